@@ -1,0 +1,1 @@
+"""Packaged configurations, named on the command line as `medcap/FOLDER/NAME`."""

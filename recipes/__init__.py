@@ -1,0 +1,1 @@
+"""Recipes that `tune run medcap/recipes/NAME` starts."""

@@ -1,0 +1,1 @@
+"""medcap: teach a frozen Llama to see medical images."""

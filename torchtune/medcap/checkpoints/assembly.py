@@ -1,0 +1,110 @@
+"""A vision-language model from the files that a configuration names; training and generation both start here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
+from medcap.checkpoints.vision import VisionPlan, plan_vision
+from medcap.configuration import Component, Section, Value, build
+from medcap.data.tokenization import ChatTokenizer
+from medcap.errors import UserError
+from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.vision_language_model import VisionLanguageModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+# The keys that say which model; every recipe has them.
+MODEL_KEYS = {
+    "llm": Component(),
+    "tokenizer": Component(),
+    "checkpointer": Section(
+        {
+            "checkpoint_dir": Value((str,)),
+            "checkpoint_files": Value((list,), None),
+            "output_dir": Value((str,), None),
+        }
+    ),
+    "vision": Value((str, dict), None),
+    "vision_checkpoint": Value((str,), None),
+    "projector": Component(passed=2, default="medcap.models.mlp"),
+    "device": Value((str,), "auto"),
+    "dtype": Value((str,), "auto", choices=("auto", *DTYPES)),
+}
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        UserError: if the named device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name} is unknown: use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: this machine has no usable GPU; use device=cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 on a GPU and fp32 on the CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[name]
+
+
+@dataclass
+class ModelPlan:
+    """A model whose files are checked but not yet read."""
+
+    llm: LLMPlan
+    vision: VisionPlan
+    tokenizer: ChatTokenizer
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
+        """Read the weights.
+
+        Args:
+            device: where the model goes.
+            dtype: of the frozen language model; the vision side keeps fp32 weights.
+
+        Returns:
+            The model, its decoder frozen.
+        """
+        tower, projector = self.vision.build()
+        decoder = self.llm.load(device, dtype)
+        return VisionLanguageModel(tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id)
+
+
+def plan_model(cfg: DictConfig) -> ModelPlan:
+    """Check everything that a configuration says of the model, reading only the headers of weight files.
+
+    Args:
+        cfg: has the keys of ``MODEL_KEYS``.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: if a file is missing or the parts do not fit together.
+    """
+    if cfg.vision is None and cfg.vision_checkpoint is None:
+        raise UserError(
+            "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
+        )
+    node = OmegaConf.to_container(cfg.llm, resolve=True)
+    files = None if cfg.checkpointer.checkpoint_files is None else list(cfg.checkpointer.checkpoint_files)
+    llm = plan_llm(node, cfg.checkpointer.checkpoint_dir, files)
+    vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
+    projector = OmegaConf.to_container(cfg.projector, resolve=True)
+    vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
+    tokenizer = build(cfg.tokenizer)
+    check_tokenizer_fits(tokenizer, llm.vocab_size)
+    return ModelPlan(llm, vision, ChatTokenizer(tokenizer, vision.num_image_tokens))

@@ -1,0 +1,232 @@
+"""The frozen language model: planned from headers, then streamed into memory tensor by tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchtune.modules import TransformerDecoder
+from torchtune.utils import get_world_size_and_rank
+from tqdm import tqdm
+
+from medcap.checkpoints.llm_architecture import (
+    DecoderShape,
+    build_decoder,
+    component_of,
+    config_mismatches,
+    describe,
+    params_mismatches,
+)
+from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
+from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
+from medcap.errors import UserError
+
+_KEY = "checkpointer.checkpoint_dir"
+_SHOWN_MISTAKES = 6
+_LARGE_BYTES = 2**30
+_HASH_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class LLMPlan:
+    """A frozen LLM that is known to fit its files, before a weight is read.
+
+    Attributes:
+        llm: ``_component_`` and arguments of the builder.
+        files: the checkpoint.
+        sources: the file's tensor name -> the dimension along which its pieces are concatenated, or None.
+        dim: width of the embeddings d.
+        vocab_size: rows of the embedding table.
+        max_seq_len: positions that the decoder knows.
+        shares_embedding: the files have no output projection because it is the embedding table.
+        copied_output: the source that repeats the embedding table as output projection, where the decoder has one
+            table for both.
+    """
+
+    llm: dict[str, Any]
+    files: LLMFiles
+    sources: dict[str, int | None]
+    dim: int
+    vocab_size: int
+    max_seq_len: int
+    shares_embedding: bool
+    copied_output: str | None
+
+    def load(self, device: str | torch.device, dtype: torch.dtype) -> TransformerDecoder:
+        """Load the weights: never more than the model and one tensor are held.
+
+        Args:
+            device: where the model goes.
+            dtype: of the parameters; rotary tables stay float32.
+
+        Returns:
+            The decoder, frozen (``requires_grad`` False) and in eval mode.
+
+        Raises:
+            UserError: if the files hold another output projection than the embedding table that the decoder uses.
+        """
+        decoder = build_decoder(self.llm)
+        conversion = conversion_for(decoder, self.files.kind)
+        reader = TensorReader(self.files)
+        total = sum(header.num_bytes for name in self.sources for header in self.files.headers[name])
+        quiet = total < _LARGE_BYTES or get_world_size_and_rank()[1] != 0
+        with tqdm(total=total, unit="B", unit_scale=True, desc="frozen LLM", disable=quiet) as progress:
+            for source, dim in self.sources.items():
+                if source != self.copied_output:
+                    _stream(decoder, conversion.to_decoder({source: reader.read(source, dim)}), device, dtype)
+                progress.update(sum(header.num_bytes for header in self.files.headers[source]))
+        if self.shares_embedding:
+            decoder.output.weight = decoder.tok_embeddings.weight
+        if self.copied_output:
+            self._check_copied_output(decoder.tok_embeddings.weight, reader)
+        _rebuild_rotary_tables(decoder, torch.device(device))
+        for name, tensor in [*decoder.named_parameters(), *decoder.named_buffers()]:
+            if tensor.is_meta:
+                raise UserError(f"llm._component_={self.llm['_component_']}: no checkpoint fills {name}")
+        return decoder.requires_grad_(False).eval()
+
+    def _check_copied_output(self, embedding: nn.Parameter, reader: TensorReader) -> None:
+        # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
+        output = reader.read(self.copied_output, self.sources[self.copied_output])
+        if not torch.equal(output.to(embedding), embedding):
+            raise UserError(
+                f"{_KEY}={self.files.folder}: {self.copied_output} differs from the embedding table, but"
+                f" llm._component_={self.llm['_component_']} uses that table for both: name a builder that does not"
+            )
+
+
+def plan_llm(
+    llm: Mapping[str, Any] | str, checkpoint_dir: str | Path, checkpoint_files: Sequence[str] | None = None
+) -> LLMPlan:
+    """Check that a checkpoint is the LLM that the configuration names; only headers are read.
+
+    Args:
+        llm: ``{"_component_": "torchtune.models.llama3_1.llama3_1_8b", **arguments}``, any torchtune builder of a text
+            decoder: Llama 2, 3, 3.1, 3.2, Qwen 2 and 2.5, Mistral, Phi-3, Gemma.
+        checkpoint_dir: folder of Hugging Face safetensors files or of Meta's consolidated.*.pth files.
+        checkpoint_files: which of its files, None to find them.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: for an unknown builder or argument, a missing or damaged file, a ``config.json`` or ``params.json``
+            of another model, and missing, unexpected or misshapen tensors, all in one line.
+    """
+    llm = component_of(llm)
+    decoder = build_decoder(llm)
+    shape = describe(decoder)
+    files = find_llm_files(checkpoint_dir, checkpoint_files)
+    _check_descriptions(llm["_component_"], shape, files)
+    conversion = conversion_for(decoder, files.kind)
+    expected = conversion.expected(decoder)
+    shares_embedding = (
+        not shape.tied
+        and conversion.output not in files.headers
+        and bool((files.config or {}).get("tie_word_embeddings"))
+    )
+    if shares_embedding:
+        del expected[conversion.output]
+    copied_output = conversion.output if shape.tied and conversion.output in files.headers else None
+    if copied_output:
+        expected[conversion.output] = expected[conversion.embedding]
+    sources = _match(llm["_component_"], expected, files, conversion)
+    return LLMPlan(
+        llm=llm,
+        files=files,
+        sources=sources,
+        dim=shape.embed_dim,
+        vocab_size=shape.vocab_size,
+        max_seq_len=shape.max_seq_len,
+        shares_embedding=shares_embedding,
+        copied_output=copied_output,
+    )
+
+
+def llm_fingerprint(decoder: nn.Module) -> str:
+    """A number that is the same exactly when all weights are.
+
+    Args:
+        decoder: on any device; a parameter under two names counts once.
+
+    Returns:
+        sha256 in hexadecimal over name, dtype, shape and bytes of the parameters, sorted by name.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(decoder.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}\n".encode())
+        for part in parameter.detach().reshape(-1).split(_HASH_ELEMENTS):
+            digest.update(part.cpu().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_descriptions(component: str, shape: DecoderShape, files: LLMFiles) -> None:
+    config, params = files.config or {}, files.params or {}
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{_KEY}={files.folder} holds a quantised model: give the original one, medcap quantises it (llm_weights)"
+        )
+    for name, mistakes in (
+        ("config.json", config_mismatches(shape, config)),
+        ("params.json", params_mismatches(shape, params) if params else []),
+    ):
+        if mistakes:
+            raise UserError(
+                f"llm._component_={component} is not the model of {files.folder}: {name} has {', '.join(mistakes)};"
+                " name the builder of these weights"
+            )
+
+
+def _match(
+    component: str, expected: dict[str, tuple[int, ...]], files: LLMFiles, conversion: Conversion
+) -> dict[str, int | None]:
+    sources: dict[str, int | None] = {}
+    mistakes = []
+    for name, shape in expected.items():
+        pieces = files.headers.get(name, [])
+        try:
+            if not pieces:
+                raise ValueError("is missing")
+            if None in {piece.dtype for piece in pieces}:
+                raise ValueError("is not floating-point (a quantised model?)")
+            if files.kind == "hugging_face" and len(pieces) > 1:
+                raise ValueError(f"is in {' and in '.join(piece.path.name for piece in pieces)}")
+            if files.kind == "meta" and len(pieces) != len(files.paths):
+                raise ValueError(f"is in {len(pieces)} of {len(files.paths)} files")
+            sources[name] = concatenation_dim([piece.shape for piece in pieces], shape)
+        except ValueError as error:
+            place = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
+            mistakes.append(f"{place}{name} {error}")
+    unexpected = [name for name in files.headers if name not in expected and not is_rotary_table(name)]
+    mistakes += [f"{files.headers[name][0].path.name}: {name} is unexpected" for name in unexpected]
+    if mistakes:
+        more = f"; and {len(mistakes) - _SHOWN_MISTAKES} more" if len(mistakes) > _SHOWN_MISTAKES else ""
+        raise UserError(
+            f"{_KEY}={files.folder} does not hold the model of llm._component_={component}:"
+            f" {'; '.join(mistakes[:_SHOWN_MISTAKES])}{more}"
+        )
+    return sources
+
+
+def _stream(
+    decoder: TransformerDecoder, tensors: dict[str, torch.Tensor], device: str | torch.device, dtype: torch.dtype
+) -> None:
+    for name, tensor in tensors.items():
+        # A copy of its own: a view would keep the file's memory map, or a fused tensor, alive.
+        owned = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+        module, _, leaf = name.rpartition(".")
+        setattr(decoder.get_submodule(module), leaf, nn.Parameter(owned, requires_grad=False))
+
+
+def _rebuild_rotary_tables(decoder: TransformerDecoder, device: torch.device) -> None:
+    for module in decoder.modules():
+        if hasattr(module, "rope_init"):
+            # On the CPU whatever the device: a last-bit difference in a frequency, times position 100,000, is an angle.
+            with torch.device("cpu"):
+                module.rope_init()
+            module.to(device)

@@ -1,0 +1,105 @@
+"""The ``medcap`` command: demo, prepare, ls, cp."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcap.configuration import packaged_configs, stop
+from medcap.errors import UserError
+
+RECIPES = {
+    "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
+    "medcap/recipes/generate": "caption one picture, or run and score tasks",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one ``medcap`` command.
+
+    Args:
+        arguments: the command line without the program's name; by default that of this process.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medcap", description="Teach a frozen Llama to see medical images.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole way on drawn images, in minutes on a CPU")
+    demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder for everything (results/demo)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the run (0)")
+    demo.set_defaults(run=_demo)
+
+    prepare = commands.add_parser("prepare", help="make training and test files")
+    sources = prepare.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    phantom = sources.add_parser("phantom", help="drawn images of made-up modalities, with full ground truth")
+    phantom.add_argument("--out", type=Path, required=True, help="folder to write")
+    phantom.add_argument("--count", type=int, required=True, help="number of images")
+    phantom.add_argument("--seed", type=int, required=True, help="never use one seed for training and testing")
+    phantom.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
+    phantom.set_defaults(run=_prepare_phantom)
+
+    listing = commands.add_parser("ls", help="list recipes and packaged configurations")
+    listing.set_defaults(run=_list)
+
+    copy = commands.add_parser("cp", help="copy a packaged configuration to edit it")
+    copy.add_argument("name", help="as medcap ls shows it")
+    copy.add_argument("destination", type=Path, help="file or folder")
+    copy.set_defaults(run=_copy)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from medcap.demo.run import run_demo
+
+    run_demo(options.out, options.seed)
+
+
+def _prepare_phantom(options: argparse.Namespace) -> None:
+    from medcap.datasets.phantom import write_phantoms
+
+    summary = write_phantoms(options.out, options.count, options.seed, image_size=options.image_size)
+    done = "wrote" if summary.written else "already complete:"
+    print(f"{done} {summary.images} images and {summary.questions} questions in {summary.folder}")
+
+
+def _list(_: argparse.Namespace) -> None:
+    print("RECIPES (tune run RECIPE --config CONFIG [key=value ...])")
+    for name, purpose in RECIPES.items():
+        print(f"  {name:<46} {purpose}")
+    print("CONFIGURATIONS (--config NAME, or medcap cp NAME FILE)")
+    for name, path in packaged_configs().items():
+        first_line = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        print(f"  {name:<46} {first_line}")
+
+
+def _copy(options: argparse.Namespace) -> None:
+    configs = packaged_configs()
+    if options.name not in configs:
+        raise UserError(f"there is no packaged configuration {options.name}: medcap ls lists them")
+    destination: Path = options.destination
+    if destination.is_dir():
+        destination = destination / configs[options.name].name
+    if destination.exists():
+        raise UserError(f"{destination} exists already: name another file")
+    shutil.copyfile(configs[options.name], destination)
+    print(f"copied {options.name} to {destination}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

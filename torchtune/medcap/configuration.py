@@ -1,0 +1,280 @@
+"""What a recipe accepts on its command line: known keys, packaged configs by name, one clear line for a mistake."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from medcap.errors import UserError
+
+# Components that documented commands of other projects name, and what does their work here.
+COMPONENT_ALIASES = {"torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A key that holds a plain value.
+
+    Attributes:
+        types: what it may be; None is accepted where the default is None.
+        default: what it is when absent; ``...`` means that it must be given.
+        minimum: smallest allowed number.
+        choices: allowed values, if only some are.
+    """
+
+    types: tuple[type, ...]
+    default: Any = ...
+    minimum: float | None = None
+    choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Component:
+    """A key that holds a ``_component_`` and its arguments.
+
+    Attributes:
+        passed: leading arguments that the recipe gives, so the configuration may not.
+        optional: whether the key may be absent or null.
+        default: the ``_component_`` if none is named.
+        given: keyword arguments that the recipe gives.
+    """
+
+    passed: int = 0
+    optional: bool = False
+    default: str | None = None
+    given: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A key that holds further keys."""
+
+    keys: Mapping[str, Value | Component | Section]
+
+
+Keys = Mapping[str, Value | Component | Section]
+
+
+def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a function the entry point of a recipe.
+
+    ``--config medcap/FOLDER/NAME`` finds a packaged configuration, ``key=value`` overrides it as in torchtune, every
+    key is checked against ``keys``, and a :class:`UserError` from anywhere ends the program with its one line on
+    standard error and status 2.
+
+    Args:
+        keys: everything that the recipe reads.
+        flags: prefixes of further boolean keys, such as ``test_``, that the recipe itself checks.
+
+    Returns:
+        A decorator.
+    """
+
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(main)
+        def entry() -> Any:
+            from torchtune import config
+
+            parsed = False
+
+            def checked(cfg: DictConfig) -> Any:
+                nonlocal parsed
+                parsed = True
+                return main(check(cfg, keys, flags))
+
+            try:
+                sys.argv = [*sys.argv[:1], *_find_packaged(sys.argv[1:])]
+                config.parse(checked)()
+            except UserError as error:
+                stop(error)
+            except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
+                if parsed:
+                    raise
+                stop(UserError(f"the command line or the config file cannot be read: {error}"))
+
+        return entry
+
+    return decorate
+
+
+def stop(error: UserError) -> None:
+    """End the program with the error's one line and status 2."""
+    print("medcap: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The packaged configurations: name as ``--config`` takes it -> file."""
+    import medcap.configs
+
+    root = Path(medcap.configs.__file__).parent
+    return {f"medcap/{path.relative_to(root).with_suffix('')}": path for path in sorted(root.rglob("*.yaml"))}
+
+
+def _find_packaged(arguments: list[str]) -> list[str]:
+    if "--config" not in arguments or arguments[-1] == "--config":
+        raise UserError(
+            "name a configuration: --config FILE.yaml or --config medcap/FOLDER/NAME (medcap ls lists them)"
+        )
+    place = arguments.index("--config") + 1
+    name = arguments[place]
+    if not Path(name).is_file():
+        packaged = packaged_configs()
+        if name.removesuffix(".yaml") not in packaged:
+            near = difflib.get_close_matches(name, packaged, n=1, cutoff=0.4)
+            raise UserError(
+                f"--config {name}: neither a file nor a packaged configuration"
+                + (f"; did you mean {near[0]}?" if near else "; medcap ls lists them")
+            )
+        arguments[place] = str(packaged[name.removesuffix(".yaml")])
+    return arguments
+
+
+def check(cfg: DictConfig, keys: Keys, flags: tuple[str, ...] = ()) -> DictConfig:
+    """Check a configuration and fill in what is absent.
+
+    Args:
+        cfg: as parsed from the file and the command line.
+        keys: what the recipe reads.
+        flags: prefixes of keys that are let through.
+
+    Returns:
+        A resolved copy in which every key of ``keys`` exists.
+
+    Raises:
+        UserError: for an unknown key, a missing or impossible value, a component that does not exist or does not
+            take an argument; the message names the key.
+    """
+    try:
+        given = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration refers to something that is not there: {error}") from error
+    return OmegaConf.create(_check_section(given, keys, "", flags))
+
+
+def _check_section(given: dict[str, Any], keys: Keys, prefix: str, flags: tuple[str, ...]) -> dict[str, Any]:
+    for name in given:
+        if name not in keys and not name.startswith(flags or ("\0",)):
+            near = difflib.get_close_matches(name, keys, n=1)
+            raise UserError(f"unknown key {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else ""))
+    filled = {name: value for name, value in given.items() if name not in keys}
+    for name, rule in keys.items():
+        path = prefix + name
+        if isinstance(rule, Section):
+            section = given.get(name) or {}
+            if not isinstance(section, dict):
+                raise UserError(f"{path} holds further keys ({', '.join(rule.keys)}), not {section!r}")
+            filled[name] = _check_section(section, rule.keys, path + ".", ())
+        elif isinstance(rule, Component):
+            filled[name] = _check_component(given.get(name), rule, path)
+        else:
+            filled[name] = _check_value(given.get(name, rule.default), rule, path)
+    return filled
+
+
+def _check_value(value: Any, rule: Value, path: str) -> Any:
+    if value is ... or (value is None and rule.default is ...):
+        raise UserError(f"{path} is missing: add {path}=...")
+    if value is None and rule.default is None:
+        return None
+    if float in rule.types and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if float in rule.types and isinstance(value, str):
+        try:
+            value = float(value)  # YAML reads 2e-5 as text
+        except ValueError:
+            pass
+    if not isinstance(value, rule.types) or (isinstance(value, bool) and bool not in rule.types):
+        wanted = " or ".join(kind.__name__ for kind in rule.types)
+        raise UserError(f"{path}={value!r} must be of type {wanted}")
+    if rule.choices is not None and value not in rule.choices:
+        raise UserError(f"{path}={value!r} must be one of {', '.join(map(str, rule.choices))}")
+    if rule.minimum is not None and value < rule.minimum:
+        raise UserError(f"{path}={value!r} must be at least {rule.minimum}")
+    return value
+
+
+def _check_component(node: Any, rule: Component, path: str) -> dict[str, Any] | None:
+    if node is None and rule.optional:
+        return None
+    if isinstance(node, str):
+        node = {"_component_": node}
+    if node is None and rule.default:
+        node = {}
+    if not isinstance(node, dict):
+        raise UserError(f"{path} is missing: it needs a _component_ and its arguments")
+    node = {"_component_": rule.default, **node} if rule.default else dict(node)
+    name = node.get("_component_")
+    if not isinstance(name, str):
+        raise UserError(f"{path}._component_ is missing")
+    node["_component_"] = COMPONENT_ALIASES.get(name, name)
+    component = find_component(node["_component_"], f"{path}._component_")
+    arguments = {key: value for key, value in node.items() if key != "_component_"}
+    check_arguments(component, arguments, path, rule.passed, rule.given)
+    return node
+
+
+def find_component(name: str, path: str) -> Callable[..., Any]:
+    """Import what a dotted name stands for.
+
+    Raises:
+        UserError: if there is nothing of that name; the message names the key ``path``.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}={name} cannot be found: {error}") from error
+
+
+def check_arguments(
+    component: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    path: str,
+    passed: int = 0,
+    given: tuple[str, ...] = (),
+) -> None:
+    """Check that a component takes these keyword arguments and lacks none.
+
+    Args:
+        component: what will be called.
+        arguments: from the configuration.
+        path: the key that holds them.
+        passed: leading arguments that the caller gives.
+        given: keyword arguments that the caller gives.
+
+    Raises:
+        UserError: naming the key that is unknown or missing.
+    """
+    parameters = list(inspect.signature(component).parameters.values())[passed:]
+    parameters = [parameter for parameter in parameters if parameter.name not in given]
+    names = [parameter.name for parameter in parameters]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for name in arguments:
+        if name not in names and not takes_any:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UserError(f"unknown key {path}.{name}" + (f": did you mean {path}.{near[0]}?" if near else ""))
+    for parameter in parameters:
+        required = parameter.default is parameter.empty and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        )
+        if required and parameter.name not in arguments:
+            raise UserError(f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=...")
+
+
+def build(node: Mapping[str, Any], *arguments: Any) -> Any:
+    """Call a checked component with leading arguments and its own."""
+    options = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    return find_component(options.pop("_component_"), "_component_")(*arguments, **options)

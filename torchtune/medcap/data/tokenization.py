@@ -1,0 +1,223 @@
+"""Chats -> token ids, with images expanded and labels on the assistant's words, for any torchtune tokenizer.
+
+The chat template is the tokenizer's own. Marks that cannot occur in text tell where an image stands and where the
+assistant begins to speak; they are put into the messages, and taken out of the ids again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torchtune.data import Message
+
+from medcap.data.conversations import PLACEHOLDER
+from medcap.errors import UserError
+from medcap.modules.label_loss import IGNORE_INDEX
+
+# Unicode noncharacters: never assigned, not valid in exchanged text.
+IMAGE_MARK = "\ufdd0"
+ANSWER_MARK = "\ufdd1"
+_MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2}
+
+
+class Tokenizer(Protocol):
+    """What is needed of a torchtune tokenizer."""
+
+    def encode(self, text: str, **options: Any) -> list[int]: ...
+    def decode(self, token_ids: list[int], **options: Any) -> str: ...
+    def tokenize_messages(self, messages: list[Message], **options: Any) -> tuple[list[int], list[bool]]: ...
+
+
+@dataclass
+class TokenizedChat:
+    """A sample for training.
+
+    Attributes:
+        tokens: the ids; every image is a run of ``num_image_tokens`` placeholder ids.
+        labels: as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
+        images: the content of the image parts, in the order of the runs.
+    """
+
+    tokens: list[int]
+    labels: list[int]
+    images: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class TokenizedPrompt:
+    """What the model reads before it answers: ``tokens`` and the ``images`` of its runs."""
+
+    tokens: list[int]
+    images: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """Which tokens are learnt.
+
+    Attributes:
+        train_on_input: also the user's and the system's words and headers.
+        train_on_header: also the assistant's header (medcap and torchtune do so).
+        mask_after_image: never the token right after an image token (medcap does so).
+    """
+
+    train_on_input: bool = False
+    train_on_header: bool = False
+    mask_after_image: bool = False
+
+
+class ChatTokenizer:
+    """A torchtune tokenizer that knows images.
+
+    Args:
+        tokenizer: any torchtune model tokenizer (Llama 2/3, Qwen 2.5, Mistral, Phi-3, Gemma, ...).
+        num_image_tokens: placeholder tokens for each image, the projector's K.
+
+    Attributes:
+        image_token_id: the id at image positions: that of medcap's character where the tokenizer has it as one
+            token (118075 for Llama 3), else the first id behind the vocabulary. Text can never produce it, because
+            that character always means an image.
+        stop_tokens: the ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.num_image_tokens = num_image_tokens
+        self._encode: Callable[..., list[int]] = tokenizer.encode
+        tokenizer.max_seq_len = None  # truncation must see image runs, so it is done here
+        self.vocab_size = _vocab_size(tokenizer)
+        ids = self._plain_ids(PLACEHOLDER)
+        self.image_token_id = ids[0] if len(ids) == 1 else self.vocab_size
+        self._bos_id = getattr(tokenizer, "bos_id", None)
+        stop = getattr(tokenizer, "stop_tokens", None) or [tokenizer.eos_id]
+        self.stop_tokens: list[int] = sorted(set(stop))
+        tokenizer.encode = self._encode_marked
+
+    def tokenize(
+        self, messages: list[Message], max_seq_len: int | None = None, rules: LabelRules | None = None
+    ) -> TokenizedChat:
+        """Tokenize a whole conversation for training.
+
+        Args:
+            messages: the turns.
+            max_seq_len: ids to keep; the last kept one becomes the end-of-text token without a label.
+            rules: which tokens are learnt.
+
+        Returns:
+            The sample.
+
+        Raises:
+            UserError: if truncation cuts an image, or no label is left.
+        """
+        rules = rules or LabelRules()
+        tokens, labels = self._expand(*self._template(messages, rules), rules)
+        images = _images(messages)
+        if max_seq_len is not None and len(tokens) > max_seq_len:
+            # [Contract] the cut is silent for words but never for an image: its rows would have nowhere to go.
+            if self.image_token_id in tokens[max_seq_len - 1 :]:
+                raise UserError(
+                    f"max_seq_len={max_seq_len} cuts an image: its {self.num_image_tokens} tokens end at"
+                    f" {_last(tokens, self.image_token_id) + 1}; raise dataset.max_seq_len or use fewer image tokens"
+                )
+            tokens = [*tokens[: max_seq_len - 1], self.tokenizer.eos_id]
+            labels = [*labels[: max_seq_len - 1], IGNORE_INDEX]
+        if all(label == IGNORE_INDEX for label in labels):
+            raise UserError(
+                "no token is left to learn: the assistant says nothing"
+                + (f", or only after max_seq_len={max_seq_len} tokens" if max_seq_len else "")
+            )
+        return TokenizedChat(tokens, labels, images)
+
+    def prompt(self, messages: list[Message]) -> TokenizedPrompt:
+        """Tokenize turns and open the assistant's, exactly as training has it.
+
+        Args:
+            messages: the turns so far, the last one the user's.
+
+        Returns:
+            The ids up to where the assistant's first word goes.
+        """
+        opened = [*messages, Message(role="assistant", content="", masked=False)]
+        rules = LabelRules()
+        ids, masked = self._template(opened, rules)
+        end = _last(ids, _MARKS[ANSWER_MARK])
+        tokens, _ = self._expand(ids[:end], masked[:end], rules)
+        return TokenizedPrompt(tokens, _images(messages))
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of an answer: without its stop token, stripped."""
+        ids = [token for token in token_ids if token not in self.stop_tokens and token < self.vocab_size]
+        return self.tokenizer.decode(ids).strip() if ids else ""
+
+    def _template(self, messages: list[Message], rules: LabelRules) -> tuple[list[int], list[bool]]:
+        return self.tokenizer.tokenize_messages([_marked(message, rules) for message in messages])
+
+    def _expand(self, ids: list[int], masked: list[bool], rules: LabelRules) -> tuple[list[int], list[int]]:
+        tokens: list[int] = []
+        labels: list[int] = []
+        in_answer = False
+        for token, is_masked in zip(ids, masked, strict=True):
+            in_answer = in_answer and not is_masked
+            if token == _MARKS[ANSWER_MARK]:
+                in_answer = True
+            elif token == _MARKS[IMAGE_MARK]:
+                tokens += [self.image_token_id] * self.num_image_tokens
+                labels += [IGNORE_INDEX] * self.num_image_tokens
+            else:
+                after_image = bool(tokens) and tokens[-1] == self.image_token_id
+                learnt = in_answer or (not is_masked and (rules.train_on_input or rules.train_on_header))
+                learnt = learnt and not (rules.mask_after_image and after_image)
+                # [Contract] a token that begins the text has nothing before it that could predict it.
+                learnt = learnt and token != self._bos_id
+                labels.append(token if learnt else IGNORE_INDEX)
+                tokens.append(token)
+        return tokens, labels
+
+    def _encode_marked(self, text: str, *args: Any, **options: Any) -> list[int]:
+        if IMAGE_MARK not in text and ANSWER_MARK not in text:
+            return self._encode(text, *args, **options)
+        ids: list[int] = []
+        piece = ""
+        for character in [*text, ""]:
+            if character in _MARKS or character == "":
+                ids += self._encode(piece, *args, **options) if piece else []
+                ids += [_MARKS[character]] if character else []
+                piece = ""
+            else:
+                piece += character
+        return ids
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._encode(text, add_bos=False, add_eos=False)
+
+
+def _marked(message: Message, rules: LabelRules) -> Message:
+    text = "".join(IMAGE_MARK if part["type"] == "image" else _checked(part["content"]) for part in message.content)
+    text = text.strip()
+    if message.role == "assistant":
+        text = ANSWER_MARK + text
+    return Message(role=message.role, content=text, masked=message.role != "assistant" and not rules.train_on_input)
+
+
+def _checked(text: str) -> str:
+    if any(mark in text for mark in (*_MARKS, PLACEHOLDER)):
+        raise UserError(f"the text {text[:40]!r} holds a character that stands for an image ({PLACEHOLDER})")
+    return text
+
+
+def _images(messages: list[Message]) -> list[Any]:
+    return [part["content"] for message in messages for part in message.content if part["type"] == "image"]
+
+
+def _vocab_size(tokenizer: Any) -> int:
+    size = getattr(tokenizer, "vocab_size", None)
+    special = getattr(tokenizer, "special_tokens", None) or {}
+    # torchtune's Llama-3 table lists <|image|> one past the embedding rows; only reachable ids count.
+    ids = [token for name, token in special.items() if name != "<|image|>"]
+    return max([size or 0, *(token + 1 for token in ids)])
+
+
+def _last(ids: list[int], wanted: int) -> int:
+    return len(ids) - 1 - ids[::-1].index(wanted)

@@ -1,0 +1,176 @@
+"""Teaches a tiny Llama to read: it learns from text what it will later be shown as images."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchtune.data import Message
+from torchtune.models.llama3 import Llama3Tokenizer
+from torchtune.modules import TransformerDecoder
+from tqdm import tqdm
+
+IGNORED = -100
+_POOL = 50  # batches whose samples are sorted by length together
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+Example = tuple[list[int], list[int]]  # tokens and labels, both of the same length; labels are not shifted
+
+
+def teach_language(
+    records: Sequence[Mapping[str, Any]],
+    tokenizer: Llama3Tokenizer,
+    architecture: Mapping[str, Any],
+    steps: int = 300,
+    batch_size: int = 64,
+    seed: int = 0,
+    learning_rate: float = 3e-3,
+    input_noise: float = 0.0,
+    progress: bool = True,
+) -> TransformerDecoder:
+    """Train a small Llama 3.1 decoder on text conversations in the Llama 3 chat format, in fp32 on the CPU.
+
+    The same arguments give the same weights; the caller's random state is left as it was.
+
+    Args:
+        records (Sequence[Mapping]): LLaVA's records without images, such as those of
+            :func:`medcap.datasets.phantom_records.text_records`.
+        tokenizer (Llama3Tokenizer): turns the conversations into tokens.
+        architecture (Mapping): arguments of ``torchtune.models.llama3_1.llama3_1``; ``vocab_size`` defaults to the
+            tokenizer's, a ``_component_`` is passed over.
+        steps (int): number of optimizer steps.
+        batch_size (int): conversations a step.
+        seed (int): seed of the weights and of the order of the records.
+        learning_rate (float): the highest, after a linear warm-up of a tenth of the steps and before a cosine decay.
+        progress (bool): whether to show a progress bar.
+
+    Returns:
+        TransformerDecoder: the trained decoder, in evaluation mode.
+    """
+    examples = [tokenize(record, tokenizer) for record in records]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = _build(architecture, tokenizer.vocab_size)
+        optimizer = torch.optim.AdamW(_groups(decoder), lr=learning_rate, betas=(0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))
+        bar = tqdm(range(steps), desc="language", unit="step", disable=not progress)
+        for _ in bar:
+            tokens, labels = next(batches)
+            loss = _loss(decoder, tokens, labels, input_noise)
+            loss.backward()
+            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return decoder.eval()
+
+
+@torch.inference_mode()
+def answer_accuracy(
+    decoder: TransformerDecoder,
+    tokenizer: Llama3Tokenizer,
+    records: Sequence[Mapping[str, Any]],
+    batch_size: int = 128,
+) -> float:
+    """Share of the records whose whole answer, end of turn included, greedy decoding would give.
+
+    One forward pass tells: greedy decoding reproduces an answer exactly when each of its tokens is the likeliest
+    one after the true tokens before it.
+
+    Args:
+        decoder (TransformerDecoder): the language model.
+        tokenizer (Llama3Tokenizer): its tokenizer.
+        records (Sequence[Mapping]): LLaVA's records without images.
+        batch_size (int): conversations a forward pass.
+
+    Returns:
+        float: between 0 and 1.
+    """
+    examples = sorted((tokenize(record, tokenizer) for record in records), key=lambda example: len(example[0]))
+    right = 0
+    for start in range(0, len(examples), batch_size):
+        tokens, labels = _pad(examples[start : start + batch_size])
+        answered = decoder(tokens)[:, :-1].argmax(-1)  # [B, S - 1]
+        targets = labels[:, 1:]
+        right += int(((answered == targets) | (targets == IGNORED)).all(-1).sum())
+    return right / len(examples)
+
+
+def tokenize(record: Mapping[str, Any], tokenizer: Llama3Tokenizer) -> Example:
+    """Turn a text conversation into tokens and labels.
+
+    Args:
+        record (Mapping): one record of LLaVA's form without an image.
+        tokenizer (Llama3Tokenizer): gives the tokens of the Llama 3 chat format.
+
+    Returns:
+        tuple: tokens and labels of one length; labels are -100 except on the assistant's words and its end-of-turn
+        token.
+    """
+    tokens, labels = [tokenizer.bos_id], [IGNORED]
+    for turn in record["conversations"]:
+        message = Message(role=_ROLES[turn["from"]], content=turn["value"])
+        piece = tokenizer.tokenize_message(message)
+        header = len(tokenizer.tokenize_message(Message(role=message.role, content=""), add_end_tokens=False))
+        heard = header if message.role == "assistant" else len(piece)
+        tokens += piece
+        labels += [IGNORED] * heard + piece[heard:]
+    return [*tokens, tokenizer.eos_id], [*labels, IGNORED]
+
+
+def _build(architecture: Mapping[str, Any], vocab_size: int) -> TransformerDecoder:
+    from torchtune.models.llama3_1 import llama3_1
+
+    arguments = {key: value for key, value in architecture.items() if key != "_component_"}
+    decoder = llama3_1(**{"vocab_size": vocab_size, **arguments})
+    deep = 0.02 / math.sqrt(2 * len(decoder.layers))
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim == 2:
+            residual = name.endswith(("output_proj.weight", "w2.weight")) and name.startswith("layers")
+            nn.init.normal_(parameter, std=deep if residual else 0.02)
+    return decoder
+
+
+def _groups(decoder: TransformerDecoder) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in decoder.parameters() if parameter.ndim >= 2]
+    scales = [parameter for parameter in decoder.parameters() if parameter.ndim < 2]
+    return [{"params": matrices, "weight_decay": 0.01}, {"params": scales, "weight_decay": 0.0}]
+
+
+def _rate(step: int, steps: int) -> float:
+    warmup = max(1, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _batches(examples: list[Example], batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of samples of similar length, each sample once an epoch but for a rest."""
+    size = min(batch_size, len(examples))
+    while True:
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        for start in range(0, len(order), size * _POOL):
+            pool = sorted(order[start : start + size * _POOL], key=lambda number: len(examples[number][0]))
+            starts = range(0, len(pool) - size + 1, size)
+            for turn in torch.randperm(len(starts), generator=generator).tolist():
+                yield _pad([examples[number] for number in pool[starts[turn] : starts[turn] + size]])
+
+
+def _pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Pad on the right, where causal attention never looks; tokens and labels [B, S] int64."""
+    length = max(len(tokens) for tokens, _ in examples)
+    tokens = torch.zeros(len(examples), length, dtype=torch.int64)
+    labels = torch.full((len(examples), length), IGNORED)
+    for row, (ids, targets) in enumerate(examples):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(targets)] = torch.tensor(targets)
+    return tokens, labels
+
+
+def _loss(decoder: TransformerDecoder, tokens: Tensor, labels: Tensor, input_noise: float) -> Tensor:
+    logits = decoder(tokens[:, :-1])  # [B, S - 1, V]
+    return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)

@@ -1,0 +1,8 @@
+"""The one exception that is meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """Something the user can mend: the message is one line that names the key, file or row and the remedy.
+
+    Programs started by ``tune run`` or ``medcap`` print the message without a traceback and exit with status 2.
+    """

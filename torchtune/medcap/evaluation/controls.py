@@ -1,0 +1,81 @@
+"""Controls: the same questions without their own image. A score that does not fall does not come from the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchtune.data import Message
+
+from medcap.errors import UserError
+from medcap.evaluation.tasks.base import Row
+
+
+def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+    """Ask the same questions about other images.
+
+    The distinct images are put into one random cycle and each gives way to its successor, so no row keeps its own,
+    every image is used, and rows that share an image still share one.
+
+    Args:
+        rows: what is asked; images are told apart by their path. A row with a problem is left as it is.
+        seed: of the cycle.
+
+    Returns:
+        The rows in the same order, with the images exchanged.
+
+    Raises:
+        UserError: if there are fewer than two distinct images.
+    """
+    images = list(dict.fromkeys(image for row in rows if row.problem is None for image in row.images))
+    if len(images) < 2:
+        raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
+    order = np.random.default_rng(seed).permutation(len(images))
+    other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
+
+    def exchange(row: Row) -> Row:
+        messages = [_map_images(message, lambda path: other[str(path)]) for message in row.messages]
+        return replace(row, messages=messages, image=Path(other[str(row.image)]) if row.image else None)
+
+    return [exchange(row) if row.problem is None and row.images else row for row in rows]
+
+
+def no_image(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+    """Ask the same questions without any image.
+
+    Args:
+        rows: what is asked.
+        seed: unused; every control is called alike.
+
+    Returns:
+        The rows without image parts and without the line break that followed them. A row whose image is missing
+        stays a failure.
+    """
+    return [replace(row, messages=[_without_images(message) for message in row.messages], image=None) for row in rows]
+
+
+CONTROLS: dict[str, Callable[[Sequence[Row], int], list[Row]]] = {"shuffled": shuffled_images, "no_image": no_image}
+
+
+def _map_images(message: Message, change: Callable[[Any], str]) -> Message:
+    content = [
+        {**part, "content": change(part["content"])} if part["type"] == "image" else dict(part)
+        for part in message.content
+    ]
+    return _like(message, content)
+
+
+def _without_images(message: Message) -> Message:
+    if not message.contains_media:
+        return message
+    text = "".join(part["content"] for part in message.content if part["type"] == "text")
+    return _like(message, [{"type": "text", "content": text.strip()}])
+
+
+def _like(message: Message, content: list[dict[str, Any]]) -> Message:
+    return Message(
+        role=message.role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot
+    )

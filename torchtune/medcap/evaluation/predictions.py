@@ -1,0 +1,188 @@
+"""The file of answers: written row by row, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.evaluation.files import make_folder, plain, write_json
+from medcap.generation.request import Request
+
+SETTINGS_FILE = "settings.json"
+
+
+def dataset_fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Args:
+        path: the data file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
+
+
+def settings_fingerprint(settings: Mapping[str, Any]) -> str:
+    """SHA-256 over settings, whatever the order of their keys."""
+    return _digest(plain(settings))
+
+
+def request_fingerprint(request: Request) -> str:
+    """SHA-256 over a request's id and messages.
+
+    Args:
+        request: images count by their path, or by their pixels where a picture itself is given.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    turns = [[message.role, [_part(part) for part in message.content]] for message in request.messages]
+    return _digest([request.id, turns])
+
+
+def _part(part: Mapping[str, Any]) -> list[str]:
+    content = part["content"]
+    if part["type"] == "image" and hasattr(content, "tobytes"):
+        content = hashlib.sha256(f"{content.mode}{content.size}".encode() + content.tobytes()).hexdigest()
+    return [part["type"], str(content)]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PredictionFile:
+    """Answers in JSON lines, appended and flushed one by one.
+
+    Args:
+        path: the file; what is complete in it is read, a last line that a kill cut off is removed.
+        settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling, prompt.
+        overwrite: drop what is there.
+
+    Raises:
+        UserError: if the file has rows that were made under other settings, is written by another process, or has a
+            damaged line.
+
+    Example:
+        >>> with PredictionFile(folder / "predictions.jsonl", settings) as file:
+        ...     if fingerprint not in file.rows:
+        ...         file.append({"fingerprint": fingerprint, "generated": "clear lungs"})
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.settings = plain(settings)
+        self.settings_fingerprint = settings_fingerprint(settings)
+        self.rows: dict[str, dict[str, Any]] = {}
+        make_folder(self.path.parent)
+        try:
+            self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+        except OSError as error:
+            raise UserError(f"output_dir: {self.path} cannot be written: {error.strerror}") from error
+        try:
+            self._lock()
+            if overwrite:
+                self._file.truncate(0)
+            self._read()
+            if not self.rows:
+                write_json(self.path.with_name(SETTINGS_FILE), self.settings)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> PredictionFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one answer; it is on its way to the disk when this returns.
+
+        Args:
+            row: JSON values with the key ``fingerprint``; a row of the same fingerprint counts as replaced.
+        """
+        complete = plain({**row, "settings": self.settings_fingerprint})
+        line = json.dumps(complete, ensure_ascii=False, allow_nan=False)
+        self._file.write(line.encode("utf-8", errors="replace") + b"\n")
+        self._file.flush()
+        self.rows[complete["fingerprint"]] = complete
+
+    def close(self) -> None:
+        """Finish the file."""
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is being written by another run: set another output_dir=...") from error
+        except OSError:
+            return  # a file system without locks
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file, start=1):
+            row = _decode(line)
+            if row is None and line.endswith(b"\n") and self._file.read(1):
+                raise UserError(
+                    f"{self.path}, line {number} is damaged: mend or remove the line, or set overwrite=true"
+                )
+            if row is None:
+                break
+            if row.get("settings") != self.settings_fingerprint:
+                raise UserError(
+                    f"{self.path} holds answers made under other settings{self._difference()}:"
+                    " set output_dir=... to another folder, or overwrite=true to replace them"
+                )
+            self.rows[row["fingerprint"]] = row
+            end += len(line)
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _difference(self) -> str:
+        try:
+            old = json.loads(self.path.with_name(SETTINGS_FILE).read_text(encoding="utf-8"))
+            names = sorted(old.keys() | self.settings.keys())
+            changed = [name for name in names if old.get(name) != self.settings.get(name)]
+        except (OSError, ValueError, AttributeError):
+            return ""
+        shown = [f"{name}: {_short(old.get(name))} there, {_short(self.settings.get(name))} now" for name in changed]
+        return f" ({'; '.join(shown)})" if shown else ""
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("fingerprint"), str) else None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

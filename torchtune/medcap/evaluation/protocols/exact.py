@@ -1,0 +1,76 @@
+"""The strict protocol ``exact``: an answer is right when it equals a reference after a light normalisation."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+NAME = "exact"
+DESCRIPTION = (
+    "right when answer and reference are equal after lower-casing, joining white space, and dropping surrounding"
+    " quotes and one trailing full stop; an empty answer is wrong and is counted"
+)
+_QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("«", "»"))
+
+
+def normalize(text: str) -> str:
+    """Bring an answer to the form that is compared.
+
+    Args:
+        text: a generated answer or a reference.
+
+    Returns:
+        Lower case, white space joined to single spaces, without surrounding quotes and one trailing full stop.
+    """
+    text = _unquote(" ".join(text.lower().split()))
+    if text.endswith("."):
+        text = _unquote(text[:-1].rstrip())
+    return text
+
+
+def _unquote(text: str) -> str:
+    for opening, closing in _QUOTES:
+        if len(text) >= 2 and text.startswith(opening) and text.endswith(closing):
+            return text[1:-1].strip()
+    return text
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> bool:
+    """Whether an answer equals any of the references.
+
+    Args:
+        prediction: the generated answer; one without any character left after normalisation is wrong.
+        references: accepted answers.
+
+    Returns:
+        True when right.
+    """
+    answer = normalize(prediction)
+    return bool(answer) and any(answer == normalize(reference) for reference in references)
+
+
+def token_f1(prediction: str, references: Sequence[str]) -> float:
+    """Harmonic mean of word precision and recall against the best reference.
+
+    Words are split at white space after :func:`normalize` and lose punctuation at their edges.
+
+    Args:
+        prediction: the generated answer.
+        references: accepted answers.
+
+    Returns:
+        0..1; 0 for an empty answer.
+    """
+    words = _words(prediction)
+    return max((_overlap_f1(words, _words(reference)) for reference in references), default=0.0)
+
+
+def _words(text: str) -> list[str]:
+    stripped = (word.strip(string.punctuation) for word in normalize(text).split())
+    return [word for word in stripped if word]
+
+
+def _overlap_f1(words: list[str], reference: list[str]) -> float:
+    common = (Counter(words) & Counter(reference)).total()
+    return 2.0 * common / (len(words) + len(reference)) if common else 0.0

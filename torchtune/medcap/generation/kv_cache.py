@@ -1,0 +1,135 @@
+"""Keys and values of the tokens seen so far, for rows of different lengths.
+
+A token lies in the slot of its own position, so rows are padded on the right and never shifted: what a row holds
+does not depend on its neighbours. A query attends to the slots up to its own position; whatever lies behind it,
+padding or the rest of an earlier batch, is out of its sight until it is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class KVCache:
+    """The store of all layers.
+
+    Memory is taken at the first token and kept for all batches, so no step allocates.
+
+    Args:
+        num_slots: most tokens that one batch may need, rows x capacity.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.num_rows = 0
+        self.capacity = 0
+        self.used = 0
+        self.slots: Tensor | None = None
+        self.layers: list[LayerCache] = []
+
+    def start(self, num_rows: int, capacity: int, device: torch.device) -> None:
+        """Empty it for the next batch.
+
+        Args:
+            num_rows: R.
+            capacity: most tokens of one row.
+            device: where the batch's positions are.
+
+        Raises:
+            ValueError: if the batch needs more than ``num_slots``.
+        """
+        if num_rows * capacity > self.num_slots:
+            raise ValueError(f"{num_rows} rows of {capacity} tokens do not fit into {self.num_slots} slots")
+        self.num_rows, self.capacity, self.used, self.slots = num_rows, capacity, 0, None
+        self._first_slots = torch.arange(num_rows, device=device)[:, None] * capacity  # [R, 1]
+        self._key_positions = torch.arange(capacity, device=device)
+        for layer in self.layers:
+            layer.start()
+
+    def place(self, positions: Tensor, used: int) -> Tensor:
+        """Say which tokens come next; then run the layers, each of which stores and gets its keys and values.
+
+        Args:
+            positions: ``[R, s]`` int64, each below ``used``.
+            used: slots of every row that the layers are given back; a step costs only these.
+
+        Returns:
+            ``[R, s, used]`` bool, True where a query attends to a key.
+        """
+        self.used = used
+        self.slots = (self._first_slots + positions).flatten()  # [R * s]
+        return self._key_positions[:used] <= positions[:, :, None]
+
+
+class LayerCache:
+    """What stands in a torchtune attention layer as its ``kv_cache``."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def start(self) -> None:
+        """Forget the last batch."""
+        if self._keys is None or self._values is None:
+            return
+        # A masked slot weighs nothing, but nothing times NaN is NaN: one bad row must not reach the next batch.
+        num_slots = self._cache.num_rows * self._cache.capacity
+        self._keys[:num_slots].zero_()
+        self._values[:num_slots].zero_()
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens; torchtune's attention calls it.
+
+        Args:
+            keys: ``[R, H, s, D]``; H is whatever the layer keeps, grouped heads or all.
+            values: ``[R, H, s, D]``.
+
+        Returns:
+            The keys and values of all tokens so far, each ``[R, H, used, D]``.
+        """
+        if self._keys is None or self._values is None:
+            shape = (self._cache.num_slots, keys.shape[1], keys.shape[3])
+            self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
+        return self._store(self._keys, keys), self._store(self._values, values)
+
+    def _store(self, slots: Tensor, new: Tensor) -> Tensor:
+        cache = self._cache
+        slots.index_copy_(0, cache.slots, new.transpose(1, 2).flatten(0, 1))  # [R * s, H, D] into [slots, H, D]
+        rows = slots[: cache.num_rows * cache.capacity].unflatten(0, (cache.num_rows, cache.capacity))
+        return rows[:, : cache.used].transpose(1, 2)  # [R, H, used, D]
+
+
+@contextmanager
+def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
+    """Let the decoder's attention layers use a cache, and leave them as they were, whatever happens.
+
+    Args:
+        decoder: any torchtune decoder.
+        cache: a new one.
+
+    Yields:
+        The cache.
+    """
+    layers = [module for module in decoder.modules() if hasattr(module, "cache_enabled")]
+    before = [(layer.kv_cache, layer.cache_enabled) for layer in layers]
+    cache.layers = [LayerCache(cache) for _ in layers]
+    try:
+        for layer, layer_cache in zip(layers, cache.layers, strict=True):
+            _put(layer, layer_cache, True)
+        yield cache
+    finally:
+        for layer, (kv_cache, enabled) in zip(layers, before, strict=True):
+            _put(layer, kv_cache, enabled)
+        cache.layers = []
+
+
+def _put(layer: nn.Module, kv_cache: object, enabled: bool) -> None:
+    # A registered submodule (torchtune's own cache) cannot be assigned over by a plain object.
+    del layer.kv_cache
+    layer.kv_cache = kv_cache
+    layer.cache_enabled = enabled

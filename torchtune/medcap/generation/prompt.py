@@ -1,0 +1,54 @@
+"""Requests whose messages are those of the training records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchtune.data import Message
+
+from medcap.generation.request import Request
+
+
+def caption_request(image: Any, id: str = "") -> Request:
+    """Ask for a caption: the image alone, as the caption records have it.
+
+    Args:
+        image: a path or a PIL image.
+        id: name of the request.
+
+    Returns:
+        The request.
+    """
+    return Request([user_message(image)], id)
+
+
+def question_request(image: Any | None, question: str, id: str = "") -> Request:
+    """Ask a question about an image.
+
+    Args:
+        image: a path, a PIL image, or None to ask without one.
+        question: the words.
+        id: name of the request.
+
+    Returns:
+        The request.
+    """
+    return Request([user_message(image, question)], id)
+
+
+def user_message(image: Any | None = None, text: str = "") -> Message:
+    """A user's turn, cut into the parts that ``<image>\\n`` and the text are cut into in a training record.
+
+    Args:
+        image: a path, a PIL image, or None.
+        text: the words; a character that stands for an image must not occur in them.
+
+    Returns:
+        The turn: the image first.
+    """
+    if image is None:
+        return Message(role="user", content=text, masked=True)
+    parts: list[dict[str, Any]] = [{"type": "image", "content": image}]
+    if text:
+        parts.append({"type": "text", "content": f"\n{text}"})
+    return Message(role="user", content=parts, masked=True)

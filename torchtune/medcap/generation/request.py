@@ -1,0 +1,74 @@
+"""What goes into the generator and what comes out: plain values without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torchtune.data import Message
+
+from medcap.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation that wants an answer.
+
+    Args:
+        messages: all turns up to and including the user's last one; an image is a content part
+            ``{"type": "image", "content": path or PIL image}``.
+        id: name of the request in messages and files; with a seed it fixes what is sampled.
+    """
+
+    messages: list[Message]
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        max_new_tokens: most tokens of one answer.
+        temperature: 0 takes the most likely token; above 0 samples from the tempered distribution.
+        top_k: sample among the k most likely tokens only; None for all.
+        top_p: sample among the smallest set of tokens whose probabilities reach p; None for all.
+        seed: start of the random numbers; the same seed, messages and id (without an id, place in the list) give
+            the same answer, whatever else is in the batch.
+
+    Raises:
+        UserError: if a value is outside its range.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={self.max_new_tokens}: it must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature}: it must be 0 (the most likely token) or above")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k={self.top_k}: it must be at least 1, or null for all tokens")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: it must be above 0 and at most 1, or null for all tokens")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Args:
+        text: decoded answer without special tokens.
+        tokens: token ids of the answer, without the stop token.
+        finish: ``"stop"`` when the model ended its turn, ``"length"`` when the token limit did, ``"error"`` when
+            there is no answer.
+        error: what went wrong, one line; empty except for ``"error"``.
+    """
+
+    text: str
+    tokens: list[int] = field(default_factory=list)
+    finish: str = "stop"
+    error: str = ""

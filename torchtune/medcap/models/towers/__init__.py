@@ -1,0 +1,1 @@
+"""Vision towers: one file a kind, found by name in ``registry``."""

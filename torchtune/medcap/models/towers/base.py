@@ -1,0 +1,189 @@
+"""What every vision tower has: a specification, its own preprocessing, patch tokens and a pooled vector."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, functional
+
+from medcap.errors import UserError
+
+# Normalisation constants: OpenAI CLIP's, and the 0.5 of SigLIP.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes a tower's input.
+
+    Attributes:
+        image_size: height and width in pixels.
+        mean: of the red, green and blue channel, on the scale 0 to 1.
+        std: likewise.
+        interpolation: "bicubic" or "bilinear", with antialiasing.
+        resize_mode: "shortest" resizes the short side and crops the centre, "squash" resizes both sides.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
+        if not whole or self.image_size < 1:
+            raise UserError(f"preprocess: image_size={self.image_size!r} must be one positive whole number")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
+            raise UserError("preprocess: mean and std must hold three numbers each, std above 0")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise UserError(f"preprocess: interpolation={self.interpolation!r} must be bicubic or bilinear")
+        if self.resize_mode not in ("shortest", "squash"):
+            raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
+
+    def transform(self) -> ImageTransform:
+        """The function from an RGB image to float32 ``[3, image_size, image_size]``; it can be pickled."""
+        return ImageTransform(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.__dict__.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: for a field that is unknown, missing or impossible.
+        """
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        except TypeError as error:
+            raise UserError(f"preprocess: {error}") from error
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize, crop, scale to 0..1, normalise; equal to open_clip's validation transform bit for bit on RGB images."""
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image) -> Tensor:
+        """Transform one image.
+
+        Args:
+            image: mode RGB, any size.
+
+        Returns:
+            ``[3, image_size, image_size]`` float32.
+
+        Raises:
+            ValueError: if the image is not RGB; what a conversion would do to other modes must be decided before.
+        """
+        if image.mode != "RGB":
+            raise ValueError(f"expected an RGB image, got mode {image.mode}")
+        settings = self.preprocess
+        size = settings.image_size
+        squash = settings.resize_mode == "squash"
+        image = functional.resize(image, [size, size] if squash else [size], InterpolationMode(settings.interpolation))
+        image = functional.center_crop(image, [size, size])
+        pixels = functional.pil_to_tensor(image).to(torch.float32).div(255)  # [3, H, W]
+        return functional.normalize(pixels, list(settings.mean), list(settings.std))
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """What a tower gives for one image.
+
+    Attributes:
+        num_patches: patch tokens, T.
+        patch_dim: width of a patch token, D.
+        pooled_dim: width of the pooled vector, 0 if the tower has none.
+    """
+
+    num_patches: int
+    patch_dim: int
+    pooled_dim: int
+
+
+class Tower(nn.Module, ABC):
+    """A vision encoder; a subclass is built by ``(spec, preprocess)`` alone, without weights and without a network.
+
+    Args:
+        spec: all that rebuilds the architecture, as JSON holds it; ``spec["kind"]`` names the class.
+        preprocess: the preprocessing that the weights were trained with.
+
+    Attributes:
+        has_pooled: whether there is a pooled vector.
+    """
+
+    has_pooled = True
+
+    def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
+        super().__init__()
+        self.spec = spec
+        self.preprocess = preprocess
+
+    @abstractmethod
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch tokens: ``[N, 3, H, W]`` -> ``[N, T, D]``, row-major over the image."""
+
+    @abstractmethod
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """One vector an image, not normalised: ``[N, 3, H, W]`` -> ``[N, D_pooled]``."""
+
+    def restore_buffers(self) -> None:
+        """Recompute buffers that no checkpoint holds, after a construction on the meta device."""
+
+    def on_meta(self) -> Tower:
+        """The same architecture without memory."""
+        with torch.device("meta"):
+            return type(self)(self.spec, self.preprocess)
+
+    @functools.cached_property
+    def shape(self) -> TowerShape:
+        """Measured by running the architecture without numbers."""
+        twin = self.on_meta().eval()
+        with torch.no_grad():
+            patches = twin.encode_patches(twin._blank_image())
+            pooled = twin.encode_pooled(twin._blank_image()) if self.has_pooled else None
+        if patches.ndim != 3 or (pooled is not None and pooled.ndim != 2):
+            raise UserError(f"vision: this {self.spec['kind']} model gives no patch tokens that can be used")
+        return TowerShape(patches.shape[1], patches.shape[2], 0 if pooled is None else pooled.shape[1])
+
+    def unused_parameters(self, takes: str) -> set[str]:
+        """Names of the parameters that get no gradient when only one output is used.
+
+        They must not be registered with an optimizer or reduced across processes: they would count as trained.
+
+        Args:
+            takes: "patches" or "pooled", as a projector's ``takes``.
+
+        Returns:
+            Names as in ``named_parameters()``; exact, because the backward pass is run on the meta device.
+        """
+        twin = self.on_meta().eval()
+        encode = {"patches": twin.encode_patches, "pooled": twin.encode_pooled}[takes]
+        with torch.enable_grad():
+            output = encode(twin._blank_image())
+            trainable = {name: value for name, value in twin.named_parameters() if value.requires_grad}
+            gradients = torch.autograd.grad(output.sum(), list(trainable.values()), allow_unused=True)
+        used = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
+        return {name for name, _ in twin.named_parameters()} - used
+
+    def _blank_image(self) -> Tensor:
+        size = self.preprocess.image_size
+        return torch.zeros(1, 3, size, size, device=next(self.parameters()).device)
+
+    def _cast(self, images: Tensor) -> Tensor:
+        """Images in the dtype of the tower's weights."""
+        return images.to(next(self.parameters()).dtype)

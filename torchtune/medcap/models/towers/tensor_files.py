@@ -1,0 +1,201 @@
+"""Named tensors in files: their shapes at once, their values only when asked for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from medcap.errors import UserError
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file.
+
+    Attributes:
+        file: where it lies.
+        name: what the file calls it.
+        shape: from the header.
+        load: reads it; the result may be a view of the memory-mapped file.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+
+
+class TensorFiles:
+    """Tensors by name, wherever they lie.
+
+    Args:
+        tensors: name -> tensor.
+    """
+
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        self._tensors = dict(tensors)
+
+    @property
+    def names(self) -> set[str]:
+        """All names."""
+        return set(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, from the header."""
+        return self._tensors[name].shape
+
+    def renamed(self, new_name: Callable[[str], str | None]) -> TensorFiles:
+        """The same tensors under other names; those for which ``new_name`` gives None are left out."""
+        pairs = ((new_name(name), tensor) for name, tensor in self._tensors.items())
+        return TensorFiles({name: tensor for name, tensor in pairs if name is not None})
+
+    def under(self, prefix: str) -> TensorFiles:
+        """The tensors whose name begins with ``prefix``, without it."""
+        return self.renamed(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], place: Path, purpose: str) -> None:
+        """Compare names and shapes with what a module needs.
+
+        Args:
+            expected: name -> shape, nothing more and nothing less.
+            place: file or folder to name when a tensor is missing.
+            purpose: what needs the tensors, for the message.
+
+        Raises:
+            UserError: naming the file, the tensor and the shapes.
+        """
+        for name, shape in expected.items():
+            stored = self._tensors.get(name)
+            if stored is not None and stored.shape != tuple(shape):
+                raise UserError(
+                    f"{stored.file}: tensor {stored.name} has shape {list(stored.shape)}, "
+                    f"but {purpose} needs {list(shape)}"
+                )
+        missing = [name for name in expected if name not in self._tensors]
+        if missing:
+            raise UserError(f"{place}: tensor {missing[0]} of {purpose} is missing{_and_more(missing)}")
+        extra = [name for name in self._tensors if name not in expected]
+        if extra:
+            stored = self._tensors[extra[0]]
+            raise UserError(
+                f"{stored.file}: tensor {stored.name} with shape {list(stored.shape)} "
+                f"has no place in {purpose}{_and_more(extra)}"
+            )
+
+    def read(self) -> dict[str, Tensor]:
+        """Read everything: floating-point tensors as fp32, others as stored, none sharing memory with a file."""
+        loaded = {}
+        for name, stored in self._tensors.items():
+            tensor = stored.load()
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            loaded[name] = tensor.to(dtype, copy=True)
+        return loaded
+
+
+def open_tensor_files(path: Path) -> TensorFiles:
+    """Open a tensor file and read its header.
+
+    Args:
+        path: ``*.safetensors``, ``*.safetensors.index.json`` (shards in the same folder), or a ``.pt``, ``.pth`` or
+            ``.bin`` file, which only the weights-only loader touches. Tables inside such a file are flattened with
+            dots: ``{"visual": {"x": ...}}`` gives ``visual.x``.
+
+    Raises:
+        UserError: if the file is damaged, a shard is missing, or a pickle holds anything but tensors.
+    """
+    if path.name.endswith(".index.json"):
+        return _open_shards(path)
+    if path.suffix == ".safetensors":
+        return TensorFiles(_open_safetensors(path))
+    if path.suffix in PICKLE_SUFFIXES:
+        return TensorFiles(_open_pickle(path))
+    raise UserError(f"{path}: not a tensor file; expected .safetensors, .pt, .pth or .bin")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: if the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON; copy or download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return value
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    try:
+        file = safe_open(path, framework="pt")
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 (not a dict: it cannot be iterated)
+            shape = tuple(file.get_slice(name).get_shape())
+            tensors[name] = StoredTensor(path, name, shape, lambda name=name: file.get_tensor(name))
+        return tensors
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is missing or damaged; copy or download it again") from error
+
+
+def _open_shards(index: Path) -> TensorFiles:
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{index} has no weight_map; download it again")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(table.values())):
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise UserError(f"{index} names the shard {shard!r}, which is not a plain file name")
+        tensors |= _open_safetensors(index.parent / shard)
+    missing = sorted(set(table) - set(tensors))
+    if missing:
+        raise UserError(f"{index} names tensor {missing[0]}, which {table[missing[0]]} does not hold")
+    return TensorFiles(tensors)
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        # Files from before torch 1.6 are no zip archives and cannot be memory-mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors and is refused: a pickle can run code; save it again as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no torch.save file; copy or download it again") from error
+    tensors: dict[str, StoredTensor] = {}
+    _flatten(content, "", path, tensors)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return tensors
+
+
+def _flatten(content: Any, prefix: str, path: Path, tensors: dict[str, StoredTensor]) -> None:
+    if isinstance(content, Tensor):
+        name = prefix.removesuffix(".")
+        tensors[name] = StoredTensor(path, name, tuple(content.shape), lambda: content)
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            _flatten(value, f"{prefix}{key}.", path, tensors)
+    else:
+        raise UserError(f"{path}: {prefix.removesuffix('.') or 'the file'} is no tensor; only tensors can be read")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

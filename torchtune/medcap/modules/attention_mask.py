@@ -1,0 +1,36 @@
+"""Who attends to whom in packed rows: one function for FlexAttention on CUDA and a boolean mask elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+
+def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool | None = None) -> Tensor | BlockMask:
+    """Causal, within a document, and of the branches only the shared prefix (0) and the query's own.
+
+    Padding (document -1) attends to the padding before it, so no row of the softmax is empty.
+
+    Args:
+        document: ``[R, S]`` int64.
+        branch: ``[R, S]`` int64.
+        flex: make a block mask for FlexAttention; by default on CUDA only.
+
+    Returns:
+        ``[R, S, S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
+    """
+    flex = document.is_cuda if flex is None else flex
+    rows, length = document.shape
+    if flex:
+
+        def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same_document = document[row, query] == document[row, key]
+            visible = (branch[row, key] == 0) | (branch[row, key] == branch[row, query])
+            return (query >= key) & same_document & visible
+
+        return create_block_mask(attends, rows, None, length, length, device=document.device)
+    causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
+    same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
+    visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    return causal & same_document & visible

@@ -1,0 +1,29 @@
+"""Image rows in the place of placeholders."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def inject_image_rows(embeddings: Tensor, image_rows: Tensor, image_positions: Tensor) -> Tensor:
+    """Put the projected image tokens where the placeholders stand.
+
+    Args:
+        embeddings: ``[R, S, d]`` embeddings of the tokens; what stands at image positions is ignored.
+        image_rows: ``[N, K, d]`` projector output.
+        image_positions: ``[N * K]`` int64 flat positions, ascending.
+
+    Returns:
+        ``[R, S, d]``, a new tensor; its gradient reaches ``image_rows`` only from their own positions.
+
+    Raises:
+        ValueError: if the number of rows differs from the number of positions.
+    """
+    rows, length, dim = embeddings.shape
+    if image_rows.shape[0] * image_rows.shape[1] != len(image_positions) or image_rows.shape[2] != dim:
+        raise ValueError(
+            f"{len(image_positions)} image positions of width {dim} cannot take image rows of shape"
+            f" {tuple(image_rows.shape)}"
+        )
+    flat = embeddings.reshape(rows * length, dim)  # [R * S, d]
+    return flat.index_copy(0, image_positions, image_rows.reshape(-1, dim)).view(rows, length, dim)
