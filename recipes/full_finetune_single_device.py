@@ -15,11 +15,12 @@ from torchtune.training.metric_logging import MetricLoggerInterface
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.frozen_llm import llm_fingerprint
+from medcap.checkpoints.vision import check_llm
 from medcap.configuration import Component, Value, build, recipe
 from medcap.data.batch import Batch
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
-from medcap.training.checkpointing import Checkpointer, Position
+from medcap.training.checkpointing import Position, RunCheckpoints, find_resume_folder
 from medcap.training.metering import MetricsFile, Progress, SpeedMeter
 from medcap.training.optimization import build_optimizer, build_scheduler, scale_and_clip
 from medcap.training.setup import describe_parts, iterate_batches, seed_everything, set_trainable
@@ -91,18 +92,14 @@ class FullFinetuneRecipeSingleDevice:
         cfg = self.cfg
         seed_everything(cfg.seed)
         plan = plan_model(cfg)
-        for notice in plan.vision.notices:
-            print(f"note: {notice}", file=sys.stderr)
         self.dataset: ChatDataset = build(cfg.dataset, plan.tokenizer)
         self.validation = None
         if cfg.validation_source is not None:
             self.validation = build({**cfg.dataset, "source": cfg.validation_source}, plan.tokenizer)
         self._check_rows()
         self.transform = plan.vision.preprocess.transform()
-        self.checkpointer = Checkpointer(
-            Path(cfg.checkpointer.output_dir or self.output_dir / "checkpoint"), cfg.keep_last
-        )
-        resume_from = self.checkpointer.find(cfg.resume_from_checkpoint)
+        checkpoint_folder = Path(cfg.checkpointer.output_dir or self.output_dir / "checkpoint")
+        resume_from = find_resume_folder(cfg.resume_from_checkpoint, checkpoint_folder)
 
         self.model = plan.load(self.device, self.dtype)
         self.model.checkpoint_layers = cfg.enable_activation_checkpointing
@@ -113,8 +110,10 @@ class FullFinetuneRecipeSingleDevice:
         self.llm = {"component": cfg.llm._component_, "dim": plan.llm.dim, "fingerprint": None}
         if cfg.verify_frozen:
             self.llm["fingerprint"] = llm_fingerprint(self.model.decoder)
-        for notice in plan.vision.check_llm(self.llm["fingerprint"]):
+            check_llm(plan.vision, self.llm["fingerprint"])
+        for notice in plan.vision.notices:
             print(f"note: {notice}", file=sys.stderr)
+        self.checkpoints = RunCheckpoints(checkpoint_folder, plan.vision.projector_config, self.llm, cfg.keep_last)
         print(describe_parts(self.model), file=sys.stderr)
 
         self.plans_per_epoch = [len(self._plan(epoch)) for epoch in range(cfg.epochs)]
@@ -124,9 +123,7 @@ class FullFinetuneRecipeSingleDevice:
         self.optimizer = build_optimizer(optimizer_node, self.trainable.values())
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         if resume_from is not None:
-            self.position = self.checkpointer.load_state(
-                resume_from, self.model, self.optimizer, self.scheduler, self.device
-            )
+            self.position = self.checkpoints.restore(resume_from, self.model, self.optimizer, self.scheduler)
             print(f"resuming from {resume_from}, step {self.position.step}", file=sys.stderr)
         self._setup_logging()
 
@@ -197,7 +194,7 @@ class FullFinetuneRecipeSingleDevice:
             position.epoch, position.batch = position.epoch + 1, 0
             self.save_checkpoint()
             if cfg.save_meta_model:
-                self.checkpointer.save_meta_model(self.model, position.epoch)
+                self.checkpoints.save_meta_model(self.model, position.epoch)
         self.progress.close()
 
     def _step(self, batches: list[Batch]) -> None:
@@ -275,7 +272,7 @@ class FullFinetuneRecipeSingleDevice:
 
     def save_checkpoint(self) -> None:
         """Write ``checkpoint/step_NNNNNN`` with everything that an exact resume needs."""
-        folder = self.checkpointer.save(self.model, self.llm, self.optimizer, self.scheduler, self.position)
+        folder = self.checkpoints.save(self.model, self.optimizer, self.scheduler, self.position)
         self.progress.note(f"saved {folder}")
         self.last_save = time.monotonic()
 

@@ -122,8 +122,8 @@ def plan_llm(
     decoder = build_decoder(llm)
     shape = describe(decoder)
     files = find_llm_files(checkpoint_dir, checkpoint_files)
-    _check_descriptions(llm["_component_"], shape, files)
     conversion = conversion_for(decoder, files.kind)
+    _check_descriptions(llm["_component_"], shape, files)
     expected = conversion.expected(decoder)
     shares_embedding = (
         not shape.tied

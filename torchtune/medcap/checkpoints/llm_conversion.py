@@ -9,7 +9,6 @@ from functools import partial
 from torch import Tensor
 from torchtune.models import convert_weights
 from torchtune.models.gemma.rms_norm import GemmaRMSNorm
-from torchtune.models.gemma2._convert_weights import gemma2_hf_to_tune, gemma2_tune_to_hf
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.models.phi3 import Phi3RotaryPositionalEmbeddings, phi3_hf_to_tune, phi3_tune_to_hf
 from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings, qwen2_hf_to_tune, qwen2_tune_to_hf
@@ -77,7 +76,7 @@ def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
     Llama neighbour against neighbour) and whether projections are fused (Phi-3).
 
     Raises:
-        UserError: if the decoder's rotary positions are none of torchtune's.
+        UserError: if the decoder's rotary positions are none of torchtune's, or for Gemma 2.
     """
     shape, layer = describe(decoder), decoder.layers[0]
     rope = layer.attn.pos_embeddings
@@ -87,13 +86,14 @@ def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
     elif isinstance(rope, Qwen2RotaryPositionalEmbeddings):
         forward, back = partial(qwen2_hf_to_tune, **heads), partial(qwen2_tune_to_hf, **heads)
     elif isinstance(rope, RotaryPositionalEmbeddings | Llama3ScaledRoPE):
-        heads["head_dim"] = shape.head_dim
         # Only Gemma 2 norms what leaves attention, too.
         if isinstance(getattr(layer, "sa_scale", None), GemmaRMSNorm):
-            forward, back = partial(gemma2_hf_to_tune, **heads), partial(gemma2_tune_to_hf, **heads)
-        else:
-            forward = partial(convert_weights.hf_to_tune, **heads)
-            back = partial(convert_weights.tune_to_hf, **heads)
+            raise UserError(
+                "llm._component_: torchtune's Gemma 2 caps hidden states instead of logits and mixes up two norms, so"
+                " it is not the model of those weights; use a Gemma 1, Llama, Qwen 2.5, Mistral or Phi-3 builder"
+            )
+        heads["head_dim"] = shape.head_dim
+        forward, back = partial(convert_weights.hf_to_tune, **heads), partial(convert_weights.tune_to_hf, **heads)
     else:
         raise UserError(
             f"llm._component_: rotary positions of type {type(rope).__name__} are not known; use a torchtune builder"

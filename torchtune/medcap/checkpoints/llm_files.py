@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from medcap.errors import UserError
 
 INDEX_FILE = "model.safetensors.index.json"
-# Resident pages of a memory-mapped file count as ours until it is unmapped, so it is mapped anew after so much.
-_REMAP_BYTES = 2**28
+_MOST_MAPPED_BYTES = 2**28
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _KEY = "checkpointer.checkpoint_dir"
 
@@ -183,6 +182,9 @@ class TensorReader:
         self._files = files
         self._maps: dict[Path, dict[str, torch.Tensor]] = {}
         self._mapped_bytes = 0
+        # Pages once read of a memory-mapped file count as ours until it is unmapped, so it is mapped anew now and then.
+        total = sum(header.num_bytes for pieces in files.headers.values() for header in pieces)
+        self._most_mapped_bytes = min(_MOST_MAPPED_BYTES, total // 8)
 
     def read(self, name: str, dim: int | None = None) -> torch.Tensor:
         """Read a tensor.
@@ -198,11 +200,12 @@ class TensorReader:
         if self._files.kind == "hugging_face":
             with safe_open(headers[0].path, framework="pt") as file:
                 return file.get_tensor(name)
-        if self._mapped_bytes > _REMAP_BYTES:
+        headers = headers[:1] if dim is None else headers
+        num_bytes = sum(header.num_bytes for header in headers)
+        if self._mapped_bytes + num_bytes > self._most_mapped_bytes:
             self._maps.clear()
             self._mapped_bytes = 0
-        headers = headers[:1] if dim is None else headers
-        self._mapped_bytes += sum(header.num_bytes for header in headers)
+        self._mapped_bytes += num_bytes
         pieces = [self._map(header.path)[name] for header in headers]
         return pieces[0] if dim is None else torch.cat(pieces, dim)
 

@@ -27,8 +27,8 @@ ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
-_LEADING_TAGS = re.compile(r"^\s*(?:<image>\s*?)+")
-_TRAILING_TAGS = re.compile(r"(?:\s*?<image>)+\s*$")
+_LEADING_TAGS = re.compile(r"^(?:\s*<image>)+")
+_TRAILING_TAGS = re.compile(r"(?:\s*<image>)+\s*$")
 _RUN = re.compile(f"{PLACEHOLDER}+")
 _DIR = re.compile(r"(?:^|;)\s*dir=(.*?)(?=;\s*\w+=|;?\s*$)")
 

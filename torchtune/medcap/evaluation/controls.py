@@ -76,6 +76,4 @@ def _without_images(message: Message) -> Message:
 
 
 def _like(message: Message, content: list[dict[str, Any]]) -> Message:
-    return Message(
-        role=message.role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot
-    )
+    return Message(role=message.role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot)

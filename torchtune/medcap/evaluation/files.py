@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medcap.checkpoints.atomic import atomic_file
 from medcap.errors import UserError
 
 
@@ -26,22 +26,15 @@ def make_folder(folder: Path) -> Path:
 
 
 def write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
-    """Write a file under a temporary name and rename it, so that a reader never sees half of it.
+    """Write a text file atomically.
 
     Args:
         path: the file; an old one is replaced.
         text: its content; a character that cannot be encoded becomes a question mark.
         encoding: ``utf-8``, or ``utf-8-sig`` for a byte order mark.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding=encoding, errors="replace", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.encode(encoding, errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

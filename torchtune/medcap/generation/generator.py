@@ -151,17 +151,17 @@ class Generator:
         with torch.no_grad(), eval_mode(self.model), attached(self.model.decoder, cache), images, progress:
             images.prefetch(_images(batches[0]))
             for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                images.encode(_images(batch))
-                images.prefetch(_images(following))
-                batch = self._drop_unreadable(batch, images, finish)
-                if batch:
-                    try:
-                        self._answer(batch, images, cache, sampling, finish)
-                    except torch.OutOfMemoryError as error:
-                        raise UserError(
-                            f"the device's memory is too small for {len(batch)} rows of {_capacity(batch)} tokens:"
-                            f" lower batch_size={self.batch_size} or max_new_tokens={sampling.max_new_tokens}"
-                        ) from error
+                try:
+                    images.encode(_images(batch))
+                    images.prefetch(_images(following))
+                    readable = self._drop_unreadable(batch, images, finish)
+                    if readable:
+                        self._answer(readable, images, cache, sampling, finish)
+                except torch.OutOfMemoryError as error:
+                    raise UserError(
+                        f"the device's memory is too small for {len(batch)} rows of {_capacity(batch)} tokens:"
+                        f" lower batch_size={self.batch_size} or max_new_tokens={sampling.max_new_tokens}"
+                    ) from error
         return [results[index] for index in range(len(prompts))]
 
     def _prepare(self, index: int, request: Request, sampling: Sampling) -> Prompt:

@@ -115,7 +115,8 @@ def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
     Yields:
         The cache.
     """
-    layers = [module for module in decoder.modules() if hasattr(module, "cache_enabled")]
+    # By its own attribute: a wrapper around an attention layer answers for it too.
+    layers = [module for module in decoder.modules() if "cache_enabled" in vars(module)]
     before = [(layer.kv_cache, layer.cache_enabled) for layer in layers]
     cache.layers = [LayerCache(cache) for _ in layers]
     try:

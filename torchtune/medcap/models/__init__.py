@@ -1,0 +1,23 @@
+"""Towers, projectors and the vision-language model; what a configuration names as ``_component_`` is here by name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> module that defines it; imported on first use, so that importing medcap.models costs nothing.
+_COMPONENTS = {
+    "llama3_tokenizer": "medcap.models.tokenizers",
+    "mlp": "medcap.models.projectors.mlp",
+    "pooled_mlp": "medcap.models.projectors.pooled_mlp",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _COMPONENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_COMPONENTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_COMPONENTS])

@@ -52,7 +52,7 @@ def llama3_tokenizer(path: str, max_seq_len: int | None = None) -> Llama3Tokeniz
         UserError: if the file is missing or of another format.
     """
     ranks = read_tiktoken_ranks(path)
-    with _uncached_tiktoken():
+    with uncached_tiktoken():
         return Llama3Tokenizer(str(path), llama3_special_tokens(len(ranks)), max_seq_len)
 
 
@@ -71,7 +71,7 @@ def read_tiktoken_ranks(path: str | Path) -> dict[bytes, int]:
     if file.suffix == ".json":
         raise UserError(f"tokenizer.path={path} is Hugging Face's format, not Meta's; {wanted}")
     try:
-        with _uncached_tiktoken():
+        with uncached_tiktoken():
             ranks = load_tiktoken_bpe(str(file))
     except ValueError as error:
         raise UserError(
@@ -119,9 +119,12 @@ def _num_used_ids(tokenizer: Any) -> int:
 
 
 @contextmanager
-def _uncached_tiktoken() -> Iterator[None]:
-    # tiktoken keeps a copy of every file, local ones too, under a name made of the path alone, in a folder of the
-    # machine's temporary directory that any user can write: another file under the same path would never be read.
+def uncached_tiktoken() -> Iterator[None]:
+    """Have tiktoken read the file that is named.
+
+    It keeps a copy of every file, local ones too, under a name made of the path alone, in a temporary folder that any
+    user of the machine can write to: another file under the same path would never be read.
+    """
     name = "TIKTOKEN_CACHE_DIR"
     before = os.environ.get(name)
     os.environ[name] = ""

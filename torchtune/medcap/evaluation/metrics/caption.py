@@ -105,9 +105,7 @@ def _tokenize(predictions: list[str], references: list[list[str]]) -> tuple[list
     return hypotheses, [[next(rest) for _ in texts] for texts in references]
 
 
-def _bleu(
-    hypotheses: list[str], references: list[list[str]]
-) -> tuple[list[float], list[list[float]], np.ndarray]:
+def _bleu(hypotheses: list[str], references: list[list[str]]) -> tuple[list[float], list[list[float]], np.ndarray]:
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     scorer = BleuScorer(n=BLEU_ORDERS)

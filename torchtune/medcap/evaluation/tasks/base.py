@@ -78,7 +78,8 @@ class Task(ABC):
             The rows in the order of the file. A row whose image is missing has a ``problem``.
 
         Raises:
-            UserError: if the file is missing or a row has no question or reference; it names file and row.
+            UserError: if the file is missing, a row has no question or reference (the message names file and row),
+                or no row at all can be asked.
         """
 
     @abstractmethod
@@ -133,8 +134,16 @@ class ImageFinder:
             return Path(folder or "", path)
 
 
-def unique_ids(rows: list[Row]) -> list[Row]:
-    """Tell rows of one id apart: the second gets ``id#2`` and so on."""
+def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:
+    """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
+
+    Raises:
+        UserError: if there are no rows, or not one of them can be asked.
+    """
+    if not rows:
+        raise UserError(f"data file {source} holds no rows")
+    if all(row.problem for row in rows):
+        raise UserError(f"{source}: none of the {len(rows)} rows can be asked; the first one: {rows[0].problem}")
     seen: dict[str, int] = {}
     result = []
     for row in rows:

@@ -13,7 +13,7 @@ from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.metrics.caption import BLEU_ORDERS, bleu_of_sums, caption_metrics
 from medcap.evaluation.statistics import bootstrap_interval, bootstrap_of_sums
-from medcap.evaluation.tasks.base import ImageFinder, Row, Task, image_reader, message_text
+from medcap.evaluation.tasks.base import ImageFinder, Row, Task, checked_rows, image_reader, message_text
 
 # The set's score is the mean of the rows' for these alone.
 _MEANS = ("ROUGE_L", "CIDEr", "SPICE")
@@ -47,9 +47,7 @@ class CaptionTask(Task):
             find.problem = None
             record = read_record(value, path, index, find, conversation_style)
             rows.append(_row(record, find.problem))
-        if not rows:
-            raise UserError(f"data file {path} holds no rows")
-        return rows
+        return checked_rows(rows, path)
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Score captions; see :meth:`Task.score`.
@@ -62,9 +60,7 @@ class CaptionTask(Task):
             f"Bleu_{order}": bootstrap_of_sums(result.bleu_counts, partial(bleu_of_sums, order=order)).as_dict()
             for order in range(1, BLEU_ORDERS + 1)
         }
-        intervals |= {
-            name: bootstrap_interval(result.rows[name]).as_dict() for name in _MEANS if name in result.rows
-        }
+        intervals |= {name: bootstrap_interval(result.rows[name]).as_dict() for name in _MEANS if name in result.rows}
         row_scores = [
             {"id": row.id, **{name: values[index] for name, values in result.rows.items()}}
             for index, row in enumerate(rows)
@@ -81,5 +77,8 @@ def _row(record: Record, problem: str | None) -> Row:
     prompt = record.messages[:answer]
     if not prompt:
         raise UserError(f"{record.name}: the assistant speaks first, so there is nothing to ask")
-    row = Row(str(record.index), prompt, [message_text(record.messages[answer])], problem=problem)
+    reference = message_text(record.messages[answer])
+    if not reference:
+        raise UserError(f"{record.name}: the first assistant turn, which is the reference, is empty")
+    row = Row(str(record.index), prompt, [reference], problem=problem)
     return replace(row, image=Path(row.images[0])) if row.images else row

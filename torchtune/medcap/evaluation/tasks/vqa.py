@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.data import Message
-
 from medcap.data.conversations import CONVERSATION_KEYS, PLACEHOLDER
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.protocols import exact
 from medcap.evaluation.statistics import bootstrap_interval
-from medcap.evaluation.tasks.base import ImageFinder, Row, Task, image_reader, unique_ids
+from medcap.evaluation.tasks.base import ImageFinder, Row, Task, checked_rows, image_reader
+from medcap.generation.prompt import user_message
 
 GROUPS = ("question_type", "modality", "answer_type")
 _ID_KEYS = ("question_id", "id", "qid")
@@ -54,9 +53,7 @@ class VqaTask(Task):
                 rows += _rows(value, index, find)
             except UserError as error:
                 raise UserError(f"{path}, row {index}: {error}") from None
-        if not rows:
-            raise UserError(f"data file {path} holds no rows")
-        return unique_ids(rows)
+        return checked_rows(rows, path)
 
     def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Score answers; see :meth:`Task.score`. The tables split the accuracy by question type, modality and
@@ -113,21 +110,13 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
     meta = {key: _meta_text(value[key]) for key in _META_KEYS if value.get(key) not in (None, "")}
     name = next((str(value[key]) for key in _ID_KEYS if value.get(key) not in (None, "")), str(index))
     return [
-        Row(name, _messages(question, path), references, path, meta, find.problem)
+        Row(name, [user_message(path and str(path), question)], references, path, meta, find.problem)
         for question, references in _questions(value)
     ]
 
 
 def _meta_text(value: Any) -> str:
     return " | ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
-
-
-def _messages(question: str, image: Path | None) -> list[Message]:
-    if image is None:
-        return [Message(role="user", content=question)]
-    # Exactly what training makes of "<image>\n" + question.
-    content = [{"type": "image", "content": str(image)}, {"type": "text", "content": "\n" + question}]
-    return [Message(role="user", content=content)]
 
 
 def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

@@ -1,0 +1,1 @@
+"""Projectors: tower output -> image tokens of the language model; one file each."""

@@ -84,7 +84,8 @@ class TensorFiles:
                 )
         missing = [name for name in expected if name not in self._tensors]
         if missing:
-            raise UserError(f"{place}: tensor {missing[0]} of {purpose} is missing{_and_more(missing)}")
+            shape = list(expected[missing[0]])
+            raise UserError(f"{place}: tensor {missing[0]} {shape} of {purpose} is missing{_and_more(missing)}")
         extra = [name for name in self._tensors if name not in expected]
         if extra:
             stored = self._tensors[extra[0]]

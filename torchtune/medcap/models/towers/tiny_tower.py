@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class TinyTower(Tower):
         width, grid = spec["width"], spec["image_size"] // _STRIDE
         channels = [3, width // 4, width // 2, width]
         self.stem = nn.Sequential()
-        for inward, outward in zip(channels, channels[1:], strict=False):
+        for inward, outward in itertools.pairwise(channels):
             self.stem.append(nn.Conv2d(inward, outward, 3, stride=2, padding=1, bias=False))
             self.stem.append(nn.GroupNorm(8, outward))
             self.stem.append(nn.GELU())
@@ -89,14 +90,15 @@ class _Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         count, length, width = tokens.shape
         qkv = self.qkv(self.attention_norm(tokens))  # [N, T, 3 D]
-        query, key, value = qkv.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [N, heads, T, D / heads]
+        qkv = qkv.view(count, length, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [N, heads, T, D / heads]
         mixed = functional.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.out(mixed.transpose(1, 2).reshape(count, length, width))
         return tokens + self.down(functional.gelu(self.up(self.mlp_norm(tokens))))
 
 
 def _sine_cosine_positions(grid: int, width: int) -> Tensor:
-    """Fixed two-dimensional positions (MoCo v3, appendix), here only where learning starts: ``[grid * grid, width]``."""
+    """Two-dimensional positions (MoCo v3, https://arxiv.org/abs/2104.02057): ``[grid * grid, width]``."""
     frequencies = 10_000.0 ** (-torch.arange(width // 4) / (width // 4))
     angles = torch.arange(grid)[:, None] * frequencies  # [grid, width / 4]
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # [grid, width / 2]

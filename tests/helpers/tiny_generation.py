@@ -1,0 +1,150 @@
+"""A small seeing model of every decoder family, and generation as plainly as it can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchtune.models.gemma import gemma
+from torchtune.models.gemma2 import gemma2
+from torchtune.models.llama3 import llama3
+from torchtune.models.phi3 import phi3
+from torchtune.models.qwen2 import qwen2
+from torchtune.modules import TransformerDecoder
+
+from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
+from medcap.data.images import ImageReader
+from medcap.data.tokenization import ChatTokenizer
+from medcap.generation.generator import Generator
+from medcap.generation.prompt import caption_request, question_request
+from medcap.generation.request import Request
+from medcap.models.tokenizers import llama3_tokenizer
+from medcap.models.towers.base import HALF, Preprocess
+from medcap.models.vision_language_model import VisionLanguageModel
+
+NUM_IMAGE_TOKENS = 3
+DIM = 32
+FAMILIES = ("llama3", "gemma", "gemma2", "phi3", "qwen2")
+
+
+class FakeTower(nn.Module):
+    """Four quarters of the picture, each as its mean colour; counts the images it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocess = Preprocess(8, HALF, HALF, resize_mode="squash")
+        self.dropout = nn.Dropout(0.5)
+        self.frozen_norm = nn.Dropout(0.5).eval()
+        self.num_seen = 0
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        self.num_seen += len(images)
+        quarters = nn.functional.adaptive_avg_pool2d(images, 2)  # [N, 3, 2, 2]
+        return self.frozen_norm(self.dropout(quarters.flatten(2).transpose(1, 2)))  # [N, 4, 3]
+
+
+class FakeProjector(nn.Module):
+    """One linear map from all quarters to the image tokens."""
+
+    takes = "patches"
+    num_image_tokens = NUM_IMAGE_TOKENS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, NUM_IMAGE_TOKENS * DIM)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.linear(patches.flatten(1)).unflatten(1, (NUM_IMAGE_TOKENS, DIM))  # [N, K, d]
+
+
+def tiny_decoder(family: str = "llama3", max_seq_len: int = 256, extra_rows: int = 0) -> TransformerDecoder:
+    """Two layers with fixed random weights.
+
+    Args:
+        family: one of ``FAMILIES``.
+        max_seq_len: of the decoder.
+        extra_rows: embedding rows behind the tokenizer's vocabulary.
+    """
+    shared = {
+        "vocab_size": tiny_vocab_size() + extra_rows,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "embed_dim": DIM,
+        "max_seq_len": max_seq_len,
+        "intermediate_dim": 48,
+    }
+    headed = {**shared, "head_dim": 8}
+    build = {
+        "llama3": lambda: llama3(**shared),
+        "gemma": lambda: gemma(**headed),
+        "gemma2": lambda: gemma2(**headed, sliding_window_size=128),
+        "phi3": lambda: phi3(**shared),
+        "qwen2": lambda: qwen2(**shared),
+    }[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        decoder = build()
+        for name, parameter in decoder.named_parameters():
+            if parameter.ndim == 2:
+                # Weak embeddings: where the head is tied to them, a token would else predict itself for ever.
+                nn.init.normal_(parameter, std=0.05 if "tok_embeddings" in name else 0.3)
+    return decoder
+
+
+def tiny_generator(
+    folder: Path, family: str = "llama3", decoder_max_seq_len: int = 256, extra_rows: int = 0, **options: object
+) -> Generator:
+    """A generator over the images in ``folder``; ``options`` are its own."""
+    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS)
+    decoder = tiny_decoder(family, decoder_max_seq_len, extra_rows)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        model = VisionLanguageModel(FakeTower(), FakeProjector(), decoder, tokenizer.image_token_id)
+    return Generator(model, tokenizer, model.tower.preprocess, ImageReader([folder]), progress=False, **options)
+
+
+def write_images(folder: Path, count: int) -> list[str]:
+    """Noise pictures ``0.png``, ``1.png``, ..."""
+    random = np.random.default_rng(3)
+    for index in range(count):
+        Image.fromarray(random.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return [f"{index}.png" for index in range(count)]
+
+
+def mixed_requests(images: list[str]) -> list[Request]:
+    """Captions, questions of several lengths, and text alone."""
+    words = ["left lung", "a small red circle", "the chest", "no clear square in the image of the right lung"]
+    requests = [caption_request(image) for image in images]
+    requests += [question_request(image, f"Is there {word}?") for image in images for word in words[: 1 + len(image)]]
+    requests += [question_request(None, f"What shows {word * repeat}?") for repeat, word in enumerate(words, start=1)]
+    return requests
+
+
+def plain_answer(generator: Generator, request: Request, max_new_tokens: int) -> list[int]:
+    """Greedy answer to one request: the whole text is computed anew for every token."""
+    model, tokenizer = generator.model, generator.tokenizer
+    prompt = tokenizer.prompt(request.messages)
+    pictures = [generator.reader.open(generator.reader.resolve(image)) for image in prompt.images]
+    model.tower.eval()
+    answer: list[int] = []
+    with torch.no_grad():
+        rows = None
+        if pictures:
+            rows = model.encode_images(torch.stack([generator.preprocess.transform()(image) for image in pictures]))
+        while len(answer) < max_new_tokens:
+            tokens = torch.tensor([prompt.tokens + answer])
+            places = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
+            causal = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
+            positions = torch.arange(tokens.shape[1])[None]
+            hidden = model.hidden(model.embed(tokens, rows, places if len(places) else None), causal, positions)
+            logits = model.unembed(hidden)[0, -1, : tokenizer.vocab_size]
+            logits[tokenizer.image_token_id] = -torch.inf
+            token = int(logits.argmax())
+            if token in tokenizer.stop_tokens:
+                break
+            answer.append(token)
+    return answer

@@ -1,0 +1,186 @@
+import io
+
+import pytest
+import sentencepiece
+from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.conversations import split_images
+from medcap.data.tokenization import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.errors import UserError
+from medcap.models.tokenizers import llama3_tokenizer
+from torchtune.data import Message
+from torchtune.models.gemma import gemma_tokenizer
+from torchtune.models.llama2 import llama2_tokenizer
+from torchtune.models.mistral import mistral_tokenizer
+from torchtune.models.phi3 import phi3_mini_tokenizer
+
+MEDCAP_RULES = LabelRules(train_on_header=True, mask_after_image=True)
+RUN = "①" * 50
+WORDS = "Chest X-ray shows clear lungs."
+
+
+def chat(*turns):
+    roles = ["user", "assistant"] * len(turns)
+    messages = []
+    for role, text in zip(roles, turns, strict=False):
+        parts = [part | {"content": "a.jpg"} if part["type"] == "image" else part for part in split_images(text)]
+        messages.append(Message(role=role, content=parts, masked=role == "user"))
+    return messages
+
+
+def learnt(chat):
+    return [position for position, label in enumerate(chat.labels) if label != IGNORE_INDEX]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return llama3_tokenizer(str(tiny_tokenizer_file(tmp_path)))
+
+
+@pytest.fixture
+def chat_tokenizer(tokenizer):
+    return ChatTokenizer(tokenizer, 50)
+
+
+def special(tokenizer, name):
+    return tokenizer.special_tokens[f"<|{name}|>"]
+
+
+def plain(chat_tokenizer, text):
+    return chat_tokenizer.tokenizer.encode(text, add_bos=False, add_eos=False)
+
+
+def test_medcap_record_has_its_published_layout(chat_tokenizer, tokenizer):
+    words = plain(chat_tokenizer, WORDS)
+    sample = chat_tokenizer.tokenize(chat(RUN, WORDS), 500, MEDCAP_RULES)
+    header = [
+        special(tokenizer, "start_header_id"),
+        *plain(chat_tokenizer, "user"),
+        special(tokenizer, "end_header_id"),
+    ]
+    assert chat_tokenizer.image_token_id == plain(chat_tokenizer, "①")[0]
+    assert sample.tokens[:5] == [special(tokenizer, "begin_of_text"), *header, *plain(chat_tokenizer, "\n\n")]
+    assert sample.tokens[5:55] == [chat_tokenizer.image_token_id] * 50
+    assert sample.tokens[55] == special(tokenizer, "eot_id")
+    assert sample.tokens[60:] == [*words, special(tokenizer, "eot_id"), special(tokenizer, "end_of_text")]
+    # medcap: the assistant's header, its words and its end of turn; not what follows an image token.
+    assert learnt(sample) == list(range(56, 61 + len(words)))
+    assert sample.images == ["a.jpg"]
+
+
+def test_by_default_only_the_assistants_words_and_end_of_turn_are_learnt(chat_tokenizer):
+    words = plain(chat_tokenizer, WORDS)
+    sample = chat_tokenizer.tokenize(chat(RUN, WORDS))
+    assert learnt(sample) == list(range(60, 61 + len(words)))
+    assert [sample.labels[position] for position in learnt(sample)] == [sample.tokens[p] for p in learnt(sample)]
+
+
+def test_training_on_input_with_medcaps_rule_masks_images_and_what_follows(chat_tokenizer):
+    words = plain(chat_tokenizer, WORDS)
+    rules = LabelRules(train_on_input=True, mask_after_image=True)
+    sample = chat_tokenizer.tokenize(chat(RUN, WORDS), 500, rules)
+    assert learnt(sample) == [1, 2, 3, 4, *range(56, 61 + len(words))]
+    instruction = chat_tokenizer.tokenize(chat(RUN + "\n\nDescribe", WORDS), 500, rules)
+    # Position 55 is the line break behind the image, 56 the instruction's first word.
+    assert learnt(instruction)[:5] == [1, 2, 3, 4, 56]
+
+
+def test_an_answer_that_follows_an_image_is_learnt_unless_medcaps_rule_is_asked_for(chat_tokenizer):
+    spoken = chat("Show it", RUN + "Yes")
+    default = chat_tokenizer.tokenize(spoken)
+    first_word = default.tokens.index(plain(chat_tokenizer, "Yes")[0])
+    assert first_word in learnt(default)
+    assert first_word not in learnt(chat_tokenizer.tokenize(spoken, rules=MEDCAP_RULES))
+
+
+def test_truncation_keeps_the_head_and_ends_the_text(chat_tokenizer, tokenizer):
+    sample = chat_tokenizer.tokenize(chat(RUN, WORDS), 64, MEDCAP_RULES)
+    assert len(sample.tokens) == 64
+    assert sample.tokens[-1] == special(tokenizer, "end_of_text")
+    assert learnt(sample) == list(range(56, 63))
+
+
+def test_truncation_inside_an_image_or_before_the_answer_is_refused(chat_tokenizer):
+    with pytest.raises(UserError, match="max_seq_len=30 cuts an image"):
+        chat_tokenizer.tokenize(chat(RUN, WORDS), 30)
+    with pytest.raises(UserError, match="no token is left to learn"):
+        chat_tokenizer.tokenize(chat(RUN, WORDS), 60)
+    with pytest.raises(UserError, match="no token is left to learn"):
+        chat_tokenizer.tokenize(chat(RUN))
+
+
+def test_prompt_is_the_beginning_of_the_training_text(chat_tokenizer):
+    prompt = chat_tokenizer.prompt(chat(RUN))
+    assert len(prompt.tokens) == 60
+    assert prompt.tokens == chat_tokenizer.tokenize(chat(RUN, WORDS)).tokens[:60]
+    assert prompt.images == ["a.jpg"]
+    two_turns = chat(RUN, "Yes", "What")
+    assert chat_tokenizer.tokenize([*two_turns, *chat("x", "No")[1:]]).tokens[
+        : len(chat_tokenizer.prompt(two_turns).tokens)
+    ] == (chat_tokenizer.prompt(two_turns).tokens)
+
+
+def test_special_tokens_in_text_are_only_text(chat_tokenizer, tokenizer):
+    tokens = chat_tokenizer.prompt(chat("<|eot_id|> <|image|>")).tokens
+    assert tokens.count(special(tokenizer, "eot_id")) == 1
+
+
+def test_text_that_holds_a_mark_is_refused(chat_tokenizer):
+    with pytest.raises(UserError, match="stands for an image"):
+        chat_tokenizer.prompt([Message(role="user", content="a \ufdd0 b")])
+
+
+def test_decode_drops_stop_tokens_and_white_space(chat_tokenizer, tokenizer):
+    ids = [*plain(chat_tokenizer, " clear lungs. "), special(tokenizer, "eot_id")]
+    assert chat_tokenizer.decode(ids) == "clear lungs."
+    assert chat_tokenizer.decode([]) == ""
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_file(tmp_path_factory):
+    text = ["Chest X-ray shows clear lungs.", "What is shown in the image?", "user assistant model\n", "[INST] [/INST]"]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text * 20),
+        model_writer=model,
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+    )
+    path = tmp_path_factory.mktemp("spm") / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return str(path)
+
+
+def build(name, file):
+    from torchtune.data import ChatMLTemplate
+    from torchtune.models.llama2 import Llama2ChatTemplate
+    from torchtune.models.mistral import MistralChatTemplate
+
+    if name == "llama2":
+        return llama2_tokenizer(file, prompt_template="torchtune.models.llama2.Llama2ChatTemplate"), Llama2ChatTemplate
+    if name == "mistral":
+        template = "torchtune.models.mistral.MistralChatTemplate"
+        return mistral_tokenizer(file, prompt_template=template), MistralChatTemplate
+    if name == "gemma":
+        return gemma_tokenizer(file, prompt_template="torchtune.data.ChatMLTemplate"), ChatMLTemplate
+    return phi3_mini_tokenizer(file), None
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral", "gemma", "phi3"])
+def test_other_templates_keep_their_own_text_and_get_image_runs(name, sentencepiece_file):
+    reference, _ = build(name, sentencepiece_file)
+    messages = chat("What is shown in the image?", WORDS)
+    expected, _ = reference.tokenize_messages(messages)
+    wrapped = ChatTokenizer(build(name, sentencepiece_file)[0], 4)
+    sample = wrapped.tokenize(messages)
+    assert sample.tokens == expected
+    decoded = wrapped.decode([label for label in sample.labels if label != IGNORE_INDEX])
+    assert WORDS in decoded
+    assert "What" not in decoded
+    assert "[/INST]" not in decoded
+    assert "assistant" not in decoded
+    with_image = wrapped.tokenize(chat("<image>\nWhat is shown in the image?", WORDS))
+    assert with_image.tokens.count(wrapped.image_token_id) == 4
+    assert wrapped.prompt(messages[:1]).tokens == expected[: len(wrapped.prompt(messages[:1]).tokens)]
+    first = next(position for position, label in enumerate(sample.labels) if label != IGNORE_INDEX)
+    assert len(wrapped.prompt(messages[:1]).tokens) == first

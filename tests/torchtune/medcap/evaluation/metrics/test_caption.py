@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from medcap.errors import UserError
+from medcap.evaluation.metrics import caption, java_scorers
+from medcap.evaluation.metrics.caption import bleu_of_sums, caption_metrics
+
+# Computed once with pycocoevalcap 1.2 itself, one reference a row.
+REFERENCES = [
+    "Chest X-ray shows clear lungs.",
+    "MRI of the brain with a mass in the left frontal lobe.",
+    "Normal abdominal CT.",
+]
+CAPTIONS = [
+    "The chest X-ray shows clear lungs.",
+    "CT of the brain with a mass in the right frontal lobe.",
+    "Normal abdominal CT.",
+]
+GOLDEN = {
+    "Bleu_1": 0.857143,
+    "Bleu_2": 0.816497,
+    "Bleu_3": 0.763143,
+    "Bleu_4": 0.713565,
+    "METEOR": 0.519934,
+    "ROUGE_L": 0.919192,
+    "CIDEr": 7.651380,
+}
+
+
+@pytest.fixture
+def without_meteor(monkeypatch):
+    monkeypatch.setattr(java_scorers, "meteor", lambda hypotheses, references: (0.0, [0.0] * len(hypotheses)))
+
+
+def test_scores_equal_the_published_evaluation_to_six_digits():
+    result = caption_metrics(CAPTIONS, [[text] for text in REFERENCES])
+    assert list(result.scores) == list(GOLDEN)
+    for name, value in GOLDEN.items():
+        assert result.scores[name] == pytest.approx(value, abs=5e-7), name
+    assert all(len(values) == 3 for values in result.rows.values())
+    assert np.mean(result.rows["CIDEr"]) == pytest.approx(result.scores["CIDEr"])
+    assert result.rows["METEOR"][2] == pytest.approx(1.0)
+
+
+def test_awkward_captions_score_and_stay_in_the_denominator(capfd):
+    captions = ["", "\n \n", "①", "Läsion\nim café 日本", "a ||| b", "<script>", "lone \udcff surrogate", "x\u2028y"]
+    result = caption_metrics(captions, [["clear lungs"], ["a"], ["①"], ["Läsion im café 日本"], *[["b", "a"]] * 4])
+    assert all(len(values) == 8 for values in result.rows.values())
+    assert all(np.isfinite(value) for values in result.rows.values() for value in values)
+    assert [result.rows[name][place] for name in result.rows for place in (0, 1)] == [0.0] * 14
+    assert result.rows["ROUGE_L"][3] == result.rows["METEOR"][3] == 1.0
+    assert capfd.readouterr().out == ""
+
+
+def test_one_row_gets_scores_and_a_notice_about_cider(without_meteor):
+    result = caption_metrics(["clear lungs"], [["clear lungs"]])
+    assert result.scores["ROUGE_L"] == 1.0
+    assert result.scores["CIDEr"] == 0.0
+    assert any("only one row" in notice for notice in result.notices)
+
+
+def test_an_empty_caption_never_matches_an_empty_reference(without_meteor):
+    result = caption_metrics(["", "clear"], [["..."], ["clear"]])
+    assert result.rows["ROUGE_L"] == [0.0, 1.0]
+
+
+def test_absent_spice_models_give_one_notice_and_no_score(without_meteor, monkeypatch):
+    monkeypatch.setattr(java_scorers, "spice_present", lambda: False)
+    result = caption_metrics(["a", "b"], [["a"], ["b"]])
+    assert "SPICE" not in result.scores
+    assert [notice for notice in result.notices if notice.startswith("SPICE is absent")] == result.notices
+
+
+def test_present_spice_models_add_the_score(without_meteor, monkeypatch):
+    monkeypatch.setattr(java_scorers, "spice_present", lambda: True)
+    monkeypatch.setattr(java_scorers, "spice", lambda hypotheses, references: (0.25, [0.5, 0.0]))
+    assert caption_metrics(["a", "b"], [["a"], ["b"]]).rows["SPICE"] == [0.5, 0.0]
+
+
+def test_failing_spice_is_a_notice(without_meteor, monkeypatch):
+    def fail(hypotheses, references):
+        raise UserError("Java ended with status 1: no room")
+
+    monkeypatch.setattr(java_scorers, "spice_present", lambda: True)
+    monkeypatch.setattr(java_scorers, "spice", fail)
+    assert caption_metrics(["a"], [["a"]]).notices[-1] == "SPICE is absent: Java ended with status 1: no room"
+
+
+def test_bleu_from_sums_equals_the_scorer():
+    hypotheses, references = ["a b c d e", "f g", ""], [["a b c d", "x"], ["f h g"], ["q"]]
+    scores, _, counts = caption._bleu(hypotheses, references)
+    for order in (1, 2, 3, 4):
+        assert bleu_of_sums(counts.sum(axis=0, keepdims=True), order)[0] == pytest.approx(scores[order - 1], rel=1e-12)
+    assert bleu_of_sums(counts[2:], 4)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("captions", "references", "message"),
+    [([], [], "no rows"), (["a"], [], "1 predictions but 0"), (["a"], [[]], "row 0 has no reference")],
+)
+def test_impossible_input_is_refused(captions, references, message):
+    with pytest.raises(ValueError, match=message):
+        caption_metrics(captions, references)

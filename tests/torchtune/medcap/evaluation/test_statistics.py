@@ -1,0 +1,61 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from medcap.evaluation.statistics import bootstrap_interval, bootstrap_of_sums
+
+
+def plain_bootstrap(values, draws):
+    generator = np.random.default_rng(123)
+    means = [generator.choice(values, size=len(values)).mean() for _ in range(draws)]
+    return np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_interval_agrees_with_drawing_rows_one_by_one(few):
+    values = np.random.default_rng(0).random(200)
+    values = np.round(values) if few else values
+    interval = bootstrap_interval(values)
+    assert interval.value == pytest.approx(values.mean())
+    # Two runs of 10,000 draws differ by their own noise, about a hundredth of the interval.
+    assert [interval.low, interval.high] == pytest.approx(plain_bootstrap(values, 10_000), abs=0.005)
+
+
+def test_the_same_arguments_give_the_same_interval():
+    values = np.random.default_rng(1).random(300)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+
+
+def test_known_answer_for_right_and_wrong():
+    interval = bootstrap_interval([1.0] * 30 + [0.0] * 70)
+    assert (interval.value, interval.low, interval.high) == (0.3, 0.21, 0.39)
+    assert interval.as_dict() == {"low": 0.21, "high": 0.39, "level": 0.95, "draws": 10_000}
+
+
+def test_one_value_and_equal_values_have_no_width():
+    assert bootstrap_interval([0.5]).low == bootstrap_interval([0.5]).high == 0.5
+    assert bootstrap_interval([2.0] * 1000).high == 2.0
+
+
+def test_a_ratio_of_sums_is_drawn_as_a_whole():
+    rows = np.array([[1.0, 2.0], [3.0, 4.0], [0.0, 10.0]] * 30 + [[5.0, 7.0]])
+    interval = bootstrap_of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
+    assert interval.value == pytest.approx(125 / 487)
+    assert 0.15 < interval.low < interval.value < interval.high < 0.4
+
+
+def test_memory_does_not_grow_with_rows_times_draws():
+    values = np.random.default_rng(2).random(100_000)
+    tracemalloc.start()
+    bootstrap_interval(values, draws=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 2**20  # 100 draws of 100,000 values at once would be 160 MiB
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_no_values_or_broken_values_are_refused(values):
+    with pytest.raises(ValueError, match="no values|not finite"):
+        bootstrap_interval(values)

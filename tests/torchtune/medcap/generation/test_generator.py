@@ -1,0 +1,338 @@
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torchtune.data import Message
+
+from helpers.tiny_generation import FAMILIES, mixed_requests, plain_answer, tiny_generator, write_images
+from medcap.errors import UserError
+from medcap.generation.generator import Generator, Prompt, plan_batches
+from medcap.generation.prompt import caption_request, question_request
+from medcap.generation.request import Request, Sampling
+
+GREEDY = Sampling(max_new_tokens=7)
+
+
+def tokens_of(generator: Generator, requests: list[Request], sampling: Sampling = GREEDY) -> list[list[int]]:
+    return [generation.tokens for generation in generator.generate(requests, sampling)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_answers_equal_plain_generation_one_by_one(tmp_path, family):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    generator = tiny_generator(tmp_path, family, batch_size=5)
+    expected = [plain_answer(generator, request, 7) for request in requests]
+    assert tokens_of(generator, requests) == expected
+    assert len({tuple(tokens) for tokens in expected}) > len(expected) // 2
+    assert {len(set(tokens)) > 1 for tokens in expected} == {True}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_answers_do_not_depend_on_batch_size_and_order(tmp_path, batch_size):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    expected = tokens_of(tiny_generator(tmp_path, batch_size=4), requests)
+    generator = tiny_generator(tmp_path, batch_size=batch_size)
+    order = torch.randperm(len(requests), generator=torch.Generator().manual_seed(batch_size)).tolist()
+    shuffled = tokens_of(generator, [requests[index] for index in order])
+    assert shuffled == [expected[index] for index in order]
+
+
+def test_one_generator_gives_the_same_answers_again(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))
+    generator = tiny_generator(tmp_path, batch_size=2)
+    assert generator.generate(requests, GREEDY) == generator.generate(requests, GREEDY)
+
+
+def test_several_images_and_turns_in_one_request(tmp_path):
+    images = write_images(tmp_path, 3)
+    turns = [
+        Message(role="user", content=[{"type": "image", "content": image} for image in images[:2]]),
+        Message(role="assistant", content="Normal chest"),
+        Message(
+            role="user", content=[{"type": "image", "content": images[2]}, {"type": "text", "content": "\nIs it?"}]
+        ),
+    ]
+    requests = [Request(turns), caption_request(images[1])]
+    generator = tiny_generator(tmp_path)
+    assert tokens_of(generator, requests) == [plain_answer(generator, request, 7) for request in requests]
+
+
+def test_image_matters(tmp_path):
+    images = write_images(tmp_path, 6)
+    answers = tokens_of(tiny_generator(tmp_path), [caption_request(image) for image in images])
+    assert len({tuple(answer) for answer in answers}) > 1
+
+
+def test_picture_in_memory_equals_its_file(tmp_path):
+    (path,) = write_images(tmp_path, 1)
+    generator = tiny_generator(tmp_path)
+    picture = generator.reader.open(tmp_path / path)
+    by_path, in_memory = tokens_of(generator, [caption_request(path), caption_request(picture)])
+    assert by_path == in_memory
+
+
+def test_results_come_in_order_and_are_reported_once_each_as_they_end(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    reported = []
+    results = tiny_generator(tmp_path, batch_size=3).generate(
+        requests, GREEDY, lambda index, generation: reported.append((index, generation))
+    )
+    assert len(reported) == len(requests)
+    assert [generation for _, generation in sorted(reported, key=lambda pair: pair[0])] == results
+
+
+def test_stop_token_ends_a_row_and_is_left_out(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    generator = tiny_generator(tmp_path, batch_size=4)
+    free = generator.generate(requests, GREEDY)
+    common = Counter(token for generation in free for token in generation.tokens[1:6]).most_common(2)
+    generator.tokenizer.stop_tokens = [token for token, _ in common]
+    stopped = generator.generate(requests, GREEDY)
+    finishes = Counter(generation.finish for generation in stopped)
+    assert finishes["stop"] > 1
+    assert finishes["length"] > 1
+    for before, after in zip(free, stopped, strict=True):
+        stops = [place for place, token in enumerate(before.tokens) if token in generator.tokenizer.stop_tokens]
+        assert after.tokens == (before.tokens[: stops[0]] if stops else before.tokens)
+        assert after.finish == ("stop" if stops else "length")
+        assert after.text == generator.tokenizer.decode(after.tokens)
+
+
+def test_batch_ends_when_all_its_rows_have_stopped(tmp_path):
+    requests = [caption_request(image) for image in write_images(tmp_path, 3)]
+    generator = tiny_generator(tmp_path)
+    free = generator.generate(requests, GREEDY)
+    generator.tokenizer.stop_tokens = [generation.tokens[1] for generation in free]
+    steps = []
+    generator.model.decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: steps.append(inputs[0].shape[1]))
+    stopped = generator.generate(requests, Sampling(max_new_tokens=100))
+    assert max(len(generation.tokens) for generation in stopped) == 1
+    assert steps[1:] == [1]
+
+
+def test_logits_are_computed_for_the_last_positions_only(tmp_path):
+    generator = tiny_generator(tmp_path)
+    shapes = []
+    generator.model.decoder.output.register_forward_pre_hook(lambda head, inputs: shapes.append(inputs[0].shape))
+    generator.generate([question_request(None, "What?"), question_request(None, "Is there no lung?")], GREEDY)
+    assert set(shapes) == {(2, 32)}
+
+
+def test_room_limits_the_answer(tmp_path):
+    request = question_request(None, "Is there a lung?")
+    prompt_length = len(tiny_generator(tmp_path).tokenizer.prompt(request.messages).tokens)
+    longer = question_request(None, "Is there")
+    generator = tiny_generator(tmp_path, max_seq_len=prompt_length + 3)
+    limited, roomy = generator.generate([request, longer], GREEDY)
+    assert (len(limited.tokens), limited.finish) == (3, "length")
+    assert limited.tokens == plain_answer(tiny_generator(tmp_path), request, 3)
+    assert roomy.tokens == plain_answer(tiny_generator(tmp_path), longer, len(roomy.tokens))
+
+
+@pytest.mark.parametrize("limit", ["decoder_max_seq_len", "max_seq_len"])
+def test_too_long_a_prompt_names_the_request_and_the_key(tmp_path, limit):
+    generator = tiny_generator(tmp_path, **{limit: 24})
+    steps = []
+    generator.model.decoder.layers[0].register_forward_pre_hook(lambda *_: steps.append(1))
+    requests = [question_request(None, "Is"), question_request(None, "Is there a lung? " * 4, id="row 8")]
+    with pytest.raises(UserError, match=r"request row 8: its prompt has \d+ tokens.* 24;.*dataset_max_seq_len"):
+        generator.generate(requests, GREEDY)
+    assert not steps
+
+
+def test_sliding_window_layers_are_not_used_beyond_their_window(tmp_path):
+    assert tiny_generator(tmp_path, "gemma2", max_seq_len=256).max_seq_len == 128
+
+
+def test_damaged_image_is_an_error_of_its_request_alone(tmp_path):
+    images = write_images(tmp_path, 2)
+    (tmp_path / "cut.png").write_bytes((tmp_path / images[0]).read_bytes()[:150])
+    requests = [
+        caption_request(images[0]),
+        caption_request("cut.png"),
+        caption_request("missing.png"),
+        question_request("cut.png", "Is there a lung?"),
+        caption_request(images[1]),
+    ]
+    generator = tiny_generator(tmp_path, batch_size=2)
+    reported = []
+    results = generator.generate(requests, GREEDY, lambda index, generation: reported.append(index))
+    assert [result.finish for result in results] == ["length", "error", "error", "error", "length"]
+    assert "cut.png" in results[1].error
+    assert "missing.png does not exist" in results[2].error
+    assert (results[3].text, results[3].tokens) == ("", [])
+    assert [result.tokens for result in results if not result.error] == tokens_of(generator, [requests[0], requests[4]])
+    assert sorted(reported) == [0, 1, 2, 3, 4]
+
+
+def test_not_a_number_is_an_error_of_its_request_alone(tmp_path):
+    images = write_images(tmp_path, 2)
+    generator = tiny_generator(tmp_path)
+    expected = tokens_of(generator, [caption_request(images[1])])
+    plain = generator.model.projector.linear.forward
+
+    def break_first(patches: torch.Tensor) -> torch.Tensor:
+        rows = plain(patches).clone()
+        rows[0] = torch.nan
+        return rows
+
+    generator.model.projector.linear.forward = break_first
+    broken, healthy = generator.generate([caption_request(image) for image in images], GREEDY)
+    assert (broken.finish, broken.error) == ("error", "the model's output is not finite")
+    assert [healthy.tokens] == expected
+
+
+def test_image_is_encoded_once_for_all_its_questions(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 3))
+    generator = tiny_generator(tmp_path, batch_size=2)
+    generator.generate(requests, GREEDY)
+    assert generator.model.tower.num_seen == 3
+
+
+def test_forbidden_ids_are_never_produced(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))
+    generator = tiny_generator(tmp_path, extra_rows=5, batch_size=4)
+    expected = tokens_of(generator, requests)
+    plain = generator.model.unembed
+
+    def tempting(hidden: torch.Tensor) -> torch.Tensor:
+        logits = plain(hidden)
+        logits[:, generator.tokenizer.vocab_size :] += 100
+        logits[:, generator.tokenizer.image_token_id] += 100
+        return logits
+
+    generator.model.unembed = tempting
+    assert tokens_of(generator, requests) == expected
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 20}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}])
+def test_samples_do_not_depend_on_the_batch(tmp_path, filters):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    requests = [dataclasses.replace(request, id=f"row {index}") for index, request in enumerate(requests)]
+    sampling = Sampling(max_new_tokens=5, temperature=1.5, seed=3, **filters)
+    together = tokens_of(tiny_generator(tmp_path, batch_size=64), requests, sampling)
+    backwards = tokens_of(tiny_generator(tmp_path, batch_size=3), requests[::-1], sampling)[::-1]
+    assert together == backwards
+    alone = [tokens_of(tiny_generator(tmp_path), [request], sampling)[0] for request in requests[::6]]
+    assert together[::6] == alone
+
+
+def test_seed_and_id_decide_a_sample(tmp_path):
+    generator = tiny_generator(tmp_path)
+    sampling = Sampling(max_new_tokens=8, temperature=2.0, seed=3)
+    requests = [question_request(None, "What?", id=name) for name in ("a", "b", "a")]
+    first, other, repeated = tokens_of(generator, requests, sampling)
+    assert first == repeated
+    assert first != other
+    assert tokens_of(generator, requests, dataclasses.replace(sampling, seed=4))[0] != first
+    unnamed = tokens_of(generator, [dataclasses.replace(request, id="") for request in requests], sampling)
+    assert len({tuple(tokens) for tokens in unnamed}) == 3
+
+
+def test_top_k_one_equals_greedy(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))
+    generator = tiny_generator(tmp_path)
+    sampling = Sampling(max_new_tokens=7, temperature=3.0, top_k=1)
+    assert tokens_of(generator, requests, sampling) == tokens_of(generator, requests)
+
+
+def test_model_is_left_as_it_was_after_an_exception(tmp_path):
+    generator = tiny_generator(tmp_path)
+    model = generator.model.train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert modes["tower.dropout"]
+
+    def fail(index: int, generation: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        generator.generate(mixed_requests(write_images(tmp_path, 1)), GREEDY, fail)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert not model.decoder.caches_are_setup()
+    assert not model.decoder.caches_are_enabled()
+
+
+def test_each_part_gets_its_own_mode_back(tmp_path):
+    generator = tiny_generator(tmp_path)
+    generator.model.train()
+    generator.model.tower.frozen_norm.eval()
+    requests = [caption_request(image) for image in write_images(tmp_path, 1)]
+    first = tokens_of(generator, requests)
+    assert generator.model.tower.dropout.training
+    assert not generator.model.tower.frozen_norm.training
+    assert tokens_of(generator, requests) == first
+
+
+def test_training_goes_on_after_generation(tmp_path):
+    generator = tiny_generator(tmp_path)
+    generator.generate([caption_request(image) for image in write_images(tmp_path, 1)], GREEDY)
+    model = generator.model.train()
+    rows = model.encode_images(torch.ones(1, 3, 8, 8))
+    tokens = torch.full((1, 3), model.image_token_id)
+    hidden = model.hidden(model.embed(tokens, rows, torch.arange(3)), None, torch.arange(3)[None])
+    model.unembed(hidden).sum().backward()
+    assert model.projector.linear.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.decoder.parameters())
+
+
+def test_bfloat16_decoder_answers_deterministically(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))
+    generator = tiny_generator(tmp_path, batch_size=4)
+    generator.model.decoder.to(torch.bfloat16)
+    first = tokens_of(generator, requests)
+    assert tokens_of(generator, requests) == first
+    assert {len(tokens) for tokens in first} == {7}
+
+
+def test_no_requests_no_work(tmp_path):
+    assert tiny_generator(tmp_path).generate([], GREEDY) == []
+
+
+def test_text_with_an_image_character_names_the_request(tmp_path):
+    with pytest.raises(UserError, match="request row 3: the text"):
+        tiny_generator(tmp_path).generate([question_request(None, "Is \u2460 here?", id="row 3")], GREEDY)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "max_seq_len", "max_batch_tokens"])
+def test_sizes_below_one_are_refused(tmp_path, key):
+    generator = tiny_generator(tmp_path)
+    with pytest.raises(UserError, match=f"{key}=0"):
+        Generator(generator.model, generator.tokenizer, generator.preprocess, generator.reader, **{key: 0})
+
+
+def test_tokenizer_of_another_projector_is_refused(tmp_path):
+    generator = tiny_generator(tmp_path)
+    generator.tokenizer.num_image_tokens = 4
+    with pytest.raises(ValueError, match="num_image_tokens is 4 in the tokenizer and 3 in the model"):
+        Generator(generator.model, generator.tokenizer, generator.preprocess, generator.reader)
+
+
+def test_batches_hold_like_lengths_and_not_too_many_tokens():
+    lengths = (1, 30, 2, 31, 3, 32, 4, 33)
+    prompts = [Prompt(index, str(index), np.zeros(length), [], 7) for index, length in enumerate(lengths)]
+    batches = plan_batches(prompts, batch_size=4)
+    assert [sorted(prompt.index for prompt in batch) for batch in batches] == [[1, 3, 5, 7], [0, 2, 4, 6]]
+    most = 2 * prompts[7].capacity
+    limited = plan_batches(prompts, batch_size=4, max_batch_tokens=most)
+    assert sorted(prompt.index for batch in limited for prompt in batch) == list(range(8))
+    assert max(len(batch) * max(prompt.capacity for prompt in batch) for batch in limited) <= most
+    assert len(plan_batches(prompts, batch_size=4, max_batch_tokens=1)) == 8
+
+
+def test_token_bounded_batches_give_the_same_answers(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))
+    bounded = tiny_generator(tmp_path, batch_size=4, max_batch_tokens=100)
+    assert tokens_of(bounded, requests) == tokens_of(tiny_generator(tmp_path, batch_size=4), requests)
+
+
+def test_lack_of_memory_names_the_batch_size(tmp_path):
+    generator = tiny_generator(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    generator.model.decoder.layers[1].register_forward_pre_hook(refuse)
+    with pytest.raises(UserError, match=r"memory is too small for 1 rows.*batch_size=16"):
+        generator.generate([question_request(None, "Is?")], GREEDY)

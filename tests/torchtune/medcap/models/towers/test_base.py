@@ -1,0 +1,132 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from helpers.vision_checkpoints import NATIVE_VISION, write_hugging_face_folder, write_open_clip_folder
+from open_clip.transform import image_transform
+from PIL import Image
+
+from medcap.errors import UserError
+from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess
+from medcap.models.towers.registry import build_tower, resolve_tower
+
+SIZES = [(400, 200), (131, 257), (224, 224), (100, 90), (224, 500)]
+
+
+def picture(size: tuple[int, int]) -> Image.Image:
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    noise = np.random.default_rng(0).integers(0, 60, (size[1], size[0]))
+    pixels = np.stack([rows % 256, columns % 256, (rows * columns + noise) % 256], axis=2)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_biomedclip_preprocessing_is_open_clips_bit_for_bit(size):
+    ours = resolve_tower("biomedclip", weights=False).preprocess.transform()
+    theirs = image_transform(224, is_train=False, mean=CLIP_MEAN, std=CLIP_STD)
+    assert torch.equal(ours(picture(size)), theirs(picture(size)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_siglip_preprocessing_squashes_to_the_square(size):
+    ours = resolve_tower("siglip", weights=False).preprocess.transform()
+    theirs = image_transform(384, is_train=False, mean=HALF, std=HALF, resize_mode="squash")
+    assert torch.equal(ours(picture(size)), theirs(picture(size)))
+
+
+def test_preprocessing_gives_float32_whatever_the_default_dtype():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        pixels = Preprocess(32).transform()(picture((40, 50)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert pixels.dtype == torch.float32 and pixels.shape == (3, 32, 32)
+
+
+def test_preprocessing_survives_json_and_pickle():
+    settings = Preprocess(32, HALF, HALF, "bilinear", "squash")
+    assert Preprocess.from_dict(settings.to_dict()) == settings
+    again = pickle.loads(pickle.dumps(settings.transform()))
+    assert torch.equal(again(picture((40, 50))), settings.transform()(picture((40, 50))))
+
+
+def test_preprocessing_refuses_an_image_that_is_not_rgb():
+    with pytest.raises(ValueError, match="mode L"):
+        Preprocess(32).transform()(Image.new("L", (40, 40)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_size": 0},
+        {"image_size": [224, 336]},
+        {"image_size": 32, "interpolation": "lanczos"},
+        {"image_size": 32, "resize_mode": "longest"},
+        {"image_size": 32, "std": [0.5, 0.5, 0.0]},
+        {"image_size": 32, "crop": True},
+        {},
+    ],
+)
+def test_preprocessing_refuses_impossible_settings(values):
+    with pytest.raises(UserError, match="preprocess"):
+        Preprocess.from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """One tower of every kind, described."""
+    folder = tmp_path_factory.mktemp("towers")
+    write_open_clip_folder(folder / "open_clip_timm")
+    write_open_clip_folder(folder / "open_clip_native", NATIVE_VISION)
+    write_hugging_face_folder(folder / "clip", "clip")
+    write_hugging_face_folder(folder / "clip_half", "clip", part="vision")
+    write_hugging_face_folder(folder / "siglip", "siglip")
+    found = {path.name: resolve_tower(str(path)) for path in folder.iterdir()}
+    found["tiny"] = resolve_tower({"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2})
+    for name in ("test_vit", "test_vit2", "test_vit3", "test_convnext", "test_byobnet"):
+        found[name] = resolve_tower({"name": f"timm:{name}", "pretrained": False})
+    return found
+
+
+KINDS = [
+    "open_clip_timm",
+    "open_clip_native",
+    "clip",
+    "clip_half",
+    "siglip",
+    "tiny",
+    "test_vit",
+    "test_vit2",
+    "test_vit3",
+    "test_convnext",
+    "test_byobnet",
+]
+
+
+@pytest.mark.parametrize("takes", ["patches", "pooled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exactly_the_parameters_named_unused_get_no_gradient(sources, kind, takes):
+    tower = build_tower(sources[kind].spec, sources[kind].preprocess)
+    size = tower.preprocess.image_size
+    images = torch.randn(2, 3, size, size)
+    output = tower.encode_patches(images) if takes == "patches" else tower.encode_pooled(images)
+    (output * torch.randn_like(output)).sum().backward()
+    without = {name for name, parameter in tower.named_parameters() if parameter.grad is None}
+    assert without == tower.unused_parameters(takes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shape_is_what_the_outputs_have(sources, kind):
+    tower = build_tower(sources[kind].spec, sources[kind].preprocess).eval()
+    size = tower.preprocess.image_size
+    images = torch.randn(2, 3, size, size)
+    assert tower.encode_patches(images).shape == (2, tower.shape.num_patches, tower.shape.patch_dim)
+    assert tower.encode_pooled(images).shape == (2, tower.shape.pooled_dim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tower_in_low_precision_takes_float32_images(sources, kind):
+    tower = build_tower(sources[kind].spec, sources[kind].preprocess).eval().to(torch.bfloat16)
+    size = tower.preprocess.image_size
+    assert tower.encode_patches(torch.randn(1, 3, size, size)).dtype == torch.bfloat16

@@ -1,0 +1,126 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from medcap.checkpoints.vision import plan_vision
+from medcap.errors import UserError
+from medcap.models.towers import hub
+from medcap.models.towers.base import TowerShape
+from medcap.models.towers.registry import build_tower, resolve_tower
+
+MLP = {"_component_": "medcap.models.mlp"}
+
+
+def random_tower(name, **options):
+    source = resolve_tower({"name": f"timm:{name}", "pretrained": False, **options})
+    return build_tower(source.spec, source.preprocess).eval()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_arguments):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub, "_fetch_cached", lambda *_arguments: None)
+    monkeypatch.setattr(hub, "_probe", refuse)
+
+
+def test_a_vision_transformer_gives_its_tokens_without_prefix():
+    tower = random_tower("test_vit")
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(tower.encode_patches(images), tower.trunk.forward_features(images)[:, 1:])
+        torch.testing.assert_close(tower.encode_pooled(images), tower.trunk(images))
+
+
+def test_a_small_input_size_can_be_asked_for_with_random_weights():
+    tower = random_tower("vit_tiny_patch16_224", image_size=32)
+    assert tower.shape == TowerShape(4, 192, 192)
+    assert tower.preprocess.image_size == 32
+
+
+def test_a_convolution_network_gives_its_feature_map_row_by_row():
+    tower = random_tower("test_convnext")
+    images = torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        features = tower.trunk.forward_features(images)
+        patches = tower.encode_patches(images)
+    assert patches.shape == (1, 25, 64)
+    assert torch.equal(patches[0, 1 * 5 + 3], features[0, :, 1, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("swin_tiny_patch4_window7_224", TowerShape(49, 768, 768)),
+        ("vit_small_patch14_reg4_dinov2", TowerShape(1369, 384, 384)),
+        ("vit_base_patch16_siglip_224", TowerShape(196, 768, 768)),
+        ("resnet50", TowerShape(49, 2048, 2048)),
+    ],
+)
+def test_shapes_of_families_are_known_without_building_them(name, shape):
+    source = resolve_tower(f"timm:{name}", weights=False)
+    with torch.device("meta"):
+        assert build_tower(source.spec, source.preprocess).shape == shape
+
+
+def test_mean_and_interpolation_come_from_the_pretrained_configuration():
+    preprocess = resolve_tower("timm:vit_small_patch16_224.augreg_in1k", weights=False).preprocess
+    assert preprocess.mean == (0.5, 0.5, 0.5) and preprocess.interpolation == "bicubic"
+    assert preprocess.resize_mode == "shortest"
+
+
+def test_a_name_without_a_network_says_what_to_download(no_network):
+    with pytest.raises(UserError) as caught:
+        resolve_tower("timm:test_vit")
+    message = str(caught.value)
+    assert "hf download timm/test_vit.r160_in1k --local-dir ./models/test_vit.r160_in1k" in message
+    assert "vision=./models/test_vit.r160_in1k" in message and "\n" not in message
+
+
+def test_a_timm_folder_is_loaded_without_its_classifier(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", pretrained=False).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    settings = {"tag": "r160_in1k", "input_size": [3, 160, 160], "classifier": "head", "mean": [0.1, 0.2, 0.3]}
+    config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = plan_vision(str(tmp_path), None, MLP, 16)
+    tower, _ = plan.build()
+    images = torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        expected = model.forward_features(images)[:, 1:]
+        torch.testing.assert_close(tower.eval().encode_patches(images), expected)
+    assert plan.preprocess.mean == (0.1, 0.2, 0.3) and plan.tower_spec["name"] == "test_vit.r160_in1k"
+
+
+def test_buffers_that_no_file_holds_are_computed(tmp_path):
+    model = timm.create_model("eva02_tiny_patch14_224", pretrained=False, num_classes=0).eval()
+    assert {name for name, _ in model.named_buffers()} - set(model.state_dict())
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "eva02_tiny_patch14_224"}))
+    tower, _ = plan_vision(str(tmp_path), None, MLP, 16).build()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = model.forward_features(images)[:, 1:]
+        torch.testing.assert_close(tower.eval().encode_patches(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("timm:no_such_model", "knows no model"), ("timm:test_vit.no_such_tag", "Invalid pretrained tag")],
+)
+def test_an_unknown_name_or_tag_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        resolve_tower(name)
+
+
+def test_a_model_without_one_feature_map_is_refused():
+    source = resolve_tower({"name": "timm:coat_tiny", "pretrained": False})
+    with torch.device("meta"):
+        tower = build_tower(source.spec, source.preprocess)
+    with pytest.raises(UserError, match="neither tokens nor one feature map"):
+        _ = tower.shape

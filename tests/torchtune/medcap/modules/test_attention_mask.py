@@ -1,0 +1,31 @@
+import torch
+
+from medcap.modules.attention_mask import packed_attention_mask
+
+
+def test_branches_see_the_prefix_and_themselves_only():
+    document = torch.tensor([[0, 0, 0, 0, 1, -1, -1]])
+    branch = torch.tensor([[0, 0, 1, 2, 0, 0, 0]])
+    mask = packed_attention_mask(document, branch)
+    assert mask.int().tolist() == [
+        [
+            [1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0, 0],
+            [1, 1, 0, 1, 0, 0, 0],
+            [0, 0, 0, 0, 1, 0, 0],
+            [0, 0, 0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0, 1, 1],
+        ]
+    ]
+
+
+def test_block_mask_equals_the_boolean_mask():
+    generator = torch.Generator().manual_seed(0)
+    document = torch.randint(-1, 4, (2, 37), generator=generator).sort(dim=1).values
+    branch = torch.randint(0, 3, (2, 37), generator=generator)
+    block = packed_attention_mask(document, branch, flex=True)
+    query, key = torch.meshgrid(torch.arange(37), torch.arange(37), indexing="ij")
+    for row in range(2):
+        expected = packed_attention_mask(document, branch)[row]
+        assert torch.equal(block.mask_mod(torch.tensor(row), torch.tensor(0), query, key), expected)

@@ -1,0 +1,177 @@
+"""Writes that are complete or invisible: temporary name, fsync, rename; in folders a marker written last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MARKER = "COMPLETE"
+LATEST = "latest"
+_STEP_FOLDER = re.compile(r"step_(\d+)")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Write a file so that its name only ever means a whole one. One writer a path.
+
+    Args:
+        path: the final name; its folder is made if it is not there.
+
+    Yields:
+        A temporary path in the same folder to write to. It becomes ``path`` when the block ends, and is removed when
+        the block raises; a file that was at ``path`` stays until then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an indented JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def begin_folder(path: Path) -> Path:
+    """Start a folder that several processes may fill; exactly one of them calls this and ``finish_folder``.
+
+    Args:
+        path: the final name.
+
+    Returns:
+        An empty temporary folder beside it; what an interrupted earlier attempt left there is gone.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def finish_folder(path: Path) -> None:
+    """Bring everything in the temporary folder to disk, mark it complete and give it its name.
+
+    Args:
+        path: as given to ``begin_folder``; a folder that was there before is replaced.
+    """
+    temporary = _temporary(path)
+    for folder, _, files in os.walk(temporary):
+        for name in files:
+            _sync(Path(folder) / name)
+        _sync(Path(folder))
+    (temporary / MARKER).touch()
+    _sync(temporary / MARKER)
+    _sync(temporary)
+    outdated = path.with_name(f".{path.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if path.exists():
+        os.rename(path, outdated)
+    os.rename(temporary, path)
+    _sync(path.parent)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Write a folder so that its name only ever means a whole one, with the marker in it.
+
+    Yields:
+        A temporary folder to fill. When the block raises it is removed and ``path`` stays as it was.
+    """
+    temporary = begin_folder(path)
+    try:
+        yield temporary
+        finish_folder(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the marker is there."""
+    return (folder / MARKER).is_file()
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Name of a training step's folder, such as ``step_000120``."""
+    return folder / f"step_{step:06d}"
+
+
+def step_of(folder: Path) -> int | None:
+    """The step that a folder's name gives, None for other names."""
+    match = _STEP_FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def point_latest(folder: Path) -> None:
+    """Make ``latest`` beside a complete step folder point to it.
+
+    It is a relative symbolic link, or a text file with the folder's name where the file system has no links.
+    """
+    latest = folder.parent / LATEST
+    temporary = _temporary(latest)
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(folder.name, target_is_directory=True)
+    except OSError:
+        write_text(latest, folder.name + "\n")
+        return
+    os.replace(temporary, latest)
+    _sync(latest.parent)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete step folder.
+
+    Args:
+        folder: one that holds step folders, or a run's folder with ``checkpoint`` in it.
+
+    Returns:
+        What ``latest`` points to if that is complete, else the complete folder with the highest step, else None.
+    """
+    if (folder / "checkpoint").is_dir():
+        folder = folder / "checkpoint"
+    latest = folder / LATEST
+    if latest.is_dir():
+        target = latest.resolve()
+    else:
+        try:
+            target = folder / Path(latest.read_text(encoding="utf-8").strip()).name
+        except (OSError, ValueError):
+            target = latest
+    if target != folder and is_complete(target):
+        return target
+    steps = [path for path in folder.glob("step_*") if step_of(path) is not None and is_complete(path)]
+    return max(steps, key=lambda path: step_of(path) or 0, default=None)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot fsync a folder
+            raise
+    finally:
+        os.close(descriptor)

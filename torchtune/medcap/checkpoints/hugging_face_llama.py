@@ -1,0 +1,172 @@
+"""Writes a torchtune Llama 3 or 3.1 as the folder that Hugging Face users know."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torchtune.models.llama3 import Llama3Tokenizer
+from torchtune.models.llama3_1 import Llama3ScaledRoPE
+from torchtune.modules import RotaryPositionalEmbeddings, TransformerDecoder
+
+from medcap.checkpoints.llm_architecture import DecoderShape, describe
+from medcap.checkpoints.llm_conversion import hugging_face_conversion
+from medcap.errors import UserError
+from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def write_hugging_face_llama(
+    folder: str | Path, decoder: TransformerDecoder, architecture: dict[str, Any], tokenizer_file: str | Path
+) -> None:
+    """Write a folder that transformers' LlamaForCausalLM and AutoTokenizer load, and torchtune and medcap too.
+
+    It appears whole or not at all. Beside the weights (one safetensors file) and the configuration it holds the
+    tokenizer twice: tokenizer.json for transformers and original/tokenizer.model for torchtune.
+
+    Args:
+        folder: must not exist, or be empty.
+        decoder: of torchtune's ``llama3``, ``llama3_1`` or ``llama3_2``, with real weights.
+        architecture: the arguments that built it; they must agree with it.
+        tokenizer_file: tiktoken's format, as Llama 3's tokenizer.model.
+
+    Raises:
+        UserError: if the folder holds something already, or the tokenizer file is of another format.
+        ValueError: if the decoder is no such Llama or was built with other arguments.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already: remove it, or choose another folder for the LLM")
+    shape = _checked_shape(decoder, architecture)
+    tokenizer = llama3_tokenizer(str(tokenizer_file))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        weights = hugging_face_conversion(decoder).to_checkpoint(decoder.state_dict())
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        dtype = decoder.tok_embeddings.weight.dtype
+        _write_json(temporary / "config.json", _config(shape, dtype, tokenizer))
+        _write_json(temporary / "generation_config.json", _token_ids(tokenizer) | {"do_sample": False})
+        _write_fast_tokenizer(temporary, tokenizer, Path(tokenizer_file), shape.max_seq_len)
+        (temporary / "original").mkdir()
+        shutil.copyfile(tokenizer_file, temporary / "original" / "tokenizer.model")
+        temporary.chmod(0o755)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        os.replace(temporary, target)
+        _fsync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checked_shape(decoder: TransformerDecoder, architecture: dict[str, Any]) -> DecoderShape:
+    rope = decoder.layers[0].attn.pos_embeddings
+    biased = decoder.layers[0].attn.q_proj.bias is not None
+    if not isinstance(rope, RotaryPositionalEmbeddings | Llama3ScaledRoPE) or biased:
+        raise ValueError("only torchtune's llama3, llama3_1 and llama3_2 decoders can be written as a Llama")
+    shape = describe(decoder)
+    for key, given in architecture.items():
+        if getattr(shape, key, given) != given:
+            raise ValueError(f"architecture has {key}={given}, the decoder {getattr(shape, key)}")
+    return shape
+
+
+def _config(shape: DecoderShape, dtype: torch.dtype, tokenizer: Llama3Tokenizer) -> dict[str, Any]:
+    scaling = shape.rope_scaling
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.embed_dim,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.intermediate_dim,
+        "max_position_embeddings": shape.max_seq_len,
+        "mlp_bias": False,
+        "num_attention_heads": shape.num_heads,
+        "num_hidden_layers": shape.num_layers,
+        "num_key_value_heads": shape.num_kv_heads,
+        "pretraining_tp": 1,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_scaling": None if scaling is None else {"rope_type": "llama3", **vars(scaling)},
+        "rope_theta": shape.rope_base,
+        "tie_word_embeddings": shape.tied,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "use_cache": True,
+        "vocab_size": shape.vocab_size,
+        **_token_ids(tokenizer),
+    }
+
+
+def _token_ids(tokenizer: Llama3Tokenizer) -> dict[str, Any]:
+    stop = [tokenizer.eos_id, tokenizer.eom_id, tokenizer.eot_id]
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stop, "pad_token_id": tokenizer.pad_id}
+
+
+def _write_fast_tokenizer(folder: Path, tokenizer: Llama3Tokenizer, file: Path, max_seq_len: int) -> None:
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    with uncached_tiktoken():
+        fast = TikTokenConverter(vocab_file=str(file), extra_special_tokens=_special_names(tokenizer)).converted()
+    fast.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="<|begin_of_text|> $A",
+                pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
+                special_tokens=[("<|begin_of_text|>", tokenizer.bos_id)],
+            ),
+        ]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|finetune_right_pad_id|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_seq_len,
+    ).save_pretrained(folder, save_jinja_files=False)
+    # The name that both transformers 4 and 5 know; 5 writes one that 4 does not.
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    _write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _special_names(tokenizer: Llama3Tokenizer) -> list[str]:
+    """The names at n to n + 255: a tokenizer.json numbers them in order, so a free slot needs a name too."""
+    first = tokenizer.base_vocab_size
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    return [
+        names.get(token, IMAGE_TOKEN if IMAGE_TOKEN not in names.values() else f"<|reserved_special_token_{token}|>")
+        for token in range(first, first + NUM_SPECIAL_TOKENS)
+    ]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,236 @@
+"""A page about results: one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from medcap.data.images import ImageReader
+from medcap.evaluation.files import make_folder, write_text
+from medcap.evaluation.report_charts import Points, line_chart
+from medcap.evaluation.report_gallery import SAMPLE_LIMIT, Sample, choose_samples, gallery
+from medcap.evaluation.report_style import STYLE
+
+__all__ = ["Bar", "Card", "Report", "Sample"]
+
+# The page may show what is written in it and nothing else, whatever a model wrote into it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_LEGEND = (
+    "Words of the reference that were not said are marked <del>like this</del>, words that the reference does not"
+    " have <ins>like this</ins>."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key figure.
+
+    Attributes:
+        label: what it is.
+        value: as it is to be read.
+        detail: a short line below.
+        span: (low, value, high), each 0..1, drawn as a strip.
+        main: whether it is the page's first number.
+    """
+
+    label: str
+    value: str
+    detail: str = ""
+    span: tuple[float, float, float] | None = None
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A table cell that shows a share of 1 with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Report:
+    """Collects sections and writes the page.
+
+    Args:
+        title: of the page.
+        subtitle: a sentence below it.
+        eyebrow: a short line above it.
+        reader: opens the galleries' images; without one an image must lie where its path says.
+
+    Example:
+        >>> report = Report("VQA-RAD", "451 questions")
+        >>> report.add_cards([Card("Accuracy", "61.2 %", span=(0.57, 0.612, 0.65))])
+        >>> report.add_gallery("Answers", [Sample("yes", ["no"], image="a.png", correct=False)])
+        >>> report.write("results/report.html")
+    """
+
+    def __init__(self, title: str, subtitle: str = "", eyebrow: str = "medcap", reader: ImageReader | None = None):
+        self.title = title
+        self.subtitle = subtitle
+        self.eyebrow = eyebrow
+        self.reader = reader
+        self._sections: list[str] = []
+        self._panels: list[str] = []
+
+    def add_cards(self, cards: Sequence[Card]) -> None:
+        """Add key figures."""
+        self._add(f'<section class="cards">{"".join(map(_card, cards))}</section>')
+
+    def add_notices(self, lines: Sequence[str]) -> None:
+        """Add what a reader must know; nothing if there are no lines."""
+        if lines:
+            items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+            self._add(f'<section><ul class="notices">{items}</ul></section>')
+
+    def add_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+        """Add a table; tables and charts that follow one another share a row where there is room.
+
+        Args:
+            title: above it.
+            columns: headings.
+            rows: cells: text, numbers, None for a dash, or a :class:`Bar`.
+            note: a sentence below the title.
+        """
+        numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+        head = "".join(
+            f'<th scope="col"{_class("number" if right else "")}>{escape(column)}</th>'
+            for column, right in zip(columns, numeric, strict=True)
+        )
+        body = "".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in rows)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        self._add_panel(title, note, f'<div class="scroll">{table}</div>')
+
+    def add_chart(
+        self, title: str, series: Mapping[str, Points], x_label: str = "step", y_label: str = "", note: str = ""
+    ) -> None:
+        """Add a line chart.
+
+        Args:
+            title: above it.
+            series: name -> (x, y) pairs in the order of x.
+            x_label: of the x axis.
+            y_label: of the y axis; the title if empty.
+            note: a sentence below the title.
+        """
+        self._add_panel(title, note, line_chart(series, x_label, y_label or title))
+
+    def add_gallery(self, title: str, samples: Sequence[Sample], limit: int = SAMPLE_LIMIT, note: str = "") -> None:
+        """Add pictures with reference and answer side by side.
+
+        Args:
+            title: above it.
+            samples: all rows; which are shown is decided by a rule that the page states.
+            limit: most rows to show.
+            note: a sentence before that rule.
+        """
+        chosen, rule = choose_samples(samples, limit)
+        text = " ".join(part for part in (escape(note), escape(rule), _LEGEND) if part)
+        cards = gallery(chosen, f"g{len(self._sections)}", self.reader)
+        self._add(f'<section><h2>{escape(title)}</h2><p class="note">{text}</p>{cards}</section>')
+
+    def add_facts(self, title: str, facts: Mapping[str, Any]) -> None:
+        """Add names and values that are folded away until somebody wants them."""
+        items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(_fact(value))}</dd>" for key, value in facts.items())
+        self._add(
+            f'<section><details class="panel"><summary>{escape(title)}</summary><dl class="facts">{items}</dl>'
+            "</details></section>"
+        )
+
+    def html(self) -> str:
+        """The whole page."""
+        self._close_panels()
+        lede = f'<p class="lede">{escape(self.subtitle)}</p>' if self.subtitle else ""
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+            f'<header><p class="eyebrow">{escape(self.eyebrow)}</p><h1>{escape(self.title)}</h1>{lede}</header>\n'
+            + "\n".join(self._sections)
+            + "\n</main>\n</body>\n</html>\n"
+        )
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page, complete or not at all.
+
+        Args:
+            path: the HTML file.
+
+        Returns:
+            The same path.
+        """
+        path = Path(path)
+        make_folder(path.parent)
+        write_text(path, self.html())
+        return path
+
+    def _add(self, section: str) -> None:
+        self._close_panels()
+        self._sections.append(section)
+
+    def _add_panel(self, title: str, note: str, content: str) -> None:
+        below = f'<p class="note">{escape(note)}</p>' if note else ""
+        caption = f"<figcaption>{escape(title)}{below}</figcaption>"
+        self._panels.append(f'<figure class="panel">{caption}{content}</figure>')
+
+    def _close_panels(self) -> None:
+        if self._panels:
+            self._sections.append(f'<section class="panels">{"".join(self._panels)}</section>')
+            self._panels = []
+
+
+def _card(card: Card) -> str:
+    strip = _strip(*card.span) if card.span else ""
+    detail = f'<p class="detail">{escape(card.detail)}</p>' if card.detail else ""
+    return (
+        f'<div class="card{" main" if card.main else ""}"><p class="label">{escape(card.label)}</p>'
+        f'<p class="value">{escape(card.value)}</p>{strip}{detail}</div>'
+    )
+
+
+def _strip(low: float, value: float, high: float) -> str:
+    low, value, high = (100.0 * min(max(number, 0.0), 1.0) for number in (low, value, high))
+    return (
+        '<svg class="strip" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="12" rx="2"/>'
+        f'<rect class="fill" width="{value:.2f}" height="12" rx="2"/>'
+        f'<rect class="span" x="{low:.2f}" y="4.5" width="{max(high - low, 0.3):.2f}" height="3"/>'
+        f'<rect class="point" x="{max(value - 0.4, 0.0):.2f}" y="1" width="0.8" height="10"/></svg>'
+    )
+
+
+def _cell(value: Any, right: bool) -> str:
+    if isinstance(value, Bar):
+        text = f"{100 * value.value:.1f} %"
+        between = f"{100 * value.low:.1f} – {100 * value.high:.1f}"
+        strip = _strip(value.low, value.value, value.high)
+        return f'<td class="bar"><div>{strip}<span>{text}</span><span class="between">{between}</span></div></td>'
+    return f"<td{_class('number' if right else '')}>{escape(_text(value))}</td>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if value != value or abs(value) >= 1000 else f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    return str(value)

@@ -1,0 +1,76 @@
+"""What a projector is, and how a configuration names one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from medcap.configuration import check_arguments, find_component
+from medcap.errors import UserError
+from medcap.models.towers.base import TowerShape
+
+
+class Projector(nn.Module):
+    """Turns a tower's output into the rows that stand at an image's placeholders.
+
+    A projector is one file with a function ``component(tower_shape, llm_dim, **options)`` that returns a subclass;
+    a configuration names the function as ``_component_`` and gives the options. ``forward`` maps ``[N, T, D]``
+    (``takes`` "patches") or ``[N, D_pooled]`` (``takes`` "pooled") to ``[N, num_image_tokens, llm_dim]``.
+
+    Attributes:
+        takes: "patches" or "pooled".
+        num_image_tokens: K, rows for one image.
+    """
+
+    takes: str
+    num_image_tokens: int
+
+
+def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim: int) -> Projector:
+    """Build a projector with random initial weights on the current default device.
+
+    Args:
+        config: ``_component_`` and its options.
+        tower_shape: what the tower gives.
+        llm_dim: width of the language model's embeddings.
+
+    Raises:
+        UserError: for an unknown component or option, or a projector that does not fit the tower.
+    """
+    options = {key: value for key, value in config.items() if key != "_component_"}
+    component = _find(config)
+    check_arguments(component, options, "projector", passed=2)
+    projector = component(tower_shape, llm_dim, **options)
+    if getattr(projector, "takes", None) not in ("patches", "pooled"):
+        raise UserError(f"projector={config['_component_']} must say that it takes patches or pooled")
+    if projector.takes == "pooled" and tower_shape.pooled_dim == 0:
+        raise UserError(f"projector={config['_component_']} takes a pooled vector, and this tower has none")
+    return projector
+
+
+def projector_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A projector's configuration with the component's own defaults filled in."""
+    parameters = list(inspect.signature(_find(config)).parameters.values())[2:]
+    defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
+    return {**defaults, **config}
+
+
+def positive(name: str, value: Any) -> int:
+    """A positive whole number of the configuration.
+
+    Raises:
+        UserError: if it is something else; the message names the key.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"projector.{name}={value!r} must be a positive whole number")
+    return value
+
+
+def _find(config: Mapping[str, Any]) -> Callable[..., Projector]:
+    name = config.get("_component_")
+    if not isinstance(name, str):
+        raise UserError("projector._component_ is missing: give medcap.models.mlp or medcap.models.pooled_mlp")
+    return find_component(name, "projector._component_")

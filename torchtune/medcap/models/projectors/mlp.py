@@ -1,0 +1,84 @@
+"""The default projector: one small MLP for every patch token, with fewer tokens by average pooling on request."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from medcap.errors import UserError
+from medcap.models.projectors.base import Projector, positive
+from medcap.models.towers.base import TowerShape
+
+
+def mlp(
+    tower_shape: TowerShape, llm_dim: int, num_image_tokens: int | None = None, hidden_dim: int | None = None
+) -> PatchMLP:
+    """Linear, GELU, Linear for each patch token (LLaVA 1.5, https://arxiv.org/abs/2310.03744).
+
+    Args:
+        tower_shape: what the tower gives.
+        llm_dim: width of the language model's embeddings.
+        num_image_tokens: K, a perfect square; the token grid is average-pooled to it. None keeps every token.
+        hidden_dim: width between the two layers; None means ``llm_dim``.
+
+    Returns:
+        The projector, with random weights.
+
+    Raises:
+        UserError: if the token grid cannot be pooled to ``num_image_tokens``.
+    """
+    grid = pooled = None
+    if num_image_tokens is not None and positive("num_image_tokens", num_image_tokens) != tower_shape.num_patches:
+        grid, pooled = math.isqrt(tower_shape.num_patches), math.isqrt(num_image_tokens)
+        if grid * grid != tower_shape.num_patches:
+            raise UserError(
+                f"projector.num_image_tokens={num_image_tokens}: the tower's {tower_shape.num_patches} tokens form no "
+                "square grid, so they cannot be pooled; leave num_image_tokens out"
+            )
+        if pooled * pooled != num_image_tokens or pooled > grid:
+            below = min(pooled, grid)
+            raise UserError(
+                f"projector.num_image_tokens={num_image_tokens} must be a perfect square of at most "
+                f"{tower_shape.num_patches} (the tower's {grid} x {grid} tokens); the next below is {below * below}"
+            )
+    hidden_dim = llm_dim if hidden_dim is None else positive("hidden_dim", hidden_dim)
+    return PatchMLP(tower_shape, llm_dim, hidden_dim, grid, pooled)
+
+
+class PatchMLP(nn.Sequential, Projector):
+    """State keys ``0.weight 0.bias 2.weight 2.bias``.
+
+    Args:
+        tower_shape: what the tower gives.
+        llm_dim: width of the language model's embeddings.
+        hidden_dim: width between the two layers.
+        grid: edge of the tower's token grid if it is pooled, else None.
+        pooled: edge of the pooled grid, else None.
+    """
+
+    takes = "patches"
+
+    def __init__(
+        self, tower_shape: TowerShape, llm_dim: int, hidden_dim: int, grid: int | None, pooled: int | None
+    ) -> None:
+        super().__init__(nn.Linear(tower_shape.patch_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, llm_dim))
+        self.grid, self.pooled = grid, pooled
+        self.num_image_tokens = tower_shape.num_patches if pooled is None else pooled * pooled
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """``[N, T, D]`` -> ``[N, K, llm_dim]``."""
+        if self.pooled is not None:
+            patches = patches.unflatten(1, (self.grid, self.grid))  # [N, g, g, D]
+            patches = _pool_axis(_pool_axis(patches, 1, self.pooled), 2, self.pooled).flatten(1, 2)  # [N, K, D]
+        return super().forward(patches)
+
+
+def _pool_axis(values: Tensor, axis: int, size: int) -> Tensor:
+    """Adaptive average pooling along one axis; unlike torch's own, its backward pass on a GPU is deterministic."""
+    length = values.shape[axis]
+    if length % size == 0:
+        return values.unflatten(axis, (size, length // size)).mean(axis + 1)
+    edges = [(cell * length // size, -(-(cell + 1) * length // size)) for cell in range(size)]
+    return torch.stack([values.narrow(axis, start, end - start).mean(axis) for start, end in edges], axis)

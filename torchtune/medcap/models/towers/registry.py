@@ -1,0 +1,268 @@
+"""From what ``vision=`` says to a tower: names, folders, hub repositories, models of open_clip and timm."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess, Tower
+from medcap.models.towers.hub import fetch, local_copy
+from medcap.models.towers.source import TowerSource, first_file
+from medcap.models.towers.tensor_files import read_json
+
+
+@dataclass(frozen=True)
+class NamedTower:
+    """A tower that has a name of its own; its architecture is known without any download.
+
+    Attributes:
+        repository: where its weights are on the hub.
+        spec: as ``Tower.spec``.
+        preprocess: as ``Tower.preprocess``.
+    """
+
+    repository: str
+    spec: dict[str, Any]
+    preprocess: Preprocess
+
+
+# Architectures as the repositories' own configuration files give them.
+NAMED_TOWERS = {
+    "biomedclip": NamedTower(
+        "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        {
+            "kind": "open_clip",
+            "embed_dim": 512,
+            "vision_cfg": {
+                "timm_model_name": "vit_base_patch16_224",
+                "timm_pool": "",
+                "timm_proj": "linear",
+                "image_size": 224,
+            },
+            "quick_gelu": False,
+        },
+        Preprocess(224, CLIP_MEAN, CLIP_STD),
+    ),
+    "siglip": NamedTower(
+        "google/siglip-so400m-patch14-384",
+        {
+            "kind": "hugging_face",
+            "config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "num_channels": 3,
+                "image_size": 384,
+                "patch_size": 14,
+                "hidden_act": "gelu_pytorch_tanh",
+                "layer_norm_eps": 1e-6,
+                "attention_dropout": 0.0,
+                "vision_use_head": True,
+            },
+            "projection_dim": None,
+        },
+        Preprocess(384, HALF, HALF, resize_mode="squash"),
+    ),
+    "clip": NamedTower(
+        "openai/clip-vit-large-patch14-336",
+        {
+            "kind": "hugging_face",
+            "config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "num_channels": 3,
+                "image_size": 336,
+                "patch_size": 14,
+                "hidden_act": "quick_gelu",
+                "layer_norm_eps": 1e-5,
+                "attention_dropout": 0.0,
+            },
+            "projection_dim": 768,
+        },
+        Preprocess(336, CLIP_MEAN, CLIP_STD),
+    ),
+}
+
+
+def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
+    """Build a tower with random initial weights on the current default device.
+
+    Args:
+        spec: as ``Tower.spec``; ``spec["kind"]`` chooses the class.
+        preprocess: as ``Tower.preprocess``.
+
+    Raises:
+        UserError: if there is no such architecture.
+    """
+    kind = spec.get("kind")
+    if kind not in _BUILDERS:
+        raise UserError(f"vision: unknown kind of tower {kind!r}; this version knows {', '.join(_BUILDERS)}")
+    module, builder = _BUILDERS[kind]
+    build: Callable[..., Tower] = getattr(importlib.import_module(f"medcap.models.towers.{module}"), builder)
+    try:
+        return build(spec, preprocess)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"vision: the {kind} tower cannot be built: {reason}") from error
+
+
+def same_architecture(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two specifications mean the same tower."""
+    return _canonical(first) == _canonical(second)
+
+
+def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> TowerSource:
+    """Find the tower that ``vision`` names; nothing is built, and of weight files only the headers are read.
+
+    Args:
+        vision: biomedclip, siglip, clip or tiny; a folder of open_clip's, Hugging Face's or timm's format; a hub
+            repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or such a name alone. Or a table with
+            ``name`` (one of these), ``pretrained`` (False for random initial weights) and further options of the
+            tower, such as ``image_size``.
+        weights: False if only the architecture is needed; then nothing that is known already is downloaded.
+
+    Returns:
+        The tower's description, with weights unless they are not needed or start random.
+
+    Raises:
+        UserError: if there is no such tower, or its files are missing or cannot be downloaded.
+    """
+    options = dict(vision) if isinstance(vision, Mapping) else {"name": vision}
+    name, pretrained = options.pop("name", None), options.pop("pretrained", None)
+    if not isinstance(name, str) or not name:
+        raise UserError("vision.name is missing: give a tower, such as biomedclip, siglip, clip, tiny or a folder")
+    if pretrained not in (None, True, False):
+        raise UserError(f"vision.pretrained={pretrained!r} must be true or false")
+    if name == "tiny":
+        return _resolve_tiny(options, pretrained)
+    if options and (pretrained is not False or not name.startswith("timm:") or set(options) != {"image_size"}):
+        raise UserError(
+            f"unknown key vision.{next(iter(options))}: {name} takes name and pretrained only "
+            "(tiny also its sizes, timm:NAME with pretrained=false also image_size)"
+        )
+    return _find(name, options)(weights and pretrained is not False)
+
+
+def _resolve_tiny(options: Mapping[str, Any], pretrained: bool | None) -> TowerSource:
+    from medcap.models.towers.tiny_tower import tiny_spec
+
+    if pretrained:
+        raise UserError("vision.pretrained: the tiny tower has no pretrained weights; give vision_checkpoint instead")
+    return TowerSource(*tiny_spec(options))
+
+
+def _find(name: str, options: Mapping[str, Any]) -> Callable[[bool], TowerSource]:
+    """The function that describes the tower; its argument says whether weights are needed."""
+    from medcap.models.towers.open_clip_tower import open_clip_from_name
+    from medcap.models.towers.timm_tower import timm_from_name
+
+    if name in NAMED_TOWERS:
+        return lambda weights: _from_named(NAMED_TOWERS[name], weights)
+    if Path(name).is_dir():
+        return lambda weights: _from_folder(Path(name), weights)
+    if name.startswith("open_clip:"):
+        return lambda weights: open_clip_from_name(name.removeprefix("open_clip:"), weights)
+    if name.startswith("timm:"):
+        return lambda weights: timm_from_name(name.removeprefix("timm:"), weights, options.get("image_size"))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"vision={name}: there is no such folder")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return lambda weights: _from_hub(name, weights)
+    return _find_bare(name)
+
+
+def _find_bare(name: str) -> Callable[[bool], TowerSource]:
+    import open_clip
+
+    from medcap.models.towers.open_clip_tower import open_clip_from_name
+    from medcap.models.towers.timm_tower import is_timm_name, timm_from_name
+
+    known = open_clip.list_models()
+    base = name.partition(":")[0]
+    # Some timm names are also open_clip configurations, but of models that nobody has trained.
+    if base in known and (open_clip.list_pretrained_tags_by_model(base) or not is_timm_name(base)):
+        return lambda weights: open_clip_from_name(name, weights)
+    if is_timm_name(name):
+        return lambda weights: timm_from_name(name, weights)
+    near = difflib.get_close_matches(name, [*NAMED_TOWERS, "tiny", *known], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"vision={name} is unknown{hint}: give {', '.join(NAMED_TOWERS)}, tiny, a folder, owner/name on the hub, "
+        "open_clip:NAME or timm:NAME"
+    )
+
+
+def _from_named(tower: NamedTower, weights: bool) -> TowerSource:
+    if not weights:
+        return TowerSource(copy.deepcopy(tower.spec), tower.preprocess)
+    folder = local_copy(tower.repository)
+    return _from_folder(folder, weights) if folder is not None else _from_hub(tower.repository, weights)
+
+
+def _from_folder(folder: Path, weights: bool) -> TowerSource:
+    from medcap.models.towers.hugging_face_tower import hugging_face_from_folder
+    from medcap.models.towers.open_clip_tower import CONFIG_FILE, WEIGHT_FILES, open_clip_from_folder
+    from medcap.models.towers.timm_tower import timm_from_folder
+
+    config = folder / "config.json"
+    # Some folders hold one model in two formats: the one whose weights are there counts.
+    if (folder / CONFIG_FILE).is_file() and (first_file(folder, WEIGHT_FILES) or not weights or not config.is_file()):
+        return open_clip_from_folder(folder, weights)
+    if not config.is_file():
+        raise UserError(f"vision={folder}: the folder holds no {CONFIG_FILE}, config.json or vision.json")
+    read = timm_from_folder if _is_timm_config(config) else hugging_face_from_folder
+    return read(folder, weights)
+
+
+def _from_hub(repository: str, weights: bool) -> TowerSource:
+    from medcap.models.towers.hugging_face_tower import hugging_face_from_hub
+    from medcap.models.towers.open_clip_tower import CONFIG_FILE, open_clip_from_hub
+    from medcap.models.towers.timm_tower import timm_from_hub
+
+    folder = local_copy(repository)
+    if folder is not None:
+        return _from_folder(folder, weights)
+    named = next((tower for tower in NAMED_TOWERS.values() if tower.repository == repository), None)
+    if named is not None:
+        from_hub = open_clip_from_hub if named.spec["kind"] == "open_clip" else hugging_face_from_hub
+        return from_hub(repository, weights)
+    config = first_file(fetch(repository, [], (CONFIG_FILE, "config.json")), (CONFIG_FILE, "config.json"))
+    if config is not None and config.name == CONFIG_FILE:
+        return open_clip_from_hub(repository, weights)
+    is_timm = config is not None and _is_timm_config(config)
+    return (timm_from_hub if is_timm else hugging_face_from_hub)(repository, weights)
+
+
+def _is_timm_config(path: Path) -> bool:
+    return "architecture" in read_json(path)
+
+
+def _canonical(spec: dict[str, Any]) -> dict[str, Any]:
+    if spec.get("kind") == "open_clip":
+        from medcap.models.towers.open_clip_tower import canonical_open_clip
+
+        return canonical_open_clip(spec)
+    return spec
+
+
+# kind -> module and callable, imported only when such a tower is built.
+_BUILDERS = {
+    "tiny": ("tiny_tower", "TinyTower"),
+    "open_clip": ("open_clip_tower", "build_open_clip"),
+    "timm": ("timm_tower", "TimmTower"),
+    "hugging_face": ("hugging_face_tower", "HuggingFaceTower"),
+}

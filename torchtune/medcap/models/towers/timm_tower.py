@@ -1,0 +1,162 @@
+"""Any timm model as a tower: ViT-like models give their tokens, convolution networks their last feature map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from medcap.errors import UserError
+from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.towers.hub import fetch, local_copy
+from medcap.models.towers.source import TowerSource, first_file, note_pickle
+from medcap.models.towers.tensor_files import open_tensor_files, read_json
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class TimmTower(Tower):
+    """A timm model without its classifier.
+
+    Patch tokens are ``forward_features`` without prefix tokens; the pooled vector is what the classifier would see.
+
+    Args:
+        spec: ``name`` with or without a pretrained tag, ``image_size`` or None for the model's own.
+        preprocess: of the same model.
+    """
+
+    def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
+        super().__init__(spec, preprocess)
+        import timm
+
+        options = {} if spec["image_size"] is None else {"img_size": spec["image_size"]}
+        self.trunk = timm.create_model(spec["name"], pretrained=False, num_classes=0, **options)
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` -> ``[N, T, D]``."""
+        return features_to_tokens(self.trunk, self.trunk.forward_features(self._cast(images)))
+
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` -> ``[N, D]``."""
+        return self.trunk.forward_head(self.trunk.forward_features(self._cast(images)), pre_logits=True)
+
+
+def features_to_tokens(trunk: nn.Module, features: Tensor) -> Tensor:
+    """Patch tokens from what a timm trunk's ``forward_features`` gives.
+
+    Args:
+        trunk: says how many prefix tokens there are, or that a feature map is channels-last.
+        features: ``[N, prefix + T, D]``, ``[N, D, h, w]`` or ``[N, h, w, D]``.
+
+    Returns:
+        ``[N, T, D]``.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if isinstance(features, Tensor) and features.ndim == 3:
+        return features[:, getattr(trunk, "num_prefix_tokens", 0) :]
+    if isinstance(features, Tensor) and features.ndim == 4:
+        if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)
+    raise UserError(f"vision: the timm model {type(trunk).__name__} gives neither tokens nor one feature map")
+
+
+def is_timm_name(name: str) -> bool:
+    """Whether timm has a model of this name, with or without a tag."""
+    import timm
+
+    return timm.is_model(name)
+
+
+def timm_from_name(name: str, weights: bool, image_size: int | None = None) -> TowerSource:
+    """A model of timm's list.
+
+    Args:
+        name: "vit_small_patch16_224" or with a tag, "vit_small_patch16_224.augreg_in1k".
+        weights: whether the weights are needed too; they come from the hub repository that timm names.
+        image_size: another input size in pixels, only without weights.
+
+    Raises:
+        UserError: for an unknown name or tag.
+    """
+    from timm.models import get_pretrained_cfg
+
+    if not is_timm_name(name):
+        raise UserError(f"vision=timm:{name}: timm knows no model of this name")
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"vision=timm:{name}: {error}") from error
+    settings = config.to_dict() if config is not None else {}
+    source = TowerSource({"kind": "timm", "name": name, "image_size": image_size}, _preprocess(settings, image_size))
+    if weights:
+        repository = settings.get("hf_hub_id")
+        if not repository:
+            raise UserError(f"vision=timm:{name} has no weights on the hub; random ones need vision.pretrained=False")
+        folder = local_copy(repository) or fetch(repository, [], WEIGHT_FILES)
+        _attach_weights(source, folder, settings)
+    return source
+
+
+def timm_from_folder(folder: Path, weights: bool) -> TowerSource:
+    """Read timm's hub format: ``config.json`` with "architecture", and ``model.safetensors``.
+
+    Raises:
+        UserError: if a file is missing or names no timm model.
+    """
+    config = read_json(folder / "config.json")
+    name = config.get("architecture")
+    if not isinstance(name, str) or not is_timm_name(name):
+        raise UserError(f"{folder / 'config.json'}: timm knows no architecture {name!r}")
+    settings = config.get("pretrained_cfg") or {}
+    tagged = f"{name}.{settings.get('tag')}"
+    source = TowerSource(
+        {"kind": "timm", "name": _known_tag(tagged) or name, "image_size": None}, _preprocess(settings)
+    )
+    if weights:
+        _attach_weights(source, folder, settings)
+    return source
+
+
+def timm_from_hub(repository: str, weights: bool) -> TowerSource:
+    """The same folder format through the hub's cache."""
+    return timm_from_folder(fetch(repository, ["config.json"], WEIGHT_FILES if weights else ()), weights)
+
+
+def _known_tag(name: str) -> str | None:
+    from timm.models import get_pretrained_cfg
+
+    try:
+        return name if get_pretrained_cfg(name, allow_unregistered=False) is not None else None
+    except RuntimeError:
+        return None
+
+
+def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any]) -> None:
+    path = first_file(folder, WEIGHT_FILES)
+    if path is None:
+        raise UserError(f"{folder} holds no {WEIGHT_FILES[0]}: download it into this folder")
+    classifier = settings.get("classifier") or ()
+    parts = tuple(f"{part}." for part in ([classifier] if isinstance(classifier, str) else classifier))
+    source.weights = open_tensor_files(path).renamed(
+        lambda name: None if name.startswith(parts or ("\0",)) else f"trunk.{name}"
+    )
+    source.place = path
+    source.notices += note_pickle(path)
+
+
+def _preprocess(settings: dict[str, Any], image_size: int | None = None) -> Preprocess:
+    """timm's evaluation crop is left out: the border of a medical image can hold the finding."""
+    _, height, width = settings.get("input_size") or (3, 224, 224)
+    if height != width:
+        raise UserError(f"vision: a timm model with {height} x {width} input cannot be used; only square ones can")
+    interpolation = settings.get("interpolation") or "bicubic"
+    return Preprocess(
+        image_size or height,
+        tuple(settings.get("mean") or (0.5, 0.5, 0.5)),
+        tuple(settings.get("std") or (0.5, 0.5, 0.5)),
+        interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
+    )
