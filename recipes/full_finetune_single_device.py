@@ -51,7 +51,7 @@ KEYS = MODEL_KEYS | {
     "eval_every_n_steps": Value((int,), None, minimum=1),
     "save_every_n_steps": Value((int,), None, minimum=1),
     "save_every_minutes": Value((float,), None, minimum=0),
-    "save_meta_model": Value((bool,), False),
+    "save_meta_model": Value((bool, str), False, choices=(True, False, "auto")),
     "keep_last": Value((int,), None, minimum=1),
     "resume_from_checkpoint": Value((bool, str), False),
     "verify_frozen": Value((bool,), True),
@@ -97,6 +97,7 @@ class FullFinetuneRecipeSingleDevice:
         if cfg.validation_source is not None:
             self.validation = build({**cfg.dataset, "source": cfg.validation_source}, plan.tokenizer)
         self._check_rows()
+        self.save_meta_model = self._wants_meta_model(plan.vision.projector_config["_component_"])
         self.transform = plan.vision.preprocess.transform()
         checkpoint_folder = Path(cfg.checkpointer.output_dir or self.output_dir / "checkpoint")
         resume_from = find_resume_folder(cfg.resume_from_checkpoint, checkpoint_folder)
@@ -126,6 +127,15 @@ class FullFinetuneRecipeSingleDevice:
             self.position = self.checkpoints.restore(resume_from, self.model, self.optimizer, self.scheduler)
             print(f"resuming from {resume_from}, step {self.position.step}", file=sys.stderr)
         self._setup_logging()
+
+    def _wants_meta_model(self, projector: str) -> bool:
+        wanted, possible = self.cfg.save_meta_model, projector == "medcap.models.pooled_mlp"
+        if wanted is True and not possible:
+            raise UserError(
+                f"save_meta_model=true: medcap's file can only hold projector=medcap.models.pooled_mlp, not {projector};"
+                " use save_meta_model=auto or false"
+            )
+        return possible and wanted is not False
 
     def _check_rows(self) -> None:
         for dataset in (self.dataset, self.validation):
@@ -193,7 +203,7 @@ class FullFinetuneRecipeSingleDevice:
                     self._after_step(last_of_epoch=position.batch == len(plans))
             position.epoch, position.batch = position.epoch + 1, 0
             self.save_checkpoint()
-            if cfg.save_meta_model:
+            if self.save_meta_model:
                 self.checkpoints.save_meta_model(self.model, position.epoch)
         self.progress.close()
 
@@ -259,9 +269,7 @@ class FullFinetuneRecipeSingleDevice:
         self.model.eval()
         plans = self.validation.plan(self.cfg.batch_size, shuffle=False)
         total, num_labels = 0.0, 0
-        for batch, bad in iterate_batches(
-            self.validation, plans, self.transform, self.cfg.num_workers, self.device
-        ):
+        for batch, bad in iterate_batches(self.validation, plans, self.transform, self.cfg.num_workers, self.device):
             self._count_bad(bad)
             if batch is not None:
                 total += self.model.loss(batch.to(self.device), self.cfg.loss_chunk_size).item()

@@ -65,7 +65,9 @@ class GenerateRecipe:
         self.images = [cfg.image] if isinstance(cfg.image, str) else list(cfg.image or [])
         if not self.tasks and not self.images:
             names = ", ".join(f"test_{name}=True" for name in TASKS)
-            raise UserError(f"nothing to do: add image=PATH for one picture, or a task ({names}) with dataset_source=FILE")
+            raise UserError(
+                f"nothing to do: add image=PATH for one picture, or a task ({names}) with dataset_source=FILE"
+            )
         if self.tasks and cfg.dataset_source is None:
             raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file")
         if cfg.vqa_type is not None and self.tasks:
@@ -144,7 +146,15 @@ class GenerateRecipe:
 
     def _settings(self) -> dict[str, Any]:
         cfg = self.cfg
-        names = ("vision", "vision_checkpoint", "dataset_max_seq_len", "max_new_tokens", "temperature", "top_k", "top_p")
+        names = (
+            "vision",
+            "vision_checkpoint",
+            "dataset_max_seq_len",
+            "max_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+        )
         settings = {name: OmegaConf.to_container(cfg)[name] for name in (*names, "seed")}
         return settings | {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
 
@@ -156,7 +166,10 @@ class GenerateRecipe:
             tokenizer = self.generator.tokenizer
             prompt = tokenizer.prompt(requests[index].messages)
             words = [token for token in prompt.tokens if token != tokenizer.image_token_id]
-            print(f"[{requests[index].id}] {tokenizer.tokenizer.decode(words, skip_special_tokens=False)}", file=sys.stderr)
+            print(
+                f"[{requests[index].id}] {tokenizer.tokenizer.decode(words, skip_special_tokens=False)}",
+                file=sys.stderr,
+            )
             print(f"  -> {generation.text}", file=sys.stderr)
             on_result(index, generation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -191,10 +192,8 @@ def _check_value(value: Any, rule: Value, path: str) -> Any:
     if float in rule.types and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if float in rule.types and isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)  # YAML reads 2e-5 as text
-        except ValueError:
-            pass
     if not isinstance(value, rule.types) or (isinstance(value, bool) and bool not in rule.types):
         wanted = " or ".join(kind.__name__ for kind in rule.types)
         raise UserError(f"{path}={value!r} must be of type {wanted}")
@@ -206,7 +205,9 @@ def _check_value(value: Any, rule: Value, path: str) -> Any:
 
 
 def _check_component(node: Any, rule: Component, path: str) -> dict[str, Any] | None:
-    if node is None and rule.optional:
+    # torchtune turns the override key=null of a component into key._component_=null.
+    removed = node is None or (isinstance(node, dict) and node.get("_component_", ...) is None)
+    if removed and rule.optional:
         return None
     if isinstance(node, str):
         node = {"_component_": node}

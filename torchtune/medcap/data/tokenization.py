@@ -123,7 +123,7 @@ class ChatTokenizer:
                 )
             tokens = [*tokens[: max_seq_len - 1], self.tokenizer.eos_id]
             labels = [*labels[: max_seq_len - 1], IGNORE_INDEX]
-        if all(label == IGNORE_INDEX for label in labels):
+        if all(label == IGNORE_INDEX or label in self.stop_tokens for label in labels):
             raise UserError(
                 "no token is left to learn: the assistant says nothing"
                 + (f", or only after max_seq_len={max_seq_len} tokens" if max_seq_len else "")
@@ -212,7 +212,7 @@ def _images(messages: list[Message]) -> list[Any]:
 
 
 def _vocab_size(tokenizer: Any) -> int:
-    size = getattr(tokenizer, "vocab_size", None)
+    size = getattr(tokenizer, "base_vocab_size", None) or getattr(tokenizer, "vocab_size", None)
     special = getattr(tokenizer, "special_tokens", None) or {}
     # torchtune's Llama-3 table lists <|image|> one past the embedding rows; only reachable ids count.
     ids = [token for name, token in special.items() if name != "<|image|>"]

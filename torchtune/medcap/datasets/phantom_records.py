@@ -20,7 +20,7 @@ OPTIONS = {
     "place": PLACES,
     "outline": OUTLINES,
 }
-QUESTION_TYPES = (*OPTIONS, "kind_check", "place_check", "finding", "description")
+QUESTION_TYPES = (*OPTIONS, "modality_check", "kind_check", "finding", "description")
 
 # Lesion radius and centre in units of the image's side. The three radii stay apart after their jitter, and a large
 # spiky lesion in a corner place still lies inside the anatomy of every modality.
@@ -69,15 +69,15 @@ _PHRASINGS = {
         "Does the lesion have a smooth or spiky outline?",
         "What outline does the lesion have: smooth or spiky?",
     ),
+    "modality_check": (
+        "Is this a {value}?",
+        "Was a {value} made?",
+        "Does the picture come from a {value}?",
+    ),
     "kind_check": (
         "Is there a {value}?",
         "Does the image show a {value}?",
         "Can a {value} be seen?",
-    ),
-    "place_check": (
-        "Is the lesion in the {value}?",
-        "Does the lesion lie in the {value}?",
-        "Is the {value} where the lesion is?",
     ),
     "finding": (
         "What is the lesion?",
@@ -95,7 +95,7 @@ _SENTENCES = (
     "There is a {outline} {kind} in the {place}. It is {brightness} and {size}. The picture is a {modality}.",
     "This {modality} shows a {outline}, {brightness} {kind} of {size} size in the {place}.",
 )
-_SEPARATORS = (", ", ". ", " ", "; ", "\n")
+_SEPARATORS = (", ", ". ", " ", "; ")
 
 
 @dataclass(frozen=True)

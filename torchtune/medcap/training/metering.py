@@ -72,7 +72,8 @@ class MetricsFile(MetricLoggerInterface):
     def log_dict(self, payload: dict[str, Any], step: int) -> None:
         """Write the values of one step; a value that is not finite becomes null, which JSON has."""
         row = {"step": step} | {
-            key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in payload.items()
+            key: value if not isinstance(value, float) or math.isfinite(value) else None
+            for key, value in payload.items()
         }
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

@@ -2,16 +2,17 @@ import io
 
 import pytest
 import sentencepiece
-from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.conversations import split_images
-from medcap.data.tokenization import IGNORE_INDEX, ChatTokenizer, LabelRules
-from medcap.errors import UserError
-from medcap.models.tokenizers import llama3_tokenizer
 from torchtune.data import Message
 from torchtune.models.gemma import gemma_tokenizer
 from torchtune.models.llama2 import llama2_tokenizer
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.models.phi3 import phi3_mini_tokenizer
+
+from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.conversations import split_images
+from medcap.data.tokenization import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.errors import UserError
+from medcap.models.tokenizers import llama3_tokenizer
 
 MEDCAP_RULES = LabelRules(train_on_header=True, mask_after_image=True)
 RUN = "①" * 50

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from medcap.datasets.phantom import check_disjoint, write_phantoms
 from medcap.datasets.phantom_drawing import bounding_box, draw
 from medcap.datasets.phantom_records import (
@@ -24,7 +26,6 @@ from medcap.datasets.phantom_records import (
     text_records,
 )
 from medcap.errors import UserError
-from PIL import Image
 
 
 def _lines(path: Path) -> list[dict]:

@@ -10,7 +10,9 @@ from medcap.evaluation.files import make_folder, write_json, write_text
 
 def test_json_has_no_nan_and_no_foreign_types(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": tmp_path, 1: (True, None), "é": np.int64(3)})
+    write_json(
+        path, {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": tmp_path, 1: (True, None), "é": np.int64(3)}
+    )
     expected = {"a": None, "b": [0.5, None], "c": str(tmp_path), "1": [True, None], "é": 3}
     assert json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail) == expected
 

@@ -46,8 +46,6 @@ def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim:
     projector = component(tower_shape, llm_dim, **options)
     if getattr(projector, "takes", None) not in ("patches", "pooled"):
         raise UserError(f"projector={config['_component_']} must say that it takes patches or pooled")
-    if projector.takes == "pooled" and tower_shape.pooled_dim == 0:
-        raise UserError(f"projector={config['_component_']} takes a pooled vector, and this tower has none")
     return projector
 
 
@@ -56,6 +54,17 @@ def projector_options(config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = list(inspect.signature(_find(config)).parameters.values())[2:]
     defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
     return {**defaults, **config}
+
+
+def pooled_dim(tower_shape: TowerShape) -> int:
+    """Width of the tower's pooled vector.
+
+    Raises:
+        UserError: if the tower has none.
+    """
+    if tower_shape.pooled_dim == 0:
+        raise UserError("projector takes a pooled vector, but this tower has none: use projector=medcap.models.mlp")
+    return tower_shape.pooled_dim
 
 
 def positive(name: str, value: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medcap.models.projectors.base import Projector, positive
+from medcap.models.projectors.base import Projector, pooled_dim, positive
 from medcap.models.towers.base import TowerShape
 
 
@@ -23,10 +23,10 @@ def pooled_mlp(
         The projector, with random weights.
 
     Raises:
-        UserError: if a number is impossible.
+        UserError: if a number is impossible, or the tower has no pooled vector.
     """
     hidden_dim = llm_dim if hidden_dim is None else positive("hidden_dim", hidden_dim)
-    return PooledMLP(tower_shape.pooled_dim, hidden_dim, positive("num_image_tokens", num_image_tokens), llm_dim)
+    return PooledMLP(pooled_dim(tower_shape), hidden_dim, positive("num_image_tokens", num_image_tokens), llm_dim)
 
 
 class PooledMLP(nn.Sequential, Projector):

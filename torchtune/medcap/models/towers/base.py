@@ -163,7 +163,7 @@ class Tower(nn.Module, ABC):
     def unused_parameters(self, takes: str) -> set[str]:
         """Names of the parameters that get no gradient when only one output is used.
 
-        They must not be registered with an optimizer or reduced across processes: they would count as trained.
+        Whoever counts, optimises or reduces trained parameters leaves these out.
 
         Args:
             takes: "patches" or "pooled", as a projector's ``takes``.

@@ -27,13 +27,33 @@ GOLDEN = {
 }
 
 
+AWKWARD = ["", "\n \n", "①", "Läsion\nim café 日本", "a ||| b", "<script>", "lone \udcff surrogate", "x\u2028y"]
+AWKWARD_REFERENCES = [["clear lungs"], ["a"], ["①"], ["Läsion im café 日本"], *[["b", "a"]] * 4]
+
+
 @pytest.fixture
 def without_meteor(monkeypatch):
     monkeypatch.setattr(java_scorers, "meteor", lambda hypotheses, references: (0.0, [0.0] * len(hypotheses)))
 
 
-def test_scores_equal_the_published_evaluation_to_six_digits():
-    result = caption_metrics(CAPTIONS, [[text] for text in REFERENCES])
+@pytest.fixture(scope="module")
+def results():
+    """The scores of both sets above; METEOR takes seconds to start, so one process answers for both."""
+    converse, kept = java_scorers._meteor_dialogue, {}
+
+    def twice(process, hypotheses, references):
+        kept["awkward"] = converse(process, *caption._tokenize(AWKWARD, AWKWARD_REFERENCES))
+        return converse(process, hypotheses, references)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(java_scorers, "_meteor_dialogue", twice)
+        golden = caption_metrics(CAPTIONS, [[text] for text in REFERENCES])
+        patch.setattr(java_scorers, "meteor", lambda hypotheses, references: kept["awkward"])
+        return golden, caption_metrics(AWKWARD, AWKWARD_REFERENCES)
+
+
+def test_scores_equal_the_published_evaluation_to_six_digits(results):
+    result, _ = results
     assert list(result.scores) == list(GOLDEN)
     for name, value in GOLDEN.items():
         assert result.scores[name] == pytest.approx(value, abs=5e-7), name
@@ -42,14 +62,17 @@ def test_scores_equal_the_published_evaluation_to_six_digits():
     assert result.rows["METEOR"][2] == pytest.approx(1.0)
 
 
-def test_awkward_captions_score_and_stay_in_the_denominator(capfd):
-    captions = ["", "\n \n", "①", "Läsion\nim café 日本", "a ||| b", "<script>", "lone \udcff surrogate", "x\u2028y"]
-    result = caption_metrics(captions, [["clear lungs"], ["a"], ["①"], ["Läsion im café 日本"], *[["b", "a"]] * 4])
+def test_awkward_captions_score_and_stay_in_the_denominator(results):
+    _, result = results
     assert all(len(values) == 8 for values in result.rows.values())
     assert all(np.isfinite(value) for values in result.rows.values() for value in values)
     assert [result.rows[name][place] for name in result.rows for place in (0, 1)] == [0.0] * 14
     assert result.rows["ROUGE_L"][3] == result.rows["METEOR"][3] == 1.0
-    assert capfd.readouterr().out == ""
+
+
+def test_scoring_prints_nothing(without_meteor, capfd):
+    caption_metrics(["a", ""], [["a"], ["b"]])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_one_row_gets_scores_and_a_notice_about_cider(without_meteor):

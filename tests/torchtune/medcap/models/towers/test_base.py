@@ -3,10 +3,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers.vision_checkpoints import NATIVE_VISION, write_hugging_face_folder, write_open_clip_folder
 from open_clip.transform import image_transform
 from PIL import Image
 
+from helpers.vision_checkpoints import NATIVE_VISION, write_hugging_face_folder, write_open_clip_folder
 from medcap.errors import UserError
 from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from medcap.models.towers.registry import build_tower, resolve_tower
@@ -73,9 +73,12 @@ def test_preprocessing_refuses_impossible_settings(values):
         Preprocess.from_dict(values)
 
 
+KINDS = ["open_clip_timm", "open_clip_native", "clip", "clip_half", "siglip", "tiny", "test_vit2", "test_convnext"]
+
+
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """One tower of every kind, described."""
+def towers(tmp_path_factory):
+    """One tower of every kind."""
     folder = tmp_path_factory.mktemp("towers")
     write_open_clip_folder(folder / "open_clip_timm")
     write_open_clip_folder(folder / "open_clip_native", NATIVE_VISION)
@@ -84,49 +87,29 @@ def sources(tmp_path_factory):
     write_hugging_face_folder(folder / "siglip", "siglip")
     found = {path.name: resolve_tower(str(path)) for path in folder.iterdir()}
     found["tiny"] = resolve_tower({"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2})
-    for name in ("test_vit", "test_vit2", "test_vit3", "test_convnext", "test_byobnet"):
+    for name in ("test_vit2", "test_convnext"):
         found[name] = resolve_tower({"name": f"timm:{name}", "pretrained": False})
-    return found
-
-
-KINDS = [
-    "open_clip_timm",
-    "open_clip_native",
-    "clip",
-    "clip_half",
-    "siglip",
-    "tiny",
-    "test_vit",
-    "test_vit2",
-    "test_vit3",
-    "test_convnext",
-    "test_byobnet",
-]
+    return {name: build_tower(source.spec, source.preprocess).eval() for name, source in found.items()}
 
 
 @pytest.mark.parametrize("takes", ["patches", "pooled"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_exactly_the_parameters_named_unused_get_no_gradient(sources, kind, takes):
-    tower = build_tower(sources[kind].spec, sources[kind].preprocess)
-    size = tower.preprocess.image_size
-    images = torch.randn(2, 3, size, size)
+def test_exactly_the_parameters_named_unused_get_no_gradient(towers, kind, takes):
+    tower = towers[kind]
+    tower.zero_grad(set_to_none=True)
+    images = torch.randn(2, 3, tower.preprocess.image_size, tower.preprocess.image_size)
     output = tower.encode_patches(images) if takes == "patches" else tower.encode_pooled(images)
     (output * torch.randn_like(output)).sum().backward()
     without = {name for name, parameter in tower.named_parameters() if parameter.grad is None}
     assert without == tower.unused_parameters(takes)
+    shape = tower.shape
+    expected = (2, shape.num_patches, shape.patch_dim) if takes == "patches" else (2, shape.pooled_dim)
+    assert output.shape == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_shape_is_what_the_outputs_have(sources, kind):
-    tower = build_tower(sources[kind].spec, sources[kind].preprocess).eval()
-    size = tower.preprocess.image_size
-    images = torch.randn(2, 3, size, size)
-    assert tower.encode_patches(images).shape == (2, tower.shape.num_patches, tower.shape.patch_dim)
-    assert tower.encode_pooled(images).shape == (2, tower.shape.pooled_dim)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_tower_in_low_precision_takes_float32_images(sources, kind):
-    tower = build_tower(sources[kind].spec, sources[kind].preprocess).eval().to(torch.bfloat16)
-    size = tower.preprocess.image_size
-    assert tower.encode_patches(torch.randn(1, 3, size, size)).dtype == torch.bfloat16
+def test_a_tower_in_low_precision_takes_float32_images(towers, kind):
+    tower = towers[kind].on_meta().to(torch.bfloat16)
+    images = torch.zeros(1, 3, tower.preprocess.image_size, tower.preprocess.image_size, device="meta")
+    assert tower.encode_patches(images).dtype == torch.bfloat16
+    assert tower.encode_pooled(images).dtype == torch.bfloat16

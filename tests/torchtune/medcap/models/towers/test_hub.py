@@ -1,6 +1,6 @@
 import pytest
-from helpers.vision_checkpoints import write_hugging_face_folder, write_open_clip_folder
 
+from helpers.vision_checkpoints import write_hugging_face_folder, write_open_clip_folder
 from medcap.errors import UserError
 from medcap.models.towers import hub
 from medcap.models.towers.registry import resolve_tower
@@ -79,9 +79,9 @@ def test_files_are_downloaded_one_by_one_and_a_missing_choice_is_skipped(cache, 
     choices = ("model.safetensors", "pytorch_model.bin")
     assert hub.fetch("owner/model", ["config.json"], choices, ["preprocessor_config.json"]) == tmp_path
     assert asked == ["config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin"]
-    with pytest.raises(UserError, match="holds none of model.safetensors"):
+    with pytest.raises(UserError, match=r"holds none of model.safetensors"):
         hub.fetch("owner/model", ["config.json"], ("model.safetensors",))
-    with pytest.raises(UserError, match="lacks one of params.json"):
+    with pytest.raises(UserError, match=r"lacks one of params.json"):
         hub.fetch("owner/model", ["params.json"])
 
 

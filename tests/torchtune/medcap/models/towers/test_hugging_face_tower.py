@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from helpers.vision_checkpoints import write_hugging_face_folder
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPVisionModel,
@@ -12,6 +11,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from helpers.vision_checkpoints import write_hugging_face_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.models.towers.base import CLIP_MEAN, Preprocess, TowerShape
@@ -195,9 +195,7 @@ def test_a_missing_or_unexpected_vision_tensor_is_named(tmp_path):
     write_hugging_face_folder(tmp_path, "clip")
     state = load_file(tmp_path / "model.safetensors")
     short = {name: tensor for name, tensor in state.items() if not name.endswith("layers.1.mlp.fc1.bias")}
-    save_file(
-        {**short, "text_model.encoder.layers.0.mlp.fc1.bias": torch.zeros(32)}, tmp_path / "model.safetensors"
-    )
+    save_file({**short, "text_model.encoder.layers.0.mlp.fc1.bias": torch.zeros(32)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model.safetensors: tensor vision_model.encoder.layers.1.mlp.fc1.bias \[32\]"):
         plan_vision(str(tmp_path), None, MLP, 16)
     save_file({**state, "vision_model.extra": torch.zeros(2)}, tmp_path / "model.safetensors")
@@ -208,6 +206,6 @@ def test_a_missing_or_unexpected_vision_tensor_is_named(tmp_path):
 def test_a_folder_without_weights_is_refused(tmp_path):
     write_hugging_face_folder(tmp_path, "clip")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no model.safetensors"):
+    with pytest.raises(UserError, match=r"no model.safetensors"):
         resolve_tower(str(tmp_path))
     assert resolve_tower(str(tmp_path), weights=False).spec["projection_dim"] == 12

@@ -4,9 +4,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers.vision_checkpoints import NATIVE_VISION, write_open_clip_folder
 from PIL import Image
 
+from helpers.vision_checkpoints import NATIVE_VISION, write_open_clip_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.models.towers.base import TowerShape
@@ -121,7 +121,7 @@ def test_an_unknown_open_clip_name_or_tag_is_refused(name, message):
 def test_a_folder_without_weights_or_with_a_broken_configuration_is_refused(tmp_path):
     write_open_clip_folder(tmp_path / "model")
     (tmp_path / "model" / "open_clip_model.safetensors").unlink()
-    with pytest.raises(UserError, match="open_clip_model.safetensors"):
+    with pytest.raises(UserError, match=r"open_clip_model.safetensors"):
         resolve_tower(str(tmp_path / "model"))
     (tmp_path / "model" / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
     with pytest.raises(UserError, match="vision_cfg is missing"):

@@ -2,8 +2,8 @@ import copy
 import json
 
 import pytest
-from helpers.vision_checkpoints import write_hugging_face_folder, write_open_clip_folder
 
+from helpers.vision_checkpoints import write_hugging_face_folder, write_open_clip_folder
 from medcap.errors import UserError
 from medcap.models.towers.registry import NAMED_TOWERS, build_tower, resolve_tower, same_architecture
 
@@ -98,7 +98,7 @@ def test_what_names_no_tower_is_refused(vision, message):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no open_clip_config.json, config.json or vision.json"):
+    with pytest.raises(UserError, match=r"holds no open_clip_config.json, config.json or vision.json"):
         resolve_tower(str(tmp_path))
 
 

@@ -26,7 +26,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     with pytest.raises(UserError, match="refused") as caught:
         open_tensor_files(path)
     assert str(path) in str(caught.value) and not canary.exists()
-    path.write_bytes(pickle.dumps(Canary(canary)))
+    path.write_bytes(pickle.dumps(Canary(canary), protocol=2))
     with pytest.raises(UserError, match="refused"):
         open_tensor_files(path)
     assert not canary.exists()

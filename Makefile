@@ -1,0 +1,30 @@
+# make demo   the whole way on drawn images      make lint   ruff
+# make test   all tests                          make clean  remove .venv and what the demo wrote
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	medcap demo
+
+test: $(INSTALLED)
+	pytest
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+
+clean:
+	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medcap needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

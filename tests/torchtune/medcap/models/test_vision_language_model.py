@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from helpers.llm_checkpoints import random_decoder, tiny_llm
+from medcap.data.batch import make_batch
+from medcap.data.packing import Sample, make_documents, pack_documents, pack_row
+from medcap.models.projectors.base import build_projector
+from medcap.models.towers.registry import build_tower
+from medcap.models.towers.tiny_tower import tiny_spec
+from medcap.models.vision_language_model import VisionLanguageModel
+
+IMAGE = 7
+K = 4
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    spec, preprocess = tiny_spec({"image_size": 16, "width": 32, "depth": 1, "heads": 2})
+    tower = build_tower(spec, preprocess)
+    projector = build_projector({"_component_": "medcap.models.mlp", "num_image_tokens": K}, tower.shape, 32)
+    return VisionLanguageModel(tower, projector, random_decoder(tiny_llm()), IMAGE)
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(3, 16, 16, generator=generator) for name in "ab"}
+
+
+def sample(image, question, answer):
+    head = [1, 2] + ([IMAGE] * K if image else [])
+    tokens = np.array([*head, *question, *answer], dtype=np.int32)
+    labels = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
+    return Sample(tokens, labels, (image,) if image else (), len(head) if image else 0, "row")
+
+
+SAMPLES = [
+    sample("a", [20, 21, 22], [30, 31]),
+    sample("a", [20, 23], [32]),
+    sample("a", [20, 21], [33, 34, 35]),
+    sample("b", [24, 25], [36, 37]),
+    sample(None, [26, 27, 28], [38]),
+]
+
+
+def batch_of(samples, images, row_length, share=True):
+    documents = make_documents(samples, range(len(samples)), row_length, share)
+    rows = [
+        pack_row(samples, [documents[index] for index in row], row_length, pad_id=0)
+        for row in pack_documents([document.length for document in documents], row_length)
+    ]
+    return make_batch(rows, IMAGE, K, images.__getitem__)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def plain_loss(model, images):
+    """Every sample alone in its row, all logits, torch's own cross-entropy."""
+    total = 0
+    for one in SAMPLES:
+        batch = batch_of([one], images, len(one.tokens))
+        rows = None if batch.images is None else model.encode_images(batch.images)
+        hidden = model.hidden(model.embed(batch.tokens, rows, batch.image_positions), None, batch.input_pos)
+        logits = model.unembed(hidden)
+        total = total + cross_entropy(logits[0, :-1], batch.labels[0, 1:], ignore_index=-100, reduction="sum")
+    return total
+
+
+@pytest.mark.parametrize(
+    ("row_length", "share"),
+    [(64, True), (64, False), (24, True), (17, True), (12, False)],
+    ids=["shared", "packed", "two rows", "split over documents", "one sample a row"],
+)
+def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images, row_length, share):
+    model.decoder.requires_grad_(False)
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    batch = batch_of(SAMPLES, images, row_length, share)
+    loss = model.loss(batch)
+    found = gradients(model, loss)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_sharing_encodes_an_image_once(images):
+    assert batch_of(SAMPLES, images, 64).num_images == 2
+    assert batch_of(SAMPLES, images, 64, share=False).num_images == 4
+
+
+def test_checkpointed_layers_give_the_same_gradients(model, images):
+    batch = batch_of(SAMPLES, images, 64)
+    wanted = gradients(model, model.loss(batch))
+    model.checkpoint_layers = True
+    found = gradients(model, model.loss(batch))
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_without_an_image_it_is_the_plain_decoder(model):
+    tokens = torch.tensor([[1, 2, 20, 21, 22], [1, 2, 30, 31, 32]])
+    positions = torch.arange(5).expand(2, 5)
+    logits = model.unembed(model.hidden(model.embed(tokens, None, None), None, positions))
+    torch.testing.assert_close(logits, model.decoder(tokens), rtol=0, atol=0)
+
+
+def test_one_step_changes_what_trains_and_nothing_else(model, images):
+    from medcap.training.setup import set_trainable
+
+    trainable = set_trainable(model, ["vision", "projector"])
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=1e-2)
+    model.loss(batch_of(SAMPLES, images, 64)).backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        if name in trainable:
+            assert not torch.equal(parameter, before[name]), name
+        else:
+            assert parameter.grad is None, name
+            assert torch.equal(parameter, before[name]), name
+    assert any(name.startswith("tower.") for name in trainable)
+    assert not any(name.startswith("decoder.") for name in trainable)
+
+
+@pytest.mark.parametrize(("parts", "prefixes"), [(["projector"], {"projector"}), (["vision"], {"tower"})])
+def test_trainable_parts_are_chosen(model, parts, prefixes):
+    from medcap.training.setup import set_trainable
+
+    assert {name.partition(".")[0] for name in set_trainable(model, parts)} == prefixes
+
+
+def test_an_unknown_trainable_part_is_an_error(model):
+    from medcap.errors import UserError
+    from medcap.training.setup import set_trainable
+
+    with pytest.raises(UserError, match="choose from vision, projector"):
+        set_trainable(model, ["llm"])
+
+
+def test_a_placeholder_without_its_rows_is_an_error(images):
+    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].labels[3:], ("a",), K - 1, "row 9")
+    with pytest.raises(ValueError, match="3 placeholders for 1 images"):
+        make_batch([pack_row([cut], make_documents([cut], [0], 20), 20, 0)], IMAGE, K, images.__getitem__)
+
+
+def test_an_image_id_outside_the_vocabulary_is_never_looked_up(model):
+    model.image_token_id = 10**6
+    embedded = model.embed(torch.tensor([[1, 10**6]]), torch.ones(1, 1, 32), torch.tensor([1]))
+    assert embedded[0, 1].tolist() == [1.0] * 32

@@ -1,0 +1,98 @@
+"""The demo's page: what the model saw, what it said, and how it learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medcap.data.images import ImageReader
+from medcap.evaluation.protocols.exact import exact_match
+from medcap.evaluation.report import Card, Report
+from medcap.evaluation.report_gallery import Sample
+
+
+def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:
+    """Write ``<out>/report.html``.
+
+    Args:
+        out: the demo's folder, with the training log and both tasks' predictions.
+        metrics: what ``metrics.json`` holds.
+    """
+    vqa, caption = metrics["vqa"], metrics["caption"]
+    report = Report(
+        "A frozen Llama learns to see",
+        "A tiny Llama that has only ever read was frozen. A vision tower and a projector learnt to put image tokens"
+        " into its input. These pictures and questions were never trained on.",
+        reader=ImageReader([out]),
+    )
+    report.add_cards(_cards(metrics, vqa, caption))
+    rows = [json.loads(line) for line in (out / "train/log/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    curve = {"training loss": [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]}
+    report.add_chart(
+        "How it learnt", curve, x_label="step", y_label="loss", note="Mean cross-entropy of the assistant's tokens."
+    )
+    tables = json.loads((out / "vqa/metrics.json").read_text(encoding="utf-8"))["tables"]
+    for name, table in tables.items():
+        title = f"Questions by {name.replace('_', ' ')}"
+        lines = [[row[name], f"{row['accuracy']:.3f}", f"{row['correct']} / {row['n']}"] for row in table]
+        report.add_table(title, [name.replace("_", " "), "accuracy", "right"], lines)
+    report.add_gallery(
+        "What it says about a picture", _samples(out / "caption/predictions.jsonl", asked=False), limit=24
+    )
+    report.add_gallery("What it answers", _samples(out / "vqa/predictions.jsonl", asked=True), limit=48)
+    report.add_facts("How this was made", _facts(metrics))
+    report.write(out / "report.html")
+
+
+def _cards(metrics: Mapping[str, Any], vqa: Mapping[str, Any], caption: Mapping[str, Any]) -> list[Card]:
+    def share(label: str, key: str, main: bool = False) -> Card:
+        interval = vqa["intervals"].get(key)
+        span = (interval["low"], vqa[key], interval["high"]) if interval else None
+        return Card(label, f"{vqa[key]:.1%}", f"{vqa['n']:,} held-out questions", span, main)
+
+    same = metrics["llm_sha256_before"] == metrics["llm_sha256_after"]
+    return [
+        share("Answers right", "accuracy", main=True),
+        share("The same questions, images exchanged", "accuracy_shuffled"),
+        Card(
+            "CIDEr of captions", f"{caption['CIDEr']:.2f}", f"BLEU-4 {caption['Bleu_4']:.3f}, {caption['n']:,} images"
+        ),
+        Card(
+            "Language model",
+            "unchanged" if same else "CHANGED",
+            f"sha256 {str(metrics['llm_sha256_after'])[:12]}… before and after" if same else "the hashes differ",
+        ),
+    ]
+
+
+def _samples(path: Path, asked: bool) -> list[Sample]:
+    samples = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        samples.append(
+            Sample(
+                generated=row["generated"],
+                references=row["references"],
+                image=row["image"],
+                question=row["question"] if asked else "",
+                correct=exact_match(row["generated"], row["references"]) if asked else None,
+                name=row["id"],
+                problem=row["error"],
+            )
+        )
+    return samples
+
+
+def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    train = metrics["train"]
+    seconds = {f"seconds for {name}": value for name, value in metrics["seconds"].items()}
+    return {
+        "trained parameters": f"{train['trained_parameters']:,}",
+        "training samples": f"{train['samples']:,}",
+        "optimizer steps": f"{train['steps']:,}",
+        "language model before": metrics["llm_sha256_before"],
+        "language model after": metrics["llm_sha256_after"],
+        **seconds,
+    }

@@ -1,0 +1,211 @@
+"""``medcap demo``: the whole way on drawn images, through the same recipes and configurations that real runs use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcap.checkpoints.atomic import write_json, write_text
+from medcap.configuration import packaged_configs
+from medcap.errors import UserError
+
+TRAIN_IMAGES = 4000
+TEST_IMAGES = 100
+TEXT_RECORDS = 20_000
+LANGUAGE_STEPS = 300
+TRAIN_CONFIG = "medcap/tiny/single_device"
+GENERATION_CONFIG = "medcap/tiny/generation"
+
+
+def run_demo(out: Path, seed: int) -> dict[str, Any]:
+    """Draw images, teach a tiny Llama to read, freeze it, teach it to see, ask it, score it.
+
+    Args:
+        out: folder for everything; what an earlier run left there and still fits is used again.
+        seed: of the whole run; training and test images never share one.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        UserError: if a folder cannot be written or a step fails.
+    """
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(out / "stages.json")
+    train, test = out / "data" / "train", out / "data" / "test"
+    stages.run("data", [TRAIN_IMAGES, TEST_IMAGES, seed], lambda: _draw(train, test, seed))
+    stages.run("language", [TEXT_RECORDS, LANGUAGE_STEPS, seed], lambda: _teach_language(out / "llm", seed))
+    stages.run("train", _command_key(_train_command(out, seed)), lambda: _train(out, seed))
+    vqa_command, caption_command = _generation_commands(out)
+    stages.run("generate", _command_key(vqa_command), lambda: _run(vqa_command))
+    stages.run("caption", _command_key(caption_command), lambda: _run(caption_command))
+
+    metrics = _collect(out)
+    metrics["seconds"] = stages.seconds | {"total": round(time.monotonic() - started, 1)}
+    metrics["cached"] = stages.cached
+    write_json(out / "metrics.json", metrics)
+    from medcap.demo.page import write_demo_page
+
+    write_demo_page(out, metrics)
+    print(_table(metrics))
+    print(f"\nPage:    {out / 'report.html'}\nScores:  {out / 'metrics.json'}")
+    return metrics
+
+
+class Stages:
+    """Which steps of the demo are done, and how long they took.
+
+    Args:
+        path: file that remembers them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._chain = ""
+        self.seconds: dict[str, float] = {}
+        self.cached: list[str] = []
+
+    def run(self, name: str, key: Any, work: Callable[[], None]) -> None:
+        """Do a step, unless it was done with the same key after the same earlier steps."""
+        self._chain = hashlib.sha256(json.dumps([self._chain, name, key], default=str).encode()).hexdigest()
+        known = self._done.get(name)
+        if known is not None and known["key"] == self._chain:
+            self.cached.append(name)
+            self.seconds[name] = known["seconds"]
+            print(f"[{name}] done before, took {known['seconds']} s", file=sys.stderr)
+            return
+        print(f"[{name}]", file=sys.stderr)
+        started = time.monotonic()
+        work()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        self._done[name] = {"key": self._chain, "seconds": self.seconds[name]}
+        write_json(self._path, self._done)
+
+
+def _draw(train: Path, test: Path, seed: int) -> None:
+    from medcap.datasets.phantom import write_phantoms
+
+    for folder, count, own_seed in ((train, TRAIN_IMAGES, 2 * seed), (test, TEST_IMAGES, 2 * seed + 1)):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_phantoms(folder, count, own_seed)
+    # One file for training: a caption and ten questions for each image.
+    captions = json.loads((train / "captions.json").read_text(encoding="utf-8"))
+    rows = [
+        {"image": row["image"], "conversations": [{"from": "human", "value": "<image>"}, row["conversations"][1]]}
+        for row in captions
+    ]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    write_text(train / "train.jsonl", "".join(lines) + (train / "questions.jsonl").read_text(encoding="utf-8"))
+
+
+def _teach_language(folder: Path, seed: int) -> None:
+    from medcap.checkpoints.hugging_face_llama import write_hugging_face_llama
+    from medcap.datasets.phantom_records import text_records
+    from medcap.demo.language import answer_accuracy, teach_language
+    from medcap.demo.tokenizer import train_tiktoken_file
+    from medcap.models.tokenizers import llama3_tokenizer
+
+    architecture = _packaged(TRAIN_CONFIG)["llm"]
+    architecture.pop("_component_")
+    records = text_records(TEXT_RECORDS, seed)
+    file = folder.parent / "tokenizer.model"
+    texts = [turn["value"] for record in records for turn in record["conversations"]]
+    train_tiktoken_file(texts, architecture["vocab_size"] - 256, file)
+    tokenizer = llama3_tokenizer(str(file))
+    decoder = teach_language(records, tokenizer, architecture, LANGUAGE_STEPS, seed=seed)
+    accuracy = answer_accuracy(decoder, tokenizer, text_records(500, seed + 1))
+    print(f"reads descriptions in text: {accuracy:.1%} of held-out answers right", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_hugging_face_llama(folder, decoder, architecture, file)
+    file.unlink()
+
+
+def _train(out: Path, seed: int) -> None:
+    shutil.rmtree(out / "train", ignore_errors=True)
+    _run(_train_command(out, seed))
+
+
+def _train_command(out: Path, seed: int) -> list[str]:
+    overrides = {"output_dir": out / "train", "dataset.source": out / "data/train/train.jsonl", "seed": seed}
+    return _tune("full_finetune_single_device", TRAIN_CONFIG, _llm_overrides(out) | overrides)
+
+
+def _generation_commands(out: Path) -> tuple[list[str], list[str]]:
+    shared = _llm_overrides(out) | {"output_dir": out, "vision_checkpoint": out / "train", "overwrite": True}
+    vqa = {"test_vqa": True, "controls": True, "dataset_source": out / "data/test/vqa.jsonl"}
+    caption = {"test_caption": True, "dataset_source": out / "data/test/captions.json"}
+    return _tune("generate", GENERATION_CONFIG, shared | vqa), _tune("generate", GENERATION_CONFIG, shared | caption)
+
+
+def _llm_overrides(out: Path) -> dict[str, Any]:
+    return {"checkpointer.checkpoint_dir": out / "llm", "tokenizer.path": out / "llm/original/tokenizer.model"}
+
+
+def _tune(recipe: str, config: str, overrides: Mapping[str, Any]) -> list[str]:
+    return [
+        "run",
+        f"medcap/recipes/{recipe}",
+        "--config",
+        config,
+        *(f"{key}={value}" for key, value in overrides.items()),
+    ]
+
+
+def _command_key(command: Sequence[str]) -> list[Any]:
+    """A command and what its configuration says now."""
+    return [*command, _packaged(command[command.index("--config") + 1])]
+
+
+def _packaged(name: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(packaged_configs()[name]))
+
+
+def _run(command: list[str]) -> None:
+    print("$ tune " + " ".join(command), file=sys.stderr, flush=True)
+    finished = subprocess.run([sys.executable, "-m", "torchtune._cli.tune", *command], env=os.environ | _QUIET)
+    if finished.returncode:
+        raise UserError(f"the demo stopped: 'tune {command[0]} {command[1]}' ended with status {finished.returncode}")
+
+
+# torchao announces at every import that it found no C++ extensions for this torch; nothing here uses them.
+_QUIET = {"TORCHAO_SKIP_LOADING_SO_FILES": "1"}
+
+
+def _collect(out: Path) -> dict[str, Any]:
+    vqa, caption, train = (
+        json.loads((out / name).read_text(encoding="utf-8"))
+        for name in ("vqa/metrics.json", "caption/metrics.json", "train/summary.json")
+    )
+    return {
+        "vqa": vqa["scores"] | {"n": vqa["n"], "intervals": vqa["intervals"]},
+        "caption": caption["scores"] | {"n": caption["n"]},
+        "llm_sha256_before": train["llm_sha256_before"],
+        "llm_sha256_after": train["llm_sha256_after"],
+        "train": {name: train[name] for name in ("steps", "samples", "trained_parameters")},
+    }
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    vqa, caption, seconds = metrics["vqa"], metrics["caption"], metrics["seconds"]
+    same = metrics["llm_sha256_before"] == metrics["llm_sha256_after"]
+    rows = [
+        (f"answers right, {vqa['n']} held-out questions", f"{vqa['accuracy']:.3f}"),
+        ("the same with the images exchanged", f"{vqa['accuracy_shuffled']:.3f}"),
+        (f"captions of {caption['n']} held-out images, CIDEr", f"{caption['CIDEr']:.3f}"),
+        ("captions, BLEU-4", f"{caption['Bleu_4']:.3f}"),
+        ("language model", "unchanged, bit for bit" if same else "CHANGED"),
+        ("minutes", f"{seconds['total'] / 60:.1f}"),
+    ]
+    return "\n" + "\n".join(f"  {name:<44} {value:>24}" for name, value in rows)
