@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from medcap.evaluation.tasks.base import Row, Task
 _RAW_COLUMNS = ("image", "instruction", "output", "generated")
 _TITLES = {"caption": "Captions", "vqa": "Visual question answering"}
 _CONTROL_WORDS = {"shuffled": "images shuffled", "no_image": "no image"}
-_FALL_WORDS = {"shuffled": "Fall when images are shuffled", "no_image": "Fall without an image"}
 _CURVE_STEPS = 100
 _TAGS = ("modality", "question_type", "answer_type")
 
@@ -119,17 +119,18 @@ def _cards(task: Task, result: Mapping[str, Any]) -> list[Card]:
     head, share = task.headline, task.marks_rows
     cards = [_score_card(result, head, _sentence(head), share, main=True)]
     for control, outcome in result["controls"].items():
-        label = f"{_sentence(head)}, {_CONTROL_WORDS[control]}"
-        cards.append(_score_card(result, f"{head}_{control}", label, share))
-        fall = outcome["fall"]
-        words = "the image matters" if fall["low"] > 0 else "no proof that the image matters"
-        unit = 100.0 if share else 1.0
-        value = f"{unit * fall['value']:.{1 if share else 3}f}" + (" points" if share else "")
-        between = f"{unit * fall['low']:.{1 if share else 3}f} to {unit * fall['high']:.{1 if share else 3}f}"
-        cards.append(Card(_FALL_WORDS[control], value, f"{between}: {words}"))
+        card = _score_card(result, f"{head}_{control}", f"{_sentence(head)}, {_CONTROL_WORDS[control]}", share)
+        cards.append(replace(card, detail=_fall(outcome["fall"], share)))
     failures = f"{result['failures']:,} without an answer, {result['truncated']:,} cut at the token limit"
     cards.append(Card("Rows", f"{result['n']:,}", failures))
     return cards
+
+
+def _fall(fall: Mapping[str, float], share: bool) -> str:
+    value, low, high = ((100.0 if share else 1.0) * fall[key] for key in ("value", "low", "high"))
+    digits, unit = (1, " points") if share else (3, "")
+    words = "the image matters" if low > 0 else "no proof that the image matters"
+    return f"Falls by {value:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f}): {words}"
 
 
 def _score_card(result: Mapping[str, Any], key: str, label: str, share: bool, main: bool = False) -> Card:
@@ -151,7 +152,7 @@ def _add_scores(report: Report, result: Mapping[str, Any]) -> None:
         if suffixes and name.endswith(suffixes):
             continue
         interval = result["intervals"].get(name)
-        between = f"{interval['low']:.4f} – {interval['high']:.4f}" if interval else "–"
+        between = f"{interval['low']:.4f}\u00a0–\u00a0{interval['high']:.4f}" if interval else "–"
         others = [outcome["scores"].get(name) for outcome in controls.values()]
         lines.append([_sentence(name), value, between, *others])
     note = "The same questions without the right image stand in the last column." if controls else ""

@@ -31,7 +31,14 @@ def fetch(repository: str, required: Sequence[str], one_of: Sequence[str] = (), 
     Raises:
         UserError: one line that says which files to download and where to put them.
     """
-    cached = _fetch_cached(repository, required, one_of)
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = _fetch_cached(repository, required, one_of)
+    except HFValidationError as error:
+        raise UserError(
+            f"{repository} is no name of a hub repository; if a folder is meant, it is not there"
+        ) from error
     return cached if cached is not None else _download(repository, required, one_of, optional)
 
 

@@ -130,7 +130,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
 
 def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
     """The same folder format through the hub's cache."""
-    folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), _PREPROCESS_FILES[:1])
+    folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), _PREPROCESS_FILES)
     index = folder / "model.safetensors.index.json"
     if weights and first_file(folder, WEIGHT_FILES) == index:
         fetch(repository, sorted(set(read_json(index).get("weight_map", {}).values())))

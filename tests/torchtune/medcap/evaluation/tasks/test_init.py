@@ -13,7 +13,7 @@ def test_a_key_runs_the_task_of_its_name():
 
 
 def test_an_unknown_task_is_named_with_a_hint():
-    with pytest.raises(UserError, match="test_captions.*did you mean test_caption"):
+    with pytest.raises(UserError, match=r"test_captions.*did you mean test_caption"):
         requested_tasks({"test_captions": True})
     with pytest.raises(UserError, match="must be true or false"):
         requested_tasks({"test_vqa": "yes"})

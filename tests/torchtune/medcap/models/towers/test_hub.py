@@ -53,6 +53,11 @@ def test_any_failure_of_the_network_is_that_line(cache, monkeypatch):
         hub.fetch("owner/model", ["config.json"])
 
 
+def test_a_name_that_the_hub_cannot_have_is_refused(cache):
+    with pytest.raises(UserError, match="no name of a hub repository"):
+        resolve_tower("models/..")
+
+
 def test_cached_files_are_used_without_asking_the_network(cache):
     folder = snapshot(cache, "owner/model")
     write_hugging_face_folder(folder, "siglip", sharded=True)

@@ -1,7 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPVisionModel,
@@ -15,7 +18,7 @@ from helpers.vision_checkpoints import write_hugging_face_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.models.towers.base import CLIP_MEAN, Preprocess, TowerShape
-from medcap.models.towers.hugging_face_tower import hugging_face_from_folder
+from medcap.models.towers.hugging_face_tower import default_preprocess, hugging_face_from_folder
 from medcap.models.towers.registry import build_tower, resolve_tower
 
 MLP = {"_component_": "medcap.models.mlp"}
@@ -154,10 +157,26 @@ def test_siglips_own_preprocessor_file_means_squash(tmp_path):
     assert hugging_face_from_folder(tmp_path, weights=False).preprocess == expected
 
 
+def test_preprocessing_inside_a_processor_file_is_read(tmp_path):
+    write_hugging_face_folder(tmp_path, "siglip")
+    settings = {"image_processor": {"size": {"height": 32, "width": 32}, "image_mean": [0.25] * 3}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    assert hugging_face_from_folder(tmp_path, weights=False).preprocess.mean == (0.25,) * 3
+
+
 def test_without_a_preprocessor_file_the_model_types_defaults_count(tmp_path):
     write_hugging_face_folder(tmp_path, "clip")
     preprocess = hugging_face_from_folder(tmp_path, weights=False).preprocess
     assert preprocess.mean == CLIP_MEAN and preprocess.resize_mode == "shortest" and preprocess.image_size == 32
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Siglip"])
+def test_default_preprocessing_equals_transformers_on_pil_images(family):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 421, 3), dtype=np.uint8)
+    processor = getattr(transformers, f"{family}ImageProcessorPil")()
+    expected = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
+    preprocess = default_preprocess(f"{family.lower()}_vision_model", 224)
+    torch.testing.assert_close(preprocess.transform()(Image.fromarray(pixels)), expected)
 
 
 @pytest.mark.parametrize(
