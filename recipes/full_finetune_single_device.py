@@ -132,8 +132,8 @@ class FullFinetuneRecipeSingleDevice:
         wanted, possible = self.cfg.save_meta_model, projector == "medcap.models.pooled_mlp"
         if wanted is True and not possible:
             raise UserError(
-                f"save_meta_model=true: medcap's file can only hold projector=medcap.models.pooled_mlp, not {projector};"
-                " use save_meta_model=auto or false"
+                "save_meta_model=true: medcap's file can only hold projector=medcap.models.pooled_mlp, not"
+                f" {projector}; use save_meta_model=auto or false"
             )
         return possible and wanted is not False
 

@@ -11,15 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.checkpoints.atomic import write_text
+from medcap.checkpoints.vision_files import find_vision_checkpoint
 from medcap.configuration import Value, recipe
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
+from medcap.evaluation.predictions import dataset_fingerprint
 from medcap.evaluation.tasks import TASKS, requested_tasks
 from medcap.evaluation.tasks.base import Row, Task
 from medcap.evaluation.tasks.runner import run_task
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
+from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
 
 VQA_TYPES = ("no_cond_desc", "no_cond_desc_no_image", "cond_desc", "cond_desc_no_image", "omit")
 
@@ -156,7 +159,12 @@ class GenerateRecipe:
             "top_p",
         )
         settings = {name: OmegaConf.to_container(cfg)[name] for name in (*names, "seed")}
-        return settings | {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        settings |= {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        if cfg.vision_checkpoint is not None:
+            path = Path(cfg.vision_checkpoint)
+            weights = path if path.suffix in PICKLE_SUFFIXES else find_vision_checkpoint(path)
+            settings["vision_checkpoint_sha256"] = dataset_fingerprint(weights)
+        return settings
 
     def _generate(self, requests: list[Any], on_result: Any) -> Any:
         return self.generator.generate(requests, self.sampling, on_result)

@@ -65,7 +65,7 @@ figcaption .note { margin: 0; font-weight: 400; }
 .swatch { width: 34px; height: 14px; flex: none; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums; }
-th, td { padding: 8px 12px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
+th, td { padding: 8px 9px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-size: 13px; font-weight: 600; white-space: nowrap; }
 tbody tr:last-child td { border-bottom: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
@@ -81,12 +81,14 @@ td.bar .between { width: 96px; text-align: left; color: var(--soft); font-size: 
 .filter input:checked + label { background: var(--ink); border-color: var(--ink); color: var(--page); }
 .filter input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
 .show-no:checked ~ .samples .yes, .show-yes:checked ~ .samples .no { display: none; }
-.samples { display: grid; align-items: start; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
+.samples { display: grid; align-items: start; gap: 16px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
 .sample { display: grid; grid-template-columns: 172px 1fr; overflow: hidden; }
 .sample.yes { border-left: 4px solid var(--good); } .sample.no { border-left: 4px solid var(--bad); }
 .picture { display: flex; align-items: flex-start; justify-content: center; min-height: 150px; background: #0b0d10; }
 .picture img { display: block; width: 100%; max-height: 256px; object-fit: contain; }
-.picture.missing { align-items: center; background: repeating-linear-gradient(135deg, var(--faint) 0 9px, var(--card) 9px 18px); }
+.picture.missing { align-items: center;
+  background: repeating-linear-gradient(135deg, var(--faint) 0 9px, var(--card) 9px 18px); }
 .picture.missing span { padding: 2px 8px; border-radius: 6px; background: var(--card); color: var(--soft);
   font-size: 13px; }
 .words { padding: 12px 16px 14px; min-width: 0; }

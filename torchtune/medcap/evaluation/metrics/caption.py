@@ -77,8 +77,9 @@ def caption_metrics(predictions: list[str], references: list[list[str]]) -> Capt
         except UserError as error:
             notices.append(f"SPICE is absent: {error}")
     else:
-        folder = java_scorers.jar_folder("spice") / "lib"
-        notices.append(f"SPICE is absent: stanford-corenlp-3.6.0.jar and its -models.jar are not in {folder}")
+        notices.append(
+            "SPICE is absent: stanford-corenlp-3.6.0.jar and its -models.jar are not in pycocoevalcap/spice/lib"
+        )
     return CaptionScores(scores, rows, bleu_counts, notices)
 
 

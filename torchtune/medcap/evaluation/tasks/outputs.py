@@ -152,10 +152,10 @@ def _add_scores(report: Report, result: Mapping[str, Any]) -> None:
         if suffixes and name.endswith(suffixes):
             continue
         interval = result["intervals"].get(name)
-        between = f"{interval['low']:.4f}\u00a0–\u00a0{interval['high']:.4f}" if interval else "–"
+        between = f"{interval['low']:.3f}\u2060–\u2060{interval['high']:.3f}" if interval else "–"
         others = [outcome["scores"].get(name) for outcome in controls.values()]
         lines.append([_sentence(name), value, between, *others])
-    note = "The same questions without the right image stand in the last column." if controls else ""
+    note = "On the right, the same questions without the right image." if controls else ""
     report.add_table("Scores", columns, lines, note)
 
 
