@@ -57,7 +57,7 @@ def write_phantoms(
         count (int): number of images.
         seed (int): seed of the set; give training and test sets different ones.
         image_size (int): width and height in pixels.
-        questions_per_image (int): 1 to 10, each of another type.
+        questions_per_image (int): 1 to 9, each of another type.
 
     Returns:
         PhantomSummary: where the set lies and how much it holds.

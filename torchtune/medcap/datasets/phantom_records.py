@@ -20,7 +20,7 @@ OPTIONS = {
     "place": PLACES,
     "outline": OUTLINES,
 }
-QUESTION_TYPES = (*OPTIONS, "modality_check", "kind_check", "finding", "description")
+QUESTION_TYPES = (*OPTIONS, "kind_check", "finding", "description")
 
 # Lesion radius and centre in units of the image's side. The three radii stay apart after their jitter, and a large
 # spiky lesion in a corner place still lies inside the anatomy of every modality.
@@ -69,11 +69,6 @@ _PHRASINGS = {
         "Does the lesion have a smooth or spiky outline?",
         "What outline does the lesion have: smooth or spiky?",
     ),
-    "modality_check": (
-        "Is this a {value}?",
-        "Was a {value} made?",
-        "Does the picture come from a {value}?",
-    ),
     "kind_check": (
         "Is there a {value}?",
         "Does the image show a {value}?",
@@ -96,6 +91,8 @@ _SENTENCES = (
     "This {modality} shows a {outline}, {brightness} {kind} of {size} size in the {place}.",
 )
 _SEPARATORS = (", ", ". ", " ", "; ")
+# Comparing a word of the question with one of the description is learnt last, so it is asked most.
+_TAUGHT = (*QUESTION_TYPES, "kind_check", "kind_check")
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,7 @@ def make_questions(phantom: Phantom, count: int = len(QUESTION_TYPES), stream: n
 
     Args:
         phantom (Phantom): what is true.
-        count (int): how many of the ten types; fewer than ten are drawn at random.
+        count (int): how many of the nine types; fewer than nine are drawn at random.
         stream (np.random.Generator | None): source of the phrasings; by default the phantom's own.
 
     Returns:
@@ -199,11 +196,8 @@ def _question(phantom: Phantom, question_type: str, stream: np.random.Generator)
         return Question(question_type, text, phantom.kind)
     if question_type == "description":
         return Question(question_type, text, phantom.finding)
-    attribute = question_type.removesuffix("_check")
-    truth = getattr(phantom, attribute)
-    others = tuple(option for option in OPTIONS[attribute] if option != truth)
     holds = bool(stream.integers(2))
-    value = truth if holds else _choose(stream, others)
+    value = phantom.kind if holds else _choose(stream, tuple(kind for kind in KINDS if kind != phantom.kind))
     return Question(question_type, text.format(value=value), "yes" if holds else "no", ("yes", "no"))
 
 
@@ -242,7 +236,7 @@ def text_records(count: int, seed: int) -> list[dict]:
         if stream.random() < 0.15:
             human, answer = description, phantom.caption
         else:
-            question = make_questions(phantom, 1, stream)[0]
+            question = _question(phantom, _choose(stream, _TAUGHT), stream)
             human = description + _choose(stream, ("\n", "\n\n", " ")) + question.text
             answer = question.answer
         records.append({"id": f"text-{seed}-{index:06d}", "conversations": conversation(human, answer)})
@@ -258,6 +252,6 @@ def vocabulary() -> list[str]:
     """Every sentence that a tokenizer should know the words of: all question phrasings, captions and descriptions."""
     texts = []
     for question_type, phrasings in _PHRASINGS.items():
-        values = OPTIONS.get(question_type.removesuffix("_check"), ("",))
+        values = KINDS if question_type == "kind_check" else ("",)
         texts += [phrasing.format(value=value) for phrasing, value in itertools.product(phrasings, values)]
     return texts + ["yes", "no"]

@@ -23,11 +23,10 @@ def teach_language(
     records: Sequence[Mapping[str, Any]],
     tokenizer: Llama3Tokenizer,
     architecture: Mapping[str, Any],
-    steps: int = 300,
-    batch_size: int = 64,
+    steps: int = 600,
+    batch_size: int = 16,
     seed: int = 0,
-    learning_rate: float = 3e-3,
-    input_noise: float = 0.0,
+    learning_rate: float = 2e-3,
     progress: bool = True,
 ) -> TransformerDecoder:
     """Train a small Llama 3.1 decoder on text conversations in the Llama 3 chat format, in fp32 on the CPU.
@@ -59,7 +58,7 @@ def teach_language(
         bar = tqdm(range(steps), desc="language", unit="step", disable=not progress)
         for _ in bar:
             tokens, labels = next(batches)
-            loss = _loss(decoder, tokens, labels, input_noise)
+            loss = _loss(decoder, tokens, labels)
             loss.backward()
             nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
             optimizer.step()
@@ -123,15 +122,23 @@ def tokenize(record: Mapping[str, Any], tokenizer: Llama3Tokenizer) -> Example:
 
 
 def _build(architecture: Mapping[str, Any], vocab_size: int) -> TransformerDecoder:
+    """Build the decoder with weights from which reading is learnt in hundreds of steps instead of thousands.
+
+    Embeddings have unit variance, matrices 1 / fan-in (those that write to the residual stream less, by the number of
+    writers), and the output head begins as the embedding table, so that a word which attention copies is said at once.
+    """
     from torchtune.models.llama3_1 import llama3_1
 
     arguments = {key: value for key, value in architecture.items() if key != "_component_"}
     decoder = llama3_1(**{"vocab_size": vocab_size, **arguments})
-    deep = 0.02 / math.sqrt(2 * len(decoder.layers))
-    for name, parameter in decoder.named_parameters():
-        if parameter.ndim == 2:
-            residual = name.endswith(("output_proj.weight", "w2.weight")) and name.startswith("layers")
-            nn.init.normal_(parameter, std=deep if residual else 0.02)
+    writers = 2 * len(decoder.layers)
+    for name, matrix in decoder.layers.named_parameters():
+        if matrix.ndim == 2:
+            writes = name.endswith(("attn.output_proj.weight", "mlp.w2.weight"))
+            nn.init.normal_(matrix, std=(matrix.shape[1] * (writers if writes else 1)) ** -0.5)
+    nn.init.normal_(decoder.tok_embeddings.weight)
+    with torch.no_grad():
+        decoder.output.weight.copy_(decoder.tok_embeddings.weight * decoder.tok_embeddings.embedding_dim**-0.5)
     return decoder
 
 
@@ -171,6 +178,6 @@ def _pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return tokens, labels
 
 
-def _loss(decoder: TransformerDecoder, tokens: Tensor, labels: Tensor, input_noise: float) -> Tensor:
+def _loss(decoder: TransformerDecoder, tokens: Tensor, labels: Tensor) -> Tensor:
     logits = decoder(tokens[:, :-1])  # [B, S - 1, V]
     return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)

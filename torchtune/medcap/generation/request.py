@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchtune.data import Message
 
@@ -69,6 +69,6 @@ class Generation:
     """
 
     text: str
-    tokens: list[int]
-    finish: str
+    tokens: list[int] = field(default_factory=list)
+    finish: str = "stop"
     error: str = ""

@@ -164,13 +164,13 @@ def test_the_files_hold_the_truth_of_the_pictures(small_set):
         "seed": 3,
         "count": 6,
         "image_size": 64,
-        "questions_per_image": 10,
+        "questions_per_image": 9,
     }
 
 
 def test_training_and_evaluation_files_ask_the_same_questions(small_set):
     training, evaluation = _lines(small_set / "questions.jsonl"), _lines(small_set / "vqa.jsonl")
-    assert len(training) == len(evaluation) == 60
+    assert len(training) == len(evaluation) == 54
     for record, row in zip(training, evaluation, strict=True):
         human, answer = record["conversations"]
         assert human["value"] == f"<image>\n{row['question']}" and answer["value"] == row["reference"]

@@ -1,0 +1,103 @@
+import json
+
+import pytest
+from helpers.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("generate"))
+    rows = [
+        {"question_id": index, "image": f"images/{index % 4}.png", "question": "Is there a circle?", "reference": "Yes"}
+        for index in range(6)
+    ]
+    workspace.write_data("vqa.json", [row | {"answer_type": "CLOSED", "options": ["Yes", "No"]} for row in rows])
+    workspace.train("epochs=3")
+    return workspace
+
+
+def generate(workspace, *overrides):
+    workspace.generate(f"vision_checkpoint={workspace.folder}/run", f"output_dir={workspace.folder}/out", *overrides)
+
+
+def test_one_picture_goes_to_standard_output(trained, capsys):
+    image = f"image={trained.folder}/images/0.png"
+    generate(trained, image, "prompt='Is there a circle?'")
+    first = capsys.readouterr().out
+    generate(trained, image, "prompt='Is there a circle?'")
+    assert capsys.readouterr().out == first
+    assert len(first.splitlines()) == 1
+    generate(trained, f"image=[{trained.folder}/images/0.png,{trained.folder}/images/1.png]")
+    assert [line.count("\t") for line in capsys.readouterr().out.splitlines()] == [1, 1]
+
+
+def test_a_task_writes_predictions_scores_and_a_page_and_goes_on(trained, capsys):
+    arguments = ("test_vqa=True", "controls=True", f"dataset_source={trained.folder}/vqa.json")
+    generate(trained, *arguments)
+    assert "accuracy_shuffled" in capsys.readouterr().out
+    folder = trained.folder / "out" / "vqa"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["n"] == 6
+    assert {"accuracy", "accuracy_shuffled"} <= metrics["scores"].keys()
+    assert "<html" in (folder / "report.html").read_text()
+    # A killed run: half of the rows are there, the last one torn.
+    predictions = folder / "predictions.jsonl"
+    lines = predictions.read_text().splitlines(keepends=True)
+    predictions.write_text("".join(lines[:3]) + lines[3][:10])
+    generate(trained, *arguments)
+    assert json.loads((folder / "metrics.json").read_text())["scores"] == metrics["scores"]
+    assert sorted(predictions.read_text().splitlines()) == sorted(line.strip() for line in lines)
+
+
+def test_other_settings_do_not_mix_with_old_answers(trained, capsys):
+    arguments = ("test_vqa=True", f"dataset_source={trained.folder}/vqa.json", f"output_dir={trained.folder}/mixed")
+    generate(trained, *arguments)
+    with pytest.raises(SystemExit) as end:
+        generate(trained, *arguments, "max_new_tokens=3")
+    assert end.value.code == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    generate(trained, *arguments, "max_new_tokens=3", "overwrite=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "nothing to do"),
+        (("test_vqa=True",), "dataset_source is missing"),
+        (("test_vqaa=True",), "did you mean test_vqa?"),
+        (("test_vqa=maybe",), "must be true or false"),
+        (("image=nowhere.png",), "image nowhere.png does not exist"),
+        (("test_vqa=True", "dataset_source=nowhere.json"), "nowhere.json does not exist"),
+        (("image={folder}/images/0.png", "top_p=2"), "top_p=2"),
+        (("image={folder}/images/0.png", "vision_checkpoint=nowhere"), "nowhere"),
+        (("image={folder}/images/0.png", "vision_checkpoint=null"), "vision is missing"),
+        (("image={folder}/images/0.png", "llm.embed_dim=64"), "is not the model of"),
+        (("image={folder}/images/0.png", "temprature=1"), "unknown key temprature: did you mean temperature?"),
+    ],
+)
+def test_a_mistake_is_one_line_before_weights_are_read(trained, capsys, monkeypatch, overrides, message):
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(SystemExit) as end:
+        generate(trained, *(override.format(folder=trained.folder) for override in overrides))
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2
+    assert message in line
+
+
+def test_a_damaged_test_image_counts_as_a_failure(trained):
+    (trained.folder / "images" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    rows = [
+        {"question_id": index, "image": f"images/{name}.png", "question": "Is there a circle?", "reference": "Yes"}
+        for index, name in enumerate(("0", "cut", "none"))
+    ]
+    path = trained.write_data("broken.json", rows)
+    generate(trained, "test_vqa=True", f"dataset_source={path}", f"output_dir={trained.folder}/broken")
+    metrics = json.loads((trained.folder / "broken" / "vqa" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["failures"]) == (3, 2)
+    lines = (trained.folder / "broken" / "vqa" / "predictions.jsonl").read_text().splitlines()
+    errors = {row["id"]: row["error"] for row in map(json.loads, lines)}
+    assert errors["0"] is None
+    assert errors["1"]
+    assert "does not exist" in errors["2"]
