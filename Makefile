@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
+# Threads that spin while they wait slow each other down where two virtual processors share a core.
+export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: demo test lint clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # Where two virtual processors share a core, OpenMP threads that spin while they wait make each other ten times
+    # slower. It is read when torch is first imported, here and in the recipes that the demo starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medcap.demo.run import run_demo
 
     run_demo(options.out, options.seed)

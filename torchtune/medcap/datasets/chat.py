@@ -219,6 +219,7 @@ class ChatDataset:
                 unit="image",
                 delay=3,
                 mininterval=1,
+                disable=None,
             )
             return [
                 BadRow(names[image], problem)
@@ -276,7 +277,7 @@ def chat_dataset(
     records = load_chat_records(source, conversation_style, image_roots, max_image_pixels)
     rules = LabelRules(train_on_input, train_on_header, mask_after_image)
     samples, bad = [], list(records.bad)
-    for record in tqdm(records.records, desc="tokenizing", unit="row", delay=3, mininterval=1):
+    for record in tqdm(records.records, desc="tokenizing", unit="row", delay=3, mininterval=1, disable=None):
         try:
             samples.append(tokenize_record(record, tokenizer, max_seq_len, rules))
         except UserError as error:

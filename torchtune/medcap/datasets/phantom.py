@@ -18,11 +18,11 @@ from medcap.datasets.phantom_records import (
     make_phantom,
     make_questions,
 )
+from medcap.datasets.sharegpt import caption_row
 from medcap.errors import UserError
 
 FORMAT_VERSION = 1
 SMALLEST_IMAGE = 32
-PLACEHOLDER = "①" * 50
 _MARKER = "phantom.json"
 _UNFINISHED = "phantom.json.unfinished"
 
@@ -84,7 +84,7 @@ def write_phantoms(
     (out / _UNFINISHED).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
 
     captions, training, evaluation, records = [], [], [], []
-    for index in tqdm(range(count), desc="phantoms", unit="image", delay=2):
+    for index in tqdm(range(count), desc="phantoms", unit="image", delay=2, disable=None):
         phantom = make_phantom(seed, index)
         questions = make_questions(phantom, questions_per_image)
         captions.append(_caption_record(phantom, out))
@@ -182,8 +182,7 @@ def _draw_and_record(phantom: Phantom, questions: list[Question], out: Path, ima
 
 
 def _caption_record(phantom: Phantom, out: Path) -> dict:
-    turns = conversation(PLACEHOLDER, phantom.caption)
-    return {"conversations": turns, "image": _image_name(phantom), "meta": f"dir={out}"}
+    return caption_row(_image_name(phantom), phantom.caption, str(out))
 
 
 def _question_id(phantom: Phantom, question: Question) -> str:

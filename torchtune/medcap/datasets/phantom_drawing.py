@@ -9,7 +9,7 @@ from medcap.datasets.phantom_records import Phantom
 
 Plane = NDArray[np.float64]  # [n, n], or [n, 1] and [1, n] for the two axes
 
-SPIKES = 8
+REACH = 1.8
 _LIGHT = {"bright": (1.00, 0.98, 0.90), "dark": (0.02, 0.02, 0.03)}
 
 
@@ -43,36 +43,56 @@ def _lesion_distance(phantom: Phantom, x: Plane, y: Plane) -> Plane:
     cosine, sine = np.cos(phantom.rotation), np.sin(phantom.rotation)
     right, down = (x - phantom.centre[0]) / phantom.radius, (y - phantom.centre[1]) / phantom.radius
     u, v = cosine * right + sine * down, cosine * down - sine * right
-    spiky = phantom.outline == "spiky"
-    if phantom.kind == "nodule":
-        distance = _blob(u, v, 1.0, spiky, SPIKES)
-    elif phantom.kind == "ring":
-        distance = np.maximum(_blob(u, v, 1.0, spiky, SPIKES), 0.55 - np.hypot(u, v))
-    elif phantom.kind == "cross":
-        distance = _cross(u, v, spiky)
-    else:
-        corners = (np.pi / 2 + np.arange(3) * 2 * np.pi / 3).tolist()
-        discs = [_blob(u - 0.68 * np.cos(a), v - 0.68 * np.sin(a), 0.4, spiky, SPIKES - 2) for a in corners]
-        distance = np.minimum.reduce(discs)
+    distance = _BODIES[phantom.kind](u, v)
+    if phantom.outline == "spiky":
+        distance = np.minimum(distance, _rays(u, v, *_RAYS[phantom.kind]))
     return distance * phantom.radius
 
 
-def _blob(u: Plane, v: Plane, radius: float, spiky: bool, spikes: int) -> Plane:
-    reach = np.hypot(u, v)
-    if not spiky:
-        return reach - radius
-    phase = np.arctan2(v, u) * spikes / (2 * np.pi)
-    tooth = np.abs(phase - np.floor(phase) - 0.5) * 2  # 1 at a spike's tip, 0 between two
-    return (reach - radius * (0.72 + 0.75 * tooth**1.5)) * 0.7
+def _nodule(u: Plane, v: Plane) -> Plane:
+    return np.hypot(u, v) - 1
 
 
-def _cross(u: Plane, v: Plane, spiky: bool) -> Plane:
+def _ring(u: Plane, v: Plane) -> Plane:
+    return np.abs(np.hypot(u, v) - 0.78) - 0.24
+
+
+def _cross(u: Plane, v: Plane) -> Plane:
     u, v = np.abs(u), np.abs(v)
-    if not spiky:
-        return np.minimum(np.maximum(u - 1.05, v - 0.27), np.maximum(v - 1.05, u - 0.27))
-    along, across = np.abs(u + v) / np.sqrt(2), np.abs(u - v) / np.sqrt(2)
-    thorn = across - 0.14 * (1 - along / 0.95)
-    return np.minimum(np.minimum(v - 0.34 * (1 - u / 1.5), u - 0.34 * (1 - v / 1.5)), thorn)
+    return np.minimum(np.maximum(u - 1.05, v - 0.27), np.maximum(v - 1.05, u - 0.27))
+
+
+def _cluster(u: Plane, v: Plane) -> Plane:
+    angles = np.pi / 2 + np.arange(3) * 2 * np.pi / 3
+    discs = [np.hypot(u - 0.68 * np.cos(angle), v - 0.68 * np.sin(angle)) - 0.4 for angle in angles.tolist()]
+    return np.minimum.reduce(discs)
+
+
+_BODIES: dict[str, Callable[[Plane, Plane], Plane]] = {
+    "nodule": _nodule,
+    "ring": _ring,
+    "cross": _cross,
+    "cluster": _cluster,
+}
+
+
+# Number of rays, angle of the first in radians, where they begin in body radii: along a cross's arms, through a
+# cluster's discs.
+_RAYS = {
+    "nodule": (6, 0.0, 0.7),
+    "ring": (6, 0.0, 0.7),
+    "cross": (4, 0.0, 0.0),
+    "cluster": (6, np.pi / 2, 0.7),
+}
+
+
+def _rays(u: Plane, v: Plane, count: int, first: float, start: float) -> Plane:
+    """Wedges that leave the body on all sides and end in points at ``REACH`` body radii."""
+    sector = 2 * np.pi / count
+    angle = np.arctan2(v, u) - first
+    angle = angle - np.round(angle / sector) * sector
+    along, across = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.abs(np.sin(angle))
+    return np.maximum(across - 0.42 * (1 - along / REACH), start - along)
 
 
 def _noise(stream: np.random.Generator, cells: int, x: Plane, y: Plane) -> Plane:

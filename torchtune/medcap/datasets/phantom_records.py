@@ -1,6 +1,5 @@
 """What is true of a phantom: its attributes, caption, questions, and text that describes it."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ QUESTION_TYPES = (*OPTIONS, "kind_check", "finding", "description")
 
 # Lesion radius and centre in units of the image's side. The three radii stay apart after their jitter, and a large
 # spiky lesion in a corner place still lies inside the anatomy of every modality.
-RADII = {"small": 0.075, "medium": 0.110, "large": 0.155}
+RADII = {"small": 0.085, "medium": 0.120, "large": 0.160}
 CENTRES = {
     "upper left": (0.335, 0.335),
     "upper right": (0.665, 0.335),
@@ -32,7 +31,7 @@ CENTRES = {
     "lower right": (0.665, 0.665),
     "centre": (0.5, 0.5),
 }
-RADIUS_JITTER = 0.05
+RADIUS_JITTER = 0.04
 CENTRE_JITTER = 0.025
 
 # One independent random stream for each purpose, so that a new question never changes a picture.
@@ -168,7 +167,7 @@ def make_phantom(seed: int, index: int) -> Phantom:
         **attributes,
         centre=(float(x + shift_x), float(y + shift_y)),
         radius=float(RADII[attributes["size"]] * scale),
-        rotation=float(stream.uniform(-0.3, 0.3)),
+        rotation=float(stream.uniform(-0.1, 0.1)),
     )
 
 
@@ -246,12 +245,3 @@ def text_records(count: int, seed: int) -> list[dict]:
 def conversation(human: str, answer: str) -> list[dict[str, str]]:
     """One question and its answer as sharegpt turns."""
     return [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
-
-
-def vocabulary() -> list[str]:
-    """Every sentence that a tokenizer should know the words of: all question phrasings, captions and descriptions."""
-    texts = []
-    for question_type, phrasings in _PHRASINGS.items():
-        values = KINDS if question_type == "kind_check" else ("",)
-        texts += [phrasing.format(value=value) for phrasing, value in itertools.product(phrasings, values)]
-    return texts + ["yes", "no"]

@@ -23,7 +23,7 @@ def teach_language(
     records: Sequence[Mapping[str, Any]],
     tokenizer: Llama3Tokenizer,
     architecture: Mapping[str, Any],
-    steps: int = 600,
+    steps: int = 800,
     batch_size: int = 16,
     seed: int = 0,
     learning_rate: float = 2e-3,
@@ -55,7 +55,7 @@ def teach_language(
         optimizer = torch.optim.AdamW(_groups(decoder), lr=learning_rate, betas=(0.9, 0.98), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))
-        bar = tqdm(range(steps), desc="language", unit="step", disable=not progress)
+        bar = tqdm(range(steps), desc="language", unit="step", disable=None if progress else True)
         for _ in bar:
             tokens, labels = next(batches)
             loss = _loss(decoder, tokens, labels)
@@ -97,6 +97,19 @@ def answer_accuracy(
         targets = labels[:, 1:]
         right += int(((answered == targets) | (targets == IGNORED)).all(-1).sum())
     return right / len(examples)
+
+
+def tokenizer_texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a tokenizer for these records should learn from: their words, and the roles in every turn's header.
+
+    Args:
+        records (Sequence[Mapping]): LLaVA's records.
+
+    Returns:
+        list[str]: one text a turn and one a role name.
+    """
+    turns = [turn for record in records for turn in record["conversations"]]
+    return [turn["value"] for turn in turns] + [_ROLES[turn["from"]] for turn in turns]
 
 
 def tokenize(record: Mapping[str, Any], tokenizer: Llama3Tokenizer) -> Example:

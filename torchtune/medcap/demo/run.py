@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,11 @@ from medcap.checkpoints.atomic import write_json, write_text
 from medcap.configuration import packaged_configs
 from medcap.errors import UserError
 
-TRAIN_IMAGES = 4000
+TRAIN_IMAGES = 4800
+QUESTIONS_PER_TRAIN_IMAGE = 3
 TEST_IMAGES = 100
-TEXT_RECORDS = 20_000
-LANGUAGE_STEPS = 300
+TEXT_RECORDS = 12_800
+LANGUAGE_STEPS = 800
 TRAIN_CONFIG = "medcap/tiny/single_device"
 GENERATION_CONFIG = "medcap/tiny/generation"
 
@@ -42,7 +42,8 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     stages = Stages(out / "stages.json")
     train, test = out / "data" / "train", out / "data" / "test"
-    stages.run("data", [TRAIN_IMAGES, TEST_IMAGES, seed], lambda: _draw(train, test, seed))
+    drawn = [TRAIN_IMAGES, QUESTIONS_PER_TRAIN_IMAGE, TEST_IMAGES, seed]
+    stages.run("data", drawn, lambda: _draw(train, test, seed))
     stages.run("language", [TEXT_RECORDS, LANGUAGE_STEPS, seed], lambda: _teach_language(out / "llm", seed))
     stages.run("train", _command_key(_train_command(out, seed)), lambda: _train(out, seed))
     vqa_command, caption_command = _generation_commands(out)
@@ -95,15 +96,14 @@ class Stages:
 def _draw(train: Path, test: Path, seed: int) -> None:
     from medcap.datasets.phantom import write_phantoms
 
-    for folder, count, own_seed in ((train, TRAIN_IMAGES, 2 * seed), (test, TEST_IMAGES, 2 * seed + 1)):
+    for folder in (train, test):
         shutil.rmtree(folder, ignore_errors=True)
-        write_phantoms(folder, count, own_seed)
-    # One file for training: a caption and ten questions for each image.
+    write_phantoms(train, TRAIN_IMAGES, 2 * seed, questions_per_image=QUESTIONS_PER_TRAIN_IMAGE)
+    write_phantoms(test, TEST_IMAGES, 2 * seed + 1)
+    # One training file: of each image its caption, which names everything, and a few questions.
     captions = json.loads((train / "captions.json").read_text(encoding="utf-8"))
-    rows = [
-        {"image": row["image"], "conversations": [{"from": "human", "value": "<image>"}, row["conversations"][1]]}
-        for row in captions
-    ]
+    asked = {"from": "human", "value": "<image>"}
+    rows = [{"image": row["image"], "conversations": [asked, row["conversations"][1]]} for row in captions]
     lines = [json.dumps(row) + "\n" for row in rows]
     write_text(train / "train.jsonl", "".join(lines) + (train / "questions.jsonl").read_text(encoding="utf-8"))
 
@@ -111,7 +111,7 @@ def _draw(train: Path, test: Path, seed: int) -> None:
 def _teach_language(folder: Path, seed: int) -> None:
     from medcap.checkpoints.hugging_face_llama import write_hugging_face_llama
     from medcap.datasets.phantom_records import text_records
-    from medcap.demo.language import answer_accuracy, teach_language
+    from medcap.demo.language import answer_accuracy, teach_language, tokenizer_texts
     from medcap.demo.tokenizer import train_tiktoken_file
     from medcap.models.tokenizers import llama3_tokenizer
 
@@ -119,8 +119,7 @@ def _teach_language(folder: Path, seed: int) -> None:
     architecture.pop("_component_")
     records = text_records(TEXT_RECORDS, seed)
     file = folder.parent / "tokenizer.model"
-    texts = [turn["value"] for record in records for turn in record["conversations"]]
-    train_tiktoken_file(texts, architecture["vocab_size"] - 256, file)
+    train_tiktoken_file(tokenizer_texts(records), architecture["vocab_size"] - 256, file)
     tokenizer = llama3_tokenizer(str(file))
     decoder = teach_language(records, tokenizer, architecture, LANGUAGE_STEPS, seed=seed)
     accuracy = answer_accuracy(decoder, tokenizer, text_records(500, seed + 1))
@@ -174,13 +173,9 @@ def _packaged(name: str) -> dict[str, Any]:
 
 def _run(command: list[str]) -> None:
     print("$ tune " + " ".join(command), file=sys.stderr, flush=True)
-    finished = subprocess.run([sys.executable, "-m", "torchtune._cli.tune", *command], env=os.environ | _QUIET)
+    finished = subprocess.run([sys.executable, "-m", "torchtune._cli.tune", *command])
     if finished.returncode:
         raise UserError(f"the demo stopped: 'tune {command[0]} {command[1]}' ended with status {finished.returncode}")
-
-
-# torchao announces at every import that it found no C++ extensions for this torch; nothing here uses them.
-_QUIET = {"TORCHAO_SKIP_LOADING_SO_FILES": "1"}
 
 
 def _collect(out: Path) -> dict[str, Any]:

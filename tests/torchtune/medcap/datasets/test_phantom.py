@@ -128,7 +128,8 @@ def test_the_same_scene_appears_at_every_resolution():
         large, large_mask = draw(phantom, 256)
         shrunk = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
         assert np.abs(shrunk - small).mean() < 6
-        assert np.allclose(np.array(bounding_box(large_mask)) / 4, bounding_box(small_mask), atol=1.5)
+        # A spike's tip is thinner than a pixel of the small image, whose mask ends that much earlier.
+        assert np.allclose(np.array(bounding_box(large_mask)) / 4, bounding_box(small_mask), atol=3)
 
 
 def test_sizes_do_not_overlap():

@@ -13,15 +13,15 @@ from torch.nn import functional
 from medcap.errors import UserError
 from medcap.models.towers.base import HALF, Preprocess, Tower
 
-_STRIDE = 8
-_DEFAULTS = {"image_size": 64, "width": 96, "depth": 4, "heads": 3, "pooled_dim": 96}
+_DEFAULTS = {"image_size": 64, "stride": 8, "width": 96, "depth": 4, "heads": 3, "pooled_dim": 96}
 
 
 def tiny_spec(options: Mapping[str, Any]) -> tuple[dict[str, Any], Preprocess]:
     """Specification and preprocessing of a tiny tower.
 
     Args:
-        options: any of image_size (pixels, 64), width (96), depth (4), heads (3), pooled_dim (96).
+        options: any of image_size (pixels, 64), stride (pixels between tokens, a power of two, 8), width (96),
+            depth (4), heads (3), pooled_dim (96).
 
     Raises:
         UserError: for an unknown or impossible option.
@@ -32,27 +32,32 @@ def tiny_spec(options: Mapping[str, Any]) -> tuple[dict[str, Any], Preprocess]:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"vision.{name}={value!r} must be a positive whole number")
     spec = {"kind": "tiny", **_DEFAULTS, **options}
-    if spec["image_size"] % _STRIDE:
-        raise UserError(f"vision.image_size={spec['image_size']} must be a multiple of {_STRIDE}")
+    stride = spec["stride"]
+    if stride < 2 or stride & (stride - 1):
+        raise UserError(f"vision.stride={stride} must be a power of two: 2, 4, 8, 16, ...")
+    if spec["image_size"] % stride:
+        raise UserError(f"vision.image_size={spec['image_size']} must be a multiple of {stride}")
     if spec["width"] % 32 or spec["width"] % spec["heads"]:
         raise UserError(f"vision.width={spec['width']} must be a multiple of 32 and of vision.heads={spec['heads']}")
     return spec, Preprocess(spec["image_size"], HALF, HALF, resize_mode="squash")
 
 
 class TinyTower(Tower):
-    """Three stride-2 convolutions, then a pre-norm transformer; about 0.5 million parameters as it stands.
+    """Stride-2 convolutions, then a pre-norm transformer; about 0.5 million parameters as it stands.
 
     The group and layer norms see one image at a time, so an image's tokens do not depend on its batch.
 
     Args:
-        spec: image_size, width, depth, heads, pooled_dim.
+        spec: image_size, stride, width, depth, heads, pooled_dim.
         preprocess: squash to ``image_size``.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
         super().__init__(spec, preprocess)
-        width, grid = spec["width"], spec["image_size"] // _STRIDE
-        channels = [3, width // 4, width // 2, width]
+        width, grid = spec["width"], spec["image_size"] // spec["stride"]
+        stages = spec["stride"].bit_length() - 1
+        # Evenly growing, in the groups of eight that the norms need.
+        channels = [3, *(max(8, width * stage // stages // 8 * 8) for stage in range(1, stages)), width]
         self.stem = nn.Sequential()
         for inward, outward in itertools.pairwise(channels):
             self.stem.append(nn.Conv2d(inward, outward, 3, stride=2, padding=1, bias=False))
