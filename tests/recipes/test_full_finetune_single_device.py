@@ -1,7 +1,9 @@
+import base64
 import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from helpers.workspace import Workspace, log
@@ -141,6 +143,45 @@ def test_a_mistake_on_the_command_line_is_one_line(workspace, capsys, monkeypatc
     assert "Traceback" not in printed
 
 
+def test_weights_that_do_not_fit_are_found_by_their_headers(workspace, capsys, monkeypatch):
+    from safetensors.torch import save_file
+
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
+    file = workspace.folder / "llm" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    for damaged in ({name: tensors[name][:-1].contiguous()}, {}):
+        kept = {key: value for key, value in tensors.items() if key != name}
+        save_file({**kept, **damaged}, file, metadata={"format": "pt"})
+        with pytest.raises(SystemExit):
+            workspace.train()
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("medcap: ")
+        assert name in line
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(workspace, capsys):
+    file = workspace.folder / "llm" / "original" / "tokenizer.model"
+    lines = file.read_text().splitlines(keepends=True)
+    more = [f"{base64.b64encode(f'word{index}'.encode()).decode()} {len(lines) + index}\n" for index in range(50)]
+    (workspace.folder / "other.model").write_text("".join(lines + more))
+    with pytest.raises(SystemExit):
+        workspace.train(f"tokenizer.path={workspace.folder}/other.model")
+    assert "tokenizer" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_hub_name_without_a_network_says_what_to_download(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(workspace.folder / "no_cache"))
+    monkeypatch.chdir(workspace.folder)
+    with pytest.raises(SystemExit):
+        workspace.train("vision=siglip")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "hf download google/siglip-so400m-patch14-384" in line
+
+
 def damage(workspace, kind):
     rows = workspace.records()
     image = workspace.folder / "images" / "1.png"
@@ -154,6 +195,8 @@ def damage(workspace, kind):
         del rows[1]["conversations"]
     elif kind == "silent":
         rows[1]["conversations"][1]["value"] = ""
+    elif kind == "too large":
+        Image.new("1", (9000, 9000)).save(image)
     path = workspace.write_data("bad.json", rows)
     if kind == "json":
         path.write_text(json.dumps(rows, indent=1)[:700])
@@ -165,6 +208,7 @@ def damage(workspace, kind):
     [
         ("cut", "1.png is damaged"),
         ("missing", "1.png does not exist"),
+        ("too large", "1.png is 9000 x 9000, more than the 50,000,000 pixels allowed"),
         ("outside", "outside the allowed folders"),
         ("empty row", "row 1: there is no 'conversations'"),
         ("silent", "row 1: no token is left to learn"),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import pytest
+
 from helpers.vision_checkpoints import TIMM_VISION, write_meta_model, write_open_clip_folder
 from helpers.workspace import Workspace, log, tune
 from medcap.models.towers import registry

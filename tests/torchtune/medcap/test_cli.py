@@ -1,4 +1,5 @@
 import pytest
+
 from medcap.cli import main
 
 

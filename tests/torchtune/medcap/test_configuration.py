@@ -1,9 +1,10 @@
 import sys
 
 import pytest
+from omegaconf import OmegaConf
+
 from medcap.configuration import Component, Section, Value, check, packaged_configs, recipe
 from medcap.errors import UserError
-from omegaconf import OmegaConf
 
 KEYS = {
     "epochs": Value((int,), 1, minimum=1),

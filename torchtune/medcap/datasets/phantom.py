@@ -23,6 +23,7 @@ from medcap.errors import UserError
 
 FORMAT_VERSION = 1
 SMALLEST_IMAGE = 32
+_FREE = "description"  # has many right wordings; captions and their metrics are the test of those
 _MARKER = "phantom.json"
 _UNFINISHED = "phantom.json.unfinished"
 
@@ -49,8 +50,8 @@ def write_phantoms(
     Image i depends on ``(seed, i)`` alone: a larger set begins with the smaller one of its seed, and sets of two
     seeds share no image. The folder receives ``images/*.png`` (RGB), ``masks/*.png`` (0 and 255), ``captions.json``
     (medcap's sharegpt records, with ``out`` as it was given in their ``meta``), ``questions.jsonl`` (LLaVA's
-    records, one a question), ``vqa.jsonl`` (an evaluation row a question), ``records.jsonl`` (the full truth, one
-    line an image) and at last ``phantom.json``, which marks it complete.
+    records, one a question), ``vqa.jsonl`` (an evaluation row a question, descriptions left out), ``records.jsonl``
+    (the full truth, one line an image) and at last ``phantom.json``, which marks it complete.
 
     Args:
         out (Path): folder to write; new, empty, or from the same request.
@@ -89,7 +90,7 @@ def write_phantoms(
         questions = make_questions(phantom, questions_per_image)
         captions.append(_caption_record(phantom, out))
         training += [_training_record(phantom, question) for question in questions]
-        evaluation += [_evaluation_row(phantom, question) for question in questions]
+        evaluation += [_evaluation_row(phantom, question) for question in questions if question.question_type != _FREE]
         records.append(_draw_and_record(phantom, questions, out, image_size))
     _write_lines(out / "questions.jsonl", training)
     _write_lines(out / "vqa.jsonl", evaluation)

@@ -18,9 +18,7 @@ Turn = tuple[str, str]  # role and text
 
 def plain_text(turns: Sequence[Turn]) -> str:
     """Llama 3's template written as text, the last turn left open."""
-    text = "".join(
-        f"<|start_header_id|>{role}<|end_header_id|>\n\n{words.strip()}<|eot_id|>" for role, words in turns
-    )
+    text = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{words.strip()}<|eot_id|>" for role, words in turns)
     return text.removesuffix("<|eot_id|>")
 
 

@@ -171,7 +171,10 @@ def test_the_files_hold_the_truth_of_the_pictures(small_set):
 
 def test_training_and_evaluation_files_ask_the_same_questions(small_set):
     training, evaluation = _lines(small_set / "questions.jsonl"), _lines(small_set / "vqa.jsonl")
-    assert len(training) == len(evaluation) == 54
+    assert len(training) == 54
+    # A description has many right wordings, so it is no row of an exact-match test.
+    training = [record for record in training if not record["id"].endswith("-description")]
+    assert len(training) == len(evaluation) == 48
     for record, row in zip(training, evaluation, strict=True):
         human, answer = record["conversations"]
         assert human["value"] == f"<image>\n{row['question']}" and answer["value"] == row["reference"]

@@ -1,4 +1,5 @@
 import pytest
+
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.generation.medcap_prompt import IMAGE, answer_limit, description_limit, plain_text, plain_text_tokens
 from medcap.models.tokenizers import llama3_tokenizer
