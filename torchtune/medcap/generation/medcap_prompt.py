@@ -1,7 +1,7 @@
 """medcap 2024's prompts and token limits, for reproducing its numbers.
 
-That system wrote the chat template as text and encoded the text, so its markers became ordinary tokens; its limits count
-tokens of that encoding (custom_generate_func.py, lines 24-39 and 137-191, of myeongkyunkang/medcap at c8910f0).
+That system wrote the chat template as text and encoded the text, so its markers became ordinary tokens; its limits
+count tokens of that encoding (custom_generate_func.py, lines 24-39 and 137-191, of myeongkyunkang/medcap at c8910f0).
 """
 
 from __future__ import annotations
