@@ -15,7 +15,7 @@ from torchtune._cli.tune import main as tune_main
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
 
 QUESTIONS = (("Is there a circle?", "Yes"), ("Is the square red?", "No"), ("What is shown?", "Chest image, normal"))
-TINY_VISION = "{name: tiny, image_size: 16, width: 32, depth: 1, heads: 2}"
+TINY_VISION = "{name: tiny, image_size: 16, stride: 8, width: 32, depth: 1, heads: 2}"
 
 
 class Workspace:
