@@ -43,12 +43,13 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     stages = Stages(out / "stages.json")
     train, test = out / "data" / "train", out / "data" / "test"
     drawn = [TRAIN_IMAGES, QUESTIONS_PER_TRAIN_IMAGE, TEST_IMAGES, seed]
-    stages.run("data", drawn, lambda: _draw(train, test, seed))
-    stages.run("language", [TEXT_RECORDS, LANGUAGE_STEPS, seed], lambda: _teach_language(out / "llm", seed))
-    stages.run("train", _command_key(_train_command(out, seed)), lambda: _train(out, seed))
+    stages.run("data", drawn, train / "train.jsonl", lambda: _draw(train, test, seed))
+    read = [TEXT_RECORDS, LANGUAGE_STEPS, seed, _packaged(TRAIN_CONFIG)["llm"]]
+    stages.run("language", read, out / "llm/config.json", lambda: _teach_language(out / "llm", seed))
+    stages.run("train", _command_key(_train_command(out, seed)), out / "train/summary.json", lambda: _train(out, seed))
     vqa_command, caption_command = _generation_commands(out)
-    stages.run("generate", _command_key(vqa_command), lambda: _run(vqa_command))
-    stages.run("caption", _command_key(caption_command), lambda: _run(caption_command))
+    stages.run("generate", _command_key(vqa_command), out / "vqa/metrics.json", lambda: _run(vqa_command))
+    stages.run("caption", _command_key(caption_command), out / "caption/metrics.json", lambda: _run(caption_command))
 
     metrics = _collect(out)
     metrics["seconds"] = stages.seconds | {"total": round(time.monotonic() - started, 1)}
@@ -76,11 +77,11 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
 
-    def run(self, name: str, key: Any, work: Callable[[], None]) -> None:
-        """Do a step, unless it was done with the same key after the same earlier steps."""
+    def run(self, name: str, key: Any, makes: Path, work: Callable[[], None]) -> None:
+        """Do a step, unless it was done with the same key after the same earlier steps and its file is there."""
         self._chain = hashlib.sha256(json.dumps([self._chain, name, key], default=str).encode()).hexdigest()
         known = self._done.get(name)
-        if known is not None and known["key"] == self._chain:
+        if known is not None and known["key"] == self._chain and makes.is_file():
             self.cached.append(name)
             self.seconds[name] = known["seconds"]
             print(f"[{name}] done before, took {known['seconds']} s", file=sys.stderr)

@@ -8,11 +8,13 @@ from medcap.demo.run import Stages, run_demo
 
 def test_a_stage_runs_once_for_its_key_and_again_after_an_earlier_one_changed(tmp_path):
     done = []
+    made = tmp_path / "made"
+    made.touch()
 
     def go(data, train):
         stages = Stages(tmp_path / "stages.json")
-        stages.run("data", data, lambda: done.append("data"))
-        stages.run("train", train, lambda: done.append("train"))
+        stages.run("data", data, made, lambda: done.append("data"))
+        stages.run("train", train, made, lambda: done.append("train"))
         return stages.cached
 
     assert go(1, 1) == []
@@ -20,13 +22,15 @@ def test_a_stage_runs_once_for_its_key_and_again_after_an_earlier_one_changed(tm
     assert go(1, 2) == ["data"]
     assert go(2, 2) == []
     assert done == ["data", "train", "train", "data", "train"]
+    made.unlink()
+    assert go(2, 2) == []
 
 
 def test_a_stage_that_fails_is_not_remembered(tmp_path):
     with pytest.raises(ValueError, match="broken"):
-        Stages(tmp_path / "stages.json").run("data", 1, lambda: (_ for _ in ()).throw(ValueError("broken")))
+        Stages(tmp_path / "stages.json").run("data", 1, tmp_path, lambda: (_ for _ in ()).throw(ValueError("broken")))
     stages = Stages(tmp_path / "stages.json")
-    stages.run("data", 1, lambda: None)
+    stages.run("data", 1, tmp_path, lambda: None)
     assert stages.cached == []
 
 
