@@ -21,7 +21,7 @@ from medcap.data.batch import Batch
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
 from medcap.training.checkpointing import Position, RunCheckpoints, find_resume_folder
-from medcap.training.metering import MetricsFile, Progress, SpeedMeter
+from medcap.training.metering import MetricsFile, Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_optimizer, build_scheduler, scale_and_clip
 from medcap.training.setup import describe_parts, iterate_batches, seed_everything, set_trainable
 
@@ -297,6 +297,7 @@ class FullFinetuneRecipeSingleDevice:
             "seconds": round(time.monotonic() - self.started, 3),
             "samples": len(self.dataset.samples),
             "bad_rows": len(self.bad_rows),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
             "trained_parameters": sum(parameter.numel() for parameter in self.trainable.values()),
             "llm_sha256_before": before,
             "llm_sha256_after": after,

@@ -40,6 +40,7 @@ def test_a_run_writes_everything_that_is_promised(workspace, capsys):
     } <= row.keys()
     summary = json.loads((output / "summary.json").read_text())
     assert summary["samples"] == 13
+    assert summary["peak_memory_bytes"] > 10**8
     assert summary["llm_sha256_before"] == summary["llm_sha256_after"]
     described = json.loads((step / "vision.json").read_text())
     assert described["llm"]["fingerprint"] == summary["llm_sha256_before"]

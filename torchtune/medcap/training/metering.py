@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import sys
 import time
 from collections import deque
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from torchtune.training.metric_logging import MetricLoggerInterface
 from tqdm import tqdm
 
@@ -48,6 +50,14 @@ class SpeedMeter:
             "label_tokens_per_second": labels / seconds,
             "images_per_second": images / seconds,
         }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory so far: allocated on a GPU, else resident of this process (workers not counted)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 class MetricsFile(MetricLoggerInterface):
