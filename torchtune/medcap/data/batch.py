@@ -28,6 +28,7 @@ class Batch:
         num_tokens: tokens that are not padding.
         num_labels: tokens to learn.
         names: the records in it, for messages to the user.
+        static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
     """
 
     tokens: Tensor
@@ -40,6 +41,7 @@ class Batch:
     num_tokens: int
     num_labels: int
     names: tuple[str, ...] = ()
+    static_shape: bool = False
 
     @property
     def num_images(self) -> int:
@@ -65,6 +67,7 @@ def make_batch(
     num_image_tokens: int,
     load_image: Callable[[object], Tensor],
     names: tuple[str, ...] = (),
+    static_shape: bool = False,
 ) -> Batch:
     """Stack rows and load their images.
 
@@ -74,6 +77,7 @@ def make_batch(
         num_image_tokens: K, placeholders for each image.
         load_image: an image of a row -> ``[3, H, W]`` float32.
         names: the records in the rows.
+        static_shape: as in ``Batch``.
 
     Returns:
         The batch.
@@ -103,4 +107,5 @@ def make_batch(
         num_tokens=int((document != PADDING_DOCUMENT).sum()),
         num_labels=int((labels != IGNORE_INDEX).sum()),
         names=names,
+        static_shape=static_shape,
     )

@@ -187,7 +187,12 @@ class ChatDataset:
         left_out = {row.name for row in bad}
         names = tuple(name for name in (self.samples[index].name for index in plan.samples) if name not in left_out)
         batch = make_batch(
-            rows, self.tokenizer.image_token_id, self.tokenizer.num_image_tokens, loaded.__getitem__, names
+            rows,
+            self.tokenizer.image_token_id,
+            self.tokenizer.num_image_tokens,
+            loaded.__getitem__,
+            names,
+            static_shape=self.packed,
         )
         return batch, bad
 

@@ -115,6 +115,8 @@ class VisionLanguageModel(nn.Module):
         """Summed cross-entropy over the batch's labels, a float32 scalar."""
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
-        mask = packed_attention_mask(batch.document, batch.branch)
+        # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
+        flex = batch.static_shape and batch.tokens.is_cuda
+        mask = packed_attention_mask(batch.document, batch.branch, flex)
         hidden = self.hidden(embeddings, mask, batch.input_pos)
         return label_loss(hidden, batch.labels, self.unembed, chunk_size)

@@ -1,4 +1,4 @@
-"""Who attends to whom in packed rows: one function for FlexAttention on CUDA and a boolean mask elsewhere."""
+"""Who attends to whom in packed rows: one function for FlexAttention and for a boolean mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool | None = None) -> Tensor | BlockMask:
+def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool = False) -> Tensor | BlockMask:
     """Causal, within a document, and of the branches only the shared prefix (0) and the query's own.
 
     Padding (document -1) attends to the padding before it, so no row of the softmax is empty.
@@ -15,12 +15,11 @@ def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool | None = 
     Args:
         document: ``[R, S]`` int64.
         branch: ``[R, S]`` int64.
-        flex: make a block mask for FlexAttention; by default on CUDA only.
+        flex: make a block mask for FlexAttention, which skips the blocks that nobody attends to.
 
     Returns:
         ``[R, S, S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
     """
-    flex = document.is_cuda if flex is None else flex
     rows, length = document.shape
     if flex:
 

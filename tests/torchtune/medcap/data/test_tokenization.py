@@ -1,4 +1,6 @@
 import io
+import json
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -7,6 +9,7 @@ from torchtune.models.gemma import gemma_tokenizer
 from torchtune.models.llama2 import llama2_tokenizer
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.models.phi3 import phi3_mini_tokenizer
+from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.conversations import split_images
@@ -152,6 +155,16 @@ def sentencepiece_file(tmp_path_factory):
     return str(path)
 
 
+def write_byte_level_files(folder):
+    """A Qwen tokenizer without merges: every byte is a token."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    (folder / "vocab.json").write_text(json.dumps({letter: rank for rank, letter in enumerate(letters)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return str(folder / "vocab.json"), str(folder / "merges.txt")
+
+
 def build(name, file):
     from torchtune.data import ChatMLTemplate
     from torchtune.models.llama2 import Llama2ChatTemplate
@@ -164,10 +177,12 @@ def build(name, file):
         return mistral_tokenizer(file, prompt_template=template), MistralChatTemplate
     if name == "gemma":
         return gemma_tokenizer(file, prompt_template="torchtune.data.ChatMLTemplate"), ChatMLTemplate
+    if name == "qwen2_5":
+        return qwen2_5_tokenizer(*write_byte_level_files(Path(file).parent)), None
     return phi3_mini_tokenizer(file), None
 
 
-@pytest.mark.parametrize("name", ["llama2", "mistral", "gemma", "phi3"])
+@pytest.mark.parametrize("name", ["llama2", "mistral", "gemma", "phi3", "qwen2_5"])
 def test_other_templates_keep_their_own_text_and_get_image_runs(name, sentencepiece_file):
     reference, _ = build(name, sentencepiece_file)
     messages = chat("What is shown in the image?", WORDS)
