@@ -1,20 +1,24 @@
 """Teaches a tiny Llama to read: it learns from text what it will later be shown as images."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchtune.data import Message
 from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.modules import TransformerDecoder
 from tqdm import tqdm
 
-IGNORED = -100
+from medcap.data.conversations import ROLES, read_record
+from medcap.data.tokenization import ChatTokenizer
+from medcap.errors import UserError
+from medcap.modules.label_loss import IGNORE_INDEX
+
 _POOL = 50  # batches whose samples are sorted by length together
-_ROLES = {"human": "user", "gpt": "assistant"}
 
 Example = tuple[list[int], list[int]]  # tokens and labels, both of the same length; labels are not shifted
 
@@ -48,7 +52,7 @@ def teach_language(
     Returns:
         TransformerDecoder: the trained decoder, in evaluation mode.
     """
-    examples = [tokenize(record, tokenizer) for record in records]
+    examples = tokenize(records, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = _build(architecture, tokenizer.vocab_size)
@@ -89,13 +93,13 @@ def answer_accuracy(
     Returns:
         float: between 0 and 1.
     """
-    examples = sorted((tokenize(record, tokenizer) for record in records), key=lambda example: len(example[0]))
+    examples = sorted(tokenize(records, tokenizer), key=lambda example: len(example[0]))
     right = 0
     for start in range(0, len(examples), batch_size):
         tokens, labels = _pad(examples[start : start + batch_size])
         answered = decoder(tokens)[:, :-1].argmax(-1)  # [B, S - 1]
         targets = labels[:, 1:]
-        right += int(((answered == targets) | (targets == IGNORED)).all(-1).sum())
+        right += int(((answered == targets) | (targets == IGNORE_INDEX)).all(-1).sum())
     return right / len(examples)
 
 
@@ -109,29 +113,30 @@ def tokenizer_texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
         list[str]: one text a turn and one a role name.
     """
     turns = [turn for record in records for turn in record["conversations"]]
-    return [turn["value"] for turn in turns] + [_ROLES[turn["from"]] for turn in turns]
+    return [turn["value"] for turn in turns] + [ROLES[turn["from"]] for turn in turns]
 
 
-def tokenize(record: Mapping[str, Any], tokenizer: Llama3Tokenizer) -> Example:
-    """Turn a text conversation into tokens and labels.
+def tokenize(records: Sequence[Mapping[str, Any]], tokenizer: Llama3Tokenizer) -> list[Example]:
+    """Turn text conversations into tokens and labels, as training with images does.
 
     Args:
-        record (Mapping): one record of LLaVA's form without an image.
-        tokenizer (Llama3Tokenizer): gives the tokens of the Llama 3 chat format.
+        records (Sequence[Mapping]): LLaVA's records without images.
+        tokenizer (Llama3Tokenizer): gives the tokens of the Llama 3 chat format; it is left as it was.
 
     Returns:
-        tuple: tokens and labels of one length; labels are -100 except on the assistant's words and its end-of-turn
-        token.
+        list[tuple]: tokens and labels of one length for each record; labels are -100 except on the assistant's words
+        and its end-of-turn token.
     """
-    tokens, labels = [tokenizer.bos_id], [IGNORED]
-    for turn in record["conversations"]:
-        message = Message(role=_ROLES[turn["from"]], content=turn["value"])
-        piece = tokenizer.tokenize_message(message)
-        header = len(tokenizer.tokenize_message(Message(role=message.role, content=""), add_end_tokens=False))
-        heard = header if message.role == "assistant" else len(piece)
-        tokens += piece
-        labels += [IGNORED] * heard + piece[heard:]
-    return [*tokens, tokenizer.eos_id], [*labels, IGNORED]
+    chat_tokenizer = ChatTokenizer(copy.copy(tokenizer), num_image_tokens=1)
+    examples = []
+    for index, record in enumerate(records):
+        chat = chat_tokenizer.tokenize(read_record(record, Path("records"), index, _no_image).messages)
+        examples.append((chat.tokens, chat.labels))
+    return examples
+
+
+def _no_image(image: str, _: str | None) -> Path:
+    raise UserError(f"a text record names the image {image}")
 
 
 def _build(architecture: Mapping[str, Any], vocab_size: int) -> TransformerDecoder:
@@ -184,7 +189,7 @@ def _pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Pad on the right, where causal attention never looks; tokens and labels [B, S] int64."""
     length = max(len(tokens) for tokens, _ in examples)
     tokens = torch.zeros(len(examples), length, dtype=torch.int64)
-    labels = torch.full((len(examples), length), IGNORED)
+    labels = torch.full((len(examples), length), IGNORE_INDEX)
     for row, (ids, targets) in enumerate(examples):
         tokens[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(targets)] = torch.tensor(targets)
@@ -193,4 +198,4 @@ def _pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 def _loss(decoder: TransformerDecoder, tokens: Tensor, labels: Tensor) -> Tensor:
     logits = decoder(tokens[:, :-1])  # [B, S - 1, V]
-    return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+    return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX)

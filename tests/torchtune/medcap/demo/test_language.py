@@ -34,7 +34,7 @@ def test_words_and_roles_are_single_tokens(tokenizer):
 
 def test_tokens_are_the_chat_format_and_labels_the_answer(tokenizer):
     record = {"conversations": conversation("A ring.\nIs it bright?", "yes")}
-    tokens, labels = tokenize(record, tokenizer)
+    ((tokens, labels),) = tokenize([record], tokenizer)
     messages = [Message(role="user", content="A ring.\nIs it bright?"), Message(role="assistant", content="yes")]
     answer = tokenizer.encode("yes", add_bos=False, add_eos=False)
     assert tokens == tokenizer.tokenize_messages(messages)[0]
@@ -45,7 +45,7 @@ def test_tokens_are_the_chat_format_and_labels_the_answer(tokenizer):
 
 def test_every_turn_of_the_assistant_is_a_label(tokenizer):
     turns = [*conversation("A ring.", "yes"), *conversation("A cross.", "no")]
-    labels = tokenize({"conversations": turns}, tokenizer)[1]
+    labels = tokenize([{"conversations": turns}], tokenizer)[0][1]
     assert labels.count(tokenizer.eot_id) == 2
 
 
@@ -73,7 +73,7 @@ def test_accuracy_agrees_with_greedy_decoding(tokenizer):
     decoder = teach_language(records, tokenizer, ARCHITECTURE, steps=40, batch_size=8, progress=False)
     right = 0
     for record in records:
-        tokens, labels = tokenize(record, tokenizer)
+        ((tokens, labels),) = tokenize([record], tokenizer)
         start = next(place for place, label in enumerate(labels) if label != -100)
         said = tokens[:start]
         with torch.inference_mode():
