@@ -23,7 +23,7 @@ from medcap.errors import UserError
 from medcap.training.checkpointing import Position, RunCheckpoints, find_resume_folder
 from medcap.training.metering import MetricsFile, Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_optimizer, build_scheduler, scale_and_clip
-from medcap.training.setup import describe_parts, iterate_batches, seed_everything, set_trainable
+from medcap.training.setup import check_trainable, describe_parts, iterate_batches, seed_everything, set_trainable
 
 KEYS = MODEL_KEYS | {
     "output_dir": Value((str,)),
@@ -76,6 +76,7 @@ class FullFinetuneRecipeSingleDevice:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
+        check_trainable(cfg.trainable)
         self.device = choose_device(cfg.device)
         self.dtype = choose_dtype(cfg.dtype, self.device)
         self.output_dir = Path(cfg.output_dir)

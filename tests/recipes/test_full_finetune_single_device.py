@@ -138,8 +138,7 @@ def test_a_mistake_on_the_command_line_is_one_line(workspace, capsys, monkeypatc
     def no_weights(*_):
         raise AssertionError("weights were read before the mistake was found")
 
-    if not override.startswith("trainable"):
-        monkeypatch.setattr(LLMPlan, "load", no_weights)
+    monkeypatch.setattr(LLMPlan, "load", no_weights)
     with pytest.raises(SystemExit) as end:
         workspace.train(override)
     printed = capsys.readouterr().err
@@ -169,7 +168,10 @@ def test_weights_that_do_not_fit_are_found_by_their_headers(workspace, capsys, m
         assert name in line
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused(workspace, capsys):
+def test_a_tokenizer_of_another_vocabulary_is_refused(workspace, capsys, monkeypatch):
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
     file = workspace.folder / "llm" / "original" / "tokenizer.model"
     lines = file.read_text().splitlines(keepends=True)
     more = [f"{base64.b64encode(f'word{index}'.encode()).decode()} {len(lines) + index}\n" for index in range(50)]
@@ -180,6 +182,9 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(workspace, capsys):
 
 
 def test_a_hub_name_without_a_network_says_what_to_download(workspace, capsys, monkeypatch):
+    from medcap.checkpoints.frozen_llm import LLMPlan
+
+    monkeypatch.setattr(LLMPlan, "load", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(workspace.folder / "no_cache"))
     monkeypatch.chdir(workspace.folder)

@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    # Where two virtual processors share a core, OpenMP threads that spin while they wait make each other ten times
-    # slower. It is read when torch is first imported, here and in the recipes that the demo starts.
+    # Where two virtual processors share a core, OpenMP threads that spin while they wait slow each other down. It is
+    # read when torch is first imported, here and in the recipes that the demo starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medcap.demo.run import run_demo
 

@@ -97,7 +97,7 @@ def build_decoder(llm: Mapping[str, Any] | str) -> TransformerDecoder:
     try:
         with torch.device("meta"):
             decoder = builder(**arguments)
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"llm: {name} cannot be built with these arguments: {error}") from error
     attention = getattr(decoder.layers[0], "attn", None) if isinstance(decoder, TransformerDecoder) else None
     if not hasattr(getattr(attention, "pos_embeddings", None), "base"):

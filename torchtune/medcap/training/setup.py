@@ -25,6 +25,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def check_trainable(parts: Sequence[str]) -> None:
+    """Check the key ``trainable``.
+
+    Raises:
+        UserError: for an unknown part, or none.
+    """
+    unknown = [part for part in parts if part not in TRAINABLE_PARTS]
+    if unknown or not parts:
+        raise UserError(f"trainable={list(parts)}: choose from {', '.join(TRAINABLE_PARTS)}")
+
+
 def set_trainable(model: VisionLanguageModel, parts: Sequence[str]) -> dict[str, nn.Parameter]:
     """Say which parts learn; the language model never does.
 
@@ -41,9 +52,7 @@ def set_trainable(model: VisionLanguageModel, parts: Sequence[str]) -> dict[str,
     Raises:
         UserError: for an unknown part, or none.
     """
-    unknown = [part for part in parts if part not in TRAINABLE_PARTS]
-    if unknown or not parts:
-        raise UserError(f"trainable={list(parts)}: choose from {', '.join(TRAINABLE_PARTS)}")
+    check_trainable(parts)
     model.requires_grad_(False)
     unused = model.tower.unused_parameters(model.projector.takes)
     for name, parameter in model.tower.named_parameters():

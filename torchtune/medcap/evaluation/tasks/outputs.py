@@ -14,6 +14,7 @@ from medcap.data.images import ImageReader
 from medcap.evaluation.files import write_text
 from medcap.evaluation.report import Bar, Card, Report, Sample
 from medcap.evaluation.tasks.base import Row, Task
+from medcap.generation.medcap_prompt import plain_text
 
 _RAW_COLUMNS = ("image", "instruction", "output", "generated")
 _TITLES = {"caption": "Captions", "vqa": "Visual question answering"}
@@ -52,8 +53,8 @@ def prompt_text(row: Row, image_tokens: int) -> str:
     turns = []
     for message in row.messages:
         parts = [PLACEHOLDER * image_tokens if part["type"] == "image" else part["content"] for part in message.content]
-        turns.append(f"<|start_header_id|>{message.role}<|end_header_id|>\n\n{''.join(parts).strip()}<|eot_id|>")
-    return "".join(turns) + "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        turns.append((message.role, "".join(parts)))
+    return plain_text([*turns, ("assistant", "")])
 
 
 def write_page(
