@@ -127,7 +127,7 @@ def mixed_requests(images: list[str]) -> list[Request]:
 def plain_answer(generator: Generator, request: Request, max_new_tokens: int) -> list[int]:
     """Greedy answer to one request: the whole text is computed anew for every token."""
     model, tokenizer = generator.model, generator.tokenizer
-    prompt = tokenizer.prompt(request.messages)
+    prompt = tokenizer.prompt(request.messages, request.answer_prefix)
     pictures = [generator.reader.open(generator.reader.resolve(image)) for image in prompt.images]
     model.tower.eval()
     answer: list[int] = []
@@ -148,3 +148,29 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
                 break
             answer.append(token)
     return answer
+
+
+def plain_score(generator: Generator, request: Request, candidate: str, end_of_turn: bool) -> tuple[float, int]:
+    """Log-probability of one candidate, summed, and its number of tokens: one forward pass of the whole text."""
+    model, tokenizer = generator.model, generator.tokenizer
+    given = tokenizer.prompt(request.messages, request.answer_prefix)
+    start = len(given.tokens) - len(tokenizer.answer(request.answer_prefix, end_of_turn=False))
+    ids = given.tokens[:start] + tokenizer.answer(request.answer_prefix + candidate, end_of_turn)
+    pictures = [generator.reader.open(generator.reader.resolve(image)) for image in given.images]
+    model.tower.eval()
+    with torch.no_grad():
+        rows = None
+        if pictures:
+            rows = model.encode_images(torch.stack([generator.preprocess.transform()(image) for image in pictures]))
+        tokens = torch.tensor([ids])
+        places = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
+        causal = torch.ones(1, len(ids), len(ids), dtype=torch.bool).tril()
+        embeddings = model.embed(tokens, rows, places if len(places) else None)
+        logits = model.unembed(model.hidden(embeddings, causal, torch.arange(len(ids))[None]))[0]
+        logits[:, tokenizer.vocab_size :] = -torch.inf
+        logits[:, tokenizer.image_token_id : tokenizer.image_token_id + 1] = -torch.inf
+        first = len(given.tokens)
+        while ids[:first] != given.tokens[:first]:
+            first -= 1
+        scored = logits.log_softmax(-1)[range(first - 1, len(ids) - 1), ids[first:]]
+    return float(scored.double().sum()), len(ids) - first

@@ -130,21 +130,43 @@ class ChatTokenizer:
             )
         return TokenizedChat(tokens, labels, images)
 
-    def prompt(self, messages: list[Message]) -> TokenizedPrompt:
+    def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         """Tokenize turns and open the assistant's, exactly as training has it.
 
         Args:
             messages: the turns so far, the last one the user's.
+            answer_prefix: words that the assistant has said already.
 
         Returns:
-            The ids up to where the assistant's first word goes.
+            The ids up to where the assistant's next word goes.
         """
         opened = [*messages, Message(role="assistant", content="", masked=False)]
         rules = LabelRules()
         ids, masked = self._template(opened, rules)
         end = _last(ids, _MARKS[ANSWER_MARK])
         tokens, _ = self._expand(ids[:end], masked[:end], rules)
-        return TokenizedPrompt(tokens, _images(messages))
+        return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), _images(messages))
+
+    def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
+        """Tokenize what the assistant says: the ids that follow :meth:`prompt` in a training sample.
+
+        Args:
+            text: the words; they do not depend on the turns before them.
+            end_of_turn: with the token that ends the turn.
+
+        Returns:
+            The ids.
+        """
+        if not text.strip():
+            return []
+        turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=text, masked=False)]
+        rules = LabelRules()
+        tokens, labels = self._expand(*self._template(turns, rules), rules)
+        learnt = [token for token, label in zip(tokens, labels, strict=True) if label != IGNORE_INDEX]
+        if not end_of_turn:
+            while learnt and learnt[-1] in self.stop_tokens:
+                learnt.pop()
+        return learnt
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of an answer: without its stop token, stripped."""

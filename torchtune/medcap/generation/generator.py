@@ -1,73 +1,50 @@
-"""Requests -> answers: planned into batches, prefilled once, decoded together over a KV cache."""
+"""The two doors of generation: requests -> answers, and requests with candidates -> how likely each is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medcap.data.images import ImageReader
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
+from medcap.generation.decoding import Decoder
 from medcap.generation.image_rows import ImageRows
 from medcap.generation.kv_cache import KVCache, attached
+from medcap.generation.likelihood import score_trees
+from medcap.generation.prefill import decode_one
+from medcap.generation.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
 from medcap.generation.progress import Progress
-from medcap.generation.request import Generation, Request, Sampling
-from medcap.generation.sampling import choose_tokens, draw_uniforms, is_greedy
+from medcap.generation.request import CandidateScores, Generation, Request, Sampling
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
-# Sorting by length within so many batches saves nearly all padding, keeps the questions of one image close
-# together, and finishes requests roughly in their order.
-WINDOW_BATCHES = 16
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request, ready to run.
-
-    Attributes:
-        index: its place in the list of requests.
-        key: its id, or its place where it has none.
-        tokens: ``[n]`` int32.
-        images: of its runs of image tokens, in order.
-        limit: most tokens of its answer.
-    """
-
-    index: int
-    key: str
-    tokens: np.ndarray
-    images: list[Any]
-    limit: int
-
-    @property
-    def capacity(self) -> int:
-        """Tokens of the prompt and its longest answer."""
-        return len(self.tokens) + self.limit
+OnGeneration = Callable[[int, Generation], None]
+OnScores = Callable[[int, CandidateScores], None]
 
 
 class Generator:
-    """Answers requests in batches.
+    """Answers requests, and scores candidates, in batches.
 
-    Requests of different lengths, with and without images, run together. An image is encoded once for all its
-    neighbouring requests. In float32 an answer does not depend on the batch; in lower precisions the device's
-    matrix kernels may round differently for another batch size, so two tokens that are almost equally likely may
-    change places.
+    Requests of different lengths, with and without images, run together. An image is encoded once and its part of
+    the prompt computed once for all the requests about it. In float32 a result does not depend on the other
+    requests; in lower precisions the device's matrix kernels may round differently for another batch size, so two
+    tokens that are almost equally likely may change places.
 
     Args:
         model: the vision-language model; it is left as it was found, so training may go on with it.
         tokenizer: with the chat template of the training.
         preprocess: the tower's.
         reader: opens the images that requests name by path.
-        batch_size: rows that are decoded together.
+        batch_size: answers that are decoded together.
         max_seq_len: most tokens of a prompt and its answer; the decoder's own limit holds in any case.
-        max_batch_tokens: most tokens of all prompts and answers of a batch, for prompts of very different lengths;
-            None bounds a batch by ``batch_size`` only.
+        max_batch_tokens: most tokens of all prompts and answers that are decoded together, for very different
+            lengths; None bounds them by ``batch_size`` only.
+        compile: compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
 
     Raises:
@@ -78,6 +55,8 @@ class Generator:
         >>> generator = Generator(model, tokenizer, tower.preprocess, ImageReader(["./images"]))
         >>> generator.generate([caption_request("chest.png")], Sampling(max_new_tokens=64))[0].text
         'Chest X-ray shows clear lungs.'
+        >>> generator.score([question_request("chest.png", "Is there a mass?")], [["yes", "no"]])[0].sums
+        [-3.2, -0.04]
     """
 
     def __init__(
@@ -89,6 +68,7 @@ class Generator:
         batch_size: int = 16,
         max_seq_len: int | None = None,
         max_batch_tokens: int | None = None,
+        compile: bool | None = None,
         progress: bool = True,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
@@ -107,14 +87,17 @@ class Generator:
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
-        self.decoder_limit = _decoder_limit(model)
+        window = _sliding_window(model)
+        self.decoder_limit = min(model.decoder.max_seq_len, window)
         self.max_seq_len = min(self.decoder_limit, max_seq_len or self.decoder_limit)
+        # Window layers count the tokens of a row, not its positions, so a whole tree must lie within the window.
+        self._max_tree_tokens = min(MAX_TREE_TOKENS, window)
+        self._static = model.device.type == "cuda" if compile is None else compile
+        step = decode_one(model)
+        self._step = torch.compile(step, dynamic=False) if self._static else step
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        on_result: Callable[[int, Generation], None] | None = None,
+        self, requests: Sequence[Request], sampling: Sampling, on_result: OnGeneration | None = None
     ) -> list[Generation]:
         """Answer all requests.
 
@@ -132,14 +115,14 @@ class Generator:
             UserError: if a prompt leaves no room for an answer (before anything is computed), or the device's
                 memory is too small for a batch.
         """
-        prompts = [self._prepare(index, request, sampling) for index, request in enumerate(requests)]
-        results: dict[int, Generation] = {}
+        prompts = [self._prompt(index, request, sampling) for index, request in enumerate(requests)]
         if not prompts:
             return []
-        batches = plan_batches(prompts, self.batch_size, self.max_batch_tokens)
-        cache = KVCache(max(len(batch) * _capacity(batch) for batch in batches))
+        results: dict[int, Generation] = {}
+        phases = self._phases(prompts)
+        sizes = [self._size(phase) for phase in phases]
+        cache = KVCache(max(num_rows * capacity for num_rows, capacity in sizes))
         progress = Progress(len(prompts), self.progress and len(prompts) > 1)
-        images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size)
 
         def finish(prompt: Prompt, generation: Generation) -> None:
             results[prompt.index] = generation
@@ -147,149 +130,149 @@ class Generator:
             if on_result is not None:
                 on_result(prompt.index, generation)
 
-        # Not inference_mode: a tensor that a module keeps for later could then never be trained with.
-        with torch.no_grad(), eval_mode(self.model), attached(self.model.decoder, cache), images, progress:
-            images.prefetch(_images(batches[0]))
-            for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        with self._running(progress) as images, attached(self.model.decoder, cache):
+            for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
+                decoder = Decoder(
+                    self.model,
+                    self.tokenizer,
+                    images,
+                    cache,
+                    num_rows,
+                    capacity,
+                    sampling,
+                    self._step,
+                    self._static,
+                )
                 try:
-                    images.encode(_images(batch))
-                    images.prefetch(_images(following))
-                    readable = self._drop_unreadable(batch, images, finish)
-                    if readable:
-                        self._answer(readable, images, cache, sampling, finish)
+                    decoder.run(phase, finish)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
-                        f"the device's memory is too small for {len(batch)} rows of {_capacity(batch)} tokens:"
+                        f"the device's memory is too small for {num_rows} rows of {capacity} tokens:"
                         f" lower batch_size={self.batch_size} or max_new_tokens={sampling.max_new_tokens}"
                     ) from error
         return [results[index] for index in range(len(prompts))]
 
-    def _prepare(self, index: int, request: Request, sampling: Sampling) -> Prompt:
-        name = f"request {request.id or index}"
-        try:
-            prompt = self.tokenizer.prompt(request.messages)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-        room = self.max_seq_len - len(prompt.tokens)
+    def score(
+        self,
+        requests: Sequence[Request],
+        candidates: Sequence[Sequence[str]],
+        end_of_turn: bool = True,
+        on_result: OnScores | None = None,
+    ) -> list[CandidateScores]:
+        """Tell how likely candidates are as answers.
+
+        Args:
+            requests: any number.
+            candidates: of each request, the answers to compare; they follow its ``answer_prefix``.
+            end_of_turn: score also that the answer ends there, so that "upper" is another answer than "upper left".
+            on_result: as in :meth:`generate`.
+
+        Returns:
+            The scores in the order of the requests. A request whose image cannot be read, or for which the model
+            computes no finite numbers, has an ``error`` instead.
+
+        Raises:
+            UserError: if a request has no candidates, one is empty, or one is too long (before anything is
+                computed), or the device's memory is too small.
+        """
+        prompts = [
+            self._scored_prompt(index, request, texts, end_of_turn)
+            for index, (request, texts) in enumerate(zip(requests, candidates, strict=True))
+        ]
+        if not prompts:
+            return []
+        results: dict[int, CandidateScores] = {}
+        trees = plan_trees(prompts, self.model.image_token_id, len(prompts), self._max_tree_tokens)
+        trees.sort(key=lambda tree: -tree.num_tokens)
+        progress = Progress(len(prompts), self.progress and len(prompts) > 1)
+
+        def finish(prompt: Prompt, scores: CandidateScores) -> None:
+            results[prompt.index] = scores
+            progress.add(sum(scores.num_tokens))
+            if on_result is not None:
+                on_result(prompt.index, scores)
+
+        with self._running(progress) as images:
+            try:
+                score_trees(self.model, trees, images, self.tokenizer.vocab_size, finish)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the device's memory is too small for a row of {trees[0].num_tokens} tokens:"
+                    f" lower dataset_max_seq_len={self.max_seq_len} or ask about fewer candidates"
+                ) from error
+        return [results[index] for index in range(len(prompts))]
+
+    @contextmanager
+    def _running(self, progress: Progress) -> Iterator[ImageRows]:
+        images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size)
+        # Not inference_mode: a tensor that a module keeps for later could then never be trained with.
+        with torch.no_grad(), eval_mode(self.model), images, progress:
+            yield images
+
+    def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
+        """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
+        branches = min(self._rows_for(prompt.capacity) for prompt in prompts)
+        trees = plan_trees(prompts, self.model.image_token_id, branches, self._max_tree_tokens)
+        trees.sort(key=lambda tree: -tree.capacity)
+        phases: list[list[Tree]] = []
+        for tree in trees:
+            # Half the capacity of the first at least: else most of a row would lie idle.
+            if phases and 2 * tree.capacity > phases[-1][0].capacity:
+                phases[-1].append(tree)
+            else:
+                phases.append([tree])
+        return phases
+
+    def _size(self, phase: Sequence[Tree]) -> tuple[int, int]:
+        """Rows of the cache and tokens of a row."""
+        capacity = phase[0].capacity
+        if not self._static:
+            return min(self._rows_for(capacity), sum(len(tree.prompts) for tree in phase)), capacity
+        # Every further size is compiled anew, so there are few of them.
+        capacity = min(self.max_seq_len, 1 << (capacity - 1).bit_length())
+        return max(self._rows_for(capacity), max(len(tree.prompts) for tree in phase)), capacity
+
+    def _rows_for(self, capacity: int) -> int:
+        affordable = self.batch_size if self.max_batch_tokens is None else self.max_batch_tokens // capacity
+        return max(1, min(self.batch_size, affordable))
+
+    def _prompt(self, index: int, request: Request, sampling: Sampling) -> Prompt:
+        name, key, tokens, images = self._tokenized(index, request)
+        room = self.max_seq_len - len(tokens)
         if room < 1:
             raise UserError(
-                f"{name}: its prompt has {len(prompt.tokens)} tokens, which leaves no room for an answer within"
+                f"{name}: its prompt has {len(tokens)} tokens, which leaves no room for an answer within"
                 f" {self.max_seq_len}; raise dataset_max_seq_len (the model's own limit is"
                 f" {self.decoder_limit}) or shorten the prompt"
             )
-        tokens = np.asarray(prompt.tokens, dtype=np.int32)
-        return Prompt(index, request.id or str(index), tokens, prompt.images, min(room, sampling.max_new_tokens))
+        wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, max(1, min(room, wanted)))
 
-    def _drop_unreadable(
-        self, batch: list[Prompt], images: ImageRows, finish: Callable[[Prompt, Generation], None]
-    ) -> list[Prompt]:
-        readable = []
-        for prompt in batch:
-            failure = next(filter(None, map(images.failure, prompt.images)), "")
-            if failure:
-                finish(prompt, Generation(text="", finish="error", error=failure))
-            else:
-                readable.append(prompt)
-        return readable
+    def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
+        name, key, tokens, images = self._tokenized(index, request)
+        if not texts or not all(text.strip() for text in texts):
+            raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
+        prefix = self.tokenizer.answer(request.answer_prefix, end_of_turn=False)
+        answers = [self.tokenizer.answer(request.answer_prefix + text, end_of_turn) for text in texts]
+        # The last word of the prefix may become one token with the candidate's first; then it is scored with it.
+        num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
+        tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
+        scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
+        longest = len(tokens) + max(map(len, scored))
+        if longest > self.max_seq_len:
+            raise UserError(
+                f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
+                f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
+            )
+        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, candidates=scored)
 
-    def _answer(
-        self,
-        batch: list[Prompt],
-        images: ImageRows,
-        cache: KVCache,
-        sampling: Sampling,
-        finish: Callable[[Prompt, Generation], None],
-    ) -> None:
-        device = self.model.device
-        capacity, longest = _capacity(batch), max(len(prompt.tokens) for prompt in batch)
-        num_steps = max(prompt.limit for prompt in batch)
-        cache.start(len(batch), capacity, device)
-        hidden = self._prefill(batch, images, cache, longest)  # [R, d]
-        positions = torch.tensor([len(prompt.tokens) for prompt in batch], device=device)  # [R], of the next token
-        limits = torch.tensor([prompt.limit for prompt in batch], device=device)
-        stop_tokens = torch.tensor(self.tokenizer.stop_tokens, device=device)
-        uniforms = None
-        if not is_greedy(sampling):
-            drawn = [draw_uniforms(sampling.seed, prompt.key, num_steps) for prompt in batch]
-            uniforms = torch.stack(drawn, dim=1).to(device)  # [steps, R]
-        answers = torch.zeros(num_steps, len(batch), dtype=torch.int64, device=device)
-        done = ~torch.isfinite(hidden).all(dim=-1)  # [R]
-        broken = done.nonzero().flatten().tolist()
-        for row in broken:
-            finish(batch[row], Generation(text="", finish="error", error="the model's output is not finite"))
-        num_open = len(batch) - len(broken)
-        for step in range(num_steps):
-            if not num_open:
-                return
-            logits = self._logits(hidden)  # [R, V]
-            chosen = choose_tokens(logits, sampling, None if uniforms is None else uniforms[step])  # [R]
-            answers[step] = chosen
-            stopped = (chosen[:, None] == stop_tokens).any(dim=-1)
-            ended = (stopped | (limits <= step + 1)) & ~done
-            # The only place in a step that waits for the device.
-            rows = ended.nonzero().flatten().tolist()
-            if rows:
-                answered = answers[: step + 1, rows].T.tolist()
-                for row, tokens, by_itself in zip(rows, answered, stopped[rows].tolist(), strict=True):
-                    finish(batch[row], self._generation(tokens, by_itself))
-                num_open -= len(rows)
-                done |= ended
-            if num_open:
-                now = positions[:, None]  # [R, 1]
-                mask = cache.place(now, min(longest + step + 1, capacity))
-                hidden = self.model.hidden(self.model.embed(chosen[:, None], None, None), mask, now)[:, 0]
-                positions = positions + ~done  # a finished row stays where it is, within its slots
-
-    def _prefill(self, batch: list[Prompt], images: ImageRows, cache: KVCache, longest: int) -> Tensor:
-        """Run all prompts; returns the hidden state of every row's last token, ``[R, d]``."""
-        device = self.model.device
-        padded = np.zeros((len(batch), longest), dtype=np.int64)
-        for row, prompt in enumerate(batch):
-            padded[row, : len(prompt.tokens)] = prompt.tokens
-        contents = _images(batch)
-        image_rows = images.stack(contents) if contents else None  # [N, K, d]
-        image_positions = torch.from_numpy(np.flatnonzero(padded == self.tokenizer.image_token_id)).to(device)
-        embeddings = self.model.embed(torch.from_numpy(padded).to(device), image_rows, image_positions)  # [R, S, d]
-        positions = torch.arange(longest, device=device).expand(len(batch), longest)
-        hidden = self.model.hidden(embeddings, cache.place(positions, longest), positions)
-        last = torch.tensor([len(prompt.tokens) - 1 for prompt in batch], device=device)
-        return hidden[torch.arange(len(batch), device=device), last]
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits = self.model.unembed(hidden)  # [R, V]
-        logits[:, self.tokenizer.vocab_size :] = -torch.inf
-        logits[:, self.tokenizer.image_token_id : self.tokenizer.image_token_id + 1] = -torch.inf
-        return logits
-
-    def _generation(self, tokens: list[int], stopped: bool) -> Generation:
-        tokens = tokens[:-1] if stopped else tokens
-        return Generation(self.tokenizer.decode(tokens), tokens, "stop" if stopped else "length")
-
-
-def plan_batches(prompts: Sequence[Prompt], batch_size: int, max_batch_tokens: int | None = None) -> list[list[Prompt]]:
-    """Put prompts of like length together.
-
-    Args:
-        prompts: in the order wanted.
-        batch_size: most prompts of a batch.
-        max_batch_tokens: most tokens of a batch, padding and answers included; a single longer prompt is a batch.
-
-    Returns:
-        The batches; within a window the longest come first, so that memory runs out early or not at all.
-    """
-    batches: list[list[Prompt]] = []
-    window = batch_size * WINDOW_BATCHES
-    for start in range(0, len(prompts), window):
-        batch: list[Prompt] = []
-        for prompt in sorted(prompts[start : start + window], key=lambda prompt: -len(prompt.tokens)):
-            tokens = (len(batch) + 1) * _capacity([*batch, prompt])
-            full = len(batch) == batch_size or (max_batch_tokens is not None and tokens > max_batch_tokens)
-            if batch and full:
-                batches.append(batch)
-                batch = []
-            batch.append(prompt)
-        batches.append(batch)
-    return batches
+    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[Any]]:
+        name = f"request {request.id or index}"
+        try:
+            prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        return name, request.id or str(index), prompt.tokens, prompt.images
 
 
 @contextmanager
@@ -308,15 +291,15 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _capacity(batch: Sequence[Prompt]) -> int:
-    return max(prompt.capacity for prompt in batch)
+def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next(
+        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        min(len(first), len(second)),
+    )
 
 
-def _images(batch: Sequence[Prompt]) -> list[Any]:
-    return [image for prompt in batch for image in prompt.images]
-
-
-def _decoder_limit(model: VisionLanguageModel) -> int:
+def _sliding_window(model: VisionLanguageModel) -> int:
     # torchtune's sliding-window layers place a decoded query at the window's start, so they hold up to there only.
     windows = [getattr(module, "sliding_window_size", None) for module in model.decoder.modules()]
-    return min([model.decoder.max_seq_len, *(window for window in windows if window)])
+    return min([MAX_TREE_TOKENS + model.decoder.max_seq_len, *(window for window in windows if window)])

@@ -67,26 +67,35 @@ class ImageRows:
         """
         for image in images:
             key = _key(image)
-            if key not in self._rows and key not in self._pending and key not in self._failures:
+            if self._is_new(key) and key not in self._pending:
                 self._pending[key] = self._threads.submit(self._read, image)
 
-    def encode(self, images: Sequence[Any]) -> None:
-        """Make the rows of a batch's images; those that cannot be read get a failure instead.
+    def encode(self, images: Sequence[Any], ahead: Iterable[Any] = ()) -> None:
+        """Make the rows of images; those that cannot be read get a failure instead.
 
         Args:
             images: paths and PIL images, repeated ones are encoded once.
+            ahead: images that come next; they fill the batch, and the batch after it is begun to be read.
         """
-        self.prefetch(images)
         wanted = dict.fromkeys(_key(image) for image in images)
-        pixels: dict[Hashable, Tensor] = {}
         for key in wanted:
             if key in self._rows:
                 self._rows.move_to_end(key)
-            elif key in self._pending:
-                try:
-                    pixels[key] = self._pending.pop(key).result()
-                except UserError as error:
-                    self._failures[key] = str(error)
+        missing = {_key(image): image for image in images if self._is_new(_key(image))}
+        if not missing:
+            return
+        following = iter(ahead)
+        self._take(missing, following, self._batch_size)
+        self.prefetch(missing.values())
+        later: dict[Hashable, Any] = {}
+        self._take(later, (image for image in following if _key(image) not in missing), self._batch_size)
+        self.prefetch(later.values())
+        pixels: dict[Hashable, Tensor] = {}
+        for key in missing:
+            try:
+                pixels[key] = self._pending.pop(key).result()
+            except UserError as error:
+                self._failures[key] = str(error)
         keys = list(pixels)
         for start in range(0, len(keys), self._batch_size):
             chunk = keys[start : start + self._batch_size]
@@ -94,6 +103,9 @@ class ImageRows:
             # Copies, so that a forgotten image frees its memory though its batch mates are kept.
             encoded = [rows.clone() for rows in self._model.encode_images(stacked)]  # n of [K, d]
             self._rows.update(zip(chunk, encoded, strict=True))
+        for key in wanted:
+            if key in self._rows:
+                self._rows.move_to_end(key)
         self._forget(keep=len(wanted))
 
     def failure(self, image: Any) -> str:
@@ -103,6 +115,19 @@ class ImageRows:
     def stack(self, images: Sequence[Any]) -> Tensor:
         """The rows of images that were encoded without failure: ``[N, K, d]``."""
         return torch.stack([self._rows[_key(image)] for image in images])
+
+    def _is_new(self, key: Hashable) -> bool:
+        return key not in self._rows and key not in self._failures
+
+    def _take(self, into: dict[Hashable, Any], images: Iterable[Any], most: int) -> None:
+        if len(into) >= most:
+            return
+        for image in images:
+            key = _key(image)
+            if self._is_new(key):
+                into[key] = image
+                if len(into) >= most:
+                    return
 
     def _read(self, image: Any) -> Tensor:
         try:

@@ -1,8 +1,8 @@
 """Keys and values of the tokens seen so far, for rows of different lengths.
 
-A token lies in the slot of its own position, so rows are padded on the right and never shifted: what a row holds
-does not depend on its neighbours. A query attends to the slots up to its own position; whatever lies behind it,
-padding or the rest of an earlier batch, is out of its sight until it is overwritten.
+A token lies in the slot of its own position, so what a row holds does not depend on its neighbours. A query attends to
+the slots up to its own position; whatever lies behind it, padding or the rest of an earlier request, is out of its
+sight until it is overwritten.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 class KVCache:
     """The store of all layers.
 
-    Memory is taken at the first token and kept for all batches, so no step allocates.
+    Memory is taken at the first token and kept, so no step allocates.
 
     Args:
-        num_slots: most tokens that one batch may need, rows x capacity.
+        num_slots: most tokens that are held at a time, rows x capacity.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -29,40 +29,69 @@ class KVCache:
         self.capacity = 0
         self.used = 0
         self.slots: Tensor | None = None
+        self.sources: Tensor | None = None
         self.layers: list[LayerCache] = []
 
     def start(self, num_rows: int, capacity: int, device: torch.device) -> None:
-        """Empty it for the next batch.
+        """Empty it and cut it into rows.
 
         Args:
             num_rows: R.
             capacity: most tokens of one row.
-            device: where the batch's positions are.
+            device: where the positions are.
 
         Raises:
-            ValueError: if the batch needs more than ``num_slots``.
+            ValueError: if the rows need more than ``num_slots``.
         """
         if num_rows * capacity > self.num_slots:
             raise ValueError(f"{num_rows} rows of {capacity} tokens do not fit into {self.num_slots} slots")
-        self.num_rows, self.capacity, self.used, self.slots = num_rows, capacity, 0, None
+        self.num_rows, self.capacity, self.used = num_rows, capacity, 0
+        self.slots = self.sources = None
         self._first_slots = torch.arange(num_rows, device=device)[:, None] * capacity  # [R, 1]
         self._key_positions = torch.arange(capacity, device=device)
         for layer in self.layers:
-            layer.start()
+            layer.clear(0, num_rows * capacity)
 
-    def place(self, positions: Tensor, used: int) -> Tensor:
-        """Say which tokens come next; then run the layers, each of which stores and gets its keys and values.
+    def fill(self, slots: Tensor, sources: Tensor) -> None:
+        """Say where the tokens of a prefill go; then run the layers, whose tokens attend to each other only.
+
+        One token may go to several rows: the tokens of a shared prefix are computed once.
 
         Args:
-            positions: ``[R, s]`` int64, each below ``used``.
+            slots: ``[n]`` int64, row x capacity + position.
+            sources: ``[n]`` int64 flat indices into the prefill's tokens.
+        """
+        self.slots, self.sources = slots, sources
+
+    def step(self, positions: Tensor, used: int) -> Tensor:
+        """Say where the next token of each row goes; then run the layers, which get all keys and values back.
+
+        Args:
+            positions: ``[R]`` int64, each below ``used``.
             used: slots of every row that the layers are given back; a step costs only these.
 
         Returns:
-            ``[R, s, used]`` bool, True where a query attends to a key.
+            ``[R, 1, used]`` bool, True where a query attends to a key.
         """
-        self.used = used
-        self.slots = (self._first_slots + positions).flatten()  # [R * s]
-        return self._key_positions[:used] <= positions[:, :, None]
+        self.used, self.sources = used, None
+        self.slots = (self._first_slots + positions[:, None]).flatten()  # [R]
+        return self._key_positions[:used] <= positions[:, None, None]
+
+    def keep(self, rows: list[int]) -> None:
+        """Let go of all rows but these, which move up in their order.
+
+        Args:
+            rows: ascending.
+        """
+        for layer in self.layers:
+            layer.keep(rows)
+        self.num_rows = len(rows)
+        self._first_slots = self._first_slots[: len(rows)]
+
+    def clear(self, row: int) -> None:
+        """Empty one row."""
+        for layer in self.layers:
+            layer.clear(row * self.capacity, (row + 1) * self.capacity)
 
 
 class LayerCache:
@@ -73,14 +102,23 @@ class LayerCache:
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
-    def start(self) -> None:
-        """Forget the last batch."""
+    def clear(self, start: int, end: int) -> None:
+        """Forget what slots hold."""
         if self._keys is None or self._values is None:
             return
-        # A masked slot weighs nothing, but nothing times NaN is NaN: one bad row must not reach the next batch.
-        num_slots = self._cache.num_rows * self._cache.capacity
-        self._keys[:num_slots].zero_()
-        self._values[:num_slots].zero_()
+        # A masked slot weighs nothing, but nothing times NaN is NaN: one bad row must not reach the next one.
+        self._keys[start:end].zero_()
+        self._values[start:end].zero_()
+
+    def keep(self, rows: list[int]) -> None:
+        """See :meth:`KVCache.keep`."""
+        capacity = self._cache.capacity
+        for slots in (self._keys, self._values):
+            if slots is not None:
+                # A row only moves up, so what it overwrites has moved before.
+                for new, old in enumerate(rows):
+                    if new != old:
+                        slots[new * capacity : (new + 1) * capacity] = slots[old * capacity : (old + 1) * capacity]
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens; torchtune's attention calls it.
@@ -90,7 +128,7 @@ class LayerCache:
             values: ``[R, H, s, D]``.
 
         Returns:
-            The keys and values of all tokens so far, each ``[R, H, used, D]``.
+            In a prefill the new keys and values themselves, else those of all tokens so far, ``[R, H, used, D]``.
         """
         if self._keys is None or self._values is None:
             shape = (self._cache.num_slots, keys.shape[1], keys.shape[3])
@@ -99,7 +137,11 @@ class LayerCache:
 
     def _store(self, slots: Tensor, new: Tensor) -> Tensor:
         cache = self._cache
-        slots.index_copy_(0, cache.slots, new.transpose(1, 2).flatten(0, 1))  # [R * s, H, D] into [slots, H, D]
+        tokens = new.transpose(1, 2).flatten(0, 1)  # [R * s, H, D]
+        if cache.sources is not None:
+            slots.index_copy_(0, cache.slots, tokens[cache.sources])
+            return new
+        slots.index_copy_(0, cache.slots, tokens)  # into [slots, H, D]
         rows = slots[: cache.num_rows * cache.capacity].unflatten(0, (cache.num_rows, cache.capacity))
         return rows[:, : cache.used].transpose(1, 2)  # [R, H, used, D]
 

@@ -17,10 +17,14 @@ class Request:
         messages: all turns up to and including the user's last one; an image is a content part
             ``{"type": "image", "content": path or PIL image}``.
         id: name of the request in messages and files; with a seed it fixes what is sampled.
+        max_new_tokens: most tokens of this answer; None leaves it to the sampling.
+        answer_prefix: words that the answer begins with; they are given, not generated and not scored.
     """
 
     messages: list[Message]
     id: str = ""
+    max_new_tokens: int | None = None
+    answer_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,23 @@ class Generation:
     tokens: list[int] = field(default_factory=list)
     finish: str = "stop"
     error: str = ""
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """How likely each candidate is as the answer to one request.
+
+    Args:
+        sums: the log-probability of each candidate, natural logarithm, summed over its tokens.
+        num_tokens: of each candidate.
+        error: what went wrong, one line; then ``sums`` and ``num_tokens`` are empty.
+    """
+
+    sums: list[float] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def means(self) -> list[float]:
+        """The log-probability of each candidate per token."""
+        return [total / count for total, count in zip(self.sums, self.num_tokens, strict=True)]

@@ -33,3 +33,21 @@ def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool = False) 
     same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
     visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     return causal & same_document & visible
+
+
+def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:
+    """Causal in rows that each hold one tree: a shared prefix, branches behind it, leaves behind a branch.
+
+    Args:
+        branch: ``[R, S]`` int64; 0 is the prefix, everyone sees it; -1 is padding, which sees padding alone.
+        leaf: ``[R, S]`` int64; 0 is the branch itself, all its leaves see it.
+
+    Returns:
+        ``[R, S, S]`` bool, True where a query (dimension 1) attends to a key (dimension 2).
+    """
+    length = branch.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    same_branch = branch[:, None, :] == branch[:, :, None]  # [R, S, S]
+    on_the_way = (leaf[:, None, :] == 0) | (leaf[:, None, :] == leaf[:, :, None])
+    prefix = (branch[:, None, :] == 0) & (branch[:, :, None] >= 0)
+    return causal & (prefix | (same_branch & on_the_way))

@@ -1,14 +1,13 @@
 import dataclasses
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from torchtune.data import Message
 
 from helpers.tiny_generation import FAMILIES, mixed_requests, plain_answer, tiny_generator, write_images
 from medcap.errors import UserError
-from medcap.generation.generator import Generator, Prompt, plan_batches
+from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
 
@@ -307,18 +306,6 @@ def test_tokenizer_of_another_projector_is_refused(tmp_path):
     generator.tokenizer.num_image_tokens = 4
     with pytest.raises(ValueError, match="num_image_tokens is 4 in the tokenizer and 3 in the model"):
         Generator(generator.model, generator.tokenizer, generator.preprocess, generator.reader)
-
-
-def test_batches_hold_like_lengths_and_not_too_many_tokens():
-    lengths = (1, 30, 2, 31, 3, 32, 4, 33)
-    prompts = [Prompt(index, str(index), np.zeros(length), [], 7) for index, length in enumerate(lengths)]
-    batches = plan_batches(prompts, batch_size=4)
-    assert [sorted(prompt.index for prompt in batch) for batch in batches] == [[1, 3, 5, 7], [0, 2, 4, 6]]
-    most = 2 * prompts[7].capacity
-    limited = plan_batches(prompts, batch_size=4, max_batch_tokens=most)
-    assert sorted(prompt.index for batch in limited for prompt in batch) == list(range(8))
-    assert max(len(batch) * max(prompt.capacity for prompt in batch) for batch in limited) <= most
-    assert len(plan_batches(prompts, batch_size=4, max_batch_tokens=1)) == 8
 
 
 def test_token_bounded_batches_give_the_same_answers(tmp_path):
