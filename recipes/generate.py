@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ from medcap.checkpoints.vision_files import find_vision_checkpoint
 from medcap.configuration import Value, recipe
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
+from medcap.evaluation.answering import Engine
+from medcap.evaluation.asking import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
+from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.predictions import dataset_fingerprint
+from medcap.evaluation.runner import RunOptions, run_task
+from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
-from medcap.evaluation.tasks.base import Row, Task
-from medcap.evaluation.tasks.runner import run_task
+from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task
 from medcap.generation.generator import Generator
+from medcap.generation.medcap_prompt import PROMPT_FORMATS, PlainTextChat
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
 from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
-
-VQA_TYPES = ("no_cond_desc", "no_cond_desc_no_image", "cond_desc", "cond_desc_no_image", "omit")
 
 KEYS = MODEL_KEYS | {
     "output_dir": Value((str,)),
@@ -35,16 +38,25 @@ KEYS = MODEL_KEYS | {
     "dataset_max_seq_len": Value((int,), 1024, minimum=1),
     "image_roots": Value((list,), None),
     "limit": Value((int,), None, minimum=1),
-    "controls": Value((bool,), False),
+    "controls": Value((bool, list), False),
     "max_new_tokens": Value((int,), 300, minimum=1),
     "temperature": Value((float,), 0.0, minimum=0),
     "top_k": Value((int,), None, minimum=1),
     "top_p": Value((float,), None, minimum=0),
     "seed": Value((int,), 1234),
     "batch_size": Value((int,), 16, minimum=1),
+    "max_batch_tokens": Value((int,), None, minimum=1),
+    "compile": Value((bool,), None),
     "overwrite": Value((bool,), False),
+    "keep_old_answers": Value((bool,), False),
     "debug": Value((bool,), False),
-    "vqa_type": Value((str,), None, choices=VQA_TYPES),
+    "protocols": Value((str, list), None),
+    "vqa_type": Value((str,), "direct", choices=VQA_TYPES),
+    "prompt_format": Value((str,), "chat", choices=PROMPT_FORMATS),
+    "modalities": Value((str, list), None),
+    "test_chunk": Value((int,), None),
+    "test_chunk_idx": Value((int,), None),
+    "results_csv": Value((str,), None),
 }
 
 
@@ -53,13 +65,18 @@ class GenerateRecipe:
 
     Features:
         - One picture: ``image=PATH``, with ``prompt=...`` or for a caption; the answer goes to standard output.
-        - Tasks: ``test_caption=True`` (also ``test_metrics=True``), ``test_vqa=True``, over ``dataset_source``;
-          predictions, scores and a page go to ``output_dir/<task>/``. A run that was killed goes on where it stopped.
-        - ``controls=true``: the same questions with the images exchanged; what does not fall does not come from
-          the image.
+        - Tasks: ``test_<task>=True``, several at once, over ``dataset_source``; predictions, scores and a page go to
+          ``output_dir/<task>/``. A run that was killed goes on where it stopped.
+        - ``protocols=[...]``: scoring rules, published and strict, side by side; answers are asked for once where
+          rules need the same ones.
+        - ``controls=true``: the same questions with the images exchanged, and without any; what does not fall does
+          not come from the image.
 
     Args:
         cfg: checked against ``KEYS``.
+
+    Raises:
+        UserError: if nothing is asked for, or keys do not fit together.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -69,12 +86,17 @@ class GenerateRecipe:
         if not self.tasks and not self.images:
             names = ", ".join(f"test_{name}=True" for name in TASKS)
             raise UserError(
-                f"nothing to do: add image=PATH for one picture, or a task ({names}) with dataset_source=FILE"
+                f"nothing to do: add image=PATH for one picture, or a task ({names}) with dataset_source=PATH"
             )
         if self.tasks and cfg.dataset_source is None:
-            raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file")
-        if cfg.vqa_type is not None and self.tasks:
-            print(f"note: vqa_type is not used by {', '.join(task.name for task in self.tasks)}", file=sys.stderr)
+            raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file or folder")
+        if cfg.vqa_type != "direct" and all(task.name == "caption" for task in self.tasks):
+            print("note: vqa_type is not used by captions", file=sys.stderr)
+        self.controls = list(CONTROLS) if cfg.controls is True else list(cfg.controls or [])
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise UserError(f"controls: {control} is unknown; there are {', '.join(CONTROLS)}, or true for all")
+        self.plans = {task.name: self._plans(task) for task in self.tasks}
         self.sampling = Sampling(
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,
@@ -91,23 +113,26 @@ class GenerateRecipe:
         """
         cfg = self.cfg
         device = choose_device(cfg.device)
-        roots = None if cfg.image_roots is None else list(cfg.image_roots)
-        self.rows: dict[str, list[Row]] = {
-            task.name: task.load(cfg.dataset_source, cfg.dataset_conversation_style, roots)[: cfg.limit]
-            for task in self.tasks
-        }
-        folders = [Path(image).resolve().parent for image in self.images]
-        data_folder = [] if cfg.dataset_source is None else [Path(cfg.dataset_source).parent]
+        self.benchmarks = {task.name: self._load(task) for task in self.tasks}
+        roots = [root for benchmark in self.benchmarks.values() for root in benchmark.image_roots]
         # A picture named on the command line is the user's own choice; rows stay within the roots.
-        self.reader = ImageReader([*(roots or [*data_folder, Path.cwd()]), *folders])
+        folders = [Path(image).resolve().parent for image in self.images]
+        self.reader = ImageReader([*(roots or [Path.cwd()]), *(Path.cwd() for _ in folders), *folders])
         for image in self.images:
             self.reader.open(self.reader.resolve(image))
         plan = plan_model(cfg)
         for notice in plan.vision.notices:
             print(f"note: {notice}", file=sys.stderr)
-        model = plan.load(device, choose_dtype(cfg.dtype, device))
+        chat = PlainTextChat(plan.tokenizer) if cfg.prompt_format == "medcap_2024" else plan.tokenizer
         self.generator = Generator(
-            model, plan.tokenizer, plan.vision.preprocess, self.reader, cfg.batch_size, cfg.dataset_max_seq_len
+            plan.load(device, choose_dtype(cfg.dtype, device)),
+            chat,
+            plan.vision.preprocess,
+            self.reader,
+            cfg.batch_size,
+            cfg.dataset_max_seq_len,
+            cfg.max_batch_tokens,
+            cfg.compile,
         )
 
     def generate(self) -> None:
@@ -121,37 +146,68 @@ class GenerateRecipe:
         for task in self.tasks:
             self._run(task)
 
+    def _plans(self, task: Task) -> list[Plan]:
+        cfg = self.cfg
+        vqa_type = "direct" if task.name == "caption" else cfg.vqa_type
+        wanted = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
+        names = default_protocols(task.protocols, vqa_type) if wanted is None else list(wanted)
+        return plan_protocols(names, vqa_type)
+
+    def _load(self, task: Task) -> Benchmark:
+        cfg = self.cfg
+        options = LoadOptions(
+            conversation_style=cfg.dataset_conversation_style,
+            image_roots=None if cfg.image_roots is None else list(cfg.image_roots),
+            work_folder=Path(cfg.output_dir, self._folder(task), "images"),
+            modalities=cfg.modalities if isinstance(cfg.modalities, str | None) else list(cfg.modalities),
+            chunk=cfg.test_chunk,
+            chunk_index=cfg.test_chunk_idx,
+        )
+        benchmark = task.load(cfg.dataset_source, options)
+        if cfg.limit is not None and cfg.limit < len(benchmark.rows):
+            notice = f"only the first {cfg.limit:,} of {len(benchmark.rows):,} rows were asked (limit={cfg.limit})"
+            rows = benchmark.rows[: cfg.limit]
+            benchmark = replace(benchmark, rows=rows, notices=[*benchmark.notices, notice])
+        if benchmark.rows:
+            check_plans(self.plans[task.name], benchmark.rows)
+        return benchmark
+
+    def _folder(self, task: Task) -> str:
+        """A part of a benchmark has a folder of its own, so that parts can run side by side."""
+        chunk, index = self.cfg.test_chunk, self.cfg.test_chunk_idx
+        whole = chunk in (None, -1) or index in (None, -1) or task.name != "omnimedvqa"
+        return task.name if whole else f"{task.name}-{index}_{chunk}"
+
     def _run(self, task: Task) -> None:
         cfg = self.cfg
-        write_text(Path(cfg.output_dir, task.name, "config.yaml"), OmegaConf.to_yaml(cfg))
-        generate = partial(self._generate_and_show if cfg.debug else self._generate)
-        metrics = run_task(
-            task,
-            self.rows[task.name],
-            generate,
-            cfg.output_dir,
-            self._settings(),
-            source=cfg.dataset_source,
-            reader=self.reader,
+        folder = Path(cfg.output_dir, self._folder(task))
+        if not self.benchmarks[task.name].rows:
+            print(f"{folder.name}: this part holds no rows, there is nothing to do")
+            return
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        generate = self._generate_and_show if cfg.debug else self._generate
+        engine = Engine(generate, self._score, self.generator.tokenizer, self.generator.max_seq_len, cfg.max_new_tokens)
+        options = RunOptions(
+            output_dir=Path(cfg.output_dir),
+            settings=self._settings(),
             name=Path(cfg.vision_checkpoint or str(cfg.vision)).stem,
-            controls=("shuffled",) if cfg.controls else (),
+            folder=folder.name,
+            controls=self.controls,
             overwrite=cfg.overwrite,
+            keep_old=cfg.keep_old_answers,
             num_image_tokens=self.generator.tokenizer.num_image_tokens,
+            results_csv=None if cfg.results_csv is None else Path(cfg.results_csv),
         )
-        print(f"{task.name}: {metrics['n']} rows, {metrics['failures']} failures ({metrics['protocol']})")
-        for name, value in metrics["scores"].items():
-            interval = metrics["intervals"].get(name)
-            bounds = f"  [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else ""
-            print(f"  {name:<24} {value:.4f}{bounds}" if value is not None else f"  {name:<24} -")
-        for notice in metrics["notices"]:
-            print(f"  note: {notice}")
-        print(f"  {Path(cfg.output_dir, task.name, 'report.html')}")
+        metrics = run_task(task, self.benchmarks[task.name], self.plans[task.name], engine, options, self.reader)
+        print(summary(metrics))
+        print(f"  {folder / 'report.html'}")
 
     def _settings(self) -> dict[str, Any]:
         cfg = self.cfg
         names = (
             "vision",
             "vision_checkpoint",
+            "prompt_format",
             "dataset_max_seq_len",
             "max_new_tokens",
             "temperature",
@@ -168,6 +224,9 @@ class GenerateRecipe:
 
     def _generate(self, requests: list[Any], on_result: Any) -> Any:
         return self.generator.generate(requests, self.sampling, on_result)
+
+    def _score(self, requests: list[Any], candidates: Any, end_of_turn: bool, on_result: Any) -> Any:
+        return self.generator.score(requests, candidates, end_of_turn, on_result)
 
     def _generate_and_show(self, requests: list[Any], on_result: Any) -> Any:
         def show(index: int, generation: Any) -> None:

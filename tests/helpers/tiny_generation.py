@@ -142,7 +142,7 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
             positions = torch.arange(tokens.shape[1])[None]
             hidden = model.hidden(model.embed(tokens, rows, places if len(places) else None), causal, positions)
             logits = model.unembed(hidden)[0, -1, : tokenizer.vocab_size]
-            logits[tokenizer.image_token_id] = -torch.inf
+            logits[tokenizer.image_token_id : tokenizer.image_token_id + 1] = -torch.inf
             token = int(logits.argmax())
             if token in tokenizer.stop_tokens:
                 break

@@ -35,11 +35,11 @@ def test_one_picture_goes_to_standard_output(trained, capsys):
 def test_a_task_writes_predictions_scores_and_a_page_and_goes_on(trained, capsys):
     arguments = ("test_vqa=True", "controls=True", f"dataset_source={trained.folder}/vqa.json")
     generate(trained, *arguments)
-    assert "accuracy_shuffled" in capsys.readouterr().out
+    assert "images shuffled" in capsys.readouterr().out
     folder = trained.folder / "out" / "vqa"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["n"] == 6
-    assert {"accuracy", "accuracy_shuffled"} <= metrics["scores"].keys()
+    assert {"shuffled_image", "no_image"} == metrics["controls"].keys()
     assert "<html" in (folder / "report.html").read_text()
     # A killed run: half of the rows are there, the last one torn.
     predictions = folder / "predictions.jsonl"
@@ -98,7 +98,7 @@ def test_a_damaged_test_image_counts_as_a_failure(trained):
     metrics = json.loads((trained.folder / "broken" / "vqa" / "metrics.json").read_text())
     assert (metrics["n"], metrics["failures"]) == (3, 2)
     lines = (trained.folder / "broken" / "vqa" / "predictions.jsonl").read_text().splitlines()
-    errors = {row["id"]: row["error"] for row in map(json.loads, lines)}
+    errors = {row["question_id"]: row["error"] for row in map(json.loads, lines)}
     assert errors["0"] is None
     assert errors["1"]
     assert "does not exist" in errors["2"]

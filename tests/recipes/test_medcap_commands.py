@@ -100,6 +100,6 @@ def test_vqarad_fine_tune_and_caption_test(workspace):
     metrics = json.loads((output / "caption" / "metrics.json").read_text())
     assert metrics["n"] == 2
     assert {"Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr"} <= metrics["scores"].keys()
-    with (output / "caption" / "metrics-raw-meta_model_5.csv").open(encoding="utf-8-sig") as file:
+    with (output / "metrics-raw-meta_model_5.csv").open(encoding="utf-8-sig") as file:
         table = list(csv.DictReader(file))
     assert [row["output"] for row in table] == ["Normal image 0.", "Normal image 1."]

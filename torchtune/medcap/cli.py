@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, ls, cp."""
+"""The ``medcap`` command: demo, prepare, score, compare, leakcheck, ls, cp."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medcap.commands import compare, leakcheck, phantom_benchmarks, score
 from medcap.configuration import packaged_configs, stop
 from medcap.errors import UserError
 
 RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
     "medcap/recipes/generate": "caption one picture, or run and score tasks",
+    "medcap/recipes/judge": "let a language model say which answers are right",
 }
 
 
@@ -54,6 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, required=True, help="never use one seed for training and testing")
     phantom.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
     phantom.set_defaults(run=_prepare_phantom)
+
+    benchmarks = sources.add_parser("phantom-benchmarks", help="phantoms in the official layouts of the benchmarks")
+    phantom_benchmarks.add_arguments(benchmarks)
+    benchmarks.set_defaults(run=phantom_benchmarks.run)
+
+    for name, command, purpose in (
+        ("score", score, "score a file of answers, of any model, by published protocols"),
+        ("compare", compare, "whether one run is better than another, row by row"),
+        ("leakcheck", leakcheck, "find test images in a training set"),
+    ):
+        parser_of_command = commands.add_parser(name, help=purpose)
+        command.add_arguments(parser_of_command)
+        parser_of_command.set_defaults(run=command.run)
 
     listing = commands.add_parser("ls", help="list recipes and packaged configurations")
     listing.set_defaults(run=_list)

@@ -125,8 +125,9 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch, tmp_path):
 def test_every_packaged_configuration_passes_its_recipes_check(name):
     from medcap.recipes.full_finetune_single_device import KEYS as TRAIN
     from medcap.recipes.generate import KEYS as GENERATE
+    from medcap.recipes.judge import KEYS as JUDGE
 
-    keys = GENERATE if name.endswith("generation") else TRAIN
+    keys = {"generation": GENERATE, "judge": JUDGE}.get(name.rpartition("/")[2], TRAIN)
     text = packaged_configs()[name].read_text(encoding="utf-8")
     check(OmegaConf.create(text), keys, flags=("test_",))
     assert text.startswith("# ")

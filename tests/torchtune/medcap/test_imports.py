@@ -12,7 +12,8 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "cli", "recipes"},
+    {"demo", "commands"},
+    {"cli", "recipes"},
 )
 FOR_ALL = {"errors", "configuration"}
 

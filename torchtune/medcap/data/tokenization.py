@@ -20,6 +20,7 @@ from medcap.modules.label_loss import IGNORE_INDEX
 IMAGE_MARK = "\ufdd0"
 ANSWER_MARK = "\ufdd1"
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2}
+_MOST_ANSWERS = 10_000
 
 
 class Tokenizer(Protocol):
@@ -94,6 +95,7 @@ class ChatTokenizer:
         stop = getattr(tokenizer, "stop_tokens", None) or [tokenizer.eos_id]
         self.stop_tokens: list[int] = sorted(set(stop))
         tokenizer.encode = self._encode_marked
+        self._answers: dict[tuple[str, bool], list[int]] = {}
 
     def tokenize(
         self, messages: list[Message], max_seq_len: int | None = None, rules: LabelRules | None = None
@@ -157,6 +159,14 @@ class ChatTokenizer:
         Returns:
             The ids.
         """
+        # Options repeat themselves over a benchmark.
+        if (text, end_of_turn) not in self._answers:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            self._answers[text, end_of_turn] = self._answer(text, end_of_turn)
+        return list(self._answers[text, end_of_turn])
+
+    def _answer(self, text: str, end_of_turn: bool) -> list[int]:
         if not text.strip():
             return []
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=text, masked=False)]

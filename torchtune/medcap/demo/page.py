@@ -36,7 +36,7 @@ def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:
     tables = json.loads((out / "vqa/metrics.json").read_text(encoding="utf-8"))["tables"]
     for name, table in tables.items():
         title = f"Questions by {name.replace('_', ' ')}"
-        lines = [[row[name], f"{row['accuracy']:.3f}", f"{row['correct']} / {row['n']}"] for row in table]
+        lines = [[row[name], f"{row['value']:.3f}", f"{row['right']} / {row['n']}"] for row in table]
         report.add_table(title, [name.replace("_", " "), "accuracy", "right"], lines)
     report.add_gallery(
         "What it says about a picture", _samples(out / "caption/predictions.jsonl", asked=False), limit=24
@@ -71,14 +71,15 @@ def _samples(path: Path, asked: bool) -> list[Sample]:
     samples = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
+        references = row["reference"] if isinstance(row["reference"], list) else [row["reference"]]
         samples.append(
             Sample(
-                generated=row["generated"],
-                references=row["references"],
+                generated=row["prediction"],
+                references=references,
                 image=row["image"],
                 question=row["question"] if asked else "",
-                correct=exact_match(row["generated"], row["references"]) if asked else None,
-                name=row["id"],
+                correct=exact_match(row["prediction"], references) if asked else None,
+                name=row["question_id"],
                 problem=row["error"],
             )
         )

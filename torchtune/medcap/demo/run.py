@@ -142,7 +142,7 @@ def _train_command(out: Path, seed: int) -> list[str]:
 
 def _generation_commands(out: Path) -> tuple[list[str], list[str]]:
     shared = _llm_overrides(out) | {"output_dir": out, "vision_checkpoint": out / "train", "overwrite": True}
-    vqa = {"test_vqa": True, "controls": True, "dataset_source": out / "data/test/vqa.jsonl"}
+    vqa = {"test_vqa": True, "controls": "[shuffled_image]", "dataset_source": out / "data/test/vqa.jsonl"}
     caption = {"test_caption": True, "dataset_source": out / "data/test/captions.json"}
     return _tune("generate", GENERATION_CONFIG, shared | vqa), _tune("generate", GENERATION_CONFIG, shared | caption)
 
@@ -184,8 +184,11 @@ def _collect(out: Path) -> dict[str, Any]:
         json.loads((out / name).read_text(encoding="utf-8"))
         for name in ("vqa/metrics.json", "caption/metrics.json", "train/summary.json")
     )
+    shuffled = vqa["controls"]["shuffled_image"]
+    exchanged = {"accuracy_shuffled": shuffled["scores"]["accuracy"]}
+    intervals = vqa["intervals"] | {"accuracy_shuffled": shuffled["intervals"]["accuracy"]}
     return {
-        "vqa": vqa["scores"] | {"n": vqa["n"], "intervals": vqa["intervals"]},
+        "vqa": vqa["scores"] | exchanged | {"n": vqa["n"], "intervals": intervals},
         "caption": caption["scores"] | {"n": caption["n"]},
         "llm_sha256_before": train["llm_sha256_before"],
         "llm_sha256_after": train["llm_sha256_after"],

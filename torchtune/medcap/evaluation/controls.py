@@ -11,7 +11,7 @@ import numpy as np
 from torchtune.data import Message
 
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import Row
+from medcap.evaluation.rows import Row
 
 
 def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:
@@ -57,7 +57,10 @@ def no_image(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     return [replace(row, messages=[_without_images(message) for message in row.messages], image=None) for row in rows]
 
 
-CONTROLS: dict[str, Callable[[Sequence[Row], int], list[Row]]] = {"shuffled": shuffled_images, "no_image": no_image}
+CONTROLS: dict[str, Callable[[Sequence[Row], int], list[Row]]] = {
+    "shuffled_image": shuffled_images,
+    "no_image": no_image,
+}
 
 
 def _map_images(message: Message, change: Callable[[Any], str]) -> Message:

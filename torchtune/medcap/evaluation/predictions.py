@@ -13,7 +13,7 @@ from medcap.errors import UserError
 from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.generation.request import Request
 
-SETTINGS_FILE = "settings.json"
+SETTINGS_SUFFIX = ".settings.json"
 
 
 def dataset_fingerprint(path: str | Path) -> str:
@@ -40,17 +40,18 @@ def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     return _digest(plain(settings))
 
 
-def request_fingerprint(request: Request) -> str:
-    """SHA-256 over a request's id and messages.
+def request_fingerprint(request: Request, extra: Any = None) -> str:
+    """SHA-256 over a request.
 
     Args:
         request: images count by their path, or by their pixels where a picture itself is given.
+        extra: what decides the result beside the request, such as candidates; JSON values.
 
     Returns:
         64 hexadecimal digits.
     """
     turns = [[message.role, [_part(part) for part in message.content]] for message in request.messages]
-    return _digest([request.id, turns])
+    return _digest([request.id, turns, request.answer_prefix, request.max_new_tokens, plain(extra)])
 
 
 def _part(part: Mapping[str, Any]) -> list[str]:
@@ -72,6 +73,7 @@ class PredictionFile:
         path: the file; what is complete in it is read, a last line that a kill cut off is removed.
         settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling, prompt.
         overwrite: drop what is there.
+        keep_old: keep rows that were made under other settings instead of refusing them.
 
     Raises:
         UserError: if the file has rows that were made under other settings, is written by another process, or has a
@@ -83,10 +85,13 @@ class PredictionFile:
         ...         file.append({"fingerprint": fingerprint, "generated": "clear lungs"})
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], overwrite: bool = False, keep_old: bool = False
+    ) -> None:
         self.path = Path(path)
         self.settings = plain(settings)
         self.settings_fingerprint = settings_fingerprint(settings)
+        self.keep_old = keep_old
         self.rows: dict[str, dict[str, Any]] = {}
         make_folder(self.path.parent)
         try:
@@ -99,7 +104,7 @@ class PredictionFile:
                 self._file.truncate(0)
             self._read()
             if not self.rows:
-                write_json(self.path.with_name(SETTINGS_FILE), self.settings)
+                write_json(self.path.with_suffix(SETTINGS_SUFFIX), self.settings)
         except BaseException:
             self._file.close()
             raise
@@ -121,6 +126,11 @@ class PredictionFile:
         self._file.write(line.encode("utf-8", errors="replace") + b"\n")
         self._file.flush()
         self.rows[complete["fingerprint"]] = complete
+
+    @property
+    def num_old(self) -> int:
+        """Rows that were made under other settings."""
+        return sum(row["settings"] != self.settings_fingerprint for row in self.rows.values())
 
     def close(self) -> None:
         """Finish the file."""
@@ -152,10 +162,10 @@ class PredictionFile:
                 )
             if row is None:
                 break
-            if row.get("settings") != self.settings_fingerprint:
+            if row.get("settings") != self.settings_fingerprint and not self.keep_old:
                 raise UserError(
-                    f"{self.path} holds answers made under other settings{self._difference()}:"
-                    " set output_dir=... to another folder, or overwrite=true to replace them"
+                    f"{self.path} holds answers made under other settings{self._difference()}: set output_dir=..."
+                    " to another folder, overwrite=true to replace them, or keep_old_answers=true to mix them"
                 )
             self.rows[row["fingerprint"]] = row
             end += len(line)
@@ -164,7 +174,7 @@ class PredictionFile:
 
     def _difference(self) -> str:
         try:
-            old = json.loads(self.path.with_name(SETTINGS_FILE).read_text(encoding="utf-8"))
+            old = json.loads(self.path.with_suffix(SETTINGS_SUFFIX).read_text(encoding="utf-8"))
             names = sorted(old.keys() | self.settings.keys())
             changed = [name for name in names if old.get(name) != self.settings.get(name)]
         except (OSError, ValueError, AttributeError):

@@ -10,11 +10,13 @@ from typing import Any
 
 from medcap.data.images import ImageReader
 from medcap.evaluation.files import make_folder, write_text
-from medcap.evaluation.report_charts import Points, line_chart
-from medcap.evaluation.report_gallery import SAMPLE_LIMIT, Sample, choose_samples, gallery
+from medcap.evaluation.report_charts import Points, line_chart, strip
+from medcap.evaluation.report_confusion import Confusion, confusion, heat_map
+from medcap.evaluation.report_gallery import OPTIONS_LEGEND, SAMPLE_LIMIT, Sample, choose_samples, gallery
+from medcap.evaluation.report_protocols import ProtocolLine, protocol_table
 from medcap.evaluation.report_style import STYLE
 
-__all__ = ["Bar", "Card", "Report", "Sample"]
+__all__ = ["Bar", "Card", "Confusion", "ProtocolLine", "Report", "Sample", "confusion"]
 
 # The page may show what is written in it and nothing else, whatever a model wrote into it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -22,6 +24,12 @@ _LEGEND = (
     "Words of the reference that were not said are marked <del>like this</del>, words that the reference does not"
     " have <ins>like this</ins>."
 )
+
+_CONFUSION_LEGEND = (
+    'Down the right answers, across the answers that were given, with the number of rows: <span class="key right">right'
+    '</span> or <span class="key wrong">wrong</span>, the stronger the larger the share of its line.'
+)
+_MERGED_LEGEND = 'Rare answers are summed as <span class="key mixed">other</span>, where right and wrong ones meet.'
 
 
 @dataclass(frozen=True)
@@ -118,18 +126,55 @@ class Report:
         """
         self._add_panel(title, note, line_chart(series, x_label, y_label or title))
 
-    def add_gallery(self, title: str, samples: Sequence[Sample], limit: int = SAMPLE_LIMIT, note: str = "") -> None:
-        """Add pictures with reference and answer side by side.
+    def add_protocols(self, title: str, lines: Sequence[ProtocolLine], note: str = "") -> None:
+        """Add the scores of several rules side by side, with what they fall to without the right image.
+
+        Args:
+            title: above it.
+            lines: one a protocol.
+            note: a sentence below the title.
+        """
+        below = f'<p class="note">{escape(note)}</p>' if note else ""
+        self._add(
+            f'<section><h2>{escape(title)}</h2>{below}<div class="panel scroll">{protocol_table(lines)}</div></section>'
+        )
+
+    def add_confusion(self, title: str, matrices: Mapping[str, Confusion], note: str = "") -> None:
+        """Add heat maps of right answers against given answers, as many side by side as there is room for.
+
+        Args:
+            title: above them.
+            matrices: what each is of, such as the modality -> its counts.
+            note: a sentence before the one that explains how to read them.
+        """
+        merged = _MERGED_LEGEND if any(matrix.merged for matrix in matrices.values()) else ""
+        text = " ".join(part for part in (escape(note), _CONFUSION_LEGEND, merged) if part)
+        maps = "".join(_confusion_panel(name, matrix) for name, matrix in matrices.items())
+        heading = f'<h2>{escape(title)}</h2><p class="note">{text}</p>'
+        self._add(f'<section>{heading}<div class="panels maps">{maps}</div></section>')
+
+    def add_gallery(
+        self,
+        title: str,
+        samples: Sequence[Sample],
+        limit: int = SAMPLE_LIMIT,
+        note: str = "",
+        groups: str = "modalities",
+    ) -> None:
+        """Add pictures with reference and answer side by side, to be leafed through by verdict and by group.
 
         Args:
             title: above it.
             samples: all rows; which are shown is decided by a rule that the page states.
             limit: most rows to show.
             note: a sentence before that rule.
+            groups: what the samples' ``group`` names, in the plural.
         """
-        chosen, rule = choose_samples(samples, limit)
-        text = " ".join(part for part in (escape(note), escape(rule), _LEGEND) if part)
-        cards = gallery(chosen, f"g{len(self._sections)}", self.reader)
+        chosen, rule = choose_samples(samples, limit, groups)
+        legends = [_LEGEND] if any(not sample.options for sample in chosen) else []
+        legends += [OPTIONS_LEGEND] if any(sample.options for sample in chosen) else []
+        text = " ".join(part for part in (escape(note), escape(rule), *legends) if part)
+        cards = gallery(chosen, f"g{len(self._sections)}", self.reader, groups)
         self._add(f'<section><h2>{escape(title)}</h2><p class="note">{text}</p>{cards}</section>')
 
     def add_facts(self, title: str, facts: Mapping[str, Any]) -> None:
@@ -184,22 +229,21 @@ class Report:
 
 
 def _card(card: Card) -> str:
-    strip = _strip(*card.span) if card.span else ""
+    drawn = strip(*card.span) if card.span else ""
     detail = f'<p class="detail">{escape(card.detail)}</p>' if card.detail else ""
     return (
         f'<div class="card{" main" if card.main else ""}"><p class="label">{escape(card.label)}</p>'
-        f'<p class="value">{escape(card.value)}</p>{strip}{detail}</div>'
+        f'<p class="value">{escape(card.value)}</p>{drawn}{detail}</div>'
     )
 
 
-def _strip(low: float, value: float, high: float) -> str:
-    low, value, high = (100.0 * min(max(number, 0.0), 1.0) for number in (low, value, high))
+def _confusion_panel(name: str, matrix: Confusion) -> str:
+    facts = [f"{matrix.n:,} rows", f"{100.0 * matrix.right / matrix.n:.1f} % right" if matrix.n else ""]
+    facts.append(f"{matrix.unanswered:,} without an answer" if matrix.unanswered else "")
+    note = f'<p class="note">{", ".join(fact for fact in facts if fact)}</p>'
     return (
-        '<svg class="strip" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect class="track" width="100" height="12" rx="2"/>'
-        f'<rect class="fill" width="{value:.2f}" height="12" rx="2"/>'
-        f'<rect class="span" x="{low:.2f}" y="4.5" width="{max(high - low, 0.3):.2f}" height="3"/>'
-        f'<rect class="point" x="{max(value - 0.4, 0.0):.2f}" y="1" width="0.8" height="10"/></svg>'
+        f'<figure class="panel"><figcaption>{escape(name)}{note}</figcaption>'
+        f'<div class="scroll">{heat_map(matrix, name)}</div></figure>'
     )
 
 
@@ -207,8 +251,8 @@ def _cell(value: Any, right: bool) -> str:
     if isinstance(value, Bar):
         text = f"{100 * value.value:.1f} %"
         between = f"{100 * value.low:.1f} – {100 * value.high:.1f}"
-        strip = _strip(value.low, value.value, value.high)
-        return f'<td class="bar"><div>{strip}<span>{text}</span><span class="between">{between}</span></div></td>'
+        drawn = strip(value.low, value.value, value.high)
+        return f'<td class="bar"><div>{drawn}<span>{text}</span><span class="between">{between}</span></div></td>'
     return f"<td{_class('number' if right else '')}>{escape(_text(value))}</td>"
 
 

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, drawn here so that a page needs nothing from elsewhere."""
+"""Line charts and interval strips as inline SVG, drawn here so that a page needs nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -55,6 +55,27 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
     if longest > MOST_POINTS:
         note = f'<p class="note">Each point is the mean of up to {math.ceil(longest / MOST_POINTS)} values.</p>'
     return _legend(list(series)) + svg + note
+
+
+def strip(low: float, value: float, high: float) -> str:
+    """Draw a share of 1 as a bar with its interval.
+
+    Args:
+        low: lower end of the interval.
+        value: the share.
+        high: upper end.
+
+    Returns:
+        An ``<svg>`` element as wide as its place.
+    """
+    low, value, high = (100.0 * min(max(number, 0.0), 1.0) for number in (low, value, high))
+    return (
+        '<svg class="strip" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="12" rx="2"/>'
+        f'<rect class="fill" width="{value:.2f}" height="12" rx="2"/>'
+        f'<rect class="span" x="{low:.2f}" y="4.5" width="{max(high - low, 0.3):.2f}" height="3"/>'
+        f'<rect class="point" x="{max(value - 0.4, 0.0):.2f}" y="1" width="0.8" height="10"/></svg>'
+    )
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -1,12 +1,27 @@
 """The style sheet of report pages: light and dark, phone and print."""
 
-STYLE = """
+MOST_GROUPS = 12  # that a gallery can be filtered by
+
+
+def _group_rules() -> str:
+    places = range(1, MOST_GROUPS + 1)
+    hidden = [f".in-{place}:checked ~ .samples .sample:not(.group-{place})" for place in places]
+    shown = [
+        f".show-{verdict}:checked ~ .in-{place}:checked ~ .none-{verdict}-{place}"
+        for verdict in ("no", "yes")
+        for place in places
+    ]
+    return f"{', '.join(hidden)} {{ display: none; }}\n{', '.join(shown)} {{ display: block; }}\n"
+
+
+_RULES = """
 :root {
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #14181f; --soft: #58616f; --line: #e0e4ea; --faint: #eef1f5;
   --accent: #0b6e99; --accent-soft: #d5e8f1; --good: #1a7f4b; --good-soft: #def3e6; --bad: #b3372c;
   --bad-soft: #fbe5e2; --grid: #e6e9ee; --shadow: 0 1px 2px rgb(20 24 31 / .06), 0 4px 14px rgb(20 24 31 / .05);
   --s0: #0b6e99; --s1: #c2571a; --s2: #5b4bb7; --s3: #1a7f4b; --s4: #a8327d; --s5: #7a6200;
+  --heat-right: #56a8d0; --heat-wrong: #e8935a; --heat-mixed: #9aa3b0;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -14,6 +29,7 @@ STYLE = """
     --accent: #5db6de; --accent-soft: #17394a; --good: #63c990; --good-soft: #163325; --bad: #f0897e;
     --bad-soft: #42201d; --grid: #262c35; --shadow: none;
     --s0: #5db6de; --s1: #f0965c; --s2: #a99cf5; --s3: #63c990; --s4: #ea85c2; --s5: #d8bf55;
+    --heat-right: #1f6f96; --heat-wrong: #a5521f; --heat-mixed: #58616f;
   }
 }
 * { box-sizing: border-box; }
@@ -67,7 +83,7 @@ figcaption .note { margin: 0; font-weight: 400; }
 table { width: 100%; border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums; }
 th, td { padding: 8px 9px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-size: 13px; font-weight: 600; white-space: nowrap; }
-tbody tr:last-child td { border-bottom: 0; }
+tbody tr:last-child > * { border-bottom: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td { overflow-wrap: break-word; } td:last-child { white-space: nowrap; }
 td.bar { width: 60%; min-width: 250px; }
@@ -75,12 +91,33 @@ td.bar > div { display: flex; align-items: center; gap: 10px; }
 td.bar .strip { margin: 0; flex: 1; min-width: 70px; }
 td.bar span { flex: none; width: 62px; text-align: right; white-space: nowrap; }
 td.bar .between { width: 96px; text-align: left; color: var(--soft); font-size: 13px; }
+.protocols th[scope="row"] { color: var(--ink); font-size: 15px; white-space: normal; min-width: 150px;
+  max-width: 44ch; vertical-align: top; }
+.protocols .rule { margin: 1px 0 0; color: var(--soft); font-size: 13px; font-weight: 400; line-height: 1.35; }
+.protocols td { vertical-align: top; }
+.protocols td:not(:nth-child(2)) { white-space: nowrap; }
+.protocols .value { min-width: 170px; } .protocols .value strong { font-weight: 650; }
+.protocols .between { color: var(--soft); font-size: 13px; }
+.protocols .strip { height: 10px; margin-top: 5px; max-width: 220px; }
+.falls, .stays { margin: 1px 0 0; font-size: 13px; } .falls { color: var(--good); } .stays { color: var(--bad); }
+.maps { display: flex; flex-wrap: wrap; }
+.maps > figure { flex: 1 1 auto; min-width: min(100%, 250px); max-width: 100%; }
+.maps figcaption { width: 0; min-width: 100%; }
+.confusion { display: block; max-width: 100%; height: auto; }
+.confusion text { fill: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
+.confusion .down, .confusion .count { fill: var(--ink); }
+.confusion .count { font-size: 12px; }
+.cell .ground { fill: var(--faint); } .cell.right .shade { fill: var(--heat-right); }
+.cell.wrong .shade { fill: var(--heat-wrong); } .cell.mixed .shade { fill: var(--heat-mixed); }
+.key { padding: 1px 7px; border-radius: 4px; color: var(--ink); } .key.right { background: var(--heat-right); }
+.key.wrong { background: var(--heat-wrong); } .key.mixed { background: var(--heat-mixed); }
 .filter input { position: absolute; opacity: 0; }
 .filter label { display: inline-block; margin: 0 8px 14px 0; padding: 6px 14px; border: 1px solid var(--line);
   border-radius: 99px; background: var(--card); font-size: 14px; cursor: pointer; }
 .filter input:checked + label { background: var(--ink); border-color: var(--ink); color: var(--page); }
 .filter input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
 .show-no:checked ~ .samples .yes, .show-yes:checked ~ .samples .no { display: none; }
+.filter > .empty { display: none; }
 .samples { display: grid; align-items: start; gap: 16px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
 .sample { display: grid; grid-template-columns: 172px 1fr; overflow: hidden; }
@@ -107,6 +144,15 @@ td.bar .between { width: 96px; text-align: left; color: var(--soft); font-size: 
 del, ins { border-radius: 3px; padding: 0 2px; }
 del { background: var(--accent-soft); text-decoration: underline dotted 2px; text-underline-offset: 3px; }
 ins { background: var(--bad-soft); text-decoration: underline wavy 1px; text-underline-offset: 3px; }
+.options { margin: 0; padding: 0; list-style: none; font-size: 15px; }
+.options li { margin: 0 0 4px; padding: 3px 8px 3px 28px; text-indent: -20px; border: 1.5px solid transparent;
+  border-radius: 8px; overflow-wrap: anywhere; }
+.options .sign { display: inline-block; width: 20px; text-indent: 0; color: var(--bad); font-weight: 700; }
+.options .right { background: var(--good-soft); } .options .right .sign { color: var(--good); }
+.options .chosen { border-color: var(--bad); } .options .right.chosen { border-color: var(--good); }
+.options .mark { color: var(--soft); font-size: 12.5px; white-space: nowrap; }
+.said { margin: 8px 0 0; font-size: 14px; overflow-wrap: anywhere; }
+.said > span:first-child { color: var(--soft); font-size: 12.5px; }
 .none, .more { color: var(--soft); font-style: italic; }
 details { font-size: 14px; } summary { cursor: pointer; font-weight: 600; font-size: 16px; }
 .facts { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 4px 20px; margin: 14px 0 0; }
@@ -119,6 +165,14 @@ details { font-size: 14px; } summary { cursor: pointer; font-weight: 600; font-s
   .sample { grid-template-columns: 1fr; } .picture { min-height: 90px; } .picture img { max-height: 230px; }
   .panel { padding: 12px; } th, td { padding: 7px 8px; } .facts { grid-template-columns: 1fr; gap: 0; }
   .facts dd { margin-bottom: 8px; }
+  .confusion.wide text { font-size: 14.5px; } .confusion.wide .count { font-size: 13.5px; }
+  .protocols thead { display: none; }
+  .protocols tr { display: block; padding: 10px 0; border-bottom: 1px solid var(--line); }
+  .protocols tr:last-child { border-bottom: 0; }
+  .protocols th[scope="row"] { display: block; padding: 0 0 4px; border: 0; max-width: none; }
+  .protocols td { display: grid; grid-template-columns: 110px 1fr; padding: 2px 0; border: 0; }
+  .protocols td > * { grid-column: 2; } .protocols td::before { content: attr(data-label); color: var(--soft);
+    font-size: 13px; }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --shadow: none; }
@@ -130,3 +184,5 @@ details { font-size: 14px; } summary { cursor: pointer; font-weight: 600; font-s
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+
+STYLE = _RULES + _group_rules()

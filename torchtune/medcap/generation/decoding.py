@@ -128,7 +128,7 @@ class Decoder:
         slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
         sources = [torch.from_numpy(packed.sources(place, length)) for place, length in enumerate(lengths)]
         self.cache.fill(torch.cat(slots).to(self.device), torch.cat(sources).to(self.device))
-        last = run_trees(self.model, trees, packed)[packed.last]  # [n, d]
+        last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
         if not len(self.hidden):
             self.hidden = last.new_zeros(len(self.rows), last.shape[1])
         self.hidden[rows] = last

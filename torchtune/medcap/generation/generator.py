@@ -17,9 +17,10 @@ from medcap.generation.image_rows import ImageRows
 from medcap.generation.kv_cache import KVCache, attached
 from medcap.generation.likelihood import score_trees
 from medcap.generation.prefill import decode_one
-from medcap.generation.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
+from medcap.generation.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.generation.sampling import is_greedy
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -119,16 +120,19 @@ class Generator:
         if not prompts:
             return []
         results: dict[int, Generation] = {}
-        phases = self._phases(prompts)
+        # Sampled answers differ even where requests are equal.
+        distinct, same = _distinct(prompts) if is_greedy(sampling) else (prompts, {})
+        phases = self._phases(distinct)
         sizes = [self._size(phase) for phase in phases]
         cache = KVCache(max(num_rows * capacity for num_rows, capacity in sizes))
         progress = Progress(len(prompts), self.progress and len(prompts) > 1)
 
         def finish(prompt: Prompt, generation: Generation) -> None:
-            results[prompt.index] = generation
-            progress.add(len(generation.tokens))
-            if on_result is not None:
-                on_result(prompt.index, generation)
+            for index in (prompt.index, *same.get(prompt.index, ())):
+                results[index] = generation
+                progress.add(len(generation.tokens))
+                if on_result is not None:
+                    on_result(index, generation)
 
         with self._running(progress) as images, attached(self.model.decoder, cache):
             for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
@@ -182,15 +186,17 @@ class Generator:
         if not prompts:
             return []
         results: dict[int, CandidateScores] = {}
-        trees = plan_trees(prompts, self.model.image_token_id, len(prompts), self._max_tree_tokens)
+        distinct, same = _distinct(prompts)
+        trees = plan_trees(distinct, self.model.image_token_id, len(distinct), self._max_tree_tokens)
         trees.sort(key=lambda tree: -tree.num_tokens)
-        progress = Progress(len(prompts), self.progress and len(prompts) > 1)
+        progress = Progress(len(prompts), self.progress and len(prompts) > 1, "score")
 
         def finish(prompt: Prompt, scores: CandidateScores) -> None:
-            results[prompt.index] = scores
-            progress.add(sum(scores.num_tokens))
-            if on_result is not None:
-                on_result(prompt.index, scores)
+            for index in (prompt.index, *same.get(prompt.index, ())):
+                results[index] = scores
+                progress.add(sum(scores.num_tokens))
+                if on_result is not None:
+                    on_result(index, scores)
 
         with self._running(progress) as images:
             try:
@@ -289,6 +295,22 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int, list[int]]]:
+    """Prompts without repetitions, and for the place of each the places of those that ask the same.
+
+    Benchmarks ask with few words about many images, so what is asked without the image repeats itself.
+    """
+    first: dict[Any, Prompt] = {}
+    same: dict[int, list[int]] = {}
+    for prompt in prompts:
+        candidates = tuple(candidate.tobytes() for candidate in prompt.candidates)
+        images = tuple(map(image_key, prompt.images))
+        known = first.setdefault((prompt.tokens.tobytes(), images, prompt.limit, candidates), prompt)
+        if known is not prompt:
+            same.setdefault(known.index, []).append(prompt.index)
+    return list(first.values()), same
 
 
 def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medcap.data.images import ImageReader, to_rgb
 from medcap.errors import UserError
+from medcap.generation.prefix_tree import image_key
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -66,7 +67,7 @@ class ImageRows:
             images: paths and PIL images.
         """
         for image in images:
-            key = _key(image)
+            key = image_key(image)
             if self._is_new(key) and key not in self._pending:
                 self._pending[key] = self._threads.submit(self._read, image)
 
@@ -77,18 +78,18 @@ class ImageRows:
             images: paths and PIL images, repeated ones are encoded once.
             ahead: images that come next; they fill the batch, and the batch after it is begun to be read.
         """
-        wanted = dict.fromkeys(_key(image) for image in images)
+        wanted = dict.fromkeys(image_key(image) for image in images)
         for key in wanted:
             if key in self._rows:
                 self._rows.move_to_end(key)
-        missing = {_key(image): image for image in images if self._is_new(_key(image))}
+        missing = {image_key(image): image for image in images if self._is_new(image_key(image))}
         if not missing:
             return
         following = iter(ahead)
         self._take(missing, following, self._batch_size)
         self.prefetch(missing.values())
         later: dict[Hashable, Any] = {}
-        self._take(later, (image for image in following if _key(image) not in missing), self._batch_size)
+        self._take(later, (image for image in following if image_key(image) not in missing), self._batch_size)
         self.prefetch(later.values())
         pixels: dict[Hashable, Tensor] = {}
         for key in missing:
@@ -110,11 +111,11 @@ class ImageRows:
 
     def failure(self, image: Any) -> str:
         """Why an encoded image has no rows, or an empty text."""
-        return self._failures.get(_key(image), "")
+        return self._failures.get(image_key(image), "")
 
     def stack(self, images: Sequence[Any]) -> Tensor:
         """The rows of images that were encoded without failure: ``[N, K, d]``."""
-        return torch.stack([self._rows[_key(image)] for image in images])
+        return torch.stack([self._rows[image_key(image)] for image in images])
 
     def _is_new(self, key: Hashable) -> bool:
         return key not in self._rows and key not in self._failures
@@ -123,7 +124,7 @@ class ImageRows:
         if len(into) >= most:
             return
         for image in images:
-            key = _key(image)
+            key = image_key(image)
             if self._is_new(key):
                 into[key] = image
                 if len(into) >= most:
@@ -142,7 +143,3 @@ class ImageRows:
         used = sum(rows.nbytes for rows in self._rows.values())
         while used > self._max_bytes and len(self._rows) > keep:
             used -= self._rows.popitem(last=False)[1].nbytes
-
-
-def _key(image: Any) -> Hashable:
-    return ("memory", id(image)) if isinstance(image, Image.Image) else str(image)

@@ -49,7 +49,6 @@ def score_trees(
 
 def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, finish: FinishScores) -> None:
     packed = pack_trees(trees, model.device)
-    hidden = run_trees(model, trees, packed)  # [R * S, d]
     prompts = [prompt for tree in trees for prompt in tree.prompts]
     # A candidate's first token is predicted at the prompt's last one, each further one at the one before it.
     places: list[int] = []  # where a token is predicted
@@ -58,7 +57,11 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
         for start, candidate in zip(packed.leaves[number], prompt.candidates, strict=True):
             places += [packed.last[number], *range(start, start + len(candidate) - 1)]
             tokens += candidate.tolist()
-    log_probabilities = iter(_log_probabilities(model, hidden, places, tokens, vocab_size).tolist())
+    # All candidates of a prompt begin at one place, which is computed once.
+    distinct, inverse = torch.tensor(places, device=model.device).unique(return_inverse=True)  # [p], [n]
+    hidden = run_trees(model, trees, packed, distinct)  # [p, d]
+    targets = torch.tensor(tokens, device=model.device)
+    log_probabilities = iter(_log_probabilities(model, hidden, inverse, targets, vocab_size).tolist())
     for prompt in prompts:
         sums = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
         counts = [len(candidate) for candidate in prompt.candidates]
@@ -69,17 +72,15 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
 
 
 def _log_probabilities(
-    model: VisionLanguageModel, hidden: Tensor, places: list[int], tokens: list[int], vocab_size: int
+    model: VisionLanguageModel, hidden: Tensor, places: Tensor, tokens: Tensor, vocab_size: int
 ) -> Tensor:
-    """Log-probability of each token at its place, ``[n]`` float64; a place is unembedded once."""
-    wanted, inverse = torch.tensor(places, device=hidden.device).unique(return_inverse=True)  # [p], [n]
-    targets = torch.tensor(tokens, device=hidden.device)
+    """Log-probability of each token (``[n]``) at its row (``[n]``) of the hidden states (``[p, d]``), float64."""
     result = torch.zeros(len(tokens), dtype=torch.float64, device=hidden.device)
     size = max(1, _LOGITS // vocab_size)
-    for start in range(0, len(wanted), size):
-        logits = masked_logits(model, hidden[wanted[start : start + size]], vocab_size)  # [c, V]
+    for start in range(0, len(hidden), size):
+        logits = masked_logits(model, hidden[start : start + size], vocab_size)  # [c, V]
         normalizers = logits.logsumexp(dim=-1)  # [c]
-        here = ((inverse >= start) & (inverse < start + size)).nonzero().flatten()
-        rows = inverse[here] - start
-        result[here] = (logits[rows, targets[here]] - normalizers[rows]).double()
+        here = ((places >= start) & (places < start + size)).nonzero().flatten()
+        rows = places[here] - start
+        result[here] = (logits[rows, tokens[here]] - normalizers[rows]).double()
     return result

@@ -6,11 +6,16 @@ count tokens of that encoding (custom_generate_func.py, lines 24-39 and 137-191,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from medcap.data.conversations import PLACEHOLDER
-from medcap.data.tokenization import Tokenizer
+from torchtune.data import Message
 
+from medcap.data.conversations import PLACEHOLDER
+from medcap.data.tokenization import ChatTokenizer, TokenizedPrompt, Tokenizer
+from medcap.errors import UserError
+
+PROMPT_FORMATS = ("chat", "medcap_2024")
 IMAGE = PLACEHOLDER * 50
 ANSWER_LIMIT = 50
 Turn = tuple[str, str]  # role and text
@@ -59,3 +64,73 @@ def description_limit(
 def answer_limit(max_new_tokens: int) -> int:
     """Tokens that the answer of the second stage may have."""
     return min(ANSWER_LIMIT, max_new_tokens)
+
+
+def room_for_description(
+    chat: ChatTokenizer, messages: Sequence[Message], question: str, max_seq_len: int, max_new_tokens: int
+) -> int:
+    """Tokens that a description may have, for any projector and any language model.
+
+    Args:
+        chat: of the model.
+        messages: of the first stage.
+        question: of the second stage.
+        max_seq_len: of both stages.
+        max_new_tokens: most tokens whatever the room.
+
+    Returns:
+        :func:`description_limit` where the placeholder is a token of the vocabulary, as Llama 3 has it, and never
+        more than both stages leave.
+    """
+    asked = [*messages, Message(role="assistant", content=""), Message(role="user", content=question)]
+    limit = min(max_seq_len - len(chat.prompt(asked).tokens) - 5, max_new_tokens)
+    if chat.image_token_id < chat.vocab_size:
+        turns = [*text_turns(messages, 50), ("assistant", "")]
+        limit = min(limit, description_limit(chat.tokenizer, turns, question, max_seq_len, max_new_tokens))
+    return limit
+
+
+def text_turns(messages: Sequence[Message], num_image_tokens: int) -> list[Turn]:
+    """Roles and words, an image as a run of placeholders."""
+    turns = []
+    for message in messages:
+        parts = [
+            PLACEHOLDER * num_image_tokens if part["type"] == "image" else part["content"] for part in message.content
+        ]
+        turns.append((message.role, "".join(parts)))
+    return turns
+
+
+class PlainTextChat(ChatTokenizer):
+    """Prompts as medcap 2024 encoded them (``prompt_format=medcap_2024``): the template's markers as ordinary text.
+
+    Args:
+        chat: the model's own; the placeholder must be a token of its vocabulary.
+
+    Raises:
+        UserError: if it is not.
+    """
+
+    def __init__(self, chat: ChatTokenizer) -> None:
+        # Not the base's: the tokenizer underneath has been prepared already.
+        self.__dict__.update(vars(chat))
+        if chat.image_token_id >= chat.vocab_size:
+            raise UserError(
+                "prompt_format=medcap_2024 needs a tokenizer that has the placeholder character as one token, as"
+                " Llama 3's does: use prompt_format=chat"
+            )
+
+    def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
+        """See :meth:`ChatTokenizer.prompt`."""
+        turns = [*text_turns(messages, self.num_image_tokens), ("assistant", answer_prefix)]
+        images = [part["content"] for message in messages for part in message.content if part["type"] == "image"]
+        return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images)
+
+    def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
+        """See :meth:`ChatTokenizer.answer`."""
+        words = text.strip() + ("<|eot_id|>" if end_of_turn else "")
+        return self.tokenizer.encode(words, add_bos=False, add_eos=False) if text.strip() else []
+
+    def decode(self, token_ids: list[int]) -> str:
+        """See :meth:`ChatTokenizer.decode`; the answer ends where it spells a marker."""
+        return re.split(r"<\|\w+\|>", super().decode(token_ids), maxsplit=1)[0].strip()

@@ -36,23 +36,24 @@ def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[Any]) -> Tree
     return failure or replace(tree, image_rows=images.stack(tree.images))
 
 
-def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees) -> Tensor:
+def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, places: Tensor) -> Tensor:
     """Run trees through the decoder.
 
     Args:
         model: in eval mode.
         trees: with their image rows.
         packed: the same trees laid out.
+        places: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
 
     Returns:
-        ``[R * S, d]``, the hidden state of every token before the final norm.
+        ``[n, d]``, their hidden states before the final norm.
     """
     seen = [tree.image_rows for tree in trees if tree.image_rows is not None]
     image_rows = torch.cat(seen) if seen else None  # [N, K, d]
     image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
     mask = tree_attention_mask(packed.branch, packed.leaf)
-    return model.hidden(embeddings, mask, packed.positions).flatten(0, 1)
+    return model.hidden_at(embeddings, places, mask, packed.positions)
 
 
 def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -> Tensor:

@@ -6,12 +6,13 @@ prompt alone would give, while an image costs its tokens once however many quest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 MAX_TREE_TOKENS = 2048
@@ -118,6 +119,11 @@ class PackedTrees:
         return np.concatenate([start + np.arange(num_shared), own])
 
 
+def image_key(image: Any) -> Hashable:
+    """What two requests about the same image have in common: its path, or the very picture."""
+    return ("memory", id(image)) if isinstance(image, Image.Image) else str(image)
+
+
 def plan_trees(
     prompts: Sequence[Prompt], image_token_id: int, max_branches: int, max_tokens: int = MAX_TREE_TOKENS
 ) -> list[Tree]:
@@ -134,7 +140,7 @@ def plan_trees(
     """
     groups: dict[Any, list[Prompt]] = {}
     for prompt in prompts:
-        key = tuple(map(_image_key, prompt.images)) or ("text", prompt.index)
+        key = tuple(map(image_key, prompt.images)) or ("text", prompt.index)
         groups.setdefault(key, []).append(prompt)
     trees: list[Tree] = []
     for group in groups.values():
@@ -206,10 +212,6 @@ def chunks(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:
             passes.append([tree])
             longest = tree.num_tokens
     return passes
-
-
-def _image_key(image: Any) -> Any:
-    return image if isinstance(image, str) else ("memory", id(image)) if hasattr(image, "tobytes") else str(image)
 
 
 def _parts(group: list[Prompt], num_shared: int, max_branches: int, max_tokens: int) -> list[list[Prompt]]:

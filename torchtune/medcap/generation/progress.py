@@ -17,9 +17,11 @@ class Progress:
     Args:
         total: requests of this run.
         enabled: False shows nothing.
+        verb: what is done.
     """
 
-    def __init__(self, total: int, enabled: bool = True) -> None:
+    def __init__(self, total: int, enabled: bool = True, verb: str = "generate") -> None:
+        self._verb = verb
         self._total = total
         self._requests = 0
         self._tokens = 0
@@ -27,7 +29,7 @@ class Progress:
         self._next_line = self._started + LINE_EVERY_SECONDS
         self._on_terminal = enabled and sys.stderr.isatty()
         self._in_lines = enabled and not self._on_terminal
-        self._bar = tqdm(total=total, desc="generate", unit="request", disable=not self._on_terminal)
+        self._bar = tqdm(total=total, desc=verb, unit="request", disable=not self._on_terminal)
 
     def __enter__(self) -> Progress:
         return self
@@ -60,7 +62,7 @@ class Progress:
     def _print_line(self) -> None:
         seconds = self._seconds()
         print(
-            f"generate: {self._requests} of {self._total} requests in {seconds:.1f} s"
+            f"{self._verb}: {self._requests} of {self._total} requests in {seconds:.1f} s"
             f" ({self._requests / seconds:.2f} requests/s, {self._tokens / seconds:.0f} tokens/s)",
             file=sys.stderr,
             flush=True,

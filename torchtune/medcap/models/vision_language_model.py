@@ -14,6 +14,7 @@ from medcap.models.towers.base import Tower
 from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
+from medcap.modules.trimmed_layer import layer_at
 
 
 class VisionLanguageModel(nn.Module):
@@ -106,6 +107,24 @@ class VisionLanguageModel(nn.Module):
             else:
                 states = layer(states, mask=mask, input_pos=input_pos)
         return states
+
+    def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
+        """Run the decoder's layers where only a few hidden states are wanted, without gradients.
+
+        Args:
+            embeddings: ``[R, S, d]``.
+            places: ``[n]`` int64 flat positions.
+            mask: ``[R, S, keys]`` bool; None is causal.
+            input_pos: ``[R, S]`` int64.
+
+        Returns:
+            ``[n, d]`` before the final norm.
+        """
+        states = embeddings
+        *layers, last = self.decoder.layers
+        for layer in layers:
+            states = layer(states, mask=mask, input_pos=input_pos)
+        return layer_at(last, states, places, mask, input_pos)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Final norm and output head: ``[..., d] -> [..., V]`` float32."""

@@ -2,8 +2,8 @@ import pytest
 from torchtune.data import Message
 
 from medcap.errors import UserError
-from medcap.evaluation.controls import no_image, shuffled_images
-from medcap.evaluation.tasks.base import Row, message_text
+from medcap.evaluation.controls import CONTROLS, no_image, shuffled_images
+from medcap.evaluation.rows import Row, message_text
 
 
 def row(name, *images, problem=None):
@@ -54,3 +54,7 @@ def test_without_image_the_words_stay():
     assert [r.image for r in changed] == [None, None]
     assert changed[0].messages[0].content == [{"type": "text", "content": "What?"}]
     assert message_text(changed[1].messages[0]) == "What?"
+
+
+def test_controls_go_by_the_names_that_results_carry():
+    assert {"shuffled_image": shuffled_images, "no_image": no_image} == CONTROLS

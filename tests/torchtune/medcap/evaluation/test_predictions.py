@@ -23,7 +23,7 @@ def test_rows_are_on_disk_as_soon_as_they_are_appended(tmp_path):
         file.append({"fingerprint": "1", "generated": "clear\nlungs ①"})
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert rows == [{"fingerprint": "1", "generated": "clear\nlungs ①", "settings": settings_fingerprint(SETTINGS)}]
-    assert json.loads((tmp_path / "task" / "settings.json").read_text()) == SETTINGS
+    assert json.loads((tmp_path / "task" / "predictions.settings.json").read_text()) == SETTINGS
 
 
 def test_a_line_that_a_kill_cut_off_is_removed(tmp_path):

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from medcap.evaluation.report import Bar, Card, Report, Sample
+from medcap.evaluation.report import Bar, Card, ProtocolLine, Report, Sample, confusion
 
 VOID = {"meta", "img", "input", "br"}
 
@@ -51,6 +51,8 @@ def full_report(tmp_path):
     report.add_notices([])
     report.add_chart("Loss", {"train": [(0, 2.0), (1, 1.0)], "held-out": [(0, 2.1)]}, note="per token")
     report.add_table("By type", ["type", "accuracy", "n"], [["a<b", Bar(0.5, 0.4, 0.6), 1234], ["c", None, 0.25]])
+    report.add_protocols("Rules", [ProtocolLine("exact", "accuracy", 0.5, "equal", (0.4, 0.6), {"no_image": 0.3})])
+    report.add_confusion("Confusion", {"CT": confusion([("yes", "no"), ("no", "")]), "MR": confusion([])}, "a note")
     report.add_gallery("Answers", [Sample("no", ["yes"], image=tmp_path / "a.png", correct=False)])
     report.add_facts("Settings", {"top_k": None, "llm": {"dim": 4}})
     return report
@@ -78,6 +80,9 @@ def test_the_page_shows_what_was_added(tmp_path):
         "50.0 %",
         "40.0 – 60.0",
         "1,234",
+        "no image",
+        "a note",
+        "2 rows, 0.0 % right, 1 without an answer",
         "–",
     ]:
         assert piece in text, piece
@@ -92,9 +97,13 @@ def test_what_a_model_wrote_never_becomes_markup():
     report.add_notices([attack])
     report.add_chart(attack, {attack: [(0, 1), (1, 2)], "b": [(0, 1)]}, attack, attack, attack)
     report.add_table(attack, [attack], [[attack]], attack)
-    sample = Sample(attack, [attack, attack], attack, attack, False, (attack, 1.0), attack, [attack], attack)
+    line = ProtocolLine(attack, attack, 0.5, attack, (0.4, 0.6), {attack: 0.3}, {attack: (0.2, 0.1, 0.3)})
+    report.add_protocols(attack, [line], attack)
+    report.add_confusion(attack, {attack: confusion([(attack, "a"), ("a", attack)])}, attack)
+    sample = Sample(attack, [attack, attack], attack, attack, False, (attack, 1.0), attack, [attack], attack, attack)
     empty = Sample("", [attack], None, attack, problem=attack)
-    report.add_gallery(attack, [sample, empty], note=attack)
+    choice = Sample(attack, [attack], None, attack, options=[attack, attack + "b"], chosen=attack)
+    report.add_gallery(attack, [sample, empty, choice], note=attack, groups=attack)
     report.add_facts(attack, {attack: attack})
     checker = check(report.html())
     assert checker.tags.isdisjoint({"script", "img"})

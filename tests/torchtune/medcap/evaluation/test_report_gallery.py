@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.report_gallery import Sample, choose_samples, gallery, mark_differences, thumbnail
+from medcap.evaluation.report_style import MOST_GROUPS, STYLE
 
 
 def decoded(address):
@@ -63,7 +65,7 @@ def test_verdicts_are_words_and_signs_and_can_be_filtered():
     assert "✓ right" in html
     assert "✗ wrong" in html
     assert "no answer: lost" in html
-    assert html.count('type="radio" name="g0"') == 3
+    assert html.count('type="radio" name="g0v"') == 3
     assert "radio" not in gallery([Sample("a", ["a"])], "g0")
 
 
@@ -92,3 +94,59 @@ def test_scored_rows_run_from_the_lowest_to_the_highest():
     assert [sample.score[1] for sample in chosen] == [0.0, 25.0, 50.0, 75.0, 100.0]
     assert "from the lowest CIDEr to the highest" in rule
     assert choose_samples(samples[:5], 5)[0] == samples[:5]
+
+
+def test_rows_are_shared_out_among_the_groups():
+    # 10 wrong in CT, 2 wrong in MR, the rest right.
+    samples = [Sample("x", ["y"], correct=index >= 10, group="CT", name=f"ct{index}") for index in range(500)]
+    samples += [Sample("x", ["y"], correct=index >= 2, group="MR", name=f"mr{index}") for index in range(30)]
+    chosen, rule = choose_samples(samples, 20)
+    counts = {
+        (group, correct): sum(sample.group == group and sample.correct is correct for sample in chosen)
+        for group in ("CT", "MR")
+        for correct in (False, True)
+    }
+    assert counts == {("CT", False): 6, ("MR", False): 2, ("CT", True): 6, ("MR", True): 6}
+    assert rule == (
+        "20 of 530 rows are shown: 8 of the 12 wrong and 12 of the 518 right ones, shared out among the modalities,"
+        " evenly spaced over the file."
+    )
+
+
+def test_groups_can_be_filtered_and_an_empty_choice_says_so():
+    samples = [Sample("a", ["a"], correct=True, group="MR"), Sample("a", ["b"], correct=False, group="CT <x>")]
+    html = gallery(samples, "g0")
+    assert html.count('type="radio" name="g0g"') == 3
+    assert "All modalities" in html
+    assert "CT &lt;x&gt;" in html
+    assert '<article class="sample yes group-2">' in html
+    assert '<article class="sample no group-1">' in html
+    assert re.findall(r'class="empty (none-\w+-\d+)"', html) == ["none-no-2", "none-yes-1"]
+    assert 'name="g0g"' not in gallery([Sample("a", ["a"], correct=True, group="MR")] * 2, "g0")
+
+
+def test_the_style_sheet_has_a_rule_for_every_group_that_a_gallery_makes():
+    samples = [Sample("a", ["a"], correct=True, group=f"{index:02}") for index in range(MOST_GROUPS + 3)]
+    html = gallery(samples, "g0")
+    assert "4 others" in html
+    made = set(re.findall(r"group-\d+", html)) | set(re.findall(r"none-\w+-\d+", html))
+    assert f"group-{MOST_GROUPS}" in made
+    assert all(re.search(rf"\.{name}\b", STYLE) for name in made)
+
+
+def options_of(html):
+    return re.findall(r'<li class="([^"]*)"><span class="sign">(.?)</span>([^<]*?) ?<', html)
+
+
+def test_options_are_listed_with_the_right_and_the_chosen_one_marked():
+    options = ["Liver", "Kidney", "Aorta"]
+    html = gallery([Sample("B) kidney, I think", ["liver"], options=options, chosen="Kidney", correct=False)], "g")
+    assert options_of(html) == [("right", "✓", "Liver"), ("chosen", "✗", "Kidney"), ("", "", "Aorta")]
+    assert "B) kidney, I think" in html
+    assert "Reference" not in html
+    html = gallery([Sample("Aorta.", ["Aorta"], options=options, correct=True)], "g")
+    assert options_of(html)[2] == ("right chosen", "✓", "Aorta")
+    assert "Generated" not in html
+    html = gallery([Sample("Spleen", ["Liver"], options=options, correct=False)], "g")
+    assert "none of the options" in html
+    assert "no answer: lost" in gallery([Sample("", ["Liver"], options=options, problem="lost")], "g")

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from medcap.evaluation.statistics import bootstrap_interval, bootstrap_of_sums
+from medcap.evaluation.statistics import bootstrap_group_mean, bootstrap_interval, bootstrap_of_sums
 
 
 def plain_bootstrap(values, draws):
@@ -59,3 +59,38 @@ def test_memory_does_not_grow_with_rows_times_draws():
 def test_no_values_or_broken_values_are_refused(values):
     with pytest.raises(ValueError, match=r"no values|not finite"):
         bootstrap_interval(values)
+
+
+def plain_group_bootstrap(values, groups, draws):
+    generator = np.random.default_rng(321)
+    groups = np.array(groups)
+    results = []
+    for _ in range(draws):
+        drawn = generator.integers(0, len(values), len(values))
+        own = [values[drawn][groups[drawn] == group] for group in np.unique(groups)]
+        results.append(np.mean([members.mean() for members in own if len(members)]))
+    return np.quantile(results, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_interval_of_a_mean_over_groups_agrees_with_drawing_rows_one_by_one(few):
+    generator = np.random.default_rng(4)
+    groups = ["x"] * 150 + ["y"] * 60 + ["z"] * 2
+    values = generator.random(len(groups)) + np.repeat([0.0, 1.0, 5.0], [150, 60, 2])
+    values = np.round(values) if few else values
+    interval = bootstrap_group_mean(values, groups)
+    assert interval.value == pytest.approx(np.mean([values[:150].mean(), values[150:210].mean(), values[210:].mean()]))
+    # One draw in seven leaves z out, so that the interval reaches far down.
+    assert interval.low < 1.1 < interval.value
+    assert np.abs([interval.low, interval.high] - plain_group_bootstrap(values, groups, 4_000)).max() < 0.03
+
+
+def test_one_group_is_the_mean_over_rows():
+    values = [1.0] * 30 + [0.0] * 70
+    assert bootstrap_group_mean(values, [""] * 100) == bootstrap_interval(values)
+
+
+@pytest.mark.parametrize(("values", "groups"), [([], []), ([1.0, float("nan")], ["a", "b"]), ([1.0, 0.0], ["a"])])
+def test_broken_groups_are_refused(values, groups):
+    with pytest.raises(ValueError, match=r"no values|not finite|2 values but 1 groups"):
+        bootstrap_group_mean(values, groups)

@@ -6,12 +6,42 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from medcap.evaluation.protocols.base import Protocol, ProtocolScores
+from medcap.evaluation.protocols.summary import check_answers, row_means
+from medcap.evaluation.rows import Answer
+
 NAME = "exact"
 DESCRIPTION = (
     "right when answer and reference are equal after lower-casing, joining white space, and dropping surrounding"
     " quotes and one trailing full stop; an empty answer is wrong and is counted"
 )
 _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("«", "»"))
+
+
+class Exact(Protocol):
+    """Equality with any reference, and the word F1 against the best one."""
+
+    name = NAME
+    description = DESCRIPTION
+    headline = "accuracy"
+
+    def score(self, answers: Sequence[Answer]) -> ProtocolScores:
+        """Score answers; see :meth:`Protocol.score`."""
+        counts = check_answers(answers, self.name)
+        rows = []
+        for answer in answers:
+            correct = exact_match(answer.prediction, answer.references)
+            rows.append(
+                {
+                    "question_id": answer.question_id,
+                    "accuracy": float(correct),
+                    "token_f1": token_f1(answer.prediction, answer.references),
+                    "correct": correct,
+                    "value": float(correct),
+                }
+            )
+        scores, intervals = row_means(rows, {"accuracy": "accuracy", "token_f1": "token_f1"})
+        return ProtocolScores(scores, intervals, rows, counts)
 
 
 def normalize(text: str) -> str:

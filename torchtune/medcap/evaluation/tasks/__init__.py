@@ -7,16 +7,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import Row, Task
+from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task
 from medcap.evaluation.tasks.caption import CaptionTask
+from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
+from medcap.evaluation.tasks.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.slake import SlakeTask
 from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.vqamed import VqaMedTask
+from medcap.evaluation.tasks.vqarad import VqaRadTask
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (CaptionTask, VqaTask)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        CaptionTask,
+        OmniMedVqaTask,
+        VqaRadTask,
+        SlakeTask,
+        PathVqaTask,
+        PmcVqaTask,
+        VqaMedTask,
+        VqaTask,
+    )
+}
 ALIASES = {"metrics": "caption"}
 _PREFIX = "test_"
 _NOT_TASKS = ("test_chunk", "test_chunk_idx")
 
-__all__ = ["ALIASES", "TASKS", "Row", "Task", "requested_tasks"]
+__all__ = ["ALIASES", "TASKS", "Benchmark", "LoadOptions", "Task", "requested_tasks"]
 
 
 def requested_tasks(config: Mapping[str, Any]) -> list[str]:

@@ -1,49 +1,68 @@
-"""What a task is: rows with questions and references from a file, and a score for the answers."""
+"""What a task is: questions with their references, read from a benchmark's files."""
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torchtune.data import Message
+from typing import ClassVar
 
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
+from medcap.evaluation.rows import Row
+
+_EVERYTHING = (None, -1)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing to ask the model.
+class LoadOptions:
+    """How a benchmark is read; what a task does not know it ignores.
 
     Attributes:
-        id: unique in its file.
-        messages: the turns before the answer; image parts hold paths that an ``ImageReader`` resolved.
-        references: accepted answers or captions, at least one.
-        image: path of the first image; None where there is none.
-        meta: further text fields, such as modality and question_type.
-        problem: why this row cannot be asked; it then counts as a failure, in every denominator.
+        conversation_style: layout of chat rows; see ``medcap.data.conversations.STYLES``.
+        image_roots: folders that images may lie in, beside those of the benchmark. For ``caption`` and ``vqa`` they
+            replace the data file's folder and the working directory.
+        work_folder: where images that lie inside a parquet file are written, ``<output_dir>/<task>/images``.
+        modalities: of OmniMedVQA: None for medcap's eight, ``all``, one name or several.
+        chunk: number of parts that the rows of OmniMedVQA are cut into; None or -1 for everything.
+        chunk_index: the part to take, from 0; None or -1 for everything.
     """
 
-    id: str
-    messages: list[Message]
-    references: list[str]
-    image: Path | None = None
-    meta: Mapping[str, str] = field(default_factory=dict)
-    problem: str | None = None
+    conversation_style: str = "auto"
+    image_roots: Sequence[str | Path] | None = None
+    work_folder: Path | None = None
+    modalities: str | Sequence[str] | None = None
+    chunk: int | None = None
+    chunk_index: int | None = None
 
-    @property
-    def question(self) -> str:
-        """The words of the last turn."""
-        return message_text(self.messages[-1]) if self.messages else ""
 
-    @property
-    def images(self) -> list[str]:
-        """The image paths in the order of the turns."""
-        parts = [part for message in self.messages for part in message.content]
-        return [str(part["content"]) for part in parts if part["type"] == "image"]
+DEFAULTS = LoadOptions()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark as it was read.
+
+    Attributes:
+        rows: what is asked, in the order of the files. A row with a ``problem`` is a failure in every denominator.
+        source: the benchmark's folder, or the file that was named.
+        files: the data files that were read. Image files are not among them.
+        sha256: over the names and contents of ``files``, whatever their order; 64 hexadecimal digits.
+        expected: published counts, ``rows`` first; None where none is known.
+        notices: what a reader of the scores must know.
+        image_roots: folders that the rows' images lie in.
+    """
+
+    rows: list[Row]
+    source: str
+    files: list[Path]
+    sha256: str
+    expected: Mapping[str, int] | None = None
+    notices: list[str] = field(default_factory=list)
+    image_roots: list[Path] = field(default_factory=list)
 
 
 class Task(ABC):
@@ -51,54 +70,81 @@ class Task(ABC):
 
     Attributes:
         name: the task's name, also that of its result folder.
-        protocol: name of the rule by which answers are scored, written beside every score.
-        protocol_description: that rule in a sentence.
-        headline: the score that stands for the task; each row's scores have a number of that name.
-        marks_rows: whether ``headline`` of a row is 1 for right and 0 for wrong.
+        title: the same in words, for a page.
+        protocols: names of the rules by which its answers are scored unless others are asked for; the first one
+            gives the headline.
+
+    Example:
+        >>> benchmark = TASKS["vqarad"]().load("./datasets", LoadOptions())
+        >>> len(benchmark.rows), benchmark.notices
+        (451, [])
     """
 
     name: ClassVar[str]
-    protocol: ClassVar[str]
-    protocol_description: ClassVar[str]
-    headline: ClassVar[str]
-    marks_rows: ClassVar[bool] = False
+    title: ClassVar[str]
+    protocols: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def load(
-        self, source: str | Path, conversation_style: str = "auto", image_roots: Sequence[str | Path] | None = None
-    ) -> list[Row]:
-        """Read the rows of a data file.
+    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+        """Read the benchmark.
 
         Args:
-            source: the data file.
-            conversation_style: layout of chat rows; see ``medcap.data.conversations.STYLES``.
-            image_roots: folders that images may lie in; by default the file's own and the working directory.
+            source: a folder that holds the benchmark's own folder (medcap's ``./datasets``), that folder itself, or
+                a data file.
+            options: see :class:`LoadOptions`.
 
         Returns:
-            The rows in the order of the file. A row whose image is missing has a ``problem``.
+            All of its test rows, those that cannot be asked included.
 
         Raises:
-            UserError: if the file is missing, a row has no question or reference (the message names file and row),
-                or no row at all can be asked.
+            UserError: if nothing of the expected names is there, a data file is damaged (the message names file and
+                line), or no row at all can be asked.
         """
 
-    @abstractmethod
-    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Score answers.
+
+class ImageFinder:
+    """Resolves the images of rows and remembers, instead of stopping, what was wrong with the last row's.
+
+    Args:
+        reader: resolves paths.
+    """
+
+    def __init__(self, reader: ImageReader) -> None:
+        self.reader = reader
+        self.problem: str | None = None
+        self._known: dict[tuple[str, ...], tuple[Path, str | None]] = {}
+
+    def __call__(self, path: str, folder: str | None = None) -> Path:
+        """Resolve ``path``; where that fails, set ``problem`` and return the path as it is."""
+        try:
+            return self.reader.resolve(path, folder)
+        except UserError as error:
+            self.problem = str(error)
+            return Path(folder or "", path)
+
+    def first_of(self, *names: str) -> Path:
+        """Resolve the first of several names that exists, and set ``problem`` to None or to what fails.
 
         Args:
-            rows: what was asked.
-            predictions: the answers in the same order; "" where there is none.
+            names: paths that may stand for one image, such as a stem with several suffixes.
 
         Returns:
-            The metrics (``scores``: name -> number, ``intervals``: name -> interval, ``tables``: name -> list of
-            rows, ``notices``: list of lines) and one dictionary of scores for each row.
+            The image, or the first name as it is.
         """
-
-
-def message_text(message: Message) -> str:
-    """A turn's words without its images, stripped."""
-    return "".join(part["content"] for part in message.content if part["type"] == "text").strip()
+        # Many questions are asked about one image; each look at the disk costs as much as parsing a row.
+        if names not in self._known:
+            problems = []
+            for name in names:
+                self.problem = None
+                path = self(name)
+                if self.problem is None:
+                    break
+                problems.append(self.problem)
+            else:
+                path, self.problem = Path(names[0]), problems[0]
+            self._known[names] = path, self.problem
+        path, self.problem = self._known[names]
+        return path
 
 
 def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = None) -> ImageReader:
@@ -114,26 +160,6 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
     return ImageReader(image_roots or [Path(source).parent, Path.cwd()])
 
 
-class ImageFinder:
-    """Resolves the images of rows and remembers, instead of stopping, what was wrong with the last row's.
-
-    Args:
-        reader: resolves paths.
-    """
-
-    def __init__(self, reader: ImageReader) -> None:
-        self.reader = reader
-        self.problem: str | None = None
-
-    def __call__(self, path: str, folder: str | None = None) -> Path:
-        """Resolve ``path``; where that fails, set ``problem`` and return the path as it is."""
-        try:
-            return self.reader.resolve(path, folder)
-        except UserError as error:
-            self.problem = str(error)
-            return Path(folder or "", path)
-
-
 def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:
     """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
 
@@ -144,9 +170,129 @@ def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:
         raise UserError(f"data file {source} holds no rows")
     if all(row.problem for row in rows):
         raise UserError(f"{source}: none of the {len(rows)} rows can be asked; the first one: {rows[0].problem}")
-    seen: dict[str, int] = {}
+    named = {row.id for row in rows}
+    count: Counter[str] = Counter()
     result = []
     for row in rows:
-        seen[row.id] = count = seen.get(row.id, 0) + 1
-        result.append(row if count == 1 else replace(row, id=f"{row.id}#{count}"))
+        name = row.id
+        count[row.id] += 1
+        while count[row.id] > 1 and (name := f"{row.id}#{count[row.id]}") in named:
+            count[row.id] += 1
+        result.append(row if name == row.id else replace(row, id=name))
     return result
+
+
+def fingerprint(files: Sequence[Path], folder: Path) -> str:
+    """SHA-256 over names and contents of files.
+
+    Args:
+        files: in any order.
+        folder: what the names are taken relative to, so that a benchmark keeps its fingerprint when it moves.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: if one cannot be read.
+    """
+    lines = []
+    for path in files:
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        try:
+            with path.open("rb") as file:
+                lines.append(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+        except OSError as error:
+            raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def count_notices(counted: Mapping[str, int], expected: Mapping[str, int] | None) -> list[str]:
+    """Say where a benchmark's counts differ from the published ones.
+
+    Args:
+        counted: what was read, with ``rows``.
+        expected: published counts; ``rows`` and any parts of them.
+
+    Returns:
+        One line, or none.
+    """
+    wrong = [name for name, number in (expected or {}).items() if counted.get(name, 0) != number]
+    if not expected or not wrong:
+        return []
+    if "rows" in wrong:
+        return [f"read {counted['rows']:,} rows; the published test set has {expected['rows']:,}"]
+    parts = ", ".join(f"{counted.get(name, 0):,} {name} (published: {expected[name]:,})" for name in wrong)
+    return [f"read {counted['rows']:,} rows as published, but {parts}"]
+
+
+def make_benchmark(
+    rows: list[Row],
+    source: str | Path,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    roots: Sequence[Path],
+    expected: Mapping[str, int] | None = None,
+    counted: Mapping[str, int] | None = None,
+    notices: Sequence[str] = (),
+) -> Benchmark:
+    """Check rows, fingerprint their files and collect what a reader must know.
+
+    Args:
+        rows: all that were read.
+        source: what messages call the benchmark.
+        files: that the rows come from.
+        folder: that the files' names are taken relative to.
+        roots: folders of the images.
+        expected: published counts.
+        counted: numbers to compare with them, beside ``rows`` and the two answer types.
+        notices: further lines.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        UserError: if there are no rows, or not one of them can be asked.
+    """
+    rows = checked_rows(rows, source)
+    types = Counter(row.answer_type for row in rows)
+    numbers = {"rows": len(rows), "OPEN": types["OPEN"], "CLOSED": types["CLOSED"], **(counted or {})}
+    lines = [*count_notices(numbers, expected), *notices]
+    problems = [row for row in rows if row.problem]
+    if problems:
+        lines.append(
+            f"{len(problems):,} of {len(rows):,} rows cannot be asked and count as failures; the first one,"
+            f" {problems[0].id}: {problems[0].problem}"
+        )
+    outside = [row for row in rows if row.options and not row.problem and row.references[0] not in row.options]
+    if outside:
+        lines.append(
+            f"{len(outside):,} of {len(rows):,} rows have an answer that is not among their options and count as wrong"
+            f" wherever an option is chosen; the first one: {outside[0].id}"
+        )
+    return Benchmark(
+        rows, str(source), list(files), fingerprint(files, folder), expected, lines, [Path(root) for root in roots]
+    )
+
+
+def take_chunk(rows: Sequence[Row], chunk: int | None, index: int | None) -> list[Row]:
+    """Cut rows into parts of nearly equal size and take one.
+
+    Args:
+        rows: n of them.
+        chunk: number of parts; more than n are allowed, some are then empty. None or -1 for everything.
+        index: the part, from 0. None or -1 for everything.
+
+    Returns:
+        Rows ``index * n // chunk`` to ``(index + 1) * n // chunk``: every row is in exactly one part.
+
+    Raises:
+        UserError: if there is no such part.
+    """
+    if chunk in _EVERYTHING or index in _EVERYTHING:
+        return list(rows)
+    if chunk < 1:
+        raise UserError(f"test_chunk={chunk} must be at least 1, or -1 for everything")
+    if not 0 <= index < chunk:
+        raise UserError(f"test_chunk_idx={index} must be 0 to {chunk - 1} (test_chunk={chunk}), or -1 for everything")
+    return list(rows[index * len(rows) // chunk : (index + 1) * len(rows) // chunk])

@@ -2,71 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from medcap.data.conversations import Record, read_record
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
-from medcap.evaluation.metrics.caption import BLEU_ORDERS, bleu_of_sums, caption_metrics
-from medcap.evaluation.statistics import bootstrap_interval, bootstrap_of_sums
-from medcap.evaluation.tasks.base import ImageFinder, Row, Task, checked_rows, image_reader, message_text
+from medcap.evaluation.rows import Row, message_text
+from medcap.evaluation.tasks.base import (
+    DEFAULTS,
+    Benchmark,
+    ImageFinder,
+    LoadOptions,
+    Task,
+    image_reader,
+    make_benchmark,
+)
+from medcap.evaluation.tasks.vqa import data_file
 
-# The set's score is the mean of the rows' for these alone.
-_MEANS = ("ROUGE_L", "CIDEr", "SPICE")
+_FILES = ("captions.json", "captions.jsonl", "test.json", "test.jsonl")
 
 
 class CaptionTask(Task):
     """Conversations as in training: everything before the first assistant turn is asked, that turn is the reference.
 
     Example:
-        >>> task = CaptionTask()
-        >>> rows = task.load("datasets/medcap/vqarad_test.json")
-        >>> metrics, row_scores = task.score(rows, captions)
+        >>> rows = CaptionTask().load("datasets/medcap/vqarad_test.json").rows
     """
 
     name = "caption"
-    protocol = "coco_caption"
-    protocol_description = (
-        "the COCO caption metrics of pycocoevalcap (PTB tokens, lower case, punctuation removed) against one"
-        " reference a row; an empty caption scores 0 and is counted"
-    )
-    headline = "CIDEr"
+    title = "Captions"
+    protocols = ("coco",)
 
-    def load(
-        self, source: str | Path, conversation_style: str = "auto", image_roots: Sequence[str | Path] | None = None
-    ) -> list[Row]:
+    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read conversations; see :meth:`Task.load`."""
-        path = Path(source)
-        find = ImageFinder(image_reader(path, image_roots))
+        path = data_file(source, _FILES)
+        find = ImageFinder(image_reader(path, options.image_roots))
         rows = []
         for index, value in read_rows(path):
             find.problem = None
-            record = read_record(value, path, index, find, conversation_style)
+            record = read_record(value, path, index, find, options.conversation_style)
             rows.append(_row(record, find.problem))
-        return checked_rows(rows, path)
-
-    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Score captions; see :meth:`Task.score`.
-
-        The intervals of BLEU draw rows and sum their counts anew; those of ROUGE_L, CIDEr and SPICE are of the
-        rows' mean, with CIDEr's document frequencies kept. METEOR's corpus formula is Java's alone, so it has none.
-        """
-        result = caption_metrics(list(predictions), [list(row.references) for row in rows])
-        intervals = {
-            f"Bleu_{order}": bootstrap_of_sums(result.bleu_counts, partial(bleu_of_sums, order=order)).as_dict()
-            for order in range(1, BLEU_ORDERS + 1)
-        }
-        intervals |= {name: bootstrap_interval(result.rows[name]).as_dict() for name in _MEANS if name in result.rows}
-        row_scores = [
-            {"id": row.id, **{name: values[index] for name, values in result.rows.items()}}
-            for index, row in enumerate(rows)
-        ]
-        metrics = {"scores": result.scores, "intervals": intervals, "tables": {}, "notices": result.notices}
-        return metrics, row_scores
+        return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
 
 
 def _row(record: Record, problem: str | None) -> Row:

@@ -1,23 +1,35 @@
-"""Visual questions with short answers, scored by the strict ``exact`` protocol."""
+"""Visual questions from any file in LLaVA-Med's layout or the project's own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, PLACEHOLDER
+from medcap.data.conversations import CONVERSATION_KEYS
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
-from medcap.evaluation.protocols import exact
-from medcap.evaluation.statistics import bootstrap_interval
-from medcap.evaluation.tasks.base import ImageFinder, Row, Task, checked_rows, image_reader
+from medcap.evaluation.rows import Row
+from medcap.evaluation.tasks.base import (
+    DEFAULTS,
+    Benchmark,
+    ImageFinder,
+    LoadOptions,
+    Task,
+    image_reader,
+    make_benchmark,
+)
+from medcap.evaluation.tasks.official import answer_type_of, field_text, option_texts, question_text
 from medcap.generation.prompt import user_message
 
-GROUPS = ("question_type", "modality", "answer_type")
+_FILES = ("vqa.jsonl", "vqa.json", "test.json", "test.jsonl")
+_FOLDERS = ("LLaVA-Med", "llava-med")
 _ID_KEYS = ("question_id", "id", "qid")
 _REFERENCE_KEYS = ("reference", "answer")
-_META_KEYS = (*GROUPS, "options")
+_META_KEYS = ("modality", "question_type", "organ", "dataset")
+# LLaVA-Med's files "w_options" write the options after the question (run_eval.py's sample answers).
+_CHOICES = re.compile(r"options:\s*\[([^\[\]]*)\]\s*$")
 
 
 class VqaTask(Task):
@@ -25,78 +37,81 @@ class VqaTask(Task):
 
     The file is JSON or JSONL. A row has ``question``, ``reference`` (or ``answer``; text or a list of texts),
     ``image`` (relative to the file's folder or an image root; absent for a question without an image), and may have
-    ``question_id``, ``answer_type``, ``options``, ``modality`` and ``question_type``. LLaVA-Med's ``test.json`` rows
-    (``id``, ``image``, ``conversations`` or ``conversatons``, ``answer_type``) are read too, each pair of turns as
-    one question.
+    ``question_id``, ``answer_type``, ``options`` (a list, or text like ``[yes, no]``), ``modality``,
+    ``question_type`` and ``organ``. LLaVA-Med's ``test.json`` rows (``id``, ``image``, ``conversations`` or
+    ``conversatons``, ``answer_type``) are read too, each pair of turns as one question; options that stand at a
+    question's end are taken from there.
 
     Example:
-        >>> task = VqaTask()
-        >>> rows = task.load("datasets/phantom/test/vqa.jsonl")
-        >>> metrics, row_scores = task.score(rows, answers)
+        >>> VqaTask().load("datasets/phantom/test/vqa.jsonl").rows[0].references
+        ['korvogram']
     """
 
     name = "vqa"
-    protocol = exact.NAME
-    protocol_description = exact.DESCRIPTION
-    headline = "accuracy"
-    marks_rows = True
+    title = "Visual questions"
+    protocols = ("exact",)
 
-    def load(
-        self, source: str | Path, conversation_style: str = "auto", image_roots: Sequence[str | Path] | None = None
-    ) -> list[Row]:
+    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read questions; see :meth:`Task.load`. The layout is told by the keys, not by ``conversation_style``."""
-        path = Path(source)
-        find = ImageFinder(image_reader(path, image_roots))
+        path = data_file(source, _FILES, _FOLDERS)
+        find = ImageFinder(image_reader(path, options.image_roots))
         rows = []
         for index, value in read_rows(path):
             try:
                 rows += _rows(value, index, find)
             except UserError as error:
                 raise UserError(f"{path}, row {index}: {error}") from None
-        return checked_rows(rows, path)
-
-    def score(self, rows: Sequence[Row], predictions: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Score answers; see :meth:`Task.score`. The tables split the accuracy by question type, modality and
-        answer type, as far as the rows have them."""
-        row_scores = [
-            {
-                "id": row.id,
-                "accuracy": float(exact.exact_match(prediction, row.references)),
-                "token_f1": exact.token_f1(prediction, row.references),
-            }
-            for row, prediction in zip(rows, predictions, strict=True)
-        ]
-        intervals = {
-            name: bootstrap_interval([scores[name] for scores in row_scores]) for name in ("accuracy", "token_f1")
-        }
-        metrics = {
-            "scores": {name: interval.value for name, interval in intervals.items()},
-            "intervals": {name: interval.as_dict() for name, interval in intervals.items()},
-            "tables": {key: _table(key, rows, row_scores) for key in GROUPS if any(key in row.meta for row in rows)},
-            "notices": [],
-        }
-        return metrics, row_scores
+        return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
 
 
-def _table(key: str, rows: Sequence[Row], row_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row, scores in zip(rows, row_scores, strict=True):
-        groups.setdefault(row.meta.get(key, "(none)"), []).append(scores)
-    table = []
-    for value in sorted(groups):
-        interval = bootstrap_interval([scores["accuracy"] for scores in groups[value]])
-        table.append(
-            {
-                key: value,
-                "n": len(groups[value]),
-                "correct": sum(scores["accuracy"] == 1.0 for scores in groups[value]),
-                "accuracy": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "token_f1": sum(scores["token_f1"] for scores in groups[value]) / len(groups[value]),
-            }
-        )
-    return table
+def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
+    """The file of a task that has no official folder.
+
+    Args:
+        source: the file, or a folder that holds one of ``names``.
+        names: what a folder's file may be called.
+        folders: in the folder, that are looked into before it.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"data file {path} does not exist")
+    for folder in [*(path / name for name in folders), path]:
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(f"dataset_source: the folder {path} holds none of {', '.join(names)}; name the data file itself")
+
+
+def conversation_questions(turns: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The questions and answers of LLaVA's turns.
+
+    Args:
+        turns: the value of ``conversations``.
+        key: its name, for messages.
+
+    Yields:
+        A question and its answer, as they stand there.
+
+    Raises:
+        UserError: if they are not pairs of ``human`` and ``gpt``.
+    """
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and "value" in turn for turn in turns):
+        raise UserError(f"'{key}' must be a list of turns with 'from' and 'value'")
+    turns = [turn for turn in turns if turn.get("from") != "system"]
+    if len(turns) < 2 or len(turns) % 2:
+        raise UserError(f"'{key}' must be pairs of a question and an answer")
+    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
+        if asked.get("from") not in ("human", "user") or answered.get("from") not in ("gpt", "assistant"):
+            raise UserError(f"'{key}' must alternate 'human' and 'gpt'")
+        yield field_text(asked["value"]), field_text(answered["value"])
 
 
 def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
@@ -105,44 +120,53 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
     image = value.get("image")
     if image is not None and not isinstance(image, str):
         raise UserError("'image' must be a path")
-    find.problem = None
-    path = find(image) if image else None
-    meta = {key: _meta_text(value[key]) for key in _META_KEYS if value.get(key) not in (None, "")}
+    path = find.first_of(image) if image else None
+    problem = find.problem if image else None
     name = next((str(value[key]) for key in _ID_KEYS if value.get(key) not in (None, "")), str(index))
     return [
-        Row(name, [user_message(path and str(path), question)], references, path, meta, find.problem)
+        Row(
+            id=name,
+            messages=[user_message(path and str(path), question)],
+            references=references,
+            image=path,
+            options=_options(value.get("options")) or _options_of(question),
+            answer_type=answer_type_of(value.get("answer_type")),
+            meta={key: field_text(value[key]) for key in _META_KEYS if field_text(value.get(key))},
+            problem=problem,
+        )
         for question, references in _questions(value)
     ]
 
 
-def _meta_text(value: Any) -> str:
-    return " | ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+def _options(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part.strip(" '\"") for part in re.split(r"[|,]", value.strip().removeprefix("[").removesuffix("]"))]
+    if value is not None and not isinstance(value, list):
+        raise UserError("'options' must be a list, or text like [yes, no]")
+    return option_texts(value or [])
+
+
+def _options_of(question: str) -> tuple[str, ...]:
+    match = _CHOICES.search(question)
+    return _options(match[1]) if match else ()
 
 
 def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     turns_key = next((key for key in CONVERSATION_KEYS if key in value), None)
-    if turns_key is None:
-        if "question" not in value:
-            raise UserError(f"there is no 'question' (the row has: {', '.join(map(str, value)) or 'nothing'})")
-        reference_key = next((key for key in _REFERENCE_KEYS if value.get(key) is not None), None)
-        if reference_key is None:
-            raise UserError(f"there is no '{_REFERENCE_KEYS[0]}' to compare with")
-        yield _question_text(value["question"]), _references(value[reference_key])
+    if turns_key is not None:
+        for question, answer in conversation_questions(value[turns_key], turns_key):
+            yield _question(question), _references(answer)
         return
-    turns = value[turns_key]
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and "value" in turn for turn in turns):
-        raise UserError(f"'{turns_key}' must be a list of turns with 'from' and 'value'")
-    turns = [turn for turn in turns if turn.get("from") != "system"]
-    if len(turns) < 2 or len(turns) % 2:
-        raise UserError(f"'{turns_key}' must be pairs of a question and an answer")
-    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
-        if asked.get("from") not in ("human", "user") or answered.get("from") not in ("gpt", "assistant"):
-            raise UserError(f"'{turns_key}' must alternate 'human' and 'gpt'")
-        yield _question_text(asked["value"]), _references(answered["value"])
+    if "question" not in value:
+        raise UserError(f"there is no 'question' (the row has: {', '.join(map(str, value)) or 'nothing'})")
+    reference_key = next((key for key in _REFERENCE_KEYS if value.get(key) is not None), None)
+    if reference_key is None:
+        raise UserError(f"there is no '{_REFERENCE_KEYS[0]}' to compare with")
+    yield _question(value["question"]), _references(value[reference_key])
 
 
-def _question_text(value: Any) -> str:
-    text = str(value).replace("<image>", " ").replace(PLACEHOLDER, " ").strip()
+def _question(value: Any) -> str:
+    text = question_text(value)
     if not text:
         raise UserError("the question is empty")
     return text

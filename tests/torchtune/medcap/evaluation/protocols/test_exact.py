@@ -1,6 +1,8 @@
 import pytest
 
-from medcap.evaluation.protocols.exact import exact_match, normalize, token_f1
+from medcap.errors import UserError
+from medcap.evaluation.protocols.exact import Exact, exact_match, normalize, token_f1
+from medcap.evaluation.rows import Answer
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,27 @@ def test_only_equality_is_right_and_an_empty_answer_never_is(prediction, referen
 )
 def test_token_f1_takes_the_best_reference(prediction, references, expected):
     assert token_f1(prediction, references) == pytest.approx(expected)
+
+
+def test_the_protocol_takes_any_reference_and_counts_failures():
+    rows = [
+        Answer("1", "", ("left", "Left lung."), "left lung"),
+        Answer("2", "", ("right lung",), "lung"),
+        Answer("3", "", ("yes",), ""),
+    ]
+    result = Exact().score(rows)
+    assert result.scores == pytest.approx({"accuracy": 1 / 3, "token_f1": (1 + 2 / 3) / 3})
+    assert result.counts == {"n": 3, "failures": 1}
+    assert result.rows[1] == {
+        "question_id": "2",
+        "accuracy": 0.0,
+        "token_f1": pytest.approx(2 / 3),
+        "correct": False,
+        "value": 0.0,
+    }
+    assert result.intervals["accuracy"] == {"low": 0.0, "high": 1.0, "level": 0.95, "draws": 10_000}
+
+
+def test_the_protocol_refuses_nothing_to_score():
+    with pytest.raises(UserError, match="exact: there are no answers"):
+        Exact().score([])

@@ -5,15 +5,25 @@ from torchtune.data import Message
 
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import ImageFinder, Row, checked_rows, image_reader
+from medcap.evaluation.rows import Row
+from medcap.evaluation.tasks.base import (
+    ImageFinder,
+    checked_rows,
+    count_notices,
+    fingerprint,
+    image_reader,
+    make_benchmark,
+    take_chunk,
+)
 
 
-def row(name, problem=None):
-    return Row(name, [Message(role="user", content="What?")], ["a"], problem=problem)
+def row(name, problem=None, **changes):
+    return Row(name, [Message(role="user", content="What?")], ["a"], problem=problem, **changes)
 
 
 def test_rows_of_one_id_are_told_apart():
     assert [r.id for r in checked_rows([row("a"), row("b"), row("a"), row("a")], "f")] == ["a", "b", "a#2", "a#3"]
+    assert [r.id for r in checked_rows([row("a"), row("a#2"), row("a")], "f")] == ["a", "a#2", "a#3"]
 
 
 def test_a_file_in_which_nothing_can_be_asked_is_refused_before_anything_is_loaded():
@@ -34,8 +44,82 @@ def test_a_missing_image_or_one_outside_the_roots_is_remembered_not_raised(tmp_p
     assert "does not exist" in find.problem
 
 
+def test_the_first_name_that_exists_is_taken_and_the_problem_is_that_of_the_last_call(tmp_path):
+    (tmp_path / "a.png").touch()
+    find = ImageFinder(ImageReader([tmp_path]))
+    for _ in range(2):  # the second time from memory
+        assert find.first_of("a", "a.jpg", "a.png") == tmp_path / "a.png"
+        assert find.problem is None
+        assert find.first_of("b.jpg", "b.png") == Path("b.jpg")
+        assert find.problem.startswith("image b.jpg does not exist")
+
+
 def test_images_lie_in_the_file_s_folder_or_the_working_directory_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert image_reader(tmp_path / "data" / "a.json").roots == [tmp_path / "data", tmp_path]
     assert image_reader(tmp_path / "data" / "a.json", [tmp_path]).roots == [tmp_path]
+
+
+def test_a_fingerprint_goes_by_names_and_contents_and_neither_by_order_nor_by_place(tmp_path):
+    digests = []
+    for place, first, second in (("x", "1", "2"), ("y", "1", "2"), ("z", "2", "1")):
+        folder = tmp_path / place / "sub"
+        folder.mkdir(parents=True)
+        (folder / "a").write_text(first)
+        (folder / "b").write_text(second)
+        files = [folder / "a", folder / "b"]
+        digests.append(fingerprint(files, tmp_path / place))
+        assert fingerprint(files[::-1], tmp_path / place) == digests[-1]
+    assert digests[0] == digests[1] != digests[2]
+    # printf of "name NUL sha256sum newline" for both files, through sha256sum.
+    assert digests[0] == "337bbcd97e5e659ffb2a08dc27fbd72ba8841d564eb9256df8c496511f271133"
+    with pytest.raises(UserError, match="cannot be read"):
+        fingerprint([tmp_path / "none"], tmp_path)
+
+
+def test_counts_that_differ_from_the_published_ones_are_told():
+    published = {"rows": 451, "OPEN": 179}
+    assert count_notices({"rows": 451, "OPEN": 179}, published) == []
+    assert count_notices({"rows": 120, "OPEN": 1}, published) == ["read 120 rows; the published test set has 451"]
+    assert count_notices({"rows": 451, "OPEN": 3}, published) == [
+        "read 451 rows as published, but 3 OPEN (published: 179)"
+    ]
+    assert count_notices({"rows": 7}, None) == []
+
+
+def test_failures_and_answers_outside_the_options_are_counted_in_notices(tmp_path):
+    rows = [
+        row("good", options=("a", "b")),
+        row("outside", options=("b", "c")),
+        row("lost", "image x.png does not exist", options=("b", "c")),
+        row("open"),
+    ]
+    (tmp_path / "f").touch()
+    benchmark = make_benchmark(rows, tmp_path / "f", [tmp_path / "f"], tmp_path, roots=[tmp_path])
+    assert benchmark.rows == rows
+    assert benchmark.notices == [
+        "1 of 4 rows cannot be asked and count as failures; the first one, lost: image x.png does not exist",
+        "1 of 4 rows have an answer that is not among their options and count as wrong wherever an option is chosen;"
+        " the first one: outside",
+    ]
+    assert (benchmark.source, benchmark.expected, benchmark.image_roots) == (str(tmp_path / "f"), None, [tmp_path])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 50, 101])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 50, 200])
+def test_every_row_is_in_exactly_one_chunk_of_nearly_equal_size(count, chunk):
+    parts = [take_chunk(list(range(count)), chunk, index) for index in range(chunk)]
+    assert [item for part in parts for item in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_no_chunk_is_everything():
+    for chunk, index in ((None, None), (50, -1), (-1, 0), (50, None), (None, 3)):
+        assert take_chunk([1, 2, 3], chunk, index) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("chunk", "index"), [(0, 0), (-2, 0), (5, 5), (5, -2)])
+def test_a_chunk_that_is_none_is_refused(chunk, index):
+    with pytest.raises(UserError, match=r"test_chunk.*-1 for everything"):
+        take_chunk([1, 2, 3], chunk, index)

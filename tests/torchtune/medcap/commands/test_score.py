@@ -1,0 +1,116 @@
+import argparse
+import json
+
+import pytest
+
+from medcap.commands import score
+from medcap.errors import UserError
+from medcap.evaluation.protocols import PROTOCOLS
+
+ROWS = [
+    {"question_id": 1, "question": "q", "reference": "right lung", "prediction": "lung", "answer_type": "OPEN"},
+    {"question_id": 2, "question": "q", "reference": "no", "text": "normal", "answer_type": "CLOSED"},
+    {"question_id": 3, "question": "q", "gt": "yes", "prediction": None, "answer_type": "CLOSED"},
+    {"question_id": 4, "question": "q", "reference": "yes", "prediction": "Yes.", "answer_type": "CLOSED"},
+]
+for row in ROWS[1:]:
+    row |= {"options": ["yes", "no", ""], "modality": "MR" if row["question_id"] == 4 else "CT"}
+
+
+@pytest.fixture
+def answers(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    score.add_arguments(parser)
+    score.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def refuse_nan(name):
+    raise AssertionError(name)
+
+
+def test_one_json_object_with_every_protocol(answers, capsys):
+    command(answers, "--protocol", "llava_med", "--protocol", "omnimedvqa_qa", "--protocol", "exact")
+    out, err = capsys.readouterr()
+    result = json.loads(out, parse_constant=refuse_nan)
+    assert list(result) == ["llava_med", "omnimedvqa_qa", "exact"]
+    llava = result["llava_med"]
+    assert (llava["n"], llava["failures"]) == (4, 1)
+    assert (llava["open"]["n"], llava["open"]["recall"], llava["open"]["precision"]) == (1, 0.5, 1.0)
+    assert llava["closed"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
+    assert llava["overall"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    assert llava["intervals"]["open"]["recall"] == {"low": 0.5, "high": 0.5, "level": 0.95, "draws": 10_000}
+    assert llava["intervals"]["closed"]["accuracy"] == {"low": 0.0, "high": 1.0, "level": 0.95, "draws": 10_000}
+    assert llava["notices"] == []
+    assert result["exact"]["accuracy"] == 0.25
+    omni = result["omnimedvqa_qa"]
+    assert (omni["n"], omni["accuracy"]) == (4, 0.5)
+    assert omni["notices"] == [
+        "rows without options, counted as wrong: 1 of 4 (the first is 1)",
+        "rows without a modality, one group of accuracy_by_modality: 1 of 4 (the first is 1)",
+    ]
+    assert err.splitlines() == [f"omnimedvqa_qa: {notice}" for notice in omni["notices"]]
+
+
+def test_rows_are_written_with_all_protocols(answers, tmp_path, capsys):
+    out = tmp_path / "rows.jsonl"
+    command(answers, "--protocol", "llava_med_strict", "--protocol", "medcap_option", "--per-row", out)
+    capsys.readouterr()
+    lines = [json.loads(line, parse_constant=refuse_nan) for line in out.read_text().splitlines()]
+    assert [line["question_id"] for line in lines] == ["1", "2", "3", "4"]
+    assert lines[3] == {
+        "question_id": "4",
+        "llava_med_strict": {"closed": {"accuracy": 1.0}, "correct": True, "value": 1.0},
+        "medcap_option": {"accuracy": 1.0, "choice": "yes", "correct": True, "value": 1.0},
+    }
+    assert lines[0]["llava_med_strict"]["open"]["recall"] == 0.5
+
+
+def test_candidates_give_the_open_accuracy(answers, tmp_path, capsys):
+    candidates = tmp_path / "candidates.json"
+    candidates.write_text(json.dumps({"0": ["left lung", "right lung"]}))
+    command(answers, "--protocol", "llava_med", "--protocol", "exact", "--candidates", candidates)
+    assert json.loads(capsys.readouterr().out)["llava_med"]["open"]["accuracy"] == 0.0
+    candidates.write_text(json.dumps(["right lung", "left lung"]))
+    command(answers, "--protocol", "llava_med", "--candidates", candidates)
+    assert json.loads(capsys.readouterr().out)["llava_med"]["open"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "llavamed"], "did you mean 'llava_med'"),
+        (["--protocol", "exact", "--candidates", "c.json"], "--candidates is for the protocol llava_med"),
+        (["--protocol", "llava_med", "--candidates", "c.json"], "candidates c.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_nothing_is_printed(answers, capsys, arguments, message):
+    with pytest.raises(UserError, match=message):
+        command(answers, *arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_answers_are_never_overwritten(answers):
+    before = answers.read_text()
+    with pytest.raises(UserError, match="would replace the file that is scored"):
+        command(answers, "--protocol", "exact", "--per-row", answers)
+    assert answers.read_text() == before
+
+
+def test_a_place_that_cannot_be_written_is_told(answers, tmp_path):
+    with pytest.raises(UserError, match=r"--per-row .* cannot be written"):
+        command(answers, "--protocol", "exact", "--per-row", tmp_path)
+
+
+def test_a_protocol_is_required_and_the_help_names_all(capsys):
+    with pytest.raises(SystemExit):
+        command("answers.jsonl")
+    with pytest.raises(SystemExit):
+        command("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert [name for name in PROTOCOLS if name not in text] == []

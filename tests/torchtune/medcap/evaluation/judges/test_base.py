@@ -1,0 +1,58 @@
+import pytest
+
+from medcap.evaluation.judges import JUDGES
+from medcap.evaluation.judges.base import PROMPT_SHA256, Judge, Reply, file_name, judge_prompt
+from medcap.evaluation.rows import Answer
+
+
+class Fixed(Judge):
+    kind = "fixed"
+    name = "fixed"
+    settings = {}  # noqa: RUF012
+
+    def __init__(self, replies):
+        self.replies = replies
+        self.prompts = []
+
+    def ask(self, prompts, on_reply):
+        self.prompts = list(prompts)
+        for place in reversed(range(len(prompts))):
+            on_reply(place, self.replies[place])
+
+
+def test_the_user_turn_is_medcaps():
+    assert judge_prompt(Answer("1", "Is there a mass?", ("yes",), "Yes, on the left.")) == (
+        "Respond with only RIGHT or WRONG to indicate whether we predicted it correctly.\n"
+        "\n"
+        "Question: Is there a mass?\n"
+        "Our answer: Yes, on the left.\n"
+        "Correct answer: yes"
+    )
+    assert judge_prompt(Answer("1", "q {answer}", ("a", "b"), "{reference}")).endswith(
+        "Question: q {answer}\nOur answer: {reference}\nCorrect answer: a or b"
+    )
+    assert PROMPT_SHA256 == "28671a5376a4702c7f91dea4081f1e1ae33dc9ea5919323d7fd4ea3625cf0986"
+
+
+def test_verdicts_come_from_replies_in_the_order_of_completion():
+    judge = Fixed([Reply("Right."), Reply("WRONG, the right lung"), Reply("", "error", error="too long")])
+    answers = [Answer(str(place), "q", ("a",), "b") for place in range(3)]
+    verdicts = []
+    judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)))
+    assert verdicts == [(2, None), (1, "UNPARSED"), (0, "RIGHT")]
+    verdicts.clear()
+    judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)), "medcap")
+    assert verdicts == [(2, None), (1, "RIGHT"), (0, "RIGHT")]
+    assert judge.prompts == [judge_prompt(answer) for answer in answers]
+
+
+def test_the_registry_has_the_three_judges():
+    assert list(JUDGES) == ["local", "self", "endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("meta-llama/Llama-3.1-70B", "meta-llama_Llama-3.1-70B"), ("../a b", "a_b"), ("/", "judge"), ("q:4", "q_4")],
+)
+def test_a_judges_name_is_safe_in_a_file_name(name, expected):
+    assert file_name(name) == expected

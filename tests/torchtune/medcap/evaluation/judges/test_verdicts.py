@@ -1,0 +1,258 @@
+import csv
+import json
+
+import pytest
+
+from medcap.errors import UserError
+from medcap.evaluation.judges.base import Judge, Reply
+from medcap.evaluation.judges.inputs import read_judged
+from medcap.evaluation.judges.verdicts import judge_answers
+from medcap.evaluation.predictions import dataset_fingerprint
+
+
+class Scripted(Judge):
+    """Replies by the words after "Our answer: " and remembers them."""
+
+    kind = "scripted"
+
+    def __init__(self, replies=(), stop_after=None, name="judge", temperature=0):
+        self.replies = dict(replies)
+        self.asked = []
+        self.stop_after = stop_after
+        self.model = name
+        self.temperature = temperature
+
+    @property
+    def name(self):
+        return self.model
+
+    @property
+    def settings(self):
+        return {"model": self.model, "temperature": self.temperature}
+
+    def ask(self, prompts, on_reply):
+        for place, prompt in enumerate(prompts):
+            if len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            answer = prompt.partition("Our answer: ")[2].partition("\n")[0]
+            self.asked.append(answer)
+            reply = self.replies.get(answer, "RIGHT")
+            on_reply(place, reply if isinstance(reply, Reply) else Reply(reply, "stop", 2))
+
+
+REPLIES = {"a1": "WRONG", "a2": "Right.", "a3": "WRONG, the right lung", "a4": Reply("", "error", error="timed out")}
+
+
+@pytest.fixture
+def source(tmp_path):
+    rows = [
+        {"question_id": f"q{place}", "question": "Q?", "reference": "r", "prediction": f"a{place}"}
+        | {"modality": "CT" if place % 2 else "MR", "image": f"{place}.png"}
+        for place in range(6)
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(source, output, judge, **options):
+    return judge_answers(judge, read_judged(source), output, source=source, **options)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_verdicts_and_metrics_are_written(source, tmp_path):
+    metrics = run(source, tmp_path / "out", Scripted(REPLIES))
+    assert json.loads((tmp_path / "out" / "verdicts_metrics.json").read_text()) == metrics
+    counts = {name: metrics[name] for name in ("n", "right", "wrong", "unparsed", "failures", "empty_answers")}
+    assert counts == {"n": 6, "right": 3, "wrong": 1, "unparsed": 1, "failures": 1, "empty_answers": 0}
+    assert metrics["scores"] == {"accuracy": 0.5}
+    assert metrics["averages"]["macro"]["modality"]["value"] == 0.5
+    interval = metrics["intervals"]["accuracy"]
+    assert interval["low"] < 0.5 < interval["high"]
+    assert [(line["modality"], line["right"], line["n"]) for line in metrics["tables"]["modality"]] == [
+        ("CT", 1, 3),
+        ("MR", 2, 3),
+    ]
+    assert metrics["dataset"] == {"source": str(source), "sha256": dataset_fingerprint(source), "rows": 6}
+    assert (metrics["judge"], metrics["parsing"], metrics["protocol"]) == ("judge", "strict", "judge_strict")
+    assert len(metrics["prompt_sha256"]) == 64
+    assert (metrics["unparsed_ids"], metrics["failed_ids"]) == (["q3"], ["q4"])
+    assert metrics["notices"] == [
+        "1 answers have no verdict and count as wrong (the first, q4: timed out); the same command asks them again",
+        "1 replies are neither RIGHT nor WRONG and count as wrong (the first, q3: 'WRONG, the right lung')",
+    ]
+    first, *_, failed, _ = rows(tmp_path / "out")
+    for row in (first, failed):
+        del row["fingerprint"], row["settings"]
+    assert first == {
+        "question_id": "q0",
+        "image": "0.png",
+        "question": "Q?",
+        "reference": "r",
+        "modality": "MR",
+        "prediction": "a0",
+        "verdict": "RIGHT",
+        "reply": "RIGHT",
+        "finish": "stop",
+        "num_tokens": 2,
+        "error": None,
+    }
+    assert (failed["verdict"], failed["reply"], failed["error"]) == (None, None, "timed out")
+
+
+def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(source, tmp_path):
+    whole = run(source, tmp_path / "whole", Scripted(REPLIES))
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", Scripted(REPLIES, stop_after=3))
+    path = tmp_path / "out" / "verdicts.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    again = Scripted(REPLIES)
+    assert run(source, tmp_path / "out", again) == whole
+    assert again.asked == ["a2", "a3", "a4", "a5"]
+    assert sorted(path.read_bytes().splitlines()) == sorted(
+        (tmp_path / "whole" / "verdicts.jsonl").read_bytes().splitlines()
+    )
+
+
+def test_only_failures_are_asked_again(source, tmp_path):
+    run(source, tmp_path / "out", Scripted(REPLIES))
+    mended = Scripted()
+    metrics = run(source, tmp_path / "out", mended)
+    assert mended.asked == ["a4"]
+    assert (metrics["right"], metrics["failures"]) == (4, 0)
+
+
+def test_other_parsing_reads_the_same_replies_anew(source, tmp_path):
+    run(source, tmp_path / "out", Scripted({**REPLIES, "a4": "?"}))
+    silent = Scripted(stop_after=0)
+    metrics = run(source, tmp_path / "out", silent, parsing="medcap")
+    assert (metrics["right"], metrics["wrong"], metrics["unparsed"], metrics["protocol"]) == (4, 2, 0, "judge_medcap")
+    assert run(source, tmp_path / "out", silent)["right"] == 3
+
+
+def test_another_judge_needs_another_folder_or_overwrite(source, tmp_path):
+    run(source, tmp_path / "out", Scripted())
+    with pytest.raises(UserError, match=r'model: "judge" there, "other" now.*output_dir=.*overwrite=true'):
+        run(source, tmp_path / "out", Scripted(name="other"))
+    other = Scripted(name="other")
+    run(source, tmp_path / "out", other, overwrite=True)
+    assert len(other.asked) == 6
+
+
+def test_old_verdicts_can_be_kept_and_are_told(source, tmp_path):
+    run(source, tmp_path / "out", Scripted({"a5": Reply("", "error", error="down"), "a0": "bright"}))
+    other = Scripted(name="other")
+    metrics = run(source, tmp_path / "out", other, keep_old=True, parsing="medcap")
+    assert other.asked == ["a5"]
+    assert metrics["right"] == 6
+    assert metrics["notices"] == ["5 verdicts were made under other settings than these"]
+
+
+def test_a_changed_answer_or_reference_is_asked_anew(source, tmp_path):
+    run(source, tmp_path / "out", Scripted())
+    changed = [json.loads(line) for line in source.read_text().splitlines()]
+    changed[0]["prediction"] = "b0"
+    changed[1]["reference"] = "s"
+    source.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    again = Scripted()
+    run(source, tmp_path / "out", again)
+    assert again.asked == ["b0", "a1"]
+
+
+def test_verdicts_on_another_file_are_not_replaced_unasked(source, tmp_path):
+    run(source, tmp_path, Scripted())
+    before = (tmp_path / "verdicts_metrics.json").read_bytes()
+    other = tmp_path / "predictions_shuffled.jsonl"
+    other.write_text(source.read_text().replace("a0", "b0"))
+    with pytest.raises(UserError, match=r"has the verdicts on .*predictions\.jsonl: set output_dir=.*overwrite=true"):
+        run(other, tmp_path, Scripted())
+    assert (tmp_path / "verdicts_metrics.json").read_bytes() == before
+    assert run(other, tmp_path, Scripted(), overwrite=True)["dataset"]["source"] == str(other)
+    moved = tmp_path / "moved.jsonl"
+    other.rename(moved)
+    assert run(moved, tmp_path, Scripted(stop_after=0))["right"] == 6
+
+
+def test_an_empty_answer_is_wrong_and_a_row_without_reference_a_failure_without_asking(tmp_path):
+    source = tmp_path / "answers.json"
+    answers = [("", "r"), (" \n", "r"), ("a", ""), ("None", "None"), ("b", ["", "s"])]
+    source.write_text(json.dumps([{"question": "Q", "reference": r, "prediction": p} for p, r in answers]))
+    judge = Scripted()
+    metrics = run(source, tmp_path / "out", judge)
+    assert judge.asked == ["None", "b"]
+    assert (metrics["right"], metrics["wrong"], metrics["failures"], metrics["empty_answers"]) == (2, 2, 1, 2)
+    assert [row["error"] for row in rows(tmp_path / "out")[:3]] == [
+        None,
+        None,
+        "the row has no reference to compare with",
+    ]
+    assert run(source, tmp_path / "out", Scripted(stop_after=0)) == metrics
+    assert len(rows(tmp_path / "out")) == 5
+
+
+def test_a_judge_that_fails_on_everything_stops_the_run(source, tmp_path):
+    class Failing(Scripted):
+        def ask(self, prompts, on_reply):
+            for place in range(len(prompts)):
+                self.asked.append(place)
+                on_reply(place, Reply("", "error", error="bad model"))
+
+    with pytest.raises(UserError, match="none of the 6 answers can be judged; the first one: bad model"):
+        run(source, tmp_path / "out", Failing())
+    assert not (tmp_path / "out" / "verdicts_metrics.json").exists()
+    assert run(source, tmp_path / "out", Scripted(name="other"))["right"] == 6
+    many = tmp_path / "many.json"
+    many.write_text(json.dumps([{"question": "Q", "reference": "r", "prediction": str(n)} for n in range(100)]))
+    failing = Failing()
+    with pytest.raises(UserError, match="failed on 16 answers and judged none; the last one: bad model"):
+        run(many, tmp_path / "many", failing)
+    assert len(failing.asked) == 16
+
+
+RAW = """image,instruction,output,generated
+"/x/a, b.png",Is it?,yes,"No, ""never\"""
+b.png,Where?,läßt,
+c.png,Q?,nan,None
+"""
+
+
+def test_a_csv_comes_back_as_a_csv_with_medcaps_columns_first(tmp_path):
+    source = tmp_path / "vqarad-raw.csv"
+    source.write_text(RAW, encoding="utf-8-sig")
+    judge = Scripted({'No, "never"': "WRONG\nbecause,\nit is"}, name="meta/Llama 70B_4bit")
+    metrics = run(source, tmp_path / "out", judge)
+    assert metrics["csv"] == "vqarad-raw-meta_Llama_70B_4bit-0.33333.csv"
+    path = tmp_path / "out" / metrics["csv"]
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfimage,instruction,generated,verdict,question_id,error\n")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = list(csv.reader(file))[1:]
+    start = "Respond with only RIGHT or WRONG to indicate whether we predicted it correctly.\n\n"
+    assert table == [
+        [
+            "/x/a, b.png",
+            start + 'Question: Is it?\nOur answer: No, "never"\nCorrect answer: yes',
+            "WRONG\nbecause,\nit is",
+            "WRONG",
+            "0",
+            "",
+        ],
+        ["b.png", start + "Question: Where?\nOur answer: \nCorrect answer: läßt", "", "WRONG", "1", ""],
+        ["c.png", start + "Question: Q?\nOur answer: None\nCorrect answer: nan", "RIGHT", "RIGHT", "2", ""],
+    ]
+
+
+def test_the_csv_of_another_accuracy_is_replaced_and_other_files_stay(tmp_path):
+    source = tmp_path / "raw.csv"
+    source.write_text(RAW, encoding="utf-8-sig")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "raw-judge-0.9.csv").write_text("mine")
+    run(source, tmp_path / "out", Scripted({"None": Reply("", "error", error="down"), 'No, "never"': "WRONG"}))
+    metrics = run(source, tmp_path / "out", Scripted())
+    assert metrics["csv"] == "raw-judge-0.33333.csv"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.csv")) == [
+        "raw-judge-0.33333.csv",
+        "raw-judge-0.9.csv",
+    ]

@@ -1,0 +1,86 @@
+import io
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from medcap.errors import UserError
+from medcap.evaluation.tasks.base import LoadOptions
+from medcap.evaluation.tasks.official import Found
+from medcap.evaluation.tasks.parquet import ImageStore, hub_rows, read_parquet
+
+
+def encoded(colour, format="PNG"):
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(content, format=format)
+    return content.getvalue()
+
+
+def write(path, rows):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def test_rows_that_share_a_picture_share_its_path_and_it_is_written_once(tmp_path):
+    red, blue = encoded("red"), encoded("blue", "JPEG")
+    images = [{"bytes": content, "path": None} for content in (red, blue, red)]
+    rows = [{"image": image, "question": f"q{n}", "answer": "Yes"} for n, image in enumerate(images)]
+    path = write(tmp_path / "test.parquet", rows)
+    found = Found(tmp_path, "hub", [path])
+    for _ in range(2):  # a second run finds them
+        pairs, roots = hub_rows(found, LoadOptions(work_folder=tmp_path / "images"))
+    paths = [row.image for _, row in pairs]
+    assert paths[0] == paths[2] != paths[1]
+    assert [path.suffix for path in paths[:2]] == [".png", ".jpg"]
+    assert [path.read_bytes() for path in paths] == [red, blue, red]
+    assert sorted((tmp_path / "images").iterdir()) == sorted(set(paths))
+    assert roots == [tmp_path / "images"]
+    assert [(row.id, row.question, row.answer_type, row.problem) for _, row in pairs] == [
+        ("0", "q0", "CLOSED", None),
+        ("1", "q1", "CLOSED", None),
+        ("2", "q2", "CLOSED", None),
+    ]
+
+
+def test_an_image_that_a_kill_cut_short_is_written_again(tmp_path):
+    store = ImageStore(tmp_path)
+    path = store.write(encoded("red"))
+    path.write_bytes(b"\x89PNG")
+    assert store.write(encoded("red")) == path
+    assert path.read_bytes() == encoded("red")
+
+
+def test_a_row_without_an_image_or_an_answer_stays(tmp_path):
+    good = {"bytes": encoded("red"), "path": None}
+    rows = [
+        {"image": {"bytes": None, "path": "lost.png"}, "question": "q", "answer": "a"},
+        {"image": good, "question": "q", "answer": None},
+        {"image": good, "question": "q", "answer": "None"},
+    ]
+    found = Found(tmp_path, "hub", [write(tmp_path / "test.parquet", rows)])
+    pairs, _ = hub_rows(found, LoadOptions(work_folder=tmp_path / "images"))
+    assert [row.problem for _, row in pairs] == [
+        "the parquet file holds no image for it",
+        "the file gives no answer",
+        None,
+    ]
+    assert pairs[2][1].references == ["None"]
+
+
+def test_images_need_a_folder_to_be_written_to(tmp_path):
+    found = Found(tmp_path, "hub", [tmp_path / "test.parquet"])
+    with pytest.raises(UserError, match=r"test.parquet: its images .* need an output_dir"):
+        hub_rows(found, LoadOptions())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output_dir: image .* cannot be written"):
+        ImageStore(tmp_path / "file").write(encoded("red"))
+
+
+def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
+    path = write(tmp_path / "test.parquet", [{"question": "q"}])
+    with pytest.raises(UserError, match=r"test.parquet has no column 'answer' \(it has: question\)"):
+        list(read_parquet(path, ("question", "answer")))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"^[^\n]*test.parquet: not a readable parquet file[^\n]*download it again$"):
+        list(read_parquet(path, ("question",)))

@@ -1,0 +1,144 @@
+"""``medcap compare A B``: is one model's answers better than another's, or is it chance?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from medcap.evaluation.comparison import Comparison
+
+PREDICTIONS = "predictions.jsonl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line.
+
+    Args:
+        parser: of ``medcap compare``.
+    """
+    kinds = "predictions file, a task's result folder, or an output_dir with one task"
+    parser.add_argument("a", type=Path, metavar="A", help=kinds)
+    parser.add_argument("b", type=Path, metavar="B", help="the same, answers to the same questions")
+    parser.add_argument("--protocol", default="exact", help="rule that scores both sides (exact)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare two files of answers and print the result.
+
+    Args:
+        options: see :func:`add_arguments`.
+
+    Raises:
+        UserError: if a file cannot be found or read, the two do not fit each other, or the protocol cannot score them.
+    """
+    from medcap.evaluation.answers import read_answers
+    from medcap.evaluation.comparison import compare, pair_answers
+    from medcap.evaluation.files import plain
+    from medcap.evaluation.protocols import make_protocol
+
+    protocol = make_protocol(options.protocol)
+    paths = find_predictions(options.a), find_predictions(options.b)
+    pairs = pair_answers(read_answers(paths[0]), read_answers(paths[1]), (str(paths[0]), str(paths[1])))
+    result = compare(pairs, protocol)
+    if options.json:
+        values = result.as_dict()
+        for side, path in zip(("a", "b"), paths, strict=True):
+            values[side] = {"file": str(path), **values[side]}
+        print(json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for notice in result.notices:
+        print(f"note: {notice}")
+    print(comparison_table(result, str(paths[0]), str(paths[1])))
+
+
+def find_predictions(path: Path) -> Path:
+    """Find the answers that a path stands for.
+
+    Args:
+        path: a predictions file, a folder with ``predictions.jsonl``, or a folder with exactly one such folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: if there is nothing, or more than one file that it could be.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist: give a predictions file or the folder of a task")
+    if (path / PREDICTIONS).is_file():
+        return path / PREDICTIONS
+    found = sorted(path.glob(f"*/{PREDICTIONS}"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        folders = ", ".join(str(file.parent) for file in found)
+        raise UserError(f"{path} holds the answers of {len(found)} tasks: name one of {folders}")
+    there = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+    listed = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
+    raise UserError(f"{path} holds no {PREDICTIONS}, neither itself nor in a folder (there is: {listed or 'nothing'})")
+
+
+def comparison_table(comparison: Comparison, first: str, second: str) -> str:
+    """A comparison as text for a terminal.
+
+    Args:
+        comparison: what to show.
+        first: what A is.
+        second: what B is.
+
+    Returns:
+        Lines without a last line break.
+    """
+    show = _percent if comparison.share else "{:.4f}".format
+    signed = _points if comparison.share else "{:+.4f}".format
+    difference = comparison.difference
+    lines = [
+        (f"{comparison.headline}, A", show(comparison.first.score), first),
+        (f"{comparison.headline}, B", show(comparison.second.score), second),
+        (
+            "B minus A",
+            signed(difference.value),
+            f"{100 * difference.level:.0f} % interval {signed(difference.low)} to {signed(difference.high)}"
+            f" (paired bootstrap, {difference.draws:,} draws)",
+        ),
+        (
+            "rows",
+            f"{comparison.n:,}",
+            f"without an answer: {comparison.first.failures:,} in A, {comparison.second.failures:,} in B",
+        ),
+    ]
+    if comparison.decided:
+        every = comparison.decided == comparison.n
+        within = "" if every else f"of the {comparison.decided:,} rows that are right or wrong"
+        lines += [
+            ("A right, B wrong", f"{comparison.first_only:,}", within),
+            ("A wrong, B right", f"{comparison.second_only:,}", within),
+        ]
+    lines.append(("p", f"{comparison.p:.4g}", _test(comparison)))
+    widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
+    body = [f"{label:<{widths[0]}}  {value:>{widths[1]}}  {detail}".rstrip() for label, value, detail in lines]
+    return "\n".join([f"protocol {comparison.protocol}", *body, comparison.verdict])
+
+
+def _test(comparison: Comparison) -> str:
+    from medcap.evaluation.comparison import DRAWS, MCNEMAR
+
+    if comparison.test == MCNEMAR:
+        return "McNemar, exact, two-sided"
+    return f"random signs, {DRAWS:,} draws, two-sided (the protocol does not call every row right or wrong)"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"

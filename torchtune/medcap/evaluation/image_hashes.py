@@ -1,0 +1,146 @@
+"""Perceptual and exact hashes of images, made by several processes at once.
+
+This module is imported by every worker process: it needs neither torch nor a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medcap.data.images import ImageReader
+from medcap.errors import UserError
+from medcap.evaluation.image_sources import ImageFile
+
+SIDE, FINE_SIDE = 8, 16  # 64 and 256 bits
+FLAT_DEVIATION = 2.0  # of 255 grey levels
+_BATCH = 32
+_AHEAD = 4  # batches a process that wait for it
+_FEW = 128  # images that are not worth the start of processes
+
+
+@dataclass(frozen=True)
+class HashedImage:
+    """What is kept of an image.
+
+    Attributes:
+        name: its path.
+        bits: 64-bit perceptual hash.
+        fine: [4] uint64: the 256-bit perceptual hash, as bytes.
+        file: SHA-256 of the file's bytes.
+        pixels: SHA-256 of size and 8-bit RGB pixels.
+        flat: whether it is of nearly one colour, so that the perceptual hashes are those of noise.
+    """
+
+    name: str
+    bits: int
+    fine: bytes
+    file: bytes
+    pixels: bytes
+    flat: bool
+
+
+def hash_image(path: str | Path) -> HashedImage:
+    """Hash one image file.
+
+    Args:
+        path: a file of a format that ``ImageReader`` opens.
+
+    Returns:
+        Its hashes. The perceptual ones are ImageHash's ``phash`` (signs of the lowest frequencies of the cosine
+        transform against their median), of the upright 8-bit picture.
+
+    Raises:
+        UserError: if the image is missing, too large, of another format or damaged.
+    """
+    import imagehash
+
+    picture = ImageReader([]).open(path)
+    grey = picture.convert("L")
+    small = np.asarray(grey.resize((64, 64), Image.Resampling.BOX), dtype=np.float64)
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return HashedImage(
+        name=str(path),
+        bits=int.from_bytes(np.packbits(imagehash.phash(grey, SIDE).hash).tobytes()),
+        fine=np.packbits(imagehash.phash(grey, FINE_SIDE).hash).tobytes(),
+        file=digest,
+        pixels=hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(),
+        flat=bool(small.std() < FLAT_DEVIATION),
+    )
+
+
+def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> Iterator[HashedImage | ImageFile]:
+    """Hash images in several processes, reading only so far ahead as keeps them busy.
+
+    Args:
+        images: from ``list_images``.
+        processes: how many; by default one for each processor that this program may use. Few images are hashed by
+            this process.
+
+    Yields:
+        For each image, in their order, its hashes, or itself with a ``problem`` where it cannot be read.
+
+    Raises:
+        UserError: if a process is killed.
+    """
+    images = iter(images)
+    first = list(islice(images, _FEW))
+    processes = processes or _num_processors()
+    if processes == 1 or len(first) < _FEW:
+        for image in first:
+            yield _hash_or_problem(image)
+        for image in images:
+            yield _hash_or_problem(image)
+        return
+    waiting: deque[Future[list[HashedImage | ImageFile]]] = deque()
+    # A process that is forked from one with threads can hang: these start anew.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        try:
+            for batch in _batches(first, images):
+                waiting.append(pool.submit(_hash_batch, batch))
+                if len(waiting) > _AHEAD * processes:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError("a process that hashes images was killed (memory?): set a smaller --processes") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _batches(first: list[ImageFile], rest: Iterator[ImageFile]) -> Iterator[list[ImageFile]]:
+    for part in (first, rest):
+        part = iter(part)
+        while batch := list(islice(part, _BATCH)):
+            yield batch
+
+
+def _hash_batch(images: list[ImageFile]) -> list[HashedImage | ImageFile]:
+    return [_hash_or_problem(image) for image in images]
+
+
+def _hash_or_problem(image: ImageFile) -> HashedImage | ImageFile:
+    if image.problem is not None:
+        return image
+    try:
+        return hash_image(image.name)
+    except UserError as error:
+        return ImageFile(image.name, str(error))
+    except Exception as error:  # a decoder may raise anything; one file must not end a run over a million
+        return ImageFile(image.name, f"image {image.name} cannot be hashed: {type(error).__name__}: {error}")

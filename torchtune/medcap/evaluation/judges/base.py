@@ -1,0 +1,127 @@
+"""What a judge is: a language model that is asked whether an answer is right."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from medcap.evaluation.judges.parsing import PARSINGS, STRICT
+from medcap.evaluation.rows import Answer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a language model said to one prompt.
+
+    Attributes:
+        text: "" where there is no reply.
+        finish: ``stop``, ``length``, another reason of the server's, or ``error``.
+        num_tokens: of the reply; 0 where it is not known.
+        error: why there is no reply, one line; empty where there is one.
+    """
+
+    text: str
+    finish: str = "stop"
+    num_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge's reply says of one answer.
+
+    Attributes:
+        value: ``RIGHT``, ``WRONG`` or ``UNPARSED``; None where there is no reply.
+        reply: what it was taken from.
+    """
+
+    value: str | None
+    reply: Reply
+
+
+OnReply = Callable[[int, Reply], None]
+OnVerdict = Callable[[int, Verdict], None]
+
+
+class Judge(ABC):
+    """A language model that gives verdicts. Nothing is read or connected to before the first question.
+
+    Attributes:
+        kind: as users type it.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Which model, for people and, see :func:`file_name`, for file names."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All that decides a reply beside the prompt, without any secret."""
+
+    @abstractmethod
+    def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
+        """Reply to prompts, each a conversation of one user turn; greedily.
+
+        Args:
+            prompts: the user turns.
+            on_reply: called once for every prompt with its place in the list, in the order of completion, always
+                from the calling thread. What concerns one prompt only (it is too long, say) is a reply with an
+                ``error``.
+
+        Raises:
+            UserError: if no prompt can be replied to.
+        """
+
+    def judge(self, answers: Sequence[Answer], on_verdict: OnVerdict, parsing: str = STRICT) -> None:
+        """Say of each answer whether it is right.
+
+        Args:
+            answers: with references, and not failed.
+            on_verdict: called once for every answer with its place in the list, in the order of completion.
+            parsing: one of ``PARSINGS``.
+
+        Raises:
+            UserError: if no answer at all can be judged.
+        """
+        parse = PARSINGS[parsing]
+
+        def on_reply(place: int, reply: Reply) -> None:
+            on_verdict(place, Verdict(None if reply.error else parse(reply.text), reply))
+
+        self.ask([judge_prompt(answer) for answer in answers], on_reply)
+
+
+def judge_prompt(answer: Answer) -> str:
+    """The user turn that asks for a verdict (myeongkyunkang/medcap, chat_llama3_quant.py, exp eval_vqa).
+
+    Args:
+        answer: where several references are accepted they are joined by " or ".
+
+    Returns:
+        The text.
+    """
+    return _prompt(answer.question, answer.prediction, " or ".join(answer.references))
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's: what is no letter, digit, ``.``, ``+`` or ``-`` becomes ``_``."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "judge"
+
+
+def _prompt(question: str, answer: str, reference: str) -> str:
+    return (
+        "Respond with only RIGHT or WRONG to indicate whether we predicted it correctly.\n\n"
+        f"Question: {question}\nOur answer: {answer}\nCorrect answer: {reference}"
+    )
+
+
+PROMPT_TEMPLATE = _prompt("{question}", "{answer}", "{reference}")
+PROMPT_SHA256 = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()

@@ -1,0 +1,276 @@
+"""A judge behind any server that speaks OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import queue
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from medcap.errors import UserError
+from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.generation.progress import Progress
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+KEY_VARIABLE = "OPENAI_API_KEY"
+URL_VARIABLE = "OPENAI_BASE_URL"
+# So many prompts that an endpoint failed on before it ever replied: it is not there.
+_NEVER_REPLIED = 3
+# So many in a row after it had replied: it is gone, and waiting for each of the others would take hours.
+_GONE = 20
+_LONGEST_WAIT = 30.0
+_REFUSED = (401, 403, 404)
+_SHORTEST_SECRET = 8
+_NO_KEY = "none"  # a server that wants no key gets this word
+
+
+class EndpointJudge(Judge):
+    """Asks ``POST <base_url>/chat/completions`` with temperature 0, several prompts at a time.
+
+    Connection errors, timeouts, 408, 409, 429 and 5xx are tried again, each time after twice the wait. An endpoint
+    that has not replied once ends the run after a few prompts; one that fails later fails on those prompts only, and
+    after 20 of them in a row the others are not sent any more.
+
+    Args:
+        model: as the server names it.
+        base_url: up to and without ``/chat/completions``; by default the environment variable ``OPENAI_BASE_URL``,
+            else OpenAI's.
+        api_key: by default that of the environment variable ``api_key_env``; a server of one's own may want none.
+            It is never shown and never written.
+        api_key_env: name of that variable.
+        max_new_tokens: most tokens of a reply.
+        timeout: seconds without an answer after which a request has failed.
+        retries: further tries of one prompt.
+        concurrency: prompts that wait for their reply at the same time.
+        backoff: seconds before the second try.
+        progress: show the progress on stderr.
+
+    Raises:
+        UserError: if the package openai is not installed, or something is missing or impossible.
+
+    Example:
+        >>> judge = EndpointJudge("Llama-3.1-70B-Instruct", "http://localhost:8000/v1", concurrency=32)
+        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question_id, verdict.value))
+    """
+
+    kind: ClassVar[str] = "endpoint"
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        api_key_env: str = KEY_VARIABLE,
+        max_new_tokens: int = 200,
+        timeout: float = 60.0,
+        retries: int = 3,
+        concurrency: int = 8,
+        backoff: float = 1.0,
+        progress: bool = True,
+    ) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise UserError("judge=endpoint needs the package openai: pip install medcap[judge]")
+        self.model = model
+        self.base_url = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
+        self._key = api_key or os.environ.get(api_key_env) or ""
+        self.api_key_env = api_key_env
+        self.max_new_tokens = max_new_tokens
+        self.timeout = timeout
+        self.retries = retries
+        self.concurrency = concurrency
+        self.backoff = backoff
+        self.progress = progress
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise UserError(f"base_url={self.shown_url}: give a whole address, such as http://localhost:8000/v1")
+        if not self._key and self.base_url == DEFAULT_BASE_URL:
+            raise UserError(
+                f"there is no key for {DEFAULT_BASE_URL}: set the environment variable {api_key_env}, or base_url=..."
+                " for a server of your own"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    @property
+    def shown_url(self) -> str:
+        """The address without what may be a secret in it: user, password, query."""
+        return re.sub(r"[?#].*", "", re.sub(r"//[^/@]*@", "//", self.base_url)).rstrip("/")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "base_url": self.shown_url,
+            "model": self.model,
+            "temperature": 0,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
+        """See :meth:`Judge.ask`."""
+        run = _Run(self, prompts)
+        replied, in_a_row, num_done = 0, 0, 0
+        with Progress(len(prompts), self.progress and len(prompts) > 1) as progress, run:
+            while num_done < len(prompts):
+                outcome = run.next()
+                num_done += 1
+                on_reply(outcome.place, outcome.reply)
+                progress.add(outcome.reply.num_tokens)
+                replied += not outcome.reply.error
+                in_a_row = in_a_row + 1 if outcome.endpoint_failed else 0
+                if not replied and in_a_row >= min(_NEVER_REPLIED, len(prompts)):
+                    raise UserError(
+                        f"the endpoint {self.shown_url} does not reply ({outcome.reply.error}): check that the server"
+                        f" runs, base_url (it mostly ends in /v1), model={self.model} and the key in"
+                        f" {self.api_key_env}; verdicts so far are kept, the same command goes on"
+                    )
+                if in_a_row >= _GONE and not run.stopping:
+                    print(
+                        f"note: the endpoint failed {in_a_row} times in a row, the prompts that are left are not sent:"
+                        f" {outcome.reply.error}",
+                        file=sys.stderr,
+                    )
+                    run.stop(f"not sent, the endpoint had failed {in_a_row} times in a row: {outcome.reply.error}")
+
+    def try_once(self, prompt: str) -> Reply:
+        """One request.
+
+        Args:
+            prompt: the user turn.
+
+        Returns:
+            The reply; one without words has the text "".
+
+        Raises:
+            _Failure: where there is none.
+        """
+        import openai
+
+        try:
+            completion = self._client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=0,
+                max_tokens=self.max_new_tokens,
+            )
+            choice = completion.choices[0]
+            text = choice.message.content or ""
+            tokens = completion.usage.completion_tokens if completion.usage else 0
+            return Reply(self._redacted(text).strip(), choice.finish_reason or "stop", tokens or 0)
+        except openai.APITimeoutError:
+            raise _Failure(f"no answer within timeout={self.timeout:g} s", again=True) from None
+        except openai.APIConnectionError as error:
+            raise _Failure(self._line(f"no connection: {error.__cause__ or error}"), again=True) from None
+        except openai.APIStatusError as error:
+            status = error.status_code
+            again = status in (408, 409, 429) or status >= 500
+            message = error.body.get("message") if isinstance(error.body, dict) else None
+            line = self._line(f"status {status}: {message or error.message}")
+            raise _Failure(line, again=again, of_endpoint=again or status in _REFUSED) from None
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError):
+            raise _Failure("what came back is no chat completion", again=True) from None
+
+    @cached_property
+    def _client(self) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=self.base_url, api_key=self._key or _NO_KEY, timeout=self.timeout, max_retries=0)
+
+    def _line(self, text: str) -> str:
+        line = " ".join(self._redacted(text).split())
+        return line if len(line) <= 300 else f"{line[:297]}..."
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    place: int
+    reply: Reply
+    endpoint_failed: bool = False
+
+
+class _Failure(Exception):
+    """No reply. ``again``: another try may help. ``of_endpoint``: it is no matter of this prompt."""
+
+    def __init__(self, line: str, again: bool, of_endpoint: bool = True) -> None:
+        super().__init__(line)
+        self.again = again
+        self.of_endpoint = of_endpoint
+
+
+class _Run:
+    """Prompts on their way. Threads are daemons: a program that ends does not wait for a server that hangs."""
+
+    def __init__(self, judge: EndpointJudge, prompts: Sequence[str]) -> None:
+        self._judge = judge
+        self._waiting: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[_Outcome | BaseException] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._why = ""
+        for item in enumerate(prompts):
+            self._waiting.put(item)
+        self._num_threads = min(judge.concurrency, len(prompts))
+
+    def __enter__(self) -> _Run:
+        self._judge._client  # noqa: B018 - made once, before the threads could race for it
+        for _ in range(self._num_threads):
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop("stopped")
+        for _ in range(self._num_threads):
+            self._waiting.put(None)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._stop.is_set()
+
+    def stop(self, why: str) -> None:
+        """Send nothing more; what is left fails with ``why``."""
+        self._why = self._why or why
+        self._stop.set()
+
+    def next(self) -> _Outcome:
+        """Wait for the next outcome."""
+        outcome = self._outcomes.get()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            try:
+                self._outcomes.put(self._ask(*item))
+            except BaseException as error:
+                self._outcomes.put(error)
+
+    def _ask(self, place: int, prompt: str) -> _Outcome:
+        tries = 1 + self._judge.retries
+        wait = self._judge.backoff
+        line, failed = "", False
+        for number in range(tries):
+            if self._stop.is_set():
+                return _Outcome(place, Reply("", "error", error=line or self._why), failed)
+            try:
+                return _Outcome(place, self._judge.try_once(prompt))
+            except _Failure as failure:
+                line, failed = str(failure), failure.of_endpoint
+                if not failure.again:
+                    break
+                line = f"{line} ({number + 1} tries)" if number else line
+            if number + 1 < tries:
+                self._stop.wait(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+        return _Outcome(place, Reply("", "error", error=line), failed)

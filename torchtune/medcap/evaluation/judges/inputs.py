@@ -1,0 +1,127 @@
+"""Answers to be judged: medcap's raw tables, our predictions, or any file of answers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medcap.errors import UserError
+from medcap.evaluation.answers import read_answers
+from medcap.evaluation.rows import GROUPS, Answer
+
+_COLUMNS = ("instruction", "output", "generated")
+_GROUP_COLUMNS = {group: (group,) for group in GROUPS} | {"modality": ("modality", "modality_type")}
+_FIRST_USER = "<|start_header_id|>user<|end_header_id|>"
+_OPENED_USER = f"<|eot_id|>{_FIRST_USER}"
+_OPENED_ASSISTANT = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+
+
+def read_judged(source: str | Path) -> list[Answer]:
+    """Read answers that are to be judged.
+
+    Args:
+        source: ``.csv``: medcap's raw table, see :func:`read_raw_table`; else JSON or JSONL, see ``read_answers``.
+
+    Returns:
+        The answers in the order of the file, each with a question.
+
+    Raises:
+        UserError: naming file and row, if it is missing, empty or of another form.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"csv_path={path}: no such file; give medcap's raw CSV, a predictions.jsonl or answers in JSON")
+    answers = read_raw_table(path) if path.suffix.lower() == ".csv" else read_answers(path)
+    if not answers:
+        raise UserError(f"{path} holds no answers")
+    unasked = next((answer.question_id for answer in answers if not answer.question.strip()), None)
+    if unasked is not None:
+        raise UserError(f"{path}: the row with question_id {unasked!r} has no question, which a judge must know")
+    return answers
+
+
+def read_raw_table(path: Path) -> list[Answer]:
+    """Read medcap's raw table: ``image,instruction,output,generated`` (chat_llama3_quant.py, exp eval_vqa).
+
+    Every cell is text, "None" and "nan" as well. The columns of ``GROUPS``, ``question_id`` and OmniMedVQA's
+    ``modality_type`` are read where they are there.
+
+    Args:
+        path: the CSV file, UTF-8 with or without a byte order mark.
+
+    Returns:
+        The answers. Ids are unique: the second row of one id gets ``id#2``, a row without one its number from 0.
+
+    Raises:
+        UserError: if it is not such a table; the message has the line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            try:
+                return _with_unique_ids([_answer(row, number) for number, row in enumerate(_rows(reader, path))])
+            except csv.Error as error:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: not valid CSV ({error}); is the file cut off?"
+                ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def last_question(instruction: str) -> str:
+    """The last user turn of a prompt that is Llama 3's template as text.
+
+    Args:
+        instruction: such a prompt; a text without the template's markers is the question itself.
+
+    Returns:
+        The words, stripped.
+    """
+    turn = instruction.rpartition(_OPENED_USER)[2].partition(_OPENED_ASSISTANT)[0].strip()
+    return turn.removeprefix(_FIRST_USER).strip()  # medcap leaves the header where there is one turn only
+
+
+def _rows(reader: csv.reader, path: Path) -> Iterator[dict[str, str]]:
+    columns = next(reader, [])
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise UserError(
+            f"{path}: there is no column {missing[0]} (there are: {', '.join(columns) or 'none'}); medcap's raw tables"
+            " have image,instruction,output,generated"
+        )
+    for cells in reader:
+        if cells and len(cells) != len(columns):
+            raise UserError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells under {len(columns)} columns; is the file cut"
+                " off, or a quote missing?"
+            )
+        if cells:
+            yield dict(zip(columns, cells, strict=True))
+
+
+def _answer(row: Mapping[str, str], number: int) -> Answer:
+    groups = {
+        group: next((row[name] for name in names if row.get(name)), "") for group, names in _GROUP_COLUMNS.items()
+    }
+    return Answer(
+        question_id=row.get("question_id") or str(number),
+        question=last_question(row["instruction"]),
+        references=(row["output"],),
+        prediction=row["generated"],
+        answer_type=row.get("answer_type", ""),
+        groups={group: value for group, value in groups.items() if value},
+        image=row.get("image", ""),
+    )
+
+
+def _with_unique_ids(answers: Sequence[Answer]) -> list[Answer]:
+    seen: dict[str, int] = {}
+    result = []
+    for answer in answers:
+        seen[answer.question_id] = count = seen.get(answer.question_id, 0) + 1
+        result.append(answer if count == 1 else replace(answer, question_id=f"{answer.question_id}#{count}"))
+    return result

@@ -1,0 +1,298 @@
+"""A judge on this machine: a Hugging Face checkpoint through transformers, in 4, 8 or 16 bit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+
+from medcap.errors import UserError
+from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.generation.progress import Progress
+
+BITS = (4, 8, 16)
+DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
+_WINDOW_BATCHES = 16  # sorting by length within so many batches saves nearly all padding
+_FINGERPRINT_BYTES = 1 << 20
+_LONGEST_LINE = 300
+_TURN_END = "<|eot_id|>"
+# Llama 3.2's template else writes the day of the run into the prompt; 3.1's has this day by itself.
+_TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+
+class LocalJudge(Judge):
+    """A causal language model of transformers with its own chat template, decoded greedily.
+
+    ``bits=4`` is nf4 with double quantisation and bf16 computation, ``bits=8`` int8 with threshold 6.0, both by
+    bitsandbytes (myeongkyunkang/medcap, chat_llama3_quant.py); ``bits=16`` is the checkpoint as it is. With
+    ``bits=16`` and ``dtype="fp32"`` a reply does not depend on the batch; in lower precisions the matrix kernels may
+    round differently for another batch.
+
+    Args:
+        checkpoint_dir: a downloaded Hugging Face folder: config.json, safetensors, tokenizer with a chat template.
+        bits: of the weights, one of ``BITS``.
+        device: where it runs; a GPU without a number means all of them, in turn.
+        dtype: ``auto``; with ``bits=16`` also ``fp32`` or ``bf16``.
+        max_new_tokens: most tokens of a reply.
+        batch_size: prompts that are decoded together.
+        progress: show the progress on stderr.
+
+    Raises:
+        UserError: if the folder is not such a checkpoint, or this machine cannot run it so; nothing is loaded yet.
+
+    Example:
+        >>> judge = LocalJudge("./models/llama3/Meta-Llama-3.1-70B-Instruct", bits=4, device=torch.device("cuda"))
+        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question_id, verdict.value))
+    """
+
+    kind: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        checkpoint_dir: str | Path,
+        bits: int = 4,
+        device: torch.device | str = "cpu",
+        dtype: str = "auto",
+        max_new_tokens: int = 200,
+        batch_size: int = 16,
+        progress: bool = True,
+    ) -> None:
+        self.folder = Path(checkpoint_dir)
+        self.bits = bits
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.progress = progress
+        if bits not in BITS:
+            raise UserError(f"bits={bits}: there are {', '.join(map(str, BITS[:-1]))} and {BITS[-1]}")
+        if dtype != "auto" and bits != 16:
+            raise UserError(f"dtype={dtype} goes with bits=16 only: bits={bits} decides the number format itself")
+        _check_folder(self.folder)
+        if bits != 16:
+            _check_quantisation(bits, self.device)
+        self._tokenizer = _Tokenizer(self.folder)
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.resolve().name}_{self.bits}bit"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.folder.resolve().name,
+            "checkpoint_sha256": _fingerprint(self.folder),
+            "template_sha256": hashlib.sha256(self._tokenizer.render("").encode()).hexdigest(),
+            "bits": self.bits,
+            "dtype": self.dtype,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
+        """See :meth:`Judge.ask`."""
+        encoded = [_Prompt(place, self._tokenizer.encode(prompt)) for place, prompt in enumerate(prompts)]
+        model = self._model
+        room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        fitting = [prompt for prompt in encoded if len(prompt.tokens) < room]
+        for prompt in encoded:
+            if len(prompt.tokens) >= room:
+                error = f"the prompt has {len(prompt.tokens)} tokens; the judge reads and writes at most {room}"
+                on_reply(prompt.place, Reply("", "error", error=error))
+        with Progress(len(fitting), self.progress and len(prompts) > 1) as progress, torch.inference_mode():
+            for batch in self._batches(fitting):
+                try:
+                    replies = self._decode(batch, room)
+                except torch.OutOfMemoryError as error:
+                    raise UserError(
+                        f"the device's memory is too small for {len(batch)} prompts: lower batch_size={self.batch_size}"
+                        " or bits; verdicts so far are kept"
+                    ) from error
+                for prompt, reply in zip(batch, replies, strict=True):
+                    on_reply(prompt.place, reply)
+                    progress.add(reply.num_tokens)
+
+    def _batches(self, prompts: list[_Prompt]) -> Iterator[list[_Prompt]]:
+        window = self.batch_size * _WINDOW_BATCHES
+        for start in range(0, len(prompts), window):
+            longest_first = sorted(prompts[start : start + window], key=lambda prompt: -len(prompt.tokens))
+            for first in range(0, len(longest_first), self.batch_size):
+                yield longest_first[first : first + self.batch_size]
+
+    def _decode(self, batch: list[_Prompt], room: int) -> list[Reply]:
+        from transformers import GenerationConfig
+
+        limits = [min(self.max_new_tokens, room - len(prompt.tokens)) for prompt in batch]
+        longest = len(batch[0].tokens)
+        stop = self._tokenizer.stop_tokens
+        # Padding on the left, so that all replies start at one place.
+        padding = [longest - len(prompt.tokens) for prompt in batch]
+        tokens = [[stop[0]] * empty + prompt.tokens for empty, prompt in zip(padding, batch, strict=True)]
+        mask = [[0] * empty + [1] * (longest - empty) for empty in padding]
+        output = self._model.generate(
+            input_ids=torch.tensor(tokens, device=self._model.device),  # [R, S]
+            attention_mask=torch.tensor(mask, device=self._model.device),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=max(limits), eos_token_id=stop, pad_token_id=stop[0]
+            ),
+        )
+        rows = output[:, longest:].tolist()
+        return [self._tokenizer.reply(row[:limit]) for row, limit in zip(rows, limits, strict=True)]
+
+    @cached_property
+    def _model(self) -> Any:
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+
+        options: dict[str, Any] = {"dtype": DTYPES[self.dtype]}
+        if self.bits == 4:
+            options["dtype"] = torch.bfloat16
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            )
+        elif self.bits == 8:
+            options["dtype"] = torch.float16
+            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0)
+        placed = importlib.util.find_spec("accelerate") is not None
+        if placed:
+            everywhere = self.device.type == "cuda" and self.device.index is None
+            options["device_map"] = "auto" if everywhere else {"": str(self.device)}
+        try:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+            model = model if placed else model.to(self.device)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"checkpoint_dir={self.folder} does not fit into the device's memory with bits={self.bits}: use fewer"
+                " bits, more GPUs or a smaller judge"
+            ) from error
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            what = f"checkpoint_dir={self.folder} cannot be loaded with bits={self.bits}"
+            raise UserError(f"{what}: {_one_line(error)}") from error
+        # [Contract] transformers gives a tensor that no file holds random values, and only says so.
+        if found["missing_keys"]:
+            raise UserError(
+                f"checkpoint_dir={self.folder}: no *.safetensors file holds {sorted(found['missing_keys'])[0]}; is the"
+                " download complete?"
+            )
+        # Only ours counts: a checkpoint's own may sample, or punish the repetition of words.
+        model.generation_config = GenerationConfig()
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    place: int
+    tokens: list[int]
+
+
+class _Tokenizer:
+    """A checkpoint's tokenizer and chat template for conversations of one user turn."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._own = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise UserError(f"checkpoint_dir={folder}: its tokenizer cannot be read: {_one_line(error)}") from error
+        if not self._own.chat_template:
+            raise UserError(
+                f"checkpoint_dir={folder} has no chat template, so it is no chat model: give an instruct checkpoint"
+            )
+        special = {str(token) for token in self._own.added_tokens_decoder.values() if token.special}
+        self._special = sorted(token for token in special if len(token) > 1)
+        ids = {self._own.eos_token_id, *_generation_stops(folder)}
+        if _TURN_END in self._special:
+            ids.add(self._own.convert_tokens_to_ids(_TURN_END))
+        self.stop_tokens = sorted(token for token in ids if token is not None)
+        if not self.stop_tokens:
+            raise UserError(f"checkpoint_dir={folder}: its tokenizer has no end-of-text token")
+
+    def render(self, prompt: str) -> str:
+        """The conversation as text, the assistant's turn opened."""
+        turns = [{"role": "user", "content": self._defused(prompt)}]
+        return self._own.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_TEMPLATE_OPTIONS)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Its ids; the template has written the special tokens."""
+        return self._own(self.render(prompt), add_special_tokens=False)["input_ids"]
+
+    def reply(self, tokens: list[int]) -> Reply:
+        """What was said before the first stop token."""
+        end = next((place for place, token in enumerate(tokens) if token in self.stop_tokens), None)
+        text = self._own.decode(tokens[:end], skip_special_tokens=True).strip()
+        return Reply(text, "length" if end is None else "stop", len(tokens[:end]))
+
+    def _defused(self, text: str) -> str:
+        # [Contract] an answer that spells the template's markers must not end the judge's turn and give its verdict.
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+
+def _one_line(error: BaseException) -> str:
+    line = " ".join(str(error).split())
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+
+
+def _generation_stops(folder: Path) -> list[int]:
+    # Gemma's end of turn, for one, is named here only.
+    try:
+        stops = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
+    return stops if isinstance(stops, list) else [stops]
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        meta = "; a folder of Meta's format (original/) cannot judge" if (folder / "original").is_dir() else ""
+        raise UserError(
+            f"checkpoint_dir={folder} has no config.json: give the folder of a downloaded Hugging Face model{meta}"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"checkpoint_dir={folder} has no *.safetensors: download the model's safetensors files")
+
+
+def _check_quantisation(bits: int, device: torch.device) -> None:
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"bits={bits} needs the package {package}: pip install medcap[judge], or set bits=16")
+    import bitsandbytes
+
+    supported = getattr(bitsandbytes, "supported_torch_devices", {"cuda"})
+    if device.type not in supported:
+        raise UserError(
+            f"bits={bits}: bitsandbytes cannot compute on device={device} (it can on {', '.join(sorted(supported))});"
+            " set bits=16"
+        )
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 over small files, and over name, size and both ends of the weights: reading 140 GB takes minutes."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_FINGERPRINT_BYTES))
+            file.seek(max(size - _FINGERPRINT_BYTES, 0))
+            digest.update(file.read())
+    return digest.hexdigest()

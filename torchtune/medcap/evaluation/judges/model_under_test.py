@@ -1,0 +1,96 @@
+"""The model under test as its own judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from medcap.checkpoints.assembly import ModelPlan
+from medcap.data.conversations import PLACEHOLDER
+from medcap.data.images import ImageReader
+from medcap.errors import UserError
+from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.generation.generator import Generator
+from medcap.generation.prompt import question_request
+from medcap.generation.request import Generation, Request, Sampling
+
+
+class ModelUnderTestJudge(Judge):
+    """Asks the model that is evaluated, by text alone.
+
+    Args:
+        plan: of the model; its weights are read at the first question.
+        settings: what decides its replies: weights and template, as the recipe names them.
+        device: where it runs.
+        dtype: of the language model.
+        max_new_tokens: most tokens of a reply.
+        batch_size: prompts that are decoded together.
+        progress: show the progress on stderr.
+    """
+
+    kind: ClassVar[str] = "self"
+
+    def __init__(
+        self,
+        plan: ModelPlan,
+        settings: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        max_new_tokens: int = 200,
+        batch_size: int = 16,
+        progress: bool = True,
+    ) -> None:
+        self._plan = plan
+        self._settings = dict(settings)
+        self._device = device
+        self._dtype = dtype
+        self._sampling = Sampling(max_new_tokens=max_new_tokens)
+        self._batch_size = batch_size
+        self._progress = progress
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self._settings, "dtype": str(self._dtype), "max_new_tokens": self._sampling.max_new_tokens}
+
+    def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
+        """See :meth:`Judge.ask`."""
+        generator = self._generator
+        places: list[int] = []
+        requests: list[Request] = []
+        for place, prompt in enumerate(prompts):
+            # medcap's own data writes the character that stands for an image so.
+            request = question_request(None, prompt.replace(PLACEHOLDER, "(1)"), str(place))
+            try:
+                num_tokens = len(generator.tokenizer.prompt(request.messages).tokens)
+            except UserError as error:
+                on_reply(place, Reply("", "error", error=str(error)))
+                continue
+            if num_tokens >= generator.max_seq_len:
+                error = f"the prompt has {num_tokens} tokens; the judge reads and writes at most"
+                on_reply(place, Reply("", "error", error=f"{error} {generator.max_seq_len}"))
+                continue
+            places.append(place)
+            requests.append(request)
+
+        def on_result(index: int, generation: Generation) -> None:
+            text, count = generation.text, len(generation.tokens)
+            on_reply(places[index], Reply(text, generation.finish, count, generation.error))
+
+        generator.generate(requests, self._sampling, on_result)
+
+    @cached_property
+    def _generator(self) -> Generator:
+        plan = self._plan
+        model = plan.load(self._device, self._dtype)
+        reader = ImageReader([Path.cwd()])
+        return Generator(
+            model, plan.tokenizer, plan.vision.preprocess, reader, self._batch_size, progress=self._progress
+        )

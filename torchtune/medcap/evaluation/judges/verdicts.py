@@ -1,0 +1,225 @@
+"""Judges a file of answers: verdicts row by row, kept across restarts, then the score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.evaluation.files import make_folder, plain, write_json
+from medcap.evaluation.judges.base import PROMPT_SHA256, PROMPT_TEMPLATE, Judge, Verdict
+from medcap.evaluation.judges.outputs import METRICS_FILE, metrics_before, write_csv
+from medcap.evaluation.judges.parsing import PARSINGS, RIGHT, STRICT, UNPARSED, WRONG
+from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
+from medcap.evaluation.rows import Answer
+from medcap.evaluation.statistics import bootstrap_interval
+from medcap.evaluation.tables import averages, group_tables
+
+VERDICTS_FILE = "verdicts.jsonl"
+# So many rows that fail one after another, and none that succeeds, are no matter of single rows.
+_HOPELESS = 16
+
+
+def judge_answers(
+    judge: Judge,
+    answers: Sequence[Answer],
+    output_dir: str | Path,
+    *,
+    source: str | Path,
+    parsing: str = STRICT,
+    overwrite: bool = False,
+    keep_old: bool = False,
+) -> dict[str, Any]:
+    """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
+
+    For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
+    killed goes on with the answers that have no verdict yet; an answer that the judge failed on is asked again. Other
+    ``parsing`` reads the same replies anew. An empty answer is wrong and is not asked.
+
+    Args:
+        judge: who says what is right.
+        answers: from ``read_judged``, or some of them.
+        output_dir: where to.
+        source: the file of the answers.
+        parsing: one of ``PARSINGS``.
+        overwrite: ask everything anew.
+        keep_old: use verdicts that were made under other settings, and say so.
+
+    Returns:
+        What verdicts_metrics.json holds.
+
+    Raises:
+        UserError: if the folder has verdicts made under other settings or on another file, or no answer at all can
+            be judged.
+    """
+    folder = make_folder(Path(output_dir))
+    sha256 = dataset_fingerprint(source)
+    if not overwrite:
+        _check_same_source(folder, Path(source), sha256)
+    settings = {"judge": judge.kind, **judge.settings, "prompt_sha256": PROMPT_SHA256}
+    with PredictionFile(folder / VERDICTS_FILE, settings, overwrite, keep_old) as file:
+        rows = _judge(judge, answers, file, parsing)
+        num_old = file.num_old
+    metrics = plain(
+        {
+            "judge": judge.name,
+            "protocol": f"judge_{parsing}",
+            "parsing": parsing,
+            "prompt": PROMPT_TEMPLATE,
+            "prompt_sha256": PROMPT_SHA256,
+            **_metrics(answers, rows),
+            "dataset": {"source": str(source), "sha256": sha256, "rows": len(answers)},
+            "settings": settings,
+        }
+    )
+    if num_old:
+        metrics["notices"].append(f"{num_old} verdicts were made under other settings than these")
+    if Path(source).suffix.lower() == ".csv":
+        metrics["csv"] = write_csv(folder, Path(source).stem, judge.name, answers, rows, metrics["scores"]["accuracy"])
+    write_json(folder / METRICS_FILE, metrics)
+    return metrics
+
+
+def _check_same_source(folder: Path, source: Path, sha256: str) -> None:
+    # [Contract] two files in one folder would else replace each other's scores.
+    before = metrics_before(folder).get("dataset", {})
+    other = before.get("source")
+    if other and before.get("sha256") != sha256 and Path(other).resolve() != source.resolve():
+        raise UserError(
+            f"output_dir={folder} has the verdicts on {other}: set output_dir=... to another folder, or"
+            " overwrite=true to replace them"
+        )
+
+
+def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsing: str) -> list[dict[str, Any]]:
+    fingerprints = [_fingerprint(answer) for answer in answers]
+    pending = [
+        place
+        for place, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
+        if _must_be_asked(file, answer, fingerprint, parsing)
+    ]
+    known = (file.rows.get(fingerprint, {}) for fingerprint in fingerprints)
+    some_replied = any(row.get("reply") is not None for row in known)
+    # Written only when the judge has replied to something: failures of a judge that was set up wrongly would else
+    # stand in the way of the one that is set up rightly.
+    held: list[dict[str, Any]] = []
+
+    def release() -> None:
+        for entry in held:
+            file.append(entry)
+        held.clear()
+
+    def keep(index: int, verdict: Verdict) -> None:
+        nonlocal some_replied
+        place = pending[index]
+        held.append(_entry(answers[place], fingerprints[place], verdict))
+        some_replied |= not verdict.reply.error
+        if some_replied:
+            release()
+        elif len(held) >= _HOPELESS:
+            raise UserError(
+                f"the judge {judge.name} failed on {len(held)} answers and judged none; the last one:"
+                f" {verdict.reply.error}"
+            )
+
+    if pending:
+        judge.judge([answers[place] for place in pending], keep, parsing)
+    # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
+    if all(file.rows.get(fingerprint, {"error": "failed"})["error"] for fingerprint in fingerprints):
+        errors = [row["error"] for row in (*held, *file.rows.values()) if row["error"]]
+        raise UserError(f"none of the {len(answers)} answers can be judged; the first one: {errors[0]}")
+    release()
+    return [_parsed(file.rows[fingerprint], parsing) for fingerprint in fingerprints]
+
+
+def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsing: str) -> bool:
+    """Whether an answer still wants a verdict; one that needs no judge gets it here."""
+    known = file.rows.get(fingerprint)
+    if known is not None and known["error"] is None:
+        parsed = _parsed(known, parsing)
+        if parsed != known and known["settings"] == file.settings_fingerprint:
+            file.append(parsed)
+        return False
+    if answer.failed:
+        file.append(_entry(answer, fingerprint, value=WRONG))
+        return False
+    if not any(reference.strip() for reference in answer.references):
+        if known is None:
+            file.append(_entry(answer, fingerprint, error="the row has no reference to compare with"))
+        return False
+    return True
+
+
+def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
+    return row if row["reply"] is None else {**row, "verdict": PARSINGS[parsing](row["reply"])}
+
+
+def _fingerprint(answer: Answer) -> str:
+    return settings_fingerprint(
+        {
+            "question_id": answer.question_id,
+            "question": answer.question,
+            "prediction": answer.prediction,
+            "references": answer.references,
+        }
+    )
+
+
+def _entry(
+    answer: Answer, fingerprint: str, verdict: Verdict | None = None, value: str | None = None, error: str | None = None
+) -> dict[str, Any]:
+    reply = verdict.reply if verdict else None
+    asked = reply is not None and not reply.error
+    return {
+        "question_id": answer.question_id,
+        "image": answer.image or None,
+        "question": answer.question,
+        "reference": answer.references[0] if len(answer.references) == 1 else list(answer.references),
+        **answer.groups,
+        "prediction": answer.prediction,
+        "verdict": verdict.value if verdict else value,
+        "reply": reply.text if asked else None,
+        "finish": reply.finish if reply else None,
+        "num_tokens": reply.num_tokens if reply else 0,
+        "error": (reply.error or None) if reply else error,
+        "fingerprint": fingerprint,
+    }
+
+
+def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    right = [float(row["verdict"] == RIGHT) for row in rows]
+    counts = Counter(row["verdict"] for row in rows)
+    accuracy = bootstrap_interval(right)
+    scored = [{"value": value, "correct": value == 1.0} for value in right]
+    groups = [answer.groups for answer in answers]
+    failed = [row for row in rows if row["error"]]
+    unparsed = [row for row in rows if row["verdict"] == UNPARSED]
+    notices = []
+    if failed:
+        notices.append(
+            f"{len(failed)} answers have no verdict and count as wrong (the first, {failed[0]['question_id']}:"
+            f" {failed[0]['error']}); the same command asks them again"
+        )
+    if unparsed:
+        notices.append(
+            f"{len(unparsed)} replies are neither RIGHT nor WRONG and count as wrong (the first,"
+            f" {unparsed[0]['question_id']}: {unparsed[0]['reply'][:80]!r})"
+        )
+    return {
+        "headline": "accuracy",
+        "n": len(rows),
+        "right": counts[RIGHT],
+        "wrong": counts[WRONG],
+        "unparsed": counts[UNPARSED],
+        "failures": len(failed),
+        "empty_answers": sum(answer.failed for answer in answers),
+        "scores": {"accuracy": accuracy.value},
+        "intervals": {"accuracy": accuracy.as_dict()},
+        "averages": averages(groups, scored),
+        "tables": group_tables(groups, scored),
+        "notices": notices,
+        "unparsed_ids": [row["question_id"] for row in unparsed],
+        "failed_ids": [row["question_id"] for row in failed],
+    }

@@ -1,0 +1,102 @@
+"""The CSV files that medcap 2024's users read, under their names and in their columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcap.evaluation.files import make_folder, write_text
+from medcap.evaluation.rows import Row
+from medcap.generation.medcap_prompt import plain_text, text_turns
+
+if TYPE_CHECKING:
+    from medcap.evaluation.runner import RunOptions, Scored
+    from medcap.evaluation.tasks.base import Task
+
+_COLUMNS = ("image", "instruction", "output", "generated")
+_OPTION_COLUMNS = ("option_A", "option_B", "option_C", "option_D")
+
+
+def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored], options: RunOptions) -> None:
+    """Write a task's tables into ``output_dir``, UTF-8 with a byte order mark as medcap did.
+
+    - caption: ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` each;
+    - vqarad: ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap's judge reads);
+    - omnimedvqa: ``omnimedvqa-{vqa_type}-raw-{name}.csv`` (``-{idx}_{chunk}`` behind the name of a part), and where an
+      answer was mapped to an option the same with ``-{accuracy}`` and the columns predict_generated, predict, correct.
+
+    Args:
+        task: that was run.
+        rows: what was asked.
+        scored: its answers.
+        options: of the run.
+    """
+    free = next((part for part in scored if part.plan.way.file == "predictions"), None)
+    if task.name == "caption" and free is not None:
+        _write(options, f"metrics-raw-{_name(task, options)}.csv", _raw(rows, free, options))
+        scores = "".join(f"{key},{value:.6f}\n" for key, value in free.scores.scores.items())
+        write_text(make_folder(Path(options.output_dir)) / f"metrics-{_name(task, options)}.csv", scores)
+    elif task.name == "vqarad" and free is not None:
+        closed = [place for place, row in enumerate(rows) if row.answer_type == "CLOSED"]
+        table = _raw(rows, free, options)
+        name = f"vqarad-{free.plan.way.name}-raw-{_name(task, options)}.csv"
+        _write(options, name, [table[place] for place in closed])
+    elif task.name == "omnimedvqa":
+        mapped = next((part for part in scored if part.plan.way.name == "mapped_option"), None)
+        if mapped is not None:
+            _write_omnimedvqa(task, rows, mapped, options)
+
+
+def _write_omnimedvqa(task: Task, rows: Sequence[Row], mapped: Scored, options: RunOptions) -> None:
+    way = mapped.plan.way.free
+    part = options.folder.removeprefix(task.name)
+    stem = f"omnimedvqa-{way.name}-raw-{_name(task, options)}{part}"
+    table = []
+    for row, entry, scores in zip(rows, mapped.entries, mapped.scores.rows, strict=True):
+        line = _line(row, way.last_request(row, entry), entry.get("free_answer", ""), options)
+        line |= dict.fromkeys(_OPTION_COLUMNS, "") | dict(zip(_OPTION_COLUMNS, row.options, strict=False))
+        line |= {"modality_type": row.meta.get("modality", ""), "question_id": row.id}
+        line |= {"predict_generated": entry["prediction"], "predict": _letter(row, scores["choice"])}
+        table.append(line | {"correct": int(bool(scores["correct"]))})
+    raw = [{key: value for key, value in line.items() if key not in _SCORED} for line in table]
+    _write(options, f"{stem}.csv", raw)
+    _write(options, f"{stem}-{mapped.scores.scores['accuracy']:.4f}.csv", table)
+
+
+_SCORED = ("predict_generated", "predict", "correct")
+
+
+def _letter(row: Row, choice: str | None) -> str:
+    if choice in row.options:
+        return string.ascii_uppercase[row.options.index(choice)]
+    return choice or ""
+
+
+def _raw(rows: Sequence[Row], scored: Scored, options: RunOptions) -> list[dict[str, Any]]:
+    way = scored.plan.way
+    return [
+        _line(row, way.last_request(row, entry), entry["prediction"], options)
+        for row, entry in zip(rows, scored.entries, strict=True)
+    ]
+
+
+def _line(row: Row, request: Any, answer: str, options: RunOptions) -> dict[str, Any]:
+    turns = [] if request is None else text_turns(request.messages, options.num_image_tokens)
+    instruction = plain_text([*turns, ("assistant", "")])
+    return dict(zip(_COLUMNS, (row.image or "", instruction, row.references[0], answer), strict=True))
+
+
+def _name(task: Task, options: RunOptions) -> str:
+    return options.name or task.name
+
+
+def _write(options: RunOptions, name: str, lines: Sequence[dict[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(lines[0]) if lines else list(_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(make_folder(Path(options.output_dir)) / name, table.getvalue(), encoding="utf-8-sig")

@@ -1,0 +1,113 @@
+"""``results.csv``: one row a run, so that runs can be lined up with pandas."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.evaluation.files import make_folder, write_text
+
+RUN_COLUMNS = ("output_dir", "task", "protocol", "settings")
+
+
+def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Add a run's row.
+
+    The columns are those of all runs together, in the order in which they first came; a run without one leaves it
+    empty. A row of the same run, by ``RUN_COLUMNS``, is replaced where it stands. The file is replaced as a whole,
+    under a lock on ``.<name>.lock`` beside it, so that runs that end at the same time do not lose each other's rows.
+
+    Args:
+        path: the CSV file, UTF-8; made with its folder if it is not there.
+        row: column -> text, number, True or False, or None for an empty cell; holds ``RUN_COLUMNS``.
+
+    Raises:
+        ValueError: if the row lacks one of ``RUN_COLUMNS`` or a value is a list or dictionary.
+        UserError: if the file is no such table or cannot be written.
+
+    Example:
+        >>> run = {"output_dir": "results/a", "task": "vqarad", "protocol": "exact", "settings": "3f2a…"}
+        >>> append_result("results/results.csv", {**run, "n": 451, "accuracy": 0.61})
+        >>> pandas.read_csv("results/results.csv").pivot(index="output_dir", columns="task", values="accuracy")
+    """
+    path = Path(path)
+    missing = [column for column in RUN_COLUMNS if row.get(column) in (None, "")]
+    if missing:
+        raise ValueError(f"a result needs {', '.join(missing)}")
+    new = {str(column): _cell(column, value) for column, value in row.items()}
+    make_folder(path.parent)
+    try:
+        with _locked(path.with_name(f".{path.name}.lock")):
+            columns, rows = _read(path)
+            columns += [column for column in new if column not in columns]
+            run = _run(new)
+            places = [place for place, old in enumerate(rows) if _run(old) == run]
+            if places:
+                rows[places[0]] = new
+            else:
+                rows.append(new)
+            table = io.StringIO()
+            writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(path, table.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _cell(column: str, value: Any) -> str:
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, (Mapping, list, tuple, set)):
+        raise ValueError(f"{column}: a cell holds text or a number, not a {type(value).__name__}")
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _run(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row.get(column, "") for column in RUN_COLUMNS)
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return [], []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: move it away") from error
+    if not text.strip():
+        return [], []
+    reader = csv.reader(io.StringIO(text, newline=""))
+    columns = next(reader)
+    if not set(RUN_COLUMNS) <= set(columns) or len(set(columns)) < len(columns):
+        raise UserError(f"{path} is no table of results (its columns lack {', '.join(RUN_COLUMNS)}): move it away")
+    rows = []
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) != len(columns):
+            raise UserError(f"{path}, line {reader.line_num}: {len(cells)} cells in {len(columns)} columns: mend it")
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return columns, rows
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the lock. It is on a file of its own, because the table's name changes hands with each write."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        # A file system without locks; the write is complete all the same.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,52 @@
+"""A task's scores as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medcap.evaluation.report_protocols import CONTROL_NAMES
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """Tell a task's scores.
+
+    Args:
+        metrics: what metrics.json holds.
+
+    Returns:
+        A line for the task, a block for each protocol, then notices.
+    """
+    lines = [f"{metrics['task']}: {metrics['n']} rows, {metrics['failures']} failures"]
+    for name, block in metrics["protocols"].items():
+        asked = "" if block["asked"] in ("direct", name) else f", asked by {block['asked']}"
+        lines.append(f"  {name}{asked}")
+        for score, value in leaves(block["scores"]):
+            interval = value_at(block["intervals"], score)
+            between = f"  [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else ""
+            others = [
+                f"{CONTROL_NAMES.get(control, control)} {value_at(part['scores'], score):.4f}"
+                for control, part in block["controls"].items()
+                if score == block["headline"] and value_at(part["scores"], score) is not None
+            ]
+            number = "-" if value is None else f"{value:.4f}"
+            lines.append(f"    {score:<24} {number}{between}{''.join(f'  {other}' for other in others)}")
+    notices = [*metrics["notices"], *(n for block in metrics["protocols"].values() for n in block["notices"])]
+    return "\n".join([*lines, *(f"  note: {notice}" for notice in dict.fromkeys(notices))])
+
+
+def value_at(tree: Mapping[str, Any], name: str) -> Any:
+    """The value under a dotted name, None where there is none."""
+    value: Any = tree
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested scores."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value

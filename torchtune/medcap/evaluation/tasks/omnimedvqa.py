@@ -1,0 +1,148 @@
+"""OmniMedVQA's open part: multiple-choice questions about images of many sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medcap.errors import UserError
+from medcap.evaluation.rows import Row
+from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
+from medcap.evaluation.tasks.official import (
+    field_text,
+    find_benchmark,
+    image_finder,
+    official_row,
+    option_texts,
+    read_json,
+    require_keys,
+)
+
+# medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
+MODALITIES = (
+    "CT(Computed Tomography)",
+    "X-Ray",
+    "Dermoscopy",
+    "Fundus Photography",
+    "OCT (Optical Coherence Tomography",
+    "ultrasound",
+    "MR (Mag-netic Resonance Imaging)",
+    "Microscopy Images",
+)
+PUBLISHED = {"rows": 88_996}
+_TREE = "QA_information/Open-access"
+_OPTIONS = ("option_A", "option_B", "option_C", "option_D")
+_UNNAMED = "(none)"
+
+
+class OmniMedVqaTask(Task):
+    """``OmniMedVQA/QA_information/Open-access/*.json``, in the order of the file names.
+
+    A record has ``question_id``, ``question``, ``gt_answer``, ``image_path`` (relative to ``OmniMedVQA/``),
+    ``option_A`` to ``option_D`` (two-option questions have only two), ``modality_type``, ``question_type`` and
+    ``dataset``. The one record whose key is misspelt ``modality`` is read too: medcap dropped it and so scored
+    88,995 rows.
+    """
+
+    name = "omnimedvqa"
+    title = "OmniMedVQA"
+    protocols = ("option_text", "omnimedvqa_qa")
+
+    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+        """Read the chosen modalities, and of these the chosen chunk; see :meth:`Task.load`."""
+        found = find_benchmark(
+            source,
+            self.title,
+            ("OmniMedVQA", "OmniMedVQA/OmniMedVQA"),
+            {"json": (f"{_TREE}/*.json", "Open-access/*.json")},
+            f"OmniMedVQA/{_TREE}/*.json and OmniMedVQA/Images (foreverbeliever/OmniMedVQA on the hub)",
+        )
+        folder = found.folder.parent if found.folder.name == "QA_information" else found.folder
+        find, roots = image_finder(folder, (), options.image_roots)
+        rows = []
+        for path in found.files:
+            for index, record in read_json(path):
+                if index == 0:
+                    require_keys(record, ("question", "gt_answer", "image_path"), path, self.title)
+                image = field_text(record.get("image_path"))
+                rows.append(
+                    official_row(
+                        field_text(record.get("question_id")) or f"{path.stem}-{index}",
+                        record.get("question"),
+                        [record.get("gt_answer")],
+                        find.first_of(image) if image else None,
+                        find.problem if image else None,
+                        options=option_texts(record.get(key) for key in _OPTIONS),
+                        modality=record.get("modality_type") or record.get("modality"),
+                        question_type=record.get("question_type"),
+                        dataset=record.get("dataset"),
+                    )
+                )
+        kept, notices, complete = select_modalities(rows, options.modalities)
+        few = [row for row in kept if len(row.options) < 2]
+        if few:
+            notices.append(
+                f"{len(few):,} of {len(kept):,} rows have fewer than two options; the first one: {few[0].id}"
+            )
+        whole = make_benchmark(
+            kept,
+            found.source,
+            found.files,
+            folder,
+            roots=roots,
+            expected=PUBLISHED if complete and not found.named else None,
+            notices=notices,
+        )
+        part = take_chunk(whole.rows, options.chunk, options.chunk_index)
+        if len(part) == len(whole.rows):
+            return whole
+        line = f"chunk {options.chunk_index} of {options.chunk}: {len(part):,} of {len(whole.rows):,} rows"
+        return replace(whole, rows=part, notices=[*whole.notices, line])
+
+
+def select_modalities(rows: Sequence[Row], modalities: str | Sequence[str] | None) -> tuple[list[Row], list[str], bool]:
+    """Keep the rows of some modalities.
+
+    Args:
+        rows: all of them.
+        modalities: None for medcap's eight, ``all``, or names (a list, or text with commas between them): as in the
+            files, or the part before the bracket, in any case: ``CT`` is ``CT(Computed Tomography)``.
+
+    Returns:
+        The rows, a line about those left out if there are any, and whether the published count applies.
+
+    Raises:
+        UserError: if a name is not among the modalities of the rows.
+    """
+    present = Counter(row.meta.get("modality", _UNNAMED) for row in rows)
+    if modalities is None:
+        wanted = set(MODALITIES)
+    else:
+        names = modalities.split(",") if isinstance(modalities, str) else [str(name) for name in modalities]
+        names = [name.strip() for name in names if name.strip()]
+        if [name.lower() for name in names] == ["all"]:
+            return list(rows), [], True
+        wanted = {_matching(name, present) for name in names}
+        if not wanted:
+            raise UserError("modalities is empty: name some, or modalities=all")
+    kept = [row for row in rows if row.meta.get("modality", _UNNAMED) in wanted]
+    dropped = [f"{name} ({number:,})" for name, number in sorted(present.items()) if name not in wanted]
+    if not kept:
+        raise UserError(
+            f"modalities: no row is of medcap's eight modalities; there are {', '.join(dropped) or 'none at all'};"
+            " modalities=all reads everything"
+        )
+    line = (
+        f"{len(rows) - len(kept):,} of {len(rows):,} rows are of other modalities and left out: {', '.join(dropped)};"
+        " modalities=all reads them"
+    )
+    return kept, [line] if dropped else [], modalities is None
+
+
+def _matching(name: str, present: Counter[str]) -> str:
+    for known in present:
+        if name.lower() in (known.lower(), known.partition("(")[0].strip().lower()):
+            return known
+    raise UserError(f"modalities: {name!r} is not among those of the files: {', '.join(sorted(present))}")
