@@ -1,5 +1,6 @@
 # make demo   the whole way on drawn images      make lint   ruff
 # make test   all tests                          make clean  remove .venv and what the demo wrote
+# make bench-evaluation   how fast questions are answered, after make demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean bench-evaluation
 
 demo: $(INSTALLED)
 	medcap demo
@@ -19,6 +20,9 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+
+bench-evaluation: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/evaluation.py
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build

@@ -57,7 +57,7 @@ def write_page(path: Path, data: PageData, reader: ImageReader | None = None) ->
     source = Path(result["dataset"]["source"])
     others = len(result["protocols"]) - 1
     report = Report(
-        f"{data.task.title}: {source.name}",
+        data.task.title if source.name == data.task.title else f"{data.task.title}: {source.name}",
         f"{len(data.rows):,} rows. The first number is that of protocol “{result['protocol']}”"
         f"{f', {others} more stand below' if others else ''}: {result['description']}.",
         reader=reader,
@@ -164,7 +164,7 @@ def _add_scores(report: Report, result: Mapping[str, Any]) -> None:
             lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
     if lines:
         names = [CONTROL_NAMES.get(control, control) for control in result["controls"]]
-        report.add_table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines)
+        report.add_table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)
 
 
 def _add_table(report: Report, field: str, table: Sequence[Mapping[str, Any]], share: bool) -> None:

@@ -94,7 +94,14 @@ class Report:
             items = "".join(f"<li>{escape(line)}</li>" for line in lines)
             self._add(f'<section><ul class="notices">{items}</ul></section>')
 
-    def add_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+    def add_table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        note: str = "",
+        wide: bool = False,
+    ) -> None:
         """Add a table; tables and charts that follow one another share a row where there is room.
 
         Args:
@@ -102,6 +109,7 @@ class Report:
             columns: headings.
             rows: cells: text, numbers, None for a dash, or a :class:`Bar`.
             note: a sentence below the title.
+            wide: give it a row of its own.
         """
         numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
         head = "".join(
@@ -110,7 +118,11 @@ class Report:
         )
         body = "".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in rows)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        if wide:
+            self._close_panels()
         self._add_panel(title, note, f'<div class="scroll">{table}</div>')
+        if wide:
+            self._close_panels()
 
     def add_chart(
         self, title: str, series: Mapping[str, Points], x_label: str = "step", y_label: str = "", note: str = ""

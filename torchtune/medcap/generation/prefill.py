@@ -15,7 +15,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import tree_attention_mask
 
 # Most tokens of one pass, padding included: activations stay small beside the weights.
-PREFILL_TOKENS = 8192
+PREFILL_TOKENS = 4096
 
 
 def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[Any]) -> Tree | str:
@@ -52,7 +52,9 @@ def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedT
     image_rows = torch.cat(seen) if seen else None  # [N, K, d]
     image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
-    mask = tree_attention_mask(packed.branch, packed.leaf)
+    # Added, not boolean: a boolean mask would be turned into this one anew in every layer.
+    sees = tree_attention_mask(packed.branch, packed.leaf)
+    mask = torch.zeros_like(sees, dtype=model.dtype).masked_fill_(~sees, -torch.inf)
     return model.hidden_at(embeddings, places, mask, packed.positions)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from torchtune.data import Message
 
+from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, generated
 from medcap.evaluation.asking.base import Way
 from medcap.evaluation.rows import Row
@@ -86,16 +87,24 @@ class MedcapMode(Way):
         name = "descriptions_for_questions" if self.conditional else "descriptions"
         # Exchanged images are described as they are: a control takes what there is.
         with replace(store, suffix="").open(name) as file:
-            entries = collect(
-                list(about.values()),
-                list(wanted.values()),
-                engine.generate,
-                lambda _, result: generated(result),
-                file,
-            )
-        said = {
-            key: None if entry["error"] else entry["prediction"] for key, entry in zip(wanted, entries, strict=True)
-        }
+            said: dict[str, str | None] = {}
+            if store.suffix and not self.conditional:
+                # Another question is the first one about an image there, and would set another limit.
+                entries = [entry for entry in file.rows.values() if entry["question_id"] in wanted]
+                said |= {entry["question_id"]: entry["prediction"] for entry in entries if not entry["error"]}
+            left = [key for key in wanted if key not in said]
+            if left:
+                entries = collect(
+                    [about[key] for key in left],
+                    [wanted[key] for key in left],
+                    engine.generate,
+                    lambda _, result: generated(result),
+                    file,
+                )
+                said |= {
+                    key: None if entry["error"] else entry["prediction"]
+                    for key, entry in zip(left, entries, strict=True)
+                }
         # A control takes the images away: then there is nothing to describe.
         return [
             said[key] if key else (NOTHING_SAID if row.problem is None else None)
@@ -105,7 +114,13 @@ class MedcapMode(Way):
     def _limit(self, row: Row, turns: list[Message], engine: Engine) -> int:
         if engine.tokenizer is None:
             return engine.max_new_tokens
-        return room_for_description(engine.tokenizer, turns, row.question, engine.max_seq_len, engine.max_new_tokens)
+        try:
+            return room_for_description(
+                engine.tokenizer, turns, row.question, engine.max_seq_len, engine.max_new_tokens
+            )
+        except UserError:
+            # A question that cannot be tokenized is its row's failure, which comes when it is asked.
+            return engine.max_new_tokens
 
     def _description_turns(self, row: Row) -> list[Message]:
         image = user_message(row.images[0])
