@@ -31,7 +31,8 @@ def plain_no_cond_desc(generator: Generator, rows: Sequence[Row], max_new_tokens
         if key not in described:
             turns = way._description_turns(row)
             limit = room_for_description(chat, turns, row.question, generator.max_seq_len, max_new_tokens)
-            described[key] = chat.decode(plain_answer(generator, Request(turns), limit))
+            # medcap generates one token even where there is no room.
+            described[key] = chat.decode(plain_answer(generator, Request(turns), max(1, limit)))
         asked = Request(way._answer_turns(row, described[key]))
         answer = chat.decode(plain_answer(generator, asked, answer_limit(max_new_tokens)))
         mapped = mapping._request(row, {"error": None, "prediction": answer})

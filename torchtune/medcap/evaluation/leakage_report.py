@@ -44,8 +44,8 @@ class Findings:
         counted = ", ".join(f"{kinds.count(place):,} {kind}" for place, kind in enumerate(KINDS) if place in kinds)
         share = 100.0 * leakage.num_test / test.images
         lines.append(
-            f"{leakage.num_test:,} of {test.images:,} test images ({share:.1f} %) were found in the training set: {counted}"
-            f" ({leakage.num_pairs:,} pairs in all)."
+            f"{leakage.num_test:,} of {test.images:,} test images ({share:.1f} %) were found in the training set:"
+            f" {counted} ({leakage.num_pairs:,} pairs in all)."
         )
         if KINDS.index("look alike") in kinds:
             lines.append("Images that look alike need not be the same: look at the pairs, or lower --distance.")

@@ -133,4 +133,7 @@ class PlainTextChat(ChatTokenizer):
 
     def decode(self, token_ids: list[int]) -> str:
         """See :meth:`ChatTokenizer.decode`; the answer ends where it spells a marker."""
-        return re.split(r"<\|\w+\|>", super().decode(token_ids), maxsplit=1)[0].strip()
+        ids = [token for token in token_ids if token not in self.stop_tokens and token < self.vocab_size]
+        # Not the base's: torchtune takes markers out of the text, with which the place to cut would be lost.
+        text = self.tokenizer.decode(ids, skip_special_tokens=False) if ids else ""
+        return re.split(r"<\|\w+\|>", text, maxsplit=1)[0].strip()

@@ -53,7 +53,10 @@ def test_leaks_are_listed_with_their_kind_and_end_with_status_1(sets, capsys):
     assert "10 images, 1 more that cannot be read, 1 of one colour, not compared" in printed
     assert "broken.png is not a readable image" in printed
     assert f"flat test image: {sets}/test/black.png" in printed
-    assert "3 of 10 test images (30.0 %) were found in the training set: 1 same file, 1 same pixels, 1 look alike" in printed
+    assert (
+        "3 of 10 test images (30.0 %) were found in the training set: 1 same file, 1 same pixels, 1 look alike"
+        in printed
+    )
     result = json.loads((sets / "out.json").read_text())
     assert [(pair["kind"], pair["test"].rpartition("/")[2], pair["train"]) for pair in result["pairs"]] == [
         ("same file", "file.png", f"{sets}/train/0.png"),

@@ -323,3 +323,23 @@ def test_lack_of_memory_names_the_batch_size(tmp_path):
     generator.model.decoder.layers[1].register_forward_pre_hook(refuse)
     with pytest.raises(UserError, match=r"memory is too small for 1 rows.*batch_size=16"):
         generator.generate([question_request(None, "Is?")], GREEDY)
+
+
+def test_equal_requests_are_computed_once_unless_sampled(tmp_path):
+    (image,) = write_images(tmp_path, 1)
+    requests = [question_request(None, "Is there a lung?", id=str(index)) for index in range(4)]
+    requests += [caption_request(image, id="image"), caption_request(image, id="again")]
+    generator = tiny_generator(tmp_path)
+    rows = []
+    generator.model.decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: rows.append(len(inputs[0])))
+    reported = []
+    results = generator.generate(requests, GREEDY, lambda index, _: reported.append(index))
+    assert max(rows) == 2
+    assert sorted(reported) == list(range(6))
+    assert results[0] == results[3]
+    assert results[4] == results[5]
+    assert results[0] != results[4]
+    scores = generator.score(requests, [["no", "yes"]] * 6)
+    assert scores[0] == scores[3]
+    sampled = generator.generate(requests, Sampling(max_new_tokens=7, temperature=2.0))
+    assert len({tuple(result.tokens) for result in sampled[:4]}) > 1

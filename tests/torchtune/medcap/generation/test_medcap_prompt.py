@@ -1,7 +1,18 @@
 import pytest
+from torchtune.data import Message
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.generation.medcap_prompt import IMAGE, answer_limit, description_limit, plain_text, plain_text_tokens
+from medcap.data.tokenization import ChatTokenizer
+from medcap.generation.medcap_prompt import (
+    IMAGE,
+    PlainTextChat,
+    answer_limit,
+    description_limit,
+    plain_text,
+    plain_text_tokens,
+    room_for_description,
+)
+from medcap.generation.prompt import user_message
 from medcap.models.tokenizers import llama3_tokenizer
 
 CAPTION = [("user", IMAGE), ("assistant", "")]
@@ -56,3 +67,27 @@ def test_the_limit_counts_both_stages_with_begin_and_end_of_text(tokenizer):
     assert description_limit(tokenizer, CAPTION, QUESTION, 500, 10_000) == room
     assert tokenizer.encode(both)[0] == tokenizer.bos_id
     assert tokenizer.encode(both)[-1] == tokenizer.eos_id
+
+
+def test_plain_text_chat_encodes_markers_as_words_and_stops_where_one_is_spelt(tokenizer):
+    chat = ChatTokenizer(tokenizer, 3)
+    plain = PlainTextChat(chat)
+    messages = [user_message("a.png", "Is there a lung?")]
+    prompt = plain.prompt(messages)
+    turns = [("user", "①①①\nIs there a lung?"), ("assistant", "")]
+    assert prompt.tokens == plain_text_tokens(tokenizer, turns)
+    assert (prompt.tokens.count(chat.image_token_id), prompt.images) == (3, ["a.png"])
+    assert len(prompt.tokens) > len(chat.prompt(messages).tokens)
+    spelt = tokenizer.encode("clear lung<|eot_id|>user", add_bos=False, add_eos=False)
+    assert plain.decode(spelt) == "clear lung"
+    assert plain.answer("no") == tokenizer.encode("no<|eot_id|>", add_bos=False, add_eos=False)
+
+
+def test_room_for_a_description_is_never_more_than_both_stages_leave(tokenizer):
+    chat = ChatTokenizer(tokenizer, 100)
+    messages = [user_message("a.png")]
+    room = room_for_description(chat, messages, QUESTION, 500, 10_000)
+    asked = [*messages, Message(role="assistant", content=""), Message(role="user", content=QUESTION)]
+    published = description_limit(tokenizer, CAPTION, QUESTION, 500, 10_000)
+    assert room == min(published, 500 - len(chat.prompt(asked).tokens) - 5)
+    assert room_for_description(chat, messages, QUESTION, 5000, 200) == 200
