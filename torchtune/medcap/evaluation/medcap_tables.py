@@ -24,7 +24,8 @@ _OPTION_COLUMNS = ("option_A", "option_B", "option_C", "option_D")
 def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored], options: RunOptions) -> None:
     """Write a task's tables into ``output_dir``, UTF-8 with a byte order mark as medcap did.
 
-    - caption: ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` each;
+    - caption: ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` for each of the
+      protocol coco's;
     - vqarad: ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap's judge reads);
     - omnimedvqa: ``omnimedvqa-{vqa_type}-raw-{name}.csv`` (``-{idx}_{chunk}`` behind the name of a part), and where an
       answer was mapped to an option the same with ``-{accuracy}`` and the columns predict_generated, predict, correct.
@@ -38,40 +39,43 @@ def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored
     free = next((part for part in scored if part.plan.way.file == "predictions"), None)
     if task.name == "caption" and free is not None:
         _write(options, f"metrics-raw-{_name(task, options)}.csv", _raw(rows, free, options))
-        scores = "".join(f"{key},{value:.6f}\n" for key, value in free.scores.scores.items())
-        write_text(make_folder(Path(options.output_dir)) / f"metrics-{_name(task, options)}.csv", scores)
+        for part in scored:
+            if part.plan.protocol.name == "coco":
+                scores = "".join(f"{key},{value:.6f}\n" for key, value in part.scores.scores.items())
+                write_text(make_folder(Path(options.output_dir)) / f"metrics-{_name(task, options)}.csv", scores)
     elif task.name == "vqarad" and free is not None:
         closed = [place for place, row in enumerate(rows) if row.answer_type == "CLOSED"]
         table = _raw(rows, free, options)
         name = f"vqarad-{free.plan.way.name}-raw-{_name(task, options)}.csv"
         _write(options, name, [table[place] for place in closed])
     elif task.name == "omnimedvqa":
-        mapped = next((part for part in scored if part.plan.way.name == "mapped_option"), None)
-        if mapped is not None:
-            _write_omnimedvqa(task, rows, mapped, options)
+        part = next((part for part in scored if part.plan.way.name == "mapped_option"), free)
+        if part is not None:
+            _write_omnimedvqa(task, rows, part, options)
 
 
-def _write_omnimedvqa(task: Task, rows: Sequence[Row], mapped: Scored, options: RunOptions) -> None:
-    way = mapped.plan.way.free
-    part = options.folder.removeprefix(task.name)
-    stem = f"omnimedvqa-{way.name}-raw-{_name(task, options)}{part}"
-    table = []
-    for row, entry, scores in zip(rows, mapped.entries, mapped.scores.rows, strict=True):
-        line = _line(row, way.last_request(row, entry), entry.get("free_answer", ""), options)
+def _write_omnimedvqa(task: Task, rows: Sequence[Row], scored: Scored, options: RunOptions) -> None:
+    mapped = scored.plan.way.name == "mapped_option"
+    way, answer = (scored.plan.way.free, "free_answer") if mapped else (scored.plan.way, "prediction")
+    stem = f"omnimedvqa-{way.name}-raw-{_name(task, options)}{options.folder.removeprefix(task.name)}"
+    raw = []
+    for row, entry in zip(rows, scored.entries, strict=True):
+        line = _line(row, way.last_request(row, entry), entry.get(answer, ""), options)
         line |= dict.fromkeys(_OPTION_COLUMNS, "") | dict(zip(_OPTION_COLUMNS, row.options, strict=False))
-        line |= {"modality_type": row.meta.get("modality", ""), "question_id": row.id}
-        line |= {"predict_generated": entry["prediction"], "predict": _letter(row, scores["choice"])}
-        table.append(line | {"correct": int(bool(scores["correct"]))})
-    raw = [{key: value for key, value in line.items() if key not in _SCORED} for line in table]
+        raw.append(line | {"modality_type": row.meta.get("modality", ""), "question_id": row.id})
     _write(options, f"{stem}.csv", raw)
-    _write(options, f"{stem}-{mapped.scores.scores['accuracy']:.4f}.csv", table)
+    if not mapped:
+        return
+    table = []
+    for line, row, entry, scores in zip(raw, rows, scored.entries, scored.scores.rows, strict=True):
+        judged = {"predict_generated": entry["prediction"], "predict": _letter(row, scored, scores["choice"])}
+        table.append(line | judged | {"correct": int(bool(scores["correct"]))})
+    _write(options, f"{stem}-{round(scored.scores.scores['accuracy'], 4)}.csv", table)
 
 
-_SCORED = ("predict_generated", "predict", "correct")
-
-
-def _letter(row: Row, choice: str | None) -> str:
-    if choice in row.options:
+def _letter(row: Row, scored: Scored, choice: str | None) -> str:
+    # The other protocol of a mapped option tells the letter itself.
+    if scored.plan.protocol.name == "medcap_option" and choice in row.options:
         return string.ascii_uppercase[row.options.index(choice)]
     return choice or ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.image_rows import ImageRows
 from medcap.generation.kv_cache import KVCache
-from medcap.generation.prefill import PREFILL_TOKENS, DecodeOne, masked_logits, run_trees, with_image_rows
+from medcap.generation.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.prefix_tree import Prompt, Tree, chunks, pack_trees
 from medcap.generation.request import Generation, Sampling
 from medcap.generation.sampling import choose_tokens, draw_uniforms, is_greedy
@@ -117,7 +117,7 @@ class Decoder:
                     finish(prompt, Generation(text="", finish="error", error=seen))
             if not taken:
                 return  # the next tree waits for more rows
-            for trees in chunks(taken, PREFILL_TOKENS):
+            for trees in chunks(taken, prefill_tokens(self.device)):
                 self._prefill(trees)
 
     def _prefill(self, trees: Sequence[Tree]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medcap.generation.image_rows import ImageRows
-from medcap.generation.prefill import PREFILL_TOKENS, masked_logits, run_trees, with_image_rows
+from medcap.generation.prefill import masked_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.prefix_tree import Prompt, Tree, chunks, pack_trees
 from medcap.generation.request import CandidateScores
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -33,7 +33,7 @@ def score_trees(
         finish: called with each prompt and its scores as soon as they are known.
     """
     queue = deque(trees)
-    for part in chunks(trees, PREFILL_TOKENS):
+    for part in chunks(trees, prefill_tokens(model.device)):
         readable: list[Tree] = []
         for tree in part:
             queue.popleft()

@@ -14,8 +14,14 @@ from medcap.generation.prefix_tree import PackedTrees, Tree
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import tree_attention_mask
 
-# Most tokens of one pass, padding included: activations stay small beside the weights.
-PREFILL_TOKENS = 4096
+# Most tokens of one pass, padding included: activations stay small beside the weights, on a CPU within its caches.
+PREFILL_TOKENS = 8192
+PREFILL_TOKENS_ON_CPU = 2048
+
+
+def prefill_tokens(device: torch.device) -> int:
+    """Most tokens of one pass on a device."""
+    return PREFILL_TOKENS_ON_CPU if device.type == "cpu" else PREFILL_TOKENS
 
 
 def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[Any]) -> Tree | str:

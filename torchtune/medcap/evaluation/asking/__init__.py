@@ -83,8 +83,8 @@ def plan_protocols(names: list[str], vqa_type: str = "direct") -> list[Plan]:
     unknown = [name for name in names if name not in ALL_PROTOCOLS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], ALL_PROTOCOLS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"protocols: {unknown[0]} is unknown; {hint}There are {', '.join(ALL_PROTOCOLS)}")
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise UserError(f"protocols: {unknown[0]} is unknown; {hint} {', '.join(ALL_PROTOCOLS)}")
     free: Way = Direct() if vqa_type == "direct" else MedcapMode(vqa_type)
     shared: dict[str, Way] = {free.file: free}
     return [_plan(name, free, shared) for name in dict.fromkeys(names)]

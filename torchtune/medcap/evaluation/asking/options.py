@@ -80,7 +80,10 @@ class MappedOption(Way):
         requests = [self._request(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
         def make(index: int, result: Any) -> Entry:
-            return {**generated(result), "free_answer": answers[index]["prediction"]}
+            answer = answers[index]
+            # What the free answer was given to is told by the description, where its way has one.
+            said = {"description": answer["description"]} if "description" in answer else {}
+            return {**generated(result), "free_answer": answer["prediction"], **said}
 
         with store.open(self.file, {"asked": self.name, "free": self.free.name}) as file:
             return collect(rows, requests, engine.generate, make, file)

@@ -83,7 +83,7 @@ def test_a_way_of_asking_that_does_not_exist():
 def test_a_protocol_that_does_not_exist_names_the_nearest():
     with pytest.raises(UserError, match=r"^protocols: option_txt is unknown; did you mean option_text\? .*llava_med"):
         plan_protocols(["exact", "option_txt"])
-    with pytest.raises(UserError, match=r"^protocols: zzz is unknown; There are llava_med, "):
+    with pytest.raises(UserError, match=r"^protocols: zzz is unknown; there are llava_med, "):
         plan_protocols(["zzz"])
     with pytest.raises(UserError, match=r"^protocols is empty: name at least one of llava_med, "):
         plan_protocols([])
