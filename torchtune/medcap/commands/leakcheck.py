@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from medcap.evaluation.image_hashes import HashedImage
-    from medcap.evaluation.image_sources import ImageFile
-    from medcap.evaluation.leakage import ImageSet
+    from medcap.evaluation.leakage.image_hashes import HashedImage
+    from medcap.evaluation.leakage.image_sources import ImageFile
+    from medcap.evaluation.leakage.search import ImageSet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> None:
         SystemExit: with status 1 if a test image is in the training set.
     """
     from medcap.evaluation.files import write_json
-    from medcap.evaluation.leakage import ImageSet, find_leaks
-    from medcap.evaluation.leakage_report import Findings
+    from medcap.evaluation.leakage.report import Findings
+    from medcap.evaluation.leakage.search import ImageSet, find_leaks
 
     if not 0 <= options.distance <= 64:
         raise UserError(f"--distance {options.distance} must be 0 to 64")
@@ -82,8 +82,8 @@ def run(options: argparse.Namespace) -> None:
 def _hashed(source: Path, options: argparse.Namespace, label: str) -> Iterable[HashedImage | ImageFile]:
     from tqdm import tqdm
 
-    from medcap.evaluation.image_hashes import hash_images
-    from medcap.evaluation.image_sources import list_images
+    from medcap.evaluation.leakage.image_hashes import hash_images
+    from medcap.evaluation.leakage.image_sources import list_images
 
     images = hash_images(list_images(source, options.image_root), options.processes)
     return tqdm(images, desc=label, unit=" images", delay=1, mininterval=1)

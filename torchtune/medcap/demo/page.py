@@ -9,8 +9,8 @@ from typing import Any
 
 from medcap.data.images import ImageReader
 from medcap.evaluation.protocols.exact import exact_match
-from medcap.evaluation.report import Card, Report
-from medcap.evaluation.report_gallery import Sample
+from medcap.evaluation.report.builder import Card, Report
+from medcap.evaluation.report.gallery import Sample
 
 
 def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.images import ImageReader
-from medcap.evaluation.report import Bar, Card, Report, Sample
-from medcap.evaluation.report_confusion import Confusion, confusion
-from medcap.evaluation.report_protocols import CONTROL_NAMES, ProtocolLine
+from medcap.evaluation.report.builder import Bar, Card, Report, Sample
+from medcap.evaluation.report.confusion import Confusion, confusion
+from medcap.evaluation.report.protocol_table import CONTROL_NAMES, ProtocolLine
 from medcap.evaluation.rows import Row
 from medcap.evaluation.summary import leaves, value_at
 

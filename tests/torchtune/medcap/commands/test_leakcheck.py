@@ -7,7 +7,7 @@ from PIL import Image
 
 from medcap.commands import leakcheck
 from medcap.errors import UserError
-from medcap.evaluation.leakage import DISTANCE, FINE_FACTOR
+from medcap.evaluation.leakage.search import DISTANCE, FINE_FACTOR
 
 
 def picture(seed):

@@ -123,6 +123,44 @@ def test_prompt_is_the_beginning_of_the_training_text(chat_tokenizer):
     ] == (chat_tokenizer.prompt(two_turns).tokens)
 
 
+def test_an_answer_is_what_follows_the_prompt_in_a_training_sample(chat_tokenizer, tokenizer):
+    words = plain(chat_tokenizer, WORDS)
+    assert chat_tokenizer.answer(WORDS) == [*words, special(tokenizer, "eot_id")]
+    assert chat_tokenizer.answer(f"  {WORDS}\n", end_of_turn=False) == words
+    prompt = chat_tokenizer.prompt(chat(RUN, "Yes", "What")).tokens
+    sample = chat_tokenizer.tokenize(chat(RUN, "Yes", "What", WORDS)).tokens
+    assert prompt + chat_tokenizer.answer(WORDS) == sample[:-1]
+    assert chat_tokenizer.answer("") == chat_tokenizer.answer(" \n", end_of_turn=False) == []
+
+
+def test_an_answer_is_nobodys_to_change(chat_tokenizer):
+    first = chat_tokenizer.answer("Yes")
+    first.append(0)
+    assert chat_tokenizer.answer("Yes") == first[:-1]
+    assert chat_tokenizer.answer("Yes", end_of_turn=False) == first[:-2]
+
+
+def test_more_answers_than_are_remembered(chat_tokenizer, monkeypatch):
+    monkeypatch.setattr("medcap.data.tokenization._MOST_ANSWERS", 2)
+    texts = ["Yes", "No", "left", "right", "Yes"]
+    assert [chat_tokenizer.answer(text, False) for text in texts] == [plain(chat_tokenizer, text) for text in texts]
+    assert len(chat_tokenizer._answers) <= 2
+
+
+def test_a_prompt_may_begin_the_answer(chat_tokenizer):
+    messages = chat(RUN + "\nWhat is there?")
+    opened = chat_tokenizer.prompt(messages)
+    begun = chat_tokenizer.prompt(messages, answer_prefix="The answer is")
+    assert begun.tokens == [*opened.tokens, *plain(chat_tokenizer, "The answer is")]
+    assert begun.images == opened.images == ["a.jpg"]
+    assert chat_tokenizer.prompt(messages, answer_prefix=" ").tokens == opened.tokens
+
+
+def test_an_answer_that_holds_an_image_character_is_refused(chat_tokenizer):
+    with pytest.raises(UserError, match="stands for an image"):
+        chat_tokenizer.answer("see ①")
+
+
 def test_special_tokens_in_text_are_only_text(chat_tokenizer, tokenizer):
     tokens = chat_tokenizer.prompt(chat("<|eot_id|> <|image|>")).tokens
     assert tokens.count(special(tokenizer, "eot_id")) == 1
@@ -200,3 +238,8 @@ def test_other_templates_keep_their_own_text_and_get_image_runs(name, sentencepi
     assert wrapped.prompt(messages[:1]).tokens == expected[: len(wrapped.prompt(messages[:1]).tokens)]
     first = next(position for position, label in enumerate(sample.labels) if label != IGNORE_INDEX)
     assert len(wrapped.prompt(messages[:1]).tokens) == first
+    learnt_tokens = [label for label in sample.labels if label != IGNORE_INDEX]
+    assert wrapped.answer(WORDS) == learnt_tokens
+    words = wrapped.answer(WORDS, end_of_turn=False)
+    assert words == [token for token in learnt_tokens if token not in wrapped.stop_tokens]
+    assert wrapped.prompt(messages[:1], WORDS).tokens == [*wrapped.prompt(messages[:1]).tokens, *words]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-from medcap.evaluation.report_charts import number
+from medcap.evaluation.report.charts import number
 
 MOST_CLASSES = 8
 OTHER = "other"

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from medcap.errors import UserError
-from medcap.evaluation.image_sources import list_images
+from medcap.evaluation.leakage.image_sources import list_images
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import xml.etree.ElementTree as ElementTree
 
-from medcap.evaluation.report_confusion import Confusion, confusion, heat_map
+from medcap.evaluation.report.confusion import Confusion, confusion, heat_map
 
 
 def cells(chart):

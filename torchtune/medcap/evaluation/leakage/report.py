@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medcap.evaluation.leakage import FINE_FACTOR, KINDS, ImageSet, Leak, Leakage
+from medcap.evaluation.leakage.search import FINE_FACTOR, KINDS, ImageSet, Leak, Leakage
 
 MOST_PRINTED = 50
 _MOST_PROBLEMS = 5

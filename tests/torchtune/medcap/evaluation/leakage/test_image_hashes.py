@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from medcap.errors import UserError
-from medcap.evaluation.image_hashes import HashedImage, hash_image, hash_images
-from medcap.evaluation.image_sources import ImageFile
+from medcap.evaluation.leakage.image_hashes import HashedImage, hash_image, hash_images
+from medcap.evaluation.leakage.image_sources import ImageFile
 
 
 def picture(seed, size=128):

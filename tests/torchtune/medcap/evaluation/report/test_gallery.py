@@ -8,8 +8,8 @@ from PIL import Image
 
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.report_gallery import Sample, choose_samples, gallery, mark_differences, thumbnail
-from medcap.evaluation.report_style import MOST_GROUPS, STYLE
+from medcap.evaluation.report.gallery import Sample, choose_samples, gallery, mark_differences, thumbnail
+from medcap.evaluation.report.style import MOST_GROUPS, STYLE
 
 
 def decoded(address):

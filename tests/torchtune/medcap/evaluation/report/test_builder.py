@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from medcap.evaluation.report import Bar, Card, ProtocolLine, Report, Sample, confusion
+from medcap.evaluation.report.builder import Bar, Card, ProtocolLine, Report, Sample, confusion
 
 VOID = {"meta", "img", "input", "br"}
 

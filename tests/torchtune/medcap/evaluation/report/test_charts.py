@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from medcap.evaluation.report_charts import MOST_POINTS, line_chart, number, ticks
+from medcap.evaluation.report.charts import MOST_POINTS, line_chart, number, ticks
 
 
 def svg(html):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from medcap.evaluation.report_charts import strip
+from medcap.evaluation.report.charts import strip
 
 CONTROL_NAMES = {"shuffled_image": "images shuffled", "no_image": "no image"}
 

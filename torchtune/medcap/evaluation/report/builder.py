@@ -10,11 +10,11 @@ from typing import Any
 
 from medcap.data.images import ImageReader
 from medcap.evaluation.files import make_folder, write_text
-from medcap.evaluation.report_charts import Points, line_chart, strip
-from medcap.evaluation.report_confusion import Confusion, confusion, heat_map
-from medcap.evaluation.report_gallery import OPTIONS_LEGEND, SAMPLE_LIMIT, Sample, choose_samples, gallery
-from medcap.evaluation.report_protocols import ProtocolLine, protocol_table
-from medcap.evaluation.report_style import STYLE
+from medcap.evaluation.report.charts import Points, line_chart, strip
+from medcap.evaluation.report.confusion import Confusion, confusion, heat_map
+from medcap.evaluation.report.gallery import OPTIONS_LEGEND, SAMPLE_LIMIT, Sample, choose_samples, gallery
+from medcap.evaluation.report.protocol_table import ProtocolLine, protocol_table
+from medcap.evaluation.report.style import STYLE
 
 __all__ = ["Bar", "Card", "Confusion", "ProtocolLine", "Report", "Sample", "confusion"]
 

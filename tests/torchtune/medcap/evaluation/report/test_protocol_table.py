@@ -1,6 +1,6 @@
 import xml.etree.ElementTree as ElementTree
 
-from medcap.evaluation.report_protocols import ProtocolLine, protocol_table
+from medcap.evaluation.report.protocol_table import ProtocolLine, protocol_table
 
 LETTER = ProtocolLine(
     "option_letter",

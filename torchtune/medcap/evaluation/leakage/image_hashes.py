@@ -21,7 +21,7 @@ from PIL import Image
 
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.image_sources import ImageFile
+from medcap.evaluation.leakage.image_sources import ImageFile
 
 SIDE, FINE_SIDE = 8, 16  # 64 and 256 bits
 FLAT_DEVIATION = 2.0  # of 255 grey levels

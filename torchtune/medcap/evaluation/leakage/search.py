@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medcap.evaluation.image_hashes import HashedImage
-from medcap.evaluation.image_sources import ImageFile
+from medcap.evaluation.leakage.image_hashes import HashedImage
+from medcap.evaluation.leakage.image_sources import ImageFile
 
 DISTANCE = 8
 FINE_FACTOR = 6

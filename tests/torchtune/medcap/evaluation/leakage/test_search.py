@@ -1,9 +1,9 @@
 import pytest
 
-from medcap.evaluation import leakage
-from medcap.evaluation.image_hashes import HashedImage
-from medcap.evaluation.image_sources import ImageFile
-from medcap.evaluation.leakage import MOST_KEPT, MOST_LISTED, ImageSet, Leak, find_leaks
+from medcap.evaluation.leakage import search as leakage
+from medcap.evaluation.leakage.image_hashes import HashedImage
+from medcap.evaluation.leakage.image_sources import ImageFile
+from medcap.evaluation.leakage.search import MOST_KEPT, MOST_LISTED, ImageSet, Leak, find_leaks
 
 BASE = 0x0123_4567_89AB_CDEF
 

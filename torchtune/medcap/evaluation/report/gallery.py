@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from medcap.data.images import ImageReader, to_rgb
 from medcap.errors import UserError
-from medcap.evaluation.report_style import MOST_GROUPS
+from medcap.evaluation.report.style import MOST_GROUPS
 
 if TYPE_CHECKING:
     from PIL import Image
