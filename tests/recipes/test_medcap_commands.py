@@ -45,6 +45,22 @@ def workspace(tmp_path, monkeypatch):
     (tmp_path / "datasets" / "medcap").mkdir()
     workspace.write_data("datasets/medcap/vqarad_train.json", rows)
     workspace.write_data("datasets/medcap/vqarad_test.json", rows[:2])
+    official = [
+        {
+            "qid": index,
+            "phrase_type": phrase,
+            "image_name": f"{index % 2}.png",
+            "image_organ": "CHEST",
+            "question": f"Is there mass {index}?",
+            "question_type": "PRES",
+            "answer": "No",
+            "answer_type": answer_type,
+        }
+        for index, (phrase, answer_type) in enumerate(
+            [("test_freeform", "CLOSED"), ("test_para", "CLOSED"), ("test_freeform", "OPEN"), ("freeform", "CLOSED")]
+        )
+    ]
+    workspace.write_data("datasets/VQA_RAD/VQA_RAD Dataset Public.json", official)
     monkeypatch.chdir(tmp_path)
     return workspace
 
@@ -53,7 +69,7 @@ def llm_stand_in(workspace):
     return [word for word in workspace.model_overrides() if word.startswith("llm.")]
 
 
-def test_vqarad_fine_tune_and_caption_test(workspace):
+def test_vqarad_fine_tune_caption_test_and_closed_questions(workspace):
     paths = [f"tokenizer.path={LLM}/original/tokenizer.model", f"checkpointer.checkpoint_dir={LLM}"]
     tune(
         "full_finetune_single_device",
@@ -103,3 +119,29 @@ def test_vqarad_fine_tune_and_caption_test(workspace):
     with (output / "metrics-raw-meta_model_5.csv").open(encoding="utf-8-sig") as file:
         table = list(csv.DictReader(file))
     assert [row["output"] for row in table] == ["Normal image 0.", "Normal image 1."]
+    tune(
+        "generate",
+        "medcap/generation",
+        *llm_stand_in(workspace),
+        *paths,
+        "test_vqarad=True",
+        "vqa_type=no_cond_desc",
+        "seed=1",
+        "max_new_tokens=500",
+        "top_k=null",
+        "temperature=0",
+        "vision=biomedclip",
+        "dataset_source=./datasets/",
+        "dataset_conversation_style=sharegpt",
+        "dataset_max_seq_len=500",
+        f"vision_checkpoint=./{NAME}/checkpoint/meta_model_5.pt",
+        f"output_dir=./{NAME}",
+    )
+    result = json.loads((output / "vqarad" / "metrics.json").read_text())
+    assert (result["n"], result["asked"]) == (3, "no_cond_desc")
+    with (output / "vqarad-no_cond_desc-raw-meta_model_5.csv").open(encoding="utf-8-sig") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["image", "instruction", "output", "generated"]
+    assert [row["output"] for row in table] == ["No", "No"]
+    assert "Is there mass 1?" in table[1]["instruction"]
+    assert len((output / "vqarad" / "descriptions.jsonl").read_text().splitlines()) == 2
