@@ -226,14 +226,25 @@ class ChatTokenizer:
 
 
 def _marked(message: Message, rules: LabelRules) -> Message:
-    text = "".join(IMAGE_MARK if part["type"] == "image" else _checked(part["content"]) for part in message.content)
+    text = "".join(IMAGE_MARK if part["type"] == "image" else check_text(part["content"]) for part in message.content)
     text = text.strip()
     if message.role == "assistant":
         text = ANSWER_MARK + text
     return Message(role=message.role, content=text, masked=message.role != "assistant" and not rules.train_on_input)
 
 
-def _checked(text: str) -> str:
+def check_text(text: str) -> str:
+    """See that words hold no character that stands for an image.
+
+    Args:
+        text: the words.
+
+    Returns:
+        The same words.
+
+    Raises:
+        UserError: if they do: it would be taken for an image that is not there.
+    """
     if any(mark in text for mark in (*_MARKS, PLACEHOLDER)):
         raise UserError(f"the text {text[:40]!r} holds a character that stands for an image ({PLACEHOLDER})")
     return text

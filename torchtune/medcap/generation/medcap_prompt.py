@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torchtune.data import Message
 
 from medcap.data.conversations import PLACEHOLDER
-from medcap.data.tokenization import ChatTokenizer, TokenizedPrompt, Tokenizer
+from medcap.data.tokenization import ChatTokenizer, TokenizedPrompt, Tokenizer, check_text
 from medcap.errors import UserError
 
 PROMPT_FORMATS = ("chat", "medcap_2024")
@@ -122,8 +122,12 @@ class PlainTextChat(ChatTokenizer):
 
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         """See :meth:`ChatTokenizer.prompt`."""
+        parts = [part for message in messages for part in message.content]
+        for part in parts:
+            if part["type"] != "image":
+                check_text(part["content"])
         turns = [*text_turns(messages, self.num_image_tokens), ("assistant", answer_prefix)]
-        images = [part["content"] for message in messages for part in message.content if part["type"] == "image"]
+        images = [part["content"] for part in parts if part["type"] == "image"]
         return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images)
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:

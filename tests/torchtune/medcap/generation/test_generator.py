@@ -343,3 +343,36 @@ def test_equal_requests_are_computed_once_unless_sampled(tmp_path):
     assert scores[0] == scores[3]
     sampled = generator.generate(requests, Sampling(max_new_tokens=7, temperature=2.0))
     assert len({tuple(result.tokens) for result in sampled[:4]}) > 1
+
+
+def test_a_request_of_its_own_limit_gets_one_token_at_least(tmp_path):
+    (image,) = write_images(tmp_path, 1)
+    messages = caption_request(image).messages
+    requests = [Request(messages, max_new_tokens=limit) for limit in (-6, 3, None, 3)]
+    generator = tiny_generator(tmp_path)
+    results = generator.generate(requests, GREEDY)
+    assert [len(result.tokens) for result in results] == [1, 3, 7, 3]
+    assert results[1].tokens == plain_answer(generator, requests[0], 3)
+
+
+def test_equal_words_about_different_images_are_different_requests(tmp_path):
+    images = write_images(tmp_path, 3)
+    generator = tiny_generator(tmp_path)
+    picture = generator.reader.open(tmp_path / images[0])
+    requests = [question_request(image, "Is there a lung?") for image in [*images, images[1], picture]]
+    expected = [plain_answer(generator, request, 7) for request in requests[:4]]
+    assert tokens_of(generator, requests) == [*expected, expected[0]]
+    assert expected[1] != expected[0]
+
+
+def test_equal_questions_with_other_candidates_are_scored_each(tmp_path):
+    requests = [question_request(None, "Is there a lung?", id=str(index)) for index in range(3)]
+    generator = tiny_generator(tmp_path)
+    reported = []
+    scores = generator.score(
+        requests, [["no", "yes"], ["yes", "no"], ["no", "yes"]], on_result=lambda index, _: reported.append(index)
+    )
+    assert sorted(reported) == [0, 1, 2]
+    assert scores[0] == scores[2]
+    assert scores[0].sums == pytest.approx(scores[1].sums[::-1], abs=1e-4)
+    assert scores[0].sums[0] != pytest.approx(scores[0].sums[1], abs=1e-2)

@@ -1,8 +1,11 @@
 import pytest
 from torchtune.data import Message
 
+from helpers.tiny_generation import plain_answer, plain_score, tiny_generator, write_images
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.tokenization import ChatTokenizer
+from medcap.errors import UserError
+from medcap.generation.generator import Generator
 from medcap.generation.medcap_prompt import (
     IMAGE,
     PlainTextChat,
@@ -11,8 +14,10 @@ from medcap.generation.medcap_prompt import (
     plain_text,
     plain_text_tokens,
     room_for_description,
+    text_turns,
 )
-from medcap.generation.prompt import user_message
+from medcap.generation.prompt import caption_request, question_request, user_message
+from medcap.generation.request import Request, Sampling
 from medcap.models.tokenizers import llama3_tokenizer
 
 CAPTION = [("user", IMAGE), ("assistant", "")]
@@ -91,3 +96,69 @@ def test_room_for_a_description_is_never_more_than_both_stages_leave(tokenizer):
     published = description_limit(tokenizer, CAPTION, QUESTION, 500, 10_000)
     assert room == min(published, 500 - len(chat.prompt(asked).tokens) - 5)
     assert room_for_description(chat, messages, QUESTION, 5000, 200) == 200
+
+
+def test_turns_as_text():
+    messages = [
+        user_message("a.png", "Is it?"),
+        Message(role="assistant", content="It is."),
+        user_message(None, "Where?"),
+    ]
+    assert text_turns(messages, 2) == [("user", "①①\nIs it?"), ("assistant", "It is."), ("user", "Where?")]
+
+
+class FixedChat:
+    """A chat of 100 tokens over a tokenizer that counts as Llama 3's does."""
+
+    tokenizer = CountingTokenizer()
+    vocab_size = 128256
+
+    def __init__(self, image_token_id):
+        self.image_token_id = image_token_id
+
+    def prompt(self, messages):
+        self.asked = [(message.role, message.content[0]["content"]) for message in messages]
+        self.tokens = [0] * 100
+        return self
+
+
+def test_published_limits_hold_where_the_placeholder_is_a_token():
+    chat = FixedChat(118075)
+    assert room_for_description(chat, [user_message("a.png")], QUESTION, 500, 500) == 351
+    assert chat.asked == [("user", "a.png"), ("assistant", ""), ("user", QUESTION)]
+    assert room_for_description(chat, [user_message("a.png")], QUESTION, 500, 200) == 200
+    assert room_for_description(chat, [user_message("a.png")], QUESTION, 140, 200) == -9
+
+
+def test_another_models_limit_is_what_both_stages_leave():
+    chat = FixedChat(128256)
+    assert room_for_description(chat, [user_message("a.png")], QUESTION, 500, 500) == 395
+    assert room_for_description(chat, [user_message("a.png")], QUESTION, 500, 200) == 200
+
+
+def test_plain_text_generation_equals_plain_generation(tmp_path):
+    generator = tiny_generator(tmp_path, decoder_max_seq_len=400)
+    plain = PlainTextChat(generator.tokenizer)
+    published = Generator(generator.model, plain, generator.preprocess, generator.reader, progress=False)
+    requests = [caption_request(image) for image in write_images(tmp_path, 2)]
+    requests += [question_request("0.png", "Is there a lung?"), question_request(None, "What shows a circle?")]
+    results = published.generate(requests, Sampling(max_new_tokens=5))
+    assert [result.tokens for result in results] == [plain_answer(published, request, 5) for request in requests]
+    begun = Request(requests[2].messages, answer_prefix="The answer is")
+    (scores,) = published.score([begun], [[" left.", " right lung."]], end_of_turn=False)
+    expected = [plain_score(published, begun, text, end_of_turn=False) for text in (" left.", " right lung.")]
+    assert scores.num_tokens == [count for _, count in expected]
+    assert scores.sums == pytest.approx([total for total, _ in expected], abs=1e-4)
+
+
+def test_plain_text_that_holds_the_image_character_is_refused(tokenizer):
+    plain = PlainTextChat(ChatTokenizer(tokenizer, 3))
+    with pytest.raises(UserError, match="stands for an image"):
+        plain.prompt([user_message("a.png", "Is ① there?")])
+
+
+def test_plain_text_needs_the_placeholder_as_a_token(tokenizer):
+    chat = ChatTokenizer(tokenizer, 3)
+    chat.image_token_id = chat.vocab_size
+    with pytest.raises(UserError, match=r"prompt_format=medcap_2024 needs .*: use prompt_format=chat"):
+        PlainTextChat(chat)

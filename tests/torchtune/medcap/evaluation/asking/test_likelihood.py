@@ -1,6 +1,7 @@
 import pytest
 
 from helpers.plain_medcap import plain_option_text
+from helpers.recorded_engine import RecordedEngine, turns_of
 from helpers.tiny_generation import tiny_generator, write_images
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, PredictionStore
@@ -85,6 +86,36 @@ def test_what_cannot_be_scored_is_a_failure(tmp_path):
         )
     with pytest.raises(UserError, match="needs the model's likelihoods"):
         OptionText().ask([make_row()], Engine(lambda *_: None), PredictionStore(tmp_path / "c", {}))
+
+
+@pytest.mark.parametrize("way", [OptionText, OptionLetter, PrefixLikelihood])
+def test_one_row_that_fails_does_not_stop_the_others(tmp_path, way):
+    rows = [make_row(f"q{index}", OPTIONS[: 1 + index % 3]) for index in range(7)]
+    model = RecordedEngine(broken=["q2"], unanswered=["q5"])
+    entries = way().ask(rows, model.engine(), PredictionStore(tmp_path, {}))
+    assert [entry["error"] for entry in entries] == [
+        *(None, None, "request q2 is too long", None, None, "q5 is damaged", None)
+    ]
+    # Each request keeps its own candidates when a call is cut into parts.
+    assert {request.id: len(texts) for request, texts in zip(model.requests, model.candidates, strict=True)} == {
+        f"q{index}": 1 + index % 3 for index in range(7) if index != 2
+    }
+    assert (entries[2]["prediction"], entries[5]["prediction"]) == ("", "")
+    assert "prediction_normalized" not in entries[2]
+    mended = RecordedEngine()
+    way().ask(rows, mended.engine(), PredictionStore(tmp_path, {}))
+    assert sorted(mended.ids) == ["q2", "q5"]
+
+
+def test_options_are_shown_beside_the_image_only_where_letters_are_scored(tmp_path):
+    shown = {}
+    for way in (OptionText, OptionLetter, PrefixLikelihood):
+        model = RecordedEngine()
+        way().ask([make_row()], model.engine(), PredictionStore(tmp_path / way.name, {}))
+        ((role, parts),) = turns_of(model.requests[0])
+        assert (role, str(parts[0]), len(parts)) == ("user", "a.png", 2)
+        shown[way.name] = "nodule" in parts[1]
+    assert shown == {"option_text": False, "option_letter": True, "omnimedvqa_prefix": False}
 
 
 def test_choices_equal_one_forward_pass_an_option(tmp_path):

@@ -1,9 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from helpers.recorded_engine import RecordedEngine, turns_of
+from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, PredictionStore
 from medcap.evaluation.asking.direct import Direct
+from medcap.evaluation.asking.medcap_modes import MedcapMode
 from medcap.evaluation.asking.options import ListedOptions, MappedOption
 from medcap.evaluation.rows import Row
 from medcap.generation.prompt import user_message
@@ -88,3 +92,36 @@ def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
     rows = [make_row("q0", ()), make_row("q1")]
     bare, asked = ListedOptions().ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
     assert (bare["error"], asked["error"], len(model.asked)) == ("there is nothing to ask", None, 1)
+
+
+def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
+    model = RecordedEngine(lambda request: {"chest.png": "a heart", "q0": "a ring"}.get(request.id, "B"))
+    row = Row("q0", [user_message("chest.png", "What is it?")], ["ring"], Path("chest.png"), FOUR)
+    (entry,) = MappedOption(MedcapMode("no_cond_desc")).ask([row], model.engine(), PredictionStore(tmp_path, {}))
+    assert (entry["description"], entry["free_answer"]) == ("a heart", "a ring")
+    assert model.ids == ["chest.png", "q0", "q0"]
+    assert turns_of(MedcapMode("no_cond_desc").last_request(row, entry)) == turns_of(model.requests[1])
+
+
+def test_another_free_answer_is_mapped_anew(tmp_path):
+    rows = [make_row("q0"), make_row("q1")]
+    MappedOption(Direct()).ask(rows, Engine(Model(["x", None, "A"]).generate), PredictionStore(tmp_path, {}))
+    mended = Model(["y", "B"])
+    entries = MappedOption(Direct()).ask(rows, Engine(mended.generate), PredictionStore(tmp_path, {}))
+    assert [entry["prediction"] for entry in entries] == ["A", "B"]
+    assert ["Our answer: y" in words(request) for request in mended.asked] == [False, True]
+
+
+def test_the_mapping_of_each_way_of_asking_has_its_own_settings(tmp_path):
+    rows = [make_row("q0")]
+    MappedOption(Direct()).ask(rows, RecordedEngine().engine(), PredictionStore(tmp_path, {}))
+    (tmp_path / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match='free: "direct" there, "omit" now'):
+        MappedOption(MedcapMode("omit")).ask(rows, RecordedEngine().engine(), PredictionStore(tmp_path, {}))
+
+
+def test_an_option_may_hold_braces_and_quotes(tmp_path):
+    model = Model(["x"])
+    options = ("{question}", 'it\'s "so"')
+    ListedOptions().ask([make_row(options=options)], Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert "2 candidate answers:['{question}', 'it\\'s \"so\"'] Only" in words(model.asked[0])
