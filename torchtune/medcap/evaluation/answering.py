@@ -90,7 +90,7 @@ def generated(generation: Generation) -> Entry:
 
 def collect(
     rows: Sequence[Row],
-    requests: Sequence[Request | None],
+    requests: Sequence[Request | str],
     run: Run,
     make: Callable[[int, Any], Entry],
     file: PredictionFile,
@@ -100,7 +100,7 @@ def collect(
 
     Args:
         rows: what the requests are about.
-        requests: one a row; None where the row cannot be asked, which is then a failure.
+        requests: one a row, or why the row cannot be asked, which is then a failure.
         run: asks; see :class:`Engine`.
         make: a request's place and its result -> what the entry holds beside the row.
         file: the answers.
@@ -115,7 +115,7 @@ def collect(
     """
     more = extra or [None] * len(rows)
     fingerprints = [
-        request_fingerprint(request or Request([], row.id), part)
+        request_fingerprint(request if isinstance(request, Request) else Request([], row.id), part)
         for row, request, part in zip(rows, requests, more, strict=True)
     ]
     pending = []
@@ -124,10 +124,10 @@ def collect(
         # A failure may have been mended since, for instance by putting the image there.
         if known is not None and known.get("error") is None:
             continue
-        if row.problem is None and request is not None:
+        if row.problem is None and isinstance(request, Request):
             pending.append(index)
             continue
-        entry = _failure(row, row.problem or "there is nothing to ask")
+        entry = _failure(row, row.problem or str(request))
         if known is None or known["error"] != entry["error"]:
             file.append({**entry, "fingerprint": fingerprint})
 
@@ -170,7 +170,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
 
 
 def _run_around_failures(
-    requests: list[Request | None],
+    requests: list[Request | str],
     pending: list[int],
     run: Run,
     keep: OnResult,

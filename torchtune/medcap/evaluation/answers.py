@@ -25,8 +25,8 @@ def read_answers(path: str | Path) -> list[Answer]:
     ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and ``gt`` or ``answer``
     for the reference are read too. A prediction that is null or absent is a failure. Empty options are dropped.
 
-    In our own files rows have a ``fingerprint``: the last row of a fingerprint counts, and a last line that was cut
-    off is passed over.
+    In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
+    been mended since, and a last line that was cut off is passed over.
 
     Args:
         path: JSON or JSONL.
@@ -47,7 +47,7 @@ def read_answers(path: str | Path) -> list[Answer]:
         if not isinstance(value, Mapping):
             raise UserError(f"{path}, row {index}: a row must be an object, not {type(value).__name__}")
         fingerprint = value.get("fingerprint")
-        rows[index if fingerprint is None else str(fingerprint)] = index, value
+        rows[index if fingerprint is None else str(value.get("question_id", fingerprint))] = index, value
     if not any(key in value for _, value in rows.values() for key in _PREDICTION_KEYS):
         raise UserError(f"{path}: no row has a 'prediction' (or 'text'): is this a file of answers?")
     answers = []

@@ -108,7 +108,6 @@ def test_anywhere_else_damage_is_told(write):
     ("rows", "message"),
     [
         ([ROW, {**ROW, "reference": "heart"}], "rows 0 and 1 have the same question_id '1'"),
-        ([{**ROW, "fingerprint": "f"}, {**ROW, "fingerprint": "g"}], "rows 0 and 1 have the same question_id '1'"),
         ([ROW, {"question_id": "2", "prediction": "x"}], r"row 1: there is no 'reference'.*question_id, prediction"),
         ([{**ROW, "reference": []}], "row 0: there is no 'reference'"),
         ([{**ROW, "reference": [None]}], "row 0: 'reference' must be text or a number, not null"),
@@ -154,3 +153,15 @@ def test_bad_candidates_are_named(tmp_path, text, message):
         read_candidates(path)
     with pytest.raises(UserError, match=r"candidates .*nothing.json cannot be read"):
         read_candidates(tmp_path / "nothing.json")
+
+
+def test_in_our_own_files_a_mended_failure_counts(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    rows = [
+        {"question_id": "q0", "question": "?", "reference": "a", "prediction": "", "fingerprint": "1"},
+        {"question_id": "q1", "question": "?", "reference": "a", "prediction": "a", "fingerprint": "2"},
+        {"question_id": "q0", "question": "?", "reference": "a", "prediction": "a", "fingerprint": "3"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answers = read_answers(path)
+    assert sorted((answer.question_id, answer.prediction) for answer in answers) == [("q0", "a"), ("q1", "a")]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, scored
 from medcap.evaluation.asking.base import Way
-from medcap.evaluation.asking.options import lettered, with_text
+from medcap.evaluation.asking.options import NO_OPTIONS, lettered, with_text
 from medcap.evaluation.rows import Row
 from medcap.generation.request import Request
 
@@ -40,10 +40,10 @@ class LikelihoodWay(Way):
         """See :meth:`Way.ask`; the prediction is an option's own text."""
         if engine.score is None:
             raise UserError(f"{self.name} needs the model's likelihoods")
-        requests = [self.request(row) if row.options else None for row in rows]
+        requests = [self.request(row) if row.options else NO_OPTIONS for row in rows]
         candidates = [self.candidates(row) for row in rows]
         # By identity: collect asks some of these very requests.
-        texts_of = {id(request): texts for request, texts in zip(requests, candidates, strict=True) if request}
+        texts_of = {id(request): texts for request, texts in zip(requests, candidates, strict=True)}
 
         def run(asked: list[Request], on_result: Any) -> Any:
             return engine.score(asked, [texts_of[id(request)] for request in asked], self.end_of_turn, on_result)

@@ -22,6 +22,7 @@ from medcap.generation.request import Request
 
 MODES = ("no_cond_desc", "no_cond_desc_no_image", "cond_desc", "cond_desc_no_image", "omit")
 NOTHING_SAID = "..."
+NOT_DESCRIBED = "its image was not described: the descriptions' file says why"
 _DESCRIBE = "Describe the image."
 _DESCRIBE_TO_ANSWER = "Describe the image to answer the question: {question}"
 
@@ -55,7 +56,7 @@ class MedcapMode(Way):
         descriptions = self._descriptions(rows, engine, store) if self.describes else [NOTHING_SAID] * len(rows)
         limit = answer_limit(engine.max_new_tokens)
         requests = [
-            None if description is None else Request(self._answer_turns(row, description), row.id, limit)
+            NOT_DESCRIBED if description is None else Request(self._answer_turns(row, description), row.id, limit)
             for row, description in zip(rows, descriptions, strict=True)
         ]
 

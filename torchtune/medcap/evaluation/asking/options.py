@@ -41,7 +41,7 @@ class ListedOptions(Way):
 
     def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`."""
-        requests = [self.last_request(row, {}) for row in rows]
+        requests = [self.last_request(row, {}) or NO_OPTIONS for row in rows]
         with store.open(self.file, {"asked": self.name}) as file:
             return collect(rows, requests, engine.generate, lambda _, result: generated(result), file)
 
@@ -88,8 +88,10 @@ class MappedOption(Way):
         with store.open(self.file, {"asked": self.name, "free": self.free.name}) as file:
             return collect(rows, requests, engine.generate, make, file)
 
-    def _request(self, row: Row, answer: Entry) -> Request | None:
-        if not row.options or answer["error"]:
-            return None
+    def _request(self, row: Row, answer: Entry) -> Request | str:
+        if not row.options:
+            return NO_OPTIONS
+        if answer["error"]:
+            return f"there is no free answer to map: {answer['error']}"
         lines = [f"Question: {row.question}", f"Our answer: {answer['prediction']}", lettered(row.options), ""]
         return Request([user_message(text="\n".join([*lines, self._instruction]))], row.id, MAPPING_LIMIT)

@@ -83,7 +83,11 @@ def test_without_a_free_answer_there_is_nothing_to_map(tmp_path):
     model = Model([None, "ring", "B"])
     rows = [make_row("q0"), make_row("q1")]
     failed, mapped = MappedOption(Direct()).ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
-    assert (failed["prediction"], failed["error"], mapped["prediction"]) == ("", "there is nothing to ask", "B")
+    assert (failed["prediction"], failed["error"], mapped["prediction"]) == (
+        "",
+        "there is no free answer to map: no",
+        "B",
+    )
     assert len(model.asked) == 3
 
 
@@ -91,7 +95,7 @@ def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
     model = Model(["ring"])
     rows = [make_row("q0", ()), make_row("q1")]
     bare, asked = ListedOptions().ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
-    assert (bare["error"], asked["error"], len(model.asked)) == ("there is nothing to ask", None, 1)
+    assert (bare["error"], asked["error"], len(model.asked)) == ("the row has no options", None, 1)
 
 
 def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
