@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -28,13 +29,13 @@ class LikelihoodWay(Way):
         """See :class:`Way`."""
         return f"predictions_{self.name}"
 
+    @abstractmethod
     def request(self, row: Row) -> Request:
         """What stands before the candidates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def candidates(self, row: Row) -> list[str]:
         """The texts that are scored, in the order of the options."""
-        raise NotImplementedError
 
     def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`; the prediction is an option's own text."""

@@ -10,19 +10,17 @@ from medcap.evaluation.protocols.base import Protocol, ProtocolScores
 from medcap.evaluation.protocols.summary import check_answers, row_means
 from medcap.evaluation.rows import Answer
 
-NAME = "exact"
-DESCRIPTION = (
-    "right when answer and reference are equal after lower-casing, joining white space, and dropping surrounding"
-    " quotes and one trailing full stop; an empty answer is wrong and is counted"
-)
 _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("«", "»"))
 
 
 class Exact(Protocol):
     """Equality with any reference, and the word F1 against the best one."""
 
-    name = NAME
-    description = DESCRIPTION
+    name = "exact"
+    description = (
+        "right when answer and reference are equal after lower-casing, joining white space, and dropping surrounding"
+        " quotes and one trailing full stop; an empty answer is wrong and is counted"
+    )
     headline = "accuracy"
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
