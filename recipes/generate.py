@@ -11,14 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.checkpoints.atomic import write_text
-from medcap.checkpoints.vision_files import find_vision_checkpoint
 from medcap.configuration import Value, recipe
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.asking import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
 from medcap.evaluation.controls import CONTROLS
-from medcap.evaluation.predictions import dataset_fingerprint
+from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.runner import RunOptions, run_task
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
@@ -27,7 +26,6 @@ from medcap.generation.generator import Generator
 from medcap.generation.medcap_prompt import PROMPT_FORMATS, PlainTextChat
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
-from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
 
 KEYS = MODEL_KEYS | {
     "output_dir": Value((str,)),
@@ -217,9 +215,7 @@ class GenerateRecipe:
         settings = {name: OmegaConf.to_container(cfg)[name] for name in (*names, "seed")}
         settings |= {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
         if cfg.vision_checkpoint is not None:
-            path = Path(cfg.vision_checkpoint)
-            weights = path if path.suffix in PICKLE_SUFFIXES else find_vision_checkpoint(path)
-            settings["vision_checkpoint_sha256"] = dataset_fingerprint(weights)
+            settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings
 
     def _generate(self, requests: list[Any], on_result: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
-from medcap.checkpoints.vision_files import find_vision_checkpoint
 from medcap.configuration import Component, Section, Value, check, recipe
 from medcap.errors import UserError
 from medcap.evaluation.judges import JUDGES, PARSINGS, EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
@@ -18,8 +17,7 @@ from medcap.evaluation.judges.chat import chat
 from medcap.evaluation.judges.inputs import read_judged
 from medcap.evaluation.judges.parsing import STRICT
 from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
-from medcap.evaluation.predictions import dataset_fingerprint
-from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
+from medcap.evaluation.predictions import checkpoint_fingerprint
 
 DEFAULT_BITS = 4
 # medcap 2024's names, and the word for a file that is no CSV.
@@ -156,9 +154,7 @@ class JudgeRecipe:
         settings = {"llm": given["llm"], "checkpoint_dir": given["checkpointer"]["checkpoint_dir"]}
         settings |= {name: given[name] for name in ("vision", "vision_checkpoint")}
         if cfg.vision_checkpoint is not None:
-            path = Path(cfg.vision_checkpoint)
-            weights = path if path.suffix in PICKLE_SUFFIXES else find_vision_checkpoint(path)
-            settings["vision_checkpoint_sha256"] = dataset_fingerprint(weights)
+            settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         dtype = choose_dtype(cfg.dtype, device)
         return ModelUnderTestJudge(plan, settings, device, dtype, cfg.max_new_tokens, cfg.batch_size)
 

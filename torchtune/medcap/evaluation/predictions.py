@@ -35,6 +35,25 @@ def dataset_fingerprint(path: str | Path) -> str:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
+def checkpoint_fingerprint(vision_checkpoint: str | Path) -> str:
+    """SHA-256 of the weights that a ``vision_checkpoint`` stands for.
+
+    Args:
+        vision_checkpoint: a run's folder, a checkpoint of ours, or medcap's ``meta_model_*.pt``.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: if there are none, or they cannot be read.
+    """
+    from medcap.checkpoints.vision_files import find_vision_checkpoint
+    from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
+
+    path = Path(vision_checkpoint)
+    return dataset_fingerprint(path if path.suffix in PICKLE_SUFFIXES else find_vision_checkpoint(path))
+
+
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     """SHA-256 over settings, whatever the order of their keys."""
     return _digest(plain(settings))
