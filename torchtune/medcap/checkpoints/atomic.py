@@ -79,7 +79,7 @@ def finish_folder(path: Path) -> None:
     (temporary / MARKER).touch()
     _sync(temporary / MARKER)
     _sync(temporary)
-    outdated = path.with_name(f".{path.name}.outdated")
+    outdated = _outdated(path)
     shutil.rmtree(outdated, ignore_errors=True)
     if path.exists():
         os.rename(path, outdated)
@@ -102,6 +102,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder (or a file) so that its name never means half of one, even if the process is killed meanwhile.
+
+    Args:
+        path: what ``restore_interrupted`` and ``begin_folder`` know as a leftover is removed in place.
+    """
+    if path.is_dir() and not path.is_symlink():
+        doomed = path
+        if not path.name.startswith("."):
+            doomed = _temporary(path)
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def restore_interrupted(folder: Path) -> None:
+    """Give complete step folders their names back that a process was replacing when it was killed.
+
+    Args:
+        folder: holds step folders. Several processes may do this at once.
+    """
+    for outdated in folder.glob(".step_*.outdated"):
+        path = outdated.with_name(outdated.name[1:].removesuffix(".outdated"))
+        if path.exists() or not is_complete(outdated):
+            shutil.rmtree(outdated, ignore_errors=True)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(outdated, path)
 
 
 def is_complete(folder: Path) -> bool:
@@ -160,6 +192,10 @@ def latest_checkpoint(folder: Path) -> Path | None:
         return target
     steps = [path for path in folder.glob("step_*") if step_of(path) is not None and is_complete(path)]
     return max(steps, key=lambda path: step_of(path) or 0, default=None)
+
+
+def _outdated(path: Path) -> Path:
+    return path.with_name(f".{path.name}.outdated")
 
 
 def _temporary(path: Path) -> Path:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerDecoder
 from torchtune.utils import get_world_size_and_rank
 from tqdm import tqdm
@@ -30,6 +33,7 @@ _KEY = "checkpointer.checkpoint_dir"
 _SHOWN_MISTAKES = 6
 _LARGE_BYTES = 2**30
 _HASH_ELEMENTS = 2**24
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,19 @@ class LLMPlan:
     shares_embedding: bool
     copied_output: str | None
 
-    def load(self, device: str | torch.device, dtype: torch.dtype) -> TransformerDecoder:
-        """Load the weights: never more than the model and one tensor are held.
+    def load(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype,
+        after_layer: Callable[[nn.Module], None] | None = None,
+    ) -> TransformerDecoder:
+        """Load the weights, layer by layer: never more than the model and one tensor are held.
 
         Args:
             device: where the model goes.
             dtype: of the parameters; rotary tables stay float32.
+            after_layer: is called with each decoder layer once its weights are there and before the next one's are
+                read, such as to divide them over processes; the layer's rotary tables are still on the meta device.
 
         Returns:
             The decoder, frozen (``requires_grad`` False) and in eval mode.
@@ -76,10 +87,15 @@ class LLMPlan:
         total = sum(header.num_bytes for name in self.sources for header in self.files.headers[name])
         quiet = total < _LARGE_BYTES or get_world_size_and_rank()[1] != 0
         with tqdm(total=total, unit="B", unit_scale=True, desc="frozen LLM", disable=quiet) as progress:
-            for source, dim in self.sources.items():
-                if source != self.copied_output:
-                    _stream(decoder, conversion.to_decoder({source: reader.read(source, dim)}), device, dtype)
-                progress.update(sum(header.num_bytes for header in self.files.headers[source]))
+            for number, sources in itertools.groupby(sorted(self.sources, key=_layer_number), key=_layer_number):
+                for source in sources:
+                    if source != self.copied_output:
+                        tensor = reader.read(source, self.sources[source])
+                        _stream(decoder, conversion.to_decoder({source: tensor}), device, dtype)
+                        del tensor
+                    progress.update(sum(header.num_bytes for header in self.files.headers[source]))
+                if after_layer is not None and number >= 0:
+                    after_layer(decoder.layers[number])
         if self.shares_embedding:
             decoder.output.weight = decoder.tok_embeddings.weight
         if self.copied_output:
@@ -152,7 +168,8 @@ def llm_fingerprint(decoder: nn.Module) -> str:
     """A number that is the same exactly when all weights are.
 
     Args:
-        decoder: on any device; a parameter under two names counts once.
+        decoder: on any device; a parameter under two names counts once. Where it is divided over processes, all of
+            them must ask together, and get what the whole one gives.
 
     Returns:
         sha256 in hexadecimal over name, dtype, shape and bytes of the parameters, sorted by name.
@@ -160,9 +177,22 @@ def llm_fingerprint(decoder: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(decoder.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}\n".encode())
-        for part in parameter.detach().reshape(-1).split(_HASH_ELEMENTS):
+        for part in _whole(parameter.detach()).reshape(-1).split(_HASH_ELEMENTS):
             digest.update(part.cpu().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # What is offloaded to the CPU is still gathered by the devices.
+    return tensor.to(tensor.device_mesh.device_type).full_tensor()
+
+
+def _layer_number(source: str) -> int:
+    """The decoder layer that a checkpoint's tensor belongs to, -1 for none."""
+    found = _LAYER.search(source)
+    return int(found.group(1)) if found else -1
 
 
 def _check_descriptions(component: str, shape: DecoderShape, files: LLMFiles) -> None:

@@ -61,6 +61,14 @@ class Batch:
         return Batch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
 
 
+def idle_batch() -> Batch:
+    """A batch without samples: its loss is 0 and so are its gradients, but the language model's layers run."""
+    tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
+    labels = torch.full_like(tokens, IGNORE_INDEX)
+    positions = torch.arange(2)[None]  # [R, S]
+    return Batch(tokens, labels, positions, tokens, tokens, None, None, num_tokens=0, num_labels=0)
+
+
 def make_batch(
     rows: Sequence[PackedRow],
     image_token_id: int,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
 from medcap.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
@@ -21,23 +24,58 @@ class ImageReader:
     A row may come from anywhere, so a path must resolve (links followed) inside one of ``roots``, and the size is
     read from the header before anything is decoded.
 
+    Images may also lie in tar files. A member is found by its name, where no folder has a file of that name, and is
+    from then on called ``/folder/train-000000.tar!/sub/a.jpg``. A row may use this form too, but only for tar files
+    that are among the roots: no other is ever opened.
+
     Args:
-        roots: folders that images may lie in. Relative paths are tried against each in turn.
+        roots: folders that images may lie in, tar files, or names of many tar files as
+            :func:`medcap.data.tar_files.find_tars` expands them (``shards/train-{000000..000099}.tar``). Relative
+            paths are tried against each in turn, folders first.
         max_pixels: width x height above which an image is refused.
         max_bytes: file size above which an image is refused.
+        cache: folder to keep the tables of tar files in.
+
+    Attributes:
+        roots: the folders and the tar files, links followed; a reader made from these finds the same images.
 
     Raises:
-        UserError: if a root is not a folder.
+        UserError: if a root is neither a folder nor a tar file, or a tar file is damaged.
     """
 
-    def __init__(self, roots: Iterable[str | Path], max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
-        self.roots = []
+    def __init__(
+        self,
+        roots: Iterable[str | Path | TarFiles],
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        cache: Path | None = None,
+    ) -> None:
+        folders: dict[Path, None] = {}
+        tars: dict[Path, None] = {}
+        self._tars: list[TarFiles] = []
         for root in roots:
+            if isinstance(root, TarFiles):
+                self._tars.append(root)
+                continue
             resolved = Path(root).resolve()
-            if not resolved.is_dir():
+            if resolved.is_dir():
+                folders[resolved] = None
+            elif is_tar_pattern(root):
+                try:
+                    tars.update((path, None) for path in find_tars(root))
+                except UserError as error:
+                    raise UserError(f"image root {root}: {error} in dataset.image_roots") from None
+            else:
                 raise UserError(f"image root {root} is not a folder: correct dataset.image_roots")
-            if resolved not in self.roots:
-                self.roots.append(resolved)
+        known = {path for files in self._tars for path in files.paths}
+        new = [path for path in tars if path not in known]
+        if new:
+            self._tars.append(TarFiles(new, cache))
+        self._tar_numbers = {
+            str(path): (files, number) for files in reversed(self._tars) for number, path in enumerate(files.paths)
+        }
+        self._folders = list(folders)
+        self.roots = [*self._folders, *(path for files in self._tars for path in files.paths)]
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
 
@@ -49,7 +87,7 @@ class ImageReader:
             folder: medcap's ``dir``: a folder, relative to the working directory or to a root, that ``path`` is in.
 
         Returns:
-            The absolute path, links followed.
+            The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
 
         Raises:
             UserError: if it lies outside the roots or does not exist.
@@ -57,20 +95,40 @@ class ImageReader:
         named = Path(folder, path) if folder else Path(path)
         if "\0" in str(named):
             raise UserError(f"image path {str(named)!r} holds a NUL character")
-        bases = [Path.cwd(), *self.roots] if folder else self.roots
+        if self._member(named) is not None:
+            return named
+        bases = [Path.cwd(), *self._folders] if folder else self._folders
         outside = None
         for base in bases:
             resolved = (base / named).resolve()
-            if not any(resolved.is_relative_to(root) for root in self.roots):
+            if not any(resolved.is_relative_to(root) for root in self._folders):
                 outside = outside or resolved
             elif resolved.is_file():
                 return resolved
+        if not named.is_absolute():
+            for files in self._tars:
+                member = files.find(str(named))
+                if member is not None:
+                    return files.path(member)
+        allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
         if outside is not None and outside.is_file():
             raise UserError(
                 f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
-                f" (allowed now: {', '.join(map(str, self.roots))})"
+                f" (allowed now: {allowed})"
             )
-        raise UserError(f"image {named} does not exist in {', '.join(map(str, self.roots))}")
+        raise UserError(f"image {named} does not exist in {allowed}")
+
+    def _member(self, path: Path) -> tuple[TarFiles, int] | None:
+        """The member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
+        text = str(path)
+        place = text.find(SEPARATOR) if self._tars else -1
+        while place >= 0:
+            files, number = self._tar_numbers.get(text[:place], (None, 0))
+            if files is not None:
+                member = files.find(text[place + len(SEPARATOR) :], number)
+                return None if member is None else (files, member)
+            place = text.find(SEPARATOR, place + 1)
+        return None
 
     def check(self, path: str | Path) -> None:
         """Check size and format by the header alone.
@@ -78,7 +136,10 @@ class ImageReader:
         Raises:
             UserError: if the file is too large, of another format, or damaged at its start.
         """
-        self._open_header(Path(path)).close()
+        image, file = self._open_header(Path(path))
+        image.close()
+        if file is not None:
+            file.close()
 
     def open(self, path: str | Path) -> Image.Image:
         """Decode an image.
@@ -93,19 +154,26 @@ class ImageReader:
         Raises:
             UserError: if the file is too large, of another format, truncated or otherwise damaged.
         """
-        with self._open_header(Path(path)) as image:
+        image, _ = self._open_header(Path(path), whole=True)
+        with image:
             try:
                 image.load()
                 return to_rgb(image)
             except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
                 raise UserError(f"image {path} is damaged: {error}") from error
 
-    def _open_header(self, path: Path) -> Image.Image:
+    def _open_header(self, path: Path, whole: bool = False) -> tuple[Image.Image, BinaryIO | None]:
+        """The image, not decoded yet, and the file that it is read from unless Pillow opened that itself."""
+        member = self._member(path)
+        file: BinaryIO | None = None
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if member is None else member[0].size(member[1])
             if size > self.max_bytes:
                 raise UserError(f"image {path} has {size:,} bytes, more than the {self.max_bytes:,} allowed")
-            image = Image.open(path, formats=FORMATS)
+            if member is not None:
+                # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
+                file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
+            image = Image.open(path if file is None else file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed") from error
         except UnidentifiedImageError as error:
@@ -119,7 +187,7 @@ class ImageReader:
                 f"image {path} is {width} x {height}, more than the {self.max_pixels:,} pixels allowed"
                 " (dataset.max_image_pixels)"
             )
-        return image
+        return image, file
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,12 +1,15 @@
 """Several samples in one row, an image's questions behind one copy of the image.
 
-A *document* is a shared prefix (branch 0: the beginning of the text with the image) and one branch for each sample
-that continues it. A token attends to the prefix of its own document and to its own branch, so the branches do not
-see each other, and the loss and its gradient are exactly the sums over the separate samples.
+A *document* is a shared prefix (branch 0: the beginning of the text up to its last image token) and one branch for
+each sample that continues it. A token attends to the prefix of its own document and to its own branch, so the
+branches do not see each other, and the loss and its gradient are exactly the sums over the separate samples.
+
+Who shares what, and which row holds what, is decided on a table of lengths: neither tokens nor images are needed.
 """
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -38,12 +41,46 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Document:
-    """Samples (by their index) that share their first ``prefix`` tokens, which hold all their images."""
+class SampleTable:
+    """What planning needs to know of n samples.
 
-    samples: tuple[int, ...]
-    prefix: int
-    length: int
+    Attributes:
+        lengths: ``[n]`` int32 tokens; 0 for a row that cannot be used.
+        prefixes: ``[n]`` int32 tokens up to the last image token; 0 for a sample that shares with nobody.
+        groups: ``[n]`` int64; samples with a prefix and the same number have the same images and prefix.
+    """
+
+    lengths: np.ndarray
+    prefixes: np.ndarray
+    groups: np.ndarray
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Samples put together.
+
+    Attributes:
+        samples: ``[n]`` int64, document after document.
+        starts: ``[d + 1]`` int64; document i is ``samples[starts[i] : starts[i + 1]]``.
+        lengths: ``[d]`` int64 tokens.
+    """
+
+    samples: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Documents put into rows.
+
+    Attributes:
+        documents: ``[d]`` int64, row after row.
+        starts: ``[r + 1]`` int64; row i is ``documents[starts[i] : starts[i + 1]]``.
+    """
+
+    documents: np.ndarray
+    starts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -67,14 +104,33 @@ class PackedRow:
     images: tuple[Hashable, ...]
 
 
-def make_documents(
-    samples: Sequence[Sample], order: Sequence[int], row_length: int, share: bool = True
-) -> list[Document]:
+def sharing(sample: Sample) -> tuple[int, int]:
+    """What a sample can share with others: the tokens up to its last image.
+
+    Returns:
+        Its prefix and its group, as in ``SampleTable``.
+    """
+    # The token before the first label must stand in the sample's own branch: it predicts that label.
+    if not sample.images or sample.images_end >= _first_label(sample):
+        return 0, 0
+    digest = hashlib.blake2b(repr(sample.images).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(sample.tokens[: sample.images_end], dtype=np.int32).tobytes())
+    return sample.images_end, int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def make_table(samples: Sequence[Sample]) -> SampleTable:
+    """The table of samples that are at hand."""
+    shared = np.array([sharing(sample) for sample in samples], dtype=np.int64).reshape(-1, 2)
+    lengths = np.array([len(sample.tokens) for sample in samples], dtype=np.int32)
+    return SampleTable(lengths, shared[:, 0].astype(np.int32), shared[:, 1])
+
+
+def make_documents(table: SampleTable, order: np.ndarray, row_length: int, share: bool = True) -> Documents:
     """Group the samples that show the same images, so that each image is computed once.
 
     Args:
-        samples: all samples.
-        order: the samples to use, in the order wanted.
+        table: of all samples.
+        order: ``[n]`` int64, the samples to use in the order wanted; unusable ones are left out.
         row_length: no document gets longer; the questions of one image are spread over as many as needed.
         share: False makes one document of every sample.
 
@@ -84,84 +140,108 @@ def make_documents(
     Raises:
         ValueError: if a single sample is longer than ``row_length``.
     """
-    groups: dict[Hashable, list[int]] = {}
-    for index in order:
-        if len(samples[index].tokens) > row_length:
-            raise ValueError(f"{samples[index].name} has {len(samples[index].tokens)} tokens, a row {row_length}")
-        key = samples[index].images if share and samples[index].images else ("sample", index)
-        groups.setdefault(key, []).append(index)
-    return [document for group in groups.values() for document in _split_group(samples, group, row_length)]
+    order = np.asarray(order, dtype=np.int64)
+    order = order[table.lengths[order] > 0]
+    lengths = table.lengths[order].astype(np.int64)
+    if len(lengths) and lengths.max() > row_length:
+        worst = int(lengths.argmax())
+        raise ValueError(f"sample {order[worst]} has {lengths[worst]} tokens, a row {row_length}")
+    prefixes = table.prefixes[order].astype(np.int64)
+    members, starts = _group(table.groups[order], (prefixes > 0) & share)
+    own = (lengths - prefixes)[members]
+    sizes = np.diff(starts)
+    totals = np.add.reduceat(own, starts[:-1]) + prefixes[members[starts[:-1]]] if len(sizes) else sizes
+    if (totals > row_length).any():
+        starts = _split(starts, totals, own, prefixes[members], row_length)
+        totals = np.add.reduceat(own, starts[:-1]) + prefixes[members[starts[:-1]]]
+    return Documents(order[members], starts, totals)
 
 
-def _split_group(samples: Sequence[Sample], group: list[int], row_length: int) -> list[Document]:
-    documents: list[Document] = []
-    members, prefix, length = [group[0]], len(samples[group[0]].tokens), len(samples[group[0]].tokens)
-    for index in group[1:]:
-        sample = samples[index]
-        first = samples[members[0]]
-        shared = min(_shared_prefix(first, sample), prefix)
-        total = shared + sum(len(samples[member].tokens) - shared for member in [*members, index])
-        if shared >= max(first.images_end, sample.images_end) and total <= row_length:
-            members.append(index)
-            prefix, length = shared, total
-        else:
-            documents.append(Document(tuple(members), prefix, length))
-            members, prefix, length = [index], len(sample.tokens), len(sample.tokens)
-    documents.append(Document(tuple(members), prefix, length))
-    return documents
+def _group(groups: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places by group, groups by their first place: members ``[n]`` and starts ``[g + 1]``."""
+    ids = np.arange(len(groups), dtype=np.int64)  # a sample that shares with nobody is its own group
+    if shares.any():
+        _, first, inverse = np.unique(groups[shares], return_index=True, return_inverse=True)
+        ids[shares] = ids[shares][first][inverse]  # a group is called after its first place
+    members = np.argsort(ids, kind="stable")
+    starts = np.flatnonzero(np.diff(ids[members], prepend=-1))
+    return members, np.append(starts, len(groups))
 
 
-def _shared_prefix(first: Sample, second: Sample) -> int:
-    """How many tokens two samples have in common, ending before the token that predicts either's first label."""
-    limit = min(_first_label(first), _first_label(second)) - 1
-    different = np.flatnonzero(first.tokens[:limit] != second.tokens[:limit])
-    return int(different[0]) if len(different) else max(limit, 0)
+def _split(
+    starts: np.ndarray, totals: np.ndarray, own: np.ndarray, prefixes: np.ndarray, row_length: int
+) -> np.ndarray:
+    new = []
+    for group in np.flatnonzero(totals > row_length):
+        length = prefixes[starts[group]]
+        for place in range(starts[group], starts[group + 1]):
+            if place > starts[group] and length + own[place] > row_length:
+                new.append(place)
+                length = prefixes[place]
+            length += own[place]
+    return np.sort(np.concatenate([starts, np.array(new, dtype=np.int64)]))
 
 
-def _first_label(sample: Sample) -> int:
-    return int(np.argmax(sample.labels != IGNORE_INDEX))
-
-
-def pack_documents(lengths: Sequence[int], row_length: int, window: int = 1024) -> list[list[int]]:
+def pack_documents(
+    lengths: Sequence[int] | np.ndarray,
+    row_length: int,
+    window: int = 1024,
+    generator: np.random.Generator | None = None,
+) -> Rows:
     """Fill rows with documents: best fit, longest first, within a window.
 
     The window keeps the shuffled order roughly as it is.
 
     Args:
-        lengths: tokens of each document.
+        lengths: ``[d]`` tokens of each document.
         row_length: tokens of a row.
         window: documents that are sorted together.
+        generator: exchanges the rows of a window: best fit puts its long documents first, and a batch should not be
+            all long or all short.
 
     Returns:
-        For each row the indices of its documents, every index once.
+        The rows, every document once.
     """
-    rows: list[list[int]] = []
+    lengths = np.asarray(lengths, dtype=np.int64)
+    row_of = np.empty(len(lengths), dtype=np.int64)
+    num_rows = 0
     for start in range(0, len(lengths), window):
+        block = lengths[start : start + window]
         open_rows: list[tuple[int, int]] = []  # (tokens left, row), sorted
-        chosen = sorted(range(start, min(start + window, len(lengths))), key=lambda index: -lengths[index])
-        for index in chosen:
-            place = bisect_left(open_rows, (lengths[index], -1))
+        rows_of_block = 0
+        placed = [0] * len(block)
+        sizes = block.tolist()
+        for index in np.argsort(-block, kind="stable").tolist():
+            size = sizes[index]
+            place = bisect_left(open_rows, (size, -1))
             if place < len(open_rows):
                 space, row = open_rows.pop(place)
             else:
-                space, row = row_length, len(rows)
-                rows.append([])
-            rows[row].append(index)
-            insort(open_rows, (space - lengths[index], row))
-    return rows
+                space, row = row_length, rows_of_block
+                rows_of_block += 1
+            placed[index] = row
+            if space > size:
+                insort(open_rows, (space - size, row))
+        names = np.arange(rows_of_block) if generator is None else generator.permutation(rows_of_block)
+        row_of[start : start + window] = num_rows + names[placed]
+        num_rows += rows_of_block
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=num_rows))]).astype(np.int64)
+    return Rows(np.argsort(row_of, kind="stable"), starts)
 
 
-def pack_row(samples: Sequence[Sample], documents: Sequence[Document], row_length: int, pad_id: int) -> PackedRow:
+def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int) -> PackedRow:
     """Lay documents out in one row.
 
     Args:
-        samples: all samples.
-        documents: the row's documents; together not longer than ``row_length``.
+        documents: the samples of each; together not longer than ``row_length``.
         row_length: S.
         pad_id: the id behind the last document.
 
     Returns:
         The row.
+
+    Raises:
+        ValueError: if samples of one document differ in what they share, or the row is too short.
     """
     tokens = np.full(row_length, pad_id, dtype=np.int64)
     labels = np.full(row_length, IGNORE_INDEX, dtype=np.int64)
@@ -170,16 +250,21 @@ def pack_row(samples: Sequence[Sample], documents: Sequence[Document], row_lengt
     branches = np.zeros(row_length, dtype=np.int64)
     images: list[Hashable] = []
     position = 0
-    for number, document in enumerate(documents):
-        first = samples[document.samples[0]]
+    for number, samples in enumerate(documents):
+        first = samples[0]
         images += first.images
-        pieces = [(first, 0, document.prefix, 0)]
-        pieces += [
-            (samples[index], document.prefix, len(samples[index].tokens), branch)
-            for branch, index in enumerate(document.samples, start=1)
-        ]
+        prefix = first.images_end if len(samples) > 1 else len(first.tokens)
+        pieces = [(first, 0, prefix, 0)]
+        pieces += [(sample, prefix, len(sample.tokens), branch) for branch, sample in enumerate(samples, start=1)]
         for sample, start, stop, branch in pieces:
+            # [Contract] a branch continues exactly this prefix: else a question would be shown another picture.
+            if branch > 1 and (
+                sample.images != first.images or not np.array_equal(sample.tokens[:prefix], first.tokens[:prefix])
+            ):
+                raise ValueError(f"{sample.name} does not begin like {first.name}")
             end = position + stop - start
+            if end > row_length:
+                raise ValueError(f"{sample.name} does not fit into a row of {row_length} tokens")
             tokens[position:end] = sample.tokens[start:stop]
             labels[position:end] = sample.labels[start:stop]
             input_pos[position:end] = np.arange(start, stop)
@@ -187,3 +272,7 @@ def pack_row(samples: Sequence[Sample], documents: Sequence[Document], row_lengt
             branches[position:end] = branch
             position = end
     return PackedRow(tokens, labels, input_pos, document_ids, branches, tuple(images))
+
+
+def _first_label(sample: Sample) -> int:
+    return int(np.argmax(sample.labels != IGNORE_INDEX))

@@ -6,6 +6,9 @@ assistant begins to speak; they are put into the messages, and taken out of the 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,7 +23,15 @@ from medcap.modules.label_loss import IGNORE_INDEX
 IMAGE_MARK = "\ufdd0"
 ANSWER_MARK = "\ufdd1"
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2}
+_MARK = re.compile(f"([{IMAGE_MARK}{ANSWER_MARK}])")
 _MOST_ANSWERS = 10_000
+# Words, names, numbers, signs and scripts that vocabularies cut differently.
+_PROBE = (
+    "Is there evidence of an aortic aneurysm? Chest X-ray (PA) shows cardiomegaly, bilateral pleural effusions and a"
+    " 2.5 cm spiculated nodule in the left upper lobe; hepatosplenomegaly, T2-weighted FLAIR hyperintensities, 18F-FDG"
+    " PET/CT SUVmax = 12.7.\n\nImmunohistochemistry: CD20+, Ki-67 ~90%, H&E ×400, p<0.001, 37 °C, β-catenin, naïve,"
+    " “quotes”, 胸部X線, рентген, \t{'key': [0, 1e-5]} https://example.org/a_b?c=d#e"
+)
 
 
 class Tokenizer(Protocol):
@@ -96,6 +107,17 @@ class ChatTokenizer:
         self.stop_tokens: list[int] = sorted(set(stop))
         tokenizer.encode = self._encode_marked
         self._answers: dict[tuple[str, bool], list[int]] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """A number for what this tokenizer does: sha256 over the ids of sample texts and a sample chat."""
+        turns = [
+            Message(role="user", content=[{"type": "image", "content": None}, {"type": "text", "content": _PROBE}]),
+            Message(role="assistant", content=_PROBE),
+        ]
+        chat = self.tokenize(turns, rules=LabelRules(train_on_input=True))
+        known = [self.vocab_size, self.num_image_tokens, self.image_token_id, chat.tokens, chat.labels]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def tokenize(
         self, messages: list[Message], max_seq_len: int | None = None, rules: LabelRules | None = None
@@ -211,14 +233,11 @@ class ChatTokenizer:
         if IMAGE_MARK not in text and ANSWER_MARK not in text:
             return self._encode(text, *args, **options)
         ids: list[int] = []
-        piece = ""
-        for character in [*text, ""]:
-            if character in _MARKS or character == "":
-                ids += self._encode(piece, *args, **options) if piece else []
-                ids += [_MARKS[character]] if character else []
-                piece = ""
-            else:
-                piece += character
+        for piece in _MARK.split(text):
+            if piece in _MARKS:
+                ids.append(_MARKS[piece])
+            elif piece:
+                ids += self._encode(piece, *args, **options)
         return ids
 
     def _plain_ids(self, text: str) -> list[int]:

@@ -1,11 +1,14 @@
-"""The training dataset: conversations with images, planned into batches of packed rows."""
+"""The training dataset: conversations with images, tokenized when they are needed, planned into packed rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -13,11 +16,18 @@ from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
 from medcap.data.conversations import STYLES, Record, read_record
+from medcap.data.epoch_plan import EpochPlan, plan_packed
 from medcap.data.images import MAX_PIXELS, ImageReader
-from medcap.data.packing import Document, Sample, make_documents, pack_documents, pack_row
+from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.tokenization import ChatTokenizer, LabelRules
-from medcap.datasets.rows import read_rows
+from medcap.datasets.cache import cache_folder
+from medcap.datasets.row_index import open_rows
+from medcap.datasets.token_counts import count_tokens
+from medcap.datasets.web_shards import is_shards, open_shards
 from medcap.errors import UserError
+
+# Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
+COUNT_ALWAYS = 100_000
 
 
 @dataclass(frozen=True)
@@ -28,209 +38,250 @@ class BadRow:
     reason: str
 
 
-@dataclass
-class Records:
-    """The usable rows of a file, those that are not, and the reader of their images."""
+class RowSource(Protocol):
+    """Rows by number, read from disk when they are needed; small to copy into a worker process."""
 
-    records: list[Record]
-    bad: list[BadRow]
-    reader: ImageReader
+    path: Path
+    fingerprint: str
 
-
-def load_chat_records(
-    source: str | Path,
-    conversation_style: str = "auto",
-    image_roots: Sequence[str] | None = None,
-    max_image_pixels: int = MAX_PIXELS,
-) -> Records:
-    """Read a data file.
-
-    Args:
-        source: JSON or JSONL in medcap's, LLaVA's, ColonINST's or torchtune's layout.
-        conversation_style: one of ``medcap.data.conversations.STYLES``.
-        image_roots: folders that images may lie in; by default the file's own folder and the working directory.
-        max_image_pixels: width x height above which an image is refused.
-
-    Returns:
-        The rows in the order of the file.
-
-    Raises:
-        UserError: if the file is missing, empty, not JSON, or the style is unknown.
-    """
-    if conversation_style not in STYLES:
-        raise UserError(f"conversation_style={conversation_style} is unknown: use one of {', '.join(STYLES)}")
-    path = Path(source)
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        raise UserError(f"data file {path} holds no rows")
-    reader = ImageReader(image_roots or [path.parent, Path.cwd()], max_pixels=max_image_pixels)
-    result = Records([], [], reader)
-    for index, row in (first, *rows):
-        try:
-            result.records.append(read_record(row, path, index, reader.resolve, conversation_style))
-        except UserError as error:
-            result.bad.append(BadRow(f"{path}, row {index}", str(error)))
-    return result
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which documents stand in which rows of one step."""
-
-    rows: tuple[tuple[Document, ...], ...]
-    row_length: int
-
-    @property
-    def samples(self) -> list[int]:
-        """The samples in it, row by row."""
-        return [sample for row in self.rows for document in row for sample in document.samples]
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> Any: ...
+    def name(self, index: int) -> str: ...
+    def order(self, generator: np.random.Generator | None) -> np.ndarray: ...
 
 
 @dataclass
 class ChatDataset:
-    """Tokenized conversations.
+    """Conversations of a data file.
 
     Attributes:
-        samples: the usable rows.
-        bad: the others, with reasons.
-        reader: opens their images.
-        row_length: tokens of a packed row.
-        packed: whether a batch is full rows rather than a number of samples.
-        tokenizer: what made the tokens.
+        rows: the file.
+        reader: opens the images.
+        tokenizer: makes the tokens.
+        conversation_style: the layout of the rows.
+        rules: what is learnt.
+        row_length: tokens that a sample keeps, and the length of a packed row.
+        packed: whether the units of a batch are full rows rather than samples.
+        share_images: compute an image once for all samples of a batch that show it.
     """
 
-    samples: list[Sample]
-    bad: list[BadRow]
+    rows: RowSource
     reader: ImageReader
+    tokenizer: ChatTokenizer
+    conversation_style: str
+    rules: LabelRules
     row_length: int
     packed: bool
-    tokenizer: ChatTokenizer
     share_images: bool = True
-    _pad_id: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._pad_id = self.tokenizer.stop_tokens[0]
+    _table: SampleTable | None = field(default=None, init=False)
+    _bad: dict[int, str] = field(default_factory=dict, init=False)
 
     @property
     def num_rows(self) -> int:
         """Rows of the file, good and bad."""
-        return len(self.samples) + len(self.bad)
+        return len(self.rows)
 
-    def plan(self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> list[BatchPlan]:
-        """Put every sample into exactly one batch.
+    @property
+    def bad(self) -> list[BadRow]:
+        """The rows that :meth:`count` found unusable; no plan holds them."""
+        return [BadRow(self.rows.name(index), reason) for index, reason in self._bad.items()]
+
+    @property
+    def fingerprint(self) -> str:
+        """A number for the rows and how they become samples: where it is the same, so are all plans."""
+        settings = {
+            "rows": self.rows.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "style": self.conversation_style,
+            "rules": asdict(self.rules),
+            "row_length": self.row_length,
+            "packed": self.packed,
+            "share_images": self.share_images,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def plan_fingerprint(self) -> str:
+        """A number for the order of an epoch: ``fingerprint``, and which rows can be used."""
+        lengths = b"" if self._table is None else np.ascontiguousarray(self._table.lengths).tobytes()
+        return hashlib.sha256(self.fingerprint.encode() + lengths).hexdigest()
+
+    def sample(self, index: int) -> Sample:
+        """Read and tokenize one row.
 
         Args:
-            batch_size: rows of ``row_length`` tokens if ``packed``, else samples, which are packed into rows as long
-                as the batch's longest document.
+            index: from 0.
+
+        Returns:
+            The sample.
+
+        Raises:
+            UserError: if the row is damaged, its image is not there, or nothing of it is left to learn.
+        """
+        name = self.rows.name(index)
+        try:
+            row = self.rows.read(index)
+            record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style)
+            return tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
+        except UserError as error:
+            message = str(error)
+            raise UserError(message if message.startswith(name) else f"{name}: {message}") from None
+
+    def count(self) -> None:
+        """Learn the length of every sample, which packing needs; kept on disk for the next time.
+
+        Raises:
+            UserError: if no row can be used.
+        """
+        roots = "\n".join(map(str, self.reader.roots))
+        key = f"{self.fingerprint}\n{self.rows.path.resolve()}\n{roots}"
+        self._table, self._bad = count_tokens(self.sample, self.num_rows, key)
+        if len(self._bad) == self.num_rows:
+            reason = self._bad[min(self._bad)]
+            raise UserError(f"{self.rows.path} holds no usable row; the first problem: {reason}")
+
+    def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochPlan:
+        """Put every usable sample into exactly one unit of the epoch.
+
+        Args:
             seed: with the epoch, decides the order.
             epoch: from 0.
             shuffle: False keeps the order of the file.
 
         Returns:
-            The batches of the epoch; the same on every machine.
+            The plan; the same on every machine.
         """
-        order = np.arange(len(self.samples))
-        if shuffle:
-            np.random.default_rng([seed, epoch]).shuffle(order)
+        generator = np.random.default_rng([seed, epoch]) if shuffle else None
+        order = self.rows.order(generator)
         if not self.packed:
-            groups = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-            return [self._plan_samples(group) for group in groups]
-        documents = make_documents(self.samples, order.tolist(), self.row_length, self.share_images)
-        packed = pack_documents([document.length for document in documents], self.row_length)
-        rows = [tuple(documents[index] for index in row) for row in packed]
-        if shuffle:
-            # Best fit puts the long documents of a window first; a batch should not be all long or all short.
-            order = np.random.default_rng([seed, epoch, 1]).permutation(len(rows))
-            rows = [rows[index] for index in order]
-        return [
-            BatchPlan(tuple(rows[start : start + batch_size]), self.row_length)
-            for start in range(0, len(rows), batch_size)
-        ]
+            return EpochPlan(order if self._table is None else order[self._table.lengths[order] > 0])
+        return plan_packed(self._table, order, self.row_length, self.share_images, generator)
 
-    def _plan_samples(self, group: list[int]) -> BatchPlan:
-        documents = make_documents(self.samples, group, self.row_length, self.share_images)
-        longest = max(document.length for document in documents)
-        row_length = min(-(-longest // 16) * 16, self.row_length)
-        packed = pack_documents([document.length for document in documents], row_length)
-        return BatchPlan(tuple(tuple(documents[index] for index in row) for row in packed), row_length)
+    def load(
+        self, plan: EpochPlan, start: int, stop: int, transform: Callable[..., Tensor]
+    ) -> tuple[Batch | None, list[BadRow]]:
+        """Read units ``start`` to ``stop`` of a plan with their images and lay them out.
 
-    def load(self, plan: BatchPlan, transform: Callable[..., Tensor]) -> tuple[Batch | None, list[BadRow]]:
-        """Open the images of a planned batch and lay it out.
-
-        Samples whose image is damaged are left out; that depends on the file alone, so it is the same every time.
+        Rows that are damaged, or whose image is, are left out; that depends on the files alone, so it is the same every
+        time.
 
         Args:
             plan: from :meth:`plan`.
+            start: the first unit.
+            stop: the unit behind the last.
             transform: RGB image -> ``[3, H, W]`` float32.
 
         Returns:
-            The batch (None if nothing of it is usable) and the samples left out.
+            The batch (None if nothing of it is usable) and the rows left out.
         """
-        loaded: dict[str, Tensor] = {}
-        bad: list[BadRow] = []
-        rows = []
-        for planned in plan.rows:
-            kept = []
-            for document in planned:
-                try:
-                    for image in self.samples[document.samples[0]].images:
-                        if image not in loaded:
-                            loaded[image] = transform(self.reader.open(image))
-                    kept.append(document)
-                except UserError as error:
-                    bad += [BadRow(self.samples[index].name, str(error)) for index in document.samples]
-            if kept:
-                rows.append(pack_row(self.samples, kept, plan.row_length, self._pad_id))
-        if not rows:
+        wanted = plan.samples_of(start, stop)
+        samples, images, bad = self._read(wanted, transform)
+        if not samples:
             return None, bad
-        left_out = {row.name for row in bad}
-        names = tuple(name for name in (self.samples[index].name for index in plan.samples) if name not in left_out)
+        if self.packed:
+            rows = [
+                [[samples[index] for index in document if index in samples] for document in row]
+                for row in plan.rows(start, stop)
+            ]
+            row_length = self.row_length
+        else:
+            rows, row_length = self._lay_out([samples[index] for index in wanted if index in samples])
+        rows = [[document for document in row if document] for row in rows]
         batch = make_batch(
-            rows,
+            [pack_row(row, row_length, self.tokenizer.stop_tokens[0]) for row in rows if row],
             self.tokenizer.image_token_id,
             self.tokenizer.num_image_tokens,
-            loaded.__getitem__,
-            names,
+            images.__getitem__,
+            tuple(samples[index].name for index in wanted if index in samples),
             static_shape=self.packed,
         )
         return batch, bad
 
+    def _read(
+        self, wanted: list[int], transform: Callable[..., Tensor]
+    ) -> tuple[dict[int, Sample], dict[str, Tensor], list[BadRow]]:
+        samples: dict[int, Sample] = {}
+        images: dict[str, Tensor] = {}
+        bad: list[BadRow] = []
+        for index in wanted:
+            try:
+                sample = self.sample(index)
+                for image in sample.images:
+                    if image not in images:
+                        images[image] = transform(self.reader.open(image))
+            except UserError as error:
+                bad.append(BadRow(self.rows.name(index), str(error)))
+                continue
+            # [Contract] the plan was made from these counts: another length would overflow a row.
+            if self._table is not None and self._table.lengths[index] != len(sample.tokens):
+                raise UserError(
+                    f"{sample.name} has {len(sample.tokens)} tokens, but {self._table.lengths[index]} were counted:"
+                    f" remove {cache_folder() / 'tokens'} and start again"
+                )
+            samples[index] = sample
+        return samples, images, bad
+
+    def _lay_out(self, samples: list[Sample]) -> tuple[list[list[list[Sample]]], int]:
+        documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
+        row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
+        packed = pack_documents(documents.lengths, row_length)
+        plan = EpochPlan(documents.samples, documents.starts)
+        rows = [
+            [
+                [samples[index] for index in plan.samples[plan.documents[place] : plan.documents[place + 1]]]
+                for place in packed.documents[packed.starts[row] : packed.starts[row + 1]]
+            ]
+            for row in range(len(packed.starts) - 1)
+        ]
+        return rows, row_length
+
     def check_images(self, limit: int) -> list[BadRow]:
-        """Look at the images before a run: the headers of all of them, and decode up to ``limit``, evenly spread.
+        """Decode some pictures before a run.
+
+        Args:
+            limit: rows whose images are opened, evenly spread over the file.
 
         Returns:
-            One entry for each damaged image, named after the first row that shows it.
+            Those of them that cannot be used.
         """
-        names = {image: sample.name for sample in reversed(self.samples) for image in sample.images}
-        images = list(names)
-        step = max(1, -(-len(images) // limit)) if limit else 0
+        chosen = np.unique(np.linspace(0, self.num_rows - 1, min(limit, self.num_rows)).astype(np.int64))
+        opened: dict[str, str | None] = {}
 
-        def reason(place: int) -> str | None:
+        def reason(index: int) -> str | None:
             try:
-                if step and place % step == 0:
-                    self.reader.open(images[place])
-                else:
-                    self.reader.check(images[place])
+                images = self.sample(index).images
             except UserError as error:
                 return str(error)
+            for image in images:
+                if image not in opened:
+                    opened[image] = self._problem(image)
+                if opened[image] is not None:
+                    return opened[image]
             return None
 
+        rows = [index for index in chosen.tolist() if index not in self._bad]
         with ThreadPoolExecutor() as pool:
             found = tqdm(
-                pool.map(reason, range(len(images))),
-                total=len(images),
+                pool.map(reason, rows),
+                total=len(rows),
                 desc="checking images",
-                unit="image",
+                unit="row",
                 delay=3,
                 mininterval=1,
                 disable=None,
             )
             return [
-                BadRow(names[image], problem)
-                for image, problem in zip(images, found, strict=True)
+                BadRow(self.rows.name(index), problem)
+                for index, problem in zip(rows, found, strict=True)
                 if problem is not None
             ]
+
+    def _problem(self, image: str) -> str | None:
+        try:
+            self.reader.open(image)
+        except UserError as error:
+            return str(error)
+        return None
 
 
 def chat_dataset(
@@ -252,47 +303,52 @@ def chat_dataset(
     Args:
         tokenizer: given by the recipe.
         source: JSON or JSONL file of medcap's, LLaVA's, ColonINST's or torchtune's rows; text-only rows may be among
-            them.
+            them. Or tar shards in WebDataset's layout: a ``.tar``, a pattern such as ``train-{000000..000099}.tar``, a
+            glob.
         max_seq_len: tokens that a sample keeps, and the length of a packed row.
         conversation_style: ``auto`` tells the layouts apart by their keys.
         packed: True fills rows of ``max_seq_len`` tokens, and ``batch_size`` counts rows; False takes ``batch_size``
             samples a step, as an unpacked run does, and still pads next to nothing.
         share_images: compute an image once for all samples of a batch that show it.
-        image_roots: folders that images may lie in; by default the file's own folder and the working directory.
+        image_roots: folders that images may lie in, or tar files that hold them; by default the file's own folder and
+            the working directory.
         max_image_pixels: width x height above which an image is refused.
         train_on_input: learn the user's words too.
         train_on_header: learn the assistant's header too, as medcap 2024 did.
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
 
     Returns:
-        The dataset.
+        The dataset, its rows indexed; tokens are made when they are needed.
 
     Raises:
         UserError: if the file cannot be read or holds no usable row.
 
     Example:
         >>> dataset = chat_dataset(tokenizer, source="datasets/medcap/vqarad_train.json", max_seq_len=500)
-        >>> batches = dataset.plan(batch_size=4)
+        >>> plan = dataset.plan(seed=0, epoch=0)
     """
     if max_seq_len <= tokenizer.num_image_tokens:
         raise UserError(
             f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.num_image_tokens} tokens:"
             " raise it, or lower projector.num_image_tokens"
         )
-    records = load_chat_records(source, conversation_style, image_roots, max_image_pixels)
+    if conversation_style not in STYLES:
+        raise UserError(f"conversation_style={conversation_style} is unknown: use one of {', '.join(STYLES)}")
+    if is_shards(source):
+        rows = open_shards(source, cache_folder())
+        roots = [*rows.shards, *(image_roots or [])]
+    else:
+        rows = open_rows(source)
+        roots = image_roots or [rows.path.parent, Path.cwd()]
+    reader = ImageReader(roots, max_pixels=max_image_pixels, cache=cache_folder())
     rules = LabelRules(train_on_input, train_on_header, mask_after_image)
-    samples, bad = [], list(records.bad)
-    for record in tqdm(records.records, desc="tokenizing", unit="row", delay=3, mininterval=1, disable=None):
-        try:
-            samples.append(tokenize_record(record, tokenizer, max_seq_len, rules))
-        except UserError as error:
-            bad.append(BadRow(record.name, f"{record.name}: {error}"))
-    if not samples:
-        raise UserError(f"{source} holds no usable row; the first problem: {bad[0].reason}")
-    return ChatDataset(samples, bad, records.reader, max_seq_len, packed, tokenizer, share_images)
+    dataset = ChatDataset(rows, reader, tokenizer, conversation_style, rules, max_seq_len, packed, share_images)
+    if packed or len(rows) <= COUNT_ALWAYS:
+        dataset.count()
+    return dataset
 
 
-def tokenize_record(record: Record, tokenizer: ChatTokenizer, max_seq_len: int, rules: LabelRules) -> Sample:
+def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq_len: int, rules: LabelRules) -> Sample:
     """One record -> one sample.
 
     Raises:
@@ -306,5 +362,5 @@ def tokenize_record(record: Record, tokenizer: ChatTokenizer, max_seq_len: int, 
         labels=np.asarray(chat.labels, dtype=np.int32),
         images=tuple(chat.images),
         images_end=int(image_tokens[-1]) + 1 if len(image_tokens) else 0,
-        name=record.name,
+        name=name,
     )

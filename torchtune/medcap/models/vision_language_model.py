@@ -29,6 +29,8 @@ class VisionLanguageModel(nn.Module):
     Attributes:
         checkpoint_layers: compute the decoder's layers again in the backward pass instead of keeping their
             activations; a frozen decoder's step then costs half as much again.
+        always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
+            sharded over processes fetch their weights together, so a process that left one out would stop them all.
     """
 
     def __init__(self, tower: Tower, projector: Projector, decoder: TransformerDecoder, image_token_id: int) -> None:
@@ -39,6 +41,7 @@ class VisionLanguageModel(nn.Module):
         self.image_token_id = image_token_id
         self.num_image_tokens = projector.num_image_tokens
         self.checkpoint_layers = False
+        self.always_backward = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,6 +137,8 @@ class VisionLanguageModel(nn.Module):
         """Summed cross-entropy over the batch's labels, a float32 scalar."""
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
+        if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
+            embeddings.requires_grad_()
         # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
         flex = batch.static_shape and batch.tokens.is_cuda
         mask = packed_attention_mask(batch.document, batch.branch, flex)

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
-import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from medcap.checkpoints.atomic import (
+    MARKER,
     atomic_folder,
     is_complete,
     latest_checkpoint,
     point_latest,
+    remove_folder,
+    restore_interrupted,
     step_folder,
     step_of,
 )
+from medcap.checkpoints.tensor_tree import CpuCopies, check_tree, load_tree, save_tree
 from medcap.checkpoints.vision import save_meta_model, save_vision
 from medcap.errors import UserError
+from medcap.models.projectors.base import Projector
+from medcap.models.towers.base import Preprocess, Tower
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.training.checkpoint_writer import BackgroundWriter, describe_failure
 
-STATE_FILE = "state/training_state.pt"
+STATE_FOLDER = "state"
+_LEFTOVERS = (".step_*.partial", ".meta_model_*.pt.partial", ".latest.partial")
+_FORMER_STATE_FILE = "state/training_state.pt"
 
 
 @dataclass
@@ -36,89 +47,172 @@ class Position:
     Attributes:
         step: optimizer steps made.
         epoch: the epoch it is in, from 0.
-        batch: batches of that epoch it has used.
+        unit: units of that epoch's plan already used: packed rows, or samples.
     """
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0
+    unit: int = 0
+
+
+@dataclass
+class _ModuleCopy:
+    """What the writers read of a tower or a projector, while the real one goes on learning."""
+
+    tensors: dict[str, Tensor]
+    spec: dict[str, Any] | None = None
+    preprocess: Preprocess | None = None
+    num_image_tokens: int | None = None
+    takes: str | None = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.tensors
 
 
 class RunCheckpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, written behind the training.
 
     Args:
-        folder: holds the step folders and ``latest``.
+        folder: holds the step folders, ``latest`` and the ``meta_model_{epoch}.pt`` files.
         projector_config: what rebuilds the projector, ``_component_`` and arguments.
-        llm: identity of the language model, written beside the vision weights.
+        llm: identity of the language model, written beside the vision weights; as it is when ``save`` is called.
         keep_last: how many to keep; None keeps all.
+        is_main: whether this process writes. It then removes what a killed run left half written.
     """
 
     def __init__(
-        self, folder: Path, projector_config: dict[str, Any], llm: dict[str, Any], keep_last: int | None = None
+        self,
+        folder: Path,
+        projector_config: Mapping[str, Any],
+        llm: Mapping[str, Any],
+        keep_last: int | None = None,
+        is_main: bool = True,
     ) -> None:
         self.folder = folder
         self.projector_config = projector_config
         self.llm = llm
         self.keep_last = keep_last
+        self._copies = CpuCopies()
+        self._writer = BackgroundWriter()
+        if is_main:
+            restore_interrupted(folder)
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if any(path.match(pattern) for pattern in _LEFTOVERS):
+                    with contextlib.suppress(OSError):  # they only take room
+                        remove_folder(path)
 
     def save(
-        self, model: VisionLanguageModel, optimizer: Optimizer, scheduler: LRScheduler | None, position: Position
-    ) -> Path:
-        """Write the vision weights and everything that an exact resume needs.
+        self,
+        step: int,
+        tower: Tower,
+        projector: Projector,
+        state: Mapping[str, Any],
+        meta_model_epoch: int | None = None,
+    ) -> None:
+        """Copy everything to the CPU, then write it in the background. Only on the main process.
 
-        Returns:
-            The new folder.
-        """
-        folder = step_folder(self.folder, position.step)
-        with atomic_folder(folder) as temporary:
-            save_vision(temporary, model.tower, model.projector, self.projector_config, self.llm)
-            (temporary / "state").mkdir()
-            state = {
-                "position": asdict(position),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": None if scheduler is None else scheduler.state_dict(),
-                "random": _random_state(),
-            }
-            torch.save(state, temporary / STATE_FILE)
-        point_latest(folder)
-        self._remove_old()
-        return folder
+        A failure to write is a line of ``messages``. An earlier write that still runs is waited for.
 
-    def save_meta_model(self, model: VisionLanguageModel, epoch: int) -> None:
-        """Write medcap's ``meta_model_{epoch}.pt``, epochs counted from 1."""
-        save_meta_model(self.folder / f"meta_model_{epoch}.pt", model.tower, model.projector)
-
-    def restore(
-        self, folder: Path, model: VisionLanguageModel, optimizer: Optimizer, scheduler: LRScheduler | None
-    ) -> Position:
-        """Put model, optimizer, schedule and random numbers back to where they were.
+        Args:
+            step: optimizer steps made; names the folder.
+            tower: the vision tower; may change as soon as this returns.
+            projector: likewise.
+            state: what ``restore`` gives back, as ``save_tree`` takes it.
+            meta_model_epoch: also write medcap's ``meta_model_{epoch}.pt``, epochs counted from 1.
 
         Raises:
-            UserError: if the state is missing or belongs to another optimizer or model.
+            UserError: if the state holds something that cannot be written; the message says where.
         """
-        file = folder / STATE_FILE
-        if not file.is_file():
-            raise UserError(f"resume_from_checkpoint: {folder} holds no {STATE_FILE}, so it cannot be resumed from")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        weights = load_file(folder / "vision.safetensors")
-        for prefix, module in (("vision.", model.tower), ("projector.", model.projector)):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-        try:
-            optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(f"resume_from_checkpoint: {folder} was made with other trainable parts: {error}") from error
-        if scheduler is not None and state["scheduler"] is not None:
-            scheduler.load_state_dict(state["scheduler"])
-        _set_random_state(state["random"])
-        return Position(**state["position"])
+        self._writer.wait()  # the copies of an earlier save are in use until then
+        copied = self._copies.copy(
+            {"tower": dict(tower.state_dict()), "projector": dict(projector.state_dict()), "state": dict(state)}
+        )
+        # Now and not in the background: no later save could mend it.
+        check_tree(copied["state"])
+        tower_copy = _ModuleCopy(copied["tower"], spec=tower.spec, preprocess=tower.preprocess)
+        projector_copy = _ModuleCopy(
+            copied["projector"], num_image_tokens=projector.num_image_tokens, takes=projector.takes
+        )
+        folder, llm = step_folder(self.folder, step), dict(self.llm)
 
-    def _remove_old(self) -> None:
+        def write() -> list[str]:
+            if meta_model_epoch is not None:
+                # First, so that whoever resumes from the folder's end of an epoch has that epoch's file as well.
+                save_meta_model(self.folder / f"meta_model_{meta_model_epoch}.pt", tower_copy, projector_copy)
+            with atomic_folder(folder) as temporary:
+                save_vision(temporary, tower_copy, projector_copy, self.projector_config, llm)
+                save_tree(temporary / STATE_FOLDER, STATE_FOLDER, copied["state"])
+            point_latest(folder)
+            return self._remove_old(folder)
+
+        self._writer.start(step, folder, write)
+
+    def messages(self) -> list[str]:
+        """Lines for the user since the last call: what was saved, what could not be."""
+        return self._writer.messages()
+
+    def finish(self) -> None:
+        """Wait for the last write.
+
+        Raises:
+            UserError: if it failed: the run's result is not on disk.
+        """
+        self._writer.finish()
+
+    def restore(self, folder: Path, model: VisionLanguageModel) -> dict[str, Any]:
+        """Put the vision weights of a checkpoint into the model.
+
+        Args:
+            folder: a complete step folder.
+            model: its tower and projector are overwritten.
+
+        Returns:
+            The state that was given to ``save``.
+
+        Raises:
+            UserError: if the state or the weights are missing, damaged or belong to another model.
+        """
+        if not (folder / STATE_FOLDER / f"{STATE_FOLDER}.json").is_file():
+            former = (folder / _FORMER_STATE_FILE).is_file()
+            raise UserError(
+                f"resume_from_checkpoint: {folder} "
+                + (f"keeps its state in {_FORMER_STATE_FILE}, an older format" if former else "holds no training state")
+                + f", so it cannot be resumed from; start anew from its weights with vision_checkpoint={folder}"
+            )
+        state = load_tree(folder / STATE_FOLDER, STATE_FOLDER)
+        file = folder / "vision.safetensors"
+        try:
+            weights = load_file(file)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"resume_from_checkpoint: {file} is missing or damaged: {reason}") from error
+        for prefix, module in (("vision.", model.tower), ("projector.", model.projector)):
+            part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            try:
+                module.load_state_dict(part)
+            except RuntimeError as error:
+                reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+                raise UserError(f"resume_from_checkpoint: {file} does not fit this model: {reason}") from error
+        return state
+
+    def _remove_old(self, newest: Path) -> list[str]:
+        """Remove all but the newest complete folders; ``newest`` was just written and always stays."""
         if self.keep_last is None:
-            return
-        complete = [path for path in self.folder.glob("step_*") if step_of(path) is not None and is_complete(path)]
-        for path in sorted(complete, key=step_of)[: -self.keep_last]:
-            shutil.rmtree(path)
+            return []
+        others = [
+            path
+            for path in self.folder.glob("step_*")
+            if path != newest and step_of(path) is not None and is_complete(path)
+        ]
+        # By time and not by step: after a resume from an early step, later ones are there from before.
+        others.sort(key=lambda path: ((path / MARKER).stat().st_mtime_ns, step_of(path)))
+        lines = []
+        for path in others[: max(len(others) - (self.keep_last - 1), 0)]:
+            try:
+                remove_folder(path)
+            except OSError as error:
+                lines.append(f"an old checkpoint could not be removed ({describe_failure(error, path)})")
+        return lines
 
 
 def find_resume_folder(resume_from: bool | str, folder: Path) -> Path | None:
@@ -137,30 +231,66 @@ def find_resume_folder(resume_from: bool | str, folder: Path) -> Path | None:
     """
     if resume_from is False:
         return None
+    restore_interrupted(folder)
     if resume_from is True or resume_from == "latest":
         return latest_checkpoint(folder)
     named = Path(str(resume_from))
     if not is_complete(named):
-        raise UserError(f"resume_from_checkpoint={named} is not a complete checkpoint folder (no COMPLETE in it)")
+        raise UserError(f"resume_from_checkpoint={named} is not a complete checkpoint folder (no {MARKER} in it)")
     return named
 
 
-def _random_state() -> dict[str, Any]:
+def check_writable(folder: Path, key: str = "output_dir") -> None:
+    """Find out now, and not at the first save, whether files can be written to a folder.
+
+    Args:
+        folder: made if it is not there.
+        key: of the configuration, that names it.
+
+    Raises:
+        UserError: if it is read-only, full, or a file is in the way.
+    """
+    probe = folder / f".writable_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"\0" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{key}={folder} cannot be a folder: a file is in the way; choose another") from error
+    except OSError as error:
+        raise UserError(f"{key}={folder} cannot be written to ({error.strerror}): mend it or choose another") from error
+
+
+def random_state() -> dict[str, Any]:
+    """The random generators of this process: Python's, NumPy's, torch's and the one of the GPU in use.
+
+    Returns:
+        Numbers, lists and text alone: processes exchange it as JSON.
+    """
     version, numbers, gauss = random.getstate()
     algorithm, keys, place, has_gauss, cached = np.random.get_state()
+    # Only where CUDA runs already: to ask would start it, which takes a second and GPU memory.
+    uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "python": [version, list(numbers), gauss],
-        "numpy": [algorithm, torch.from_numpy(keys.copy()), place, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [algorithm, keys.tolist(), place, has_gauss, cached],
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": torch.cuda.get_rng_state().tolist() if uses_cuda else None,
     }
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the random generators of this process back.
+
+    Args:
+        state: of ``random_state``.
+    """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     algorithm, keys, place, has_gauss, cached = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy(), place, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

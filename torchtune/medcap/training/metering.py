@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torchtune.training.metric_logging import MetricLoggerInterface
 from tqdm import tqdm
 
-from medcap.data.batch import Batch
+from medcap.checkpoints.atomic import atomic_file
+from medcap.errors import UserError
 
 
 class SpeedMeter:
@@ -23,32 +27,49 @@ class SpeedMeter:
 
     Three figures, because each alone misleads: total tokens count the questions and the image, label tokens only
     what is learnt; padding is in neither.
+
+    Args:
+        window: steps looked at together.
+
+    Attributes:
+        last_seconds: the last step's time.
+        last_wait: the part of it in which there was no batch to work on.
     """
 
     def __init__(self, window: int = 20) -> None:
-        self._steps: deque[tuple[float, int, int, int]] = deque(maxlen=window)
+        self._steps: deque[tuple[float, float, int, int, int]] = deque(maxlen=window)
         self._started = time.perf_counter()
+        self.last_seconds = self.last_wait = 0.0
 
     def restart(self) -> None:
         """Start the clock of the next step now (after an evaluation or a save)."""
         self._started = time.perf_counter()
 
-    def update(self, batches: list[Batch]) -> None:
-        """A step ended that worked on these batches."""
+    def update(self, num_tokens: int, num_labels: int, num_images: int, waited_seconds: float = 0.0) -> None:
+        """A step ended.
+
+        Args:
+            num_tokens: that are not padding, on all processes.
+            num_labels: tokens to learn, likewise.
+            num_images: likewise.
+            waited_seconds: the part of its time in which this process had no batch to work on.
+        """
         now = time.perf_counter()
-        tokens = sum(batch.num_tokens for batch in batches)
-        labels = sum(batch.num_labels for batch in batches)
-        images = sum(batch.num_images for batch in batches)
-        self._steps.append((now - self._started, tokens, labels, images))
+        self.last_wait, self.last_seconds = waited_seconds, now - self._started
+        self._steps.append((self.last_seconds, waited_seconds, num_tokens, num_labels, num_images))
         self._started = now
 
     def rates(self) -> dict[str, float]:
-        """``tokens_per_second``, ``label_tokens_per_second``, ``images_per_second``."""
-        seconds, tokens, labels, images = (sum(column) for column in zip(*self._steps, strict=True))
+        """``tokens_per_second``, ``label_tokens_per_second``, ``images_per_second``, and ``data_wait`` of 0 to 1.
+
+        ``data_wait`` is the share of the time in which the step waited for data.
+        """
+        seconds, waited, tokens, labels, images = (sum(column) for column in zip(*self._steps, strict=True))
         return {
             "tokens_per_second": tokens / seconds,
             "label_tokens_per_second": labels / seconds,
             "images_per_second": images / seconds,
+            "data_wait": min(waited / seconds, 1.0),
         }
 
 
@@ -60,17 +81,109 @@ def peak_memory_bytes(device: torch.device) -> int:
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
+class JsonLinesFile:
+    """A file of one JSON object a line. A full disk or a folder that became read-only does not end the run.
+
+    What cannot be written is lost and said once; the file is written again as soon as it can be. A line that was cut
+    off (by a full disk, by a killed run) is removed, so that it spoils no other.
+
+    Args:
+        path: rows are added to what is there.
+        keep: which rows of the file stay; None for all. A line that is no JSON object does not stay then.
+
+    Raises:
+        UserError: if the file cannot be opened now.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] | None = None) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._missing = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if keep is not None and path.is_file():
+                _keep_rows(path, keep)
+            self._open()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"{path} cannot be written ({reason}): mend its folder or choose another") from error
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add one row; it is with the operating system when this returns."""
+        data = (json.dumps(row) + "\n").encode()
+        try:
+            self._open()
+            end = os.lseek(self._descriptor, 0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except OSError:
+                os.ftruncate(self._descriptor, end)
+                raise
+        except OSError as error:
+            self.close()
+            if not self._missing:
+                reason = error.strerror or str(error)
+                print(f"{self.path} cannot be written ({reason}); training goes on without it", file=sys.stderr)
+            self._missing += 1
+            return
+        if self._missing:
+            print(f"{self.path} is written again; {self._missing} rows are missing in it", file=sys.stderr)
+            self._missing = 0
+
+    def close(self) -> None:
+        """Close the file; another ``write`` opens it again."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> None:
+        if self._descriptor is None:
+            # Without a buffer, because one that could not be written would come again with the next line.
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            _cut_torn_line(self._descriptor)
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    start, block = end, b""
+    while start > 0 and b"\n" not in block:
+        size = min(start, 4096)
+        start -= size
+        block = os.pread(descriptor, size, start)
+    whole = start + block.rfind(b"\n") + 1
+    if whole < end:
+        os.ftruncate(descriptor, whole)
+
+
+def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    with path.open("rb") as file, atomic_file(path) as temporary, temporary.open("wb") as rewritten:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith(b"\n") and isinstance(row, dict) and keep(row):
+                rewritten.write(line)
+
+
 class MetricsFile(MetricLoggerInterface):
-    """``metrics.jsonl``: one JSON object a step, flushed at once.
+    """``metrics.jsonl``: one JSON object a step, as ``JsonLinesFile`` writes it.
 
     Args:
         log_dir: folder, made if absent.
+        resume_step: rows of later steps are removed, because the resumed run makes these steps again; None to add to
+            what is there.
+
+    Raises:
+        UserError: if the file cannot be opened now.
     """
 
-    def __init__(self, log_dir: str | Path) -> None:
+    def __init__(self, log_dir: str | Path, resume_step: int | None = None) -> None:
         self.path = Path(log_dir) / "metrics.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = self.path.open("a", encoding="utf-8")
+        keep = None if resume_step is None else lambda row: _step_of(row) <= resume_step
+        self._file = JsonLinesFile(self.path, keep)
 
     def log(self, name: str, data: Any, step: int) -> None:
         """Write one value."""
@@ -85,12 +198,16 @@ class MetricsFile(MetricLoggerInterface):
             key: value if not isinstance(value, float) or math.isfinite(value) else None
             for key, value in payload.items()
         }
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._file.write(row)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _step_of(row: dict[str, Any]) -> float:
+    step = row.get("step")
+    return step if isinstance(step, int | float) else math.inf
 
 
 class Progress:
@@ -100,20 +217,24 @@ class Progress:
         total: steps in all.
         done: steps already made.
         every: seconds between lines where standard error is not a terminal.
+        silent: show nothing at all; one process of a run is enough.
     """
 
-    def __init__(self, total: int, done: int = 0, every: float = 10.0) -> None:
+    def __init__(self, total: int, done: int = 0, every: float = 10.0, silent: bool = False) -> None:
         self._total = total
+        self._silent = silent
         self._done = self._first = done
         self._every = every
         self._started = self._printed = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not silent:
             self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
 
     def update(self, values: dict[str, float]) -> None:
         """One step is done; show it with its loss and speed."""
         self._done += 1
+        if self._silent:
+            return
         text = (
             f"loss {values['loss']:.4f}, {values['tokens_per_second']:,.0f} tokens/s"
             f" ({values['label_tokens_per_second']:,.0f} labels), {values['images_per_second']:,.1f} images/s"
@@ -133,7 +254,7 @@ class Progress:
         """Print a line without tearing the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        else:
+        elif not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

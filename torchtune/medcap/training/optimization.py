@@ -40,7 +40,7 @@ def build_scheduler(node: Mapping[str, Any] | None, optimizer: Optimizer, num_st
         raise UserError(f"lr_scheduler: {error}") from error
 
 
-def scale_and_clip(parameters: list[nn.Parameter], num_labels: int, max_norm: float | None) -> torch.Tensor:
+def scale_and_clip(parameters: list[nn.Parameter], num_labels: float, max_norm: float | None) -> torch.Tensor:
     """Turn the gradient of a summed loss into that of its mean, and clip it.
 
     Args:
@@ -49,9 +49,11 @@ def scale_and_clip(parameters: list[nn.Parameter], num_labels: int, max_norm: fl
         max_norm: largest gradient norm, None for no clipping.
 
     Returns:
-        The norm before clipping, a scalar.
+        The norm before clipping, a scalar; 0 where nothing has a gradient.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device if parameters else None)
     torch._foreach_mul_(gradients, 1.0 / max(num_labels, 1))
     norm = torch.nn.utils.get_total_norm(gradients)
     if max_norm is not None:

@@ -1,17 +1,18 @@
-"""What every training recipe does first: seeds, what trains and what is frozen, the data loader."""
+"""What every training recipe does first: seeds, what trains, and proof of what does not."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from omegaconf import DictConfig
+from torch import nn
 
-from medcap.data.batch import Batch
-from medcap.datasets.chat import BadRow, BatchPlan, ChatDataset
+from medcap.checkpoints.assembly import ModelPlan
+from medcap.checkpoints.frozen_llm import llm_fingerprint
+from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -81,41 +82,78 @@ def describe_parts(model: VisionLanguageModel) -> str:
     return "\n".join(lines)
 
 
-class _PlannedBatches(Dataset):
-    def __init__(self, dataset: ChatDataset, plans: Sequence[BatchPlan], transform: Callable[..., Tensor]) -> None:
-        self.dataset, self.plans, self.transform = dataset, plans, transform
-
-    def __len__(self) -> int:
-        return len(self.plans)
-
-    def __getitem__(self, place: int) -> tuple[Batch | None, list[BadRow]]:
-        return self.dataset.load(self.plans[place], self.transform)
-
-
-def iterate_batches(
-    dataset: ChatDataset,
-    plans: Sequence[BatchPlan],
-    transform: Callable[..., Tensor],
-    num_workers: int,
-    device: torch.device,
-) -> Iterator[tuple[Batch | None, list[BadRow]]]:
-    """Load planned batches in their order, in worker processes.
+def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.Parameter]:
+    """Set what a configuration says of a loaded model.
 
     Args:
-        dataset: what the plans refer to.
-        plans: the batches.
-        transform: the tower's preprocessing.
-        num_workers: processes that decode images; 0 does it here.
-        device: where the batches will go.
+        model: changed in place.
+        cfg: has the training keys.
 
-    Yields:
-        The batch (None if nothing of it is usable) and the rows left out of it.
+    Returns:
+        The trainable parameters by name.
     """
-    loader = DataLoader(
-        _PlannedBatches(dataset, plans, transform),
-        batch_size=None,
-        num_workers=min(num_workers, len(plans)),
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if min(num_workers, len(plans)) else None,
-    )
-    yield from loader
+    model.checkpoint_layers = cfg.enable_activation_checkpointing
+    if cfg.compile:
+        for layer in model.decoder.layers:
+            layer.compile()
+    return set_trainable(model, cfg.trainable)
+
+
+def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
+    """What the key ``save_meta_model`` means for a model.
+
+    Args:
+        wanted: True, False or ``auto``: where it is possible.
+        plan: of the model.
+
+    Raises:
+        UserError: if medcap's file is wanted but cannot hold the projector.
+    """
+    projector = plan.vision.projector_config["_component_"]
+    possible = projector == "medcap.models.pooled_mlp"
+    if wanted is True and not possible:
+        raise UserError(
+            "save_meta_model=true: medcap's file can only hold projector=medcap.models.pooled_mlp, not"
+            f" {projector}; use save_meta_model=auto or false"
+        )
+    return possible and wanted is not False
+
+
+class FrozenProof:
+    """Proof that the language model did not change: the fingerprint of its weights before and after.
+
+    Args:
+        cfg: ``verify_frozen`` says whether it is wanted.
+        plan: of the model.
+        model: with its weights.
+
+    Attributes:
+        llm: what checkpoints remember of the language model.
+
+    Raises:
+        UserError: if ``vision_checkpoint`` was trained with another language model.
+    """
+
+    def __init__(self, cfg: DictConfig, plan: ModelPlan, model: VisionLanguageModel) -> None:
+        self._decoder, self._wanted = model.decoder, cfg.verify_frozen
+        self.llm = {"component": cfg.llm._component_, "dim": plan.llm.dim, "fingerprint": None}
+        if self._wanted:
+            self.llm["fingerprint"] = llm_fingerprint(model.decoder)
+            check_llm(plan.vision, self.llm["fingerprint"])
+
+    def after(self) -> dict[str, str | None]:
+        """Both fingerprints, for ``summary.json``."""
+        after = llm_fingerprint(self._decoder) if self._wanted else None
+        return {"llm_sha256_before": self.llm["fingerprint"], "llm_sha256_after": after}
+
+    @staticmethod
+    def check(fingerprints: dict[str, str | None]) -> None:
+        """See that nothing changed.
+
+        Raises:
+            RuntimeError: if a frozen weight changed.
+        """
+        before, after = fingerprints["llm_sha256_before"], fingerprints["llm_sha256_after"]
+        # [Contract] the language model is never changed.
+        if before != after:
+            raise RuntimeError(f"the frozen language model changed: sha256 {before} before, {after} after")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm, write_meta_llm
 from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.llm_files import TensorReader
 from medcap.errors import UserError
 
@@ -151,6 +152,31 @@ def test_one_file_tensor_is_alive_at_a_time(tmp_path: Path, kind: str, monkeypat
     plan_llm(llm, tmp_path).load("cpu", torch.float32)
     assert len(reads) == 21
     assert {before for _, before in reads} == {0}
+
+
+@pytest.mark.parametrize("kind", ["hugging_face", "meta"])
+def test_each_layer_is_handed_over_before_the_next_is_read(tmp_path: Path, kind: str) -> None:
+    llm = tiny_llm(num_layers=12)  # "layers.10" sorts before "layers.2"
+    decoder = random_decoder(llm)
+    (write_hugging_face_llm if kind == "hugging_face" else write_meta_llm)(tmp_path, decoder)
+    seen: list[torch.nn.Module] = []
+    started = []
+
+    def after_layer(layer: torch.nn.Module) -> None:
+        assert not any(parameter.is_meta for parameter in layer.parameters())
+        seen.append(layer)
+        started.append(len(alive()))
+
+    def alive() -> list[torch.nn.Module]:
+        return [layer for layer in built.layers if not all(parameter.is_meta for parameter in layer.parameters())]
+
+    with pytest.MonkeyPatch.context() as patch:
+        built = build_decoder(llm)
+        patch.setattr("medcap.checkpoints.frozen_llm.build_decoder", lambda _: built)
+        loaded = plan_llm(llm, tmp_path).load("cpu", torch.float32, after_layer)
+    assert [id(layer) for layer in seen] == [id(layer) for layer in loaded.layers]
+    assert started == list(range(1, 13))
+    assert _same_weights(loaded, decoder)
 
 
 def test_fingerprint_tells_every_weight_and_not_the_way_it_was_stored(tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
+import io
+import os
+import pickle
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from medcap.data.images import ImageReader
+from medcap.data.tar_files import TarFiles
 from medcap.errors import UserError
 
 
@@ -136,3 +142,155 @@ def test_a_bomb_beyond_pillows_own_limit_gives_the_same_line(reader):
     path = save(reader, "bomb.png", Image.new("1", (20_000, 20_000)))
     with pytest.raises(UserError, match="pixels allowed"):
         reader.check(path)
+
+
+def png(value, size=(3, 2)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path, **members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def red(image):
+    return image.getpixel((0, 0))[0]
+
+
+def test_members_of_a_tar_root_are_found_and_decoded(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", **{"./sub/x.png": png(7), "text.png": b"no picture"})
+    reader = ImageReader([tar], cache=tmp_path / "cache")
+    path = reader.resolve("sub/x.png")
+    assert path == tmp_path / "a.tar!" / "sub" / "x.png"
+    assert reader.resolve(path) == reader.resolve("./sub//x.png") == reader.resolve("x.png", "sub") == path
+    reader.check(path)
+    assert (red(reader.open(str(path))), reader.open(path).size) == (7, (3, 2))
+    assert reader.roots == [tar]
+    assert red(ImageReader(reader.roots).open(path)) == 7
+    assert list((tmp_path / "cache" / "tars").iterdir()) != []
+
+
+@pytest.mark.parametrize("pattern", ["s-{0..1}.tar", "s-*.tar", "s-[01].tar"])
+def test_a_pattern_is_a_root_and_its_first_tar_wins(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "s-0.tar", **{"x.png": png(1)})
+    write_tar(tmp_path / "s-1.tar", **{"x.png": png(2), "y.png": png(3)})
+    reader = ImageReader([pattern, "s-0.tar"])
+    assert [red(reader.open(reader.resolve(name))) for name in ("x.png", "y.png")] == [1, 3]
+    assert red(reader.open(reader.resolve(tmp_path / "s-1.tar!" / "x.png"))) == 2
+    assert reader.roots == [tmp_path / "s-0.tar", tmp_path / "s-1.tar"]
+
+
+def test_a_file_on_disk_wins_over_a_member(reader, tmp_path):
+    tar = write_tar(tmp_path / "a.tar", **{"x.png": png(1), "y.png": png(2)})
+    on_disk = save(reader, "x.png", Image.new("RGB", (2, 2), (9, 0, 0)))
+    both = ImageReader([tar, *reader.roots])
+    assert both.resolve("x.png") == on_disk
+    assert red(both.open(both.resolve("y.png"))) == 2
+
+
+def test_tars_that_are_given_open_are_not_opened_again(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", **{"x.png": png(1)})
+    files = TarFiles([tar])
+    reader = ImageReader([tar, files])
+    assert reader._tars == [files]
+    assert red(reader.open(reader.resolve("x.png"))) == 1
+
+
+def test_a_row_cannot_open_a_tar_outside_the_roots(reader, tmp_path):
+    write_tar(tmp_path / "secret.tar", **{"x.png": png(1)})
+    inside = write_tar(reader.roots[0] / "inside.tar", **{"x.png": png(1)})
+    allowed = write_tar(tmp_path / "allowed.tar", **{"y.png": png(1)})
+    both = ImageReader([*reader.roots, allowed])
+    attacks = (
+        f"{tmp_path}/secret.tar!/x.png",
+        f"{allowed}!/../secret.tar!/x.png",
+        f"{tmp_path}/in/../secret.tar!/x.png",
+        f"{allowed}!/y.png/../../secret.tar!/x.png",
+        "../secret.tar!/x.png",
+        f"{inside}!/x.png",
+        f"{allowed}!/x.png",
+        f"{allowed}!/",
+    )
+    for attack in attacks:
+        for chosen in (reader, both):
+            with pytest.raises(UserError, match="does not exist in"):
+                chosen.resolve(attack)
+            with pytest.raises(UserError, match="cannot be opened"):
+                chosen.open(attack)
+
+
+def test_a_member_that_climbs_opens_that_member_only(tmp_path):
+    Image.new("RGB", (2, 2), (200, 0, 0)).save(tmp_path / "secret.png")
+    (tmp_path / "in").mkdir()
+    absolute = str(tmp_path / "secret.png")
+    tar = write_tar(tmp_path / "in" / "a.tar", **{"../secret.png": png(1), absolute: png(2)})
+    reader = ImageReader([tar])
+    assert red(reader.open(reader.resolve("../secret.png"))) == 1
+    both = ImageReader([tar, tmp_path / "in"])
+    assert red(both.open(both.resolve("../secret.png"))) == 1
+    for chosen, problem in ((reader, "does not exist"), (both, "outside")):
+        with pytest.raises(UserError, match=problem):
+            chosen.resolve(absolute)
+
+
+def test_members_have_the_limits_of_files(tmp_path):
+    whole = png(1, (300, 300))
+    tar = write_tar(tmp_path / "a.tar", **{"x.png": whole, "cut.png": whole[:-50], "t.png": b"text", "empty.png": b""})
+    reader = ImageReader([tar])
+
+    def problem(name, chosen=reader, check=False):
+        with pytest.raises(UserError) as caught:
+            (chosen.check if check else chosen.open)(chosen.resolve(name))
+        return str(caught.value)
+
+    assert problem("cut.png").startswith(f"image {tar}!/cut.png is damaged")
+    assert "not a readable image" in problem("t.png")
+    assert "not a readable image" in problem("empty.png", check=True)
+    for check in (True, False):
+        assert "300 x 300, more than" in problem("x.png", ImageReader([tar], max_pixels=1000), check)
+        assert "bytes, more than the 10 allowed" in problem("x.png", ImageReader([tar], max_bytes=10), check)
+    reader.check(reader.resolve("cut.png"))
+
+
+def test_checking_a_member_reads_little_of_it(tmp_path, monkeypatch):
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400), dtype=np.uint8)).save(noise, "PNG")
+    reader = ImageReader([write_tar(tmp_path / "a.tar", **{"x.png": noise.getvalue()})])
+    counts = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: counts.append(arguments[1]) or pread(*arguments))
+    path = reader.resolve("x.png")
+    assert counts == []
+    reader.check(path)
+    assert sum(counts) < 50_000
+    counts.clear()
+    reader.open(path)
+    assert counts == [len(noise.getvalue())]
+
+
+def test_tar_roots_that_are_wrong_say_so(tmp_path):
+    with pytest.raises(UserError, match=r"image root .*none\.tar: tar file .*none\.tar does not exist.*image_roots"):
+        ImageReader([tmp_path / "none.tar"])
+    with pytest.raises(UserError, match=r"no tar file matches .*\*\.tar"):
+        ImageReader([tmp_path / "*.tar"])
+    (tmp_path / "bad.tar").write_bytes(b"not a tar" * 1000)
+    with pytest.raises(UserError, match=r"bad\.tar is not a tar file"):
+        ImageReader([tmp_path / "bad.tar"])
+    reader = ImageReader([write_tar(tmp_path / "a.tar", x=b"")])
+    with pytest.raises(UserError, match=r"image y\.png does not exist in .*a\.tar"):
+        reader.resolve("y.png")
+    with pytest.raises(UserError, match="NUL"):
+        reader.resolve("a.tar!/\0x")
+
+
+def test_a_reader_with_tars_can_be_pickled(tmp_path):
+    reader = ImageReader([write_tar(tmp_path / "a.tar", **{"x.png": png(5)})])
+    copied = pickle.loads(pickle.dumps(reader))
+    assert red(copied.open(copied.resolve("x.png"))) == 5

@@ -1,7 +1,9 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from medcap.data.packing import Sample, make_documents, pack_documents, pack_row
+from medcap.data.packing import Sample, make_documents, make_table, pack_documents, pack_row, sharing
 
 
 def sample(tokens, first_label, images=(), images_end=0, name="row"):
@@ -10,69 +12,109 @@ def sample(tokens, first_label, images=(), images_end=0, name="row"):
     return Sample(tokens, labels, images, images_end, name)
 
 
-# One image (99 99), two questions: the prefix they share is [1, 99, 99, 5].
+# One image (99 99), two questions: what they share ends with the image, [1, 99, 99].
 FIRST = sample([1, 99, 99, 5, 6, 7], 5, ("a",), 3)
 SECOND = sample([1, 99, 99, 5, 8, 9, 10], 5, ("a",), 3)
 TEXT = sample([1, 4, 3], 2)
 
 
+def documents_of(samples, order=None, row_length=20, share=True):
+    """The samples of each document."""
+    order = np.arange(len(samples)) if order is None else np.array(order)
+    found = make_documents(make_table(samples), order, row_length, share)
+    return [found.samples[start:stop].tolist() for start, stop in pairwise(found.starts)], found.lengths.tolist()
+
+
 def test_samples_of_one_image_become_one_document():
-    (document,) = make_documents([FIRST, SECOND], [0, 1], row_length=20)
-    assert (document.samples, document.prefix, document.length) == ((0, 1), 4, 9)
+    assert documents_of([FIRST, SECOND]) == ([[0, 1]], [10])
+    assert documents_of([FIRST, TEXT, SECOND]) == ([[0, 2], [1]], [10, 3])
+    assert documents_of([FIRST, TEXT, SECOND], order=[2, 1, 0]) == ([[2, 0], [1]], [10, 3])
 
 
 def test_layout_of_a_shared_document_and_a_text_row():
-    samples = [FIRST, SECOND, TEXT]
-    row = pack_row(samples, make_documents(samples, [0, 1, 2], 14), 14, pad_id=0)
-    assert row.tokens.tolist() == [1, 99, 99, 5, 6, 7, 8, 9, 10, 1, 4, 3, 0, 0]
-    assert row.labels.tolist() == [-100] * 5 + [7, -100, 9, 10, -100, -100, 3, -100, -100]
-    assert row.input_pos.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6, 0, 1, 2, 0, 0]
-    assert row.document.tolist() == [0] * 9 + [1] * 3 + [-1] * 2
-    assert row.branch.tolist() == [0] * 4 + [1] * 2 + [2] * 3 + [0] * 5
+    row = pack_row([[FIRST, SECOND], [TEXT]], 15, pad_id=0)
+    assert row.tokens.tolist() == [1, 99, 99, 5, 6, 7, 5, 8, 9, 10, 1, 4, 3, 0, 0]
+    assert row.labels.tolist() == [-100] * 5 + [7, -100, -100, 9, 10, -100, -100, 3, -100, -100]
+    assert row.input_pos.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 0, 1, 2, 0, 0]
+    assert row.document.tolist() == [0] * 10 + [1] * 3 + [-1] * 2
+    assert row.branch.tolist() == [0] * 3 + [1] * 3 + [2] * 4 + [0] * 5
     assert row.images == ("a",)
 
 
 def test_every_label_keeps_its_predictor_in_its_own_branch():
-    # The same question with two answers: the token before the first label must not be shared.
-    same = [sample([1, 99, 5, 6, value], 4, ("a",), 2) for value in (7, 8)]
-    (document,) = make_documents(same, [0, 1], 20)
-    assert document.prefix == 3
-    row = pack_row(same, [document], 8, pad_id=0)
-    assert row.tokens.tolist() == [1, 99, 5, 6, 7, 6, 8, 0]
+    # The answer follows the image at once: the image token predicts it, so it cannot be shared.
+    same = [sample([1, 99, value], 2, ("a",), 2) for value in (7, 8)]
+    assert documents_of(same) == ([[0], [1]], [3, 3])
+    assert sharing(same[0]) == (0, 0)
+    # One token between them is enough.
+    later = [sample([1, 99, 6, value], 3, ("a",), 2) for value in (7, 8)]
+    assert documents_of(later) == ([[0, 1]], [6])
+    assert pack_row([later], 8, pad_id=0).tokens.tolist() == [1, 99, 6, 7, 6, 8, 0, 0]
 
 
-def test_a_prefix_that_does_not_hold_all_images_is_not_shared():
+def test_another_text_before_the_image_is_not_shared():
     early = sample([1, 99, 5, 6], 3, ("a",), 2)
-    late = sample([1, 5, 99, 6], 3, ("a",), 3)
-    assert [document.samples for document in make_documents([early, late], [0, 1], 20)] == [(0,), (1,)]
+    late = sample([1, 5, 99, 4, 6], 4, ("a",), 3)
+    assert documents_of([early, late])[0] == [[0], [1]]
 
 
 def test_sharing_can_be_turned_off_and_differing_images_never_share():
     other = sample([1, 99, 99, 5, 6, 7], 5, ("b",), 3)
-    assert len(make_documents([FIRST, SECOND], [0, 1], 20, share=False)) == 2
-    assert len(make_documents([FIRST, other], [0, 1], 20)) == 2
+    assert documents_of([FIRST, SECOND], share=False)[0] == [[0], [1]]
+    assert documents_of([FIRST, other])[0] == [[0], [1]]
+
+
+def test_samples_that_do_not_begin_alike_cannot_be_laid_out_together():
+    other = sample([1, 99, 99, 5, 6, 7], 5, ("b",), 3, name="another row")
+    with pytest.raises(ValueError, match="another row does not begin like row"):
+        pack_row([[FIRST, other]], 20, pad_id=0)
+    with pytest.raises(ValueError, match="does not fit into a row of 5 tokens"):
+        pack_row([[FIRST]], 5, pad_id=0)
 
 
 def test_questions_that_do_not_fit_go_into_another_document():
     questions = [sample([1, 99, 99, 5, value, value], 5, ("a",), 3) for value in range(10, 17)]
-    documents = make_documents(questions, range(7), row_length=10)
-    assert [document.samples for document in documents] == [(0, 1, 2), (3, 4, 5), (6,)]
-    assert all(document.length <= 10 for document in documents)
+    groups, lengths = documents_of(questions, row_length=12)
+    assert groups == [[0, 1, 2], [3, 4, 5], [6]]
+    assert lengths == [12, 12, 6]
+
+
+def test_unusable_samples_are_left_out_of_every_document():
+    table = make_table([FIRST, SECOND, TEXT])
+    table.lengths[1] = 0
+    found = make_documents(table, np.array([2, 1, 0]), 20)
+    assert found.samples.tolist() == [2, 0]
+    assert found.lengths.tolist() == [3, 6]
 
 
 def test_a_sample_longer_than_a_row_is_an_error():
     with pytest.raises(ValueError, match="has 6 tokens"):
-        make_documents([FIRST], [0], row_length=5)
+        make_documents(make_table([FIRST]), np.array([0]), row_length=5)
+
+
+def rows_of(lengths, row_length, **options):
+    rows = pack_documents(lengths, row_length, **options)
+    return [rows.documents[start:stop].tolist() for start, stop in pairwise(rows.starts)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_packing_covers_everything_once_and_never_overflows(seed):
     lengths = np.random.default_rng(seed).integers(1, 41, 3000).tolist()
-    rows = pack_documents(lengths, 64, window=500)
+    rows = rows_of(lengths, 64, window=500)
     assert sorted(index for row in rows for index in row) == list(range(3000))
     assert all(sum(lengths[index] for index in row) <= 64 for row in rows)
     assert sum(lengths) / (64 * len(rows)) > 0.97
 
 
 def test_best_fit_fills_exact_gaps():
-    assert pack_documents([6, 4, 7, 3], 10) == [[2, 3], [0, 1]]
+    assert rows_of([6, 4, 7, 3], 10) == [[2, 3], [0, 1]]
+
+
+def test_rows_change_places_only_within_their_window():
+    lengths = np.full(12, 10)
+    plain = rows_of(lengths, 10, window=6)
+    mixed = rows_of(lengths, 10, window=6, generator=np.random.default_rng(1))
+    assert plain == [[index] for index in range(12)]
+    assert mixed != plain
+    assert sorted(mixed[:6]) == plain[:6]
+    assert sorted(mixed[6:]) == plain[6:]

@@ -1,12 +1,19 @@
+import dataclasses
+
+import numpy as np
 import pytest
 from torchvision.transforms.functional import resize, to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
-from medcap.data.tokenization import ChatTokenizer
-from medcap.datasets.chat import chat_dataset
+from medcap.data.tokenization import ChatTokenizer, LabelRules
+from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
+
+
+def small(image):
+    return to_tensor(resize(image, [8, 8]))
 
 
 @pytest.fixture
@@ -21,33 +28,82 @@ def workspace(tmp_path):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_every_sample_stands_in_exactly_one_batch_of_an_epoch(workspace, tokenizer, packed, epoch):
+def test_every_sample_stands_in_exactly_one_unit_of_an_epoch(workspace, tokenizer, packed, epoch):
     dataset = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=96, packed=packed)
-    plans = dataset.plan(batch_size=2, seed=3, epoch=epoch)
-    assert sorted(sample for plan in plans for sample in plan.samples) == list(range(13))
-    assert plans == dataset.plan(batch_size=2, seed=3, epoch=epoch)
-    assert plans != dataset.plan(batch_size=2, seed=3, epoch=epoch + 1)
+    plans = [dataset.plan(seed=3, epoch=number) for number in (epoch, epoch, epoch + 1)]
+    samples = [plan.samples_of(0, len(plan)) for plan in plans]
+    assert sorted(samples[0]) == list(range(13))
+    assert samples[0] == samples[1]
+    assert samples[0] != samples[2]
 
 
-def test_a_batch_size_counts_samples_or_rows(workspace, tokenizer):
+def test_units_are_samples_or_rows(workspace, tokenizer):
     unpacked = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=96)
-    assert [len(plan.samples) for plan in unpacked.plan(batch_size=4)] == [4, 4, 4, 1]
+    assert len(unpacked.plan()) == 13
     packed = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=96, packed=True)
-    plans = packed.plan(batch_size=2)
-    assert all(len(plan.rows) == 2 for plan in plans[:-1])
-    assert {plan.row_length for plan in plans} == {96}
+    plan = packed.plan()
+    assert 1 < len(plan) < 13
+    batch, bad = packed.load(plan, 0, 2, small)
+    assert batch.tokens.shape == (2, 96)
+    assert not bad
 
 
 def test_a_damaged_image_takes_only_its_own_samples_along(workspace, tokenizer):
-    dataset = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=200, packed=True)
-    (workspace.folder / "images" / "1.png").write_bytes(b"cut")
-    (plan,) = dataset.plan(batch_size=100)
-    batch, bad = dataset.load(plan, lambda image: to_tensor(resize(image, [8, 8])))
-    assert len(bad) == 3
-    assert len(batch.names) == 10
-    assert batch.images.shape == (3, 3, 8, 8)
-    assert len(batch.image_positions) == 3 * 4
-    assert [row.name for row in dataset.check_images(limit=0)] == [f"{workspace.data}, row 1"]
+    for packed in (True, False):
+        dataset = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=200, packed=packed)
+        whole = (workspace.folder / "images" / "1.png").read_bytes()
+        (workspace.folder / "images" / "1.png").write_bytes(b"cut")
+        plan = dataset.plan()
+        batch, bad = dataset.load(plan, 0, len(plan), small)
+        assert sorted(row.name for row in bad) == [f"{workspace.data}, row {index}" for index in (1, 5, 9)]
+        assert len(batch.names) == 10
+        assert batch.images.shape == (3, 3, 8, 8)
+        assert len(batch.image_positions) == 3 * 4
+        assert len(dataset.check_images(limit=100)) == 3
+        assert len(dataset.check_images(limit=2)) == 0
+        (workspace.folder / "images" / "1.png").write_bytes(whole)
+
+
+def test_a_bad_row_is_in_no_plan(workspace, tokenizer):
+    rows = workspace.records()
+    del rows[2]["conversations"]
+    source = str(workspace.write_data("bad.json", rows))
+    dataset = chat_dataset(tokenizer, source=source, max_seq_len=96)
+    assert [row.name for row in dataset.bad] == [f"{source}, row 2"]
+    assert "there is no 'conversations'" in dataset.bad[0].reason
+    assert sorted(dataset.plan().samples_of(0, 12)) == [0, 1, *range(3, 13)]
+
+
+def test_rows_that_were_not_counted_are_found_bad_when_they_are_loaded(workspace, tokenizer, monkeypatch):
+    monkeypatch.setattr("medcap.datasets.chat.COUNT_ALWAYS", 0)
+    rows = workspace.records()
+    del rows[2]["conversations"]
+    dataset = chat_dataset(tokenizer, source=str(workspace.write_data("bad.json", rows)), max_seq_len=96)
+    assert dataset.bad == []
+    batch, bad = dataset.load(dataset.plan(shuffle=False), 0, 4, small)
+    assert len(batch.names) == 3
+    assert "row 2: there is no 'conversations'" in bad[0].reason
+
+
+def test_a_count_that_no_longer_fits_is_an_error_and_not_a_wrong_row(workspace, tokenizer):
+    dataset = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=96, packed=True)
+    plan = dataset.plan()
+    dataset.rules = LabelRules(train_on_header=True)
+    dataset.sample = lambda index: dataclasses.replace(ChatDataset.sample(dataset, index), tokens=np.arange(5))
+    with pytest.raises(UserError, match="has 5 tokens, but"):
+        dataset.load(plan, 0, 1, small)
+
+
+def test_the_fingerprint_follows_everything_that_changes_a_plan(workspace, tokenizer):
+    options = {"source": str(workspace.data), "max_seq_len": 96}
+    first = chat_dataset(tokenizer, **options).fingerprint
+    assert chat_dataset(tokenizer, **options).fingerprint == first
+    for change in ({"max_seq_len": 90}, {"packed": True}, {"train_on_input": True}, {"share_images": False}):
+        assert chat_dataset(tokenizer, **{**options, **change}).fingerprint != first
+    other = workspace.write_data("other.json", workspace.records()[1:])
+    assert chat_dataset(tokenizer, **{**options, "source": str(other)}).fingerprint != first
+    more = ChatTokenizer(llama3_tokenizer(str(workspace.folder / "tokenizer" / "tokenizer.model")), 9)
+    assert chat_dataset(more, **options).fingerprint != first
 
 
 def test_a_file_without_a_usable_row_is_an_error(workspace, tokenizer):

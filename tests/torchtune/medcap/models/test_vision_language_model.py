@@ -5,7 +5,8 @@ from torch.nn.functional import cross_entropy
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.data.batch import make_batch
-from medcap.data.packing import Sample, make_documents, pack_documents, pack_row
+from medcap.data.epoch_plan import plan_packed
+from medcap.data.packing import Sample, make_table, pack_row
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
@@ -47,10 +48,10 @@ SAMPLES = [
 
 
 def batch_of(samples, images, row_length, share=True):
-    documents = make_documents(samples, range(len(samples)), row_length, share)
+    plan = plan_packed(make_table(samples), np.arange(len(samples)), row_length, share)
     rows = [
-        pack_row(samples, [documents[index] for index in row], row_length, pad_id=0)
-        for row in pack_documents([document.length for document in documents], row_length)
+        pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
+        for row in plan.rows(0, len(plan))
     ]
     return make_batch(rows, IMAGE, K, images.__getitem__)
 
@@ -150,7 +151,7 @@ def test_an_unknown_trainable_part_is_an_error(model):
 def test_a_placeholder_without_its_rows_is_an_error(images):
     cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].labels[3:], ("a",), K - 1, "row 9")
     with pytest.raises(ValueError, match="3 placeholders for 1 images"):
-        make_batch([pack_row([cut], make_documents([cut], [0], 20), 20, 0)], IMAGE, K, images.__getitem__)
+        make_batch([pack_row([[cut]], 20, 0)], IMAGE, K, images.__getitem__)
 
 
 def test_an_image_id_outside_the_vocabulary_is_never_looked_up(model):

@@ -1,0 +1,179 @@
+"""Real training processes, quickly: a server that has imported everything forks itself for each process that is wanted.
+
+A recipe's start is mostly imports. Tests that start dozens of processes to kill them would wait for little else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+RECIPES = ("full_finetune_single_device", "full_finetune_distributed")
+
+
+class Run:
+    """The processes of one run, started by ``WarmStart.run``.
+
+    Args:
+        server: that started them.
+        pids: one a rank.
+        logs: what each of them prints.
+    """
+
+    def __init__(self, server: WarmStart, pids: list[int], logs: list[Path]) -> None:
+        self._server, self.pids, self.logs = server, pids, logs
+
+    def alive(self) -> bool:
+        """Whether any of its processes runs."""
+        return any(self._server.ask({"poll": pid}) is None for pid in self.pids)
+
+    def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to some ranks, by default to all."""
+        for rank in ranks or range(len(self.pids)):
+            if self._server.ask({"poll": self.pids[rank]}) is None:
+                os.kill(self.pids[rank], number)
+
+    def wait(self, timeout: float = 60) -> list[int]:
+        """Wait for all ranks to end.
+
+        Returns:
+            Their exit statuses; minus the signal's number for a killed one.
+
+        Raises:
+            TimeoutError: if one goes on for longer; all are killed then.
+        """
+        end = time.monotonic() + timeout
+        while self.alive():
+            if time.monotonic() > end:
+                self.kill()
+                raise TimeoutError("\n".join(path.read_text()[-3000:] for path in self.logs))
+            time.sleep(0.01)
+        return [self._server.ask({"poll": pid}) for pid in self.pids]
+
+    def printed(self, rank: int = 0) -> str:
+        """What a rank has printed."""
+        return self.logs[rank].read_text()
+
+
+class WarmStart:
+    """The server; a context manager."""
+
+    def __enter__(self) -> WarmStart:
+        environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from helpers.warm_start import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._number = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+    def ask(self, request: Mapping[str, object]) -> int | None:
+        """Send a request and read its answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def run(self, logs: Path, arguments: Sequence[str], processes: int = 1) -> Run:
+        """Start the training recipe.
+
+        Args:
+            logs: folder for what it prints.
+            arguments: what follows the recipe's name on the command line.
+            processes: more than one take the distributed recipe.
+
+        Returns:
+            The run.
+        """
+        logs.mkdir(parents=True, exist_ok=True)
+        self._number += 1
+        port = free_port()
+        pids, files = [], []
+        for rank in range(processes):
+            files.append(logs / f"run_{self._number}_rank_{rank}.txt")
+            environment = {}
+            if processes > 1:
+                environment = {
+                    "RANK": rank,
+                    "LOCAL_RANK": rank,
+                    "WORLD_SIZE": processes,
+                    "LOCAL_WORLD_SIZE": processes,
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                }
+            request = {
+                "recipe": RECIPES[processes > 1],
+                "arguments": list(arguments),
+                "log": str(files[-1]),
+                "environment": {name: str(value) for name, value in environment.items()},
+            }
+            pids.append(self.ask(request))
+        return Run(self, pids, files)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def serve() -> None:
+    """Answer requests on standard input until it ends: start a process, or tell the exit status of one."""
+    for recipe in RECIPES:
+        __import__(f"medcap.recipes.{recipe}")
+    ended: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid = request["poll"]
+            if pid not in ended:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+            answer = ended.get(pid)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(request)
+        print(json.dumps(answer), flush=True)
+
+
+def _become(request: dict[str, object]) -> None:
+    os.setsid()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, target)
+    os.environ.update(request["environment"])
+    status = 0
+    try:
+        name = f"medcap.recipes.{request['recipe']}"
+        sys.argv = [name, *request["arguments"]]
+        sys.modules.pop(name, None)
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

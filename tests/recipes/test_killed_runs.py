@@ -1,0 +1,104 @@
+"""A run that is killed at any moment and resumed ends with the same files as one that nobody disturbed."""
+
+import json
+import random
+import time
+
+import pytest
+
+from helpers.warm_start import WarmStart
+from helpers.workspace import TINY_VISION, Workspace
+from medcap.checkpoints.atomic import latest_checkpoint
+
+NUM_KILLS = 14
+
+
+@pytest.fixture(scope="module")
+def server():
+    with WarmStart() as server:
+        yield server
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path)
+
+
+def arguments(workspace, output, *overrides):
+    return [
+        "--config",
+        "medcap/tiny/distributed" if "distributed" in overrides else "medcap/tiny/single_device",
+        *workspace.model_overrides(),
+        f"output_dir={workspace.folder / output}",
+        f"vision={TINY_VISION}",
+        "projector.num_image_tokens=4",
+        f"dataset.source={workspace.data}",
+        "dataset.max_seq_len=96",
+        "dataset.packed=false",
+        "lr_scheduler.num_warmup_steps=3",
+        "num_workers=1",
+        "batch_size=1",
+        "resume_from_checkpoint=latest",
+        *(override for override in overrides if override != "distributed"),
+    ]
+
+
+def files_of(checkpoint):
+    """Every file of a checkpoint by its name, and its bytes."""
+    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+
+
+def logged(output):
+    """What each step logged, without how long it took."""
+    lines = (output / "log" / "metrics.jsonl").read_text().splitlines()
+    timed = {"tokens_per_second", "label_tokens_per_second", "images_per_second", "data_wait"}
+    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def wait_for_a_moment(run, folder, chance, number):
+    """Until a checkpoint is being written (odd numbers), or for a random time; False if the run ended before."""
+    before = latest_checkpoint(folder)
+    deadline = time.monotonic() + 60
+    # Something new must be on disk first: else the run would never get on.
+    while latest_checkpoint(folder) == before and time.monotonic() < deadline:
+        if not run.alive():
+            return False
+        time.sleep(0.002)
+    if number % 2 == 0:
+        time.sleep(chance.uniform(0, 0.3))
+        return run.alive()
+    while not any(folder.glob(".step_*.partial")) and time.monotonic() < deadline:
+        if not run.alive():
+            return False
+    time.sleep(chance.uniform(0, 0.01))
+    return run.alive()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, server, processes):
+    overrides = ["epochs=6", "save_every_n_steps=1", "keep_last=3", *(["distributed"] if processes > 1 else [])]
+    quiet = server.run(workspace.folder / "logs", arguments(workspace, "quiet", *overrides), processes)
+    assert quiet.wait() == [0] * processes, quiet.printed()
+    chance = random.Random(processes)
+    folder = workspace.folder / "killed" / "checkpoint"
+    kills = while_writing = 0
+    while True:
+        run = server.run(workspace.folder / "logs", arguments(workspace, "killed", *overrides), processes)
+        if kills == NUM_KILLS or not wait_for_a_moment(run, folder, chance, kills):
+            break
+        # One process of two is enough: the other must notice, and end by itself.
+        run.kill(*([chance.randrange(processes)] if kills % 3 else range(processes)))
+        run.wait()
+        kills += 1
+        while_writing += any(folder.glob(".step_*.partial"))
+    assert run.wait() == [0] * processes, run.printed()
+    assert kills >= 12
+    assert while_writing >= 3
+    quiet_files = files_of(latest_checkpoint(workspace.folder / "quiet"))
+    killed_files = files_of(latest_checkpoint(workspace.folder / "killed"))
+    assert {"vision.safetensors", "vision.json", "state/state.json", "state/state.safetensors"} <= quiet_files.keys()
+    assert killed_files.keys() == quiet_files.keys()
+    assert [name for name in quiet_files if killed_files[name] != quiet_files[name]] == []
+    assert logged(workspace.folder / "killed") == logged(workspace.folder / "quiet")
+    assert not list(folder.glob(".*.partial"))
+    assert len(list(folder.glob("step_*"))) == 3

@@ -1,0 +1,100 @@
+"""Which samples stand where in an epoch, as arrays: the same on every process and machine, and small for millions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcap.data.packing import SampleTable, make_documents, pack_documents
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """An epoch as a list of units: packed rows of documents, or samples.
+
+    A batch is a stretch of consecutive units, whatever the number of processes that share it. So the place of a run in
+    an epoch is one number, the units that are used, and it means the same to any number of processes.
+
+    Attributes:
+        samples: ``[n]`` int64 samples in order.
+        documents: ``[d + 1]`` int64 places in ``samples`` where the documents of packed rows start; None if the units
+            are samples.
+        units: ``[u + 1]`` int64 places in ``documents`` where the rows start; None if the units are samples.
+    """
+
+    samples: np.ndarray
+    documents: np.ndarray | None = None
+    units: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples) if self.units is None else len(self.units) - 1
+
+    def rows(self, start: int, stop: int) -> list[list[list[int]]]:
+        """Packed rows ``start`` to ``stop``: for each its documents, for each document its samples."""
+        bounds = self.units[start : stop + 1]
+        return [
+            [
+                self.samples[self.documents[place] : self.documents[place + 1]].tolist()
+                for place in range(bounds[row], bounds[row + 1])
+            ]
+            for row in range(stop - start)
+        ]
+
+    def samples_of(self, start: int, stop: int) -> list[int]:
+        """The samples of units ``start`` to ``stop``."""
+        if self.units is None:
+            return self.samples[start:stop].tolist()
+        return self.samples[self.documents[self.units[start]] : self.documents[self.units[stop]]].tolist()
+
+
+def plan_packed(
+    table: SampleTable,
+    order: np.ndarray,
+    row_length: int,
+    share_images: bool = True,
+    generator: np.random.Generator | None = None,
+) -> EpochPlan:
+    """Put every usable sample into exactly one packed row.
+
+    Args:
+        table: of all samples.
+        order: ``[n]`` int64 samples in the order wanted, which rows keep roughly.
+        row_length: tokens of a row.
+        share_images: one copy of an image for all samples that show it.
+        generator: exchanges rows that lie near each other; None keeps them as they are packed.
+
+    Returns:
+        The plan; its units are rows.
+    """
+    documents = make_documents(table, order, row_length, share_images)
+    rows = pack_documents(documents.lengths, row_length, generator=generator)
+    sizes = np.diff(documents.starts)[rows.documents]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    # The places of the samples, document after document in the order of the rows.
+    places = np.repeat(documents.starts[:-1][rows.documents] - starts[:-1], sizes) + np.arange(starts[-1])
+    return EpochPlan(documents.samples[places], starts, rows.starts)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of a batch: units ``start`` to ``stop`` of the plan; none if they are equal."""
+
+    start: int
+    stop: int
+
+
+def share_batch(start: int, stop: int, rank: int, size: int) -> Share:
+    """Cut the units of a batch into parts that differ by one unit at most.
+
+    Args:
+        start: the batch's first unit.
+        stop: the unit behind its last.
+        rank: whose part.
+        size: how many parts.
+
+    Returns:
+        The part; those of all ranks cover the batch exactly once, in order.
+    """
+    count = stop - start
+    return Share(start + count * rank // size, start + count * (rank + 1) // size)

@@ -1,0 +1,224 @@
+"""The batches of a run: every unit of an epoch's plan once, shared out over the processes, read by workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medcap.configuration import build
+from medcap.data.batch import Batch
+from medcap.data.epoch_plan import EpochPlan, share_batch
+from medcap.data.tokenization import ChatTokenizer
+from medcap.datasets.chat import BadRow, ChatDataset
+from medcap.errors import UserError
+from medcap.training.checkpointing import Position
+from medcap.training.stopping import ignore_stop_signals
+from medcap.training.world import World
+
+_READ_AHEAD = 4
+
+
+@dataclass
+class LoadedStep:
+    """What one process works on in one optimizer step.
+
+    Attributes:
+        batches: its part of each accumulated batch; None where nothing of it is usable, or it got no part.
+        bad: the rows that were left out.
+        next_unit: the unit of the plan behind the step's last, over all processes.
+        waited: seconds that were spent waiting for it.
+    """
+
+    batches: list[Batch | None]
+    bad: list[BadRow]
+    next_unit: int
+    waited: float
+
+
+class TrainingData:
+    """The training and the validation set, and how their plans become batches.
+
+    Args:
+        cfg: has the training keys.
+        tokenizer: of the model.
+        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` float32.
+        world: the processes that share the batches.
+
+    Raises:
+        UserError: if a file cannot be read, or more rows than ``max_bad_fraction`` are found unusable.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, tokenizer: ChatTokenizer, transform: Callable[..., Tensor], world: World
+    ) -> None:
+        self.cfg, self.transform, self.world = cfg, transform, world
+        self.dataset = self._open(cfg.dataset.source, tokenizer, "dataset")
+        self.validation = None
+        if cfg.validation_source is not None:
+            self.validation = self._open(cfg.validation_source, tokenizer, "validation")
+        self._lengths: dict[int, int] = {}
+
+    def _open(self, source: str, tokenizer: ChatTokenizer, key: str) -> ChatDataset:
+        def build_dataset() -> ChatDataset:
+            return build({**self.cfg.dataset, "source": source}, tokenizer)
+
+        # One process of a machine indexes the file and counts its tokens; the others find what it has written.
+        dataset = self.world.main_first(build_dataset, key)
+        mistakes = self.world.gather(self._mistake(dataset) if self.world.is_main else None)
+        if mistakes[0] is not None:
+            raise UserError(mistakes[0])
+        return dataset
+
+    def _mistake(self, dataset: ChatDataset) -> str | None:
+        bad = dataset.bad + dataset.check_images(self.cfg.check_images)
+        if len(bad) <= self.cfg.max_bad_fraction * dataset.num_rows:
+            return None
+        return (
+            f"{len(bad)} of {dataset.num_rows} rows cannot be used, the first: {bad[0].reason};"
+            f" mend or remove them, or allow some with max_bad_fraction={len(bad) / dataset.num_rows:.2g}"
+        )
+
+    @property
+    def units_per_step(self) -> int:
+        """Units of a plan that one optimizer step uses, over all processes."""
+        return self._units_per_batch * self.cfg.gradient_accumulation_steps
+
+    @property
+    def _units_per_batch(self) -> int:
+        return self.cfg.batch_size * self.world.size
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, the same on every process."""
+        return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
+
+    def units(self, epoch: int, plan: EpochPlan | None = None) -> int:
+        """How many units of an epoch's plan are used."""
+        if epoch not in self._lengths:
+            self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
+        limit = self.cfg.max_steps_per_epoch
+        length = self._lengths[epoch]
+        return length if limit is None else min(length, limit * self.units_per_step)
+
+    def steps_left(self, position: Position) -> int:
+        """Optimizer steps from a position to the end of the run."""
+        steps = 0
+        for epoch in range(position.epoch, self.cfg.epochs):
+            done = position.unit if epoch == position.epoch else 0
+            steps += -(-max(self.units(epoch) - done, 0) // self.units_per_step)
+        return steps
+
+    def steps(self, epoch: int, start: int) -> Iterator[LoadedStep]:
+        """Load the rest of an epoch.
+
+        Args:
+            epoch: from 0.
+            start: units of its plan that are used already.
+
+        Yields:
+            This process's part of each step.
+        """
+        plan = self.plan(epoch)
+        stop = self.units(epoch, plan)
+        loader = iter(self._loader(self.dataset, plan, start, stop))
+        for first in range(start, stop, self.units_per_step):
+            last = min(first + self.units_per_step, stop)
+            started = time.perf_counter()
+            loaded = [next(loader) for _ in range(first, last, self._units_per_batch)]
+            waited = time.perf_counter() - started
+            yield LoadedStep([batch for batch, _ in loaded], [row for _, bad in loaded for row in bad], last, waited)
+
+    def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
+        """This process's part of the validation set; the same number of batches on every process."""
+        plan = self.validation.plan(shuffle=False)
+        yield from self._loader(self.validation, plan, 0, len(plan))
+
+    def _loader(self, dataset: ChatDataset, plan: EpochPlan, start: int, stop: int) -> DataLoader:
+        parts = _Parts(dataset, plan, start, stop, self._units_per_batch, self.world, self.transform)
+        num_workers = min(self.cfg.num_workers, len(parts))
+        return DataLoader(
+            parts,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            prefetch_factor=_READ_AHEAD if num_workers else None,
+            worker_init_fn=ignore_stop_signals,
+            # Its own: a loader draws a seed when it starts, and a resumed run starts one more than an undisturbed one.
+            generator=torch.Generator().manual_seed(self.cfg.seed),
+        )
+
+
+class _Parts(Dataset):
+    """One process's part of each batch of a plan."""
+
+    def __init__(
+        self,
+        dataset: ChatDataset,
+        plan: EpochPlan,
+        start: int,
+        stop: int,
+        units_per_batch: int,
+        world: World,
+        transform: Callable[..., Tensor],
+    ) -> None:
+        self.dataset, self.plan, self.transform = dataset, plan, transform
+        self.start, self.stop, self.units_per_batch = start, stop, units_per_batch
+        self.rank, self.size = world.rank, world.size
+
+    def __len__(self) -> int:
+        return -(-(self.stop - self.start) // self.units_per_batch)
+
+    def __getitem__(self, number: int) -> tuple[Batch | None, list[BadRow]]:
+        first = self.start + number * self.units_per_batch
+        part = share_batch(first, min(first + self.units_per_batch, self.stop), self.rank, self.size)
+        if part.start == part.stop:
+            return None, []
+        return self.dataset.load(self.plan, part.start, part.stop, self.transform)
+
+
+class LoaderWatch:
+    """Says so when the data loader is what a run waits for.
+
+    Args:
+        num_workers: of the run, for the advice.
+        share: of the time, above which it is worth saying.
+        window: steps looked at together.
+    """
+
+    def __init__(self, num_workers: int, share: float = 0.25, window: int = 50) -> None:
+        self.num_workers, self.share, self.window = num_workers, share, window
+        self._steps: list[tuple[float, float, int, int]] = []
+        self._last_note = float("-inf")
+
+    def update(self, waited: float, seconds: float, images: int, samples: int) -> str | None:
+        """Count a step.
+
+        Args:
+            waited: seconds spent waiting for its data.
+            seconds: the whole step took.
+            images: in it.
+            samples: in it.
+
+        Returns:
+            A line for the user, at most once in ten minutes.
+        """
+        self._steps.append((waited, seconds, images, samples))
+        if len(self._steps) < self.window:
+            return None
+        waited, seconds, images, samples = (sum(column) for column in zip(*self._steps, strict=True))
+        self._steps.clear()
+        now = time.monotonic()
+        if waited < self.share * seconds or now - self._last_note < 600:
+            return None
+        self._last_note = now
+        return (
+            f"data loading is the bottleneck: {waited / seconds:.0%} of the time goes into waiting for it; it delivers"
+            f" {images / seconds:,.1f} images/s and {samples / seconds:,.1f} samples/s with"
+            f" num_workers={self.num_workers}; raise num_workers up to the number of cores, and keep images small"
+            " (about the tower's size) and on a near disk"
+        )

@@ -1,0 +1,44 @@
+"""The keys of the training recipes."""
+
+from __future__ import annotations
+
+from medcap.checkpoints.assembly import MODEL_KEYS
+from medcap.configuration import Component, Value
+
+TRAINING_KEYS = MODEL_KEYS | {
+    "output_dir": Value((str,)),
+    "trainable": Value((list,), ["vision", "projector"]),
+    "dataset": Component(passed=1, default="medcap.datasets.chat_dataset"),
+    "validation_source": Value((str,), None),
+    "seed": Value((int,), 0),
+    "shuffle": Value((bool,), True),
+    "batch_size": Value((int,), 4, minimum=1),
+    "epochs": Value((int,), 1, minimum=1),
+    "max_steps_per_epoch": Value((int,), None, minimum=1),
+    "gradient_accumulation_steps": Value((int,), 1, minimum=1),
+    "optimizer": Component(passed=1),
+    "lr_scheduler": Component(passed=1, optional=True, given=("num_training_steps",)),
+    "clip_grad_norm": Value((float,), None, minimum=0),
+    "loss_chunk_size": Value((int,), 1024, minimum=1),
+    "compile": Value((bool,), False),
+    "enable_activation_checkpointing": Value((bool,), False),
+    "num_workers": Value((int,), 4, minimum=0),
+    "check_images": Value((int,), 1000, minimum=0),
+    "max_bad_fraction": Value((float,), 0.0, minimum=0),
+    "max_bad_steps": Value((int,), 10, minimum=1),
+    "metric_logger": Component(optional=True),
+    "log_every_n_steps": Value((int,), 1, minimum=1),
+    "eval_every_n_steps": Value((int,), None, minimum=1),
+    "save_every_n_steps": Value((int,), None, minimum=1),
+    "save_every_minutes": Value((float,), None, minimum=0),
+    "save_meta_model": Value((bool, str), False, choices=(True, False, "auto")),
+    "keep_last": Value((int,), None, minimum=1),
+    "resume_from_checkpoint": Value((bool, str), False),
+    "verify_frozen": Value((bool,), True),
+}
+
+DISTRIBUTED_KEYS = TRAINING_KEYS | {
+    "parallelism": Value((str,), "auto", choices=("auto", "replicate", "shard")),
+    "cpu_offload": Value((bool,), False),
+    "timeout_minutes": Value((float,), 10.0, minimum=0.1),
+}

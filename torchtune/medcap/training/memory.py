@@ -1,0 +1,222 @@
+"""How much memory a training step takes, from shapes alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchtune.modules import TransformerDecoder
+
+from medcap.checkpoints.llm_architecture import DecoderShape, describe
+from medcap.models.projectors.base import Projector
+from medcap.models.towers.base import Tower
+from medcap.training.world import World
+
+_FP32 = 4
+# While a layer computes, the next one's weights are already being fetched.
+_LAYERS_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a step takes on one process.
+
+    Attributes:
+        layers: weights of the frozen decoder's layers.
+        largest_layer: those of the largest one.
+        other_frozen: embedding table, output head and last norm: on every device, however the layers are divided.
+        trained: fp32 weights and gradients of what trains, and the low-precision copies that autocast makes.
+        optimizer: its state, this process's share.
+        activations: what autograd keeps of the forward pass.
+        loss: the logits of one chunk of labels and what the cross-entropy makes of them.
+    """
+
+    layers: int
+    largest_layer: int
+    other_frozen: int
+    trained: int
+    optimizer: int
+    activations: int
+    loss: int
+
+    def frozen(self, local_size: int = 1, cpu_offload: bool = False) -> int:
+        """Bytes of the frozen weights on one device.
+
+        Args:
+            local_size: processes that the layers are divided over; 1 is the whole model on each.
+            cpu_offload: the divided layers wait in the memory of the CPU.
+        """
+        if local_size == 1 and not cpu_offload:
+            return self.other_frozen + self.layers
+        waiting = 0 if cpu_offload else -(-self.layers // local_size)
+        return self.other_frozen + waiting + _LAYERS_AT_ONCE * self.largest_layer
+
+    def total(self, local_size: int = 1, cpu_offload: bool = False) -> int:
+        """Bytes of everything on one device; the arguments are those of ``frozen``."""
+        working = self.activations + self.loss
+        return self.frozen(local_size, cpu_offload) + self.trained + self.optimizer + working
+
+
+def estimate(
+    decoder: TransformerDecoder,
+    dtype: torch.dtype,
+    rows: int,
+    row_length: int,
+    trained_parameters: int,
+    *,
+    image_activations: int = 0,
+    boolean_mask: bool = False,
+    checkpoint_layers: bool = False,
+    loss_chunk_size: int = 1024,
+    optimizer_bytes: int = 8,
+    optimizer_shards: int = 1,
+) -> MemoryEstimate:
+    """Estimate what a training step with a frozen decoder takes.
+
+    Args:
+        decoder: as ``build_decoder`` makes it, on the meta device.
+        dtype: of the decoder.
+        rows: R of one batch, on one process.
+        row_length: S, tokens in each of them.
+        trained_parameters: numbers in what trains.
+        image_activations: bytes that autograd keeps of the tower and projector for all images of a batch.
+        boolean_mask: attention takes a boolean mask instead of a block mask.
+        checkpoint_layers: the layers' activations are computed again in the backward pass.
+        loss_chunk_size: positions whose logits exist at one time.
+        optimizer_bytes: optimizer state for each trained number: 8 for AdamW, 4 for SGD with momentum.
+        optimizer_shards: processes that share the optimizer state out.
+
+    Returns:
+        The estimate. It leaves out what the allocator wastes and what kernels use while they run: some 10 %.
+    """
+    shape = describe(decoder)
+    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in decoder.layers]
+    everything = sum(parameter.numel() for parameter in decoder.parameters())
+    tokens = rows * row_length
+    layer = layer_activations(shape, dtype, rows, row_length, boolean_mask)
+    kept = shape.num_layers * layer
+    if checkpoint_layers:
+        # Each layer's input, and one layer computed again.
+        kept = shape.num_layers * tokens * shape.embed_dim * dtype.itemsize + layer
+    # [m, V]: fp32 log-probabilities, their gradient and that of the logits, then the latter in the decoder's dtype.
+    loss = min(loss_chunk_size, tokens) * shape.vocab_size * (3 * _FP32 + dtype.itemsize)
+    low_precision = dtype.itemsize if dtype != torch.float32 else 0
+    return MemoryEstimate(
+        layers=sum(sizes) * dtype.itemsize,
+        largest_layer=max(sizes) * dtype.itemsize,
+        other_frozen=(everything - sum(sizes)) * dtype.itemsize,
+        trained=trained_parameters * (2 * _FP32 + low_precision),
+        optimizer=-(-trained_parameters * optimizer_bytes // optimizer_shards),
+        activations=kept + image_activations,
+        loss=loss,
+    )
+
+
+def layer_activations(
+    shape: DecoderShape, dtype: torch.dtype, rows: int, row_length: int, boolean_mask: bool = False
+) -> int:
+    """Bytes that autograd keeps of one frozen decoder layer.
+
+    Read off torchtune's ``TransformerSelfAttentionLayer``, whose input needs a gradient and whose weights do not. A
+    frozen linear map keeps nothing of its input, a sum keeps nothing at all. With n = R S tokens, b bytes a number,
+    width d, H heads of width h and feed-forward width f, there remain:
+
+    - both norms: their input in fp32, ``2 * 4 n d``, and one number a token, ``2 * 4 n``;
+    - the rotary table at each token's position, once for queries and once for keys, fp32: ``2 * 4 n h``;
+    - attention: queries, keys and values (repeated for all H heads) and its output, ``4 * b n H h``, and one fp32
+      number for each head, ``4 n H``; a boolean mask is made a ``[R, 1, S, S]`` table of numbers to add, ``b n S``;
+    - the gated feed-forward part: the gate before and after its activation, and what it is multiplied with,
+      ``3 * b n f``.
+
+    Args:
+        shape: the decoder's.
+        dtype: of the activations.
+        rows: R.
+        row_length: S.
+        boolean_mask: attention takes a boolean mask.
+    """
+    tokens, size = rows * row_length, dtype.itemsize
+    norms = 2 * _FP32 * (shape.embed_dim + 1)
+    rotary = 2 * _FP32 * shape.head_dim
+    attention = 4 * size * shape.num_heads * shape.head_dim + _FP32 * shape.num_heads
+    mask = size * row_length if boolean_mask else 0
+    return tokens * (norms + rotary + attention + mask + 3 * size * shape.intermediate_dim)
+
+
+def saved_bytes(function: Callable[[], Tensor], parts: nn.Module) -> int:
+    """Bytes that autograd keeps of a computation, measured.
+
+    Args:
+        function: runs it and returns its result; on the meta device it costs nothing.
+        parts: the modules of the computation, whose own weights and buffers are not counted.
+
+    Returns:
+        Bytes of all memory that the backward pass refers to, each counted once.
+    """
+    own = {_memory_id(tensor) for tensor in (*parts.parameters(), *parts.buffers())}
+    # The storages are held, so that none is freed and its identity given to another.
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _memory_id(tensor) not in own:
+            kept[_memory_id(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _memory_id(tensor: Tensor) -> int:
+    # An address would not do: on the meta device all have the same.
+    return tensor.untyped_storage()._cdata
+
+
+def vision_activations(tower: Tower, projector: Projector, dtype: torch.dtype) -> int:
+    """Bytes that autograd keeps of the tower and the projector for one image.
+
+    Args:
+        tower: on the meta device, its ``requires_grad`` flags as in training.
+        projector: likewise.
+        dtype: in which they compute; their weights are fp32.
+
+    Returns:
+        Rather more than a GPU keeps, because attention on the meta device keeps its probabilities.
+    """
+    size = tower.preprocess.image_size
+    encode = tower.encode_patches if projector.takes == "patches" else tower.encode_pooled
+    with torch.device("meta"):
+        image = torch.zeros(1, 3, size, size)
+        kept = saved_bytes(lambda: projector(encode(image)), nn.ModuleList([tower, projector]))
+    # There is no autocast on the meta device.
+    return kept * dtype.itemsize // _FP32
+
+
+def device_memory(device: torch.device, world: World) -> int:
+    """Bytes that this process may still take.
+
+    Args:
+        device: a GPU, or the CPU, whose memory the processes of a node share equally.
+        world: the processes.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _available_memory() // world.local_size
+
+
+def _available_memory(meminfo: Path = Path("/proc/meminfo"), control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    if meminfo.is_file():
+        table = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        available = int(table["MemAvailable"].split()[0]) * 1024
+    else:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # A container sees the machine's memory, but may only take its own.
+    limit, used = control_group / "memory.max", control_group / "memory.current"
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        available = min(available, max(int(limit.read_text()) - int(used.read_text()), 0))
+    return available

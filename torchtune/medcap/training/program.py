@@ -1,0 +1,63 @@
+"""How a training recipe runs as a program: set up, train, clean up, and one clear message if that fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Protocol
+
+from medcap.errors import UserError
+from medcap.training.faults import explain
+from medcap.training.world import World
+
+
+class TrainingRecipe(Protocol):
+    """What the training recipes have in common."""
+
+    world: World
+
+    def setup(self) -> None: ...
+    def train(self) -> int: ...
+    def cleanup(self) -> None: ...
+
+
+def run_recipe(recipe: TrainingRecipe) -> None:
+    """Run a recipe to its end.
+
+    An error that all processes meet, or that the end of one process causes in the others, is told once: by the process
+    that meets it first.
+
+    Args:
+        recipe: not set up yet; ``train`` returns the program's status, 0 at the end of the training.
+
+    Raises:
+        SystemExit: with status 2 for a mistake of the user's, 1 for another failure that has an explanation, 128 and
+            the signal's number where a signal asked to stop.
+        BaseException: whatever else goes wrong, on the process that meets it first.
+    """
+    try:
+        recipe.setup()
+        status = recipe.train()
+        if status == 0:
+            recipe.cleanup()
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError) else explain(error)
+        status = 2 if isinstance(error, UserError) else 1
+        if not recipe.world.claim("error"):
+            _leave_at_once(status)
+        if line is None:
+            raise
+        print("medcap: " + " ".join(line.split()), file=sys.stderr, flush=True)
+        if recipe.world.size > 1:
+            _leave_at_once(status)
+    else:
+        recipe.world.leave()
+    if status:
+        sys.exit(status)
+
+
+def _leave_at_once(status: int) -> None:
+    """End the process without the usual tidying, which would wait for processes that are not coming."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

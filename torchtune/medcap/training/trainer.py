@@ -1,0 +1,314 @@
+"""The training loop, the same on one process and on many."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from medcap.data.batch import Batch, idle_batch
+from medcap.datasets.chat import BadRow
+from medcap.errors import UserError
+from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.training.checkpointing import Position, RunCheckpoints, random_state, set_random_state
+from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
+from medcap.training.faults import BadRows, BadSteps
+from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
+from medcap.training.optimization import build_scheduler
+from medcap.training.run_folder import RunFolder
+from medcap.training.setup import seed_everything
+from medcap.training.stopping import StopRequests
+from medcap.training.trained_part import TrainedPart
+from medcap.training.world import World
+
+
+class Trainer:
+    """Runs the epochs: steps, evaluation, checkpoints, and what goes wrong on the way.
+
+    All processes make the same steps: whether to save, to stop or to skip is agreed in each of them.
+
+    Args:
+        cfg: has the training keys.
+        world: the processes.
+        model: on every process; what trains is the same on all of them.
+        trained: what trains, and its optimizer.
+        data: the batches.
+        folder: where the run's files go, and which checkpoint it goes on from.
+        projector_config: what rebuilds the projector, for the checkpoints.
+        llm: identity of the language model, for the checkpoints.
+        save_meta_model: also medcap's file at the end of each epoch.
+
+    Attributes:
+        position: where the run is.
+        exit_status: 128 and the signal's number after a signal asked to stop, else 0.
+
+    Raises:
+        UserError: if the checkpoint to go on from does not fit: it is of another model or optimizer, or in the middle
+            of an epoch over other data.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        world: World,
+        model: VisionLanguageModel,
+        trained: TrainedPart,
+        data: TrainingData,
+        folder: RunFolder,
+        projector_config: dict[str, Any],
+        llm: dict[str, Any],
+        save_meta_model: bool = False,
+    ) -> None:
+        self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
+        self.data, self.folder = data, folder
+        self.save_meta_model = save_meta_model
+        self.checkpoints = RunCheckpoints(folder.checkpoints, projector_config, llm, cfg.keep_last, world.is_main)
+        state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
+        self.trained.synchronise()
+        self.position = Position() if state is None else Position(**state["position"])
+        self.total_steps = self.position.step + data.steps_left(self.position)
+        self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps)
+        self.bad_rows = BadRows(data.dataset.num_rows, cfg.max_bad_fraction, folder.log if world.is_main else None)
+        self.bad_steps = BadSteps(cfg.max_bad_steps)
+        self.exit_status = 0
+        self.progress = Progress(self.total_steps, self.position.step, silent=not world.is_main)
+        if state is not None:
+            self._restore(state)
+            self.progress.note(f"resuming from {folder.resume_from}, step {self.position.step}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if self.position.unit and state["plan"] != self._plan_identity():
+            raise UserError(
+                "resume_from_checkpoint: the data, its settings, seed or shuffle differ from those of the checkpoint,"
+                f" which is in the middle of epoch {self.position.epoch + 1}: which rows are left of it cannot be told;"
+                " restore them, or start a new run with vision_checkpoint=FOLDER"
+            )
+        self.trained.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.bad_rows.load(state["bad_rows"])
+        self.bad_steps.load(state["bad_steps"])
+        if len(state["random"]) == self.world.size:
+            set_random_state(state["random"][self.world.rank])
+        else:
+            seed_everything(self.cfg.seed + self.position.step + self.world.rank)
+
+    def _plan_identity(self) -> list[Any]:
+        return [self.data.dataset.plan_fingerprint, self.cfg.seed, self.cfg.shuffle]
+
+    def train(self) -> None:
+        """Run to the end, or until a signal asks to stop; ``exit_status`` tells which.
+
+        Raises:
+            UserError: if too many rows are damaged, too many steps in a row are not finite, or the last checkpoint
+                could not be written.
+        """
+        self.started = self.last_save = time.monotonic()
+        self.meter, self.watch = SpeedMeter(), LoaderWatch(self.cfg.num_workers)
+        self.loggers = self.folder.begin(self.position.step)
+        self._count_bad(self.data.dataset.bad)
+        with StopRequests(announce=self.world.is_main) as self.stop:
+            try:
+                while self.position.epoch < self.cfg.epochs and not self.exit_status:
+                    self._train_epoch()
+            except BaseException:
+                # A checkpoint that is being written is worth its second; the error is what the user should see.
+                with contextlib.suppress(UserError):
+                    self.checkpoints.finish()
+                raise
+            finally:
+                self.progress.close()
+            self.checkpoints.finish()
+            self._show_messages()
+            self.bad_rows.close()
+            for logger in self.loggers:
+                logger.close()
+
+    def _train_epoch(self) -> None:
+        epoch = self.position.epoch
+        end = self.data.units(epoch)
+        for loaded in self.data.steps(epoch, self.position.unit):
+            wants_save = self._make_step(loaded)
+            last = loaded.next_unit >= end
+            self._evaluate_if_due(last)
+            if self.exit_status:
+                self._save()
+                return
+            if wants_save and not last:
+                self._save()
+            self.meter.restart()
+        self.position.epoch, self.position.unit = epoch + 1, 0
+        self._save(end_of_epoch=True)
+
+    def _make_step(self, loaded: LoadedStep) -> bool:
+        """One optimizer step.
+
+        Returns:
+            Whether a checkpoint is due.
+        """
+        position, cfg = self.position, self.cfg
+        position.step += 1
+        position.unit = loaded.next_unit
+        batches = [batch for batch in loaded.batches if batch is not None]
+        due = (time.monotonic() - self.last_save) / 60 >= (cfg.save_every_minutes or float("inf"))
+        own = [
+            sum(batch.num_labels for batch in batches),
+            sum(batch.num_tokens for batch in batches),
+            sum(batch.num_images for batch in batches),
+            sum(len(batch.names) for batch in batches),
+            len(loaded.bad),
+            self.stop.received or 0,
+            due and self.world.is_main,
+        ]
+        labels, tokens, images, samples, bad, signal, due = self.world.sum(own)
+        if bad:
+            gathered = self.world.gather([asdict(row) for row in loaded.bad])
+            self._count_bad([BadRow(**row) for part in gathered for row in part])
+        if labels:
+            self._update_weights(loaded.batches, labels)
+            self.meter.update(int(tokens), int(labels), int(images), loaded.waited)
+            self._report(loaded.waited, int(images), int(samples))
+        if signal:
+            self._agree_to_stop()
+        return bool(due) or (cfg.save_every_n_steps is not None and position.step % cfg.save_every_n_steps == 0)
+
+    def _update_weights(self, batches: list[Batch | None], num_labels: float) -> None:
+        self.model.train()
+        losses = []
+        for batch in batches:
+            loss = self._loss(batch)
+            # Without an image in it nothing that trains took part.
+            if loss is not None and loss.requires_grad:
+                loss.backward()
+            losses.append(torch.zeros((), device=self.world.device) if loss is None else loss.detach())
+        norm = self.trained.reduce(num_labels, self.cfg.clip_grad_norm)
+        own = torch.stack(losses).tolist()
+        (loss_sum,) = self.world.sum([sum(own)])
+        self.values = {
+            "loss": loss_sum / num_labels,
+            "grad_norm": norm.item(),
+            "lr": self.trained.optimizer.param_groups[0]["lr"],
+            "epoch": self.position.epoch,
+        }
+        # The sums are the same bits on every process, so all of them decide alike.
+        if all(torch.isfinite(torch.tensor([self.values["loss"], self.values["grad_norm"]]))):
+            self.trained.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
+            self.bad_steps.good()
+            self.trained.zero_grad()
+        else:
+            self.trained.zero_grad()
+            self._skip_step(batches, own)
+
+    def _loss(self, batch: Batch | None) -> Tensor | None:
+        if batch is None:
+            if not self.model.always_backward:
+                return None
+            batch = idle_batch()
+        return self.model.loss(batch.to(self.world.device), self.cfg.loss_chunk_size)
+
+    def _skip_step(self, batches: list[Batch | None], losses: list[float]) -> None:
+        suspects = [
+            batch for batch, loss in zip(batches, losses, strict=True) if batch and not torch.tensor(loss).isfinite()
+        ]
+        gathered = self.world.gather(
+            [
+                [name for batch in suspects for name in batch.names],
+                [name for batch in batches if batch for name in batch.names],
+            ]
+        )
+        # Where the loss is finite everywhere and only a gradient is not, it may be any of them.
+        names = [name for own, _ in gathered for name in own] or [name for _, every in gathered for name in every]
+        line = self.bad_steps.add(self.position.step, names)
+        self.progress.note(line)
+
+    def _count_bad(self, rows: list[BadRow]) -> None:
+        """Count rows that turned out to be unusable, the same on every process."""
+        for row in self.bad_rows.add(rows):
+            self.progress.note(f"skipped {row.name}: {row.reason}")
+        self.bad_rows.check()
+
+    def _report(self, waited: float, images: int, samples: int) -> None:
+        values = self.values | self.meter.rates()
+        self.progress.update(values)
+        if self.position.step % self.cfg.log_every_n_steps == 0:
+            self._log(values)
+        note = self.watch.update(waited, self.meter.last_seconds, images, samples)
+        if note:
+            self.progress.note(note)
+
+    def _log(self, values: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log_dict(values, step=self.position.step)
+
+    def _agree_to_stop(self) -> None:
+        received = [number for number in self.world.gather(self.stop.received) if number is not None]
+        self.exit_status = 128 + received[0]
+
+    def _evaluate_if_due(self, last_of_epoch: bool) -> None:
+        every, step = self.cfg.eval_every_n_steps, self.position.step
+        due = last_of_epoch or (every is not None and step % every == 0)
+        if self.data.validation is not None and due and not self.exit_status:
+            loss = self.evaluate()
+            if loss is not None:
+                self._log({"validation_loss": loss})
+
+    @torch.no_grad()
+    def evaluate(self) -> float | None:
+        """Mean loss over all label tokens of the validation file; None if a signal asked to stop meanwhile."""
+        self.model.eval()
+        total = [0.0, 0.0]  # loss, label tokens
+        for batch, _ in self.data.validation_batches():
+            loss = self._loss(batch)
+            if batch is not None and loss is not None:
+                total[0] += loss.item()
+                total[1] += batch.num_labels
+            (stopped,) = self.world.sum([self.stop.received or 0])
+            if stopped:
+                self._agree_to_stop()
+                return None
+        loss_sum, num_labels = self.world.sum(total)
+        loss = loss_sum / max(num_labels, 1)
+        self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}")
+        return loss
+
+    def _save(self, end_of_epoch: bool = False) -> None:
+        """Take a copy of everything that an exact resume needs and write it behind the training."""
+        optimizer = self.trained.state_dict()
+        random_states = self.world.gather(random_state())
+        if self.world.is_main:
+            state = {
+                "position": asdict(self.position),
+                "plan": self._plan_identity(),
+                "optimizer": optimizer,
+                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+                "random": random_states,
+                "bad_rows": self.bad_rows.state(),
+                "bad_steps": self.bad_steps.state(),
+            }
+            epoch = self.position.epoch if end_of_epoch and self.save_meta_model else None
+            self.checkpoints.save(self.position.step, self.model.tower, self.model.projector, state, epoch)
+        self._show_messages()
+        self.last_save = time.monotonic()
+
+    def _show_messages(self) -> None:
+        for line in self.checkpoints.messages():
+            self.progress.note(line)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to, for ``summary.json``."""
+        return {
+            "steps": self.position.step,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "samples": self.data.dataset.num_rows - len(self.data.dataset.bad),
+            "bad_rows": len(self.bad_rows),
+            "peak_memory_bytes": peak_memory_bytes(self.world.device),
+            "trained_parameters": sum(parameter.numel() for parameter in self.trained.parameters.values()),
+            "processes": self.world.size,
+        }
