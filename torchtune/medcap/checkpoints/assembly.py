@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.vision import VisionPlan, plan_vision
@@ -68,18 +70,24 @@ class ModelPlan:
     vision: VisionPlan
     tokenizer: ChatTokenizer
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
+    def load(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        after_layer: Callable[[nn.Module], None] | None = None,
+    ) -> VisionLanguageModel:
         """Read the weights.
 
         Args:
             device: where the model goes.
             dtype: of the frozen language model; the vision side keeps fp32 weights.
+            after_layer: is called with each layer of the language model once it is loaded.
 
         Returns:
             The model, its decoder frozen.
         """
         tower, projector = self.vision.build()
-        decoder = self.llm.load(device, dtype)
+        decoder = self.llm.load(device, dtype, after_layer)
         return VisionLanguageModel(tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id)
 
 

@@ -53,7 +53,9 @@ def test_every_usable_sample_stands_in_exactly_one_row_and_no_row_overflows(seed
 def test_the_same_seed_gives_the_same_plan_and_another_one_another():
     lengths = np.random.default_rng(0).integers(5, 60, 500)
     plans = [
-        plan_packed(table(lengths), np.random.default_rng(seed).permutation(500), 64, generator=np.random.default_rng(9))
+        plan_packed(
+            table(lengths), np.random.default_rng(seed).permutation(500), 64, generator=np.random.default_rng(9)
+        )
         for seed in (1, 1, 2)
     ]
     assert plans[0].rows(0, len(plans[0])) == plans[1].rows(0, len(plans[1]))

@@ -142,7 +142,7 @@ LOADER = """
 import os, sys, time
 import torch
 from torch.utils.data import DataLoader, Dataset
-from medcap.training.stopping import StopRequests
+from medcap.training.stopping import StopRequests, ignore_stop_signals
 
 class Large(Dataset):
     def __len__(self):
