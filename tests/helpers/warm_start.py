@@ -31,15 +31,21 @@ class Run:
 
     def __init__(self, server: WarmStart, pids: list[int], logs: list[Path]) -> None:
         self._server, self.pids, self.logs = server, pids, logs
+        self._ended: dict[int, int] = {}
 
     def alive(self) -> bool:
         """Whether any of its processes runs."""
-        return any(self._server.ask({"poll": pid}) is None for pid in self.pids)
+        for pid in self.pids:
+            if pid not in self._ended:
+                status = self._server.ask({"poll": pid})
+                if status is not None:
+                    self._ended[pid] = status
+        return len(self._ended) < len(self.pids)
 
     def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to some ranks, by default to all."""
         for rank in ranks or range(len(self.pids)):
-            if self._server.ask({"poll": self.pids[rank]}) is None:
+            if self.pids[rank] not in self._ended:
                 os.kill(self.pids[rank], number)
 
     def wait(self, timeout: float = 60) -> list[int]:
@@ -57,7 +63,7 @@ class Run:
                 self.kill()
                 raise TimeoutError("\n".join(path.read_text()[-3000:] for path in self.logs))
             time.sleep(0.01)
-        return [self._server.ask({"poll": pid}) for pid in self.pids]
+        return [self._ended[pid] for pid in self.pids]
 
     def printed(self, rank: int = 0) -> str:
         """What a rank has printed."""

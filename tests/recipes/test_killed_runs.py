@@ -67,11 +67,12 @@ def wait_for_a_moment(run, folder, chance, number):
     if number % 2 == 0:
         time.sleep(chance.uniform(0, 0.3))
         return run.alive()
-    while not any(folder.glob(".step_*.partial")) and time.monotonic() < deadline:
-        if not run.alive():
-            return False
-    time.sleep(chance.uniform(0, 0.01))
-    return run.alive()
+    while run.alive() and time.monotonic() < deadline:
+        for _ in range(200):
+            if any(folder.glob(".step_*.partial")):
+                time.sleep(chance.uniform(0, 0.005))
+                return True
+    return False
 
 
 @pytest.mark.parametrize("processes", [1, 2])
