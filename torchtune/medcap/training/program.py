@@ -41,7 +41,7 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         if status == 0:
             recipe.cleanup()
     except Exception as error:
-        line = str(error) if isinstance(error, UserError) else explain(error)
+        line = explain(error)
         status = 2 if isinstance(error, UserError) else 1
         if not recipe.world.claim("error"):
             _leave_at_once(status)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 from torchtune.training.metric_logging import MetricLoggerInterface
 
 from medcap.checkpoints.atomic import write_text
 from medcap.configuration import build
+from medcap.errors import UserError
 from medcap.training.checkpointing import check_writable, find_resume_folder
 from medcap.training.metering import MetricsFile
 from medcap.training.world import World
@@ -30,7 +32,8 @@ class RunFolder:
         resume_from: the checkpoint to go on from, or None.
 
     Raises:
-        UserError: if it cannot be written, or the checkpoint to go on from is not a complete one.
+        UserError: if it cannot be written, another run is writing to it, or the checkpoint to go on from is not a
+            complete one.
     """
 
     def __init__(self, cfg: DictConfig, world: World) -> None:
@@ -42,6 +45,7 @@ class RunFolder:
         if world.is_main:
             for folder in (self.path, self.checkpoints, self.log):
                 check_writable(folder)
+            self._lock = _lock(self.checkpoints / ".lock")
         # All processes go on from the one checkpoint that the main process finds, whatever is being written meanwhile.
         found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints) if world.is_main else None
         (named, *_) = world.gather(None if found is None else str(found))
@@ -68,3 +72,22 @@ class RunFolder:
         """Write ``summary.json``."""
         if self._world.is_main:
             write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _lock(path: Path) -> TextIO:
+    """Keep a second run out of the folder: both would write the same checkpoints.
+
+    The lock belongs to the process and not to its children: it is gone when the process is, however it ends.
+    """
+    file = path.open("w")
+    # Where there are no such locks, as on Windows and some network file systems, a run goes on without one.
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"another run is writing to {path.parent}: wait for its end, or choose another output_dir"
+            ) from None
+    return file

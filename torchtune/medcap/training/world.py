@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ T = TypeVar("T")
 
 _STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _POLL_SECONDS = 0.05
+_PARENT_CHECK_SECONDS = 1.0
 _TENSOR = "$tensor"
 
 
@@ -201,6 +204,7 @@ def join_world(device: str, timeout_minutes: float) -> World:
             f"{absent[0]} is not set: this recipe runs in several processes, so start it with tune run --nproc_per_node"
             " 2 medcap/recipes/full_finetune_distributed --config ..., or take full_finetune_single_device"
         )
+    _end_with_torchrun()
     rank, size, local_rank, local_size = (int(os.environ[name]) for name in _STARTED_BY_TORCHRUN[:4])
     chosen = _choose_local_device(device, local_rank, local_size)
     timeout = timedelta(minutes=timeout_minutes)
@@ -263,3 +267,15 @@ def _tensor_from_json(content: dict[str, Any]) -> Any:
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_torchrun() -> None:
+    """Ask this process to stop when torchrun is gone: nobody else would, and the next run would find it at work."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="torchrun-watch").start()
