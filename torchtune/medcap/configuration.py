@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from medcap.errors import UserError
+from medcap.reporting import report_common
 
 # Components that documented commands of other projects name, and what does their work here.
 COMPONENT_ALIASES = {"torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset"}
@@ -111,7 +112,7 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
 
 def stop(error: UserError) -> None:
     """End the program with the error's one line and status 2."""
-    print("medcap: " + " ".join(str(error).split()), file=sys.stderr)
+    report_common(str(error))
     sys.exit(2)
 
 

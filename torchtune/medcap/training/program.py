@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import traceback
 from typing import Protocol
 
 from medcap.errors import UserError
+from medcap.reporting import QUIET_SECONDS, report, tell_torchrun
 from medcap.training.faults import explain
 from medcap.training.world import World
 
@@ -44,10 +47,12 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         line = explain(error)
         status = 2 if isinstance(error, UserError) else 1
         if not recipe.world.claim("error"):
+            time.sleep(QUIET_SECONDS)
             _leave_at_once(status)
         if line is None:
+            tell_torchrun(repr(error), traceback.format_exc())
             raise
-        print("medcap: " + " ".join(line.split()), file=sys.stderr, flush=True)
+        report(line)
         if recipe.world.size > 1:
             _leave_at_once(status)
     else:
