@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -76,6 +77,7 @@ class Trainer:
         self.bad_rows = BadRows(data.dataset.num_rows, cfg.max_bad_fraction, folder.log if world.is_main else None)
         self.bad_steps = BadSteps(cfg.max_bad_steps)
         self.exit_status = 0
+        self._owes_evaluation = False
         self.progress = Progress(self.total_steps, self.position.step, silent=not world.is_main)
         if state is not None:
             self._restore(state)
@@ -93,6 +95,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.bad_rows.load(state["bad_rows"])
         self.bad_steps.load(state["bad_steps"])
+        self._owes_evaluation = state["owes_evaluation"]
         if len(state["random"]) == self.world.size:
             set_random_state(state["random"][self.world.rank])
         else:
@@ -114,6 +117,8 @@ class Trainer:
         self._count_bad(self.data.dataset.bad)
         with StopRequests(announce=self.world.is_main) as self.stop:
             try:
+                if self._owes_evaluation:
+                    self._evaluate_and_log()
                 while self.position.epoch < self.cfg.epochs and not self.exit_status:
                     self._train_epoch()
             except BaseException:
@@ -196,7 +201,7 @@ class Trainer:
             "epoch": self.position.epoch,
         }
         # The sums are the same bits on every process, so all of them decide alike.
-        if all(torch.isfinite(torch.tensor([self.values["loss"], self.values["grad_norm"]]))):
+        if math.isfinite(self.values["loss"]) and math.isfinite(self.values["grad_norm"]):
             self.trained.step()
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -214,9 +219,7 @@ class Trainer:
         return self.model.loss(batch.to(self.world.device), self.cfg.loss_chunk_size)
 
     def _skip_step(self, batches: list[Batch | None], losses: list[float]) -> None:
-        suspects = [
-            batch for batch, loss in zip(batches, losses, strict=True) if batch and not torch.tensor(loss).isfinite()
-        ]
+        suspects = [batch for batch, loss in zip(batches, losses, strict=True) if batch and not math.isfinite(loss)]
         gathered = self.world.gather(
             [
                 [name for batch in suspects for name in batch.names],
@@ -254,18 +257,24 @@ class Trainer:
     def _evaluate_if_due(self, last_of_epoch: bool) -> None:
         every, step = self.cfg.eval_every_n_steps, self.position.step
         due = last_of_epoch or (every is not None and step % every == 0)
-        if self.data.validation is not None and due and not self.exit_status:
-            loss = self.evaluate()
-            if loss is not None:
-                self._log({"validation_loss": loss})
+        if self.data.validation is not None and due:
+            self._evaluate_and_log()
+
+    def _evaluate_and_log(self) -> None:
+        loss = None if self.exit_status else self.evaluate()
+        # A run that is asked to stop does not begin what may take long; the one that goes on from it does.
+        self._owes_evaluation = loss is None
+        if loss is not None:
+            self._log({"validation_loss": loss})
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
         """Mean loss over all label tokens of the validation file; None if a signal asked to stop meanwhile."""
         self.model.eval()
-        total = [0.0, 0.0]  # loss, label tokens
-        for batch, _ in self.data.validation_batches():
+        total = [0.0, 0.0, 0.0]  # loss, label tokens, rows left out
+        for batch, bad in self.data.validation_batches():
             loss = self._loss(batch)
+            total[2] += len(bad)
             if batch is not None and loss is not None:
                 total[0] += loss.item()
                 total[1] += batch.num_labels
@@ -273,9 +282,10 @@ class Trainer:
             if stopped:
                 self._agree_to_stop()
                 return None
-        loss_sum, num_labels = self.world.sum(total)
+        loss_sum, num_labels, num_bad = self.world.sum(total)
         loss = loss_sum / max(num_labels, 1)
-        self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}")
+        left_out = f", without {num_bad:.0f} rows that cannot be used" if num_bad else ""
+        self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}{left_out}")
         return loss
 
     def _save(self, end_of_epoch: bool = False) -> None:
@@ -291,6 +301,7 @@ class Trainer:
                 "random": random_states,
                 "bad_rows": self.bad_rows.state(),
                 "bad_steps": self.bad_steps.state(),
+                "owes_evaluation": self._owes_evaluation,
             }
             epoch = self.position.epoch if end_of_epoch and self.save_meta_model else None
             self.checkpoints.save(self.position.step, self.model.tower, self.model.projector, state, epoch)
