@@ -54,6 +54,7 @@ def plan_packed(
     row_length: int,
     share_images: bool = True,
     generator: np.random.Generator | None = None,
+    far: bool = True,
 ) -> EpochPlan:
     """Put every usable sample into exactly one packed row.
 
@@ -62,13 +63,14 @@ def plan_packed(
         order: ``[n]`` int64 samples in the order wanted, which rows keep roughly.
         row_length: tokens of a row.
         share_images: one copy of an image for all samples that show it.
-        generator: exchanges rows that lie near each other; None keeps them as they are packed.
+        generator: exchanges rows; None keeps them as they are packed.
+        far: exchange all of them, and not only those that lie near each other.
 
     Returns:
         The plan; its units are rows.
     """
     documents = make_documents(table, order, row_length, share_images)
-    rows = pack_documents(documents.lengths, row_length, generator=generator)
+    rows = pack_documents(documents.lengths, row_length, generator=generator, far=far)
     sizes = np.diff(documents.starts)[rows.documents]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     # The places of the samples, document after document in the order of the rows.

@@ -187,6 +187,7 @@ def pack_documents(
     row_length: int,
     window: int = 1024,
     generator: np.random.Generator | None = None,
+    far: bool = True,
 ) -> Rows:
     """Fill rows with documents: best fit, longest first, within a window.
 
@@ -196,14 +197,16 @@ def pack_documents(
         lengths: ``[d]`` tokens of each document.
         row_length: tokens of a row.
         window: documents that are sorted together.
-        generator: exchanges the rows of a window: best fit puts its long documents first, and a batch should not be
-            all long or all short.
+        generator: exchanges rows: best fit puts the long documents of a window first, and a batch should not be all
+            long or all short. None leaves them.
+        far: exchange all rows, and not only those of a window.
 
     Returns:
         The rows, every document once.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     row_of = np.empty(len(lengths), dtype=np.int64)
+    placing = np.empty(len(lengths), dtype=np.int64)
     num_rows = 0
     for start in range(0, len(lengths), window):
         block = lengths[start : start + window]
@@ -211,7 +214,8 @@ def pack_documents(
         rows_of_block = 0
         placed = [0] * len(block)
         sizes = block.tolist()
-        for index in np.argsort(-block, kind="stable").tolist():
+        placing[start : start + window] = start + np.argsort(-block, kind="stable")
+        for index in (placing[start : start + window] - start).tolist():
             size = sizes[index]
             place = bisect_left(open_rows, (size, -1))
             if place < len(open_rows):
@@ -222,11 +226,13 @@ def pack_documents(
             placed[index] = row
             if space > size:
                 insort(open_rows, (space - size, row))
-        names = np.arange(rows_of_block) if generator is None else generator.permutation(rows_of_block)
+        names = np.arange(rows_of_block) if far or generator is None else generator.permutation(rows_of_block)
         row_of[start : start + window] = num_rows + names[placed]
         num_rows += rows_of_block
+    if far and generator is not None:
+        row_of = np.argsort(generator.permutation(num_rows))[row_of]
     starts = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=num_rows))]).astype(np.int64)
-    return Rows(np.argsort(row_of, kind="stable"), starts)
+    return Rows(placing[np.argsort(row_of[placing], kind="stable")], starts)
 
 
 def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int) -> PackedRow:

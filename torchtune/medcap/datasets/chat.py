@@ -39,10 +39,17 @@ class BadRow:
 
 
 class RowSource(Protocol):
-    """Rows by number, read from disk when they are needed; small to copy into a worker process."""
+    """Rows by number, read from disk when they are needed; small to copy into a worker process.
+
+    Attributes:
+        path: for messages to the user.
+        fingerprint: of the content.
+        sequential: whether rows should be read about in the order that ``order`` gives.
+    """
 
     path: Path
     fingerprint: str
+    sequential: bool
 
     def __len__(self) -> int: ...
     def read(self, index: int) -> Any: ...
@@ -155,7 +162,10 @@ class ChatDataset:
         order = self.rows.order(generator)
         if not self.packed:
             return EpochPlan(order if self._table is None else order[self._table.lengths[order] > 0])
-        return plan_packed(self._table, order, self.row_length, self.share_images, generator)
+        generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
+        return plan_packed(
+            self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
+        )
 
     def load(
         self, plan: EpochPlan, start: int, stop: int, transform: Callable[..., Tensor]

@@ -31,7 +31,10 @@ class JsonRows:
     Attributes:
         path: the file, as it was named.
         fingerprint: of the content alone; copies of a file agree.
+        sequential: False: a row is as near as any other.
     """
+
+    sequential = False
 
     def __init__(self, path: Path, fingerprint: str, state: tuple[int, int], spans: np.ndarray) -> None:
         self.path = path

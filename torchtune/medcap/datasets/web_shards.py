@@ -89,7 +89,10 @@ class ShardRows:
         >>> rows = open_shards("shards/train-{000000..000099}.tar", cache_folder())
         >>> reader = ImageReader([*rows.shards, *image_roots])
         >>> record = read_record(rows.read(0), rows.path, 0, reader.resolve)
+        sequential: True: the shards are read from their beginning to their end.
     """
+
+    sequential = True
 
     def __init__(self, path: Path, files: TarFiles, cache: Path | None = None) -> None:
         self.path = path

@@ -113,8 +113,11 @@ def test_best_fit_fills_exact_gaps():
 def test_rows_change_places_only_within_their_window():
     lengths = np.full(12, 10)
     plain = rows_of(lengths, 10, window=6)
-    mixed = rows_of(lengths, 10, window=6, generator=np.random.default_rng(1))
+    mixed = rows_of(lengths, 10, window=6, generator=np.random.default_rng(1), far=False)
     assert plain == [[index] for index in range(12)]
     assert mixed != plain
     assert sorted(mixed[:6]) == plain[:6]
     assert sorted(mixed[6:]) == plain[6:]
+    anywhere = rows_of(lengths, 10, window=6, generator=np.random.default_rng(1))
+    assert sorted(anywhere) == plain
+    assert sorted(anywhere[:6]) != plain[:6]
