@@ -81,6 +81,7 @@ class ShardRows:
         path: the source as the user gave it.
         files: the shards.
         fingerprint: identity of the content, not of paths or times.
+        sequential: True: the shards are read from their beginning to their end.
 
     Raises:
         UserError: if there are no samples.
@@ -89,7 +90,6 @@ class ShardRows:
         >>> rows = open_shards("shards/train-{000000..000099}.tar", cache_folder())
         >>> reader = ImageReader([*rows.shards, *image_roots])
         >>> record = read_record(rows.read(0), rows.path, 0, reader.resolve)
-        sequential: True: the shards are read from their beginning to their end.
     """
 
     sequential = True
