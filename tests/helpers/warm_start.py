@@ -16,8 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from helpers.workspace import TINY_VISION, Workspace
+
 TESTS = Path(__file__).parents[1]
-RECIPES = ("full_finetune_single_device", "full_finetune_distributed")
+RECIPES = ("medcap.recipes.full_finetune_single_device", "medcap.recipes.full_finetune_distributed")
 
 
 class Run:
@@ -65,6 +67,14 @@ class Run:
             time.sleep(0.01)
         return [self._ended[pid] for pid in self.pids]
 
+    def wait_as_torchrun(self, timeout: float = 60) -> list[int]:
+        """Wait for one rank to end, end the others as torchrun does, and give what ``wait`` gives."""
+        end = time.monotonic() + timeout
+        while self.alive() and not self._ended and time.monotonic() < end:
+            time.sleep(0.01)
+        self.kill(number=signal.SIGTERM)
+        return self.wait(timeout)
+
     def printed(self, rank: int = 0) -> str:
         """What a rank has printed."""
         return self.logs[rank].read_text()
@@ -95,13 +105,43 @@ class WarmStart:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def run(self, logs: Path, arguments: Sequence[str], processes: int = 1) -> Run:
+    def train(
+        self, workspace: Workspace, output: str, *overrides: str, processes: int = 1, module: str | None = None
+    ) -> Run:
+        """Start the training recipe on a workspace's model and data.
+
+        Args:
+            workspace: that they are in.
+            output: name of the output folder in it.
+            overrides: ``key=value``.
+            processes: more than one take the distributed recipe.
+            module: another program than the recipe.
+
+        Returns:
+            The run.
+        """
+        config = "medcap/tiny/distributed" if processes > 1 else "medcap/tiny/single_device"
+        arguments = [
+            *workspace.model_overrides(),
+            f"output_dir={workspace.folder / output}",
+            f"vision={TINY_VISION}",
+            "projector.num_image_tokens=4",
+            f"dataset.source={workspace.data}",
+            "dataset.max_seq_len=96",
+            "lr_scheduler.num_warmup_steps=3",
+            "resume_from_checkpoint=latest",
+            *overrides,
+        ]
+        return self.start(workspace.folder / "logs", ["--config", config, *arguments], processes, module)
+
+    def start(self, logs: Path, arguments: Sequence[str], processes: int = 1, module: str | None = None) -> Run:
         """Start the training recipe.
 
         Args:
             logs: folder for what it prints.
             arguments: what follows the recipe's name on the command line.
             processes: more than one take the distributed recipe.
+            module: another program than the recipe.
 
         Returns:
             The run.
@@ -113,7 +153,7 @@ class WarmStart:
         for rank in range(processes):
             files.append(logs / f"run_{self._number}_rank_{rank}.txt")
             environment = {}
-            if processes > 1:
+            if processes > 1 or module:
                 environment = {
                     "RANK": rank,
                     "LOCAL_RANK": rank,
@@ -123,7 +163,7 @@ class WarmStart:
                     "MASTER_PORT": port,
                 }
             request = {
-                "recipe": RECIPES[processes > 1],
+                "module": module or RECIPES[processes > 1],
                 "arguments": list(arguments),
                 "log": str(files[-1]),
                 "environment": {name: str(value) for name, value in environment.items()},
@@ -142,7 +182,7 @@ def free_port() -> int:
 def serve() -> None:
     """Answer requests on standard input until it ends: start a process, or tell the exit status of one."""
     for recipe in RECIPES:
-        __import__(f"medcap.recipes.{recipe}")
+        __import__(recipe)
     ended: dict[int, int] = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -168,7 +208,7 @@ def _become(request: dict[str, object]) -> None:
     os.environ.update(request["environment"])
     status = 0
     try:
-        name = f"medcap.recipes.{request['recipe']}"
+        name = request["module"]
         sys.argv = [name, *request["arguments"]]
         sys.modules.pop(name, None)
         runpy.run_module(name, run_name="__main__")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from helpers.warm_start import WarmStart
-from helpers.workspace import TINY_VISION, Workspace
+from helpers.workspace import Workspace
 from medcap.checkpoints.atomic import latest_checkpoint
 
 NUM_KILLS = 14
@@ -22,25 +22,6 @@ def server():
 @pytest.fixture
 def workspace(tmp_path):
     return Workspace(tmp_path)
-
-
-def arguments(workspace, output, *overrides):
-    return [
-        "--config",
-        "medcap/tiny/distributed" if "distributed" in overrides else "medcap/tiny/single_device",
-        *workspace.model_overrides(),
-        f"output_dir={workspace.folder / output}",
-        f"vision={TINY_VISION}",
-        "projector.num_image_tokens=4",
-        f"dataset.source={workspace.data}",
-        "dataset.max_seq_len=96",
-        "dataset.packed=false",
-        "lr_scheduler.num_warmup_steps=3",
-        "num_workers=1",
-        "batch_size=1",
-        "resume_from_checkpoint=latest",
-        *(override for override in overrides if override != "distributed"),
-    ]
 
 
 def files_of(checkpoint):
@@ -77,14 +58,21 @@ def wait_for_a_moment(run, folder, chance, number):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, server, processes):
-    overrides = ["epochs=6", "save_every_n_steps=1", "keep_last=3", *(["distributed"] if processes > 1 else [])]
-    quiet = server.run(workspace.folder / "logs", arguments(workspace, "quiet", *overrides), processes)
+    overrides = (
+        "epochs=6",
+        "batch_size=1",
+        "dataset.packed=false",
+        "num_workers=1",
+        "save_every_n_steps=1",
+        "keep_last=3",
+    )
+    quiet = server.train(workspace, "quiet", *overrides, processes=processes)
     assert quiet.wait() == [0] * processes, quiet.printed()
     chance = random.Random(processes)
     folder = workspace.folder / "killed" / "checkpoint"
     kills = while_writing = 0
     while True:
-        run = server.run(workspace.folder / "logs", arguments(workspace, "killed", *overrides), processes)
+        run = server.train(workspace, "killed", *overrides, processes=processes)
         if kills == NUM_KILLS or not wait_for_a_moment(run, folder, chance, kills):
             break
         # One process of two is enough: the other must notice, and end by itself.

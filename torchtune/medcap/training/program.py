@@ -13,6 +13,8 @@ from medcap.reporting import QUIET_SECONDS, report, tell_torchrun
 from medcap.training.faults import explain
 from medcap.training.world import World
 
+LINGER_SECONDS = 1.0
+
 
 class TrainingRecipe(Protocol):
     """What the training recipes have in common."""
@@ -54,6 +56,8 @@ def run_recipe(recipe: TrainingRecipe) -> None:
             raise
         report(line)
         if recipe.world.size > 1:
+            # Long enough for the others to ask who tells: where torchrun does not, this process may answer them.
+            time.sleep(LINGER_SECONDS)
             _leave_at_once(status)
     else:
         recipe.world.leave()

@@ -1,0 +1,66 @@
+"""The distributed recipe, and a file from each process: which records it used and with what weights it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from medcap.configuration import recipe
+from medcap.recipes.full_finetune_distributed import FullFinetuneRecipeDistributed
+from medcap.training.data import LoadedStep
+from medcap.training.keys import DISTRIBUTED_KEYS
+from medcap.training.program import run_recipe
+
+
+class ObservedRecipe(FullFinetuneRecipeDistributed):
+    """Writes ``observed_RANK_PID.json`` into the output folder."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.used: dict[int, list[str]] = {}
+        steps = self.trainer.data.steps
+
+        def observed(epoch: int, start: int) -> Iterator[LoadedStep]:
+            for step in steps(epoch, start):
+                yield step
+                # Behind the yield: the step was made.
+                self.used.setdefault(epoch, []).extend(name for batch in step.batches if batch for name in batch.names)
+
+        self.trainer.data.steps = observed
+
+    def train(self) -> int:
+        status = super().train()
+        trainer = self.trainer
+        weights = trainer.model.tower.state_dict(prefix="vision.") | trainer.model.projector.state_dict(
+            prefix="projector."
+        )
+        hashes = {name: hash_of(tensor) for name, tensor in weights.items()}
+        file = Path(self.cfg.output_dir) / f"observed_{self.world.rank}_{os.getpid()}.json"
+        file.write_text(json.dumps({"used": self.used, "weights": hashes}))
+        return status
+
+
+def hash_of(tensor: Any) -> str:
+    """sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+
+
+def observations(output: Path) -> list[dict[str, Any]]:
+    """What the processes of all runs into a folder wrote."""
+    return [json.loads(file.read_text()) for file in sorted(output.glob("observed_*.json"))]
+
+
+@recipe(DISTRIBUTED_KEYS)
+def main(cfg: DictConfig) -> None:
+    """Entry point."""
+    run_recipe(ObservedRecipe(cfg))
+
+
+if __name__ == "__main__":
+    main()
