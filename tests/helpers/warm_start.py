@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 from helpers.workspace import TINY_VISION, Workspace
 
@@ -106,7 +108,13 @@ class WarmStart:
         return json.loads(self._process.stdout.readline())
 
     def train(
-        self, workspace: Workspace, output: str, *overrides: str, processes: int = 1, module: str | None = None
+        self,
+        workspace: Workspace,
+        output: str,
+        *overrides: str,
+        processes: int = 1,
+        module: str | None = None,
+        file_limit: int | None = None,
     ) -> Run:
         """Start the training recipe on a workspace's model and data.
 
@@ -116,6 +124,7 @@ class WarmStart:
             overrides: ``key=value``.
             processes: more than one take the distributed recipe.
             module: another program than the recipe.
+            file_limit: bytes that a file may have, which stands for a full disk.
 
         Returns:
             The run.
@@ -132,9 +141,16 @@ class WarmStart:
             "resume_from_checkpoint=latest",
             *overrides,
         ]
-        return self.start(workspace.folder / "logs", ["--config", config, *arguments], processes, module)
+        return self.start(workspace.folder / "logs", ["--config", config, *arguments], processes, module, file_limit)
 
-    def start(self, logs: Path, arguments: Sequence[str], processes: int = 1, module: str | None = None) -> Run:
+    def start(
+        self,
+        logs: Path,
+        arguments: Sequence[str],
+        processes: int = 1,
+        module: str | None = None,
+        file_limit: int | None = None,
+    ) -> Run:
         """Start the training recipe.
 
         Args:
@@ -142,13 +158,15 @@ class WarmStart:
             arguments: what follows the recipe's name on the command line.
             processes: more than one take the distributed recipe.
             module: another program than the recipe.
+            file_limit: bytes that a file may have.
 
         Returns:
             The run.
         """
         logs.mkdir(parents=True, exist_ok=True)
         self._number += 1
-        port = free_port()
+        # As torchrun does it: the place where the processes meet outlives each of them.
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         pids, files = [], []
         for rank in range(processes):
             files.append(logs / f"run_{self._number}_rank_{rank}.txt")
@@ -160,23 +178,18 @@ class WarmStart:
                     "WORLD_SIZE": processes,
                     "LOCAL_WORLD_SIZE": processes,
                     "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port,
+                    "MASTER_PORT": self._store.port,
+                    "TORCHELASTIC_USE_AGENT_STORE": "True",
                 }
             request = {
                 "module": module or RECIPES[processes > 1],
                 "arguments": list(arguments),
+                "file_limit": file_limit,
                 "log": str(files[-1]),
                 "environment": {name: str(value) for name, value in environment.items()},
             }
             pids.append(self.ask(request))
         return Run(self, pids, files)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def serve() -> None:
@@ -206,6 +219,8 @@ def _become(request: dict[str, object]) -> None:
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
     os.environ.update(request["environment"])
+    if request["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
     status = 0
     try:
         name = request["module"]

@@ -1,16 +1,24 @@
 """medcap 2024's documented commands with their own keys, on small stand-ins for the weights."""
 
 import csv
-import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from helpers.vision_checkpoints import TIMM_VISION, write_meta_model, write_open_clip_folder
+from helpers.small_biomedclip import install_in_children, small_biomedclip
+from helpers.vision_checkpoints import write_meta_model, write_open_clip_folder
+from helpers.warm_start import free_port
 from helpers.workspace import Workspace, log, tune
 from medcap.models.towers import registry
 
 NAME = "results_medcap/vqarad_biomedclip"
+TEXTPLUS = "results_medcap/textplus_pmcoa_patients_biomedclip"
+PRETRAINED = "./models/medcap-textplus-pmcoa-patients-llama3.1/meta_model_last.pt"
 LLM = "./models/llama3/Meta-Llama-3.1-8B-Instruct"
 
 
@@ -19,13 +27,7 @@ def workspace(tmp_path, monkeypatch):
     workspace = Workspace(tmp_path)
     (tmp_path / "models" / "llama3").mkdir(parents=True)
     (tmp_path / "llm").rename(tmp_path / LLM)
-    # The name biomedclip then means a trunk of the same structure with few parameters.
-    small = {"kind": "open_clip", "embed_dim": 12, "vision_cfg": dict(TIMM_VISION), "quick_gelu": False}
-    named = registry.NAMED_TOWERS["biomedclip"]
-    spec = {**named.spec, **{key: value for key, value in small.items() if key in named.spec}}
-    preprocess = dataclasses.replace(named.preprocess, image_size=160)
-    small_tower = dataclasses.replace(named, spec=spec, preprocess=preprocess)
-    monkeypatch.setitem(registry.NAMED_TOWERS, "biomedclip", small_tower)
+    monkeypatch.setitem(registry.NAMED_TOWERS, "biomedclip", small_biomedclip())
     state = write_open_clip_folder(tmp_path / "source")
     visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     pretrained = tmp_path / "models" / "medcap-textplus-pmcoa-patients-llama3.1"
@@ -85,7 +87,7 @@ def test_vqarad_fine_tune_caption_test_and_closed_questions(workspace):
         "dataset.source=./datasets/medcap/vqarad_train.json",
         "dataset.conversation_style=sharegpt",
         "dataset.max_seq_len=500",
-        "vision_checkpoint=./models/medcap-textplus-pmcoa-patients-llama3.1/meta_model_last.pt",
+        f"vision_checkpoint={PRETRAINED}",
         f"checkpointer.output_dir=./{NAME}/checkpoint",
         f"metric_logger.log_dir=./{NAME}/log",
         f"output_dir=./{NAME}",
@@ -145,3 +147,73 @@ def test_vqarad_fine_tune_caption_test_and_closed_questions(workspace):
     assert [row["output"] for row in table] == ["No", "No"]
     assert "Is there mass 1?" in table[1]["instruction"]
     assert len((output / "vqarad" / "descriptions.jsonl").read_text().splitlines()) == 2
+
+
+def test_textplus_fine_tune_on_two_processes(workspace):
+    folder = workspace.folder / "datasets" / "PMC-VQA-text" / "images"
+    folder.mkdir(parents=True)
+    for index in range(4):
+        (workspace.folder / "datasets/VQA_RAD/VQA_RAD Image Folder" / f"{index}.png").rename(folder / f"{index}.png")
+    workspace.write_data(
+        "datasets/medcap/textplus_pmcoa_patients_train.json",
+        [
+            {
+                "conversations": [
+                    {"from": "human", "value": "①" * 50},
+                    {"from": "gpt", "value": f"Figure (1) is normal, number {index}."},
+                ],
+                "image": f"{index % 4}.png",
+                "meta": "dir=./datasets/PMC-VQA-text/images",
+            }
+            for index in range(20)
+        ],
+    )
+    # medcap's own command has --nproc_per_node 8 and --master_port 29500, which another test might use as well.
+    launcher = ["--master_port", str(free_port()), "--nproc_per_node", "2"]
+    command = [
+        *launcher,
+        "medcap/recipes/full_finetune_distributed",
+        "--config",
+        "medcap/llama3_1/8B_biomedclip_distributed",
+        *llm_stand_in(workspace),
+        "device=cpu",
+        "epochs=5",
+        "batch_size=8",
+        "gradient_accumulation_steps=1",
+        "optimizer.lr=2e-5",
+        "vision=biomedclip",
+        "dataset._component_=torchtune.datasets.chat_dataset",
+        "dataset.source=./datasets/medcap/textplus_pmcoa_patients_train.json",
+        "dataset.conversation_style=sharegpt",
+        "dataset.max_seq_len=1000",
+        f"tokenizer.path={LLM}/original/tokenizer.model",
+        f"checkpointer.checkpoint_dir={LLM}",
+        f"vision_checkpoint={PRETRAINED}",
+        f"checkpointer.output_dir=./{TEXTPLUS}/checkpoint",
+        f"metric_logger.log_dir=./{TEXTPLUS}/log",
+        f"output_dir=./{TEXTPLUS}",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-m", "torchtune._cli.tune", "run", *command],
+        env=os.environ | install_in_children(workspace.folder / "site") | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    output = workspace.folder / TEXTPLUS
+    summary = json.loads((output / "summary.json").read_text())
+    # 20 rows, 8 on each of two processes: two steps an epoch.
+    assert (summary["processes"], summary["samples"], summary["steps"]) == (2, 20, 10)
+    assert [row["epoch"] for row in log(output)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert summary["llm_sha256_before"] == summary["llm_sha256_after"] is not None
+    written = sorted(path.name for path in (output / "checkpoint").glob("meta_model_*.pt"))
+    assert written == [f"meta_model_{epoch}.pt" for epoch in (1, 2, 3, 4, 5)]
+    saved = load_file(output / "checkpoint" / "latest" / "vision.safetensors")
+    last = torch.load(output / "checkpoint" / "meta_model_5.pt", weights_only=True)
+    before = torch.load(workspace.folder / PRETRAINED, weights_only=True)
+    for section, prefix in (("visual", "vision."), ("projector", "projector.")):
+        for name, tensor in last[section].items():
+            torch.testing.assert_close(saved[prefix + name].bfloat16(), tensor, rtol=0, atol=0)
+    trained = "projector.2.weight"
+    assert not torch.equal(saved[trained], before["projector"]["2.weight"].float())

@@ -22,6 +22,12 @@ from medcap.checkpoints.atomic import atomic_file
 from medcap.errors import UserError
 
 
+def say(text: str) -> None:
+    """Print a line on standard error; if that is a file on a full disk, the line is lost and training goes on."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class SpeedMeter:
     """Tokens, label tokens and images a second over the last steps.
 
@@ -124,11 +130,11 @@ class JsonLinesFile:
             self.close()
             if not self._missing:
                 reason = error.strerror or str(error)
-                print(f"{self.path} cannot be written ({reason}); training goes on without it", file=sys.stderr)
+                say(f"{self.path} cannot be written ({reason}); training goes on without it")
             self._missing += 1
             return
         if self._missing:
-            print(f"{self.path} is written again; {self._missing} rows are missing in it", file=sys.stderr)
+            say(f"{self.path} is written again; {self._missing} rows are missing in it")
             self._missing = 0
 
     def close(self) -> None:
@@ -248,14 +254,14 @@ class Progress:
             self._printed = now
             left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
             clock = tqdm.format_interval(left)
-            print(f"step {self._done}/{self._total}: {text}, {clock} left", file=sys.stderr, flush=True)
+            say(f"step {self._done}/{self._total}: {text}, {clock} left")
 
     def note(self, text: str) -> None:
         """Print a line without tearing the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif not self._silent:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def close(self) -> None:
         """End the bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from typing import Protocol
@@ -53,16 +54,28 @@ def run_recipe(recipe: TrainingRecipe) -> None:
             _leave_at_once(status)
         if line is None:
             tell_torchrun(repr(error), traceback.format_exc())
-            raise
-        report(line)
+        else:
+            report(line)
         if recipe.world.size > 1:
-            # Long enough for the others to ask who tells: where torchrun does not, this process may answer them.
-            time.sleep(LINGER_SECONDS)
+            _let_others_notice(recipe.world)
+        if line is None:
+            raise
+        if recipe.world.size > 1:
             _leave_at_once(status)
     else:
         recipe.world.leave()
     if status:
         sys.exit(status)
+
+
+def _let_others_notice(world: World) -> None:
+    """End the collectives that the others wait in, and stay while they ask who tells of the error.
+
+    Where torchrun does not answer them, this process may be the one that does.
+    """
+    # In a thread, because NCCL may wait for those that are not coming.
+    threading.Thread(target=world.leave, daemon=True, name="leave").start()
+    time.sleep(LINGER_SECONDS)
 
 
 def _leave_at_once(status: int) -> None:

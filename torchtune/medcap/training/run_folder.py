@@ -43,8 +43,9 @@ class RunFolder:
         self._logger = {} if cfg.metric_logger is None else OmegaConf.to_container(cfg.metric_logger)
         self.log = Path(self._logger.get("log_dir") or self.path / "log")
         if world.is_main:
-            for folder in (self.path, self.checkpoints, self.log):
-                check_writable(folder)
+            check_writable(self.path)
+            check_writable(self.checkpoints, "checkpointer.output_dir" if cfg.checkpointer.output_dir else "output_dir")
+            check_writable(self.log, "metric_logger.log_dir" if self._logger.get("log_dir") else "output_dir")
             self._lock = _lock(self.checkpoints / ".lock")
         # All processes go on from the one checkpoint that the main process finds, whatever is being written meanwhile.
         found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints) if world.is_main else None
