@@ -1,8 +1,13 @@
+import os
 import signal
+import stat
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
+
 
 from medcap.checkpoints.atomic import (
     MARKER,
@@ -135,3 +140,14 @@ def test_step_numbers_are_read_from_names(tmp_path):
     assert step_of(tmp_path / "step_1234567") == 1_234_567
     assert step_of(tmp_path / "step_last") is None
     assert latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_files_may_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "tensors") as temporary:
+            save_file({"a": torch.zeros(1)}, temporary)
+        write_text(tmp_path / "text", "words")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("tensors", "text")] == [0o640, 0o640]
