@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-
 from medcap.checkpoints.atomic import (
     MARKER,
     atomic_file,
