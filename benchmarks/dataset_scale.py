@@ -13,7 +13,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
+from machine import describe_machine
 from PIL import Image
 
 from helpers.tokenizers import tiny_tokenizer_file
@@ -89,7 +88,7 @@ def measure(folder: Path, num_rows: int, num_images: int, num_reads: int, counte
     index_bytes = sum(path.stat().st_size for path in (folder / "cache/rows").glob("*/*"))
     array_seconds, _ = _timed(lambda: open_rows(array))
     return {
-        "machine": _machine(),
+        "machine": describe_machine(),
         "rows": num_rows,
         "images": num_images,
         "bytes": lines.stat().st_size,
@@ -222,21 +221,6 @@ def _timed(work: Callable[[], Value]) -> tuple[float, Value]:
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
-
-
-def _machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    cpu = Path("/proc/cpuinfo")
-    if cpu.is_file():
-        models = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return {
-        "processor": name,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def _table(report: dict[str, Any]) -> str:

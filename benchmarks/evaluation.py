@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from machine import describe_machine
 from omegaconf import OmegaConf
 
 from helpers.plain_medcap import MODE, plain_no_cond_desc, plain_option_text
@@ -94,7 +92,7 @@ def measure(generator: Generator, rows: list[Row], plain_images: int, repeats: i
     for ours, plain in (("generation", "plain generation"), ("likelihood", "plain likelihood")):
         assert [outputs[ours][place] for place in places] == outputs[plain], f"{ours} gives other outputs than {plain}"
     return {
-        "machine": _machine(),
+        "machine": describe_machine(),
         "batch_size": generator.batch_size,
         "questions": len(rows),
         "questions_of_the_plain_loops": len(few),
@@ -156,21 +154,6 @@ def _score(generator: Generator, rows: Sequence[Row], folder: Path) -> list[str]
 def _ratios(rates: dict[str, list[float]], one: str, other: str) -> dict[str, float]:
     values = [first / second for first, second in zip(rates[one], rates[other], strict=True)]
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-
-
-def _machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    cpu = Path("/proc/cpuinfo")
-    if cpu.is_file():
-        models = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return {
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _table(report: dict[str, Any]) -> str:
