@@ -1,6 +1,8 @@
 # make demo   the whole way on drawn images      make lint   ruff
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench-evaluation   how fast questions are answered, after make demo
+# make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+# make bench-memory       what memory a training step takes, computed from shapes
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +11,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation
+.PHONY: demo test lint clean bench-evaluation bench-data bench-memory
 
 demo: $(INSTALLED)
 	medcap demo
@@ -23,6 +25,12 @@ lint: $(INSTALLED)
 
 bench-evaluation: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/evaluation.py
+
+bench-data: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json
+
+bench-memory: $(INSTALLED)
+	python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build

@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from helpers.warm_start import WarmStart
+from helpers.workspace import Workspace
 from medcap.configuration import recipe
 from medcap.recipes.full_finetune_distributed import FullFinetuneRecipeDistributed
 from medcap.training.data import LoadedStep
@@ -49,6 +51,30 @@ class ObservedRecipe(FullFinetuneRecipeDistributed):
 def hash_of(tensor: Any) -> str:
     """sha256 of a tensor's bytes."""
     return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+
+
+def observe(
+    server: WarmStart, workspace: Workspace, output: str, *overrides: str, processes: int
+) -> list[dict[str, Any]]:
+    """Run the observed recipe to its end.
+
+    Args:
+        server: that starts processes.
+        workspace: with the model and the data.
+        output: name of the output folder.
+        overrides: ``key=value``.
+        processes: how many.
+
+    Returns:
+        What the processes wrote, in the order of the ranks; ``used`` has the records of each epoch.
+    """
+    folder = workspace.folder / output
+    for former in folder.glob("observed_*.json"):
+        former.unlink()
+    overrides = ("num_workers=0", "epochs=2", *overrides)
+    run = server.train(workspace, output, *overrides, processes=processes, module="helpers.observed_run")
+    assert run.wait() == [0] * processes, run.printed()
+    return observations(folder)
 
 
 def observations(output: Path) -> list[dict[str, Any]]:

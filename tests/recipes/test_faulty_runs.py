@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,9 +17,11 @@ from safetensors.torch import load_file
 from helpers.warm_start import WarmStart
 from helpers.workspace import TINY_VISION, Workspace, log
 from medcap.checkpoints.atomic import is_complete, latest_checkpoint
+from medcap.checkpoints.tensor_tree import load_tree
 
 FAULTY = ("projector._component_=helpers.faulty_components.faulty_mlp", "dataset.packed=false", "batch_size=2")
 SLOW = (*FAULTY, "projector.delay=0.05")
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 @pytest.fixture(scope="module")
@@ -27,149 +30,198 @@ def server():
         yield server
 
 
+def workspace_in(folder):
+    """12 records with an image each: 6 steps of an epoch on one process, 3 on two, a projector's pass in each."""
+    workspace = Workspace(folder)
+    workspace.data = workspace.write_data("train.json", workspace.records()[:12])
+    return workspace
+
+
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace(tmp_path)
+    return workspace_in(tmp_path)
 
 
-def train(server, workspace, output, *overrides, processes=1):
-    return server.train(workspace, output, "num_workers=0", *overrides, processes=processes)
+@pytest.fixture(scope="module")
+def undisturbed(server, tmp_path_factory):
+    """A workspace, and in it the runs of one and of two processes that nothing happened to."""
+    workspace = workspace_in(tmp_path_factory.mktemp("undisturbed"))
+    for processes in (1, 2):
+        run = train(server, workspace, f"quiet_{processes}", *stoppable(workspace), processes=processes)
+        assert run.wait() == [0] * processes, run.printed()
+    return workspace
+
+
+def stoppable(workspace):
+    return (*FAULTY, "epochs=3", f"validation_source={workspace.data}")
+
+
+def train(server, workspace, output, *overrides, processes=1, **options):
+    return server.train(workspace, output, "num_workers=0", *overrides, processes=processes, **options)
+
+
+def wait_until(condition, run, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert run.alive() and time.monotonic() < deadline, run.printed()
+        time.sleep(0.01)
 
 
 def wait_for_step(run, output, step):
     """Until the log has a step."""
-    while not (output / "log" / "metrics.jsonl").is_file() or len(log(output)) < step:
-        assert run.alive(), run.printed()
-        time.sleep(0.01)
+    wait_until(lambda: (output / "log" / "metrics.jsonl").is_file() and len(log(output)) >= step, run)
 
 
 def files_of(checkpoint):
-    return {path.name: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+
+
+def logged(output):
+    rows = map(json.loads, (output / "log" / "metrics.jsonl").read_text().splitlines())
+    return [{key: row.get(key) for key in ("step", "loss", "lr", "validation_loss")} for row in rows]
+
+
+def lines_of(run):
+    return [line for rank in range(len(run.pids)) for line in run.printed(rank).splitlines()]
 
 
 def said(run):
     """The lines that the processes ended with."""
-    printed = [line for rank in range(len(run.pids)) for line in run.printed(rank).splitlines()]
-    return [line for line in printed if line.startswith("medcap: ")]
+    return [line for line in lines_of(run) if line.startswith("medcap: ")]
 
 
+# A signal in the pass of step 4 is answered at the end of that step; one in the validation after an epoch ends that.
 @pytest.mark.parametrize(
-    ("number", "processes", "ranks"),
-    [(signal.SIGTERM, 1, [0]), (signal.SIGINT, 1, [0]), (signal.SIGTERM, 2, [0, 1]), (signal.SIGTERM, 2, [1])],
+    ("number", "processes", "fault", "rank", "step"),
+    [
+        (signal.SIGTERM, 1, "signal_call=4", "0", 4),
+        (signal.SIGINT, 1, "signal_call=4", "0", 4),
+        (signal.SIGTERM, 2, "signal_call=4", "null", 4),
+        (signal.SIGTERM, 2, "signal_call=4", "1", 4),
+        (signal.SIGTERM, 1, "signal_evaluation=2", "0", 6),
+        (signal.SIGTERM, 2, "signal_evaluation=2", "1", 3),
+    ],
 )
-def test_a_signal_saves_and_leaves_and_the_run_goes_on_as_if_nothing_had_been(
-    workspace, server, number, processes, ranks
+def test_a_signal_saves_a_checkpoint_and_the_run_goes_on_as_if_nothing_had_been(
+    undisturbed, server, number, processes, fault, rank, step
 ):
-    overrides = (*SLOW, "epochs=3", f"validation_source={workspace.data}")
-    quiet = train(server, workspace, "quiet", *overrides, processes=processes)
-    assert quiet.wait() == [0] * processes
-    run = train(server, workspace, "out", *overrides, processes=processes)
-    wait_for_step(run, workspace.folder / "out", 3)
-    run.kill(*ranks, number=number)
-    run.kill(*ranks, number=number)  # as torchrun, which passes on what the cluster sends to everyone
-    assert run.wait() == [128 + number] * processes
-    assert sum(signal.Signals(number).name in run.printed(rank) for rank in range(processes)) <= 1
-    stopped = latest_checkpoint(workspace.folder / "out")
-    step = len(log(workspace.folder / "out"))
-    assert stopped.name == f"step_{step:06d}"
-    assert 3 <= step < len(log(workspace.folder / "quiet"))
-    again = train(server, workspace, "out", *overrides, processes=processes)
-    assert again.wait() == [0] * processes
-    assert f"resuming from {stopped}" in again.printed()
-    ends = [latest_checkpoint(workspace.folder / output) for output in ("quiet", "out")]
-    assert files_of(ends[0]) == files_of(ends[1])
-    rows = [
-        (workspace.folder / output / "log" / "metrics.jsonl").read_text().splitlines() for output in ("quiet", "out")
+    output = undisturbed.folder / f"{number}_{processes}_{fault.replace('=', '_')}_{rank}"
+    disturbed = (f"projector.{fault}", f"projector.rank={rank}", f"projector.signal_number={int(number)}")
+    # The projector sends each signal twice, as torchrun and Slurm together do: one request, not two.
+    run = train(server, undisturbed, output.name, *stoppable(undisturbed), *disturbed, processes=processes)
+    assert run.wait() == [128 + number] * processes, run.printed()
+    assert [line.partition(":")[0].partition(" ")[0] for line in lines_of(run) if "saving a checkpoint" in line] == [
+        number.name
     ]
-    keys = ("step", "loss", "validation_loss")
-    compared = [[{key: json.loads(line).get(key) for key in keys} for line in lines] for lines in rows]
-    assert compared[0] == compared[1]
+    assert said(run) == []
+    assert os.readlink(output / "checkpoint" / "latest") == f"step_{step:06d}"
+    assert is_complete(output / "checkpoint" / f"step_{step:06d}")
+    assert len(log(output)) == step
+    again = train(server, undisturbed, output.name, *stoppable(undisturbed), processes=processes)
+    assert again.wait() == [0] * processes, again.printed()
+    assert f"resuming from {output}/checkpoint/step_{step:06d}, step {step}" in again.printed()
+    quiet = undisturbed.folder / f"quiet_{processes}"
+    assert files_of(latest_checkpoint(output)) == files_of(latest_checkpoint(quiet))
+    assert logged(output) == logged(quiet)
 
 
-def test_signals_reach_the_workers_too_and_do_no_harm(workspace, server):
-    run = server.train(workspace, "out", *SLOW, "epochs=3", "num_workers=2")
-    wait_for_step(run, workspace.folder / "out", 2)
-    os.killpg(run.pids[0], signal.SIGINT)
-    assert run.wait() == [130]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_workers_too_does_no_harm(undisturbed, server, number):
+    output = undisturbed.folder / f"group_{number}"
+    overrides = (*stoppable(undisturbed), "num_workers=2")
+    run = server.train(undisturbed, output.name, *overrides, "projector.delay=0.05")
+    wait_for_step(run, output, 2)
+    os.killpg(run.pids[0], number)
+    assert run.wait() == [128 + number], run.printed()
     assert "Traceback" not in run.printed()
-    assert is_complete(latest_checkpoint(workspace.folder / "out"))
+    again = server.train(undisturbed, output.name, *overrides)
+    assert again.wait() == [0]
+    files = [files_of(latest_checkpoint(folder)) for folder in (output, undisturbed.folder / "quiet_1")]
+    assert files[0] == files[1]
 
 
 def start_torchrun(workspace, *overrides):
-    command = [sys.executable, "-m", "torchtune._cli.tune", "run", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torchtune._cli.tune", "run", "--nproc_per_node", "2", "--master_port", "0"]
     command += ["medcap/recipes/full_finetune_distributed", "--config", "medcap/tiny/distributed"]
     command += [*workspace.model_overrides(), f"output_dir={workspace.folder}/out", f"vision={TINY_VISION}"]
     command += [f"dataset.source={workspace.data}", "dataset.max_seq_len=96", "num_workers=1", "epochs=500", *SLOW]
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
-    log_file = (workspace.folder / "torchrun.txt").open("w")
-    process = subprocess.Popen(
-        [*command, *overrides], stdout=log_file, stderr=log_file, cwd=workspace.folder, env=environment
-    )
-    metrics = workspace.folder / "out" / "log" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not metrics.is_file() or len(log(workspace.folder / "out")) < 3:
-        assert process.poll() is None and time.monotonic() < deadline, (workspace.folder / "torchrun.txt").read_text()
-        time.sleep(0.05)
-    return process
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with (workspace.folder / "torchrun.txt").open("w") as printed:
+        return subprocess.Popen(
+            [*command, *overrides], stdout=printed, stderr=printed, cwd=workspace.folder, env=environment
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_save_when_torchrun_is_asked_to_stop_or_is_gone(workspace, number):
     process = start_torchrun(workspace)
-    process.send_signal(number)
-    assert process.wait(timeout=40) != 0
-    deadline = time.monotonic() + 20
-    folder = workspace.folder / "out" / "checkpoint"
-    while (
-        latest_checkpoint(folder) is None
-        or latest_checkpoint(folder).name != f"step_{len(log(workspace.folder / 'out')):06d}"
-    ):
-        assert time.monotonic() < deadline, (workspace.folder / "torchrun.txt").read_text()
-        time.sleep(0.1)
+    printed, output = workspace.folder / "torchrun.txt", workspace.folder / "out"
+    try:
+        deadline = time.monotonic() + 60
+        while not (output / "log" / "metrics.jsonl").is_file() or len(log(output)) < 2:
+            assert process.poll() is None and time.monotonic() < deadline, printed.read_text()
+            time.sleep(0.05)
+        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(ranks) == 2
+        process.send_signal(number)
+        assert process.wait(timeout=30) != 0
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < deadline, printed.read_text()
+        time.sleep(0.05)
+    assert os.readlink(output / "checkpoint" / "latest") == f"step_{len(log(output)):06d}"
+    assert printed.read_text().count("saving a checkpoint at the end of this step") == 1
     # Its own traceback is torchrun's way; the recipe adds none.
-    assert "full_finetune_distributed.py" not in (workspace.folder / "torchrun.txt").read_text()
+    assert "full_finetune_distributed.py" not in printed.read_text()
 
 
 def test_torchruns_table_ends_with_the_reason(workspace):
-    process = start_torchrun(workspace, "projector.out_of_memory_call=6", "projector.rank=1")
-    assert process.wait(timeout=60) != 0
-    table = (workspace.folder / "torchrun.txt").read_text().partition("Root Cause")[2]
-    assert "traceback : medcap: the GPU's memory is full" in table
-    assert "enable_activation_checkpointing=true" in table
+    process = start_torchrun(workspace, "projector.out_of_memory_call=3", "projector.rank=1")
+    try:
+        assert process.wait(timeout=60) != 0
+    finally:
+        process.kill()
+    printed = (workspace.folder / "torchrun.txt").read_text()
+    assert "medcap: the GPU's memory is full" in printed.partition("Root Cause")[2]
+    assert len([line for line in printed.splitlines() if line.startswith("medcap: ")]) == 1
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_step_with_nan_is_skipped_by_all_and_its_records_are_named(workspace, server, processes):
-    overrides = (*FAULTY, "epochs=1", "shuffle=false", f"projector.rank={processes - 1}", "projector.nan_calls=[3]")
+    overrides = (*FAULTY, "epochs=1", "shuffle=false", f"projector.rank={processes - 1}", "projector.nan_calls=[2]")
     run = train(server, workspace, "out", *overrides, processes=processes)
     assert run.wait() == [0] * processes, run.printed()
-    (line,) = [line for line in run.printed().splitlines() if "is not finite" in line]
-    # Two samples a process and step: the third step of one process, or the second process's part of it.
-    first = 4 if processes == 1 else 10
+    # Two samples a process and step: the second step of one process, or the second process's part of it.
+    first = 2 if processes == 1 else 6
     names = ", ".join(f"{workspace.data}, row {index}" for index in (first, first + 1))
-    assert line == f"step 3 skipped: loss or gradient is not finite; its records: {names}"
+    assert [line for line in lines_of(run) if "is not finite" in line] == [
+        f"step 2 skipped: loss or gradient is not finite; its records: {names}"
+    ]
     rows = log(workspace.folder / "out")
-    assert rows[2]["loss"] is None
+    assert [row["step"] for row in rows if row["loss"] is None] == [2]
     # The schedule waits for the step that was skipped.
-    assert rows[3]["lr"] == rows[2]["lr"] > rows[1]["lr"]
-    assert all(row["loss"] is not None for row in rows if row["step"] != 3)
-    for name, tensor in load_file(latest_checkpoint(workspace.folder / "out") / "vision.safetensors").items():
-        assert tensor.isfinite().all(), name
+    assert rows[2]["lr"] == rows[1]["lr"] > rows[0]["lr"]
+    checkpoint = latest_checkpoint(workspace.folder / "out")
+    assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "vision.safetensors").values())
+    optimizer = load_tree(checkpoint / "state", "state")["optimizer"]
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {len(rows) - 1}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_too_many_bad_steps_in_a_row_end_the_run(workspace, server, processes):
     overrides = (*FAULTY, "epochs=5", "projector.nan_calls=[2,4,5,6]", "max_bad_steps=3")
     run = train(server, workspace, "out", *overrides, processes=processes)
-    run.wait_as_torchrun()
+    assert run.wait() == [2] * processes
     (line,) = said(run)
     assert "3 steps in a row had a loss or gradient that is not finite" in line
-    # On two processes the first has no part in step 4, the last of an epoch.
-    assert len(log(workspace.folder / "out")) == 4 + processes
+    assert "the last: step 6, its records: " in line
+    assert len(log(workspace.folder / "out")) == 5
 
 
 def damaged(workspace, share, count=200):
-    """200 rows with an image each, of which a share is damaged; gives their names."""
+    """Rows with an image each, of which a share is damaged; gives their names."""
     folder = workspace.folder / "many"
     folder.mkdir()
     rows = []
@@ -187,78 +239,114 @@ def damaged(workspace, share, count=200):
 
 def test_three_percent_of_damaged_images_are_skipped_alike_by_every_run(workspace, server):
     names = damaged(workspace, 0.03)
-    overrides = ("max_bad_fraction=0.05", "check_images=0", "epochs=2", "batch_size=4")
-    found = []
-    for output, processes in (("one", 1), ("again", 1), ("two", 2)):
-        run = server.train(workspace, output, *overrides, "num_workers=1", processes=processes)
+    overrides = ("max_bad_fraction=0.05", "check_images=0", "epochs=2", "batch_size=4", "save_every_n_steps=1")
+    found, files = {}, {}
+    for output, processes in (("one", 1), ("killed", 1), ("two", 2)):
+        run = train(server, workspace, output, *overrides, processes=processes)
+        if output == "killed":
+            checkpoints = workspace.folder / output / "checkpoint"
+            wait_until(lambda folder=checkpoints: (folder / "step_000003").is_dir(), run)
+            run.kill()
+            assert run.wait() == [-signal.SIGKILL]
+            run = train(server, workspace, output, *overrides)
         assert run.wait() == [0] * processes, run.printed()
         lines = (workspace.folder / output / "log" / "bad_rows.jsonl").read_text().splitlines()
-        found.append([json.loads(line)["name"] for line in lines])
-        assert run.printed().count("skipped ") == len(names)
+        found[output] = [json.loads(line)["name"] for line in lines]
+        files[output] = files_of(latest_checkpoint(workspace.folder / output))
+        assert output == "killed" or run.printed().count("skipped ") == len(names)
         assert json.loads((workspace.folder / output / "summary.json").read_text())["bad_rows"] == len(names)
-    assert sorted(found[0]) == sorted(found[2]) == sorted(names)
-    assert found[0] == found[1]
-    files = [files_of(latest_checkpoint(workspace.folder / output)) for output in ("one", "again")]
-    assert files[0] == files[1]
+    assert sorted(found["one"]) == sorted(found["two"]) == sorted(names)
+    assert found["one"] == found["killed"]
+    assert files["one"] == files["killed"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_thirty_percent_of_damaged_images_end_the_run(workspace, server, processes):
-    damaged(workspace, 0.33)
+    damaged(workspace, 0.3)
     overrides = ("max_bad_fraction=0.05", "check_images=0", "batch_size=4", "dataset.packed=false")
     run = train(server, workspace, "out", *overrides, processes=processes)
-    run.wait_as_torchrun()
+    assert run.wait() == [2] * processes
     (line,) = said(run)
-    assert "of 200 rows turned out to be damaged, more than max_bad_fraction=0.05 allows; the last: " in line
+    assert " of 200 rows turned out to be damaged, more than max_bad_fraction=0.05 allows; the last: " in line
 
 
 def test_a_full_disk_is_told_while_training_goes_on_and_at_the_end(workspace, server):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     # No file may grow beyond this, as on a full disk; a checkpoint's tensors are larger, the logs are not.
-    overrides = ("epochs=4", "save_every_n_steps=1", "batch_size=1")
-    run = server.train(workspace, "out", *overrides, "num_workers=0", file_limit=40_000)
+    overrides = (*FAULTY, "epochs=1", "save_every_n_steps=1")
+    run = train(server, workspace, "out", *overrides, file_limit=40_000)
     assert run.wait() == [2], run.printed()
-    assert limit == resource.getrlimit(resource.RLIMIT_FSIZE)
-    printed = run.printed()
-    failed = [line for line in printed.splitlines() if "the checkpoint could not be written" in line]
-    assert len(failed) >= 3
-    assert "File too large" in failed[0]
-    assert "training goes on, the next save tries again" in failed[0]
-    (line,) = said(run)
-    assert "the last checkpoint, step" in line
-    assert len(log(workspace.folder / "out")) > 3
-    assert list((workspace.folder / "out" / "checkpoint").glob("*step*")) == []
-
-
-def test_a_disk_that_is_full_for_a_while_costs_only_that_save(workspace, server):
     folder = workspace.folder / "out" / "checkpoint"
-    run = train(server, workspace, "out", *SLOW, "epochs=6", "save_every_n_steps=2")
-    wait_for_step(run, workspace.folder / "out", 3)
-    # A file in the way of the folder that is written next.
-    for step in range(1, 100):
-        blocked = folder / f".step_{step:06d}.partial"
-        if not (folder / f"step_{step:06d}").exists() and step > 6:
-            blocked.write_text("in the way")
-            break
-    wait_for_step(run, workspace.folder / "out", 12)
+    assert [line for line in lines_of(run) if "training goes on" in line] == [
+        f"step {step}: the checkpoint could not be written (File too large: {folder}/step_{step:06d}); training goes"
+        " on, the next save tries again"
+        for step in range(1, 6)
+    ]
+    (line,) = said(run)
+    assert line.startswith("medcap: the last checkpoint, step 6, could not be written (File too large: ")
+    assert len(log(workspace.folder / "out")) == 6
+    assert list(folder.glob("*step*")) == []
+
+
+def test_a_disk_that_is_full_for_a_while_costs_only_what_was_saved_then(workspace, server):
+    output = workspace.folder / "out"
+    run = train(server, workspace, "out", *SLOW, "epochs=5", "save_every_n_steps=1")
+    wait_for_step(run, output, 3)
+    resource.prlimit(run.pids[0], resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+    wait_until(lambda: "could not be written (File too large" in run.printed(), run)
+    # Now not even a line can be added to any file, what the program prints included.
+    resource.prlimit(run.pids[0], resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    time.sleep(0.3)
+    resource.prlimit(run.pids[0], resource.RLIMIT_FSIZE, UNLIMITED)
     assert run.wait() == [0], run.printed()
-    assert is_complete(latest_checkpoint(workspace.folder / "out"))
+    assert latest_checkpoint(output).name == "step_000030"
+    steps = [row["step"] for row in log(output)]
+    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 30
+    assert 0 < 30 - len(steps) < 20
+    assert f"is written again; {30 - len(steps)} rows are missing in it" in run.printed()
 
 
-@pytest.mark.parametrize("key", ["output_dir", "checkpointer.output_dir"])
-def test_a_folder_that_cannot_be_written_is_told_before_weights_are_read(workspace, server, key):
+def test_a_folder_that_becomes_unwritable_costs_only_what_was_saved_then(workspace, server):
+    output = workspace.folder / "out"
+    run = train(server, workspace, "out", *SLOW, "epochs=4", "save_every_n_steps=1")
+    wait_for_step(run, output, 3)
+    (output / "checkpoint").rename(output / "moved")
+    (output / "checkpoint").write_text("in the way")
+    wait_until(lambda: "could not be written (Not a directory: " in run.printed(), run)
+    (output / "checkpoint").unlink()
+    (output / "moved").rename(output / "checkpoint")
+    assert run.wait() == [0], run.printed()
+    assert latest_checkpoint(output).name == "step_000024"
+    assert len(log(output)) == 24
+
+
+@pytest.mark.parametrize(
+    ("key", "processes"), [("output_dir", 1), ("checkpointer.output_dir", 1), ("checkpointer.output_dir", 2)]
+)
+def test_a_folder_that_cannot_be_made_is_told_before_weights_are_read(workspace, server, key, processes):
     (workspace.folder / "file").write_text("in the way")
     shutil.rmtree(workspace.folder / "llm")
-    run = train(server, workspace, "out", f"{key}={workspace.folder}/file/inside")
+    run = train(server, workspace, "out", f"{key}={workspace.folder}/file/inside", processes=processes)
+    # The second process only sees that the first has ended.
+    assert run.wait() == [2, 1][:processes]
+    assert said(run) == [
+        f"medcap: {key}={workspace.folder}/file/inside cannot be a folder: a file is in the way; choose another"
+    ]
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="has no folder that nobody may write to")
+def test_a_folder_that_nobody_may_write_to_is_told_before_weights_are_read(workspace, server):
+    shutil.rmtree(workspace.folder / "llm")
+    run = train(server, workspace, "out", "output_dir=/sys/kernel/medcap")
     assert run.wait() == [2]
     (line,) = said(run)
-    assert "cannot be a folder: a file is in the way" in line
+    assert line.startswith("medcap: output_dir=/sys/kernel/medcap cannot be written to (")
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_line(workspace, server):
     run = server.train(workspace, "out", *SLOW, "epochs=50", "num_workers=1")
     wait_for_step(run, workspace.folder / "out", 2)
-    children = subprocess.run(["pgrep", "-P", str(run.pids[0])], capture_output=True, text=True).stdout.split()
+    while not (children := Path(f"/proc/{run.pids[0]}/task/{run.pids[0]}/children").read_text().split()):
+        time.sleep(0.01)  # between two epochs there is none
     os.kill(int(children[-1]), signal.SIGKILL)
     assert run.wait() == [1]
     (line,) = said(run)
@@ -266,41 +354,46 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_line(workspace, server):
     assert "Traceback" not in run.printed()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_that_cannot_read_ends_the_run_with_a_line(workspace, server, processes):
+    overrides = (*FAULTY, "dataset._component_=helpers.faulty_components.unreadable_dataset", "check_images=0")
+    run = server.train(workspace, "out", *overrides, "num_workers=1", processes=processes)
+    assert run.wait() == [1] * processes
+    assert said(run) == [
+        "medcap: a data-loader worker could not read its data: [Errno 5] Input/output error: '/data/train.jsonl'; mend"
+        " that and go on from the last checkpoint"
+    ]
+    assert "Traceback" not in "".join(lines_of(run))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_runs_out_of_memory_is_told_once_and_all_end(workspace, server, rank):
     overrides = (*FAULTY, "epochs=5", "projector.out_of_memory_call=4", f"projector.rank={rank}")
     run = train(server, workspace, "out", *overrides, processes=2)
-    assert set(run.wait(timeout=30)) == {1}
+    assert run.wait(timeout=30) == [1, 1]
     (line,) = said(run)
-    assert "the GPU's memory is full (tried to allocate 2.00 GiB; it has 4.00 GiB): lower batch_size" in line
-    assert "Traceback" not in run.printed(0) + run.printed(1)
+    assert line.startswith("medcap: the GPU's memory is full (tried to allocate 2.00 GiB; it has 4.00 GiB): lower")
+    assert line in run.printed(rank)
+    assert "Traceback" not in "".join(lines_of(run))
 
 
-def test_a_bug_keeps_its_traceback(workspace, server):
-    run = train(server, workspace, "out", *FAULTY, "projector.bug_call=2", "projector.rank=1", processes=2)
-    assert 0 not in run.wait(timeout=30)
-    assert "ArithmeticError: an unexpected thing" in run.printed(1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bug_keeps_its_traceback(workspace, server, rank):
+    run = train(server, workspace, "out", *FAULTY, "projector.bug_call=2", f"projector.rank={rank}", processes=2)
+    assert run.wait(timeout=30) == [1, 1]
+    assert "ArithmeticError: an unexpected thing" in run.printed(rank)
     assert said(run) == []
 
 
-def test_a_process_that_dies_ends_the_others_with_one_line(workspace, server):
-    run = train(server, workspace, "out", *SLOW, "epochs=50", processes=2)
+@pytest.mark.parametrize(("number", "rank"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)])
+def test_a_process_that_dies_or_hangs_ends_the_others_with_one_line(workspace, server, number, rank):
+    run = train(server, workspace, "out", *SLOW, "epochs=50", "timeout_minutes=0.1", processes=2)
     wait_for_step(run, workspace.folder / "out", 2)
-    run.kill(1)
-    assert run.wait(timeout=30) == [1, -signal.SIGKILL]
+    run.kill(rank, number=number)
+    wait_until(lambda: said(run), run)
+    run.kill(rank)
+    statuses = run.wait(timeout=30)
+    assert (statuses[rank], statuses[1 - rank]) == (-signal.SIGKILL, 1)
     (line,) = said(run)
     assert "another process of this run ended or hung" in line
     assert "resume_from_checkpoint=latest" in line
-
-
-def test_a_process_that_hangs_ends_the_run_after_the_timeout(workspace, server):
-    run = train(server, workspace, "out", *SLOW, "epochs=50", "timeout_minutes=0.1", processes=2)
-    wait_for_step(run, workspace.folder / "out", 2)
-    run.kill(1, number=signal.SIGSTOP)
-    deadline = time.monotonic() + 30
-    while not said(run):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    run.kill(1)
-    assert run.wait(timeout=30) == [1, -signal.SIGKILL]
-    assert "another process of this run ended or hung" in said(run)[0]

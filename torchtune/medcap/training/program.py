@@ -12,7 +12,7 @@ from typing import Protocol
 from medcap.errors import UserError
 from medcap.reporting import QUIET_SECONDS, report, tell_torchrun
 from medcap.training.faults import explain
-from medcap.training.world import World
+from medcap.training.world import FailedElsewhere, World
 
 LINGER_SECONDS = 1.0
 
@@ -49,7 +49,8 @@ def run_recipe(recipe: TrainingRecipe) -> None:
     except Exception as error:
         line = explain(error)
         status = 2 if isinstance(error, UserError) else 1
-        if not recipe.world.claim("error"):
+        # Who only heard of an error never tells it: it might ask first, and the reason would be lost.
+        if isinstance(error, FailedElsewhere) or not recipe.world.claim("error"):
             time.sleep(QUIET_SECONDS)
             _leave_at_once(status)
         if line is None:

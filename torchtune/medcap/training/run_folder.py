@@ -63,7 +63,7 @@ class RunFolder:
         """
         if not self._world.is_main:
             return []
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._cfg))
+        _write(self.path / "config.yaml", OmegaConf.to_yaml(self._cfg))
         loggers: list[MetricLoggerInterface] = [MetricsFile(self.log, step if self.resume_from else None)]
         if self._logger:
             loggers.append(build(self._logger))
@@ -72,7 +72,17 @@ class RunFolder:
     def end(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         if self._world.is_main:
-            write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path} cannot be written ({reason}): make room or mend its folder, then start again"
+        ) from error
 
 
 def _lock(path: Path) -> TextIO:

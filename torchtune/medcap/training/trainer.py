@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from dataclasses import asdict
+from signal import Signals
 from typing import Any
 
 import torch
@@ -175,14 +176,19 @@ class Trainer:
             gathered = self.world.gather([asdict(row) for row in loaded.bad])
             self._count_bad([BadRow(**row) for part in gathered for row in part])
         if labels:
-            self._update_weights(loaded.batches, labels)
+            signal += self._update_weights(loaded.batches, labels)
             self.meter.update(int(tokens), int(labels), int(images), loaded.waited)
             self._report(loaded.waited, int(images), int(samples))
         if signal:
             self._agree_to_stop()
         return bool(due) or (cfg.save_every_n_steps is not None and position.step % cfg.save_every_n_steps == 0)
 
-    def _update_weights(self, batches: list[Batch | None], num_labels: float) -> None:
+    def _update_weights(self, batches: list[Batch | None], num_labels: float) -> float:
+        """Compute the losses, then change the weights or skip the step.
+
+        Returns:
+            Not 0 if a signal came meanwhile: the same on every process.
+        """
         self.model.train()
         losses = []
         for batch in batches:
@@ -193,7 +199,7 @@ class Trainer:
             losses.append(torch.zeros((), device=self.world.device) if loss is None else loss.detach())
         norm = self.trained.reduce(num_labels, self.cfg.clip_grad_norm)
         own = torch.stack(losses).tolist()
-        (loss_sum,) = self.world.sum([sum(own)])
+        loss_sum, signal = self.world.sum([sum(own), self.stop.received or 0])
         self.values = {
             "loss": loss_sum / num_labels,
             "grad_norm": norm.item(),
@@ -210,6 +216,7 @@ class Trainer:
         else:
             self.trained.zero_grad()
             self._skip_step(batches, own)
+        return signal
 
     def _loss(self, batch: Batch | None) -> Tensor | None:
         if batch is None:
@@ -253,6 +260,10 @@ class Trainer:
     def _agree_to_stop(self) -> None:
         received = [number for number in self.world.gather(self.stop.received) if number is not None]
         self.exit_status = 128 + received[0]
+        # Else its handler has said so.
+        if self.stop.received is None:
+            name = Signals(received[0]).name
+            self.progress.note(f"{name} to another process of this run: saving a checkpoint at the end of this step")
 
     def _evaluate_if_due(self, last_of_epoch: bool) -> None:
         every, step = self.cfg.eval_every_n_steps, self.position.step

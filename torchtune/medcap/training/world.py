@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
@@ -24,7 +23,10 @@ T = TypeVar("T")
 _STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _POLL_SECONDS = 0.05
 _PARENT_CHECK_SECONDS = 1.0
-_TENSOR = "$tensor"
+
+
+class FailedElsewhere(UserError):
+    """Another process failed, and it tells why."""
 
 
 @dataclass
@@ -84,18 +86,6 @@ class World:
         """
         return [json.loads(text) for text in self._gather_bytes(json.dumps(value).encode())]
 
-    def gather_tree(self, value: Any) -> list[Any]:
-        """As :meth:`gather`, of a value that may also hold small tensors; they come back on the CPU.
-
-        Args:
-            value: lists and dicts with str keys of numbers, strings and tensors.
-
-        Returns:
-            One value a rank, on every rank.
-        """
-        text = json.dumps(value, default=_tensor_to_json).encode()
-        return [json.loads(answer, object_hook=_tensor_from_json) for answer in self._gather_bytes(text)]
-
     def barrier(self) -> None:
         """Wait for all processes; the GPUs' queues run on."""
         self.sum([0.0])
@@ -113,7 +103,8 @@ class World:
             What the function returned here.
 
         Raises:
-            UserError: on the other processes, if the first one's function raised; there it raises its own error.
+            FailedElsewhere: on the other processes, if the first one's function raised; there it raises its own error.
+            UserError: on the other processes, if the first one ended without a word.
         """
         if self.local_size == 1 or self._store is None:
             return function()
@@ -127,15 +118,16 @@ class World:
                 raise
             self._store.set(place, "done")
             return result
+        first = self.rank - self.local_rank
         # In Python, not in the store's wait: a signal is then answered at once.
         try:
             while not self._store.check([place]):
                 time.sleep(_POLL_SECONDS)
             failed = self._store.get(place) == b"failed"
-        except RuntimeError:  # torch's store errors are; its server ended, so the first process did
-            failed = True
+        except RuntimeError as error:  # torch's store errors are; its server ended, so the first process did
+            raise UserError(f"{key} failed on rank {first}: see its message") from error
         if failed:
-            raise UserError(f"{key} failed on rank {self.rank - self.local_rank}: see its message")
+            raise FailedElsewhere(f"{key} failed on rank {first}: see its message")
         return function()
 
     def claim(self, key: str) -> bool:
@@ -245,24 +237,6 @@ def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.d
             " processes, or use device=cpu"
         )
     return torch.device("cuda", local_rank)
-
-
-def _tensor_to_json(value: Any) -> dict[str, Any]:
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"a {type(value).__name__} cannot be sent to the other processes")
-    content = value.detach().cpu().contiguous()
-    data = base64.b64encode(content.reshape(-1).view(torch.uint8).numpy().tobytes()).decode()
-    return {_TENSOR: [str(value.dtype).removeprefix("torch."), list(value.shape), data]}
-
-
-def _tensor_from_json(content: dict[str, Any]) -> Any:
-    if set(content) != {_TENSOR}:
-        return content
-    name, shape, data = content[_TENSOR]
-    tensor = torch.empty(shape, dtype=getattr(torch, name))
-    if data:
-        tensor.view(-1).copy_(torch.frombuffer(bytearray(base64.b64decode(data)), dtype=tensor.dtype))
-    return tensor
 
 
 def _num_cores() -> int:

@@ -1,0 +1,119 @@
+import time
+
+import pytest
+import torch
+
+from helpers.processes import run_in_processes
+from medcap.errors import UserError
+from medcap.training import program
+from medcap.training.program import run_recipe
+from medcap.training.world import World, single_world
+
+
+class Recipe:
+    """Does what it is told to, and remembers what was called."""
+
+    def __init__(self, world, status=0, setup=None):
+        self.world, self.status, self.called = world, status, []
+        self._setup = setup or (lambda: None)
+
+    def setup(self):
+        self.called.append("setup")
+        self._setup()
+
+    def train(self):
+        self.called.append("train")
+        return self.status
+
+    def cleanup(self):
+        self.called.append("cleanup")
+
+
+def alone():
+    return single_world(torch.device("cpu"))
+
+
+def failing(error):
+    def setup():
+        raise error
+
+    return Recipe(alone(), setup=setup)
+
+
+def test_a_recipe_runs_to_its_end():
+    recipe = Recipe(alone())
+    run_recipe(recipe)
+    assert recipe.called == ["setup", "train", "cleanup"]
+
+
+def test_a_run_that_was_stopped_has_the_signals_status_and_no_proof_of_its_end():
+    recipe = Recipe(alone(), status=143)
+    with pytest.raises(SystemExit) as end:
+        run_recipe(recipe)
+    assert end.value.code == 143
+    assert recipe.called == ["setup", "train"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("seed=x: a number"), 2, "medcap: seed=x: a number\n"),
+        (MemoryError(), 1, "medcap: the system's memory is full (MemoryError): lower num_workers, batch_size"),
+    ],
+)
+def test_an_error_that_has_an_explanation_is_one_line(capsys, error, status, line):
+    with pytest.raises(SystemExit) as end:
+        run_recipe(failing(error))
+    assert end.value.code == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback(capsys):
+    with pytest.raises(ArithmeticError):
+        run_recipe(failing(ArithmeticError("unexpected")))
+    assert capsys.readouterr().err == ""
+
+
+def told(world: World, setup, monkeypatch):
+    """What each process tells, and its status."""
+    lines = []
+
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(program, "_leave_at_once", leave)
+    monkeypatch.setattr(program, "report", lines.append)
+    monkeypatch.setattr(program, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(program, "_let_others_notice", lambda _: None)
+    status = 0
+    try:
+        run_recipe(Recipe(world, setup=lambda: setup(world)))
+    except SystemExit as end:
+        status = end.code
+    world.barrier()
+    return lines, status
+
+
+def test_an_error_of_all_processes_is_told_by_one(monkeypatch):
+    def setup(world):
+        raise UserError("no such file")
+
+    answers = run_in_processes(told, setup, monkeypatch)
+    assert sorted(answers) == [([], 2), (["no such file"], 2)]
+
+
+def test_the_process_that_knows_the_reason_tells_it_however_late_it_is(monkeypatch):
+    def setup(world):
+        def fail():
+            raise UserError("the file is damaged")
+
+        try:
+            world.main_first(fail, "dataset")
+        except UserError:
+            # The system may let a process wait at any place.
+            time.sleep(0.5 if world.is_main else 0)
+            raise
+
+    assert run_in_processes(told, setup, monkeypatch) == [(["the file is damaged"], 2), ([], 2)]
