@@ -15,6 +15,7 @@ from medcap.errors import UserError
 
 RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
+    "medcap/recipes/full_finetune_distributed": "the same in several processes, on one node or many",
     "medcap/recipes/generate": "caption one picture, or run and score tasks",
     "medcap/recipes/judge": "let a language model say which answers are right",
 }

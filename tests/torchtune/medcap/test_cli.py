@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import pytest
 
+import medcap.recipes
 from medcap.cli import main
 
 
 def test_ls_names_recipes_and_configurations(capsys):
     assert main(["ls"]) == 0
     printed = capsys.readouterr().out
-    assert "medcap/recipes/full_finetune_single_device" in printed
+    recipes = {path.stem for path in Path(medcap.recipes.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {name for name in recipes if f"medcap/recipes/{name} " in printed} == recipes
     assert "medcap/llama3_1/8B_biomedclip_single_device" in printed
 
 

@@ -1,0 +1,115 @@
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from medcap.checkpoints.vision import plan_vision
+from medcap.errors import UserError
+from medcap.training.setup import (
+    FrozenProof,
+    check_trainable,
+    describe_parts,
+    seed_everything,
+    set_trainable,
+    wants_meta_model,
+)
+
+TINY = {"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2, "pooled_dim": 12}
+
+
+class Model(nn.Module):
+    def __init__(self, projector):
+        super().__init__()
+        self.tower, self.projector = plan_vision(TINY, None, {"_component_": projector}, 16).build()
+        self.decoder = nn.Linear(4, 4)
+
+
+def trained(parts, projector="medcap.models.mlp"):
+    return set(set_trainable(Model(projector), parts))
+
+
+def test_a_seed_fixes_every_generator():
+    drawn = []
+    for seed in (3, 3, 4):
+        seed_everything(seed)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+
+
+@pytest.mark.parametrize("parts", [[], ["llm"], ["vision", "lora"]])
+def test_parts_that_cannot_be_trained_are_refused(parts):
+    with pytest.raises(UserError) as error:
+        check_trainable(parts)
+    assert str(error.value) == f"trainable={parts}: choose from vision, projector"
+
+
+def test_only_the_named_parts_learn_and_the_language_model_never():
+    both = trained(["vision", "projector"])
+    assert {name.partition(".")[0] for name in both} == {"tower", "projector"}
+    assert trained(["vision"]) == {name for name in both if name.startswith("tower.")}
+    assert trained(["projector"]) == {name for name in both if name.startswith("projector.")}
+
+
+def test_a_pooling_head_learns_only_where_the_projector_uses_it():
+    model = Model("medcap.models.mlp")
+    unused = {f"tower.{name}" for name in model.tower.unused_parameters("patches")}
+    assert unused
+    patches, pooled = trained(["vision"]), trained(["vision"], "medcap.models.pooled_mlp")
+    assert pooled - patches >= unused
+    assert not patches & unused
+
+
+def test_the_banner_counts_what_is_frozen_and_what_learns():
+    model = Model("medcap.models.mlp")
+    set_trainable(model, ["projector"])
+    lines = {line[2:22].strip(): line[22:].split() for line in describe_parts(model).splitlines()}
+    assert lines["language model"] == ["frozen", "20", "parameters", "float32"]
+    assert lines["vision tower"][0] == lines["vision, unused head"][0] == "frozen"
+    count = sum(parameter.numel() for parameter in model.projector.parameters())
+    assert lines["projector"] == ["trained", f"{count:,}", "parameters", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "projector", "meant"),
+    [
+        (False, "pooled_mlp", False),
+        (True, "pooled_mlp", True),
+        ("auto", "pooled_mlp", True),
+        ("auto", "mlp", False),
+        (False, "mlp", False),
+    ],
+)
+def test_medcaps_file_is_written_where_it_can_be(wanted, projector, meant):
+    assert wants_meta_model(wanted, plan_of(projector)) is meant
+
+
+def test_medcaps_file_of_another_projector_is_refused():
+    with pytest.raises(UserError, match="save_meta_model=true: medcap's file can only hold"):
+        wants_meta_model(True, plan_of("mlp"))
+
+
+def plan_of(projector):
+    vision = SimpleNamespace(
+        projector_config={"_component_": f"medcap.models.{projector}"}, llm={"fingerprint": None}, notices=[]
+    )
+    return SimpleNamespace(vision=vision, llm=SimpleNamespace(dim=16))
+
+
+def test_a_frozen_weight_that_changed_is_found():
+    model = Model("medcap.models.mlp")
+    cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
+    proof = FrozenProof(cfg, plan_of("mlp"), model)
+    same = proof.after()
+    assert same["llm_sha256_before"] == same["llm_sha256_after"] == proof.llm["fingerprint"] is not None
+    proof.check(same)
+    with torch.no_grad():
+        model.decoder.weight[0, 0] += 1e-6
+    with pytest.raises(RuntimeError, match="the frozen language model changed: sha256"):
+        proof.check(proof.after())
+    cfg.verify_frozen = False
+    assert FrozenProof(cfg, plan_of("mlp"), model).after() == {"llm_sha256_before": None, "llm_sha256_after": None}
