@@ -69,8 +69,8 @@ class FullFinetuneRecipeDistributed:
         trained = TrainedPart(prepare_model(model, cfg), cfg.optimizer, world)
         seed_everything(cfg.seed + world.rank)
         if world.is_main:
-            lines = [describe_parts(model), parallelism.why, trained.why, *plan.vision.notices]
-            print(*lines, sep="\n", file=sys.stderr)
+            notes = [f"note: {notice}" for notice in plan.vision.notices]
+            print(describe_parts(model), parallelism.why, trained.why, *notes, sep="\n", file=sys.stderr)
         projector, llm = plan.vision.projector_config, self.proof.llm
         self.trainer = Trainer(cfg, world, model, trained, data, self.folder, projector, llm, meta_model)
 

@@ -64,7 +64,8 @@ class FullFinetuneRecipeSingleDevice:
         model = plan.load(world.device, choose_dtype(cfg.dtype, world.device))
         self.proof = FrozenProof(cfg, plan, model)
         trained = TrainedPart(prepare_model(model, cfg), cfg.optimizer, world)
-        print(describe_parts(model), *plan.vision.notices, sep="\n", file=sys.stderr)
+        notes = [f"note: {notice}" for notice in plan.vision.notices]
+        print(describe_parts(model), *notes, sep="\n", file=sys.stderr)
         projector, llm = plan.vision.projector_config, self.proof.llm
         self.trainer = Trainer(cfg, world, model, trained, data, self.folder, projector, llm, meta_model)
 

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.warm_start import WarmStart
 from helpers.workspace import TINY_VISION, Workspace, log
 from medcap.checkpoints.atomic import is_complete, latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
@@ -22,12 +21,6 @@ from medcap.checkpoints.tensor_tree import load_tree
 FAULTY = ("projector._component_=helpers.faulty_components.faulty_mlp", "dataset.packed=false", "batch_size=2")
 SLOW = (*FAULTY, "projector.delay=0.05")
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with WarmStart() as server:
-        yield server
 
 
 def workspace_in(folder):

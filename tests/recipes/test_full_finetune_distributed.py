@@ -7,21 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.observed_run import hash_of, observe
-from helpers.warm_start import WarmStart
-from helpers.workspace import TINY_VISION, Workspace, log, tune
+from helpers.workspace import TINY_VISION, log, tune
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
-
-
-@pytest.fixture(scope="module")
-def server():
-    with WarmStart() as server:
-        yield server
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    return Workspace(tmp_path)
 
 
 @pytest.fixture

@@ -6,13 +6,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.workspace import Workspace, log
+from helpers.workspace import log
 from medcap.checkpoints.atomic import latest_checkpoint
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    return Workspace(tmp_path)
 
 
 def weights(output):

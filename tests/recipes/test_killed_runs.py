@@ -6,22 +6,9 @@ import time
 
 import pytest
 
-from helpers.warm_start import WarmStart
-from helpers.workspace import Workspace
 from medcap.checkpoints.atomic import latest_checkpoint
 
 NUM_KILLS = 14
-
-
-@pytest.fixture(scope="module")
-def server():
-    with WarmStart() as server:
-        yield server
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    return Workspace(tmp_path)
 
 
 def files_of(checkpoint):

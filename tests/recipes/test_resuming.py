@@ -7,24 +7,12 @@ import pytest
 import torch
 
 from helpers.observed_run import observe
-from helpers.warm_start import WarmStart
-from helpers.workspace import Workspace, log
+from helpers.workspace import log
 from medcap.checkpoints.atomic import MARKER, latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
 
 FILES = ("vision.safetensors", "vision.json", "state/state.json", "state/state.safetensors")
 SAVING = ("dataset.packed=false", "epochs=2", "save_every_n_steps=1")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with WarmStart() as server:
-        yield server
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    return Workspace(tmp_path)
 
 
 def logged(output):
@@ -94,6 +82,16 @@ def test_another_batch_size_repeats_and_skips_nothing(workspace, server):
     assert sum(len(process["used"]["1"]) for process in seen) == 13
     assert [row["epoch"] for row in log(output)] == [0] * 6 + [1] * 5
     assert [row["loss"] for row in log(output)[:3]] == [row["loss"] for row in first]
+
+
+def test_an_epoch_that_is_already_longer_than_it_may_be_now_is_at_its_end(workspace, server):
+    overrides = ("dataset.packed=false", "save_every_n_steps=1", "max_steps_per_epoch=3", "batch_size=2")
+    observe(server, workspace, "out", *overrides, processes=2)
+    forget(workspace.folder / "out", 2)
+    # Eight samples are used; three steps of one process are six.
+    (seen,) = observe(server, workspace, "out", *overrides, processes=1)
+    assert (len(seen["used"].get("0", [])), len(seen["used"]["1"])) == (0, 6)
+    assert [row["epoch"] for row in log(workspace.folder / "out")] == [0, 0, 1, 1, 1]
 
 
 def test_other_data_is_refused_in_the_middle_of_an_epoch_and_not_at_its_end(workspace, server):

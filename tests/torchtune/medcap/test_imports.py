@@ -15,7 +15,7 @@ FLOORS = (
     {"demo", "commands"},
     {"cli", "recipes"},
 )
-FOR_ALL = {"errors", "configuration"}
+FOR_ALL = {"errors", "configuration", "reporting"}
 
 
 def floor_of(part):

@@ -124,7 +124,8 @@ class TrainingData:
             This process's part of each step.
         """
         plan = self.plan(epoch)
-        stop = self.units(epoch, plan)
+        # Resumed with fewer processes, smaller batches or a smaller max_steps_per_epoch, an epoch can be over already.
+        stop = max(start, self.units(epoch, plan))
         loader = iter(self._loader(self.dataset, plan, start, stop))
         for first in range(start, stop, self.units_per_step):
             last = min(first + self.units_per_step, stop)

@@ -124,14 +124,11 @@ class FrozenProof:
 
     Args:
         cfg: ``verify_frozen`` says whether it is wanted.
-        plan: of the model.
+        plan: of the model; gets a notice if ``vision_checkpoint`` was trained with another language model.
         model: with its weights.
 
     Attributes:
         llm: what checkpoints remember of the language model.
-
-    Raises:
-        UserError: if ``vision_checkpoint`` was trained with another language model.
     """
 
     def __init__(self, cfg: DictConfig, plan: ModelPlan, model: VisionLanguageModel) -> None:
