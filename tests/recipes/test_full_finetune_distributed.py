@@ -204,3 +204,15 @@ def test_torchrun_runs_the_recipe(workspace):
     assert ended.returncode == 0, ended.stderr
     assert "optimizer state sharded over 2 processes" in ended.stderr
     assert json.loads((workspace.folder / "out" / "summary.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_checkpoints_by_minutes(workspace, server, processes):
+    slow = ("projector._component_=helpers.faulty_components.faulty_mlp", "projector.delay=0.06")
+    overrides = (*slow, "dataset.packed=false", "batch_size=1", "epochs=1", "num_workers=0", "save_every_minutes=0.003")
+    run = server.train(workspace, "out", *overrides, processes=processes)
+    assert run.wait() == [0] * processes, run.printed()
+    steps = [int(path.name.removeprefix("step_")) for path in (workspace.folder / "out" / "checkpoint").glob("step_*")]
+    assert sorted(steps)[-1] == len(log(workspace.folder / "out"))
+    # A step takes a third of the time or more: not every one saves, but several do.
+    assert 2 <= len(steps) <= 1 + (len(log(workspace.folder / "out")) - 1) // 2
