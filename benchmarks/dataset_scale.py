@@ -23,12 +23,13 @@ from typing import Any, TypeVar
 import numpy as np
 from machine import describe_machine
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.epoch_plan import plan_packed
+from medcap.data.epoch_plan import EpochPlan, plan_packed
 from medcap.data.packing import SampleTable
 from medcap.data.tokenization import ChatTokenizer
-from medcap.datasets.chat import chat_dataset
+from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.datasets.row_index import JsonRows, open_rows
 from medcap.datasets.rows import read_rows
 from medcap.datasets.token_counts import count_tokens
@@ -43,6 +44,7 @@ TEXT = (
 NUM_IMAGE_TOKENS = 32
 ROW_LENGTH = 2048
 PLAIN_ROWS = 100_000
+LOADED_BATCHES, BATCH_SIZE = 1_000, 8
 Value = TypeVar("Value")
 
 
@@ -98,12 +100,14 @@ def measure(folder: Path, num_rows: int, num_images: int, num_reads: int, counte
         "index_bytes": index_bytes,
         "worker": _in_fork(_read_random, rows, num_reads),
         "plain": _in_fork(_hold_all, lines, min(PLAIN_ROWS, num_rows)),
-        **_measure_dataset(folder, few, num_rows),
+        **_measure_dataset(folder, lines, few, num_rows),
     }
 
 
-def _measure_dataset(folder: Path, few: Path, num_rows: int) -> dict[str, Any]:
+def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dict[str, Any]:
     tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS)
+    whole = chat_dataset(tokenizer, source=str(lines), max_seq_len=ROW_LENGTH)
+    loader = _in_fork(_load_batches, whole, whole.plan())
     dataset = chat_dataset(tokenizer, source=str(few), max_seq_len=ROW_LENGTH, packed=True)
     assert dataset.bad == []
     counting = {}
@@ -128,6 +132,7 @@ def _measure_dataset(folder: Path, few: Path, num_rows: int) -> dict[str, Any]:
     )
     columns = (plan.samples, plan.documents, plan.units)
     return {
+        "loader": loader,
         "counted_rows": len(dataset.rows),
         "tokens_per_row": float(table.lengths.mean()),
         "counting": counting,
@@ -177,6 +182,12 @@ def _read_random(rows: JsonRows, num_reads: int) -> int:
     for index in np.random.default_rng(1).integers(len(rows), size=num_reads).tolist():
         rows.read(index)
     return num_reads
+
+
+def _load_batches(dataset: ChatDataset, plan: EpochPlan) -> int:
+    for start in range(0, LOADED_BATCHES * BATCH_SIZE, BATCH_SIZE):
+        dataset.load(plan, start, start + BATCH_SIZE, pil_to_tensor)
+    return LOADED_BATCHES * BATCH_SIZE
 
 
 def _hold_all(source: Path, num_rows: int) -> list[Any]:
@@ -253,7 +264,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| a forked worker | rows | rows/s | USS grows by | PSS grows by | of it anonymous |"
     yield "|---|---|---|---|---|---|"
-    for name, found in (("reads random rows", worker), ("plain: holds the first rows decoded", plain)):
+    for name, found in (
+        ("reads random rows", worker),
+        (f"loads shuffled batches of {BATCH_SIZE}: rows, tokens, pictures", report["loader"]),
+        ("plain: holds the first rows decoded", plain),
+    ):
         yield (
             f"| {name} | {found['rows']:,} | {found['rows_per_second']:,.0f} |"
             f" {found['uss_growth_bytes'] / 1e6:.1f} MB | {found['pss_growth_bytes'] / 1e6:.1f} MB |"
