@@ -78,8 +78,7 @@ class FullFinetuneRecipeSingleDevice:
         Raises:
             UserError: if too many rows are damaged, or too many steps in a row are not finite.
         """
-        self.trainer.train()
-        return self.trainer.exit_status
+        return self.trainer.train()
 
     def cleanup(self) -> None:
         """Prove that the language model is what it was, and write ``summary.json``.

@@ -105,8 +105,11 @@ class Trainer:
     def _plan_identity(self) -> list[Any]:
         return [self.data.dataset.plan_fingerprint, self.cfg.seed, self.cfg.shuffle]
 
-    def train(self) -> None:
-        """Run to the end, or until a signal asks to stop; ``exit_status`` tells which.
+    def train(self) -> int:
+        """Run to the end, or until a signal asks to stop.
+
+        Returns:
+            ``exit_status``.
 
         Raises:
             UserError: if too many rows are damaged, too many steps in a row are not finite, or the last checkpoint
@@ -134,6 +137,7 @@ class Trainer:
             self.bad_rows.close()
             for logger in self.loggers:
                 logger.close()
+        return self.exit_status
 
     def _train_epoch(self) -> None:
         epoch = self.position.epoch
