@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medcap.data.tar_table import hash_name, load_arrays, member_name, save_arrays, walk_tars
+from medcap.data.cache import keep_arrays
+from medcap.data.tar_table import hash_name, member_name, walk_tars
 from medcap.errors import UserError
 
 SEPARATOR = "!/"
@@ -128,10 +129,8 @@ class TarFiles:
         self._states = [_state(path) for path in self.paths]
         self._descriptors: OrderedDict[int, _Descriptor] = OrderedDict()
         identity = json.dumps([_FORMAT, [[str(path), *at] for path, at in zip(self.paths, self._states, strict=True)]])
-        file = cache / "tars" / f"{hashlib.sha256(identity.encode()).hexdigest()}.arrays" if cache else None
-        arrays = load_arrays(file)
-        if arrays is None:
-            arrays = save_arrays(file, walk_tars(self.paths))
+        folder = cache / "tars" / hashlib.sha256(identity.encode()).hexdigest() if cache else None
+        arrays = keep_arrays(folder, lambda: walk_tars(self.paths))
         self._offsets, self._sizes = arrays["offsets"], arrays["sizes"]
         self._names, self._name_starts = arrays["names"], arrays["name_starts"]
         self._hashes, self._by_hash = arrays["hashes"], arrays["by_hash"]

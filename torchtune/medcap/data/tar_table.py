@@ -1,17 +1,13 @@
-"""The table of members of tar files: made by walking headers, kept in one memory-mapped file."""
+"""The table of members of tar files, made by walking headers."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
 import os
 import tarfile
-import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,8 +27,6 @@ _EXTENDED_TYPES = (
 _MAX_EXTENDED_BYTES = 2**20
 _THREADS = 8
 _Walk = tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes], bytes]
-_MAGIC = b"medcap arrays 1\n"
-_DTYPES = {"int64": 8, "uint64": 8, "uint8": 1}
 
 
 def member_name(name: str) -> str:
@@ -170,85 +164,3 @@ def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
     while block := file.read(2**20):
         if block.count(0) != len(block):
             raise UserError(f"tar file {path} goes on after its end marker (two files joined?): make it again")
-
-
-def save_arrays(file: Path | None, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Keep arrays in one file, complete or not at all, whoever else writes it at the same time.
-
-    Args:
-        file: where; None keeps nothing.
-        arrays: by name; one-dimensional, of types int64, uint64 or uint8.
-
-    Returns:
-        The arrays, mapped from the file, or as they were given where it cannot be written.
-    """
-    if file is None:
-        return arrays
-    entries, position = [], 0
-    for name, array in arrays.items():
-        entries.append([name, array.dtype.name, len(array), position])
-        position += array.nbytes + _padding(array.nbytes)
-    blocks = [
-        block for array in arrays.values() for block in (array.view(np.uint8).data, bytes(_padding(array.nbytes)))
-    ]
-    checksum = zlib.crc32(json.dumps(entries).encode())
-    for block in blocks:
-        checksum = zlib.crc32(block, checksum)
-    header = _MAGIC + json.dumps({"arrays": entries, "bytes": position, "crc32": checksum}).encode() + b"\n"
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".partial")
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(header + bytes(_padding(len(header))))
-            for block in blocks:
-                out.write(block)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-    except OSError:
-        # The cache only saves time: a full disk must not end a run.
-        with contextlib.suppress(OSError):
-            if temporary is not None:
-                os.unlink(temporary)
-        return arrays
-    return load_arrays(file) or arrays
-
-
-def load_arrays(file: Path | None) -> dict[str, np.ndarray] | None:
-    """Map what :func:`save_arrays` wrote.
-
-    Returns:
-        The arrays by name, read-only; None if there is no such file or it is damaged.
-    """
-    if file is None:
-        return None
-    try:
-        with file.open("rb") as source:
-            if source.readline(len(_MAGIC)) != _MAGIC:
-                return None
-            line = source.readline(2**16)
-            header = json.loads(line)
-            start = len(_MAGIC) + len(line) + _padding(len(_MAGIC) + len(line))
-            source.seek(start)
-            checksum, count = zlib.crc32(json.dumps(header["arrays"]).encode()), 0
-            while block := source.read(2**20):
-                checksum = zlib.crc32(block, checksum)
-                count += len(block)
-            if (checksum, count) != (header["crc32"], header["bytes"]):
-                return None
-            arrays = {}
-            for name, dtype, length, position in header["arrays"]:
-                if not 0 <= position <= position + length * _DTYPES[dtype] <= count:
-                    return None
-                arrays[name] = (
-                    np.memmap(source, dtype, "r", start + position, (length,)) if length else np.empty(0, dtype)
-                )
-            return arrays
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-
-
-def _padding(count: int) -> int:
-    """Bytes up to the next multiple of 64, where a mapped array may begin."""
-    return -count % 64

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
+from medcap.data.cache import cache_folder
 from medcap.data.conversations import STYLES, Record, read_record
 from medcap.data.epoch_plan import EpochPlan, plan_packed
 from medcap.data.images import MAX_PIXELS, ImageReader
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.tokenization import ChatTokenizer, LabelRules
-from medcap.datasets.cache import cache_folder
 from medcap.datasets.row_index import open_rows
 from medcap.datasets.token_counts import count_tokens
 from medcap.datasets.web_shards import is_shards, open_shards

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from medcap.datasets.cache import cache_folder, load_entry, store_entry
+from medcap.data.cache import cache_folder, load_entry, store_entry
 from medcap.datasets.row_spans import find_spans, json_problem
 from medcap.errors import UserError
 

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from tqdm import tqdm
 
+from medcap.data.cache import cache_folder, load_entry, store_entry
 from medcap.data.packing import Sample, SampleTable, sharing
-from medcap.datasets.cache import cache_folder, load_entry, store_entry
 from medcap.errors import UserError
 
 _FORMAT = 1

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from medcap.data.cache import keep_arrays
 from medcap.data.conversations import CONVERSATION_KEYS, split_images
 from medcap.data.tar_files import TarFiles, find_tars, is_tar_pattern, member_name
-from medcap.data.tar_table import load_arrays, save_arrays
 from medcap.datasets.sharegpt import IMAGE, caption_row
 from medcap.errors import UserError
 
@@ -99,8 +99,8 @@ class ShardRows:
         self.files = files
         self.fingerprint = files.fingerprint
         self._cache = cache
-        file = cache / "shards" / f"{_FORMAT}-{files.fingerprint}.arrays" if cache else None
-        samples = load_arrays(file) or save_arrays(file, _group_samples(files))
+        folder = cache / "shards" / f"{_FORMAT}-{files.fingerprint}" if cache else None
+        samples = keep_arrays(folder, lambda: _group_samples(files))
         # [samples] the first member and the one after the last, which lie in one shard.
         self._first, self._end = samples["first"], samples["end"]
         if not len(self):

@@ -227,12 +227,13 @@ def test_the_cache_is_used_until_a_tar_changes(tar, tmp_path, monkeypatch):
 def test_a_damaged_cache_is_made_again(tar, tmp_path, damage):
     cache = tmp_path / "cache"
     TarFiles([tar], cache)
-    (file,) = (cache / "tars").iterdir()
+    (entry,) = (cache / "tars").iterdir()
+    file = entry / "offsets.npy"
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert TarFiles([tar], cache).read(1) == b"second"
     assert file.read_bytes() == whole
-    assert list((cache / "tars").iterdir()) == [file]
+    assert list((cache / "tars").iterdir()) == [entry]
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(tar, tmp_path):

@@ -1,14 +1,11 @@
 import gzip
 import io
-import json
 import tarfile
-import zlib
 
-import numpy as np
 import pytest
 
 from medcap.data import tar_table
-from medcap.data.tar_table import load_arrays, save_arrays, walk_tars
+from medcap.data.tar_table import walk_tars
 from medcap.errors import UserError
 
 
@@ -121,54 +118,3 @@ def test_a_sparse_member_is_refused(tmp_path):
     content = header("pax", b"%011o\0" % len(records), tarfile.XHDTYPE) + records.ljust(512, b"\0")
     body = b"1\n0\n5\n".ljust(512, b"\0") + b"12345".ljust(512, b"\0")
     assert "sparse" in refused(tmp_path, content + header("a", b"%011o\0" % 517) + body + bytes(1024))
-
-
-def test_arrays_are_kept_and_mapped(tmp_path):
-    arrays = {
-        "a": np.array([-1, 2], dtype=np.int64),
-        "b": np.array([], dtype=np.uint64),
-        "c": np.frombuffer(b"text", dtype=np.uint8),
-    }
-    file = tmp_path / "deep" / "x.arrays"
-    for kept in (save_arrays(file, arrays), load_arrays(file)):
-        assert {name: array.tolist() for name, array in kept.items()} == {"a": [-1, 2], "b": [], "c": [*b"text"]}
-        assert isinstance(kept["a"], np.memmap)
-        assert not kept["a"].flags.writeable
-    assert save_arrays(None, arrays) is arrays
-    assert load_arrays(None) is None
-    assert load_arrays(tmp_path / "none") is None
-
-
-def test_any_changed_byte_of_the_arrays_is_noticed(tmp_path):
-    file = tmp_path / "x.arrays"
-    save_arrays(file, {"a": np.arange(3, dtype=np.int64)})
-    whole = file.read_bytes()
-    used = whole.rstrip(b"\0")
-    for place in range(len(used)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        found = load_arrays(file)
-        assert found is None or found["a"].tolist() == [0, 1, 2]
-    for length in range(0, len(whole), 7):
-        file.write_bytes(whole[:length])
-        assert load_arrays(file) is None
-
-
-def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path):
-    file = tmp_path / "x.arrays"
-    save_arrays(file, {"a": np.arange(3, dtype=np.int64)})
-    magic, _, rest = file.read_bytes().split(b"\n", 2)
-    sound = ["a", "int64", 3, 0]
-    for entry in (
-        sound,
-        ["a", "int64", 9, 0],
-        ["a", "object", 3, 0],
-        ["a", "int64", -1, 0],
-        ["a", "int64", 3, -64],
-        "a",
-    ):
-        checksum = zlib.crc32(rest[-64:], zlib.crc32(json.dumps([entry]).encode()))
-        changed = {"arrays": [entry], "bytes": 64, "crc32": checksum}
-        start = magic + b"\n" + json.dumps(changed).encode() + b"\n"
-        file.write_bytes(start.ljust(-(-len(start) // 64) * 64, b"\0") + rest[-64:])
-        found = load_arrays(file)
-        assert found is None if entry != sound else found["a"].tolist() == [0, 1, 2]

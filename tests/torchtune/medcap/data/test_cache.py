@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from medcap.datasets import cache
-from medcap.datasets.cache import cache_folder, load_entry, store_entry
+from medcap.data import cache
+from medcap.data.cache import cache_folder, keep_arrays, load_entry, store_entry
 
 ARRAYS = {"numbers": np.arange(1000, dtype=np.int64), "pairs": np.ones((3, 2), dtype=np.int32)}
 
@@ -138,3 +138,19 @@ def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
         os.utime(tmp_path / name, (then, then))
     store_entry(tmp_path / "key", ARRAYS, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [".new", "key"]
+
+
+def test_arrays_are_made_once_and_empty_ones_are_kept_too(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"numbers": np.arange(3), "none": np.empty(0, dtype=np.uint8)}
+
+    for _ in range(3):
+        kept = keep_arrays(tmp_path / "entry", make)
+        assert kept["numbers"].tolist() == [0, 1, 2]
+        assert kept["none"].tolist() == []
+    assert made == [1]
+    assert keep_arrays(None, make)["numbers"].tolist() == [0, 1, 2]
+    assert made == [1, 1]

@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,22 @@ def store_entry(folder: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[s
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return entry or Entry(dict(arrays), dict(notes))
+
+
+def keep_arrays(folder: Path | None, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """The arrays of an entry, made and stored if there is no good one.
+
+    Args:
+        folder: its name; None keeps nothing.
+        make: the arrays.
+
+    Returns:
+        The arrays.
+    """
+    if folder is None:
+        return make()
+    entry = load_entry(folder) or store_entry(folder, make(), {})
+    return entry.arrays
 
 
 def _publish(partial: Path, folder: Path) -> Entry | None:
