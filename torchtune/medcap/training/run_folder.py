@@ -64,6 +64,8 @@ class RunFolder:
         if not self._world.is_main:
             return []
         _write(self.path / "config.yaml", OmegaConf.to_yaml(self._cfg))
+        # It says that a run has ended; an earlier and shorter one may have left its own.
+        (self.path / "summary.json").unlink(missing_ok=True)
         loggers: list[MetricLoggerInterface] = [MetricsFile(self.log, step if self.resume_from else None)]
         if self._logger:
             loggers.append(build(self._logger))

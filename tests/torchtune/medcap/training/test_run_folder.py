@@ -46,6 +46,10 @@ def test_the_folder_holds_the_configuration_the_log_and_the_summary(tmp_path):
     assert json.loads((tmp_path / "run" / "log" / "metrics.jsonl").read_text())["loss"] == 1.5
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"steps": 1}
     assert OmegaConf.load(tmp_path / "run" / "config.yaml").resume_from_checkpoint == "latest"
+    # A longer run goes on there: nobody may take the summary of the shorter one for its own.
+    for logger in RunFolder(config(tmp_path / "run"), ALONE).begin(1):
+        logger.close()
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_folders_of_their_own_for_checkpoints_and_logs(tmp_path):
