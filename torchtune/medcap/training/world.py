@@ -196,7 +196,9 @@ def join_world(device: str, timeout_minutes: float) -> World:
             f"{absent[0]} is not set: this recipe runs in several processes, so start it with tune run --nproc_per_node"
             " 2 medcap/recipes/full_finetune_distributed --config ..., or take full_finetune_single_device"
         )
-    _end_with_torchrun()
+    # Started by other means, the parent may be a shell that is free to leave.
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _end_with_torchrun()
     rank, size, local_rank, local_size = (int(os.environ[name]) for name in _STARTED_BY_TORCHRUN[:4])
     chosen = _choose_local_device(device, local_rank, local_size)
     timeout = timedelta(minutes=timeout_minutes)
