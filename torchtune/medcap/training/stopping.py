@@ -29,6 +29,7 @@ class StopRequests:
 
     Attributes:
         received: number of the first signal, None if there was none.
+        announce: as given; False from when on the user knows already.
 
     Example:
         >>> with StopRequests() as stop:
@@ -41,7 +42,7 @@ class StopRequests:
 
     def __init__(self, announce: bool = True) -> None:
         self.received: int | None = None
-        self._announce = announce
+        self.announce = announce
         self._first = 0.0
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
@@ -75,7 +76,7 @@ class StopRequests:
             _stop_at_once(number)  # a forked process, which nobody would save for
         elif self.received is None:
             self.received, self._first = number, now
-            if self._announce:
+            if self.announce:
                 name = signal.Signals(number).name
                 start = "\n" if sys.stderr.isatty() else ""  # a progress bar has no line end
                 _print(f"{start}{name}: saving a checkpoint at the end of this step; a second one stops at once\n")

@@ -264,8 +264,9 @@ class Trainer:
     def _agree_to_stop(self) -> None:
         received = [number for number in self.world.gather(self.stop.received) if number is not None]
         self.exit_status = 128 + received[0]
-        # Else its handler has said so.
+        # Else its handler has said so. Its own signal may follow, when torchrun is gone or passes on what it got.
         if self.stop.received is None:
+            self.stop.announce = False
             name = Signals(received[0]).name
             self.progress.note(f"{name} to another process of this run: saving a checkpoint at the end of this step")
 
