@@ -39,13 +39,12 @@ class SpeedMeter:
 
     Attributes:
         last_seconds: the last step's time.
-        last_wait: the part of it in which there was no batch to work on.
     """
 
     def __init__(self, window: int = 20) -> None:
         self._steps: deque[tuple[float, float, int, int, int]] = deque(maxlen=window)
         self._started = time.perf_counter()
-        self.last_seconds = self.last_wait = 0.0
+        self.last_seconds = 0.0
 
     def restart(self) -> None:
         """Start the clock of the next step now (after an evaluation or a save)."""
@@ -61,7 +60,7 @@ class SpeedMeter:
             waited_seconds: the part of its time in which this process had no batch to work on.
         """
         now = time.perf_counter()
-        self.last_wait, self.last_seconds = waited_seconds, now - self._started
+        self.last_seconds = now - self._started
         self._steps.append((self.last_seconds, waited_seconds, num_tokens, num_labels, num_images))
         self._started = now
 

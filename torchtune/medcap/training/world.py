@@ -86,10 +86,6 @@ class World:
         """
         return [json.loads(text) for text in self._gather_bytes(json.dumps(value).encode())]
 
-    def barrier(self) -> None:
-        """Wait for all processes; the GPUs' queues run on."""
-        self.sum([0.0])
-
     def main_first(self, function: Callable[[], T], key: str) -> T:
         """Run a function on the first process of each node, then on the others, which find what it left in a cache.
 

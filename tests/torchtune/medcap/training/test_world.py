@@ -39,7 +39,7 @@ def test_one_process_has_nobody_to_wait_for() -> None:
     assert world.gather({"rows": (1, 2)}) == [{"rows": [1, 2]}]
     assert world.main_first(lambda: 7, "index") == 7
     assert world.claim("error")
-    world.barrier()
+    world.sum([0.0])
     world.leave()
 
 
@@ -72,11 +72,11 @@ def test_main_makes_the_cache_and_the_other_finds_it_each_time(tmp_path: Path) -
             return "made"
 
         first = world.main_first(index, "index")
-        world.barrier()
+        world.sum([0.0])
         (tmp_path / "cache").unlink(missing_ok=True)
-        world.barrier()
+        world.sum([0.0])
         second = world.main_first(index, "index")
-        world.barrier()  # the store goes with the first process
+        world.sum([0.0])  # the store goes with the first process
         return [first, second]
 
     assert run_in_processes(work) == [["made", "made"], ["found", "found"]]
@@ -101,7 +101,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
             world.main_first(index, "index of data.json")
         except UserError as error:
             told = [str(error), isinstance(error, FailedElsewhere)]
-        world.barrier()  # the store goes with the first process
+        world.sum([0.0])  # the store goes with the first process
         return told
 
     assert run_in_processes(work) == [
@@ -113,7 +113,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
 def test_one_process_claims_and_the_rest_do_once_the_store_is_gone() -> None:
     def ask(world: World) -> Any:
         claims = [world.claim("out of memory"), world.claim("out of memory"), world.claim(f"rank {world.rank}")]
-        world.barrier()
+        world.sum([0.0])
         if world.rank == 1:
             time.sleep(0.5)  # rank 0, which holds the store, has ended by then
             claims.append(world.claim("out of memory"))
