@@ -28,6 +28,7 @@ from medcap.checkpoints.llm_architecture import (
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.errors import UserError
+from medcap.modules.frozen_layer import can_freeze, freeze_layers
 
 _KEY = "checkpointer.checkpoint_dir"
 _SHOWN_MISTAKES = 6
@@ -48,6 +49,7 @@ class LLMPlan:
         vocab_size: rows of the embedding table.
         max_seq_len: positions that the decoder knows.
         shares_embedding: the files have no output projection because it is the embedding table.
+        continues_preamble: whether all layers can continue keys and values that were computed before.
         copied_output: the source that repeats the embedding table as output projection, where the decoder has one
             table for both.
     """
@@ -60,6 +62,7 @@ class LLMPlan:
     max_seq_len: int
     shares_embedding: bool
     copied_output: str | None
+    continues_preamble: bool
 
     def load(
         self,
@@ -82,6 +85,7 @@ class LLMPlan:
             UserError: if the files hold another output projection than the embedding table that the decoder uses.
         """
         decoder = build_decoder(self.llm)
+        freeze_layers(decoder)
         conversion = conversion_for(decoder, self.files.kind)
         reader = TensorReader(self.files)
         total = sum(header.num_bytes for name in self.sources for header in self.files.headers[name])
@@ -161,6 +165,7 @@ def plan_llm(
         max_seq_len=shape.max_seq_len,
         shares_embedding=shares_embedding,
         copied_output=copied_output,
+        continues_preamble=all(map(can_freeze, decoder.layers)),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
@@ -12,8 +14,11 @@ from medcap.data.batch import Batch
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_layer import freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
-from medcap.modules.label_loss import label_loss
+from medcap.modules.label_loss import IGNORE_INDEX, label_loss
+from medcap.modules.ragged_attention import RaggedAttention
 from medcap.modules.trimmed_layer import layer_at
 
 
@@ -31,17 +36,29 @@ class VisionLanguageModel(nn.Module):
             activations; a frozen decoder's step then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
+        compiled: the decoder's layers are compiled, so that rows of one length are better than none with padding.
+        frozen_layers: all of the decoder's layers run the way of training of ``FrozenLayer``.
     """
 
     def __init__(self, tower: Tower, projector: Projector, decoder: TransformerDecoder, image_token_id: int) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
+        freeze_layers(decoder)
         self.decoder = decoder.requires_grad_(False).eval()
+        self.frozen_layers = is_frozen(decoder)
         self.image_token_id = image_token_id
         self.num_image_tokens = projector.num_image_tokens
         self.checkpoint_layers = False
         self.always_backward = False
+        self.compiled = False
+        self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+
+    def compile_layers(self) -> None:
+        """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is."""
+        self.compiled = True
+        for layer in self.decoder.layers[:-1]:
+            layer.compile()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,6 +109,33 @@ class VisionLanguageModel(nn.Module):
             return embeddings
         return inject_image_rows(embeddings, image_rows, image_positions)
 
+    def learn_preamble(self, preamble: tuple[int, ...]) -> None:
+        """Compute and keep the keys and values of words that batches will leave out.
+
+        Where processes divide the layers among them, all must call it together.
+
+        Args:
+            preamble: token ids, no image among them; none is nothing to learn.
+
+        Raises:
+            ValueError: if the decoder has layers of a kind that cannot continue a preamble.
+        """
+        if not preamble or preamble in self._preambles:
+            return
+        if not self.frozen_layers:
+            raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a preamble")
+        tokens = torch.tensor([preamble], device=self.device)
+        positions = torch.arange(len(preamble), device=self.device)[None]  # [1, P]
+        kept: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            states = self.embed(tokens, None, None)
+            for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
+                states, keys, values = layer(
+                    states, input_pos=positions, training_pass=True, table=table, with_keys=True
+                )
+                kept.append((keys[0], values[0]))  # [P, H_kv, h]
+        self._preambles[preamble] = kept
+
     def hidden(self, embeddings: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor) -> Tensor:
         """Run the decoder's layers.
 
@@ -105,10 +149,7 @@ class VisionLanguageModel(nn.Module):
         """
         states = embeddings
         for layer in self.decoder.layers:
-            if self.checkpoint_layers and torch.is_grad_enabled():
-                states = checkpoint(layer, states, mask=mask, input_pos=input_pos, use_reentrant=False)
-            else:
-                states = layer(states, mask=mask, input_pos=input_pos)
+            states = self._run(layer, states, mask=mask, input_pos=input_pos)
         return states
 
     def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
@@ -134,13 +175,52 @@ class VisionLanguageModel(nn.Module):
         return self.decoder.unembed(hidden)
 
     def loss(self, batch: Batch, chunk_size: int = 1024) -> Tensor:
-        """Summed cross-entropy over the batch's labels, a float32 scalar."""
+        """Summed cross-entropy over the batch's targets, a float32 scalar."""
+        device = batch.tokens.device
+        ragged = self.frozen_layers and device.type == "cpu" and not self.compiled
+        if ragged:
+            batch = batch.without_padding()
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
-        # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
-        flex = batch.static_shape and batch.tokens.is_cuda
-        mask = packed_attention_mask(batch.document, batch.branch, flex)
-        hidden = self.hidden(embeddings, mask, batch.input_pos)
-        return label_loss(hidden, batch.labels, self.unembed, chunk_size)
+        places = (batch.targets.flatten() != IGNORE_INDEX).nonzero().flatten()  # [n]
+        targets = batch.targets.flatten()[places]
+        if self.frozen_layers:
+            hidden = self._hidden_at_targets(embeddings, batch, places, ragged)
+        else:
+            mask = packed_attention_mask(batch.document, batch.branch)
+            hidden = self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places]
+        return label_loss(hidden, targets, self.unembed, chunk_size)
+
+    def _hidden_at_targets(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
+        """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
+        options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
+        if ragged:
+            options["ragged"] = RaggedAttention(
+                batch.document[0], batch.branch[0], batch.after_preamble[0] > 0, len(batch.preamble), places, self.dtype
+            )
+        else:
+            # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
+            flex = batch.static_shape and batch.tokens.is_cuda
+            options["mask"] = packed_attention_mask(
+                batch.document, batch.branch, flex, batch.after_preamble, len(batch.preamble)
+            )
+        preambles = self._preambles[batch.preamble] if batch.preamble else [None] * len(self.decoder.layers)
+        tables = self._rotation_tables(batch.input_pos)
+        states, last = embeddings, self.decoder.layers[-1]
+        for layer, preamble, table in zip(self.decoder.layers, preambles, tables, strict=True):
+            wanted = places if layer is last else None
+            states = self._run(layer, states, preamble=preamble, table=table, places=wanted, **options)
+        return states[0]
+
+    def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
+        """Each layer's; torchtune's layers share one module, so that it is made once."""
+        rotations = [layer.attn.pos_embeddings for layer in self.decoder.layers]
+        tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
+        return [tables[rotation] for rotation in rotations]
+
+    def _run(self, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+        if self.checkpoint_layers and torch.is_grad_enabled():
+            return checkpoint(layer, states, use_reentrant=False, **options)
+        return layer(states, **options)

@@ -94,8 +94,7 @@ def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.P
     """
     model.checkpoint_layers = cfg.enable_activation_checkpointing
     if cfg.compile:
-        for layer in model.decoder.layers:
-            layer.compile()
+        model.compile_layers()
     return set_trainable(model, cfg.trainable)
 
 

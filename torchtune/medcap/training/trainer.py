@@ -72,6 +72,9 @@ class Trainer:
         self.checkpoints = RunCheckpoints(folder.checkpoints, projector_config, llm, cfg.keep_last, world.is_main)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
+        for dataset in (data.dataset, data.validation):
+            if dataset is not None:
+                model.learn_preamble(dataset.preamble)
         self.position = Position() if state is None else Position(**state["position"])
         self.total_steps = self.position.step + data.steps_left(self.position)
         self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps)

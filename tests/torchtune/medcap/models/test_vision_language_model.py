@@ -7,6 +7,7 @@ from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.data.batch import make_batch
 from medcap.data.epoch_plan import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
+from medcap.data.preamble import continue_preamble
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
@@ -14,6 +15,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 
 IMAGE = 7
 K = 4
+PREAMBLE = (1, 2)
 
 
 @pytest.fixture
@@ -32,10 +34,10 @@ def images():
 
 
 def sample(image, question, answer):
-    head = [1, 2] + ([IMAGE] * K if image else [])
+    head = [*PREAMBLE, *([IMAGE] * K if image else [])]
     tokens = np.array([*head, *question, *answer], dtype=np.int32)
-    labels = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
-    return Sample(tokens, labels, (image,) if image else (), len(head) if image else 0, "row")
+    successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
+    return Sample(tokens[:-1], successors[1:], (image,) if image else (), len(head) if image else 0, "row")
 
 
 SAMPLES = [
@@ -45,15 +47,17 @@ SAMPLES = [
     sample("b", [24, 25], [36, 37]),
     sample(None, [26, 27, 28], [38]),
 ]
+NUM_TARGETS = 9
 
 
-def batch_of(samples, images, row_length, share=True):
+def batch_of(samples, images, row_length, share=True, preamble=()):
+    samples = [continue_preamble(one, preamble, IMAGE) for one in samples]
     plan = plan_packed(make_table(samples), np.arange(len(samples)), row_length, share)
     rows = [
         pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
         for row in plan.rows(0, len(plan))
     ]
-    return make_batch(rows, IMAGE, K, images.__getitem__)
+    return make_batch(rows, IMAGE, K, images.__getitem__, preamble=preamble)
 
 
 def gradients(model, loss):
@@ -63,15 +67,24 @@ def gradients(model, loss):
 
 
 def plain_loss(model, images):
-    """Every sample alone in its row, all logits, torch's own cross-entropy."""
+    """Every sample alone in its row, torchtune's layers, all logits, torch's own cross-entropy; mean over targets."""
     total = 0
     for one in SAMPLES:
         batch = batch_of([one], images, len(one.tokens))
         rows = None if batch.images is None else model.encode_images(batch.images)
         hidden = model.hidden(model.embed(batch.tokens, rows, batch.image_positions), None, batch.input_pos)
         logits = model.unembed(hidden)
-        total = total + cross_entropy(logits[0, :-1], batch.labels[0, 1:], ignore_index=-100, reduction="sum")
-    return total
+        total = total + cross_entropy(logits[0], batch.targets[0], ignore_index=-100, reduction="sum")
+    return total / NUM_TARGETS
+
+
+def assert_equal_steps(loss, found, expected, wanted):
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=5e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,14 +97,8 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
     expected = plain_loss(model, images)
     wanted = gradients(model, expected)
     batch = batch_of(SAMPLES, images, row_length, share)
-    loss = model.loss(batch)
-    found = gradients(model, loss)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    loss = model.loss(batch) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
 def test_sharing_encodes_an_image_once(images):
@@ -149,7 +156,7 @@ def test_an_unknown_trainable_part_is_an_error(model):
 
 
 def test_a_placeholder_without_its_rows_is_an_error(images):
-    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].labels[3:], ("a",), K - 1, "row 9")
+    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].targets[3:], ("a",), K - 1, "row 9")
     with pytest.raises(ValueError, match="3 placeholders for 1 images"):
         make_batch([pack_row([[cut]], 20, 0)], IMAGE, K, images.__getitem__)
 
