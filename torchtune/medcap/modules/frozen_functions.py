@@ -123,7 +123,9 @@ def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, posi
     pairs = heads.float().unflatten(-1, (-1, 2))  # [R, S, H, h / 2, 2]
     if heads.device.type == "cpu" and not torch.compiler.is_compiling():
         # A complex product is one walk over memory, and so is its gradient.
-        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(3).to(heads.dtype)
+        return (
+            torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(3).to(heads.dtype)
+        )
     real, imaginary, cosine, sine = *pairs.unbind(-1), *table.unbind(-1)
     rotated = [real * cosine - imaginary * sine, imaginary * cosine + real * sine]
     return torch.stack(rotated, -1).flatten(3).to(heads.dtype)
