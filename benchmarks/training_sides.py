@@ -52,6 +52,10 @@ class Side:
         """Summed cross-entropy of one batch."""
         raise NotImplementedError
 
+    def parts(self, batch: Any) -> list[Any]:
+        """What of a batch is computed one after another."""
+        return [batch]
+
     def step(self, prepared: Prepared, num_labels: int) -> float:
         """One optimizer step; the loss is the mean over all label tokens."""
         loss = self.backward(prepared, num_labels)
@@ -63,7 +67,7 @@ class Side:
     def backward(self, prepared: Prepared, num_labels: int) -> Tensor:
         """Forward and backward over all batches of a step."""
         total = torch.zeros((), device=self.device)
-        for batch in prepared:
+        for batch in (part for whole in prepared for part in self.parts(whole)):
             loss = self.loss(batch) / num_labels
             loss.backward()
             total += loss.detach()
@@ -94,6 +98,10 @@ class Ours(Side):
         )
         return [batch.to(self.device)]
 
+    def parts(self, batch: Batch) -> list[Batch]:
+        """As the recipes' training loop asks for them."""
+        return self.model.parts(batch)
+
     def loss(self, batch: Batch) -> Tensor:
         """``VisionLanguageModel.loss``, as the recipes call it."""
         return self.model.loss(batch)
@@ -115,6 +123,10 @@ class Plain(Ours):
             [tensor.to(self.device) for tensor in (tokens, labels, pixels)]
             for tokens, labels, _, pixels in _padded(examples, images, self.preset)
         ]
+
+    def parts(self, batch: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """All of it at once."""
+        return [batch]
 
     def loss(self, batch: Sequence[Tensor]) -> Tensor:
         """All logits, layers computed again in the backward pass."""

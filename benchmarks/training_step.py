@@ -76,8 +76,8 @@ def measure(preset: Preset, device: torch.device, dtype: torch.dtype, options: a
     report = {
         "machine": describe_machine(),
         "preset": options.preset,
-        "shapes": vars(preset),
         "dtype": options.dtype,
+        "device": device.type,
         "compile": options.compile,
         "ceiling_flops_per_second": _ceiling(preset, device, dtype),
         "workloads": {},
@@ -209,18 +209,18 @@ def _peak_memory(preset: Preset, device: torch.device, dtype: torch.dtype, side:
 
 
 def _table(report: dict[str, Any]) -> str:
-    machine, shapes, ceiling = report["machine"], report["shapes"], report["ceiling_flops_per_second"]
-    cpu = "GB resident" if "processor" in machine and machine.get("device") != "cuda" else "GB allocated"
+    machine, preset, ceiling = report["machine"], PRESETS[report["preset"]], report["ceiling_flops_per_second"]
+    unit = "GB allocated" if report["device"] == "cuda" else "GB resident"
+    compiled = "; our decoder layers compiled" if report["compile"] else ""
     lines = [
         f"# Training step, preset {report['preset']}",
         "",
-        f"Frozen Llama of {shapes['layers']} layers of width {shapes['dim']}, vocabulary {shapes['vocab_size']:,}; CLIP"
-        f" tower of {shapes['tower_layers']} layers of width {shapes['tower_dim']} and projector train;"
-        f" {shapes['image_tokens'] if 'image_tokens' in shapes else (shapes['image_size'] // shapes['patch_size']) ** 2}"
-        f" image tokens; language model in {report['dtype']}; padded batches of {shapes['batch_size']}.",
+        f"Frozen Llama of {preset.layers} layers of width {preset.dim}, vocabulary {preset.vocab_size:,}, in"
+        f" {report['dtype']}; a CLIP tower of {preset.tower_layers} layers of width {preset.tower_dim} and a projector"
+        f" train; {preset.image_tokens} image tokens; padded batches of {preset.batch_size}{compiled}.",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']},"
-        f" transformers {machine['transformers']}, Python {machine['python']}. Ceiling: {ceiling / 1e9:,.0f} GFLOP/s, the"
-        " machine's best at the feed-forward part's product.",
+        f" transformers {machine['transformers']}, Python {machine['python']}. Ceiling: {ceiling / 1e9:,.0f} GFLOP/s,"
+        " the best at the feed-forward part's product.",
         "Made by `benchmarks/training_step.py`. All sides had the same loss and gradient norm.",
         "",
     ]
@@ -229,18 +229,16 @@ def _table(report: dict[str, Any]) -> str:
         lines += [
             f"## {name}: {found['samples'] // repeats} samples a step, {repeats} steps",
             "",
-            "| side | samples/s | tokens/s | seconds a step, lowest to highest | GFLOP a step | of the ceiling | "
-            + cpu
-            + " |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            f"| side | samples/s | tokens/s | seconds a step | lowest to highest | GFLOP | of the ceiling | {unit} |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for side, seconds in found["seconds"].items():
             median = statistics.median(seconds)
-            gflop = statistics.mean(found["flops"][side]) / 1e9
+            flops = statistics.mean(found["flops"][side])
             lines.append(
                 f"| {side} | {found['samples'] / repeats / median:.2f} | {found['tokens'] / repeats / median:,.0f} |"
-                f" {median:.2f}, {min(seconds):.2f} to {max(seconds):.2f} | {gflop:,.0f} |"
-                f" {gflop * 1e9 / median / ceiling:.0%} | {found['peak_memory_bytes'][side] / 1e9:.2f} |"
+                f" {median:.3g} | {min(seconds):.3g} to {max(seconds):.3g} | {flops / 1e9:,.0f} |"
+                f" {flops / median / ceiling:.0%} | {found['peak_memory_bytes'][side] / 1e9:.2f} |"
             )
         lines += [
             "",
@@ -254,10 +252,11 @@ def _table(report: dict[str, Any]) -> str:
             )
         lines.append("")
     lines += [
-        "times faster: median over the steps of their time over ours for the same samples. counted: their floating-point"
-        " operations over ours, matrix products and attention, forward and backward, as torch dispatches them."
-        " realised: the first over the second. tokens/s: tokens of the samples as given, an image for each, without"
-        " padding, whatever a side computes of them. memory: our peak over theirs, of processes of their own.",
+        "times faster: median over the steps of their time over ours for the same samples. counted: their"
+        " floating-point operations over ours, matrix products and attention, forward and backward, as torch"
+        " dispatches them. realised: the first over the second. tokens/s: tokens of the samples as given, an image for"
+        " each, without padding, whatever a side computes of them. memory: our peak over theirs (on a CPU, resident"
+        " memory of a process of its own, libraries included).",
     ]
     return "\n".join(lines) + "\n"
 

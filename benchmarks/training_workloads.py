@@ -27,9 +27,9 @@ NOTE_LENGTHS = (
     ),
     *(65, 65, 70, 76, 102, 104, 110, 129, 130, 133, 139),
 )
-# Biomedical figure captions, as tokens: of BIOMEDICA's 6 M, 434 M tokens or 55 % stand behind a caption's first 77, 2.2 %
-# behind its first 512 (Sun et al. 2025, https://arxiv.org/abs/2510.03978): 131 on average, and about log-normal with this
-# spread, which puts 50 % and 2.7 % there. Cut at 512.
+# Biomedical figure captions, as tokens: of BIOMEDICA's 6 M, 434 M tokens or 55 % stand behind a caption's first 77,
+# 2.2 % behind its first 512 (Sun et al. 2025, https://arxiv.org/abs/2510.03978): 131 on average, and about log-normal
+# with this spread, which puts 50 % and 2.7 % there. Cut at 512.
 CAPTION_MEAN, CAPTION_SPREAD, CAPTION_LIMIT = 131, 0.8, 512
 # PathVQA: 9.5 words a question and 2.5 words an answer on average (He et al. 2020, https://arxiv.org/abs/2003.10286),
 # here as tokens.

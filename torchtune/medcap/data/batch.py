@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +78,41 @@ class Batch:
         if self.image_positions is not None:
             flat["image_positions"] = torch.searchsorted(kept, self.image_positions)
         return replace(self, **flat)
+
+    def parts(self, max_tokens: int) -> list[Batch]:
+        """The batch without padding, cut between documents; the sum of the parts' losses is the loss of the whole.
+
+        Args:
+            max_tokens: of a part, unless a single document is longer.
+
+        Returns:
+            The parts, in order.
+        """
+        flat = self.without_padding()
+        sizes = torch.unique_consecutive(flat.document[0], return_counts=True)[1].tolist()
+        cuts, size = [0], 0
+        for document in sizes:
+            if size and size + document > max_tokens:
+                cuts.append(cuts[-1] + size)
+                size = 0
+            size += document
+        cuts.append(cuts[-1] + size)
+        return [flat._between(start, stop) for start, stop in pairwise(cuts)]
+
+    def _between(self, start: int, stop: int) -> Batch:
+        """Tokens ``start`` to ``stop`` of a batch of one row, with the images that they show."""
+        rows = ("tokens", "targets", "input_pos", "document", "branch", "after_preamble")
+        own: dict[str, Any] = {name: getattr(self, name)[:, start:stop] for name in rows}
+        if self.images is not None:
+            inside = (self.image_positions >= start) & (self.image_positions < stop)
+            own["image_positions"] = self.image_positions[inside] - start
+            shown = inside.view(len(self.images), -1)[:, 0]
+            own["images"] = self.images[shown] if shown.any() else None
+            if own["images"] is None:
+                own["image_positions"] = None
+        own["num_tokens"] = stop - start
+        own["num_labels"] = int((own["targets"] != IGNORE_INDEX).sum())
+        return replace(self, **own)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -21,6 +21,9 @@ from medcap.modules.label_loss import IGNORE_INDEX, label_loss
 from medcap.modules.ragged_attention import RaggedAttention
 from medcap.modules.trimmed_layer import layer_at
 
+# Tokens of one pass on a CPU: larger ones fall out of its caches and take more memory, and are no faster.
+CPU_PASS_TOKENS = 1536
+
 
 class VisionLanguageModel(nn.Module):
     """A language model that sees: image rows stand in its input where placeholders were.
@@ -174,10 +177,29 @@ class VisionLanguageModel(nn.Module):
         """Final norm and output head: ``[..., d] -> [..., V]`` float32."""
         return self.decoder.unembed(hidden)
 
-    def loss(self, batch: Batch, chunk_size: int = 1024) -> Tensor:
-        """Summed cross-entropy over the batch's targets, a float32 scalar."""
-        device = batch.tokens.device
-        ragged = self.frozen_layers and device.type == "cpu" and not self.compiled
+    def parts(self, batch: Batch) -> list[Batch]:
+        """What to compute one after another, forward and backward, so that it takes little memory.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            Batches whose losses add up to that of the whole one; just that on a GPU.
+        """
+        # [Contract] processes that divide the layers among them make equally many passes.
+        return [batch] if self.always_backward or not self._is_ragged(batch) else batch.parts(CPU_PASS_TOKENS)
+
+    def _is_ragged(self, batch: Batch) -> bool:
+        return self.frozen_layers and not self.compiled and batch.tokens.device.type == "cpu"
+
+    def loss(self, batch: Batch, chunk_size: int = 256) -> Tensor:
+        """Summed cross-entropy over the batch's targets, a float32 scalar.
+
+        Args:
+            batch: on the decoder's device.
+            chunk_size: positions whose logits exist at one time.
+        """
+        ragged = self._is_ragged(batch)
         if ragged:
             batch = batch.without_padding()
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]

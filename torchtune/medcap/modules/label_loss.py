@@ -10,7 +10,7 @@ from torch import Tensor
 IGNORE_INDEX = -100
 
 
-def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 1024) -> Tensor:
+def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 256) -> Tensor:
     """Summed cross-entropy, without ever holding the logits of more than one chunk.
 
     The head is frozen, so the gradient of a chunk's hidden states is all that is needed of it; it is taken while

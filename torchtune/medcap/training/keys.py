@@ -19,7 +19,7 @@ TRAINING_KEYS = MODEL_KEYS | {
     "optimizer": Component(passed=1),
     "lr_scheduler": Component(passed=1, optional=True, given=("num_training_steps",)),
     "clip_grad_norm": Value((float,), None, minimum=0),
-    "loss_chunk_size": Value((int,), 1024, minimum=1),
+    "loss_chunk_size": Value((int,), 256, minimum=1),
     "compile": Value((bool,), False),
     "enable_activation_checkpointing": Value((bool,), False),
     "num_workers": Value((int,), 4, minimum=0),

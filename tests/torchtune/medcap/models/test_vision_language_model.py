@@ -4,10 +4,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
+from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
 from medcap.data.epoch_plan import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
 from medcap.data.preamble import continue_preamble
+from medcap.models import vision_language_model
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
@@ -99,6 +101,74 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
     batch = batch_of(SAMPLES, images, row_length, share)
     loss = model.loss(batch) / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize("row_length", [64, 17])
+def test_a_preamble_computed_once_changes_nothing(model, images, row_length):
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    model.learn_preamble(PREAMBLE)
+    batch = batch_of(SAMPLES, images, row_length, preamble=PREAMBLE)
+    assert not {1, 2} & set(batch.tokens.unique().tolist())
+    loss = model.loss(batch) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+def test_a_sample_that_does_not_continue_the_preamble_does_not_see_it(model, images):
+    foreign = sample("a", [20], [21, 22])
+    foreign.tokens[:2] = [3, 4]
+    alone = model.loss(batch_of([foreign], images, 16))
+    model.learn_preamble(PREAMBLE)
+    both = [model.loss(batch_of(some, images, 64, preamble=PREAMBLE)) for some in ([SAMPLES[3], foreign], SAMPLES[3:4])]
+    torch.testing.assert_close(both[0] - both[1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preamble", [(), PREAMBLE])
+def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, preamble):
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    model.learn_preamble(preamble)
+    model.compiled = True  # the layout; nothing is compiled here
+    loss = model.loss(batch_of(SAMPLES, images, 24, preamble=preamble)) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize("preamble", [(), PREAMBLE])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, preamble, monkeypatch):
+    monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
+    wanted = gradients(model, plain_loss(model, images))
+    model.learn_preamble(preamble)
+    batch = batch_of(SAMPLES, images, 64, preamble=preamble)
+    parts = model.parts(batch)
+    assert len(parts) == 3
+    assert [part.num_images for part in parts] == [1, 1, 0]
+    assert sum(part.num_labels for part in parts) == batch.num_labels == NUM_TARGETS
+    assert sum(part.num_tokens for part in parts) == batch.num_tokens
+    model.zero_grad()
+    for part in parts:
+        loss = model.loss(part) / NUM_TARGETS
+        if loss.requires_grad:
+            loss.backward()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-5, atol=5e-6)
+
+
+def test_processes_that_share_layers_make_one_pass_each(model, images, monkeypatch):
+    monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
+    model.always_backward = True
+    batch = batch_of(SAMPLES, images, 64)
+    assert model.parts(batch) == [batch]
+
+
+def test_a_decoder_of_another_kind_trains_too(model, images):
+    whole = VisionLanguageModel(model.tower, model.projector, tiny_decoder("gemma2"), IMAGE)
+    assert not whole.frozen_layers
+    expected = plain_loss(whole, images)
+    wanted = gradients(whole, expected)
+    loss = whole.loss(batch_of(SAMPLES, images, 24)) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(whole, loss), expected, wanted)
+    with pytest.raises(ValueError, match="cannot continue a preamble"):
+        whole.learn_preamble(PREAMBLE)
 
 
 def test_sharing_encodes_an_image_once(images):
