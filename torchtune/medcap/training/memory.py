@@ -14,6 +14,7 @@ from torchtune.modules import TransformerDecoder
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
+from medcap.modules.frozen_linear import UNQUANTISED, quantised_bytes
 from medcap.training.world import World
 
 _FP32 = 4
@@ -74,12 +75,13 @@ def estimate(
     loss_chunk_size: int = 1024,
     optimizer_bytes: int = 8,
     optimizer_shards: int = 1,
+    llm_weights: str = UNQUANTISED,
 ) -> MemoryEstimate:
     """Estimate what a training step with a frozen decoder takes.
 
     Args:
         decoder: as ``build_decoder`` makes it, on the meta device.
-        dtype: of the decoder.
+        dtype: of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
         rows: R of one batch, on one process.
         row_length: S, tokens in each of them.
         trained_parameters: numbers in what trains.
@@ -89,13 +91,15 @@ def estimate(
         loss_chunk_size: positions whose logits exist at one time.
         optimizer_bytes: optimizer state for each trained number: 8 for AdamW, 4 for SGD with momentum.
         optimizer_shards: processes that share the optimizer state out.
+        llm_weights: precision of the layers' linear maps. What autograd keeps does not depend on it.
 
     Returns:
-        The estimate. It leaves out what the allocator wastes and what kernels use while they run: some 10 %.
+        The estimate. It leaves out what the allocator wastes and what kernels use while they run: some 10 %. With
+        ``llm_weights`` that is also one weight, decoded (int8, nf4) or transposed (fp8).
     """
     shape = describe(decoder)
-    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in decoder.layers]
-    everything = sum(parameter.numel() for parameter in decoder.parameters())
+    sizes = [quantised_bytes(layer, dtype, llm_weights) for layer in decoder.layers]
+    others = sum(parameter.numel() for name, parameter in decoder.named_parameters() if not name.startswith("layers."))
     tokens = rows * row_length
     layer = layer_activations(shape, dtype, rows, row_length, boolean_mask)
     kept = shape.num_layers * layer
@@ -106,9 +110,9 @@ def estimate(
     loss = min(loss_chunk_size, tokens) * shape.vocab_size * (3 * _FP32 + dtype.itemsize)
     low_precision = dtype.itemsize if dtype != torch.float32 else 0
     return MemoryEstimate(
-        layers=sum(sizes) * dtype.itemsize,
-        largest_layer=max(sizes) * dtype.itemsize,
-        other_frozen=(everything - sum(sizes)) * dtype.itemsize,
+        layers=sum(sizes),
+        largest_layer=max(sizes),
+        other_frozen=others * dtype.itemsize,
         trained=trained_parameters * (2 * _FP32 + low_precision),
         optimizer=-(-trained_parameters * optimizer_bytes // optimizer_shards),
         activations=kept + image_activations,

@@ -1,0 +1,104 @@
+"""Weights of 4-bit NormalFloat numbers, by bitsandbytes; activations and products keep the decoder's dtype."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from torch import Tensor, nn
+
+from medcap.modules.frozen_linear.base import FrozenLinear
+
+_BLOCK = 64
+# Block maxima that share one scale when they are quantised in turn.
+_MAXIMA_BLOCK = 256
+_MAXIMA_LEVELS = 256
+
+
+class Nf4Linear(FrozenLinear):
+    """``y = x W^T`` with a weight of 4-bit NormalFloats: QLoRA's (Dettmers et al. 2023, section 3), block size 64.
+
+    The block maxima are quantised to 8 bits in turn ("double quantisation"): 4.13 bits a weight. It is decoded for each
+    product and no decoded copy stays.
+    """
+
+    precision: ClassVar[str] = "nf4"
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        # As one row, so that a block may begin within a row of the weight.
+        flat = linear.weight.detach().reshape(-1)
+        quantised, state = quantize_4bit(flat, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4")
+        self.register_buffer("quantised", quantised)  # [out * in / 2, 1] uint8
+        self.register_buffer("maxima", state.absmax)  # [out * in / 64] uint8
+        self.register_buffer("maxima_mean", state.offset)  # []
+        self.register_buffer("maxima_scale", state.state2.absmax)  # [out * in / 64 / 256]
+        self.register_buffer("maxima_levels", state.state2.code)  # [256]
+
+    def product(self, rows: Tensor) -> Tensor:
+        return _Nf4Product.apply(rows, *self._state(), self.out_features)
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        return _decode(*self._state(), self.out_features, dtype)
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.quantised, self.maxima, self.maxima_mean, self.maxima_scale, self.maxima_levels
+
+    @staticmethod
+    def num_bytes(out_features: int, in_features: int) -> int:
+        blocks = out_features * in_features // _BLOCK
+        return blocks * _BLOCK // 2 + blocks + 4 * (-(-blocks // _MAXIMA_BLOCK) + 1 + _MAXIMA_LEVELS)
+
+    @staticmethod
+    def why_impossible(out_features: int, in_features: int) -> str | None:
+        if out_features * in_features % _BLOCK:
+            return f"its {out_features} x {in_features} numbers cannot be divided into blocks of {_BLOCK}"
+        return None
+
+
+class _Nf4Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        rows: Tensor,
+        quantised: Tensor,
+        maxima: Tensor,
+        maxima_mean: Tensor,
+        maxima_scale: Tensor,
+        maxima_levels: Tensor,
+        out_features: int,
+    ) -> Tensor:
+        state = (quantised, maxima, maxima_mean, maxima_scale, maxima_levels)
+        ctx.save_for_backward(*state)
+        ctx.out_features = out_features
+        return rows @ _decode(*state, out_features, rows.dtype).T
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight = _decode(*ctx.saved_tensors, ctx.out_features, gradient.dtype)
+        return gradient @ weight, None, None, None, None, None, None
+
+
+def _decode(
+    quantised: Tensor,
+    maxima: Tensor,
+    maxima_mean: Tensor,
+    maxima_scale: Tensor,
+    maxima_levels: Tensor,
+    out_features: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The weight, ``[out_features, in_features]``."""
+    of_maxima = QuantState(absmax=maxima_scale, code=maxima_levels, blocksize=_MAXIMA_BLOCK, dtype=torch.float32)
+    state = QuantState(
+        absmax=maxima,
+        # One row: for a vector, bitsandbytes' kernel for the CPU gives another shape than it tells torch.compile.
+        shape=torch.Size([1, 2 * quantised.numel()]),
+        dtype=dtype,
+        blocksize=_BLOCK,
+        quant_type="nf4",
+        offset=maxima_mean,
+        state2=of_maxima,
+    )
+    return dequantize_4bit(quantised, state).view(out_features, -1)
