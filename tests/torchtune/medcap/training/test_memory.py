@@ -13,6 +13,7 @@ from torchtune.modules import TransformerDecoder
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
+from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.memory import (
     MemoryEstimate,
     _available_memory,
@@ -104,6 +105,34 @@ def test_parts_of_an_estimate_are_those_counted_by_hand() -> None:
     # norms 2 * 4 * 33, rotary 2 * 4 * 8, attention 4 * 2 * 32 + 4 * 4, feed-forward 3 * 2 * 80: 1080 a token
     assert found.activations == 2 * 32 * 1080 + 7
     assert found.loss == 32 * 50 * 14
+
+
+@pytest.mark.parametrize(("llm_weights", "linear_bytes"), [("fp8", 1.0), ("int8", 1.0), ("nf4", 0.515625)])
+def test_low_precision_counts_the_bytes_of_the_layers_linear_maps(llm_weights: str, linear_bytes: float) -> None:
+    plain = estimate(build_decoder(LLAMA), torch.bfloat16, 2, 16, 0)
+    found = estimate(build_decoder(LLAMA), torch.bfloat16, 2, 16, 0, llm_weights=llm_weights)
+    linears = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 80
+    outputs = 32 + 32 + 16 + 16 + 80 + 80 + 32
+    # a scale for each row; for nf4's seven maps a scale for 256 block maxima, their mean and the 256 levels
+    scales = 4 * (7 * 258 if llm_weights == "nf4" else outputs)
+    assert found.largest_layer == linears * linear_bytes + scales + 2 * 2 * 32
+    assert found.layers == 2 * found.largest_layer
+    assert found.other_frozen == plain.other_frozen
+    assert (found.activations, found.loss) == (plain.activations, plain.loss)
+
+
+@pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
+def test_low_precision_layer_keeps_no_more_than_a_plain_one(llm_weights: str) -> None:
+    plain, decoder = _decoder(torch.bfloat16), _decoder(torch.bfloat16)
+    quantise_layer(decoder.layers[0], llm_weights)
+    places = torch.arange(17).repeat(3, 1)
+
+    def run(layer: nn.Module) -> Tensor:
+        states = torch.randn(3, 17, 32, dtype=torch.bfloat16, requires_grad=True) * 1
+        return layer(states, input_pos=places)
+
+    expected = saved_bytes(lambda: run(plain.layers[0]), plain)
+    assert saved_bytes(lambda: run(decoder.layers[0]), decoder) == expected
 
 
 def test_checkpointing_keeps_the_inputs_and_one_layer() -> None:

@@ -103,6 +103,25 @@ def test_offloading_shards_and_is_refused_where_it_cannot_work() -> None:
         LayerSharder(World(0, 2, 0, 2, CPU), 2, cpu_offload=True)
 
 
+def test_low_precision_layers_are_never_divided() -> None:
+    mode, line = choose("auto", NODE, ESTIMATE, 80 * GB, llm_weights="int8")
+    assert mode == "replicate"
+    assert line == (
+        "parallelism=replicate: the whole language model on every GPU, its layers in int8 are not divided: about"
+        " 20.0 GB of the 80.0 GB free for it"
+    )
+    mode, line = choose("auto", NODE, ESTIMATE, 10 * GB, llm_weights="nf4")
+    assert mode == "replicate"
+    assert "; that may not fit: try llm_weights=bf16 with parallelism=shard, a smaller batch_size" in line
+    for wanted, cpu_offload, asked in (("shard", False, "parallelism=shard"), ("auto", True, "cpu_offload=true")):
+        with pytest.raises(UserError) as error:
+            choose(wanted, NODE, ESTIMATE, 80 * GB, cpu_offload, "fp8")
+        assert str(error.value) == (
+            f"{asked} does not go with llm_weights=fp8, whose layers are not divided: use parallelism=replicate"
+            " cpu_offload=false, or llm_weights=bf16"
+        )
+
+
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -261,10 +280,11 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
         ["trainable=[projector]"],
         ["dataset.packed=false"],
         ["enable_activation_checkpointing=true"],
+        ["llm_weights=int8"],
     ):
         cfg = _configuration(workspace, *overrides)
         plan_parallelism(cfg, plan_model(cfg), world, torch.float32)
-    everything, projector, unpacked, checkpointed = found
+    everything, projector, unpacked, checkpointed, quantised = found
     model = plan_model(_configuration(workspace)).load(CPU, torch.float32)
     trained = sum(parameter.numel() for parameter in set_trainable(model, ["vision", "projector"]).values())
     assert everything.trained == everything.optimizer == trained * 8
@@ -272,3 +292,4 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
     # 4 images in each of 8 packed rows of 320 tokens, against one for each of 8 samples; 310,144 bytes an image
     assert everything.activations - unpacked.activations == (32 - 8) * 310_144
     assert 0 < checkpointed.activations < everything.activations
+    assert quantised.layers < everything.layers / 3
