@@ -34,7 +34,8 @@ class Nf4Linear(FrozenLinear):
         self.register_buffer("maxima", state.absmax)  # [out * in / 64] uint8
         self.register_buffer("maxima_mean", state.offset)  # []
         self.register_buffer("maxima_scale", state.state2.absmax)  # [out * in / 64 / 256]
-        self.register_buffer("maxima_levels", state.state2.code)  # [256]
+        # A copy: on the CPU it is bitsandbytes' own table.
+        self.register_buffer("maxima_levels", state.state2.code.clone())  # [256]
 
     def product(self, rows: Tensor) -> Tensor:
         return _Nf4Product.apply(rows, *self._state(), self.out_features)
