@@ -167,7 +167,7 @@ def plan_llm(
     Raises:
         UserError: for an unknown builder or argument, a missing or damaged file, a ``config.json`` or ``params.json``
             of another model, and missing, unexpected or misshapen tensors, all in one line; for shapes that
-        ``llm_weights`` cannot hold.
+            ``llm_weights`` cannot hold.
     """
     llm = component_of(llm)
     decoder = build_decoder(llm)

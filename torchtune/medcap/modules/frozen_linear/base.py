@@ -68,6 +68,34 @@ class FrozenLinear(nn.Module, ABC):
         return f"{self.in_features}, {self.out_features}, {self.precision}, bias={self.bias is not None}"
 
 
+class RowScaledLinear(FrozenLinear):
+    """One of 8-bit numbers with an fp32 scale for each row of the weight."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        quantised, scale = self.quantise(linear.weight.detach())
+        self.register_buffer("quantised", quantised)  # [out, in]
+        self.register_buffer("scale", scale.squeeze(1))  # [out]
+
+    @staticmethod
+    @abstractmethod
+    def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``[out, in]`` -> the 8-bit numbers ``[out, in]`` and the scales ``[out, 1]``."""
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        return (self.quantised.float() * self.scale[:, None]).to(dtype)
+
+    @staticmethod
+    def num_bytes(out_features: int, in_features: int) -> int:
+        return out_features * in_features + 4 * out_features
+
+
+def row_scales(rows: Tensor, largest: float) -> Tensor:
+    """What each row must be divided by for its largest magnitude to become ``largest``: ``[n, k] -> [n, 1]``."""
+    # A row of zeros has no largest number to divide by.
+    return (rows.abs().amax(dim=1, keepdim=True) / largest).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """``tensor.to(dtype)`` for what a ``torch.autograd.Function`` returns."""
     # [Contract] torch.compile (2.11) drops the gradient of a Function whose result went through a ``to`` that changed

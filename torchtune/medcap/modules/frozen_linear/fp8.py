@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medcap.modules.frozen_linear.base import FrozenLinear, cast
+from medcap.modules.frozen_linear.base import RowScaledLinear, cast, row_scales
 
 _MOST = 448.0  # the largest e4m3 number
 # torch._scaled_mm's operands must have such sides.
 _TILE = 16
 
 
-class Fp8Linear(FrozenLinear):
+class Fp8Linear(RowScaledLinear):
     """``y = (Q(x) Q(W)^T) s_x s_W`` with e4m3 numbers, a scale for each token and one for each row of the weight.
 
     The gradient of the input, ``dX = dY W``, is summed over the weight's rows, so their scales are put into ``dY``
@@ -34,21 +34,12 @@ class Fp8Linear(FrozenLinear):
 
     precision: ClassVar[str] = "fp8"
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear)
-        quantised, scale = quantise_rows(linear.weight.detach())
-        self.register_buffer("quantised", quantised)  # [out, in]
-        self.register_buffer("scale", scale.squeeze(1))  # [out]
+    @staticmethod
+    def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+        return quantise_rows(weight)
 
     def product(self, rows: Tensor) -> Tensor:
         return _Fp8Product.apply(rows, self.quantised, self.scale)
-
-    def decoded(self, dtype: torch.dtype) -> Tensor:
-        return (self.quantised.float() * self.scale[:, None]).to(dtype)
-
-    @staticmethod
-    def num_bytes(out_features: int, in_features: int) -> int:
-        return out_features * in_features + 4 * out_features
 
 
 def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,8 +52,7 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         ``[n, k]`` float8_e4m3fn, and the fp32 scales ``[n, 1]`` that it must be multiplied with.
     """
     rows = rows.float()
-    # A row of zeros has no largest number to divide by.
-    scale = (rows.abs().amax(dim=1, keepdim=True) / _MOST).clamp(min=torch.finfo(torch.float32).tiny)
+    scale = row_scales(rows, _MOST)
     return (rows / scale).to(torch.float8_e4m3fn), scale
 
 

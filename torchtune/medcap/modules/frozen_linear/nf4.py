@@ -38,10 +38,10 @@ class Nf4Linear(FrozenLinear):
         self.register_buffer("maxima_levels", state.state2.code.clone())  # [256]
 
     def product(self, rows: Tensor) -> Tensor:
-        return _Nf4Product.apply(rows, *self._state(), self.out_features)
+        return _Nf4Product.apply(rows, self.out_features, *self._state())
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        return _decode(*self._state(), self.out_features, dtype)
+        return _decode(dtype, self.out_features, *self._state())
 
     def _state(self) -> tuple[Tensor, ...]:
         return self.quantised, self.maxima, self.maxima_mean, self.maxima_scale, self.maxima_levels
@@ -60,35 +60,25 @@ class Nf4Linear(FrozenLinear):
 
 class _Nf4Product(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        rows: Tensor,
-        quantised: Tensor,
-        maxima: Tensor,
-        maxima_mean: Tensor,
-        maxima_scale: Tensor,
-        maxima_levels: Tensor,
-        out_features: int,
-    ) -> Tensor:
-        state = (quantised, maxima, maxima_mean, maxima_scale, maxima_levels)
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, out_features: int, *state: Tensor) -> Tensor:
         ctx.save_for_backward(*state)
         ctx.out_features = out_features
-        return rows @ _decode(*state, out_features, rows.dtype).T
+        return rows @ _decode(rows.dtype, out_features, *state).T
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight = _decode(*ctx.saved_tensors, ctx.out_features, gradient.dtype)
-        return gradient @ weight, None, None, None, None, None, None
+        state = ctx.saved_tensors
+        return gradient @ _decode(gradient.dtype, ctx.out_features, *state), None, *(None for _ in state)
 
 
 def _decode(
+    dtype: torch.dtype,
+    out_features: int,
     quantised: Tensor,
     maxima: Tensor,
     maxima_mean: Tensor,
     maxima_scale: Tensor,
     maxima_levels: Tensor,
-    out_features: int,
-    dtype: torch.dtype,
 ) -> Tensor:
     """The weight, ``[out_features, in_features]``."""
     of_maxima = QuantState(absmax=maxima_scale, code=maxima_levels, blocksize=_MAXIMA_BLOCK, dtype=torch.float32)
