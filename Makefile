@@ -3,6 +3,7 @@
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
 # make bench-memory       what memory a training step takes, computed from shapes
+# make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-memory
+.PHONY: demo test lint clean bench-evaluation bench-data bench-memory bench-frozen-weights
 
 demo: $(INSTALLED)
 	medcap demo
@@ -31,6 +32,9 @@ bench-data: $(INSTALLED)
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py
+
+bench-frozen-weights: $(INSTALLED)
+	python benchmarks/frozen_weights.py
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build

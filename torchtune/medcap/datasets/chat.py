@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
 from medcap.data.cache import cache_folder
-from medcap.data.conversations import STYLES, Record, read_record
+from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_plan import EpochPlan, plan_packed
 from medcap.data.images import MAX_PIXELS, ImageReader
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.preamble import continue_preamble, find_preamble
+from medcap.data.samples import tokenize_record
 from medcap.data.tokenization import ChatTokenizer, LabelRules
 from medcap.datasets.row_index import open_rows
 from medcap.datasets.token_counts import count_tokens
 from medcap.datasets.web_shards import is_shards, open_shards
 from medcap.errors import UserError
-from medcap.modules.label_loss import IGNORE_INDEX
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
 COUNT_ALWAYS = 100_000
@@ -378,26 +378,3 @@ def chat_dataset(
     if packed or len(rows) <= COUNT_ALWAYS:
         dataset.count()
     return dataset
-
-
-def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq_len: int, rules: LabelRules) -> Sample:
-    """One record -> one sample.
-
-    Raises:
-        UserError: if truncation cuts an image or leaves nothing to learn.
-    """
-    chat = tokenizer.tokenize(record.messages, max_seq_len, rules)
-    labels = np.asarray(chat.labels, dtype=np.int32)
-    last = int(np.flatnonzero(labels != IGNORE_INDEX)[-1])
-    if last == 0:
-        raise UserError("no token is left to learn: nothing comes before the only one")
-    # Nothing is predicted from the last label on, so neither it nor what follows it is computed.
-    tokens = np.asarray(chat.tokens[:last], dtype=np.int32)
-    image_tokens = np.flatnonzero(tokens == tokenizer.image_token_id)
-    return Sample(
-        tokens=tokens,
-        targets=labels[1 : last + 1],
-        images=tuple(chat.images[: len(image_tokens) // tokenizer.num_image_tokens]),
-        images_end=int(image_tokens[-1]) + 1 if len(image_tokens) else 0,
-        name=name,
-    )

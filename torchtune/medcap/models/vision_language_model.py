@@ -13,7 +13,7 @@ from torchtune.modules import TransformerDecoder
 from medcap.data.batch import Batch
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
-from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules.attention_mask import added_mask, packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
@@ -35,8 +35,8 @@ class VisionLanguageModel(nn.Module):
         image_token_id: the id at image positions; it may lie outside the decoder's vocabulary.
 
     Attributes:
-        checkpoint_layers: compute the decoder's layers again in the backward pass instead of keeping their
-            activations; a frozen decoder's step then costs half as much again.
+        checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
+            their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
         compiled: the decoder's layers are compiled, so that rows of one length are better than none with padding.
@@ -52,7 +52,7 @@ class VisionLanguageModel(nn.Module):
         self.frozen_layers = is_frozen(decoder)
         self.image_token_id = image_token_id
         self.num_image_tokens = projector.num_image_tokens
-        self.checkpoint_layers = False
+        self.checkpointed_layers = 0
         self.always_backward = False
         self.compiled = False
         self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
@@ -151,8 +151,8 @@ class VisionLanguageModel(nn.Module):
             ``[R, S, d]`` before the final norm.
         """
         states = embeddings
-        for layer in self.decoder.layers:
-            states = self._run(layer, states, mask=mask, input_pos=input_pos)
+        for number, layer in enumerate(self.decoder.layers):
+            states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
         return states
 
     def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
@@ -199,23 +199,34 @@ class VisionLanguageModel(nn.Module):
             batch: on the decoder's device.
             chunk_size: positions whose logits exist at one time.
         """
+        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
+        hidden, targets = self.hidden_at_targets(batch, image_rows)
+        return label_loss(hidden, targets, self.unembed, chunk_size)
+
+    def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the decoder's layers over a batch.
+
+        Args:
+            batch: on the decoder's device.
+            image_rows: ``[N, K, d]`` of its images, or None.
+
+        Returns:
+            ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.
+        """
         ragged = self._is_ragged(batch)
         if ragged:
             batch = batch.without_padding()
-        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
         places = (batch.targets.flatten() != IGNORE_INDEX).nonzero().flatten()  # [n]
         targets = batch.targets.flatten()[places]
         if self.frozen_layers:
-            hidden = self._hidden_at_targets(embeddings, batch, places, ragged)
-        else:
-            mask = packed_attention_mask(batch.document, batch.branch)
-            hidden = self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places]
-        return label_loss(hidden, targets, self.unembed, chunk_size)
+            return self._train_layers(embeddings, batch, places, ragged), targets
+        mask = packed_attention_mask(batch.document, batch.branch)
+        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places], targets
 
-    def _hidden_at_targets(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
+    def _train_layers(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
         if ragged:
@@ -225,15 +236,15 @@ class VisionLanguageModel(nn.Module):
         else:
             # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
             flex = batch.static_shape and batch.tokens.is_cuda
-            options["mask"] = packed_attention_mask(
-                batch.document, batch.branch, flex, batch.after_preamble, len(batch.preamble)
-            )
+            mask = packed_attention_mask(batch.document, batch.branch, flex, batch.after_preamble, len(batch.preamble))
+            # Added, not boolean: a boolean mask would be turned into this one anew, and kept, in every layer.
+            options["mask"] = mask if flex else added_mask(mask, self.dtype)
         preambles = self._preambles[batch.preamble] if batch.preamble else [None] * len(self.decoder.layers)
         tables = self._rotation_tables(batch.input_pos)
-        states, last = embeddings, self.decoder.layers[-1]
-        for layer, preamble, table in zip(self.decoder.layers, preambles, tables, strict=True):
-            wanted = places if layer is last else None
-            states = self._run(layer, states, preamble=preamble, table=table, places=wanted, **options)
+        states, last = embeddings, len(self.decoder.layers) - 1
+        for number, (layer, preamble, table) in enumerate(zip(self.decoder.layers, preambles, tables, strict=True)):
+            wanted = places if number == last else None
+            states = self._run(number, layer, states, preamble=preamble, table=table, places=wanted, **options)
         return states[0]
 
     def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
@@ -242,7 +253,7 @@ class VisionLanguageModel(nn.Module):
         tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
         return [tables[rotation] for rotation in rotations]
 
-    def _run(self, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
-        if self.checkpoint_layers and torch.is_grad_enabled():
+    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+        if number < self.checkpointed_layers and torch.is_grad_enabled():
             return checkpoint(layer, states, use_reentrant=False, **options)
         return layer(states, **options)

@@ -50,6 +50,11 @@ def packed_attention_mask(
     return torch.cat([(after_preamble > 0)[:, :, None].expand(-1, -1, preamble_length), inside], 2)
 
 
+def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as what is added to the scores: 0 where a query attends to a key, else minus infinity."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:
     """Causal in rows that each hold one tree: a shared prefix, branches behind it, leaves behind a branch.
 

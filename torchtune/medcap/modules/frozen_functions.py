@@ -28,7 +28,7 @@ def normalise(norm: nn.Module, states: Tensor) -> Tensor:
     """
     if type(norm) is not RMSNorm:
         return norm(states)
-    if states.device.type == "cpu" and states.dtype == torch.float32 and not torch.compiler.is_compiling():
+    if states.device.type == "cpu" and not torch.compiler.is_compiling():
         return _FrozenRMSNorm.apply(states, norm.scale, norm.eps)
     if norm.scale.dtype != states.dtype:
         return norm(states)
@@ -41,18 +41,18 @@ class _FrozenRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, scale: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)  # [..., 1]
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)  # [..., 1]
         inverse = length.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(states, scale, inverse)
-        return (states * inverse).mul_(scale)
+        return (states * inverse).mul_(scale).to(states.dtype)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
         states, scale, inverse = ctx.saved_tensors
-        gradient = grad_output * scale
-        along = torch.linalg.vecdot(gradient, states).unsqueeze_(-1)  # [..., 1]
+        gradient = grad_output.float() * scale
+        along = torch.linalg.vecdot(gradient, states.float()).unsqueeze_(-1)  # [..., 1]
         along.mul_(inverse.pow(3)).div_(states.shape[-1])
-        return gradient.mul_(inverse).addcmul_(states, along, value=-1), None, None
+        return gradient.mul_(inverse).addcmul_(states.float(), along, value=-1).to(states.dtype), None, None
 
 
 def feed_forward(mlp: nn.Module, states: Tensor) -> Tensor:

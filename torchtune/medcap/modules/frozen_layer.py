@@ -53,7 +53,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
 
         Args:
             states: ``[R, S, d]``; R is 1 with ``ragged``.
-            mask: ``[R, S, P + S]`` bool or the equal block mask; None is causal.
+            mask: ``[R, S, P + S]``, boolean or to be added, or the equal block mask; None is causal.
             input_pos: ``[R, S]`` int64.
             training_pass: run the way of training, which `table` and what follows belong to.
             table: from ``rotation_table``.

@@ -22,6 +22,7 @@ TRAINING_KEYS = MODEL_KEYS | {
     "loss_chunk_size": Value((int,), 256, minimum=1),
     "compile": Value((bool,), False),
     "enable_activation_checkpointing": Value((bool,), False),
+    "activation_memory_budget": Value((float,), 1.0, minimum=0),
     "num_workers": Value((int,), 4, minimum=0),
     "check_images": Value((int,), 1000, minimum=0),
     "max_bad_fraction": Value((float,), 0.0, minimum=0),

@@ -176,10 +176,11 @@ def test_sharing_encodes_an_image_once(images):
     assert batch_of(SAMPLES, images, 64, share=False).num_images == 4
 
 
-def test_checkpointed_layers_give_the_same_gradients(model, images):
+@pytest.mark.parametrize("count", [1, 2])
+def test_checkpointed_layers_give_the_same_gradients(model, images, count):
     batch = batch_of(SAMPLES, images, 64)
     wanted = gradients(model, model.loss(batch))
-    model.checkpoint_layers = True
+    model.checkpointed_layers = count
     found = gradients(model, model.loss(batch))
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient)
