@@ -18,6 +18,10 @@ from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
 from medcap.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+# By which a folder's images are told from its other files; how one is read goes by its content.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
+# Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
+IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 
