@@ -110,8 +110,8 @@ class DicomFile:
         dataset = self._dataset
         rows, columns = (int(dataset.get(key) or 0) for key in ("Rows", "Columns"))
         if rows < 1 or columns < 1:
-            kind = getattr(dataset.get("SOPClassUID"), "name", "of no class")
-            raise UserError(f"is a DICOM file without pixels ({kind})")
+            kind = f" ({dataset.SOPClassUID.name})" if dataset.get("SOPClassUID") else "; is it cut off?"
+            raise UserError(f"is a DICOM file without pixels{kind}")
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames < 1:
             raise UserError(f"says that it has {frames} frames")
@@ -145,7 +145,13 @@ class DicomFile:
             raise UserError("has no pixel data; is the file cut off?")
         if self._syntax.is_encapsulated:
             self._check_coded_size(frame)
-        values, found = get_decoder(self._syntax).as_array(self._dataset, index=frame)
+        try:
+            values, found = get_decoder(self._syntax).as_array(self._dataset, index=frame)
+        except BaseException as error:
+            # What a decoder in Rust raises when it panics is no Exception, and would end the run.
+            if type(error).__name__ == "PanicException":
+                raise UserError(f"is damaged: its decoder failed ({error})") from error
+            raise
         return values, str(found["photometric_interpretation"])
 
     def _check_coded_size(self, frame: int) -> None:

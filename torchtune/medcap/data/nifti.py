@@ -78,10 +78,10 @@ class NiftiFile:
     def pictures(self, view: View) -> Iterator[tuple[int, Image.Image]]:
         """Cut slices, one after the other.
 
-        The anterior or superior side is at the top, the patient's right side or back on the left, as radiologists
-        look at slices. Without a window, the range that the header names (``cal_min`` and ``cal_max``) is shown, or
-        else the range of the whole volume, so that all its slices have one contrast. Of a series of volumes, the
-        first is taken.
+        The front or the head is at the top; the patient's right side, in sagittal slices the front, is on the left,
+        as radiologists look at slices. Without a window, the range that the header names (``cal_min`` and
+        ``cal_max``) is shown, or else the range of the whole volume, so that all its slices have one contrast. Of a
+        series of volumes, the first is taken.
 
         Args:
             view: which slices, counted from the patient's left, back or feet; along which axis; which window.
