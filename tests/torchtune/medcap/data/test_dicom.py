@@ -3,6 +3,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def problem(reader, path, view=None, check=False):
 def test_real_files_have_the_levels_of_the_standard(reader, tmp_path, name):
     source = get_testdata_file(name, download=False)
     path = tmp_path / "a.dcm"
-    path.write_bytes(open(source, "rb").read())
+    path.write_bytes(Path(source).read_bytes())
     dataset = dcmread(source)
     values = apply_rescale(dataset.pixel_array, dataset).astype(float)
     if "WindowCenter" in dataset:
@@ -316,7 +317,7 @@ def test_a_bomb_inside_the_compressed_data_is_refused_before_decoding(reader, tm
 
 def test_a_file_without_pixels_says_what_it_is(reader, tmp_path):
     path = tmp_path / "a.dcm"
-    path.write_bytes(open(get_testdata_file("rtstruct.dcm", download=False), "rb").read())
+    path.write_bytes(Path(get_testdata_file("rtstruct.dcm", download=False)).read_bytes())
     assert "is a DICOM file without pixels (RT Structure Set Storage)" in problem(reader, path, check=True)
 
 
@@ -331,7 +332,7 @@ def test_a_syntax_that_nothing_decodes(reader, tmp_path):
 
 def test_a_decoder_that_panics_is_a_damaged_image(reader, tmp_path):
     # A run that goes beyond the end of the data makes pylibjpeg-rle's Rust panic, which is no Exception.
-    damaged = bytearray(open(get_testdata_file("MR_small_RLE.dcm", download=False), "rb").read())
+    damaged = bytearray(Path(get_testdata_file("MR_small_RLE.dcm", download=False)).read_bytes())
     item = b"\xfe\xff\x00\xe0"
     frame = damaged.index(item, damaged.index(item) + 4)
     damaged[frame + 1956] = 127
@@ -342,7 +343,7 @@ def test_a_decoder_that_panics_is_a_damaged_image(reader, tmp_path):
 def test_random_damage_gives_one_line_or_a_picture(reader, tmp_path):
     random = np.random.default_rng(0)
     for name in ("CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"):
-        whole = bytearray(open(get_testdata_file(name, download=False), "rb").read())
+        whole = bytearray(Path(get_testdata_file(name, download=False)).read_bytes())
         for _ in range(25):
             damaged = bytearray(whole)
             for place in random.integers(0, len(whole), 12):
@@ -401,6 +402,6 @@ def test_a_deflate_bomb_is_stopped_early(tmp_path):
     dcmwrite(buffer, dataset, enforce_file_format=True)
     meta_end = 144 + struct.unpack("<I", buffer.getvalue()[140:144])[0]
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(20)) + packer.flush()
     (tmp_path / "a.dcm").write_bytes(buffer.getvalue()[:meta_end] + bomb)
-    assert "when it is inflated" in problem(ImageReader([tmp_path]), tmp_path / "a.dcm", check=True)
+    assert "when it is inflated" in problem(ImageReader([tmp_path], max_bytes=10**7), tmp_path / "a.dcm", check=True)
