@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _window(numbers: list[float] | None) -> tuple[float, float] | int | None:
         return None
     if len(numbers) == 1 and numbers[0].is_integer() and numbers[0] >= 0:
         return int(numbers[0])
-    if len(numbers) != 2 or not numbers[1] > 0:
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[1] <= 0:
         raise UserError("--window takes a centre and a width above 0, or one number from 0 of a window in the file")
     return numbers[0], numbers[1]
 
