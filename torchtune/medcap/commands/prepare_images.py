@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 
+from medcap.commands.arguments import add_image_root
 from medcap.errors import UserError
 
 HELP = "DICOM, NIfTI and other images to pictures of one size, as files or in tar shards, with their rows"
@@ -51,15 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--axis", choices=("sagittal", "coronal", "axial"), default="axial", help="of NIfTI slices (axial)"
     )
-    parser.add_argument(
-        "--image-root",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="folders and tar files that images of rows may lie in, beside the rows' folder and the working directory",
-    )
+    add_image_root(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="rows or images a shard (1000)")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle before writing shards (keep the order)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")

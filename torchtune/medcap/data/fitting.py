@@ -11,6 +11,7 @@ from medcap.errors import UserError
 FITS = ("crop", "squash", "shortest")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 JPEG_QUALITY = 95
+PNG_LEVEL = 4  # radiographs come out as small as with Pillow's 6, in half the time
 
 
 def pad_wide(picture: Image.Image, above: float) -> Image.Image:
@@ -84,7 +85,7 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
     picture.info.clear()
     buffer = io.BytesIO()
     if file_format == "png":
-        picture.save(buffer, "PNG")
+        picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
     else:
         picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
