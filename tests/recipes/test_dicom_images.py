@@ -10,28 +10,29 @@ from helpers.workspace import log
 
 @pytest.fixture
 def scans(workspace):
-    """Rows on a DICOM file, and the same rows on the picture that a person would make of it."""
+    """Rows on a DICOM file, and the same rows on the picture that it must be, and on its inverse."""
     values = np.arange(400, dtype=np.int16).reshape(20, 20)
     window = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 300, "WindowWidth": 401}
     write_dicom(workspace.folder / "scan.dcm", values, "MONOCHROME1", **window)
     shown = np.clip((values * 2.0 - 100 - 299.5) / 400 + 0.5, 0, 1) * 255
     Image.fromarray(255 - np.round(shown).astype(np.uint8)).save(workspace.folder / "scan.png")
     rows = [row for row in workspace.records() if "image" in row]
-    for suffix in ("dcm", "png"):
+    Image.open(workspace.folder / "scan.png").point(lambda level: 255 - level).save(workspace.folder / "scan.jpg")
+    for suffix in ("dcm", "png", "jpg"):
         workspace.write_data(f"{suffix}.json", [row | {"image": f"scan.{suffix}"} for row in rows])
     return workspace
 
 
 def test_a_dicom_file_trains_and_answers_as_its_picture_does(scans, capsys):
     losses, answers = [], []
-    for suffix in ("dcm", "png"):
+    for suffix in ("dcm", "png", "jpg"):
         run = scans.train(f"dataset.source={scans.folder}/{suffix}.json", "epochs=2", output=suffix)
         losses.append([row["loss"] for row in log(run)])
         capsys.readouterr()
         checkpoint = f"vision_checkpoint={scans.folder}/dcm"
         scans.generate(checkpoint, f"image={scans.folder}/scan.{suffix}", "prompt='Is there a circle?'")
         answers.append(capsys.readouterr().out)
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] != losses[2]
     assert answers[0] == answers[1]
     assert len(answers[0].splitlines()) == 1
 

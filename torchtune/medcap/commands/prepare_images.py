@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="of an image, refused above (50000000)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first images, or rows")
-    parser.add_argument("--overwrite", action="store_true", help="remove what was prepared with other settings")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew: remove what was prepared before")
 
 
 def run(options: argparse.Namespace) -> None:

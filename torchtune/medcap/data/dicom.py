@@ -326,13 +326,11 @@ def _rescale(item: Dataset, little_endian: bool) -> Callable[[np.ndarray], np.nd
     if item.get("ModalityLUTSequence"):
         table = item.ModalityLUTSequence[0]
         return lambda values: _look_up(values, table, little_endian)
-    slope, intercept = ((_numbers(item, key) or [default])[0] for key, default in _LINE)
+    slope = (_numbers(item, "RescaleSlope") or [1.0])[0]
+    intercept = (_numbers(item, "RescaleIntercept") or [0.0])[0]
     if (slope, intercept) == (1.0, 0.0):
         return lambda values: values
     return lambda values: values.astype(np.float64) * slope + intercept
-
-
-_LINE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
 
 
 def _look_up(values: np.ndarray, item: Dataset, little_endian: bool) -> np.ndarray:

@@ -118,7 +118,8 @@ def list_folders(folders: Sequence[Path], out: Path) -> tuple[list[Picture], int
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--source {folder} is neither a folder nor a JSON or JSONL file: correct the name")
-        prefix = f"{folder.resolve().name}/" if len(folders) > 1 else ""
+        folder = folder.resolve()
+        prefix = f"{folder.name}/" if len(folders) > 1 else ""
         for place, inside, files in os.walk(folder):
             inside[:] = sorted(name for name in inside if name[0] != "." and Path(place, name).resolve() != out)
             relative = Path(place).relative_to(folder).as_posix()
@@ -131,7 +132,7 @@ def list_folders(folders: Sequence[Path], out: Path) -> tuple[list[Picture], int
                 else:
                     others += 1
     names = Names(inner)
-    return [Picture(os.path.abspath(path), names.take(name)) for path, name in found], others
+    return [Picture(path, names.take(name)) for path, name in found], others
 
 
 def file_tasks(pictures: Iterable[Picture]) -> Iterator[Task]:

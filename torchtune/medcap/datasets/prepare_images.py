@@ -39,7 +39,7 @@ class Request:
         image_roots: folders and tars that the images of rows may lie in, beside the rows' own and the working one.
         workers: processes; 0 for none but this one.
         max_pixels: width x height above which an image is refused.
-        overwrite: begin anew where other settings were used.
+        overwrite: begin anew, whatever was prepared before.
         limit: take only the first images, or rows.
         shuffle: seed for the order of rows or images in shards; None keeps theirs.
     """

@@ -276,6 +276,7 @@ def test_pixel_data_that_are_cut_off(reader, tmp_path):
     assert "is damaged: " in problem(reader, short)
 
 
+@pytest.mark.filterwarnings("ignore:End of file reached")
 def test_a_jpeg_that_is_cut_off(reader, tmp_path):
     whole = write_jpeg_dicom(tmp_path / "a.dcm", np.zeros((64, 64), dtype=np.uint8)).read_bytes()
     start = whole.index(b"\xff\xd8")
@@ -340,6 +341,7 @@ def test_a_decoder_that_panics_is_a_damaged_image(reader, tmp_path):
     assert "is damaged: " in problem(reader, tmp_path / "a.dcm")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_random_damage_gives_one_line_or_a_picture(reader, tmp_path):
     random = np.random.default_rng(0)
     for name in ("CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"):
