@@ -2,6 +2,7 @@
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+# make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
 # make bench-memory       what memory a training step takes, computed from shapes
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-memory
+.PHONY: demo test lint clean bench-evaluation bench-data bench-convert bench-memory
 
 demo: $(INSTALLED)
 	medcap demo
@@ -28,6 +29,9 @@ bench-evaluation: $(INSTALLED)
 
 bench-data: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json
+
+bench-convert: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/convert_scale.py --rows 1000000 --output results/benchmarks/convert_scale.json
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py

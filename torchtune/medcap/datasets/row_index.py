@@ -23,10 +23,6 @@ _FORMAT = 1
 _SETTLED_SECONDS = 2.0
 
 
-class DamagedRow(UserError):
-    """One row of a file is not valid JSON; the others can be read."""
-
-
 class JsonRows:
     """Rows of a JSON or JSONL file by their number; made by ``open_rows``.
 
@@ -64,8 +60,7 @@ class JsonRows:
 
         Raises:
             IndexError: if there is no such row.
-            DamagedRow: if the row is not valid JSON.
-            UserError: if the file has changed.
+            UserError: if the row is not valid JSON, or the file has changed.
         """
         if not 0 <= index < self._num_rows:
             raise IndexError(f"{self.path} has {self._num_rows} rows, none with the number {index}")
@@ -77,7 +72,7 @@ class JsonRows:
             return json.loads(content.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             remedy = "is the file cut off?" if index == self._num_rows - 1 else "mend the row or remove it"
-            raise DamagedRow(f"{self.name(index)}: not valid JSON ({json_problem(error)}); {remedy}") from error
+            raise UserError(f"{self.name(index)}: not valid JSON ({json_problem(error)}); {remedy}") from error
 
     def name(self, index: int) -> str:
         """How messages to the user call a row."""

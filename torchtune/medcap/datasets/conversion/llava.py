@@ -35,11 +35,13 @@ def llava_example(record: Mapping[str, Any], folder: str, image_key: str = "imag
         raise SkipRecord(str(error)) from None
     images = (image_of(record, image_key),) if record.get(image_key) else ()
     # The placeholder of medcap is a word here: a list in a text may be numbered with it.
-    marks = [
-        [part["type"] for part in split_images(text.replace(PLACEHOLDER, "(1)"))] for pair in turns for text in pair
-    ]
-    if any("image" in kinds for kinds in marks[1:]) or marks[0].count("image") > 1:
+    kinds, *others = [_kinds(text.replace(PLACEHOLDER, "(1)")) for pair in turns for text in pair]
+    if any("image" in other for other in others) or kinds.count("image") > 1:
         raise SkipRecord("<image> stands elsewhere than once in the first question")
-    if "image" in marks[0] and not images:
+    if "image" in kinds and not images:
         raise SkipRecord(f"there is an <image> but no '{image_key}'")
-    return Example(turns, images, folder, image_last=marks[0][-1] == "image" and len(marks[0]) > 1)
+    return Example(turns, images, folder, image_last=kinds == ["text", "image"])
+
+
+def _kinds(text: str) -> list[str]:
+    return [part["type"] for part in split_images(text)] if "<image>" in text else ["text"]

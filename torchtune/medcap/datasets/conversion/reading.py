@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medcap.datasets.conversion.example import Tally
 from medcap.errors import UserError
 
 _MAX_FIELD = 1 << 27  # characters of a CSV field
+Value = TypeVar("Value")
 _STEP = 256  # records between looks at the place in a text file
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
@@ -27,22 +29,22 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
         The row's place in words and the object.
 
     Raises:
-        UserError: if the file cannot be read, holds nothing, or is an array that is not valid JSON.
+        UserError: if the file cannot be read, is empty, or is an array that is not valid JSON.
     """
-    from medcap.datasets.row_index import DamagedRow, open_rows
+    from medcap.datasets.row_spans import stream_rows
 
-    rows = open_rows(path)
-    for index in _progress(range(len(rows)), path.name, "row"):
+    for index, text in enumerate(stream_rows(path)):
+        place = f"{path}, row {index}"
         tally.read += 1
         try:
-            value = rows.read(index)
-        except DamagedRow:
-            tally.skip("not valid JSON", rows.name(index))
+            value = json.loads(text.decode("utf-8"))
+        except (ValueError, RecursionError):
+            tally.skip("not valid JSON", place)
             continue
         if isinstance(value, Mapping):
-            yield rows.name(index), value
+            yield place, value
         else:
-            tally.skip("the row is no object", rows.name(index))
+            tally.skip("the row is no object", place)
 
 
 def csv_records(
@@ -66,7 +68,7 @@ def csv_records(
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
     heading = csv_heading(path, columns, delimiter)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file, _byte_progress(path) as progress:
+        with path.open(encoding="utf-8-sig", newline="") as file, _byte_progress(path) as bar:
             reader = csv.reader(file, delimiter=delimiter)
             next(reader)
             while True:
@@ -82,13 +84,13 @@ def csv_records(
                     continue
                 tally.read += 1
                 if tally.read % _STEP == 0:
-                    progress.update(file.buffer.tell() - progress.n)
+                    bar.update(file.buffer.tell() - bar.n)
                 if len(fields) != len(heading):
                     tally.skip("not as many fields as the heading", f"{path}, line {reader.line_num}")
                 else:
                     yield f"{path}, line {reader.line_num}", dict(zip(heading, fields, strict=True))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it as UTF-8") from error
+        raise _not_text(path, error) from error
     except OSError as error:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
@@ -102,8 +104,10 @@ def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> lis
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             heading = next(csv.reader(file, delimiter=delimiter), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a readable CSV file ({error}): write it as UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise _not_text(path, error) from error
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable CSV file ({error})") from error
     except OSError as error:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
     for column in columns:
@@ -128,7 +132,7 @@ def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, lis
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_progress(file, path.name, "line"), start=1):
+            for number, line in enumerate(progress(file, path.name, "line"), start=1):
                 text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
                 if not text:
                     continue
@@ -153,9 +157,13 @@ def parquet_records(
     from medcap.datasets.parquet_rows import read_parquet
 
     for path in paths:
-        for index, row in enumerate(_progress(read_parquet(path, columns), path.name, "row")):
+        for index, row in enumerate(progress(read_parquet(path, columns), path.name, "row")):
             tally.read += 1
             yield f"{path}, row {index}", row
+
+
+def _not_text(path: Path, error: UnicodeDecodeError) -> UserError:
+    return UserError(f"{path} is not UTF-8 text ({error.reason}): write it as UTF-8")
 
 
 def _decode(line: bytes) -> str:
@@ -165,7 +173,14 @@ def _decode(line: bytes) -> str:
         return line.decode("cp1252", errors="replace")
 
 
-def _progress(items: Iterable[Any], name: str, unit: str) -> Iterable[Any]:
+def progress(items: Iterable[Value], name: str, unit: str) -> Iterable[Value]:
+    """Go through ``items`` behind a bar, on a terminal.
+
+    Args:
+        items: of any number.
+        name: what they are of.
+        unit: what one is.
+    """
     from tqdm import tqdm
 
     return tqdm(items, desc=name, unit=unit, delay=2, mininterval=1, disable=None)

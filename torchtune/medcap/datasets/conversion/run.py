@@ -98,7 +98,7 @@ def summary(written: Written, data: str) -> str:
         )
     if roots:
         keys.append(shlex.quote(f"dataset.image_roots=[{', '.join(json.dumps(str(root)) for root in roots)}]"))
-    return "\n".join([*lines, f"  train on it with {' '.join(keys)}"])
+    return "\n".join([*lines, f"  use it as {' '.join(keys)}"])
 
 
 def _inside(folder: Path, roots: Iterable[Path]) -> bool:

@@ -20,6 +20,7 @@ from medcap.errors import UserError
 MISSING = "the image is missing"
 SUFFIXES = (".jsonl", ".json")
 _BUFFER = 1 << 20  # bytes
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass
@@ -94,7 +95,7 @@ class RowWriter:
             if row is None:
                 continue
             try:
-                line = json.dumps(row, ensure_ascii=False).encode("utf-8")
+                line = _encode(row).encode("utf-8")
             except UnicodeEncodeError:
                 written.tally.skip("half of a character, which no text may hold", place)
                 continue

@@ -12,7 +12,7 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
 from medcap.datasets.conversion.instructions import DESCRIBE
 from medcap.datasets.conversion.listing import sorted_files
-from medcap.datasets.conversion.reading import IMAGE_SUFFIXES
+from medcap.datasets.conversion.reading import IMAGE_SUFFIXES, progress
 from medcap.errors import UserError
 
 LABELS = ("text", "class")
@@ -57,7 +57,7 @@ class ImageFolder(Converter):
             yield Example([(self.question or "", words)], (name,), folders.data, prompts)
 
         def images(tally: Tally) -> Iterator[tuple[str, str]]:
-            for name in sorted_files(folders.data, IMAGE_SUFFIXES, recursive=True):
+            for name in progress(sorted_files(folders.data, IMAGE_SUFFIXES, recursive=True), "images", "image"):
                 tally.read += 1
                 yield os.path.join(folders.data, name), name
 

@@ -11,7 +11,9 @@ from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import text_of
 from medcap.datasets.conversion.instructions import CASE_REPORT
 from medcap.datasets.conversion.listing import sorted_files
-from medcap.datasets.conversion.reading import csv_records
+from medcap.datasets.conversion.reading import csv_heading, csv_records, progress
+
+_COLUMNS = ("file_path", "patient")
 
 
 class PmcPatients(Converter):
@@ -32,16 +34,17 @@ class PmcPatients(Converter):
         file = Path(self.need(folders, "PMC-VQA-text/PMC-Patients.csv"))
         # The images decide what rows there are, so they must be there whatever is asked for.
         images = self.need(folders, "PMC-VQA-text/images_patients/images")
+        csv_heading(file, _COLUMNS)
 
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             with DiskTable(folders.out) as patients:
-                for place, record in csv_records(file, ("file_path", "patient"), tally):
+                for place, record in csv_records(file, _COLUMNS, tally):
                     try:
                         article = text_of(record, "file_path").rpartition("/")[2].partition(".")[0]
                         patients.add(article, text_of(record, "patient"))
                     except SkipRecord as reason:
                         tally.skip(str(reason), place)
-                for name in sorted_files(images, (".jpg",)):
+                for name in progress(sorted_files(images, (".jpg",)), "images", "image"):
                     texts = patients.texts(name.partition("_")[0])
                     if not texts:
                         tally.skip("an image of an article that has no patient", f"{images}/{name}")

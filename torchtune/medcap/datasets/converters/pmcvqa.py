@@ -33,7 +33,6 @@ class PmcVqa(Converter):
         "download train.csv and images.zip (version 2: train_2.csv and images_2.zip) of RadGenome/PMC-VQA from the hub"
         " to PMC-VQA, and unpack the zip file there"
     )
-    output = "pmcvqa_train.jsonl"
     version: str = "1"
     options: str = "listed"
 
@@ -42,6 +41,10 @@ class PmcVqa(Converter):
         """See :meth:`Converter.add_arguments`."""
         parser.add_argument("--version", choices=FILES, default="1", help="of the data set (1)")
         parser.add_argument("--options", choices=("listed", "hidden"), default="listed", help="of a question (listed)")
+
+    def output_name(self) -> str:
+        """See :meth:`Converter.output_name`."""
+        return "pmcvqa_train.jsonl" if self.version == "1" else f"pmcvqa{self.version}_train.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""

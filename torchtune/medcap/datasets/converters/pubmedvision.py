@@ -11,7 +11,7 @@ from medcap.datasets.conversion.disk_table import DiskTable
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.conversion.reading import json_records, progress
 
 
 class PubMedVision(Converter):
@@ -42,7 +42,7 @@ class PubMedVision(Converter):
                             captions.add(name, caption)
                     except SkipRecord as reason:
                         tally.skip(str(reason), place)
-                for name in captions.sorted_keys():
+                for name in progress(captions.sorted_keys(), "images", "image"):
                     yield f"{file}, {name}", Example([("", captions.texts(name)[-1])], (name,), images, DESCRIBE)
 
         return read

@@ -9,7 +9,9 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import csv_records
+from medcap.datasets.conversion.reading import csv_heading, csv_records
+
+_COLUMNS = ("ID", "Caption")
 
 
 class Rocov2(Converter):
@@ -28,8 +30,9 @@ class Rocov2(Converter):
         """See :meth:`Converter.examples`."""
         file = Path(self.need(folders, "PMC-VQA-text/train_captions.csv"))
         images = self.need_images(folders, "PMC-VQA-text/train")
+        csv_heading(file, _COLUMNS)
 
         def convert(record: Mapping[str, str]) -> Iterator[Example]:
             yield Example([("", text_of(record, "Caption"))], (image_of(record, "ID") + ".jpg",), images, DESCRIBE)
 
-        return lambda tally: each(csv_records(file, ("ID", "Caption"), tally), convert, tally)
+        return lambda tally: each(csv_records(file, _COLUMNS, tally), convert, tally)

@@ -45,7 +45,8 @@ class Slake(Converter):
 
     def output_name(self) -> str:
         """See :meth:`Converter.output_name`."""
-        return f"slake_{self.split}.jsonl"
+        language = "" if self.language == "en" else f"-{self.language}"
+        return f"slake{language}_{self.split}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
