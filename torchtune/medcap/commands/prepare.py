@@ -8,6 +8,7 @@ from typing import Any
 from medcap.datasets.conversion.base import Converter
 from medcap.datasets.conversion.instructions import KINDS
 from medcap.datasets.converters import CONVERTERS
+from medcap.errors import UserError
 
 DEFAULT_OUT = "./datasets/medcap"
 
@@ -59,16 +60,19 @@ def run(options: argparse.Namespace) -> None:
         options: see :func:`add_arguments`.
 
     Raises:
-        UserError: if a source is missing or damaged, or nothing of it can be used.
+        UserError: if a source is missing or damaged, nothing of it can be used, or two options contradict each other.
     """
     from medcap.datasets.conversion.run import convert, summary
 
+    instruction = getattr(options, "instruction", "none")
+    if instruction != "none" and (getattr(options, "question", None) or getattr(options, "question_column", None)):
+        raise UserError(f"--instruction {instruction} stands before captions: leave it out where there is a question")
     data = options.data_dir or ""
     written = convert(
         options.converter.from_options(options),
         data,
         options.out,
-        instruction=getattr(options, "instruction", "none"),
+        instruction=instruction,
         seed=getattr(options, "seed", 0),
         limit=options.limit,
         keep_missing=options.keep_missing,

@@ -59,6 +59,9 @@ def test_questions_take_no_instruction(capsys):
     with pytest.raises(SystemExit):
         main(["prepare", "slake", "--instruction", "fixed"])
     assert "unrecognized arguments: --instruction" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["prepare", "folder", "--data-dir", ".", "--question", "What?", "--instruction", "fixed"])
+    assert "--instruction fixed stands before captions: leave it out" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_one_line(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -96,13 +96,12 @@ class Converter(ABC):
         """The name of its file."""
         return self.output
 
-    def need(self, folders: Folders, *names: str, source: str = "") -> str:
+    def need(self, folders: Folders, *names: str) -> str:
         """A file that must be there.
 
         Args:
             folders: where it is.
             names: relative to the data folder, of which the first that exists is taken.
-            source: where it is downloaded from, if not all of the converter's is from one place.
 
         Returns:
             The path, with the data folder as the user wrote it.
@@ -116,18 +115,18 @@ class Converter(ABC):
                 return path
         others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
         missing = os.path.join(folders.data, names[0])
-        raise UserError(f"{self.name}: {missing}{others} does not exist: {source or self.download}")
+        raise UserError(f"{self.name}: {missing}{others} does not exist: {self.download}")
 
-    def need_images(self, folders: Folders, *names: str, source: str = "") -> str:
+    def need_images(self, folders: Folders, *names: str) -> str:
         """A folder of images that must be there; see :meth:`need`."""
         if folders.keep_missing and not any(os.path.isdir(os.path.join(folders.data, name)) for name in names):
             return os.path.join(folders.data, names[0])
-        path = self.need(folders, *names, source=source)
+        path = self.need(folders, *names)
         if not os.path.isdir(path):
-            raise UserError(f"{self.name}: {path} is no folder: {source or self.download}")
+            raise UserError(f"{self.name}: {path} is no folder: {self.download}")
         return path
 
 
-def add_split(parser: argparse.ArgumentParser, splits: Sequence[str] = SPLITS) -> None:
+def add_split(parser: argparse.ArgumentParser) -> None:
     """The option that chooses a part of a data set; test sets are for ``medcap/recipes/generate``."""
-    parser.add_argument("--split", choices=splits, default=splits[0], help=f"part of the data set ({splits[0]})")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="part of the data set (train)")

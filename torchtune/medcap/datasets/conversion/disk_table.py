@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from medcap.errors import UserError
+
 
 class DiskTable:
     """Texts in the order in which they were added to their key; the file is gone when the block ends.
@@ -16,6 +18,9 @@ class DiskTable:
     Args:
         folder: where the temporary file goes, beside the output and so on a disk that has room for it; None takes
             the system's folder.
+
+    Raises:
+        UserError: at the end of the block, if the file could not be written, as on a full disk.
 
     Example:
         >>> with DiskTable() as table:
@@ -43,6 +48,9 @@ class DiskTable:
     ) -> None:
         self._connection.close()
         self._temporary.cleanup()
+        if isinstance(error, sqlite3.Error):
+            place = Path(self._temporary.name).parent
+            raise UserError(f"no temporary table can be kept in {place}: {error}") from error
 
     def add(self, key: str, text: str = "") -> None:
         """Add a text behind those that the key has; all are added before any is asked for."""

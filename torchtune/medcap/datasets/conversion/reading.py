@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from medcap.datasets.conversion.example import Tally
 from medcap.errors import UserError
 
-_MAX_FIELD = 1 << 27  # characters of a CSV field
 Value = TypeVar("Value")
+_MAX_FIELD = 1 << 27  # characters of a CSV field
 _STEP = 256  # records between looks at the place in a text file
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 

@@ -9,8 +9,8 @@ def test_the_first_name_that_exists_is_taken(tmp_path):
     folders = Folders(f"{tmp_path}/./d", tmp_path)
     (tmp_path / "d/b").mkdir(parents=True)
     assert PmcOa().need(folders, "a", "b", "c") == f"{tmp_path}/./d/b"
-    with pytest.raises(UserError, match=rf"^pmcoa: {tmp_path}/./d/a \(nor c\) does not exist: there$"):
-        PmcOa().need(folders, "a", "c", source="there")
+    with pytest.raises(UserError, match=rf"^pmcoa: {tmp_path}/./d/a \(nor c\) does not exist: download axiong/pmc_oa"):
+        PmcOa().need(folders, "a", "c")
 
 
 def test_images_need_a_folder_unless_they_may_be_missing(tmp_path):
