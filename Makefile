@@ -2,6 +2,8 @@
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+# make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
+# make bench-training     how long a training step takes, against transformers: a quarter of an hour
 # make bench-memory       what memory a training step takes, computed from shapes
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
@@ -12,7 +14,8 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-memory bench-frozen-weights
+.PHONY: demo test lint clean bench-evaluation bench-data bench-convert bench-memory bench-frozen-weights \
+	bench-training
 
 demo: $(INSTALLED)
 	medcap demo
@@ -29,6 +32,12 @@ bench-evaluation: $(INSTALLED)
 
 bench-data: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json
+
+bench-convert: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/convert_scale.py --rows 1000000 --output results/benchmarks/convert_scale.json
+
+bench-training: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/training_step.py
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py
