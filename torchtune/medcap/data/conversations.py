@@ -31,7 +31,7 @@ ROLES = {
 _LEADING_TAGS = re.compile(r"^(?:\s*<image>)+")
 _TRAILING_TAGS = re.compile(r"(?:\s*<image>)+\s*$")
 _RUN = re.compile(f"{PLACEHOLDER}+")
-_FOLDER_IN_META = re.compile(r"(?:^|;)\s*dir=(.*?)(?=;\s*\w+=|;?\s*$)")
+FOLDER_IN_META = re.compile(r"(?:^|;)\s*dir=(.*?)(?=;\s*\w+=|;?\s*$)")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
 
 def folder_of(meta: str) -> str | None:
     """The folder that medcap's ``meta`` names, as in ``dir=./datasets/images``."""
-    found = _FOLDER_IN_META.search(meta)
+    found = FOLDER_IN_META.search(meta)
     return found.group(1) if found else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, folder_of, is_coloninst
+from medcap.data.conversations import CONVERSATION_KEYS, FOLDER_IN_META, is_coloninst
 from medcap.data.images import IMAGE_KEYS
 from medcap.errors import UserError
 
@@ -37,7 +37,8 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
         raise UserError(f"a row must be an object, not {type(row).__name__}")
     changed = copy.deepcopy(dict(row))
     meta = row.get("meta")
-    folder = folder_of(meta) if isinstance(meta, str) else None
+    named = FOLDER_IN_META.search(meta) if isinstance(meta, str) else None
+    folder = named.group(1) if named else None
     field = _field(row)
     if row.get(field):
         value = row[field]
