@@ -2,6 +2,7 @@
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+# make bench-startup      how long programs take to start
 # make bench-memory       what memory a training step takes, computed from shapes
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-memory
+.PHONY: demo test lint clean bench-evaluation bench-data bench-memory bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -31,6 +32,9 @@ bench-data: $(INSTALLED)
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py
+
+bench-startup: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/startup.py
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build

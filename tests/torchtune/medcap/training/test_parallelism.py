@@ -17,7 +17,8 @@ from helpers.processes import run_in_processes
 from helpers.workspace import Workspace
 from medcap.checkpoints.assembly import plan_model
 from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
-from medcap.configuration import check, packaged_configs
+from medcap.configs import packaged_configs
+from medcap.configuration import check
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, functional
 
 from medcap.errors import UserError
 
@@ -92,12 +92,24 @@ class ImageTransform:
         if image.mode != "RGB":
             raise ValueError(f"expected an RGB image, got mode {image.mode}")
         settings = self.preprocess
-        size = settings.image_size
-        squash = settings.resize_mode == "squash"
-        image = functional.resize(image, [size, size] if squash else [size], InterpolationMode(settings.interpolation))
-        image = functional.center_crop(image, [size, size])
-        pixels = functional.pil_to_tensor(image).to(torch.float32).div(255)  # [3, H, W]
-        return functional.normalize(pixels, list(settings.mean), list(settings.std))
+        pixels = torch.from_numpy(np.array(self._resize(image))).permute(2, 0, 1)  # [3, H, W]
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (settings.mean, settings.std)
+        )
+        return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
+
+    def _resize(self, image: Image) -> Image:
+        """Resize and crop to ``image_size``, rounding as torchvision does on Pillow images."""
+        size = self.preprocess.image_size
+        width, height = size, size
+        if self.preprocess.resize_mode == "shortest":
+            width, height = (size * side // min(image.size) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Resampling[self.preprocess.interpolation.upper()])
+        if (width, height) == (size, size):
+            return image
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.crop((left, top, left + size, top + size))
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,7 @@ class Tower(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.preprocess = preprocess
+        self._unused: dict[str, frozenset[str]] = {}
 
     @abstractmethod
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -160,7 +173,7 @@ class Tower(nn.Module, ABC):
             raise UserError(f"vision: this {self.spec['kind']} model gives no patch tokens that can be used")
         return TowerShape(patches.shape[1], patches.shape[2], 0 if pooled is None else pooled.shape[1])
 
-    def unused_parameters(self, takes: str) -> set[str]:
+    def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.
 
         Whoever counts, optimises or reduces trained parameters leaves these out.
@@ -171,6 +184,11 @@ class Tower(nn.Module, ABC):
         Returns:
             Names as in ``named_parameters()``; exact, because the backward pass is run on the meta device.
         """
+        if takes not in self._unused:
+            self._unused[takes] = self._find_unused(takes)
+        return self._unused[takes]
+
+    def _find_unused(self, takes: str) -> frozenset[str]:
         twin = self.on_meta().eval()
         encode = {"patches": twin.encode_patches, "pooled": twin.encode_pooled}[takes]
         with torch.enable_grad():
@@ -178,7 +196,7 @@ class Tower(nn.Module, ABC):
             trainable = {name: value for name, value in twin.named_parameters() if value.requires_grad}
             gradients = torch.autograd.grad(output.sum(), list(trainable.values()), allow_unused=True)
         used = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
-        return {name for name, _ in twin.named_parameters()} - used
+        return frozenset(name for name, _ in twin.named_parameters()) - used
 
     def _blank_image(self) -> Tensor:
         size = self.preprocess.image_size
