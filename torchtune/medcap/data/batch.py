@@ -23,7 +23,7 @@ class Batch:
         input_pos: ``[R, S]`` int64, restarts at every sample.
         document: ``[R, S]`` int64, -1 for padding.
         branch: ``[R, S]`` int64, 0 for the shared prefix.
-        images: ``[N, 3, H, W]`` float32, or None.
+        images: ``[N, 3, H, W]`` uint8, or None.
         image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
         num_tokens: tokens that are not padding.
         num_labels: tokens to learn.
@@ -83,7 +83,7 @@ def make_batch(
         rows: all of one length.
         image_token_id: the id at image positions.
         num_image_tokens: K, placeholders for each image.
-        load_image: an image of a row -> ``[3, H, W]`` float32.
+        load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
         static_shape: as in ``Batch``.
 

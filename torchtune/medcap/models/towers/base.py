@@ -51,8 +51,28 @@ class Preprocess:
             raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
 
     def transform(self) -> ImageTransform:
-        """The function from an RGB image to float32 ``[3, image_size, image_size]``; it can be pickled."""
+        """The function from an RGB image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
         return ImageTransform(self)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scale to 0..1, subtract the mean, divide by the deviation; on the CPU equal to torchvision's bit for bit.
+
+        It belongs to the model and not to the transform: 8-bit pixels are a quarter of the bytes that workers hand over
+        and a GPU is sent.
+
+        Args:
+            pixels: ``[N, 3, H, W]`` uint8, as the transform gives them.
+
+        Returns:
+            ``[N, 3, H, W]`` float32 on the same device.
+
+        Raises:
+            TypeError: for other pixels than uint8; what is normalised already would be normalised again.
+        """
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"expected the transform's uint8 pixels, got {pixels.dtype}")
+        mean, std = (_channels(values, pixels.device) for values in (self.mean, self.std))
+        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -71,9 +91,15 @@ class Preprocess:
             raise UserError(f"preprocess: {error}") from error
 
 
+@functools.lru_cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A number for each channel: ``[3, 1, 1]`` float32; kept, because a copy to a GPU waits for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+
+
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, crop, scale to 0..1, normalise; equal to open_clip's validation transform bit for bit on RGB images."""
+    """Resize and crop; with ``Preprocess.normalize`` equal to open_clip's validation transform bit for bit."""
 
     preprocess: Preprocess
 
@@ -84,19 +110,14 @@ class ImageTransform:
             image: mode RGB, any size.
 
         Returns:
-            ``[3, image_size, image_size]`` float32.
+            ``[3, image_size, image_size]`` uint8.
 
         Raises:
             ValueError: if the image is not RGB; what a conversion would do to other modes must be decided before.
         """
         if image.mode != "RGB":
             raise ValueError(f"expected an RGB image, got mode {image.mode}")
-        settings = self.preprocess
-        pixels = torch.from_numpy(np.array(self._resize(image))).permute(2, 0, 1)  # [3, H, W]
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (settings.mean, settings.std)
-        )
-        return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
+        return torch.from_numpy(np.array(self._resize(image))).permute(2, 0, 1).contiguous()  # [3, H, W]
 
     def _resize(self, image: Image) -> Image:
         """Resize and crop to ``image_size``, rounding as torchvision does on Pillow images."""
