@@ -3,6 +3,7 @@
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
 # make bench-startup      how long programs take to start
+# make bench-data-loading how fast images get from files to the model
 # make bench-memory       what memory a training step takes, computed from shapes
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-memory bench-startup
+.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-memory bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -29,6 +30,9 @@ bench-evaluation: $(INSTALLED)
 
 bench-data: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json
+
+bench-data-loading: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/data_loading.py
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py
