@@ -5,6 +5,7 @@
 # make bench-startup      how long programs take to start
 # make bench-data-loading how fast images get from files to the model
 # make bench-memory       what memory a training step takes, computed from shapes
+# make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-memory bench-startup
+.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-frozen-weights bench-memory bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -39,6 +40,9 @@ bench-memory: $(INSTALLED)
 
 bench-startup: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/startup.py
+
+bench-frozen-weights: $(INSTALLED)
+	python benchmarks/frozen_weights.py
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build

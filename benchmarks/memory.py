@@ -1,4 +1,4 @@
-"""What memory a training step takes, computed from shapes: language models, divisions, activation checkpointing.
+"""What memory a training step takes, computed from shapes: models, their precision and division, checkpointing.
 
     python benchmarks/memory.py
 
@@ -17,6 +17,7 @@ from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
+from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 from medcap.training.memory import MemoryEstimate, estimate, vision_activations
 
 MODELS = {
@@ -63,7 +64,7 @@ def table(rows: int, row_length: int, images: int) -> str:
         "",
         f"Bytes on each GPU for a batch of {rows} packed rows of {row_length} tokens with {images} images: language"
         " model in bf16, ViT-B/16 (BiomedCLIP's size, 224 pixels) and an MLP projector trained with fp32 weights and"
-        " AdamW, `compile=false`, `loss_chunk_size=1024`. In gigabytes of 10^9 bytes. Computed from shapes by"
+        " AdamW, `compile=false`, `loss_chunk_size=256`. In gigabytes of 10^9 bytes. Computed from shapes by"
         " `benchmarks/memory.py`, not measured; add some 10 % for what the allocator wastes and what kernels use while"
         " they run.",
         "",
@@ -77,6 +78,18 @@ def table(rows: int, row_length: int, images: int) -> str:
                 values = _values(found, local_size, offload)
                 cells = " | ".join(f"{value / 1e9:.1f}" for value in values)
                 lines.append(f"| {model} | {layout} | {'on' if checkpointing else 'off'} | {cells} |")
+    lines += [
+        "",
+        "With `llm_weights`, on 1 GPU, without activation checkpointing:",
+        "",
+        "| language model | `llm_weights` | " + " | ".join(COLUMNS) + " |",
+        "|---|---|" + "---:|" * len(COLUMNS),
+    ]
+    for model, builder in MODELS.items():
+        for llm_weights in LLM_WEIGHTS:
+            found = _estimate(builder, rows, row_length, images, False, 1, llm_weights)
+            cells = " | ".join(f"{value / 1e9:.1f}" for value in _values(found, 1, False))
+            lines.append(f"| {model} | {llm_weights} | {cells} |")
     notes = [
         "",
         "frozen: weights of the language model; divided, also the two layers that are whole for a moment, and embedding"
@@ -89,7 +102,13 @@ def table(rows: int, row_length: int, images: int) -> str:
 
 
 def _estimate(
-    builder: str, rows: int, row_length: int, images: int, checkpointing: bool, processes: int
+    builder: str,
+    rows: int,
+    row_length: int,
+    images: int,
+    checkpointing: bool,
+    processes: int,
+    llm_weights: str = UNQUANTISED,
 ) -> MemoryEstimate:
     decoder = build_decoder(builder)
     source = resolve_tower(TOWER)
@@ -107,8 +126,9 @@ def _estimate(
         row_length,
         sum(parameter.numel() for parameter in trained),
         image_activations=images * vision_activations(tower, projector, torch.bfloat16),
-        checkpoint_layers=checkpointing,
+        checkpointed_layers=len(decoder.layers) if checkpointing else 0,
         optimizer_shards=processes,
+        llm_weights=llm_weights,
     )
 
 

@@ -61,7 +61,7 @@ class FullFinetuneRecipeDistributed:
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype)
-        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world)
+        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_preamble)
 
         model = plan.load(parallelism.load_device, dtype, parallelism.after_layer)
         model.always_backward = parallelism.sharded

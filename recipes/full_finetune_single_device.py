@@ -59,7 +59,7 @@ class FullFinetuneRecipeSingleDevice:
         self.folder = RunFolder(cfg, world)
         plan = plan_model(cfg)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
-        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world)
+        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_preamble)
 
         model = plan.load(world.device, choose_dtype(cfg.dtype, world.device))
         self.proof = FrozenProof(cfg, plan, model)

@@ -205,6 +205,7 @@ class GenerateRecipe:
         names = (
             "vision",
             "vision_checkpoint",
+            "llm_weights",
             "prompt_format",
             "dataset_max_seq_len",
             "max_new_tokens",

@@ -152,7 +152,7 @@ class JudgeRecipe:
         for notice in plan.vision.notices:
             print(f"note: {notice}", file=sys.stderr)
         settings = {"llm": given["llm"], "checkpoint_dir": given["checkpointer"]["checkpoint_dir"]}
-        settings |= {name: given[name] for name in ("vision", "vision_checkpoint")}
+        settings |= {name: given[name] for name in ("vision", "vision_checkpoint", "llm_weights")}
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         dtype = choose_dtype(cfg.dtype, device)

@@ -108,9 +108,29 @@ def test_eight_bit_adamw_trains(workspace):
     assert torch.isfinite(torch.tensor(log(output)[-1]["loss"]))
 
 
+@pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
+def test_a_low_precision_language_model_trains_unchanged(workspace, capsys, llm_weights):
+    first = workspace.train(output="first")
+    output = workspace.train(f"llm_weights={llm_weights}", f"vision_checkpoint={first}", "epochs=5")
+    printed = capsys.readouterr().err
+    assert f"parameters  float32, layers in {llm_weights}" in printed
+    # The checkpoint was trained with other weights of the same language model.
+    assert "another language model" not in printed
+    rows = log(output)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    summary = json.loads((output / "summary.json").read_text())
+    described, plain = (
+        json.loads((latest_checkpoint(run) / "vision.json").read_text())["llm"] for run in (output, first)
+    )
+    assert summary["llm_sha256_before"] == summary["llm_sha256_after"] != described["fingerprint"]
+    assert (described["weights"], plain["weights"]) == (llm_weights, "bf16")
+    assert described["fingerprint"] == plain["fingerprint"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("llm_weights=int4", "llm_weights='int4' must be one of bf16, fp8, int8, nf4"),
         ("batchsize=4", "unknown key batchsize: did you mean batch_size?"),
         ("dataset.max_seq_length=4", "unknown key dataset.max_seq_length: did you mean dataset.max_seq_len?"),
         ("optimizer.learning=4", "unknown key optimizer.learning"),

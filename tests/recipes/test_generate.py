@@ -60,6 +60,19 @@ def test_other_settings_do_not_mix_with_old_answers(trained, capsys):
     generate(trained, *arguments, "max_new_tokens=3", "overwrite=true")
 
 
+@pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
+def test_a_low_precision_language_model_answers(trained, capsys, llm_weights):
+    arguments = ("test_vqa=True", f"dataset_source={trained.folder}/vqa.json", f"llm_weights={llm_weights}")
+    output = trained.folder / f"out_{llm_weights}"
+    generate(trained, *arguments, f"output_dir={output}")
+    metrics = json.loads((output / "vqa" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["failures"]) == (6, 0)
+    assert metrics["settings"]["llm_weights"] == llm_weights
+    with pytest.raises(SystemExit):
+        generate(trained, *arguments[:2], f"output_dir={output}")
+    assert f'llm_weights: "{llm_weights}" there, "bf16" now' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcap.commands import compare, leakcheck, phantom_benchmarks, score
+from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare_images, score
 from medcap.configs import packaged_configs
 from medcap.errors import UserError
 from medcap.reporting import stop
@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = sources.add_parser("phantom-benchmarks", help="phantoms in the official layouts of the benchmarks")
     phantom_benchmarks.add_arguments(benchmarks)
     benchmarks.set_defaults(run=phantom_benchmarks.run)
+
+    images = sources.add_parser("images", help=prepare_images.HELP)
+    prepare_images.add_arguments(images)
+    images.set_defaults(run=prepare_images.run)
 
     for name, command, purpose in (
         ("score", score, "score a file of answers, of any model, by published protocols"),

@@ -16,12 +16,14 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.models.tokenizers import check_tokenizer_fits
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # The keys that say which model; every recipe has them.
 MODEL_KEYS = {
     "llm": Component(),
+    "llm_weights": Value((str,), UNQUANTISED, choices=LLM_WEIGHTS),
     "tokenizer": Component(),
     "checkpointer": Section(
         {
@@ -80,7 +82,8 @@ class ModelPlan:
 
         Args:
             device: where the model goes.
-            dtype: of the frozen language model; the vision side keeps fp32 weights.
+            dtype: of the frozen language model, where ``llm_weights`` does not say another precision; the vision side
+                keeps fp32 weights.
             after_layer: is called with each layer of the language model once it is loaded.
 
         Returns:
@@ -109,7 +112,8 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
         )
     node = OmegaConf.to_container(cfg.llm, resolve=True)
     files = None if cfg.checkpointer.checkpoint_files is None else list(cfg.checkpointer.checkpoint_files)
-    llm = plan_llm(node, cfg.checkpointer.checkpoint_dir, files)
+    check_device(cfg.llm_weights, choose_device(cfg.device))
+    llm = plan_llm(node, cfg.checkpointer.checkpoint_dir, files, cfg.llm_weights)
     vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
     projector = OmegaConf.to_container(cfg.projector, resolve=True)
     vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)

@@ -28,6 +28,8 @@ from medcap.checkpoints.llm_architecture import (
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.errors import UserError
+from medcap.modules.frozen_layer import can_freeze, freeze_layers
+from medcap.modules.frozen_linear import UNQUANTISED, FrozenLinear, check_layers, quantise_layer
 
 _KEY = "checkpointer.checkpoint_dir"
 _SHOWN_MISTAKES = 6
@@ -48,8 +50,10 @@ class LLMPlan:
         vocab_size: rows of the embedding table.
         max_seq_len: positions that the decoder knows.
         shares_embedding: the files have no output projection because it is the embedding table.
+        continues_preamble: whether all layers can continue keys and values that were computed before.
         copied_output: the source that repeats the embedding table as output projection, where the decoder has one
             table for both.
+        llm_weights: precision of the layers' linear maps, of ``LLM_WEIGHTS``; ``bf16`` is that of all else.
     """
 
     llm: dict[str, Any]
@@ -60,6 +64,8 @@ class LLMPlan:
     max_seq_len: int
     shares_embedding: bool
     copied_output: str | None
+    continues_preamble: bool
+    llm_weights: str = UNQUANTISED
 
     def load(
         self,
@@ -69,11 +75,15 @@ class LLMPlan:
     ) -> TransformerDecoder:
         """Load the weights, layer by layer: never more than the model and one tensor are held.
 
+        With low-precision ``llm_weights`` each layer is quantised once it is there: of what is not quantised yet, never
+        more than that layer is held.
+
         Args:
             device: where the model goes.
-            dtype: of the parameters; rotary tables stay float32.
-            after_layer: is called with each decoder layer once its weights are there and before the next one's are
-                read, such as to divide them over processes; the layer's rotary tables are still on the meta device.
+            dtype: of the parameters that are not quantised; rotary tables stay float32.
+            after_layer: is called with each decoder layer once its weights are there, quantised, and before the next
+                one's are read, such as to divide them over processes; the layer's rotary tables are still on the meta
+                device.
 
         Returns:
             The decoder, frozen (``requires_grad`` False) and in eval mode.
@@ -82,6 +92,7 @@ class LLMPlan:
             UserError: if the files hold another output projection than the embedding table that the decoder uses.
         """
         decoder = build_decoder(self.llm)
+        freeze_layers(decoder)
         conversion = conversion_for(decoder, self.files.kind)
         reader = TensorReader(self.files)
         total = sum(header.num_bytes for name in self.sources for header in self.files.headers[name])
@@ -94,8 +105,10 @@ class LLMPlan:
                         _stream(decoder, conversion.to_decoder({source: tensor}), device, dtype)
                         del tensor
                     progress.update(sum(header.num_bytes for header in self.files.headers[source]))
-                if after_layer is not None and number >= 0:
-                    after_layer(decoder.layers[number])
+                if number >= 0:
+                    quantise_layer(decoder.layers[number], self.llm_weights)
+                    if after_layer is not None:
+                        after_layer(decoder.layers[number])
         if self.shares_embedding:
             decoder.output.weight = decoder.tok_embeddings.weight
         if self.copied_output:
@@ -105,6 +118,27 @@ class LLMPlan:
             if tensor.is_meta:
                 raise UserError(f"llm._component_={self.llm['_component_']}: no checkpoint fills {name}")
         return decoder.requires_grad_(False).eval()
+
+    def fingerprint(self, dtype: torch.dtype) -> str:
+        """``llm_fingerprint`` of the model in a dtype before it is quantised, from the files alone.
+
+        It names the language model whatever ``llm_weights`` is. Never more than one layer is held.
+
+        Args:
+            dtype: of the parameters.
+        """
+        conversion = conversion_for(build_decoder(self.llm), self.files.kind)
+        reader = TensorReader(self.files)
+        digest = hashlib.sha256()
+        # Names are hashed in alphabetical order: layers, layer 10 before layer 2, then what belongs to none.
+        for _, sources in itertools.groupby(sorted(self.sources, key=_layer_name), key=_layer_name):
+            tensors: dict[str, torch.Tensor] = {}
+            for source in sources:
+                if source != self.copied_output:
+                    tensors |= conversion.to_decoder({source: reader.read(source, self.sources[source])})
+            for name in sorted(tensors):
+                _hash_tensor(digest, name, tensors.pop(name).to(dtype))
+        return digest.hexdigest()
 
     def _check_copied_output(self, embedding: nn.Parameter, reader: TensorReader) -> None:
         # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
@@ -117,7 +151,10 @@ class LLMPlan:
 
 
 def plan_llm(
-    llm: Mapping[str, Any] | str, checkpoint_dir: str | Path, checkpoint_files: Sequence[str] | None = None
+    llm: Mapping[str, Any] | str,
+    checkpoint_dir: str | Path,
+    checkpoint_files: Sequence[str] | None = None,
+    llm_weights: str = UNQUANTISED,
 ) -> LLMPlan:
     """Check that a checkpoint is the LLM that the configuration names; only headers are read.
 
@@ -126,16 +163,19 @@ def plan_llm(
             decoder: Llama 2, 3, 3.1, 3.2, Qwen 2 and 2.5, Mistral, Phi-3, Gemma.
         checkpoint_dir: folder of Hugging Face safetensors files or of Meta's consolidated.*.pth files.
         checkpoint_files: which of its files, None to find them.
+        llm_weights: precision of the layers' linear maps, of ``LLM_WEIGHTS``.
 
     Returns:
         The plan.
 
     Raises:
         UserError: for an unknown builder or argument, a missing or damaged file, a ``config.json`` or ``params.json``
-            of another model, and missing, unexpected or misshapen tensors, all in one line.
+            of another model, and missing, unexpected or misshapen tensors, all in one line; for shapes that
+            ``llm_weights`` cannot hold.
     """
     llm = component_of(llm)
     decoder = build_decoder(llm)
+    check_layers(decoder.layers, llm_weights)
     shape = describe(decoder)
     files = find_llm_files(checkpoint_dir, checkpoint_files)
     conversion = conversion_for(decoder, files.kind)
@@ -161,6 +201,8 @@ def plan_llm(
         max_seq_len=shape.max_seq_len,
         shares_embedding=shares_embedding,
         copied_output=copied_output,
+        continues_preamble=all(map(can_freeze, decoder.layers)),
+        llm_weights=llm_weights,
     )
 
 
@@ -172,14 +214,28 @@ def llm_fingerprint(decoder: nn.Module) -> str:
             them must ask together, and get what the whole one gives.
 
     Returns:
-        sha256 in hexadecimal over name, dtype, shape and bytes of the parameters, sorted by name.
+        sha256 in hexadecimal over name, dtype, shape and bytes of the parameters and, where weights are quantised, of
+        the buffers that hold them, sorted by name.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(decoder.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}\n".encode())
-        for part in _whole(parameter.detach()).reshape(-1).split(_HASH_ELEMENTS):
-            digest.update(part.cpu().view(torch.uint8).numpy())
+    for name, tensor in sorted({**dict(decoder.named_parameters()), **_quantised_tensors(decoder)}.items()):
+        _hash_tensor(digest, name, tensor.detach())
     return digest.hexdigest()
+
+
+def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        f"{place}.{name}": tensor
+        for place, module in decoder.named_modules()
+        if isinstance(module, FrozenLinear)
+        for name, tensor in module.named_buffers()
+    }
+
+
+def _hash_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+    for part in _whole(tensor).reshape(-1).split(_HASH_ELEMENTS):
+        digest.update(part.cpu().view(torch.uint8).numpy())
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -193,6 +249,12 @@ def _layer_number(source: str) -> int:
     """The decoder layer that a checkpoint's tensor belongs to, -1 for none."""
     found = _LAYER.search(source)
     return int(found.group(1)) if found else -1
+
+
+def _layer_name(source: str) -> str:
+    """The beginning of the decoder's names for a checkpoint's tensor, which sorts as these names do."""
+    number = _layer_number(source)
+    return f"layers.{number}." if number >= 0 else "~"
 
 
 def _check_descriptions(component: str, shape: DecoderShape, files: LLMFiles) -> None:

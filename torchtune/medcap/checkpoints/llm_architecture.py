@@ -131,7 +131,7 @@ def describe(decoder: TransformerDecoder) -> DecoderShape:
         num_heads=attention.num_heads,
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
-        intermediate_dim=layer.mlp.w1.weight.shape[0],
+        intermediate_dim=layer.mlp.w1.out_features,
         norm_eps=getattr(layer.sa_norm, "eps", None),
         rope_base=float(rope.base),
         rope_scaling=scaling,

@@ -113,7 +113,7 @@ def check_llm(plan: VisionPlan, fingerprint: str) -> None:
 
     Args:
         plan: gets the notice.
-        fingerprint: of the language model that is loaded now.
+        fingerprint: of the language model that is loaded now, before it is quantised.
     """
     trained_on = plan.llm.get("fingerprint")
     if trained_on is not None and trained_on != fingerprint:

@@ -33,7 +33,7 @@ class SavedVision:
         preprocess: as ``Tower.preprocess``.
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
-        llm: what was saved about the language model: fingerprint, dim, component.
+        llm: what was saved about the language model: fingerprint, dim, component, weights.
         tensors: under ``vision.`` and ``projector.``.
     """
 
@@ -56,7 +56,7 @@ def save_vision(
         tower: its state goes under ``vision.``.
         projector: its state goes under ``projector.``.
         projector_config: ``_component_`` and options that built the projector.
-        llm: what to remember of the language model: fingerprint, dim, component.
+        llm: what to remember of the language model: fingerprint, dim, component, weights.
     """
     tensors = {**_state(tower, "vision.", torch.float32), **_state(projector, "projector.", torch.float32)}
     with atomic_file(folder / WEIGHTS_FILE) as temporary:

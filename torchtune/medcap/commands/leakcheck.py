@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medcap.commands.arguments import add_image_root
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,15 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "a JSON or JSONL data file, or a folder of images"
     parser.add_argument("train", type=Path, metavar="TRAIN", help=kinds)
     parser.add_argument("test", type=Path, metavar="TEST", help=kinds)
-    parser.add_argument(
-        "--image-root",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="DIR",
-        help="folders that images of a data file may lie in, beside its own and the working directory",
-    )
+    add_image_root(parser)
     parser.add_argument(
         "--distance",
         type=int,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,28 +21,32 @@ class Batch:
 
     Attributes:
         tokens: ``[R, S]`` int64.
-        labels: ``[R, S]`` int64, -100 where nothing is learnt.
+        targets: ``[R, S]`` int64, what each token is to predict, -100 where nothing is learnt.
         input_pos: ``[R, S]`` int64, restarts at every sample.
         document: ``[R, S]`` int64, -1 for padding.
         branch: ``[R, S]`` int64, 0 for the shared prefix.
+        after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
         images: ``[N, 3, H, W]`` uint8, or None.
         image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
         num_tokens: tokens that are not padding.
         num_labels: tokens to learn.
         names: the records in it, for messages to the user.
+        preamble: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
     """
 
     tokens: Tensor
-    labels: Tensor
+    targets: Tensor
     input_pos: Tensor
     document: Tensor
     branch: Tensor
+    after_preamble: Tensor
     images: Tensor | None
     image_positions: Tensor | None
     num_tokens: int
     num_labels: int
     names: tuple[str, ...] = ()
+    preamble: tuple[int, ...] = ()
     static_shape: bool = False
 
     @property
@@ -56,6 +62,58 @@ class Batch:
         """The batch on ``device``, copied without waiting where the memory is pinned."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def without_padding(self) -> Batch:
+        """The same tokens in one row, one document behind another."""
+        kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
+        document = self.document + (self.document.max() + 1) * torch.arange(len(self.document))[:, None]
+        rows = {
+            "tokens": self.tokens,
+            "targets": self.targets,
+            "input_pos": self.input_pos,
+            "document": document,
+            "branch": self.branch,
+            "after_preamble": self.after_preamble,
+        }
+        flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
+        if self.image_positions is not None:
+            flat["image_positions"] = torch.searchsorted(kept, self.image_positions)
+        return replace(self, **flat)
+
+    def parts(self, max_tokens: int) -> list[Batch]:
+        """The batch without padding, cut between documents; the sum of the parts' losses is the loss of the whole.
+
+        Args:
+            max_tokens: of a part, unless a single document is longer.
+
+        Returns:
+            The parts, in order.
+        """
+        flat = self.without_padding()
+        sizes = torch.unique_consecutive(flat.document[0], return_counts=True)[1].tolist()
+        cuts, size = [0], 0
+        for document in sizes:
+            if size and size + document > max_tokens:
+                cuts.append(cuts[-1] + size)
+                size = 0
+            size += document
+        cuts.append(cuts[-1] + size)
+        return [flat._between(start, stop) for start, stop in pairwise(cuts)]
+
+    def _between(self, start: int, stop: int) -> Batch:
+        """Tokens ``start`` to ``stop`` of a batch of one row, with the images that they show."""
+        rows = ("tokens", "targets", "input_pos", "document", "branch", "after_preamble")
+        own: dict[str, Any] = {name: getattr(self, name)[:, start:stop] for name in rows}
+        if self.images is not None:
+            inside = (self.image_positions >= start) & (self.image_positions < stop)
+            own["image_positions"] = self.image_positions[inside] - start
+            shown = inside.view(len(self.images), -1)[:, 0]
+            own["images"] = self.images[shown] if shown.any() else None
+            if own["images"] is None:
+                own["image_positions"] = None
+        own["num_tokens"] = stop - start
+        own["num_labels"] = int((own["targets"] != IGNORE_INDEX).sum())
+        return replace(self, **own)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
@@ -64,9 +122,9 @@ class Batch:
 def idle_batch() -> Batch:
     """A batch without samples: its loss is 0 and so are its gradients, but the language model's layers run."""
     tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
-    labels = torch.full_like(tokens, IGNORE_INDEX)
+    targets = torch.full_like(tokens, IGNORE_INDEX)
     positions = torch.arange(2)[None]  # [R, S]
-    return Batch(tokens, labels, positions, tokens, tokens, None, None, num_tokens=0, num_labels=0)
+    return Batch(tokens, targets, positions, tokens, tokens, tokens, None, None, num_tokens=0, num_labels=0)
 
 
 def make_batch(
@@ -75,6 +133,7 @@ def make_batch(
     num_image_tokens: int,
     load_image: Callable[[object], Tensor],
     names: tuple[str, ...] = (),
+    preamble: tuple[int, ...] = (),
     static_shape: bool = False,
 ) -> Batch:
     """Stack rows and load their images.
@@ -85,6 +144,7 @@ def make_batch(
         num_image_tokens: K, placeholders for each image.
         load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
+        preamble: as in ``Batch``.
         static_shape: as in ``Batch``.
 
     Returns:
@@ -94,7 +154,7 @@ def make_batch(
         ValueError: if the placeholders are not K for each image.
     """
     tokens = np.stack([row.tokens for row in rows])  # [R, S]
-    labels = np.stack([row.labels for row in rows])
+    targets = np.stack([row.targets for row in rows])
     document = np.stack([row.document for row in rows])
     positions = np.flatnonzero(tokens == image_token_id)  # [N * K]
     images = [image for row in rows for image in row.images]
@@ -106,14 +166,16 @@ def make_batch(
     loaded = {image: load_image(image) for image in dict.fromkeys(images)}
     return Batch(
         tokens=torch.from_numpy(tokens),
-        labels=torch.from_numpy(labels),
+        targets=torch.from_numpy(targets),
         input_pos=torch.from_numpy(np.stack([row.input_pos for row in rows])),
         document=torch.from_numpy(document),
         branch=torch.from_numpy(np.stack([row.branch for row in rows])),
+        after_preamble=torch.from_numpy(np.stack([row.after_preamble for row in rows])),
         images=torch.stack([loaded[image] for image in images]) if images else None,  # [N, 3, H, W]
         image_positions=torch.from_numpy(positions) if images else None,
         num_tokens=int((document != PADDING_DOCUMENT).sum()),
-        num_labels=int((labels != IGNORE_INDEX).sum()),
+        num_labels=int((targets != IGNORE_INDEX).sum()),
         names=names,
+        preamble=preamble,
         static_shape=static_shape,
     )

@@ -30,7 +30,7 @@ ROLES = {
 _LEADING_TAGS = re.compile(r"^(?:\s*<image>)+")
 _TRAILING_TAGS = re.compile(r"(?:\s*<image>)+\s*$")
 _RUN = re.compile(f"{PLACEHOLDER}+")
-_DIR = re.compile(r"(?:^|;)\s*dir=(.*?)(?=;\s*\w+=|;?\s*$)")
+FOLDER_IN_META = re.compile(r"(?:^|;)\s*dir=(.*?)(?=;\s*\w+=|;?\s*$)")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
     if key == "messages":
         named = row.get("images") or row.get("image") or []
     else:
-        named = row.get("id") if style == "coloninst" or _is_coloninst(row) else row.get("image")
+        named = row.get("id") if style == "coloninst" or is_coloninst(row) else row.get("image")
         named = named or []
     named = [named] if isinstance(named, str) else named
     if not isinstance(named, list) or not all(isinstance(image, str) and image for image in named):
@@ -114,11 +114,11 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
     meta = row.get("meta")
     if meta is not None and not isinstance(meta, str):
         raise UserError("'meta' must be text like 'dir=./datasets/images'")
-    folder = _DIR.search(meta) if meta else None
+    folder = FOLDER_IN_META.search(meta) if meta else None
     return [(image, folder.group(1) if folder else None) for image in named]
 
 
-def _is_coloninst(row: Mapping[str, Any]) -> bool:
+def is_coloninst(row: Mapping[str, Any]) -> bool:
     """ColonINST opens the file named by ``id``; its ``image`` is only that file's stem."""
     name = row.get("id")
     return isinstance(name, str) and bool(Path(name).suffix) and Path(name).stem == row.get("image")

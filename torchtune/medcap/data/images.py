@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medcap.data.dicom import START_BYTES, DicomFile, has_preamble, is_bare
+from medcap.data.grey_levels import DEFAULT_VIEW, View, apply_window, stretch
+from medcap.data.nifti import NiftiFile, is_nifti
 from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
 from medcap.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+# By which a folder's images are told from its other files; how one is read goes by its content.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
+# Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
+IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 
@@ -136,67 +144,135 @@ class ImageReader:
         Raises:
             UserError: if the file is too large, of another format, or damaged at its start.
         """
-        image, file = self._open_header(Path(path))
-        image.close()
-        if file is not None:
-            file.close()
+        with contextlib.ExitStack() as closing:
+            self._open_header(Path(path), closing)
 
-    def open(self, path: str | Path) -> Image.Image:
+    def open(self, path: str | Path, view: View = DEFAULT_VIEW) -> Image.Image:
         """Decode an image.
 
         Args:
             path: a path that :meth:`resolve` returned.
+            view: which frame or slice, and which window; by default the middle frame, and the window of the file.
 
         Returns:
             The upright 8-bit RGB picture: EXIF rotation applied, palettes and CMYK converted, transparency laid on
-            white, 16-bit, 32-bit and float greys stretched from their own minimum and maximum to 0..255.
+            white, 16-bit, 32-bit and float greys stretched from their own minimum and maximum to 0..255, DICOM and
+            NIfTI as :mod:`medcap.data.dicom` and :mod:`medcap.data.nifti` say.
 
         Raises:
             UserError: if the file is too large, of another format, truncated or otherwise damaged.
         """
-        image, _ = self._open_header(Path(path), whole=True)
-        with image:
-            try:
-                image.load()
-                return to_rgb(image)
-            except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-                raise UserError(f"image {path} is damaged: {error}") from error
+        with contextlib.closing(self.open_frames(path, view)) as pictures:
+            return next(pictures)[1]
 
-    def _open_header(self, path: Path, whole: bool = False) -> tuple[Image.Image, BinaryIO | None]:
-        """The image, not decoded yet, and the file that it is read from unless Pillow opened that itself."""
+    def open_frames(self, path: str | Path, view: View) -> Generator[tuple[int | None, Image.Image]]:
+        """Decode frames of a DICOM file or slices of a NIfTI volume, one after the other; of other formats the first.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+            view: which frames, and which window.
+
+        Yields:
+            The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
+
+        Raises:
+            UserError: as :meth:`open`, or if there is no such frame or window.
+        """
+        with contextlib.ExitStack() as closing:
+            image = self._open_header(Path(path), closing, whole=True)
+            if isinstance(image, Image.Image):
+                yield None, _decode(image, path, view)
+                return
+            pictures = image.pictures(view)
+            while True:
+                with _named(path):
+                    found = next(pictures, None)
+                if found is None:
+                    return
+                yield found[0] if image.frames > 1 else None, found[1].convert("RGB")
+
+    def _open_header(
+        self, path: Path, closing: contextlib.ExitStack, whole: bool = False
+    ) -> Image.Image | DicomFile | NiftiFile:
+        """The image, its header checked, not decoded yet.
+
+        Args:
+            path: of a file or a member.
+            closing: gets what must be closed afterwards.
+            whole: whether it will be decoded.
+        """
         member = self._member(path)
-        file: BinaryIO | None = None
         try:
             size = path.stat().st_size if member is None else member[0].size(member[1])
             if size > self.max_bytes:
                 raise UserError(f"image {path} has {size:,} bytes, more than the {self.max_bytes:,} allowed")
-            if member is not None:
+            file: BinaryIO
+            if member is None:
+                file = closing.enter_context(path.open("rb"))
+            else:
                 # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
                 file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
-            image = Image.open(path if file is None else file, formats=FORMATS)
+                closing.enter_context(file)
+            start = file.read(START_BYTES)
+            file.seek(0)
+            if has_preamble(start):
+                return self._open_scan(path, file, start, whole)
+            image = closing.enter_context(Image.open(file, formats=FORMATS))
         except Image.DecompressionBombError as error:
             raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed") from error
-        except UnidentifiedImageError as error:
-            raise UserError(f"image {path} is not a readable image of the formats {', '.join(FORMATS)}") from error
+        except UnidentifiedImageError:
+            return self._open_scan(path, file, start, whole)
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"image {path} cannot be opened: {error}") from error
         width, height = image.size
         if width * height > self.max_pixels:
-            image.close()
             raise UserError(
                 f"image {path} is {width} x {height}, more than the {self.max_pixels:,} pixels allowed"
                 " (dataset.max_image_pixels)"
             )
-        return image, file
+        return image
+
+    def _open_scan(self, path: Path, file: BinaryIO, start: bytes, whole: bool) -> DicomFile | NiftiFile:
+        """What Pillow does not know."""
+        file.seek(0)
+        with _named(path):
+            if is_nifti(file):
+                return NiftiFile(file, self.max_pixels)
+            if has_preamble(start) or is_bare(start):
+                return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
+        raise UserError(f"image {path} is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"image {path} {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"image {path} is damaged: {reason}") from error
+
+
+def _decode(image: Image.Image, path: str | Path, view: View) -> Image.Image:
+    try:
+        image.load()
+        return to_rgb(image, view)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} is damaged: {error}") from error
+
+
+def to_rgb(image: Image.Image, view: View = DEFAULT_VIEW) -> Image.Image:
     """Turn any picture that Pillow decodes into an upright 8-bit RGB one.
 
     Colours are converted before anything resizes them: a palette index or a 16-bit value cannot be interpolated.
 
     Args:
         image: any mode.
+        view: its window, in stored values, is applied to greys of more than 8 bits.
 
     Returns:
         Mode RGB, EXIF orientation applied.
@@ -206,7 +282,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # A tRNS colour key makes pixels of one colour transparent although the mode has no alpha channel.
         return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
     if image.mode.startswith(("I", "F")):
-        return _stretch(np.asarray(image, dtype=np.float64)).convert("RGB")
+        values = np.asarray(image)
+        window = view.window
+        levels = apply_window(values, *window) if isinstance(window, tuple) else stretch(values)
+        return Image.fromarray(levels).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
@@ -215,11 +294,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     background = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return Image.alpha_composite(background, image).convert("RGB")
-
-
-def _stretch(values: np.ndarray) -> Image.Image:
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
-    span = high - low
-    scaled = (np.where(finite, values, low) - low) * (255.0 / span) if span > 0 else np.zeros_like(values)
-    return Image.fromarray(np.round(scaled).astype(np.uint8), mode=None)

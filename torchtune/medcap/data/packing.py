@@ -25,19 +25,24 @@ PADDING_DOCUMENT = -1
 class Sample:
     """A tokenized record.
 
+    Nothing stands in it that need not be computed: it ends with the last token that predicts something, and does not
+    repeat the preamble that it continues.
+
     Attributes:
         tokens: ``[n]`` int32.
-        labels: ``[n]`` int32, -100 where nothing is learnt.
+        targets: ``[n]`` int32, what is to be predicted at each token: its successor, -100 where nothing is learnt.
         images: the images of its runs of placeholders, in order.
-        images_end: the position behind its last image token, 0 without images.
+        images_end: the place behind its last image token, 0 without images.
         name: how messages to the user call it.
+        start: the position of its first token: the tokens of the preamble that it continues, or 0.
     """
 
     tokens: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     images: tuple[Hashable, ...]
     images_end: int
     name: str
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,18 +94,20 @@ class PackedRow:
 
     Attributes:
         tokens: ids, padded at the end.
-        labels: -100 except on the tokens to learn; ``labels[i]`` is predicted at position i - 1.
+        targets: what is to be predicted at each token, -100 for nothing.
         input_pos: the position of each token in its sample.
         document: which document a token belongs to, -1 for padding.
         branch: 0 in the shared prefix, 1, 2, ... in the branches.
+        after_preamble: 1 where a token's document continues the preamble, else 0.
         images: the images of the row's runs of placeholders, in order.
     """
 
     tokens: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     input_pos: np.ndarray
     document: np.ndarray
     branch: np.ndarray
+    after_preamble: np.ndarray
     images: tuple[Hashable, ...]
 
 
@@ -110,10 +117,10 @@ def sharing(sample: Sample) -> tuple[int, int]:
     Returns:
         Its prefix and its group, as in ``SampleTable``.
     """
-    # The token before the first label must stand in the sample's own branch: it predicts that label.
-    if not sample.images or sample.images_end >= _first_label(sample):
+    # What predicts something must stand in the sample's own branch.
+    if not sample.images or sample.images_end > _first_target(sample):
         return 0, 0
-    digest = hashlib.blake2b(repr(sample.images).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((sample.start, sample.images)).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(sample.tokens[: sample.images_end], dtype=np.int32).tobytes())
     return sample.images_end, int.from_bytes(digest.digest(), "little", signed=True)
 
@@ -250,10 +257,11 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         ValueError: if samples of one document differ in what they share, or the row is too short.
     """
     tokens = np.full(row_length, pad_id, dtype=np.int64)
-    labels = np.full(row_length, IGNORE_INDEX, dtype=np.int64)
+    targets = np.full(row_length, IGNORE_INDEX, dtype=np.int64)
     input_pos = np.zeros(row_length, dtype=np.int64)
     document_ids = np.full(row_length, PADDING_DOCUMENT, dtype=np.int64)
     branches = np.zeros(row_length, dtype=np.int64)
+    after_preamble = np.zeros(row_length, dtype=np.int64)
     images: list[Hashable] = []
     position = 0
     for number, samples in enumerate(documents):
@@ -265,20 +273,22 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         for sample, start, stop, branch in pieces:
             # [Contract] a branch continues exactly this prefix: else a question would be shown another picture.
             if branch > 1 and (
-                sample.images != first.images or not np.array_equal(sample.tokens[:prefix], first.tokens[:prefix])
+                (sample.start, sample.images) != (first.start, first.images)
+                or not np.array_equal(sample.tokens[:prefix], first.tokens[:prefix])
             ):
                 raise ValueError(f"{sample.name} does not begin like {first.name}")
             end = position + stop - start
             if end > row_length:
                 raise ValueError(f"{sample.name} does not fit into a row of {row_length} tokens")
             tokens[position:end] = sample.tokens[start:stop]
-            labels[position:end] = sample.labels[start:stop]
-            input_pos[position:end] = np.arange(start, stop)
+            targets[position:end] = sample.targets[start:stop]
+            input_pos[position:end] = sample.start + np.arange(start, stop)
             document_ids[position:end] = number
             branches[position:end] = branch
+            after_preamble[position:end] = sample.start > 0
             position = end
-    return PackedRow(tokens, labels, input_pos, document_ids, branches, tuple(images))
+    return PackedRow(tokens, targets, input_pos, document_ids, branches, after_preamble, tuple(images))
 
 
-def _first_label(sample: Sample) -> int:
-    return int(np.argmax(sample.labels != IGNORE_INDEX))
+def _first_target(sample: Sample) -> int:
+    return int(np.argmax(sample.targets != IGNORE_INDEX))

@@ -264,6 +264,7 @@ class _MemberStream(io.RawIOBase):
     """A member as a seekable file."""
 
     def __init__(self, files: TarFiles, member: int) -> None:
+        self.name = str(files.path(member))  # as files that are opened have it
         self._files = files
         self._member = member
         self._position = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
 from medcap.data.cache import cache_folder
-from medcap.data.conversations import STYLES, Record, read_record
+from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_plan import EpochPlan, plan_packed
 from medcap.data.images import MAX_PIXELS, ImageReader
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
+from medcap.data.preamble import continue_preamble, find_preamble
+from medcap.data.samples import tokenize_record
 from medcap.data.tokenization import ChatTokenizer, LabelRules
 from medcap.datasets.row_index import open_rows
 from medcap.datasets.token_counts import count_tokens
@@ -28,6 +31,8 @@ from medcap.errors import UserError
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
 COUNT_ALWAYS = 100_000
+# Rows that are looked at for the words that all of them begin with.
+_PREAMBLE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ChatDataset:
         row_length: tokens that a sample keeps, and the length of a packed row.
         packed: whether the units of a batch are full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
+        preamble: tokens that samples leave out where they begin with them, because the model has computed them.
     """
 
     rows: RowSource
@@ -80,6 +86,7 @@ class ChatDataset:
     row_length: int
     packed: bool
     share_images: bool = True
+    preamble: tuple[int, ...] = ()
     _table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -104,6 +111,7 @@ class ChatDataset:
             "row_length": self.row_length,
             "packed": self.packed,
             "share_images": self.share_images,
+            "preamble": self.preamble,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -129,10 +137,19 @@ class ChatDataset:
         try:
             row = self.rows.read(index)
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style)
-            return tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
+            whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             message = str(error)
             raise UserError(message if message.startswith(name) else f"{name}: {message}") from None
+        return continue_preamble(whole, self.preamble, self.tokenizer.image_token_id)
+
+    def find_preamble(self) -> None:
+        """Look at some rows for the words that samples begin with; from then on these are left out."""
+        samples = []
+        for index in np.unique(np.linspace(0, self.num_rows - 1, min(_PREAMBLE_ROWS, self.num_rows)).astype(np.int64)):
+            with contextlib.suppress(UserError):
+                samples.append(self.sample(int(index)))
+        self.preamble = find_preamble(samples, self.tokenizer.image_token_id)
 
     def count(self) -> None:
         """Learn the length of every sample, which packing needs; kept on disk for the next time.
@@ -203,6 +220,7 @@ class ChatDataset:
             self.tokenizer.num_image_tokens,
             images.__getitem__,
             tuple(samples[index].name for index in wanted if index in samples),
+            self.preamble,
             static_shape=self.packed,
         )
         return batch, bad
@@ -302,6 +320,7 @@ def chat_dataset(
     conversation_style: str = "auto",
     packed: bool = False,
     share_images: bool = True,
+    share_preamble: bool = True,
     image_roots: list[str] | None = None,
     max_image_pixels: int = MAX_PIXELS,
     train_on_input: bool = False,
@@ -320,6 +339,7 @@ def chat_dataset(
         packed: True fills rows of ``max_seq_len`` tokens, and ``batch_size`` counts rows; False takes ``batch_size``
             samples a step, as an unpacked run does, and still pads next to nothing.
         share_images: compute an image once for all samples of a batch that show it.
+        share_preamble: compute the words that all samples begin with once in a run.
         image_roots: folders that images may lie in, or tar files that hold them; by default the file's own folder and
             the working directory.
         max_image_pixels: width x height above which an image is refused.
@@ -353,24 +373,8 @@ def chat_dataset(
     reader = ImageReader(roots, max_pixels=max_image_pixels, cache=cache_folder())
     rules = LabelRules(train_on_input, train_on_header, mask_after_image)
     dataset = ChatDataset(rows, reader, tokenizer, conversation_style, rules, max_seq_len, packed, share_images)
+    if share_preamble:
+        dataset.find_preamble()
     if packed or len(rows) <= COUNT_ALWAYS:
         dataset.count()
     return dataset
-
-
-def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq_len: int, rules: LabelRules) -> Sample:
-    """One record -> one sample.
-
-    Raises:
-        UserError: if truncation cuts an image or leaves nothing to learn.
-    """
-    chat = tokenizer.tokenize(record.messages, max_seq_len, rules)
-    tokens = np.asarray(chat.tokens, dtype=np.int32)
-    image_tokens = np.flatnonzero(tokens == tokenizer.image_token_id)
-    return Sample(
-        tokens=tokens,
-        labels=np.asarray(chat.labels, dtype=np.int32),
-        images=tuple(chat.images),
-        images_end=int(image_tokens[-1]) + 1 if len(image_tokens) else 0,
-        name=name,
-    )

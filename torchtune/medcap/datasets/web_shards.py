@@ -15,7 +15,7 @@ from medcap.data.tar_files import TarFiles, find_tars, is_tar_pattern, member_na
 from medcap.datasets.sharegpt import IMAGE, caption_row
 from medcap.errors import UserError
 
-IMAGE_TYPES = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"})
+IMAGE_TYPES = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "dcm", "nii"})
 CAPTION_KEYS = ("caption", "text")
 MAX_TEXT_BYTES = 64 * 2**20
 SHARDS_AT_A_TIME = 8

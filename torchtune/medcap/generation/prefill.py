@@ -12,7 +12,7 @@ from torch import Tensor
 from medcap.generation.image_rows import ImageRows
 from medcap.generation.prefix_tree import PackedTrees, Tree
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.modules.attention_mask import tree_attention_mask
+from medcap.modules.attention_mask import added_mask, tree_attention_mask
 
 # Most tokens of one pass, padding included: activations stay small beside the weights, on a CPU within its caches.
 PREFILL_TOKENS = 8192
@@ -59,8 +59,7 @@ def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedT
     image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
     # Added, not boolean: a boolean mask would be turned into this one anew in every layer.
-    sees = tree_attention_mask(packed.branch, packed.leaf)
-    mask = torch.zeros_like(sees, dtype=model.dtype).masked_fill_(~sees, -torch.inf)
+    mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
     return model.hidden_at(embeddings, places, mask, packed.positions)
 
 

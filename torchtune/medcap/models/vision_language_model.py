@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
@@ -11,10 +13,16 @@ from torchtune.modules import TransformerDecoder
 from medcap.data.batch import Batch
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
-from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules.attention_mask import added_mask, packed_attention_mask
+from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_layer import freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
-from medcap.modules.label_loss import label_loss
+from medcap.modules.label_loss import IGNORE_INDEX, label_loss
+from medcap.modules.ragged_attention import RaggedAttention
 from medcap.modules.trimmed_layer import layer_at
+
+# Tokens of one pass on a CPU: larger ones fall out of its caches and take more memory, and are no faster.
+CPU_PASS_TOKENS = 1536
 
 
 class VisionLanguageModel(nn.Module):
@@ -27,21 +35,33 @@ class VisionLanguageModel(nn.Module):
         image_token_id: the id at image positions; it may lie outside the decoder's vocabulary.
 
     Attributes:
-        checkpoint_layers: compute the decoder's layers again in the backward pass instead of keeping their
-            activations; a frozen decoder's step then costs half as much again.
+        checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
+            their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
+        compiled: the decoder's layers are compiled, so that rows of one length are better than none with padding.
+        frozen_layers: all of the decoder's layers run the way of training of ``FrozenLayer``.
     """
 
     def __init__(self, tower: Tower, projector: Projector, decoder: TransformerDecoder, image_token_id: int) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
+        freeze_layers(decoder)
         self.decoder = decoder.requires_grad_(False).eval()
+        self.frozen_layers = is_frozen(decoder)
         self.image_token_id = image_token_id
         self.num_image_tokens = projector.num_image_tokens
-        self.checkpoint_layers = False
+        self.checkpointed_layers = 0
         self.always_backward = False
+        self.compiled = False
+        self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+
+    def compile_layers(self) -> None:
+        """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is."""
+        self.compiled = True
+        for layer in self.decoder.layers[:-1]:
+            layer.compile()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,6 +113,33 @@ class VisionLanguageModel(nn.Module):
             return embeddings
         return inject_image_rows(embeddings, image_rows, image_positions)
 
+    def learn_preamble(self, preamble: tuple[int, ...]) -> None:
+        """Compute and keep the keys and values of words that batches will leave out.
+
+        Where processes divide the layers among them, all must call it together.
+
+        Args:
+            preamble: token ids, no image among them; none is nothing to learn.
+
+        Raises:
+            ValueError: if the decoder has layers of a kind that cannot continue a preamble.
+        """
+        if not preamble or preamble in self._preambles:
+            return
+        if not self.frozen_layers:
+            raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a preamble")
+        tokens = torch.tensor([preamble], device=self.device)
+        positions = torch.arange(len(preamble), device=self.device)[None]  # [1, P]
+        kept: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            states = self.embed(tokens, None, None)
+            for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
+                states, keys, values = layer(
+                    states, input_pos=positions, training_pass=True, table=table, with_keys=True
+                )
+                kept.append((keys[0], values[0]))  # [P, H_kv, h]
+        self._preambles[preamble] = kept
+
     def hidden(self, embeddings: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor) -> Tensor:
         """Run the decoder's layers.
 
@@ -105,11 +152,8 @@ class VisionLanguageModel(nn.Module):
             ``[R, S, d]`` before the final norm.
         """
         states = embeddings
-        for layer in self.decoder.layers:
-            if self.checkpoint_layers and torch.is_grad_enabled():
-                states = checkpoint(layer, states, mask=mask, input_pos=input_pos, use_reentrant=False)
-            else:
-                states = layer(states, mask=mask, input_pos=input_pos)
+        for number, layer in enumerate(self.decoder.layers):
+            states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
         return states
 
     def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
@@ -134,14 +178,83 @@ class VisionLanguageModel(nn.Module):
         """Final norm and output head: ``[..., d] -> [..., V]`` float32."""
         return self.decoder.unembed(hidden)
 
-    def loss(self, batch: Batch, chunk_size: int = 1024) -> Tensor:
-        """Summed cross-entropy over the batch's labels, a float32 scalar."""
+    def parts(self, batch: Batch) -> list[Batch]:
+        """What to compute one after another, forward and backward, so that it takes little memory.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            Batches whose losses add up to that of the whole one; just that on a GPU.
+        """
+        # [Contract] processes that divide the layers among them make equally many passes.
+        return [batch] if self.always_backward or not self._is_ragged(batch) else batch.parts(CPU_PASS_TOKENS)
+
+    def _is_ragged(self, batch: Batch) -> bool:
+        return self.frozen_layers and not self.compiled and batch.tokens.device.type == "cpu"
+
+    def loss(self, batch: Batch, chunk_size: int = 256) -> Tensor:
+        """Summed cross-entropy over the batch's targets, a float32 scalar.
+
+        Args:
+            batch: on the decoder's device.
+            chunk_size: positions whose logits exist at one time.
+        """
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
+        hidden, targets = self.hidden_at_targets(batch, image_rows)
+        return label_loss(hidden, targets, self.unembed, chunk_size)
+
+    def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the decoder's layers over a batch.
+
+        Args:
+            batch: on the decoder's device.
+            image_rows: ``[N, K, d]`` of its images, or None.
+
+        Returns:
+            ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.
+        """
+        ragged = self._is_ragged(batch)
+        if ragged:
+            batch = batch.without_padding()
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
-        # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
-        flex = batch.static_shape and batch.tokens.is_cuda
-        mask = packed_attention_mask(batch.document, batch.branch, flex)
-        hidden = self.hidden(embeddings, mask, batch.input_pos)
-        return label_loss(hidden, batch.labels, self.unembed, chunk_size)
+        places = (batch.targets.flatten() != IGNORE_INDEX).nonzero().flatten()  # [n]
+        targets = batch.targets.flatten()[places]
+        if self.frozen_layers:
+            return self._train_layers(embeddings, batch, places, ragged), targets
+        mask = packed_attention_mask(batch.document, batch.branch)
+        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places], targets
+
+    def _train_layers(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
+        """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
+        options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
+        if ragged:
+            options["ragged"] = RaggedAttention(
+                batch.document[0], batch.branch[0], batch.after_preamble[0] > 0, len(batch.preamble), places, self.dtype
+            )
+        else:
+            # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
+            flex = batch.static_shape and batch.tokens.is_cuda
+            mask = packed_attention_mask(batch.document, batch.branch, flex, batch.after_preamble, len(batch.preamble))
+            # Added, not boolean: a boolean mask would be turned into this one anew, and kept, in every layer.
+            options["mask"] = mask if flex else added_mask(mask, self.dtype)
+        preambles = self._preambles[batch.preamble] if batch.preamble else [None] * len(self.decoder.layers)
+        tables = self._rotation_tables(batch.input_pos)
+        states, last = embeddings, len(self.decoder.layers) - 1
+        for number, (layer, preamble, table) in enumerate(zip(self.decoder.layers, preambles, tables, strict=True)):
+            wanted = places if number == last else None
+            states = self._run(number, layer, states, preamble=preamble, table=table, places=wanted, **options)
+        return states[0]
+
+    def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
+        """Each layer's; torchtune's layers share one module, so that it is made once."""
+        rotations = [layer.attn.pos_embeddings for layer in self.decoder.layers]
+        tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
+        return [tables[rotation] for rotation in rotations]
+
+    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+        if number < self.checkpointed_layers and torch.is_grad_enabled():
+            return checkpoint(layer, states, use_reentrant=False, **options)
+        return layer(states, **options)

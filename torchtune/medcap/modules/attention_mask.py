@@ -7,7 +7,13 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool = False) -> Tensor | BlockMask:
+def packed_attention_mask(
+    document: Tensor,
+    branch: Tensor,
+    flex: bool = False,
+    after_preamble: Tensor | None = None,
+    preamble_length: int = 0,
+) -> Tensor | BlockMask:
     """Causal, within a document, and of the branches only the shared prefix (0) and the query's own.
 
     Padding (document -1) attends to the padding before it, so no row of the softmax is empty.
@@ -16,23 +22,37 @@ def packed_attention_mask(document: Tensor, branch: Tensor, flex: bool = False) 
         document: ``[R, S]`` int64.
         branch: ``[R, S]`` int64.
         flex: make a block mask for FlexAttention, which skips the blocks that nobody attends to.
+        after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
+        preamble_length: P, keys of the preamble before those of the row.
 
     Returns:
-        ``[R, S, S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
+        ``[R, S, P + S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
     """
     rows, length = document.shape
     if flex:
 
         def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            same_document = document[row, query] == document[row, key]
-            visible = (branch[row, key] == 0) | (branch[row, key] == branch[row, query])
-            return (query >= key) & same_document & visible
+            own = (key - preamble_length).clamp(min=0)
+            same_document = document[row, query] == document[row, own]
+            visible = (branch[row, own] == 0) | (branch[row, own] == branch[row, query])
+            inside = (query >= own) & same_document & visible
+            if not preamble_length:
+                return inside
+            return torch.where(key < preamble_length, after_preamble[row, query] > 0, inside)
 
-        return create_block_mask(attends, rows, None, length, length, device=document.device)
+        return create_block_mask(attends, rows, None, length, preamble_length + length, device=document.device)
     causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
     same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
     visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    return causal & same_document & visible
+    inside = causal & same_document & visible
+    if not preamble_length:
+        return inside
+    return torch.cat([(after_preamble > 0)[:, :, None].expand(-1, -1, preamble_length), inside], 2)
+
+
+def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as what is added to the scores: 0 where a query attends to a key, else minus infinity."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:

@@ -6,67 +6,49 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 IGNORE_INDEX = -100
 
 
-def select_label_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden states that predict a label, and the labels.
-
-    Position i predicts the token at i + 1. A branch begins with a token that is not a label, so nothing is ever
-    predicted across a branch's border.
-
-    Args:
-        hidden: ``[R, S, d]``.
-        labels: ``[R, S]`` int64.
-
-    Returns:
-        ``[n, d]`` and ``[n]``.
-    """
-    wanted = labels[:, 1:] != IGNORE_INDEX  # [R, S - 1]
-    return hidden[:, :-1][wanted], labels[:, 1:][wanted]
-
-
-def label_loss(hidden: Tensor, labels: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 1024) -> Tensor:
-    """Summed cross-entropy over the labels, without ever holding the logits of more than one chunk.
+def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 256) -> Tensor:
+    """Summed cross-entropy, without ever holding the logits of more than one chunk.
 
     The head is frozen, so the gradient of a chunk's hidden states is all that is needed of it; it is taken while
     the chunk's logits exist, and only ``[n, d]`` is kept for the backward pass.
 
     Args:
-        hidden: ``[R, S, d]`` decoder output before the final norm.
-        labels: ``[R, S]`` int64, -100 where nothing is learnt.
+        hidden: ``[n, d]`` decoder output before the final norm, where there is something to predict.
+        targets: ``[n]`` int64, what is to be predicted there.
         unembed: ``[m, d] -> [m, V]`` float32 logits; none of its parameters may need a gradient.
         chunk_size: positions whose logits exist at one time.
 
     Returns:
-        The sum over all labels, a float32 scalar.
+        The sum over all targets, a float32 scalar.
     """
-    selected, targets = select_label_positions(hidden, labels)
-    return _ChunkedCrossEntropy.apply(selected, targets, unembed, chunk_size)
+    return _ChunkedCrossEntropy.apply(hidden, targets, unembed, chunk_size)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
-        selected: Tensor,
+        hidden: Tensor,
         targets: Tensor,
         unembed: Callable[[Tensor], Tensor],
         chunk_size: int,
     ) -> Tensor:
-        needs_gradient = selected.requires_grad
-        gradient = torch.empty_like(selected) if needs_gradient else None  # [n, d]
-        total = torch.zeros((), dtype=torch.float32, device=selected.device)
-        for start in range(0, len(selected), chunk_size):
+        needs_gradient = hidden.requires_grad
+        gradient = torch.empty_like(hidden) if needs_gradient else None  # [n, d]
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), chunk_size):
             stop = start + chunk_size
             with torch.set_grad_enabled(needs_gradient):
-                chunk = selected[start:stop].detach().requires_grad_(needs_gradient)  # [m, d]
-                loss = cross_entropy(unembed(chunk).float(), targets[start:stop], reduction="sum")
-                if gradient is not None:
-                    (gradient[start:stop],) = torch.autograd.grad(loss, chunk)
-            total += loss.detach()
+                chunk = hidden[start:stop].detach().requires_grad_(needs_gradient)  # [m, d]
+                logits = unembed(chunk)  # [m, V]
+            loss, grad_logits = _cross_entropy(logits.detach(), targets[start:stop, None], needs_gradient)
+            if gradient is not None:
+                (gradient[start:stop],) = torch.autograd.grad(logits, chunk, grad_logits)
+            total += loss
         ctx.gradient = gradient
         return total
 
@@ -74,3 +56,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         gradient = None if ctx.gradient is None else ctx.gradient * grad_output.to(ctx.gradient.dtype)
         return gradient, None, None, None
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Summed cross-entropy of ``[m, V]`` float32 logits, and its gradient, written over them."""
+    wanted = logits.gather(1, targets)  # [m, 1]
+    normaliser = logits.logsumexp(1, keepdim=True)
+    loss = (normaliser - wanted).sum()
+    if not needs_gradient:
+        return loss, None
+    # softmax - one-hot, in the memory of the logits: no second [m, V].
+    probabilities = logits.sub_(normaliser).exp_()
+    probabilities.scatter_add_(1, targets, torch.full_like(wanted, -1.0))
+    return loss, probabilities

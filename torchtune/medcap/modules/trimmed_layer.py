@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
+from medcap.modules.frozen_layer import FrozenLayer
+
 
 def layer_at(layer: nn.Module, states: Tensor, places: Tensor, mask: Any, input_pos: Tensor) -> Tensor:
     """Run a layer and take some of its outputs.
@@ -25,7 +27,8 @@ def layer_at(layer: nn.Module, states: Tensor, places: Tensor, mask: Any, input_
     Returns:
         ``[n, d]``, equal to the layer's output at these places.
     """
-    if type(layer) is not TransformerSelfAttentionLayer or layer._forward_pre_hooks or layer._forward_hooks:
+    known = type(layer) in (TransformerSelfAttentionLayer, FrozenLayer)
+    if not known or layer._forward_pre_hooks or layer._forward_hooks:
         return layer(states, mask=mask, input_pos=input_pos).flatten(0, 1)[places]
     normed = layer.sa_norm(states)
     attended = layer.attn(normed, normed, mask=mask, input_pos=input_pos).flatten(0, 1)[places]  # [n, d]

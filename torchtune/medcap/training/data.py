@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medcap.configuration import build
+from medcap.configuration import build, find_component
 from medcap.data.batch import Batch
 from medcap.data.epoch_plan import EpochPlan, share_batch
 from medcap.data.tokenization import ChatTokenizer
@@ -49,15 +50,24 @@ class TrainingData:
         tokenizer: of the model.
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
+        share_preamble: whether the language model can continue words that were computed before.
 
     Raises:
         UserError: if a file cannot be read, or more rows than ``max_bad_fraction`` are found unusable.
     """
 
     def __init__(
-        self, cfg: DictConfig, tokenizer: ChatTokenizer, transform: Callable[..., Tensor], world: World
+        self,
+        cfg: DictConfig,
+        tokenizer: ChatTokenizer,
+        transform: Callable[..., Tensor],
+        world: World,
+        share_preamble: bool = True,
     ) -> None:
         self.cfg, self.transform, self.world = cfg, transform, world
+        self._settings = dict(cfg.dataset)
+        if not share_preamble and "share_preamble" in _parameters(cfg):
+            self._settings["share_preamble"] = False
         self.dataset = self._open(cfg.dataset.source, tokenizer, "dataset")
         self.validation = None
         if cfg.validation_source is not None:
@@ -66,7 +76,7 @@ class TrainingData:
 
     def _open(self, source: str, tokenizer: ChatTokenizer, key: str) -> ChatDataset:
         def build_dataset() -> ChatDataset:
-            return build({**self.cfg.dataset, "source": source}, tokenizer)
+            return build({**self._settings, "source": source}, tokenizer)
 
         # One process of a machine indexes the file and counts its tokens; the others find what it has written.
         dataset = self.world.main_first(build_dataset, key)
@@ -152,6 +162,10 @@ class TrainingData:
             # Its own: a loader draws a seed when it starts, and a resumed run starts one more than an undisturbed one.
             generator=torch.Generator().manual_seed(self.cfg.seed),
         )
+
+
+def _parameters(cfg: DictConfig) -> Collection[str]:
+    return signature(find_component(cfg.dataset._component_, "dataset._component_")).parameters
 
 
 class _Parts(Dataset):

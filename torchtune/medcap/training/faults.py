@@ -104,7 +104,7 @@ def _explain_memory(error: BaseException, text: str) -> str | None:
         return (
             f"the GPU's memory is full ({'; '.join(part for part in parts if part)}): lower batch_size and raise"
             " gradient_accumulation_steps by as much, lower dataset.max_seq_len, or set"
-            " enable_activation_checkpointing=true"
+            " activation_memory_budget=0.5"
         )
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or no_memory or any(part in text for part in _CPU_MEMORY):

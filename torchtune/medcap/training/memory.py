@@ -14,6 +14,7 @@ from torchtune.modules import TransformerDecoder
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
+from medcap.modules.frozen_linear import UNQUANTISED, quantised_bytes
 from medcap.training.world import World
 
 _FP32 = 4
@@ -69,46 +70,51 @@ def estimate(
     trained_parameters: int,
     *,
     image_activations: int = 0,
-    boolean_mask: bool = False,
-    checkpoint_layers: bool = False,
-    loss_chunk_size: int = 1024,
+    full_mask: bool = False,
+    checkpointed_layers: int = 0,
+    loss_chunk_size: int = 256,
     optimizer_bytes: int = 8,
     optimizer_shards: int = 1,
+    llm_weights: str = UNQUANTISED,
 ) -> MemoryEstimate:
     """Estimate what a training step with a frozen decoder takes.
 
     Args:
         decoder: as ``build_decoder`` makes it, on the meta device.
-        dtype: of the decoder.
+        dtype: of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
         rows: R of one batch, on one process.
         row_length: S, tokens in each of them.
         trained_parameters: numbers in what trains.
         image_activations: bytes that autograd keeps of the tower and projector for all images of a batch.
-        boolean_mask: attention takes a boolean mask instead of a block mask.
-        checkpoint_layers: the layers' activations are computed again in the backward pass.
+        full_mask: attention takes a mask of numbers to add, one for all layers, instead of a block mask.
+        checkpointed_layers: layers whose activations are computed again in the backward pass.
         loss_chunk_size: positions whose logits exist at one time.
         optimizer_bytes: optimizer state for each trained number: 8 for AdamW, 4 for SGD with momentum.
         optimizer_shards: processes that share the optimizer state out.
+        llm_weights: precision of the layers' linear maps. What autograd keeps does not depend on it.
 
     Returns:
-        The estimate. It leaves out what the allocator wastes and what kernels use while they run: some 10 %.
+        The estimate. It leaves out what the allocator wastes and what kernels use while they run: some 10 %. With
+        ``llm_weights`` that is also one weight, decoded (int8, nf4) or transposed (fp8).
     """
     shape = describe(decoder)
-    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in decoder.layers]
-    everything = sum(parameter.numel() for parameter in decoder.parameters())
+    sizes = [quantised_bytes(layer, dtype, llm_weights) for layer in decoder.layers]
+    others = sum(parameter.numel() for name, parameter in decoder.named_parameters() if not name.startswith("layers."))
     tokens = rows * row_length
-    layer = layer_activations(shape, dtype, rows, row_length, boolean_mask)
-    kept = shape.num_layers * layer
-    if checkpoint_layers:
-        # Each layer's input, and one layer computed again.
-        kept = shape.num_layers * tokens * shape.embed_dim * dtype.itemsize + layer
-    # [m, V]: fp32 log-probabilities, their gradient and that of the logits, then the latter in the decoder's dtype.
-    loss = min(loss_chunk_size, tokens) * shape.vocab_size * (3 * _FP32 + dtype.itemsize)
+    layer = layer_activations(shape, dtype, tokens)
+    kept = (shape.num_layers - checkpointed_layers) * layer
+    if checkpointed_layers:
+        # Each such layer's input, and one of them computed again.
+        kept += checkpointed_layers * tokens * shape.embed_dim * dtype.itemsize + layer
+    # Once for all layers: the rotary table, and the mask.
+    kept += tokens * (_FP32 * shape.head_dim + (dtype.itemsize * row_length if full_mask else 0))
+    # [m, V]: fp32 logits, over which their gradient is written, and as much again for a moment in between.
+    loss = min(loss_chunk_size, tokens) * shape.vocab_size * 2 * _FP32
     low_precision = dtype.itemsize if dtype != torch.float32 else 0
     return MemoryEstimate(
-        layers=sum(sizes) * dtype.itemsize,
-        largest_layer=max(sizes) * dtype.itemsize,
-        other_frozen=(everything - sum(sizes)) * dtype.itemsize,
+        layers=sum(sizes),
+        largest_layer=max(sizes),
+        other_frozen=others * dtype.itemsize,
         trained=trained_parameters * (2 * _FP32 + low_precision),
         optimizer=-(-trained_parameters * optimizer_bytes // optimizer_shards),
         activations=kept + image_activations,
@@ -116,35 +122,29 @@ def estimate(
     )
 
 
-def layer_activations(
-    shape: DecoderShape, dtype: torch.dtype, rows: int, row_length: int, boolean_mask: bool = False
-) -> int:
+def layer_activations(shape: DecoderShape, dtype: torch.dtype, tokens: int) -> int:
     """Bytes that autograd keeps of one frozen decoder layer.
 
-    Read off torchtune's ``TransformerSelfAttentionLayer``, whose input needs a gradient and whose weights do not. A
-    frozen linear map keeps nothing of its input, a sum keeps nothing at all. With n = R S tokens, b bytes a number,
-    width d, H heads of width h and feed-forward width f, there remain:
+    Read off ``FrozenLayer``, whose input needs a gradient and whose weights do not. A frozen linear map keeps nothing
+    of its input, a sum keeps nothing at all. With n tokens, b bytes a number, width d, H heads and H_kv key heads of
+    width h and feed-forward width f, there remain:
 
-    - both norms: their input in fp32, ``2 * 4 n d``, and one number a token, ``2 * 4 n``;
-    - the rotary table at each token's position, once for queries and once for keys, fp32: ``2 * 4 n h``;
-    - attention: queries, keys and values (repeated for all H heads) and its output, ``4 * b n H h``, and one fp32
-      number for each head, ``4 n H``; a boolean mask is made a ``[R, 1, S, S]`` table of numbers to add, ``b n S``;
-    - the gated feed-forward part: the gate before and after its activation, and what it is multiplied with,
-      ``3 * b n f``.
+    - both norms: their input, ``2 b n d``, and one fp32 number a token, ``2 * 4 n``;
+    - attention: queries, keys, values and its output, ``b n h (2 H + 2 H_kv)``, and one fp32 number for each head,
+      ``4 n H``;
+    - the gated feed-forward part: the gate before its activation, and what it is multiplied with, ``2 b n f``.
+
+    The last layer keeps less: queries, output and feed-forward part of the label positions only.
 
     Args:
         shape: the decoder's.
         dtype: of the activations.
-        rows: R.
-        row_length: S.
-        boolean_mask: attention takes a boolean mask.
+        tokens: n.
     """
-    tokens, size = rows * row_length, dtype.itemsize
-    norms = 2 * _FP32 * (shape.embed_dim + 1)
-    rotary = 2 * _FP32 * shape.head_dim
-    attention = 4 * size * shape.num_heads * shape.head_dim + _FP32 * shape.num_heads
-    mask = size * row_length if boolean_mask else 0
-    return tokens * (norms + rotary + attention + mask + 3 * size * shape.intermediate_dim)
+    size = dtype.itemsize
+    norms = 2 * (size * shape.embed_dim + _FP32)
+    attention = size * shape.head_dim * 2 * (shape.num_heads + shape.num_kv_heads) + _FP32 * shape.num_heads
+    return tokens * (norms + attention + 2 * size * shape.intermediate_dim)
 
 
 def saved_bytes(function: Callable[[], Tensor], parts: nn.Module) -> int:

@@ -19,7 +19,9 @@ from medcap.configuration import find_component
 from medcap.errors import UserError
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
+from medcap.modules.frozen_linear import UNQUANTISED
 from medcap.training.memory import MemoryEstimate, device_memory, estimate, vision_activations
+from medcap.training.setup import checkpointed_layers
 from medcap.training.trained_part import ELEMENT_WISE
 from medcap.training.world import World
 
@@ -61,11 +63,11 @@ def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torc
         dtype: of the decoder.
 
     Raises:
-        UserError: for ``cpu_offload`` where it cannot work.
+        UserError: for ``cpu_offload`` where it cannot work; for ``shard`` with low-precision ``llm_weights``.
     """
     needed = _estimate(cfg, plan, world, dtype)
     available = min(world.gather(device_memory(world.device, world)))
-    mode, why = choose(cfg.parallelism, world, needed, available, cfg.cpu_offload)
+    mode, why = choose(cfg.parallelism, world, needed, available, cfg.cpu_offload, plan.llm.llm_weights)
     after_layer = None
     if mode == "shard":
         after_layer = LayerSharder(world, len(build_decoder(plan.llm.llm).layers), cfg.cpu_offload)
@@ -88,22 +90,29 @@ def _estimate(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torch.dtype
     if packed:
         images *= max(1, row_length // (vision.num_image_tokens + _WORDS_PER_IMAGE))
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
+    decoder = build_decoder(plan.llm.llm)
     return estimate(
-        build_decoder(plan.llm.llm),
+        decoder,
         dtype,
         cfg.batch_size,
         row_length,
         sum(parameter.numel() for parameter in trained),
         image_activations=images * vision_activations(tower, projector, dtype),
-        boolean_mask=not (packed and world.device.type == "cuda"),
-        checkpoint_layers=cfg.enable_activation_checkpointing,
+        full_mask=not (packed and world.device.type == "cuda"),
+        checkpointed_layers=checkpointed_layers(cfg, len(decoder.layers)),
         loss_chunk_size=cfg.loss_chunk_size,
         optimizer_shards=world.size if component in ELEMENT_WISE else 1,
+        llm_weights=plan.llm.llm_weights,
     )
 
 
 def choose(
-    wanted: str, world: World, needed: MemoryEstimate, available: int, cpu_offload: bool = False
+    wanted: str,
+    world: World,
+    needed: MemoryEstimate,
+    available: int,
+    cpu_offload: bool = False,
+    llm_weights: str = UNQUANTISED,
 ) -> tuple[str, str]:
     """Choose between a whole frozen decoder on every process and layers divided over the processes of a node.
 
@@ -114,13 +123,23 @@ def choose(
         needed: memory of one process.
         available: bytes that the process with the least may take: the same number on every process.
         cpu_offload: keep divided layers in the memory of the CPU.
+        llm_weights: precision of the layers' linear maps. Low-precision ones are not divided: FSDP2 divides and gathers
+            parameters, and theirs are buffers.
 
     Returns:
         ``replicate`` or ``shard``, and a line that says why.
 
     Raises:
-        UserError: if ``cpu_offload`` is asked for where nothing is sharded, or on the CPU.
+        UserError: if ``cpu_offload`` is asked for where nothing is sharded, or on the CPU; for ``shard`` with
+            low-precision ``llm_weights``.
     """
+    low_precision = llm_weights != UNQUANTISED
+    if low_precision and (wanted == "shard" or cpu_offload):
+        asked = "parallelism=shard" if wanted == "shard" else "cpu_offload=true"
+        raise UserError(
+            f"{asked} does not go with llm_weights={llm_weights}, whose layers are not divided: use"
+            f" parallelism=replicate cpu_offload=false, or llm_weights={UNQUANTISED}"
+        )
     if cpu_offload and world.device.type != "cuda":
         raise UserError("cpu_offload=true: the weights are on the CPU already; use cpu_offload=false")
     if cpu_offload and (wanted == "replicate" or world.local_size == 1):
@@ -136,6 +155,12 @@ def choose(
             "replicate",
             f"one process on each node: nobody to share the language model with{_fit(whole, available)}",
         )
+    elif low_precision:
+        mode, reason = (
+            "replicate",
+            f"the whole language model on every {place}, its layers in {llm_weights} are not divided"
+            f"{_fit(whole, available)}",
+        )
     elif wanted == "replicate" or (wanted == "auto" and whole <= usable and not cpu_offload):
         mode, reason = "replicate", f"the whole language model on every {place}{_fit(whole, available)}"
     else:
@@ -146,7 +171,7 @@ def choose(
             f"{_fit(divided, available)}"
         )
     if (divided if mode == "shard" else whole) > usable:
-        reason += f"; that may not fit: {_remedy(mode, world, cpu_offload)}"
+        reason += f"; that may not fit: {_remedy(mode, world, cpu_offload, llm_weights)}"
     return mode, f"parallelism={mode}: {reason}"
 
 
@@ -222,10 +247,11 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _remedy(mode: str, world: World, cpu_offload: bool) -> str:
-    smaller = "a smaller batch_size or dataset.max_seq_len, enable_activation_checkpointing=true"
+def _remedy(mode: str, world: World, cpu_offload: bool, llm_weights: str) -> str:
+    smaller = "a smaller batch_size or dataset.max_seq_len, activation_memory_budget=0.5"
     if mode == "replicate" and world.local_size > 1:
-        return f"try parallelism=shard, {smaller}"
+        divided = f"llm_weights={UNQUANTISED} with " if llm_weights != UNQUANTISED else ""
+        return f"try {divided}parallelism=shard, {smaller}"
     if mode == "shard" and world.device.type == "cuda" and not cpu_offload:
         return f"try {smaller}, cpu_offload=true"
     return f"try {smaller}"

@@ -15,6 +15,7 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
 
 TRAINABLE_PARTS = ("vision", "projector")
 
@@ -66,20 +67,46 @@ def describe_parts(model: VisionLanguageModel) -> str:
     """The banner: every part, frozen or trained, with its parameter count and dtype."""
     unused = model.tower.unused_parameters(model.projector.takes)
     tower = dict(model.tower.named_parameters())
+    weights = weights_of(model.decoder)
+    layers = "" if weights == UNQUANTISED else f", layers in {weights}"
+    language_model = _line("language model", count_parameters(model.decoder), next(model.decoder.parameters()))
     parts = [
-        ("language model", list(model.decoder.parameters())),
         ("vision tower", [parameter for name, parameter in tower.items() if name not in unused]),
         ("vision, unused head", [parameter for name, parameter in tower.items() if name in unused]),
         ("projector", list(model.projector.parameters())),
     ]
-    lines = []
+    lines = [language_model + layers]
     for name, parameters in parts:
         if parameters:
-            count = sum(parameter.numel() for parameter in parameters)
-            state = "trained" if parameters[0].requires_grad else "frozen"
-            dtype = str(parameters[0].dtype).removeprefix("torch.")
-            lines.append(f"  {name:<20} {state:<8} {count:>14,} parameters  {dtype}")
+            lines.append(_line(name, sum(parameter.numel() for parameter in parameters), parameters[0]))
     return "\n".join(lines)
+
+
+def _line(name: str, count: int, example: nn.Parameter) -> str:
+    state = "trained" if example.requires_grad else "frozen"
+    return f"  {name:<20} {state:<8} {count:>14,} parameters  {str(example.dtype).removeprefix('torch.')}"
+
+
+def checkpointed_layers(cfg: DictConfig, num_layers: int) -> int:
+    """How many of the decoder's layers are computed again in the backward pass.
+
+    Args:
+        cfg: ``activation_memory_budget`` is the share of the layers whose activations are kept;
+            ``enable_activation_checkpointing`` keeps none.
+        num_layers: of the decoder.
+
+    Raises:
+        UserError: for a budget above 1, or two different answers.
+    """
+    budget = cfg.activation_memory_budget
+    if budget > 1:
+        raise UserError(f"activation_memory_budget={budget}: it is a share of the layers, from 0 to 1 (1 keeps all)")
+    if cfg.enable_activation_checkpointing and 0 < budget < 1:
+        raise UserError(
+            f"activation_memory_budget={budget} and enable_activation_checkpointing=true, which is a budget of 0: give"
+            " only one of them"
+        )
+    return num_layers if cfg.enable_activation_checkpointing else round(num_layers * (1 - budget))
 
 
 def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.Parameter]:
@@ -92,10 +119,9 @@ def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.P
     Returns:
         The trainable parameters by name.
     """
-    model.checkpoint_layers = cfg.enable_activation_checkpointing
+    model.checkpointed_layers = checkpointed_layers(cfg, len(model.decoder.layers))
     if cfg.compile:
-        for layer in model.decoder.layers:
-            layer.compile()
+        model.compile_layers()
     return set_trainable(model, cfg.trainable)
 
 
@@ -128,20 +154,27 @@ class FrozenProof:
         model: with its weights.
 
     Attributes:
-        llm: what checkpoints remember of the language model.
+        llm: what checkpoints remember of the language model: ``fingerprint`` is that of its weights in the decoder's
+            dtype, unquantised, so that runs with different ``llm_weights`` can go on from each other's checkpoints
+            without a notice; ``weights`` is their ``llm_weights``.
     """
 
     def __init__(self, cfg: DictConfig, plan: ModelPlan, model: VisionLanguageModel) -> None:
         self._decoder, self._wanted = model.decoder, cfg.verify_frozen
-        self.llm = {"component": cfg.llm._component_, "dim": plan.llm.dim, "fingerprint": None}
+        weights = weights_of(model.decoder)
+        self.llm = {"component": cfg.llm._component_, "dim": plan.llm.dim, "weights": weights, "fingerprint": None}
+        self._before = None
         if self._wanted:
-            self.llm["fingerprint"] = llm_fingerprint(model.decoder)
+            self._before = llm_fingerprint(model.decoder)
+            # Which language model it is does not depend on how it is quantised.
+            unquantised = weights == UNQUANTISED
+            self.llm["fingerprint"] = self._before if unquantised else plan.llm.fingerprint(model.dtype)
             check_llm(plan.vision, self.llm["fingerprint"])
 
     def after(self) -> dict[str, str | None]:
         """Both fingerprints, for ``summary.json``."""
         after = llm_fingerprint(self._decoder) if self._wanted else None
-        return {"llm_sha256_before": self.llm["fingerprint"], "llm_sha256_after": after}
+        return {"llm_sha256_before": self._before, "llm_sha256_after": after}
 
     @staticmethod
     def check(fingerprints: dict[str, str | None]) -> None:

@@ -72,6 +72,9 @@ class Trainer:
         self.checkpoints = RunCheckpoints(folder.checkpoints, projector_config, llm, cfg.keep_last, world.is_main)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
+        for dataset in (data.dataset, data.validation):
+            if dataset is not None:
+                model.learn_preamble(dataset.preamble)
         self.position = Position() if state is None else Position(**state["position"])
         self.total_steps = self.position.step + data.steps_left(self.position)
         self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps)
@@ -194,13 +197,7 @@ class Trainer:
             Not 0 if a signal came meanwhile: the same on every process.
         """
         self.model.train()
-        losses = []
-        for batch in batches:
-            loss = self._loss(batch)
-            # Without an image in it nothing that trains took part.
-            if loss is not None and loss.requires_grad:
-                loss.backward()
-            losses.append(torch.zeros((), device=self.world.device) if loss is None else loss.detach())
+        losses = [self._loss(batch) for batch in batches]
         norm = self.trained.reduce(num_labels, self.cfg.clip_grad_norm)
         own = torch.stack(losses).tolist()
         loss_sum, signal = self.world.sum([sum(own), self.stop.received or 0])
@@ -222,12 +219,20 @@ class Trainer:
             self._skip_step(batches, own)
         return signal
 
-    def _loss(self, batch: Batch | None) -> Tensor | None:
+    def _loss(self, batch: Batch | None) -> Tensor:
+        """The loss of a batch; where gradients are wanted they are added to those of the batches before."""
+        total = torch.zeros((), device=self.world.device)
         if batch is None:
             if not self.model.always_backward:
-                return None
+                return total
             batch = idle_batch()
-        return self.model.loss(batch.to(self.world.device), self.cfg.loss_chunk_size)
+        for part in self.model.parts(batch.to(self.world.device)):
+            loss = self.model.loss(part, self.cfg.loss_chunk_size)
+            # Without an image in it nothing that trains took part.
+            if loss.requires_grad:
+                loss.backward()
+            total += loss.detach()
+        return total
 
     def _skip_step(self, batches: list[Batch | None], losses: list[float]) -> None:
         suspects = [batch for batch, loss in zip(batches, losses, strict=True) if batch and not math.isfinite(loss)]
@@ -291,7 +296,7 @@ class Trainer:
         for batch, bad in self.data.validation_batches():
             loss = self._loss(batch)
             total[2] += len(bad)
-            if batch is not None and loss is not None:
+            if batch is not None:
                 total[0] += loss.item()
                 total[1] += batch.num_labels
             (stopped,) = self.world.sum([self.stop.received or 0])

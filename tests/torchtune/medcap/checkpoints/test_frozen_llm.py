@@ -18,6 +18,7 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.llm_files import TensorReader
 from medcap.errors import UserError
+from medcap.modules.frozen_linear import FrozenLinear, quantise_layer, weights_of
 
 TOKENS = torch.tensor([[1, 5, 9, 40, 77, 3, 250, 2], [7, 7, 8, 100, 0, 12, 99, 31]])
 LLAMA3 = "torchtune.models.llama3.llama3"
@@ -177,6 +178,78 @@ def test_each_layer_is_handed_over_before_the_next_is_read(tmp_path: Path, kind:
     assert [id(layer) for layer in seen] == [id(layer) for layer in loaded.layers]
     assert started == list(range(1, 13))
     assert _same_weights(loaded, decoder)
+
+
+@pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
+def test_low_precision_layers_are_those_of_the_whole_model_quantised(tmp_path: Path, llm_weights: str) -> None:
+    llm = tiny_llm()
+    decoder = random_decoder(llm)
+    plan = plan_llm(llm, write_hugging_face_llm(tmp_path, decoder), llm_weights=llm_weights)
+    loaded = plan.load("cpu", torch.bfloat16)
+    decoder.bfloat16()
+    for layer in decoder.layers:
+        quantise_layer(layer, llm_weights)
+    assert weights_of(loaded) == llm_weights
+    assert _same_weights(loaded, decoder)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.bfloat16}
+
+
+def test_never_more_than_one_layer_waits_to_be_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = tiny_llm(num_layers=5)
+    plan = plan_llm(llm, write_hugging_face_llm(tmp_path, random_decoder(llm)), llm_weights="int8")
+    built = build_decoder(llm)
+    monkeypatch.setattr("medcap.checkpoints.frozen_llm.build_decoder", lambda _: built)
+    read, waiting, handed_over = TensorReader.read, [], []
+
+    def watched(self: TensorReader, *arguments: object) -> torch.Tensor:
+        plain = (part for part in built.layers.modules() if isinstance(part, torch.nn.Linear))
+        waiting.append(sum(not part.weight.is_meta for part in plain))
+        return read(self, *arguments)
+
+    monkeypatch.setattr(TensorReader, "read", watched)
+    plan.load("cpu", torch.float32, lambda layer: handed_over.append(weights_of(layer)))
+    # While a layer's last tensor is read, its other linear maps are there, and nobody else's.
+    assert max(waiting) == 7
+    assert handed_over == ["int8"] * 5
+    assert not any(isinstance(part, torch.nn.Linear) for part in built.layers.modules())
+
+
+def test_a_precision_that_cannot_hold_a_layer_is_refused_before_files_are_read(tmp_path: Path) -> None:
+    llm = tiny_llm(embed_dim=20, num_kv_heads=1, intermediate_dim=17)
+    with pytest.raises(UserError, match=r"llm_weights=nf4 cannot hold layers\.0\.attn\.q_proj: its 20 x 20 numbers"):
+        plan_llm(llm, tmp_path, llm_weights="nf4")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("builder", [LLAMA3, LLAMA3_2])
+def test_the_unquantised_models_fingerprint_comes_from_its_files(
+    tmp_path: Path, builder: str, dtype: torch.dtype
+) -> None:
+    llm = tiny_llm(builder, num_layers=12)  # "layers.10" sorts before "layers.2"
+    decoder = random_decoder(llm)
+    stored = write_meta_llm(write_hugging_face_llm(tmp_path, decoder, shards=2), decoder)
+    expected = llm_fingerprint(decoder.to(dtype))
+    for files in (None, ["original/consolidated.00.pth"]):  # Meta's repeats the tied embeddings of 3.2
+        for llm_weights in ("bf16", "nf4"):
+            assert plan_llm(llm, stored, files, llm_weights).fingerprint(dtype) == expected
+
+
+def test_fingerprint_tells_every_quantised_number(tmp_path: Path) -> None:
+    llm = tiny_llm()
+    stored = write_hugging_face_llm(tmp_path, random_decoder(llm))
+    prints = set()
+    for llm_weights in ("bf16", "fp8", "int8", "nf4"):
+        decoder = plan_llm(llm, stored, llm_weights=llm_weights).load("cpu", torch.float32)
+        assert llm_fingerprint(decoder) == llm_fingerprint(decoder)
+        prints.add(llm_fingerprint(decoder))
+    assert len(prints) == 4
+    linear = decoder.layers[1].mlp.w2
+    assert isinstance(linear, FrozenLinear)
+    for name, tensor in linear.named_buffers():
+        before = llm_fingerprint(decoder)
+        tensor.reshape(-1).view(torch.uint8)[-1] ^= 1
+        assert llm_fingerprint(decoder) != before, name
 
 
 def test_fingerprint_tells_every_weight_and_not_the_way_it_was_stored(tmp_path: Path) -> None:

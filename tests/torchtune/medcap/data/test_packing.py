@@ -6,10 +6,11 @@ import pytest
 from medcap.data.packing import Sample, make_documents, make_table, pack_documents, pack_row, sharing
 
 
-def sample(tokens, first_label, images=(), images_end=0, name="row"):
+def sample(tokens, first_target, images=(), images_end=0, name="row", start=0):
+    """``tokens[first_target:]`` is learnt; the last of them is not computed."""
     tokens = np.array(tokens, dtype=np.int32)
-    labels = np.where(np.arange(len(tokens)) >= first_label, tokens, -100).astype(np.int32)
-    return Sample(tokens, labels, images, images_end, name)
+    targets = np.where(np.arange(1, len(tokens)) >= first_target, tokens[1:], -100).astype(np.int32)
+    return Sample(tokens[:-1], targets, images, images_end, name, start)
 
 
 # One image (99 99), two questions: what they share ends with the image, [1, 99, 99].
@@ -26,30 +27,44 @@ def documents_of(samples, order=None, row_length=20, share=True):
 
 
 def test_samples_of_one_image_become_one_document():
-    assert documents_of([FIRST, SECOND]) == ([[0, 1]], [10])
-    assert documents_of([FIRST, TEXT, SECOND]) == ([[0, 2], [1]], [10, 3])
-    assert documents_of([FIRST, TEXT, SECOND], order=[2, 1, 0]) == ([[2, 0], [1]], [10, 3])
+    assert documents_of([FIRST, SECOND]) == ([[0, 1]], [8])
+    assert documents_of([FIRST, TEXT, SECOND]) == ([[0, 2], [1]], [8, 2])
+    assert documents_of([FIRST, TEXT, SECOND], order=[2, 1, 0]) == ([[2, 0], [1]], [8, 2])
 
 
 def test_layout_of_a_shared_document_and_a_text_row():
-    row = pack_row([[FIRST, SECOND], [TEXT]], 15, pad_id=0)
-    assert row.tokens.tolist() == [1, 99, 99, 5, 6, 7, 5, 8, 9, 10, 1, 4, 3, 0, 0]
-    assert row.labels.tolist() == [-100] * 5 + [7, -100, -100, 9, 10, -100, -100, 3, -100, -100]
-    assert row.input_pos.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 0, 1, 2, 0, 0]
-    assert row.document.tolist() == [0] * 10 + [1] * 3 + [-1] * 2
-    assert row.branch.tolist() == [0] * 3 + [1] * 3 + [2] * 4 + [0] * 5
+    row = pack_row([[FIRST, SECOND], [TEXT]], 12, pad_id=0)
+    assert row.tokens.tolist() == [1, 99, 99, 5, 6, 5, 8, 9, 1, 4, 0, 0]
+    assert row.targets.tolist() == [-100] * 4 + [7, -100, 9, 10, -100, 3, -100, -100]
+    assert row.input_pos.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 0, 0]
+    assert row.document.tolist() == [0] * 8 + [1] * 2 + [-1] * 2
+    assert row.branch.tolist() == [0] * 3 + [1] * 2 + [2] * 3 + [0] * 4
+    assert row.after_preamble.tolist() == [0] * 12
     assert row.images == ("a",)
 
 
-def test_every_label_keeps_its_predictor_in_its_own_branch():
+def test_documents_that_continue_a_preamble_begin_behind_it():
+    row = pack_row([[sample([99, 99, 5, 7], 3, ("a",), 2, start=4)], [TEXT]], 6, pad_id=0)
+    assert row.tokens.tolist() == [99, 99, 5, 1, 4, 0]
+    assert row.input_pos.tolist() == [4, 5, 6, 0, 1, 0]
+    assert row.after_preamble.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_a_sample_behind_the_preamble_shares_with_none_before_it():
+    begun = sample([99, 5, 6], 2, ("a",), 1, start=2)
+    assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1)])[0] == [[0], [1]]
+    assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1, start=2)])[0] == [[0, 1]]
+
+
+def test_what_predicts_something_stands_in_its_own_branch():
     # The answer follows the image at once: the image token predicts it, so it cannot be shared.
     same = [sample([1, 99, value], 2, ("a",), 2) for value in (7, 8)]
-    assert documents_of(same) == ([[0], [1]], [3, 3])
+    assert documents_of(same) == ([[0], [1]], [2, 2])
     assert sharing(same[0]) == (0, 0)
     # One token between them is enough.
     later = [sample([1, 99, 6, value], 3, ("a",), 2) for value in (7, 8)]
-    assert documents_of(later) == ([[0, 1]], [6])
-    assert pack_row([later], 8, pad_id=0).tokens.tolist() == [1, 99, 6, 7, 6, 8, 0, 0]
+    assert documents_of(later) == ([[0, 1]], [4])
+    assert pack_row([later], 6, pad_id=0).tokens.tolist() == [1, 99, 6, 6, 0, 0]
 
 
 def test_another_text_before_the_image_is_not_shared():
@@ -68,15 +83,15 @@ def test_samples_that_do_not_begin_alike_cannot_be_laid_out_together():
     other = sample([1, 99, 99, 5, 6, 7], 5, ("b",), 3, name="another row")
     with pytest.raises(ValueError, match="another row does not begin like row"):
         pack_row([[FIRST, other]], 20, pad_id=0)
-    with pytest.raises(ValueError, match="does not fit into a row of 5 tokens"):
-        pack_row([[FIRST]], 5, pad_id=0)
+    with pytest.raises(ValueError, match="does not fit into a row of 4 tokens"):
+        pack_row([[FIRST]], 4, pad_id=0)
 
 
 def test_questions_that_do_not_fit_go_into_another_document():
     questions = [sample([1, 99, 99, 5, value, value], 5, ("a",), 3) for value in range(10, 17)]
-    groups, lengths = documents_of(questions, row_length=12)
+    groups, lengths = documents_of(questions, row_length=9)
     assert groups == [[0, 1, 2], [3, 4, 5], [6]]
-    assert lengths == [12, 12, 6]
+    assert lengths == [9, 9, 5]
 
 
 def test_unusable_samples_are_left_out_of_every_document():
@@ -84,12 +99,12 @@ def test_unusable_samples_are_left_out_of_every_document():
     table.lengths[1] = 0
     found = make_documents(table, np.array([2, 1, 0]), 20)
     assert found.samples.tolist() == [2, 0]
-    assert found.lengths.tolist() == [3, 6]
+    assert found.lengths.tolist() == [2, 5]
 
 
 def test_a_sample_longer_than_a_row_is_an_error():
-    with pytest.raises(ValueError, match="has 6 tokens"):
-        make_documents(make_table([FIRST]), np.array([0]), row_length=5)
+    with pytest.raises(ValueError, match="has 5 tokens"):
+        make_documents(make_table([FIRST]), np.array([0]), row_length=4)
 
 
 def rows_of(lengths, row_length, **options):

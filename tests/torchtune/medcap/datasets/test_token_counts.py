@@ -35,8 +35,8 @@ class Maker:
         if index in self.bad:
             raise UserError(f"row {index} is bad")
         tokens = np.arange(5 + index % 4, dtype=np.int32)
-        labels = np.where(tokens < 4, -100, tokens)
-        return Sample(tokens, labels, (f"{index // 2}.png",), 3, f"row {index}")
+        targets = np.where(tokens < 4, -100, tokens)
+        return Sample(tokens, targets, (f"{index // 2}.png",), 3, f"row {index}")
 
 
 def columns(table):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.dicom_files import write_dicom
 from medcap.data.conversations import read_record
 from medcap.data.images import ImageReader
 from medcap.datasets import web_shards
@@ -150,6 +151,12 @@ def test_several_pictures_of_one_sample_stay_in_their_order(tmp_path):
         ("n.json", {"conversations": question, "image": ["n.side.png", "n.front.jpg"]}),
     )
     assert [reds(rows, index) for index in range(3)] == [[1, 2], [1, 2], [2, 1]]
+
+
+def test_a_dicom_file_is_the_picture_of_its_sample(tmp_path):
+    scan = write_dicom(tmp_path / "scan", np.full((2, 2), 7, dtype=np.uint8)).read_bytes()
+    rows = open_one(tmp_path, ("0.dcm", scan), ("0.txt", "A scan"))
+    assert reds(rows, 0) == [7]
 
 
 def test_a_text_only_sample_is_a_row(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
+from medcap.modules.frozen_linear import LLM_WEIGHTS, quantise_layer
 
 LIMITS = (1, 9, 2, 3, 12, 1, 5)
 
@@ -111,13 +112,22 @@ def test_given_words_begin_the_answer(tmp_path):
     assert results[0].tokens != results[1].tokens
 
 
-def test_compiled_steps_have_few_shapes_and_give_the_same_answers(tmp_path, monkeypatch):
+def generator_of(folder, llm_weights, **options):
+    generator = tiny_generator(folder, batch_size=4, **options)
+    for layer in generator.model.decoder.layers:
+        quantise_layer(layer, llm_weights)
+    return generator
+
+
+@pytest.mark.parametrize("llm_weights", LLM_WEIGHTS)
+def test_compiled_steps_have_few_shapes_and_give_the_same_answers(tmp_path, monkeypatch, llm_weights):
     requests = uneven_requests(write_images(tmp_path, 2))
-    expected = tiny_generator(tmp_path, batch_size=4).generate(requests, Sampling(max_new_tokens=7))
+    expected = generator_of(tmp_path, llm_weights).generate(requests, Sampling(max_new_tokens=7))
     # The graph is captured as for CUDA; generating code for it would take most of a minute here.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     torch._dynamo.reset()
-    compiled = tiny_generator(tmp_path, batch_size=4, compile=True)
+    torch._dynamo.utils.counters.clear()
+    compiled = generator_of(tmp_path, llm_weights, compile=True)
     assert compiled.generate(requests, Sampling(max_new_tokens=7)) == expected
     # Two sizes of rows, and nothing compiled anew as the rows fill, empty and move on.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -10,6 +10,7 @@ from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
+from medcap.modules.frozen_linear import quantise_layer
 
 GREEDY = Sampling(max_new_tokens=7)
 
@@ -283,6 +284,18 @@ def test_bfloat16_decoder_answers_deterministically(tmp_path):
     first = tokens_of(generator, requests)
     assert tokens_of(generator, requests) == first
     assert {len(tokens) for tokens in first} == {7}
+
+
+@pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
+def test_low_precision_layers_answer_as_plain_generation_with_them(tmp_path, llm_weights):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    generator = tiny_generator(tmp_path, batch_size=5)
+    before = tokens_of(generator, requests)
+    for layer in generator.model.decoder.layers:
+        quantise_layer(layer, llm_weights)
+    answers = tokens_of(generator, requests)
+    assert answers == [plain_answer(generator, request, 7) for request in requests]
+    assert answers != before
 
 
 def test_no_requests_no_work(tmp_path):

@@ -4,9 +4,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
+from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
 from medcap.data.epoch_plan import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
+from medcap.data.preamble import continue_preamble
+from medcap.models import vision_language_model
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
@@ -14,6 +17,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 
 IMAGE = 7
 K = 4
+PREAMBLE = (1, 2)
 
 
 @pytest.fixture
@@ -32,10 +36,10 @@ def images():
 
 
 def sample(image, question, answer):
-    head = [1, 2] + ([IMAGE] * K if image else [])
+    head = [*PREAMBLE, *([IMAGE] * K if image else [])]
     tokens = np.array([*head, *question, *answer], dtype=np.int32)
-    labels = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
-    return Sample(tokens, labels, (image,) if image else (), len(head) if image else 0, "row")
+    successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
+    return Sample(tokens[:-1], successors[1:], (image,) if image else (), len(head) if image else 0, "row")
 
 
 SAMPLES = [
@@ -45,15 +49,17 @@ SAMPLES = [
     sample("b", [24, 25], [36, 37]),
     sample(None, [26, 27, 28], [38]),
 ]
+NUM_TARGETS = 9
 
 
-def batch_of(samples, images, row_length, share=True):
+def batch_of(samples, images, row_length, share=True, preamble=()):
+    samples = [continue_preamble(one, preamble, IMAGE) for one in samples]
     plan = plan_packed(make_table(samples), np.arange(len(samples)), row_length, share)
     rows = [
         pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
         for row in plan.rows(0, len(plan))
     ]
-    return make_batch(rows, IMAGE, K, images.__getitem__)
+    return make_batch(rows, IMAGE, K, images.__getitem__, preamble=preamble)
 
 
 def gradients(model, loss):
@@ -63,15 +69,24 @@ def gradients(model, loss):
 
 
 def plain_loss(model, images):
-    """Every sample alone in its row, all logits, torch's own cross-entropy."""
+    """Every sample alone in its row, torchtune's layers, all logits, torch's own cross-entropy; mean over targets."""
     total = 0
     for one in SAMPLES:
         batch = batch_of([one], images, len(one.tokens))
         rows = None if batch.images is None else model.encode_images(batch.images)
         hidden = model.hidden(model.embed(batch.tokens, rows, batch.image_positions), None, batch.input_pos)
         logits = model.unembed(hidden)
-        total = total + cross_entropy(logits[0, :-1], batch.labels[0, 1:], ignore_index=-100, reduction="sum")
-    return total
+        total = total + cross_entropy(logits[0], batch.targets[0], ignore_index=-100, reduction="sum")
+    return total / NUM_TARGETS
+
+
+def assert_equal_steps(loss, found, expected, wanted):
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=5e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,14 +99,76 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
     expected = plain_loss(model, images)
     wanted = gradients(model, expected)
     batch = batch_of(SAMPLES, images, row_length, share)
-    loss = model.loss(batch)
-    found = gradients(model, loss)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    assert found.keys() == wanted.keys()
+    loss = model.loss(batch) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize("row_length", [64, 17])
+def test_a_preamble_computed_once_changes_nothing(model, images, row_length):
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    model.learn_preamble(PREAMBLE)
+    batch = batch_of(SAMPLES, images, row_length, preamble=PREAMBLE)
+    assert not {1, 2} & set(batch.tokens.unique().tolist())
+    loss = model.loss(batch) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+def test_a_sample_that_does_not_continue_the_preamble_does_not_see_it(model, images):
+    foreign = sample("a", [20], [21, 22])
+    foreign.tokens[:2] = [3, 4]
+    alone = model.loss(batch_of([foreign], images, 16))
+    model.learn_preamble(PREAMBLE)
+    both = [model.loss(batch_of(some, images, 64, preamble=PREAMBLE)) for some in ([SAMPLES[3], foreign], SAMPLES[3:4])]
+    torch.testing.assert_close(both[0] - both[1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preamble", [(), PREAMBLE])
+def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, preamble):
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    model.learn_preamble(preamble)
+    model.compiled = True  # the layout; nothing is compiled here
+    loss = model.loss(batch_of(SAMPLES, images, 24, preamble=preamble)) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize("preamble", [(), PREAMBLE])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, preamble, monkeypatch):
+    monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
+    wanted = gradients(model, plain_loss(model, images))
+    model.learn_preamble(preamble)
+    batch = batch_of(SAMPLES, images, 64, preamble=preamble)
+    parts = model.parts(batch)
+    assert len(parts) == 3
+    assert [part.num_images for part in parts] == [1, 1, 0]
+    assert sum(part.num_labels for part in parts) == batch.num_labels == NUM_TARGETS
+    assert sum(part.num_tokens for part in parts) == batch.num_tokens
+    model.zero_grad()
+    for part in parts:
+        loss = model.loss(part) / NUM_TARGETS
+        if loss.requires_grad:
+            loss.backward()
     for name, gradient in wanted.items():
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-5, atol=5e-6)
+
+
+def test_processes_that_share_layers_make_one_pass_each(model, images, monkeypatch):
+    monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
+    model.always_backward = True
+    batch = batch_of(SAMPLES, images, 64)
+    assert model.parts(batch) == [batch]
+
+
+def test_a_decoder_of_another_kind_trains_too(model, images):
+    whole = VisionLanguageModel(model.tower, model.projector, tiny_decoder("gemma2"), IMAGE)
+    assert not whole.frozen_layers
+    expected = plain_loss(whole, images)
+    wanted = gradients(whole, expected)
+    loss = whole.loss(batch_of(SAMPLES, images, 24)) / NUM_TARGETS
+    assert_equal_steps(loss, gradients(whole, loss), expected, wanted)
+    with pytest.raises(ValueError, match="cannot continue a preamble"):
+        whole.learn_preamble(PREAMBLE)
 
 
 def test_sharing_encodes_an_image_once(images):
@@ -99,10 +176,11 @@ def test_sharing_encodes_an_image_once(images):
     assert batch_of(SAMPLES, images, 64, share=False).num_images == 4
 
 
-def test_checkpointed_layers_give_the_same_gradients(model, images):
+@pytest.mark.parametrize("count", [1, 2])
+def test_checkpointed_layers_give_the_same_gradients(model, images, count):
     batch = batch_of(SAMPLES, images, 64)
     wanted = gradients(model, model.loss(batch))
-    model.checkpoint_layers = True
+    model.checkpointed_layers = count
     found = gradients(model, model.loss(batch))
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient)
@@ -149,7 +227,7 @@ def test_an_unknown_trainable_part_is_an_error(model):
 
 
 def test_a_placeholder_without_its_rows_is_an_error(images):
-    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].labels[3:], ("a",), K - 1, "row 9")
+    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].targets[3:], ("a",), K - 1, "row 9")
     with pytest.raises(ValueError, match="3 placeholders for 1 images"):
         make_batch([pack_row([[cut]], 20, 0)], IMAGE, K, images.__getitem__)
 

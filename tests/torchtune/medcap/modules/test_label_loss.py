@@ -3,13 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from medcap.modules.label_loss import label_loss, select_label_positions
-
-
-def plain_loss(hidden, labels, unembed):
-    logits = unembed(hidden)
-    shifted = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], dim=1)
-    return cross_entropy(logits.flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction="sum")
+from medcap.modules.label_loss import label_loss
 
 
 @pytest.fixture
@@ -21,42 +15,51 @@ def head():
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 1000])
 def test_equals_full_cross_entropy_in_value_and_gradient(head, chunk_size):
     torch.manual_seed(1)
-    labels = torch.randint(0, 11, (3, 9))
-    labels[torch.rand(3, 9) < 0.5] = -100
-    ours = torch.randn(3, 9, 6, requires_grad=True)
+    targets = torch.randint(0, 11, (19,))
+    ours = torch.randn(19, 6, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    loss = label_loss(ours, labels, head, chunk_size)
-    expected = plain_loss(theirs, labels, head)
+    loss = label_loss(ours, targets, head, chunk_size)
+    expected = cross_entropy(head(theirs), targets, reduction="sum")
     (loss * 0.5).backward()
     (expected * 0.5).backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_logits_are_computed_at_label_positions_only(head):
+def test_a_head_that_bends_its_logits_keeps_its_gradient(head):
+    torch.manual_seed(1)
+    targets = torch.randint(0, 11, (5,))
+    ours = torch.randn(5, 6, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+
+    def capped(hidden):  # as Gemma 2 does
+        return torch.tanh(head(hidden) / 3.0) * 3.0
+
+    label_loss(ours, targets, capped, 2).backward()
+    cross_entropy(capped(theirs), targets, reduction="sum").backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_exist_for_one_chunk_at_a_time(head):
     sizes = []
 
     def counting(chunk):
         sizes.append(len(chunk))
         return head(chunk)
 
-    labels = torch.full((2, 50), -100)
-    labels[0, 10:13] = 4
-    labels[1, 0] = 4  # nothing comes before it, so nothing predicts it
-    label_loss(torch.randn(2, 50, 6), labels, counting, chunk_size=2)
+    label_loss(torch.randn(3, 6), torch.tensor([4, 4, 4]), counting, chunk_size=2)
     assert sizes == [2, 1]
 
 
-def test_no_label_gives_zero_and_zero_gradient(head):
-    hidden = torch.randn(1, 4, 6, requires_grad=True)
-    loss = label_loss(hidden, torch.full((1, 4), -100), head)
+def test_without_a_gradient_the_value_is_the_same(head):
+    hidden, targets = torch.randn(3, 6), torch.tensor([4, 0, 10])
+    expected = cross_entropy(head(hidden), targets, reduction="sum")
+    torch.testing.assert_close(label_loss(hidden, targets, head), expected)
+
+
+def test_no_target_gives_zero_and_zero_gradient(head):
+    hidden = torch.randn(4, 6, requires_grad=True)
+    loss = label_loss(hidden[:0], torch.zeros(0, dtype=torch.int64), head)
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad.abs().sum() == 0
-
-
-def test_the_predictor_is_the_token_before():
-    hidden = torch.arange(4.0).reshape(1, 4, 1)
-    selected, targets = select_label_positions(hidden, torch.tensor([[-100, -100, 8, 9]]))
-    assert selected.flatten().tolist() == [1, 2]
-    assert targets.tolist() == [8, 9]

@@ -101,7 +101,7 @@ def test_memory_that_is_full_is_explained_with_the_keys_that_help():
     assert explain(torch.OutOfMemoryError(CUDA)) == (
         "the GPU's memory is full (tried to allocate 20.50 GiB; it has 139.72 GiB): lower batch_size and raise"
         " gradient_accumulation_steps by as much, lower dataset.max_seq_len, or set"
-        " enable_activation_checkpointing=true"
+        " activation_memory_budget=0.5"
     )
     assert explain(RuntimeError("CUDA error: out of memory\nmore")).startswith("the GPU's memory is full (CUDA error:")
     with pytest.raises(RuntimeError) as caught:

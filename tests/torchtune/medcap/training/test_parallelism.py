@@ -67,7 +67,7 @@ NODE = World(0, 16, 0, 8, torch.device("cuda", 0))
             "replicate",
             "parallelism=replicate: the whole language model on every GPU: about 20.0 GB of the 10.0 GB free for it;"
             " that may not fit: try parallelism=shard, a smaller batch_size or dataset.max_seq_len,"
-            " enable_activation_checkpointing=true",
+            " activation_memory_budget=0.5",
         ),
         (
             "auto",
@@ -75,7 +75,7 @@ NODE = World(0, 16, 0, 8, torch.device("cuda", 0))
             "shard",
             "parallelism=shard: the language model's layers divided over the 8 processes of a node (whole it would take"
             " 20.0 GB): about 7.0 GB of the 6.0 GB free for it; that may not fit: try a smaller batch_size or"
-            " dataset.max_seq_len, enable_activation_checkpointing=true, cpu_offload=true",
+            " dataset.max_seq_len, activation_memory_budget=0.5, cpu_offload=true",
         ),
     ],
 )
@@ -105,6 +105,25 @@ def test_offloading_shards_and_is_refused_where_it_cannot_work() -> None:
         LayerSharder(World(0, 2, 0, 2, CPU), 2, cpu_offload=True)
 
 
+def test_low_precision_layers_are_never_divided() -> None:
+    mode, line = choose("auto", NODE, ESTIMATE, 80 * GB, llm_weights="int8")
+    assert mode == "replicate"
+    assert line == (
+        "parallelism=replicate: the whole language model on every GPU, its layers in int8 are not divided: about"
+        " 20.0 GB of the 80.0 GB free for it"
+    )
+    mode, line = choose("auto", NODE, ESTIMATE, 10 * GB, llm_weights="nf4")
+    assert mode == "replicate"
+    assert "; that may not fit: try llm_weights=bf16 with parallelism=shard, a smaller batch_size" in line
+    for wanted, cpu_offload, asked in (("shard", False, "parallelism=shard"), ("auto", True, "cpu_offload=true")):
+        with pytest.raises(UserError) as error:
+            choose(wanted, NODE, ESTIMATE, 80 * GB, cpu_offload, "fp8")
+        assert str(error.value) == (
+            f"{asked} does not go with llm_weights=fp8, whose layers are not divided: use parallelism=replicate"
+            " cpu_offload=false, or llm_weights=bf16"
+        )
+
+
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -126,10 +145,10 @@ class Projector(nn.Module):
         return self.linear(patches)
 
 
-def _model(decoder: Any, checkpoint_layers: bool) -> VisionLanguageModel:
+def _model(decoder: Any, checkpointed_layers: int) -> VisionLanguageModel:
     torch.manual_seed(3)
     model = VisionLanguageModel(Tower(), Projector(), decoder, image_token_id=4)
-    model.checkpoint_layers = checkpoint_layers
+    model.checkpointed_layers = checkpointed_layers
     return model
 
 
@@ -139,11 +158,11 @@ def _loss_and_gradients(model: VisionLanguageModel, rank: int) -> list[Any]:
     length = 9 + 4 * rank
     tokens = torch.randint(5, 90, (2, length), generator=generator)
     tokens[:, 2] = 4
-    labels = torch.where(torch.arange(length) > 4, tokens, -100)
+    predicts = (torch.arange(length) > 3).repeat(2, 1)
     images = torch.randint(256, (2, 3, 2, 2), dtype=torch.uint8, generator=generator)
     embeddings = model.embed(tokens, model.encode_images(images), torch.tensor([2, length + 2]))
     hidden = model.hidden(embeddings, None, torch.arange(length).repeat(2, 1))
-    loss = label_loss(hidden, labels, model.unembed, chunk_size=3)
+    loss = label_loss(hidden[predicts], tokens[predicts], model.unembed, chunk_size=3)
     loss.backward()
     gradients = [[p.grad.flatten().tolist() for p in part.parameters()] for part in (model.tower, model.projector)]
     with torch.no_grad():
@@ -152,8 +171,8 @@ def _loss_and_gradients(model: VisionLanguageModel, rank: int) -> list[Any]:
     return [loss.item(), gradients, few.flatten().tolist()]
 
 
-@pytest.mark.parametrize("checkpoint_layers", [False, True])
-def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkpoint_layers: bool) -> None:
+@pytest.mark.parametrize("checkpointed_layers", [0, 2, 3])
+def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkpointed_layers: int) -> None:
     llm = tiny_llm(num_layers=3, intermediate_dim=63)  # one process gets fewer rows than the other
     plan = plan_llm(llm, write_hugging_face_llm(tmp_path, random_decoder(llm)))
     whole = plan.load("cpu", torch.float32)
@@ -167,7 +186,7 @@ def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkp
 
         decoder = plan.load("cpu", torch.float32, after_layer)
         before = llm_fingerprint(decoder)
-        model = _model(decoder, checkpoint_layers)
+        model = _model(decoder, checkpointed_layers)
         first = _loss_and_gradients(model, world.rank)
         model.zero_grad()
         second = _loss_and_gradients(model, world.rank)
@@ -183,7 +202,7 @@ def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkp
     layer_size = sum(p.numel() for p in whole.layers[0].parameters())
     results = run_in_processes(work)
     for rank, (found, fingerprints, divided, _) in enumerate(results):
-        expected = _loss_and_gradients(_model(whole, checkpoint_layers), rank)
+        expected = _loss_and_gradients(_model(whole, checkpointed_layers), rank)
         for loss, gradients, few in found:
             assert loss == pytest.approx(expected[0], rel=1e-6)
             for part, other in itertools.product(range(2), range(2)):
@@ -264,10 +283,11 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
         ["trainable=[projector]"],
         ["dataset.packed=false"],
         ["enable_activation_checkpointing=true"],
+        ["llm_weights=int8"],
     ):
         cfg = _configuration(workspace, *overrides)
         plan_parallelism(cfg, plan_model(cfg), world, torch.float32)
-    everything, projector, unpacked, checkpointed = found
+    everything, projector, unpacked, checkpointed, quantised = found
     model = plan_model(_configuration(workspace)).load(CPU, torch.float32)
     trained = sum(parameter.numel() for parameter in set_trainable(model, ["vision", "projector"]).values())
     assert everything.trained == everything.optimizer == trained * 8
@@ -275,3 +295,4 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
     # 4 images in each of 8 packed rows of 320 tokens, against one for each of 8 samples; 310,144 bytes an image
     assert everything.activations - unpacked.activations == (32 - 8) * 310_144
     assert 0 < checkpointed.activations < everything.activations
+    assert quantised.layers < everything.layers / 3

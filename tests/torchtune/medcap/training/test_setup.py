@@ -9,9 +9,11 @@ from torch import nn
 
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
+from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.setup import (
     FrozenProof,
     check_trainable,
+    checkpointed_layers,
     describe_parts,
     seed_everything,
     set_trainable,
@@ -74,6 +76,15 @@ def test_the_banner_counts_what_is_frozen_and_what_learns():
     assert lines["projector"] == ["trained", f"{count:,}", "parameters", "float32"]
 
 
+def test_the_banner_counts_quantised_weights_and_names_their_precision():
+    model = Model("medcap.models.mlp")
+    model.decoder = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
+    quantise_layer(model.decoder, "int8")
+    assert describe_parts(model).splitlines()[0].split() == [
+        *("language", "model", "trained", "32", "parameters", "float32,", "layers", "in", "int8")
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "projector", "meant"),
     [
@@ -113,3 +124,35 @@ def test_a_frozen_weight_that_changed_is_found():
         proof.check(proof.after())
     cfg.verify_frozen = False
     assert FrozenProof(cfg, plan_of("mlp"), model).after() == {"llm_sha256_before": None, "llm_sha256_after": None}
+
+
+def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
+    model = Model("medcap.models.mlp")
+    quantise_layer(model, "int8")
+    model.dtype = torch.float32
+    plan = plan_of("mlp")
+    plan.llm.fingerprint = lambda dtype: f"of the files in {dtype}"
+    cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
+    proof = FrozenProof(cfg, plan, model)
+    assert proof.llm["fingerprint"] == "of the files in torch.float32"
+    assert proof.llm["weights"] == "int8"
+    proof.check(proof.after())
+    model.decoder.quantised[0, 0] += 1
+    with pytest.raises(RuntimeError, match="the frozen language model changed: sha256"):
+        proof.check(proof.after())
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "budget", "expected"),
+    [(False, 1.0, 0), (False, 0.5, 4), (False, 0, 8), (True, 1.0, 8), (True, 0, 8)],
+)
+def test_a_memory_budget_says_how_many_layers_are_computed_again(checkpointing, budget, expected):
+    cfg = {"enable_activation_checkpointing": checkpointing, "activation_memory_budget": budget}
+    assert checkpointed_layers(OmegaConf.create(cfg), 8) == expected
+
+
+@pytest.mark.parametrize(("checkpointing", "budget", "reason"), [(False, 1.5, "from 0 to 1"), (True, 0.5, "only one")])
+def test_an_impossible_memory_budget_is_an_error(checkpointing, budget, reason):
+    cfg = {"enable_activation_checkpointing": checkpointing, "activation_memory_budget": budget}
+    with pytest.raises(UserError, match=f"activation_memory_budget={budget}.*{reason}"):
+        checkpointed_layers(OmegaConf.create(cfg), 8)

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader
+from medcap.data.images import IMAGE_KEYS, SUFFIXES, ImageReader
 from medcap.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
-# Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
-IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 _TURNS = ("conversations", "conversatons", "messages")
 
 

@@ -1,0 +1,21 @@
+"""A reader of images that stands for decoders that end their process; importable by processes that start anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+from PIL import Image
+
+from medcap.data.grey_levels import View
+from medcap.data.images import ImageReader
+
+
+class KillingReader(ImageReader):
+    """Ends the process at every image with ``killer`` in its name."""
+
+    def open_frames(self, path: str | Path, view: View) -> Generator[tuple[int | None, Image.Image]]:
+        if "killer" in Path(path).name:
+            os._exit(11)
+        yield from super().open_frames(path, view)

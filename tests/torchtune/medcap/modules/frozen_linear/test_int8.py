@@ -1,0 +1,28 @@
+import torch
+from torch import nn
+
+from medcap.modules.frozen_linear.int8 import Int8Linear
+
+
+def test_a_weight_that_int8_can_represent_is_kept_exactly() -> None:
+    linear = nn.Linear(3, 2, bias=False)
+    # 127 and other integers, times a power of two for each row
+    linear.weight = nn.Parameter(torch.tensor([[127.0, -3.0, 0.0], [-0.5, 31.75, 10.25]]))
+    frozen = Int8Linear(linear)
+    assert frozen.quantised.tolist() == [[127, -3, 0], [-2, 127, 41]]
+    assert frozen.scale.tolist() == [1.0, 0.25]
+    states = torch.tensor([[1.0, 2.0, 4.0], [0.5, -8.0, 3.0]], requires_grad=True)
+    output = frozen(states)
+    assert output.tolist() == [[121.0, 104.0], [87.5, -223.5]]
+    output.backward(torch.tensor([[1.0, 4.0], [2.0, 0.0]]))
+    assert states.grad.tolist() == [[125.0, 124.0, 41.0], [254.0, -6.0, 0.0]]
+
+
+def test_the_worst_error_is_half_a_step_of_the_row() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(500, 20, bias=False)
+    nn.init.normal_(linear.weight)
+    error = (Int8Linear(linear).decoded(torch.float32) - linear.weight).abs().amax(dim=1)
+    step = linear.weight.abs().amax(dim=1) / 127
+    assert (error <= 0.5001 * step).all()
+    assert (error > 0.4 * step).all()

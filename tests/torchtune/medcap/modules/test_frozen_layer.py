@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from helpers.tiny_generation import FAMILIES, tiny_decoder
+from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_layer import FrozenLayer, can_freeze, freeze_layers, is_frozen
+
+FREEZABLE = [family for family in FAMILIES if family != "gemma2"]
+DOCUMENT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1], [0, 0, 0, 0, 0, 0, 0, 0]])
+BRANCH = torch.tensor([[0, 0, 0, 0, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2, 3, 3]])
+POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 1, 2, 0], [0, 1, 2, 3, 2, 3, 2, 3]])
+PLACES = torch.tensor([1, 4, 9, 15])
+
+
+def states_and_gradient(layer, **options):
+    states = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    output = layer(states, input_pos=POSITIONS, **options)
+    output = output[0] if "places" in options else output.flatten(0, 1)[PLACES]
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    return output.detach(), states.grad
+
+
+@pytest.mark.parametrize("with_places", [False, True])
+@pytest.mark.parametrize("family", FREEZABLE)
+def test_the_way_of_training_equals_torchtunes_layer(family, with_places):
+    layer = tiny_decoder(family).requires_grad_(False).layers[-1]
+    mask = packed_attention_mask(DOCUMENT, BRANCH)
+    expected = states_and_gradient(layer, mask=mask)
+    frozen = FrozenLayer(layer)
+    table = rotation_table(layer.attn.pos_embeddings, POSITIONS)
+    options = {"places": PLACES} if with_places else {}
+    found = states_and_gradient(frozen, mask=mask, table=table, training_pass=True, **options)
+    for own, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5)
+    # Called as torchtune calls it, it is torchtune's.
+    for own, theirs in zip(states_and_gradient(frozen, mask=mask), expected, strict=True):
+        assert torch.equal(own, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_and_their_names_stay(family):
+    decoder = tiny_decoder(family)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    freeze_layers(decoder)
+    assert is_frozen(decoder) == (family != "gemma2")
+    after = decoder.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_layer_of_another_kind_is_left_alone():
+    assert not can_freeze(tiny_decoder("gemma2").layers[0])
+    assert not can_freeze(torch.nn.Linear(2, 2))
+    layer = tiny_decoder().layers[0]
+    assert can_freeze(layer)
+    layer.attn.attn_dropout = 0.1
+    assert not can_freeze(layer)
+
+
+def test_compiled_layers_do_not_compile_again_for_another_step():
+    torch._dynamo.reset()
+    decoder = tiny_decoder().requires_grad_(False)
+    freeze_layers(decoder)
+    layers = list(decoder.layers)
+    for layer in layers:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    torch._dynamo.utils.counters.clear()
+    compiled = []
+    for step in range(3):
+        document = (torch.arange(16).view(2, 8) // (3 + step)).clamp(max=2)
+        mask = packed_attention_mask(document, torch.zeros_like(document))
+        positions = torch.arange(8).expand(2, 8)
+        table = rotation_table(layers[0].attn.pos_embeddings, positions)
+        states = torch.randn(2, 8, 32, requires_grad=True)
+        for layer in layers:
+            states = layer(states, mask=mask, input_pos=positions, table=table, training_pass=True)
+        states.sum().backward()
+        compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert compiled[0] == compiled[1] == compiled[2]
+    assert compiled[0] <= 2

@@ -1,0 +1,111 @@
+"""Values of any range -> the 256 levels of a picture, and what a user may choose about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from medcap.errors import UserError
+
+ALL, MIDDLE = "all", "middle"
+AXES = ("sagittal", "coronal", "axial")
+_SQUARE = 1.01  # ratio of spacings up to which pixels count as square
+
+
+@dataclass(frozen=True)
+class View:
+    """Which pictures of a file are wanted, and of which values.
+
+    Attributes:
+        window: centre and width in the file's own units (Hounsfield units in CT); or the number, from 0, of one of
+            the windows that a DICOM file offers; None takes the file's first window, or where it has none the range
+            of the values.
+        frames: ``all``, ``middle``, or a number from 0: of DICOM frames and NIfTI slices.
+        axis: of ``AXES``: which slices of a NIfTI volume.
+    """
+
+    window: tuple[float, float] | int | None = None
+    frames: str | int = MIDDLE
+    axis: str = "axial"
+
+
+DEFAULT_VIEW = View()
+
+
+def choose_frames(frames: str | int, count: int) -> range:
+    """The frames that a user means.
+
+    Args:
+        frames: as ``View.frames``.
+        count: how many there are.
+
+    Returns:
+        Numbers from 0.
+
+    Raises:
+        UserError: if there is no such frame.
+    """
+    if frames == ALL:
+        return range(count)
+    number = count // 2 if frames == MIDDLE else int(frames)
+    if not 0 <= number < count:
+        raise UserError(f"has no frame {number}: it has {count}, numbered from 0")
+    return range(number, number + 1)
+
+
+def stretch(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Map a range of values to 0..255.
+
+    Args:
+        values: any shape and type; those that are not finite become ``low``.
+        low: what becomes 0, as does all below; by default the smallest finite value.
+        high: what becomes 255, as does all above; by default the largest finite value.
+
+    Returns:
+        uint8 of the same shape; all 0 where the range is empty.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values)
+    if low is None:
+        low = values[finite].min() if finite.any() else 0.0
+    if high is None:
+        high = values[finite].max() if finite.any() else 0.0
+    if not high > low:
+        return np.zeros(values.shape, dtype=np.uint8)
+    levels = (np.where(finite, values, low) - low) * (255.0 / (high - low))
+    return np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8)
+
+
+def apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Map the values from ``center - width / 2`` to ``center + width / 2`` to 0..255; uint8 of the same shape."""
+    return stretch(values, center - width / 2, center + width / 2)
+
+
+def square_pixels(picture: Image.Image, row_spacing: float, column_spacing: float, max_pixels: int) -> Image.Image:
+    """Resize a picture whose pixels are not square, so that shapes are what they are in the patient.
+
+    Args:
+        picture: any mode that can be interpolated.
+        row_spacing: distance of the centres of neighbouring rows, in any unit.
+        column_spacing: likewise of columns.
+        max_pixels: width x height above which the result is refused.
+
+    Returns:
+        The picture with square pixels of the finer spacing; itself where they are square or a spacing is unknown.
+
+    Raises:
+        UserError: if it would be too large.
+    """
+    fine, coarse = sorted((row_spacing, column_spacing))
+    if not (fine > 0 and np.isfinite(coarse) and coarse / fine > _SQUARE):
+        return picture
+    width = max(1, round(picture.width * (column_spacing / fine)))
+    height = max(1, round(picture.height * (row_spacing / fine)))
+    if width * height > max_pixels:
+        raise UserError(
+            f"is {width} x {height} with square pixels (its spacing is {row_spacing:g} x {column_spacing:g}), more than"
+            f" the {max_pixels:,} pixels allowed"
+        )
+    return picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,64 @@
+"""The words that samples begin with, before anything that is learnt or seen.
+
+Their keys and values in a frozen language model never change, so a model computes them once (``learn_preamble`` of
+``VisionLanguageModel``) and samples leave them out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from medcap.data.packing import Sample
+from medcap.modules.label_loss import IGNORE_INDEX
+
+
+def find_preamble(samples: Iterable[Sample], image_token_id: int) -> tuple[int, ...]:
+    """The beginning that saves the most tokens if it is left out wherever it stands.
+
+    Args:
+        samples: some of a dataset, whole.
+        image_token_id: the id at image positions.
+
+    Returns:
+        Token ids; none if no two samples begin alike.
+    """
+    heads = [sample.tokens[: _head_length(sample, image_token_id)].tolist() for sample in samples]
+    counts = Counter(tuple(head[:length]) for head in heads for length in range(1, len(head) + 1))
+    shared = [(len(head) * (count - 1), head) for head, count in counts.items() if count > 1]
+    return max(shared, default=(0, ()))[1]
+
+
+def continue_preamble(sample: Sample, preamble: tuple[int, ...], image_token_id: int) -> Sample:
+    """Leave the preamble out of a sample that begins with it.
+
+    Args:
+        sample: a whole one.
+        preamble: from :func:`find_preamble`.
+        image_token_id: the id at image positions.
+
+    Returns:
+        The rest of it, or the sample itself if it begins otherwise or with something that is learnt.
+    """
+    count = len(preamble)
+    # The token behind the preamble is computed, so something is left even of a sample that is nothing else.
+    if not count or count > _head_length(sample, image_token_id) or count >= len(sample.tokens):
+        return sample
+    if tuple(sample.tokens[:count].tolist()) != preamble:
+        return sample
+    return replace(
+        sample,
+        tokens=sample.tokens[count:],
+        targets=sample.targets[count:],
+        images_end=max(sample.images_end - count, 0),
+        start=count,
+    )
+
+
+def _head_length(sample: Sample, image_token_id: int) -> int:
+    """Tokens before the first image token and before the first that predicts something."""
+    ends = (sample.tokens == image_token_id) | (sample.targets != IGNORE_INDEX)
+    return int(np.argmax(ends)) if ends.any() else len(sample.tokens)

@@ -1,0 +1,34 @@
+"""One conversation -> one sample: what is computed of it, and what is to be predicted where."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medcap.data.conversations import Record
+from medcap.data.packing import Sample
+from medcap.data.tokenization import ChatTokenizer, LabelRules
+from medcap.errors import UserError
+from medcap.modules.label_loss import IGNORE_INDEX
+
+
+def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq_len: int, rules: LabelRules) -> Sample:
+    """One record -> one sample.
+
+    Raises:
+        UserError: if truncation cuts an image or leaves nothing to learn.
+    """
+    chat = tokenizer.tokenize(record.messages, max_seq_len, rules)
+    labels = np.asarray(chat.labels, dtype=np.int32)
+    last = int(np.flatnonzero(labels != IGNORE_INDEX)[-1])
+    if last == 0:
+        raise UserError("no token is left to learn: nothing comes before the only one")
+    # Nothing is predicted from the last label on, so neither it nor what follows it is computed.
+    tokens = np.asarray(chat.tokens[:last], dtype=np.int32)
+    image_tokens = np.flatnonzero(tokens == tokenizer.image_token_id)
+    return Sample(
+        tokens=tokens,
+        targets=labels[1 : last + 1],
+        images=tuple(chat.images[: len(image_tokens) // tokenizer.num_image_tokens]),
+        images_end=int(image_tokens[-1]) + 1 if len(image_tokens) else 0,
+        name=name,
+    )

@@ -1,0 +1,78 @@
+"""The images that a row names, in any layout that this project reads, and their change to other names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medcap.data.conversations import CONVERSATION_KEYS, FOLDER_IN_META, is_coloninst
+from medcap.data.images import IMAGE_KEYS
+from medcap.errors import UserError
+
+Rename = Callable[[str, str | None], str]
+
+
+def has_turns(row: Any) -> bool:
+    """Whether a row is one to train on, with ``conversations`` or ``messages``."""
+    return isinstance(row, Mapping) and any(key in row for key in (*CONVERSATION_KEYS, "messages"))
+
+
+def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
+    """Give the images of a row other names; all else stays as it is, but for the folder in medcap's ``meta``.
+
+    Args:
+        row: the decoded JSON value: a conversation of any layout, or a row of a benchmark that names its image under
+            one of ``IMAGE_KEYS``.
+        rename: gives the new name, relative to no other folder, for (name, medcap's dir or None).
+
+    Returns:
+        A changed copy.
+
+    Raises:
+        UserError: if the row is no object, or names its images by something else than text.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"a row must be an object, not {type(row).__name__}")
+    changed = copy.deepcopy(dict(row))
+    meta = row.get("meta")
+    named = FOLDER_IN_META.search(meta) if isinstance(meta, str) else None
+    folder = named.group(1) if named else None
+    field = _field(row)
+    if row.get(field):
+        value = row[field]
+        if isinstance(value, str):
+            changed[field] = rename(value, folder)
+        elif isinstance(value, list) and all(isinstance(name, str) and name for name in value):
+            changed[field] = [rename(name, folder) for name in value]
+        else:
+            raise UserError(f"'{field}' must be a path or a list of paths")
+    if field == "id":
+        changed["image"] = Path(changed["id"]).stem
+    if "messages" in row:
+        _rename_parts(changed["messages"], rename)
+    if named:
+        changed["meta"] = (meta[: named.start()] + meta[named.end() :]).strip("; ")
+        if not changed["meta"]:
+            del changed["meta"]
+    return changed
+
+
+def _field(row: Mapping[str, Any]) -> str:
+    if any(key in row for key in CONVERSATION_KEYS):
+        return "id" if is_coloninst(row) else "image"
+    keys = ("images", "image") if "messages" in row else IMAGE_KEYS
+    return next((key for key in keys if row.get(key)), keys[0])
+
+
+def _rename_parts(turns: Any, rename: Rename) -> None:
+    """Images of OpenAI's content parts, in place."""
+    for turn in turns if isinstance(turns, list) else ():
+        parts = turn.get("content") if isinstance(turn, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict) and part.get("type") == "image":
+                for key in ("content", "text", "image"):
+                    if isinstance(part.get(key), str) and part[key]:
+                        part[key] = rename(part[key], None)
+                        break

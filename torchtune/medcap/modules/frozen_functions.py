@@ -1,0 +1,131 @@
+"""What stands between the products of a frozen decoder layer, without a gradient of any weight.
+
+Autograd's own versions compute and keep what only a weight gradient needs, or walk over memory more often. Under
+``torch.compile`` the plain formulas are used, which the compiler fuses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchtune.models.llama3_1 import Llama3ScaledRoPE
+from torchtune.modules import FeedForward, RMSNorm, RotaryPositionalEmbeddings
+
+# Their table holds cosine and sine for neighbouring pairs of numbers: [max_seq_len, h / 2, 2].
+_PAIRED_ROTATIONS = (RotaryPositionalEmbeddings, Llama3ScaledRoPE)
+
+
+def normalise(norm: nn.Module, states: Tensor) -> Tensor:
+    """A norm whose scale is frozen.
+
+    Args:
+        norm: torchtune's ``RMSNorm``; any other module is called as it is.
+        states: ``[..., d]``.
+
+    Returns:
+        ``[..., d]``.
+    """
+    if type(norm) is not RMSNorm:
+        return norm(states)
+    if states.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _FrozenRMSNorm.apply(states, norm.scale, norm.eps)
+    if norm.scale.dtype != states.dtype:
+        return norm(states)
+    # One kernel on a GPU, which keeps its input as it is; torchtune's own call keeps a float32 copy.
+    return functional.rms_norm(states, norm.normalized_shape, norm.scale, norm.eps)
+
+
+class _FrozenRMSNorm(torch.autograd.Function):
+    """y = w x r with r = 1 / sqrt(mean(x^2) + eps), so dx = r (w dy) - x r^3 mean(w dy x)."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, scale: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)  # [..., 1]
+        inverse = length.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(states, scale, inverse)
+        return (states * inverse).mul_(scale).to(states.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        states, scale, inverse = ctx.saved_tensors
+        gradient = grad_output.float() * scale
+        along = torch.linalg.vecdot(gradient, states.float()).unsqueeze_(-1)  # [..., 1]
+        along.mul_(inverse.pow(3)).div_(states.shape[-1])
+        return gradient.mul_(inverse).addcmul_(states.float(), along, value=-1).to(states.dtype), None, None
+
+
+def feed_forward(mlp: nn.Module, states: Tensor) -> Tensor:
+    """The gated feed-forward part.
+
+    Args:
+        mlp: torchtune's ``FeedForward`` with SiLU; any other module is called as it is.
+        states: ``[..., d]``.
+
+    Returns:
+        ``[..., d]``.
+    """
+    if type(mlp) is not FeedForward or mlp.w3 is None or type(mlp.activation) is not nn.SiLU:
+        return mlp(states)
+    gate, up = mlp.w1(states), mlp.w3(states)  # [..., f]
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return mlp.w2(functional.silu(gate) * up)
+    return mlp.w2(_GatedSiLU.apply(gate, up))
+
+
+class _GatedSiLU(torch.autograd.Function):
+    """silu(gate) * up that keeps its two inputs and not silu(gate) too: a sixth of what a layer keeps."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_gate = grad_output * up
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad_gate, functional.silu(gate).mul_(grad_output)
+
+
+def rotation_table(rotation: nn.Module | None, positions: Tensor) -> Tensor | None:
+    """The cosines and sines of a step, for all layers at once.
+
+    Args:
+        rotation: a layer's ``pos_embeddings``.
+        positions: ``[R, S]`` int64.
+
+    Returns:
+        ``[R, S, 1, h / 2, 2]`` float32; None where :func:`rotate` must ask the module itself.
+    """
+    if type(rotation) not in _PAIRED_ROTATIONS:
+        return None
+    return rotation.cache[positions].unsqueeze(2)
+
+
+def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, positions: Tensor) -> Tensor:
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864).
+
+    Args:
+        rotation: a layer's ``pos_embeddings``.
+        heads: ``[R, S, H, h]``.
+        table: from :func:`rotation_table`.
+        positions: ``[R, S]`` int64.
+
+    Returns:
+        ``[R, S, H, h]``.
+    """
+    if rotation is None:
+        return heads
+    if table is None:
+        return rotation(heads, input_pos=positions)
+    pairs = heads.float().unflatten(-1, (-1, 2))  # [R, S, H, h / 2, 2]
+    if heads.device.type == "cpu" and not torch.compiler.is_compiling():
+        # A complex product is one walk over memory, and so is its gradient.
+        return (
+            torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(3).to(heads.dtype)
+        )
+    real, imaginary, cosine, sine = *pairs.unbind(-1), *table.unbind(-1)
+    rotated = [real * cosine - imaginary * sine, imaginary * cosine + real * sine]
+    return torch.stack(rotated, -1).flatten(3).to(heads.dtype)

@@ -1,0 +1,163 @@
+"""A torchtune decoder layer whose weights are frozen: the same outputs and gradients for less work and memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from torchtune.modules import MultiHeadAttention, TransformerDecoder, TransformerSelfAttentionLayer
+
+from medcap.modules.frozen_functions import feed_forward, normalise, rotate
+from medcap.modules.ragged_attention import RaggedAttention
+
+
+class FrozenLayer(TransformerSelfAttentionLayer):
+    """A self-attention layer that takes over another one's parts; their names stay.
+
+    Called like the layer it came from (with ``mask`` and ``input_pos``) it does what that did, such as decoding over a
+    cache. Called with ``training_pass`` it runs the way of training.
+
+    Args:
+        layer: of which :func:`can_freeze` is true.
+    """
+
+    def __init__(self, layer: TransformerSelfAttentionLayer) -> None:
+        super().__init__(
+            layer.attn,
+            layer.mlp,
+            sa_norm=layer.sa_norm,
+            mlp_norm=layer.mlp_norm,
+            sa_scale=layer.sa_scale,
+            mlp_scale=layer.mlp_scale,
+        )
+        self.train(layer.training)
+
+    def forward(
+        self,
+        states: Tensor,
+        *,
+        mask: Tensor | BlockMask | None = None,
+        input_pos: Tensor | None = None,
+        training_pass: bool = False,
+        table: Tensor | None = None,
+        ragged: RaggedAttention | None = None,
+        preamble: tuple[Tensor, Tensor] | None = None,
+        places: Tensor | None = None,
+        with_keys: bool = False,
+        **others: Any,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """Run the layer.
+
+        Args:
+            states: ``[R, S, d]``; R is 1 with ``ragged``.
+            mask: ``[R, S, P + S]``, boolean or to be added, or the equal block mask; None is causal.
+            input_pos: ``[R, S]`` int64.
+            training_pass: run the way of training, which `table` and what follows belong to.
+            table: from ``rotation_table``.
+            ragged: in the place of ``mask``.
+            preamble: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
+            places: ``[m]`` int64 flat positions, ascending; only their outputs are wanted.
+            with_keys: return the keys and values too, ``[R, S, H_kv, h]`` each.
+            others: what torchtune's decoder passes to layers of other kinds.
+
+        Returns:
+            ``[R, S, d]``, or ``[1, m, d]`` of the places.
+        """
+        if not training_pass:
+            return super().forward(states, mask=mask, input_pos=input_pos)
+        normed = normalise(self.sa_norm, states)
+        key = rotate(self.attn.pos_embeddings, self._heads(self.attn.k_proj(normed)), table, input_pos)
+        if self.attn.k_norm is not None:
+            key = self.attn.k_norm(key)
+        value = self._heads(self.attn.v_proj(normed))  # [R, S, H_kv, h]
+        if places is not None and ragged is not None:
+            states, normed = _take(states, places), _take(normed, places)  # [1, m, d]
+            input_pos = _take(input_pos, places)
+            table = None if table is None else _take(table, places)
+        query = self._heads(self.attn.q_proj(normed))  # [R, S, H, h]
+        query = rotate(self.attn.pos_embeddings, query, table, input_pos)
+        if self.attn.q_norm is not None:
+            query = self.attn.q_norm(query)
+        if ragged is not None:
+            attended = ragged.attend(query[0], key[0], value[0], preamble, last=places is not None)[None]
+        else:
+            attended = _attend(query, key, value, preamble, mask)
+        attended = attended.flatten(2)  # [R, S, H * h]
+        if places is not None and ragged is None:
+            states, attended = _take(states, places), _take(attended, places)
+        states = self.sa_scale(self.attn.output_proj(attended)) + states
+        states = states + self.mlp_scale(feed_forward(self.mlp, normalise(self.mlp_norm, states)))
+        return (states, key, value) if with_keys else states
+
+    def _heads(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(-1, (-1, self.attn.head_dim))
+
+
+def _take(tensor: Tensor, places: Tensor) -> Tensor:
+    return tensor.flatten(0, 1)[places][None]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    preamble: tuple[Tensor, Tensor] | None,
+    mask: Tensor | BlockMask | None,
+) -> Tensor:
+    if preamble is not None:
+        rows = query.shape[0]
+        key, value = (
+            torch.cat([before.expand(rows, -1, -1, -1), own], 1)  # [R, P + S, H_kv, h]
+            for before, own in zip(preamble, (key, value), strict=True)
+        )
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [R, H, S, h]
+    grouped = query.shape[1] != key.shape[1]
+    if isinstance(mask, BlockMask):
+        attended = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+    else:
+        added = None if mask is None else mask[:, None]  # [R, 1, S, P + S]
+        attended = scaled_dot_product_attention(
+            query, key, value, attn_mask=added, is_causal=mask is None, enable_gqa=grouped
+        )
+    return attended.transpose(1, 2)
+
+
+_compiled: dict[str, Any] = {}
+
+
+def _flex() -> Any:
+    """FlexAttention; on its own it must be compiled, within a compiled layer it is compiled with it."""
+    if torch.compiler.is_compiling():
+        return flex_attention
+    if "flex" not in _compiled:
+        _compiled["flex"] = torch.compile(flex_attention, dynamic=False)
+    return _compiled["flex"]
+
+
+def can_freeze(layer: nn.Module) -> bool:
+    """Whether :class:`FrozenLayer` computes what a layer does: torchtune's own layer and attention, without hooks."""
+    return (
+        type(layer) is TransformerSelfAttentionLayer
+        and type(layer.attn) is MultiHeadAttention
+        and layer.attn.is_causal
+        and layer.attn.attn_dropout == 0
+    )
+
+
+def freeze_layers(decoder: TransformerDecoder) -> None:
+    """Put a :class:`FrozenLayer` in the place of every layer that can be one; weights and their names stay.
+
+    Args:
+        decoder: any torchtune decoder; what it computes stays the same.
+    """
+    for number, layer in enumerate(decoder.layers):
+        if can_freeze(layer):
+            decoder.layers[number] = FrozenLayer(layer)
+
+
+def is_frozen(decoder: TransformerDecoder) -> bool:
+    """Whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
+    return all(isinstance(layer, FrozenLayer) for layer in decoder.layers)

@@ -1,0 +1,43 @@
+"""Weights of 8-bit integers, one scale for each output row; activations and products keep the decoder's dtype."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medcap.modules.frozen_linear.base import RowScaledLinear, cast, row_scales
+
+_MOST = 127
+
+
+class Int8Linear(RowScaledLinear):
+    """``y = (x Q^T) s`` with a symmetric int8 weight ``Q`` and an fp32 scale ``s`` for each of its rows.
+
+    A weight whose rows are integers times ``max |row| / 127`` is kept exactly. The integers are exact in bf16 too; they
+    are converted for each product and no converted copy stays.
+    """
+
+    precision: ClassVar[str] = "int8"
+
+    @staticmethod
+    def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+        weight = weight.float()
+        scale = row_scales(weight, _MOST)
+        return (weight / scale).round().to(torch.int8), scale
+
+    def product(self, rows: Tensor) -> Tensor:
+        return _Int8Product.apply(rows, self.quantised, self.scale)
+
+
+class _Int8Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, quantised: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(quantised, scale)
+        return cast((rows @ quantised.to(rows.dtype).T) * scale, rows.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        quantised, scale = ctx.saved_tensors
+        return cast(gradient * scale, gradient.dtype) @ quantised.to(gradient.dtype), None, None

@@ -1,0 +1,95 @@
+"""Weights of 4-bit NormalFloat numbers, by bitsandbytes; activations and products keep the decoder's dtype."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from torch import Tensor, nn
+
+from medcap.modules.frozen_linear.base import FrozenLinear
+
+_BLOCK = 64
+# Block maxima that share one scale when they are quantised in turn.
+_MAXIMA_BLOCK = 256
+_MAXIMA_LEVELS = 256
+
+
+class Nf4Linear(FrozenLinear):
+    """``y = x W^T`` with a weight of 4-bit NormalFloats: QLoRA's (Dettmers et al. 2023, section 3), block size 64.
+
+    The block maxima are quantised to 8 bits in turn ("double quantisation"): 4.13 bits a weight. It is decoded for each
+    product and no decoded copy stays.
+    """
+
+    precision: ClassVar[str] = "nf4"
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        # As one row, so that a block may begin within a row of the weight.
+        flat = linear.weight.detach().reshape(-1)
+        quantised, state = quantize_4bit(flat, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4")
+        self.register_buffer("quantised", quantised)  # [out * in / 2, 1] uint8
+        self.register_buffer("maxima", state.absmax)  # [out * in / 64] uint8
+        self.register_buffer("maxima_mean", state.offset)  # []
+        self.register_buffer("maxima_scale", state.state2.absmax)  # [out * in / 64 / 256]
+        # A copy: on the CPU it is bitsandbytes' own table.
+        self.register_buffer("maxima_levels", state.state2.code.clone())  # [256]
+
+    def product(self, rows: Tensor) -> Tensor:
+        return _Nf4Product.apply(rows, self.out_features, *self._state())
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        return _decode(dtype, self.out_features, *self._state())
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.quantised, self.maxima, self.maxima_mean, self.maxima_scale, self.maxima_levels
+
+    @staticmethod
+    def num_bytes(out_features: int, in_features: int) -> int:
+        blocks = out_features * in_features // _BLOCK
+        return blocks * _BLOCK // 2 + blocks + 4 * (-(-blocks // _MAXIMA_BLOCK) + 1 + _MAXIMA_LEVELS)
+
+    @staticmethod
+    def why_impossible(out_features: int, in_features: int) -> str | None:
+        if out_features * in_features % _BLOCK:
+            return f"its {out_features} x {in_features} numbers cannot be divided into blocks of {_BLOCK}"
+        return None
+
+
+class _Nf4Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, out_features: int, *state: Tensor) -> Tensor:
+        ctx.save_for_backward(*state)
+        ctx.out_features = out_features
+        return rows @ _decode(rows.dtype, out_features, *state).T
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        state = ctx.saved_tensors
+        return gradient @ _decode(gradient.dtype, ctx.out_features, *state), None, *(None for _ in state)
+
+
+def _decode(
+    dtype: torch.dtype,
+    out_features: int,
+    quantised: Tensor,
+    maxima: Tensor,
+    maxima_mean: Tensor,
+    maxima_scale: Tensor,
+    maxima_levels: Tensor,
+) -> Tensor:
+    """The weight, ``[out_features, in_features]``."""
+    of_maxima = QuantState(absmax=maxima_scale, code=maxima_levels, blocksize=_MAXIMA_BLOCK, dtype=torch.float32)
+    state = QuantState(
+        absmax=maxima,
+        # One row: for a vector, bitsandbytes' kernel for the CPU gives another shape than it tells torch.compile.
+        shape=torch.Size([1, 2 * quantised.numel()]),
+        dtype=dtype,
+        blocksize=_BLOCK,
+        quant_type="nf4",
+        offset=maxima_mean,
+        state2=of_maxima,
+    )
+    return dequantize_4bit(quantised, state).view(out_features, -1)

@@ -1,0 +1,127 @@
+"""Attention within documents that lie one behind another, without padding between them and without a full mask.
+
+This is the way of the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a mask over
+a row of several documents would be mostly forbidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries that one kernel takes together.
+
+    Attributes:
+        document: whose keys they attend to.
+        num_keys: how many of them, from the document's first.
+        mask: ``[queries, P + num_keys]`` of what is added to the scores, 0 or minus infinity; P tokens of the preamble
+            come first if the document follows it, else P is 0.
+    """
+
+    document: int
+    num_keys: int
+    mask: Tensor
+
+
+class RaggedAttention:
+    """Who attends to whom in a flat list of documents, for all layers of a step.
+
+    Args:
+        document: ``[n]`` int64, which document each token belongs to, ascending.
+        branch: ``[n]`` int64, 0 in a document's shared prefix, then 1, 2, ... in its branches.
+        after_preamble: ``[n]`` bool, whether the token's document continues the preamble.
+        preamble_length: tokens of the preamble; 0 without one.
+        places: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
+        dtype: of the scores.
+    """
+
+    def __init__(
+        self,
+        document: Tensor,
+        branch: Tensor,
+        after_preamble: Tensor,
+        preamble_length: int,
+        places: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
+        self.places = places
+        sizes = torch.unique_consecutive(document, return_counts=True)[1]
+        self.sizes: list[int] = sizes.tolist()
+        starts = [0, *sizes.cumsum(0).tolist()]
+        self.follows: list[bool] = after_preamble[torch.tensor(starts[:-1], dtype=torch.int64)].tolist()
+        kept = torch.searchsorted(places, torch.tensor(starts)).tolist()
+        longest = max(self.sizes) + preamble_length
+        forbidden = torch.ones(longest, longest, dtype=torch.bool).triu(1)
+        self._causal = torch.zeros(longest, longest, dtype=dtype).masked_fill_(forbidden, -torch.inf)
+        self._pieces: list[Piece] = []
+        self._last_pieces: list[Piece] = []
+        for index, size in enumerate(self.sizes):
+            before = preamble_length if self.follows[index] else 0
+            own = places[kept[index] : kept[index + 1]] - starts[index]  # [m_i]
+            self._add(index, branch[starts[index] : starts[index] + size], before, own)
+
+    def _add(self, index: int, branch: Tensor, before: int, own: Tensor) -> None:
+        size = len(branch)
+        prefix = int((branch == 0).sum())
+        # A query sees the preamble and what stands before it.
+        rows = self._causal[before : before + size, : before + size]  # [s, P + s]
+        if prefix == size:
+            self._pieces.append(Piece(index, size, rows))
+            if len(own):
+                self._last_pieces.append(Piece(index, size, rows[own]))
+            return
+        # The prefix needs no key behind it; the branches need all, of which their mask hides each other's.
+        others = (branch[prefix:, None] != branch) & (branch != 0)  # [s - prefix, s]
+        branches = rows[prefix:].clone()
+        branches[:, before:].masked_fill_(others, -torch.inf)
+        self._pieces.append(Piece(index, prefix, rows[:prefix, : before + prefix]))
+        self._pieces.append(Piece(index, size, branches))
+        if len(own):
+            whole = torch.cat([rows[:prefix], branches])
+            self._last_pieces.append(Piece(index, size, whole[own]))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, preamble: tuple[Tensor, Tensor] | None, last: bool = False
+    ) -> Tensor:
+        """Attention of one layer.
+
+        Args:
+            query: ``[n, H, h]``, or ``[m, H, h]`` of the places in the last layer.
+            key: ``[n, H_kv, h]``.
+            value: ``[n, H_kv, h]``.
+            preamble: its keys and values, ``[P, H_kv, h]`` each.
+            last: whether the queries are those of the places only.
+
+        Returns:
+            ``[n or m, H, h]``.
+        """
+        pieces = self._last_pieces if last else self._pieces
+        queries = query.split([len(piece.mask) for piece in pieces])
+        keys, values = key.split(self.sizes), value.split(self.sizes)
+        outputs = []
+        for piece, own_queries in zip(pieces, queries, strict=True):
+            own_keys = _first(keys[piece.document], piece.num_keys)
+            own_values = _first(values[piece.document], piece.num_keys)
+            if preamble is not None and self.follows[piece.document]:
+                own_keys = torch.cat([preamble[0], own_keys])
+                own_values = torch.cat([preamble[1], own_values])
+            output = scaled_dot_product_attention(
+                own_queries.transpose(0, 1)[None],  # [1, H, q, h]
+                own_keys.transpose(0, 1)[None],
+                own_values.transpose(0, 1)[None],
+                attn_mask=piece.mask[None, None],
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            outputs.append(output[0].transpose(0, 1))  # [q, H, h]
+        return torch.cat(outputs) if outputs else query
+
+
+def _first(tensor: Tensor, count: int) -> Tensor:
+    # A slice of everything would still cost a copy in the backward pass.
+    return tensor if count == len(tensor) else tensor[:count]
