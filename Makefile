@@ -4,6 +4,8 @@
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
 # make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
 # make bench-training     how long a training step takes, against transformers: a quarter of an hour
+# make bench-startup      how long programs take to start
+# make bench-data-loading how fast images get from files to the model
 # make bench-memory       what memory a training step takes, computed from shapes
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
@@ -14,8 +16,8 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-convert bench-memory bench-frozen-weights \
-	bench-training
+.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
+	bench-frozen-weights bench-training bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -39,8 +41,14 @@ bench-convert: $(INSTALLED)
 bench-training: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/training_step.py
 
+bench-data-loading: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/data_loading.py
+
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py
+
+bench-startup: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/startup.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from helpers.plain_medcap import MODE, plain_no_cond_desc, plain_option_text
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
-from medcap.configuration import check, packaged_configs
+from medcap.configs import packaged_configs
+from medcap.configuration import check
 from medcap.data.images import ImageReader
 from medcap.datasets.phantom_benchmarks import write_phantom_benchmarks
 from medcap.evaluation.answering import Engine, PredictionStore

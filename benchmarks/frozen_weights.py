@@ -30,7 +30,8 @@ from medcap.checkpoints.assembly import DTYPES, choose_device, plan_model
 from medcap.checkpoints.atomic import write_json, write_text
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import plan_vision
-from medcap.configuration import check, packaged_configs
+from medcap.configs import packaged_configs
+from medcap.configuration import check
 from medcap.data.batch import Batch
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear, quantise_layer
@@ -150,7 +151,9 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         branch=torch.zeros_like(tokens),
         after_preamble=torch.zeros_like(tokens),
         target_positions=labelled.flatten().nonzero().flatten(),
-        images=torch.randn(rows, 3, TINY_TOWER["image_size"], TINY_TOWER["image_size"], generator=generator),
+        images=torch.randint(
+            256, (rows, 3, TINY_TOWER["image_size"], TINY_TOWER["image_size"]), dtype=torch.uint8, generator=generator
+        ),
         image_positions=(tokens.flatten() == vocabulary).nonzero().flatten(),
         num_tokens=tokens.numel(),
         num_labels=int(labelled.sum()),

@@ -17,7 +17,7 @@ from medcap.data.epoch_plan import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
 from medcap.data.preamble import continue_preamble, find_preamble
 from medcap.models.projectors.mlp import mlp
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, Preprocess
+from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.setup import set_trainable
@@ -155,7 +155,7 @@ class Transformers(Side):
                 "input_ids": tokens.to(self.device),
                 "labels": labels.to(self.device),
                 "attention_mask": mask.to(self.device),
-                "pixel_values": pixels.to(self.device),
+                "pixel_values": Preprocess(self.preset.image_size).normalize(pixels).to(self.device),
             }
             for tokens, labels, mask, pixels in _padded(examples, images, self.preset)
         ]
@@ -207,6 +207,11 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
 SIDES = ("ours", "plain", "transformers", "transformers, checkpointing")
 
 
+def random_images(preset: Preset) -> Tensor:
+    """``[batch_size, 3, H, W]`` uint8, as a data loader hands them over."""
+    return torch.randint(256, (preset.batch_size, 3, preset.image_size, preset.image_size), dtype=torch.uint8)
+
+
 def _padded(examples: Sequence[Example], images: Tensor, preset: Preset) -> list[tuple[Tensor, ...]]:
     batches = []
     for start in range(0, len(examples), preset.batch_size):
@@ -234,7 +239,7 @@ def _our_model(preset: Preset, device: torch.device, dtype: torch.dtype) -> Visi
 
     spec = _spec("clip_vision_model", _vision_config(preset), "")
     with torch.device(device):
-        tower = HuggingFaceTower(spec, Preprocess(preset.image_size, CLIP_MEAN, CLIP_STD))
+        tower = HuggingFaceTower(spec, Preprocess(preset.image_size))
         projector = mlp(tower.shape, preset.dim)
         torch.set_default_dtype(dtype)
         decoder = llama3(

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from flop_count import FlopCount
 from machine import describe_machine
-from torch import Tensor
-from training_sides import SIDES, Side, make_sides
+from training_sides import SIDES, Side, make_sides, random_images
 from training_workloads import PRESETS, WORKLOADS, Example, Preset
 
 from medcap.checkpoints.atomic import write_text
@@ -99,7 +98,7 @@ def _workload(
     for repeat in range(options.repeats):
         examples = WORKLOADS[name](preset, repeat)
         num_labels = sum(len(example.answer) + 1 for example in examples)
-        images = torch.randn(preset.batch_size, 3, preset.image_size, preset.image_size)
+        images = random_images(preset)
         prepared = {side: one.prepare(examples, images) for side, one in sides.items()}
         if examples != seen:  # else they are counted already; it warms up, too
             counts = _compare_and_count(sides, prepared, num_labels)
@@ -201,7 +200,7 @@ def _peak_memory(preset: Preset, device: torch.device, dtype: torch.dtype, side:
     (one,) = make_sides(preset, device, dtype, [side]).values()
     for seed in range(3):
         examples = WORKLOADS[workload](preset, seed)
-        images: Tensor = torch.randn(preset.batch_size, 3, preset.image_size, preset.image_size)
+        images = random_images(preset)
         one.step(one.prepare(examples, images), sum(len(example.answer) + 1 for example in examples))
     # Not getrusage: what that says of a process begins with the memory of the one that started it.
     status = Path("/proc/self/status").read_text()

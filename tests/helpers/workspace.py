@@ -67,7 +67,12 @@ class Workspace:
 
     def train(self, *overrides: str, output: str = "run") -> Path:
         """Run the training recipe; returns its output folder."""
-        tune(
+        tune(*self.training(*overrides, output=output))
+        return self.folder / output
+
+    def training(self, *overrides: str, output: str = "run") -> list[str]:
+        """The command line of a training run: recipe, configuration and overrides."""
+        return [
             "full_finetune_single_device",
             "medcap/tiny/single_device",
             *self.model_overrides(),
@@ -81,8 +86,7 @@ class Workspace:
             "epochs=1",
             "lr_scheduler.num_warmup_steps=1",
             *overrides,
-        )
-        return self.folder / output
+        ]
 
     def generate(self, *overrides: str) -> None:
         """Run the generation recipe."""
@@ -96,7 +100,7 @@ def tune(recipe: str, config: str, *overrides: str) -> None:
         SystemExit: with the program's status, unless it is 0.
     """
     before = sys.argv
-    sys.argv = ["tune", "run", f"medcap/recipes/{recipe}", "--config", config, *overrides]
+    sys.argv = ["tune", *run_arguments(recipe, config, *overrides)]
     try:
         tune_main()
     except SystemExit as end:
@@ -104,6 +108,11 @@ def tune(recipe: str, config: str, *overrides: str) -> None:
             raise
     finally:
         sys.argv = before
+
+
+def run_arguments(recipe: str, config: str, *overrides: str) -> list[str]:
+    """What stands behind ``tune`` on the command line."""
+    return ["run", f"medcap/recipes/{recipe}", "--config", config, *overrides]
 
 
 def log(output: Path) -> list[dict[str, Any]]:

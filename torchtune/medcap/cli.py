@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score
-from medcap.configuration import packaged_configs, stop
+from medcap.configs import packaged_configs
 from medcap.errors import UserError
+from medcap.reporting import stop
 
 RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",

@@ -7,6 +7,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
+
+from medcap.errors import UserError
 
 # How long a process that has nothing to tell stays: torchrun ends all others as soon as the first one has ended, and
 # the one that has the message might not have got round to it.
@@ -49,3 +52,9 @@ def report_common(line: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         time.sleep(QUIET_SECONDS)
     report(line)
+
+
+def stop(error: UserError) -> NoReturn:
+    """End the program with the error's one line and status 2."""
+    report_common(str(error))
+    sys.exit(2)

@@ -1,10 +1,12 @@
+import gc
 import re
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 
-from medcap.configuration import Component, Section, Value, check, packaged_configs, recipe
+from medcap.configs import packaged_configs
+from medcap.configuration import Component, Section, Value, check, recipe
 from medcap.errors import UserError
 
 KEYS = {
@@ -86,6 +88,13 @@ def test_a_file_and_overrides_reach_the_recipe(monkeypatch, tmp_path):
     code = run(monkeypatch, "--config", str(tmp_path / "c.yaml"), "epochs=4", "inner.path=p", body=seen.append)
     assert not code
     assert (seen[0].epochs, seen[0].inner.path) == (4, "p")
+
+
+def test_what_the_imports_left_behind_is_out_of_the_garbage_collectors_sight(monkeypatch, tmp_path):
+    (tmp_path / "c.yaml").write_text("name: x\n")
+    gc.unfreeze()
+    run(monkeypatch, "--config", str(tmp_path / "c.yaml"), body=lambda cfg: None)
+    assert gc.get_freeze_count() > 10_000
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ FLOORS = (
     {"demo", "commands"},
     {"cli", "recipes"},
 )
-FOR_ALL = {"errors", "configuration", "reporting"}
+FOR_ALL = {"configs", "errors", "configuration", "reporting"}
 
 
 def floor_of(part):

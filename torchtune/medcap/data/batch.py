@@ -31,7 +31,7 @@ class Batch:
         after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
         target_positions: ``[n]`` int64 flat positions of the tokens that predict something, ascending: a device that
             had to look for them would stop for the answer.
-        images: ``[N, 3, H, W]`` float32, or None.
+        images: ``[N, 3, H, W]`` uint8, or None.
         image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
         num_tokens: tokens that are not padding.
         num_labels: tokens to learn.
@@ -181,7 +181,7 @@ def make_batch(
         rows: all of one length.
         image_token_id: the id at image positions.
         num_image_tokens: K, placeholders for each image.
-        load_image: an image of a row -> ``[3, H, W]`` float32.
+        load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
         preamble: as in ``Batch``.
         static_shape: as in ``Batch``.

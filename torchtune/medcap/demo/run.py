@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.atomic import write_json, write_text
-from medcap.configuration import packaged_configs
+from medcap.configs import packaged_configs
 from medcap.errors import UserError
 
 TRAIN_IMAGES = 4800

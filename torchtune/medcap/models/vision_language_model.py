@@ -85,15 +85,16 @@ class VisionLanguageModel(nn.Module):
         The trained parts keep fp32 weights; where the decoder runs in a lower precision they compute in it too.
 
         Args:
-            images: ``[N, 3, H, W]`` float32.
+            images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing gives them.
 
         Returns:
             ``[N, K, d]`` in the decoder's dtype.
         """
+        pixels = self.tower.preprocess.normalize(images)
         low_precision = self.dtype != torch.float32
         with torch.autocast(images.device.type, dtype=self.dtype if low_precision else None, enabled=low_precision):
             encode = self.tower.encode_patches if self.projector.takes == "patches" else self.tower.encode_pooled
-            return self.projector(encode(images)).to(self.dtype)
+            return self.projector(encode(pixels)).to(self.dtype)
 
     def embed(self, tokens: Tensor, image_rows: Tensor | None, image_positions: Tensor | None) -> Tensor:
         """Embed tokens and put the image rows in.

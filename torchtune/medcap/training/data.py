@@ -49,7 +49,7 @@ class TrainingData:
     Args:
         cfg: has the training keys.
         tokenizer: of the model.
-        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` float32.
+        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
 

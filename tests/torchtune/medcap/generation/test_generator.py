@@ -269,7 +269,7 @@ def test_training_goes_on_after_generation(tmp_path):
     generator = tiny_generator(tmp_path)
     generator.generate([caption_request(image) for image in write_images(tmp_path, 1)], GREEDY)
     model = generator.model.train()
-    rows = model.encode_images(torch.ones(1, 3, 8, 8))
+    rows = model.encode_images(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8))
     tokens = torch.full((1, 3), model.image_token_id)
     hidden = model.hidden(model.embed(tokens, rows, torch.arange(3)), None, torch.arange(3)[None])
     model.unembed(hidden).sum().backward()

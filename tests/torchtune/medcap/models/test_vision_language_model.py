@@ -32,7 +32,7 @@ def model():
 @pytest.fixture
 def images():
     generator = torch.Generator().manual_seed(1)
-    return {name: torch.randn(3, 16, 16, generator=generator) for name in "ab"}
+    return {name: torch.randint(64, 192, (3, 16, 16), dtype=torch.uint8, generator=generator) for name in "ab"}
 
 
 def sample(image, question, answer):

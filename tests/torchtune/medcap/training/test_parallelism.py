@@ -17,8 +17,10 @@ from helpers.processes import run_in_processes
 from helpers.workspace import Workspace
 from medcap.checkpoints.assembly import plan_model
 from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
-from medcap.configuration import check, packaged_configs
+from medcap.configs import packaged_configs
+from medcap.configuration import check
 from medcap.errors import UserError
+from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss
 from medcap.training.keys import DISTRIBUTED_KEYS
@@ -125,6 +127,7 @@ def test_low_precision_layers_are_never_divided() -> None:
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.preprocess = Preprocess(2)
         self.linear = nn.Linear(12, 32)
 
     def encode_patches(self, images: torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,7 @@ def _loss_and_gradients(model: VisionLanguageModel, rank: int) -> list[Any]:
     tokens = torch.randint(5, 90, (2, length), generator=generator)
     tokens[:, 2] = 4
     predicts = (torch.arange(length) > 3).repeat(2, 1)
-    images = torch.randn(2, 3, 2, 2, generator=generator)
+    images = torch.randint(256, (2, 3, 2, 2), dtype=torch.uint8, generator=generator)
     embeddings = model.embed(tokens, model.encode_images(images), torch.tensor([2, length + 2]))
     hidden = model.hidden(embeddings, None, torch.arange(length).repeat(2, 1))
     loss = label_loss(hidden[predicts], tokens[predicts], model.unembed, chunk_size=3)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, functional
 
 from medcap.errors import UserError
 
@@ -51,8 +51,28 @@ class Preprocess:
             raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
 
     def transform(self) -> ImageTransform:
-        """The function from an RGB image to float32 ``[3, image_size, image_size]``; it can be pickled."""
+        """The function from an RGB image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
         return ImageTransform(self)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scale to 0..1, subtract the mean, divide by the deviation; on the CPU equal to torchvision's bit for bit.
+
+        It belongs to the model and not to the transform: 8-bit pixels are a quarter of the bytes that workers hand over
+        and a GPU is sent.
+
+        Args:
+            pixels: ``[N, 3, H, W]`` uint8, as the transform gives them.
+
+        Returns:
+            ``[N, 3, H, W]`` float32 on the same device.
+
+        Raises:
+            TypeError: for other pixels than uint8; what is normalised already would be normalised again.
+        """
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"expected the transform's uint8 pixels, got {pixels.dtype}")
+        mean, std = (_channels(values, pixels.device) for values in (self.mean, self.std))
+        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -71,9 +91,15 @@ class Preprocess:
             raise UserError(f"preprocess: {error}") from error
 
 
+@functools.lru_cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A number for each channel: ``[3, 1, 1]`` float32; kept, because a copy to a GPU waits for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+
+
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, crop, scale to 0..1, normalise; equal to open_clip's validation transform bit for bit on RGB images."""
+    """Resize and crop; with ``Preprocess.normalize`` equal to open_clip's validation transform bit for bit."""
 
     preprocess: Preprocess
 
@@ -84,20 +110,27 @@ class ImageTransform:
             image: mode RGB, any size.
 
         Returns:
-            ``[3, image_size, image_size]`` float32.
+            ``[3, image_size, image_size]`` uint8.
 
         Raises:
             ValueError: if the image is not RGB; what a conversion would do to other modes must be decided before.
         """
         if image.mode != "RGB":
             raise ValueError(f"expected an RGB image, got mode {image.mode}")
-        settings = self.preprocess
-        size = settings.image_size
-        squash = settings.resize_mode == "squash"
-        image = functional.resize(image, [size, size] if squash else [size], InterpolationMode(settings.interpolation))
-        image = functional.center_crop(image, [size, size])
-        pixels = functional.pil_to_tensor(image).to(torch.float32).div(255)  # [3, H, W]
-        return functional.normalize(pixels, list(settings.mean), list(settings.std))
+        return torch.from_numpy(np.array(self._resize(image))).permute(2, 0, 1).contiguous()  # [3, H, W]
+
+    def _resize(self, image: Image) -> Image:
+        """Resize and crop to ``image_size``, rounding as torchvision does on Pillow images."""
+        size = self.preprocess.image_size
+        width, height = size, size
+        if self.preprocess.resize_mode == "shortest":
+            width, height = (size * side // min(image.size) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Resampling[self.preprocess.interpolation.upper()])
+        if (width, height) == (size, size):
+            return image
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.crop((left, top, left + size, top + size))
 
 
 @dataclass(frozen=True)
@@ -132,6 +165,7 @@ class Tower(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.preprocess = preprocess
+        self._unused: dict[str, frozenset[str]] = {}
 
     @abstractmethod
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -160,7 +194,7 @@ class Tower(nn.Module, ABC):
             raise UserError(f"vision: this {self.spec['kind']} model gives no patch tokens that can be used")
         return TowerShape(patches.shape[1], patches.shape[2], 0 if pooled is None else pooled.shape[1])
 
-    def unused_parameters(self, takes: str) -> set[str]:
+    def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.
 
         Whoever counts, optimises or reduces trained parameters leaves these out.
@@ -171,6 +205,11 @@ class Tower(nn.Module, ABC):
         Returns:
             Names as in ``named_parameters()``; exact, because the backward pass is run on the meta device.
         """
+        if takes not in self._unused:
+            self._unused[takes] = self._find_unused(takes)
+        return self._unused[takes]
+
+    def _find_unused(self, takes: str) -> frozenset[str]:
         twin = self.on_meta().eval()
         encode = {"patches": twin.encode_patches, "pooled": twin.encode_pooled}[takes]
         with torch.enable_grad():
@@ -178,7 +217,7 @@ class Tower(nn.Module, ABC):
             trainable = {name: value for name, value in twin.named_parameters() if value.requires_grad}
             gradients = torch.autograd.grad(output.sum(), list(trainable.values()), allow_unused=True)
         used = {name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
-        return {name for name, _ in twin.named_parameters()} - used
+        return frozenset(name for name, _ in twin.named_parameters()) - used
 
     def _blank_image(self) -> Tensor:
         size = self.preprocess.image_size

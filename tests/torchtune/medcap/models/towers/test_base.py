@@ -5,6 +5,7 @@ import pytest
 import torch
 from open_clip.transform import image_transform
 from PIL import Image
+from torchvision.transforms import functional
 
 from helpers.vision_checkpoints import NATIVE_VISION, write_hugging_face_folder, write_open_clip_folder
 from medcap.errors import UserError
@@ -23,25 +24,42 @@ def picture(size: tuple[int, int]) -> Image.Image:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_biomedclip_preprocessing_is_open_clips_bit_for_bit(size):
-    ours = resolve_tower("biomedclip", weights=False).preprocess.transform()
+    ours = resolve_tower("biomedclip", weights=False).preprocess
     theirs = image_transform(224, is_train=False, mean=CLIP_MEAN, std=CLIP_STD)
-    assert torch.equal(ours(picture(size)), theirs(picture(size)))
+    assert torch.equal(ours.normalize(ours.transform()(picture(size))), theirs(picture(size)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_siglip_preprocessing_squashes_to_the_square(size):
-    ours = resolve_tower("siglip", weights=False).preprocess.transform()
+    ours = resolve_tower("siglip", weights=False).preprocess
     theirs = image_transform(384, is_train=False, mean=HALF, std=HALF, resize_mode="squash")
-    assert torch.equal(ours(picture(size)), theirs(picture(size)))
+    assert torch.equal(ours.normalize(ours.transform()(picture(size))), theirs(picture(size)))
 
 
-def test_preprocessing_gives_float32_whatever_the_default_dtype():
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_are_those_of_torchvisions_resize_and_crop(size, interpolation):
+    transform = Preprocess(96, interpolation=interpolation).transform()
+    resized = functional.resize(picture(size), [96], functional.InterpolationMode(interpolation))
+    assert torch.equal(transform(picture(size)), functional.pil_to_tensor(functional.center_crop(resized, [96, 96])))
+
+
+def test_a_batch_is_normalised_in_float32_whatever_the_default_dtype():
+    settings = Preprocess(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    pixels = torch.cat([values, values.flip(2), values.flip(3)], dim=1).repeat(2, 1, 1, 1)  # [2, 3, 16, 16]
+    expected = functional.normalize(pixels / 255, list(settings.mean), list(settings.std))
     torch.set_default_dtype(torch.bfloat16)
     try:
-        pixels = Preprocess(32).transform()(picture((40, 50)))
+        found = settings.normalize(pixels)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert pixels.dtype == torch.float32 and pixels.shape == (3, 32, 32)
+    assert torch.equal(found, expected)
+
+
+def test_pixels_that_are_normalised_already_are_refused():
+    with pytest.raises(TypeError, match="float32"):
+        Preprocess(8).normalize(torch.zeros(1, 3, 8, 8))
 
 
 def test_preprocessing_survives_json_and_pickle():
