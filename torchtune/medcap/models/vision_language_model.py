@@ -57,11 +57,16 @@ class VisionLanguageModel(nn.Module):
         self.compiled = False
         self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
 
-    def compile_layers(self) -> None:
-        """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is."""
+    def compile_layers(self, static: bool = True, backend: str = "inductor") -> None:
+        """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is.
+
+        Args:
+            static: batches have rows of one length, as packed ones do.
+            backend: of ``torch.compile``.
+        """
         self.compiled = True
         for layer in self.decoder.layers[:-1]:
-            layer.compile()
+            layer.compile(dynamic=not static, backend=backend)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,7 +136,8 @@ class VisionLanguageModel(nn.Module):
         tokens = torch.tensor([preamble], device=self.device)
         positions = torch.arange(len(preamble), device=self.device)[None]  # [1, P]
         kept: list[tuple[Tensor, Tensor]] = []
-        with torch.no_grad():
+        # Not compiled: for one short row it does not pay, and its shape would be compiled for beside that of batches.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             states = self.embed(tokens, None, None)
             for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
                 states, keys, values = layer(

@@ -121,7 +121,7 @@ def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.P
     """
     model.checkpointed_layers = checkpointed_layers(cfg, len(model.decoder.layers))
     if cfg.compile:
-        model.compile_layers()
+        model.compile_layers(static=cfg.dataset.get("packed", False))
     return set_trainable(model, cfg.trainable)
 
 

@@ -133,6 +133,22 @@ def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, 
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
+def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
+    torch._dynamo.reset()
+    wanted = gradients(model, plain_loss(model, images))
+    model.compile_layers(backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    model.learn_preamble(PREAMBLE)
+    graphs = []
+    for samples in (SAMPLES[:3], SAMPLES[3:], SAMPLES[1:4], SAMPLES):
+        batch = batch_of(samples, images, 64, preamble=PREAMBLE)
+        found = gradients(model, model.loss(batch) / NUM_TARGETS)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs == [1] * 4
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=5e-6)
+
+
 @pytest.mark.parametrize("preamble", [(), PREAMBLE])
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, preamble, monkeypatch):
     monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
