@@ -236,7 +236,7 @@ class ChatDataset:
                 sample = self.sample(index)
                 for image in sample.images:
                     if image not in images:
-                        images[image] = transform(self.reader.open(image))
+                        images[image] = transform(self.reader.open(image, keep_grey=True))
             except UserError as error:
                 bad.append(BadRow(self.rows.name(index), str(error)))
                 continue
