@@ -259,7 +259,7 @@ def _config(rows: Path, workers: int) -> DictConfig:
 def _decoders(kind: str) -> dict[str, Callable[[bytes], Pixels]]:
     """RGB pixels ``[H, W, 3]`` from a file's bytes, by each decoder that knows the format, ready for a resize."""
     found: dict[str, Callable[[bytes], Pixels]] = {
-        "Pillow (medcap)": lambda data: Image.open(io.BytesIO(data)).convert("RGB"),
+        "Pillow (medcap)": _decode_with_pillow,
         "torchvision": lambda data: (
             decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
             .permute(1, 2, 0)
@@ -278,6 +278,12 @@ def _decoders(kind: str) -> dict[str, Callable[[bytes], Pixels]]:
         # What it would take to keep the resize, whose pixels are Pillow's alone.
         found["simplejpeg, handed to Pillow"] = lambda data: Image.fromarray(simplejpeg.decode_jpeg(data))
     return found
+
+
+def _decode_with_pillow(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _installed(module: str) -> bool:

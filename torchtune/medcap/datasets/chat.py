@@ -196,7 +196,7 @@ class ChatDataset:
             plan: from :meth:`plan`.
             start: the first unit.
             stop: the unit behind the last.
-            transform: RGB image -> ``[3, H, W]`` float32.
+            transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
             The batch (None if nothing of it is usable) and the rows left out.
