@@ -2,6 +2,8 @@
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench-evaluation   how fast questions are answered, after make demo
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+# make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
+# make bench-training     how long a training step takes, against transformers: a quarter of an hour
 # make bench-startup      how long programs take to start
 # make bench-data-loading how fast images get from files to the model
 # make bench-memory       what memory a training step takes, computed from shapes
@@ -14,7 +16,8 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-frozen-weights bench-memory bench-startup
+.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
+	bench-frozen-weights bench-training bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -31,6 +34,12 @@ bench-evaluation: $(INSTALLED)
 
 bench-data: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json
+
+bench-convert: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/convert_scale.py --rows 1000000 --output results/benchmarks/convert_scale.json
+
+bench-training: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/training_step.py
 
 bench-data-loading: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/data_loading.py

@@ -150,6 +150,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         document=torch.zeros_like(tokens),
         branch=torch.zeros_like(tokens),
         after_preamble=torch.zeros_like(tokens),
+        target_positions=labelled.flatten().nonzero().flatten(),
         images=torch.randint(
             256, (rows, 3, TINY_TOWER["image_size"], TINY_TOWER["image_size"]), dtype=torch.uint8, generator=generator
         ),

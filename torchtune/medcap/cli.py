@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare_images, score
+from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score
 from medcap.configs import packaged_configs
 from medcap.errors import UserError
 from medcap.reporting import stop
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="seed of the run (0)")
     demo.set_defaults(run=_demo)
 
-    prepare = commands.add_parser("prepare", help="make training and test files")
-    sources = prepare.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    preparing = commands.add_parser("prepare", help="make training and test files")
+    sources = preparing.add_subparsers(title="sources", required=True, metavar="SOURCE")
     phantom = sources.add_parser("phantom", help="drawn images of made-up modalities, with full ground truth")
     phantom.add_argument("--out", type=Path, required=True, help="folder to write")
     phantom.add_argument("--count", type=int, required=True, help="number of images")
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = sources.add_parser("phantom-benchmarks", help="phantoms in the official layouts of the benchmarks")
     phantom_benchmarks.add_arguments(benchmarks)
     benchmarks.set_defaults(run=phantom_benchmarks.run)
+    prepare.add_sources(sources)
 
     images = sources.add_parser("images", help=prepare_images.HELP)
     prepare_images.add_arguments(images)
@@ -76,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(parser_of_command)
         parser_of_command.set_defaults(run=command.run)
 
-    listing = commands.add_parser("ls", help="list recipes and packaged configurations")
+    listing = commands.add_parser("ls", help="list recipes and packaged configurations, or data sets")
+    listing.add_argument("what", nargs="?", choices=("datasets",), help="what medcap prepare converts")
     listing.set_defaults(run=_list)
 
     copy = commands.add_parser("cp", help="copy a packaged configuration to edit it")
@@ -103,7 +105,10 @@ def _prepare_phantom(options: argparse.Namespace) -> None:
     print(f"{done} {summary.images} images and {summary.questions} questions in {summary.folder}")
 
 
-def _list(_: argparse.Namespace) -> None:
+def _list(options: argparse.Namespace) -> None:
+    if options.what == "datasets":
+        prepare.list_datasets()
+        return
     print("RECIPES (tune run RECIPE --config CONFIG [key=value ...])")
     for name, purpose in RECIPES.items():
         print(f"  {name:<46} {purpose}")

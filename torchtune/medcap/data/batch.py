@@ -14,6 +14,9 @@ from torch import Tensor
 from medcap.data.packing import PADDING_DOCUMENT, PackedRow
 from medcap.modules.label_loss import IGNORE_INDEX
 
+# In bytes: enough for every dtype and for fast kernels.
+_ALIGNMENT = 64
+
 
 @dataclass
 class Batch:
@@ -26,6 +29,8 @@ class Batch:
         document: ``[R, S]`` int64, -1 for padding.
         branch: ``[R, S]`` int64, 0 for the shared prefix.
         after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
+        target_positions: ``[n]`` int64 flat positions of the tokens that predict something, ascending: a device that
+            had to look for them would stop for the answer.
         images: ``[N, 3, H, W]`` uint8, or None.
         image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
         num_tokens: tokens that are not padding.
@@ -33,6 +38,7 @@ class Batch:
         names: the records in it, for messages to the user.
         preamble: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
+        buffer: the memory that holds all the tensors, if it is one piece.
     """
 
     tokens: Tensor
@@ -41,6 +47,7 @@ class Batch:
     document: Tensor
     branch: Tensor
     after_preamble: Tensor
+    target_positions: Tensor
     images: Tensor | None
     image_positions: Tensor | None
     num_tokens: int
@@ -48,6 +55,7 @@ class Batch:
     names: tuple[str, ...] = ()
     preamble: tuple[int, ...] = ()
     static_shape: bool = False
+    buffer: Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -56,11 +64,42 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Move to page-locked memory; the data loader calls it."""
-        return self._map(Tensor.pin_memory)
+        return self.in_one_buffer(pin=True)
+
+    def in_one_buffer(self, pin: bool = False) -> Batch:
+        """The same batch with all its tensors in one piece of memory, so that one copy takes it to a device.
+
+        Args:
+            pin: use page-locked memory, which a copy need not wait for.
+        """
+        tensors = [tensor.contiguous() for tensor in self._tensors().values()]
+        places, end = [], 0
+        for tensor in tensors:
+            places.append(end)
+            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        buffer = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
+        for tensor, place in zip(tensors, places, strict=True):
+            buffer[place : place + tensor.nbytes] = tensor.flatten().view(torch.uint8)
+        return self._over(buffer)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``, copied without waiting where the memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        if self.tokens.device == device:
+            return self
+        whole = self if self.buffer is not None else self.in_one_buffer()
+        return whole._over(whole.buffer.to(device, non_blocking=True))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "buffer"}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def _over(self, buffer: Tensor) -> Batch:
+        """The batch whose tensors lie in ``buffer``, in their order."""
+        views, place = {}, 0
+        for name, tensor in self._tensors().items():
+            views[name] = buffer[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            place += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        return replace(self, **views, buffer=buffer)
 
     def without_padding(self) -> Batch:
         """The same tokens in one row, one document behind another."""
@@ -75,9 +114,10 @@ class Batch:
             "after_preamble": self.after_preamble,
         }
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
+        flat["target_positions"] = torch.searchsorted(kept, self.target_positions)
         if self.image_positions is not None:
             flat["image_positions"] = torch.searchsorted(kept, self.image_positions)
-        return replace(self, **flat)
+        return replace(self, **flat, buffer=None)
 
     def parts(self, max_tokens: int) -> list[Batch]:
         """The batch without padding, cut between documents; the sum of the parts' losses is the loss of the whole.
@@ -110,13 +150,11 @@ class Batch:
             own["images"] = self.images[shown] if shown.any() else None
             if own["images"] is None:
                 own["image_positions"] = None
-        own["num_tokens"] = stop - start
-        own["num_labels"] = int((own["targets"] != IGNORE_INDEX).sum())
+        inside = (self.target_positions >= start) & (self.target_positions < stop)
+        own["target_positions"] = self.target_positions[inside] - start
+        own["buffer"] = None
+        own["num_tokens"], own["num_labels"] = stop - start, len(own["target_positions"])
         return replace(self, **own)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
 
 
 def idle_batch() -> Batch:
@@ -124,7 +162,8 @@ def idle_batch() -> Batch:
     tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
     targets = torch.full_like(tokens, IGNORE_INDEX)
     positions = torch.arange(2)[None]  # [R, S]
-    return Batch(tokens, targets, positions, tokens, tokens, tokens, None, None, num_tokens=0, num_labels=0)
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    return Batch(tokens, targets, positions, tokens, tokens, tokens, nowhere, None, None, num_tokens=0, num_labels=0)
 
 
 def make_batch(
@@ -171,6 +210,7 @@ def make_batch(
         document=torch.from_numpy(document),
         branch=torch.from_numpy(np.stack([row.branch for row in rows])),
         after_preamble=torch.from_numpy(np.stack([row.after_preamble for row in rows])),
+        target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
         images=torch.stack([loaded[image] for image in images]) if images else None,  # [N, 3, H, W]
         image_positions=torch.from_numpy(positions) if images else None,
         num_tokens=int((document != PADDING_DOCUMENT).sum()),

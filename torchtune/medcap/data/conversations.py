@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torchtune.data import Message
+from typing import TYPE_CHECKING, Any
 
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from torchtune.data import Message
 
 PLACEHOLDER = "\u2460"  # medcap's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
@@ -114,8 +115,14 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
     meta = row.get("meta")
     if meta is not None and not isinstance(meta, str):
         raise UserError("'meta' must be text like 'dir=./datasets/images'")
-    folder = FOLDER_IN_META.search(meta) if meta else None
-    return [(image, folder.group(1) if folder else None) for image in named]
+    folder = folder_of(meta) if meta else None
+    return [(image, folder) for image in named]
+
+
+def folder_of(meta: str) -> str | None:
+    """The folder that medcap's ``meta`` names, as in ``dir=./datasets/images``."""
+    found = FOLDER_IN_META.search(meta)
+    return found.group(1) if found else None
 
 
 def is_coloninst(row: Mapping[str, Any]) -> bool:
@@ -132,6 +139,8 @@ def _role(turn: Mapping[str, Any], key: str) -> str:
 
 
 def _messages_from_turns(turns: list[Any]) -> list[Message]:
+    from torchtune.data import Message  # on first use: the constants above serve programs that need no torch
+
     messages = []
     for turn in turns:
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
@@ -144,6 +153,8 @@ def _messages_from_turns(turns: list[Any]) -> list[Message]:
 
 
 def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None], Path]) -> list[Message]:
+    from torchtune.data import Message
+
     messages = []
     for turn in turns:
         if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:

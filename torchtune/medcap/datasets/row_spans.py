@@ -1,4 +1,4 @@
-"""Where the rows of JSON and JSONL files begin and end, found in one pass over the bytes."""
+"""The rows of JSON and JSONL files, or where they begin and end, found in one pass over the bytes."""
 
 from __future__ import annotations
 
@@ -40,36 +40,73 @@ def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
     Raises:
         UserError: if the file is empty, not UTF-8, or an array that is not valid JSON.
     """
-    begin, character = _first_character(file)
-    if not character:
-        raise UserError(f"data file {path} is empty")
-    file.seek(0)
+    begin, character = _first_character(file, path)
     digest = hashlib.sha256()
     size = os.fstat(file.fileno()).st_size
-    with tqdm(
-        total=size,
-        desc="indexing rows",
-        unit="B",
-        unit_scale=True,
-        delay=3,
-        mininterval=1,
-        disable=None,
-    ) as progress:
+    with _byte_progress(size, "indexing rows") as progress:
         blocks = _read_blocks(file, path, digest, progress)
         spans = _Array(blocks, path).spans(begin) if character == b"[" else _line_spans(blocks, file, begin)
     return f"{size}-{digest.hexdigest()}", spans
 
 
-def _first_character(file: BinaryIO) -> tuple[int, bytes]:
-    """Where the text begins, behind a byte order mark, and its first character that is not blank."""
+def stream_rows(path: Path) -> Iterator[bytes]:
+    """The rows of a JSON array or of JSONL from the first to the last, without finding their places before.
+
+    The memory that it takes does not grow with the file. Rows of JSONL are not decoded, as in ``find_spans``.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The text of each row, UTF-8.
+
+    Raises:
+        UserError: if the file cannot be read, is empty, changes meanwhile, is not UTF-8, or is an array that is not
+            valid JSON; behind the rows that stand before that place.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            begin, character = _first_character(file, path)
+            before = os.fstat(file.fileno())
+            with _byte_progress(before.st_size, path.name) as progress:
+                blocks = _read_blocks(file, path, hashlib.sha256(), progress)
+                yield from _Array(blocks, path).rows(begin) if character == b"[" else _lines(blocks, begin)
+            after = os.fstat(file.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise UserError(f"data file {path} was changed while it was read: start again when it is complete")
+    except OSError as error:
+        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
+
+
+def _byte_progress(size: int, name: str) -> tqdm:
+    return tqdm(
+        total=size,
+        desc=name,
+        unit="B",
+        unit_scale=True,
+        delay=3,
+        mininterval=1,
+        disable=None,
+    )
+
+
+def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
+    """Where the text begins, behind a byte order mark, and its first character that is not blank.
+
+    The file is at its beginning before and after.
+
+    Raises:
+        UserError: if there is none.
+    """
     head = file.read(4096)
     begin = len(_BOM) if head.startswith(_BOM) else 0
     text = head[begin:].lstrip()
     while not text:
         block = file.read(_BLOCK)
         if not block:
-            return begin, b""
+            raise UserError(f"data file {path} is empty")
         text = block.lstrip()
+    file.seek(0)
     return begin, text[:1]
 
 
@@ -93,6 +130,17 @@ def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm) -> Ite
         progress.update(len(block))
         if block:
             yield block
+
+
+def _lines(blocks: Iterator[bytes], begin: int) -> Iterator[bytes]:
+    kept = b""
+    for block in blocks:
+        skipped = min(begin, len(block))
+        begin -= skipped
+        *lines, kept = (kept + block[skipped:]).replace(b"\r", b"\n").split(b"\n")
+        yield from (line for line in lines if line.strip(_BLANK_BYTES))
+    if kept.strip(_BLANK_BYTES):
+        yield kept
 
 
 def _line_spans(blocks: Iterator[bytes], file: BinaryIO, begin: int) -> np.ndarray:
@@ -165,6 +213,18 @@ class _Array:
             UserError: at the first place that is not valid JSON.
         """
         places = array("q")
+        for length in self._elements(begin):
+            places.append(self._offset + self._place)
+            places.append(self._offset + self._place + length)
+        return np.frombuffer(places, dtype=np.int64).reshape(-1, 2) if places else np.empty((0, 2), dtype=np.int64)
+
+    def rows(self, begin: int) -> Iterator[bytes]:
+        """The elements' texts; arguments and errors as for ``spans``."""
+        for length in self._elements(begin):
+            yield self._text[self._place : self._place + length].encode("latin-1")
+
+    def _elements(self, begin: int) -> Iterator[int]:
+        """The length of each element, bytes, at the time when the place is its first."""
         while len(self._text) < begin and self._extend():
             pass
         self._place = begin
@@ -177,9 +237,8 @@ class _Array:
             while True:
                 self._next()
                 length = self._element()
-                places.append(self._offset + self._place)
+                yield length
                 self._place += length
-                places.append(self._offset + self._place)
                 character = self._next()
                 if character not in (",", "]"):
                     self._fail("Expecting ',' delimiter", self._place)
@@ -188,7 +247,6 @@ class _Array:
                     break
         if self._next():
             self._fail("Extra data", self._place)
-        return np.frombuffer(places, dtype=np.int64).reshape(-1, 2) if places else np.empty((0, 2), dtype=np.int64)
 
     def _next(self) -> str:
         """The next character that is not a blank; empty at the end of the file."""

@@ -17,7 +17,7 @@ from medcap.modules.attention_mask import added_mask, packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
-from medcap.modules.label_loss import IGNORE_INDEX, label_loss
+from medcap.modules.label_loss import label_loss
 from medcap.modules.ragged_attention import RaggedAttention
 from medcap.modules.trimmed_layer import layer_at
 
@@ -220,7 +220,7 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
-        places = (batch.targets.flatten() != IGNORE_INDEX).nonzero().flatten()  # [n]
+        places = batch.target_positions
         targets = batch.targets.flatten()[places]
         if self.frozen_layers:
             return self._train_layers(embeddings, batch, places, ragged), targets

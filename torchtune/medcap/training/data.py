@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 
 import torch
@@ -144,6 +145,17 @@ class TrainingData:
             waited = time.perf_counter() - started
             yield LoadedStep([batch for batch, _ in loaded], [row for _, bad in loaded for row in bad], last, waited)
 
+    def steps_on_device(self, epoch: int, start: int) -> Iterator[LoadedStep]:
+        """As :meth:`steps`, with the batches on this process's device.
+
+        On a GPU the next step's batches are copied while the device computes this one.
+        """
+        device = self.world.device
+        if device.type == "cuda":
+            yield from _copied_ahead(self.steps(epoch, start), device)
+            return
+        yield from self.steps(epoch, start)
+
     def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
         """This process's part of the validation set; the same number of batches on every process."""
         plan = self.validation.plan(shuffle=False)
@@ -194,6 +206,29 @@ class _Parts(Dataset):
         if part.start == part.stop:
             return None, []
         return self.dataset.load(self.plan, part.start, part.stop, self.transform)
+
+
+def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:
+    copies, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    waiting: deque[tuple[LoadedStep, torch.cuda.Event]] = deque()
+
+    def finished() -> LoadedStep:
+        step, copied = waiting.popleft()
+        computing.wait_event(copied)
+        for batch in step.batches:
+            if batch is not None:
+                # Else its memory could be used for another copy while this stream still reads it.
+                batch.buffer.record_stream(computing)
+        return step
+
+    for step in steps:
+        with torch.cuda.stream(copies):
+            batches = [None if batch is None else batch.to(device) for batch in step.batches]
+            waiting.append((replace(step, batches=batches), copies.record_event()))
+        if len(waiting) > 1:
+            yield finished()
+    while waiting:
+        yield finished()
 
 
 class LoaderWatch:

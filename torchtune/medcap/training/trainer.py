@@ -145,7 +145,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         epoch = self.position.epoch
         end = self.data.units(epoch)
-        for loaded in self.data.steps(epoch, self.position.unit):
+        for loaded in self.data.steps_on_device(epoch, self.position.unit):
             wants_save = self._make_step(loaded)
             last = loaded.next_unit >= end
             self._evaluate_if_due(last)
@@ -199,11 +199,12 @@ class Trainer:
         self.model.train()
         losses = [self._loss(batch) for batch in batches]
         norm = self.trained.reduce(num_labels, self.cfg.clip_grad_norm)
-        own = torch.stack(losses).tolist()
+        # The only time in a step that the host waits for the device.
+        *own, norm = torch.stack([*losses, norm]).tolist()
         loss_sum, signal = self.world.sum([sum(own), self.stop.received or 0])
         self.values = {
             "loss": loss_sum / num_labels,
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "lr": self.trained.optimizer.param_groups[0]["lr"],
             "epoch": self.position.epoch,
         }

@@ -52,7 +52,25 @@ def test_rows_are_those_of_read_rows_wherever_blocks_end(tmp_path, monkeypatch, 
     path = write(tmp_path / "rows", text)
     rows = open_rows(path)
     assert values(rows) == expected
+    assert [json.loads(row) for row in row_spans.stream_rows(path)] == expected
     assert expected == [value for _, value in read_rows(path)]
+
+
+def test_rows_before_a_mistake_are_streamed_and_then_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_spans, "_BLOCK", 4)
+    for name, text, message in (
+        ("cut", '[{"a": 1},\n{"b"', r"cut, line 2: not valid JSON .*is the file cut off"),
+        ("latin", b'{"a": 1}\n\n\n\n\n\xff', r"latin is not UTF-8 text: invalid start byte at byte 13"),
+    ):
+        rows = row_spans.stream_rows(write(tmp_path / name, text))
+        assert next(rows) == b'{"a": 1}'
+        with pytest.raises(UserError, match=message):
+            next(rows)
+    for name, message in (("blank", r"blank is empty"), ("none", r"none cannot be read: No such file")):
+        if name == "blank":
+            write(tmp_path / name, " \n")
+        with pytest.raises(UserError, match=message):
+            next(row_spans.stream_rows(tmp_path / name))
 
 
 def test_random_lines_are_found_as_splitting_finds_them(tmp_path, monkeypatch):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images import ImageReader
+from medcap.datasets.fields import field_text, question_text
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
@@ -195,24 +194,6 @@ def require_keys(row: Mapping[str, Any], keys: Sequence[str], path: Path, title:
             f"{path} is not a file of {title}: its first row has no '{missing[0]}' (it has:"
             f" {', '.join(map(str, row)) or 'nothing'}); the task vqa reads other layouts"
         )
-
-
-def field_text(value: Any) -> str:
-    """A field as text; "" for one that is null or not a number."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value).strip()
-
-
-def question_text(value: Any) -> str:
-    """A question's words, without what stands for an image."""
-    return field_text(value).replace("<image>", " ").replace(PLACEHOLDER, " ").strip()
-
-
-def option_texts(values: Iterable[Any]) -> tuple[str, ...]:
-    """Options in their order, without empty ones; "nan" is what pandas made of an empty one."""
-    texts = (field_text(value) for value in values)
-    return tuple(text for text in texts if text and text.lower() != "nan")
 
 
 def answer_type_of(value: Any) -> str:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.datasets.fields import field_text, option_texts
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
 from medcap.evaluation.tasks.official import (
-    field_text,
     find_benchmark,
     image_finder,
     official_row,
-    option_texts,
     read_json,
     require_keys,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcap.data.conversations import CONVERSATION_KEYS
+from medcap.datasets.fields import field_text
+from medcap.datasets.llava_turns import conversation_questions
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     DERIVED_TYPES,
     answer_type_of,
-    field_text,
     find_benchmark,
     image_finder,
     official_row,
@@ -20,7 +21,6 @@ from medcap.evaluation.tasks.official import (
     yes_no_type,
 )
 from medcap.evaluation.tasks.parquet import TEST_FILES, hub_rows
-from medcap.evaluation.tasks.vqa import conversation_questions
 
 # The card of flaviagiammarino/path-vqa, which lacks the repeated questions; LLaVA-Med's test.json and its split.
 PUBLISHED_HUB = {"rows": 6_719}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
+from medcap.datasets.fields import field_text, option_texts
+from medcap.datasets.pmcvqa_fields import IMAGE_FOLDERS, choices_of, missing_columns, right_answer
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
-    field_text,
     find_benchmark,
     image_finder,
     official_row,
-    option_texts,
     read_csv,
     require_keys,
 )
@@ -20,12 +18,6 @@ from medcap.evaluation.tasks.official import (
 # Zhang et al., PMC-VQA, 2023: the verified part of the test set, the test set, and that of version 2.
 PUBLISHED = {"test_clean.csv": 2_000, "test.csv": 50_000, "test_2.csv": 33_430}
 _FILES = (*PUBLISHED, "test2.csv")
-_LETTERS = "ABCD"
-# As the file spells them, and as its description does.
-_ANSWERS = ("Answer", "Anwser")
-_LABELS = ("Answer_label", "Anwser_label")
-# Version 2 has its figures one by one, in a folder of another name.
-_IMAGES = ("images", "figures", "images_2", "images2", "images/images", "images_2/figures", "images2/figures")
 
 
 class PmcVqaTask(Task):
@@ -50,21 +42,18 @@ class PmcVqaTask(Task):
             "PMC-VQA/test_clean.csv and PMC-VQA/images (RadGenome/PMC-VQA on the hub, its zip files unpacked)",
         )
         path = found.files[0]
-        find, roots = image_finder(found.folder, _IMAGES, options.image_roots)
+        find, roots = image_finder(found.folder, IMAGE_FOLDERS, options.image_roots)
         rows = []
         for index, record in read_csv(path):
             if index == 0:
-                keys = ("Figure_path", "Question", *(f"Choice {letter}" for letter in _LETTERS))
-                require_keys(record, keys, path, self.title)
-                if not any(key in record for key in (*_ANSWERS, *_LABELS)):
-                    require_keys(record, _ANSWERS[:1], path, self.title)
-            choices = {letter: _choice(record[f"Choice {letter}"], letter) for letter in _LETTERS}
+                require_keys(record, missing_columns(record), path, self.title)
+            choices = choices_of(record)
             image = field_text(record["Figure_path"])
             rows.append(
                 official_row(
                     field_text(record.get("index")) or str(index),
                     record["Question"],
-                    [_answer(record, choices)],
+                    [right_answer(record, choices)],
                     find.first_of(image) if image else None,
                     find.problem if image else None,
                     options=option_texts(choices.values()),
@@ -83,17 +72,3 @@ class PmcVqaTask(Task):
             if others and not found.named
             else [],
         )
-
-
-def _choice(text: str, letter: str) -> str:
-    return re.sub(rf"^\s*{letter}\s*:", "", text).strip()
-
-
-def _answer(record: Mapping[str, str], choices: Mapping[str, str]) -> str:
-    """The text of the right choice: the label's, else that of a letter in ``Answer``, else ``Answer`` itself."""
-    answer = next((field_text(record[key]) for key in _ANSWERS if key in record), "")
-    label = next((field_text(record[key]) for key in _LABELS if key in record), "") or answer
-    letter = label.upper().rstrip(":. ")
-    if letter in choices:
-        return choices[letter] or (answer if answer != label else "")
-    return re.sub(rf"^\s*[{_LETTERS}]\s*:", "", answer).strip()

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medcap.datasets.fields import field_text
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     DERIVED_TYPES,
     Found,
     answer_type_of,
-    field_text,
     find_benchmark,
     image_finder,
     official_row,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.conversations import CONVERSATION_KEYS
+from medcap.datasets.fields import field_text, option_texts, question_text
+from medcap.datasets.llava_turns import conversation_questions
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
@@ -20,7 +22,7 @@ from medcap.evaluation.tasks.base import (
     image_reader,
     make_benchmark,
 )
-from medcap.evaluation.tasks.official import answer_type_of, field_text, option_texts, question_text
+from medcap.evaluation.tasks.official import answer_type_of
 from medcap.generation.prompt import user_message
 
 _FILES = ("vqa.jsonl", "vqa.json", "test.json", "test.jsonl")
@@ -88,30 +90,6 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
             if (folder / name).is_file():
                 return folder / name
     raise UserError(f"dataset_source: the folder {path} holds none of {', '.join(names)}; name the data file itself")
-
-
-def conversation_questions(turns: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The questions and answers of LLaVA's turns.
-
-    Args:
-        turns: the value of ``conversations``.
-        key: its name, for messages.
-
-    Yields:
-        A question and its answer, as they stand there.
-
-    Raises:
-        UserError: if they are not pairs of ``human`` and ``gpt``.
-    """
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and "value" in turn for turn in turns):
-        raise UserError(f"'{key}' must be a list of turns with 'from' and 'value'")
-    turns = [turn for turn in turns if turn.get("from") != "system"]
-    if len(turns) < 2 or len(turns) % 2:
-        raise UserError(f"'{key}' must be pairs of a question and an answer")
-    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
-        if asked.get("from") not in ("human", "user") or answered.get("from") not in ("gpt", "assistant"):
-            raise UserError(f"'{key}' must alternate 'human' and 'gpt'")
-        yield field_text(asked["value"]), field_text(answered["value"])
 
 
 def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:

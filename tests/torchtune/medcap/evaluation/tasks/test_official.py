@@ -5,10 +5,8 @@ from medcap.errors import UserError
 from medcap.evaluation.tasks.official import (
     NO_ANSWER,
     answer_type_of,
-    field_text,
     find_benchmark,
     official_row,
-    option_texts,
     read_csv,
     read_fields,
     read_json,
@@ -101,11 +99,6 @@ def test_lines_between_bars_are_read_in_either_encoding(tmp_path):
     make(tmp_path / "b.txt", "1|é\n2\n")
     with pytest.raises(UserError, match=r"b.txt, line 2: expected id\|q; .* download the file again"):
         list(read_fields(tmp_path / "b.txt", 2, "id|q"))
-
-
-def test_a_field_that_is_nothing_is_no_word():
-    assert [field_text(value) for value in (None, float("nan"), " a ", 3, "None")] == ["", "", "a", "3", "None"]
-    assert option_texts(["a", "", None, "nan", "NaN", float("nan"), " ", "None", "NA"]) == ("a", "None", "NA")
 
 
 def test_answer_types():

@@ -8,7 +8,7 @@ from PIL import Image
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.official import Found
-from medcap.evaluation.tasks.parquet import ImageStore, hub_rows, read_parquet
+from medcap.evaluation.tasks.parquet import hub_rows
 
 
 def encoded(colour, format="PNG"):
@@ -43,14 +43,6 @@ def test_rows_that_share_a_picture_share_its_path_and_it_is_written_once(tmp_pat
     ]
 
 
-def test_an_image_that_a_kill_cut_short_is_written_again(tmp_path):
-    store = ImageStore(tmp_path)
-    path = store.write(encoded("red"))
-    path.write_bytes(b"\x89PNG")
-    assert store.write(encoded("red")) == path
-    assert path.read_bytes() == encoded("red")
-
-
 def test_a_row_without_an_image_or_an_answer_stays(tmp_path):
     good = {"bytes": encoded("red"), "path": None}
     rows = [
@@ -72,15 +64,3 @@ def test_images_need_a_folder_to_be_written_to(tmp_path):
     found = Found(tmp_path, "hub", [tmp_path / "test.parquet"])
     with pytest.raises(UserError, match=r"test.parquet: its images .* need an output_dir"):
         hub_rows(found, LoadOptions())
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"output_dir: image .* cannot be written"):
-        ImageStore(tmp_path / "file").write(encoded("red"))
-
-
-def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
-    path = write(tmp_path / "test.parquet", [{"question": "q"}])
-    with pytest.raises(UserError, match=r"test.parquet has no column 'answer' \(it has: question\)"):
-        list(read_parquet(path, ("question", "answer")))
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"^[^\n]*test.parquet: not a readable parquet file[^\n]*download it again$"):
-        list(read_parquet(path, ("question",)))

@@ -1,0 +1,86 @@
+from dataclasses import fields
+
+import numpy as np
+import torch
+
+from medcap.data.batch import Batch, make_batch
+from medcap.data.packing import Sample, pack_row
+
+IMAGE = 9
+
+
+def sample(image, words, start=0):
+    tokens = np.array([IMAGE, IMAGE, *words] if image else [1, *words], dtype=np.int32)
+    targets = np.where(np.arange(len(tokens)) >= len(tokens) - 2, tokens, -100).astype(np.int32)
+    return Sample(tokens, targets, (image,) if image else (), 2 if image else 0, "row", start)
+
+
+def batch():
+    """Two rows: two documents of an image each and padding; one text and a document of two branches."""
+    rows = [
+        pack_row([[sample("a", [3, 4, 5])], [sample("b", [6, 7], start=2)]], 12, pad_id=0),
+        pack_row([[sample(None, [5, 6])], [sample("a", [3, 4]), sample("a", [5, 6, 7])]], 12, pad_id=0),
+    ]
+    images = {"a": torch.full((3, 2, 2), 1, dtype=torch.uint8), "b": torch.full((3, 2, 2), 2, dtype=torch.uint8)}
+    return make_batch(rows, IMAGE, 2, images.__getitem__, ("r",), preamble=(7, 8))
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    for name in (field.name for field in fields(Batch) if field.name != "buffer"):
+        left, right = getattr(one, name), getattr(other, name)
+        same = (
+            torch.equal(left, right) and left.dtype == right.dtype if isinstance(left, torch.Tensor) else left == right
+        )
+        if not same:
+            return False
+    return True
+
+
+def test_target_positions_are_where_something_is_predicted():
+    made = batch()
+    assert made.target_positions.tolist() == [3, 4, 7, 8, 13, 14, 17, 18, 20, 21]
+    assert made.num_labels == 10
+    assert made.num_tokens == 5 + 4 + 3 + 7
+
+
+def test_without_padding_the_tokens_stand_in_one_row():
+    flat = batch().without_padding()
+    assert flat.tokens.tolist() == [[9, 9, 3, 4, 5, 9, 9, 6, 7, 1, 5, 6, 9, 9, 3, 4, 5, 6, 7]]
+    assert flat.document.tolist() == [[0] * 5 + [1] * 4 + [2] * 3 + [3] * 7]
+    assert flat.branch.tolist() == [[0] * 14 + [1, 1, 2, 2, 2]]
+    assert flat.input_pos.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 1, 2, 0, 1, 2, 3, 2, 3, 4]]
+    assert flat.after_preamble.tolist() == [[0] * 5 + [1] * 4 + [0] * 10]
+    assert flat.image_positions.tolist() == [0, 1, 5, 6, 12, 13]
+    assert flat.target_positions.tolist() == [3, 4, 7, 8, 10, 11, 14, 15, 17, 18]
+
+
+def test_parts_end_with_documents_and_hold_their_images():
+    parts = batch().parts(9)
+    assert [part.num_tokens for part in parts] == [9, 3, 7]
+    assert [part.num_labels for part in parts] == [4, 2, 4]
+    assert [part.num_images for part in parts] == [2, 0, 1]
+    assert parts[0].images[:, 0, 0, 0].tolist() == [1, 2]
+    assert parts[1].images is None and parts[1].image_positions is None
+    assert parts[2].image_positions.tolist() == [0, 1]
+    assert parts[2].target_positions.tolist() == [2, 3, 5, 6]
+    assert [part.num_tokens for part in batch().parts(1)] == [5, 4, 3, 7]
+    assert [part.num_tokens for part in batch().parts(100)] == [19]
+
+
+def test_one_buffer_holds_the_same_batch():
+    made = batch()
+    together = made.in_one_buffer()
+    assert equal(made, together)
+    storage = together.buffer.untyped_storage().data_ptr()
+    tensors = [getattr(together, field.name) for field in fields(Batch)]
+    assert all(t.untyped_storage().data_ptr() == storage for t in tensors if isinstance(t, torch.Tensor))
+
+
+def test_one_copy_takes_it_to_a_device():
+    moved = batch().in_one_buffer().to(torch.device("meta"))
+    assert moved.tokens.device.type == moved.images.device.type == "meta"
+    assert moved.tokens.shape == (2, 12)
+    assert moved.tokens.untyped_storage()._cdata == moved.images.untyped_storage()._cdata
+    here = batch()
+    assert here.to(torch.device("cpu")) is here
+    assert batch().without_padding().buffer is None

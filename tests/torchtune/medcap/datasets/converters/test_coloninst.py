@@ -1,0 +1,38 @@
+import pytest
+
+from helpers.downloads import Downloads, rows_of, said, write_coloninst
+from medcap.datasets.converters.coloninst import ColonInst
+from medcap.errors import UserError
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    downloads = Downloads(tmp_path / "datasets")
+    write_coloninst(downloads)
+    return downloads
+
+
+def test_the_image_is_the_one_that_id_names(downloads):
+    (written,) = downloads.convert(ColonInst())
+    assert written.path.name == "coloninst_train.jsonl"
+    assert [said(row) for row in rows_of(written)] == [
+        ["<image>\n\nInterpret what the image shows.", "A polyp in the colon."],
+        ["<image>\n\nWhere is the location of polyp?", "{<40><12><160><216>}"],
+    ]
+    assert {row["image"] for row in rows_of(written)} == {"CVC-ClinicDB/Train/polyp/11.png"}
+
+
+def test_tasks_are_chosen_and_the_three_may_be_three_files(downloads):
+    (written,) = downloads.convert(ColonInst(tasks=("3tasks",)))
+    assert [said(row)[1] for row in rows_of(written)] == ["{<40><12><160><216>}"]
+    joined = downloads.folder / "ColonINST/Json-file/train/ColonINST-train-3tasks.json"
+    for task in ("cls", "reg", "rec"):
+        joined.with_name(f"ColonINST-train-{task}.json").write_bytes(joined.read_bytes())
+    joined.unlink()
+    (written,) = downloads.convert(ColonInst())
+    assert written.rows == 4
+
+
+def test_the_missing_file_is_named(downloads):
+    with pytest.raises(UserError, match=r"Json-file/val/ColonINST-val-cap.json .*does not exist: download"):
+        downloads.convert(ColonInst("validation"))

@@ -1,0 +1,75 @@
+"""What a converter makes of one record, and what it says where it can make nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class SkipRecord(Exception):
+    """This record becomes no row; the message is the reason, the same words for all records of a kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training row before it is written.
+
+    Attributes:
+        turns: what is asked and what is answered, without placeholders.
+        images: names that the image may have in ``folder``, of which the first that exists is taken; none for text.
+        folder: what the names are relative to.
+        prompts: instructions that may stand where nothing is asked, for captions; None where ``turns`` has questions.
+        image_last: the image stands behind the first question.
+    """
+
+    turns: Sequence[tuple[str, str]]
+    images: tuple[str, ...] = ()
+    folder: str = ""
+    prompts: Sequence[str] | None = None
+    image_last: bool = False
+
+
+@dataclass
+class Tally:
+    """Counts what was read and what was left out, with the first case of each reason."""
+
+    read: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, reason: str, place: str) -> None:
+        """Count a record or a row that is left out.
+
+        Args:
+            reason: in words that are the same for all cases.
+            place: the file and row, or the image.
+        """
+        self.skipped[reason] += 1
+        self.first.setdefault(reason, place)
+
+
+def each(
+    records: Iterable[tuple[str, Value]], convert: Callable[[Value], Iterable[Example]], tally: Tally
+) -> Iterator[tuple[str, Example]]:
+    """Convert records one by one, and count those that cannot be.
+
+    Args:
+        records: the place of each, and the record.
+        convert: gives its examples, or raises ``SkipRecord``.
+        tally: counts.
+
+    Yields:
+        The place of each example and the example.
+    """
+    for place, record in records:
+        try:
+            examples = list(convert(record))
+        except SkipRecord as reason:
+            tally.skip(str(reason), place)
+            continue
+        for example in examples:
+            yield place, example

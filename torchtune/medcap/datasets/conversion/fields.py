@@ -1,0 +1,47 @@
+"""Checked fields of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from medcap.datasets.conversion.example import SkipRecord
+
+
+def text_of(record: Mapping[str, Any], key: str) -> str:
+    """The words in a field.
+
+    Raises:
+        SkipRecord: if there are none.
+    """
+    value = record.get(key)
+    if value is None:
+        raise SkipRecord(f"there is no '{key}'")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise SkipRecord(f"'{key}' is no text")
+    text = str(value).strip()
+    # What pandas wrote where a field was empty.
+    if not text or text.lower() == "nan":
+        raise SkipRecord(f"'{key}' is empty")
+    return text
+
+
+def image_of(record: Mapping[str, Any], key: str) -> str:
+    """The image's name in a field.
+
+    Raises:
+        SkipRecord: if there is none, or it leads out of its folder.
+    """
+    return safe_name(text_of(record, key))
+
+
+def safe_name(name: str) -> str:
+    """A name that stays in the folder that it is relative to.
+
+    Raises:
+        SkipRecord: if it does not.
+    """
+    if name.startswith("/") or "\0" in name or ".." in PurePosixPath(name).parts:
+        raise SkipRecord("the image's name leads out of its folder")
+    return name

@@ -1,0 +1,105 @@
+"""Runs a converter: finds its sources, writes its files, says how to train on them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from medcap.datasets.conversion.base import Converter, Folders
+from medcap.datasets.conversion.example import Tally
+from medcap.datasets.conversion.instructions import Instructions
+from medcap.datasets.conversion.writing import SUFFIXES, RowWriter, Written
+from medcap.errors import UserError
+
+
+def convert(
+    converter: Converter,
+    data: str,
+    out: str | Path,
+    *,
+    instruction: str = "none",
+    seed: int = 0,
+    limit: int | None = None,
+    keep_missing: bool = False,
+) -> list[Written]:
+    """Make training files. The same sources and arguments give the same bytes.
+
+    Args:
+        converter: of the data set, with its options.
+        data: folder that the downloads lie in.
+        out: folder to write to, or the file itself, which ends in .jsonl or .json.
+        instruction: what stands before captions; see :class:`Instructions`.
+        seed: of the random instructions.
+        limit: rows of each file at most.
+        keep_missing: keep rows whose image is not there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: if a source is missing (then nothing is written) or damaged, or nothing of it can be used.
+    """
+    out = Path(out)
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} must be at least 1")
+    single = out.suffix in SUFFIXES and not out.is_dir()
+    folder = out.parent if single else out
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {out}: name a folder, or a file that ends in {' or '.join(SUFFIXES)}")
+    outputs = converter.outputs(Folders(data, folder, keep_missing))
+    if single and len(outputs) > 1:
+        names = ", ".join(output.name for output in outputs)
+        raise UserError(f"--out {out}: {converter.name} writes {names}: name their folder")
+    written = []
+    for output in outputs:
+        path = out if single else folder / output.name
+        writer = RowWriter(Instructions(instruction, seed), limit, keep_missing)
+        tally = Tally()
+        written.append(writer.write(path, output.examples(tally), tally))
+    return written
+
+
+def image_roots(written: Written, data: str) -> list[Path]:
+    """What ``dataset.image_roots`` must be for a file's images to be found.
+
+    Args:
+        written: the file.
+        data: folder that the downloads lie in.
+
+    Returns:
+        Folders; none where training finds the images by itself, as they lie in the file's folder or the working
+        directory.
+    """
+    defaults = [written.path.parent.resolve(), Path.cwd().resolve()]
+    used = {Path(folder).resolve() for folder in written.folders}
+    if all(_inside(folder, defaults) for folder in used):
+        return []
+    roots: list[Path] = []
+    for root in [*defaults, Path(data).resolve(), *sorted(used)]:
+        if any(folder.is_relative_to(root) and not _inside(folder, roots) for folder in used):
+            roots.append(root)
+    return roots
+
+
+def summary(written: Written, data: str) -> str:
+    """What a user must know of a file, as lines of text."""
+    tally = written.tally
+    lines = [f"wrote {written.rows:,} rows to {written.path} (records read: {tally.read:,})"]
+    for reason, number in tally.skipped.most_common():
+        lines.append(f"  left out {number:,}: {reason} (first: {tally.first[reason]})")
+    keys = [f"dataset.source={shlex.quote(str(written.path))}"]
+    roots = image_roots(written, data)
+    if written.missing:
+        lines.append(
+            f"  kept {written.missing:,} rows whose image is not there: name the folder or the tar files of the images"
+            " in dataset.image_roots"
+        )
+    if roots:
+        keys.append(shlex.quote(f"dataset.image_roots=[{', '.join(json.dumps(str(root)) for root in roots)}]"))
+    return "\n".join([*lines, f"  use it as {' '.join(keys)}"])
+
+
+def _inside(folder: Path, roots: Iterable[Path]) -> bool:
+    return any(folder.is_relative_to(root) for root in roots)

@@ -1,0 +1,67 @@
+"""ColonINST: colonoscopy images to classify, to locate things in, and to describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
+from medcap.datasets.conversion.example import Example, Tally, each
+from medcap.datasets.conversion.llava import llava_example
+from medcap.datasets.conversion.reading import json_records
+
+TASKS = ("cap", "3tasks", "cls", "reg", "rec")
+_SPLITS = {"train": "train", "validation": "val"}
+
+
+@dataclass(frozen=True)
+class ColonInst(Converter):
+    """``ColonINST-<split>-<task>.json``: LLaVA's layout, but the image is the one that ``id`` names.
+
+    Args:
+        split: a key of ``_SPLITS``.
+        tasks: of ``TASKS``; by default captions and ``3tasks``, which holds the other three, or else each of them.
+    """
+
+    name = "coloninst"
+    converts = "ColonINST: colonoscopy images to classify, locate things in, and describe"
+    download = (
+        "download the files of ai4colonoscopy/ColonINST-v1 from the hub to ColonINST/Json-file/train and .../val, and"
+        " arrange the images under ColonINST/Positive-images as its guideline says (<data set>/Train/<class>/...)"
+    )
+    split: str = "train"
+    tasks: tuple[str, ...] | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """See :meth:`Converter.add_arguments`."""
+        add_split(parser)
+        parser.add_argument("--tasks", nargs="+", choices=TASKS, help="which files (cap, 3tasks or else the rest)")
+
+    def output_name(self) -> str:
+        """See :meth:`Converter.output_name`."""
+        return f"coloninst_{self.split}.jsonl"
+
+    def examples(self, folders: Folders) -> Examples:
+        """See :meth:`Converter.examples`."""
+        joined = ("3tasks",) if self._is_there(folders, "3tasks") else ("cls", "reg", "rec")
+        tasks = self.tasks or ("cap", *joined)
+        paths = [Path(self.need(folders, *self._names(task))) for task in tasks]
+        images = self.need_images(folders, "ColonINST/Positive-images")
+
+        def read(tally: Tally) -> Iterator[tuple[str, Example]]:
+            for path in paths:
+                yield from each(json_records(path, tally), lambda record: [llava_example(record, images, "id")], tally)
+
+        return read
+
+    def _names(self, task: str) -> list[str]:
+        part = _SPLITS[self.split]
+        file = f"ColonINST-{part}-{task}.json"
+        return [f"ColonINST/Json-file/{part}/{file}", f"ColonINST/Json-file/{file}", f"ColonINST/{file}"]
+
+    def _is_there(self, folders: Folders, task: str) -> bool:
+        return any(os.path.isfile(os.path.join(folders.data, name)) for name in self._names(task))

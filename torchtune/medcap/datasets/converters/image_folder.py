@@ -1,0 +1,81 @@
+"""A folder of images: a text file beside each, or a subfolder for each class."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
+from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
+from medcap.datasets.conversion.instructions import DESCRIBE
+from medcap.datasets.conversion.listing import sorted_files
+from medcap.datasets.conversion.reading import IMAGE_SUFFIXES, progress
+from medcap.errors import UserError
+
+LABELS = ("text", "class")
+
+
+@dataclass(frozen=True)
+class ImageFolder(Converter):
+    """Images of your own in a folder, searched with all folders in it.
+
+    Args:
+        labels: ``text``: the caption of ``a/b.png`` is in ``a/b.txt``. ``class``: it is the name of the first folder,
+            with blanks for its underscores.
+        question: what is asked; None for captions.
+    """
+
+    name = "folder"
+    converts = "a folder of your own: images with a .txt beside each, or in a subfolder for each class"
+    download = "name the folder by --data-dir"
+    captions = True
+    default_data = None
+    labels: str = "text"
+    question: str | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """See :meth:`Converter.add_arguments`."""
+        parser.add_argument("--labels", choices=LABELS, default="text", help="where the words come from (text)")
+        parser.add_argument("--question", help="asked of every image, such as 'Which class is this?'")
+
+    def outputs(self, folders: Folders) -> list[Output]:
+        """See :meth:`Converter.outputs`."""
+        return [Output(f"{Path(folders.data).resolve().name or 'folder'}.jsonl", self.examples(folders))]
+
+    def examples(self, folders: Folders) -> Examples:
+        """See :meth:`Converter.examples`."""
+        if not folders.data or not os.path.isdir(folders.data):
+            raise UserError(f"folder: --data-dir {folders.data or '(not given)'} is no folder of images")
+
+        def convert(name: str) -> Iterator[Example]:
+            words = self._words(folders.data, name)
+            prompts = None if self.question else DESCRIBE
+            yield Example([(self.question or "", words)], (name,), folders.data, prompts)
+
+        def images(tally: Tally) -> Iterator[tuple[str, str]]:
+            for name in progress(sorted_files(folders.data, IMAGE_SUFFIXES, recursive=True), "images", "image"):
+                tally.read += 1
+                yield os.path.join(folders.data, name), name
+
+        return lambda tally: each(images(tally), convert, tally)
+
+    def _words(self, folder: str, name: str) -> str:
+        if self.labels == "class":
+            parent, _, _ = name.partition("/")
+            if parent == name:
+                raise SkipRecord("an image that is in no class's folder")
+            return parent.replace("_", " ")
+        path = Path(folder, name).with_suffix(".txt")
+        try:
+            words = path.read_text(encoding="utf-8-sig").strip()
+        except FileNotFoundError:
+            raise SkipRecord("there is no .txt of its name") from None
+        except (OSError, UnicodeDecodeError):
+            raise SkipRecord("its .txt cannot be read as UTF-8") from None
+        if not words:
+            raise SkipRecord("its .txt is empty")
+        return words

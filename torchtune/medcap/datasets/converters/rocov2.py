@@ -1,0 +1,38 @@
+"""ROCOv2: captions of radiology figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medcap.datasets.conversion.base import Converter, Examples, Folders
+from medcap.datasets.conversion.example import Example, each
+from medcap.datasets.conversion.fields import image_of, text_of
+from medcap.datasets.conversion.instructions import DESCRIBE
+from medcap.datasets.conversion.reading import csv_heading, csv_records
+
+_COLUMNS = ("ID", "Caption")
+
+
+class Rocov2(Converter):
+    """``train_captions.csv`` with the columns ``ID`` and ``Caption``, and the images ``train/<ID>.jpg``."""
+
+    name = "rocov2"
+    converts = "ROCOv2: captions of radiology figures"
+    download = (
+        "download train_captions.csv and train_images.zip of ROCOv2 (Zenodo record 8333645) to PMC-VQA-text, where"
+        " medcap has it, and unpack the zip file to PMC-VQA-text/train"
+    )
+    output = "rocov2_train.jsonl"
+    captions = True
+
+    def examples(self, folders: Folders) -> Examples:
+        """See :meth:`Converter.examples`."""
+        file = Path(self.need(folders, "PMC-VQA-text/train_captions.csv"))
+        images = self.need_images(folders, "PMC-VQA-text/train")
+        csv_heading(file, _COLUMNS)
+
+        def convert(record: Mapping[str, str]) -> Iterator[Example]:
+            yield Example([("", text_of(record, "Caption"))], (image_of(record, "ID") + ".jpg",), images, DESCRIBE)
+
+        return lambda tally: each(csv_records(file, _COLUMNS, tally), convert, tally)
