@@ -196,7 +196,7 @@ class ChatDataset:
             plan: from :meth:`plan`.
             start: the first unit.
             stop: the unit behind the last.
-            transform: RGB image -> ``[3, H, W]`` float32.
+            transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
             The batch (None if nothing of it is usable) and the rows left out.
@@ -236,7 +236,7 @@ class ChatDataset:
                 sample = self.sample(index)
                 for image in sample.images:
                     if image not in images:
-                        images[image] = transform(self.reader.open(image))
+                        images[image] = transform(self.reader.open(image, keep_grey=True))
             except UserError as error:
                 bad.append(BadRow(self.rows.name(index), str(error)))
                 continue

@@ -132,10 +132,9 @@ class ImageRows:
 
     def _read(self, image: Any) -> Tensor:
         try:
-            picture = (
-                to_rgb(image) if isinstance(image, Image.Image) else self._reader.open(self._reader.resolve(image))
-            )
-            return self._transform(picture)
+            if isinstance(image, Image.Image):
+                return self._transform(to_rgb(image))
+            return self._transform(self._reader.open(self._reader.resolve(image), keep_grey=True))
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UserError(f"the image cannot be read: {error}") from error
 

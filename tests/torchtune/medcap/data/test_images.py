@@ -79,6 +79,30 @@ def test_other_modes(reader, mode):
     assert reader.open(save(reader, name, Image.new(mode, (3, 3)))).mode == "RGB"
 
 
+def test_a_picture_without_colour_can_stay_grey(reader):
+    deep = save(reader, "deep.png", Image.fromarray(np.array([[1000, 1500], [2000, 3000]], dtype=np.uint16)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = save(reader, "turned.png", Image.fromarray(np.array([[1, 2, 3]], dtype=np.uint8)), exif=exif)
+    for path in (deep, turned):
+        kept = reader.open(path, keep_grey=True)
+        assert kept.mode == "L"
+        assert np.array_equal(kept.convert("RGB"), reader.open(path))
+    assert np.asarray(reader.open(turned, keep_grey=True)).tolist() == [[1], [2], [3]]
+    keyed = save(reader, "keyed.png", Image.new("L", (2, 2), 9), transparency=9)
+    assert pixels(reader.open(keyed, keep_grey=True)).min() == 255
+    assert reader.open(save(reader, "colour.png", Image.new("RGB", (2, 2))), keep_grey=True).mode == "RGB"
+
+
+def test_a_picture_outlives_its_file(reader):
+    for name in ("a.png", "a.jpg", "a.tiff", "a.bmp", "a.webp", "a.gif"):
+        path = save(reader, name, Image.new("RGB", (4, 4), (250, 0, 0)))
+        picture = reader.open(path)
+        path.unlink()
+        assert picture.resize((2, 2)).getpixel((1, 1))[0] > 240
+        assert picture.copy().size == (4, 4)
+
+
 def test_relative_path_is_found_in_a_root(reader):
     path = save(reader, "a.png", Image.new("L", (2, 2)))
     assert reader.resolve("a.png") == path

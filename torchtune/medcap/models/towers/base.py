@@ -51,7 +51,7 @@ class Preprocess:
             raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
 
     def transform(self) -> ImageTransform:
-        """The function from an RGB image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
+        """The function from an RGB or grey image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
         return ImageTransform(self)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -107,17 +107,18 @@ class ImageTransform:
         """Transform one image.
 
         Args:
-            image: mode RGB, any size.
+            image: mode RGB, or L for three equal channels; any size.
 
         Returns:
             ``[3, image_size, image_size]`` uint8.
 
         Raises:
-            ValueError: if the image is not RGB; what a conversion would do to other modes must be decided before.
+            ValueError: for other modes; what a conversion would do to them must be decided before.
         """
-        if image.mode != "RGB":
-            raise ValueError(f"expected an RGB image, got mode {image.mode}")
-        return torch.from_numpy(np.array(self._resize(image))).permute(2, 0, 1).contiguous()  # [3, H, W]
+        if image.mode not in ("RGB", "L"):
+            raise ValueError(f"expected an RGB or grey image, got mode {image.mode}")
+        pixels = torch.from_numpy(np.array(self._resize(image)))  # [H, W, 3] or [H, W]
+        return pixels.repeat(3, 1, 1) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()  # [3, H, W]
 
     def _resize(self, image: Image) -> Image:
         """Resize and crop to ``image_size``, rounding as torchvision does on Pillow images."""

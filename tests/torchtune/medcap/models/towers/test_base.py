@@ -69,9 +69,18 @@ def test_preprocessing_survives_json_and_pickle():
     assert torch.equal(again(picture((40, 50))), settings.transform()(picture((40, 50))))
 
 
-def test_preprocessing_refuses_an_image_that_is_not_rgb():
-    with pytest.raises(ValueError, match="mode L"):
-        Preprocess(32).transform()(Image.new("L", (40, 40)))
+@pytest.mark.parametrize("mode", ["P", "LA", "I;16"])
+def test_preprocessing_refuses_an_image_that_is_neither_rgb_nor_grey(mode):
+    with pytest.raises(ValueError, match=f"mode {mode}"):
+        Preprocess(32).transform()(Image.new(mode, (40, 40)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_a_grey_picture_gives_the_pixels_of_its_rgb_version(size, resize_mode):
+    transform = Preprocess(96, resize_mode=resize_mode).transform()
+    grey = picture(size).getchannel(2)
+    assert torch.equal(transform(grey), transform(grey.convert("RGB")))
 
 
 @pytest.mark.parametrize(
