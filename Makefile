@@ -4,6 +4,7 @@
 # make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
 # make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
 # make bench-training     how long a training step takes, against transformers: a quarter of an hour
+# make bench-generation   how fast a model answers and scores, against transformers: five minutes
 # make bench-memory       what memory a training step takes, computed from shapes
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: demo test lint clean bench-evaluation bench-data bench-convert bench-memory bench-frozen-weights \
-	bench-training
+	bench-training bench-generation
 
 demo: $(INSTALLED)
 	medcap demo
@@ -38,6 +39,9 @@ bench-convert: $(INSTALLED)
 
 bench-training: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/training_step.py
+
+bench-generation: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/generation.py
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py

@@ -37,16 +37,19 @@ def bandwidth_bound(report: dict[str, Any]) -> dict[str, Any]:
         report: with its ``decoding``.
 
     Returns:
-        The most tokens a second, measured bandwidth over bytes of weights, and the share of each side.
+        The most tokens a second of every repeat, measured bandwidth over bytes of weights, and of each side the median
+        share of it.
     """
     # The other sides' weights are not quantised, so the bound is not theirs.
     names = ["ours"] if report["llm_weights"] != "bf16" else ["ours", "transformers", "transformers, static cache"]
-    most = report["bandwidth_bytes_per_second"] / report["token_bytes"]
-    rates = report["decoding"][1]["tokens_per_second"]
-    return {
-        "tokens_per_second": most,
-        "share": {name: statistics.median(rates[name]) / most for name in names if name in rates},
+    alone = report["decoding"][1]
+    most = [bandwidth / report["token_bytes"] for bandwidth in alone["bandwidth_bytes_per_second"]]
+    shares = {
+        name: statistics.median(rate / bound for rate, bound in zip(rates, most, strict=True))
+        for name, rates in alone["tokens_per_second"].items()
+        if name in names
     }
+    return {"tokens_per_second": most, "share": shares}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -65,6 +68,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     machine, preset, bound = report["machine"], PRESETS[report["preset"]], report["bound"]
     quantised = f", our layers' weights in {report['llm_weights']}" if report["llm_weights"] != "bf16" else ""
     compiled = "; our decoding step compiled" if report["compile"] else ""
+    bandwidth = [each / 1e9 for each in report["decoding"][1]["bandwidth_bytes_per_second"]]
     exact = report["dtype"] == "fp32" and not quantised
     shares = ", ".join(f"{name} {share:.0%}" for name, share in bound["share"].items())
     return [
@@ -82,9 +86,10 @@ def _head(report: dict[str, Any]) -> list[str]:
             else "equal: the share of tokens or most likely options that are ours."
         ),
         "",
-        f"Bound at batch 1: {report['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s measured, over"
-        f" {report['token_bytes'] / 1e6:,.1f} MB of weights (layers, final norm, output head) that a token reads, is"
-        f" {bound['tokens_per_second']:,.1f} tokens/s. Of it: {shares}.",
+        f"Bound at batch 1: bytes a second that reading a large tensor reaches (median {statistics.median(bandwidth):.1f}"
+        f" GB/s, {min(bandwidth):.1f} to {max(bandwidth):.1f}, measured in turn) over {report['token_bytes'] / 1e6:,.1f} MB"
+        " of weights (layers, final norm, output head) that a token reads:"
+        f" {statistics.median(bound['tokens_per_second']):,.1f} tokens/s. Of it: {shares}.",
         "",
     ]
 
@@ -108,7 +113,7 @@ def _decoding(report: dict[str, Any]) -> list[str]:
         *lines,
         "",
         "first tokens: encoding the images, prefill and the first token of all rows. The rate after them: their number"
-        " over the time of whole answers less that of answers of one token. ours is faster: median of our rate over"
+        " over the time of whole answers less the median time of answers of one token. ours is faster: median of our rate over"
         " theirs, lowest and highest. transformers: `generate`, prompts padded on the left.",
         "",
     ]
