@@ -6,6 +6,7 @@
 # make bench-training     how long a training step takes, against transformers: a quarter of an hour
 # make bench-startup      how long programs take to start
 # make bench-data-loading how fast images get from files to the model
+# make bench-generation   how fast a model answers and scores, against transformers: five minutes
 # make bench-memory       what memory a training step takes, computed from shapes
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
@@ -17,7 +18,7 @@ export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
-	bench-frozen-weights bench-training bench-startup
+	bench-frozen-weights bench-training bench-generation bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -43,6 +44,9 @@ bench-training: $(INSTALLED)
 
 bench-data-loading: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/data_loading.py
+
+bench-generation: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/generation.py
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py

@@ -67,6 +67,8 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             ``[R, S, d]``, or ``[1, m, d]`` of the places.
         """
         if not training_pass:
+            if states.shape[1] == 1 and self.attn.kv_cache is not None and self.attn.cache_enabled:
+                return self._decode_one(states, mask, input_pos)
             return super().forward(states, mask=mask, input_pos=input_pos)
         normed = normalise(self.sa_norm, states)
         key = rotate(self.attn.pos_embeddings, self._heads(self.attn.k_proj(normed)), table, input_pos)
@@ -91,6 +93,29 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         states = self.sa_scale(self.attn.output_proj(attended)) + states
         states = states + self.mlp_scale(feed_forward(self.mlp, normalise(self.mlp_norm, states)))
         return (states, key, value) if with_keys else states
+
+    def _decode_one(self, states: Tensor, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
+        """One token of every row over the cache: ``[R, 1, d] -> [R, 1, d]``.
+
+        torchtune copies all cached keys and values for every query head that shares them. Here these heads stand where
+        a sequence has its positions, so that they share one copy.
+        """
+        attn = self.attn
+        normed = self.sa_norm(states)
+        query, key, value = (
+            self._heads(projection(normed)) for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )  # [R, 1, heads, h]
+        if attn.pos_embeddings is not None:
+            query, key = (attn.pos_embeddings(tensor, input_pos=input_pos) for tensor in (query, key))
+        if attn.q_norm is not None:
+            query, key = attn.q_norm(query), attn.k_norm(key)
+        keys, values = attn.kv_cache.update(key.transpose(1, 2), value.transpose(1, 2))  # [R, H_kv, used, h]
+        grouped = query.reshape(len(query), keys.shape[1], -1, attn.head_dim)  # [R, H_kv, H / H_kv, h]
+        attended = scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=None if mask is None else mask[:, None]
+        ).reshape(len(query), 1, -1)  # [R, 1, H * h]
+        states = self.sa_scale(attn.output_proj(attended)) + states
+        return states + self.mlp_scale(self.mlp(self.mlp_norm(states)))
 
     def _heads(self, tensor: Tensor) -> Tensor:
         return tensor.unflatten(-1, (-1, self.attn.head_dim))

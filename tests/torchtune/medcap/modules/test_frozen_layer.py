@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torchtune.modules import RMSNorm
 
 from helpers.tiny_generation import FAMILIES, tiny_decoder
+from medcap.generation.kv_cache import KVCache, attached
 from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import FrozenLayer, can_freeze, freeze_layers, is_frozen
@@ -36,6 +38,35 @@ def test_the_way_of_training_equals_torchtunes_layer(family, with_places):
     # Called as torchtune calls it, it is torchtune's.
     for own, theirs in zip(states_and_gradient(frozen, mask=mask), expected, strict=True):
         assert torch.equal(own, theirs)
+
+
+def decoded(layer, num_steps=5):
+    """Steps of three rows over a cache, each row at a position of its own, behind a prefill of two tokens."""
+    source = torch.Generator().manual_seed(0)
+    cache = KVCache(3 * 8)
+    outputs = []
+    with torch.no_grad(), attached(layer, cache):
+        cache.start(3, 8, torch.device("cpu"))
+        rows = torch.arange(3)[:, None] * 8
+        cache.fill((rows + torch.arange(2)).flatten(), torch.arange(6))
+        causal = torch.ones(3, 2, 2, dtype=torch.bool).tril()
+        layer(torch.randn(3, 2, 32, generator=source), mask=causal, input_pos=torch.arange(2).expand(3, 2))
+        for step in range(num_steps):
+            positions = torch.tensor([2, 1, 0]) + step
+            mask = cache.step(positions, 3 + step)
+            states = torch.randn(3, 1, 32, generator=source)
+            outputs.append(layer(states, mask=mask, input_pos=positions[:, None]))
+    return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("family", FREEZABLE)
+def test_a_step_over_a_cache_equals_torchtunes_layer(family, norms):
+    layer = tiny_decoder(family).requires_grad_(False).layers[-1]
+    if norms:  # as Qwen 3 has them
+        layer.attn.q_norm, layer.attn.k_norm = (RMSNorm(layer.attn.head_dim) for _ in range(2))
+        layer.attn.q_norm.scale.data.copy_(torch.linspace(0.5, 2, layer.attn.head_dim))
+    torch.testing.assert_close(decoded(FrozenLayer(layer)), decoded(layer), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
