@@ -124,18 +124,23 @@ class ImageReader:
         bases = [Path.cwd(), *self._folders] if folder else self._folders
         outside = None
         for base in bases:
-            resolved = (base / named).resolve()
-            if not any(resolved.is_relative_to(root) for root in self._folders):
-                outside = outside or resolved
-            elif resolved.is_file():
-                return resolved
+            try:
+                resolved = (base / named).resolve()
+                if not resolved.is_file():
+                    continue
+                if any(resolved.is_relative_to(root) for root in self._folders):
+                    return resolved
+                outside = resolved
+            except (OSError, ValueError, RuntimeError) as error:
+                # Too long for a file system, half a character, links in a circle.
+                raise UserError(f"image path {str(named)[:80]!r} cannot be looked up: {error}") from error
         if not named.is_absolute():
             for files in self._tars:
                 member = files.find(str(named))
                 if member is not None:
                     return files.path(member)
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
-        if outside is not None and outside.is_file():
+        if outside is not None:
             raise UserError(
                 f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
                 f" (allowed now: {allowed})"
