@@ -155,7 +155,9 @@ def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
 
     vision = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
     if vision is None and cfg.vision_checkpoint is None:
-        raise UserError("vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=...")
+        raise UserError(
+            "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
+        )
     if cfg.vision_checkpoint is None and isinstance(vision, str) and not Path(vision).exists():
         vision = {"name": vision, **({} if vision == "tiny" else {"pretrained": False})}
     llm_dim = build_decoder(cfg.llm).tok_embeddings.embedding_dim

@@ -59,8 +59,7 @@ def histogram_lines(lengths: dict[str, Any]) -> list[str]:
     bins = lengths.get("histogram", [])
     most = max((entry["rows"] for entry in bins), default=1)
     return [
-        f"  {entry['from']:>7,} - {entry['to'] - 1:>7,}  {entry['rows']:>9,}  "
-        + "#" * -(-entry["rows"] * _BAR // most)
+        f"  {entry['from']:>7,} - {entry['to'] - 1:>7,}  {entry['rows']:>9,}  " + "#" * -(-entry["rows"] * _BAR // most)
         for entry in bins
     ]
 
