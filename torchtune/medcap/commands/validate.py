@@ -125,9 +125,8 @@ def _repeated(findings: Validation) -> list[str]:
 
 
 def _image_names(survey: Survey, rows: list[int]) -> str:
-    return " = ".join(
-        f"row {row}'s {', '.join(Path(path).name for path in survey.checker.images(row))}" for row in rows
-    )
+    names = (", ".join(Path(path).name for path in survey.checker.images(row)) for row in rows)
+    return " = ".join(f"row {row}'s {name}" for row, name in zip(rows, names, strict=True))
 
 
 def _overlap(findings: Validation) -> list[str]:

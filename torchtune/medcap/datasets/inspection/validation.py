@@ -146,7 +146,7 @@ def validate(survey: Survey, against: Survey | None = None) -> Validation:
 def _groups(numbers: np.ndarray) -> list[np.ndarray]:
     """Places of equal numbers that are not 0, two or more, in the order of their first place."""
     known = np.flatnonzero(numbers)
-    values, inverse, counts = np.unique(numbers[known], return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(numbers[known], return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts[inverse] > 1)
     order = repeated[np.argsort(inverse[repeated], kind="stable")]
     cuts = np.flatnonzero(np.diff(inverse[order])) + 1
