@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, score, compare, leakcheck, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, ls, cp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score, validate
+from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score, stats, validate
 from medcap.configuration import packaged_configs, stop
 from medcap.errors import UserError
 
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, purpose in (
         ("validate", validate, "check every row of a training file, before a run does"),
+        ("stats", stats, "tokens, images and packing of a training file, steps and memory of a run"),
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
