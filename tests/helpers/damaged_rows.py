@@ -119,6 +119,7 @@ def _rows() -> dict[str, tuple[Any, str, str]]:
     image("NUL", "images/\0.png", "image path", "holds a NUL character")
     image("too long", "a" * 5_000 + ".png", "image path", "cannot be looked up")
     image("half a character", "\ud800.png", "image path", "cannot be looked up")
+    image("a byte that is no text", "\udc80.png", "image path", "does not exist")
     image("empty", "images/empty.png", "image", "is not a readable image")
     image("words", "images/words.png", "image", "is not a readable image")
     image("cut PNG", "images/cut.png", "image", "is damaged")

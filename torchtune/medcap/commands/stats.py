@@ -212,7 +212,8 @@ def _packing_lines(plan: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     steps = f"{plan['steps']:,} steps an epoch at batch_size={settings['batch_size']}{times}"
     saved = f"{plan['saved_by_preamble']:,} tokens saved by the preamble"
     if not plan["packed"]:
-        return [f"not packed: {plan['units']:,} samples, {steps}", f"  {plan['tokens']:,} tokens computed; {saved}"]
+        computed = f"{plan['tokens']:,} tokens computed at most: those of one batch share their images; {saved}"
+        return [f"not packed: {plan['units']:,} samples, {steps}", f"  {computed}"]
     fill = f"filled to {100 * plan['fill']:.1f} %"
     return [
         f"packed: {plan['units']:,} rows of {settings['max_seq_len']:,} tokens, {fill}, {steps}",
@@ -239,7 +240,8 @@ def _time_lines(findings: dict[str, Any]) -> list[str]:
     if seconds is None:
         return ["time of an epoch: needs a measured speed, by --metrics RUN/log/metrics.jsonl or --tokens-per-second"]
     kind = "packed" if findings["settings"]["packed"] else "not packed"
+    most = "" if findings["settings"]["packed"] else "at most "
     return [
-        f"time of an epoch, {kind}, at {findings['tokens_per_second']:,.0f} tokens/s: {seconds / 3600:.2f} hours"
+        f"time of an epoch, {kind}, at {findings['tokens_per_second']:,.0f} tokens/s: {most}{seconds / 3600:.2f} hours"
         f" ({seconds:,.0f} s)"
     ]

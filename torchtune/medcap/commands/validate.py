@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> None:
     found = survey(checker, processes)
     against = None if other is None else survey(other, processes, label="comparing")
     findings = validate(found, against)
-    print(_text(findings))
+    # A name in a row may hold what no terminal can show.
+    print(_text(findings).encode("utf-8", "backslashreplace").decode("utf-8"))
     training_data.write_findings(options.json, findings.as_dict() if options.json else None)
     if options.fix is not None:
         count = write_good_rows(found, options.fix)
@@ -101,7 +102,7 @@ def _roots_hint(options: argparse.Namespace, checker: RowChecker) -> str:
 
 def _text(findings: Validation) -> str:
     checker = findings.survey.checker
-    lines = [f"bad row {row['row']}: {row['reason']}" for row in findings.bad_rows()]
+    lines = [f"bad row {row['row']}: {' '.join(row['reason'].split())}" for row in findings.bad_rows()]
     lines += _repeated(findings) + _overlap(findings) + _lengths(findings)
     if checker.tokenizer is None:
         lines.append("the rules about tokens were not checked: give --tokenizer, or --config")
