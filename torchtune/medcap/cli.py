@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, score, compare, leakcheck, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, ls, cp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score
+from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score, stats, validate
 from medcap.configs import packaged_configs
 from medcap.errors import UserError
 from medcap.reporting import stop
@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     images.set_defaults(run=prepare_images.run)
 
     for name, command, purpose in (
+        ("validate", validate, "check every row of a training file, before a run does"),
+        ("stats", stats, "tokens, images and packing of a training file, steps and memory of a run"),
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),

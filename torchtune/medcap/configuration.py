@@ -9,7 +9,7 @@ import gc
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,30 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
         return entry
 
     return decorate
+
+
+def read_config(name: str, overrides: Sequence[str], keys: Keys) -> DictConfig:
+    """Read a recipe's configuration without starting the recipe.
+
+    Args:
+        name: a file, or a packaged configuration.
+        overrides: ``key=value`` as the recipe takes them.
+        keys: what the recipe reads.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UserError: if it cannot be read; and as :func:`check`.
+    """
+    from torchtune.config._parse import TuneRecipeArgumentParser
+    from torchtune.config._utils import _merge_yaml_and_cli_args
+
+    arguments = _find_packaged(["--config", name, *overrides])
+    try:
+        return check(_merge_yaml_and_cli_args(*TuneRecipeArgumentParser().parse_known_args(arguments)), keys)
+    except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"--config {name} {' '.join(overrides)}: cannot be read: {error}") from error
 
 
 def _find_packaged(arguments: list[str]) -> list[str]:

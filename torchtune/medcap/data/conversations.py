@@ -160,6 +160,8 @@ def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None
         if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
             raise UserError("each message needs 'role' and 'content'")
         content = turn["content"]
+        if isinstance(content, Mapping) or content is None:
+            raise UserError(f"'content' must be text or a list of parts, not {type(content).__name__}")
         if not isinstance(content, list):
             messages.append(Message(role=_role(turn, "role"), content=split_images(str(content))))
             continue
@@ -168,10 +170,12 @@ def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None
             if not isinstance(part, Mapping) or part.get("type") not in ("text", "image"):
                 raise UserError("a content part needs 'type': 'text' or 'image'")
             value = part.get("content", part.get("text", part.get("image")))
+            if isinstance(value, (dict, list)):
+                raise UserError(f"a content part must hold text or a path, not {type(value).__name__}")
             if part["type"] == "text":
                 parts += split_images(str(value or ""))
             else:
-                parts.append({"type": "image", "content": str(find_image(value, None)) if value else None})
+                parts.append({"type": "image", "content": str(find_image(str(value), None)) if value else None})
         messages.append(Message(role=_role(turn, "role"), content=parts))
     return messages
 

@@ -68,11 +68,14 @@ class DicomFile:
         header_only: read nothing behind the header; no picture can be had then.
 
     Attributes:
+        format: ``DICOM``.
         frames: how many there are.
 
     Raises:
         UserError: if pydicom is not installed, there are no pixels, they are too many, or nothing can decode them.
     """
+
+    format = "DICOM"
 
     def __init__(
         self, file: BinaryIO, start: bytes, max_pixels: int, max_bytes: int, header_only: bool = False
@@ -87,6 +90,11 @@ class DicomFile:
         self._dataset = dcmread(file, force=bare, stop_before_pixels=header_only)
         self._syntax = _transfer_syntax(self._dataset)
         self.frames = self._check()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return int(self._dataset.Columns), int(self._dataset.Rows)
 
     def pictures(self, view: View) -> Iterator[tuple[int, Image.Image]]:
         """Decode frames, one after the other.

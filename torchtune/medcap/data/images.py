@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,21 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image says.
+
+    Attributes:
+        format: Pillow's name of it, ``DICOM`` or ``NIfTI``.
+        width: in stored pixels, before any rotation; of a volume, of its axial slices as they are stored.
+        height: likewise.
+    """
+
+    format: str
+    width: int
+    height: int
 
 
 class ImageReader:
@@ -108,18 +124,23 @@ class ImageReader:
         bases = [Path.cwd(), *self._folders] if folder else self._folders
         outside = None
         for base in bases:
-            resolved = (base / named).resolve()
-            if not any(resolved.is_relative_to(root) for root in self._folders):
-                outside = outside or resolved
-            elif resolved.is_file():
-                return resolved
+            try:
+                resolved = (base / named).resolve()
+                if not resolved.is_file():
+                    continue
+                if any(resolved.is_relative_to(root) for root in self._folders):
+                    return resolved
+                outside = resolved
+            except (OSError, ValueError, RuntimeError) as error:
+                # Too long for a file system, half a character, links in a circle.
+                raise UserError(f"image path {str(named)[:80]!r} cannot be looked up: {error}") from error
         if not named.is_absolute():
             for files in self._tars:
                 member = files.find(str(named))
                 if member is not None:
                     return files.path(member)
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
-        if outside is not None and outside.is_file():
+        if outside is not None:
             raise UserError(
                 f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
                 f" (allowed now: {allowed})"
@@ -138,14 +159,21 @@ class ImageReader:
             place = text.find(SEPARATOR, place + 1)
         return None
 
-    def check(self, path: str | Path) -> None:
+    def check(self, path: str | Path) -> ImageHeader:
         """Check size and format by the header alone.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+
+        Returns:
+            What the header says.
 
         Raises:
             UserError: if the file is too large, of another format, or damaged at its start.
         """
         with contextlib.ExitStack() as closing:
-            self._open_header(Path(path), closing)
+            image = self._open_header(Path(path), closing)
+            return ImageHeader(str(image.format), *image.size)
 
     def open(self, path: str | Path, view: View = DEFAULT_VIEW, keep_grey: bool = False) -> Image.Image:
         """Decode an image.

@@ -45,11 +45,14 @@ class NiftiFile:
         max_pixels: width x height above which a slice is refused.
 
     Attributes:
+        format: ``NIfTI``.
         frames: slices along the axis that has most of them.
 
     Raises:
         UserError: if nibabel is not installed, or the volume is too large or has no two dimensions.
     """
+
+    format = "NIfTI"
 
     def __init__(self, file: BinaryIO, max_pixels: int) -> None:
         try:
@@ -74,6 +77,11 @@ class NiftiFile:
         if largest > max_pixels:
             raise UserError(f"has slices of {largest:,} pixels, more than the {max_pixels:,} allowed")
         self.frames = max(self._shape[2:3] or (1,))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Voxels along the first two axes."""
+        return self._shape[0], self._shape[1]
 
     def pictures(self, view: View) -> Iterator[tuple[int, Image.Image]]:
         """Cut slices, one after the other.

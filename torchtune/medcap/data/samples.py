@@ -6,7 +6,7 @@ import numpy as np
 
 from medcap.data.conversations import Record
 from medcap.data.packing import Sample
-from medcap.data.tokenization import ChatTokenizer, LabelRules
+from medcap.data.tokenization import ChatTokenizer, LabelRules, TokenizedChat
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 
@@ -17,7 +17,15 @@ def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq
     Raises:
         UserError: if truncation cuts an image or leaves nothing to learn.
     """
-    chat = tokenizer.tokenize(record.messages, max_seq_len, rules)
+    return make_sample(tokenizer.tokenize(record.messages, max_seq_len, rules), name, tokenizer)
+
+
+def make_sample(chat: TokenizedChat, name: str, tokenizer: ChatTokenizer) -> Sample:
+    """One tokenized conversation -> one sample.
+
+    Raises:
+        UserError: if nothing comes before the only token to learn.
+    """
     labels = np.asarray(chat.labels, dtype=np.int32)
     last = int(np.flatnonzero(labels != IGNORE_INDEX)[-1])
     if last == 0:

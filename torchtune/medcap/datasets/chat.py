@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -357,20 +357,10 @@ def chat_dataset(
         >>> dataset = chat_dataset(tokenizer, source="datasets/medcap/vqarad_train.json", max_seq_len=500)
         >>> plan = dataset.plan(seed=0, epoch=0)
     """
-    if max_seq_len <= tokenizer.num_image_tokens:
-        raise UserError(
-            f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.num_image_tokens} tokens:"
-            " raise it, or lower projector.num_image_tokens"
-        )
+    check_room_for_image(max_seq_len, tokenizer)
     if conversation_style not in STYLES:
         raise UserError(f"conversation_style={conversation_style} is unknown: use one of {', '.join(STYLES)}")
-    if is_shards(source):
-        rows = open_shards(source, cache_folder())
-        roots = [*rows.shards, *(image_roots or [])]
-    else:
-        rows = open_rows(source)
-        roots = image_roots or [rows.path.parent, Path.cwd()]
-    reader = ImageReader(roots, max_pixels=max_image_pixels, cache=cache_folder())
+    rows, reader = open_source(source, image_roots, max_image_pixels)
     rules = LabelRules(train_on_input, train_on_header, mask_after_image)
     dataset = ChatDataset(rows, reader, tokenizer, conversation_style, rules, max_seq_len, packed, share_images)
     if share_preamble:
@@ -378,3 +368,38 @@ def chat_dataset(
     if packed or len(rows) <= COUNT_ALWAYS:
         dataset.count()
     return dataset
+
+
+def check_room_for_image(max_seq_len: int, tokenizer: ChatTokenizer) -> None:
+    """See that a sample can hold an image.
+
+    Raises:
+        UserError: if one image has as many tokens as a sample keeps.
+    """
+    if max_seq_len <= tokenizer.num_image_tokens:
+        raise UserError(
+            f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.num_image_tokens} tokens:"
+            " raise it, or lower projector.num_image_tokens"
+        )
+
+
+def open_source(
+    source: str, image_roots: Sequence[str | Path] | None = None, max_image_pixels: int = MAX_PIXELS
+) -> tuple[RowSource, ImageReader]:
+    """Open the rows of a training file, or of tar shards, and what finds their images.
+
+    Args:
+        source: as for :func:`chat_dataset`.
+        image_roots: as for :func:`chat_dataset`.
+        max_image_pixels: as for :func:`chat_dataset`.
+
+    Raises:
+        UserError: if the file or an image root cannot be read.
+    """
+    if is_shards(source):
+        shards = open_shards(source, cache_folder())
+        reader = ImageReader([*shards.shards, *(image_roots or [])], max_image_pixels, cache=cache_folder())
+        return shards, reader
+    rows = open_rows(source)
+    roots = image_roots or [rows.path.parent, Path.cwd()]
+    return rows, ImageReader(roots, max_image_pixels, cache=cache_folder())

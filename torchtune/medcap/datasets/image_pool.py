@@ -117,6 +117,11 @@ def _without_culprits(worker: Worker, task: Task) -> Outcome:
 def _begin(worker: Worker) -> None:
     global _worker
     _worker = worker
+    settle_worker()
+
+
+def settle_worker() -> None:
+    """What a pool's process does first: it leaves Ctrl-C to its parent, says no warnings, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that began, which ends these
     warnings.simplefilter("ignore")  # what a file does not do by the book; what matters is an error
     threading.Thread(target=_end_with_parent, daemon=True).start()

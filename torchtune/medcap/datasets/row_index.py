@@ -62,17 +62,22 @@ class JsonRows:
             IndexError: if there is no such row.
             UserError: if the row is not valid JSON, or the file has changed.
         """
+        content = self.text(index)
+        try:
+            return json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            remedy = "is the file cut off?" if index == self._num_rows - 1 else "mend the row or remove it"
+            raise UserError(f"{self.name(index)}: not valid JSON ({json_problem(error)}); {remedy}") from error
+
+    def text(self, index: int) -> bytes:
+        """The bytes of one row, as they stand in the file; arguments and errors as for ``read``, but not decoded."""
         if not 0 <= index < self._num_rows:
             raise IndexError(f"{self.path} has {self._num_rows} rows, none with the number {index}")
         start, end = self._spans()[index].tolist()
         content = self._open().read(start, end - start)
         if len(content) < end - start:
             self._fail_changed()
-        try:
-            return json.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            remedy = "is the file cut off?" if index == self._num_rows - 1 else "mend the row or remove it"
-            raise UserError(f"{self.name(index)}: not valid JSON ({json_problem(error)}); {remedy}") from error
+        return content
 
     def name(self, index: int) -> str:
         """How messages to the user call a row."""

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 
 from medcap.checkpoints.assembly import ModelPlan
 from medcap.checkpoints.llm_architecture import build_decoder
+from medcap.checkpoints.vision import VisionPlan
 from medcap.configuration import find_component
 from medcap.errors import UserError
 from medcap.models.projectors.base import build_projector
@@ -75,7 +76,27 @@ def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torc
 
 
 def _estimate(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torch.dtype) -> MemoryEstimate:
-    vision = plan.vision
+    row_length, packed = cfg.dataset.get("max_seq_len", 1024), cfg.dataset.get("packed", False)
+    images = cfg.batch_size
+    if packed:
+        images *= max(1, row_length // (plan.vision.num_image_tokens + _WORDS_PER_IMAGE))
+    full_mask = not (packed and world.device.type == "cuda")
+    return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size)
+
+
+def estimate_step(
+    cfg: DictConfig, vision: VisionPlan, dtype: torch.dtype, images: int, full_mask: bool, processes: int = 1
+) -> MemoryEstimate:
+    """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
+
+    Args:
+        cfg: has the training keys.
+        vision: tower and projector; their weights are not read.
+        dtype: of the decoder.
+        images: of a batch, on one process.
+        full_mask: as for :func:`medcap.training.memory.estimate`.
+        processes: that share the optimizer's state, where it can be shared.
+    """
     with torch.device("meta"):
         tower = build_tower(vision.tower_spec, vision.preprocess)
         projector = build_projector(vision.projector_config, vision.shape, vision.llm_dim)
@@ -84,25 +105,20 @@ def _estimate(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torch.dtype
         parameter.requires_grad_("vision" in cfg.trainable and name not in unused)
     projector.requires_grad_("projector" in cfg.trainable)
     trained = [p for part in (tower, projector) for p in part.parameters() if p.requires_grad]
-
-    row_length, packed = cfg.dataset.get("max_seq_len", 1024), cfg.dataset.get("packed", False)
-    images = cfg.batch_size
-    if packed:
-        images *= max(1, row_length // (vision.num_image_tokens + _WORDS_PER_IMAGE))
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
-    decoder = build_decoder(plan.llm.llm)
+    decoder = build_decoder(cfg.llm)
     return estimate(
         decoder,
         dtype,
         cfg.batch_size,
-        row_length,
+        cfg.dataset.get("max_seq_len", 1024),
         sum(parameter.numel() for parameter in trained),
         image_activations=images * vision_activations(tower, projector, dtype),
-        full_mask=not (packed and world.device.type == "cuda"),
+        full_mask=full_mask,
         checkpointed_layers=checkpointed_layers(cfg, len(decoder.layers)),
         loss_chunk_size=cfg.loss_chunk_size,
-        optimizer_shards=world.size if component in ELEMENT_WISE else 1,
-        llm_weights=plan.llm.llm_weights,
+        optimizer_shards=processes if component in ELEMENT_WISE else 1,
+        llm_weights=cfg.llm_weights,
     )
 
 

@@ -1,0 +1,186 @@
+"""What commands that look at training files have in common: the options that training has, or its configuration."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from medcap.checkpoints.vision import VisionPlan
+    from medcap.data.tokenization import ChatTokenizer
+    from medcap.datasets.inspection.rows import RowChecker
+
+# BiomedCLIP's patches; chat_dataset's own default.
+NUM_IMAGE_TOKENS, MAX_SEQ_LEN = 196, 1024
+
+
+@dataclass
+class TrainingFile:
+    """A training file, opened as training opens it.
+
+    Attributes:
+        checker: reads its rows.
+        cfg: the configuration, if one was named.
+        vision: its tower and projector, without weights.
+    """
+
+    checker: RowChecker
+    cfg: DictConfig | None = None
+    vision: VisionPlan | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a command's parser."""
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="JSON or JSONL, or tar shards, as dataset.source (that of --config)"
+    )
+    parser.add_argument(
+        "--image-root",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="as dataset.image_roots: the folders and tar files that images may lie in"
+        " (the file's own folder and the working one)",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar=("CONFIG", "key=value"),
+        help="take file, tokenizer, tower and all settings from a training configuration, as tune run does",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", help="Llama 3's tokenizer.model, or the folder of a language model that has it"
+    )
+    parser.add_argument(
+        "--num-image-tokens", type=int, metavar="K", help=f"tokens of an image ({NUM_IMAGE_TOKENS}, BiomedCLIP's)"
+    )
+    parser.add_argument("--max-seq-len", type=int, metavar="N", help=f"tokens that a row keeps ({MAX_SEQ_LEN})")
+    parser.add_argument("--conversation-style", metavar="STYLE", help="layout of the rows (auto)")
+    parser.add_argument("--max-image-pixels", type=int, metavar="N", help="of an image, refused above (50000000)")
+    parser.add_argument("--processes", type=int, metavar="N", help="that work at it (one a processor)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything that was found to a JSON file")
+
+
+def open_training_file(options: argparse.Namespace) -> TrainingFile:
+    """Open the file that the options name.
+
+    Args:
+        options: what :func:`add_arguments` adds.
+
+    Raises:
+        UserError: for an impossible option, or a file that cannot be read.
+    """
+    from omegaconf import OmegaConf
+
+    from medcap.data.conversations import STYLES
+    from medcap.data.images import MAX_PIXELS
+    from medcap.data.tokenization import LabelRules
+    from medcap.datasets.chat import check_room_for_image, open_source
+    from medcap.datasets.inspection.rows import RowChecker
+
+    for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
+        if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
+    cfg = _config(options)
+    settings = {} if cfg is None else OmegaConf.to_container(cfg.dataset, resolve=True)
+    source = options.file or settings.get("source")
+    if not source:
+        raise UserError("name the file to look at, or a training configuration by --config")
+    style = options.conversation_style or settings.get("conversation_style", "auto")
+    if style not in STYLES:
+        raise UserError(f"--conversation-style {style} is unknown: use one of {', '.join(STYLES)}")
+    vision = None if cfg is None else _plan_vision(cfg)
+    tokenizer = _tokenizer(options, cfg, vision)
+    max_seq_len = options.max_seq_len or settings.get("max_seq_len", MAX_SEQ_LEN)
+    if tokenizer is not None:
+        check_room_for_image(max_seq_len, tokenizer)
+    max_pixels = options.max_image_pixels or settings.get("max_image_pixels", MAX_PIXELS)
+    rows, reader = open_source(source, options.image_root or settings.get("image_roots"), max_pixels)
+    rules = LabelRules(
+        *(bool(settings.get(name)) for name in ("train_on_input", "train_on_header", "mask_after_image"))
+    )
+    return TrainingFile(RowChecker(rows, reader, style, tokenizer, max_seq_len, rules), cfg, vision)
+
+
+def num_processes(options: argparse.Namespace) -> int:
+    """How many processes work at it."""
+    from medcap.datasets.image_pool import num_processors
+
+    return options.processes or num_processors()
+
+
+def write_findings(path: Path | None, found: object) -> None:
+    """Write what ``--json`` asks for.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from medcap.evaluation.files import write_json
+
+    if path is None:
+        return
+    try:
+        write_json(path, found)
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from error
+
+
+def _config(options: argparse.Namespace) -> DictConfig | None:
+    from medcap.configuration import read_config
+    from medcap.training.keys import DISTRIBUTED_KEYS
+
+    if not options.config:
+        return None
+    name, *overrides = options.config
+    stray = next((word for word in overrides if "=" not in word), None)
+    if stray is not None:
+        raise UserError(f"--config takes key=value behind the name, not {stray}: name the file before --config")
+    return read_config(name, overrides, DISTRIBUTED_KEYS)
+
+
+def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
+    """The tower and the projector, without reading or fetching weights that a name alone stands for."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from medcap.checkpoints.llm_architecture import build_decoder
+    from medcap.checkpoints.vision import plan_vision
+
+    vision = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
+    if vision is None and cfg.vision_checkpoint is None:
+        raise UserError(
+            "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
+        )
+    if cfg.vision_checkpoint is None and isinstance(vision, str) and not Path(vision).exists():
+        vision = {"name": vision, **({} if vision == "tiny" else {"pretrained": False})}
+    llm_dim = build_decoder(cfg.llm).tok_embeddings.embedding_dim
+    return plan_vision(vision, cfg.vision_checkpoint, OmegaConf.to_container(cfg.projector, resolve=True), llm_dim)
+
+
+def _tokenizer(options: argparse.Namespace, cfg: DictConfig | None, vision: VisionPlan | None) -> ChatTokenizer | None:
+    from medcap.configuration import build
+    from medcap.data.tokenization import ChatTokenizer
+    from medcap.models.tokenizers import llama3_tokenizer
+
+    if options.tokenizer is not None:
+        tokenizer = llama3_tokenizer(str(_tokenizer_file(Path(options.tokenizer))))
+    elif cfg is not None:
+        tokenizer = build(cfg.tokenizer)
+    else:
+        return None
+    of_vision = NUM_IMAGE_TOKENS if vision is None else vision.num_image_tokens
+    return ChatTokenizer(tokenizer, options.num_image_tokens or of_vision)
+
+
+def _tokenizer_file(path: Path) -> Path:
+    for place in (path / "original" / "tokenizer.model", path / "tokenizer.model"):
+        if place.is_file():
+            return place
+    return path

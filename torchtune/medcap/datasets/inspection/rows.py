@@ -1,0 +1,218 @@
+"""One row against the rules of training, and what is to be known of it: made in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchtune.data import Message
+
+from medcap.data.conversations import Record, read_record
+from medcap.data.images import ImageReader
+from medcap.data.packing import sharing
+from medcap.data.preamble import continue_preamble
+from medcap.data.samples import make_sample
+from medcap.data.tokenization import ChatTokenizer, LabelRules, check_text
+from medcap.datasets.chat import RowSource
+from medcap.datasets.image_names import has_turns, rename_images
+from medcap.errors import UserError
+from medcap.modules.label_loss import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row cannot be used.
+
+    Attributes:
+        rule: of ``RULES``.
+        reason: as training says it.
+    """
+
+    rule: str
+    reason: str
+
+
+# What can be wrong: the row itself, its layout, the place of an image, its content, the tokens.
+RULES = ("json", "layout", "image path", "image", "tokens", "crash")
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """Tokens of a row, as training makes them.
+
+    Attributes:
+        whole: of the whole conversation.
+        kept: of what ``max_seq_len`` leaves of it.
+        learnt: of these, how many are learnt.
+        image: of these, how many stand for images.
+        sample: that are computed of it: up to the last one learnt, behind the preamble.
+        start: tokens of the preamble that it leaves out.
+        prefix: as in ``SampleTable``.
+        group: likewise.
+    """
+
+    whole: int
+    kept: int
+    learnt: int
+    image: int
+    sample: int
+    start: int
+    prefix: int
+    group: int
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What is known of a row before its images are opened.
+
+    Attributes:
+        problem: None for a row that can be used as far as its words go.
+        words: a 64-bit number for what is said in it, and where its images stand.
+        images: a 64-bit number for the path of each image.
+        lengths: None without a tokenizer, and of a row that cannot be used.
+    """
+
+    problem: Problem | None = None
+    words: int = 0
+    images: tuple[int, ...] = ()
+    lengths: RowLengths | None = None
+
+
+@dataclass
+class RowChecker:
+    """Reads rows as training does.
+
+    Attributes:
+        rows: the file.
+        reader: finds the images.
+        style: the rows' layout.
+        tokenizer: None leaves the rules about tokens out, but for an assistant who says nothing.
+        max_seq_len: tokens that a sample keeps.
+        label_rules: what is learnt.
+        preamble: tokens that samples leave out where they begin with them.
+        any_layout: take a row without turns, such as a benchmark's, for the images that it names.
+    """
+
+    rows: RowSource
+    reader: ImageReader
+    style: str = "auto"
+    tokenizer: ChatTokenizer | None = None
+    max_seq_len: int = 1024
+    label_rules: LabelRules = field(default_factory=LabelRules)
+    preamble: tuple[int, ...] = ()
+    any_layout: bool = False
+
+    def __call__(self, index: int) -> RowFacts:
+        """Check a row; whatever is wrong with it is in the facts.
+
+        Args:
+            index: from 0.
+        """
+        stage = _Stage()
+        try:
+            return self._check(index, stage)
+        except UserError as error:
+            return RowFacts(Problem(stage.rule, self._without_name(index, str(error))))
+        except MemoryError:
+            raise
+        except Exception as error:  # what no rule foresees would end a training run with a traceback
+            return RowFacts(Problem("crash", f"reading it fails: {type(error).__name__}: {error}"))
+
+    def images(self, index: int) -> list[str]:
+        """The paths of a row's images, in order; the row must be good as far as its words go."""
+        row = self.rows.read(index)
+        if self._only_names(row):
+            return self._named_images(row)
+        return read_record(row, self.rows.path, index, self.reader.resolve, self.style).images
+
+    def _check(self, index: int, stage: _Stage) -> RowFacts:
+        row = self.rows.read(index)
+        stage.rule = "layout"
+        if self._only_names(row):
+            stage.rule = "image path"
+            return RowFacts(images=tuple(map(number_of, self._named_images(row))))
+
+        def find(name: Any, folder: str | None = None) -> Path:
+            stage.rule = "image path"
+            found = self.reader.resolve(name, folder)
+            stage.rule = "layout"
+            return found
+
+        record = read_record(row, self.rows.path, index, find, self.style)
+        images = tuple(map(number_of, record.images))
+        try:
+            lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
+        except UserError as error:
+            # What is wrong with its words does not keep its images from being looked at.
+            return RowFacts(Problem("tokens", str(error)), images=images)
+        return RowFacts(None, number_of(repr(_said(record))), images, lengths)
+
+    def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
+        chat = tokenizer.tokenize(record.messages, None, self.label_rules)
+        whole = len(chat.tokens)
+        if whole > self.max_seq_len:
+            chat = tokenizer.tokenize(record.messages, self.max_seq_len, self.label_rules)
+        sample = make_sample(chat, record.name, tokenizer)
+        sample = continue_preamble(sample, self.preamble, tokenizer.image_token_id)
+        prefix, group = sharing(sample)
+        learnt = sum(label != IGNORE_INDEX for label in chat.labels)
+        image = chat.tokens.count(tokenizer.image_token_id)
+        return RowLengths(whole, len(chat.tokens), learnt, image, len(sample.tokens), sample.start, prefix, group)
+
+    @staticmethod
+    def _say_something(record: Record) -> None:
+        """What can be told of the tokens without a tokenizer."""
+        for message in record.messages:
+            text = _text(message)
+            if message.role == "assistant" and text.strip():
+                break
+        else:
+            raise UserError("no token is left to learn: the assistant says nothing")
+        for message in record.messages:
+            check_text(_text(message))
+
+    def _only_names(self, row: Any) -> bool:
+        return self.any_layout and not has_turns(row)
+
+    def _named_images(self, row: Any) -> list[str]:
+        found: list[str] = []
+
+        def note(name: str, folder: str | None) -> str:
+            found.append(str(self.reader.resolve(name, folder)))
+            return name
+
+        rename_images(row, note)
+        return found
+
+    def _without_name(self, index: int, reason: str) -> str:
+        """The reason alone: rules say in front which row they are about."""
+        for name in (self.rows.name(index), f"{self.rows.path}, row {index}"):
+            reason = reason.removeprefix(f"{name}: ")
+        return reason
+
+
+@dataclass
+class _Stage:
+    """How far the check of a row has come: by which rule it fails if it fails now."""
+
+    rule: str = "json"
+
+
+def number_of(text: str) -> int:
+    """A number of 64 bits for a text, never 0."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+def _said(record: Record) -> list[tuple[str, list[str | None]]]:
+    """Who says what, with None for an image."""
+    return [
+        (message.role, [part["content"] if part["type"] == "text" else None for part in message.content])
+        for message in record.messages
+    ]
+
+
+def _text(message: Message) -> str:
+    return "".join(part["content"] for part in message.content if part["type"] == "text")

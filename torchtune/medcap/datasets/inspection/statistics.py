@@ -1,0 +1,159 @@
+"""What a data file gives a training run: tokens and images, and how well they fill rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medcap.data.epoch_plan import EpochPlan, plan_packed
+from medcap.data.packing import SampleTable, make_documents
+from medcap.datasets.inspection.lengths import describe_lengths
+from medcap.datasets.inspection.survey import Survey
+
+
+def image_statistics(survey: Survey) -> dict[str, Any]:
+    """Formats and sizes of the image files, and images a row.
+
+    Args:
+        survey: with ``read_header`` as its look at images.
+
+    Returns:
+        ``files``, ``unreadable``, ``named``; ``formats`` with their counts; ``shorter_side`` and ``longer_side`` as
+        ``describe_lengths`` gives them; ``images_a_row`` with the number of usable rows that have so many.
+    """
+    known = survey.images["width"] > 0
+    width, height = survey.images["width"][known], survey.images["height"][known]
+    a_row = Counter(np.diff(survey.starts)[survey.good_rows()].tolist())
+    return {
+        "files": len(known),
+        "unreadable": int((~known).sum()),
+        "named": len(survey.files),
+        "formats": dict(Counter(survey.images["format"][known].tolist()).most_common()),
+        "shorter_side": describe_lengths(np.minimum(width, height)),
+        "longer_side": describe_lengths(np.maximum(width, height)),
+        "images_a_row": dict(sorted(a_row.items())),
+    }
+
+
+def token_statistics(survey: Survey) -> dict[str, Any]:
+    """Lengths of the usable rows, as training keeps them.
+
+    Args:
+        survey: made with a tokenizer.
+
+    Returns:
+        ``describe_lengths`` of ``total``, and of its parts ``image``, ``question`` (the words around it, the chat
+        template among them) and ``answer`` (what is learnt); and ``rows_cut``, rows longer than ``max_seq_len``.
+    """
+    kept, learnt, image, whole = (_usable(survey, name) for name in ("kept", "learnt", "image", "whole"))
+    return {
+        "total": describe_lengths(kept),
+        "image": describe_lengths(image),
+        "question": describe_lengths(kept - learnt - image),
+        "answer": describe_lengths(learnt),
+        "rows_cut": int((whole > kept).sum()),
+    }
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The first epoch as training plans it.
+
+    Attributes:
+        packed: whether units are rows, not samples.
+        units: of the epoch.
+        steps: of the optimizer, at one batch size.
+        samples: in it.
+        documents: that they are put together in; of unpacked data each batch makes its own, so as many as samples.
+        tokens: that are computed in the epoch.
+        fill: share of the rows' places that hold tokens; None for unpacked data, whose rows vary.
+        saved_by_sharing: tokens that need not be computed again because samples show the same image.
+        saved_by_preamble: tokens that need not be computed again because samples begin alike.
+        images: that are encoded in the epoch, one for each document that shows it.
+        most_images: of one batch.
+    """
+
+    packed: bool
+    units: int
+    steps: int
+    samples: int
+    documents: int
+    tokens: int
+    fill: float | None
+    saved_by_sharing: int
+    saved_by_preamble: int
+    images: int
+    most_images: int
+
+
+def plan_epoch(
+    survey: Survey, batch_size: int, accumulated: int = 1, packed: bool = True, share: bool = True, seed: int = 0
+) -> Packing:
+    """Plan the first epoch of a run with these rows, as training does.
+
+    Args:
+        survey: made with a tokenizer.
+        batch_size: units of a batch, over all processes.
+        accumulated: batches of a step.
+        packed: whether units are rows of ``max_seq_len`` tokens; else they are samples.
+        share: samples of one image share it.
+        seed: of the run.
+
+    Returns:
+        The plan's figures.
+    """
+    checker = survey.checker
+    lengths = np.where(_is_usable(survey), survey.lengths["sample"], 0)
+    table = SampleTable(lengths.astype(np.int32), survey.lengths["prefix"].astype(np.int32), survey.lengths["group"])
+    order = checker.rows.order(np.random.default_rng([seed, 0]))
+    samples = int((lengths > 0).sum())
+    images_of = np.diff(survey.starts)
+    if packed:
+        generator = np.random.default_rng([seed, 0, 1])
+        far = not checker.rows.sequential
+        plan = plan_packed(table, order, checker.max_seq_len, share, generator, far)
+        documents = make_documents(table, order, checker.max_seq_len, share)
+        tokens, num_documents = int(documents.lengths.sum()), len(documents.lengths)
+        fill = tokens / (len(plan) * checker.max_seq_len) if len(plan) else 0.0
+        images = _images_of_rows(plan, images_of)
+    else:
+        plan = EpochPlan(order[lengths[order] > 0])
+        tokens, num_documents, fill = int(lengths.sum()), samples, None
+        images = images_of[plan.samples]
+    preamble = survey.lengths["start"][lengths > 0]
+    batches = np.add.reduceat(images, np.arange(0, len(images), batch_size)) if len(images) else images
+    return Packing(
+        packed=packed,
+        units=len(plan),
+        steps=-(-len(plan) // (batch_size * accumulated)),
+        samples=samples,
+        documents=num_documents,
+        tokens=tokens,
+        fill=fill,
+        saved_by_sharing=int(lengths.sum()) - tokens,
+        # Computed once in a run.
+        saved_by_preamble=max(int(preamble.sum()) - len(checker.preamble), 0),
+        images=int(images.sum()),
+        most_images=int(batches.max(initial=0)),
+    )
+
+
+def _images_of_rows(plan: EpochPlan, images_of: np.ndarray) -> np.ndarray:
+    """``[u]``: images of each packed row, a document's once, which are those of its first sample."""
+    if not len(plan):
+        return np.zeros(0, dtype=np.int64)
+    of_documents = images_of[plan.samples[plan.documents[:-1]]]
+    return np.add.reduceat(of_documents, plan.units[:-1])
+
+
+def _is_usable(survey: Survey) -> np.ndarray:
+    usable = np.zeros(survey.num_rows, dtype=bool)
+    usable[survey.good_rows()] = True
+    return usable
+
+
+def _usable(survey: Survey, name: str) -> np.ndarray:
+    return survey.lengths[name][survey.good_rows()]
