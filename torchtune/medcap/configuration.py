@@ -105,9 +105,39 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
                     raise
                 stop(UserError(f"the command line or the config file cannot be read: {error}"))
 
+        # For programs that start recipes and want to find mistakes before that.
+        entry.rules = (keys, flags)
         return entry
 
     return decorate
+
+
+def read_arguments(arguments: list[str], keys: Keys, flags: tuple[str, ...] = ()) -> DictConfig:
+    """What a recipe would make of a command line, without running it.
+
+    Args:
+        arguments: ``--config`` and ``key=value``, as for :func:`recipe`.
+        keys: everything that the recipe reads.
+        flags: prefixes of keys that are let through.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UserError: as the recipe would raise it.
+    """
+    # torchtune.config.parse reads sys.argv only.
+    from torchtune.config._parse import TuneRecipeArgumentParser
+    from torchtune.config._utils import _merge_yaml_and_cli_args
+
+    try:
+        return check(
+            _merge_yaml_and_cli_args(*TuneRecipeArgumentParser().parse_known_args(_find_packaged(list(arguments)))),
+            keys,
+            flags,
+        )
+    except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"the command line or the config file cannot be read: {error}") from error
 
 
 def stop(error: UserError) -> None:
@@ -118,10 +148,23 @@ def stop(error: UserError) -> None:
 
 def packaged_configs() -> dict[str, Path]:
     """The packaged configurations: name as ``--config`` takes it -> file."""
+    return {name: path for name, path in _packaged().items() if not _is_sweep(path)}
+
+
+def packaged_sweeps() -> dict[str, Path]:
+    """The packaged sweeps: name as ``medcap sweep`` takes it -> file. No recipe can be started with one."""
+    return {name: path for name, path in _packaged().items() if _is_sweep(path)}
+
+
+def _packaged() -> dict[str, Path]:
     import medcap.configs
 
     root = Path(medcap.configs.__file__).parent
     return {f"medcap/{path.relative_to(root).with_suffix('')}": path for path in sorted(root.rglob("*.yaml"))}
+
+
+def _is_sweep(path: Path) -> bool:
+    return path.stem == "sweep" or path.stem.endswith("_sweep")
 
 
 def _find_packaged(arguments: list[str]) -> list[str]:
