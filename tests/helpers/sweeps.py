@@ -6,19 +6,16 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medcap.cli import main
+from medcap.sweep import manager
+
 STAND_IN = Path(__file__).parent / "stand_in_tune"
-# Checking a sweep needs the real torchtune, which the trials' processes find behind the stand-in.
-START = (
-    "import sys; sys.path = [path for path in sys.path if 'stand_in_tune' not in path];"
-    "from medcap.cli import main; sys.exit(main(['sweep', *sys.argv[1:]]))"
-)
 
 
 def definition(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -33,17 +30,48 @@ def definition(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def start(folder: Path, sweep: dict[str, Any], *options: str) -> subprocess.Popen[str]:
-    """Start ``medcap sweep`` in a process of its own."""
-    file = folder / "sweep.yaml"
-    file.write_text(json.dumps(sweep), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-c", START, str(file), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(STAND_IN), "OMP_NUM_THREADS": "1"},
-    )
+class Running:
+    """``medcap sweep`` in a process of its own, forked so that it need not import torch again.
+
+    Args:
+        folder: for what it prints.
+        sweep: the definition.
+        options: of the command.
+    """
+
+    def __init__(self, folder: Path, sweep: dict[str, Any], *options: str) -> None:
+        file = folder / "sweep.yaml"
+        file.write_text(json.dumps(sweep), encoding="utf-8")
+        self.pid = os.fork()
+        self._printed = [folder / f"{self.pid or os.getpid()}.{name}" for name in ("out", "err")]
+        if self.pid == 0:
+            try:
+                self._become(["sweep", str(file), *options])
+            finally:
+                os._exit(1)
+
+    def _become(self, words: list[str]) -> None:
+        for number, path in enumerate(self._printed, start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        os.environ |= {"PYTHONPATH": str(STAND_IN), "OMP_NUM_THREADS": "1"}
+        manager.POLL_SECONDS = 0.1
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+        os._exit(status)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Wait for its end: status, standard output, standard error."""
+        status = wait_for(lambda: (ended := os.waitpid(self.pid, os.WNOHANG))[0] and ended, seconds)[1]
+        printed, messages = (path.read_text(encoding="utf-8") for path in self._printed)
+        return os.waitstatus_to_exitcode(status), printed, messages
 
 
 def table(output: Path) -> list[dict[str, str]]:

@@ -74,7 +74,8 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
     key, sign = watched(definition.objective)
     claim.folder.mkdir(parents=True, exist_ok=True)
     log = Log(claim.folder / "log" / "metrics.jsonl", key)
-    for place, command in enumerate(commands(definition, claim.folder, claim.overrides)):
+    runs = commands(definition, claim.folder, claim.overrides)
+    for place, command in enumerate(runs):
         # summary.json says that a training has ended: only its test was killed.
         if place == 0 and claim.attempt and (claim.folder / "summary.json").is_file():
             continue
@@ -91,7 +92,8 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
             if stopping or pruned:
                 process.stop()
         status = process.status()
-        if status == 0 and not stopping:
+        # What has ended by itself meanwhile is not repeated.
+        if status == 0 and (not stopping or command is runs[-1]):
             continue
         if pruned:
             return End(TrialState.PRUNED, reason=pruned)

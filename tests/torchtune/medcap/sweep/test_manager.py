@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import medcap.sweep
-from helpers.sweeps import STAND_IN, children, definition, kill, start, starts, table, wait_for
+from helpers.sweeps import STAND_IN, Running, children, definition, kill, starts, table, wait_for
 from medcap.errors import UserError
 from medcap.sweep import manager
 
@@ -28,13 +28,13 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 6, "batch_size": 10}
     sweep = definition(out, overrides=overrides, grid={"seed": [3, 1, -1, 2, 5, 4]})
-    process = start(tmp_path, sweep, "--workers", "2")
+    process = Running(tmp_path, sweep, "--workers", "2")
     worker, _ = wait_for(lambda: (found := children(process.pid, "medcap.sweep.worker"))[1:] and found)
     (trial,) = wait_for(lambda: children(worker, "medcap.sweep.launch"))
     wait_for(lambda: len(starts(out)) >= 2)
     kill(worker)
-    printed, messages = process.communicate(timeout=90)
-    assert process.returncode == 0, messages
+    status, printed, messages = process.wait()
+    assert status == 0, messages
     assert "worker 0 ended with status -9" in messages or "worker 1 ended with status -9" in messages
     assert not Path(f"/proc/{trial}").exists()
 
@@ -59,20 +59,21 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
 
 def test_a_killed_sweep_is_gone_on_with_and_nothing_finished_runs_again(tmp_path, run):
     out = tmp_path / "out"
-    sweep = definition(out, grid={"seed": [3, 1, 2, 4]})
-    process = start(tmp_path, sweep)
+    overrides = definition(out)["overrides"] | {"epochs": 8, "batch_size": 10}
+    sweep = definition(out, overrides=overrides, grid={"seed": [3, 1, 2, 4]})
+    process = Running(tmp_path, sweep)
     (worker,) = wait_for(lambda: children(process.pid, "medcap.sweep.worker"))
     wait_for(lambda: len(starts(out)) >= 2)
-    kill(process.pid)
-    process.communicate()
+    process.kill()
+    process.wait()
     # Without its manager a worker lets its trial save, and ends.
     wait_for(lambda: not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text())
     rows = run(sweep, resume=True)
     assert [(row["state"], row["value"]) for row in rows] == [
-        ("complete", 3.25),
-        ("complete", 1.25),
-        ("complete", 2.25),
-        ("complete", 4.25),
+        ("complete", 3.125),
+        ("complete", 1.125),
+        ("complete", 2.125),
+        ("complete", 4.125),
     ]
     assert [row["attempts"] for row in rows] == [1, 2, 1, 1]
     before = starts(out)
@@ -84,13 +85,13 @@ def test_a_killed_sweep_is_gone_on_with_and_nothing_finished_runs_again(tmp_path
 def test_a_killed_trial_is_tried_again_as_often_as_retries_says(tmp_path):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 100, "batch_size": 5}
-    process = start(tmp_path, definition(out, overrides=overrides, grid={"seed": [3]}, retries=1))
+    process = Running(tmp_path, definition(out, overrides=overrides, grid={"seed": [3]}, retries=1))
     (worker,) = wait_for(lambda: children(process.pid, "medcap.sweep.worker"))
     for attempt in (1, 2):
         wait_for(lambda attempt=attempt: len(starts(out).get("0000", [])) == attempt)
         kill(wait_for(lambda: children(worker, "medcap.sweep.launch"))[0])
-    _, messages = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, _, messages = process.wait()
+    assert status == 2
     assert messages.splitlines()[-1] == "medcap: every trial failed; the first: killed by SIGKILL"
     assert [(row["state"], row["attempts"]) for row in table(out)] == [("failed", "2")]
 
@@ -99,11 +100,11 @@ def test_a_stopped_sweep_saves_ends_and_goes_on(tmp_path, run):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 20, "batch_size": 5}
     sweep = definition(out, overrides=overrides, grid={"seed": [3]}, retries=0)
-    process = start(tmp_path, sweep)
+    process = Running(tmp_path, sweep)
     wait_for(lambda: (out / "trials/0000/checkpoint.json").exists())
-    process.send_signal(signal.SIGTERM)
-    _, messages = process.communicate(timeout=60)
-    assert process.returncode == 143
+    process.kill(signal.SIGTERM)
+    status, _, messages = process.wait()
+    assert status == 143
     assert "the same command goes on with what is left" in messages
     (row,) = table(out)
     assert (row["state"], row["reason"]) == ("failed", "its worker was asked to stop")
@@ -120,10 +121,10 @@ def test_several_managers_share_a_grid_and_run_each_combination_once(tmp_path):
     grid = {"seed": [1, 2, 3, 4], "epochs": [1, 2]}
     overrides = {"batch_size": 1, "validation_source": "held_out.json"}
     sweep = definition(out, overrides=overrides, grid=grid)
-    processes = [start(tmp_path, sweep, "--workers", "2") for _ in range(2)]
+    processes = [Running(tmp_path, sweep, "--workers", "2") for _ in range(2)]
     for process in processes:
-        _, messages = process.communicate(timeout=90)
-        assert process.returncode == 0, messages
+        status, _, messages = process.wait()
+        assert status == 0, messages
     rows = table(out)
     assert [(row["seed"], row["epochs"]) for row in rows] == [(seed, n) for seed in "1234" for n in "12"]
     assert {row["state"] for row in rows} == {"complete"}
