@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import medcap.recipes.full_finetune_single_device
+import medcap.recipes.generate  # noqa: F401
 from medcap.cli import main
-from medcap.sweep import manager
+from medcap.sweep import checking, manager  # noqa: F401
 
 STAND_IN = Path(__file__).parent / "stand_in_tune"
 

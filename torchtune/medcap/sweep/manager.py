@@ -76,7 +76,7 @@ class Manager:
             The rows of the table.
         """
         self._say(
-            f"{self._definition.trials} trials, {len(self._environments)} side by side: {self._definition.folder}"
+            f"trials: {self._definition.trials}, side by side: {len(self._environments)}, in {self._definition.folder}"
         )
         with self._signals(), tqdm(total=self._definition.trials, unit="trial", disable=not sys.stderr.isatty()) as bar:
             self._update(bar)
