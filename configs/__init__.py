@@ -7,5 +7,18 @@ from pathlib import Path
 
 def packaged_configs() -> dict[str, Path]:
     """The packaged configurations: name as ``--config`` takes it -> file."""
+    return {name: path for name, path in _packaged().items() if not _is_sweep(path)}
+
+
+def packaged_sweeps() -> dict[str, Path]:
+    """The packaged sweeps: name as ``medcap sweep`` takes it -> file. No recipe can be started with one."""
+    return {name: path for name, path in _packaged().items() if _is_sweep(path)}
+
+
+def _packaged() -> dict[str, Path]:
     root = Path(__file__).parent
     return {f"medcap/{path.relative_to(root).with_suffix('')}": path for path in sorted(root.rglob("*.yaml"))}
+
+
+def _is_sweep(path: Path) -> bool:
+    return path.stem == "sweep" or path.stem.endswith("_sweep")

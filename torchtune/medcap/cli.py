@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, ls, cp."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medcap.commands import compare, leakcheck, phantom_benchmarks, prepare, prepare_images, score, stats, validate
-from medcap.configs import packaged_configs
+from medcap.commands import (
+    compare,
+    leakcheck,
+    phantom_benchmarks,
+    prepare,
+    prepare_images,
+    score,
+    stats,
+    sweep,
+    validate,
+)
+from medcap.configs import packaged_configs, packaged_sweeps
 from medcap.errors import UserError
 from medcap.reporting import stop
 
@@ -74,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
+        ("sweep", sweep, sweep.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)
@@ -115,13 +126,19 @@ def _list(options: argparse.Namespace) -> None:
     for name, purpose in RECIPES.items():
         print(f"  {name:<46} {purpose}")
     print("CONFIGURATIONS (--config NAME, or medcap cp NAME FILE)")
-    for name, path in packaged_configs().items():
+    _list_files(packaged_configs())
+    print("SWEEPS (medcap sweep NAME, or medcap cp NAME FILE)")
+    _list_files(packaged_sweeps())
+
+
+def _list_files(files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
         first_line = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         print(f"  {name:<46} {first_line}")
 
 
 def _copy(options: argparse.Namespace) -> None:
-    configs = packaged_configs()
+    configs = packaged_configs() | packaged_sweeps()
     if options.name not in configs:
         raise UserError(f"there is no packaged configuration {options.name}: medcap ls lists them")
     destination: Path = options.destination

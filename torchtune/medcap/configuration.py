@@ -9,7 +9,7 @@ import gc
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,33 +110,36 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
                     raise
                 stop(UserError(f"the command line or the config file cannot be read: {error}"))
 
+        # For programs that start recipes and want to find mistakes before that.
+        entry.rules = (keys, flags)
         return entry
 
     return decorate
 
 
-def read_config(name: str, overrides: Sequence[str], keys: Keys) -> DictConfig:
-    """Read a recipe's configuration without starting the recipe.
+def read_arguments(arguments: list[str], keys: Keys, flags: tuple[str, ...] = ()) -> DictConfig:
+    """What a recipe would make of a command line, without running it.
 
     Args:
-        name: a file, or a packaged configuration.
-        overrides: ``key=value`` as the recipe takes them.
-        keys: what the recipe reads.
+        arguments: ``--config`` and ``key=value``, as for :func:`recipe`.
+        keys: everything that the recipe reads.
+        flags: prefixes of keys that are let through.
 
     Returns:
         The checked configuration.
 
     Raises:
-        UserError: if it cannot be read; and as :func:`check`.
+        UserError: as the recipe would raise it.
     """
+    # torchtune.config.parse reads sys.argv only.
     from torchtune.config._parse import TuneRecipeArgumentParser
     from torchtune.config._utils import _merge_yaml_and_cli_args
 
-    arguments = _find_packaged(["--config", name, *overrides])
     try:
-        return check(_merge_yaml_and_cli_args(*TuneRecipeArgumentParser().parse_known_args(arguments)), keys)
+        known = TuneRecipeArgumentParser().parse_known_args(_find_packaged(list(arguments)))
+        return check(_merge_yaml_and_cli_args(*known), keys, flags)
     except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"--config {name} {' '.join(overrides)}: cannot be read: {error}") from error
+        raise UserError(f"the command line or the config file cannot be read: {error}") from error
 
 
 def _find_packaged(arguments: list[str]) -> list[str]:

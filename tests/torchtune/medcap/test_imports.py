@@ -12,7 +12,8 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "commands"},
+    {"demo", "sweep"},
+    {"commands"},
     {"cli", "recipes"},
 )
 FOR_ALL = {"configs", "errors", "configuration", "reporting"}

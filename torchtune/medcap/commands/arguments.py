@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options and kinds of values that several commands have."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def add_image_root(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folders and tar files that images of a data file may lie in, beside its own folder and the working one",
     )
+
+
+def positive(text: str) -> int:
+    """An argument's ``type``: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)

@@ -83,8 +83,9 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     from medcap.data.conversations import STYLES
     from medcap.data.images import MAX_PIXELS
     from medcap.data.tokenization import LabelRules
-    from medcap.datasets.chat import check_room_for_image, open_source
+    from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
+    from medcap.datasets.sources import open_source
 
     for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
@@ -134,7 +135,7 @@ def write_findings(path: Path | None, found: object) -> None:
 
 
 def _config(options: argparse.Namespace) -> DictConfig | None:
-    from medcap.configuration import read_config
+    from medcap.configuration import read_arguments
     from medcap.training.keys import DISTRIBUTED_KEYS
 
     if not options.config:
@@ -143,7 +144,7 @@ def _config(options: argparse.Namespace) -> DictConfig | None:
     stray = next((word for word in overrides if "=" not in word), None)
     if stray is not None:
         raise UserError(f"--config takes key=value behind the name, not {stray}: name the file before --config")
-    return read_config(name, overrides, DISTRIBUTED_KEYS)
+    return read_arguments(["--config", name, *overrides], DISTRIBUTED_KEYS)
 
 
 def _plan_vision(cfg: DictConfig) -> VisionPlan | None:

@@ -13,10 +13,11 @@ from medcap.evaluation.files import make_folder, write_text
 from medcap.evaluation.report.charts import Points, line_chart, strip
 from medcap.evaluation.report.confusion import Confusion, confusion, heat_map
 from medcap.evaluation.report.gallery import OPTIONS_LEGEND, SAMPLE_LIMIT, Sample, choose_samples, gallery
+from medcap.evaluation.report.parallel import Axis, parallel_coordinates
 from medcap.evaluation.report.protocol_table import ProtocolLine, protocol_table
 from medcap.evaluation.report.style import STYLE
 
-__all__ = ["Bar", "Card", "Confusion", "ProtocolLine", "Report", "Sample", "confusion"]
+__all__ = ["Axis", "Bar", "Card", "Confusion", "ProtocolLine", "Report", "Sample", "confusion"]
 
 # The page may show what is written in it and nothing else, whatever a model wrote into it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -137,6 +138,22 @@ class Report:
             note: a sentence below the title.
         """
         self._add_panel(title, note, line_chart(series, x_label, y_label or title))
+
+    def add_parallel(
+        self, title: str, axes: Sequence[Axis], lines: Mapping[str, Sequence[Any]], best: str, note: str = ""
+    ) -> None:
+        """Add parallel coordinates, in a row of their own.
+
+        Args:
+            title: above them.
+            axes: from left to right.
+            lines: name -> its value on each axis.
+            best: name of the line that stands out.
+            note: a sentence below the title.
+        """
+        self._close_panels()
+        self._add_panel(title, note, parallel_coordinates(axes, lines, best))
+        self._close_panels()
 
     def add_protocols(self, title: str, lines: Sequence[ProtocolLine], note: str = "") -> None:
         """Add the scores of several rules side by side, with what they fall to without the right image.

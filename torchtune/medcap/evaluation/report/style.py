@@ -75,6 +75,8 @@ figcaption .note { margin: 0; font-weight: 400; }
 .s3 .line { stroke: var(--s3); stroke-dasharray: 10 3 2 3; } .s3 .mark { fill: var(--s3); }
 .s4 .line { stroke: var(--s4); stroke-dasharray: 5 5; } .s4 .mark { fill: var(--s4); }
 .s5 .line { stroke: var(--s5); stroke-dasharray: 12 4; } .s5 .mark { fill: var(--s5); }
+.parallel .line { fill: none; stroke: var(--s0); stroke-width: 1.4; opacity: .45; }
+.parallel .best .line { stroke: var(--s1); stroke-width: 2.8; opacity: 1; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; padding: 0; list-style: none;
   font-size: 14px; }
 .legend li { display: flex; align-items: center; gap: 7px; }

@@ -1,0 +1,111 @@
+"""Mistakes that can be found before the first trial starts: recipes, configurations and every value that is tried."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from omegaconf import DictConfig
+
+from medcap.configuration import read_arguments
+from medcap.errors import UserError
+from medcap.evaluation.tasks import requested_tasks
+from medcap.sweep.definition import Definition, Program
+from medcap.sweep.objective import VALIDATION_LOSS, watched
+from medcap.sweep.overrides import override_text
+from medcap.sweep.trial import commands
+
+RECIPE_FOLDER = "medcap/recipes"
+
+
+def check_runs(definition: Definition) -> None:
+    """Read the configuration of trials as their recipes will, with each value that is tried at least once.
+
+    Args:
+        definition: of the sweep.
+
+    Raises:
+        UserError: naming the value and what its recipe says against it.
+    """
+    folder = definition.folder / "trials" / "0000"
+    first, *others = _overrides(definition)
+    train = _configured(definition.train, commands(definition, folder, first)[0], "config")
+    for overrides in others:
+        _configured(definition.train, commands(definition, folder, overrides)[0], "config")
+    if train is not None:
+        _check_training(definition, folder, train)
+    if definition.test is not None:
+        test = _configured(definition.test, commands(definition, folder, first)[1], "test.config")
+        _check_task(definition, test)
+
+
+def _overrides(definition: Definition) -> Iterator[dict[str, str]]:
+    """What the first trial tries, then each other value of each key with the first ones of the others."""
+    values = {
+        key: definition.choices.get(key) or [override_text(definition.ranges[key][end], key) for end in ("low", "high")]
+        for key in definition.keys
+    }
+    first = {key: texts[0] for key, texts in values.items()}
+    yield first
+    for key, texts in values.items():
+        for text in texts[1:]:
+            yield first | {key: text}
+
+
+def _configured(program: Program, command: list[str], key: str) -> DictConfig | None:
+    """A recipe's configuration; None if the recipe does not say what it takes."""
+    module = _recipe_module(program.recipe)
+    rules = getattr(getattr(module, "recipe_main", None), "rules", None)
+    arguments = command[command.index("--config") :]
+    if rules is None:
+        if not Path(program.config).is_file():
+            raise UserError(f"{key}={program.config} is not a file")
+        return None
+    return read_arguments(arguments, *rules)
+
+
+def _recipe_module(recipe: str) -> ModuleType:
+    name = recipe.removesuffix(".py").replace("/", ".")
+    # As tune does, so that a recipe of the user's own beside the sweep is found.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or found.origin is None:
+        near = f"{RECIPE_FOLDER}/{Path(recipe).stem}"
+        known = importlib.util.find_spec(near.replace("/", ".")) is not None
+        raise UserError(
+            f"there is no recipe {recipe}" + (f": did you mean {near}?" if known else "; medcap ls lists them")
+        )
+    return importlib.import_module(name)
+
+
+def _check_training(definition: Definition, folder: Path, cfg: DictConfig) -> None:
+    for path in ("checkpointer.output_dir", "metric_logger.log_dir"):
+        section, _, name = path.partition(".")
+        value = (cfg.get(section) or {}).get(name)
+        wanted = {"output_dir": folder / "checkpoint", "log_dir": folder / "log"}[name]
+        if value is not None and Path(value) != wanted:
+            raise UserError(
+                f"{path}={value} would be the same for all trials: write"
+                f" {path}: ${{output_dir}}/{wanted.name} in the config or leave it out"
+            )
+    metric, _ = watched(definition.objective)
+    if metric == VALIDATION_LOSS and (definition.objective.task is None or definition.pruner is not None):
+        if cfg.get("validation_source") is None:
+            raise UserError(f"{metric} needs held-out rows: add validation_source=FILE to overrides")
+        if definition.pruner is not None and cfg.get("eval_every_n_steps") is None:
+            raise UserError("pruner needs values while a trial trains: add eval_every_n_steps=N to overrides")
+
+
+def _check_task(definition: Definition, cfg: DictConfig | None) -> None:
+    task = definition.objective.task
+    if cfg is not None and task is not None and task not in requested_tasks(cfg):
+        raise UserError(f"objective.metric={definition.objective.metric}: add test_{task}: true to test.overrides")

@@ -1,0 +1,54 @@
+"""Values as ``key=value`` on the command line of a recipe, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from medcap.errors import UserError
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones: ``{optimizer: {lr: 1}}`` -> ``{optimizer.lr: 1}``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def override_text(value: Any, path: str) -> str:
+    """What stands to the right of ``=`` so that the recipe reads this value.
+
+    Args:
+        value: text, number, True, False, None, or a list or dictionary of these.
+        path: the key, for messages.
+
+    Returns:
+        The value in YAML's one-line notation.
+
+    Raises:
+        UserError: if torchtune's command line cannot carry it.
+    """
+    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str) and _read(text) != value:
+        text = json.dumps(value)
+    # torchtune 0.6.1 splits at every "=" and takes the word None for nothing (config/_utils.py).
+    if "=" in text or text == "None" or _read(text) != value:
+        raise UserError(f"{path}={value!r} cannot be given on a command line: put it into the config file")
+    return text
+
+
+def _read(text: str) -> Any:
+    try:
+        read = OmegaConf.from_dotlist([f"value={text}"])
+        return OmegaConf.to_container(read, resolve=False)["value"]
+    except (OmegaConfBaseException, YAMLError, ValueError):
+        return ...

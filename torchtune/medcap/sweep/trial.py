@@ -1,0 +1,155 @@
+"""One trial: its ``tune run`` processes, started without a shell, watched, pruned and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from medcap.sweep.definition import Definition, Program
+from medcap.sweep.launch import PARENT_VARIABLE
+from medcap.sweep.objective import Log, NoValueError, final_value, watched
+from medcap.sweep.study import FAILED, KILLED, STOPPED, Claim, Study
+
+POLL_SECONDS = 0.25
+# A step of a large model and its checkpoint fit into this.
+STOP_SECONDS = 300.0
+OUTPUT = "output.txt"
+_ASKED_TO_STOP = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trial ended: its state, and where that is FAIL the outcome and reason."""
+
+    state: TrialState
+    outcome: str | None = None
+    reason: str | None = None
+    value: float | None = None
+
+
+def commands(definition: Definition, folder: Path, overrides: Mapping[str, str]) -> list[list[str]]:
+    """What a trial runs: the words after ``tune``, for the training and then the test if there is one.
+
+    Args:
+        definition: of the sweep.
+        folder: of the trial.
+        overrides: what is tried.
+    """
+    processes = definition.processes_per_trial
+    launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
+    own = {"output_dir": str(folder), "resume_from_checkpoint": "latest"}
+    found = [_command(definition.train, launch, {**definition.train.overrides, **overrides, **own})]
+    if definition.test is not None:
+        own = {"output_dir": str(folder), "vision_checkpoint": str(folder)}
+        found.append(_command(definition.test, [], definition.test.overrides | own))
+    return found
+
+
+def _command(program: Program, launch: list[str], overrides: Mapping[str, str]) -> list[str]:
+    words = [f"{key}={value}" for key, value in overrides.items()]
+    return ["run", *launch, program.recipe, "--config", program.config, *words]
+
+
+def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: Callable[[float], bool]) -> End:
+    """Run a claimed trial to its end.
+
+    Args:
+        study: which is told of intermediate values, and asked whether the trial is still worth its time.
+        claim: the trial.
+        environment: for its processes, besides this process's own.
+        wait: sleeps for the given seconds; whether the worker has been asked to stop.
+
+    Returns:
+        How it ended; nothing is recorded yet.
+    """
+    definition = study.definition
+    key, sign = watched(definition.objective)
+    claim.folder.mkdir(parents=True, exist_ok=True)
+    log = Log(claim.folder / "log" / "metrics.jsonl", key)
+    runs = commands(definition, claim.folder, claim.overrides)
+    for place, command in enumerate(runs):
+        # summary.json says that a training has ended: only its test was killed.
+        if place == 0 and claim.attempt and (claim.folder / "summary.json").is_file():
+            continue
+        process = _Process(command, claim, environment)
+        pruned: str | None = None
+        stopping = False
+        while process.status() is None:
+            stopping = wait(POLL_SECONDS) or stopping
+            study.beat(claim)
+            for step, value in log.news():
+                claim.trial.report(sign * value, step)
+                if pruned is None and definition.pruner is not None and claim.trial.should_prune():
+                    pruned = f"pruned at step {step}: {key} {value:.6g}"
+            if stopping or pruned:
+                process.stop()
+        status = process.status()
+        # What has ended by itself meanwhile is not repeated.
+        if status == 0 and (not stopping or command is runs[-1]):
+            continue
+        if pruned:
+            return End(TrialState.PRUNED, reason=pruned)
+        if stopping:
+            return End(TrialState.FAIL, STOPPED, "its worker was asked to stop")
+        return _failure(status, claim.folder / OUTPUT)
+    for step, value in log.news():
+        claim.trial.report(sign * value, step)
+    try:
+        return End(TrialState.COMPLETE, value=final_value(definition.objective, claim.folder))
+    except NoValueError as error:
+        return End(TrialState.FAIL, FAILED, str(error))
+
+
+def _failure(status: int | None, output: Path) -> End:
+    if status is not None and (status < 0 or status in _ASKED_TO_STOP):
+        name = signal.Signals(-status if status < 0 else status - 128).name
+        return End(TrialState.FAIL, KILLED, f"killed by {name}")
+    return End(TrialState.FAIL, FAILED, f"status {status}: {_last_words(output)}")
+
+
+def _last_words(output: Path) -> str:
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - 20_000))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    told = [line.removeprefix("medcap: ") for line in lines if line.startswith("medcap: ")]
+    return (told or lines or ["it printed nothing"])[-1][:500]
+
+
+class _Process:
+    """A running ``tune run``; what it prints is added to the trial's ``output.txt``."""
+
+    def __init__(self, command: list[str], claim: Claim, environment: Mapping[str, str]) -> None:
+        self._asked = 0.0
+        lock = [] if claim.lock is None else [claim.lock.fileno()]
+        with (claim.folder / OUTPUT).open("ab") as output:
+            output.write(("$ tune " + " ".join(command) + "\n").encode())
+            output.flush()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "medcap.sweep.launch", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())},
+                pass_fds=lock,
+                start_new_session=True,
+            )
+
+    def status(self) -> int | None:
+        """Its exit status, minus the signal's number for a killed one; None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask it to save and end, once; after ``STOP_SECONDS`` end it. To be called until it has ended."""
+        if not self._asked:
+            self._asked = time.monotonic()
+            self._process.terminate()
+        elif time.monotonic() - self._asked > STOP_SECONDS and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
