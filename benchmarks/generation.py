@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from generation_report import OMNIMEDVQA_QUESTIONS, bandwidth_bound, ratios, table
-from generation_sides import Models, Ours, Plain, Question, Side, Transformers, Words, make_models
+from generation_sides import Models, Ours, Plain, Question, Side, Transformers, Words, make_models, now
 from machine import describe_machine
 from PIL import Image
 from training_workloads import ANSWER_LENGTHS, FIRST_WORD, PRESETS, QUESTION_LENGTHS, QUESTIONS_AN_IMAGE, Preset
@@ -34,7 +33,7 @@ from medcap.errors import UserError
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BATCH_SIZES = {"tiny": [4], "small": [8, 16], "llama3_2_1b": [8, 32, 128], "llama3_1_8b": [8, 32, 128]}
+BATCH_SIZES = {"tiny": [4], "small": [8, 32], "llama3_2_1b": [8, 32, 128], "llama3_1_8b": [8, 32, 128]}
 # Images of the scored questions, where each has one and where each has several; a GPU needs more for a steady rate.
 SCORED_IMAGES = {"cpu": (6, 1), "cuda": (128, 16)}
 OPTIONS = 4
@@ -55,10 +54,12 @@ def main() -> None:
         "--compile", action=argparse.BooleanOptionalAction, help="our decoding step; as Generator does, on a GPU"
     )
     parser.add_argument("--repeats", type=int, default=3, help="each is measured so often, in turn (3)")
-    parser.add_argument("--new-tokens", type=int, default=64, help="of an answer (64)")
+    parser.add_argument("--new-tokens", type=int, default=64, help="of an answer, 2 at least (64)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="besides 1; by preset")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the tables go")
     options = parser.parse_args()
+    if options.new_tokens < 2:
+        parser.error("--new-tokens must be 2 at least: the first is part of the prefill")
     with tempfile.TemporaryDirectory() as folder:
         report = measure(PRESETS[options.preset], options, Path(folder))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> dict[s
 def _decoding(
     models: Models, preset: Preset, questions: Sequence[Question], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Rates of the decode steps: the time of whole answers less the median time of answers of one token."""
+    """Seconds until all rows have their first token, and the rate of the tokens after it."""
     pixels = _pixels(models, questions)
     ours = Ours(models.ours, preset, len(questions), folder, options.compile)
     sides: dict[str, Side] = {"ours": ours, "transformers": Transformers(models.theirs, preset, pixels)}
@@ -128,29 +129,25 @@ def _decoding(
     lengths = {name: min(options.new_tokens, PLAIN_TOKENS) if "plain" in name else options.new_tokens for name in sides}
     answers = {name: _or_none(lambda n=name: sides[n].answer(questions, lengths[n])) for name in sides}
     fitting = {name: side for name, side in sides.items() if answers[name] is not None}
-    agreement = {name: _agreement(answers["ours"], answers[name]) for name in fitting} if answers["ours"] else {}
+    agreement = {}
+    if "ours" in fitting:
+        agreement = {name: _agreement(answers["ours"].tokens, answers[name].tokens) for name in fitting}
     _check_agreement(agreement, "greedy tokens", options)
     first: dict[str, list[float]] = {name: [] for name in fitting}
-    whole: dict[str, list[float]] = {name: [] for name in fitting}
+    rates: dict[str, list[float]] = {name: [] for name in fitting}
     bandwidth: list[float] = []
     for _ in range(options.repeats):
         if len(questions) == 1:  # in turn with what is held against it: on a shared machine it changes
             bandwidth.append(_read_bandwidth(models.ours.device))
         for name, side in fitting.items():
-            first[name].append(_seconds(lambda s=side: s.answer(questions, 1)))
-            whole[name].append(_seconds(lambda s=side, n=name: s.answer(questions, lengths[n])))
-    rates = {
-        name: [
-            len(questions) * (lengths[name] - 1) / (seconds - statistics.median(first[name])) for seconds in whole[name]
-        ]
-        for name in fitting
-    }
+            found = side.answer(questions, lengths[name])
+            first[name].append(found.first_seconds)
+            rates[name].append(len(questions) * (lengths[name] - 1) / found.rest_seconds)
     print(f"decoding, batch {len(questions)}: {json.dumps(ratios(rates))}", file=sys.stderr)
     return {
         "agreement": agreement,
         "out_of_memory": [name for name in sides if name not in fitting],
         "first_token_seconds": first,
-        "seconds": whole,
         "tokens_per_second": rates,
         "bandwidth_bytes_per_second": bandwidth,
         "ratios": ratios(rates),
@@ -260,11 +257,9 @@ def _read_bandwidth(device: torch.device) -> float:
     best = float("inf")
     for read in (numbers.sum, lambda: matrix @ vector):
         for _ in range(4):
-            started = time.perf_counter()
+            started = now(device)
             read()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
+            best = min(best, now(device) - started)
     return READ_BYTES / best
 
 

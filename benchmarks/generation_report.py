@@ -86,10 +86,10 @@ def _head(report: dict[str, Any]) -> list[str]:
             else "equal: the share of tokens or most likely options that are ours."
         ),
         "",
-        f"Bound at batch 1: bytes a second that reading a large tensor reaches (median {statistics.median(bandwidth):.1f}"
-        f" GB/s, {min(bandwidth):.1f} to {max(bandwidth):.1f}, measured in turn) over {report['token_bytes'] / 1e6:,.1f} MB"
-        " of weights (layers, final norm, output head) that a token reads:"
-        f" {statistics.median(bound['tokens_per_second']):,.1f} tokens/s. Of it: {shares}.",
+        f"Bound at batch 1: the rate at which a large tensor is read (median {statistics.median(bandwidth):.1f} GB/s,"
+        f" {min(bandwidth):.1f} to {max(bandwidth):.1f}, measured in turn) over the"
+        f" {report['token_bytes'] / 1e6:,.1f} MB of weights that a token reads (layers, final norm, output head) is"
+        f" {statistics.median(bound['tokens_per_second']):,.1f} tokens/s. Of it, median share: {shares}.",
         "",
     ]
 
@@ -112,9 +112,9 @@ def _decoding(report: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "first tokens: encoding the images, prefill and the first token of all rows. The rate after them: their number"
-        " over the time of whole answers less the median time of answers of one token. ours is faster: median of our rate over"
-        " theirs, lowest and highest. transformers: `generate`, prompts padded on the left.",
+        "first tokens: encoding the images, prefill and the first token of all rows; of the plain loop the"
+        " mean of its tokens. ours is faster: median of our rate"
+        " over theirs, lowest and highest. transformers: `generate`, prompts padded on the left.",
         "",
     ]
 

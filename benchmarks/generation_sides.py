@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import Message
 from training_sides import make_sides
 from training_workloads import ASSISTANT, BOS, BREAK, END, EOT, IMAGE, PAD, START, USER, Example, Preset
+from transformers import LogitsProcessorList
 
 from helpers.tiny_generation import plain_answer, plain_score
 from medcap.data.conversations import PLACEHOLDER
@@ -43,10 +45,25 @@ class Question:
     options: tuple[Words, ...] = ()
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a side said, and how long it took.
+
+    Attributes:
+        tokens: ids, equally many for each question.
+        first_seconds: until all rows had their first token: images, prefill.
+        rest_seconds: for all their further tokens.
+    """
+
+    tokens: list[list[int]]
+    first_seconds: float
+    rest_seconds: float
+
+
 class Side(Protocol):
     """What a user of one system calls."""
 
-    def answer(self, questions: Sequence[Question], new_tokens: int) -> list[list[int]]:
+    def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
         """Greedy answers of exactly ``new_tokens`` tokens, all in one batch."""
         ...
 
@@ -106,11 +123,22 @@ class Ours:
         self.generator = Generator(
             model, tokenizer, model.tower.preprocess, reader, batch_size, compile=compile, progress=False
         )
+        self._step = self.generator._step
+        self._step_began: list[float] = []
+        self.generator._step = self._timed_step
 
-    def answer(self, questions: Sequence[Question], new_tokens: int) -> list[list[int]]:
-        """One call."""
+    def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
+        """One call; the rest begins with the first step of decoding."""
+        self._step_began.clear()
+        began = time.perf_counter()
         answers = self.generator.generate([_request(question) for question in questions], Sampling(new_tokens))
-        return [answer.tokens for answer in answers]
+        ended = time.perf_counter()
+        return Answers([answer.tokens for answer in answers], self._step_began[0] - began, ended - self._step_began[0])
+
+    def _timed_step(self, *inputs: Tensor) -> Tensor:
+        if not self._step_began:
+            self._step_began.append(now(self.generator.model.device))
+        return self._step(*inputs)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One call."""
@@ -121,9 +149,12 @@ class Ours:
 class Plain(Ours):
     """``helpers/tiny_generation.py`` over the same modules: one request at a time, no cache."""
 
-    def answer(self, questions: Sequence[Question], new_tokens: int) -> list[list[int]]:
-        """All tokens computed anew for every next one."""
-        return [plain_answer(self.generator, _request(question), new_tokens) for question in questions]
+    def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
+        """All tokens computed anew for every next one, so that the first is as dear as the others."""
+        began = time.perf_counter()
+        tokens = [plain_answer(self.generator, _request(question), new_tokens) for question in questions]
+        first = (time.perf_counter() - began) / new_tokens
+        return Answers(tokens, first, first * (new_tokens - 1))
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One forward pass an option, the image encoded for each."""
@@ -159,8 +190,19 @@ class Transformers:
         self.static_cache, self.few_logits = static_cache, few_logits
         model.generation_config.eos_token_id = None  # no token ends an answer
 
-    def answer(self, questions: Sequence[Question], new_tokens: int) -> list[list[int]]:
-        """``generate`` over prompts padded on the left."""
+    def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
+        """``generate`` over prompts padded on the left; the rest is timed from the first logits to the last."""
+        calls = 0
+        marks: list[float] = []
+
+        def mark(tokens: Tensor, logits: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls in (1, new_tokens):
+                marks.append(now(self.model.device))
+            return logits
+
+        began = time.perf_counter()
         prompts = [torch.tensor(self._prompt(question)) for question in questions]
         tokens = pad_sequence(prompts, batch_first=True, padding_value=PAD, padding_side="left")  # [B, S]
         tokens = tokens.to(self.model.device)
@@ -170,9 +212,10 @@ class Transformers:
             pixel_values=self._pixels(questions),
             max_new_tokens=new_tokens,
             do_sample=False,
+            logits_processor=LogitsProcessorList([mark]),
             cache_implementation="static" if self.static_cache else None,
         )
-        return output[:, tokens.shape[1] :].tolist()
+        return Answers(output[:, tokens.shape[1] :].tolist(), marks[0] - began, marks[1] - marks[0])
 
     @torch.inference_mode()
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
@@ -252,6 +295,13 @@ def make_models(preset: Preset, device: torch.device, dtype: torch.dtype, llm_we
     for layer in decoder.layers:
         quantise_layer(layer, llm_weights)
     return Models(ours, theirs, token_bytes)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def text_of(words: Sequence[int]) -> str:
