@@ -83,8 +83,9 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     from medcap.data.conversations import STYLES
     from medcap.data.images import MAX_PIXELS
     from medcap.data.tokenization import LabelRules
-    from medcap.datasets.chat import check_room_for_image, open_source
+    from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
+    from medcap.datasets.source import open_source
 
     for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -24,9 +22,8 @@ from medcap.data.packing import Sample, SampleTable, make_documents, make_table,
 from medcap.data.preamble import continue_preamble, find_preamble
 from medcap.data.samples import tokenize_record
 from medcap.data.tokenization import ChatTokenizer, LabelRules
-from medcap.datasets.row_index import open_rows
+from medcap.datasets.source import RowSource, open_source
 from medcap.datasets.token_counts import count_tokens
-from medcap.datasets.web_shards import is_shards, open_shards
 from medcap.errors import UserError
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
@@ -41,25 +38,6 @@ class BadRow:
 
     name: str
     reason: str
-
-
-class RowSource(Protocol):
-    """Rows by number, read from disk when they are needed; small to copy into a worker process.
-
-    Attributes:
-        path: for messages to the user.
-        fingerprint: of the content.
-        sequential: whether rows should be read about in the order that ``order`` gives.
-    """
-
-    path: Path
-    fingerprint: str
-    sequential: bool
-
-    def __len__(self) -> int: ...
-    def read(self, index: int) -> Any: ...
-    def name(self, index: int) -> str: ...
-    def order(self, generator: np.random.Generator | None) -> np.ndarray: ...
 
 
 @dataclass
@@ -381,25 +359,3 @@ def check_room_for_image(max_seq_len: int, tokenizer: ChatTokenizer) -> None:
             f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.num_image_tokens} tokens:"
             " raise it, or lower projector.num_image_tokens"
         )
-
-
-def open_source(
-    source: str, image_roots: Sequence[str | Path] | None = None, max_image_pixels: int = MAX_PIXELS
-) -> tuple[RowSource, ImageReader]:
-    """Open the rows of a training file, or of tar shards, and what finds their images.
-
-    Args:
-        source: as for :func:`chat_dataset`.
-        image_roots: as for :func:`chat_dataset`.
-        max_image_pixels: as for :func:`chat_dataset`.
-
-    Raises:
-        UserError: if the file or an image root cannot be read.
-    """
-    if is_shards(source):
-        shards = open_shards(source, cache_folder())
-        reader = ImageReader([*shards.shards, *(image_roots or [])], max_image_pixels, cache=cache_folder())
-        return shards, reader
-    rows = open_rows(source)
-    roots = image_roots or [rows.path.parent, Path.cwd()]
-    return rows, ImageReader(roots, max_image_pixels, cache=cache_folder())

@@ -9,10 +9,11 @@ from PIL import Image
 from helpers.damaged_rows import MAX_PIXELS, MAX_SEQ_LEN, NUM_IMAGE_TOKENS, damages, good_row, write_images
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.tokenization import ChatTokenizer
-from medcap.datasets.chat import chat_dataset, open_source
+from medcap.datasets.chat import chat_dataset
 from medcap.datasets.inspection.rows import Problem, RowChecker
 from medcap.datasets.inspection.survey import survey
 from medcap.datasets.inspection.validation import validate, write_good_rows
+from medcap.datasets.source import open_source
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 
