@@ -85,7 +85,7 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     from medcap.data.tokenization import LabelRules
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
-    from medcap.datasets.sources import open_source
+    from medcap.datasets.source import open_source
 
     for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:

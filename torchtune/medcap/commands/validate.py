@@ -83,7 +83,7 @@ def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
 
 def _open_other(options: argparse.Namespace, checker: RowChecker) -> RowChecker:
     """The file to compare with; of it, only what is said and shown matters."""
-    from medcap.datasets.sources import open_source
+    from medcap.datasets.source import open_source
 
     try:
         rows, reader = open_source(options.against, options.image_root, checker.reader.max_pixels)

@@ -22,7 +22,7 @@ from medcap.data.packing import Sample, SampleTable, make_documents, make_table,
 from medcap.data.preamble import continue_preamble, find_preamble
 from medcap.data.samples import tokenize_record
 from medcap.data.tokenization import ChatTokenizer, LabelRules
-from medcap.datasets.sources import RowSource, open_source
+from medcap.datasets.source import RowSource, open_source
 from medcap.datasets.token_counts import count_tokens
 from medcap.errors import UserError
 

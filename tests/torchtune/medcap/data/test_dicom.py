@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from helpers.dicom_files import dicom_dataset, write_dicom, write_jpeg_dicom
 from medcap.data.dicom import is_bare, window_levels
 from medcap.data.grey_levels import View
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 from medcap.errors import UserError
 
 RAMP = np.array([[0, 100], [200, 500]], dtype=np.uint16)
@@ -65,6 +65,11 @@ def test_real_files_have_the_levels_of_the_standard(reader, tmp_path, name):
 
 def test_without_a_window_the_range_is_stretched(reader, tmp_path):
     assert levels(reader, write_dicom(tmp_path / "a.dcm", RAMP)) == [[0, 51], [102, 255]]
+
+
+def test_the_header_tells_columns_and_rows(reader, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((3, 5), dtype=np.uint16))
+    assert reader.check(path) == ImageHeader("DICOM", 5, 3)
 
 
 def test_eight_bits_are_levels_already(reader, tmp_path):
@@ -373,7 +378,7 @@ def test_without_pydicom_one_line_says_what_to_install(tmp_path):
     program = f"""
 import sys
 sys.modules["pydicom"] = None
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 from medcap.errors import UserError
 try:
     ImageReader([]).open({str(tmp_path / "a.dcm")!r})
@@ -389,7 +394,7 @@ def test_reading_pictures_imports_nothing_for_scans(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     program = f"""
 import sys
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 ImageReader([]).open({str(tmp_path / "a.png")!r})
 print([name for name in sys.modules if name.split(".")[0] in ("pydicom", "nibabel", "torch")])
 """

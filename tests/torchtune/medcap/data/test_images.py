@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 from medcap.data.tar_files import TarFiles
 from medcap.errors import UserError
 
@@ -33,6 +33,20 @@ def test_sixteen_bit_grey_is_stretched_from_its_own_range(reader):
     values = np.array([[1000, 1500], [2000, 3000]], dtype=np.uint16)
     path = save(reader, "deep.png", Image.fromarray(values))
     assert pixels(reader.open(path))[..., 0].tolist() == [[0, 64], [128, 255]]
+
+
+def test_the_header_tells_size_and_format(reader):
+    path = save(reader, "wide.gif", Image.new("L", (9, 5)))
+    assert reader.check(path) == ImageHeader("GIF", 9, 5)
+    path.write_text("no image")
+    with pytest.raises(UserError, match="is not a readable image"):
+        reader.check(path)
+
+
+def test_a_path_that_cannot_be_looked_up_is_one_line(reader):
+    for name in ("a" * 5000, "\ud800.png"):
+        with pytest.raises(UserError, match=r"image path .* cannot be looked up"):
+            reader.resolve(name)
 
 
 def test_float_tiff_with_holes_and_constant_image(reader):

@@ -16,7 +16,7 @@ from medcap.data.preamble import continue_preamble
 from medcap.data.samples import make_sample
 from medcap.data.tokenization import ChatTokenizer, LabelRules, check_text
 from medcap.datasets.image_names import has_turns, rename_images
-from medcap.datasets.sources import RowSource
+from medcap.datasets.source import RowSource
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 

@@ -1,4 +1,4 @@
-"""Where rows come from: a data file or tar shards, and the reader that finds their images."""
+"""What ``dataset.source`` names: rows of a file or of tar shards, and what finds their images."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def open_source(
     """Open the rows of a training file, or of tar shards, and what finds their images.
 
     Args:
-        source: as for :func:`chat_dataset`.
-        image_roots: as for :func:`chat_dataset`.
-        max_image_pixels: as for :func:`chat_dataset`.
+        source: as for :func:`medcap.datasets.chat_dataset`.
+        image_roots: as for :func:`medcap.datasets.chat_dataset`.
+        max_image_pixels: as for :func:`medcap.datasets.chat_dataset`.
 
     Raises:
         UserError: if the file or an image root cannot be read.
