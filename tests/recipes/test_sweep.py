@@ -2,6 +2,7 @@
 
 import json
 
+import yaml
 from omegaconf import OmegaConf
 
 import medcap.sweep
@@ -18,7 +19,7 @@ def test_a_trial_trains_is_asked_and_is_scored(workspace):
             "config": "medcap/tiny/single_device",
             "overrides": {
                 **model,
-                "vision": TINY_VISION,
+                "vision": yaml.safe_load(TINY_VISION),
                 "projector.num_image_tokens": 4,
                 "dataset.source": str(workspace.data),
                 "dataset.max_seq_len": 96,

@@ -179,6 +179,8 @@ class Manager:
             print("best: " + _line(winner, self._definition))
             print(f"      {self._definition.folder / winner['folder']}")
         print(f"table: {self._definition.folder / TABLE}\npage:  {self._definition.folder / PAGE}")
+        if counts["running"]:
+            print(f"{counts['running']} trials run on other machines; the last one to end writes the whole table")
         if counts["waiting"]:
             raise UserError(f"{counts['waiting']} trials were not run: the workers ended, see their messages above")
         if counts["failed"] == len(rows):
