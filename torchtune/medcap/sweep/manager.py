@@ -151,8 +151,7 @@ class Manager:
                 process.terminate()
 
     def _update(self, bar: tqdm, last: bool = False) -> list[dict[str, Any]]:
-        from medcap.sweep.page import write_page
-        from medcap.sweep.table import results, write_table
+        from medcap.sweep.table import results
 
         rows = results(self._study)
         if rows != self._shown or last:
@@ -161,13 +160,26 @@ class Manager:
                     bar.write(_line(row, self._definition), file=sys.stderr)
             bar.update(sum(row["state"] in ENDED for row in rows) - bar.n)
             self._shown = rows
-            # Another machine that writes them at this moment knows the same.
-            lock = hold(self._definition.folder / "locks" / "table", wait=last)
-            if lock is not None:
-                with lock:
-                    write_table(self._definition.folder / TABLE, self._definition, rows)
-                    write_page(self._definition.folder / PAGE, self._definition, rows, self._study.attempts())
+            try:
+                self._write(rows, last)
+            except (OSError, UserError) as error:
+                line = f"{TABLE} and {PAGE} in {self._definition.folder} cannot be written: {error}"
+                if last:
+                    raise UserError(f"{line}; make room, then start the same command again") from error
+                # A full disk may have room again by the next time; the trials go on.
+                self._say(line)
         return rows
+
+    def _write(self, rows: Sequence[dict[str, Any]], wait: bool) -> None:
+        from medcap.sweep.page import write_page
+        from medcap.sweep.table import write_table
+
+        # Another machine that writes them at this moment knows the same.
+        lock = hold(self._definition.folder / "locks" / "table", wait)
+        if lock is not None:
+            with lock:
+                write_table(self._definition.folder / TABLE, self._definition, rows)
+                write_page(self._definition.folder / PAGE, self._definition, rows, self._study.attempts())
 
     def _summary(self, rows: Sequence[dict[str, Any]]) -> None:
         from medcap.sweep.table import best

@@ -220,3 +220,13 @@ def test_launch_does_not_start_without_its_parent():
         env=os.environ | {"MEDCAP_SWEEP_WORKER": "1", "PYTHONPATH": str(STAND_IN)},
     )
     assert done.returncode == 143
+
+
+def test_a_table_that_cannot_be_written_does_not_end_the_trials(tmp_path, run, capsys):
+    out = tmp_path / "out"
+    (out / "results.csv").mkdir(parents=True)
+    sweep = definition(out, grid={"seed": [1]})
+    with pytest.raises(UserError, match=r"results.csv and report.html in .* cannot be written: .*; make room"):
+        run(sweep)
+    (out / "results.csv").rmdir()
+    assert [(row["state"], row["attempts"]) for row in run(sweep)] == [("complete", 1)]
