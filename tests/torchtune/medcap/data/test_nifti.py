@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medcap.data.grey_levels import View
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 from medcap.errors import UserError
 
 # A patient of 4 x 6 x 3 voxels of 1 mm: 100 on the right, 200 in front, 300 at the head; else 0.
@@ -32,6 +32,11 @@ def save(path, values=PATIENT, affine=None, kind=nibabel.Nifti1Image, **header):
 
 def slice_of(reader, path, **view):
     return np.asarray(reader.open(path, View(**view)))[..., 0]
+
+
+def test_the_header_tells_the_first_two_axes(reader, tmp_path):
+    save(tmp_path / "a.nii", np.zeros((5, 3, 7), dtype=np.int16))
+    assert reader.check(tmp_path / "a.nii") == ImageHeader("NIfTI", 5, 3)
 
 
 def problem(reader, path, **view):
@@ -168,7 +173,7 @@ def test_without_nibabel_one_line_says_what_to_install(tmp_path):
     program = f"""
 import sys
 sys.modules["nibabel"] = None
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageHeader, ImageReader
 from medcap.errors import UserError
 try:
     ImageReader([]).open({str(path)!r})
