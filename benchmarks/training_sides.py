@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from medcap.training.setup import set_trainable
 Prepared = list[Any]
 
 
-class Side:
+class Side(ABC):
     """What a user of one system runs for a step: forward, backward, clipping, AdamW.
 
     Args:
@@ -44,13 +45,13 @@ class Side:
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5, fused=True)
 
+    @abstractmethod
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
         """The step's batches, as the data loader's workers make them; not part of the step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Summed cross-entropy of one batch."""
-        raise NotImplementedError
 
     def parts(self, batch: Any) -> list[Any]:
         """What of a batch is computed one after another."""
