@@ -210,8 +210,12 @@ def _questions(preset: Preset, source: random.Random, folder: Path, images: int,
 
 
 def _pixels(models: Models, questions: Sequence[Question]) -> dict[Path, torch.Tensor]:
-    transform = models.ours.tower.preprocess.transform()
-    return {question.image: transform(Image.open(question.image)) for question in questions}
+    """Of each image, normalised: our model does that itself."""
+    preprocess = models.ours.tower.preprocess
+    transform = preprocess.transform()
+    return {
+        question.image: preprocess.normalize(transform(Image.open(question.image))[None])[0] for question in questions
+    }
 
 
 def _or_none(run: Callable[[], Any]) -> Any:
