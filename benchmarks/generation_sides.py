@@ -133,7 +133,11 @@ class Ours:
         began = time.perf_counter()
         answers = self.generator.generate([_request(question) for question in questions], Sampling(new_tokens))
         ended = time.perf_counter()
-        return Answers([answer.tokens for answer in answers], self._step_began[0] - began, ended - self._step_began[0])
+        for answer in answers:
+            if len(answer.tokens) != new_tokens:  # it would count as work that was not done
+                raise SystemExit(f"an answer has {len(answer.tokens)} tokens, not {new_tokens}: {answer.error}")
+        tokens = [answer.tokens for answer in answers]
+        return Answers(tokens, self._step_began[0] - began, ended - self._step_began[0])
 
     def _timed_step(self, *inputs: Tensor) -> Tensor:
         if not self._step_began:
@@ -143,7 +147,11 @@ class Ours:
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One call."""
         options = [[text_of(option) for option in question.options] for question in questions]
-        return [scores.sums for scores in self.generator.score([_request(question) for question in questions], options)]
+        found = self.generator.score([_request(question) for question in questions], options)
+        for scores in found:
+            if scores.error:
+                raise SystemExit(f"a question was not scored: {scores.error}")
+        return [scores.sums for scores in found]
 
 
 class Plain(Ours):
