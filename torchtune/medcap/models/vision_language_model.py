@@ -15,11 +15,10 @@ from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
-from medcap.modules.frozen_layer import freeze_layers, is_frozen
+from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
 from medcap.modules.ragged_attention import RaggedAttention
-from medcap.modules.trimmed_layer import layer_at
 
 # Tokens of one pass on a CPU: larger ones fall out of its caches and take more memory, and are no faster.
 CPU_PASS_TOKENS = 1536
@@ -178,7 +177,9 @@ class VisionLanguageModel(nn.Module):
         *layers, last = self.decoder.layers
         for layer in layers:
             states = layer(states, mask=mask, input_pos=input_pos)
-        return layer_at(last, states, places, mask, input_pos)
+        if isinstance(last, FrozenLayer):
+            return last(states, mask=mask, input_pos=input_pos, places=places)[0]
+        return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[places]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Final norm and output head: ``[..., d] -> [..., V]`` float32."""

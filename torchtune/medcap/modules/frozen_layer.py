@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +19,8 @@ from medcap.modules.ragged_attention import RaggedAttention
 class FrozenLayer(TransformerSelfAttentionLayer):
     """A self-attention layer that takes over another one's parts; their names stay.
 
-    Called like the layer it came from (with ``mask`` and ``input_pos``) it does what that did, such as decoding over a
-    cache. Called with ``training_pass`` it runs the way of training.
+    Called like the layer it came from (with ``mask`` and ``input_pos``) it does what that did, such as prefilling a
+    cache and decoding over it. Called with ``training_pass`` it runs the way of training.
 
     Args:
         layer: of which :func:`can_freeze` is true.
@@ -55,11 +57,12 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             states: ``[R, S, d]``; R is 1 with ``ragged``.
             mask: ``[R, S, P + S]``, boolean or to be added, or the equal block mask; None is causal.
             input_pos: ``[R, S]`` int64.
-            training_pass: run the way of training, which `table` and what follows belong to.
-            table: from ``rotation_table``.
+            training_pass: run the way of training.
+            table: from ``rotation_table``; like the next two and ``with_keys`` only in training.
             ragged: in the place of ``mask``.
             preamble: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
-            places: ``[m]`` int64 flat positions, ascending; only their outputs are wanted.
+            places: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted. Every position
+                still gives its key and value to the others.
             with_keys: return the keys and values too, ``[R, S, H_kv, h]`` each.
             others: what torchtune's decoder passes to layers of other kinds.
 
@@ -69,6 +72,8 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         if not training_pass:
             if states.shape[1] == 1 and self.attn.kv_cache is not None and self.attn.cache_enabled:
                 return self._decode_one(states, mask, input_pos)
+            if places is not None:
+                return self._prefill_at(states, places, mask, input_pos)
             return super().forward(states, mask=mask, input_pos=input_pos)
         normed = normalise(self.sa_norm, states)
         key = rotate(self.attn.pos_embeddings, self._heads(self.attn.k_proj(normed)), table, input_pos)
@@ -93,6 +98,15 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         states = self.sa_scale(self.attn.output_proj(attended)) + states
         states = states + self.mlp_scale(feed_forward(self.mlp, normalise(self.mlp_norm, states)))
         return (states, key, value) if with_keys else states
+
+    def _prefill_at(
+        self, states: Tensor, places: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor | None
+    ) -> Tensor:
+        """What follows attention concerns a position alone: ``[R, S, d] -> [1, m, d]``."""
+        normed = self.sa_norm(states)
+        attended = _take(self.attn(normed, normed, mask=mask, input_pos=input_pos), places)
+        kept = self.sa_scale(attended) + _take(states, places)
+        return kept + self.mlp_scale(self.mlp(self.mlp_norm(kept)))
 
     def _decode_one(self, states: Tensor, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
         """One token of every row over the cache: ``[R, 1, d] -> [R, 1, d]``.
@@ -150,16 +164,14 @@ def _attend(
     return attended.transpose(1, 2)
 
 
-_compiled: dict[str, Any] = {}
-
-
-def _flex() -> Any:
+def _flex() -> Callable[..., Tensor]:
     """FlexAttention; on its own it must be compiled, within a compiled layer it is compiled with it."""
-    if torch.compiler.is_compiling():
-        return flex_attention
-    if "flex" not in _compiled:
-        _compiled["flex"] = torch.compile(flex_attention, dynamic=False)
-    return _compiled["flex"]
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def can_freeze(layer: nn.Module) -> bool:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchtune.modules import RMSNorm
 
-from helpers.tiny_generation import FAMILIES, tiny_decoder
+from helpers.tiny_generation import FAMILIES, tiny_decoder, tiny_generator
 from medcap.generation.kv_cache import KVCache, attached
 from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
@@ -67,6 +67,33 @@ def test_a_step_over_a_cache_equals_torchtunes_layer(family, norms):
         layer.attn.q_norm, layer.attn.k_norm = (RMSNorm(layer.attn.head_dim) for _ in range(2))
         layer.attn.q_norm.scale.data.copy_(torch.linspace(0.5, 2, layer.attn.head_dim))
     torch.testing.assert_close(decoded(FrozenLayer(layer)), decoded(layer), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FREEZABLE)
+def test_places_of_a_prefill_are_those_of_the_whole_layer(family):
+    layer = FrozenLayer(tiny_decoder(family).eval().layers[-1])
+    states = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 8, 8, dtype=torch.bool).tril()
+    places = torch.tensor([3, 0, 9, 15])
+    seen = []
+    layer.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    with torch.no_grad():
+        kept = layer(states, mask=mask, input_pos=POSITIONS, places=places)[0]
+        whole = layer(states, mask=mask, input_pos=POSITIONS).flatten(0, 1)
+    torch.testing.assert_close(kept, whole[places], rtol=1e-5, atol=1e-5)
+    assert seen == [torch.Size([1, 4, 32]), torch.Size([2, 8, 32])]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_gives_the_hidden_states_of_the_places(tmp_path, family):
+    model = tiny_generator(tmp_path, family).model.eval()
+    embeddings = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(1))
+    positions, places = torch.arange(6).expand(2, 6), torch.tensor([3, 0, 9, 11])
+    for mask in (torch.ones(2, 6, 6, dtype=torch.bool).tril(), None):
+        with torch.no_grad():
+            whole = model.hidden(embeddings, mask, positions).flatten(0, 1)
+            kept = model.hidden_at(embeddings, places, mask, positions)
+        torch.testing.assert_close(kept, whole[places], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
