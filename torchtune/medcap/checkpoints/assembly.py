@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.vision import VisionPlan, plan_vision
@@ -77,6 +78,7 @@ class ModelPlan:
         device: torch.device,
         dtype: torch.dtype,
         after_layer: Callable[[nn.Module], None] | None = None,
+        decoder: TransformerDecoder | None = None,
     ) -> VisionLanguageModel:
         """Read the weights.
 
@@ -85,12 +87,14 @@ class ModelPlan:
             dtype: of the frozen language model, where ``llm_weights`` does not say another precision; the vision side
                 keeps fp32 weights.
             after_layer: is called with each layer of the language model once it is loaded.
+            decoder: another model's of the same language model, to share; its files are not read again.
 
         Returns:
             The model, its decoder frozen.
         """
         tower, projector = self.vision.build()
-        decoder = self.llm.load(device, dtype, after_layer)
+        if decoder is None:
+            decoder = self.llm.load(device, dtype, after_layer)
         return VisionLanguageModel(tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id)
 
 

@@ -1,0 +1,77 @@
+"""A trained run by its folder: which model it is stands in its own configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from medcap.checkpoints.assembly import MODEL_KEYS
+from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
+from medcap.configuration import check
+from medcap.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+
+
+def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Read which model a run trained.
+
+    Args:
+        run: the run's folder, or one of its checkpoint folders to take that step instead of the newest.
+        overrides: ``key=value`` of the model keys, such as ``llm_weights=int8`` or
+            ``checkpointer.checkpoint_dir=/models/llama`` where the language model lies elsewhere now. Relative paths
+            are those of the working directory.
+
+    Returns:
+        The keys of ``MODEL_KEYS``, ``vision_checkpoint`` being the run's own; ``plan_model`` takes it.
+
+    Raises:
+        UserError: if the folder is no run, holds no complete checkpoint, or an override is no model key.
+    """
+    folder = Path(run).expanduser()
+    if not folder.exists():
+        raise UserError(f"{run}: there is no such run; give the output_dir of a training run")
+    config = _find_config(folder)
+    if config is None:
+        find_vision_checkpoint(folder)
+        raise UserError(
+            f"{run} holds no {CONFIG_FILE}, so its language model is not known: give the output_dir of a training run,"
+            f" or lay the {CONFIG_FILE} of the run that wrote it into the folder"
+        )
+    try:
+        written = OmegaConf.load(config)
+        cfg = OmegaConf.create({name: written[name] for name in MODEL_KEYS if name in written})
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{config} cannot be read: {reason}") from error
+    own = {"vision": None, "vision_checkpoint": str(_find_checkpoint(folder, config, cfg).parent)}
+    return check(OmegaConf.merge(cfg, own, _overrides(overrides)), MODEL_KEYS)
+
+
+def _find_config(folder: Path) -> Path | None:
+    """The nearest one upwards: a checkpoint lies two folders below its run."""
+    start = folder if folder.is_dir() else folder.parent
+    places = [start, *start.absolute().parents][:3]
+    return next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)
+
+
+def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:
+    """A run's checkpoints may lie outside of its folder."""
+    elsewhere = OmegaConf.select(cfg, "checkpointer.output_dir")
+    inside = folder != config.parent or latest_checkpoint(folder) is not None or (folder / DESCRIPTION_FILE).is_file()
+    return find_vision_checkpoint(folder if inside or elsewhere is None else Path(elsewhere))
+
+
+def _overrides(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"{override!r} is no override: write key=value, such as device=cpu")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,90 @@
+"""From a trained run's folder to a generator: five lines of Python, the chat and the server begin here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medcap.checkpoints.assembly import ModelPlan, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.run import read_run
+from medcap.data.images import ImageReader
+from medcap.generation.generator import Generator
+
+# Relative paths from the working directory, absolute ones anywhere: who calls from Python names the files himself.
+ANYWHERE = (".", "/")
+
+
+def open_run(
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    image_roots: Sequence[str | Path] = ANYWHERE,
+    **options: Any,
+) -> Generator:
+    """Load a trained run.
+
+    Args:
+        run: the run's folder, or one of its checkpoint folders.
+        overrides: ``key=value`` of the model keys, such as ``device=cpu`` or ``llm_weights=int8``.
+        image_roots: folders that requests may name images in.
+        options: of :class:`Generator`, such as ``batch_size`` and ``max_seq_len``.
+
+    Returns:
+        A generator over the run's newest complete checkpoint.
+
+    Raises:
+        UserError: if the run or a file that it names is missing, or does not fit; before weights are read.
+
+    Example:
+        >>> generator = open_run("results/mine")
+        >>> request = question_request("chest.png", "Is there a mass?")
+        >>> generator.generate([request], Sampling(max_new_tokens=64))[0].text
+        'Yes, in the right lower lobe.'
+    """
+    return open_runs([run], overrides, image_roots, **options)[0]
+
+
+def open_runs(
+    runs: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    image_roots: Sequence[str | Path] = ANYWHERE,
+    **options: Any,
+) -> list[Generator]:
+    """Load several runs; those that saw through the same language model share one copy of it.
+
+    Args:
+        runs: as for :func:`open_run`.
+        overrides: for all of them.
+        image_roots: for all of them.
+        options: for all of them.
+
+    Returns:
+        A generator for each.
+
+    Raises:
+        UserError: as :func:`open_run`; all runs are checked before the weights of any are read.
+    """
+    configs = [read_run(run, overrides) for run in runs]
+    plans = [plan_model(cfg) for cfg in configs]
+    reader = ImageReader(image_roots)
+    generators: list[Generator] = []
+    decoders: dict[Any, nn.Module] = {}
+    for cfg, plan in zip(configs, plans, strict=True):
+        for notice in plan.vision.notices:
+            print(f"note: {notice}", file=sys.stderr)
+        device = choose_device(cfg.device)
+        dtype = choose_dtype(cfg.dtype, device)
+        key = (_same_llm(plan), device, dtype)
+        model = plan.load(device, dtype, decoder=decoders.get(key))
+        decoders[key] = model.decoder
+        generators.append(Generator(model, plan.tokenizer, plan.vision.preprocess, reader, **options))
+    return generators
+
+
+def _same_llm(plan: ModelPlan) -> str:
+    """What two plans of the same weights in the same precision have in common."""
+    files = [str(path.resolve()) for path in plan.llm.files.paths]
+    return repr((sorted(plan.llm.llm.items()), files, plan.llm.llm_weights))
