@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, chat, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, chat, serve, ls, cp."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medcap.commands import (
     prepare,
     prepare_images,
     score,
+    serve,
     stats,
     sweep,
     validate,
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("sweep", sweep, sweep.HELP),
         ("chat", chat, chat.HELP),
+        ("serve", serve, serve.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

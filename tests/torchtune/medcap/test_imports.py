@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "sweep", "chat"},
+    {"chat", "demo", "serving", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )

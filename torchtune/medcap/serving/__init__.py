@@ -1,0 +1,1 @@
+"""Trained runs as an OpenAI-compatible server."""
