@@ -21,6 +21,7 @@ from medcap.commands import (
     stats,
     sweep,
     validate,
+    web,
 )
 from medcap.configs import packaged_configs, packaged_sweeps
 from medcap.errors import UserError
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sweep", sweep, sweep.HELP),
         ("chat", chat, chat.HELP),
         ("serve", serve, serve.HELP),
+        ("web", web, web.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

@@ -6,10 +6,18 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medcap.commands.arguments import positive
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from medcap.serving.routes import Keys
+    from medcap.serving.service import Service
 
 HELP = "answer OpenAI clients with trained runs"
 KEY_VARIABLE = "MEDCAP_API_KEY"
@@ -76,11 +84,14 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         limits.add_argument(name, type=positive, default=default, metavar="SECONDS", help=f"{purpose} ({default})")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(
+    options: argparse.Namespace, page: Callable[[argparse.Namespace, Service, Keys], list[Route]] | None = None
+) -> None:
     """Load the runs, then answer until a signal comes.
 
     Args:
         options: see :func:`add_arguments`.
+        page: gives the endpoints of a page that is served too.
 
     Raises:
         UserError: if a run, the address or a key cannot be used; before weights are loaded, if possible.
@@ -90,6 +101,7 @@ def run(options: argparse.Namespace) -> None:
     from medcap.serving.app import create_app
     from medcap.serving.limits import Limits
     from medcap.serving.middleware import LOOPBACK_NAMES
+    from medcap.serving.routes import Keys
     from medcap.serving.server import bind, raise_file_limit, serve
     from medcap.serving.service import load_service
 
@@ -124,9 +136,13 @@ def run(options: argparse.Namespace) -> None:
     service = load_service(runs, limits, overrides, options.name)
     service.warm_up()
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
-    app = create_app(service, keys, names if is_local or options.allowed_host else None)
+    routes = page(options, service, Keys(keys)) if page is not None else ()
+    app = create_app(service, keys, names if is_local or options.allowed_host else None, routes)
     host, port = taken.getsockname()[:2]
-    print(f"serving {', '.join(service.runs)} at http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    print(f"serving {', '.join(service.runs)} at {address}v1", flush=True)
+    if page is not None:
+        print(f"open {address} in a browser", flush=True)
     print("a key is needed" if keys else "no key is needed", "and every request is one line of this log", flush=True)
     serve(app, service, taken, options.grace)
 

@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+from PIL import Image
 from torchtune.data import Message
 
 from medcap.data.images import FORMATS, ImageReader
@@ -123,23 +124,41 @@ class ConversationReader:
             data = binascii.a2b_base64(url[found.end() :], strict_mode=True)
         except ValueError:
             raise bad_request(f"'{field}' holds no valid base64", field, "invalid_base64") from None
-        try:
-            picture = self._images.open_bytes(data)
-            if max(picture.size) > MAX_ASPECT * min(picture.size):
-                raise UserError(f"image of {picture.width} x {picture.height} is a strip")
-            return self._generator.prepare(picture, hashlib.sha256(data).hexdigest())
-        except MemoryError:
-            raise
-        except Exception as error:
-            # No list covers what damaged files make decoders raise; what they say is for the log only.
-            logger.info("%s: image refused: %.300r", request_id, error)
-            raise bad_request(
-                f"'{field}' cannot be read: it must be a whole image of the formats {', '.join(FORMATS)}, DICOM or"
-                f" NIfTI, of at most {self._limits.max_pixels:,} pixels, no side longer than {MAX_ASPECT} times"
-                " the other",
-                field,
-                "invalid_image",
-            ) from None
+        picture = decode_picture(self._images, data, field, request_id)
+        return self._generator.prepare(picture, hashlib.sha256(data).hexdigest())
+
+
+def decode_picture(images: ImageReader, data: bytes, field: str, request_id: str) -> Image.Image:
+    """Decode an image that came with a request.
+
+    Args:
+        images: has the limits, and no roots.
+        data: the content of a file.
+        field: of the request, for the refusal.
+        request_id: for the log.
+
+    Returns:
+        The upright 8-bit RGB picture.
+
+    Raises:
+        ApiError: 400; whatever was wrong, its words are the same.
+    """
+    try:
+        picture = images.open_bytes(data)
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            raise UserError(f"image of {picture.width} x {picture.height} is a strip")
+        return picture
+    except MemoryError:
+        raise
+    except Exception as error:
+        # No list covers what damaged files make decoders raise; what they say is for the log only.
+        logger.info("%s: image refused: %.300r", request_id, error)
+        raise bad_request(
+            f"'{field}' cannot be read: it must be a whole image of the formats {', '.join(FORMATS)}, DICOM or"
+            f" NIfTI, of at most {images.max_pixels:,} pixels, no side longer than {MAX_ASPECT} times the other",
+            field,
+            "invalid_image",
+        ) from None
 
 
 def too_long(limits: Limits) -> ApiError:
