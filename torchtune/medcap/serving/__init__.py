@@ -1,1 +1,0 @@
-"""Trained runs as an OpenAI-compatible server."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -181,6 +182,9 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Reply to a path or method that there is not."""
-    status = getattr(error, "status_code", 500)
+    assert isinstance(error, HTTPException)
     words = {404: "there is nothing at this path", 405: "this path does not take this method"}
-    return error_response(ApiError(status, words.get(status, "the request cannot be served"), "invalid_request"))
+    refusal = ApiError(error.status_code, words.get(error.status_code, "this cannot be served"), "invalid_request")
+    response = error_response(refusal)
+    response.headers.update(error.headers or {})
+    return response
