@@ -204,7 +204,8 @@ async function answerAll(exchange, models) {
 
 async function answerOne(exchange, model, signal) {
   const answer = exchange.answers.get(model);
-  const request = { model, messages: conversation.messages(exchange, model, $("system").value.trim()), ...sampling() };
+  const messages = conversation.messages(exchange, model, $("system").value.trim(), $("alone").checked);
+  const request = { model, messages, ...sampling() };
   try {
     answer.finish = await api.complete(
       request,
