@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -10,17 +11,20 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
+import pytest
 from PIL import Image
 from starlette.routing import BaseRoute
 
 from helpers.tiny_generation import tiny_generator
+from medcap.generation.decoding import Decoder
 from medcap.generation.generator import Generator
 from medcap.serving.app import create_app
 from medcap.serving.limits import Limits
@@ -94,14 +98,33 @@ class Client:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
+    def chat_at_once(self, body: Any, count: int) -> list[Reply]:
+        """The same request from many clients; bare sockets, as so many real clients would take all of the processor."""
+        request = self._chat_bytes(body, "Connection: close")
+
+        async def ask() -> Reply:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.write(request)
+            head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            return checked(Reply(int(head.split()[1]), {}, content))
+
+        async def ask_all() -> list[Reply]:
+            return await asyncio.gather(*(ask() for _ in range(count)))
+
+        return asyncio.run(ask_all())
+
     def begin_chat(self, body: dict[str, Any], connection: socket.socket | None = None) -> socket.socket:
         """Send a request and read nothing."""
         connection = connection or self.connect()
+        connection.sendall(self._chat_bytes(body))
+        return connection
+
+    def _chat_bytes(self, body: Any, *lines: str) -> bytes:
         data = json.dumps(body).encode()
         head = ["POST /v1/chat/completions HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Content-Type: application/json"]
-        head += [f"Content-Length: {len(data)}", *(f"{name}: {value}" for name, value in self.headers.items())]
-        connection.sendall("\r\n".join([*head, "", ""]).encode() + data)
-        return connection
+        head += [f"Content-Length: {len(data)}", *lines, *(f"{name}: {value}" for name, value in self.headers.items())]
+        return "\r\n".join([*head, "", ""]).encode() + data
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -171,3 +194,21 @@ def asking(text: str, *images: bytes, **fields: Any) -> dict[str, Any]:
     """The body of a request: images, then words."""
     parts = [*map(image_part, images), *([{"type": "text", "text": text}] if text else [])]
     return {"model": "tiny", "messages": [{"role": "user", "content": parts}], **fields}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: if it does not come about.
+    """
+    until = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < until, "it did not come about"
+        time.sleep(0.01)
+
+
+def slow_down(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have every decoding step take longer, so that answers are still under way when a test looks."""
+    step = Decoder.step
+    patch.setattr(Decoder, "step", lambda self, *a, **k: (time.sleep(seconds), step(self, *a, **k))[1])
