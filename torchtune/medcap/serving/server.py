@@ -21,7 +21,8 @@ from medcap.serving.limits import Limits
 from medcap.serving.service import Service
 
 BACKLOG = 1024
-KEEP_ALIVE_SECONDS = 5
+# Longer than OpenAI's clients keep an idle connection (5 s), so that they never send into one that is being closed.
+KEEP_ALIVE_SECONDS = 10
 # Files and sockets that are not clients' connections.
 _OTHER_FILES = 256
 
