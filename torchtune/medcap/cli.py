@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, probe, sweep, ls, cp."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from medcap.commands import (
     phantom_benchmarks,
     prepare,
     prepare_images,
+    probe,
     score,
     stats,
     sweep,
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
+        ("probe", probe, probe.HELP),
         ("sweep", sweep, sweep.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
