@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "CSV or JSONL file, folder of class folders, or folder of medcap prepare phantom"
     parser.add_argument("encoder", metavar="RUN", help="a run's folder, a vision checkpoint, or what vision= takes")
     parser.add_argument("--train", type=Path, required=True, metavar="SOURCE", help=f"labelled images: {kinds}")
-    parser.add_argument(
-        "--test", type=Path, metavar="SOURCE", help="the same, other images; without it, a part of them"
-    )
+    parser.add_argument("--test", type=Path, metavar="SOURCE", help="other images; without it, a part of those")
     parser.add_argument("--test-fraction", type=_fraction, default=0.2, metavar="F", help="size of that part (0.2)")
     parser.add_argument("--validation-fraction", type=_fraction, default=0.2, metavar="F", help="of the training (0.2)")
     parser.add_argument("--image-column", default="image", metavar="NAME", help="of a table: the image's path (image)")
@@ -41,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", action="append", default=[], metavar="NAME", help="what to predict, may be repeated (everything)"
     )
     add_image_root(parser)
-    parser.add_argument(
-        "--features", choices=("patches", "pooled", "projected"), help="(what the run's projector takes)"
-    )
+    parser.add_argument("--features", choices=("patches", "pooled", "projected"), help="(what the projector takes)")
     parser.add_argument(
         "--before",
         metavar="NAME",

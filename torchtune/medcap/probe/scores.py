@@ -19,7 +19,7 @@ class Answers:
 
     Attributes:
         classes: ``[c]`` labels that it knows.
-        scores: ``[n, c]`` decision values.
+        scores: ``[n, c]`` log-probabilities.
         labels: ``[n]`` right answers.
         damaged: ``[n]`` bool: images that could not be read.
         groups: ``[n]`` rows of one group are drawn together.
