@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "probe", "sweep"},
+    {"demo", "export", "probe", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )

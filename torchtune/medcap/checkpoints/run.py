@@ -36,7 +36,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     folder = Path(run).expanduser()
     if not folder.exists():
         raise UserError(f"{run}: there is no such run; give the output_dir of a training run")
-    config = find_config(folder)
+    config = _find_config(folder)
     if config is None:
         find_vision_checkpoint(folder)
         raise UserError(
@@ -53,15 +53,18 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     return check(OmegaConf.merge(cfg, own, _overrides(overrides)), MODEL_KEYS)
 
 
-def find_config(folder: Path) -> Path | None:
-    """A run's configuration by its folder or one of its checkpoints.
+def run_root(run: str | Path) -> Path:
+    """The folder that holds a run's configuration, logs and results.
 
     Args:
-        folder: the folder, or a file in it.
-
-    Returns:
-        The nearest ``config.yaml`` upwards, for a checkpoint lies two folders below its run; None if there is none.
+        run: as for :func:`read_run`, which has accepted it.
     """
+    config = _find_config(Path(run).expanduser())
+    return Path(run).expanduser() if config is None else config.parent
+
+
+def _find_config(folder: Path) -> Path | None:
+    """The nearest one upwards: a checkpoint lies two folders below its run."""
     start = folder if folder.is_dir() else folder.parent
     places = [start, *start.absolute().parents][:3]
     return next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from medcap.checkpoints.run import CONFIG_FILE, find_config, read_run
+from medcap.checkpoints.run import CONFIG_FILE, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
 from medcap.errors import UserError
@@ -148,7 +148,8 @@ def _plan_base(vision: str | dict[str, Any]) -> VisionPlan:
 
 def _plan_trained(run: str) -> tuple[VisionPlan, Path]:
     folder = Path(run).expanduser()
-    place = Path(read_run(run).vision_checkpoint) if find_config(folder) else folder
+    has_config = (run_root(folder) / CONFIG_FILE).is_file()
+    place = Path(read_run(run).vision_checkpoint) if has_config else folder
     path = find_vision_checkpoint(place)
     saved = read_vision_checkpoint(path)
     llm_dim = saved.llm.get("dim")
@@ -158,8 +159,8 @@ def _plan_trained(run: str) -> tuple[VisionPlan, Path]:
 
 
 def _read_start(run: str, notices: list[str]) -> Start | None:
-    config = find_config(Path(run).expanduser())
-    if config is None:
+    config = run_root(run) / CONFIG_FILE
+    if not config.is_file():
         notices.append(
             f"{run} has no {CONFIG_FILE}, so what its training began from is not known: name it by --before to compare"
         )
