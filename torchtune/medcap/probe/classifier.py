@@ -84,12 +84,14 @@ def _fit(features: np.ndarray, labels: np.ndarray, strength: float, seed: int) -
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     newton = features.shape[1] * len(np.unique(labels)) <= _NEWTON_WEIGHTS
     solver = "newton-cholesky" if newton else "lbfgs"
     classifier = LogisticRegression(C=strength, solver=solver, max_iter=MAX_ITERATIONS, random_state=seed)
     model = make_pipeline(StandardScaler(), classifier)
-    with warnings.catch_warnings():
+    # Products of small matrices take longer on several threads, which wait for each other: six times on two processors.
+    with warnings.catch_warnings(), threadpool_limits(1 if newton else None, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by ``converged``
         model.fit(features.astype(np.float64) if newton else features, labels)
     return model, bool(classifier.n_iter_.max() < MAX_ITERATIONS)
