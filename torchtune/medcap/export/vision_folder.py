@@ -104,17 +104,21 @@ def _write_hugging_face(tower: HuggingFaceTower, folder: Path) -> list[str]:
     write_json(folder / "preprocessor_config.json", _image_processor(tower.preprocess))
     # The names with ``vision_model.``: transformers 4 needs them, later releases take them too.
     _save(_state(tower), folder / "model.safetensors")
-    return [
+    notices = [
         f"load it by transformers.{model}.from_pretrained(FOLDER); the pixels that it was tuned with come from"
         " transformers.AutoImageProcessor.from_pretrained(FOLDER, backend='pil')"
     ]
+    if tower.preprocess.resize_mode == "shortest":
+        notices.append("transformers cuts the middle of about a quarter of all shapes of images one pixel beside ours")
+    return notices
 
 
 def _image_processor(preprocess: Preprocess) -> dict[str, Any]:
     """``preprocessor_config.json`` of transformers.
 
-    Its PIL backend then gives equal pixels, its torchvision backend some that are a step of 256 beside them; both cut
-    an odd margin of a "shortest" crop up to one pixel elsewhere.
+    Its PIL backend then gives equal pixels, its torchvision backend some that are a step of 256 beside them. Both round
+    half of a "shortest" crop's margin down where torchvision's transform, and so ours, rounds to an even number: a margin
+    of 4 n + 3 pixels is cut one pixel apart.
     """
     size, crops = preprocess.image_size, preprocess.resize_mode == "shortest"
     return {

@@ -141,7 +141,7 @@ def _is_base(name: str) -> bool:
     return path.is_dir() and any((path / file).is_file() for file in _BASE_FILES)
 
 
-def _plan_base(vision: str | dict[str, Any]) -> VisionPlan:
+def _plan_base(vision: str) -> VisionPlan:
     # The features of a base encoder do not depend on the projector that the plan must have.
     return plan_vision(vision, None, {"_component_": "medcap.models.mlp"}, 1)
 

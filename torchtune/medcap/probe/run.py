@@ -175,7 +175,7 @@ def probe(run: str, options: ProbeOptions) -> ProbeReport:
 
 
 def _divide(options: ProbeOptions) -> tuple[list[Example], list[Example]]:
-    if options.test is not None and (options.train / "phantom.json").is_file():
+    if options.test is not None and all((side / "phantom.json").is_file() for side in (options.train, options.test)):
         check_disjoint(options.train, options.test)
     train = read_examples(options.train, options.columns, options.image_roots)
     if options.test is None:
@@ -268,6 +268,7 @@ def describe(report: ProbeReport) -> dict[str, Any]:
     both = {"before": encoders.before, "after": encoders.after}
     return {
         "encoders": {side: own and own.name for side, own in both.items()},
+        "checkpoint": encoders.checkpoint and str(encoders.checkpoint),
         "checkpoint_sha256": encoders.checkpoint and dataset_fingerprint(encoders.checkpoint),
         "settings": {
             "features": encoders.features,

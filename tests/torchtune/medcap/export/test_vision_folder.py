@@ -85,6 +85,20 @@ def test_transformers_loads_the_encoder(tmp_path, family, part, model):
 
 
 @torch.no_grad()
+def test_where_transformers_rounds_a_crop_otherwise_it_is_one_pixel_beside(tmp_path):
+    write_hugging_face_folder(tmp_path / "base", "clip", "vision")
+    tower = load(tmp_path / "base")
+    assert "one pixel beside ours" in write(tower, tmp_path / "out")[1]
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    for width, apart in ((32 + 5, False), (32 + 6, False), (32 + 7, True), (32 + 8, False)):
+        image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, width, 3), dtype=np.uint8))
+        theirs, ours = processor(image, return_tensors="pt")["pixel_values"], pixels(tower, image)
+        assert torch.equal(theirs, ours) is not apart
+        if apart:
+            assert torch.equal(theirs[..., 1:], ours[..., :-1])
+
+
+@torch.no_grad()
 def test_a_siglip_encoder_without_its_head_is_written_as_that(tmp_path):
     write_hugging_face_folder(tmp_path / "base", "siglip", "vision")
     config = json.loads((tmp_path / "base/config.json").read_text())
