@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", action="append", default=[], metavar="NAME", help="what to predict, may be repeated (everything)"
     )
     add_image_root(parser)
-    parser.add_argument("--features", choices=("patches", "pooled", "projected"), help="default: what the projector takes")
+    parser.add_argument("--features", choices=("patches", "pooled", "projected"), help="(what the projector takes)")
     parser.add_argument(
         "--before",
         metavar="NAME",

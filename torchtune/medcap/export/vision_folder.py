@@ -117,8 +117,8 @@ def _image_processor(preprocess: Preprocess) -> dict[str, Any]:
     """``preprocessor_config.json`` of transformers.
 
     Its PIL backend then gives equal pixels, its torchvision backend some that are a step of 256 beside them. Both round
-    half of a "shortest" crop's margin down where torchvision's transform, and so ours, rounds to an even number: a margin
-    of 4 n + 3 pixels is cut one pixel apart.
+    half of a "shortest" crop's margin down where torchvision's transform, and so ours, rounds to an even number: a
+    margin of 4 n + 3 pixels is cut one pixel apart.
     """
     size, crops = preprocess.image_size, preprocess.resize_mode == "shortest"
     return {
