@@ -78,10 +78,10 @@ def page(report: ProbeReport) -> Report:
     rows = []
     for result in report.targets:
         for side, own in result.results.items():
-            scores = [_bar(own.accuracy), _bar(own.balanced_accuracy), own.auroc and _bar(own.auroc)]
-            rows.append([result.target, side, len(result.classes), result.rows, Bar(*[result.majority] * 3), *scores])
-    columns = ["target", "encoder", "labels", "test images", "majority label", "accuracy", "balanced accuracy", "AUROC"]
-    note = "Standardised features, logistic regression; images that cannot be read count as wrong. 95 % bootstrap."
+            scores = [_bar(own.accuracy), _bar(own.balanced_accuracy), own.auroc and own.auroc.value]
+            rows.append([result.target, side, len(result.classes), result.rows, _percent(result.majority), *scores])
+    columns = ["target", "encoder", "labels", "images", "majority", "accuracy", "balanced accuracy", "AUROC"]
+    note = "Logistic regression; majority: always the most frequent label. Images that cannot be read count as wrong."
     built.add_table("Scores on the test images", columns, rows, note, wide=True)
     compared = [
         [result.target, 100 * d.interval.value, 100 * d.interval.low, 100 * d.interval.high, d.p, d.words]
