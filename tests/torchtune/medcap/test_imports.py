@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "sweep", "chat"},
+    {"chat", "demo", "export", "probe", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )
