@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"chat", "demo", "serving", "sweep"},
+    {"chat", "demo", "export", "probe", "serving", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )
