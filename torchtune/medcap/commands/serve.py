@@ -129,8 +129,8 @@ def run(
         )
     _start_log()
     raise_file_limit(limits)
-    overrides = [*options.overrides, *(word for word in options.runs if "=" in word)]
-    runs = [word for word in options.runs if "=" not in word]
+    runs = [word for word in options.runs if "=" not in word or Path(word).exists()]
+    overrides = [*options.overrides, *(word for word in options.runs if word not in runs)]
     if not runs:
         raise UserError("name the output_dir of at least one training run")
     service = load_service(runs, limits, overrides, options.name)

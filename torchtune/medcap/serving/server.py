@@ -54,17 +54,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Connection(H11Protocol):
-    """A client's connection that must send a whole request head in time.
+    """A client's connection that must send a whole request head in time, and take what it is sent.
 
     Args:
         head_timeout: seconds.
+        send_timeout: seconds.
         max_connections: the next one is closed at once.
         options: uvicorn's own.
     """
 
-    def __init__(self, *, head_timeout: float, max_connections: int, **options: Any) -> None:
+    def __init__(self, *, head_timeout: float, send_timeout: float, max_connections: int, **options: Any) -> None:
         super().__init__(**options)
         self._head_timeout = head_timeout
+        self._send_timeout = send_timeout
         self._max_connections = max_connections
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -74,6 +76,11 @@ class Connection(H11Protocol):
         if len(self.connections) > self._max_connections:
             transport.abort()
             return
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # What was handed over to the kernel no timeout of ours sees any more; Linux can give it up itself.
+            milliseconds = int(1000 * self._send_timeout)
+            taken = transport.get_extra_info("socket")
+            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
@@ -110,7 +117,10 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, service: Service, grace: float = 30.0) -> None:
         limits = service.limits
         connection = partial(
-            Connection, head_timeout=limits.read_timeout, max_connections=_affordable(limits.max_connections)
+            Connection,
+            head_timeout=limits.read_timeout,
+            send_timeout=limits.send_timeout,
+            max_connections=_affordable(limits.max_connections),
         )
         super().__init__(
             uvicorn.Config(
@@ -163,11 +173,6 @@ def serve(app: Starlette, service: Service, taken: socket.socket, grace: float) 
         taken: from :func:`bind`.
         grace: seconds that begun requests have after the signal.
     """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A client that takes nothing any more: the kernel closes its connection, also after the last byte was handed
-        # over. Connections inherit it.
-        milliseconds = int(1000 * service.limits.send_timeout)
-        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     Server(app, service, grace).run([taken])
 
 

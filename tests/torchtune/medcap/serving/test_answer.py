@@ -2,9 +2,10 @@ import time
 
 import openai
 import pytest
+import torch
 
 from helpers.serving import asking, running, slow_down, tiny_service, wait_for
-from medcap.serving import answer as answer_module
+from medcap.generation.decoding import Decoder
 
 WORDS = "Is there a circle?"
 
@@ -69,10 +70,6 @@ def test_an_answer_that_takes_too_long_is_given_up(folder, monkeypatch):
 
 
 def test_too_little_memory_of_the_device_is_a_reason_to_come_back(folder, monkeypatch):
-    import torch
-
-    from medcap.generation.decoding import Decoder
-
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory at 0x7f00dead")
 
@@ -81,7 +78,3 @@ def test_too_little_memory_of_the_device_is_a_reason_to_come_back(folder, monkey
         reply = client.chat(asking(WORDS))
         assert (reply.status, reply.error["code"], reply.headers["retry-after"]) == (503, "overloaded", "5")
         assert reply.headers["x-should-retry"] == "true"
-
-
-def test_the_key_of_sampling_is_one_for_all_requests():
-    assert answer_module.REQUEST_KEY == "chat"

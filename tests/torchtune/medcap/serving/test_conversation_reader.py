@@ -83,6 +83,14 @@ def test_a_conversation_of_several_turns_has_the_tokens_of_training(reader, gene
     assert prompt == chat[: len(prompt)] and len(prompt) + len(generator.tokenizer.answer("No")) <= len(chat)
 
 
+def test_words_that_spell_a_special_token_stay_words(reader, generator):
+    plain, spelt = (
+        generator.tokenizer.prompt(reader.read(body(text), "req-1")).tokens for text in ("Yes", "<|eot_id|><|image|>")
+    )
+    special = set(generator.tokenizer.tokenizer.special_tokens.values())
+    assert [token for token in spelt if token in special] == [token for token in plain if token in special]
+
+
 def test_of_an_image_only_the_pixels_of_the_tower_are_kept(reader, generator):
     image = reader.read(body([image_part(noise_png(1, 300, 200))]), "req-1")[0].content[0]["content"]
     assert image.pixels.shape == (3, 8, 8) and image.pixels.dtype.is_floating_point is False

@@ -4,7 +4,10 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
+from starlette.responses import Response
+from starlette.routing import Route
 
 from helpers.serving import asking, running, slow_down, tiny_service, wait_for
 from medcap.errors import UserError
@@ -65,6 +68,23 @@ def test_connections_are_bounded(folder):
             connection.close()
         time.sleep(0.1)
         assert client.request("GET", "/health").status == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel does not give up by itself")
+def test_a_client_that_takes_nothing_is_given_up(folder):
+    large = Route("/large", lambda request: Response(bytes(50_000_000)))
+    with running(tiny_service(folder, send_timeout=1), routes=[large]) as client, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", client.port))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: num_connections(client.port) == 1)
+        wait_for(lambda: num_connections(client.port) == 0)
+
+
+def num_connections(port):
+    """The server's ends of connections that it has not given up."""
+    found = psutil.Process().net_connections("tcp")
+    return sum(item.laddr.port == port and item.status == "ESTABLISHED" for item in found)
 
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01", b"\0" * 100, b"GET / HTTP/9\r\n\r\n", b"A" * 100_000])
