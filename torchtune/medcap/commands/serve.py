@@ -102,7 +102,7 @@ def run(
     from medcap.serving.limits import Limits
     from medcap.serving.middleware import LOOPBACK_NAMES
     from medcap.serving.routes import Keys
-    from medcap.serving.server import bind, raise_file_limit, serve
+    from medcap.serving.server import Server, bind, raise_file_limit
     from medcap.serving.service import load_service
 
     limits = Limits(
@@ -144,7 +144,7 @@ def run(
     if page is not None:
         print(f"open {address} in a browser", flush=True)
     print("a key is needed" if keys else "no key is needed", "and every request is one line of this log", flush=True)
-    serve(app, service, taken, options.grace)
+    Server(app, service, options.grace).run([taken])
 
 
 def read_keys(options: argparse.Namespace) -> list[str]:

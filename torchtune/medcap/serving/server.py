@@ -164,18 +164,6 @@ class Server(uvicorn.Server):
             timer.cancel()
 
 
-def serve(app: Starlette, service: Service, taken: socket.socket, grace: float) -> None:
-    """Answer until a signal comes.
-
-    Args:
-        app: the application.
-        service: its service.
-        taken: from :func:`bind`.
-        grace: seconds that begun requests have after the signal.
-    """
-    Server(app, service, grace).run([taken])
-
-
 def raise_file_limit(limits: Limits) -> None:
     """Allow this process as many open files as its connections need, where the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
