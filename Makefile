@@ -7,6 +7,7 @@
 # make bench-startup      how long programs take to start
 # make bench-data-loading how fast images get from files to the model
 # make bench-generation   how fast a model answers and scores, against transformers: five minutes
+# make bench-serving      how many requests the server answers, after make demo
 # make bench-memory       what memory a training step takes, computed from shapes
 # make bench-probe      what tuning did to the demo's encoder, by linear classifiers, after make demo
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
@@ -19,7 +20,7 @@ export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
-	bench-frozen-weights bench-probe bench-training bench-generation bench-startup
+	bench-frozen-weights bench-probe bench-training bench-generation bench-serving bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -48,6 +49,9 @@ bench-data-loading: $(INSTALLED)
 
 bench-generation: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/generation.py
+
+bench-serving: $(INSTALLED)
+	python benchmarks/serving.py
 
 bench-memory: $(INSTALLED)
 	python benchmarks/memory.py

@@ -18,9 +18,11 @@ from medcap.commands import (
     prepare_images,
     probe,
     score,
+    serve,
     stats,
     sweep,
     validate,
+    web,
 )
 from medcap.configs import packaged_configs, packaged_sweeps
 from medcap.errors import UserError
@@ -101,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         ("probe", probe, probe.HELP),
         ("sweep", sweep, sweep.HELP),
         ("chat", chat, chat.HELP),
+        ("serve", serve, serve.HELP),
+        ("web", web, web.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

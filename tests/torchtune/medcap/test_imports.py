@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"chat", "demo", "export", "probe", "sweep"},
+    {"chat", "demo", "export", "probe", "serving", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )

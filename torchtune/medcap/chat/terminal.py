@@ -21,6 +21,7 @@ from medcap.generation.text_stream import TextStream
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
   /system [TEXT]   what the model is told before everything; no TEXT takes it away
+  /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
   /save FILE       the conversation: .json can be trained on, .md can be read
@@ -34,16 +35,19 @@ class Chat:
     Args:
         sampling: how answers are chosen; ``/set`` changes it.
         system: what the model is told before everything.
+        alone: leave out the turns before a question, see ``Conversation.request``.
     """
 
-    def __init__(self, sampling: Sampling, system: str = "") -> None:
+    def __init__(self, sampling: Sampling, system: str = "", alone: bool = False) -> None:
         self.sampling = sampling
+        self.alone = alone
         self.conversation = Conversation(system)
         self._reader = ImageReader(ANYWHERE)
         self._images: list[str] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
             "/system": self._set_system,
+            "/alone": self._set_alone,
             "/retry": self._retry,
             "/set": self._set,
             "/save": self._save,
@@ -114,7 +118,9 @@ class Chat:
 
         try:
             (result,) = self._generator.generate(
-                [self.conversation.request()], self.sampling, on_token=lambda _, token: give(stream.push(token))
+                [self.conversation.request(self.alone)],
+                self.sampling,
+                on_token=lambda _, token: give(stream.push(token)),
             )
         except KeyboardInterrupt:
             print()
@@ -144,6 +150,12 @@ class Chat:
     def _set_system(self, text: str) -> None:
         self.conversation.system = text
         _note(f"system: {text}" if text else "no system text")
+
+    def _set_alone(self, text: str) -> None:
+        if text not in ("on", "off"):
+            raise UserError("write /alone on or /alone off")
+        self.alone = text == "on"
+        _note("each question alone" if self.alone else "with all earlier turns")
 
     def _set(self, text: str) -> None:
         key, separator, value = text.partition("=")

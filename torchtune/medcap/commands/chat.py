@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show this first; may repeat",
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before everything")
+    parser.add_argument(
+        "--alone", action="store_true", help="each question without the turns before it, for models trained so"
+    )
     parser.add_argument("--max-new-tokens", type=positive, default=512, metavar="N", help="of one answer (512)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest words (0)")
     parser.add_argument("--top-k", type=positive, metavar="K", help="sample among the K likeliest tokens")
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     from medcap.generation.run import open_run
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed)
-    chat = Chat(sampling, options.system)
+    chat = Chat(sampling, options.system, options.alone)
     for image in options.image:
         chat.show(image)
     chat.talk(open_run(options.model, options.overrides, progress=False))

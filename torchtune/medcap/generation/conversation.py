@@ -52,17 +52,24 @@ class Conversation:
         """Add the answer to the last turn, or replace it."""
         self.exchanges[-1].answer = text
 
-    def request(self) -> Request:
+    def request(self, alone: bool = False) -> Request:
         """Ask for the answer to the last turn, whether it has one already or not.
+
+        Args:
+            alone: leave out the turns before it, for models that were trained on single questions; a turn without
+                images is then about those that were shown last.
 
         Returns:
             The request; its id is always the same, so that a seed gives the same answer again.
         """
         messages = [Message(role="system", content=self.system, masked=True)] if self.system else []
-        for place, exchange in enumerate(self.exchanges, start=1):
-            messages.append(user_message(exchange.images, exchange.text))
-            if place < len(self.exchanges):
+        *earlier, last = self.exchanges
+        if not alone:
+            for exchange in earlier:
+                messages.append(user_message(exchange.images, exchange.text))
                 messages.append(Message(role="assistant", content=exchange.answer or "", masked=False))
+        shown = [exchange.images for exchange in self.exchanges if exchange.images]
+        messages.append(user_message(shown[-1] if alone and shown else last.images, last.text))
         return Request(messages, id="conversation")
 
     def to_row(self) -> dict[str, Any]:

@@ -78,6 +78,13 @@ def test_a_system_text_is_told_first(talk, generator):
     assert "system: Be brief." in err and "no system text" in err
 
 
+def test_questions_can_be_asked_alone(talk, generator):
+    out, err = talk("/image 0.png", "What is it?", "/alone on", "Is it left?", "/alone off", "Is it left?", "/alone")
+    alone = [answer(generator, question_request("0.png", words)) for words in ("What is it?", "Is it left?")]
+    assert out[:2] == alone and out[2] != out[1]
+    assert "each question alone" in err and err[-1] == "write /alone on or /alone off"
+
+
 def test_retry_samples_anew_and_replaces_the_answer(talk, generator):
     chat = Chat(replace(GREEDY, temperature=2.0, seed=3))
     out, _ = talk("What is it?", "/retry", "And now?", chat=chat)

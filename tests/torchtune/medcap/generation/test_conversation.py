@@ -26,6 +26,17 @@ def test_a_request_holds_everything_that_was_said():
     ]
 
 
+def test_a_turn_alone_is_about_the_images_that_were_shown_last():
+    conversation = two_turns()
+    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", ["c.png"])]
+    conversation.answer("A lung.")
+    conversation.ask("Which side?")
+    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", ["c.png", "\nWhich side?"])]
+    without = Conversation()
+    without.ask("Which side?")
+    assert parts(without.request(alone=True)) == [("user", ["Which side?"])]
+
+
 def test_the_last_answer_is_not_part_of_what_is_asked_again():
     conversation = two_turns()
     conversation.answer("A lung.")

@@ -36,6 +36,7 @@ const send = (path, body, signal) =>
 
 export const settings = async () => (await call("page/settings")).json();
 export const example = async (number) => (await call(`page/examples/${number}`)).blob();
+export const thumbnail = async (number) => (await call(`page/examples/${number}/thumbnail`)).blob();
 export const vote = (body) => send("page/votes", body);
 export const findRegions = async (text, width, height) =>
   (await (await send("page/regions", { text, width, height })).json()).regions;

@@ -11,9 +11,15 @@ export class Conversation {
     return this.exchanges.at(-1);
   }
 
-  // The messages that a run is sent so that it answers one exchange; a run knows its own earlier answers only.
-  messages(exchange, model, system) {
+  // The messages that a run is sent so that it answers one exchange; a run knows its own earlier answers only. Alone, an
+  // exchange without images is about those that were shown last.
+  messages(exchange, model, system, alone) {
     const messages = system ? [{ role: "system", content: system }] : [];
+    if (alone) {
+      const until = this.exchanges.slice(0, this.exchanges.indexOf(exchange) + 1);
+      const images = until.findLast((earlier) => earlier.images.length > 0)?.images ?? [];
+      return [...messages, { role: "user", content: parts({ text: exchange.text, images }) }];
+    }
     for (const earlier of this.exchanges) {
       const answer = earlier.answers.get(model);
       if (earlier !== exchange && !answer?.text) continue;

@@ -55,10 +55,16 @@ const color = (model, place = boxes().findIndex((box) => box.value === model)) =
 // Images
 
 async function addExample(name, number) {
-  const blob = await api.example(number);
-  const button = thumbnail(URL.createObjectURL(blob), name);
-  button.addEventListener("click", () => attach([new File([blob], name)]));
+  const button = thumbnail("", name);
+  button.addEventListener("click", async () => {
+    try {
+      await attach([new File([await api.example(number)], name)]);
+    } catch (error) {
+      complain(error);
+    }
+  });
   $("examples").append(button);
+  button.firstChild.src = URL.createObjectURL(await api.thumbnail(number));
 }
 
 async function attach(files) {
@@ -198,7 +204,8 @@ async function answerAll(exchange, models) {
 
 async function answerOne(exchange, model, signal) {
   const answer = exchange.answers.get(model);
-  const request = { model, messages: conversation.messages(exchange, model, $("system").value.trim()), ...sampling() };
+  const messages = conversation.messages(exchange, model, $("system").value.trim(), $("alone").checked);
+  const request = { model, messages, ...sampling() };
   try {
     answer.finish = await api.complete(
       request,
@@ -267,8 +274,8 @@ async function vote(exchange, body) {
 }
 
 function voteButtons(exchange, model, answer) {
-  return [["up", "Good", "👍"], ["down", "Bad", "👎"]].map(([name, title, sign]) => {
-    const button = make("button", { type: "button", className: "small", title, textContent: sign });
+  return [["up", "Good"], ["down", "Bad"]].map(([name, textContent]) => {
+    const button = make("button", { type: "button", className: "small", textContent });
     button.setAttribute("aria-pressed", answer.vote === name);
     button.addEventListener("click", () => {
       answer.vote = name;

@@ -1,0 +1,138 @@
+import json
+import time
+
+import pytest
+
+from helpers.serving import asking, running, tiny_service, wait_for
+from medcap.serving import body as body_module
+
+MEGABYTE = 2**20
+WORDS = "Is there a circle?"
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    """A server with narrow bounds, and its service."""
+    limits = {"max_body_bytes": MEGABYTE, "max_total_body_bytes": 2 * MEGABYTE, "read_timeout": 1.0}
+    service = tiny_service(folder, **limits)
+    with running(service) as client:
+        yield client, service
+
+
+def is_alive(client):
+    return client.chat(asking(WORDS, max_tokens=1)).status == 200
+
+
+def chunks(count, size=MEGABYTE):
+    for _ in range(count):
+        yield b"x" * size
+
+
+def test_50_megabytes_are_refused_with_a_length_and_without(small):
+    client, service = small
+    for body in (b"x" * (50 * MEGABYTE), chunks(50)):
+        reply = client.chat(body)
+        assert (reply.status, reply.error["code"]) == (413, "too_large")
+        assert reply.headers["connection"] == "close"
+    assert service.body_bytes == 0
+    assert is_alive(client)
+
+
+def test_a_body_without_end_is_cut_off(small, monkeypatch):
+    client, service = small
+    monkeypatch.setattr(body_module, "DRAINED_BYTES", 4 * MEGABYTE)
+    with client.connect() as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        with pytest.raises(ConnectionError):
+            for _ in range(20 * 1024):
+                connection.sendall(piece)
+    assert service.body_bytes == 0
+    assert is_alive(client)
+
+
+def head(*lines):
+    named = ["POST /v1/chat/completions HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *lines]
+    return "\r\n".join([*named, "", ""]).encode()
+
+
+def exchange(client, *data, pause=0.0):
+    """Everything that comes back after sending some bytes."""
+    received = b""
+    with client.connect() as connection:
+        for piece in data:
+            connection.sendall(piece)
+            time.sleep(pause)
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def test_a_length_that_promises_more_than_comes_is_given_up(small, monkeypatch):
+    client, service = small
+    monkeypatch.setattr(body_module, "DRAINED_SECONDS", 0.2)
+    began = time.perf_counter()
+    reply = exchange(client, head("Content-Length: 1000"), b'{"model"')
+    assert reply.startswith(b"HTTP/1.1 408 ") and b'"code":"timeout"' in reply
+    assert time.perf_counter() - began < 5
+    assert service.body_bytes == 0 and is_alive(client)
+
+
+def test_a_length_that_promises_less_than_comes_is_no_second_request(small):
+    client, _ = small
+    body = json.dumps(asking(WORDS)).encode()
+    assert b'"code":"invalid_json"' in exchange(client, head("Content-Length: 10", "Connection: close") + body)
+    assert is_alive(client)
+
+
+@pytest.mark.parametrize(
+    "line", ["Content-Length: -5", "Content-Length: 1e3", "Content-Length: " + "9" * 30, "Transfer-Encoding: gzip"]
+)
+def test_lengths_that_are_none_are_refused(small, line):
+    client, _ = small
+    assert exchange(client, head(line)).startswith(b"HTTP/1.1 4")
+    assert is_alive(client)
+
+
+def test_a_body_that_drips_is_given_up(small, monkeypatch):
+    client, _ = small
+    monkeypatch.setattr(body_module, "DRAINED_SECONDS", 3.0)
+    reply = exchange(client, head("Content-Length: 1000"), *[b"{"] * 11, pause=0.1)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+
+
+def test_all_bodies_together_are_bounded(small):
+    client, service = small
+    held = []
+    try:
+        for _ in range(2):
+            connection = client.connect()
+            connection.sendall(head(f"Content-Length: {MEGABYTE}") + b" " * (MEGABYTE - 1000))
+            held.append(connection)
+        wait_for(lambda: service.body_bytes > 2 * MEGABYTE - 3000)
+        reply = client.chat(b" " * 100_000)
+        assert (reply.status, reply.headers["retry-after"]) == (429, "1")
+        assert client.request("GET", "/health").status == 200
+    finally:
+        for connection in held:
+            connection.close()
+    wait_for(lambda: service.body_bytes == 0)
+    assert is_alive(client)
+
+
+def test_who_waits_for_a_sign_to_send_is_refused_without_sending(small):
+    client, _ = small
+    reply = exchange(client, head(f"Content-Length: {5 * MEGABYTE}", "Expect: 100-continue"))
+    assert reply.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in reply
+
+
+def test_the_type_of_the_body_must_be_json(small):
+    client, _ = small
+    # These three a page of any site can send without asking.
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        reply = client.chat(asking(WORDS), headers={"Content-Type": kind})
+        assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
+    assert client.chat(asking(WORDS), headers={"Content-Type": "Application/JSON; charset=utf-8"}).status == 200

@@ -1,0 +1,312 @@
+import asyncio
+import io
+import json
+import time
+
+import openai
+import pytest
+from PIL import Image
+from torchtune.data import Message
+
+from helpers.serving import asking, image_part, noise_png, running, tiny_service
+from helpers.tiny_generation import tiny_generator
+from medcap.generation.decoding import Decoder
+from medcap.generation.prompt import user_message
+from medcap.generation.request import Request, Sampling
+from medcap.serving.answer import REQUEST_KEY
+
+WORDS = "What shows the left lung?"
+ALL = 32  # most tokens of an answer
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The same model, used without a server."""
+    generator = tiny_generator(folder)
+
+    def answer(messages, **sampling):
+        rules = Sampling(**{"max_new_tokens": ALL, **sampling})
+        return generator.generate([Request(messages, REQUEST_KEY)], rules)[0]
+
+    return answer
+
+
+def picture(data):
+    return Image.open(io.BytesIO(data))
+
+
+def text_of(completion):
+    return completion.choices[0].message.content
+
+
+def test_text_is_answered_as_without_a_server(client, alone):
+    completion = client.openai().chat.completions.create(**asking(WORDS))
+    expected = alone([user_message(None, WORDS)])
+    assert text_of(completion) == expected.text != ""
+    assert completion.choices[0].finish_reason == expected.finish == "length"
+    assert completion.choices[0].message.role == "assistant"
+    assert (completion.object, completion.model) == ("chat.completion", "tiny")
+    usage = completion.usage
+    assert usage.completion_tokens == len(expected.tokens) == ALL
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert abs(completion.created - time.time()) < 60 and completion.id.startswith("chatcmpl-")
+
+
+def test_an_image_is_seen_as_without_a_server(client, alone):
+    answers = []
+    for seed in range(3):
+        data = noise_png(seed)
+        completion = client.openai().chat.completions.create(**asking(WORDS, data))
+        assert text_of(completion) == alone([user_message(picture(data), WORDS)]).text
+        answers.append(text_of(completion))
+    assert len(set(answers)) == 3
+
+
+def test_an_image_alone_asks_for_a_caption(client, alone):
+    data = noise_png(4)
+    assert (
+        text_of(client.openai().chat.completions.create(**asking("", data)))
+        == alone([user_message(picture(data))]).text
+    )
+
+
+def test_a_conversation_of_several_turns_and_images(client, alone):
+    first, second = noise_png(5), noise_png(6)
+    turns = [
+        {"role": "system", "content": "the chest"},
+        {"role": "user", "content": [image_part(first), {"type": "text", "text": WORDS}]},
+        {"role": "assistant", "content": "No, left"},
+        {"role": "user", "content": [image_part(second), {"type": "text", "text": "Is the square red?"}]},
+    ]
+    completion = client.openai().chat.completions.create(model="tiny", messages=turns)
+    expected = alone(
+        [
+            Message(role="system", content="the chest", masked=True),
+            user_message(picture(first), WORDS),
+            Message(role="assistant", content="No, left"),
+            user_message(picture(second), "Is the square red?"),
+        ]
+    )
+    assert text_of(completion) == expected.text
+
+
+def test_an_answer_of_the_client_library_can_be_sent_back_as_it_is(client):
+    api = client.openai()
+    first = api.chat.completions.create(**asking(WORDS))
+    said = first.choices[0].message.model_dump()
+    turns = [{"role": "user", "content": WORDS}, said, {"role": "user", "content": "Is there a circle?"}]
+    assert text_of(api.chat.completions.create(model="tiny", messages=turns))
+
+
+def test_a_stream_is_the_same_answer_in_pieces(client):
+    body = asking(WORDS, noise_png(7))
+    whole = client.openai().chat.completions.create(**body)
+    options = {"include_usage": True}
+    chunks = list(client.openai().chat.completions.create(**body, stream=True, stream_options=options))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
+    assert "".join(pieces) == text_of(whole) and len([piece for piece in pieces if piece]) > 5
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks[-3:-1]] == [None, "length"]
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_on_the_wire_ends_with_done_and_has_usage_only_if_asked(client):
+    reply = client.chat(asking(WORDS, max_tokens=3, stream=True))
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = reply.body.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events[:-2])
+
+
+def test_the_answer_ends_before_a_stop_text_streamed_or_not(client, alone):
+    full = alone([user_message(None, WORDS)]).text
+    stop = full[len(full) // 2 :][:4]
+    expected = full[: full.index(stop)].rstrip()
+    for given in (stop, [stop, "nowhere to be found"]):
+        completion = client.openai().chat.completions.create(**asking(WORDS, stop=given))
+        assert (text_of(completion), completion.choices[0].finish_reason) == (expected, "stop")
+        assert 0 < completion.usage.completion_tokens < ALL
+    chunks = list(client.openai().chat.completions.create(**asking(WORDS, stop=stop, stream=True)))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_tokens_are_bounded_by_the_request_and_by_the_server(client):
+    api = client.openai()
+    for fields, count in (
+        ({"max_tokens": 3}, 3),
+        ({"max_completion_tokens": 2, "max_tokens": 9}, 2),
+        ({"max_tokens": 10**6}, ALL),
+    ):
+        completion = api.chat.completions.create(**asking(WORDS, **fields))
+        assert (completion.usage.completion_tokens, completion.choices[0].finish_reason) == (count, "length")
+
+
+def test_sampling_repeats_with_a_seed_and_varies_without(client, alone):
+    def answer(**fields):
+        return text_of(client.openai().chat.completions.create(**asking(WORDS, temperature=1.5, **fields)))
+
+    assert answer(seed=5) == answer(seed=5) == alone([user_message(None, WORDS)], temperature=1.5, seed=5).text
+    assert answer(seed=-3) != answer(seed=5)
+    assert len({answer() for _ in range(3)}) > 1
+    few = answer(seed=1, extra_body={"top_k": 1}, top_p=0.9)
+    assert few == alone([user_message(None, WORDS)]).text
+
+
+def test_without_a_temperature_the_likeliest_words_come(client):
+    api = client.openai()
+    assert text_of(api.chat.completions.create(**asking(WORDS))) == text_of(
+        api.chat.completions.create(**asking(WORDS, temperature=0, seed=9))
+    )
+
+
+def test_32_clients_at_once_get_what_each_gets_alone_in_one_batch(client, alone, monkeypatch):
+    together = []
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self, *a, **k: (together.append(self.num_open), step(self, *a, **k))[1])
+    images = [noise_png(100 + number) for number in range(32)]
+    words = [WORDS + " Is there a circle?" * (number % 3) for number in range(32)]
+
+    async def ask_all():
+        async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0, timeout=30) as api:
+            bodies = [asking(text, image) for text, image in zip(words, images, strict=True)]
+            return await asyncio.gather(*(api.chat.completions.create(**body) for body in bodies))
+
+    answers = [text_of(completion) for completion in asyncio.run(ask_all())]
+    expected = [alone([user_message(picture(i), text)]).text for i, text in zip(images, words, strict=True)]
+    assert answers == expected
+    assert len(set(answers)) > 16
+    assert max(together) > 8
+
+
+def test_several_runs_over_one_language_model_are_served_in_one_batch(tmp_path):
+    service = tiny_service(tmp_path, "first", "second")
+    with running(service) as client:
+        api = client.openai()
+        listed = api.models.list().data
+        assert [model.id for model in listed] == ["first", "second"]
+        assert api.models.retrieve("second").owned_by == "medcap"
+        answers = [text_of(api.chat.completions.create(**{**asking(WORDS), "model": model.id})) for model in listed]
+        assert answers[0] == answers[1] != ""
+        assert len({id(run.live) for run in service.runs.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "status", "code", "param"),
+    [
+        ({"model": "gpt-4o"}, openai.NotFoundError, 404, "model_not_found", "model"),
+        ({"temperature": 3}, openai.BadRequestError, 400, "invalid_value", "temperature"),
+        ({"n": 2}, openai.BadRequestError, 400, "unsupported_value", "n"),
+        ({"messages": []}, openai.BadRequestError, 400, "invalid_value", "messages"),
+        (
+            {"messages": [{"role": "user", "content": "Yes? " * 400}]},
+            openai.BadRequestError,
+            400,
+            "context_length_exceeded",
+            "messages",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x" * 10**6}]},
+            openai.BadRequestError,
+            400,
+            "context_length_exceeded",
+            "messages",
+        ),
+    ],
+)
+def test_errors_reach_the_client_as_its_own_exceptions(client, changes, kind, status, code, param):
+    with pytest.raises(kind) as raised:
+        client.openai().chat.completions.create(**{**asking(WORDS), **changes})
+    error = raised.value
+    assert (error.status_code, error.code, error.param) == (status, code, param)
+    assert error.response.headers["x-should-retry"] == "false"
+    assert error.request_id.startswith("req-")
+
+
+def test_only_who_has_the_key_is_answered(tmp_path, caplog):
+    keys = ["correct horse", "battery-staple"]
+    with running(tiny_service(tmp_path), keys) as client, caplog.at_level("INFO"):
+        for key in keys:
+            assert client.openai(api_key=key).models.list().data[0].id == "tiny"
+        with pytest.raises(openai.AuthenticationError) as raised:
+            client.openai(api_key="wrong").chat.completions.create(**asking(WORDS))
+        assert raised.value.code == "invalid_api_key"
+        for value in (
+            "",
+            "Bearer",
+            "Bearer correct horsE",
+            "Bearer correct horse battery-staple",
+            "Bearer \xe9",
+            f"Basic {keys[0]}",
+        ):
+            assert client.request("GET", "/v1/models", headers={"Authorization": value}).status == 401
+        client.headers = {}
+        paths = [
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/tiny"),
+            ("GET", "/metrics"),
+            ("POST", "/v1/chat/completions"),
+        ]
+        for method, path in paths:
+            reply = client.request(method, path, asking(WORDS) if method == "POST" else None)
+            assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert client.request("GET", "/health").status == 200
+    assert not any(key in caplog.text for key in keys)
+
+
+def test_health_turns_when_the_model_fails_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Decoder, "step", lambda *_, **__: 1 / 0)
+    with running(tiny_service(tmp_path)) as client:
+        assert client.request("GET", "/health").json == {"status": "ok"}
+        for _ in range(3):
+            reply = client.chat(asking(WORDS))
+            assert (reply.status, reply.error["type"]) == (500, "server_error")
+            assert reply.headers["x-request-id"] in reply.error["message"]
+            assert "division" not in reply.body.decode()
+        assert client.request("GET", "/health").status == 503
+
+
+def test_a_failure_in_the_middle_of_a_stream_raises_in_the_client(tmp_path, monkeypatch):
+    step, steps = Decoder.step, []
+
+    def failing(self, *arguments, **options):
+        steps.append(1)
+        return step(self, *arguments, **options) if len(steps) < 5 else 1 / 0
+
+    with running(tiny_service(tmp_path)) as client:
+        monkeypatch.setattr(Decoder, "step", failing)
+        with pytest.raises(openai.APIError, match="its log has the reason under req-"):
+            list(client.openai().chat.completions.create(**asking(WORDS, stream=True)))
+        monkeypatch.setattr(Decoder, "step", step)
+        assert text_of(client.openai().chat.completions.create(**asking(WORDS)))
+
+
+def test_metrics_count_what_was_done(tmp_path):
+    with running(tiny_service(tmp_path)) as client:
+        completion = client.openai().chat.completions.create(**asking(WORDS, noise_png(1)))
+        client.chat(b"{")
+        assert client.metric("medcap_prompt_tokens_total") == completion.usage.prompt_tokens
+        assert client.metric("medcap_generated_tokens_total") == ALL
+        assert client.metric("medcap_images_total") == 1
+        assert client.metric("medcap_first_token_seconds_count") == client.metric("medcap_answer_seconds_count") == 1
+        assert client.metric("medcap_requests_waiting") == client.metric("medcap_requests_running") == 0
+        text = client.request("GET", "/metrics").body.decode()
+        assert 'medcap_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
+        assert 'medcap_requests_total{route="/v1/chat/completions",status="400"} 1.0' in text
+
+
+def test_unknown_paths_and_methods_have_errors_of_the_same_form(client):
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/openapi.json", 404),
+        ("GET", "/v1/models/../../secret", 404),
+        ("GET", "/health/", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+    ):
+        reply = client.request(method, path)
+        assert (reply.status, set(reply.error)) == (status, {"message", "type", "param", "code"}), path
+    assert client.request("GET", "/v1/chat/completions").headers["allow"] == "POST"

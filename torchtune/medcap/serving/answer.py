@@ -1,0 +1,136 @@
+"""One answer on its way from the model's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from medcap.errors import UserError
+from medcap.generation.live import CLOSING, OUT_OF_MEMORY
+from medcap.generation.prefix_tree import Prompt
+from medcap.generation.request import Generation, Request, Sampling
+from medcap.generation.text_stream import TextStream
+from medcap.serving.api_error import ApiError, internal_error
+from medcap.serving.chat_body import ChatBody
+from medcap.serving.conversation_reader import too_long
+from medcap.serving.limits import Limits
+from medcap.serving.service import ServedRun
+
+# With the seed it fixes what is sampled, so it must be the same for every request.
+REQUEST_KEY = "chat"
+
+logger = logging.getLogger(__name__)
+
+
+def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, request_id: str) -> Prompt:
+    """Decode the images of a request and tokenize it; this is work for a thread.
+
+    Args:
+        run: answers it.
+        body: the request.
+        seed: what is sampled with where the request names none.
+        limits: bounds.
+        request_id: for the log.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        ApiError: 400.
+    """
+    messages = run.reader.read(body, request_id)
+    sampling = Sampling(
+        max_new_tokens=min(body.wanted_tokens or limits.max_new_tokens, limits.max_new_tokens),
+        # A report should not change from one day to the next: sampling is what has to be asked for.
+        temperature=body.temperature or 0.0,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        seed=seed if body.seed is None else body.seed,
+    )
+    try:
+        return run.live.prepare(Request(messages, REQUEST_KEY), sampling, run.place)
+    except UserError as error:
+        logger.info("%s: prompt refused: %.300r", request_id, error)
+        raise too_long(limits) from None
+
+
+class Answer:
+    """The words of one answer as they come.
+
+    It begins with its creation, in the event loop; :meth:`close` must be called at its end.
+
+    Args:
+        run: answers.
+        prompt: from :func:`make_prompt`.
+        stop: texts before which the answer ends.
+        deadline: in the loop's time, after which the answer is given up.
+        request_id: of the request.
+
+    Attributes:
+        num_tokens: of the answer so far.
+        finish: ``"stop"`` or ``"length"`` once it is complete.
+        first_token: when the first token came (``time.perf_counter``).
+    """
+
+    def __init__(self, run: ServedRun, prompt: Prompt, stop: list[str], deadline: float, request_id: str) -> None:
+        self._live = run.live
+        self._words = TextStream(run.generator.tokenizer, stop)
+        self._deadline = deadline
+        self._request_id = request_id
+        self._loop = asyncio.get_running_loop()
+        # No more than an answer has tokens: a client that reads slowly costs a few kB, and no row.
+        self._events: asyncio.Queue[int | Generation] = asyncio.Queue()
+        self.num_tokens = 0
+        self.finish: str | None = None
+        self.first_token: float | None = None
+        self._ended = False
+        self._ticket = run.live.submit(prompt, self._tell, self._tell, run.place)
+
+    def _tell(self, event: int | Generation) -> None:
+        """In the model's thread."""
+        if self.first_token is None:
+            self.first_token = time.perf_counter()
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def next_piece(self) -> str | None:
+        """Wait for more of the answer.
+
+        Returns:
+            New words, which may be none yet; None at the end.
+
+        Raises:
+            ApiError: 503 when the server stops or lacks memory, 504 after the deadline, 500 when the model failed.
+        """
+        if self.finish is not None:
+            return None
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                event = await self._events.get()
+        except TimeoutError:
+            raise ApiError(504, "the answer took too long and was given up", "timeout") from None
+        if isinstance(event, Generation):
+            self._ended = True
+            if event.finish == "error":
+                raise self._failure(event.error)
+            self.finish = event.finish
+            return self._words.finish()
+        self.num_tokens += 1
+        piece = self._words.push(event)
+        if self._words.stopped:
+            self.finish = "stop"
+        return piece
+
+    def close(self) -> None:
+        """Free the row, if the answer is not complete."""
+        if not self._ended:
+            self._ended = True
+            self._live.cancel(self._ticket)
+
+    def _failure(self, error: str) -> ApiError:
+        logger.warning("%s: no answer: %s", self._request_id, error)
+        if error == CLOSING:
+            return ApiError(503, "the server is shutting down", "shutting_down")
+        if error == OUT_OF_MEMORY:
+            return ApiError(503, "the requests of this moment were too large together", "overloaded", retry_after=5)
+        return internal_error(self._request_id)

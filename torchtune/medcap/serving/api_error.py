@@ -1,0 +1,65 @@
+"""Refusals and failures in the form that OpenAI's clients turn into their exceptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Whose repetition may end otherwise; OpenAI's clients would repeat every 408 and 5xx.
+_WORTH_REPEATING = (429, 503)
+
+
+class ApiError(Exception):
+    """What a client is told instead of an answer.
+
+    [Contract] the message is made of our own words, numbers and what the client itself wrote: never the text of
+    another exception, which may hold paths or addresses of memory.
+
+    Args:
+        status: of HTTP.
+        message: for the person who wrote the client.
+        code: for programs.
+        param: the field of the request that is meant.
+        retry_after: seconds after which to come back.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As https://platform.openai.com/docs/guides/error-codes has it."""
+        kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """``x-should-retry`` is read by OpenAI's clients (openai/_base_client.py, ``_should_retry``)."""
+        headers = {"x-should-retry": "true" if self.status in _WORTH_REPEATING else "false"}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        return headers
+
+
+def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """A request that must be written otherwise."""
+    return ApiError(400, message, code, param)
+
+
+def overloaded(message: str) -> ApiError:
+    """A request that came at a bad time."""
+    return ApiError(429, message, "overloaded", retry_after=1)
+
+
+def internal_error(request_id: str) -> ApiError:
+    """A failure of ours; what it was stands in the log beside the id."""
+    return ApiError(500, f"the server failed on this request; its log has the reason under {request_id}", "failed")
