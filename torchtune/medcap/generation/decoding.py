@@ -153,9 +153,10 @@ class Decoder:
                 self.uniforms[row, : prompt.limit] = drawn.to(self.device)
 
     def _choose(self, finish: Finish, on_token: OnToken | None) -> None:
-        broken = ~torch.isfinite(self.hidden).all(dim=-1) & self.open
         logits = masked_logits(self.model, self.hidden, self.tokenizer.vocab_size)  # [R, V]
         chosen = self._by_each_rule(logits)  # [R]
+        # What may not be said is minus infinity and never chosen; one NaN makes the choice of its row meaningless.
+        broken = ~torch.isfinite(logits.gather(1, chosen[:, None]).squeeze(1)) & self.open
         self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
         stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
         ended = (stopped | (self.emitted + 1 >= self.limits)) & self.open

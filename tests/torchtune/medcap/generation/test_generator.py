@@ -185,6 +185,14 @@ def test_not_a_number_is_an_error_of_its_request_alone(tmp_path):
     assert [healthy.tokens] == expected
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(tmp_path, temperature):
+    generator = tiny_generator(tmp_path)
+    generator.model.decoder.norm.scale.data[3] = torch.nan
+    (broken,) = generator.generate([question_request(None, "What is it?")], Sampling(4, temperature=temperature))
+    assert (broken.finish, broken.error) == ("error", "the model's output is not finite")
+
+
 def test_image_is_encoded_once_for_all_its_questions(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 3))
     generator = tiny_generator(tmp_path, batch_size=2)

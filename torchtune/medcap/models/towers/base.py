@@ -19,6 +19,8 @@ from medcap.errors import UserError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+# Beyond so many times its short side, nothing of an image reaches the pixels of its centre crop.
+MAX_ASPECT = 50
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class ImageTransform:
         size = self.preprocess.image_size
         width, height = size, size
         if self.preprocess.resize_mode == "shortest":
+            image = _middle_of_strip(image)
             width, height = (size * side // min(image.size) for side in image.size)
         if image.size != (width, height):
             image = image.resize((width, height), Resampling[self.preprocess.interpolation.upper()])
@@ -132,6 +135,15 @@ class ImageTransform:
             return image
         left, top = round((width - size) / 2), round((height - size) / 2)
         return image.crop((left, top, left + size, top + size))
+
+
+def _middle_of_strip(image: Image) -> Image:
+    """Cut what lies far beyond the centre crop: resized to the tower's short side, a strip would fill the memory."""
+    longest = MAX_ASPECT * min(image.size)
+    left, top = (max(0, side - longest) // 2 for side in image.size)
+    if left == top == 0:
+        return image
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,23 @@ def test_pixels_are_those_of_torchvisions_resize_and_crop(size, interpolation):
     assert torch.equal(transform(picture(size)), functional.pil_to_tensor(functional.center_crop(resized, [96, 96])))
 
 
+@pytest.mark.parametrize("size", [(30_000, 3), (2, 9_001)])
+def test_a_strip_is_never_resized_as_a_whole(size, monkeypatch):
+    resize, areas = Image.Image.resize, []
+
+    def counted(self, wanted, *options):
+        areas.append(wanted[0] * wanted[1])
+        return resize(self, wanted, *options)
+
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    image = Image.fromarray((255 * (rows + columns) / sum(size)).astype(np.uint8))
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    pixels = Preprocess(32).transform()(image)
+    assert max(areas) <= 50 * 32 * 32
+    # The middle of the ramp.
+    assert pixels.shape == (3, 32, 32) and abs(pixels.float().mean() - 127) < 2
+
+
 def test_a_batch_is_normalised_in_float32_whatever_the_default_dtype():
     settings = Preprocess(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
