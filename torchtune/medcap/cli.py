@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, export, ls, cp."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medcap.commands import (
     compare,
+    export,
     leakcheck,
     phantom_benchmarks,
     prepare,
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("sweep", sweep, sweep.HELP),
+        ("export", export, export.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

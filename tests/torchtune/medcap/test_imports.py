@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "sweep"},
+    {"demo", "sweep", "export", "importing"},
     {"commands"},
     {"cli", "recipes"},
 )

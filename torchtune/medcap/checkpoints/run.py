@@ -53,6 +53,16 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     return check(OmegaConf.merge(cfg, own, _overrides(overrides)), MODEL_KEYS)
 
 
+def run_root(run: str | Path) -> Path:
+    """The folder that holds a run's configuration, logs and results.
+
+    Args:
+        run: as for :func:`read_run`, which has accepted it.
+    """
+    config = _find_config(Path(run).expanduser())
+    return Path(run).expanduser() if config is None else config.parent
+
+
 def _find_config(folder: Path) -> Path | None:
     """The nearest one upwards: a checkpoint lies two folders below its run."""
     start = folder if folder.is_dir() else folder.parent

@@ -1,0 +1,103 @@
+"""The formats of ``medcap export``: a name and a function that fills an empty folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from medcap.checkpoints.assembly import plan_model
+from medcap.checkpoints.atomic import atomic_folder
+from medcap.checkpoints.run import read_run, run_root
+from medcap.errors import UserError
+from medcap.export.llava_folder import check_llava, write_llava
+from medcap.export.meta_model import write_meta_model
+from medcap.export.model_card import write_model_card
+
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What holds for every format.
+
+    Attributes:
+        dtype: of the stored weights, one of ``DTYPES``; "auto" keeps what the format says.
+        shard_bytes: most bytes of a weight file.
+        base_model: the language model's name on the hub, for the model card.
+    """
+
+    dtype: str = "auto"
+    shard_bytes: int = 5 * GIGABYTE
+    base_model: str | None = None
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    format: str = "hf",
+    overrides: Sequence[str] = (),
+    options: ExportOptions | None = None,
+) -> list[str]:
+    """Write a run in another format; the folder appears whole, with its model card, or not at all.
+
+    Args:
+        run: its folder, or one of its checkpoint folders.
+        out: the folder to write; it must not exist, or be empty.
+        format: one of ``FORMATS``.
+        overrides: ``key=value`` of the model keys, as for ``read_run``.
+        options: see :class:`ExportOptions`.
+
+    Returns:
+        Lines that the user should see.
+
+    Raises:
+        UserError: if the folder holds something, the run cannot be read, or the format has no place for its model.
+    """
+    options = options or ExportOptions()
+    if format not in FORMATS:
+        raise UserError(f"--format {format} is unknown: use one of {', '.join(FORMATS)}")
+    target = Path(out).expanduser()
+    check_empty(target)
+    cfg = read_run(run, overrides)
+    with atomic_folder(target, marked=False) as folder:
+        notices = FORMATS[format](cfg, folder, options)
+        write_model_card(folder, run_root(run), cfg, format, options.base_model)
+    return notices
+
+
+def check_empty(folder: Path) -> None:
+    """See that nothing would be overwritten.
+
+    Raises:
+        UserError: if there is a file of this name, or a folder with something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists already: remove it, or name another folder")
+
+
+def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    plan = plan_model(cfg)
+    check_llava(plan)
+    write_llava(folder, plan, Path(cfg.tokenizer.path), DTYPES[options.dtype], options.shard_bytes)
+    notices = list(plan.vision.notices)
+    if plan.llm.llm_weights != "bf16":
+        notices.append(
+            f"the run saw through a language model in {plan.llm.llm_weights}, the export holds its original weights:"
+            " answers may differ a little"
+        )
+    return notices
+
+
+def _medcap(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    return write_meta_model(folder, cfg, DTYPES[options.dtype])
+
+
+FORMATS: dict[str, Callable[[DictConfig, Path, ExportOptions], list[str]]] = {
+    "hf": _hugging_face,
+    "medcap": _medcap,
+}
