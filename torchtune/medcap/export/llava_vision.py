@@ -79,13 +79,13 @@ def llava_projector(projector: nn.Module, llm_dim: int) -> dict[str, Tensor]:
     """
     if not isinstance(projector, PatchMLP):
         raise UserError(
-            "--format hf: LLaVA's projector is a two-layer MLP for each patch, so only projector=medcap.models.mlp can be"
-            " exported; --format medcap writes a pooled_mlp"
+            "--format hf: LLaVA's projector is a two-layer MLP for each patch, so only projector=medcap.models.mlp can"
+            " be exported; --format medcap writes a pooled_mlp"
         )
     if projector.pooled is not None:
         raise UserError(
             f"--format hf: LLaVA has a token for each patch and cannot pool them to num_image_tokens="
-            f"{projector.num_image_tokens}; train with projector.num_image_tokens=null to export, or serve the run itself"
+            f"{projector.num_image_tokens}; train with projector.num_image_tokens=null to export it, or serve the run"
         )
     state = projector.state_dict()
     hidden = state["0.weight"].shape[0]

@@ -181,8 +181,8 @@ def _scores(facts: RunFacts) -> str:
             f" `{str(dataset.get('sha256'))[:16]}`"
         )
     explained = (
-        "\nEvery failure stays in the denominator; intervals are bootstrapped over rows. In the control columns the same"
-        " questions were asked with another image, or none: a score that does not fall there does not come from the"
+        "\nEvery failure stays in the denominator; intervals are bootstrapped over rows. In the control columns the"
+        " same questions were asked with another image, or none: a score that does not fall there does not come from the"
         " image.\n"
     )
     return "\n".join([*lines, explained, *notes]) + "\n" + left_out
