@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, export, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, export, import, ls, cp."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from medcap.commands import (
     compare,
     export,
+    import_model,
     leakcheck,
     phantom_benchmarks,
     prepare,
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("sweep", sweep, sweep.HELP),
         ("export", export, export.HELP),
+        ("import", import_model, import_model.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    # Nothing is run, so that a sample may be longer than the language model's positions.
+    processor.tokenizer.model_max_length = sys.maxsize
     picture = Image.new("RGB", (image_size + 20, image_size))
     for number, sample in enumerate(SAMPLES, 1):
         own = tokenizer.prompt([_message(role, parts) for role, parts in sample]).tokens

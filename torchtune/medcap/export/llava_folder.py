@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medcap.checkpoints.assembly import ModelPlan
 from medcap.checkpoints.hugging_face_llama import token_ids
+from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.export.llava_check import check_prompts
 from medcap.export.llava_language import check_language, language_config, language_dtype, language_tensors
 from medcap.export.llava_processor import check_tokenizer, write_processor, write_tokenizer
@@ -22,7 +23,6 @@ from medcap.export.llava_vision import (
     llava_projector,
     llava_tower,
 )
-from medcap.export.stored_tensor import StoredTensor, write_shards
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 
@@ -105,9 +105,9 @@ def _generation_config(plan: ModelPlan, tokenizer: Any) -> dict[str, Any]:
     return config
 
 
-def _vision_tensors(prefix: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> list[StoredTensor]:
+def _vision_tensors(prefix: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> list[PendingTensor]:
     return [
-        StoredTensor(prefix + name, tuple(tensor.shape), dtype, lambda tensor=tensor: tensor)
+        PendingTensor(prefix + name, tuple(tensor.shape), dtype, lambda tensor=tensor: tensor)
         for name, tensor in tensors.items()
     ]
 

@@ -12,8 +12,8 @@ from medcap.checkpoints.hugging_face_llama import is_llama, llama_config
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.checkpoints.llm_conversion import conversion_for, hugging_face_conversion
 from medcap.checkpoints.llm_files import TensorReader
+from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
-from medcap.export.stored_tensor import StoredTensor
 
 PREFIX = "language_model."
 
@@ -50,7 +50,7 @@ def language_dtype(plan: LLMPlan) -> torch.dtype:
     return dtype
 
 
-def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[StoredTensor]:
+def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[PendingTensor]:
     """The tensors, to be read one at a time.
 
     Args:
@@ -85,5 +85,5 @@ def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[StoredTen
         def read(source: str = source, dim: int | None = dim) -> Tensor:
             return convert(source, reader.read(source, dim))[1]
 
-        tensors.append(StoredTensor(PREFIX + name, shape, stored_dtype, read))
+        tensors.append(PendingTensor(PREFIX + name, shape, stored_dtype, read))
     return tensors

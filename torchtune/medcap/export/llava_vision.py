@@ -196,7 +196,7 @@ def _vit(tower: OpenClipTimmTower) -> LlavaTower | None:
     return LlavaTower(config, tensors, "default", patches.kernel_size[0])
 
 
-_VIT_OUTSIDE = {
+VIT_OUTSIDE = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
@@ -217,8 +217,8 @@ VIT_BLOCK = {
 
 def _vit_names(name: str) -> tuple[str, ...]:
     """The names of what a tensor of the trunk becomes; none for an unknown one."""
-    if name in _VIT_OUTSIDE:
-        return (_VIT_OUTSIDE[name],)
+    if name in VIT_OUTSIDE:
+        return (VIT_OUTSIDE[name],)
     first, _, rest = name.partition(".")
     number, _, place = rest.partition(".")
     part, _, leaf = place.rpartition(".")

@@ -14,7 +14,13 @@ from medcap.export.run_facts import RunFacts, read_facts
 
 CARD = "README.md"
 # Builders' modules -> the hub's names of their licences.
-_LICENCES = {"llama3": "llama3", "llama3_1": "llama3.1", "llama3_2": "llama3.2", "llama3_3": "llama3.3"}
+_LICENCES = {
+    "llama2": "llama2",
+    "llama3": "llama3",
+    "llama3_1": "llama3.1",
+    "llama3_2": "llama3.2",
+    "llama3_3": "llama3.3",
+}
 _USE = {
     "hf": """\
 ```python
@@ -182,8 +188,8 @@ def _scores(facts: RunFacts) -> str:
         )
     explained = (
         "\nEvery failure stays in the denominator; intervals are bootstrapped over rows. In the control columns the"
-        " same questions were asked with another image, or none: a score that does not fall there does not come from the"
-        " image.\n"
+        " same questions were asked with another image, or none: a score that does not fall there does not come from"
+        " the image.\n"
     )
     return "\n".join([*lines, explained, *notes]) + "\n" + left_out
 

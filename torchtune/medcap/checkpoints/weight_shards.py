@@ -18,7 +18,7 @@ _LARGE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class PendingTensor:
     """A tensor of a folder that is being written.
 
     Attributes:
@@ -38,7 +38,7 @@ class StoredTensor:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
-def write_shards(folder: Path, tensors: Sequence[StoredTensor], shard_bytes: int, title: str) -> None:
+def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: int, title: str) -> None:
     """Write ``model.safetensors``, or ``model-00001-of-0000N.safetensors`` and their index.
 
     Args:
@@ -69,8 +69,8 @@ def write_shards(folder: Path, tensors: Sequence[StoredTensor], shard_bytes: int
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _divide(tensors: Sequence[StoredTensor], shard_bytes: int) -> Iterator[list[StoredTensor]]:
-    shard: list[StoredTensor] = []
+def _divide(tensors: Sequence[PendingTensor], shard_bytes: int) -> Iterator[list[PendingTensor]]:
+    shard: list[PendingTensor] = []
     filled = 0
     for tensor in tensors:
         if shard and filled + tensor.num_bytes > shard_bytes:
