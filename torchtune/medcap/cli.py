@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, export, import, ls, cp."""
+"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, leakcheck, sweep, export, import, push..."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medcap.commands import (
     phantom_benchmarks,
     prepare,
     prepare_images,
+    push,
     score,
     stats,
     sweep,
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sweep", sweep, sweep.HELP),
         ("export", export, export.HELP),
         ("import", import_model, import_model.HELP),
+        ("push", push, push.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)
