@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("folder", type=Path, metavar="DIR", help="as medcap export writes it, model card included")
     parser.add_argument("repository", metavar="OWNER/NAME", help="on the hub; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="make it so that only its owner sees it; one that is public already is refused")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="only its owner sees it; refused if it is public already",
+    )
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to, made if it is not there")
 
 
