@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "sweep", "export", "importing"},
+    {"demo", "sweep", "chat", "export", "importing"},
     {"commands"},
     {"cli", "recipes"},
 )

@@ -194,6 +194,30 @@ class ImageReader:
         with contextlib.closing(self.open_frames(path, view, keep_grey)) as pictures:
             return next(pictures)[1]
 
+    def open_bytes(self, data: bytes, view: View = DEFAULT_VIEW) -> Image.Image:
+        """Decode an image that is in memory, such as one that came over a network; no path is involved.
+
+        Args:
+            data: the content of a file, of any format that :meth:`open` reads.
+            view: as in :meth:`open`.
+
+        Returns:
+            As :meth:`open`.
+
+        Raises:
+            UserError: as :meth:`open`.
+        """
+        name = Path("of this request")
+        with contextlib.ExitStack() as closing:
+            if len(data) > self.max_bytes:
+                raise UserError(f"image {name} has {len(data):,} bytes, more than the {self.max_bytes:,} allowed")
+            with _opened(name, self.max_pixels):
+                image = self._identify(name, io.BytesIO(data), closing, whole=True)
+            if isinstance(image, Image.Image):
+                return _coloured(_decode(image, name, view))
+            with _named(name):
+                return _coloured(next(image.pictures(view))[1])
+
     def open_frames(
         self, path: str | Path, view: View, keep_grey: bool = False
     ) -> Generator[tuple[int | None, Image.Image]]:
@@ -235,7 +259,7 @@ class ImageReader:
             whole: whether it will be decoded.
         """
         member = self._member(path)
-        try:
+        with _opened(path, self.max_pixels):
             size = path.stat().st_size if member is None else member[0].size(member[1])
             if size > self.max_bytes:
                 raise UserError(f"image {path} has {size:,} bytes, more than the {self.max_bytes:,} allowed")
@@ -246,17 +270,20 @@ class ImageReader:
                 # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
                 file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
                 closing.enter_context(file)
-            start = file.read(START_BYTES)
-            file.seek(0)
-            if has_preamble(start):
-                return self._open_scan(path, file, start, whole)
+            return self._identify(path, file, closing, whole)
+
+    def _identify(
+        self, path: Path, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
+    ) -> Image.Image | DicomFile | NiftiFile:
+        """What a file is by its content; see ``_open_header``."""
+        start = file.read(START_BYTES)
+        file.seek(0)
+        if has_preamble(start):
+            return self._open_scan(path, file, start, whole)
+        try:
             image = closing.enter_context(Image.open(file, formats=FORMATS))
-        except Image.DecompressionBombError as error:
-            raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed") from error
         except UnidentifiedImageError:
             return self._open_scan(path, file, start, whole)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"image {path} cannot be opened: {error}") from error
         width, height = image.size
         if width * height > self.max_pixels:
             raise UserError(
@@ -274,6 +301,17 @@ class ImageReader:
             if has_preamble(start) or is_bare(start):
                 return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
         raise UserError(f"image {path} is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[None]:
+    """Say which image cannot be opened."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise UserError(f"image {path} has more than the {max_pixels:,} pixels allowed") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"image {path} cannot be opened: {error}") from error
 
 
 @contextlib.contextmanager

@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, to_rgb
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
-from medcap.generation.decoding import Decoder
+from medcap.generation.decoding import Decoder, answer_all
 from medcap.generation.image_rows import ImageRows
 from medcap.generation.kv_cache import KVCache, attached
 from medcap.generation.likelihood import score_trees
 from medcap.generation.prefill import decode_one
 from medcap.generation.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
 from medcap.generation.progress import Progress
-from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
 from medcap.generation.sampling import is_greedy
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
 OnGeneration = Callable[[int, Generation], None]
+OnNewToken = Callable[[int, int], None]
 OnScores = Callable[[int, CandidateScores], None]
 
 
@@ -92,13 +94,17 @@ class Generator:
         self.decoder_limit = min(model.decoder.max_seq_len, window)
         self.max_seq_len = min(self.decoder_limit, max_seq_len or self.decoder_limit)
         # Window layers count the tokens of a row, not its positions, so a whole tree must lie within the window.
-        self._max_tree_tokens = min(MAX_TREE_TOKENS, window)
+        self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
         self._static = model.device.type == "cuda" if compile is None else compile
         step = decode_one(model)
         self._step = torch.compile(step, dynamic=False) if self._static else step
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_result: OnGeneration | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_result: OnGeneration | None = None,
+        on_token: OnNewToken | None = None,
     ) -> list[Generation]:
         """Answer all requests.
 
@@ -107,6 +113,8 @@ class Generator:
             sampling: how tokens are chosen, and how many.
             on_result: called with a request's place in the list and its answer as soon as that is complete, in the
                 order of completion.
+            on_token: called with a request's place and each token of its answer as soon as it is chosen;
+                :class:`medcap.generation.text_stream.TextStream` makes words of them.
 
         Returns:
             The answers in the order of the requests. A request whose image cannot be read, or for which the model
@@ -116,7 +124,7 @@ class Generator:
             UserError: if a prompt leaves no room for an answer (before anything is computed), or the device's
                 memory is too small for a batch.
         """
-        prompts = [self._prompt(index, request, sampling) for index, request in enumerate(requests)]
+        prompts = [self.prompt(request, sampling, index) for index, request in enumerate(requests)]
         if not prompts:
             return []
         results: dict[int, Generation] = {}
@@ -134,21 +142,15 @@ class Generator:
                 if on_result is not None:
                     on_result(index, generation)
 
-        with self._running(progress) as images, attached(self.model.decoder, cache):
+        def tell(prompt: Prompt, token: int) -> None:
+            for index in (prompt.index, *same.get(prompt.index, ())):
+                on_token(index, token)
+
+        with progress, self.running() as images, attached(self.model.decoder, cache):
             for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
-                decoder = Decoder(
-                    self.model,
-                    self.tokenizer,
-                    images,
-                    cache,
-                    num_rows,
-                    capacity,
-                    sampling,
-                    self._step,
-                    self._static,
-                )
                 try:
-                    decoder.run(phase, finish)
+                    decoder = self.decoder(cache, num_rows, capacity, _longest_answer(phase))
+                    answer_all(decoder, phase, images, finish, None if on_token is None else tell)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
                         f"the device's memory is too small for {num_rows} rows of {capacity} tokens:"
@@ -187,7 +189,7 @@ class Generator:
             return []
         results: dict[int, CandidateScores] = {}
         distinct, same = _distinct(prompts)
-        trees = plan_trees(distinct, self.model.image_token_id, len(distinct), self._max_tree_tokens)
+        trees = plan_trees(distinct, self.model.image_token_id, len(distinct), self.max_tree_tokens)
         trees.sort(key=lambda tree: -tree.num_tokens)
         progress = Progress(len(prompts), self.progress and len(prompts) > 1, "score")
 
@@ -198,7 +200,7 @@ class Generator:
                 if on_result is not None:
                     on_result(index, scores)
 
-        with self._running(progress) as images:
+        with progress, self.running() as images:
             try:
                 score_trees(self.model, trees, images, self.tokenizer.vocab_size, finish)
             except torch.OutOfMemoryError as error:
@@ -209,16 +211,73 @@ class Generator:
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
-    def _running(self, progress: Progress) -> Iterator[ImageRows]:
+    def running(self) -> Iterator[ImageRows]:
+        """Have the model in the state in which it answers: no gradients, every part in eval mode.
+
+        Yields:
+            What encodes the images of requests, and keeps them for further ones.
+        """
         images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size)
         # Not inference_mode: a tensor that a module keeps for later could then never be trained with.
-        with torch.no_grad(), eval_mode(self.model), images, progress:
+        with torch.no_grad(), eval_mode(self.model), images:
             yield images
+
+    def decoder(self, cache: KVCache, max_rows: int, capacity: int, most_new_tokens: int) -> Decoder:
+        """Rows for answers.
+
+        Args:
+            cache: attached to the model's decoder.
+            max_rows: most answers that are decoded together.
+            capacity: most tokens of a prompt and its answer.
+            most_new_tokens: most tokens of an answer.
+
+        Returns:
+            The decoder; it must be used within :meth:`running`.
+        """
+        return Decoder(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static)
+
+    def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
+        """Make a request ready to run.
+
+        Args:
+            request: its id, or else ``index``, fixes with the seed what is sampled.
+            sampling: how tokens are chosen, and how many.
+            index: its place in a list of requests.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            UserError: if it leaves no room for an answer.
+        """
+        name, key, tokens, images = self._tokenized(index, request)
+        room = self.max_seq_len - len(tokens)
+        if room < 1:
+            raise UserError(
+                f"{name}: its prompt has {len(tokens)} tokens, which leaves no room for an answer within"
+                f" {self.max_seq_len}; raise dataset_max_seq_len (the model's own limit is"
+                f" {self.decoder_limit}) or shorten the prompt"
+            )
+        wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        limit = max(1, min(room, wanted))
+        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, limit, sampling=sampling)
+
+    def prepare(self, image: Image.Image, key: str) -> PreparedImage:
+        """Resize an image for the tower, so that nothing else of it is kept.
+
+        Args:
+            image: any picture that Pillow has decoded.
+            key: names its content, such as a hash of its file.
+
+        Returns:
+            What a request may hold in the picture's place; the answer is the same.
+        """
+        return PreparedImage(self.preprocess.transform()(to_rgb(image)), key)
 
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
         branches = min(self._rows_for(prompt.capacity) for prompt in prompts)
-        trees = plan_trees(prompts, self.model.image_token_id, branches, self._max_tree_tokens)
+        trees = plan_trees(prompts, self.model.image_token_id, branches, self.max_tree_tokens)
         trees.sort(key=lambda tree: -tree.capacity)
         phases: list[list[Tree]] = []
         for tree in trees:
@@ -241,18 +300,6 @@ class Generator:
     def _rows_for(self, capacity: int) -> int:
         affordable = self.batch_size if self.max_batch_tokens is None else self.max_batch_tokens // capacity
         return max(1, min(self.batch_size, affordable))
-
-    def _prompt(self, index: int, request: Request, sampling: Sampling) -> Prompt:
-        name, key, tokens, images = self._tokenized(index, request)
-        room = self.max_seq_len - len(tokens)
-        if room < 1:
-            raise UserError(
-                f"{name}: its prompt has {len(tokens)} tokens, which leaves no room for an answer within"
-                f" {self.max_seq_len}; raise dataset_max_seq_len (the model's own limit is"
-                f" {self.decoder_limit}) or shorten the prompt"
-            )
-        wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, max(1, min(room, wanted)))
 
     def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
         name, key, tokens, images = self._tokenized(index, request)
@@ -311,6 +358,10 @@ def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int, list[i
         if known is not prompt:
             same.setdefault(known.index, []).append(prompt.index)
     return list(first.values()), same
+
+
+def _longest_answer(trees: Sequence[Tree]) -> int:
+    return max(prompt.limit for tree in trees for prompt in tree.prompts)
 
 
 def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from medcap.data.images import ImageReader, to_rgb
 from medcap.errors import UserError
 from medcap.generation.prefix_tree import image_key
+from medcap.generation.request import PreparedImage
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -64,7 +65,7 @@ class ImageRows:
         """Begin to read images in the background.
 
         Args:
-            images: paths and PIL images.
+            images: paths, PIL images and prepared ones.
         """
         for image in images:
             key = image_key(image)
@@ -75,7 +76,7 @@ class ImageRows:
         """Make the rows of images; those that cannot be read get a failure instead.
 
         Args:
-            images: paths and PIL images, repeated ones are encoded once.
+            images: paths, PIL images and prepared ones, repeated ones are encoded once.
             ahead: images that come next; they fill the batch, and the batch after it is begun to be read.
         """
         wanted = dict.fromkeys(image_key(image) for image in images)
@@ -131,6 +132,8 @@ class ImageRows:
                     return
 
     def _read(self, image: Any) -> Tensor:
+        if isinstance(image, PreparedImage):
+            return image.pixels
         try:
             if isinstance(image, Image.Image):
                 return self._transform(to_rgb(image))

@@ -43,14 +43,27 @@ class KVCache:
         Raises:
             ValueError: if the rows need more than ``num_slots``.
         """
-        if num_rows * capacity > self.num_slots:
-            raise ValueError(f"{num_rows} rows of {capacity} tokens do not fit into {self.num_slots} slots")
-        self.num_rows, self.capacity, self.used = num_rows, capacity, 0
+        self.capacity, self.used = capacity, 0
         self.slots = self.sources = None
-        self._first_slots = torch.arange(num_rows, device=device)[:, None] * capacity  # [R, 1]
         self._key_positions = torch.arange(capacity, device=device)
         for layer in self.layers:
-            layer.clear(0, num_rows * capacity)
+            layer.clear(0, self.num_slots)
+        self.grow(num_rows)
+
+    def grow(self, num_rows: int) -> None:
+        """Have more rows, or fewer; those that stay keep what they hold.
+
+        Args:
+            num_rows: R.
+
+        Raises:
+            ValueError: if the rows need more than ``num_slots``.
+        """
+        if num_rows * self.capacity > self.num_slots:
+            raise ValueError(f"{num_rows} rows of {self.capacity} tokens do not fit into {self.num_slots} slots")
+        self.num_rows = num_rows
+        rows = torch.arange(num_rows, device=self._key_positions.device)
+        self._first_slots = rows[:, None] * self.capacity  # [R, 1]
 
     def fill(self, slots: Tensor, sources: Tensor) -> None:
         """Say where the tokens of a prefill go; then run the layers, whose tokens attend to each other only.
@@ -85,8 +98,7 @@ class KVCache:
         """
         for layer in self.layers:
             layer.keep(rows)
-        self.num_rows = len(rows)
-        self._first_slots = self._first_slots[: len(rows)]
+        self.grow(len(rows))
 
     def clear(self, row: int) -> None:
         """Empty one row."""

@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.generation.request import GREEDY, PreparedImage, Sampling
+
 MAX_TREE_TOKENS = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """A request, ready to run.
 
@@ -29,6 +31,7 @@ class Prompt:
         images: of its runs of image tokens, in order.
         limit: most tokens of its answer.
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
+        sampling: how the tokens of its answer are chosen.
     """
 
     index: int
@@ -37,6 +40,7 @@ class Prompt:
     images: list[Any]
     limit: int = 0
     candidates: Sequence[np.ndarray] = ()
+    sampling: Sampling = GREEDY
 
     @property
     def capacity(self) -> int:
@@ -120,7 +124,9 @@ class PackedTrees:
 
 
 def image_key(image: Any) -> Hashable:
-    """What two requests about the same image have in common: its path, or the very picture."""
+    """What two requests about the same image have in common: its path, its content, or the very picture."""
+    if isinstance(image, PreparedImage):
+        return ("prepared", image.key)
     return ("memory", id(image)) if isinstance(image, Image.Image) else str(image)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torchtune.data import Message
@@ -36,19 +37,20 @@ def question_request(image: Any | None, question: str, id: str = "") -> Request:
     return Request([user_message(image, question)], id)
 
 
-def user_message(image: Any | None = None, text: str = "") -> Message:
+def user_message(image: Any | Sequence[Any] | None = None, text: str = "") -> Message:
     """A user's turn, cut into the parts that ``<image>\\n`` and the text are cut into in a training record.
 
     Args:
-        image: a path, a PIL image, or None.
+        image: a path, a PIL image or a prepared one, a list of them, or None.
         text: the words; a character that stands for an image must not occur in them.
 
     Returns:
-        The turn: the image first.
+        The turn: images first.
     """
-    if image is None:
+    images = image if isinstance(image, list | tuple) else [] if image is None else [image]
+    if not images:
         return Message(role="user", content=text, masked=True)
-    parts: list[dict[str, Any]] = [{"type": "image", "content": image}]
+    parts: list[dict[str, Any]] = [{"type": "image", "content": image} for image in images]
     if text:
         parts.append({"type": "text", "content": f"\n{text}"})
     return Message(role="user", content=parts, masked=True)

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from torchtune.data import Message
 
 from medcap.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image in memory that is decoded and resized already; from ``Generator.prepare``.
+
+    Args:
+        pixels: ``[3, H, W]`` uint8, of the tower's size.
+        key: names the content: images with one key are encoded once.
+    """
+
+    pixels: Tensor
+    key: str
 
 
 @dataclass(frozen=True)
@@ -15,7 +29,7 @@ class Request:
 
     Args:
         messages: all turns up to and including the user's last one; an image is a content part
-            ``{"type": "image", "content": path or PIL image}``.
+            ``{"type": "image", "content": path, PIL image or PreparedImage}``.
         id: name of the request in messages and files; with a seed it fixes what is sampled.
         max_new_tokens: most tokens of this answer; None leaves it to the sampling.
         answer_prefix: words that the answer begins with; they are given, not generated and not scored.
@@ -58,6 +72,9 @@ class Sampling:
             raise UserError(f"top_k={self.top_k}: it must be at least 1, or null for all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p}: it must be above 0 and at most 1, or null for all tokens")
+
+
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.dicom_files import write_dicom
 from medcap.data.images import ImageHeader, ImageReader
 from medcap.data.tar_files import TarFiles
 from medcap.errors import UserError
@@ -332,3 +333,30 @@ def test_a_reader_with_tars_can_be_pickled(tmp_path):
     reader = ImageReader([write_tar(tmp_path / "a.tar", **{"x.png": png(5)})])
     copied = pickle.loads(pickle.dumps(reader))
     assert red(copied.open(copied.resolve("x.png"))) == 5
+
+
+def test_an_image_in_memory_is_read_as_its_file_is(reader, tmp_path):
+    scan = np.arange(64, dtype=np.uint16).reshape(8, 8) * 100
+    write_dicom(tmp_path / "scan.dcm", scan)
+    Image.fromarray(scan).save(tmp_path / "grey.png")
+    Image.new("RGBA", (5, 4), (9, 200, 30, 128)).save(tmp_path / "clear.webp", lossless=True)
+    inside = ImageReader([tmp_path])
+    for name in ("scan.dcm", "grey.png", "clear.webp"):
+        expected = inside.open(inside.resolve(name))
+        found = ImageReader([]).open_bytes((tmp_path / name).read_bytes())
+        assert found.mode == "RGB" and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (png(7)[:-30], "image of this request is damaged"),
+        (b"<svg></svg>", "not a readable image of the formats PNG"),
+        (b"", "not a readable image of the formats PNG"),
+        (png(7) + bytes(3000), "has 3,0.. bytes, more than the 2,500 allowed"),
+        (png(7, (100, 60)), "is 100 x 60, more than the 5,000 pixels allowed"),
+    ],
+)
+def test_an_image_in_memory_has_the_limits_of_files(data, words):
+    with pytest.raises(UserError, match=words):
+        ImageReader([], max_pixels=5000, max_bytes=2500).open_bytes(data)

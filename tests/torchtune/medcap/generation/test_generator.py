@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from PIL import Image
 from torchtune.data import Message
 
 from helpers.tiny_generation import FAMILIES, mixed_requests, plain_answer, tiny_generator, write_images
@@ -389,3 +390,30 @@ def test_equal_questions_with_other_candidates_are_scored_each(tmp_path):
     assert scores[0] == scores[2]
     assert scores[0].sums == pytest.approx(scores[1].sums[::-1], abs=1e-4)
     assert scores[0].sums[0] != pytest.approx(scores[0].sums[1], abs=1e-2)
+
+
+def test_tokens_are_told_as_they_are_chosen(tmp_path):
+    images = write_images(tmp_path, 2)
+    generator = tiny_generator(tmp_path, batch_size=2)
+    # The first and the last are equal and computed once.
+    requests = [*mixed_requests(images), mixed_requests(images)[0]]
+    told = [[] for _ in requests]
+    ended = []
+
+    def on_token(index, token):
+        assert index not in ended
+        told[index].append(token)
+
+    results = generator.generate(requests, Sampling(max_new_tokens=6), lambda index, _: ended.append(index), on_token)
+    assert told == [result.tokens for result in results]
+
+
+def test_a_prepared_image_gives_the_answer_of_its_file(tmp_path):
+    (image,) = write_images(tmp_path, 1)
+    generator = tiny_generator(tmp_path)
+    with Image.open(tmp_path / image) as picture:
+        prepared = generator.prepare(picture, "any name")
+    expected, found = generator.generate(
+        [caption_request(image), caption_request(prepared)], Sampling(max_new_tokens=5)
+    )
+    assert found == expected

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -46,3 +49,15 @@ def test_all_runs_are_checked_before_weights_are_read(workspace, monkeypatch):
         open_runs([workspace.folder / "first", workspace.folder / "nowhere"])
     with pytest.raises(UserError, match=r"checkpointer.checkpoint_dir=/nowhere"):
         open_run(workspace.folder / "first", ["checkpointer.checkpoint_dir=/nowhere"])
+
+
+def test_the_five_lines_of_the_readme(workspace, capsys):
+    readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"five lines of Python:\n\n```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in snippet.splitlines() if line]) == 5
+    image = str(workspace.folder / "images/0.png")
+    snippet = snippet.replace("results/mine", str(workspace.folder / "first")).replace("picture.png", image)
+    exec(compile(snippet, "README.md", "exec"), {})
+    request = question_request(image, "Is there a mass?")
+    expected = open_run(workspace.folder / "first").generate([request], Sampling(max_new_tokens=64))[0].text
+    assert capsys.readouterr().out == expected + "\n" != "\n"

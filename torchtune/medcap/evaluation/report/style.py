@@ -64,7 +64,8 @@ h2 + .note { margin: -6px 0 14px; }
 .panels > * { margin: 0; min-width: 0; }
 figcaption { margin-bottom: 8px; font-weight: 600; font-size: 17px; }
 figcaption .note { margin: 0; font-weight: 400; }
-.chart { display: block; width: 100%; height: auto; }
+.chart { display: block; width: 100%; max-width: 660px; height: auto; margin: 0 auto; }
+.chart.parallel { max-width: none; }
 .chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--soft); }
 .chart text { fill: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
 .series .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }

@@ -1,0 +1,202 @@
+"""The chat in a terminal, or over a pipe: a line is a turn, a line that begins with / is a command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from medcap.checkpoints.atomic import write_json, write_text
+from medcap.data.images import ImageReader
+from medcap.errors import UserError
+from medcap.generation.conversation import Conversation, Exchange
+from medcap.generation.generator import Generator
+from medcap.generation.request import Sampling
+from medcap.generation.run import ANYWHERE
+from medcap.generation.text_stream import TextStream
+
+HELP = """\
+  /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
+  /system [TEXT]   what the model is told before everything; no TEXT takes it away
+  /retry           answer the last question again, with the next seed
+  /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
+  /save FILE       the conversation: .json can be trained on, .md can be read
+  /reset           forget everything that was said
+  /quit            end; so does the end of the input"""
+
+
+class Chat:
+    """A conversation with one model.
+
+    Args:
+        sampling: how answers are chosen; ``/set`` changes it.
+        system: what the model is told before everything.
+    """
+
+    def __init__(self, sampling: Sampling, system: str = "") -> None:
+        self.sampling = sampling
+        self.conversation = Conversation(system)
+        self._reader = ImageReader(ANYWHERE)
+        self._images: list[str] = []
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/image": self.show,
+            "/system": self._set_system,
+            "/retry": self._retry,
+            "/set": self._set,
+            "/save": self._save,
+            "/reset": self._reset,
+            "/help": lambda _: _note(HELP),
+        }
+        self._generator: Generator | None = None
+
+    def show(self, path: str) -> None:
+        """Show an image with the next words.
+
+        Args:
+            path: relative to the working directory, or absolute.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        named = Path(path.strip("'\"")).expanduser()
+        if not named.is_file():
+            raise UserError(f"{named}: there is no such file")
+        resolved = self._reader.resolve(named)
+        width, height = self._reader.open(resolved).size
+        self._images.append(str(resolved))
+        _note(f"{resolved.name}: {width} x {height}, shown with your next words")
+
+    def talk(self, generator: Generator) -> None:
+        """Read turns and commands until the input ends, and stream the answers to standard output.
+
+        Args:
+            generator: answers.
+        """
+        self._generator = generator
+        if sys.stdin.isatty():
+            _note("Ask, or /help. Ctrl-C stops an answer, Ctrl-D ends.")
+        for line in _lines():
+            line = line.strip()
+            name, _, rest = line.partition(" ")
+            if name in ("/quit", "/exit"):
+                return
+            try:
+                if name in self._commands:
+                    self._commands[name](rest.strip())
+                elif name.startswith("/"):
+                    raise UserError(f"there is no command {name}: /help lists them")
+                elif line or self._images:
+                    self._ask(line)
+            except UserError as error:
+                _note(str(error))
+
+    def _ask(self, text: str) -> None:
+        self.conversation.ask(text, self._images)
+        try:
+            self._answer()
+        except UserError:
+            # The turn did not take place; its images stay for the next try.
+            self.conversation.exchanges.pop()
+            raise
+        self._images = []
+
+    def _answer(self) -> None:
+        assert self._generator is not None
+        stream = TextStream(self._generator.tokenizer)
+        pieces: list[str] = []
+
+        def give(piece: str) -> None:
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+
+        try:
+            (result,) = self._generator.generate(
+                [self.conversation.request()], self.sampling, on_token=lambda _, token: give(stream.push(token))
+            )
+        except KeyboardInterrupt:
+            print()
+            _note("stopped")
+        else:
+            if result.error:
+                raise UserError(result.error)
+            give(stream.finish())
+            print()
+            if result.finish == "length":
+                _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
+        self.conversation.answer("".join(pieces))
+
+    def _retry(self, _: str) -> None:
+        if not self.conversation.exchanges:
+            raise UserError("nothing was asked yet")
+        self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
+        if self.sampling.temperature == 0:
+            _note("the same words again: /set temperature=0.7 lets answers differ")
+        self._answer()
+
+    def _reset(self, _: str) -> None:
+        self.conversation = Conversation(self.conversation.system)
+        self._images = []
+        _note("forgotten")
+
+    def _set_system(self, text: str) -> None:
+        self.conversation.system = text
+        _note(f"system: {text}" if text else "no system text")
+
+    def _set(self, text: str) -> None:
+        key, separator, value = text.partition("=")
+        known = ("temperature", "top_k", "top_p", "seed", "max_new_tokens")
+        if key.strip() not in known or not separator:
+            raise UserError(f"write /set KEY=VALUE with a key of {', '.join(known)}")
+        try:
+            number = json.loads(value)
+        except ValueError:
+            number = value
+        whole = key.strip() not in ("temperature", "top_p")
+        optional = key.strip() in ("top_k", "top_p")
+        if not (number is None and optional) and type(number) not in ((int,) if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise UserError(f"{key.strip()}={value.strip()}: it must be {kind}" + (", or null" if optional else ""))
+        self.sampling = replace(self.sampling, **{key.strip(): number})
+
+    def _save(self, name: str) -> None:
+        path = Path(name).expanduser()
+        if path.suffix not in (".json", ".md"):
+            raise UserError("write /save FILE.json for a row that can be trained on, or /save FILE.md to read it")
+        done = [exchange for exchange in self.conversation.exchanges if exchange.answer is not None]
+        if not done:
+            raise UserError("nothing was said yet")
+        try:
+            if path.suffix == ".md":
+                write_text(path, self.conversation.to_markdown())
+            else:
+                write_json(path, [self.conversation.to_row()])
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        _note(f"saved {_count(done)} in {path}")
+
+
+def _lines() -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() a history and editing
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+
+
+def _count(exchanges: list[Exchange]) -> str:
+    return f"{len(exchanges)} exchange{'s' if len(exchanges) > 1 else ''}"
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

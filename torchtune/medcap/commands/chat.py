@@ -1,0 +1,52 @@
+"""``medcap chat RUN``: talk to a trained run in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+
+from medcap.commands.arguments import positive
+
+HELP = "talk to a trained run in the terminal, with images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line.
+
+    Args:
+        parser: of ``medcap chat``.
+    """
+    parser.add_argument("model", metavar="RUN", help="folder of a training run, or one of its checkpoint folders")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the model, such as device=cpu")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="show this first; may repeat",
+    )
+    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before everything")
+    parser.add_argument("--max-new-tokens", type=positive, default=512, metavar="N", help="of one answer (512)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest words (0)")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="sample among the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens of probability P")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (0)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the run and talk until the end of the input.
+
+    Args:
+        options: see :func:`add_arguments`.
+
+    Raises:
+        UserError: if the run, an image or a setting is not usable.
+    """
+    from medcap.chat.terminal import Chat
+    from medcap.generation.request import Sampling
+    from medcap.generation.run import open_run
+
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed)
+    chat = Chat(sampling, options.system)
+    for image in options.image:
+        chat.show(image)
+    chat.talk(open_run(options.model, options.overrides, progress=False))

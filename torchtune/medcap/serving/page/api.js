@@ -1,0 +1,77 @@
+// What the page asks of the server. Answers stream as server-sent events (OpenAI's chat completions).
+
+const KEY = "medcap-key";
+
+export class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function keepKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+async function call(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers };
+  if (key) headers.authorization = `Bearer ${key}`;
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError(0, "The server cannot be reached.");
+  }
+  if (!response.ok) {
+    const body = await response.json().catch(() => null);
+    throw new ServerError(response.status, body?.error?.message ?? `The server answered ${response.status}.`);
+  }
+  return response;
+}
+
+const send = (path, body, signal) =>
+  call(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" }, signal });
+
+export const settings = async () => (await call("page/settings")).json();
+export const example = async (number) => (await call(`page/examples/${number}`)).blob();
+export const vote = (body) => send("page/votes", body);
+export const findRegions = async (text, width, height) =>
+  (await (await send("page/regions", { text, width, height })).json()).regions;
+
+// What the model will see of a file, as a picture that any browser can show.
+export async function preview(blob) {
+  const response = await call("page/preview", { method: "POST", body: blob });
+  return {
+    picture: await response.blob(),
+    width: Number(response.headers.get("x-image-width")),
+    height: Number(response.headers.get("x-image-height")),
+    sha256: response.headers.get("x-image-sha256"),
+  };
+}
+
+// Calls onPiece with each piece of the answer; returns why it ended.
+export async function complete(body, onPiece, signal) {
+  const response = await send("v1/chat/completions", { ...body, stream: true }, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  let finish = null;
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    held += value;
+    const lines = held.split("\n");
+    held = lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+      const event = JSON.parse(line.slice(6));
+      if (event.error) throw new ServerError(0, event.error.message);
+      const choice = event.choices?.[0];
+      if (choice?.delta?.content) onPiece(choice.delta.content);
+      finish = choice?.finish_reason ?? finish;
+    }
+  }
+  if (finish === null) throw new ServerError(0, "The server broke off in the middle of the answer.");
+  return finish;
+}

@@ -1,0 +1,368 @@
+// The page: runs to choose, an image to look at, a conversation with each chosen run, side by side.
+
+import * as api from "./api.js";
+import { Conversation, newAnswer } from "./conversation.js";
+import { show } from "./picture.js";
+
+const MAX_THUMBNAIL = 120;
+const $ = (id) => document.getElementById(id);
+
+let conversation = new Conversation();
+let attached = []; // images of the next question
+let shown = null; // the image in the viewer
+let looking = null; // the exchange whose answers are drawn over it
+let running = null; // an AbortController while answers come
+let maxImages = 1;
+
+start();
+
+async function start() {
+  try {
+    const known = await api.settings();
+    maxImages = known.max_images;
+    $("max_tokens").value = Math.min(256, known.max_new_tokens);
+    $("max_tokens").max = known.max_new_tokens;
+    known.models.forEach(addModel);
+    known.examples.forEach(addExample);
+    $("examples").hidden = known.examples.length === 0;
+    refresh();
+  } catch (error) {
+    if (error.status !== 401) return complain(error);
+    $("login").showModal();
+  }
+}
+
+$("login").addEventListener("close", () => {
+  api.keepKey($("key").value);
+  start();
+});
+
+// Runs
+
+function addModel(name, place) {
+  const label = make("label");
+  const box = make("input", { type: "checkbox", value: name, checked: place < 2 });
+  label.append(box, name);
+  label.style.color = color(name, place);
+  box.addEventListener("change", refresh);
+  $("models").append(label);
+}
+
+const boxes = () => [...$("models").querySelectorAll("input")];
+const chosen = () => boxes().filter((box) => box.checked).map((box) => box.value);
+const color = (model, place = boxes().findIndex((box) => box.value === model)) => `var(--s${place % 6})`;
+
+// Images
+
+async function addExample(name, number) {
+  const blob = await api.example(number);
+  const button = thumbnail(URL.createObjectURL(blob), name);
+  button.addEventListener("click", () => attach([new File([blob], name)]));
+  $("examples").append(button);
+}
+
+async function attach(files) {
+  quiet();
+  for (const file of files) {
+    try {
+      if (attached.length >= maxImages) throw new api.ServerError(0, `At most ${maxImages} images are taken.`);
+      const image = { name: file.name, url: await dataURL(file), ...(await api.preview(file)) };
+      image.thumbnail = await smaller(image.picture);
+      attached.push(image);
+      look(image, null);
+    } catch (error) {
+      complain(error);
+    }
+  }
+  refresh();
+}
+
+function thumbnail(source, name) {
+  const button = make("button", { type: "button", className: "thumb", title: name });
+  button.append(make("img", { src: source, alt: name }));
+  return button;
+}
+
+function imageButton(image, exchange, remove) {
+  const button = thumbnail(image.thumbnail, image.name);
+  button.classList.toggle("shown", image === shown);
+  button.addEventListener("click", () => look(image, exchange));
+  if (remove) {
+    const cross = make("span", { className: "remove", textContent: "×", title: "Take it away" });
+    cross.addEventListener("click", (event) => {
+      event.stopPropagation();
+      remove();
+    });
+    button.append(cross);
+  }
+  return button;
+}
+
+function look(image, exchange) {
+  shown = image;
+  looking = exchange;
+  refresh();
+  draw();
+}
+
+function draw() {
+  const regions = [];
+  if (looking) {
+    for (const [model, answer] of looking.answers) {
+      for (const region of answer.regions) {
+        regions.push({ ...region, color: getComputedStyle(document.body).getPropertyValue(color(model).slice(4, -1)) });
+      }
+    }
+  }
+  return show(shown, regions);
+}
+
+const dataURL = (blob) =>
+  new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => {
+      // The server goes by the content; a browser does not know what DICOM is.
+      const [, base64 = ""] = reader.result.split(",");
+      resolve(`data:application/octet-stream;base64,${base64}`);
+    };
+    reader.onerror = () => reject(new api.ServerError(0, "The file cannot be read."));
+    reader.readAsDataURL(blob);
+  });
+
+async function smaller(blob) {
+  const picture = await createImageBitmap(blob);
+  const scale = Math.min(1, MAX_THUMBNAIL / Math.min(picture.width, picture.height));
+  const canvas = make("canvas", {
+    width: Math.max(1, Math.round(picture.width * scale)),
+    height: Math.max(1, Math.round(picture.height * scale)),
+  });
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL();
+}
+
+$("file").addEventListener("change", () => {
+  attach($("file").files);
+  $("file").value = "";
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    $("stage").classList.toggle("over", name === "dragover");
+    if (name === "drop") attach(event.dataTransfer.files);
+  });
+}
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) attach(event.clipboardData.files);
+});
+
+// Questions and answers
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("words").value.trim();
+  const models = chosen();
+  if (running || models.length === 0 || (text === "" && attached.length === 0)) return;
+  const exchange = conversation.ask(text, attached, models);
+  attached = [];
+  $("words").value = "";
+  looking = exchange;
+  answerAll(exchange, models);
+});
+
+$("words").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+$("words").addEventListener("input", refresh);
+
+$("regenerate").addEventListener("click", () => {
+  const exchange = conversation.exchanges.at(-1);
+  $("seed").value = Number($("seed").value) + 1;
+  exchange.best = null;
+  const models = chosen();
+  models.forEach((model) => exchange.answers.set(model, newAnswer()));
+  answerAll(exchange, models);
+});
+
+async function answerAll(exchange, models) {
+  quiet();
+  running = new AbortController();
+  redrawLog();
+  await Promise.all(models.map((model) => answerOne(exchange, model, running.signal)));
+  running = null;
+  redrawLog();
+  draw();
+}
+
+async function answerOne(exchange, model, signal) {
+  const answer = exchange.answers.get(model);
+  const request = { model, messages: conversation.messages(exchange, model, $("system").value.trim()), ...sampling() };
+  try {
+    answer.finish = await api.complete(
+      request,
+      (piece) => {
+        answer.text += piece;
+        const place = $("log").querySelector(`[data-open="${CSS.escape(model)}"] .text`);
+        if (place) place.textContent = answer.text;
+        $("log").scrollTop = $("log").scrollHeight;
+      },
+      signal,
+    );
+    answer.state = "done";
+    if (shown && answer.text) answer.regions = await api.findRegions(answer.text, shown.width, shown.height);
+  } catch (error) {
+    answer.state = error.name === "AbortError" ? "stopped" : "failed";
+    answer.problem = error.message;
+  }
+  redrawLog();
+}
+
+function sampling() {
+  const read = (id) => ($(id).value === "" ? undefined : Number($(id).value));
+  return {
+    temperature: read("temperature"),
+    top_p: read("top_p"),
+    top_k: read("top_k"),
+    max_tokens: read("max_tokens"),
+    seed: read("seed"),
+  };
+}
+
+$("stop").addEventListener("click", () => running?.abort());
+
+$("clear").addEventListener("click", () => {
+  conversation = new Conversation();
+  attached = [];
+  look(null, null);
+  redrawLog();
+  quiet();
+});
+
+$("save").addEventListener("click", () => {
+  const content = conversation.toJSON({ ...sampling(), system: $("system").value.trim() });
+  const file = new Blob([JSON.stringify(content, null, 2)], { type: "application/json" });
+  const link = make("a", { href: URL.createObjectURL(file), download: "conversation.json" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+
+// Votes
+
+async function vote(exchange, body) {
+  try {
+    await api.vote({
+      ...body,
+      question: exchange.text,
+      images: exchange.images.map(({ name, sha256 }) => ({ name, sha256 })),
+      turn: conversation.exchanges.indexOf(exchange) + 1,
+      answers: Object.fromEntries([...exchange.answers].map(([model, answer]) => [model, answer.text])),
+      settings: { ...sampling(), system: $("system").value.trim() },
+    });
+    redrawLog();
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function voteButtons(exchange, model, answer) {
+  return [["up", "Good", "👍"], ["down", "Bad", "👎"]].map(([name, title, sign]) => {
+    const button = make("button", { type: "button", className: "small", title, textContent: sign });
+    button.setAttribute("aria-pressed", answer.vote === name);
+    button.addEventListener("click", () => {
+      answer.vote = name;
+      vote(exchange, { vote: name, model });
+    });
+    return button;
+  });
+}
+
+function comparison(exchange) {
+  const bar = make("p", { className: "compare", textContent: "Best:" });
+  for (const name of [...exchange.answers.keys(), "equal", "none"]) {
+    const button = make("button", { type: "button", className: "small", textContent: name });
+    button.setAttribute("aria-pressed", exchange.best === name);
+    button.addEventListener("click", () => {
+      exchange.best = name;
+      vote(exchange, { vote: "best", model: name });
+    });
+    bar.append(button);
+  }
+  return bar;
+}
+
+// What is seen
+
+function redrawLog() {
+  $("log").replaceChildren(...conversation.exchanges.flatMap(exchangeParts));
+  $("log").scrollTop = $("log").scrollHeight;
+  refresh();
+}
+
+function exchangeParts(exchange) {
+  const asked = make("div", { className: "asked" });
+  asked.append(
+    ...exchange.images.map((image) => imageButton(image, exchange)),
+    make("p", exchange.text ? { textContent: exchange.text } : { textContent: "Describe it.", className: "none" }),
+  );
+  const answers = make("div", { className: "answers" });
+  answers.append(...[...exchange.answers].map(([model, answer]) => answerCard(exchange, model, answer)));
+  const states = [...exchange.answers.values()].map((answer) => answer.state);
+  return states.length > 1 && !states.includes("open") ? [asked, answers, comparison(exchange)] : [asked, answers];
+}
+
+function answerCard(exchange, model, answer) {
+  const card = make("article", { className: `answer ${answer.state}` });
+  card.classList.toggle("best", exchange.best === model);
+  card.style.setProperty("--model", color(model));
+  const foot = make("footer");
+  if (answer.state === "open") card.dataset.open = model;
+  else if (answer.state === "failed") foot.append(answer.problem);
+  else {
+    foot.append(...voteButtons(exchange, model, answer));
+    if (answer.state === "stopped") foot.append("stopped");
+    if (answer.finish === "length") foot.append("cut at the longest answer");
+  }
+  card.append(
+    make("h2", { textContent: model }),
+    make("p", { className: "text", textContent: answer.text || (answer.state === "done" ? "(no words)" : "") }),
+    foot,
+  );
+  return card;
+}
+
+function refresh() {
+  const busy = running !== null;
+  const empty = conversation.exchanges.length === 0;
+  $("attached").replaceChildren(
+    ...attached.map((image) =>
+      imageButton(image, null, () => {
+        attached = attached.filter((other) => other !== image);
+        if (shown === image) look(null, null);
+        refresh();
+      }),
+    ),
+  );
+  const nothing = $("words").value.trim() === "" && attached.length === 0;
+  $("send").textContent = $("words").value.trim() === "" ? "Describe" : "Ask";
+  $("send").disabled = busy || nothing || chosen().length === 0;
+  $("send").hidden = busy;
+  $("stop").hidden = !busy;
+  $("regenerate").disabled = busy || empty || chosen().length === 0;
+  $("clear").disabled = busy || (empty && attached.length === 0);
+  $("save").disabled = busy || empty;
+}
+
+function complain(error) {
+  $("problem").textContent = error.message;
+  $("problem").hidden = false;
+}
+
+function quiet() {
+  $("problem").hidden = true;
+}
+
+function make(name, properties = {}) {
+  return Object.assign(document.createElement(name), properties);
+}
