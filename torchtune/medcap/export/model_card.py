@@ -138,7 +138,7 @@ def _data(facts: RunFacts) -> str:
     lines = [f"## Data\n\n- source: {named}"]
     if "samples" in facts.summary:
         bad = facts.summary.get("bad_rows", 0)
-        lines.append(f"- samples seen in training: {facts.summary['samples']:,}; rows that could not be used: {bad:,}")
+        lines.append(f"- rows: {facts.summary['samples']:,}; rows that could not be used: {bad:,}")
     if facts.data_fingerprint:
         lines.append(f"- fingerprint of rows, tokenizer and settings: `{facts.data_fingerprint}`")
     return "\n".join(lines) + "\n"

@@ -52,7 +52,7 @@ def test_it_says_what_was_trained_on_what(card, workspace):
     fingerprint = summary["llm_sha256_before"][:16]
     assert f"| language model | meta-llama/Llama-3.1-8B-Instruct, fingerprint `{fingerprint}` | no |" in card
     assert "one and the same fingerprint before and after" in " ".join(card.split())
-    assert "- source: `train.json`" in card and "- samples seen in training: 26;" in card
+    assert "- source: `train.json`" in card and "- rows: 13; rows that could not be used: 0" in card
     assert f"| steps | {summary['steps']} |" in card and "| learning rate | 0.0015 |" in card
 
 
@@ -63,7 +63,7 @@ def test_scores_stand_with_denominator_interval_and_controls(card, workspace):
     interval = block["intervals"][block["headline"]]
     row = (
         f"| vqa | {name} | {block['headline']} | {block['scores'][block['headline']]:.4f}"
-        f" | {interval['low']:.4f} to {interval['high']:.4f} | 3 | 0 |"
+        f" | {interval['low']:.4f} to {interval['high']:.4f} | 3 | {block['failures']} |"
     )
     assert row in card
     assert f"- vqa: 3 rows of `test_rows.json`, fingerprint `{metrics['dataset']['sha256'][:16]}`" in card
