@@ -20,13 +20,14 @@ from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 
 LLM_FOLDER = "llm"
-_SHARD_BYTES = 5 * 10**9
+LLAMA3_TOKENIZER = "original/tokenizer.model"
+_SHARD_BYTES = 2 * 10**9
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",
-    "original/tokenizer.model",
+    LLAMA3_TOKENIZER,
 )
 
 
@@ -41,6 +42,7 @@ class ImportedLanguage:
         folder: where its files are.
         config: of Hugging Face's config.json, if it is to be written; its weights stay where they are otherwise.
         tensors: of a Hugging Face model, if it is to be written.
+        tokenizer_text: of original/tokenizer.model, where the source has only a tokenizer.json of Llama 3.
     """
 
     llm: dict[str, Any]
@@ -48,6 +50,7 @@ class ImportedLanguage:
     folder: Path
     config: dict[str, Any] | None = None
     tensors: Sequence[PendingTensor] = ()
+    tokenizer_text: str | None = None
 
 
 @dataclass
@@ -136,4 +139,7 @@ def _write_language(folder: Path, language: ImportedLanguage) -> None:
         if (language.folder / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(language.folder / name, folder / name)
+    if language.tokenizer_text is not None:
+        (folder / "original").mkdir(exist_ok=True)
+        (folder / LLAMA3_TOKENIZER).write_text(language.tokenizer_text, encoding="ascii")
     write_shards(folder, language.tensors, _SHARD_BYTES, "language model")

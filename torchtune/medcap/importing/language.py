@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from medcap.checkpoints.llm_architecture import build_decoder, config_mismatches
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
-from medcap.importing.imported_model import ImportedLanguage
+from medcap.importing.imported_model import LLAMA3_TOKENIZER, ImportedLanguage
+from medcap.importing.llama3_tokenizer_file import tokenizer_model
 from medcap.models.towers.tensor_files import read_json
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 _LLAMA3_RANKS = 128_000
-_LLAMA3_TOKENIZER = "original/tokenizer.model"
+_LLAMA3_COMPONENT = "medcap.models.llama3_tokenizer"
 
 
 class SourceTensors:
@@ -85,7 +87,8 @@ def llm_component(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
         "num_kv_heads": config["num_key_value_heads"],
         "embed_dim": config["hidden_size"],
         "intermediate_dim": config["intermediate_size"],
-        "max_seq_len": config["max_position_embeddings"],
+        # Within its sliding window a Mistral attends to everything, as torchtune's does.
+        "max_seq_len": min(config["max_position_embeddings"], config.get("sliding_window") or sys.maxsize),
         "norm_eps": config["rms_norm_eps"],
         # Whole numbers as the builders' defaults have them.
         "rope_base": int(theta),
@@ -140,16 +143,38 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
     if named is not None and not named.is_file():
         raise UserError(f"--tokenizer {named}: no such file")
     if named is None:
-        there = [name for name in (_LLAMA3_TOKENIZER, "tokenizer.model") if (folder / name).is_file()]
+        there = [name for name in (LLAMA3_TOKENIZER, "tokenizer.model") if (folder / name).is_file()]
         if not there:
             return {}
         path, file = there[0], folder / there[0]
     else:
         path, file = str(named.absolute()), named
     if _is_tiktoken(file):
-        return {"_component_": "medcap.models.llama3_tokenizer", "path": path}
+        return {"_component_": _LLAMA3_COMPONENT, "path": path}
     family = {"llama": "llama2.llama2", "mistral": "mistral.mistral"}[model_type]
     return {"_component_": f"torchtune.models.{family}_tokenizer", "path": path}
+
+
+def stored_language(
+    folder: Path, config: dict[str, Any], tensors: Sequence[PendingTensor], tokenizer: Path | None
+) -> ImportedLanguage:
+    """The language model of a source that holds one; its files are copied.
+
+    Args:
+        folder: of the source.
+        config: as :func:`complete_config` gives it.
+        tensors: under the names of a language model of its own.
+        tokenizer: as for :func:`tokenizer_component`.
+
+    Raises:
+        UserError: for a variant that torchtune's builders lack.
+    """
+    llm = llm_component(config, folder / "config.json")
+    component, text = tokenizer_component(folder, config["model_type"], tokenizer), None
+    if not component:
+        text = tokenizer_model(folder / "tokenizer.json")
+        component = {} if text is None else {"_component_": _LLAMA3_COMPONENT, "path": LLAMA3_TOKENIZER}
+    return ImportedLanguage(llm, component, folder, config, tensors, text)
 
 
 def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:

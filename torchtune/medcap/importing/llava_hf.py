@@ -11,8 +11,8 @@ from torch import Tensor
 
 from medcap.errors import UserError
 from medcap.export.llava_vision import VIT_BLOCK, VIT_OUTSIDE
-from medcap.importing.imported_model import ImportedLanguage, ImportedModel
-from medcap.importing.language import SourceTensors, complete_config, llm_component, tokenizer_component
+from medcap.importing.imported_model import ImportedModel
+from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.hugging_face_tower import hugging_face_spec, read_preprocess
 from medcap.models.towers.source import TowerSource
@@ -43,20 +43,13 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     language = complete_config(config.get("text_config") or {"model_type": "llama"}, place)
     if config.get("tie_word_embeddings"):
         language["tie_word_embeddings"] = True
-    llm = llm_component(language, place)
     tensors = SourceTensors(folder)
     _check_names(tensors.names, folder)
+    imported = stored_language(folder, language, tensors.pending(language_name), tokenizer)
     tower_tensors = tensors.named(tower_name)
     tower = _tower(folder, config, tower_tensors)
     projector, projector_config = projector_from_tensors(
         tensors.named(projector_name), tower, language["hidden_size"], folder
-    )
-    imported = ImportedLanguage(
-        llm,
-        tokenizer_component(folder, language["model_type"], tokenizer),
-        folder,
-        language,
-        tensors.pending(language_name),
     )
     return ImportedModel(tower, projector, projector_config, language["hidden_size"], imported)
 

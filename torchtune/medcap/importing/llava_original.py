@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from medcap.errors import UserError
-from medcap.importing.imported_model import ImportedLanguage, ImportedModel
+from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import (
     SourceTensors,
     complete_config,
-    llm_component,
     named_language,
-    tokenizer_component,
+    stored_language,
 )
 from medcap.importing.vision_parts import named_tower, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.base import Tower
@@ -61,18 +60,11 @@ def import_llava_original(
         raise UserError(f"{place} names no mm_vision_tower: give it as --vision FOLDER")
     plain = {key: value for key, value in config.items() if not key.startswith("mm_")}
     language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, place)
-    llm = llm_component(language, place)
     tensors = SourceTensors(folder)
+    imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
     tower, notices = _tower(tensors, folder, named, select_layer)
     projector, projector_config = projector_from_tensors(
         tensors.named(_projector_name), tower, language["hidden_size"], folder
-    )
-    imported = ImportedLanguage(
-        llm,
-        tokenizer_component(folder, language["model_type"], tokenizer),
-        folder,
-        language,
-        tensors.pending(_language_name),
     )
     if config.get("image_aspect_ratio") == "pad":
         notices.append("this model was trained on pictures padded to a square; medcap crops or squashes them")

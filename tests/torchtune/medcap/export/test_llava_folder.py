@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torchtune.data import Message
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -117,6 +118,15 @@ def test_the_folder_holds_what_its_readers_look_for(exported):
     assert config["text_config"]["architectures"] == ["LlamaForCausalLM"]
     assert config["vision_feature_layer"] == -1 and config["vision_feature_select_strategy"] == "full"
     assert config["image_seq_length"] == 16
+    # What vLLM's and SGLang's loaders look for.
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    assert {name.split("layers.")[0].rpartition(".")[0] for name in names if "layers." in name} == {
+        "language_model.model",
+        "vision_tower.vision_model.encoder",
+    }
+    assert {"language_model.lm_head.weight", "language_model.model.embed_tokens.weight"} < names
+    assert {f"multi_modal_projector.linear_{number}.weight" for number in (1, 2)} < names
     processor = AutoProcessor.from_pretrained(folder)
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == config["image_token_index"]
     for path in folder.rglob("*"):
