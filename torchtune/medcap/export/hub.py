@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    check_folder(folder)
+    files = [str(path.relative_to(folder)) for path in check_folder(folder)]
     if not _REPOSITORY.fullmatch(repository):
         raise UserError(f"{repository} is no name on the hub: write OWNER/NAME")
     api = HfApi(library_name="medcap")
@@ -49,7 +50,14 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         message = f"{folder.absolute().name}, exported by medcap"
-        api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message)
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            # What was looked at, not what may have come since.
+            allow_patterns=[glob.escape(name) for name in files],
+        )
     except LocalTokenNotFoundError as error:
         raise UserError("you are not logged in to the hub: run `hf auth login` first") from error
     except OfflineModeIsEnabled as error:

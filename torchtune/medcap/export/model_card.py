@@ -113,24 +113,31 @@ def _front_matter(facts: RunFacts, format: str) -> str:
 def _what(facts: RunFacts) -> str:
     llm, vision = facts.vision.llm, facts.vision
     trainable = facts.config.get("trainable") or []
-    before, after = (facts.summary.get(f"llm_sha256_{when}") for when in ("before", "after"))
-    proof = "; its weights had one and the same fingerprint before and after" if before and before == after else ""
     projector = vision.projector_config["_component_"].rpartition(".")[2]
-    precision = llm.get("weights", "bf16")
-    seen = "" if precision == "bf16" else f" Training saw it in {precision}."
+    fingerprint = f", fingerprint `{llm['fingerprint'][:16]}`" if llm.get("fingerprint") else ""
     return f"""\
 # {facts.language_model} that sees medical images
 
-A vision tower and a projector, trained with medcap so that a frozen language model understands images. Not one weight
-of the language model was changed{proof}.{seen}
+{_how_it_was_made(facts) if trainable else "Imported into medcap and written again; nothing was trained there."}
 
 | part | | trained |
 |---|---|---|
 | vision tower | {_cell(facts.tower)}, {vision.preprocess.image_size} x {vision.preprocess.image_size} pixels \
 | {_yes("vision" in trainable)} |
 | projector | {projector}, {vision.num_image_tokens} tokens an image | {_yes("projector" in trainable)} |
-| language model | {_cell(facts.language_model)}, fingerprint `{str(llm.get("fingerprint"))[:16]}` | no |
+| language model | {_cell(facts.language_model)}{fingerprint} | no |
 """
+
+
+def _how_it_was_made(facts: RunFacts) -> str:
+    before, after = (facts.summary.get(f"llm_sha256_{when}") for when in ("before", "after"))
+    proof = "; its weights had one and the same fingerprint before and after" if before and before == after else ""
+    precision = facts.vision.llm.get("weights", "bf16")
+    seen = "" if precision == "bf16" else f" Training saw it in {precision}."
+    return (
+        "A vision tower and a projector, trained with medcap so that a frozen language model understands images. Not"
+        f" one weight of the language model was changed{proof}.{seen}"
+    )
 
 
 def _data(facts: RunFacts) -> str:
@@ -221,10 +228,10 @@ def _licences(facts: RunFacts) -> str:
     asks = (
         ' Llama\'s community licence asks whoever hands such weights on to add its text, to write "Built with Llama"'
         " where people see it, and to begin the model's name with Llama."
-        if llama
+        if llama3
         else ""
     )
-    built = "\nBuilt with Llama.\n" if llama else ""
+    built = "\nBuilt with Llama.\n" if llama3 else ""
     return f"""\
 ## Licences
 

@@ -14,6 +14,7 @@ from medcap.export.llava_vision import VIT_BLOCK, VIT_OUTSIDE
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, projector_from_tensors, tower_from_tensors
+from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import hugging_face_spec, read_preprocess
 from medcap.models.towers.source import TowerSource
 
@@ -46,8 +47,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     tensors = SourceTensors(folder)
     _check_names(tensors.names, folder)
     imported = stored_language(folder, language, tensors.pending(language_name), tokenizer)
-    tower_tensors = tensors.named(tower_name)
-    tower = _tower(folder, config, tower_tensors)
+    tower = _tower(folder, config, tensors.named(tower_name))
     projector, projector_config = projector_from_tensors(
         tensors.named(projector_name), tower, language["hidden_size"], folder
     )
@@ -85,7 +85,7 @@ def _check_names(names: list[str], folder: Path) -> None:
             raise UserError(f"{folder}: tensor {name} belongs to no tower, projector or language model of LLaVA")
 
 
-def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Tower:
     place = folder / "config.json"
     vision = config.get("vision_config") or {}
     kind = vision.get("model_type")
@@ -105,10 +105,10 @@ def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) 
     spec = hugging_face_spec(kind, vision, folder)
     source = TowerSource(spec, read_preprocess(folder, kind, spec["config"]["image_size"]), place=folder)
     named = {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
-    return tower_from_tensors(spec, source, named, folder, layer)
+    return tower_from_tensors(source, named, folder, layer)
 
 
-def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str, Tensor]) -> Any:
+def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str, Tensor]) -> Tower:
     name = vision.get("timm_model_name")
     if not name or layer != -1 or not vision.get("tie_last_hidden_states"):
         raise UserError(
@@ -117,7 +117,7 @@ def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str,
         )
     spec = {"kind": "timm", "name": name, "image_size": vision["image_size"]}
     source = TowerSource(spec, read_preprocess(folder, "clip_vision_model", vision["image_size"]), place=folder)
-    return tower_from_tensors(spec, source, _timm_tensors(tensors), folder, layer)
+    return tower_from_tensors(source, _timm_tensors(tensors), folder, layer)
 
 
 def _timm_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from medcap.errors import UserError
 from medcap.importing.imported_model import ImportedModel
-from medcap.importing.language import (
-    SourceTensors,
-    complete_config,
-    named_language,
-    stored_language,
-)
+from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
 from medcap.importing.vision_parts import named_tower, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import resolve_tower
@@ -120,8 +115,9 @@ def _tower(tensors: SourceTensors, folder: Path, named: str, select_layer: int) 
     if not own:
         return named_tower(named, select_layer)
     source = resolve_tower(named, weights=False)
+    # LLaVA keeps CLIP's tower without the projection of its pooled vector.
     source.spec = {**source.spec, "projection_dim": None}
-    return tower_from_tensors(source.spec, source, own, folder, select_layer), list(source.notices)
+    return tower_from_tensors(source, own, folder, select_layer), list(source.notices)
 
 
 def _tower_name(name: str) -> str | None:

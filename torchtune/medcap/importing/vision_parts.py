@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,11 @@ def kept_layers(select_layer: int, num_layers: int) -> int:
     return kept
 
 
-def tower_from_tensors(
-    spec: dict[str, Any], source: TowerSource, tensors: Mapping[str, Tensor], place: Path, select_layer: int
-) -> Tower:
+def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place: Path, select_layer: int) -> Tower:
     """A tower whose weights came with the model.
 
     Args:
-        spec: of the whole tower.
-        source: gives the preprocessing.
+        source: describes the whole tower.
         tensors: under the tower's own names.
         place: of the model, for messages.
         select_layer: as in LLaVA's configurations.
@@ -98,11 +95,12 @@ def tower_from_tensors(
     Raises:
         UserError: if the tensors do not fit.
     """
-    cut = cut_layers(replace(source, spec=spec), select_layer)
+    cut = cut_layers(source, select_layer)
     tower = build_tower(cut.spec, cut.preprocess)
-    kept = cut.spec["config"]["num_hidden_layers"] if cut.spec["kind"] == "hugging_face" else 0
-    rename = _below(kept) if kept else (lambda name: name)
-    load_part(tower, {name: value for name, value in tensors.items() if rename(name)}, place, "the vision tower")
+    if cut.spec["kind"] == "hugging_face":
+        stays = _below(cut.spec["config"]["num_hidden_layers"])
+        tensors = {name: tensor for name, tensor in tensors.items() if stays(name)}
+    load_part(tower, tensors, place, "the vision tower")
     return tower.eval()
 
 
@@ -152,7 +150,9 @@ def check_activation(name: str, place: Path) -> None:
         raise UserError(f"{place}: the projector's activation is {name}, and medcap.models.mlp has gelu")
 
 
-def _below(kept: int) -> Any:
+def _below(kept: int) -> Callable[[str], str | None]:
+    """The name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
+
     def rename(name: str) -> str | None:
         layer = _LAYER.match(name)
         return None if layer and int(layer[1]) >= kept else name

@@ -65,6 +65,8 @@ def test_an_imported_run_is_exported_to_the_same_files(tmp_path):
     export_run(tmp_path / "back", tmp_path / "again")
     for name in ("config.json", "tokenizer.json", "model.safetensors", "preprocessor_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    card = (tmp_path / "again/README.md").read_text()
+    assert "Imported into medcap and written again; nothing was trained there." in card and "`None`" not in card
 
 
 def llava(folder, layer, activation="gelu"):
