@@ -224,9 +224,9 @@ def _blocks(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _licences(facts: RunFacts) -> str:
-    llama = _licence(facts) != "other"
+    llama3 = _licence(facts).startswith("llama3")
     asks = (
-        ' Llama\'s community licence asks whoever hands such weights on to add its text, to write "Built with Llama"'
+        ' Llama 3\'s community licence asks whoever hands such weights on to add its text, to write "Built with Llama"'
         " where people see it, and to begin the model's name with Llama."
         if llama3
         else ""
