@@ -175,6 +175,8 @@ def write_fast_tokenizer(
         chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         model_max_length=max_seq_len,
+        # transformers 4 would add token_type_ids, which its generate() then refuses.
+        model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder, save_jinja_files=False)
     # The name that both transformers 4 and 5 know; 5 writes one that 4 does not.
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))

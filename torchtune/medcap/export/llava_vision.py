@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,20 @@ def llava_tower(tower: Tower) -> LlavaTower:
         f"--format hf: transformers has no vision model that LLaVA could use as this {tower.spec['kind']} tower; clip,"
         " siglip and biomedclip can be exported; the run itself serves through medcap"
     )
+
+
+def oldest_transformers(spec: Mapping[str, Any]) -> str:
+    """The first transformers release that reads the right hidden state; earlier ones give another without a word.
+
+    4.57 takes SigLIP's output after the final norm for its last hidden state, and a ViT's before it until 5.18 learnt
+    ``tie_last_hidden_states``.
+
+    Args:
+        spec: of a tower that :func:`llava_tower` takes.
+    """
+    if spec["kind"] == "hugging_face":
+        return {"clip_vision_model": "4.57", "siglip_vision_model": "5.0"}[spec["config"]["model_type"]]
+    return "5.18"
 
 
 def llava_projector(projector: nn.Module, llm_dim: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from medcap.evaluation.report.protocol_table import CONTROL_NAMES
 from medcap.evaluation.summary import value_at
+from medcap.export.llava_vision import oldest_transformers
 from medcap.export.run_facts import RunFacts, read_facts
 
 CARD = "README.md"
@@ -88,6 +89,12 @@ def model_card(facts: RunFacts, format: str) -> str:
         format: of the export.
     """
     use = _USE.get(format, "")
+    if format == "hf":
+        oldest = oldest_transformers(facts.vision.tower_spec)
+        use = (
+            f"With transformers {oldest} or later: earlier releases may read other features of this tower, without a word."
+            f"\n\n{use}"
+        )
     parts = [_front_matter(facts, format), _what(facts), _data(facts), _training(facts), _scores(facts)]
     parts += [f"## Use\n\n{use}" if use else "", _LIMITS, _licences(facts)]
     return "\n".join(part for part in parts if part)

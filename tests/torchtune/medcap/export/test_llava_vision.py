@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from medcap.errors import UserError
-from medcap.export.llava_vision import check_tower, llava_tower
+from medcap.export.llava_vision import check_tower, llava_tower, oldest_transformers
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.registry import build_tower
 
@@ -22,6 +22,7 @@ def test_a_vit_is_transformers_own_with_query_key_and_value_apart():
     attention = "encoder.layer.1.attention.attention"
     parts = [exported.tensors[f"{attention}.{name}.weight"] for name in ("query", "key", "value")]
     assert torch.equal(torch.cat(parts), fused)
+    assert oldest_transformers(tower.spec) == "5.18"
     assert exported.config["tie_last_hidden_states"] is True and exported.select_strategy == "default"
 
 

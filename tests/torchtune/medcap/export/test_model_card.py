@@ -69,6 +69,10 @@ def test_scores_stand_with_denominator_interval_and_controls(card, workspace):
     assert f"- vqa: 3 rows of `test_rows.json`, fingerprint `{metrics['dataset']['sha256'][:16]}`" in card
 
 
+def test_it_names_the_transformers_that_reads_the_right_features(card):
+    assert "With transformers 5.0 or later: earlier releases may read other features" in card
+
+
 def test_no_path_of_the_machine_is_told(card, workspace):
     assert str(workspace.folder) not in card
     assert re.search(r"(?<![\w.])/(tmp|home|root|work|mnt|data)/", card) is None
