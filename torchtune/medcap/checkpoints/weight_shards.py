@@ -60,9 +60,12 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
                 content[tensor.name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.read())
                 weight_map[tensor.name] = file
                 progress.update(tensor.num_bytes)
-            save_file(content, folder / file, metadata={"format": "pt"})
-            # safetensors writes files that only their owner may read, whatever the umask allows.
-            (folder / file).chmod(0o644)
+            path = folder / file
+            path.touch()
+            mode = path.stat().st_mode
+            save_file(content, path, metadata={"format": "pt"})
+            # safetensors puts a file in its place that only its owner may read, whatever the umask allows.
+            path.chmod(mode)
             del content
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

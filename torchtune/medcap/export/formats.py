@@ -16,6 +16,7 @@ from medcap.errors import UserError
 from medcap.export.llava_folder import check_llava, write_llava
 from medcap.export.meta_model import write_meta_model
 from medcap.export.model_card import write_model_card
+from medcap.export.run_facts import read_facts
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIGABYTE = 10**9
@@ -64,9 +65,10 @@ def export_run(
     target = Path(out).expanduser()
     check_empty(target)
     cfg = read_run(run, overrides)
+    facts = read_facts(run_root(run), cfg, options.base_model)
     with atomic_folder(target, marked=False) as folder:
         notices = FORMATS[format](cfg, folder, options)
-        write_model_card(folder, run_root(run), cfg, format, options.base_model)
+        write_model_card(folder, facts, format)
     return notices
 
 

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from medcap.evaluation.report.protocol_table import CONTROL_NAMES
 from medcap.evaluation.summary import value_at
 from medcap.export.llava_vision import oldest_transformers
-from medcap.export.run_facts import RunFacts, read_facts
+from medcap.export.run_facts import RunFacts
 
 CARD = "README.md"
 # Builders' modules -> the hub's names of their licences.
@@ -64,20 +62,14 @@ diagnosis or treatment, and it must not decide about a patient, alone or beside 
 """
 
 
-def write_model_card(folder: Path, root: Path, cfg: DictConfig, format: str, base_model: str | None = None) -> None:
+def write_model_card(folder: Path, facts: RunFacts, format: str) -> None:
     """Write ``README.md``.
 
     Args:
         folder: the export's.
-        root: the run's folder.
-        cfg: as ``read_run`` gives it.
+        facts: of the run.
         format: of the export.
-        base_model: the language model's name on the hub.
-
-    Raises:
-        UserError: if ``base_model`` is no such name.
     """
-    facts = read_facts(root, cfg, base_model)
     (folder / CARD).write_text(model_card(facts, format), encoding="utf-8")
 
 
@@ -92,8 +84,8 @@ def model_card(facts: RunFacts, format: str) -> str:
     if format == "hf":
         oldest = oldest_transformers(facts.vision.tower_spec)
         use = (
-            f"With transformers {oldest} or later: earlier releases may read other features of this tower, without a word."
-            f"\n\n{use}"
+            f"With transformers {oldest} or later: earlier releases may read other features of this tower, without a"
+            f" word.\n\n{use}"
         )
     parts = [_front_matter(facts, format), _what(facts), _data(facts), _training(facts), _scores(facts)]
     parts += [f"## Use\n\n{use}" if use else "", _LIMITS, _licences(facts)]
