@@ -13,7 +13,7 @@ from medcap.checkpoints.hugging_face_llama import write_fast_tokenizer
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.export.llava_vision import LlavaTower
-from medcap.models.tokenizers import free_special_token
+from medcap.models.tokenizers import IMAGE_TOKEN, free_special_token
 from medcap.models.towers.base import Preprocess
 
 IMAGE_WORD = "<image>"
@@ -67,10 +67,11 @@ def check_tokenizer(tokenizer: ChatTokenizer, vocab_size: int) -> int:
             " serve the run itself"
         )
     image_token = free_special_token(inner.base_vocab_size)
-    if image_token >= vocab_size:
+    used = {token for name, token in inner.special_tokens.items() if name != IMAGE_TOKEN}
+    if image_token >= vocab_size or image_token in used:
         raise UserError(
-            f"--format hf: the language model has {vocab_size} embedding rows and none for a reserved special token"
-            f" ({image_token}) that could stand for images"
+            f"--format hf: token {image_token}, which Llama 3 reserves and could stand for images, is in use or has no"
+            " embedding row; only Llama 3's own special tokens are exported"
         )
     return image_token
 

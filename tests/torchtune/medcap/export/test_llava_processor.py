@@ -1,10 +1,15 @@
 import json
 
 import pytest
+from torchtune.models.llama3 import Llama3Tokenizer
 from transformers import AutoImageProcessor
 
 from helpers.run_folders import picture
-from medcap.export.llava_processor import image_processor_config
+from helpers.tokenizers import tiny_ranks, tiny_tokenizer_file, tiny_vocab_size
+from medcap.data.tokenization import ChatTokenizer
+from medcap.errors import UserError
+from medcap.export.llava_processor import check_tokenizer, image_processor_config
+from medcap.models.tokenizers import llama3_special_tokens, llama3_tokenizer
 from medcap.models.towers.base import HALF, Preprocess
 
 
@@ -29,3 +34,14 @@ def test_pixels_are_the_towers_own(tmp_path, preprocess, size):
     # torchvision rounds some pixels to the next of 256 steps.
     assert (default - ours).abs().max() < 1.01 / 255 / min(preprocess.std)
     assert ((default - ours).abs() > 1e-6).float().mean() < 0.05
+
+
+def test_the_image_token_is_one_that_llama_3_reserves(tmp_path):
+    file = str(tiny_tokenizer_file(tmp_path))
+    tokenizer = ChatTokenizer(llama3_tokenizer(file), 4)
+    assert check_tokenizer(tokenizer, tiny_vocab_size()) == len(tiny_ranks()) + 11
+    with pytest.raises(UserError, match="could stand for images, is in use or has no embedding row"):
+        check_tokenizer(tokenizer, len(tiny_ranks()))
+    taken = llama3_special_tokens(len(tiny_ranks())) | {"<|mine|>": len(tiny_ranks()) + 11}
+    with pytest.raises(UserError, match="could stand for images, is in use or has no embedding row"):
+        check_tokenizer(ChatTokenizer(Llama3Tokenizer(file, taken), 4), tiny_vocab_size())

@@ -252,6 +252,65 @@ def test_transformers_variants_without_a_place_are_told_in_one_line(tmp_path):
             import_model(tmp_path / "llava", tmp_path / "run")
 
 
+def test_how_pictures_were_shown_is_said(tmp_path):
+    source, _ = llava_original(tmp_path, "linear", LINEAR, False, image_aspect_ratio="pad", mm_use_im_start_end=True)
+    notices = import_model(source, tmp_path / "run")
+    assert [notice.split(";")[0] for notice in notices] == [
+        "this model was trained on pictures padded to a square",
+        "this model was trained with <im_start> and <im_end> around an image",
+    ]
+
+
+def test_a_folder_that_says_it_itself_takes_no_option(tmp_path):
+    llava(tmp_path, -2)
+    for options, name in ((ImportOptions(vision="clip"), "--vision"), (ImportOptions(llm=tmp_path), "--llm")):
+        with pytest.raises(UserError, match=f"{name}: .*llava says it itself; leave it out"):
+            import_model(tmp_path / "llava", tmp_path / "run", options)
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path):
+    llava(tmp_path, -2)
+    path = tmp_path / "llava/model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"image_newline": torch.zeros(4)}, path)
+    with pytest.raises(UserError, match="tensor image_newline belongs to no tower, projector or language model"):
+        import_model(tmp_path / "llava", tmp_path / "run")
+    removed = "multi_modal_projector.linear_2.weight"
+    save_file({name: tensor for name, tensor in tensors.items() if name != removed}, path)
+    with pytest.raises(UserError, match=r"tensor 2.weight of the projector is missing, but its configuration needs"):
+        import_model(tmp_path / "llava", tmp_path / "run")
+
+
+def test_a_vit_of_others_is_refused(tmp_path):
+    export_run(write_run(tmp_path, "biomedclip"), tmp_path / "out")
+    path = tmp_path / "out/config.json"
+    config = json.loads(path.read_text())
+    del config["vision_config"]["timm_model_name"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="a vit is imported only from medcap's own exports"):
+        import_model(tmp_path / "out", tmp_path / "back")
+
+
+def test_a_projector_for_another_width_or_of_another_kind_is_refused(tmp_path):
+    write_hugging_face_folder(tmp_path / "clip", "clip", "vision")
+    write_hugging_face_llm(tmp_path / "llm", random_decoder(tiny_llm(LLAMA3, embed_dim=64)))
+    options = ImportOptions(vision=str(tmp_path / "clip"), llm=tmp_path / "llm")
+    file = tmp_path / "mm_projector.bin"
+    torch.save({f"model.mm_projector.{name}": tensor for name, tensor in MLP.items()}, file)
+    with pytest.raises(UserError, match=r"is for a language model of width 32, and --llm .* has 64"):
+        import_model(file, tmp_path / "run", options)
+    torch.save(
+        {f"model.mm_projector.{name}": tensor for name, tensor in {**MLP, "4.weight": MLP["2.weight"]}.items()}, file
+    )
+    with pytest.raises(
+        UserError, match=r"tensor 4.(bias|weight) of the projector is .* but its configuration has no place"
+    ):
+        import_model(file, tmp_path / "run", ImportOptions(vision=str(tmp_path / "clip")))
+    torch.save({"weight": MLP["0.weight"]}, file)
+    with pytest.raises(UserError, match=r"holds no tensor named \*mm_projector"):
+        import_model(file, tmp_path / "run", options)
+
+
 def test_other_sources_are_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file or folder; download a model of the hub first"):
         import_model("llava-hf/llava-1.5-7b-hf", tmp_path / "run")
