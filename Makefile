@@ -8,6 +8,7 @@
 # make bench-data-loading how fast images get from files to the model
 # make bench-generation   how fast a model answers and scores, against transformers: five minutes
 # make bench-memory       what memory a training step takes, computed from shapes
+# make bench-probe      what tuning did to the demo's encoder, by linear classifiers, after make demo
 # make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
-	bench-frozen-weights bench-training bench-generation bench-startup
+	bench-frozen-weights bench-probe bench-training bench-generation bench-startup
 
 demo: $(INSTALLED)
 	medcap demo
@@ -53,6 +54,9 @@ bench-memory: $(INSTALLED)
 
 bench-startup: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/startup.py
+
+bench-probe: $(INSTALLED)
+	python benchmarks/probe.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py

@@ -1,4 +1,4 @@
-"""The ``medcap`` command: demo, prepare, validate, stats, score, compare, chat, export, import, push, and more."""
+"""The ``medcap`` command: train, score and look at runs, use them and hand them on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from medcap.commands import (
     phantom_benchmarks,
     prepare,
     prepare_images,
+    probe,
     push,
     score,
     stats,
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
+        ("probe", probe, probe.HELP),
         ("sweep", sweep, sweep.HELP),
         ("chat", chat, chat.HELP),
         ("export", export, export.HELP),

@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"demo", "sweep", "chat", "export", "importing"},
+    {"chat", "demo", "export", "importing", "probe", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )

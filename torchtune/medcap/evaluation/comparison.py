@@ -330,21 +330,22 @@ def _notices(
     return lines
 
 
-def verdict(difference: Interval, p: float, share: bool = True) -> str:
+def verdict(difference: Interval, p: float, share: bool = True, names: tuple[str, str] = ("A", "B")) -> str:
     """Say in plain words what interval and p-value allow to say.
 
     Args:
         difference: B minus A.
         p: of the same difference.
         share: whether the values are shares of 1.
+        names: of A and B.
 
     Returns:
         A sentence. It names a better side only where the interval excludes 0 and p is below 0.05.
     """
     if difference.low == difference.high == 0.0:
-        return "A and B score the same on every row."
+        return f"{names[0]} and {names[1]} score the same on every row."
     apart = difference.low > 0.0 or difference.high < 0.0
-    better = "B" if difference.value > 0.0 else "A"
+    better = names[1] if difference.value > 0.0 else names[0]
     size = f"{100 * abs(difference.value):.1f} points" if share else f"{abs(difference.value):.3f}"
     if apart and p < SIGNIFICANT:
         return f"{better} is better by {size}: the interval excludes 0."

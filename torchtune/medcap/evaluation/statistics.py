@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 10_000
+FEW_DRAWS = 2_000
 LEVEL = 0.95
 _BLOCK = 1 << 18  # drawn values held at once: what a processor core has in its cache
 _FEW = 64
@@ -86,6 +87,34 @@ def bootstrap_of_sums(
     drawn = [statistic(counts @ kinds) for counts in _resamples(len(rows), repeats, draws, seed)]
     value = float(statistic(rows.sum(axis=0, keepdims=True))[0])
     return _interval(value, np.concatenate(drawn), level)
+
+
+def bootstrap_of_weights(
+    rows: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    draws: int = FEW_DRAWS,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of any statistic of rows that may count more than once, such as an area under a ROC curve.
+
+    Args:
+        rows: how many there are.
+        statistic: maps how often each row is drawn ``[b, rows]`` to values ``[b]``.
+        draws: number of bootstrap samples; such a statistic takes time in proportion to rows and draws.
+        seed: of the random numbers.
+        level: share of the draws that the interval holds.
+
+    Returns:
+        The statistic of every row once, and its interval.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if rows < 1:
+        raise ValueError("no values to draw from")
+    drawn = [statistic(counts) for counts in _resamples(rows, None, draws, seed)]
+    return _interval(float(statistic(np.ones((1, rows), dtype=np.int64))[0]), np.concatenate(drawn), level)
 
 
 def bootstrap_group_mean(

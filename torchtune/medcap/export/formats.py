@@ -12,11 +12,14 @@ from omegaconf import DictConfig
 from medcap.checkpoints.assembly import plan_model
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.run import read_run, run_root
+from medcap.checkpoints.vision import VisionPlan, plan_vision
+from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
 from medcap.errors import UserError
 from medcap.export.llava_folder import check_llava, write_llava
 from medcap.export.meta_model import write_meta_model
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
+from medcap.export.vision_folder import write_vision_folder
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIGABYTE = 10**9
@@ -30,11 +33,13 @@ class ExportOptions:
         dtype: of the stored weights, one of ``DTYPES``; "auto" keeps what the format says.
         shard_bytes: most bytes of a weight file.
         base_model: the language model's name on the hub, for the model card.
+        text_from: folder of the open_clip model that an encoder alone was tuned from, for its text half.
     """
 
     dtype: str = "auto"
     shard_bytes: int = 5 * GIGABYTE
     base_model: str | None = None
+    text_from: Path | None = None
 
 
 def export_run(
@@ -65,10 +70,12 @@ def export_run(
     target = Path(out).expanduser()
     check_empty(target)
     cfg = read_run(run, overrides)
+    if options.text_from is not None and format != "vision":
+        raise UserError(f"--text-from {options.text_from} goes with --format vision only: leave it out")
     facts = read_facts(run_root(run), cfg, options.base_model)
     with atomic_folder(target, marked=False) as folder:
         notices = FORMATS[format](cfg, folder, options)
-        write_model_card(folder, facts, format)
+        write_model_card(folder, facts, format, notices)
     return notices
 
 
@@ -96,10 +103,27 @@ def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list
 
 
 def _medcap(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
-    return write_meta_model(folder, cfg, DTYPES[options.dtype])
+    plan = _vision_side(cfg)
+    return [*plan.notices, *write_meta_model(folder, plan, DTYPES[options.dtype])]
+
+
+def _vision(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    if options.dtype not in ("auto", "fp32"):
+        raise UserError(
+            f"--dtype {options.dtype}: --format vision writes fp32, as the encoder was trained; leave it out"
+        )
+    plan = _vision_side(cfg)
+    return [*plan.notices, *write_vision_folder(plan.build()[0], folder, options.text_from)]
+
+
+def _vision_side(cfg: DictConfig) -> VisionPlan:
+    """Tower and projector of a run, whose language model need not be there."""
+    saved = read_vision_checkpoint(find_vision_checkpoint(Path(cfg.vision_checkpoint)))
+    return plan_vision(None, cfg.vision_checkpoint, saved.projector_config, saved.llm["dim"])
 
 
 FORMATS: dict[str, Callable[[DictConfig, Path, ExportOptions], list[str]]] = {
     "hf": _hugging_face,
+    "vision": _vision,
     "medcap": _medcap,
 }

@@ -12,6 +12,7 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from medcap.checkpoints.hugging_face_llama import write_fast_tokenizer
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
+from medcap.export.image_processor import image_processor_config
 from medcap.export.llava_vision import LlavaTower
 from medcap.models.tokenizers import IMAGE_TOKEN, free_special_token
 from medcap.models.towers.base import Preprocess
@@ -111,35 +112,8 @@ def write_processor(folder: Path, tower: LlavaTower, preprocess: Preprocess) -> 
         "num_additional_image_tokens": 1 if drops_first else 0,
     }
     _write_json(folder / "processor_config.json", processor)
-    _write_json(folder / "preprocessor_config.json", image_processor_config(preprocess))
-
-
-def image_processor_config(preprocess: Preprocess) -> dict[str, Any]:
-    """The same preprocessing in the words of transformers' CLIP image processor.
-
-    transformers' PIL backend then gives equal pixels, its torchvision backend up to one step of 256 beside them in a
-    few; both cut an odd margin of a "shortest" crop up to one pixel elsewhere.
-
-    Args:
-        preprocess: of a tower.
-    """
-    size = preprocess.image_size
-    crops = preprocess.resize_mode == "shortest"
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size} if crops else {"height": size, "width": size},
-        "resample": {"bilinear": 2, "bicubic": 3}[preprocess.interpolation],
-        "do_center_crop": crops,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
+    images = image_processor_config(preprocess) | {"processor_class": "LlavaProcessor"}
+    _write_json(folder / "preprocessor_config.json", images)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

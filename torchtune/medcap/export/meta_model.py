@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
-from medcap.checkpoints.vision import plan_vision
-from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint, save_meta_model
+from medcap.checkpoints.vision import VisionPlan, save_meta_model
 from medcap.errors import UserError
 from medcap.models.towers.registry import NAMED_TOWERS, same_architecture
 
@@ -16,12 +14,12 @@ FILE = "meta_model.pt"
 _POOLED_MLP = "medcap.models.pooled_mlp"
 
 
-def write_meta_model(folder: Path, cfg: DictConfig, dtype: torch.dtype | None) -> list[str]:
-    """Write ``meta_model.pt``; the language model is not needed and not part of it.
+def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) -> list[str]:
+    """Write ``meta_model.pt``; the language model is not part of it.
 
     Args:
         folder: exists.
-        cfg: as ``read_run`` gives it.
+        plan: of the run's vision side.
         dtype: of the stored weights; None is medcap's own, bf16.
 
     Returns:
@@ -30,16 +28,14 @@ def write_meta_model(folder: Path, cfg: DictConfig, dtype: torch.dtype | None) -
     Raises:
         UserError: for another projector than ``pooled_mlp``.
     """
-    saved = read_vision_checkpoint(find_vision_checkpoint(Path(cfg.vision_checkpoint)))
-    component = saved.projector_config.get("_component_")
+    component = plan.projector_config.get("_component_")
     if component != _POOLED_MLP:
         raise UserError(
             f"--format medcap: a meta_model file can only hold projector={_POOLED_MLP}, and this run has {component};"
             " --format hf takes medcap.models.mlp"
         )
-    plan = plan_vision(None, cfg.vision_checkpoint, saved.projector_config, saved.llm["dim"])
     tower, projector = plan.build()
     save_meta_model(folder / FILE, tower, projector, dtype or torch.bfloat16)
     if same_architecture(plan.tower_spec, NAMED_TOWERS["biomedclip"].spec):
-        return list(plan.notices)
-    return [*plan.notices, f"medcap 2024 itself builds BiomedCLIP and no other tower; {FILE} is for medcap import"]
+        return []
+    return [f"medcap 2024 itself builds BiomedCLIP and no other tower; {FILE} is for medcap import"]

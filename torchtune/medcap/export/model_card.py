@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _LICENCES = {
     "llama3_2": "llama3.2",
     "llama3_3": "llama3.3",
 }
+# An encoder alone is loaded by whichever library it comes from.
+_LIBRARIES = {"hf": "transformers", "medcap": "medcap"}
 _USE = {
     "hf": """\
 ```python
@@ -47,6 +50,11 @@ training from or to score.
 `medcap import meta_model.pt --vision biomedclip --llm FOLDER --out RUN`. The language model is not part of it.
 """,
 }
+# What of the three parts a format leaves out.
+_WITHOUT = {
+    "vision": "\nThis folder holds the vision tower alone, for other work than answers in words.\n",
+    "medcap": "\nThis folder holds the vision tower and the projector; the language model is its makers' own.\n",
+}
 _LIMITS = """\
 ## Intended use
 
@@ -55,67 +63,78 @@ diagnosis or treatment, and it must not decide about a patient, alone or beside 
 
 ## Limits
 
-- It makes things up, fluently: findings that are not there, sides and sizes that are wrong.
+- In words it makes things up, fluently: findings that are not there, sides and sizes that are wrong.
 - Where a score above stays as high with the images shuffled, it does not come from the image.
 - What the training data lacks (devices, populations, rare diseases, other languages than theirs) it has not learnt.
 - An answer can repeat what stood in its training data; look at the licences and the consent behind these.
 """
 
 
-def write_model_card(folder: Path, facts: RunFacts, format: str) -> None:
+def write_model_card(folder: Path, facts: RunFacts, format: str, notices: Sequence[str] = ()) -> None:
     """Write ``README.md``.
 
     Args:
         folder: the export's.
         facts: of the run.
         format: of the export.
+        notices: of the export; of an encoder alone they say how it is loaded.
     """
-    (folder / CARD).write_text(model_card(facts, format), encoding="utf-8")
+    (folder / CARD).write_text(model_card(facts, format, notices), encoding="utf-8")
 
 
-def model_card(facts: RunFacts, format: str) -> str:
+def model_card(facts: RunFacts, format: str, notices: Sequence[str] = ()) -> str:
     """The card's text.
 
     Args:
         facts: of the run.
         format: of the export.
+        notices: of the export; of an encoder alone they say how it is loaded.
     """
-    use = _USE.get(format, "")
+    use = _USE.get(format) or "".join(f"- {_without_folders(notice)}\n" for notice in notices)
     if format == "hf":
         oldest = oldest_transformers(facts.vision.tower_spec)
         use = (
             f"With transformers {oldest} or later: earlier releases may read other features of this tower, without a"
             f" word.\n\n{use}"
         )
-    parts = [_front_matter(facts, format), _what(facts), _data(facts), _training(facts), _scores(facts)]
+    parts = [_front_matter(facts, format), _what(facts, format), _data(facts), _training(facts), _scores(facts)]
     parts += [f"## Use\n\n{use}" if use else "", _LIMITS, _licences(facts)]
     return "\n".join(part for part in parts if part)
 
 
 def _front_matter(facts: RunFacts, format: str) -> str:
-    bases = [name for name in (facts.language_model_on_hub, facts.tower_on_hub) if name]
+    alone = format == "vision"
+    bases = [name for name in (None if alone else facts.language_model_on_hub, facts.tower_on_hub) if name]
     lines = [
         "---",
-        f"library_name: {'transformers' if format != 'medcap' else 'medcap'}",
-        "pipeline_tag: image-text-to-text",
-        f"license: {_licence(facts)}",
+        *([f"library_name: {_LIBRARIES[format]}"] if format in _LIBRARIES else []),
+        f"pipeline_tag: {'image-feature-extraction' if alone else 'image-text-to-text'}",
+        f"license: {'other' if alone else _licence(facts)}",
         *(["base_model:", *(f"- {name}" for name in bases)] if bases else []),
         "tags:",
         "- medical",
-        "- llava",
+        *([] if alone else ["- llava"]),
         "- medcap",
         "---",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _what(facts: RunFacts) -> str:
+def _without_folders(notice: str) -> str:
+    """The words of a notice with a folder's last name in place of its path."""
+    return re.sub(r"(?<![\w.])[\w.~-]*/[\w./-]*", lambda found: Path(found.group()).name, notice)
+
+
+def _what(facts: RunFacts, format: str) -> str:
     llm, vision = facts.vision.llm, facts.vision
     trainable = facts.config.get("trainable") or []
     projector = vision.projector_config["_component_"].rpartition(".")[2]
     fingerprint = f", fingerprint `{llm['fingerprint'][:16]}`" if llm.get("fingerprint") else ""
+    title = f"{facts.language_model} that sees medical images"
+    if format == "vision":
+        title = f"{_cell(facts.tower)}, tuned on medical images through a frozen {facts.language_model}"
     return f"""\
-# {facts.language_model} that sees medical images
+# {title}
 
 {_how_it_was_made(facts) if trainable else "Imported into medcap and written again; nothing was trained there."}
 
@@ -125,7 +144,7 @@ def _what(facts: RunFacts) -> str:
 | {_yes("vision" in trainable)} |
 | projector | {projector}, {vision.num_image_tokens} tokens an image | {_yes("projector" in trainable)} |
 | language model | {_cell(facts.language_model)}{fingerprint} | no |
-"""
+{_WITHOUT.get(format, "")}"""
 
 
 def _how_it_was_made(facts: RunFacts) -> str:

@@ -7,10 +7,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from medcap.errors import UserError
 from medcap.generation.decoding import Decoder, take_in
 from medcap.generation.generator import Generator
 from medcap.generation.image_rows import ImageRows
@@ -114,7 +115,10 @@ class LiveGenerator:
         prompt = generator.prompt(request, sampling)
         if not all(isinstance(image, PreparedImage) for image in prompt.images):
             raise TypeError("images of live requests must be prepared")
-        return prompt
+        room = self.capacity - len(prompt.tokens)
+        if room < 1:
+            raise UserError(f"the prompt has {len(prompt.tokens)} tokens, and a row has {self.capacity}")
+        return replace(prompt, limit=min(prompt.limit, room))
 
     def submit(
         self,

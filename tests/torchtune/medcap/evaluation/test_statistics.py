@@ -3,7 +3,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from medcap.evaluation.statistics import bootstrap_group_mean, bootstrap_interval, bootstrap_of_sums
+from medcap.evaluation.statistics import (
+    bootstrap_group_mean,
+    bootstrap_interval,
+    bootstrap_of_sums,
+    bootstrap_of_weights,
+)
 
 
 def plain_bootstrap(values, draws):
@@ -94,3 +99,13 @@ def test_one_group_is_the_mean_over_rows():
 def test_broken_groups_are_refused(values, groups):
     with pytest.raises(ValueError, match=r"no values|not finite|2 values but 1 groups"):
         bootstrap_group_mean(values, groups)
+
+
+def test_a_statistic_of_weights_gives_the_interval_of_the_mean():
+    values = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 3.0])
+    found = bootstrap_of_weights(6, lambda counts: counts @ values / 6, draws=4000)
+    mean = bootstrap_interval(values, draws=4000)
+    assert found.value == mean.value == 1.0
+    assert abs(found.low - mean.low) < 0.1 and abs(found.high - mean.high) < 0.1
+    with pytest.raises(ValueError, match="no values to draw from"):
+        bootstrap_of_weights(0, lambda counts: counts.sum(axis=1))

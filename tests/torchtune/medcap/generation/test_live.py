@@ -269,6 +269,19 @@ def test_a_listener_that_fails_harms_nobody(tmp_path, start):
     assert answers.live.is_healthy
 
 
+def test_a_row_is_never_overrun(tmp_path, start):
+    generator = tiny_generator(tmp_path)
+    request = question_request(write_images(tmp_path, 1)[0], "Is there a circle in it?")
+    tokens = len(generator.tokenizer.prompt(request.messages).tokens)
+    answers = start(generator, capacity=tokens + 5)
+    answers.submit("cut", request, Sampling(max_new_tokens=100))
+    result = answers.wait(1)["cut"]
+    assert (len(result.tokens), result.finish) == (5, "length")
+    assert result.tokens == plain_answer(tiny_generator(tmp_path), request, 5)
+    with pytest.raises(UserError, match=f"and a row has {tokens + 5}"):
+        answers.submit("long", question_request(None, "lung " * tokens), Sampling())
+
+
 def test_requests_that_cannot_be_answered_are_refused_before_they_wait(tmp_path, start):
     generator = tiny_generator(tmp_path, max_seq_len=60)
     image = write_images(tmp_path, 1)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
@@ -14,6 +15,8 @@ from medcap.models.towers.source import TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Arguments of a model that a folder may set; others could make timm read files that the folder names.
+_POOLING = ("global_pool", "fc_norm")
 
 
 class TimmTower(Tower):
@@ -22,7 +25,8 @@ class TimmTower(Tower):
     Patch tokens are ``forward_features`` without prefix tokens; the pooled vector is what the classifier would see.
 
     Args:
-        spec: ``name`` with or without a pretrained tag, ``image_size`` or None for the model's own.
+        spec: ``name`` with or without a pretrained tag, ``image_size`` or None for the model's own; ``pooling``, the
+            model's arguments of that, only where they are not its own.
         preprocess: of the same model.
     """
 
@@ -31,6 +35,7 @@ class TimmTower(Tower):
         import timm
 
         options = {} if spec["image_size"] is None else {"img_size": spec["image_size"]}
+        options |= spec.get("pooling", {})
         self.trunk = timm.create_model(spec["name"], pretrained=False, num_classes=0, **options)
 
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -113,9 +118,13 @@ def timm_from_folder(folder: Path, weights: bool) -> TowerSource:
         raise UserError(f"{folder / 'config.json'}: timm knows no architecture {name!r}")
     settings = config.get("pretrained_cfg") or {}
     tagged = f"{name}.{settings.get('tag')}"
-    source = TowerSource(
-        {"kind": "timm", "name": _known_tag(tagged) or name, "image_size": None}, _preprocess(settings)
-    )
+    built_with = config.get("model_args") or {}
+    image_size = _other_size(name, built_with.get("img_size"))
+    spec = {"kind": "timm", "name": _known_tag(tagged) or name, "image_size": image_size}
+    pooling = {option: built_with[option] for option in _POOLING if option in built_with}
+    if _pools_differently(name, pooling.get("global_pool")):
+        spec["pooling"] = pooling
+    source = TowerSource(spec, _preprocess(settings, image_size))
     if weights:
         _attach_weights(source, folder, settings)
     return source
@@ -135,6 +144,25 @@ def _known_tag(name: str) -> str | None:
         return None
 
 
+def _other_size(name: str, built_with: int | list[int] | None) -> int | None:
+    """The image size that a model was built with, if it is not the one that this architecture has by itself."""
+    from timm.models import get_pretrained_cfg
+
+    sizes = {built_with} if isinstance(built_with, int) else set(built_with or ())
+    config = get_pretrained_cfg(name)
+    usual = None if config is None else config.input_size[-1]
+    return sizes.pop() if len(sizes) == 1 and sizes != {usual} else None
+
+
+def _pools_differently(name: str, pooling: str | None) -> bool:
+    import timm
+
+    if not pooling:
+        return False
+    with torch.device("meta"):
+        return getattr(timm.create_model(name, pretrained=False), "global_pool", pooling) != pooling
+
+
 def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any]) -> None:
     path = first_file(folder, WEIGHT_FILES)
     if path is None:
@@ -150,6 +178,7 @@ def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any])
 
 def _preprocess(settings: dict[str, Any], image_size: int | None = None) -> Preprocess:
     """timm's evaluation crop is left out: the border of a medical image can hold the finding."""
+    mode = "squash" if settings.get("crop_mode") == "squash" else "shortest"
     _, height, width = settings.get("input_size") or (3, 224, 224)
     if height != width:
         raise UserError(f"vision: a timm model with {height} x {width} input cannot be used; only square ones can")
@@ -159,4 +188,5 @@ def _preprocess(settings: dict[str, Any], image_size: int | None = None) -> Prep
         tuple(settings.get("mean") or (0.5, 0.5, 0.5)),
         tuple(settings.get("std") or (0.5, 0.5, 0.5)),
         interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
+        mode,
     )

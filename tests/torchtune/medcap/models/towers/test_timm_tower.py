@@ -120,3 +120,18 @@ def test_an_unknown_name_or_tag_is_refused(name, message):
 def test_a_model_without_one_feature_map_is_refused():
     with pytest.raises(UserError, match="the timm model Identity gives neither tokens nor one feature map"):
         features_to_tokens(torch.nn.Identity(), [torch.zeros(1, 4, 4)])
+
+
+def test_a_folder_says_its_image_size_its_pooling_and_that_images_are_squashed(tmp_path):
+    config = {
+        "architecture": "test_vit",
+        "model_args": {"img_size": [96, 96], "global_pool": "avg", "fc_norm": False, "checkpoint_path": "any.pth"},
+        "pretrained_cfg": {"input_size": [3, 96, 96], "crop_mode": "squash"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = resolve_tower(str(tmp_path), weights=False)
+    pooling = {"global_pool": "avg", "fc_norm": False}
+    assert source.spec == {"kind": "timm", "name": "test_vit", "image_size": 96, "pooling": pooling}
+    assert (source.preprocess.image_size, source.preprocess.resize_mode) == (96, "squash")
+    tower = build_tower(source.spec, source.preprocess)
+    assert tower.trunk.global_pool == "avg" and tower.shape.num_patches == 36

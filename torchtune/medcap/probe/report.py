@@ -1,0 +1,155 @@
+"""A probe's results: a table for the terminal, files, and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medcap.evaluation.files import make_folder, plain, write_json, write_text
+from medcap.evaluation.report.builder import Bar, Card, Report
+from medcap.evaluation.statistics import Interval
+from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
+
+_MOST_PROBLEMS = 5
+
+
+def text(report: ProbeReport) -> str:
+    """The results for a terminal, without a last line break."""
+    lines = []
+    for side in SIDES:
+        encoder = getattr(report.encoders, side)
+        if encoder is not None:
+            lines.append(f"{side + ':':<8} {encoder.name}")
+    lines.append(
+        f"features: {report.encoders.features}; training {_count(report, 'training')}; test {_count(report, 'test')}"
+    )
+    for part, found in report.problems.items():
+        lines += [f"  {part} image cannot be read: {reason}" for _, reason in found[:_MOST_PROBLEMS]]
+        if len(found) > _MOST_PROBLEMS:
+            lines.append(f"  ... and {len(found) - _MOST_PROBLEMS:,} more {part} images")
+    lines += [f"note: {notice}" for notice in report.notices]
+    rows = [["target", "labels", "test", "majority", "", "accuracy", "95 % interval", "balanced", "AUROC", "C"]]
+    for result in report.targets:
+        rows += _rows(result)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    left = (0, 4, 6)
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines += [_comparison(result) for result in report.targets if result.difference is not None]
+    return "\n".join(lines)
+
+
+def write(report: ProbeReport, out: Path) -> None:
+    """Write ``metrics.json``, ``predictions.jsonl`` and ``report.html``.
+
+    Args:
+        report: what was found.
+        out: folder, made if it is not there.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    make_folder(out)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for result in report.targets for row in _predictions(result)]
+    write_text(out / "predictions.jsonl", "".join(lines))
+    page(report).write(out / "report.html")
+    write_json(out / "metrics.json", describe(report))
+
+
+def page(report: ProbeReport) -> Report:
+    """The results as a page."""
+    encoders = report.encoders
+    names = [f"{side}: {getattr(encoders, side).name}" for side in SIDES if getattr(encoders, side) is not None]
+    built = Report(
+        "What the features are worth",
+        "A linear classifier on frozen features, " + "; ".join(names),
+        eyebrow="medcap probe",
+    )
+    built.add_cards([_card(result) for result in report.targets])
+    problems = [
+        f"{part} image cannot be read: {reason}" for part, found in report.problems.items() for _, reason in found
+    ]
+    built.add_notices([*report.notices, *problems])
+    rows = []
+    for result in report.targets:
+        for side, own in result.results.items():
+            scores = [_bar(own.accuracy), _bar(own.balanced_accuracy), own.auroc and own.auroc.value]
+            rows.append([result.target, side, len(result.classes), result.rows, _percent(result.majority), *scores])
+    columns = ["target", "encoder", "labels", "images", "majority", "accuracy", "balanced accuracy", "AUROC"]
+    note = "Logistic regression; majority: always the most frequent label. Images that cannot be read count as wrong."
+    built.add_table("Scores on the test images", columns, rows, note, wide=True)
+    compared = [
+        [result.target, 100 * d.interval.value, 100 * d.interval.low, 100 * d.interval.high, d.p, d.words]
+        for result in report.targets
+        if (d := result.difference) is not None
+    ]
+    if compared:
+        columns = ["target", "points of accuracy", "low", "high", "p", "in words"]
+        built.add_table("After minus before, image by image", columns, compared, wide=True)
+    values = plain(describe(report))
+    built.add_facts("Settings and data", {**values["settings"], **values["data"], "seconds": values["seconds"]})
+    return built
+
+
+def _count(report: ProbeReport, part: str) -> str:
+    examples = report.train if part == "training" else report.test
+    damaged = len(report.problems[part])
+    ending = "count as wrong" if part == "test" else "left out"
+    return f"{len(examples):,} images" + (f", {damaged:,} cannot be read ({ending})" if damaged else "")
+
+
+def _rows(result: TargetResult) -> list[list[str]]:
+    lines = []
+    for number, (side, own) in enumerate(result.results.items()):
+        first = [result.target, f"{len(result.classes)}", f"{result.rows:,}", _percent(result.majority)]
+        interval = f"{_percent(own.accuracy.low)} - {_percent(own.accuracy.high)}"
+        auroc = "-" if own.auroc is None else f"{own.auroc.value:.3f}"
+        scores = [_percent(own.accuracy.value), interval, _percent(own.balanced_accuracy.value), auroc]
+        lines.append([*(first if number == 0 else [""] * 4), side, *scores, f"{own.probe.strength:.3g}"])
+    return lines
+
+
+def _comparison(result: TargetResult) -> str:
+    compared = result.difference
+    assert compared is not None
+    interval = compared.interval
+    return (
+        f"{result.target}: {100 * interval.value:+.1f} points, {100 * interval.low:+.1f} to {100 * interval.high:+.1f},"
+        f" p {compared.p:.3g}: {compared.words}"
+    )
+
+
+def _predictions(result: TargetResult) -> list[dict[str, Any]]:
+    sides = {side: own.answers.predictions for side, own in result.results.items()}
+    labels = next(iter(result.results.values())).answers.labels
+    return [
+        {
+            "image": image,
+            "target": result.target,
+            "label": str(labels[place]),
+            **{side: predictions[place] for side, predictions in sides.items()},
+        }
+        for place, image in enumerate(result.images)
+    ]
+
+
+def _card(result: TargetResult) -> Card:
+    after = result.results["after"].accuracy
+    before = result.results.get("before")
+    detail = f"majority label {_percent(result.majority)}"
+    if before is not None:
+        detail = f"before {_percent(before.accuracy.value)}, {detail}"
+    return Card(result.target, _percent(after.value), detail, (after.low, after.value, after.high))
+
+
+def _bar(interval: Interval) -> Bar:
+    return Bar(interval.value, interval.low, interval.high)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

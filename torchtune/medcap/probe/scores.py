@@ -1,0 +1,192 @@
+"""What a classifier scores on test images, and whether one is better than another or it is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcap.evaluation.comparison import MCNEMAR, SIGN_FLIP, mcnemar, sign_flip_p, verdict
+from medcap.evaluation.statistics import Interval, bootstrap_of_sums, bootstrap_of_weights
+
+_CELLS = 1 << 22  # drawn images held at once
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A classifier's answers to test images.
+
+    Attributes:
+        classes: ``[c]`` labels that it knows.
+        scores: ``[n, c]`` log-probabilities.
+        labels: ``[n]`` right answers.
+        damaged: ``[n]`` bool: images that could not be read.
+        groups: ``[n]`` rows of one group are drawn together.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    damaged: np.ndarray
+    groups: Sequence[Hashable]
+
+    @property
+    def predictions(self) -> list[str | None]:
+        """The label with the highest score; None for an image that could not be read."""
+        chosen = self.classes[self.scores.argmax(axis=1)]
+        return [None if broken else str(label) for label, broken in zip(chosen, self.damaged, strict=True)]
+
+    @property
+    def right(self) -> np.ndarray:
+        """``[n]`` bool; an image that could not be read is wrong."""
+        return (self.classes[self.scores.argmax(axis=1)] == self.labels) & ~self.damaged
+
+
+def accuracy(right: np.ndarray, groups: Sequence[Hashable]) -> Interval:
+    """Share of right answers.
+
+    Args:
+        right: ``[n]`` numbers, 1 for a right answer; or differences of these.
+        groups: ``[n]`` rows of one group are drawn together.
+
+    Returns:
+        The share and its bootstrap interval.
+    """
+    rows = _sums(np.stack([right.astype(float), np.ones(len(right))], axis=1), groups)
+    return bootstrap_of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
+
+
+def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable]) -> Interval:
+    """Mean over the classes of the share of their images that are answered rightly.
+
+    Args:
+        right: ``[n]`` numbers, as in :func:`accuracy`.
+        labels: ``[n]`` right answers.
+        groups: ``[n]`` rows of one group are drawn together.
+
+    Returns:
+        The mean and its bootstrap interval; a draw without any image of a class takes the mean of the others.
+    """
+    classes, codes = np.unique(labels, return_inverse=True)
+    own = np.eye(len(classes))[codes]  # [n, c]
+    rows = _sums(np.concatenate([own * right[:, None], own], axis=1), groups)
+
+    def mean(sums: np.ndarray) -> np.ndarray:  # [b, 2 c] -> [b]
+        hits, sizes = np.split(sums, 2, axis=1)
+        return (hits / np.maximum(sizes, 1)).sum(axis=1) / (sizes > 0).sum(axis=1)
+
+    return bootstrap_of_sums(rows, mean)
+
+
+def macro_auroc(answers: Answers) -> Interval | None:
+    """Mean over the classes of the area under the ROC curve, each class against all others.
+
+    An image that could not be read counts as the worst answer: below all others for its own class, above them for
+    every other class. Classes that the classifier does not know, or that all or none of the images have, have no curve.
+
+    Args:
+        answers: of the classifier.
+
+    Returns:
+        The mean and its bootstrap interval; None where no class has a curve.
+    """
+    curves = []
+    for column, label in enumerate(answers.classes):
+        positive = answers.labels == label
+        if positive.any() and not positive.all():
+            worst = np.where(positive, -np.inf, np.inf)
+            curves.append((np.where(answers.damaged, worst, answers.scores[:, column]), positive))
+    if not curves:
+        return None
+    two = len(curves) == 2 and len(np.unique(answers.labels)) == 2
+    prepared = [_Curve(scores, positive) for scores, positive in (curves[:1] if two else curves)]
+    numbers: dict[Hashable, int] = {}
+    codes = np.array([numbers.setdefault(group, len(numbers)) for group in answers.groups])
+
+    def mean(counts: np.ndarray) -> np.ndarray:  # [b, groups] -> [b]
+        block = max(1, _CELLS // len(codes))
+        parts = [counts[start : start + block, codes] for start in range(0, len(counts), block)]
+        areas = np.concatenate([np.stack([curve.areas(part) for curve in prepared]) for part in parts], axis=1)
+        there = np.isfinite(areas)
+        return np.where(there, areas, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+
+    return bootstrap_of_weights(len(numbers), mean)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One classifier's share of right answers minus another's on the same images.
+
+    Attributes:
+        interval: of the difference, paired bootstrap.
+        first_only: images that only the first has right.
+        second_only: images that only the second has right.
+        p: two-sided.
+        test: ``mcnemar_exact``, or ``sign_flip`` over groups where these hold several images.
+        words: the result in one sentence.
+    """
+
+    interval: Interval
+    first_only: int
+    second_only: int
+    p: float
+    test: str
+    words: str
+
+
+def difference(first: np.ndarray, second: np.ndarray, groups: Sequence[Hashable], names: tuple[str, str]) -> Difference:
+    """Compare two classifiers image by image.
+
+    Args:
+        first: ``[n]`` bool.
+        second: likewise.
+        groups: ``[n]`` rows of one group are drawn together.
+        names: what the two are.
+
+    Returns:
+        Second minus first.
+    """
+    change = second.astype(float) - first.astype(float)
+    interval = accuracy(change, groups)
+    first_only, second_only = int((first & ~second).sum()), int((second & ~first).sum())
+    grouped = len(set(groups)) < len(groups)
+    p = sign_flip_p(_sums(change[:, None], groups)[:, 0]) if grouped else mcnemar(first_only, second_only)
+    words = verdict(interval, p, names=names)
+    return Difference(interval, first_only, second_only, p, SIGN_FLIP if grouped else MCNEMAR, words)
+
+
+class _Curve:
+    """A class's images in the order of their scores."""
+
+    def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
+        self._order = np.argsort(scores, kind="stable")
+        ordered = scores[self._order]
+        self._starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # of equal scores
+        self._positive = positive[self._order]
+
+    def areas(self, counts: np.ndarray) -> np.ndarray:
+        """Area of each draw: the share of pairs in the right order, equal scores as half (Mann-Whitney).
+
+        Args:
+            counts: ``[b, n]`` how often each image is drawn.
+
+        Returns:
+            ``[b]``; NaN where a draw has only one kind.
+        """
+        counts = counts[:, self._order]
+        up = np.add.reduceat(counts * self._positive, self._starts, axis=1).astype(float)  # [b, distinct]
+        down = np.add.reduceat(counts * ~self._positive, self._starts, axis=1).astype(float)
+        below = np.cumsum(down, axis=1) - down
+        pairs = up.sum(axis=1) * down.sum(axis=1)
+        won = (up * (below + 0.5 * down)).sum(axis=1)
+        return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _sums(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+    """``[n, f]`` summed over each group: ``[groups, f]``."""
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(group, len(numbers)) for group in groups]
+    summed = np.zeros((len(numbers), rows.shape[1]))
+    np.add.at(summed, codes, rows)
+    return summed
