@@ -236,9 +236,9 @@ def _vision_config(preset: Preset) -> dict[str, Any]:
 def _our_model(preset: Preset, device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
     from torchtune.models.llama3 import llama3
 
-    from medcap.models.towers.hugging_face_tower import _spec
+    from medcap.models.towers.hugging_face_tower import hugging_face_spec
 
-    spec = _spec("clip_vision_model", _vision_config(preset), "")
+    spec = hugging_face_spec("clip_vision_model", _vision_config(preset), "")
     with torch.device(device):
         tower = HuggingFaceTower(spec, Preprocess(preset.image_size))
         projector = mlp(tower.shape, preset.dim)

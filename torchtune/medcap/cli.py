@@ -12,11 +12,14 @@ from pathlib import Path
 from medcap.commands import (
     chat,
     compare,
+    export,
+    import_model,
     leakcheck,
     phantom_benchmarks,
     prepare,
     prepare_images,
     probe,
+    push,
     score,
     serve,
     stats,
@@ -105,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         ("chat", chat, chat.HELP),
         ("serve", serve, serve.HELP),
         ("web", web, web.HELP),
+        ("export", export, export.HELP),
+        ("import", import_model, import_model.HELP),
+        ("push", push, push.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

@@ -12,7 +12,7 @@ FLOORS = (
     {"checkpoints", "datasets"},
     {"generation"},
     {"evaluation", "training"},
-    {"chat", "demo", "export", "probe", "serving", "sweep"},
+    {"chat", "demo", "export", "importing", "probe", "serving", "sweep"},
     {"commands"},
     {"cli", "recipes"},
 )

@@ -69,20 +69,22 @@ def begin_folder(path: Path) -> Path:
     return temporary
 
 
-def finish_folder(path: Path) -> None:
+def finish_folder(path: Path, marked: bool = True) -> None:
     """Bring everything in the temporary folder to disk, mark it complete and give it its name.
 
     Args:
         path: as given to ``begin_folder``; a folder that was there before is replaced.
+        marked: whether the marker goes into it; a folder in a format of others has no place for it.
     """
     temporary = _temporary(path)
     for folder, _, files in os.walk(temporary):
         for name in files:
             _sync(Path(folder) / name)
         _sync(Path(folder))
-    (temporary / MARKER).touch()
-    _sync(temporary / MARKER)
-    _sync(temporary)
+    if marked:
+        (temporary / MARKER).touch()
+        _sync(temporary / MARKER)
+        _sync(temporary)
     outdated = _outdated(path)
     shutil.rmtree(outdated, ignore_errors=True)
     if path.exists():
@@ -93,8 +95,12 @@ def finish_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, marked: bool = True) -> Iterator[Path]:
     """Write a folder so that its name only ever means a whole one, with the marker in it.
+
+    Args:
+        path: the final name.
+        marked: as for ``finish_folder``.
 
     Yields:
         A temporary folder to fill. When the block raises it is removed and ``path`` stays as it was.
@@ -102,7 +108,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = begin_folder(path)
     try:
         yield temporary
-        finish_folder(path)
+        finish_folder(path, marked)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

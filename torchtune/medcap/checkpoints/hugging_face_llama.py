@@ -6,19 +6,23 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
-from torchtune.modules import RotaryPositionalEmbeddings, TransformerDecoder
+from torchtune.modules import RMSNorm, RotaryPositionalEmbeddings, TransformerDecoder
 
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.errors import UserError
 from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
+
+BOS = "<|begin_of_text|>"
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -59,9 +63,9 @@ def write_hugging_face_llama(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         dtype = decoder.tok_embeddings.weight.dtype
-        _write_json(temporary / "config.json", _config(shape, dtype, tokenizer))
-        _write_json(temporary / "generation_config.json", _token_ids(tokenizer) | {"do_sample": False})
-        _write_fast_tokenizer(temporary, tokenizer, Path(tokenizer_file), shape.max_seq_len)
+        _write_json(temporary / "config.json", llama_config(shape, dtype) | token_ids(tokenizer))
+        _write_json(temporary / "generation_config.json", token_ids(tokenizer) | {"do_sample": False})
+        write_fast_tokenizer(temporary, tokenizer, Path(tokenizer_file), shape.max_seq_len, CHAT_TEMPLATE)
         (temporary / "original").mkdir()
         shutil.copyfile(tokenizer_file, temporary / "original" / "tokenizer.model")
         temporary.chmod(0o755)
@@ -73,10 +77,16 @@ def write_hugging_face_llama(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_llama(decoder: TransformerDecoder) -> bool:
+    """Whether transformers' LlamaForCausalLM computes what this decoder does."""
+    layer = decoder.layers[0]
+    plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
+    biased = layer.attn.q_proj.bias is not None
+    return plain and not biased and isinstance(layer.sa_norm, nn.RMSNorm | RMSNorm)
+
+
 def _checked_shape(decoder: TransformerDecoder, architecture: dict[str, Any]) -> DecoderShape:
-    rope = decoder.layers[0].attn.pos_embeddings
-    biased = decoder.layers[0].attn.q_proj.bias is not None
-    if not isinstance(rope, RotaryPositionalEmbeddings | Llama3ScaledRoPE) or biased:
+    if not is_llama(decoder):
         raise ValueError("only torchtune's llama3, llama3_1 and llama3_2 decoders can be written as a Llama")
     shape = describe(decoder)
     for key, given in architecture.items():
@@ -85,7 +95,13 @@ def _checked_shape(decoder: TransformerDecoder, architecture: dict[str, Any]) ->
     return shape
 
 
-def _config(shape: DecoderShape, dtype: torch.dtype, tokenizer: Llama3Tokenizer) -> dict[str, Any]:
+def llama_config(shape: DecoderShape, dtype: torch.dtype) -> dict[str, Any]:
+    """A Llama's ``config.json``, without the ids of special tokens.
+
+    Args:
+        shape: the decoder's.
+        dtype: of the stored weights.
+    """
     scaling = shape.rope_scaling
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -110,50 +126,67 @@ def _config(shape: DecoderShape, dtype: torch.dtype, tokenizer: Llama3Tokenizer)
         "torch_dtype": str(dtype).removeprefix("torch."),
         "use_cache": True,
         "vocab_size": shape.vocab_size,
-        **_token_ids(tokenizer),
     }
 
 
-def _token_ids(tokenizer: Llama3Tokenizer) -> dict[str, Any]:
+def token_ids(tokenizer: Llama3Tokenizer) -> dict[str, Any]:
+    """The ids of special tokens, as ``config.json`` and ``generation_config.json`` name them."""
     stop = [tokenizer.eos_id, tokenizer.eom_id, tokenizer.eot_id]
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stop, "pad_token_id": tokenizer.pad_id}
 
 
-def _write_fast_tokenizer(folder: Path, tokenizer: Llama3Tokenizer, file: Path, max_seq_len: int) -> None:
+def write_fast_tokenizer(
+    folder: Path,
+    tokenizer: Llama3Tokenizer,
+    file: Path,
+    max_seq_len: int,
+    chat_template: str,
+    renamed: Mapping[int, str] | None = None,
+    adds_bos: bool = True,
+) -> None:
+    """Write tokenizer.json and tokenizer_config.json, which make the same ids.
+
+    Args:
+        folder: where.
+        tokenizer: torchtune's.
+        file: its tokenizer.model.
+        max_seq_len: positions of the language model.
+        chat_template: for ``apply_chat_template``.
+        renamed: id -> another name for it, among the special tokens.
+        adds_bos: whether text without a template begins with the begin-of-text token.
+    """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
+    names = _special_names(tokenizer, renamed or {})
     with uncached_tiktoken():
-        fast = TikTokenConverter(vocab_file=str(file), extra_special_tokens=_special_names(tokenizer)).converted()
-    fast.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single="<|begin_of_text|> $A",
-                pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1",
-                special_tokens=[("<|begin_of_text|>", tokenizer.bos_id)],
-            ),
-        ]
-    )
+        fast = TikTokenConverter(vocab_file=str(file), extra_special_tokens=names).converted()
+    steps: list[Any] = [processors.ByteLevel(trim_offsets=False)]
+    if adds_bos:
+        begun = {"single": f"{BOS} $A", "pair": f"{BOS} $A {BOS}:1 $B:1"}
+        steps.append(processors.TemplateProcessing(**begun, special_tokens=[(BOS, tokenizer.bos_id)]))
+    fast.post_processor = processors.Sequence(steps)
     PreTrainedTokenizerFast(
         tokenizer_object=fast,
-        bos_token="<|begin_of_text|>",
+        bos_token=BOS,
         eos_token="<|eot_id|>",
         pad_token="<|finetune_right_pad_id|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         model_max_length=max_seq_len,
+        # transformers 4 would add token_type_ids, which its generate() then refuses.
+        model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder, save_jinja_files=False)
     # The name that both transformers 4 and 5 know; 5 writes one that 4 does not.
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     _write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _special_names(tokenizer: Llama3Tokenizer) -> list[str]:
+def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str]) -> list[str]:
     """The names at n to n + 255: a tokenizer.json numbers them in order, so a free slot needs a name too."""
     first = tokenizer.base_vocab_size
-    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    names = {token: name for name, token in tokenizer.special_tokens.items()} | dict(renamed)
     return [
         names.get(token, IMAGE_TOKEN if IMAGE_TOKEN not in names.values() else f"<|reserved_special_token_{token}|>")
         for token in range(first, first + NUM_SPECIAL_TOKENS)

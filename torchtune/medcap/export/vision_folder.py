@@ -13,7 +13,8 @@ from torch import Tensor
 
 from medcap.checkpoints.atomic import write_json
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.export.image_processor import image_processor_config
+from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.towers.open_clip_tower import (
     CONFIG_FILE,
@@ -27,7 +28,6 @@ from medcap.models.towers.source import first_file
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
 from medcap.models.towers.timm_tower import TimmTower
 
-_RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers uses
 # What open_clip's tokenizers read of a local folder.
 _TOKENIZER_FILES = (
     "merges.txt",
@@ -101,7 +101,7 @@ def _write_hugging_face(tower: HuggingFaceTower, folder: Path) -> list[str]:
         config = CLIPVisionConfig(**fields, projection_dim=tower.spec["projection_dim"])
         model = "CLIPVisionModelWithProjection"
     write_json(folder / "config.json", {**json.loads(config.to_json_string(use_diff=False)), "architectures": [model]})
-    write_json(folder / "preprocessor_config.json", _image_processor(tower.preprocess))
+    write_json(folder / "preprocessor_config.json", image_processor_config(tower.preprocess))
     # The names with ``vision_model.``: transformers 4 needs them, later releases take them too.
     _save(_state(tower), folder / "model.safetensors")
     notices = [
@@ -111,30 +111,6 @@ def _write_hugging_face(tower: HuggingFaceTower, folder: Path) -> list[str]:
     if tower.preprocess.resize_mode == "shortest":
         notices.append("transformers cuts the middle of about a quarter of all shapes of images one pixel beside ours")
     return notices
-
-
-def _image_processor(preprocess: Preprocess) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers.
-
-    Its PIL backend then gives equal pixels, its torchvision backend some that are a step of 256 beside them. Both round
-    half of a "shortest" crop's margin down where torchvision's transform, and so ours, rounds to an even number: a
-    margin of 4 n + 3 pixels is cut one pixel apart.
-    """
-    size, crops = preprocess.image_size, preprocess.resize_mode == "shortest"
-    return {
-        # SigLIP's processor has no crop.
-        "image_processor_type": "CLIPImageProcessor" if crops else "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size} if crops else {"height": size, "width": size},
-        "resample": _RESAMPLE[preprocess.interpolation],
-        **({"do_center_crop": True, "crop_size": {"height": size, "width": size}} if crops else {}),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
 
 
 def _write_open_clip(tower: OpenClipTimmTower | OpenClipTower, folder: Path, text_from: Path) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 # name -> module that defines it; imported on first use, so that importing medcap.models costs nothing.
 _COMPONENTS = {
+    "linear": "medcap.models.projectors.linear",
     "llama3_tokenizer": "medcap.models.tokenizers",
     "mlp": "medcap.models.projectors.mlp",
     "pooled_mlp": "medcap.models.projectors.pooled_mlp",

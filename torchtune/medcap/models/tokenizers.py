@@ -38,6 +38,15 @@ def llama3_special_tokens(num_ranks: int) -> dict[str, int]:
     return moved
 
 
+def free_special_token(num_ranks: int) -> int:
+    """The id among Llama 3's 256 special ones that has an embedding row, and no meaning in any text or template.
+
+    Args:
+        num_ranks: ordinary tokens; Llama 3 has 128,000.
+    """
+    return num_ranks + _FREE_SLOT
+
+
 def llama3_tokenizer(path: str, max_seq_len: int | None = None) -> Llama3Tokenizer:
     """torchtune's Llama 3 tokenizer, with special tokens that follow the file's size.
 

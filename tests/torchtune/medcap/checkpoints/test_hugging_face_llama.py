@@ -114,7 +114,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError("disk full")
 
     llm, file = tiny_llm(), tiny_tokenizer_file(tmp_path / "tokenizer")
-    monkeypatch.setattr("medcap.checkpoints.hugging_face_llama._write_fast_tokenizer", fail)
+    monkeypatch.setattr("medcap.checkpoints.hugging_face_llama.write_fast_tokenizer", fail)
     with pytest.raises(OSError, match="disk full"):
         write_hugging_face_llama(tmp_path / "out", random_decoder(llm), {}, file)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

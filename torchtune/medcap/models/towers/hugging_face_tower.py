@@ -111,11 +111,11 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
             f"clip, siglip and their *_vision_model halves are"
         )
     whole = "vision_config" in config
-    spec = _spec(vision_type, config.get("vision_config") or {} if whole else config, folder)
+    spec = hugging_face_spec(vision_type, config.get("vision_config") or {} if whole else config, folder)
     architectures = config.get("architectures") or []
     if vision_type == "clip_vision_model" and (whole or "CLIPVisionModelWithProjection" in architectures):
         spec["projection_dim"] = config.get("projection_dim", 512)
-    source = TowerSource(spec, _read_preprocess(folder, vision_type, spec["config"]["image_size"]))
+    source = TowerSource(spec, read_preprocess(folder, vision_type, spec["config"]["image_size"]))
     if weights:
         path = first_file(folder, WEIGHT_FILES)
         if path is None:
@@ -137,7 +137,17 @@ def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
     return hugging_face_from_folder(folder, weights)
 
 
-def _spec(vision_type: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A tower's specification from the fields of transformers' vision configuration.
+
+    Args:
+        vision_type: clip_vision_model or siglip_vision_model.
+        fields: what is missing has transformers' default, what no tower needs is left out.
+        folder: where they stand, for messages.
+
+    Raises:
+        UserError: if they are impossible.
+    """
     from transformers import CLIPVisionConfig, SiglipVisionConfig
 
     config_class = CLIPVisionConfig if vision_type == "clip_vision_model" else SiglipVisionConfig
@@ -164,7 +174,17 @@ def _tower_names(files: TensorFiles) -> TensorFiles:
     return files.renamed(rename)
 
 
-def _read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preprocess:
+def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preprocess:
+    """The preprocessing that a folder's image processor describes, or that of the model type if there is none.
+
+    Args:
+        folder: with ``preprocessor_config.json`` or ``processor_config.json``.
+        vision_type: clip_vision_model or siglip_vision_model.
+        image_size: of the model, in pixels.
+
+    Raises:
+        UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.
+    """
     path = first_file(folder, _PREPROCESS_FILES)
     if path is None:
         return default_preprocess(vision_type, image_size)

@@ -1,0 +1,10 @@
+import pytest
+
+from medcap.cli import main
+
+
+def test_a_mistake_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["import", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"medcap: {tmp_path}/nowhere: there is no such file or folder;")

@@ -1,0 +1,129 @@
+"""The formats of ``medcap export``: a name and a function that fills an empty folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from medcap.checkpoints.assembly import plan_model
+from medcap.checkpoints.atomic import atomic_folder
+from medcap.checkpoints.run import read_run, run_root
+from medcap.checkpoints.vision import VisionPlan, plan_vision
+from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
+from medcap.errors import UserError
+from medcap.export.llava_folder import check_llava, write_llava
+from medcap.export.meta_model import write_meta_model
+from medcap.export.model_card import write_model_card
+from medcap.export.run_facts import read_facts
+from medcap.export.vision_folder import write_vision_folder
+
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What holds for every format.
+
+    Attributes:
+        dtype: of the stored weights, one of ``DTYPES``; "auto" keeps what the format says.
+        shard_bytes: most bytes of a weight file.
+        base_model: the language model's name on the hub, for the model card.
+        text_from: folder of the open_clip model that an encoder alone was tuned from, for its text half.
+    """
+
+    dtype: str = "auto"
+    shard_bytes: int = 5 * GIGABYTE
+    base_model: str | None = None
+    text_from: Path | None = None
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    format: str = "hf",
+    overrides: Sequence[str] = (),
+    options: ExportOptions | None = None,
+) -> list[str]:
+    """Write a run in another format; the folder appears whole, with its model card, or not at all.
+
+    Args:
+        run: its folder, or one of its checkpoint folders.
+        out: the folder to write; it must not exist, or be empty.
+        format: one of ``FORMATS``.
+        overrides: ``key=value`` of the model keys, as for ``read_run``.
+        options: see :class:`ExportOptions`.
+
+    Returns:
+        Lines that the user should see.
+
+    Raises:
+        UserError: if the folder holds something, the run cannot be read, or the format has no place for its model.
+    """
+    options = options or ExportOptions()
+    if format not in FORMATS:
+        raise UserError(f"--format {format} is unknown: use one of {', '.join(FORMATS)}")
+    target = Path(out).expanduser()
+    check_empty(target)
+    cfg = read_run(run, overrides)
+    if options.text_from is not None and format != "vision":
+        raise UserError(f"--text-from {options.text_from} goes with --format vision only: leave it out")
+    facts = read_facts(run_root(run), cfg, options.base_model)
+    with atomic_folder(target, marked=False) as folder:
+        notices = FORMATS[format](cfg, folder, options)
+        write_model_card(folder, facts, format, notices)
+    return notices
+
+
+def check_empty(folder: Path) -> None:
+    """See that nothing would be overwritten.
+
+    Raises:
+        UserError: if there is a file of this name, or a folder with something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists already: remove it, or name another folder")
+
+
+def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    plan = plan_model(cfg)
+    check_llava(plan)
+    write_llava(folder, plan, Path(cfg.tokenizer.path), DTYPES[options.dtype], options.shard_bytes)
+    notices = list(plan.vision.notices)
+    if plan.llm.llm_weights != "bf16":
+        notices.append(
+            f"the run saw through a language model in {plan.llm.llm_weights}, the export holds its original weights:"
+            " answers may differ a little"
+        )
+    return notices
+
+
+def _medcap(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    plan = _vision_side(cfg)
+    return [*plan.notices, *write_meta_model(folder, plan, DTYPES[options.dtype])]
+
+
+def _vision(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+    if options.dtype not in ("auto", "fp32"):
+        raise UserError(
+            f"--dtype {options.dtype}: --format vision writes fp32, as the encoder was trained; leave it out"
+        )
+    plan = _vision_side(cfg)
+    return [*plan.notices, *write_vision_folder(plan.build()[0], folder, options.text_from)]
+
+
+def _vision_side(cfg: DictConfig) -> VisionPlan:
+    """Tower and projector of a run, whose language model need not be there."""
+    saved = read_vision_checkpoint(find_vision_checkpoint(Path(cfg.vision_checkpoint)))
+    return plan_vision(None, cfg.vision_checkpoint, saved.projector_config, saved.llm["dim"])
+
+
+FORMATS: dict[str, Callable[[DictConfig, Path, ExportOptions], list[str]]] = {
+    "hf": _hugging_face,
+    "vision": _vision,
+    "medcap": _medcap,
+}

@@ -1,0 +1,70 @@
+"""The proof that an exported processor makes the run's own prompts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torchtune.data import Message
+
+from medcap.data.conversations import split_images
+from medcap.data.tokenization import ChatTokenizer
+from medcap.errors import UserError
+
+_WORDS = "Is there a 2.5 cm nodule in the left upper lobe? (SUVmax = 12.7, naïve, 胸部)\n\nAnswer “yes” or “no”."
+# Turns as their parts: IMAGE, or words.
+IMAGE = None
+SAMPLES: tuple[tuple[tuple[str, tuple[str | None, ...]], ...], ...] = (
+    (("user", (IMAGE, _WORDS)),),
+    (("user", (IMAGE,)),),
+    (("user", (_WORDS,)),),
+    (("user", (_WORDS, IMAGE)),),
+    (("system", ("You read images.",)), ("user", (IMAGE, IMAGE, "  What changed?  "))),
+    (("user", (IMAGE, "What is shown?")), ("assistant", (" A lung. ",)), ("user", (IMAGE, _WORDS))),
+)
+
+
+def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, image_size: int) -> None:
+    """Compare the ids of sample conversations.
+
+    Args:
+        folder: holds the exported processor and tokenizer.
+        tokenizer: the run's.
+        image_token: the id that stands for an image in the export.
+        image_size: of the tower, in pixels.
+
+    Raises:
+        UserError: if one differs: then transformers would ask other questions than the run was trained on.
+    """
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    # Nothing is run, so that a sample may be longer than the language model's positions.
+    processor.tokenizer.model_max_length = sys.maxsize
+    picture = Image.new("RGB", (image_size + 20, image_size))
+    for number, sample in enumerate(SAMPLES, 1):
+        own = tokenizer.prompt([_message(role, parts) for role, parts in sample]).tokens
+        own = [image_token if token == tokenizer.image_token_id else token for token in own]
+        turns = [{"role": role, "content": [_part(part, picture) for part in parts]} for role, parts in sample]
+        made = processor.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
+        theirs = made["input_ids"][0]
+        if list(theirs) != own:
+            place = next(
+                (at for at, (a, b) in enumerate(zip(theirs, own, strict=False)) if a != b), min(len(theirs), len(own))
+            )
+            raise UserError(
+                f"--format hf: the exported tokenizer writes sample conversation {number} with other ids than the run's"
+                f" own ({len(theirs)} and {len(own)} ids, the first difference at {place}), so nothing was exported"
+            )
+
+
+def _message(role: str, parts: tuple[str | None, ...]) -> Message:
+    """The turn of a training record: a tag for each picture, on a line of its own."""
+    written = "\n".join("<image>" if part is IMAGE else part for part in parts)
+    return Message(role=role, content=split_images(written), masked=role != "assistant")
+
+
+def _part(part: str | None, picture: Image.Image) -> dict[str, Any]:
+    return {"type": "image", "image": picture} if part is IMAGE else {"type": "text", "text": part}

@@ -1,0 +1,134 @@
+"""LLaVA's own format: a language model's folder with ``mm_*`` keys, or its ``mm_projector.bin`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medcap.errors import UserError
+from medcap.importing.imported_model import ImportedModel
+from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
+from medcap.importing.vision_parts import named_tower, projector_from_tensors, tower_from_tensors
+from medcap.models.towers.base import Tower
+from medcap.models.towers.registry import resolve_tower
+from medcap.models.towers.tensor_files import open_tensor_files
+
+MODEL_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}
+DEFAULT_LAYER = -2
+_PROJECTORS = ("linear", "mlp2x_gelu", "identity")
+_TOWER = "model.vision_tower.vision_tower."
+_PROJECTOR = "mm_projector."
+
+
+def import_llava_original(
+    folder: Path, config: Mapping[str, Any], vision: str | None, select_layer: int | None, tokenizer: Path | None
+) -> ImportedModel:
+    """Read the folder; the language model stays in its files until it is written.
+
+    Args:
+        folder: with config.json and safetensors files.
+        config: its config.json.
+        vision: the tower, if not the one that ``mm_vision_tower`` names.
+        select_layer: if not ``mm_vision_select_layer``.
+        tokenizer: a tokenizer.model to use instead of the folder's.
+
+    Raises:
+        UserError: if it holds something that we have no place for.
+    """
+    place = folder / "config.json"
+    kind = config.get("mm_projector_type", "linear")
+    if kind not in _PROJECTORS:
+        raise UserError(f"{place}: mm_projector_type={kind}; medcap import knows {', '.join(_PROJECTORS)}")
+    if "unpad" in config.get("mm_patch_merge_type", "flat") or config.get("image_aspect_ratio") == "anyres":
+        raise UserError(
+            f"{place}: LLaVA 1.6 cuts a picture into tiles, which medcap does not; LLaVA 1 and 1.5 can be imported"
+        )
+    if config.get("mm_vision_select_feature", "patch") != "patch":
+        raise UserError(f"{place}: mm_vision_select_feature must be patch: medcap reads patch tokens only")
+    if select_layer is None:
+        select_layer = config.get("mm_vision_select_layer", DEFAULT_LAYER)
+    named = vision or config.get("mm_vision_tower")
+    if not named:
+        raise UserError(f"{place} names no mm_vision_tower: give it as --vision FOLDER")
+    plain = {key: value for key, value in config.items() if not key.startswith("mm_")}
+    language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, place)
+    tensors = SourceTensors(folder)
+    imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
+    tower, notices = _tower(tensors, folder, named, select_layer)
+    projector, projector_config = projector_from_tensors(
+        tensors.named(_projector_name), tower, language["hidden_size"], folder
+    )
+    if config.get("image_aspect_ratio") == "pad":
+        notices.append("this model was trained on pictures padded to a square; medcap crops or squashes them")
+    if config.get("mm_use_im_start_end"):
+        notices.append(
+            "this model was trained with <im_start> and <im_end> around an image; medcap's prompts lack them"
+        )
+    return ImportedModel(tower, projector, projector_config, language["hidden_size"], imported, notices)
+
+
+def import_projector(
+    file: Path, vision: str | None, select_layer: int | None, llm: Path | None, tokenizer: Path | None
+) -> ImportedModel:
+    """Read a projector's own file, as LLaVA's first stage writes it.
+
+    Args:
+        file: ``mm_projector.bin``; only torch's weights-only loader touches it.
+        vision: its tower.
+        select_layer: which hidden state it reads; None is LLaVA's -2.
+        llm: folder of the language model that it was trained for.
+        tokenizer: a tokenizer.model to use instead of that folder's.
+
+    Raises:
+        UserError: if the file is none, or no tower is named.
+    """
+    stored = open_tensor_files(file)
+    found = stored.renamed(_projector_name)
+    if not found.names:
+        raise UserError(f"{file} holds no tensor named *{_PROJECTOR}*, so it is no projector of LLaVA")
+    if not vision:
+        raise UserError(f"{file} does not say which tower it reads: give --vision FOLDER, such as CLIP's")
+    weights: dict[str, Tensor] = found.read()
+    last = weights.get("2.weight", weights.get("weight"))
+    if last is None or last.ndim != 2:
+        raise UserError(f"{file}: the projector is neither a linear one nor a two-layer MLP")
+    language = None if llm is None else named_language(llm, tokenizer)
+    if language is not None and language.llm["embed_dim"] != len(last):
+        raise UserError(
+            f"{file} is for a language model of width {len(last)}, and --llm {llm} has {language.llm['embed_dim']}"
+        )
+    tower, notices = named_tower(vision, DEFAULT_LAYER if select_layer is None else select_layer)
+    others = len(stored.names) - len(found.names)
+    if others:
+        left_out = f"{others} tensors of {file.name} are no projector's (such as embeddings): left out"
+        notices = [*notices, left_out]
+    projector, config = projector_from_tensors(weights, tower, len(last), file)
+    return ImportedModel(tower, projector, config, len(last), language, notices)
+
+
+def _tower(tensors: SourceTensors, folder: Path, named: str, select_layer: int) -> tuple[Tower, list[str]]:
+    """Tuned towers are in the model's own files; others are only named there."""
+    own = tensors.named(_tower_name)
+    if not own:
+        return named_tower(named, select_layer)
+    source = resolve_tower(named, weights=False)
+    # LLaVA keeps CLIP's tower without the projection of its pooled vector.
+    source.spec = {**source.spec, "projection_dim": None}
+    return tower_from_tensors(source, own, folder, select_layer), list(source.notices)
+
+
+def _tower_name(name: str) -> str | None:
+    return name.removeprefix(_TOWER) if name.startswith(_TOWER) and not name.endswith("position_ids") else None
+
+
+def _projector_name(name: str) -> str | None:
+    """Files of LoRA runs have more before it."""
+    before, found, rest = name.rpartition(_PROJECTOR)
+    return rest if found and (not before or before.endswith("model.")) else None
+
+
+def _language_name(name: str) -> str | None:
+    return None if name.startswith(_TOWER) or _projector_name(name) or name.endswith("inv_freq") else name

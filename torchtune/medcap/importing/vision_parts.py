@@ -1,0 +1,160 @@
+"""Tower and projector of LLaVA-like models: layers that are not read left out, names as ours have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcap.errors import UserError
+from medcap.importing.imported_model import load_part
+from medcap.models.projectors.base import Projector, build_projector
+from medcap.models.towers.base import Tower
+from medcap.models.towers.registry import build_tower, resolve_tower
+from medcap.models.towers.source import TowerSource
+
+_LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
+_MLP = {"_component_": "medcap.models.mlp"}
+_LINEAR = {"_component_": "medcap.models.linear"}
+
+
+def named_tower(vision: str, select_layer: int) -> tuple[Tower, list[str]]:
+    """The tower that a name or folder means, cut to the layer that the model reads.
+
+    Args:
+        vision: as ``vision=`` takes it.
+        select_layer: which hidden state: -1 is the last layer's output, -2 the one before.
+
+    Returns:
+        The tower with weights, and lines that the user should see.
+
+    Raises:
+        UserError: if there is none, or its layers cannot be counted.
+    """
+    source = cut_layers(resolve_tower(vision), select_layer)
+    if source.weights is None:
+        raise UserError(f"--vision {vision} has no weights: give its folder")
+    tower = build_tower(source.spec, source.preprocess)
+    load_part(tower, source.weights.read(), source.place or Path(vision), "the vision tower")
+    return tower.eval(), source.notices
+
+
+def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
+    """Leave out the layers behind the one that is read; the last one that stays then gives that hidden state.
+
+    Args:
+        source: of any tower.
+        select_layer: as in LLaVA's configurations.
+
+    Raises:
+        UserError: if it is another than the last of a tower that is not transformers', or there is no such layer.
+    """
+    if source.spec["kind"] != "hugging_face":
+        if select_layer != -1:
+            raise UserError(
+                f"--select-layer {select_layer}: only CLIP and SigLIP towers of transformers can be cut, and this is a"
+                f" {source.spec['kind']} one; give --select-layer -1 if the projector reads its last layer"
+            )
+        return source
+    kept = kept_layers(select_layer, source.spec["config"]["num_hidden_layers"])
+    spec = {**source.spec, "config": {**source.spec["config"], "num_hidden_layers": kept}}
+    weights = source.weights
+    return replace(source, spec=spec, weights=None if weights is None else weights.renamed(_below(kept)))
+
+
+def kept_layers(select_layer: int, num_layers: int) -> int:
+    """How many layers give the hidden state that is read.
+
+    Args:
+        select_layer: index into the hidden states, of which number 0 goes into the first layer.
+        num_layers: of the tower.
+
+    Raises:
+        UserError: if no layer is left, or there is no such one.
+    """
+    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
+    if not 1 <= kept <= num_layers:
+        raise UserError(f"the layer {select_layer} that is read is none of the tower's {num_layers}")
+    return kept
+
+
+def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place: Path, select_layer: int) -> Tower:
+    """A tower whose weights came with the model.
+
+    Args:
+        source: describes the whole tower.
+        tensors: under the tower's own names.
+        place: of the model, for messages.
+        select_layer: as in LLaVA's configurations.
+
+    Raises:
+        UserError: if the tensors do not fit.
+    """
+    cut = cut_layers(source, select_layer)
+    tower = build_tower(cut.spec, cut.preprocess)
+    if cut.spec["kind"] == "hugging_face":
+        stays = _below(cut.spec["config"]["num_hidden_layers"])
+        tensors = {name: tensor for name, tensor in tensors.items() if stays(name)}
+    load_part(tower, tensors, place, "the vision tower")
+    return tower.eval()
+
+
+def projector_from_tensors(
+    tensors: Mapping[str, Tensor], tower: Tower, llm_dim: int, place: Path
+) -> tuple[Projector, dict[str, Any]]:
+    """LLaVA's projector: ``0.weight 0.bias 2.weight 2.bias`` of the two-layer one, ``weight bias`` of the linear one.
+
+    Args:
+        tensors: under these names; a missing bias is zero, no tensor at all is the identity.
+        tower: that it reads.
+        llm_dim: width of the language model's embeddings.
+        place: where the tensors come from, for messages.
+
+    Returns:
+        The projector and its configuration.
+
+    Raises:
+        UserError: for another projector.
+    """
+    weights = dict(tensors)
+    if not weights:
+        if tower.shape.patch_dim != llm_dim:
+            raise UserError(
+                f"{place}: no projector, but the tower's patches have width {tower.shape.patch_dim} and the language"
+                f" model {llm_dim}"
+            )
+        weights = {"weight": torch.eye(llm_dim)}
+    for name in [name for name in weights if name.endswith("weight")]:
+        weights.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(weights[name])))
+    config = dict(_LINEAR)
+    if "0.weight" in weights:
+        hidden = len(weights["0.weight"])
+        config = {**_MLP, **({} if hidden == llm_dim else {"hidden_dim": hidden})}
+    projector = build_projector(config, tower.shape, llm_dim)
+    load_part(projector, weights, place, "the projector")
+    return projector, config
+
+
+def check_activation(name: str, place: Path) -> None:
+    """See that the two-layer projector has the exact GELU.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if name != "gelu":
+        raise UserError(f"{place}: the projector's activation is {name}, and medcap.models.mlp has gelu")
+
+
+def _below(kept: int) -> Callable[[str], str | None]:
+    """The name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
+
+    def rename(name: str) -> str | None:
+        layer = _LAYER.match(name)
+        return None if layer and int(layer[1]) >= kept else name
+
+    return rename
