@@ -56,7 +56,7 @@ def test_a_strip_is_never_resized_as_a_whole(size, monkeypatch):
     image = Image.fromarray((255 * (rows + columns) / sum(size)).astype(np.uint8))
     monkeypatch.setattr(Image.Image, "resize", counted)
     pixels = Preprocess(32).transform()(image)
-    assert max(areas) <= 50 * 32 * 32
+    assert max(areas) <= 51 * 32 * 32
     # The middle of the ramp.
     assert pixels.shape == (3, 32, 32) and abs(pixels.float().mean() - 127) < 2
 
