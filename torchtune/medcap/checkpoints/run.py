@@ -21,6 +21,9 @@ CONFIG_FILE = "config.yaml"
 def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """Read which model a run trained.
 
+    The language model's files are looked for in the run's folder first, as an imported run holds them, and then from
+    the working directory, as a training run names them.
+
     Args:
         run: the run's folder, or one of its checkpoint folders to take that step instead of the newest.
         overrides: ``key=value`` of the model keys, such as ``llm_weights=int8`` or
@@ -49,6 +52,10 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{config} cannot be read: {reason}") from error
+    for key in ("checkpointer.checkpoint_dir", "tokenizer.path"):
+        named = OmegaConf.select(cfg, key)
+        if isinstance(named, str) and (config.parent / named).exists():
+            OmegaConf.update(cfg, key, str(config.parent / named))
     own = {"vision": None, "vision_checkpoint": str(_find_checkpoint(folder, config, cfg).parent)}
     return check(OmegaConf.merge(cfg, own, _overrides(overrides)), MODEL_KEYS)
 

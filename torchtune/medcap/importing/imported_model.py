@@ -74,12 +74,13 @@ class ImportedModel:
     notices: list[str] = field(default_factory=list)
 
 
-def write_imported(folder: Path, target: Path, model: ImportedModel) -> None:
+def write_imported(folder: Path, model: ImportedModel) -> None:
     """Write what a run's folder needs to be opened and to be trained from.
+
+    What it holds is named from the folder itself, so that it can be moved.
 
     Args:
         folder: to fill; empty.
-        target: the name that it will get, which config.yaml has to know.
         model: what to write.
     """
     language = model.language
@@ -90,7 +91,7 @@ def write_imported(folder: Path, target: Path, model: ImportedModel) -> None:
         return
     llm_folder = language.folder.absolute()
     if language.config is not None:
-        llm_folder = target.absolute() / LLM_FOLDER
+        llm_folder = Path(LLM_FOLDER)
         _write_language(folder / LLM_FOLDER, language)
     tokenizer = dict(language.tokenizer)
     if tokenizer and not Path(tokenizer["path"]).is_absolute():
@@ -101,7 +102,6 @@ def write_imported(folder: Path, target: Path, model: ImportedModel) -> None:
         **({"tokenizer": tokenizer} if tokenizer else {}),
         "checkpointer": {"checkpoint_dir": str(llm_folder), "checkpoint_files": None, "output_dir": None},
         "vision": None,
-        "vision_checkpoint": str(target.absolute()),
         "projector": model.projector_config,
         "device": "auto",
         "dtype": "auto",

@@ -56,7 +56,7 @@ def import_model(source: str | Path, out: str | Path, options: ImportOptions | N
     check_empty(target)
     model = read_source(Path(source).expanduser(), options or ImportOptions())
     with atomic_folder(target, marked=False) as folder:
-        write_imported(folder, target, model)
+        write_imported(folder, model)
     notices = list(model.notices)
     if model.language is None:
         notices.append(

@@ -29,6 +29,7 @@ def run(tmp_path):
 def test_a_run_gives_its_model_keys_and_its_newest_checkpoint(run):
     cfg = read_run(run)
     assert cfg.llm._component_ == "torchtune.models.llama3_2.llama3_2_1b"
+    assert cfg.checkpointer.checkpoint_dir == "llm"
     assert cfg.vision is None and cfg.vision_checkpoint == str(run / "checkpoint/step_000002")
     assert "optimizer" not in cfg and cfg.llm_weights == "bf16"
 
@@ -48,6 +49,16 @@ def test_checkpoints_that_lie_outside_of_the_run_are_found(run, tmp_path):
     config["checkpointer"]["output_dir"] = str(tmp_path / "apart")
     (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert read_run(run).vision_checkpoint == str(tmp_path / "apart/step_000002")
+
+
+def test_a_run_that_holds_its_language_model_can_be_moved(run, tmp_path, monkeypatch):
+    (run / "llm").mkdir()
+    (run / "llm/tokenizer.model").touch()
+    run.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    cfg = read_run("moved")
+    assert (cfg.checkpointer.checkpoint_dir, cfg.tokenizer.path) == ("moved/llm", "moved/llm/tokenizer.model")
+    assert read_run("moved", ["tokenizer.path=other"]).tokenizer.path == "other"
 
 
 def test_an_unfinished_step_is_not_taken(run):
