@@ -84,9 +84,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         limits.add_argument(name, type=positive, default=default, metavar="SECONDS", help=f"{purpose} ({default})")
 
 
-def run(
-    options: argparse.Namespace, page: Callable[[argparse.Namespace, Service, Keys], list[Route]] | None = None
-) -> None:
+def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]] | None = None) -> None:
     """Load the runs, then answer until a signal comes.
 
     Args:
@@ -97,7 +95,7 @@ def run(
         UserError: if a run, the address or a key cannot be used; before weights are loaded, if possible.
     """
     keys = read_keys(options)
-    _import_server()
+    check_installed()
     from medcap.serving.app import create_app
     from medcap.serving.limits import Limits
     from medcap.serving.middleware import LOOPBACK_NAMES
@@ -136,7 +134,7 @@ def run(
     service = load_service(runs, limits, overrides, options.name)
     service.warm_up()
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
-    routes = page(options, service, Keys(keys)) if page is not None else ()
+    routes = page(service, Keys(keys)) if page is not None else ()
     app = create_app(service, keys, names if is_local or options.allowed_host else None, routes)
     host, port = taken.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -180,7 +178,8 @@ def is_loopback(address: str) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
-def _import_server() -> None:
+def check_installed() -> None:
+    """Raise UserError if a package of the extra ``serve`` is missing."""
     try:
         import prometheus_client  # noqa: F401
         import pydantic  # noqa: F401

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medcap.commands import serve
-from medcap.errors import UserError
-
-if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from medcap.serving.routes import Keys
-    from medcap.serving.service import Service
 
 HELP = "look at images and talk to trained runs in a browser"
 
@@ -46,14 +38,10 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: see :func:`medcap.commands.serve.run`; or if the votes cannot be written or there are no examples.
     """
-    if options.examples is not None and not options.examples.is_dir():
-        raise UserError(f"--examples {options.examples}: there is no such folder")
-    serve.run(options, _page)
-
-
-def _page(options: argparse.Namespace, service: Service, keys: Keys) -> list[Route]:
+    serve.check_installed()
     from medcap.serving.votes import VoteLog
     from medcap.serving.web_page import find_examples, page_routes
 
     examples = [] if options.examples is None else find_examples(options.examples)
-    return page_routes(service, keys, VoteLog(options.votes), examples)
+    votes = VoteLog(options.votes)
+    serve.run(options, lambda service, keys: page_routes(service, keys, votes, examples))
