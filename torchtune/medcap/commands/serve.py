@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     from medcap.serving.limits import Limits
     from medcap.serving.middleware import LOOPBACK_NAMES
     from medcap.serving.routes import Keys
-    from medcap.serving.server import Server, bind, raise_file_limit
+    from medcap.serving.server import BACKLOG, Server, bind, raise_file_limit
     from medcap.serving.service import load_service
 
     limits = Limits(
@@ -136,6 +136,8 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
     routes = page(service, Keys(keys)) if page is not None else ()
     app = create_app(service, keys, names if is_local or options.allowed_host else None, routes)
+    # Whoever reads that it serves may connect at once.
+    taken.listen(BACKLOG)
     host, port = taken.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     print(f"serving {', '.join(service.runs)} at {address}v1", flush=True)
