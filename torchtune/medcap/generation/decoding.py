@@ -133,7 +133,9 @@ class Decoder:
     def _prefill(self, trees: Sequence[Tree]) -> None:
         prompts = [prompt for tree in trees for prompt in tree.prompts]
         lengths = [len(prompt.tokens) for prompt in prompts]
-        self._grow(max(0, len(prompts) - len(self._free())))
+        missing = len(prompts) - len(self._free())
+        if missing > 0:
+            self._grow(missing)
         rows = self._free()[: len(prompts)]
         packed = pack_trees(trees, self.device)
         slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]

@@ -1,5 +1,6 @@
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -144,6 +145,23 @@ def test_a_request_joins_while_another_is_decoded(tmp_path, start):
     counts = [shape[0] for shape in rows if shape[1] == 1]
     assert counts[0] == 1 and 2 in counts and counts[-1] == 1
     assert len(answers.results["long"].tokens) == 150
+
+
+def test_compiled_steps_keep_their_shape_as_requests_come_and_go(tmp_path, start, monkeypatch):
+    requests = mixed_requests(write_images(tmp_path, 2))
+    alone = tiny_generator(tmp_path)
+    expected = [plain_answer(alone, request, 2 + number) for number, request in enumerate(requests)]
+    # The graph is captured as for CUDA; generating code for it would take most of a minute here.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    answers = start(tiny_generator(tmp_path, compile=True), max_rows=4, capacity=128)
+    for number, request in enumerate(requests):
+        answers.submit(number, request, Sampling(max_new_tokens=2 + number))
+        answers.wait(number // 3)
+    results = answers.wait(len(requests))
+    assert [results[number].tokens for number in range(len(requests))] == expected
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_what_is_cancelled_hears_no_more_and_frees_its_row(tmp_path, start):
