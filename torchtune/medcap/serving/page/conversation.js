@@ -16,9 +16,7 @@ export class Conversation {
   messages(exchange, model, system, alone) {
     const messages = system ? [{ role: "system", content: system }] : [];
     if (alone) {
-      const until = this.exchanges.slice(0, this.exchanges.indexOf(exchange) + 1);
-      const images = until.findLast((earlier) => earlier.images.length > 0)?.images ?? [];
-      return [...messages, { role: "user", content: parts({ text: exchange.text, images }) }];
+      return [...messages, { role: "user", content: parts({ text: exchange.text, images: this.shownFor(exchange) }) }];
     }
     for (const earlier of this.exchanges) {
       const answer = earlier.answers.get(model);
@@ -28,6 +26,12 @@ export class Conversation {
       messages.push({ role: "assistant", content: answer.text });
     }
     return messages;
+  }
+
+  // The images of an exchange, or where it has none those that were shown last before it.
+  shownFor(exchange) {
+    const until = this.exchanges.slice(0, this.exchanges.indexOf(exchange) + 1);
+    return until.findLast((earlier) => earlier.images.length > 0)?.images ?? [];
   }
 
   // As medcap and LLaVA read conversations (a row for each run), and what it takes to repeat them.

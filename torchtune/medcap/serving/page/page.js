@@ -218,7 +218,8 @@ async function answerOne(exchange, model, signal) {
       signal,
     );
     answer.state = "done";
-    if (shown && answer.text) answer.regions = await api.findRegions(answer.text, shown.width, shown.height);
+    const image = conversation.shownFor(exchange).at(-1);
+    if (image && answer.text) answer.regions = await api.findRegions(answer.text, image.width, image.height);
   } catch (error) {
     answer.state = error.name === "AbortError" ? "stopped" : "failed";
     answer.problem = error.message;
