@@ -32,7 +32,7 @@ from medcap.serving.server import Server, bind
 from medcap.serving.service import Service
 
 # What a reply must never hold: paths, tracebacks, addresses of memory, names of the libraries that failed.
-LEAK = re.compile(rb"Traceback|File \"|site-packages|/(tmp|work|home|usr|root|var|etc)/|\.py\b|0x[0-9a-f]{6}|PIL|torch")
+LEAK = re.compile(rb"Traceback|File \"|site-packages|/(tmp|home|usr|root|var|etc|opt)/|\.py\b|0x[0-9a-f]{6}|PIL|torch")
 
 
 @dataclass
