@@ -1,4 +1,4 @@
-"""DICOM files made for a test."""
+"""DICOM files made for a test, and what a reader makes of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medcap.data.grey_levels import View
+from medcap.data.images import ImageReader
+from medcap.errors import UserError
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
@@ -68,3 +73,23 @@ def write_jpeg_dicom(path: Path, pixels: np.ndarray, header_shape: tuple[int, in
     dataset["PixelData"].is_undefined_length = True
     dcmwrite(path, dataset, enforce_file_format=True)
     return path
+
+
+def levels(reader: ImageReader, path: Path, view: View | None = None) -> list[list[int]]:
+    """The grey levels of a picture whose three channels are equal: ``[rows][columns]``, 0 to 255."""
+    image = reader.open(path, view) if view else reader.open(path)
+    assert image.mode == "RGB"
+    red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
+    assert (red == green).all()
+    assert (red == blue).all()
+    return red.tolist()
+
+
+def problem(reader: ImageReader, path: Path, view: View | None = None, check: bool = False) -> str:
+    """The one line that names the file and says why it is not read."""
+    with pytest.raises(UserError) as caught:
+        reader.check(path) if check else levels(reader, path, view)
+    message = str(caught.value)
+    assert message.startswith(f"image {path} ")
+    assert "\n" not in message
+    return message

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import RMSNorm, RotaryPositionalEmbeddings, TransformerDecoder
 
+from medcap.checkpoints.atomic import atomic_folder, write_json
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
+from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
 
@@ -56,25 +55,19 @@ def write_hugging_face_llama(
         raise UserError(f"{target} exists already: remove it, or choose another folder for the LLM")
     shape = _checked_shape(decoder, architecture)
     tokenizer = llama3_tokenizer(str(tokenizer_file))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        weights = hugging_face_conversion(decoder).to_checkpoint(decoder.state_dict())
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+    weights = hugging_face_conversion(decoder).to_checkpoint(decoder.state_dict())
+    tensors = [
+        PendingTensor(name, tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor.detach())
+        for name, tensor in weights.items()
+    ]
+    with atomic_folder(target, marked=False) as temporary:
+        write_shards(temporary, tensors, sum(tensor.num_bytes for tensor in tensors), "language model")
         dtype = decoder.tok_embeddings.weight.dtype
-        _write_json(temporary / "config.json", llama_config(shape, dtype) | token_ids(tokenizer))
-        _write_json(temporary / "generation_config.json", token_ids(tokenizer) | {"do_sample": False})
+        write_json(temporary / "config.json", llama_config(shape, dtype) | token_ids(tokenizer))
+        write_json(temporary / "generation_config.json", token_ids(tokenizer) | {"do_sample": False})
         write_fast_tokenizer(temporary, tokenizer, Path(tokenizer_file), shape.max_seq_len, CHAT_TEMPLATE)
         (temporary / "original").mkdir()
         shutil.copyfile(tokenizer_file, temporary / "original" / "tokenizer.model")
-        temporary.chmod(0o755)
-        for path in [*temporary.rglob("*"), temporary]:
-            _fsync(path)
-        os.replace(temporary, target)
-        _fsync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_llama(decoder: TransformerDecoder) -> bool:
@@ -180,7 +173,7 @@ def write_fast_tokenizer(
     ).save_pretrained(folder, save_jinja_files=False)
     # The name that both transformers 4 and 5 know; 5 writes one that 4 does not.
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    _write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str]) -> list[str]:
@@ -191,15 +184,3 @@ def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str]) -> li
         names.get(token, IMAGE_TOKEN if IMAGE_TOKEN not in names.values() else f"<|reserved_special_token_{token}|>")
         for token in range(first, first + NUM_SPECIAL_TOKENS)
     ]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.llm_files import INDEX_FILE
 
 _LARGE_BYTES = 2**30
@@ -68,8 +68,8 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
             path.chmod(mode)
             del content
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / INDEX_FILE, index)
 
 
 def _divide(tensors: Sequence[PendingTensor], shard_bytes: int) -> Iterator[list[PendingTensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medcap.checkpoints.assembly import ModelPlan
+from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.hugging_face_llama import token_ids
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.export.llava_check import check_prompts
@@ -65,8 +65,8 @@ def write_llava(
     exported = llava_tower(tower)
     check_tower(tower, exported)
     stored = dtype or language_dtype(plan.llm)
-    _write_json(folder / "config.json", _config(plan, exported, image_token, stored))
-    _write_json(folder / "generation_config.json", _generation_config(plan, inner))
+    write_json(folder / "config.json", _config(plan, exported, image_token, stored))
+    write_json(folder / "generation_config.json", _generation_config(plan, inner))
     write_tokenizer(folder, inner, tokenizer_file, image_token, plan.llm.max_seq_len)
     write_processor(folder, exported, tower.preprocess)
     check_prompts(folder, plan.tokenizer, image_token, tower.preprocess.image_size)
@@ -110,7 +110,3 @@ def _vision_tensors(prefix: str, tensors: dict[str, Tensor], dtype: torch.dtype)
         PendingTensor(prefix + name, tuple(tensor.shape), dtype, lambda tensor=tensor: tensor)
         for name, tensor in tensors.items()
     ]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from torchtune.models.llama3 import Llama3Tokenizer
 
+from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.hugging_face_llama import write_fast_tokenizer
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
@@ -111,10 +110,6 @@ def write_processor(folder: Path, tower: LlavaTower, preprocess: Preprocess) -> 
         # The processor takes one off for the strategy "default", so the class token must be counted first.
         "num_additional_image_tokens": 1 if drops_first else 0,
     }
-    _write_json(folder / "processor_config.json", processor)
+    write_json(folder / "processor_config.json", processor)
     images = image_processor_config(preprocess) | {"processor_class": "LlavaProcessor"}
-    _write_json(folder / "preprocessor_config.json", images)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "preprocessor_config.json", images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.run import CONFIG_FILE
 from medcap.checkpoints.vision_files import save_vision
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
@@ -133,8 +133,7 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], place: Path, pur
 
 def _write_language(folder: Path, language: ImportedLanguage) -> None:
     folder.mkdir()
-    text = json.dumps(language.config, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    write_json(folder / "config.json", language.config)
     for name in _TOKENIZER_FILES:
         if (language.folder / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)

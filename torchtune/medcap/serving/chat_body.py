@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import from_json
 
-from medcap.serving.api_error import ApiError, bad_request
+from medcap.serving.api_error import bad_request
+from medcap.serving.strict_model import StrictModel, refusal
 
 # Brackets and commas of a body. Image data has none, so this bounds what the parser makes of a large body.
 MAX_STRUCTURE = 200_000
@@ -51,18 +52,14 @@ _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ImageUrl(_Strict):
+class ImageUrl(StrictModel):
     """Where an image is; ``detail`` is accepted and changes nothing, every image has the tower's size."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class Part(_Strict):
+class Part(StrictModel):
     """A piece of a message."""
 
     type: Literal["text", "image_url"]
@@ -78,21 +75,21 @@ def _as_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else [] if stop is None else stop
 
 
-class ChatMessage(_Strict):
+class ChatMessage(StrictModel):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[Part], BeforeValidator(_as_parts)]
 
 
-class StreamOptions(_Strict):
+class StreamOptions(StrictModel):
     """How a stream ends; ``include_obfuscation`` asks for padding that is not sent here."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class ChatBody(_Strict):
+class ChatBody(StrictModel):
     """A chat completion request; fields as OpenAI has them, and ``top_k``."""
 
     model: str
@@ -106,8 +103,8 @@ class ChatBody(_Strict):
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
         BeforeValidator(_as_list),
-        Field(max_length=MAX_STOP_TEXTS),
-    ] = []
+        Field(max_length=MAX_STOP_TEXTS, default_factory=list),
+    ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -151,7 +148,7 @@ def read_chat_body(data: bytes | bytearray, max_messages: int) -> ChatBody:
     try:
         return ChatBody.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def _refuse_unsupported(values: dict[str, Any], neutral: Mapping[str, Sequence[Any]], place: str = "") -> None:
@@ -161,13 +158,3 @@ def _refuse_unsupported(values: dict[str, Any], neutral: Mapping[str, Sequence[A
             raise bad_request(
                 f"'{place}{name}' is not supported by this server: leave it out", place + name, "unsupported_value"
             )
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(map(str, first["loc"]))[:200]
-    if first["type"] == "extra_forbidden":
-        return bad_request(f"there is no field '{field}': leave it out", field, "unknown_field")
-    if first["type"] == "missing":
-        return bad_request(f"'{field}' is missing", field, "missing_field")
-    return bad_request(f"'{field}': {first['msg'][:300]}", field)

@@ -16,14 +16,13 @@ from medcap.data.tokenization import check_text
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage
+from medcap.models.towers.base import MAX_ASPECT
 from medcap.serving.api_error import ApiError, bad_request
 from medcap.serving.chat_body import ChatBody, ChatMessage, Part
 from medcap.serving.limits import Limits
 
 # Parameters such as ``;charset=utf-8`` may stand between type and ``;base64``.
 _DATA_URL = re.compile(r"data:[\w.+-]{0,60}/?[\w.+-]{0,60}(?:;[\w.+-]{1,40}=[\w.+-]{1,40}){0,4};base64,", re.ASCII)
-# The short side is resized to the tower's before the middle is cut out, so a strip would grow beyond any bound.
-MAX_ASPECT = 50
 
 logger = logging.getLogger(__name__)
 

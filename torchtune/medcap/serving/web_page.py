@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,12 +20,13 @@ from starlette.types import Receive, Scope, Send
 from medcap.data.boxes import find_boxes
 from medcap.data.images import SUFFIXES, ImageReader
 from medcap.errors import UserError
-from medcap.serving.api_error import ApiError, bad_request
+from medcap.serving.api_error import ApiError
 from medcap.serving.body import body_of
 from medcap.serving.completion import while_connected
 from medcap.serving.conversation_reader import decode_picture
 from medcap.serving.routes import Keys
 from medcap.serving.service import Service
+from medcap.serving.strict_model import StrictModel, refusal
 from medcap.serving.votes import VoteLog
 
 MAX_EXAMPLES = 24
@@ -40,21 +41,17 @@ _POLICY = (
 )
 
 ModelName = Annotated[str, Field(max_length=300)]
-Checked = TypeVar("Checked", bound=BaseModel)
+Checked = TypeVar("Checked", bound=StrictModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class VotedImage(_Strict):
+class VotedImage(StrictModel):
     """An image that was asked about."""
 
     name: str = Field(max_length=300)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Vote(_Strict):
+class Vote(StrictModel):
     """What somebody thought of one answer, or of several side by side.
 
     ``vote`` "up" and "down" are about the answer of ``model``; "best" says that ``model`` was better than the others,
@@ -70,7 +67,7 @@ class Vote(_Strict):
     settings: dict[str, str | float | int | None] = Field(max_length=20)
 
 
-class BoxedText(_Strict):
+class BoxedText(StrictModel):
     """An answer, and the size in pixels of the image that it is about."""
 
     text: str = Field(max_length=100_000)
@@ -228,9 +225,7 @@ def _checked(kind: type[Checked], data: bytes) -> Checked:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(map(str, first["loc"]))[:200]
-        raise bad_request(f"'{field}': {first['msg'][:300]}", field) from None
+        raise refusal(error) from None
 
 
 def _thumbnail(path: Path, service: Service) -> bytes:

@@ -1,0 +1,28 @@
+"""What bodies of requests are checked against, and how a mistake in one is told."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medcap.serving.api_error import ApiError, bad_request
+
+
+class StrictModel(BaseModel):
+    """Values of the right type only, no unknown field, and no value of a client in an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+def refusal(error: ValidationError) -> ApiError:
+    """The first mistake as a 400 that names the field.
+
+    Args:
+        error: of a :class:`StrictModel`.
+    """
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"]))[:200]
+    if first["type"] == "extra_forbidden":
+        return bad_request(f"there is no field '{field}': leave it out", field, "unknown_field")
+    if first["type"] == "missing":
+        return bad_request(f"'{field}' is missing", field, "missing_field")
+    return bad_request(f"'{field}': {first['msg'][:300]}", field)
