@@ -107,6 +107,18 @@ def tiny_generator(
     return Generator(model, tokenizer, model.tower.preprocess, ImageReader([folder]), progress=False, **options)
 
 
+def break_first_image(generator: Generator) -> None:
+    """Have the first image of every batch become rows that are not a number."""
+    plain = generator.model.projector.linear.forward
+
+    def broken(patches: Tensor) -> Tensor:
+        rows = plain(patches).clone()
+        rows[0] = torch.nan
+        return rows
+
+    generator.model.projector.linear.forward = broken
+
+
 def write_images(folder: Path, count: int) -> list[str]:
     """Noise pictures ``0.png``, ``1.png``, ..."""
     random = np.random.default_rng(3)

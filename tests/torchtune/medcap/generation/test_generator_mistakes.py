@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
+from helpers.tiny_generation import break_first_image, mixed_requests, tiny_generator, write_images
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
@@ -50,14 +50,7 @@ def test_not_a_number_is_an_error_of_its_request_alone(tmp_path):
     images = write_images(tmp_path, 2)
     generator = tiny_generator(tmp_path)
     expected = tokens_of(generator, [caption_request(images[1])])
-    plain = generator.model.projector.linear.forward
-
-    def break_first(patches: torch.Tensor) -> torch.Tensor:
-        rows = plain(patches).clone()
-        rows[0] = torch.nan
-        return rows
-
-    generator.model.projector.linear.forward = break_first
+    break_first_image(generator)
     broken, healthy = generator.generate([caption_request(image) for image in images], GREEDY)
     assert (broken.finish, broken.error) == ("error", "the model's output is not finite")
     assert [healthy.tokens] == expected

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers.tiny_generation import FAMILIES, plain_score, tiny_generator, write_images
+from helpers.tiny_generation import FAMILIES, break_first_image, plain_score, tiny_generator, write_images
 from medcap.errors import UserError
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request
@@ -99,14 +99,7 @@ def test_damaged_image_is_an_error_of_its_requests_alone(tmp_path):
 def test_not_a_number_is_an_error_of_its_request_alone(tmp_path):
     images = write_images(tmp_path, 2)
     generator = tiny_generator(tmp_path)
-    plain = generator.model.projector.linear.forward
-
-    def break_first(patches: torch.Tensor) -> torch.Tensor:
-        rows = plain(patches).clone()
-        rows[0] = torch.nan
-        return rows
-
-    generator.model.projector.linear.forward = break_first
+    break_first_image(generator)
     broken, healthy = generator.score([caption_request(image) for image in images], [["no"]] * 2)
     assert (broken.error, healthy.error) == ("the model's output is not finite", "")
 
