@@ -12,7 +12,8 @@ from pydicom.pixels import apply_rescale, apply_windowing
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from helpers.dicom_files import dicom_dataset, levels, problem, write_dicom, write_jpeg_dicom
-from medcap.data.dicom import is_bare, window_levels
+from medcap.data.dicom import is_bare
+from medcap.data.dicom.greys import window_levels
 from medcap.data.grey_levels import View
 from medcap.data.images import ImageHeader, ImageReader
 
