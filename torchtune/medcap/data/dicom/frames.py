@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 from medcap.data.coded_size import coded_size
 from medcap.data.dicom.jpeg2000_stream import Jpeg2000Stream
 from medcap.data.dicom.jpeg_stream import JpegStream
+from medcap.data.dicom.rle_stream import check_rle
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,7 +132,8 @@ def read_frame(dataset: Dataset, syntax: Any, frames: int, frame: int) -> Frame:
         most = rows * columns * layout.samples * math.ceil(layout.allocated / 8)
         if len(data) > 2 * most + 1024:
             raise UserError(f"frame {frame} has {len(data):,} bytes for {most:,} bytes of pixels")
-        return _from_cells(_decode_coded(dataset, syntax, data, layout), layout, dataset)
+        check_rle(data, layout.samples * math.ceil(layout.allocated / 8), rows * columns)
+        return _from_cells(_decode_coded(dataset, syntax, layout, data), layout, dataset)
     size = coded_size(data)
     if size != (columns, rows):
         found = "no size" if size is None else f"{size[0]} x {size[1]}"
@@ -209,12 +214,9 @@ def _jpeg_frame(dataset: Dataset, syntax: Any, data: bytes, layout: _Layout) -> 
     if layout.samples == 3:
         colours = "RGB" if stream.is_rgb(colours == "RGB") else "YBR_FULL"
     container = 8 if stream.precision <= 8 else 16
-    decoded, other = (
-        _decode_coded(dataset, syntax, each, layout, bits_allocated=container, pixel_representation=0)
-        for each in (stream.plain(), stream.with_added_bits())
+    decoded = _whole(
+        stream, partial(_decode_coded, dataset, syntax, layout, bits_allocated=container, pixel_representation=0)
     )
-    if not np.array_equal(decoded, other):
-        raise UserError("is damaged: cut off: its JPEG data lack a part")
     values = decoded.astype(np.int32)
     if layout.signed:
         values = _sign_extended(values, stream.precision)
@@ -230,8 +232,21 @@ def _jpeg_2000_frame(dataset: Dataset, syntax: Any, data: bytes, layout: _Layout
             raise UserError(f"has the colours {colours}, which its JPEG 2000 data contradict: correct the file")
         colours = "YBR_FULL" if colours in _YCBCR else "RGB"
     container = next(bits for bits in (8, 16, 32, 64) if stream.precision <= bits)
-    values = _decode_coded(dataset, syntax, stream.data, layout, bits_allocated=container)
+    values = _decode_coded(dataset, syntax, layout, stream.data, bits_allocated=container)
     return _from_coded(values.astype(np.int64), stream.precision, colours, layout)
+
+
+def _whole(stream: JpegStream, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """Decode a JPEG stream; refuse it if it does not hold just the bits that it needs."""
+    decoded = decode(stream.plain())
+    if not np.array_equal(decoded, decode(stream.with_added_bits())):
+        raise UserError("is damaged: cut off: its JPEG data lack a part")
+    changed = stream.with_changed_bits()
+    if changed is not None:
+        with contextlib.suppress(RuntimeError):  # of bits that are no code: they were read
+            if np.array_equal(decoded, decode(changed)):
+                raise UserError("is damaged: cut off: its JPEG data lack a part in their middle")
+    return decoded
 
 
 def _check_samples(components: int, precision: int, layout: _Layout, as_they_are: bool) -> None:
@@ -289,7 +304,7 @@ def _from_coded(values: np.ndarray, precision: int, colours: str, layout: _Layou
     """
     bits = layout.stored
     if precision != bits and layout.shifted:
-        if layout.shifted < 0 or precision != layout.high + 1 or np.any(values & (2**layout.shifted - 1)):
+        if layout.shifted < 0 or precision <= layout.high or np.any(values & (2**layout.shifted - 1)):
             raise UserError(
                 f"has {precision} bits in its compressed data, which BitsStored {bits} and HighBit {layout.high}"
                 " contradict: correct the file"
@@ -332,7 +347,7 @@ def _options(dataset: Dataset, layout: _Layout) -> dict[str, Any]:
     }
 
 
-def _decode_coded(dataset: Dataset, syntax: Any, data: bytes, layout: _Layout, **options: Any) -> np.ndarray:
+def _decode_coded(dataset: Dataset, syntax: Any, layout: _Layout, data: bytes, **options: Any) -> np.ndarray:
     from pydicom.encaps import encapsulate
 
     return _decode(encapsulate([data], has_bot=False), syntax, 0, **{**_options(dataset, layout), **options})

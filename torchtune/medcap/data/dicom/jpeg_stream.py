@@ -24,6 +24,7 @@ _RESTARTS = range(0xD0, 0xD8)
 # Of a byte FF in coded data: 00 follows it in JPEG, a byte below 80 in JPEG-LS; all else are markers.
 _MARKER, _JPEG_LS_MARKER = re.compile(rb"\xff+[\x01-\xfe]"), re.compile(rb"\xff+[\x80-\xfe]")
 _NO_TRANSFORM = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+_LEFT_OVER = 16  # bytes of coded data that an encoder may leave over
 _ADDED_BITS = b"\xaa\x33\xcc\x55\x0f\x78\xb1\x66" * 8
 
 
@@ -54,7 +55,7 @@ class JpegStream:
         self._width = self._height = self.precision = 0
         self._parts: list[_Component] = []
         self._interval = 0
-        self._ends: list[int] = []  # where coded data end: at the marker behind them
+        self._coded: list[tuple[int, int]] = []  # where coded data are: from their first byte to the marker behind them
         self._colour_marks: list[tuple[int, int]] = []
         self._jfif = self._transformed = False
         self._adobe: int | None = None
@@ -64,6 +65,10 @@ class JpegStream:
         except (IndexError, struct.error):
             raise _cut_off("have no end") from None
         self.components = len(self._parts)
+
+    @property
+    def _is_jpeg_ls(self) -> bool:
+        return self._frame == _JPEG_LS
 
     def is_rgb(self, said: bool) -> bool:
         """Find out whether three components are RGB or YCbCr.
@@ -91,9 +96,34 @@ class JpegStream:
         """Return the same with bits added behind all coded data: it decodes to the same if no bits were missing."""
         return self._edited(_ADDED_BITS)
 
-    def _edited(self, added: bytes) -> bytes:
-        changes = [(end, end, added) for end in self._ends]
-        if len(self._parts) == 3 and self._frame != _JPEG_LS:
+    def with_changed_bits(self) -> bytes | None:
+        """Return the same with some bits changed near the end of the longest coded data.
+
+        It decodes to something else, unless the decoder has all its samples before it comes there: then bits were
+        missing further up.
+
+        Returns:
+            The stream; None where coded data are too short to tell, and of the lossless process, which never makes
+            more samples of fewer bits.
+        """
+        if self._frame == _LOSSLESS:
+            return None
+        start, end = max(self._coded, key=lambda span: span[1] - span[0])
+        if end - start < 4 * _LEFT_OVER:
+            return None
+        place = end - _LEFT_OVER
+        # No byte becomes FF, and none that only marks an FF as data changes.
+        marks = [not self._is_jpeg_ls and self._data[place + number - 1] == 0xFF for number in range(4)]
+        changed = bytes(
+            byte if mark or byte == 0xD2 else byte ^ 0x2D
+            for byte, mark in zip(self._data[place : place + 4], marks, strict=True)
+        )
+        same = changed == self._data[place : place + 4]
+        return None if same else self._edited(b"", [(place, place + 4, changed)])
+
+    def _edited(self, added: bytes, others: list[tuple[int, int, bytes]] | None = None) -> bytes:
+        changes = [*(others or []), *((end, end, added) for _, end in self._coded if added)]
+        if len(self._parts) == 3 and not self._is_jpeg_ls:
             changes += [(start, end, b"") for start, end in self._colour_marks] + [(2, 2, _NO_TRANSFORM)]
         parts, place = [], 0
         for start, end, inserted in sorted(changes):
@@ -155,20 +185,20 @@ class JpegStream:
                 sent[first : last + 1] = approximation & 15
             else:
                 sent[:] = 0
-        pattern = _JPEG_LS_MARKER if self._frame == _JPEG_LS else _MARKER
+        pattern = _JPEG_LS_MARKER if self._is_jpeg_ls else _MARKER
         restarts = 0
         while True:
             found = pattern.search(self._data, place)
             if found is None:
                 raise _cut_off("have no end")
-            self._ends.append(found.start())
+            self._coded.append((place, found.start()))
             marker, place = self._data[found.end() - 1], found.end()
             if marker not in _RESTARTS:
                 break
             if marker - 0xD0 != restarts % 8:
                 raise _cut_off("lack a part")
             restarts += 1
-        if self._interval and self._frame != _JPEG_LS and restarts != self._restarts(numbers):
+        if self._interval and not self._is_jpeg_ls and restarts != self._restarts(numbers):
             raise _cut_off("lack a part")
         return found.start()
 

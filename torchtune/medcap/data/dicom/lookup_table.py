@@ -59,7 +59,8 @@ class LookupTable:
         def maps_some(first: int) -> bool:
             return first <= high and first + len(self.entries) > low
 
-        return other if maps_some(other) and not maps_some(self.first) else self.first
+        signed = self.first >= 2**15 and low < 0
+        return other if signed or (maps_some(other) and not maps_some(self.first)) else self.first
 
 
 def read_table(item: Dataset, little_endian: bool, name: str) -> LookupTable:
