@@ -74,6 +74,10 @@ def stretch(values: np.ndarray, low: float | None = None, high: float | None = N
         high = values[finite].max() if finite.any() else 0.0
     if not high > low:
         return np.zeros(values.shape, dtype=np.uint8)
+    if not 1e-300 < high - low < np.inf:
+        # The reciprocal, or the difference, would be infinite.
+        factor = 2.0**-2 if high - low > 1 else 2.0**600
+        values, low, high = values * factor, low * factor, high * factor
     levels = (np.where(finite, values, low) - low) * (255.0 / (high - low))
     return np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcap.data.dicom.frames import Frame
+from medcap.data.dicom.layout import Frame
 from medcap.errors import UserError
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from medcap.data.dicom.colours import colour_levels
 from medcap.data.dicom.elements import frame_item, numbers
-from medcap.data.dicom.frames import GREY, PALETTE, check_layout, read_frame
+from medcap.data.dicom.frames import read_frame
 from medcap.data.dicom.greys import grey_levels
+from medcap.data.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.dicom.palette import palette_colours
 from medcap.data.grey_levels import View, choose_frames, square_pixels
 from medcap.errors import UserError

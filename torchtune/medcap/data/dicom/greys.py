@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medcap.data.dicom.elements import frame_item, integers, numbers
-from medcap.data.dicom.frames import Frame
+from medcap.data.dicom.layout import Frame
 from medcap.data.dicom.lookup_table import LookupTable, read_table
 from medcap.data.grey_levels import View, apply_window, stretch
 from medcap.errors import UserError

@@ -1,0 +1,35 @@
+"""pydicom's decoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medcap.errors import UserError
+
+
+def decode(source: Any, syntax: Any, frame: int, **options: Any) -> np.ndarray:
+    """Decode a frame by pydicom, its unused bits and its colours left as they are.
+
+    Args:
+        source: a dataset; or its encapsulated pixels, with options for all that is to be known of them.
+        syntax: its transfer syntax.
+        frame: which frame.
+        options: those of pydicom's decoders, in place of what the dataset says.
+
+    Returns:
+        ``[rows, columns]`` or ``[rows, columns, samples]``, of the type and byte order that it is stored in.
+
+    Raises:
+        UserError: if a decoder crashes. Whatever pydicom and its decoders raise.
+    """
+    from pydicom.pixels import get_decoder
+
+    try:
+        return get_decoder(syntax).as_array(source, index=frame, raw=True, correct_unused_bits=False, **options)[0]
+    except BaseException as error:
+        # What a decoder in Rust raises when it panics is no Exception, and would end the run.
+        if type(error).__name__ == "PanicException":
+            raise UserError(f"is damaged: its decoder failed ({error})") from error
+        raise
