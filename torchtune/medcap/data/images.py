@@ -20,8 +20,6 @@ from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
 from medcap.data.tiff import TiffFile
 from medcap.errors import UserError
 
-# By which a folder's images are told from its other files; how one is read goes by its content.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
@@ -141,6 +139,7 @@ class ImageReader:
                 if member is not None:
                     return files.path(member)
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
+        allowed = allowed or "dataset.image_roots, which is empty"
         if outside is not None:
             raise UserError(
                 f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"

@@ -33,6 +33,15 @@ class PixelSamples:
     associated: bool = False
 
 
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse a picture whose width x height is above a limit, before it is decoded."""
+    width, height = size
+    if width * height > max_pixels:
+        raise UserError(
+            f"is {width} x {height}, more than the {max_pixels:,} pixels allowed (dataset.max_image_pixels)"
+        )
+
+
 def to_picture(samples: PixelSamples, view: View) -> Image.Image:
     """Turn samples into a picture.
 

@@ -11,10 +11,10 @@ from PIL import Image, ImagePalette
 from medcap.data import tiff_tags as tag
 from medcap.data.grey_levels import DEFAULT_VIEW, View, apply_window, stretch
 from medcap.data.orientation import upright
+from medcap.data.pixel_samples import check_pixels
 from medcap.data.png import SIGNATURE, SixteenBitPng, has_sixteen_bits, scale_colour_key, without_extras
 from medcap.data.tiff import TiffFile, check_kind, needs_samples
 from medcap.data.tiff_tags import is_tiff, read_tags
-from medcap.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 
@@ -48,11 +48,7 @@ def open_raster(
         if needs_samples(tags):
             return TiffFile(file, tags, max_pixels)
     image = closing.enter_context(Image.open(file, formats=FORMATS))
-    width, height = image.size
-    if width * height > max_pixels:
-        raise UserError(
-            f"is {width} x {height}, more than the {max_pixels:,} pixels allowed (dataset.max_image_pixels)"
-        )
+    check_pixels(image.size, max_pixels)
     if image.format == "PNG":
         if has_sixteen_bits(file):
             return SixteenBitPng(image, file)

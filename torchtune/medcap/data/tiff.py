@@ -14,7 +14,7 @@ from PIL import Image
 from medcap.data import tiff_tags as tag
 from medcap.data.grey_levels import View
 from medcap.data.orientation import turn
-from medcap.data.pixel_samples import PixelSamples, to_picture
+from medcap.data.pixel_samples import PixelSamples, check_pixels, to_picture
 from medcap.data.tiff_parts import COMPRESSIONS, Encoding, decode_part, unread
 from medcap.data.tiff_tags import Tags
 from medcap.errors import UserError
@@ -82,10 +82,7 @@ class TiffFile:
         width, height = self.size = tags.one(tag.WIDTH, 0), tags.one(tag.LENGTH, 0)
         if not width or not height:
             raise UserError("is damaged: it has no width or no height")
-        if width * height > max_pixels:
-            raise UserError(
-                f"is {width} x {height}, more than the {max_pixels:,} pixels allowed (dataset.max_image_pixels)"
-            )
+        check_pixels(self.size, max_pixels)
         self._photometric = tags.one(tag.PHOTOMETRIC, WHITE_IS_ZERO)
         self._samples = tags.one(tag.SAMPLES, 1)
         self._planar = tags.one(tag.PLANAR, 1) == 2
