@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from medcap.data.dicom import START_BYTES, DicomFile, has_preamble, is_bare
-from medcap.data.grey_levels import DEFAULT_VIEW, View, apply_window, stretch
+from medcap.data.grey_levels import DEFAULT_VIEW, View
 from medcap.data.nifti import NiftiFile, is_nifti
+from medcap.data.png import SixteenBitPng
+from medcap.data.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
+from medcap.data.tiff import TiffFile
 from medcap.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
-# By which a folder's images are told from its other files; how one is read goes by its content.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
@@ -140,6 +139,7 @@ class ImageReader:
                 if member is not None:
                     return files.path(member)
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
+        allowed = allowed or "dataset.image_roots, which is empty"
         if outside is not None:
             raise UserError(
                 f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
@@ -209,14 +209,13 @@ class ImageReader:
         """
         name = Path("of this request")
         with contextlib.ExitStack() as closing:
-            if len(data) > self.max_bytes:
-                raise UserError(f"image {name} has {len(data):,} bytes, more than the {self.max_bytes:,} allowed")
-            with _opened(name, self.max_pixels):
-                image = self._identify(name, io.BytesIO(data), closing, whole=True)
-            if isinstance(image, Image.Image):
-                return _coloured(_decode(image, name, view))
+            with _named(name, self.max_pixels):
+                self._check_bytes(len(data))
+                image = self._identify(io.BytesIO(data), closing, whole=True)
             with _named(name):
-                return _coloured(next(image.pictures(view))[1])
+                if isinstance(image, Image.Image):
+                    return coloured(decode(image, view))
+                return coloured(next(image.pictures(view))[1])
 
     def open_frames(
         self, path: str | Path, view: View, keep_grey: bool = False
@@ -237,8 +236,9 @@ class ImageReader:
         with contextlib.ExitStack() as closing:
             image = self._open_header(Path(path), closing, whole=True)
             if isinstance(image, Image.Image):
-                picture = _decode(image, path, view)
-                yield None, picture if keep_grey else _coloured(picture)
+                with _named(path):
+                    picture = decode(image, view)
+                yield None, picture if keep_grey else coloured(picture)
                 return
             pictures = image.pictures(view)
             while True:
@@ -246,11 +246,11 @@ class ImageReader:
                     found = next(pictures, None)
                 if found is None:
                     return
-                yield found[0] if image.frames > 1 else None, found[1] if keep_grey else _coloured(found[1])
+                yield found[0] if image.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
 
     def _open_header(
         self, path: Path, closing: contextlib.ExitStack, whole: bool = False
-    ) -> Image.Image | DicomFile | NiftiFile:
+    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
         """The image, its header checked, not decoded yet.
 
         Args:
@@ -259,10 +259,8 @@ class ImageReader:
             whole: whether it will be decoded.
         """
         member = self._member(path)
-        with _opened(path, self.max_pixels):
-            size = path.stat().st_size if member is None else member[0].size(member[1])
-            if size > self.max_bytes:
-                raise UserError(f"image {path} has {size:,} bytes, more than the {self.max_bytes:,} allowed")
+        with _named(path, self.max_pixels):
+            self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
             file: BinaryIO
             if member is None:
                 file = closing.enter_context(path.open("rb"))
@@ -270,108 +268,42 @@ class ImageReader:
                 # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
                 file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
                 closing.enter_context(file)
-            return self._identify(path, file, closing, whole)
+            return self._identify(file, closing, whole)
+
+    def _check_bytes(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise UserError(f"has {size:,} bytes, more than the {self.max_bytes:,} allowed")
 
     def _identify(
-        self, path: Path, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
-    ) -> Image.Image | DicomFile | NiftiFile:
+        self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
+    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
         """What a file is by its content; see ``_open_header``."""
         start = file.read(START_BYTES)
         file.seek(0)
-        if has_preamble(start):
-            return self._open_scan(path, file, start, whole)
-        try:
-            image = closing.enter_context(Image.open(file, formats=FORMATS))
-        except UnidentifiedImageError:
-            return self._open_scan(path, file, start, whole)
-        width, height = image.size
-        if width * height > self.max_pixels:
-            raise UserError(
-                f"image {path} is {width} x {height}, more than the {self.max_pixels:,} pixels allowed"
-                " (dataset.max_image_pixels)"
-            )
-        return image
-
-    def _open_scan(self, path: Path, file: BinaryIO, start: bytes, whole: bool) -> DicomFile | NiftiFile:
-        """What Pillow does not know."""
+        if not has_preamble(start):
+            with contextlib.suppress(UnidentifiedImageError):
+                return open_raster(file, start, whole, self.max_pixels, closing)
         file.seek(0)
-        with _named(path):
-            if is_nifti(file):
-                return NiftiFile(file, self.max_pixels)
-            if has_preamble(start) or is_bare(start):
-                return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
-        raise UserError(f"image {path} is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
+        if is_nifti(file):
+            return NiftiFile(file, self.max_pixels)
+        if has_preamble(start) or is_bare(start):
+            return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
+        raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[None]:
-    """Say which image cannot be opened."""
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise UserError(f"image {path} has more than the {max_pixels:,} pixels allowed") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"image {path} cannot be opened: {error}") from error
-
-
-@contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def _named(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
     try:
         yield
     except UserError as error:
         raise UserError(f"image {path} {error}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"image {path} has more than the {max_pixels:,} pixels allowed") from error
     except MemoryError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"image {path} is damaged: {reason}") from error
-
-
-def _decode(image: Image.Image, path: str | Path, view: View) -> Image.Image:
-    try:
-        image.load()
-        # In place, because a picture that is upright already would be copied.
-        ImageOps.exif_transpose(image, in_place=True)
-        return _eight_bits(image, view)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} is damaged: {error}") from error
-
-
-def to_rgb(image: Image.Image, view: View = DEFAULT_VIEW) -> Image.Image:
-    """Turn any picture that Pillow decodes into an upright 8-bit RGB one.
-
-    Colours are converted before anything resizes them: a palette index or a 16-bit value cannot be interpolated.
-
-    Args:
-        image: any mode.
-        view: its window, in stored values, is applied to greys of more than 8 bits.
-
-    Returns:
-        Mode RGB, EXIF orientation applied.
-    """
-    return _coloured(_eight_bits(ImageOps.exif_transpose(image), view))
-
-
-def _coloured(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image, view: View) -> Image.Image:
-    """Mode RGB, or L where there is no colour."""
-    if image.mode == "RGB":
-        # A tRNS colour key makes pixels of one colour transparent although the mode has no alpha channel.
-        return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
-        window = view.window
-        levels = apply_window(values, *window) if isinstance(window, tuple) else stretch(values)
-        return Image.fromarray(levels)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        return _on_white(image.convert("RGBA"))
-    return image if image.mode == "L" else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(background, image).convert("RGB")
+        # The system gives its errors a number, decoders do not.
+        trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
+        raise UserError(f"image {path} {trouble}: {reason}") from error

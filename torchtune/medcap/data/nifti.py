@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from medcap.data.grey_levels import AXES, View, apply_window, choose_frames, square_pixels, stretch
+from medcap.data.pixel_samples import PixelSamples, to_picture
 from medcap.errors import UserError
 
 MAX_VOLUME_BYTES = 2 * 2**30  # in memory, of one volume
@@ -24,6 +25,7 @@ _GZIP = b"\x1f\x8b"
 # nifti1.h and nifti2.h of the NIfTI standard: the header's length, and where its magic word stands.
 _HEADERS = {348: (344, (b"n+1\0",)), 540: (4, (b"n+2\0",))}
 _HEADER_BYTES = 540
+_END_BYTES = 2**20
 
 
 def is_nifti(file: BinaryIO) -> bool:
@@ -65,12 +67,15 @@ class NiftiFile:
         length = _header_length(start)
         self._kind = nibabel.Nifti1Image if length == 348 else nibabel.Nifti2Image
         header = self._kind.header_class(start[:length])
+        stored = header.get_data_dtype()
+        if stored.kind == "c":
+            raise UserError("is a NIfTI file of complex numbers, which have no brightness: save their magnitude")
         self._shape = tuple(int(size) for size in header.get_data_shape())
         while len(self._shape) > 3 and self._shape[-1] == 1:
             self._shape = self._shape[:-1]
         if not 2 <= len(self._shape) <= 4 or min(self._shape) < 1:
             raise UserError(f"is a NIfTI file of the shape {self._shape}: only volumes, and series of them, are read")
-        size = math.prod(self._shape) * header.get_data_dtype().itemsize
+        size = math.prod(self._shape) * stored.itemsize
         if size > MAX_VOLUME_BYTES or int(header["vox_offset"]) > _MAX_OFFSET:
             raise UserError(f"is a NIfTI file of {size:,} bytes, more than the {MAX_VOLUME_BYTES:,} allowed")
         largest = math.prod(sorted(self._shape[:3])[-2:])
@@ -114,19 +119,23 @@ class NiftiFile:
             # [columns, rows], both from the patient's left, back and feet: turned, then read from the other ends.
             values = np.take(volume, number, axis=axis).T[::-1, ::-1]
             if volume.dtype.names is not None:
-                levels = np.stack([values[name] for name in volume.dtype.names[:3]], axis=-1)
+                picture = to_picture(_colours(values), view)
             else:
                 values = values.astype(np.float64) * scale[0] + scale[1]
-                levels = apply_window(values, *view.window) if view.window else stretch(values, low, high)
-            yield number, square_pixels(Image.fromarray(levels), rows, columns, self.max_pixels)
+                picture = Image.fromarray(
+                    apply_window(values, *view.window) if view.window else stretch(values, low, high)
+                )
+            yield number, square_pixels(picture, rows, columns, self.max_pixels)
 
     def _load(self) -> tuple[np.ndarray, list[float], tuple[float, float], tuple[float, float] | None]:
         """Stored values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named range."""
         from nibabel.orientations import apply_orientation, io_orientation
 
-        image = self._kind.from_stream(_inflated(self._file))
+        stream = _inflated(self._file)
+        image = self._kind.from_stream(stream)
         header = image.header
         values = image.dataobj.get_unscaled().reshape(image.shape[: len(self._shape)], order="F")
+        _check_end(stream)
         values = values[..., 0] if values.ndim == 4 else values[..., None] if values.ndim == 2 else values
         spacing = [float(size) for size in header.get_zooms()[:3]] + [0.0]
         orientation = _orientation(image.affine, io_orientation)
@@ -141,6 +150,12 @@ class NiftiFile:
         )
 
 
+def _colours(values: np.ndarray) -> PixelSamples:
+    """RGB24 or RGBA32."""
+    red, green, blue, *alpha = (values[name] for name in values.dtype.names)
+    return PixelSamples(np.stack([red, green, blue], axis=-1), alpha[0] / 255 if alpha else None, full=255)
+
+
 def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
     """Which axis of the patient each axis of the array is; as it stands where the header's matrix says nothing."""
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
@@ -149,12 +164,11 @@ def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
 
 def _range(volume: np.ndarray) -> np.ndarray:
     """The smallest and the largest finite value, float64 [2]; one slice at a time, as a mask of all takes memory."""
-    found = [0.0, 0.0]
     parts = [part[np.isfinite(part)] for part in volume] if volume.dtype.kind == "f" else [volume]
     parts = [part for part in parts if part.size]
-    if parts:
-        found = [min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)]
-    return np.array(found)
+    if not parts:
+        raise UserError("holds not one finite value")
+    return np.array([min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)])
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:
@@ -162,6 +176,13 @@ def _inflated(file: BinaryIO) -> BinaryIO:
     compressed = file.read(2) == _GZIP
     file.seek(place)
     return gzip.GzipFile(fileobj=file, mode="rb") if compressed else file  # type: ignore[return-value]
+
+
+def _check_end(stream: BinaryIO) -> None:
+    """Read what is left behind the voxels, within bounds: the checksum of a gzip file is looked at with its end."""
+    for _ in range(_MAX_OFFSET // _END_BYTES):
+        if not stream.read(_END_BYTES):
+            return
 
 
 def _start(file: BinaryIO) -> bytes:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.data.dicom import START_BYTES, has_preamble
-from medcap.data.images import SUFFIXES
+from medcap.data.image_files import is_image_file, without_suffix
 from medcap.data.tar_files import SEPARATOR
 from medcap.errors import UserError
 
@@ -85,13 +84,8 @@ class Names:
         Args:
             name: the source's path in its folder, with ``/``.
         """
-        lower = name.lower()
-        suffix = max((suffix for suffix in SUFFIXES if lower.endswith(suffix)), key=len, default="")
-        stem = name[: len(name) - len(suffix)]
-        if not stem or stem.endswith("/"):
-            stem = name
         number = 1
-        chosen = stem
+        chosen = without_suffix(name)
         while chosen in self._taken:
             chosen = name if number == 1 else f"{name}-{number}"
             number += 1
@@ -127,7 +121,7 @@ def list_folders(folders: Sequence[Path], out: Path) -> tuple[list[Picture], int
             inner.update(relative + name for name in inside)
             for name in sorted(files):
                 path = os.path.join(place, name)
-                if name[0] != "." and _is_image(path):
+                if name[0] != "." and is_image_file(path):
                     found.append((path, relative + name))
                 else:
                     others += 1
@@ -158,19 +152,6 @@ def shard_tasks(groups: Iterable[Sequence[Picture | Row]], shard_size: int) -> I
             number, count, entries = number + 1, 0, []
     if entries:
         yield Task(f"images-{number:06d}.tar", tuple(entries), is_shard=True)
-
-
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    if name.lower().endswith(SUFFIXES):
-        return True
-    if name.upper() == "DICOMDIR":  # a table of contents, without pixels
-        return False
-    try:
-        with open(path, "rb") as file:
-            return has_preamble(file.read(START_BYTES))
-    except OSError:
-        return False
 
 
 def _state(source: str) -> tuple[int, int]:

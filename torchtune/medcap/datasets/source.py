@@ -51,5 +51,5 @@ def open_source(
         reader = ImageReader([*shards.shards, *(image_roots or [])], max_image_pixels, cache=cache_folder())
         return shards, reader
     rows = open_rows(source)
-    roots = image_roots or [rows.path.parent, Path.cwd()]
+    roots = [rows.path.parent, Path.cwd()] if image_roots is None else image_roots
     return rows, ImageReader(roots, max_image_pixels, cache=cache_folder())

@@ -11,11 +11,11 @@ import numpy as np
 
 from medcap.data.cache import keep_arrays
 from medcap.data.conversations import CONVERSATION_KEYS, split_images
+from medcap.data.image_files import is_image_name
 from medcap.data.tar_files import TarFiles, find_tars, is_tar_pattern, member_name
 from medcap.datasets.sharegpt import IMAGE, caption_row
 from medcap.errors import UserError
 
-IMAGE_TYPES = frozenset({"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "dcm", "nii"})
 CAPTION_KEYS = ("caption", "text")
 MAX_TEXT_BYTES = 64 * 2**20
 SHARDS_AT_A_TIME = 8
@@ -191,7 +191,7 @@ class ShardRows:
 
     def _read(self, index: int) -> dict[str, Any]:
         members = self._members(index)
-        images = [member for extension, member in members.items() if extension.rpartition(".")[2] in IMAGE_TYPES]
+        images = [member for extension, member in members.items() if is_image_name(f".{extension}")]
         value = self._json(members["json"]) if "json" in members else None
         if isinstance(value, dict) and any(key in value for key in (*CONVERSATION_KEYS, "messages")):
             return self._name_images(value, images, self.files.tar_of(int(self._first[index])))
@@ -280,7 +280,7 @@ class ShardRows:
         """
         siblings = {self.files.name(member): member for member in images}
         member = siblings.get(member_name(name))
-        if member is None and name.rpartition(".")[2].lower() in IMAGE_TYPES:
+        if member is None and is_image_name(name):
             member = self.files.find(name, shard)
         if member is None:
             # The folder that the image lay in before it was packed does not count.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medcap.data.images import ImageReader, to_rgb
+from medcap.data.images import ImageReader
+from medcap.data.raster import to_rgb
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.generation.decoding import Decoder, answer_all

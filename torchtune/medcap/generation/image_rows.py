@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medcap.data.images import ImageReader, to_rgb
+from medcap.data.images import ImageReader
+from medcap.data.raster import to_rgb
 from medcap.errors import UserError
 from medcap.generation.prefix_tree import image_key
 from medcap.generation.request import PreparedImage

@@ -15,7 +15,8 @@ from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.base import Tower
-from medcap.models.towers.hugging_face_tower import hugging_face_spec, read_preprocess
+from medcap.models.towers.hugging_face_tower import hugging_face_spec
+from medcap.models.towers.image_processor import read_preprocess
 from medcap.models.towers.source import TowerSource
 
 # The two layouts that transformers has written, without the part's name.

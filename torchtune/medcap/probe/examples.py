@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import SUFFIXES, ImageReader
-from medcap.datasets.conversion.listing import sorted_files
+from medcap.data.images import ImageReader
+from medcap.datasets.conversion.listing import sorted_images
 from medcap.datasets.conversion.reading import csv_heading
 from medcap.datasets.phantom_records import OPTIONS
 from medcap.datasets.rows import read_rows
@@ -138,7 +138,7 @@ def _phantoms(folder: Path) -> list[Example]:
 def _class_folders(folder: Path) -> list[Example]:
     reader = ImageReader([folder])
     examples = []
-    for name in sorted_files(folder, SUFFIXES, recursive=True):
+    for name in sorted_images(folder):
         label, _, rest = name.partition("/")
         if not rest:
             raise UserError(f"{folder / name} lies in no class's folder: expected {folder}/CLASS/IMAGE")

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 from torchtune.data import Message
 
-from medcap.data.images import FORMATS, ImageReader
+from medcap.data.images import ImageReader
+from medcap.data.raster import FORMATS
 from medcap.data.tokenization import check_text
 from medcap.errors import UserError
 from medcap.generation.generator import Generator

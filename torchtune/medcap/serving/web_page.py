@@ -18,7 +18,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from medcap.data.boxes import find_boxes
-from medcap.data.images import SUFFIXES, ImageReader
+from medcap.data.image_files import is_image_file
+from medcap.data.images import ImageReader
 from medcap.errors import UserError
 from medcap.serving.api_error import ApiError
 from medcap.serving.body import body_of
@@ -89,7 +90,7 @@ def find_examples(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise UserError(f"--examples {path}: there is no such folder")
-    found = sorted(item for item in path.iterdir() if item.name.lower().endswith(SUFFIXES) and item.is_file())
+    found = sorted(item for item in path.iterdir() if item.is_file() and is_image_file(str(item)))
     if not found:
         raise UserError(f"--examples {path}: the folder holds no image")
     return found[:MAX_EXAMPLES]

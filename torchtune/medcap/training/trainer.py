@@ -168,7 +168,8 @@ class Trainer:
         position.step += 1
         position.unit = loaded.next_unit
         batches = [batch for batch in loaded.batches if batch is not None]
-        due = (time.monotonic() - self.last_save) / 60 >= (cfg.save_every_minutes or float("inf"))
+        minutes = float("inf") if cfg.save_every_minutes is None else cfg.save_every_minutes
+        due = (time.monotonic() - self.last_save) / 60 >= minutes
         own = [
             sum(batch.num_labels for batch in batches),
             sum(batch.num_tokens for batch in batches),

@@ -34,3 +34,10 @@ def test_shards_are_roots_themselves(folder):
     _, reader = open_source(str(folder / "a.tar"), max_image_pixels=47)
     with pytest.raises(UserError, match="more than the 47 pixels"):
         reader.open(reader.resolve(rows.read(0)["image"]))
+
+
+def test_an_empty_list_of_roots_allows_no_folder(folder):
+    _, reader = open_source(str(folder / "rows.json"), image_roots=[])
+    assert reader.roots == []
+    with pytest.raises(UserError, match=r"image a\.png does not exist in dataset\.image_roots, which is empty"):
+        reader.resolve("a.png")

@@ -153,9 +153,10 @@ def test_several_pictures_of_one_sample_stay_in_their_order(tmp_path):
     assert [reds(rows, index) for index in range(3)] == [[1, 2], [1, 2], [2, 1]]
 
 
-def test_a_dicom_file_is_the_picture_of_its_sample(tmp_path):
+@pytest.mark.parametrize("suffix", ["dcm", "DICOM", "nii.gz", "tiff"])
+def test_a_scan_is_the_picture_of_its_sample(tmp_path, suffix):
     scan = write_dicom(tmp_path / "scan", np.full((2, 2), 7, dtype=np.uint8)).read_bytes()
-    rows = open_one(tmp_path, ("0.dcm", scan), ("0.txt", "A scan"))
+    rows = open_one(tmp_path, (f"0.{suffix}", scan), ("0.txt", "A scan"))
     assert reds(rows, 0) == [7]
 
 

@@ -51,10 +51,12 @@ def test_a_folder_of_class_folders_gives_the_first_folder_as_class(tmp_path):
     draw(tmp_path / "polyp/1.png")
     draw(tmp_path / "normal/deep/2.png")
     (tmp_path / "normal/notes.txt").write_text("no image")
+    (tmp_path / "polyp/IM0001").write_bytes(bytes(128) + b"DICM")
     examples = read_examples(tmp_path, TableColumns())
     assert [(example.image, example.labels) for example in examples] == [
         ("normal/deep/2.png", {"class": "normal"}),
         ("polyp/1.png", {"class": "polyp"}),
+        ("polyp/IM0001", {"class": "polyp"}),
     ]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from medcap.data.image_files import is_image_file
 from medcap.datasets.conversion.disk_table import DiskTable
 
 
@@ -20,6 +21,30 @@ def sorted_files(folder: str | Path, suffixes: tuple[str, ...], recursive: bool 
     Yields:
         Names relative to ``folder`` with ``/`` between their parts, by code point. Hidden ones are left out.
     """
+    return _sorted(folder, lambda path: path.lower().endswith(suffixes), recursive)
+
+
+def sorted_images(folder: str | Path, leave_out: Callable[[str], None] = lambda name: None) -> Iterator[str]:
+    """Find the images in a folder and all folders in it, as :func:`sorted_files` finds files.
+
+    Args:
+        folder: where to look.
+        leave_out: is told the name of every other file, in any order; not of hidden ones.
+
+    Yields:
+        Names as those of :func:`sorted_files`.
+    """
+
+    def keep(path: str) -> bool:
+        found = is_image_file(path)
+        if not found:
+            leave_out(os.path.relpath(path, folder))
+        return found
+
+    return _sorted(folder, keep, recursive=True)
+
+
+def _sorted(folder: str | Path, keep: Callable[[str], bool], recursive: bool) -> Iterator[str]:
     with DiskTable() as table:
         folders = [""]
         while folders:
@@ -31,6 +56,6 @@ def sorted_files(folder: str | Path, suffixes: tuple[str, ...], recursive: bool 
                     name = f"{place}/{entry.name}" if place else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         folders += [name] * recursive
-                    elif entry.name.lower().endswith(suffixes):
+                    elif keep(entry.path):
                         table.add(name)
         yield from table.sorted_keys()

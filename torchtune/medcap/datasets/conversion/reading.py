@@ -15,7 +15,6 @@ from medcap.errors import UserError
 Value = TypeVar("Value")
 _MAX_FIELD = 1 << 27  # characters of a CSV field
 _STEP = 256  # records between looks at the place in a text file
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:

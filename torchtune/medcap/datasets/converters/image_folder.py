@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcap.data.image_files import without_suffix
 from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.listing import sorted_files
-from medcap.datasets.conversion.reading import IMAGE_SUFFIXES, progress
+from medcap.datasets.conversion.listing import sorted_images
+from medcap.datasets.conversion.reading import progress
 from medcap.errors import UserError
 
 LABELS = ("text", "class")
@@ -57,7 +58,13 @@ class ImageFolder(Converter):
             yield Example([(self.question or "", words)], (name,), folders.data, prompts)
 
         def images(tally: Tally) -> Iterator[tuple[str, str]]:
-            for name in progress(sorted_files(folders.data, IMAGE_SUFFIXES, recursive=True), "images", "image"):
+            def leave_out(name: str) -> None:
+                # Beside captions, a file without one may be anything.
+                path = Path(folders.data, name)
+                if self.labels == "class" or (path.suffix != ".txt" and path.with_suffix(".txt").is_file()):
+                    tally.skip("a file that is not an image", str(path))
+
+            for name in progress(sorted_images(folders.data, leave_out), "images", "image"):
                 tally.read += 1
                 yield os.path.join(folders.data, name), name
 
@@ -69,7 +76,7 @@ class ImageFolder(Converter):
             if parent == name:
                 raise SkipRecord("an image that is in no class's folder")
             return parent.replace("_", " ")
-        path = Path(folder, name).with_suffix(".txt")
+        path = Path(folder, f"{without_suffix(name)}.txt")
         try:
             words = path.read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:

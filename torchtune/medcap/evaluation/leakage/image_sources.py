@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import IMAGE_KEYS, SUFFIXES, ImageReader
+from medcap.data.image_files import SUFFIXES, is_image_file
+from medcap.data.images import IMAGE_KEYS, ImageReader
 from medcap.errors import UserError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -58,7 +59,7 @@ def _in_folder(folder: Path) -> Iterator[ImageFile]:
     for place, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES):
+            if is_image_file(os.path.join(place, name)):
                 yield ImageFile(os.path.join(place, name))
 
 

@@ -13,7 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcap.data.images import ImageReader, to_rgb
+from medcap.data.images import ImageReader
+from medcap.data.raster import to_rgb
 from medcap.errors import UserError
 from medcap.evaluation.report.style import MOST_GROUPS
 

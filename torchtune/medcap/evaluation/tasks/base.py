@@ -157,7 +157,7 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
     Returns:
         A reader with these roots.
     """
-    return ImageReader(image_roots or [Path(source).parent, Path.cwd()])
+    return ImageReader([Path(source).parent, Path.cwd()] if image_roots is None else image_roots)
 
 
 def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:

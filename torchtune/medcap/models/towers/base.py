@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ class Preprocess:
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
         if not whole or self.image_size < 1:
             raise UserError(f"preprocess: image_size={self.image_size!r} must be one positive whole number")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise UserError("preprocess: mean and std must hold three numbers each, std above 0")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, channel_values(f"preprocess: {name}", getattr(self, name)))
+        if min(self.std) <= 0:
+            raise UserError(f"preprocess: std={list(self.std)} must be above 0")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise UserError(f"preprocess: interpolation={self.interpolation!r} must be bicubic or bilinear")
         if self.resize_mode not in ("shortest", "squash"):
@@ -88,9 +91,29 @@ class Preprocess:
             UserError: for a field that is unknown, missing or impossible.
         """
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            return cls(**values)
         except TypeError as error:
             raise UserError(f"preprocess: {error}") from error
+
+
+def channel_values(name: str, value: Any) -> tuple[float, float, float]:
+    """Check the numbers of the three channels.
+
+    Args:
+        name: what they are, for messages.
+        value: three numbers, or one for all three; 0 is a number.
+
+    Raises:
+        UserError: for anything else.
+    """
+    values = [value] * 3 if isinstance(value, int | float) else value
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
+        raise UserError(f"{name}={value!r} must be three numbers, or one")
+    return tuple(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @functools.lru_cache

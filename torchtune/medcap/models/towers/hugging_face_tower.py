@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess, Tower
+from medcap.models.towers.base import Preprocess, Tower
 from medcap.models.towers.hub import fetch
+from medcap.models.towers.image_processor import PREPROCESS_FILES, read_preprocess
 from medcap.models.towers.source import TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-_PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
 _VISION_TYPES = {
     "clip": "clip_vision_model",
     "clip_vision_model": "clip_vision_model",
@@ -130,7 +130,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
 
 def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
     """The same folder format through the hub's cache."""
-    folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), _PREPROCESS_FILES)
+    folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), PREPROCESS_FILES)
     index = folder / "model.safetensors.index.json"
     if weights and first_file(folder, WEIGHT_FILES) == index:
         fetch(repository, sorted(set(read_json(index).get("weight_map", {}).values())))
@@ -172,58 +172,6 @@ def _tower_names(files: TensorFiles) -> TensorFiles:
         return None if name.startswith(_TEXT_HALF) or name == _POSITION_IDS else name
 
     return files.renamed(rename)
-
-
-def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preprocess:
-    """The preprocessing that a folder's image processor describes, or that of the model type if there is none.
-
-    Args:
-        folder: with ``preprocessor_config.json`` or ``processor_config.json``.
-        vision_type: clip_vision_model or siglip_vision_model.
-        image_size: of the model, in pixels.
-
-    Raises:
-        UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.
-    """
-    path = first_file(folder, _PREPROCESS_FILES)
-    if path is None:
-        return default_preprocess(vision_type, image_size)
-    settings = read_json(path)
-    settings = settings.get("image_processor", settings)
-    default = default_preprocess(vision_type, image_size)
-    size, crop = _edge(settings.get("size")), _edge(settings.get("crop_size"))
-    crops = settings.get("do_center_crop", default.resize_mode == "shortest")
-    wanted = {edge for edge in (size, crop if crops else None) if edge is not None}
-    if wanted - {image_size}:
-        raise UserError(f"{path}: image size {sorted(wanted)} differs from the model's {image_size}; make them equal")
-    resample = settings.get("resample", 3)
-    if resample not in (2, 3):
-        raise UserError(f"{path}: resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
-    try:
-        return Preprocess(
-            image_size,
-            tuple(settings.get("image_mean") or default.mean),
-            tuple(settings.get("image_std") or default.std),
-            "bicubic" if resample == 3 else "bilinear",
-            "shortest" if crops else "squash",
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def default_preprocess(vision_type: str, image_size: int) -> Preprocess:
-    """What transformers' image processor of this model type does unless told otherwise."""
-    if vision_type == "clip_vision_model":
-        return Preprocess(image_size, CLIP_MEAN, CLIP_STD)
-    return Preprocess(image_size, HALF, HALF, resize_mode="squash")
-
-
-def _edge(size: Any) -> int | None:
-    """One edge length out of 336, {"shortest_edge": 336} or {"height": 336, "width": 336}; -1 if there is none."""
-    if isinstance(size, Mapping):
-        edges = {value for value in size.values() if value is not None}
-        return edges.pop() if len(edges) == 1 else -1
-    return size
 
 
 def _build_vision_model(config: Mapping[str, Any]) -> nn.Module:

@@ -18,6 +18,7 @@ from medcap.models.towers.tensor_files import open_tensor_files, read_json
 from medcap.models.towers.timm_tower import features_to_tokens
 
 CONFIG_FILE = "open_clip_config.json"
+_PREPROCESS_KEYS = ("mode", "mean", "std", "interpolation", "resize_mode")
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -189,15 +190,14 @@ def _preprocess(spec: Mapping[str, Any], settings: Mapping[str, Any], place: Pat
     size = spec["vision_cfg"].get("image_size", 224)
     if isinstance(size, list):
         size = size[0] if len(set(size)) == 1 else size
-    known = {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode") if settings.get(key)}
+    # None is absent, as in open_clip; 0 is a number.
+    given = {key: settings[key] for key in _PREPROCESS_KEYS if settings.get(key) is not None}
     try:
-        return Preprocess.from_dict({"image_size": size, **{k: _triple(v) for k, v in known.items()}})
+        if given.pop("mode", "RGB") != "RGB":
+            raise UserError(f"mode={settings['mode']!r}: only RGB images can be used")
+        return Preprocess.from_dict({"image_size": size, **given})
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
-
-
-def _triple(value: Any) -> Any:
-    return [value] * 3 if isinstance(value, float | int) else value
 
 
 def _build_visual(spec: Mapping[str, Any]) -> Any:

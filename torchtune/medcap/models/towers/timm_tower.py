@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.towers.base import HALF, Preprocess, Tower
 from medcap.models.towers.hub import fetch, local_copy
 from medcap.models.towers.source import TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_CROP_MODES = {"center": "shortest", "squash": "squash"}
 # Arguments of a model that a folder may set; others could make timm read files that the folder names.
 _POOLING = ("global_pool", "fc_norm")
 
@@ -37,13 +38,20 @@ class TimmTower(Tower):
         options = {} if spec["image_size"] is None else {"img_size": spec["image_size"]}
         options |= spec.get("pooling", {})
         self.trunk = timm.create_model(spec["name"], pretrained=False, num_classes=0, **options)
+        self.has_pooled = options.get("global_pool") != ""  # timm's name for no pooling
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """``[N, 3, H, W]`` -> ``[N, T, D]``."""
         return features_to_tokens(self.trunk, self.trunk.forward_features(self._cast(images)))
 
     def encode_pooled(self, images: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` -> ``[N, D]``."""
+        """``[N, 3, H, W]`` -> ``[N, D]``.
+
+        Raises:
+            UserError: for a model that was saved without pooling.
+        """
+        if not self.has_pooled:
+            raise UserError("vision: this timm model was saved without pooling; use a projector that takes patches")
         return self.trunk.forward_head(self.trunk.forward_features(self._cast(images)), pre_logits=True)
 
 
@@ -96,7 +104,7 @@ def timm_from_name(name: str, weights: bool, image_size: int | None = None) -> T
     except RuntimeError as error:
         raise UserError(f"vision=timm:{name}: {error}") from error
     settings = config.to_dict() if config is not None else {}
-    source = TowerSource({"kind": "timm", "name": name, "image_size": image_size}, _preprocess(settings, image_size))
+    source = _source({"kind": "timm", "name": name, "image_size": image_size}, settings, f"vision=timm:{name}")
     if weights:
         repository = settings.get("hf_hub_id")
         if not repository:
@@ -124,7 +132,7 @@ def timm_from_folder(folder: Path, weights: bool) -> TowerSource:
     pooling = {option: built_with[option] for option in _POOLING if option in built_with}
     if _pools_differently(name, pooling.get("global_pool")):
         spec["pooling"] = pooling
-    source = TowerSource(spec, _preprocess(settings, image_size))
+    source = _source(spec, settings, str(folder / "config.json"))
     if weights:
         _attach_weights(source, folder, settings)
     return source
@@ -157,7 +165,7 @@ def _other_size(name: str, built_with: int | list[int] | None) -> int | None:
 def _pools_differently(name: str, pooling: str | None) -> bool:
     import timm
 
-    if not pooling:
+    if pooling is None:
         return False
     with torch.device("meta"):
         return getattr(timm.create_model(name, pretrained=False), "global_pool", pooling) != pooling
@@ -176,17 +184,32 @@ def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any])
     source.notices += note_pickle(path)
 
 
-def _preprocess(settings: dict[str, Any], image_size: int | None = None) -> Preprocess:
-    """timm's evaluation crop is left out: the border of a medical image can hold the finding."""
-    mode = "squash" if settings.get("crop_mode") == "squash" else "shortest"
-    _, height, width = settings.get("input_size") or (3, 224, 224)
-    if height != width:
-        raise UserError(f"vision: a timm model with {height} x {width} input cannot be used; only square ones can")
-    interpolation = settings.get("interpolation") or "bicubic"
+def _source(spec: dict[str, Any], settings: dict[str, Any], place: str) -> TowerSource:
+    """The tower and its preprocessing, which ``settings`` describe at ``place``."""
+    try:
+        source = TowerSource(spec, _preprocess(settings, spec["image_size"]))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    if (settings.get("crop_pct") or 1) != 1:
+        source.notices.append(
+            f"{place}: the crop of timm (crop_pct={settings['crop_pct']}) is left out: the border of a medical image"
+            " can hold the finding"
+        )
+    return source
+
+
+def _preprocess(settings: dict[str, Any], image_size: int | None) -> Preprocess:
+    given = {key: value for key, value in settings.items() if value is not None}
+    shape = given.get("input_size", (3, 224, 224))
+    if not isinstance(shape, list | tuple) or len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise UserError(f"input_size={shape!r} cannot be used; only [3, N, N] can")
+    mode = given.get("crop_mode", "center")
+    if mode not in _CROP_MODES:
+        raise UserError(f"crop_mode={mode!r} is not done here; only {' and '.join(_CROP_MODES)} are")
     return Preprocess(
-        image_size or height,
-        tuple(settings.get("mean") or (0.5, 0.5, 0.5)),
-        tuple(settings.get("std") or (0.5, 0.5, 0.5)),
-        interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
-        mode,
+        shape[1] if image_size is None else image_size,
+        given.get("mean", HALF),
+        given.get("std", HALF),
+        given.get("interpolation", "bicubic"),
+        _CROP_MODES[mode],
     )

@@ -30,6 +30,13 @@ def test_a_folder_is_searched_with_its_folders(folder):
     assert names(list_images(folder), folder) == ["a.JPG", "b.png", "sub/c.webp"]
 
 
+def test_scans_without_a_suffix_are_images_of_a_folder(folder):
+    (folder / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / "sub" / "d.nii.gz").write_bytes(b"")
+    assert names(list_images(folder), folder) == ["IM0001", "a.JPG", "b.png", "sub/c.webp", "sub/d.nii.gz"]
+
+
 def test_every_layout_names_its_images_once(folder):
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "x"}]
     rows = [

@@ -18,7 +18,8 @@ from helpers.vision_checkpoints import write_hugging_face_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.models.towers.base import CLIP_MEAN, Preprocess, TowerShape
-from medcap.models.towers.hugging_face_tower import default_preprocess, hugging_face_from_folder
+from medcap.models.towers.hugging_face_tower import hugging_face_from_folder
+from medcap.models.towers.image_processor import default_preprocess
 from medcap.models.towers.registry import build_tower, resolve_tower
 
 MLP = {"_component_": "medcap.models.mlp"}

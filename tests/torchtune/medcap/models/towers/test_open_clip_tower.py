@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.vision_checkpoints import NATIVE_VISION, write_open_clip_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
-from medcap.models.towers.base import TowerShape
+from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, TowerShape
 from medcap.models.towers.registry import build_tower, resolve_tower
 
 MLP = {"_component_": "medcap.models.mlp"}
@@ -148,3 +148,45 @@ def test_weights_of_another_size_are_refused_before_they_are_read(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"visual.* has shape \[.*\], but the open_clip tower needs"):
         plan_vision(str(tmp_path / "model"), None, MLP, 16)
+
+
+@pytest.fixture
+def described(tmp_path):
+    """Resolve a folder of open_clip's that has this ``preprocess_cfg``."""
+
+    def resolve(settings):
+        vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+        config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision}, "preprocess_cfg": settings}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        return resolve_tower(str(tmp_path), weights=False).preprocess
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        ({"mean": 0, "std": 1}, (0, 0, 0), (1, 1, 1)),
+        ({"mean": 0.0}, (0, 0, 0), CLIP_STD),
+        ({"mean": [0, 0, 0], "std": None}, (0, 0, 0), CLIP_STD),
+        ({"mean": None, "std": 0.5, "interpolation": None}, CLIP_MEAN, (0.5, 0.5, 0.5)),
+    ],
+)
+def test_a_mean_of_zero_is_a_mean(described, settings, mean, std):
+    assert (described(settings).mean, described(settings).std) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"std": 0}, "std=.* must be above 0"),
+        ({"mean": []}, r"mean=\[\] must be three numbers, or one"),
+        ({"mean": False}, "mean=False must be three numbers, or one"),
+        ({"mode": "L"}, "mode='L': only RGB images can be used"),
+        ({"resize_mode": "longest"}, "resize_mode='longest' must be shortest or squash"),
+        ({"resize_mode": ""}, "resize_mode='' must be shortest or squash"),
+    ],
+)
+def test_preprocessing_that_cannot_be_followed_is_refused(described, settings, words):
+    with pytest.raises(UserError, match=f"open_clip_config.json: .*{words}"):
+        described(settings)

@@ -135,3 +135,60 @@ def test_a_folder_says_its_image_size_its_pooling_and_that_images_are_squashed(t
     assert (source.preprocess.image_size, source.preprocess.resize_mode) == (96, "squash")
     tower = build_tower(source.spec, source.preprocess)
     assert tower.trunk.global_pool == "avg" and tower.shape.num_patches == 36
+
+
+def timm_folder(folder, settings, **model_args):
+    config = {"architecture": "test_vit", "model_args": model_args, "pretrained_cfg": settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    return resolve_tower(str(folder), weights=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        ({"mean": 0, "std": 1}, (0, 0, 0), (1, 1, 1)),
+        ({"mean": [0, 0, 0], "std": [1, 1, 1]}, (0, 0, 0), (1, 1, 1)),
+        ({"mean": 0.0, "std": None}, (0, 0, 0), (0.5, 0.5, 0.5)),
+        ({"mean": [0.1, 0, 0]}, (0.1, 0, 0), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_a_mean_of_zero_is_a_mean(tmp_path, settings, mean, std):
+    preprocess = timm_folder(tmp_path, settings).preprocess
+    assert (preprocess.mean, preprocess.std) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"crop_mode": "border"}, "crop_mode='border' is not done here; only center and squash are"),
+        ({"interpolation": "lanczos"}, "interpolation='lanczos' must be bicubic or bilinear"),
+        ({"input_size": [1, 160, 160]}, r"input_size=\[1, 160, 160\] cannot be used"),
+        ({"input_size": [3, 160, 96]}, r"input_size=\[3, 160, 96\] cannot be used"),
+        ({"input_size": 0}, "input_size=0 cannot be used"),
+        ({"std": 0}, "std=.* must be above 0"),
+        ({"mean": []}, r"mean=\[\] must be three numbers, or one"),
+    ],
+)
+def test_preprocessing_that_cannot_be_followed_is_refused(tmp_path, settings, words):
+    with pytest.raises(UserError, match=f"config.json: .*{words}"):
+        timm_folder(tmp_path, settings)
+
+
+def test_an_image_size_of_zero_is_refused():
+    with pytest.raises(UserError, match="image_size=0 must be one positive whole number"):
+        resolve_tower({"name": "timm:test_vit", "pretrained": False, "image_size": 0})
+
+
+def test_the_crop_that_is_left_out_is_told(tmp_path):
+    assert timm_folder(tmp_path, {"crop_pct": 1.0}).notices == []
+    (notice,) = timm_folder(tmp_path, {"crop_pct": 0.9}).notices
+    assert notice.startswith(f"{tmp_path / 'config.json'}: the crop of timm (crop_pct=0.9) is left out")
+
+
+def test_a_model_saved_without_pooling_has_no_pooled_vector(tmp_path):
+    source = timm_folder(tmp_path, {"input_size": [3, 160, 160]}, global_pool="")
+    assert source.spec["pooling"] == {"global_pool": ""}
+    tower = build_tower(source.spec, source.preprocess)
+    assert not tower.has_pooled and tower.shape.pooled_dim == 0 and tower.shape.num_patches == 100
+    with pytest.raises(UserError, match="was saved without pooling"):
+        tower.encode_pooled(torch.zeros(1, 3, 160, 160))

@@ -1,0 +1,56 @@
+"""Pictures that are stored turned or mirrored -> upright."""
+
+from __future__ import annotations
+
+from PIL import ExifTags, Image
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TELL = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def turn(picture: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture upright.
+
+    Args:
+        picture: any mode.
+        orientation: the value of the tag of EXIF and TIFF, 1 to 8; others mean nothing.
+
+    Returns:
+        The upright picture, which no longer tells an orientation; the same one where it is upright already.
+    """
+    method = _TURNS.get(orientation)
+    if method is None:
+        return picture
+    turned = picture.transpose(method)
+    for key in _TELL:
+        turned.info.pop(key, None)
+    return turned
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Read the orientation of a decoded picture.
+
+    Args:
+        image: with EXIF or XMP data, or without.
+
+    Returns:
+        1 to 8; 1, as it is stored, where it tells nothing or its metadata are damaged.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _TURNS else 1
+    except Exception:  # no list covers what damaged metadata raise, and the pixels are whole
+        return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded picture as its own metadata say; the same one where it is upright already."""
+    return turn(image, orientation_of(image))

@@ -1,0 +1,118 @@
+"""Image processors of transformers, as ``preprocessor_config.json`` describes them -> ``Preprocess``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess, channel_values
+from medcap.models.towers.source import first_file
+from medcap.models.towers.tensor_files import read_json
+
+PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+_EIGHT_BITS = 255
+# Steps that are followed, or that change nothing: pictures are RGB before they come here.
+_FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+# Settings of other processors that change the pixels without a step of their own, and the values that change nothing.
+_OTHERS: dict[str, tuple[Any, ...]] = {
+    "crop_pct": (1, None),
+    "offset": (False, None),
+    "size_divisor": (None,),
+    "image_grid_pinpoints": (None, []),
+    "crop_border_pixels": (0, None),
+}
+
+
+def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preprocess:
+    """Read the preprocessing of a folder's image processor, or take that of the model type if there is none.
+
+    Args:
+        folder: with ``preprocessor_config.json`` or ``processor_config.json``.
+        vision_type: clip_vision_model or siglip_vision_model.
+        image_size: of the model, in pixels.
+
+    Raises:
+        UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.
+    """
+    default = default_preprocess(vision_type, image_size)
+    path = first_file(folder, PREPROCESS_FILES)
+    if path is None:
+        return default
+    settings = read_json(path)
+    settings = settings.get("image_processor", settings)
+    try:
+        settings = {key: value for key, value in settings.items() if value is not None}
+        _check_steps(settings)
+        resample = settings.get("resample", 3)
+        if resample not in _RESAMPLE:
+            raise UserError(f"resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
+        mode = _resize_mode(settings, default.resize_mode, image_size)
+        mean, std = _normalisation(settings, default)
+        return Preprocess(image_size, mean, std, _RESAMPLE[resample], mode)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def default_preprocess(vision_type: str, image_size: int) -> Preprocess:
+    """Give what transformers' image processor of this model type does unless told otherwise."""
+    if vision_type == "clip_vision_model":
+        return Preprocess(image_size, CLIP_MEAN, CLIP_STD)
+    return Preprocess(image_size, HALF, HALF, resize_mode="squash")
+
+
+def _check_steps(settings: Mapping[str, Any]) -> None:
+    """Refuse the steps that ``Preprocess`` cannot do."""
+    for key, value in settings.items():
+        if key.startswith("do_") and not isinstance(value, bool):
+            raise UserError(f"{key}={value!r} must be true or false")
+        if (key.startswith("do_") and key not in _FOLLOWED and value) or value not in _OTHERS.get(key, (value,)):
+            raise UserError(f"{key}={value!r} is not done here: the encoder would see other pixels than it learnt from")
+    if not settings.get("do_resize", True):
+        raise UserError("do_resize=False is not done here: every image is resized to the encoder's size")
+
+
+def _resize_mode(settings: Mapping[str, Any], usual: str, image_size: int) -> str:
+    """``shortest`` or ``squash``; refuses what gives another size than the model's."""
+    size = settings.get("size", {"shortest_edge": image_size} if usual == "shortest" else image_size)
+    crops = settings.get("do_center_crop", usual == "shortest")
+    sizes = {_edge(size), _edge(settings.get("crop_size", image_size)) if crops else image_size}
+    if sizes != {image_size}:
+        raise UserError(f"image size {sorted(sizes, key=str)} differs from the model's {image_size}; make them equal")
+    if isinstance(size, Mapping):
+        square = "shortest_edge" not in size
+    else:
+        square = settings.get("default_to_square", usual == "squash")
+    if not square and not crops:
+        raise UserError("do_center_crop=False with size.shortest_edge gives images that are not square")
+    return "squash" if square else "shortest"
+
+
+def _edge(size: Any) -> Any:
+    """One edge length out of 336, {"shortest_edge": 336} or {"height": 336, "width": 336}; -1 if there is none."""
+    if isinstance(size, Mapping):
+        edges = {str(value): value for value in size.values() if value is not None}
+        known = set(size) <= {"shortest_edge"} or set(size) <= {"height", "width"}
+        return next(iter(edges.values())) if known and len(edges) == 1 else -1
+    return size
+
+
+def _normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation on the scale 0 to 1, whatever scale the processor has."""
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if settings.get("do_normalize", True):
+        mean = channel_values("image_mean", settings.get("image_mean", default.mean))
+        std = channel_values("image_std", settings.get("image_std", default.std))
+    scale = 1.0
+    if not settings.get("do_rescale", True):
+        scale = float(_EIGHT_BITS)
+    elif "rescale_factor" in settings:
+        factor = settings["rescale_factor"]
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+            raise UserError(f"rescale_factor={factor!r} must be a number above 0")
+        scale = factor * _EIGHT_BITS
+    if abs(scale - 1) < 1e-6:  # 1 / 255, or its digits
+        return mean, std
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
