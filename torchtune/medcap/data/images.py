@@ -16,7 +16,7 @@ from medcap.data.dicom import START_BYTES, DicomFile, has_preamble, is_bare
 from medcap.data.grey_levels import DEFAULT_VIEW, View, apply_window, stretch
 from medcap.data.nifti import NiftiFile, is_nifti
 from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
-from medcap.errors import UserError
+from medcap.errors import TooManyPixelsError, UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 # By which a folder's images are told from its other files; how one is read goes by its content.
@@ -42,6 +42,19 @@ class ImageHeader:
     height: int
 
 
+@dataclass(frozen=True)
+class LimitKeys:
+    """What a command calls the limits of its :class:`ImageReader`, for messages; by default as in training.
+
+    Attributes:
+        roots: the key or option that names folders; None where there is none.
+        pixels: the key or option of ``max_pixels``; None where there is none.
+    """
+
+    roots: str | None = "dataset.image_roots"
+    pixels: str | None = "dataset.max_image_pixels"
+
+
 class ImageReader:
     """Finds and opens the images that data rows name.
 
@@ -59,6 +72,7 @@ class ImageReader:
         max_pixels: width x height above which an image is refused.
         max_bytes: file size above which an image is refused.
         cache: folder to keep the tables of tar files in.
+        keys: what messages call the limits.
 
     Attributes:
         roots: the folders and the tar files, links followed; a reader made from these finds the same images.
@@ -73,7 +87,9 @@ class ImageReader:
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         cache: Path | None = None,
+        keys: LimitKeys = LimitKeys(),
     ) -> None:
+        where = f" in {keys.roots}" if keys.roots else ""
         folders: dict[Path, None] = {}
         tars: dict[Path, None] = {}
         self._tars: list[TarFiles] = []
@@ -88,9 +104,9 @@ class ImageReader:
                 try:
                     tars.update((path, None) for path in find_tars(root))
                 except UserError as error:
-                    raise UserError(f"image root {root}: {error} in dataset.image_roots") from None
+                    raise UserError(f"image root {root}: {error}{where}") from None
             else:
-                raise UserError(f"image root {root} is not a folder: correct dataset.image_roots")
+                raise UserError(f"image root {root} is not a folder{where and f': correct {keys.roots}'}")
         known = {path for files in self._tars for path in files.paths}
         new = [path for path in tars if path not in known]
         if new:
@@ -102,6 +118,7 @@ class ImageReader:
         self.roots = [*self._folders, *(path for files in self._tars for path in files.paths)]
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
+        self.keys = keys
 
     def resolve(self, path: str | Path, folder: str | Path | None = None) -> Path:
         """Find the file that a row names.
@@ -141,10 +158,8 @@ class ImageReader:
                     return files.path(member)
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
         if outside is not None:
-            raise UserError(
-                f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
-                f" (allowed now: {allowed})"
-            )
+            remedy = f": add its folder to {self.keys.roots}" if self.keys.roots else ""
+            raise UserError(f"image {named} lies outside the allowed folders{remedy} (allowed now: {allowed})")
         raise UserError(f"image {named} does not exist in {allowed}")
 
     def _member(self, path: Path) -> tuple[TarFiles, int] | None:
@@ -286,16 +301,18 @@ class ImageReader:
             return self._open_scan(path, file, start, whole)
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UserError(
-                f"image {path} is {width} x {height}, more than the {self.max_pixels:,} pixels allowed"
-                " (dataset.max_image_pixels)"
-            )
+            allowed = f"the {self.max_pixels:,} pixels allowed{self._pixels_key}"
+            raise UserError(f"image {path} is {width} x {height}, more than {allowed}")
         return image
+
+    @property
+    def _pixels_key(self) -> str:
+        return f" ({self.keys.pixels})" if self.keys.pixels else ""
 
     def _open_scan(self, path: Path, file: BinaryIO, start: bytes, whole: bool) -> DicomFile | NiftiFile:
         """What Pillow does not know."""
         file.seek(0)
-        with _named(path):
+        with _named(path, self._pixels_key):
             if is_nifti(file):
                 return NiftiFile(file, self.max_pixels)
             if has_preamble(start) or is_bare(start):
@@ -315,10 +332,12 @@ def _opened(path: Path, max_pixels: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def _named(path: str | Path, pixels_key: str = "") -> Iterator[None]:
     """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
     try:
         yield
+    except TooManyPixelsError as error:
+        raise UserError(f"image {path} {error}{pixels_key}") from error
     except UserError as error:
         raise UserError(f"image {path} {error}") from error
     except MemoryError:

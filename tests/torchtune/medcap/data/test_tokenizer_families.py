@@ -136,7 +136,7 @@ def test_whatever_a_tokenizer_raises_is_a_reason_in_one_line(family, monkeypatch
 
 
 def test_a_template_that_takes_no_system_turn_is_a_reason_in_one_line():
-    with pytest.raises(UserError, match="the tokenizer cannot encode it .*[Ss]ystem"):
+    with pytest.raises(UserError, match=r"the tokenizer cannot encode it .*[Ss]ystem"):
         tokenizer("mistral").prompt([Message(role="system", content="Be brief."), *turns("Q")])
 
 
