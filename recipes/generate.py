@@ -21,7 +21,7 @@ from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.runner import RunOptions, run_task
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
-from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, LoadOptions, Task
 from medcap.generation.generator import Generator
 from medcap.generation.medcap_prompt import PROMPT_FORMATS, PlainTextChat
 from medcap.generation.prompt import caption_request, question_request
@@ -115,7 +115,8 @@ class GenerateRecipe:
         roots = [root for benchmark in self.benchmarks.values() for root in benchmark.image_roots]
         # A picture named on the command line is the user's own choice; rows stay within the roots.
         folders = [Path(image).resolve().parent for image in self.images]
-        self.reader = ImageReader([*(roots or [Path.cwd()]), *(Path.cwd() for _ in folders), *folders])
+        allowed = [*(roots or [Path.cwd()]), *(Path.cwd() for _ in folders), *folders]
+        self.reader = ImageReader(allowed, keys=BENCHMARK_KEYS)
         for image in self.images:
             self.reader.open(self.reader.resolve(image))
         plan = plan_model(cfg)

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Programs started by ``tune run`` or ``medcap`` print the message without a traceback and exit with status 2.
     """
+
+
+class TooManyPixelsError(UserError):
+    """An image is larger than its reader takes; the reader adds the key of the limit."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from medcap.checkpoints.atomic import write_json, write_text
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation, Exchange
 from medcap.generation.generator import Generator
@@ -42,7 +42,7 @@ class Chat:
         self.sampling = sampling
         self.alone = alone
         self.conversation = Conversation(system)
-        self._reader = ImageReader(ANYWHERE)
+        self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[str] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
@@ -163,7 +163,7 @@ class Chat:
         if key.strip() not in known or not separator:
             raise UserError(f"write /set KEY=VALUE with a key of {', '.join(known)}")
         try:
-            number = json.loads(value)
+            number = parse_json(value)
         except ValueError:
             number = value
         whole = key.strip() not in ("temperature", "top_p")

@@ -123,4 +123,10 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
     vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
     tokenizer = build(cfg.tokenizer)
     check_tokenizer_fits(tokenizer, llm.vocab_size)
-    return ModelPlan(llm, vision, ChatTokenizer(tokenizer, vision.num_image_tokens))
+    chat = ChatTokenizer(tokenizer, vision.num_image_tokens)
+    if not chat.marks_turns:
+        vision.notices.append(
+            "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"
+            " tokenizer.prompt_template to the model's own marks, as README_FINETUNE.md shows for Gemma"
+        )
+    return ModelPlan(llm, vision, chat)

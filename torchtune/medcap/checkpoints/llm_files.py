@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -129,7 +129,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{_KEY}: {path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):

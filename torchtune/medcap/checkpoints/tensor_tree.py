@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medcap.checkpoints.atomic import atomic_file, write_text
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 
 FORMAT_VERSION = 1
@@ -78,7 +79,7 @@ def load_tree(folder: Path, name: str) -> Any:
     """
     structure, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
-        content = json.loads(structure.read_text(encoding="utf-8"))
+        content = parse_json(structure.read_text(encoding="utf-8"))
         version = content["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{structure} is missing or damaged: {_first_line(error)}") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from medcap.commands import training_data
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _speed(options: argparse.Namespace) -> float | None:
         return options.tokens_per_second
     try:
         lines = options.metrics.read_text(encoding="utf-8").splitlines()
-        values = [json.loads(line).get("tokens_per_second") for line in lines]
+        values = [parse_json(line).get("tokens_per_second") for line in lines]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"--metrics {options.metrics} cannot be read: {error}") from error
     measured = [value for value in values if isinstance(value, int | float) and value > 0]

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from medcap.data.json_text import parse_json
+
 _NOTES = "entry.json"
 _STALE_SECONDS = 24 * 3600
 
@@ -66,7 +68,7 @@ def load_entry(folder: Path) -> Entry | None:
         The entry, or None if there is none or it is damaged.
     """
     try:
-        stored = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
+        stored = parse_json((folder / _NOTES).read_text(encoding="utf-8"))
         arrays = {name: _load_array(folder / f"{name}.npy", checksum) for name, checksum in stored["arrays"].items()}
         return Entry(arrays, dict(stored["notes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -2,11 +2,13 @@
 
 Three layouts are read, told apart by their keys: medcap's sharegpt rows and LLaVA's rows (``conversations`` with
 ``from``/``value``; ``conversatons`` as it stands in a released file), and torchtune/OpenAI rows (``messages`` with
-``role``/``content``).
+``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` beside the turns.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 PLACEHOLDER = "\u2460"  # medcap's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
 CONVERSATION_KEYS = ("conversations", "conversatons")
+IMAGE_FIELDS = ("image", "images", "img")  # beside the turns
+# What else may stand there and says or shows something: leaving it out would teach another conversation.
+_OTHER_IMAGE_FIELDS = (
+    *("image_path", "image_paths", "image_name", "image_file", "image_files", "image_url", "image_urls"),
+    *("img_name", "img_path", "img_paths", "picture", "pictures"),
+)
+_UNREAD_FIELDS = ("system_prompt", "video", "videos", "audio", "audios", "tools")
+_UNREAD_IN_TURNS = (*IMAGE_FIELDS, *_OTHER_IMAGE_FIELDS, "video", "videos", "audio", "audios", "tool_calls")
 ROLES = {
     "human": "user",
     "user": "user",
@@ -87,7 +97,9 @@ def read_record(
             raise UserError(f"'{key}' must be a list with at least one turn")
         paths = [str(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
         messages = _messages_from_parts(turns, find_image) if key == "messages" else _messages_from_turns(turns)
-        return Record(_fill_images(messages, paths), source, index)
+        shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]
+        _check_other_fields(row, key, has_images=bool(paths) or any(shown))
+        return Record(_fill_images(_with_system(row, messages), paths), source, index)
     except UserError as error:
         raise UserError(f"{source}, row {index}: {error}") from None
 
@@ -97,26 +109,89 @@ def _turns_key(row: Mapping[str, Any], style: str) -> str:
         raise UserError(f"conversation_style={style} is unknown: use one of {', '.join(STYLES)}")
     allowed = {"messages": ("messages",), "openai": ("messages",), "auto": (*CONVERSATION_KEYS, "messages")}
     keys = allowed.get(style, CONVERSATION_KEYS)
-    for key in keys:
-        if key in row:
-            return key
-    raise UserError(f"there is no '{keys[0]}' in this row (it has: {', '.join(map(str, row)) or 'nothing'})")
+    there = [key for key in keys if key in row]
+    if not there:
+        raise UserError(f"there is no '{keys[0]}' in this row (it has: {_names(row)})")
+    held = [key for key in there if row[key]] or there
+    if len(held) > 1:
+        raise UserError(f"there are turns under '{held[0]}' and under '{held[1]}': keep one of them")
+    return held[0]
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(key if key.isprintable() else repr(key) for key in map(str, row)) or "nothing"
 
 
 def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[str, str | None]]:
-    if key == "messages":
-        named = row.get("images") or row.get("image") or []
+    if key != "messages" and (style == "coloninst" or is_coloninst(row)):
+        fields = ["id"]
     else:
-        named = row.get("id") if style == "coloninst" or is_coloninst(row) else row.get("image")
-        named = named or []
-    named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(image, str) and image for image in named):
-        raise UserError("'image' must be a path or a list of paths")
+        fields = [field for field in IMAGE_FIELDS if row.get(field) not in (None, "", [])]
+    found = [_paths(row, field) for field in fields]
+    if any(paths != found[0] for paths in found):
+        raise UserError(f"'{fields[0]}' and '{fields[1]}' name different images: keep one of them")
     meta = row.get("meta")
     if meta is not None and not isinstance(meta, str):
         raise UserError("'meta' must be text like 'dir=./datasets/images'")
     folder = folder_of(meta) if meta else None
-    return [(image, folder) for image in named]
+    return [(image, folder) for image in (found[0] if found else [])]
+
+
+def _paths(row: Mapping[str, Any], field: str) -> list[str]:
+    named = row.get(field)
+    named = [] if named is None else [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(image, str) and image for image in named):
+        raise UserError(f"'{'image' if field == 'id' else field}' must be a path or a list of paths")
+    return named
+
+
+def _check_other_fields(row: Mapping[str, Any], key: str, has_images: bool) -> None:
+    for field in _UNREAD_FIELDS:
+        if _holds_something(row.get(field)):
+            instead = "name it 'system'" if field == "system_prompt" else "remove it, or the row"
+            raise UserError(f"'{field}' beside '{key}' is not read: {instead}")
+    for field in () if has_images else _OTHER_IMAGE_FIELDS:
+        if _holds_something(row.get(field)):
+            raise UserError(f"'{field}' beside '{key}' is not read: name the images under 'image' or 'images'")
+
+
+def _holds_something(value: Any) -> bool:
+    # "[]" is what LLaMA-Factory's rows have for no tools.
+    return bool(value) and not (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+
+
+def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+    """The turns behind what stands under ``system``."""
+    from torchtune.data import Message
+
+    system = row.get("system")
+    if system is None or system == "":
+        return messages
+    parts = split_images(text_of_value(system, "system"))
+    if messages[0].role == "system":
+        if messages[0].content == parts:
+            return messages
+        raise UserError("'system' stands beside a system turn: keep one of them")
+    return [Message(role="system", content=parts), *messages]
+
+
+def text_of_value(value: Any, name: str) -> str:
+    """The words of a JSON value; released files hold bare numbers where text is meant.
+
+    Args:
+        value: text, or a number.
+        name: of the field, for messages.
+
+    Raises:
+        UserError: for anything else. NaN is what pandas writes for an empty cell, and true is no answer's word.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, float)) and (isinstance(value, bool) or not math.isfinite(value)):
+        raise UserError(f"'{name}' must be text, not {json.dumps(value)}")
+    if not isinstance(value, (int, float)):
+        raise UserError(f"'{name}' must be text, not {type(value).__name__}")
+    return str(value)
 
 
 def folder_of(meta: str) -> str | None:
@@ -134,8 +209,20 @@ def is_coloninst(row: Mapping[str, Any]) -> bool:
 def _role(turn: Mapping[str, Any], key: str) -> str:
     role = ROLES.get(str(turn.get(key)).lower())
     if role is None:
-        raise UserError(f"'{key}' is {turn.get(key)!r}: known are {', '.join(sorted(ROLES))}")
+        raise UserError(f"'{key}' is {repr(turn.get(key))[:60]}: known are {', '.join(sorted(ROLES))}")
     return role
+
+
+def _all_parts(messages: list[Message]) -> list[dict[str, Any]]:
+    return [part for message in messages for part in message.content]
+
+
+def _check_turn(turn: Any, keys: tuple[str, str], problem: str) -> None:
+    if not isinstance(turn, Mapping) or any(key not in turn for key in keys):
+        raise UserError(problem)
+    for field in _UNREAD_IN_TURNS:
+        if _holds_something(turn.get(field)):
+            raise UserError(f"'{field}' in a turn is not read: images stand beside the turns, under 'image'")
 
 
 def _messages_from_turns(turns: list[Any]) -> list[Message]:
@@ -143,12 +230,8 @@ def _messages_from_turns(turns: list[Any]) -> list[Message]:
 
     messages = []
     for turn in turns:
-        if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
-            raise UserError("each turn needs 'from' and 'value'")
-        if isinstance(turn["value"], (dict, list)) or turn["value"] is None:
-            raise UserError(f"'value' must be text, not {type(turn['value']).__name__}")
-        # Released files hold bare numbers as values.
-        messages.append(Message(role=_role(turn, "from"), content=split_images(str(turn["value"]))))
+        _check_turn(turn, ("from", "value"), "each turn needs 'from' and 'value'")
+        messages.append(Message(role=_role(turn, "from"), content=split_images(text_of_value(turn["value"], "value"))))
     return messages
 
 
@@ -157,27 +240,32 @@ def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None
 
     messages = []
     for turn in turns:
-        if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
-            raise UserError("each message needs 'role' and 'content'")
+        _check_turn(turn, ("role", "content"), "each message needs 'role' and 'content'")
         content = turn["content"]
         if isinstance(content, Mapping) or content is None:
             raise UserError(f"'content' must be text or a list of parts, not {type(content).__name__}")
-        if not isinstance(content, list):
-            messages.append(Message(role=_role(turn, "role"), content=split_images(str(content))))
-            continue
-        parts: list[dict[str, Any]] = []
-        for part in content:
-            if not isinstance(part, Mapping) or part.get("type") not in ("text", "image"):
-                raise UserError("a content part needs 'type': 'text' or 'image'")
-            value = part.get("content", part.get("text", part.get("image")))
-            if isinstance(value, (dict, list)):
-                raise UserError(f"a content part must hold text or a path, not {type(value).__name__}")
-            if part["type"] == "text":
-                parts += split_images(str(value or ""))
-            else:
-                parts.append({"type": "image", "content": str(find_image(str(value), None)) if value else None})
+        if isinstance(content, list):
+            parts = [part for given in content for part in _parts(given, find_image)]
+        else:
+            parts = split_images(text_of_value(content, "content"))
         messages.append(Message(role=_role(turn, "role"), content=parts))
     return messages
+
+
+def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dict[str, Any]]:
+    """One content part of a file: an image, or text that may hold placeholders."""
+    if not isinstance(part, Mapping) or part.get("type") not in ("text", "image"):
+        raise UserError("a content part needs 'type': 'text' or 'image'")
+    # Tables give every part every key, and null where it has nothing.
+    key = next((key for key in ("content", "text", "image") if part.get(key) is not None), None)
+    value = None if key is None else part[key]
+    if isinstance(value, (dict, list)):
+        raise UserError(f"a content part must hold text or a path, not {type(value).__name__}")
+    if part["type"] == "text":
+        return split_images(text_of_value(value, key or "text"))
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"an image part must hold a path, not {json.dumps(value)}")
+    return [{"type": "image", "content": str(find_image(value, None)) if value else None}]
 
 
 def split_images(text: str) -> list[dict[str, Any]]:
@@ -211,12 +299,16 @@ def split_images(text: str) -> list[dict[str, Any]]:
 
 
 def _fill_images(messages: list[Message], paths: list[str]) -> list[Message]:
-    empty = [
-        part for message in messages for part in message.content if part["type"] == "image" and part["content"] is None
-    ]
+    empty = [part for part in _all_parts(messages) if part["type"] == "image" and part["content"] is None]
+    for number, message in enumerate(messages, start=1):
+        if message.role == "assistant" and any(part["type"] == "image" for part in message.content):
+            raise UserError(
+                f"turn {number}, the assistant's, holds an image or a placeholder for one: images can only be shown to"
+                " it, in the turns before"
+            )
     # [Contract] one placeholder for each image: a mismatch would show a question the wrong picture.
     if len(empty) != len(paths):
-        raise UserError(f"{len(empty)} image placeholder(s) but {len(paths)} image(s)")
+        raise UserError(f"{len(empty)} image placeholder(s) but {len(paths)} image(s){_hint(messages, empty, paths)}")
     for part, path in zip(empty, paths, strict=True):
         part["content"] = path
     for before, message in zip([None, *messages[:-1]], messages, strict=True):
@@ -224,3 +316,12 @@ def _fill_images(messages: list[Message], paths: list[str]) -> list[Message]:
             raise UserError("two assistant turns in a row: join them")
         message.masked = message.role != "assistant"
     return messages
+
+
+def _hint(messages: list[Message], empty: list[Any], paths: list[str]) -> str:
+    texts = [part["content"] for part in _all_parts(messages) if part["type"] == "text"]
+    if any("<image>" in text for text in texts):
+        return "; <image> counts only at the start or the end of a turn, elsewhere it is a word"
+    if len(empty) < len(paths):
+        return "; write <image> at the start of the turn that shows it"
+    return "" if paths else "; name the images under 'image'"

@@ -18,7 +18,7 @@ from medcap.data.png import SixteenBitPng
 from medcap.data.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
 from medcap.data.tiff import TiffFile
-from medcap.errors import UserError
+from medcap.errors import TooManyPixelsError, UserError
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
@@ -41,6 +41,19 @@ class ImageHeader:
     height: int
 
 
+@dataclass(frozen=True)
+class LimitKeys:
+    """What a command calls the limits of its :class:`ImageReader`, for messages; by default as in training.
+
+    Attributes:
+        roots: the key or option that names folders; None where there is none.
+        pixels: the key or option of ``max_pixels``; None where there is none.
+    """
+
+    roots: str | None = "dataset.image_roots"
+    pixels: str | None = "dataset.max_image_pixels"
+
+
 class ImageReader:
     """Finds and opens the images that data rows name.
 
@@ -58,6 +71,7 @@ class ImageReader:
         max_pixels: width x height above which an image is refused.
         max_bytes: file size above which an image is refused.
         cache: folder to keep the tables of tar files in.
+        keys: what messages call the limits.
 
     Attributes:
         roots: the folders and the tar files, links followed; a reader made from these finds the same images.
@@ -72,7 +86,9 @@ class ImageReader:
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         cache: Path | None = None,
+        keys: LimitKeys = LimitKeys(),
     ) -> None:
+        where = f" in {keys.roots}" if keys.roots else ""
         folders: dict[Path, None] = {}
         tars: dict[Path, None] = {}
         self._tars: list[TarFiles] = []
@@ -87,9 +103,9 @@ class ImageReader:
                 try:
                     tars.update((path, None) for path in find_tars(root))
                 except UserError as error:
-                    raise UserError(f"image root {root}: {error} in dataset.image_roots") from None
+                    raise UserError(f"image root {root}: {error}{where}") from None
             else:
-                raise UserError(f"image root {root} is not a folder: correct dataset.image_roots")
+                raise UserError(f"image root {root} is not a folder{where and f': correct {keys.roots}'}")
         known = {path for files in self._tars for path in files.paths}
         new = [path for path in tars if path not in known]
         if new:
@@ -101,6 +117,7 @@ class ImageReader:
         self.roots = [*self._folders, *(path for files in self._tars for path in files.paths)]
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
+        self.keys = keys
 
     def resolve(self, path: str | Path, folder: str | Path | None = None) -> Path:
         """Find the file that a row names.
@@ -141,10 +158,8 @@ class ImageReader:
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
         allowed = allowed or "dataset.image_roots, which is empty"
         if outside is not None:
-            raise UserError(
-                f"image {named} lies outside the allowed folders: add its folder to dataset.image_roots"
-                f" (allowed now: {allowed})"
-            )
+            remedy = f": add its folder to {self.keys.roots}" if self.keys.roots else ""
+            raise UserError(f"image {named} lies outside the allowed folders{remedy} (allowed now: {allowed})")
         raise UserError(f"image {named} does not exist in {allowed}")
 
     def _member(self, path: Path) -> tuple[TarFiles, int] | None:
@@ -209,10 +224,10 @@ class ImageReader:
         """
         name = Path("of this request")
         with contextlib.ExitStack() as closing:
-            with _named(name, self.max_pixels):
+            with self._named(name):
                 self._check_bytes(len(data))
                 image = self._identify(io.BytesIO(data), closing, whole=True)
-            with _named(name):
+            with self._named(name):
                 if isinstance(image, Image.Image):
                     return coloured(decode(image, view))
                 return coloured(next(image.pictures(view))[1])
@@ -236,13 +251,13 @@ class ImageReader:
         with contextlib.ExitStack() as closing:
             image = self._open_header(Path(path), closing, whole=True)
             if isinstance(image, Image.Image):
-                with _named(path):
+                with self._named(path):
                     picture = decode(image, view)
                 yield None, picture if keep_grey else coloured(picture)
                 return
             pictures = image.pictures(view)
             while True:
-                with _named(path):
+                with self._named(path):
                     found = next(pictures, None)
                 if found is None:
                     return
@@ -259,7 +274,7 @@ class ImageReader:
             whole: whether it will be decoded.
         """
         member = self._member(path)
-        with _named(path, self.max_pixels):
+        with self._named(path):
             self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
             file: BinaryIO
             if member is None:
@@ -290,20 +305,22 @@ class ImageReader:
             return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
         raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
-
-@contextlib.contextmanager
-def _named(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"image {path} {error}") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"image {path} has more than the {max_pixels:,} pixels allowed") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        # The system gives its errors a number, decoders do not.
-        trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
-        raise UserError(f"image {path} {trouble}: {reason}") from error
+    @contextlib.contextmanager
+    def _named(self, path: str | Path) -> Iterator[None]:
+        """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
+        limit = f" ({self.keys.pixels})" if self.keys.pixels else ""
+        try:
+            yield
+        except TooManyPixelsError as error:
+            raise UserError(f"image {path} {error}{limit}") from error
+        except UserError as error:
+            raise UserError(f"image {path} {error}") from error
+        except Image.DecompressionBombError as error:
+            raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed{limit}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            # The system gives its errors a number, decoders do not.
+            trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
+            raise UserError(f"image {path} {trouble}: {reason}") from error

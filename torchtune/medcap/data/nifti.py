@@ -17,7 +17,7 @@ from PIL import Image
 
 from medcap.data.grey_levels import AXES, View, apply_window, choose_frames, square_pixels, stretch
 from medcap.data.pixel_samples import PixelSamples, to_picture
-from medcap.errors import UserError
+from medcap.errors import TooManyPixelsError, UserError
 
 MAX_VOLUME_BYTES = 2 * 2**30  # in memory, of one volume
 _MAX_OFFSET = 16 * 2**20
@@ -80,7 +80,7 @@ class NiftiFile:
             raise UserError(f"is a NIfTI file of {size:,} bytes, more than the {MAX_VOLUME_BYTES:,} allowed")
         largest = math.prod(sorted(self._shape[:3])[-2:])
         if largest > max_pixels:
-            raise UserError(f"has slices of {largest:,} pixels, more than the {max_pixels:,} allowed")
+            raise TooManyPixelsError(f"has slices of {largest:,} pixels, more than the {max_pixels:,} allowed")
         self.frames = max(self._shape[2:3] or (1,))
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from medcap.data.grey_levels import View, apply_window, stretch
-from medcap.errors import UserError
+from medcap.errors import TooManyPixelsError, UserError
 
 _BLOCK = 2**22  # samples that are turned into levels at a time: float64 of all of them would take gigabytes
 
@@ -37,9 +37,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Refuse a picture whose width x height is above a limit, before it is decoded."""
     width, height = size
     if width * height > max_pixels:
-        raise UserError(
-            f"is {width} x {height}, more than the {max_pixels:,} pixels allowed (dataset.max_image_pixels)"
-        )
+        raise TooManyPixelsError(f"is {width} x {height}, more than the {max_pixels:,} pixels allowed")
 
 
 def to_picture(samples: PixelSamples, view: View) -> Image.Image:

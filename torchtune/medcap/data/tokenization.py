@@ -9,21 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Protocol
 
 from torchtune.data import Message
 
 from medcap.data.conversations import PLACEHOLDER
+from medcap.data.plain_words import WordEncoder
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # Unicode noncharacters: never assigned, not valid in exchanged text.
 IMAGE_MARK = "\ufdd0"
-ANSWER_MARK = "\ufdd1"
-_MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2}
-_MARK = re.compile(f"([{IMAGE_MARK}{ANSWER_MARK}])")
+ANSWER_MARK = "\ufdd1"  # before the assistant's words
+WORDS_MARK = "\ufdd2"  # before the user's and the system's words
+END_MARK = "\ufdd3"  # behind the words of a turn
+_MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}
+_MARK = re.compile(f"([{''.join(_MARKS)}])")
+_INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of control characters, format marks and blanks
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_ANSWERS = 10_000
 # Words, names, numbers, signs and scripts that vocabularies cut differently.
 _PROBE = (
@@ -91,21 +98,27 @@ class ChatTokenizer:
         image_token_id: the id at image positions: that of medcap's character where the tokenizer has it as one
             token (118075 for Llama 3), else the first id behind the vocabulary. Text can never produce it, because
             that character always means an image.
-        stop_tokens: the ids that end an answer.
+        stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its
+            chat template puts behind an answer, which torchtune does not always count among them.
+        marks_turns: False where the template puts nothing between a question and its answer, as with Gemma's tokenizer
+            unless it is given a prompt template.
     """
 
     def __init__(self, tokenizer: Tokenizer, num_image_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self._encode: Callable[..., list[int]] = tokenizer.encode
+        self._encode_words = WordEncoder(tokenizer, self._encode)
         tokenizer.max_seq_len = None  # truncation must see image runs, so it is done here
         self.vocab_size = _vocab_size(tokenizer)
         ids = self._plain_ids(PLACEHOLDER)
         self.image_token_id = ids[0] if len(ids) == 1 else self.vocab_size
         self._bos_id = getattr(tokenizer, "bos_id", None)
-        stop = getattr(tokenizer, "stop_tokens", None) or [tokenizer.eos_id]
-        self.stop_tokens: list[int] = sorted(set(stop))
         tokenizer.encode = self._encode_marked
+        ends, self.marks_turns = self._look_at_template()
+        self.stop_tokens: list[int] = sorted({*(getattr(tokenizer, "stop_tokens", None) or [tokenizer.eos_id]), *ends})
+        self._special_ids = self._encode_words.special_ids.union(self.stop_tokens)
+        self._can_keep_words = "skip_special_tokens" in signature(tokenizer.decode).parameters
         self._answers: dict[tuple[str, bool], list[int]] = {}
 
     @property
@@ -133,9 +146,11 @@ class ChatTokenizer:
             The sample.
 
         Raises:
-            UserError: if truncation cuts an image, or no label is left.
+            UserError: if the tokenizer cannot encode the words, one of several answers is empty, truncation cuts an
+                image, or no label is left.
         """
         rules = rules or LabelRules()
+        check_answers(messages)
         tokens, labels = self._expand(*self._template(messages, rules), rules)
         images = _images(messages)
         if max_seq_len is not None and len(tokens) > max_seq_len:
@@ -163,6 +178,9 @@ class ChatTokenizer:
 
         Returns:
             The ids up to where the assistant's next word goes.
+
+        Raises:
+            UserError: if the tokenizer cannot encode the words.
         """
         opened = [*messages, Message(role="assistant", content="", masked=False)]
         rules = LabelRules()
@@ -179,7 +197,10 @@ class ChatTokenizer:
             end_of_turn: with the token that ends the turn.
 
         Returns:
-            The ids.
+            The ids; the last one is a stop token if the template ends a turn by one.
+
+        Raises:
+            UserError: if the tokenizer cannot encode the words.
         """
         # Options repeat themselves over a benchmark.
         if (text, end_of_turn) not in self._answers:
@@ -201,43 +222,77 @@ class ChatTokenizer:
         return learnt
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of an answer: without its stop token, stripped."""
-        ids = [token for token in token_ids if token not in self.stop_tokens and token < self.vocab_size]
-        return self.tokenizer.decode(ids).strip() if ids else ""
+        """Text of an answer: without special tokens, stripped."""
+        ids = [token for token in token_ids if token not in self._special_ids and token < self.vocab_size]
+        # Llama 3's tokenizer would also take words out that only look like special tokens.
+        options = {"skip_special_tokens": False} if self._can_keep_words else {}
+        return self.tokenizer.decode(ids, **options).strip() if ids else ""
 
     def _template(self, messages: list[Message], rules: LabelRules) -> tuple[list[int], list[bool]]:
-        return self.tokenizer.tokenize_messages([_marked(message, rules) for message in messages])
+        marked = [_marked(message, rules) for message in messages]
+        try:
+            return self.tokenizer.tokenize_messages(marked)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # no list covers what tokenizers and templates raise
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
+
+    def _look_at_template(self) -> tuple[list[int], bool]:
+        """The special tokens by which an answer ends, and whether anything stands before it."""
+        turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
+        ids, masked = self._template(turns, LabelRules())
+        end = _last(ids, _MARKS[END_MARK])
+        behind = [token for token, is_masked in zip(ids[end:], masked[end:], strict=True) if not is_masked]
+        ends = [token for token in behind if token in self._encode_words.special_ids][:1]
+        special = getattr(self.tokenizer, "special_tokens", None) or {}
+        if ends == [special.get("<|end|>")]:
+            # Phi-3's generation_config.json also stops where the model opens another turn of the assistant.
+            ends.append(special["<|assistant|>"])
+        return ends, ids[_last(ids, _MARKS[ANSWER_MARK]) - 1] != _MARKS[END_MARK]
 
     def _expand(self, ids: list[int], masked: list[bool], rules: LabelRules) -> tuple[list[int], list[int]]:
         tokens: list[int] = []
         labels: list[int] = []
-        in_answer = False
+        in_answer = behind_words = ended = False
         for token, is_masked in zip(ids, masked, strict=True):
-            in_answer = in_answer and not is_masked
+            if is_masked:
+                in_answer = behind_words = ended = False
             if token == _MARKS[ANSWER_MARK]:
                 in_answer = True
+            elif token == _MARKS[END_MARK]:
+                behind_words = in_answer
+            elif token == _MARKS[WORDS_MARK]:
+                pass
             elif token == _MARKS[IMAGE_MARK]:
                 tokens += [self.image_token_id] * self.num_image_tokens
                 labels += [IGNORE_INDEX] * self.num_image_tokens
             else:
                 after_image = bool(tokens) and tokens[-1] == self.image_token_id
                 learnt = in_answer or (not is_masked and (rules.train_on_input or rules.train_on_header))
-                learnt = learnt and not (rules.mask_after_image and after_image)
+                learnt = learnt and not ended and not (rules.mask_after_image and after_image)
                 # [Contract] a token that begins the text has nothing before it that could predict it.
                 learnt = learnt and token != self._bos_id
                 labels.append(token if learnt else IGNORE_INDEX)
                 tokens.append(token)
+                # Generation stops here, so what the template writes behind it is never said.
+                if behind_words and token in self.stop_tokens:
+                    ended, in_answer = not rules.train_on_input, False
         return tokens, labels
 
     def _encode_marked(self, text: str, *args: Any, **options: Any) -> list[int]:
-        if IMAGE_MARK not in text and ANSWER_MARK not in text:
+        pieces = _MARK.split(text)
+        if len(pieces) == 1:
             return self._encode(text, *args, **options)
         ids: list[int] = []
-        for piece in _MARK.split(text):
+        encode = self._encode
+        for piece in pieces:
             if piece in _MARKS:
                 ids.append(_MARKS[piece])
+                if piece != IMAGE_MARK:
+                    encode = self._encode if piece == END_MARK else self._encode_words
             elif piece:
-                ids += self._encode(piece, *args, **options)
+                ids += encode(piece, *args, **options)
         return ids
 
     def _plain_ids(self, text: str) -> list[int]:
@@ -246,14 +301,13 @@ class ChatTokenizer:
 
 def _marked(message: Message, rules: LabelRules) -> Message:
     text = "".join(IMAGE_MARK if part["type"] == "image" else check_text(part["content"]) for part in message.content)
-    text = text.strip()
-    if message.role == "assistant":
-        text = ANSWER_MARK + text
-    return Message(role=message.role, content=text, masked=message.role != "assistant" and not rules.train_on_input)
+    mark = ANSWER_MARK if message.role == "assistant" else WORDS_MARK
+    masked = message.role != "assistant" and not rules.train_on_input
+    return Message(role=message.role, content=mark + text.strip() + END_MARK, masked=masked)
 
 
 def check_text(text: str) -> str:
-    """See that words hold no character that stands for an image.
+    """See that words hold no half of a character, and no character that stands for an image.
 
     Args:
         text: the words.
@@ -262,11 +316,40 @@ def check_text(text: str) -> str:
         The same words.
 
     Raises:
-        UserError: if they do: it would be taken for an image that is not there.
+        UserError: if they do: most tokenizers fail on half a character, others learn a replacement for it, and an
+            image's character would be taken for an image that is not there.
     """
     if any(mark in text for mark in (*_MARKS, PLACEHOLDER)):
         raise UserError(f"the text {text[:40]!r} holds a character that stands for an image ({PLACEHOLDER})")
+    half = _SURROGATE.search(text)
+    if half is not None:
+        near = text[max(half.start() - 20, 0) : half.start() + 20]
+        raise UserError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
+
+
+def check_answers(messages: list[Message]) -> None:
+    """See that the assistant says something in every one of its turns.
+
+    Args:
+        messages: the turns of a sample for training.
+
+    Raises:
+        UserError: if not: an empty turn would teach to end an answer before it begins.
+    """
+    silent = [message.role == "assistant" and not _says_something(message) for message in messages]
+    if any(silent) and sum(silent) == sum(message.role == "assistant" for message in messages):
+        raise UserError("no token is left to learn: the assistant says nothing")
+    if any(silent):
+        raise UserError(
+            f"the assistant says nothing in turn {silent.index(True) + 1} of {len(messages)}: write an answer there, or"
+            " remove the turn and its question"
+        )
+
+
+def _says_something(message: Message) -> bool:
+    words = "".join(part["content"] for part in message.content if part["type"] == "text")
+    return any(unicodedata.category(character) not in _INVISIBLE for character in words)
 
 
 def _images(messages: list[Message]) -> list[Any]:

@@ -10,18 +10,23 @@ from medcap.data.conversations import PLACEHOLDER
 
 
 def field_text(value: Any) -> str:
-    """A field as text; "" for one that is null or not a number."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """Give a field as text; "" for one that is null, NaN or infinite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return str(value).strip()
 
 
+def field_words(value: Any) -> str:
+    """Give the words of a question, an answer or an option; "" for what is neither text nor a finite number."""
+    return field_text(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+
+
 def question_text(value: Any) -> str:
-    """A question's words, without what stands for an image."""
-    return field_text(value).replace("<image>", " ").replace(PLACEHOLDER, " ").strip()
+    """Give a question's words, without what stands for an image."""
+    return field_words(value).replace("<image>", " ").replace(PLACEHOLDER, " ").strip()
 
 
 def option_texts(values: Iterable[Any]) -> tuple[str, ...]:
-    """Options in their order, without empty ones; "nan" is what pandas made of an empty one."""
-    texts = (field_text(value) for value in values)
+    """Give options in their order, without empty ones; "nan" is what pandas made of an empty one."""
+    texts = (field_words(value) for value in values)
     return tuple(text for text in texts if text and text.lower() != "nan")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, FOLDER_IN_META, is_coloninst
+from medcap.data.conversations import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.data.images import IMAGE_KEYS
 from medcap.errors import UserError
 
@@ -39,8 +39,8 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
     meta = row.get("meta")
     named = FOLDER_IN_META.search(meta) if isinstance(meta, str) else None
     folder = named.group(1) if named else None
-    field = _field(row)
-    if row.get(field):
+    fields = _fields(row)
+    for field in fields:
         value = row[field]
         if isinstance(value, str):
             changed[field] = rename(value, folder)
@@ -48,7 +48,7 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
             changed[field] = [rename(name, folder) for name in value]
         else:
             raise UserError(f"'{field}' must be a path or a list of paths")
-    if field == "id":
+    if fields == ["id"]:
         changed["image"] = Path(changed["id"]).stem
     if "messages" in row:
         _rename_parts(changed["messages"], rename)
@@ -59,11 +59,13 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
     return changed
 
 
-def _field(row: Mapping[str, Any]) -> str:
-    if any(key in row for key in CONVERSATION_KEYS):
-        return "id" if is_coloninst(row) else "image"
-    keys = ("images", "image") if "messages" in row else IMAGE_KEYS
-    return next((key for key in keys if row.get(key)), keys[0])
+def _fields(row: Mapping[str, Any]) -> list[str]:
+    """The fields that name images; those beside turns may name them twice."""
+    if any(key in row for key in CONVERSATION_KEYS) and is_coloninst(row):
+        return ["id"]
+    if has_turns(row):
+        return [key for key in IMAGE_FIELDS if row.get(key)]
+    return [key for key in IMAGE_KEYS if row.get(key)][:1]
 
 
 def _rename_parts(turns: Any, rename: Rename) -> None:

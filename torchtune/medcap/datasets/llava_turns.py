@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medcap.datasets.fields import field_text
+from medcap.datasets.fields import field_words
 from medcap.errors import UserError
 
 
@@ -30,4 +30,4 @@ def conversation_questions(turns: Any, key: str) -> Iterator[tuple[str, str]]:
     for asked, answered in zip(turns[::2], turns[1::2], strict=True):
         if asked.get("from") not in ("human", "user") or answered.get("from") not in ("gpt", "assistant"):
             raise UserError(f"'{key}' must alternate 'human' and 'gpt'")
-        yield field_text(asked["value"]), field_text(answered["value"])
+        yield field_words(asked["value"]), field_words(answered["value"])

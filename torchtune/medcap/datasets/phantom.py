@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from medcap.data.json_text import parse_json
 from medcap.datasets.phantom_drawing import bounding_box, draw
 from medcap.datasets.phantom_records import (
     QUESTION_TYPES,
@@ -115,7 +116,10 @@ def check_disjoint(training: Path, test: Path) -> None:
     for folder in (Path(training), Path(test)):
         if not (folder / _MARKER).is_file():
             raise UserError(f"{folder} is not a complete set of phantoms; write it with `medcap prepare phantom`")
-        seeds.append(json.loads((folder / _MARKER).read_text(encoding="utf-8"))["seed"])
+        request = _read_request(folder / _MARKER)
+        if "seed" not in request:
+            raise UserError(f"{folder / _MARKER} is damaged: write the phantoms again with `medcap prepare phantom`")
+        seeds.append(request["seed"])
     if seeds[0] == seeds[1]:
         raise UserError(f"{training} and {test} both hold the phantoms of seed {seeds[0]}; write one with another seed")
 
@@ -154,7 +158,7 @@ def _is_complete(out: Path, request: dict) -> bool:
 def _read_request(path: Path) -> dict:
     """The request in a marker; a marker cut short by a kill reads as an empty one and so matches no request."""
     try:
-        request = json.loads(path.read_text(encoding="utf-8"))
+        request = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return request if isinstance(request, dict) else {}

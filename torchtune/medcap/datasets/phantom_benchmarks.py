@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from medcap.checkpoints.atomic import atomic_folder
+from medcap.data.json_text import parse_json
 from medcap.datasets.phantom import SMALLEST_IMAGE
 from medcap.datasets.phantom_drawing import draw
 from medcap.datasets.phantom_records import Phantom, Question, conversation, make_phantom, make_questions
@@ -143,7 +144,7 @@ def _is_complete(out: Path, request: Mapping[str, int]) -> bool:
     if not any(out.iterdir()):
         return False
     try:
-        found = json.loads((out / _MARKER).read_text(encoding="utf-8"))
+        found = parse_json((out / _MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(f"out: {out} holds other files; name a new or an empty folder") from None
     if found != request:

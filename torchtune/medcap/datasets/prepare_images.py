@@ -13,7 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from medcap.checkpoints.atomic import atomic_file, write_json
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.json_text import parse_json
 from medcap.data.tar_files import SEPARATOR
 from medcap.datasets.image_pool import run_tasks
 from medcap.datasets.image_tasks import Picture, Task, file_tasks, list_folders, shard_tasks
@@ -137,7 +138,7 @@ def _plan_folders(
         raise UserError(f"--source {request.sources[0]} holds no images: name their folder, or a JSON or JSONL file")
     pictures = pictures[: request.limit]
     summary.sources = len(pictures)
-    reader = ImageReader(request.sources, request.max_pixels, MAX_BYTES)
+    reader = ImageReader(request.sources, request.max_pixels, MAX_BYTES, keys=LimitKeys("--source", "--max-pixels"))
     if request.shards:
         groups = [[picture] for picture in ordered(pictures, request.shuffle)]
         return shard_tasks(groups, request.shard_size), reader, []
@@ -209,7 +210,7 @@ def _is_done(task: Task, outcome: Outcome, out: Path) -> bool:
 
 def _outcome(line: str, out: Path) -> Outcome:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         for key in ("pictures", "failures"):
             values[key] = [(source, what) for source, what in values[key]]
         return Outcome(**values)
@@ -240,7 +241,7 @@ def _check_settings(request: Request, out: Path) -> None:
     path = out / SETTINGS
     if path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"))
         except ValueError:
             found = None
         found = found if isinstance(found, dict) else {}

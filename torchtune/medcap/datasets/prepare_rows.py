@@ -12,7 +12,7 @@ from medcap.checkpoints.atomic import atomic_file
 from medcap.data.cache import cache_folder
 from medcap.data.fitting import SUFFIXES
 from medcap.data.grey_levels import ALL
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.data.tar_files import SEPARATOR
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.image_tasks import Names, Picture, Row, Task, file_tasks, shard_tasks
@@ -64,7 +64,11 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
         raise UserError(f"--source {source}: rename it, {target.name} in {out} has another meaning")
     rows = open_rows(source)
     reader = ImageReader(
-        [rows.path.parent, Path.cwd(), *request.image_roots], request.max_pixels, MAX_BYTES, cache_folder()
+        [rows.path.parent, Path.cwd(), *request.image_roots],
+        request.max_pixels,
+        MAX_BYTES,
+        cache_folder(),
+        LimitKeys("--image-root", "--max-pixels"),
     )
     found = _NamedImages(rows, reader, request.limit)
     summary.rows = 0

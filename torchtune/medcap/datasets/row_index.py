@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from medcap.data.cache import cache_folder, load_entry, store_entry
-from medcap.datasets.row_spans import find_spans, json_problem
+from medcap.data.json_text import JsonError, parse_json
+from medcap.datasets.data_files import check_data_file
+from medcap.datasets.row_spans import find_spans
 from medcap.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTLED_SECONDS = 2.0
 
 
@@ -64,10 +66,11 @@ class JsonRows:
         """
         content = self.text(index)
         try:
-            return json.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            remedy = "is the file cut off?" if index == self._num_rows - 1 else "mend the row or remove it"
-            raise UserError(f"{self.name(index)}: not valid JSON ({json_problem(error)}); {remedy}") from error
+            return parse_json(content)
+        except JsonError as error:
+            cut = index == self._num_rows - 1 and error.line is not None
+            remedy = "is the file cut off?" if cut else "mend the row or remove it"
+            raise UserError(f"{self.name(index)}: not valid JSON ({error.reason}); {remedy}") from error
 
     def text(self, index: int) -> bytes:
         """The bytes of one row, as they stand in the file; arguments and errors as for ``read``, but not decoded."""
@@ -126,7 +129,7 @@ class JsonRows:
 
 
 def open_rows(source: str | Path) -> JsonRows:
-    """Open a JSON array, a single JSON object on one line, or JSONL; told apart by the content.
+    """Open a JSON array, a single JSON object, or JSONL; told apart by the content.
 
     The rows of JSONL are not decoded here: a damaged one is an error of ``JsonRows.read``.
 
@@ -137,15 +140,15 @@ def open_rows(source: str | Path) -> JsonRows:
         Its rows.
 
     Raises:
-        UserError: if the file is missing, empty, not UTF-8, holds no rows, or is an array that is not valid JSON.
+        UserError: if the file is missing, empty, not UTF-8, holds no rows, is an array that is not valid JSON, or is an
+            object that holds the rows in a list.
 
     Example:
         >>> rows = open_rows("datasets/medcap/vqarad_train.json")
         >>> rows.read(len(rows) - 1)["image"]
     """
     path = Path(source)
-    if not path.is_file():
-        raise UserError(f"data file {path} does not exist")
+    check_data_file(path)
     try:
         with path.open("rb", buffering=0) as file:
             state = _state(file.fileno())
@@ -180,7 +183,7 @@ class _Descriptor:
             os.close(self.number)
 
     def read(self, start: int, size: int) -> bytes:
-        """``size`` bytes at ``start``, fewer at the end of the file; moves no position that others share."""
+        """Read ``size`` bytes at ``start``, fewer at the end of the file; moves no position that others share."""
         content = os.pread(self.number, size, start)
         while len(content) < size:
             more = os.pread(self.number, size - len(content), start + len(content))

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from medcap.data.json_text import JsonError, json_error
+from medcap.datasets.data_files import BOM, not_text, one_object
 from medcap.errors import UserError
 
 _BLOCK = 1 << 22  # bytes
-_BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n"[0], b"\r"[0])
 _BLANK_BYTES = b" \t\n\r\v\f"
 _BLANKS = re.compile(r"[ \t\n\r]*")
@@ -38,7 +39,8 @@ def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
         A fingerprint of the content, and ``[n, 2]`` int64: each row's first byte and the byte behind its last.
 
     Raises:
-        UserError: if the file is empty, not UTF-8, or an array that is not valid JSON.
+        UserError: if the file is empty, not UTF-8, an array that is not valid JSON, or an object that holds the rows in
+            a list.
     """
     begin, character = _first_character(file, path)
     digest = hashlib.sha256()
@@ -46,6 +48,9 @@ def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
     with _byte_progress(size, "indexing rows") as progress:
         blocks = _read_blocks(file, path, digest, progress)
         spans = _Array(blocks, path).spans(begin) if character == b"[" else _line_spans(blocks, file, begin)
+    whole = one_object(path) if character == b"{" else None
+    if whole is not None:
+        spans = np.array([whole], dtype=np.int64)
     return f"{size}-{digest.hexdigest()}", spans
 
 
@@ -70,7 +75,12 @@ def stream_rows(path: Path) -> Iterator[bytes]:
             before = os.fstat(file.fileno())
             with _byte_progress(before.st_size, path.name) as progress:
                 blocks = _read_blocks(file, path, hashlib.sha256(), progress)
-                yield from _Array(blocks, path).rows(begin) if character == b"[" else _lines(blocks, begin)
+                whole = one_object(path) if character == b"{" else None
+                if whole is not None:
+                    start, end = whole
+                    yield b"".join(blocks)[start:end]
+                else:
+                    yield from _Array(blocks, path).rows(begin) if character == b"[" else _lines(blocks, begin)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise UserError(f"data file {path} was changed while it was read: start again when it is complete")
@@ -99,7 +109,7 @@ def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
         UserError: if there is none.
     """
     head = file.read(4096)
-    begin = len(_BOM) if head.startswith(_BOM) else 0
+    begin = len(BOM) if head.startswith(BOM) else 0
     text = head[begin:].lstrip()
     while not text:
         block = file.read(_BLOCK)
@@ -123,9 +133,7 @@ def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm) -> Ite
             decoder.decode(block, last)
         except UnicodeDecodeError as error:
             place = position - pending + error.start
-            raise UserError(
-                f"data file {path} is not UTF-8 text: {error.reason} at byte {place}; write it as UTF-8"
-            ) from error
+            raise not_text(path, f"{error.reason} at byte {place}") from error
         position += len(block)
         progress.update(len(block))
         if block:
@@ -229,7 +237,7 @@ class _Array:
             pass
         self._place = begin
         if self._next() != "[":
-            self._fail("Expecting value", self._place)
+            self._fail(JsonError("Expecting value", position=self._place))
         self._place += 1
         if self._next() == "]":
             self._place += 1
@@ -241,12 +249,12 @@ class _Array:
                 self._place += length
                 character = self._next()
                 if character not in (",", "]"):
-                    self._fail("Expecting ',' delimiter", self._place)
+                    self._fail(JsonError("Expecting ',' delimiter", position=self._place))
                 self._place += 1
                 if character == "]":
                     break
         if self._next():
-            self._fail("Extra data", self._place)
+            self._fail(JsonError("Extra data", position=self._place))
 
     def _next(self) -> str:
         """The next character that is not a blank; empty at the end of the file."""
@@ -262,11 +270,10 @@ class _Array:
         while True:
             try:
                 _, end = self._decode(self._text, self._place)
-            except json.JSONDecodeError as error:
-                if not self._extend():
-                    self._fail(error.msg, error.pos)
             except (ValueError, RecursionError) as error:
-                self._fail(json_problem(error), self._place)
+                problem = json_error(error)
+                if problem.position is None or not self._extend():
+                    self._fail(problem)
             else:
                 # A number that is cut by the end of the window, such as 1.5e, also decodes, as 1.5.
                 if _SEPARATOR.match(self._text, end) or not self._extend():
@@ -289,13 +296,8 @@ class _Array:
         self._place = 0
         return True
 
-    def _fail(self, reason: str, place: int) -> NoReturn:
-        line = self._lines + self._text.count("\n", 0, place) + 1
-        raise UserError(f"{self._path}, line {line}: not valid JSON ({reason}); is the file cut off?")
-
-
-def json_problem(error: Exception) -> str:
-    """What is wrong, of an exception that decoding JSON raised."""
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    def _fail(self, problem: JsonError) -> NoReturn:
+        cut = problem.position is not None
+        line = self._lines + self._text.count("\n", 0, problem.position if cut else self._place) + 1
+        remedy = "; is the file cut off?" if cut else ""
+        raise UserError(f"{self._path}, line {line}: not valid JSON ({problem.reason}){remedy}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medcap.data.json_text import JsonError, parse_json
+from medcap.datasets.data_files import check_data_file, not_text, one_object
 from medcap.errors import UserError
 
 
@@ -23,8 +24,7 @@ def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
         UserError: if the file is missing, empty or not JSON; the message has the line.
     """
     path = Path(source)
-    if not path.is_file():
-        raise UserError(f"data file {path} does not exist")
+    check_data_file(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             start = file.read(4096).lstrip()
@@ -32,18 +32,22 @@ def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
             if not start:
                 raise UserError(f"data file {path} is empty")
             if start.startswith("["):
-                yield from enumerate(_load_array(file.read(), path))
+                yield from enumerate(_load(file.read(), path))
+            elif one_object(path) is not None:
+                yield 0, _load(file.read(), path)
             else:
                 yield from _load_lines(file, path)
     except UnicodeDecodeError as error:
-        raise UserError(f"data file {path} is not UTF-8 text: {error}") from error
+        raise not_text(path, f"{error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
-def _load_array(text: str, path: Path) -> list[Any]:
+def _load(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); is the file cut off?") from error
+        return parse_json(text)
+    except JsonError as error:
+        raise _not_json(f"{path}, line {error.line}" if error.line is not None else str(path), error, text) from error
 
 
 def _load_lines(file: Iterator[str], path: Path) -> Iterator[tuple[int, Any]]:
@@ -52,8 +56,16 @@ def _load_lines(file: Iterator[str], path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}); is the file cut off?") from error
+            value = parse_json(line)
+        except JsonError as error:
+            raise _not_json(f"{path}, line {number}", error, line if row == 0 else "{") from error
         yield row, value
         row += 1
+
+
+def _not_json(place: str, error: JsonError, start: str) -> UserError:
+    if error.line is None:  # what is wrong has nothing to do with the end of the file
+        return UserError(f"{place}: not valid JSON ({error.reason})")
+    if start.lstrip()[:1] not in ("{", "["):
+        return UserError(f"{place}: not valid JSON ({error.reason}): the file must be JSON or JSONL")
+    return UserError(f"{place}: not valid JSON ({error.reason}); is the file cut off?")

@@ -17,7 +17,7 @@ from medcap.data.cache import cache_folder, load_entry, store_entry
 from medcap.data.packing import Sample, SampleTable, sharing
 from medcap.errors import UserError
 
-_FORMAT = 2
+_FORMAT = 3
 _CHUNK = 1000  # rows
 _WORTH_PROCESSES = 5000  # rows; below, starting processes takes longer
 _KEPT_BAD_FRACTION = 0.01

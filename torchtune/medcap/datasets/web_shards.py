@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from medcap.data.cache import keep_arrays
-from medcap.data.conversations import CONVERSATION_KEYS, split_images
+from medcap.data.conversations import CONVERSATION_KEYS, IMAGE_FIELDS, split_images
 from medcap.data.image_files import is_image_name
+from medcap.data.json_text import JsonError, parse_json
 from medcap.data.tar_files import TarFiles, find_tars, is_tar_pattern, member_name
 from medcap.datasets.sharegpt import IMAGE, caption_row
 from medcap.errors import UserError
 
+_TEXT_TYPES = frozenset({"json", "txt"})
 CAPTION_KEYS = ("caption", "text")
 MAX_TEXT_BYTES = 64 * 2**20
 SHARDS_AT_A_TIME = 8
@@ -202,16 +203,25 @@ class ShardRows:
         elif "json" in members:
             raise UserError(f".json must hold an object, not {type(value).__name__}")
         else:
-            raise UserError("there is no .json or .txt: keep all files of one sample adjacent (tar --sort=name)")
+            raise UserError(f"there is no .json or .txt: {self._apart(members)}")
         if caption is None:
             raise UserError("there is no 'conversations', 'messages', 'caption' or 'text' in .json, and no .txt")
         if not isinstance(caption, str) or not caption.strip():
             raise UserError("its caption must be text that is not empty")
         if not images:
-            raise UserError(
-                "there is no image for its caption: keep all files of one sample adjacent (tar --sort=name)"
-            )
+            raise UserError(f"there is no image for its caption: {self._apart(members)}")
         return self._caption_row(images, caption.strip())
+
+    def _apart(self, members: dict[str, int]) -> str:
+        """Say why the files of a sample may not be together."""
+        for extension, member in members.items():
+            if "." in extension and (extension.rpartition(".")[2] in _TEXT_TYPES or is_image_name(extension)):
+                key = self._key(member).rpartition("/")[2]
+                return (
+                    f"the key of {self.files.name(member)} is {key!r}, as a key ends at the first dot of a name; pack"
+                    " files whose names have no dot before the type"
+                )
+        return "keep all files of one sample adjacent (tar --sort=name)"
 
     def _caption_row(self, images: list[int], caption: str) -> dict[str, Any]:
         paths = [str(self.files.path(member)) for member in images]
@@ -233,14 +243,13 @@ class ShardRows:
 
     def _json(self, member: int) -> Any:
         try:
-            return json.loads(self._text(member))
-        except (ValueError, RecursionError) as error:
+            return parse_json(self._text(member))
+        except JsonError as error:
             raise UserError(f"{self.files.name(member)} is not valid JSON ({error})") from error
 
     def _name_images(self, row: dict[str, Any], images: list[int], shard: int) -> dict[str, Any]:
         """Give the images that a row names this shard's paths; a row that names none gets the sample's images."""
         turns_key = next(key for key in (*CONVERSATION_KEYS, "messages") if key in row)
-        fields = ("images", "image") if turns_key == "messages" else ("image",)
         parts = [part for part in _parts(row[turns_key]) if part.get("type") == "image"]
         if isinstance(row.get("id"), str):  # what ColonINST's rows name their file by
             known = self._own_path(row["id"], images, shard)
@@ -248,7 +257,7 @@ class ShardRows:
                 row["image"] = known
             row["id"] = known or row["id"]
         named = False
-        for field in fields:
+        for field in IMAGE_FIELDS:
             if row.get(field):
                 names = row[field] if isinstance(row[field], list) else [row[field]]
                 row[field] = [
@@ -270,7 +279,7 @@ class ShardRows:
                 f"the sample has {len(images)} image(s), but its text has no placeholder: put <image> before it"
             )
         if images:
-            row[fields[0]] = [str(self.files.path(member)) for member in images]
+            row["image"] = [str(self.files.path(member)) for member in images]
         return row
 
     def _own_path(self, name: str, images: list[int], shard: int) -> str | None:
@@ -307,7 +316,7 @@ def _texts(turns: Any) -> Iterator[str]:
         yield from (turn[key] for key in ("value", "content") if isinstance(turn.get(key), str))
     for part in _parts(turns):
         if part.get("type") == "text":
-            yield str(part.get("content", part.get("text")) or "")
+            yield from (part[key] for key in ("content", "text") if isinstance(part.get(key), str))
 
 
 def _count_placeholders(text: str) -> int:

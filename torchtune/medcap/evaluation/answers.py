@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcap.data.json_text import parse_json
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.rows import GROUPS, Answer
@@ -80,7 +81,7 @@ def read_candidates(path: str | Path) -> list[str]:
         UserError: if the file cannot be read or holds something else.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        values = parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"candidates {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -111,7 +112,7 @@ def _whole_lines(path: Path) -> list[Any] | None:
         return None
     *lines, last = path.read_bytes().split(b"\n")
     try:
-        rows = [json.loads(line) for line in lines if line.strip()]
+        rows = [parse_json(line) for line in lines if line.strip()]
     except ValueError:
         return None
     ours = rows and all(isinstance(row, Mapping) and row.get("fingerprint") for row in rows)
@@ -148,7 +149,8 @@ def _texts(values: Sequence[Any], name: str) -> list[str]:
 def _text(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not _missing(value):
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if finite and not isinstance(value, bool):
         return str(value)
     raise UserError(f"{name} must be text or a number, not {json.dumps(value)[:60]}")
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.generation.request import Request
@@ -193,7 +194,7 @@ class PredictionFile:
 
     def _difference(self) -> str:
         try:
-            old = json.loads(self.path.with_suffix(SETTINGS_SUFFIX).read_text(encoding="utf-8"))
+            old = parse_json(self.path.with_suffix(SETTINGS_SUFFIX).read_text(encoding="utf-8"))
             names = sorted(old.keys() | self.settings.keys())
             changed = [name for name in names if old.get(name) != self.settings.get(name)]
         except (OSError, ValueError, AttributeError):
@@ -206,7 +207,7 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("fingerprint"), str) else None

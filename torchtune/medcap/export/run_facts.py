@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medcap.checkpoints.run import CONFIG_FILE
 from medcap.checkpoints.vision_files import SavedVision, find_vision_checkpoint, read_vision_checkpoint
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.runner import METRICS
@@ -128,7 +128,7 @@ def _scores(root: Path, fingerprint: str) -> tuple[list[Mapping[str, Any]], list
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -132,7 +132,7 @@ class PlainTextChat(ChatTokenizer):
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
         """See :meth:`ChatTokenizer.answer`."""
-        words = text.strip() + ("<|eot_id|>" if end_of_turn else "")
+        words = check_text(text).strip() + ("<|eot_id|>" if end_of_turn else "")
         return self.tokenizer.encode(words, add_bos=False, add_eos=False) if text.strip() else []
 
     def decode(self, token_ids: list[int]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from medcap.checkpoints.assembly import ModelPlan, choose_device, choose_dtype, plan_model
 from medcap.checkpoints.run import read_run
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.generation.generator import Generator
 
 # Relative paths from the working directory, absolute ones anywhere: who calls from Python names the files himself.
@@ -69,7 +69,7 @@ def open_runs(
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]
-    reader = ImageReader(image_roots)
+    reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []
     decoders: dict[Any, nn.Module] = {}
     for cfg, plan in zip(configs, plans, strict=True):

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.datasets.conversion.listing import sorted_images
 from medcap.datasets.conversion.reading import csv_heading
+from medcap.datasets.fields import field_text
 from medcap.datasets.phantom_records import OPTIONS
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
@@ -20,6 +21,7 @@ from medcap.errors import UserError
 CLASS_TARGET = "class"
 PRESENT, ABSENT = "yes", "no"
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_KEYS = LimitKeys("--image-root", None)
 _PHANTOM_MARKER = "phantom.json"
 
 
@@ -136,7 +138,7 @@ def _phantoms(folder: Path) -> list[Example]:
 
 
 def _class_folders(folder: Path) -> list[Example]:
-    reader = ImageReader([folder])
+    reader = ImageReader([folder], keys=_KEYS)
     examples = []
     for name in sorted_images(folder):
         label, _, rest = name.partition("/")
@@ -149,7 +151,7 @@ def _class_folders(folder: Path) -> list[Example]:
 
 
 def _table(path: Path, columns: TableColumns, image_roots: Sequence[str | Path]) -> list[Example]:
-    reader = ImageReader([path.parent, Path.cwd(), *image_roots])
+    reader = ImageReader([path.parent, Path.cwd(), *image_roots], keys=_KEYS)
     examples = []
     for place, row in _rows(path, columns):
         image = row.get(columns.image)
@@ -204,7 +206,7 @@ def _labels(
             value = [part.strip() for part in value.split(columns.separator) if part.strip()]
         if isinstance(value, list):
             several[column] = tuple(dict.fromkeys(_text(label, place, column) for label in value))
-        elif value is not None and value != "":
+        elif field_text(value):
             labels[column] = _text(value, place, column)
     return labels, several
 

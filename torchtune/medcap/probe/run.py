@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.datasets.phantom import check_disjoint
 from medcap.errors import UserError
 from medcap.evaluation.predictions import dataset_fingerprint
@@ -157,7 +157,7 @@ def probe(run: str, options: ProbeOptions) -> ProbeReport:
     encoders = load_encoders(run, options.features, options.before, options.device)
     both = {"before": encoders.before, "after": encoders.after}
     used: dict[str, Encoder] = {side: encoder for side, encoder in both.items() if encoder is not None}
-    reader = ImageReader(options.image_roots)
+    reader = ImageReader(options.image_roots, keys=LimitKeys("--image-root", None))
     encoded = {
         part: encode(examples, list(used.values()), reader, options.batch_size, f"{part} images")
         for part, examples in (("training", train), ("test", test))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medcap.data.json_text import JsonError, parse_json
 from medcap.sweep.definition import Objective
 
 VALIDATION_LOSS = "validation_loss"
@@ -55,8 +55,11 @@ class Log:
 
 def _values(lines: bytes, key: str) -> Iterator[tuple[int, float]]:
     for line in lines.splitlines():
-        row = json.loads(line)
-        if key in row:
+        try:
+            row = parse_json(line)
+        except JsonError:
+            continue  # what is then missing is told by its name
+        if isinstance(row, dict) and key in row:
             yield int(row["step"]), math.nan if row[key] is None else float(row[key])
 
 
@@ -94,9 +97,11 @@ def final_value(objective: Objective, folder: Path) -> float:
 def _score(objective: Objective, path: Path) -> float:
     wanted = objective.metric.partition(".")[2]
     try:
-        value = _find(json.loads(path.read_text(encoding="utf-8")), wanted)
+        value = _find(parse_json(path.read_text(encoding="utf-8")), wanted)
     except FileNotFoundError:
         raise NoValueError(f"{path} was not written") from None
+    except JsonError as error:
+        raise NoValueError(f"{path} is damaged: {error}") from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise NoValueError(f"{path} has no finite number at {wanted}")
     return float(value)

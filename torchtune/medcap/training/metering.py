@@ -19,6 +19,7 @@ from torchtune.training.metric_logging import MetricLoggerInterface
 from tqdm import tqdm
 
 from medcap.checkpoints.atomic import atomic_file
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 
 
@@ -166,7 +167,7 @@ def _keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     with path.open("rb") as file, atomic_file(path) as temporary, temporary.open("wb") as rewritten:
         for line in file:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 continue
             if line.endswith(b"\n") and isinstance(row, dict) and keep(row):

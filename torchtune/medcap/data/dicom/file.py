@@ -19,7 +19,7 @@ from medcap.data.dicom.greys import grey_levels
 from medcap.data.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.dicom.palette import palette_colours
 from medcap.data.grey_levels import View, choose_frames, square_pixels
-from medcap.errors import UserError
+from medcap.errors import TooManyPixelsError, UserError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -114,19 +114,19 @@ class DicomFile:
         from pydicom.pixels import get_decoder
 
         dataset = self._dataset
-        rows, columns = (int(dataset.get(key) or 0) for key in ("Rows", "Columns"))
+        rows, columns = (_whole_number(dataset, key, 0) for key in ("Rows", "Columns"))
         if rows < 1 or columns < 1:
             kind = f" ({dataset.SOPClassUID.name})" if dataset.get("SOPClassUID") else "; is it cut off?"
             raise UserError(f"is a DICOM file without pixels{kind}")
-        frames = int(dataset.get("NumberOfFrames") or 1)
+        frames = _whole_number(dataset, "NumberOfFrames", 1)
         if frames < 1:
             raise UserError(f"says that it has {frames} frames")
+        if "NumberOfFrames" in dataset:
+            dataset.NumberOfFrames = frames  # pydicom's decoders fail on blanks
         if dataset.get("SamplesPerPixel", 1) not in (1, 3):
             raise UserError(f"has {dataset.SamplesPerPixel} samples a pixel: only 1 and 3 are read")
         if rows * columns > self.max_pixels:
-            raise UserError(
-                f"is {columns} x {rows}, more than the {self.max_pixels:,} pixels allowed (dataset.max_image_pixels)"
-            )
+            raise TooManyPixelsError(f"is {columns} x {rows}, more than the {self.max_pixels:,} pixels allowed")
         if rows * columns * frames > MAX_VOLUME_PIXELS:
             raise UserError(
                 f"is {columns} x {rows} x {frames} frames, more than the {MAX_VOLUME_PIXELS:,} pixels allowed:"
@@ -187,3 +187,15 @@ def _transfer_syntax(dataset: Dataset) -> Any:
         syntax = UID(_IMPLICIT if implicit else _LITTLE if little_endian else _BIG)
         dataset.file_meta.TransferSyntaxUID = syntax
     return syntax
+
+
+def _whole_number(dataset: Dataset, key: str, default: int) -> int:
+    """Read a number of the header; the default where it is absent or holds only blanks."""
+    try:
+        stored = dataset.get_item(key)
+        content = getattr(stored, "value", None)
+        if content is None or (isinstance(content, bytes) and not content.strip(b" \0")):
+            return default
+        return int(dataset.get(key) or default)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"has no whole number as {key}") from error

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from medcap.datasets.conversion.example import SkipRecord
+from medcap.datasets.fields import field_text
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:
@@ -20,7 +21,7 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
         raise SkipRecord(f"there is no '{key}'")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise SkipRecord(f"'{key}' is no text")
-    text = str(value).strip()
+    text = field_text(value)
     # What pandas wrote where a field was empty.
     if not text or text.lower() == "nan":
         raise SkipRecord(f"'{key}' is empty")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.conversion.example import Tally
 from medcap.errors import UserError
 
@@ -36,9 +36,9 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
         place = f"{path}, row {index}"
         tally.read += 1
         try:
-            value = json.loads(text.decode("utf-8"))
-        except (ValueError, RecursionError):
-            tally.skip("not valid JSON", place)
+            value = parse_json(text)
+        except JsonError as error:
+            tally.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
             continue
         if isinstance(value, Mapping):
             yield place, value

@@ -39,9 +39,9 @@ class MedICaT(Converter):
             if image == _DAMAGED:
                 raise SkipRecord("a figure that is known to be damaged")
             references = record.get("s2orc_references") or []
-            if not isinstance(references, list):
-                raise SkipRecord("'s2orc_references' is no list")
-            text = " ".join([text_of(record, "s2_caption"), *map(str, references)])
+            if not isinstance(references, list) or not all(isinstance(sentence, str) for sentence in references):
+                raise SkipRecord("'s2orc_references' is not a list of texts")
+            text = " ".join([text_of(record, "s2_caption"), *references])
             yield Example([("", text)], (image,), images, DESCRIBE)
 
         return lambda tally: each(json_records(file, tally), convert, tally)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, OnReply, Reply
 from medcap.generation.progress import Progress
@@ -210,7 +210,7 @@ class _Tokenizer:
 
         try:
             self._own = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
             raise UserError(f"checkpoint_dir={folder}: its tokenizer cannot be read: {_one_line(error)}") from error
         if not self._own.chat_template:
             raise UserError(
@@ -255,7 +255,7 @@ def _one_line(error: BaseException) -> str:
 def _generation_stops(folder: Path) -> list[int]:
     # Gemma's end of turn, for one, is named here only.
     try:
-        stops = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        stops = parse_json((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
     except (OSError, ValueError, AttributeError):
         return []
     return stops if isinstance(stops, list) else [stops]

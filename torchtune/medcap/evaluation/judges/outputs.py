@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcap.data.json_text import parse_json
 from medcap.evaluation.files import write_text
 from medcap.evaluation.judges.base import file_name, judge_prompt
 from medcap.evaluation.rows import Answer
@@ -55,7 +55,7 @@ def write_csv(
 def metrics_before(folder: Path) -> dict[str, Any]:
     """What an earlier run left in the folder's verdicts_metrics.json; empty where there is none."""
     try:
-        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        metrics = parse_json((folder / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return metrics if isinstance(metrics, dict) else {}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.errors import UserError
 from medcap.evaluation.leakage.image_sources import ImageFile
 
@@ -66,7 +66,7 @@ def hash_image(path: str | Path) -> HashedImage:
     """
     import imagehash
 
-    picture = ImageReader([]).open(path)
+    picture = ImageReader([], keys=LimitKeys(None, None)).open(path)
     grey = picture.convert("L")
     small = np.asarray(grey.resize((64, 64), Image.Resampling.BOX), dtype=np.float64)
     with Path(path).open("rb") as file:

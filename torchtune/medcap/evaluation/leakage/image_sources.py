@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.image_files import SUFFIXES, is_image_file
-from medcap.data.images import IMAGE_KEYS, ImageReader
+from medcap.data.images import IMAGE_KEYS, ImageReader, LimitKeys
 from medcap.errors import UserError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -68,7 +68,7 @@ def _in_rows(path: Path, image_roots: Sequence[str | Path]) -> Iterator[ImageFil
 
     if path.suffix.lower() not in DATA_SUFFIXES:
         raise UserError(f"{path} is no folder and no JSON or JSONL file: give the folder of its images")
-    reader = ImageReader([path.parent, Path.cwd(), *image_roots])
+    reader = ImageReader([path.parent, Path.cwd(), *image_roots], keys=LimitKeys("--image-root", None))
     # A million rows may ask about a tenth as many images; the hash of a path is smaller than the path.
     seen: set[int] = set()
     for index, row in read_rows(path):

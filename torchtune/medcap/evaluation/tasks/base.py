@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from medcap.data.images import ImageReader
+from medcap.data.images import ImageReader, LimitKeys
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
 
+BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
 _EVERYTHING = (None, -1)
 
 
@@ -157,7 +158,8 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
     Returns:
         A reader with these roots.
     """
-    return ImageReader([Path(source).parent, Path.cwd()] if image_roots is None else image_roots)
+    roots = [Path(source).parent, Path.cwd()] if image_roots is None else image_roots
+    return ImageReader(roots, keys=BENCHMARK_KEYS)
 
 
 def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images import ImageReader
-from medcap.datasets.fields import field_text, question_text
+from medcap.datasets.fields import field_text, field_words, question_text
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
-from medcap.evaluation.tasks.base import ImageFinder
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder
 from medcap.generation.prompt import user_message
 
 OPEN, CLOSED = "OPEN", "CLOSED"
@@ -102,7 +102,7 @@ def image_finder(
         The finder, and its folders.
     """
     roots = [folder / name for name in subfolders if (folder / name).is_dir()]
-    reader = ImageReader([*roots, folder, *(further or [])])
+    reader = ImageReader([*roots, folder, *(further or [])], keys=BENCHMARK_KEYS)
     return ImageFinder(reader), list(reader.roots)
 
 
@@ -234,7 +234,7 @@ def official_row(
         The row, with a ``problem`` if its image, question or answer is missing.
     """
     text = question_text(question)
-    references = [answer for answer in map(field_text, answers) if answer]
+    references = [answer for answer in map(field_words, answers) if answer]
     if image is None:
         problem = problem or "the file names no image"
     if not text:

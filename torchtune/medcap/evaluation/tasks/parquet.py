@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.datasets.fields import field_text
+from medcap.datasets.fields import field_text, field_words
 from medcap.datasets.parquet_rows import ImageStore, image_content, read_parquet
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
@@ -40,7 +40,7 @@ def hub_rows(found: Found, options: LoadOptions) -> tuple[list[tuple[Mapping[str
     for path in found.files:
         for columns in read_parquet(path, ("image", "question", "answer")):
             image, problem = _image(columns["image"], store)
-            answer = field_text(columns["answer"])
+            answer = field_words(columns["answer"])
             name = field_text(columns.get("qid")) or str(len(rows))
             row = official_row(
                 name, columns["question"], [answer], image, problem, answer_type=yes_no_type([answer] if answer else [])

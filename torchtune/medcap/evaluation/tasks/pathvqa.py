@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcap.data.conversations import CONVERSATION_KEYS
-from medcap.datasets.fields import field_text
+from medcap.datasets.fields import field_text, field_words
 from medcap.datasets.llava_turns import conversation_questions
 from medcap.errors import UserError
 from medcap.evaluation.rows import Row
@@ -95,7 +95,7 @@ def _json_rows(path: Path, folder: Path, options: LoadOptions) -> tuple[list[Row
                 raise UserError(f"{path}, row {index}: {error}") from None
         else:
             answer = record.get("answer")
-            pairs = [(field_text(record.get("question")), answer if isinstance(answer, list) else [answer])]
+            pairs = [(field_words(record.get("question")), answer if isinstance(answer, list) else [answer])]
         for question, answers in pairs:
             answer_type = answer_type_of(record.get("answer_type"))
             derived = derived or not answer_type
@@ -106,7 +106,7 @@ def _json_rows(path: Path, folder: Path, options: LoadOptions) -> tuple[list[Row
                     answers,
                     image,
                     problem,
-                    answer_type=answer_type or yes_no_type([field_text(answer) for answer in answers]),
+                    answer_type=answer_type or yes_no_type([field_words(answer) for answer in answers]),
                     question_type=record.get("question_type"),
                 )
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS
+from medcap.data.conversations import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.fields import field_text, option_texts, question_text
 from medcap.datasets.llava_turns import conversation_questions
 from medcap.datasets.rows import read_rows
@@ -100,7 +100,7 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
         raise UserError("'image' must be a path")
     path = find.first_of(image) if image else None
     problem = find.problem if image else None
-    name = next((str(value[key]) for key in _ID_KEYS if value.get(key) not in (None, "")), str(index))
+    name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [
         Row(
             id=name,
@@ -121,6 +121,9 @@ def _options(value: Any) -> tuple[str, ...]:
         value = [part.strip(" '\"") for part in re.split(r"[|,]", value.strip().removeprefix("[").removesuffix("]"))]
     if value is not None and not isinstance(value, list):
         raise UserError("'options' must be a list, or text like [yes, no]")
+    for option in value or []:
+        if field_text(option):  # an empty cell of a table is left out
+            text_of_value(option, "options")
     return option_texts(value or [])
 
 
@@ -133,25 +136,25 @@ def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     turns_key = next((key for key in CONVERSATION_KEYS if key in value), None)
     if turns_key is not None:
         for question, answer in conversation_questions(value[turns_key], turns_key):
-            yield _question(question), _references(answer)
+            yield _question(question, "value"), _references(answer, "value")
         return
     if "question" not in value:
         raise UserError(f"there is no 'question' (the row has: {', '.join(map(str, value)) or 'nothing'})")
     reference_key = next((key for key in _REFERENCE_KEYS if value.get(key) is not None), None)
     if reference_key is None:
         raise UserError(f"there is no '{_REFERENCE_KEYS[0]}' to compare with")
-    yield _question(value["question"]), _references(value[reference_key])
+    yield _question(value["question"], "question"), _references(value[reference_key], reference_key)
 
 
-def _question(value: Any) -> str:
-    text = question_text(value)
+def _question(value: Any, key: str) -> str:
+    text = "" if value is None else question_text(text_of_value(value, key))
     if not text:
         raise UserError("the question is empty")
     return text
 
 
-def _references(value: Any) -> list[str]:
-    references = [str(item).strip() for item in (value if isinstance(value, list) else [value])]
+def _references(value: Any, key: str) -> list[str]:
+    references = [text_of_value(item, key).strip() for item in (value if isinstance(value, list) else [value])]
     if not references or not all(references):
         raise UserError("the reference is empty")
     return references

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if the file is missing or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (ValueError, OSError) as error:
