@@ -10,6 +10,7 @@ from medcap.checkpoints.assembly import choose_dtype, plan_model
 from medcap.configuration import recipe
 from medcap.training.data import TrainingData
 from medcap.training.keys import DISTRIBUTED_KEYS
+from medcap.training.optimization import check_optimization
 from medcap.training.parallelism import plan_parallelism
 from medcap.training.program import run_recipe
 from medcap.training.run_folder import RunFolder
@@ -56,6 +57,7 @@ class FullFinetuneRecipeDistributed:
         """
         cfg, world = self.cfg, self.world
         seed_everything(cfg.seed)
+        check_optimization(cfg, world.device)
         self.folder = RunFolder(cfg, world)
         plan = plan_model(cfg)
         dtype = choose_dtype(cfg.dtype, world.device)

@@ -10,6 +10,7 @@ from medcap.checkpoints.assembly import choose_device, choose_dtype, plan_model
 from medcap.configuration import recipe
 from medcap.training.data import TrainingData
 from medcap.training.keys import TRAINING_KEYS
+from medcap.training.optimization import check_optimization
 from medcap.training.program import run_recipe
 from medcap.training.run_folder import RunFolder
 from medcap.training.setup import (
@@ -56,6 +57,7 @@ class FullFinetuneRecipeSingleDevice:
         """
         cfg, world = self.cfg, self.world
         seed_everything(cfg.seed)
+        check_optimization(cfg, world.device)
         self.folder = RunFolder(cfg, world)
         plan = plan_model(cfg)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)

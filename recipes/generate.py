@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.checkpoints.atomic import write_text
-from medcap.configuration import Value, recipe
+from medcap.configuration import SEED, Value, recipe
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
@@ -28,20 +28,20 @@ from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
 
 KEYS = MODEL_KEYS | {
-    "output_dir": Value((str,)),
-    "image": Value((str, list), None),
+    "output_dir": Value((str,), is_path=True),
+    "image": Value((str, list), None, is_path=True),
     "prompt": Value((str,), None),
-    "dataset_source": Value((str,), None),
+    "dataset_source": Value((str,), None, is_path=True),
     "dataset_conversation_style": Value((str,), "auto"),
     "dataset_max_seq_len": Value((int,), 1024, minimum=1),
-    "image_roots": Value((list,), None),
+    "image_roots": Value((list,), None, is_path=True),
     "limit": Value((int,), None, minimum=1),
     "controls": Value((bool, list), False),
     "max_new_tokens": Value((int,), 300, minimum=1),
     "temperature": Value((float,), 0.0, minimum=0),
     "top_k": Value((int,), None, minimum=1),
-    "top_p": Value((float,), None, minimum=0),
-    "seed": Value((int,), 1234),
+    "top_p": Value((float,), None, above=0, maximum=1),
+    "seed": replace(SEED, default=1234),
     "batch_size": Value((int,), 16, minimum=1),
     "max_batch_tokens": Value((int,), None, minimum=1),
     "compile": Value((bool,), None),
@@ -54,7 +54,7 @@ KEYS = MODEL_KEYS | {
     "modalities": Value((str, list), None),
     "test_chunk": Value((int,), None),
     "test_chunk_idx": Value((int,), None),
-    "results_csv": Value((str,), None),
+    "results_csv": Value((str,), None, is_path=True),
 }
 
 

@@ -115,6 +115,7 @@ class WarmStart:
         processes: int = 1,
         module: str | None = None,
         file_limit: int | None = None,
+        open_files: int | None = None,
     ) -> Run:
         """Start the training recipe on a workspace's model and data.
 
@@ -125,6 +126,7 @@ class WarmStart:
             processes: more than one take the distributed recipe.
             module: another program than the recipe.
             file_limit: bytes that a file may have, which stands for a full disk.
+            open_files: how many files each process may have open.
 
         Returns:
             The run.
@@ -141,7 +143,8 @@ class WarmStart:
             "resume_from_checkpoint=latest",
             *overrides,
         ]
-        return self.start(workspace.folder / "logs", ["--config", config, *arguments], processes, module, file_limit)
+        words = ["--config", config, *arguments]
+        return self.start(workspace.folder / "logs", words, processes, module, file_limit, open_files)
 
     def start(
         self,
@@ -150,6 +153,7 @@ class WarmStart:
         processes: int = 1,
         module: str | None = None,
         file_limit: int | None = None,
+        open_files: int | None = None,
     ) -> Run:
         """Start the training recipe.
 
@@ -159,6 +163,7 @@ class WarmStart:
             processes: more than one take the distributed recipe.
             module: another program than the recipe.
             file_limit: bytes that a file may have.
+            open_files: how many files each process may have open.
 
         Returns:
             The run.
@@ -185,6 +190,7 @@ class WarmStart:
                 "module": module or RECIPES[processes > 1],
                 "arguments": list(arguments),
                 "file_limit": file_limit,
+                "open_files": open_files,
                 "log": str(files[-1]),
                 "environment": {name: str(value) for name, value in environment.items()},
             }
@@ -221,6 +227,8 @@ def _become(request: dict[str, object]) -> None:
     os.environ.update(request["environment"])
     if request["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
+    if request["open_files"]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
     status = 0
     try:
         name = request["module"]

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medcap.commands import (
     chat,
@@ -27,9 +28,10 @@ from medcap.commands import (
     validate,
     web,
 )
+from medcap.commands.arguments import expand_home, positive, seed
 from medcap.configs import packaged_configs, packaged_sweeps
 from medcap.errors import UserError
-from medcap.reporting import stop
+from medcap.reporting import run_program
 
 RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
@@ -46,46 +48,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default that of this process.
 
     Returns:
-        The exit status.
+        0 at its end; every other status ends the program, see :func:`medcap.reporting.run_program`.
     """
-    options = _parse(arguments)
-    try:
-        options.run(options)
-    except UserError as error:
-        stop(error)
-    except KeyboardInterrupt:
-        return 130
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    run_program(lambda: _run(words), ["medcap", *words])
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _run(words: list[str]) -> None:
+    options = _parse(words)
+    options.run(options)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(words)
     # argparse takes words that may be none only in one place; overrides may stand anywhere behind the command.
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    expand_home(options)
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="medcap", description="Teach a frozen Llama to see medical images.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = _add_commands(parser, "commands", "COMMAND")
 
     demo = commands.add_parser("demo", help="the whole way on drawn images, in minutes on a CPU")
     demo.add_argument("--out", type=Path, default=Path("results/demo"), help="folder for everything (results/demo)")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the run (0)")
+    demo.add_argument("--seed", type=seed, default=0, help="seed of the run (0)")
     demo.set_defaults(run=_demo)
 
     preparing = commands.add_parser("prepare", help="make training and test files")
-    sources = preparing.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    sources = _add_commands(preparing, "sources", "SOURCE")
     phantom = sources.add_parser("phantom", help="drawn images of made-up modalities, with full ground truth")
     phantom.add_argument("--out", type=Path, required=True, help="folder to write")
-    phantom.add_argument("--count", type=int, required=True, help="number of images")
-    phantom.add_argument("--seed", type=int, required=True, help="never use one seed for training and testing")
-    phantom.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
+    phantom.add_argument("--count", type=positive, required=True, help="number of images")
+    phantom.add_argument("--seed", type=seed, required=True, help="never use one seed for training and testing")
+    phantom.add_argument("--image-size", type=positive, default=64, help="side in pixels (64)")
     phantom.set_defaults(run=_prepare_phantom)
 
     benchmarks = sources.add_parser("phantom-benchmarks", help="phantoms in the official layouts of the benchmarks")
@@ -125,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("destination", type=Path, help="file or folder")
     copy.set_defaults(run=_copy)
     return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, title: str, metavar: str) -> Any:
+    """Give a parser commands; without one of them it prints its help, as ``tune`` does."""
+    parser.set_defaults(run=lambda options: parser.print_help())
+    return parser.add_subparsers(title=title, metavar=metavar)
 
 
 def _demo(options: argparse.Namespace) -> None:

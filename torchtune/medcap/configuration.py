@@ -8,19 +8,23 @@ import functools
 import gc
 import importlib
 import inspect
+import math
+import os
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from medcap.argument_types import convert
 from medcap.configs import packaged_configs
 from medcap.errors import UserError
-from medcap.reporting import stop
+from medcap.overrides import override
+from medcap.reporting import run_program
 
 # Components that documented commands of other projects name, and what does their work here.
 COMPONENT_ALIASES = {"torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset"}
@@ -34,13 +38,23 @@ class Value:
         types: what it may be; None is accepted where the default is None.
         default: what it is when absent; ``...`` means that it must be given.
         minimum: smallest allowed number.
+        above: number that it must be above.
+        maximum: largest allowed number.
         choices: allowed values, if only some are.
+        is_path: whether ``~`` at the start of its text, or of the text in it, is the home folder.
     """
 
     types: tuple[type, ...]
     default: Any = ...
     minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
     choices: tuple[Any, ...] | None = None
+    is_path: bool = False
+
+
+# A key of random numbers: what NumPy, torch and Python take alike.
+SEED = Value((int,), 0, minimum=0, maximum=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,14 @@ class Component:
         optional: whether the key may be absent or null.
         default: the ``_component_`` if none is named.
         given: keyword arguments that the recipe gives.
+        ranges: what some arguments may be, whatever the component says of them.
     """
 
     passed: int = 0
     optional: bool = False
     default: str | None = None
     given: tuple[str, ...] = ()
+    ranges: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,27 +104,14 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(main)
         def entry() -> Any:
-            from torchtune import config
+            def program() -> NoReturn:
+                cfg = read_arguments(sys.argv[1:], keys, flags, main.__doc__)
+                # A collection that walks through all that the imports left behind takes 0.2 s, in the middle of a step.
+                if not gc.get_freeze_count():
+                    gc.freeze()
+                sys.exit(main(cfg))
 
-            # A collection that walks through all that the imports left behind takes 0.2 s, in the middle of a step.
-            if not gc.get_freeze_count():
-                gc.freeze()
-            parsed = False
-
-            def checked(cfg: DictConfig) -> Any:
-                nonlocal parsed
-                parsed = True
-                return main(check(cfg, keys, flags))
-
-            try:
-                sys.argv = [*sys.argv[:1], *_find_packaged(sys.argv[1:])]
-                config.parse(checked)()
-            except UserError as error:
-                stop(error)
-            except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
-                if parsed:
-                    raise
-                stop(UserError(f"the command line or the config file cannot be read: {error}"))
+            run_program(program, [Path(sys.argv[0]).name, *sys.argv[1:]])
 
         # For programs that start recipes and want to find mistakes before that.
         entry.rules = (keys, flags)
@@ -117,29 +120,34 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
     return decorate
 
 
-def read_arguments(arguments: list[str], keys: Keys, flags: tuple[str, ...] = ()) -> DictConfig:
-    """What a recipe would make of a command line, without running it.
+def read_arguments(
+    arguments: list[str], keys: Keys, flags: tuple[str, ...] = (), description: str | None = None
+) -> DictConfig:
+    """What a recipe makes of a command line.
 
     Args:
         arguments: ``--config`` and ``key=value``, as for :func:`recipe`.
         keys: everything that the recipe reads.
         flags: prefixes of keys that are let through.
+        description: what ``--help`` prints.
 
     Returns:
         The checked configuration.
 
     Raises:
-        UserError: as the recipe would raise it.
+        UserError: if the file or an override cannot be read, or a key is wrong.
+        SystemExit: after ``--help``.
     """
-    # torchtune.config.parse reads sys.argv only.
     from torchtune.config._parse import TuneRecipeArgumentParser
-    from torchtune.config._utils import _merge_yaml_and_cli_args
 
+    parser = TuneRecipeArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     try:
-        known = TuneRecipeArgumentParser().parse_known_args(_find_packaged(list(arguments)))
-        return check(_merge_yaml_and_cli_args(*known), keys, flags)
-    except (ValueError, AssertionError, OSError, OmegaConfBaseException, YAMLError) as error:
+        values, words = parser.parse_known_args(_find_packaged(list(arguments)))
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"the command line or the config file cannot be read: {error}") from error
+    return check(override(vars(values), words), keys, flags)
 
 
 def _find_packaged(arguments: list[str]) -> list[str]:
@@ -216,11 +224,29 @@ def _check_value(value: Any, rule: Value, path: str) -> Any:
     if not isinstance(value, rule.types) or (isinstance(value, bool) and bool not in rule.types):
         wanted = " or ".join(kind.__name__ for kind in rule.types)
         raise UserError(f"{path}={value!r} must be of type {wanted}")
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise UserError(f"{path}={value!r} must be a list of texts")
     if rule.choices is not None and value not in rule.choices:
         raise UserError(f"{path}={value!r} must be one of {', '.join(map(str, rule.choices))}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value!r} must be a finite number")
     if rule.minimum is not None and value < rule.minimum:
         raise UserError(f"{path}={value!r} must be at least {rule.minimum}")
-    return value
+    if rule.above is not None and value <= rule.above:
+        without = ", or null for none" if rule.default is None else ""
+        raise UserError(f"{path}={value!r} must be above {rule.above}{without}")
+    if rule.maximum is not None and value > rule.maximum:
+        raise UserError(f"{path}={value!r} must be at most {rule.maximum}")
+    return _expanded(value) if rule.is_path else value
+
+
+def _expanded(value: Any) -> Any:
+    """A value with the home folder in place of ``~`` at the start of its text: no shell saw ``key=~/run``."""
+    if isinstance(value, list | tuple):
+        return [_expanded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _check_component(node: Any, rule: Component, path: str) -> dict[str, Any] | None:
@@ -233,29 +259,37 @@ def _check_component(node: Any, rule: Component, path: str) -> dict[str, Any] | 
     if node is None and rule.default:
         node = {}
     if not isinstance(node, dict):
-        raise UserError(f"{path} is missing: it needs a _component_ and its arguments")
-    node = {"_component_": rule.default, **node} if rule.default else dict(node)
-    name = node.get("_component_")
+        wrong = "is missing" if node is None else f"cannot be {node!r}"
+        raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")
+    name = node.get("_component_", rule.default)
     if not isinstance(name, str):
-        raise UserError(f"{path}._component_ is missing")
-    node["_component_"] = COMPONENT_ALIASES.get(name, name)
-    component = find_component(node["_component_"], f"{path}._component_")
-    arguments = {key: value for key, value in node.items() if key != "_component_"}
-    check_arguments(component, arguments, path, rule.passed, rule.given)
-    return node
+        wrong = "is missing" if name is None else f"must be a dotted name, not {name!r}"
+        raise UserError(f"{path}._component_ {wrong}")
+    name = COMPONENT_ALIASES.get(name, name)
+    component = find_component(name, f"{path}._component_")
+    arguments = {key: _expanded(value) for key, value in node.items() if key != "_component_"}
+    arguments |= {
+        key: _check_value(arguments[key], found, f"{path}.{key}")
+        for key, found in rule.ranges.items()
+        if key in arguments
+    }
+    return {"_component_": name, **check_arguments(component, arguments, path, rule.passed, rule.given)}
 
 
 def find_component(name: str, path: str) -> Callable[..., Any]:
     """Import what a dotted name stands for.
 
     Raises:
-        UserError: if there is nothing of that name; the message names the key ``path``.
+        UserError: if there is no function or class of that name; the message names the key ``path``.
     """
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module does when it is imported
         raise UserError(f"{path}={name} cannot be found: {error}") from error
+    if not callable(found):
+        raise UserError(f"{path}={name} is not a function or a class")
+    return found
 
 
 def check_arguments(
@@ -264,7 +298,7 @@ def check_arguments(
     path: str,
     passed: int = 0,
     given: tuple[str, ...] = (),
-) -> None:
+) -> dict[str, Any]:
     """Check that a component takes these keyword arguments and lacks none.
 
     Args:
@@ -274,10 +308,16 @@ def check_arguments(
         passed: leading arguments that the caller gives.
         given: keyword arguments that the caller gives.
 
+    Returns:
+        The arguments, of the types that the component's hints name.
+
     Raises:
-        UserError: naming the key that is unknown or missing.
+        UserError: naming the key that is unknown or missing, or whose value is of another type.
     """
-    parameters = list(inspect.signature(component).parameters.values())[passed:]
+    try:
+        parameters = list(inspect.signature(component).parameters.values())[passed:]
+    except (TypeError, ValueError):  # written in C, without a signature
+        return dict(arguments)
     parameters = [parameter for parameter in parameters if parameter.name not in given]
     names = [parameter.name for parameter in parameters]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -292,9 +332,35 @@ def check_arguments(
         )
         if required and parameter.name not in arguments:
             raise UserError(f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=...")
+    known = {parameter.name: parameter for parameter in parameters}
+    return {
+        name: convert(value, known[name], component, f"{path}.{name}") if name in known else value
+        for name, value in arguments.items()
+    }
 
 
-def build(node: Mapping[str, Any], *arguments: Any) -> Any:
-    """Call a checked component with leading arguments and its own."""
+def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
+    """Call a checked component with leading arguments and its own.
+
+    Args:
+        node: ``_component_`` and its arguments.
+        arguments: leading ones.
+        key: of the configuration, that holds the node.
+
+    Returns:
+        What the component returns.
+
+    Raises:
+        UserError: if a component of another package refuses its arguments, whatever it raises then; our own say what
+            is wrong themselves, and anything else is a fault of theirs.
+    """
     options = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    return find_component(options.pop("_component_"), "_component_")(*arguments, **options)
+    name = options.pop("_component_")
+    component = find_component(name, f"{key}._component_")
+    try:
+        return component(*arguments, **options)
+    except Exception as error:
+        if isinstance(error, UserError) or name.startswith("medcap."):
+            raise
+        plain = isinstance(error, TypeError | ValueError)
+        raise UserError(f"{key}: {error if plain else repr(error)} (from {name})") from error

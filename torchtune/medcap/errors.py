@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: the message is one line that names the key, file or row and the remedy.
+    """Something that the user can fix: the message is one line that names the key, file or row and the remedy.
 
     Programs started by ``tune run`` or ``medcap`` print the message without a traceback and exit with status 2.
     """

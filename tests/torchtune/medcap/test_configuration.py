@@ -120,15 +120,16 @@ def test_an_unreadable_command_line_is_one_line(monkeypatch, tmp_path, capsys, a
     assert len(printed.splitlines()) == 1
 
 
-def test_a_programming_error_keeps_its_traceback(monkeypatch, tmp_path):
+def test_an_error_that_is_not_foreseen_is_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("name: x\n")
 
     def broken(_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(sys, "argv", ["recipe", "--config", str(tmp_path / "c.yaml")])
-    with pytest.raises(ValueError, match="a bug"):
-        recipe(KEYS)(broken)()
+    assert run(monkeypatch, "--config", str(tmp_path / "c.yaml"), body=broken) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"medcap: recipe --config {tmp_path}/c.yaml ended in an error that was not foreseen")
+    assert "ValueError: a bug (medcap/test_configuration.py, line " in line
 
 
 @pytest.mark.parametrize("name", packaged_configs())

@@ -16,7 +16,7 @@ FLOORS = (
     {"commands"},
     {"cli", "recipes"},
 )
-FOR_ALL = {"configs", "errors", "configuration", "reporting"}
+FOR_ALL = {"argument_types", "configs", "configuration", "errors", "overrides", "reporting"}
 
 
 def floor_of(part):

@@ -28,13 +28,13 @@ MODEL_KEYS = {
     "tokenizer": Component(),
     "checkpointer": Section(
         {
-            "checkpoint_dir": Value((str,)),
+            "checkpoint_dir": Value((str,), is_path=True),
             "checkpoint_files": Value((list,), None),
-            "output_dir": Value((str,), None),
+            "output_dir": Value((str,), None, is_path=True),
         }
     ),
-    "vision": Value((str, dict), None),
-    "vision_checkpoint": Value((str,), None),
+    "vision": Value((str, dict), None, is_path=True),
+    "vision_checkpoint": Value((str,), None, is_path=True),
     "projector": Component(passed=2, default="medcap.models.mlp"),
     "device": Value((str,), "auto"),
     "dtype": Value((str,), "auto", choices=("auto", *DTYPES)),
@@ -53,8 +53,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device={name} is unknown: use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name}: medcap computes on cpu or cuda; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: this machine has no usable GPU; use device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs, numbered from 0")
     return device
 
 
@@ -121,7 +125,7 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
     vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
     projector = OmegaConf.to_container(cfg.projector, resolve=True)
     vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
-    tokenizer = build(cfg.tokenizer)
+    tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
     chat = ChatTokenizer(tokenizer, vision.num_image_tokens)
     if not chat.marks_turns:

@@ -14,6 +14,7 @@ from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
 from medcap.configuration import check
 from medcap.errors import UserError
+from medcap.overrides import override
 
 CONFIG_FILE = "config.yaml"
 
@@ -57,7 +58,11 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         if isinstance(named, str) and (config.parent / named).exists():
             OmegaConf.update(cfg, key, str(config.parent / named))
     own = {"vision": None, "vision_checkpoint": str(_find_checkpoint(folder, config, cfg).parent)}
-    return check(OmegaConf.merge(cfg, own, _overrides(overrides)), MODEL_KEYS)
+    stray = next((word for word in overrides if "=" not in word), None)
+    if stray is not None:
+        raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")
+    values = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
+    return check(override(values, overrides), MODEL_KEYS)
 
 
 def run_root(run: str | Path) -> Path:
@@ -82,13 +87,3 @@ def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:
     elsewhere = OmegaConf.select(cfg, "checkpointer.output_dir")
     inside = folder != config.parent or latest_checkpoint(folder) is not None or (folder / DESCRIPTION_FILE).is_file()
     return find_vision_checkpoint(folder if inside or elsewhere is None else Path(elsewhere))
-
-
-def _overrides(overrides: Sequence[str]) -> DictConfig:
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"{override!r} is no override: write key=value, such as device=cpu")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error

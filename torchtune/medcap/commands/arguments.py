@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
+
+# Largest seed that NumPy's older generators take, and so torch, Optuna and the recipes' key ``seed``.
+MAX_SEED = 2**32 - 1
+# Options whose words are no path, whatever they begin with.
+_TEXTS = ("api_key", "question", "system")
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:
@@ -24,3 +31,29 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """An argument's ``type``: a number that every random generator takes."""
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_SEED}")
+    return int(text)
+
+
+def expand_home(options: argparse.Namespace) -> None:
+    """Replace ``~`` at the start of paths by the home folder, where the shell did not: ``--out=~/run``, ``'~/run'``.
+
+    Args:
+        options: changed in place.
+    """
+    for name, value in vars(options).items():
+        if name not in _TEXTS:
+            setattr(options, name, _expanded(value))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    if isinstance(value, Path):
+        return value.expanduser()
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from medcap.commands.arguments import positive
+from medcap.commands.arguments import positive, seed
 
 HELP = "talk to a trained run in the terminal, with images"
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest words (0)")
     parser.add_argument("--top-k", type=positive, metavar="K", help="sample among the K likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens of probability P")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of sampling (0)")
 
 
 def run(options: argparse.Namespace) -> None:

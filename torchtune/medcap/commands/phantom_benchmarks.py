@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from medcap.commands.arguments import positive, seed
+
 HELP = "drawn images in the official layouts of OmniMedVQA, VQA-RAD, SLAKE, PathVQA and LLaVA-Med"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a run's dataset_source")
-    parser.add_argument("--count", type=int, required=True, help="number of images")
-    parser.add_argument("--seed", type=int, required=True, help="of the images; never one that was trained on")
-    parser.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
+    parser.add_argument("--count", type=positive, required=True, help="number of images")
+    parser.add_argument("--seed", type=seed, required=True, help="of the images; never one that was trained on")
+    parser.add_argument("--image-size", type=positive, default=64, help="side in pixels (64)")
 
 
 def run(options: argparse.Namespace) -> None:

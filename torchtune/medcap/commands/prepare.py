@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from medcap.commands.arguments import positive, seed
 from medcap.datasets.conversion.base import Converter
 from medcap.datasets.conversion.instructions import KINDS
 from medcap.datasets.converters import CONVERTERS
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, converter: type[Converter]) -
     parser.add_argument(
         "--out", default=DEFAULT_OUT, help=f"folder, or the file itself, ending in .jsonl or .json ({DEFAULT_OUT})"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="rows of each file at most")
+    parser.add_argument("--limit", type=positive, metavar="N", help="rows of each file at most")
     parser.add_argument(
         "--keep-missing", action="store_true", help="keep rows whose image is not there, as where it is in a tar file"
     )
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser, converter: type[Converter]) -
             default="none",
             help="what the user says before a caption: nothing, any instruction of a list, or its first (none)",
         )
-        parser.add_argument("--seed", type=int, default=0, help="of --instruction random (0)")
+        parser.add_argument("--seed", type=seed, default=0, help="of --instruction random (0)")
     converter.add_arguments(parser)
 
 

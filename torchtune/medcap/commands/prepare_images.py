@@ -7,7 +7,7 @@ import math
 import sys
 from pathlib import Path
 
-from medcap.commands.arguments import add_image_root
+from medcap.commands.arguments import add_image_root, seed
 from medcap.errors import UserError
 
 HELP = "DICOM, NIfTI and other images to pictures of one size, as files or in tar shards, with their rows"
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_image_root(parser)
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="rows or images a shard (1000)")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle before writing shards (keep the order)")
+    parser.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle before writing shards (keep the order)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="of an image, refused above (50000000)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first images, or rows")

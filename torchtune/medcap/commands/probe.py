@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from medcap.commands.arguments import add_image_root, positive
+from medcap.commands.arguments import add_image_root, positive, seed
 from medcap.errors import UserError
 
 FOLDER = "probe"
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images encoded together (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of the divisions and the classifier (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the divisions and the classifier (0)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go (RUN/probe)")
 
 

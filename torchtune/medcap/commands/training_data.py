@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take file, tokenizer, tower and all settings from a training configuration, as tune run does",
     )
     parser.add_argument(
-        "--tokenizer", metavar="PATH", help="Llama 3's tokenizer.model, or the folder of a language model that has it"
+        "--tokenizer", metavar="PATH", help="Llama 3's tokenizer.model or .json, or the folder of a model that has one"
     )
     parser.add_argument(
         "--num-image-tokens", type=int, metavar="K", help=f"tokens of an image ({NUM_IMAGE_TOKENS}, BiomedCLIP's)"
@@ -171,17 +171,10 @@ def _tokenizer(options: argparse.Namespace, cfg: DictConfig | None, vision: Visi
     from medcap.models.tokenizers import llama3_tokenizer
 
     if options.tokenizer is not None:
-        tokenizer = llama3_tokenizer(str(_tokenizer_file(Path(options.tokenizer))))
+        tokenizer = llama3_tokenizer(options.tokenizer)
     elif cfg is not None:
-        tokenizer = build(cfg.tokenizer)
+        tokenizer = build(cfg.tokenizer, key="tokenizer")
     else:
         return None
     of_vision = NUM_IMAGE_TOKENS if vision is None else vision.num_image_tokens
     return ChatTokenizer(tokenizer, options.num_image_tokens or of_vision)
-
-
-def _tokenizer_file(path: Path) -> Path:
-    for place in (path / "original" / "tokenizer.model", path / "tokenizer.model"):
-        if place.is_file():
-            return place
-    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,18 @@ class ChatDataset:
                 for index, problem in zip(rows, found, strict=True)
                 if problem is not None
             ]
+
+    def has_images(self) -> bool:
+        """Whether any row that can be used has an image; text alone teaches nothing to what makes image tokens."""
+        # A shared prefix ends with an image; without one, the rows must be looked at.
+        if self._table is not None and self._table.prefixes.any():
+            return True
+        some = np.linspace(0, self.num_rows - 1, min(_PREAMBLE_ROWS, self.num_rows)).astype(np.int64).tolist()
+        for index in itertools.chain(some, range(self.num_rows)):
+            with contextlib.suppress(UserError):
+                if self.sample(index).images:
+                    return True
+        return False
 
     def _problem(self, image: str) -> str | None:
         try:

@@ -20,6 +20,7 @@ from medcap.export.meta_model import write_meta_model
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
 from medcap.export.vision_folder import write_vision_folder
+from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIGABYTE = 10**9
@@ -92,7 +93,8 @@ def check_empty(folder: Path) -> None:
 def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
     check_llava(plan)
-    write_llava(folder, plan, Path(cfg.tokenizer.path), DTYPES[options.dtype], options.shard_bytes)
+    with tiktoken_file(cfg.tokenizer.path) as tokenizer_file:
+        write_llava(folder, plan, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
     notices = list(plan.vision.notices)
     if plan.llm.llm_weights != "bf16":
         notices.append(

@@ -14,7 +14,7 @@ from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import LLAMA3_TOKENIZER, ImportedLanguage
-from medcap.importing.llama3_tokenizer_file import tokenizer_model
+from medcap.models.llama3_tokenizer_file import tokenizer_model
 from medcap.models.towers.tensor_files import read_json
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}

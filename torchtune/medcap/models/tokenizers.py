@@ -12,6 +12,7 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3._tokenizer import LLAMA3_SPECIAL_TOKENS
 
 from medcap.errors import UserError
+from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 NUM_SPECIAL_TOKENS = 256
 IMAGE_TOKEN = "<|image|>"
@@ -51,7 +52,8 @@ def llama3_tokenizer(path: str, max_seq_len: int | None = None) -> Llama3Tokeniz
     """torchtune's Llama 3 tokenizer, with special tokens that follow the file's size.
 
     Args:
-        path: Meta's ``original/tokenizer.model``, or any file of that (tiktoken's) format.
+        path: Meta's ``original/tokenizer.model``, any file of that (tiktoken's) format, or Hugging Face's
+            tokenizer.json of it, which is also taken where the path is of a tokenizer.model that is not there.
         max_seq_len: tokens after which a conversation is cut.
 
     Returns:
@@ -60,9 +62,10 @@ def llama3_tokenizer(path: str, max_seq_len: int | None = None) -> Llama3Tokeniz
     Raises:
         UserError: if the file is missing or of another format.
     """
-    ranks = read_tiktoken_ranks(path)
-    with uncached_tiktoken():
-        return Llama3Tokenizer(str(path), llama3_special_tokens(len(ranks)), max_seq_len)
+    with tiktoken_file(path) as file:
+        ranks = read_tiktoken_ranks(file)
+        with uncached_tiktoken():
+            return Llama3Tokenizer(str(file), llama3_special_tokens(len(ranks)), max_seq_len)
 
 
 def read_tiktoken_ranks(path: str | Path) -> dict[bytes, int]:
@@ -74,11 +77,9 @@ def read_tiktoken_ranks(path: str | Path) -> dict[bytes, int]:
     from tiktoken.load import load_tiktoken_bpe
 
     file = Path(path)
-    wanted = "give the tokenizer.model in the folder original/ of the Llama 3 download"
+    wanted = "give the tokenizer.model in the folder original/ of the Llama 3 download, or its tokenizer.json"
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: no such file; {wanted}")
-    if file.suffix == ".json":
-        raise UserError(f"tokenizer.path={path} is Hugging Face's format, not Meta's; {wanted}")
     try:
         with uncached_tiktoken():
             ranks = load_tiktoken_bpe(str(file))

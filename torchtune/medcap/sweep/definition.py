@@ -16,22 +16,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from medcap.configs import packaged_sweeps
-from medcap.configuration import Component, Section, Value, check
+from medcap.configuration import SEED, Component, Section, Value, check
 from medcap.errors import UserError
 from medcap.sweep.overrides import flat, override_text
 
 KEYS = {
-    "output_dir": Value((str,)),
+    "output_dir": Value((str,), is_path=True),
     "name": Value((str,), None),
     "storage": Value((str,), None),
     "recipe": Value((str,), "medcap/recipes/full_finetune_single_device"),
-    "config": Value((str,)),
+    "config": Value((str,), is_path=True),
     "overrides": Value((dict,), {}),
     "processes_per_trial": Value((int,), 1, minimum=1),
     "grid": Value((dict,), None),
     "search": Value((dict,), None),
     "trials": Value((int,), None, minimum=1),
-    "seed": Value((int,), 0, minimum=0),
+    "seed": SEED,
     "sampler": Component(optional=True, given=("seed",)),
     "pruner": Component(optional=True),
     "objective": Section(
@@ -44,7 +44,7 @@ KEYS = {
     "test": Section(
         {
             "recipe": Value((str,), "medcap/recipes/generate"),
-            "config": Value((str,), None),
+            "config": Value((str,), None, is_path=True),
             "overrides": Value((dict,), {}),
         }
     ),

@@ -78,7 +78,7 @@ class Study:
         self._locks = self.folder / "locks"
         self._host = socket.gethostname()
         self._distributions = _distributions(definition)
-        pruner = None if definition.pruner is None else build(definition.pruner)
+        pruner = None if definition.pruner is None else build(definition.pruner, key="pruner")
         options: dict[str, Any] = {"pruner": pruner or optuna.pruners.NopPruner(), "sampler": self._sampler(None)}
         with locked(self._locks / "claim"):
             try:
@@ -257,8 +257,8 @@ class Study:
         node = dict(node or DEFAULT_SAMPLER)
         seeded = "seed" in inspect.signature(find_component(node["_component_"], "sampler._component_")).parameters
         if seeded and slot is not None:
-            node["seed"] = self.definition.seed * 1_000_003 + slot
-        return build(node)
+            node["seed"] = (self.definition.seed * 1_000_003 + slot) % 2**32  # NumPy takes no more
+        return build(node, key="sampler")
 
     def _lock_of(self, number: int) -> Path:
         return self._locks / f"trial_{number}"

@@ -215,21 +215,21 @@ class RunCheckpoints:
         return lines
 
 
-def find_resume_folder(resume_from: bool | str, folder: Path) -> Path | None:
+def find_resume_folder(resume_from: bool | str | None, folder: Path) -> Path | None:
     """Which checkpoint ``resume_from_checkpoint`` means.
 
     Args:
-        resume_from: False; True or ``latest`` for the newest complete one (none is no mistake: the run starts);
+        resume_from: False or None; True or ``latest`` for the newest complete one (none is no mistake: the run starts);
             or a step folder.
         folder: where this run's checkpoints are.
 
     Returns:
-        The folder, None to start anew.
+        The folder, None to start from the beginning.
 
     Raises:
         UserError: if a named folder is not a complete checkpoint.
     """
-    if resume_from is False:
+    if resume_from in (False, None):
         return None
     restore_interrupted(folder)
     if resume_from is True or resume_from == "latest":

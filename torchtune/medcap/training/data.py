@@ -20,7 +20,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
 from medcap.training.checkpointing import Position
-from medcap.training.stopping import ignore_stop_signals
+from medcap.training.loader_worker import begin_worker
 from medcap.training.world import World
 
 _READ_AHEAD = 4
@@ -77,23 +77,28 @@ class TrainingData:
 
     def _open(self, source: str, tokenizer: ChatTokenizer, key: str) -> ChatDataset:
         def build_dataset() -> ChatDataset:
-            return build({**self._settings, "source": source}, tokenizer)
+            return build({**self._settings, "source": source}, tokenizer, key="dataset")
 
         # One process of a machine indexes the file and counts its tokens; the others find what it has written.
         dataset = self.world.main_first(build_dataset, key)
-        mistakes = self.world.gather(self._mistake(dataset) if self.world.is_main else None)
+        mistakes = self.world.gather(self._mistake(dataset, key) if self.world.is_main else None)
         if mistakes[0] is not None:
             raise UserError(mistakes[0])
         return dataset
 
-    def _mistake(self, dataset: ChatDataset) -> str | None:
+    def _mistake(self, dataset: ChatDataset, key: str) -> str | None:
         bad = dataset.bad + dataset.check_images(self.cfg.check_images)
-        if len(bad) <= self.cfg.max_bad_fraction * dataset.num_rows:
-            return None
-        return (
-            f"{len(bad)} of {dataset.num_rows} rows cannot be used, the first: {bad[0].reason};"
-            f" mend or remove them, or allow some with max_bad_fraction={len(bad) / dataset.num_rows:.2g}"
-        )
+        if len(bad) > self.cfg.max_bad_fraction * dataset.num_rows:
+            return (
+                f"{len(bad)} of {dataset.num_rows} rows cannot be used, the first: {bad[0].reason};"
+                f" fix or remove them, or allow some with max_bad_fraction={len(bad) / dataset.num_rows:.2g}"
+            )
+        if key == "dataset" and not dataset.has_images():
+            return (
+                f"dataset.source={self.cfg.dataset.source}: none of its rows that can be used has an image, so"
+                f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
+            )
+        return None
 
     @property
     def units_per_step(self) -> int:
@@ -170,7 +175,7 @@ class TrainingData:
             num_workers=num_workers,
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=_READ_AHEAD if num_workers else None,
-            worker_init_fn=ignore_stop_signals,
+            worker_init_fn=begin_worker,
             # Its own: a loader draws a seed when it starts, and a resumed run starts one more than an undisturbed one.
             generator=torch.Generator().manual_seed(self.cfg.seed),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 from torch import distributed
 
 from medcap.errors import UserError
+from medcap.training.loader_worker import OUT_OF_FILES
 from medcap.training.metering import JsonLinesFile
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return text
     died = _WORKER_DIED.search(text)
+    files = _explain_open_files(error, text)
+    if files is not None:
+        return files
     if died or _lost_worker(error):
         return _explain_death(text, died)
     memory = _explain_memory(error, text)
@@ -65,9 +70,19 @@ def explain(error: BaseException) -> str | None:
         return memory
     if any(part in text for part in _SHARED_MEMORY):
         return f"the data loader ran out of shared memory ({_first_line(text)}): lower num_workers or enlarge /dev/shm"
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"too many files are open ({_first_line(text)}): lower num_workers or raise the limit with ulimit -n"
     return _explain_connection(error, text)
+
+
+def _explain_open_files(error: BaseException, text: str) -> str | None:
+    """The limit of open files, met by this process or by a data-loader worker."""
+    cause = str(error.__cause__ or error.__context__ or "")
+    here = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    # Python's words where a descriptor was sent and the limit kept it out.
+    if here or "items of ancdata" in text or any(f"exit code {OUT_OF_FILES}." in told for told in (text, cause)):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        told = _first_line(text)
+        return f"too many files are open ({told}): lower num_workers, or raise the limit of {limit} (ulimit -n)"
+    return None
 
 
 def _explain_in_worker(error: BaseException, text: str, kind: str) -> str | None:

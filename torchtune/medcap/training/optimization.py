@@ -1,17 +1,18 @@
-"""One optimizer step: the mean over all label tokens of the accumulated batches, clipped, or skipped as a whole."""
+"""Optimizer and learning-rate schedule as they are configured, and the gradient of one step."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from medcap.configuration import build
-from medcap.errors import UserError
 
 
 def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -20,24 +21,66 @@ def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter])
     Raises:
         UserError: if it refuses its arguments.
     """
-    try:
-        return build(node, list(parameters))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {error}") from error
+    return build(node, list(parameters), key="optimizer")
 
 
-def build_scheduler(node: Mapping[str, Any] | None, optimizer: Optimizer, num_steps: int) -> LRScheduler | None:
-    """The configured learning-rate schedule over ``num_steps`` optimizer steps, or None.
+def build_scheduler(
+    node: Mapping[str, Any] | None, optimizer: Optimizer, num_steps: int, steps_made: int = 0
+) -> LRScheduler | None:
+    """The configured learning-rate schedule, or None.
+
+    Args:
+        node: ``_component_`` and arguments; None for a constant learning rate.
+        optimizer: with the learning rate that the schedule multiplies.
+        num_steps: optimizer steps of the whole run.
+        steps_made: of these, before a resume. The schedule is gone through up to there: a saved one would bring the
+            learning rate and the length of the run that saved it.
 
     Raises:
         UserError: if it refuses its arguments.
     """
     if node is None:
         return None
-    try:
-        return build({**node, "num_training_steps": num_steps}, optimizer)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"lr_scheduler: {error}") from error
+    scheduler = build({**node, "num_training_steps": num_steps}, optimizer, key="lr_scheduler")
+    with warnings.catch_warnings():
+        # torch warns of a schedule that goes on before the optimizer does.
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(steps_made):
+            scheduler.step()
+    return scheduler
+
+
+def check_optimization(cfg: DictConfig, device: torch.device) -> None:
+    """See that optimizer and schedule take their arguments, before any weight is read.
+
+    Args:
+        cfg: has the training keys.
+        device: of what will train.
+
+    Raises:
+        UserError: if one of them refuses its arguments.
+    """
+    optimizer = build_optimizer(cfg.optimizer, [nn.Parameter(torch.zeros(1, device=device))])
+    build_scheduler(cfg.lr_scheduler, optimizer, num_steps=1)
+
+
+def learning_rate_notes(cfg: DictConfig, num_steps: int) -> list[str]:
+    """Lines about settings with which a run learns next to nothing.
+
+    Args:
+        cfg: has the training keys.
+        num_steps: optimizer steps of the whole run.
+    """
+    notes = []
+    if cfg.optimizer.get("lr") == 0:
+        notes.append("note: optimizer.lr=0: nothing will change")
+    warmup = None if cfg.lr_scheduler is None else cfg.lr_scheduler.get("num_warmup_steps")
+    if isinstance(warmup, int) and warmup >= num_steps:
+        notes.append(
+            f"note: lr_scheduler.num_warmup_steps={warmup} is not less than the {num_steps} steps of the run: the"
+            " learning rate never reaches optimizer.lr"
+        )
+    return notes
 
 
 def scale_and_clip(parameters: list[nn.Parameter], num_labels: float, max_norm: float | None) -> torch.Tensor:

@@ -6,11 +6,10 @@ import os
 import sys
 import threading
 import time
-import traceback
 from typing import Protocol
 
 from medcap.errors import UserError
-from medcap.reporting import QUIET_SECONDS, report, tell_torchrun
+from medcap.reporting import QUIET_SECONDS, report, show_traceback, shown_command, unforeseen
 from medcap.training.faults import explain
 from medcap.training.world import FailedElsewhere, World
 
@@ -37,9 +36,8 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         recipe: not set up yet; ``train`` returns the program's status, 0 at the end of the training.
 
     Raises:
-        SystemExit: with status 2 for a mistake of the user's, 1 for another failure that has an explanation, 128 and
-            the signal's number where a signal asked to stop.
-        BaseException: whatever else goes wrong, on the process that meets it first.
+        SystemExit: with status 2 for a mistake of the user's, 1 for any other failure, 128 and the signal's number
+            where a signal asked to stop.
     """
     try:
         recipe.setup()
@@ -47,21 +45,16 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         if status == 0:
             recipe.cleanup()
     except Exception as error:
-        line = explain(error)
+        line = explain(error) or unforeseen(error, f"the training run {shown_command(sys.argv[1:])}")
         status = 2 if isinstance(error, UserError) else 1
-        # Who only heard of an error never tells it: it might ask first, and the reason would be lost.
+        # A process that only learned of an error stays silent: it might ask first, and the reason would be lost.
         if isinstance(error, FailedElsewhere) or not recipe.world.claim("error"):
             time.sleep(QUIET_SECONDS)
             _leave_at_once(status)
-        if line is None:
-            tell_torchrun(repr(error), traceback.format_exc())
-        else:
-            report(line)
+        show_traceback()
+        report(line)
         if recipe.world.size > 1:
             _let_others_notice(recipe.world)
-        if line is None:
-            raise
-        if recipe.world.size > 1:
             _leave_at_once(status)
     else:
         recipe.world.leave()

@@ -21,9 +21,13 @@ TRAINABLE_PARTS = ("vision", "projector")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and torch.
+
+    Args:
+        seed: from 0; NumPy takes what is left of it within 32 bits.
+    """
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -93,6 +94,8 @@ class TrainedPart:
             if self.sharded:
                 trained = self._flatten_weights()
         self.optimizer = build_optimizer(optimizer, trained)
+        self._settings = _argument_names(component, self.optimizer)
+        self._resumed = False
         self._trained: list[nn.Parameter] = trained
 
     def synchronise(self) -> None:
@@ -135,8 +138,20 @@ class TrainedPart:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights by the reduced gradients, on every process alike."""
-        self.optimizer.step()
+        """Update the weights by the reduced gradients, on every process alike.
+
+        Raises:
+            UserError: if settings that changed since the checkpoint need what the optimizer did not keep then.
+        """
+        try:
+            self.optimizer.step()
+        except KeyError as error:
+            if not self._resumed:
+                raise
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer state lacks {error.args[0]}, which the optimizer's settings now"
+                " need: resume with those of the checkpoint, or start a new run with vision_checkpoint=FOLDER"
+            ) from error
         if self.sharded:
             dist.all_gather_into_tensor(self._weights, self._shard_of(self._weights))
 
@@ -190,19 +205,26 @@ class TrainedPart:
         ]
         return {"state": dict(sorted(states.items())), "param_groups": _on_cpu(groups)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Take up a state that :meth:`state_dict` returned, on any number of processes.
+
+        The settings stay those that the optimizer was built with: only what it has learnt comes from the state.
 
         Args:
             state: the same on every process; its tensors are on the CPU.
+
+        Returns:
+            The settings that were others before, each as ``name: before -> now``.
 
         Raises:
             UserError: if it is another optimizer's, or that of other parameters.
         """
         self._check_state(state)
+        groups, changes = self._with_own_settings(state["param_groups"])
+        self._resumed = True
         if not self.sharded:
-            self.optimizer.load_state_dict(dict(state))
-            return
+            self.optimizer.load_state_dict({**state, "param_groups": groups})
+            return changes
         mine: dict[int, dict[str, Any]] = {}
         for place, piece in enumerate(self._pieces):
             if piece.index in state["state"]:
@@ -210,8 +232,26 @@ class TrainedPart:
                     name: value if name in _KEPT_ONCE or value is None else value.view(-1)[piece.start : piece.stop]
                     for name, value in state["state"][piece.index].items()
                 }
-        groups = [{**group, "params": list(range(len(self._trained)))} for group in state["param_groups"]]
+        groups = [{**group, "params": list(range(len(self._trained)))} for group in groups]
         self.optimizer.load_state_dict({"state": mine, "param_groups": groups})
+        return changes
+
+    def _with_own_settings(self, groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The groups of a state with this optimizer's settings in them, and what that changes."""
+        merged, changes = [], []
+        for saved, own in zip(groups, self.optimizer.param_groups, strict=True):
+            # What is no argument, such as the step of a schedule-free optimizer, is learnt and not set.
+            settings = {name: value for name, value in own.items() if name in self._settings}
+            learnt = {name: value for name, value in saved.items() if name not in ("initial_lr", *self._settings)}
+            merged.append({**own, **learnt, **settings, "params": saved["params"]})
+            # A schedule changes lr and keeps the one that was set.
+            before = {**saved, "lr": saved.get("initial_lr", saved.get("lr"))}
+            changes += [
+                f"{name}: {before[name]} -> {value}"
+                for name, value in settings.items()
+                if name in before and _comparable(before[name]) != _comparable(value)
+            ]
+        return merged, changes
 
     def _explain(self, shard: bool, component: str) -> str:
         size = self._world.size
@@ -301,6 +341,16 @@ class TrainedPart:
                 f"resume_from_checkpoint: its optimizer state is not of a {type(self.optimizer).__name__} (it lacks"
                 f" {absent[0]}): resume with the same optimizer"
             )
+
+
+def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
+    """The entries of a parameter group that a configuration or the optimizer's class sets, and no step changes."""
+    makers = [component, *(kind.__init__ for kind in type(optimizer).__mro__ if kind not in (optim.Optimizer, object))]
+    return {name for maker in makers for name in signature(maker).parameters} - {"params", "self"}
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _plain(value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from medcap.training.checkpointing import Position, RunCheckpoints, random_state
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
 from medcap.training.faults import BadRows, BadSteps
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
-from medcap.training.optimization import build_scheduler
+from medcap.training.optimization import build_scheduler, learning_rate_notes
 from medcap.training.run_folder import RunFolder
 from medcap.training.setup import seed_everything
 from medcap.training.stopping import StopRequests
@@ -77,33 +77,49 @@ class Trainer:
                 model.learn_preamble(dataset.preamble)
         self.position = Position() if state is None else Position(**state["position"])
         self.total_steps = self.position.step + data.steps_left(self.position)
-        self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps)
         self.bad_rows = BadRows(data.dataset.num_rows, cfg.max_bad_fraction, folder.log if world.is_main else None)
         self.bad_steps = BadSteps(cfg.max_bad_steps)
         self.exit_status = 0
         self._owes_evaluation = False
         self.progress = Progress(self.total_steps, self.position.step, silent=not world.is_main)
-        if state is not None:
-            self._restore(state)
-            self.progress.note(f"resuming from {folder.resume_from}, step {self.position.step}")
+        steps_made = 0 if state is None else self._restore(state)
+        self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps, steps_made)
+        for note in learning_rate_notes(cfg, self.total_steps):
+            self.progress.note(note)
+        # Without an image nothing that trains takes part. A resumed run may have no image left, and has had some.
+        self._has_learnt = state is not None
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> int:
+        """Put everything but the weights back; how many steps of its schedule the run has made."""
         if self.position.unit and state["plan"] != self._plan_identity():
             raise UserError(
                 "resume_from_checkpoint: the data, its settings, seed or shuffle differ from those of the checkpoint,"
                 f" which is in the middle of epoch {self.position.epoch + 1}: which rows are left of it cannot be told;"
                 " restore them, or start a new run with vision_checkpoint=FOLDER"
             )
-        self.trained.load_state_dict(state["optimizer"])
-        if self.scheduler is not None and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        kind = state.get("optimizer_class", self._optimizer_class())
+        if kind != self._optimizer_class():
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer is {kind}, not {self._optimizer_class()}: resume with the same"
+                " optimizer, or start a new run with vision_checkpoint=FOLDER"
+            )
+        changes = self.trained.load_state_dict(state["optimizer"])
         self.bad_rows.load(state["bad_rows"])
         self.bad_steps.load(state["bad_steps"])
         self._owes_evaluation = state["owes_evaluation"]
-        if len(state["random"]) == self.world.size:
+        if len(state["random"]) == self.world.size and state["plan"][1] == self.cfg.seed:
             set_random_state(state["random"][self.world.rank])
         else:
             seed_everything(self.cfg.seed + self.position.step + self.world.rank)
+        self.progress.note(f"resuming from {self.folder.resume_from}, step {self.position.step}")
+        if changes:
+            self.progress.note(f"the optimizer's settings from now on: {', '.join(changes)}")
+        # Steps that were skipped are no steps of the schedule.
+        return (state["scheduler"] or {}).get("last_epoch", self.position.step)
+
+    def _optimizer_class(self) -> str:
+        kind = type(self.trained.optimizer)
+        return f"{kind.__module__}.{kind.__qualname__}"
 
     def _plan_identity(self) -> list[Any]:
         return [self.data.dataset.plan_fingerprint, self.cfg.seed, self.cfg.shuffle]
@@ -137,6 +153,11 @@ class Trainer:
                 self.progress.close()
             self.checkpoints.finish()
             self._show_messages()
+            if self.position.step and not self._has_learnt and not self.exit_status:
+                raise UserError(
+                    "nothing was learnt: no step had a gradient, because no row with an image could be used (see"
+                    " log/bad_rows.jsonl)"
+                )
             self.bad_rows.close()
             for logger in self.loggers:
                 logger.close()
@@ -211,6 +232,7 @@ class Trainer:
         }
         # The sums are the same bits on every process, so all of them decide alike.
         if math.isfinite(self.values["loss"]) and math.isfinite(self.values["grad_norm"]):
+            self._has_learnt = self._has_learnt or norm > 0
             self.trained.step()
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -320,6 +342,7 @@ class Trainer:
                 "position": asdict(self.position),
                 "plan": self._plan_identity(),
                 "optimizer": optimizer,
+                "optimizer_class": self._optimizer_class(),
                 "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                 "random": random_states,
                 "bad_rows": self.bad_rows.state(),

@@ -70,7 +70,7 @@ def test_an_unfinished_step_is_not_taken(run):
     ("override", "words"),
     [
         ("optimizer.lr=1", "unknown key optimizer"),
-        ("device", "no override: write key=value"),
+        ("device", "is not an override: write key=value"),
         ("llm_weights=fp4", "llm_weights='fp4' must be one of"),
     ],
 )

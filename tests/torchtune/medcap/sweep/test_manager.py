@@ -27,7 +27,7 @@ def run(monkeypatch):
 def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 6, "batch_size": 10}
-    sweep = definition(out, overrides=overrides, grid={"seed": [3, 1, -1, 2, 5, 4]})
+    sweep = definition(out, overrides=overrides, grid={"seed": [3, 1, 91, 2, 5, 4]})
     process = Running(tmp_path, sweep, "--workers", "2")
     worker, _ = wait_for(lambda: (found := children(process.pid, "medcap.sweep.worker"))[1:] and found)
     (trial,) = wait_for(lambda: children(worker, "medcap.sweep.launch"))
@@ -43,7 +43,7 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     assert [(row["trial"], row["state"], row["seed"], row["value"][:5]) for row in rows] == [
         ("0", "complete", "3", "3.166"),
         ("1", "complete", "1", "1.166"),
-        ("2", "failed", "-1", ""),
+        ("2", "failed", "91", ""),
         ("3", "complete", "2", "2.166"),
         ("4", "complete", "5", "5.166"),
         ("5", "complete", "4", "4.166"),
@@ -154,14 +154,14 @@ def test_a_task_score_is_maximised_after_a_second_run(tmp_path, run):
 
 def test_a_loss_that_is_not_finite_is_a_failure_with_its_reason(tmp_path, run):
     out = tmp_path / "out"
-    rows = run(definition(out, grid={"seed": [-2, 1]}))
+    rows = run(definition(out, grid={"seed": [92, 1]}))
     assert [row["state"] for row in rows] == ["failed", "complete"]
     assert rows[0]["reason"] == f"the last validation_loss in {out}/trials/0000/log/metrics.jsonl is not finite"
 
 
 def test_failed_trials_are_tried_again_only_when_asked(tmp_path, run):
     out = tmp_path / "out"
-    sweep = definition(out, grid={"seed": [-1, 1]})
+    sweep = definition(out, grid={"seed": [91, 1]})
     run(sweep)
     assert [row["attempts"] for row in run(sweep)] == [1, 1]
     assert [row["attempts"] for row in run(sweep, retry_failed=True)] == [2, 1]

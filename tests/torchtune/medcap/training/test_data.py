@@ -41,6 +41,9 @@ class Numbers:
         self.checked = count
         return self._bad_images
 
+    def has_images(self):
+        return True
+
     def plan(self, seed=0, epoch=0, shuffle=True):
         return EpochPlan(np.roll(np.arange(13), -epoch if shuffle else 0))
 
@@ -56,7 +59,7 @@ def opened(monkeypatch):
     def open_data(rank=0, size=1, dataset=None, **changes):
         world = World(rank, size, 0, 1, torch.device("cpu"))
         monkeypatch.setattr(world, "gather", lambda value: [value] * size)
-        monkeypatch.setattr(training_data, "build", lambda *_: dataset or Numbers())
+        monkeypatch.setattr(training_data, "build", lambda *_, key: dataset or Numbers())
         return TrainingData(OmegaConf.create({**KEYS, **changes}), None, None, world)
 
     return open_data
@@ -128,7 +131,7 @@ def test_too_many_unusable_rows_are_told_with_the_remedy(opened, allowed, refuse
     with pytest.raises(UserError) as error:
         opened(dataset=dataset, max_bad_fraction=allowed)
     assert str(error.value) == (
-        "2 of 13 rows cannot be used, the first: row 3: no answer; mend or remove them, or allow some with"
+        "2 of 13 rows cannot be used, the first: row 3: no answer; fix or remove them, or allow some with"
         " max_bad_fraction=0.15"
     )
 

@@ -1,3 +1,4 @@
+import sys
 import time
 
 import pytest
@@ -70,10 +71,27 @@ def test_an_error_that_has_an_explanation_is_one_line(capsys, error, status, lin
     assert printed.count("\n") == 1
 
 
-def test_a_mistake_in_the_code_keeps_its_traceback(capsys):
-    with pytest.raises(ArithmeticError):
+@pytest.mark.parametrize("wanted", ["", "1"])
+def test_an_error_that_is_not_foreseen_is_one_line_and_its_traceback_on_request(capsys, monkeypatch, wanted):
+    monkeypatch.setenv("MEDCAP_TRACEBACK", wanted)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "mine.yaml"])
+    with pytest.raises(SystemExit) as end:
         run_recipe(failing(ArithmeticError("unexpected")))
-    assert capsys.readouterr().err == ""
+    assert end.value.code == 1
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("medcap: the training run --config mine.yaml ended in an error that was not foreseen: ")
+    assert "ArithmeticError: unexpected" in line and "MEDCAP_TRACEBACK=1" in line
+    assert before[:1] == (["Traceback (most recent call last):"] if wanted else [])
+
+
+def test_an_error_of_a_data_loaders_worker_is_its_last_line(capsys):
+    text = (
+        'Caught IndexError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
+    )
+    with pytest.raises(SystemExit):
+        run_recipe(failing(IndexError(text + "IndexError: turns\n")))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "IndexError: turns" in line and "Traceback" not in line
 
 
 def told(world: World, setup, monkeypatch):
