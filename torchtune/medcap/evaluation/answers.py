@@ -11,6 +11,7 @@ from typing import Any
 from medcap.data.json_text import parse_json
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
+from medcap.evaluation.numbers import number_text
 from medcap.evaluation.rows import GROUPS, Answer
 
 _PREDICTION_KEYS = ("prediction", "text")
@@ -24,7 +25,8 @@ def read_answers(path: str | Path) -> list[Answer]:
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
     may have ``question``, ``options`` (a list), ``answer_type``, ``image``, ``modality``, ``question_type`` and
     ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and ``gt`` or ``answer``
-    for the reference are read too. A prediction that is null or absent is a failure. Empty options are dropped.
+    for the reference are read too. A prediction that is null or absent is a failure. An empty option is dropped, and
+    the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
     been mended since, and a last line that was cut off is passed over.
@@ -128,17 +130,20 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
     if not isinstance(options, list):
         raise UserError("'options' must be a list of texts")
     groups = {name: _text(value[name], name).strip() for name in GROUPS if not _missing(value.get(name))}
-    given = [option for option in options if not _missing(option)]
+    columns = ["" if _missing(option) else _text(option, "an option") for option in options]
+    columns = tuple(option if option.strip() else "" for option in columns)
+    given = tuple(option for option in columns if option)
     image = value.get("image")
     return Answer(
         question_id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
         question="" if _missing(value.get("question")) else _text(value["question"], "question"),
         references=tuple(_texts(reference if isinstance(reference, list) else [reference], "'reference'")),
         prediction="" if _missing(prediction) else _text(prediction, "prediction"),
-        options=tuple(option for option in _texts(given, "an option") if option.strip()),
+        options=given,
         answer_type="" if _missing(value.get("answer_type")) else _text(value["answer_type"], "answer_type"),
         groups={name: group for name, group in groups.items() if group},
         image=image if isinstance(image, str) else "",
+        columns=columns if len(given) < len(columns) else (),
     )
 
 
@@ -151,7 +156,7 @@ def _text(value: Any, name: str) -> str:
         return value
     finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if finite and not isinstance(value, bool):
-        return str(value)
+        return number_text(value)
     raise UserError(f"{name} must be text or a number, not {json.dumps(value)[:60]}")
 
 

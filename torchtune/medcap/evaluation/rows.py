@@ -69,6 +69,7 @@ class Answer:
         answer_type: ``OPEN``, ``CLOSED`` or empty.
         groups: name -> value that tables split the scores by; see ``GROUPS``.
         image: as the row names it; empty where there is none.
+        columns: the options with "" for each column that holds none; empty where every column holds one.
     """
 
     question_id: str
@@ -79,6 +80,12 @@ class Answer:
     answer_type: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    columns: tuple[str, ...] = ()
+
+    @property
+    def lettered(self) -> tuple[str, ...]:
+        """The options by their letter, A first; "" where a letter has none."""
+        return self.columns or self.options
 
     @property
     def failed(self) -> bool:

@@ -79,6 +79,20 @@ def test_empty_options_are_dropped(write):
     assert answer.options == ()
 
 
+def test_the_letters_of_options_are_those_of_their_places(write):
+    (answer,) = read_answers(write({**ROW, "options": [None, "heart", " ", "lung"]}))
+    assert (answer.options, answer.lettered) == (("heart", "lung"), ("", "heart", "", "lung"))
+    (answer,) = read_answers(write({**ROW, "options": ["heart", "lung"]}))
+    assert (answer.columns, answer.lettered) == ((), ("heart", "lung"))
+
+
+def test_whole_numbers_have_no_fraction_wherever_they_stand(write):
+    row = {"question_id": 7.0, "reference": [2.0, "2.0"], "prediction": 1e0, "options": [1.0, 2, 2.5], "organ": 3.0}
+    (answer,) = read_answers(write(row))
+    assert (answer.question_id, answer.references, answer.prediction) == ("7", ("2", "2.0"), "1")
+    assert (answer.options, answer.groups) == (("1", "2", "2.5"), {"organ": "3"})
+
+
 def test_in_our_own_files_the_last_row_of_a_fingerprint_counts(write):
     first, other = {**ROW, "fingerprint": "f"}, {**ROW, "question_id": "2", "fingerprint": "g"}
     answers = read_answers(write({**first, "prediction": "", "error": "no image"}, other, first))

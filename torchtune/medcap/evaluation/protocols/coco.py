@@ -7,7 +7,7 @@ from functools import partial
 
 from medcap.evaluation.metrics.caption import BLEU_ORDERS, bleu_of_sums, caption_metrics
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
-from medcap.evaluation.protocols.summary import check_answers
+from medcap.evaluation.protocols.summary import check_answers, reasoning_notice
 from medcap.evaluation.rows import Answer
 from medcap.evaluation.statistics import bootstrap_interval, bootstrap_of_sums
 
@@ -32,6 +32,7 @@ class Coco(Protocol):
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score captions; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
+        published = reasoning_notice(answers, published=True)
         result = caption_metrics(
             [answer.prediction for answer in answers], [list(answer.references) for answer in answers]
         )
@@ -49,4 +50,4 @@ class Coco(Protocol):
             }
             for index, answer in enumerate(answers)
         ]
-        return ProtocolScores(dict(result.scores), intervals, rows, counts, list(result.notices))
+        return ProtocolScores(dict(result.scores), intervals, rows, counts, [*result.notices, *published])

@@ -6,8 +6,10 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from medcap.evaluation.final_reply import final_reply
+from medcap.evaluation.numbers import plain_number, same_number
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
-from medcap.evaluation.protocols.summary import check_answers, row_means
+from medcap.evaluation.protocols.summary import check_answers, reasoning_notice, row_means
 from medcap.evaluation.rows import Answer
 
 _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("«", "»"))
@@ -19,7 +21,8 @@ class Exact(Protocol):
     name = "exact"
     description = (
         "right when answer and reference are equal after lower-casing, joining white space, and dropping surrounding"
-        " quotes and one trailing full stop; an empty answer is wrong and is counted"
+        " quotes and one trailing full stop, or are the same number (2 and 2.0); a model's reasoning is taken off"
+        " first; an empty answer is wrong and is counted"
     )
     headline = "accuracy"
 
@@ -39,7 +42,7 @@ class Exact(Protocol):
                 }
             )
         scores, intervals = row_means(rows, {"accuracy": "accuracy", "token_f1": "token_f1"})
-        return ProtocolScores(scores, intervals, rows, counts)
+        return ProtocolScores(scores, intervals, rows, counts, reasoning_notice(answers))
 
 
 def normalize(text: str) -> str:
@@ -68,35 +71,37 @@ def exact_match(prediction: str, references: Sequence[str]) -> bool:
     """Whether an answer equals any of the references.
 
     Args:
-        prediction: the generated answer; one without any character left after normalisation is wrong.
+        prediction: the generated answer, of which the final reply counts; one without any character left after
+            normalisation is wrong.
         references: accepted answers.
 
     Returns:
         True when right.
     """
-    answer = normalize(prediction)
-    return bool(answer) and any(answer == normalize(reference) for reference in references)
+    answer = normalize(final_reply(prediction))
+    accepted = [normalize(reference) for reference in references]
+    return bool(answer) and any(answer == reference or same_number(answer, reference) for reference in accepted)
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
     """Harmonic mean of word precision and recall against the best reference.
 
-    Words are split at white space after :func:`normalize` and lose punctuation at their edges.
+    Words are split at white space after :func:`normalize` and lose punctuation at their edges; 2 and 2.0 are one word.
 
     Args:
-        prediction: the generated answer.
+        prediction: the generated answer, of which the final reply counts.
         references: accepted answers.
 
     Returns:
         0..1; 0 for an empty answer.
     """
-    words = _words(prediction)
+    words = _words(final_reply(prediction))
     return max((_overlap_f1(words, _words(reference)) for reference in references), default=0.0)
 
 
 def _words(text: str) -> list[str]:
     stripped = (word.strip(string.punctuation) for word in normalize(text).split())
-    return [word for word in stripped if word]
+    return [plain_number(word) for word in stripped if word]
 
 
 def _overlap_f1(words: list[str], reference: list[str]) -> float:

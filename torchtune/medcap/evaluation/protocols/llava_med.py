@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcap.errors import UserError
+from medcap.evaluation.final_reply import final_reply
+from medcap.evaluation.numbers import same_number
 from medcap.evaluation.protocols import exact
 from medcap.evaluation.protocols.open_closed import OpenClosed
+from medcap.evaluation.protocols.summary import reasoning_notice
 from medcap.evaluation.protocols.word_scores import CandidateIndex, normalize_word, overlap
 from medcap.evaluation.rows import Answer
 
@@ -90,8 +93,9 @@ class LlavaMedStrict(OpenClosed):
     name = "llava_med_strict"
     description = (
         "LLaVA-Med's measures made strict: an answer, OPEN or CLOSED, is right when it equals the reference after"
-        " LLaVA-Med's normalisation (open.exact_match and open.accuracy are that equality), and a missing one is"
-        " wrong; precision, recall, F1 and BLEU as in llava_med"
+        " LLaVA-Med's normalisation (open.exact_match and open.accuracy are that equality) or is the same number (2 and"
+        " 2.0), and a missing one is wrong; a model's reasoning is taken off first; precision, recall, F1 and BLEU as"
+        " in llava_med"
     )
     headline = "accuracy"
 
@@ -99,16 +103,27 @@ class LlavaMedStrict(OpenClosed):
         """As published, but 'closed' and 'CLOSED ' are CLOSED too; see :class:`OpenClosed`."""
         return super().kind(answer_type.strip().upper())
 
+    def reply(self, answer: Answer) -> str:
+        """The final reply; see :class:`OpenClosed`."""
+        return final_reply(answer.prediction)
+
+    def prepare(self, answers: Sequence[Answer]) -> list[str]:
+        """Count replies without an end; see :class:`OpenClosed`."""
+        return reasoning_notice(answers)
+
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
         """Equality; see :class:`OpenClosed`."""
         return self.closed_hit(answer, prediction, reference)
 
     def closed_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
         """Equality; see :class:`OpenClosed`."""
-        if prediction != reference or answer.failed:
+        reply, wanted = exact.normalize(self.reply(answer)), exact.normalize(answer.references[0])
+        if same_number(reply, wanted):
+            return True
+        if prediction != reference or not self.reply(answer).strip():
             return False
         # The normalisation drops 'A' as an article: with no word left, the texts themselves must be equal.
-        return bool(prediction) or exact.normalize(answer.prediction) == exact.normalize(answer.references[0])
+        return bool(prediction) or reply == wanted
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
         """With equality in the place of the exact match; see :class:`OpenClosed`."""

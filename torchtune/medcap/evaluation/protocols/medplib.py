@@ -37,11 +37,13 @@ class Medplib(OpenClosed):
     def prepare(self, answers: Sequence[Answer]) -> list[str]:
         """Gather the candidates; see :class:`OpenClosed`."""
         self._index = CandidateIndex([answer.references[0] for answer in answers])
+        notices = super().prepare(answers)
         if not any(self.kind(answer.answer_type) == OPEN for answer in answers):
-            return []
+            return notices
         return [
+            *notices,
             "open.accuracy: the candidates are the references of this file in the order of the rows; the published"
-            " order is random"
+            " order is random",
         ]
 
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool:

@@ -9,9 +9,17 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from medcap.errors import UserError
+from medcap.evaluation.final_reply import final_reply
+from medcap.evaluation.numbers import same_number
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
 from medcap.evaluation.protocols.option_reply import parse_option
-from medcap.evaluation.protocols.summary import check_answers, count_notice, one_reference_notice, row_means
+from medcap.evaluation.protocols.summary import (
+    check_answers,
+    count_notice,
+    one_reference_notice,
+    reasoning_notice,
+    row_means,
+)
 from medcap.evaluation.rows import Answer
 from medcap.evaluation.statistics import bootstrap_group_mean
 
@@ -27,10 +35,12 @@ class MultipleChoice(Protocol):
     Attributes:
         over_rows: name of the accuracy over rows.
         over_modalities: name of the unweighted mean of the modalities' accuracies.
+        published: whether the rule is a published one, which reads what a model said as it stands.
     """
 
     over_rows: ClassVar[str]
     over_modalities: ClassVar[str]
+    published: ClassVar[bool] = False
 
     @abstractmethod
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
@@ -43,10 +53,15 @@ class MultipleChoice(Protocol):
             What was chosen (an option's text or a letter; None for nothing) and whether it is right.
         """
 
+    def is_right(self, option: str, answer: Answer) -> bool:
+        """Whether an option is the row's reference: the same text, or the same number (2 and 2.0)."""
+        return option == answer.references[0] or same_number(option, answer.references[0])
+
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
         notices = self._check_options(answers) + one_reference_notice(answers)
+        notices += reasoning_notice(answers, self.published)
         rows = [self._row(answer) for answer in answers]
         modalities = [answer.groups.get("modality", "") for answer in answers]
         without = [answer for answer, modality in zip(answers, modalities, strict=True) if not modality]
@@ -76,7 +91,11 @@ class MultipleChoice(Protocol):
         if len(bare) == len(answers):
             first = bare[0].question_id
             raise UserError(f"{self.name}: no row has 'options' (the first is {first}): add the list to the rows")
-        strange = [answer for answer in answers if answer.options and answer.references[0] not in answer.options]
+        strange = [
+            answer
+            for answer in answers
+            if answer.options and not any(self.is_right(option, answer) for option in answer.options)
+        ]
         return [
             *count_notice("rows without options, counted as wrong", bare, answers),
             *count_notice("rows whose reference is not an option, counted as wrong", strange, answers),
@@ -97,13 +116,18 @@ class OmniMedVqaQa(MultipleChoice):
     )
     headline = over_rows = "accuracy"
     over_modalities = "accuracy_by_modality"
+    published = True
+
+    def is_right(self, option: str, answer: Answer) -> bool:
+        """Whether it is the same text; see :class:`MultipleChoice`."""
+        return option == answer.references[0]
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Take the most similar option; see :class:`MultipleChoice`."""
         chosen = most_similar(answer.prediction, answer.options)
         if chosen is None:
             return None, False
-        return answer.options[chosen], answer.options[chosen] == answer.references[0]
+        return answer.options[chosen], self.is_right(answer.options[chosen], answer)
 
 
 class MedcapLetter(MultipleChoice):
@@ -114,20 +138,27 @@ class MedcapLetter(MultipleChoice):
 
     name = "medcap_letter"
     description = (
-        "medcap's option mapping: the first character of the reply, upper-cased, is the letter (A to D), and anything"
-        " else is wrong, an empty reply too (where medcap 2024 took the previous row's letter); accuracy is the"
-        " unweighted mean over modalities"
+        "medcap's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is the"
+        " letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous row's"
+        " letter), and so is the second letter of an option that stands twice; accuracy is the unweighted mean over"
+        " modalities"
     )
     headline = over_modalities = "accuracy"
     over_rows = "accuracy_rows"
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Take the first character; see :class:`MultipleChoice`."""
-        letter = answer.prediction.strip()[:1].upper()
+        letter = final_reply(answer.prediction).strip()[:1].upper()
         index = LETTERS.find(letter) if len(letter) == 1 else -1
-        reference = answer.references[0]
-        right = reference in answer.options and index == answer.options.index(reference)
-        return letter or None, right
+        places = [place for place, option in enumerate(answer.lettered) if option and self.is_right(option, answer)]
+        return letter or None, places[:1] == [index]
+
+    def _check_options(self, answers: Sequence[Answer]) -> list[str]:
+        twice = [answer for answer in answers if len(set(answer.options)) < len(answer.options)]
+        notice = count_notice(
+            "rows with one option twice, of which this rule knows the first letter alone", twice, answers
+        )
+        return super()._check_options(answers) + notice
 
 
 class MedcapOption(MultipleChoice):
@@ -135,18 +166,19 @@ class MedcapOption(MultipleChoice):
 
     name = "medcap_option"
     description = (
-        "the option that a reply names by its letter or its text, robustly parsed; a reply that names none or several"
-        " is wrong; accuracy is the unweighted mean over modalities"
+        "the option that a reply names by its letter or its text, robustly parsed; a model's reasoning is taken off"
+        " first, and what a reply denies is not named; a reply that names none or several is wrong; accuracy is the"
+        " unweighted mean over modalities"
     )
     headline = over_modalities = "accuracy"
     over_rows = "accuracy_rows"
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Parse the reply; see :class:`MultipleChoice`."""
-        chosen = parse_option(answer.prediction, answer.options)
+        chosen = parse_option(answer.prediction, answer.lettered)
         if chosen is None:
             return None, False
-        return answer.options[chosen], answer.options[chosen] == answer.references[0]
+        return answer.lettered[chosen], self.is_right(answer.lettered[chosen], answer)
 
 
 @lru_cache(maxsize=1 << 17)

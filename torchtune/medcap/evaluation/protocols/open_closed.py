@@ -8,7 +8,13 @@ from typing import Any, ClassVar
 
 from medcap.errors import UserError
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
-from medcap.evaluation.protocols.summary import check_answers, count_notice, one_reference_notice, row_means
+from medcap.evaluation.protocols.summary import (
+    check_answers,
+    count_notice,
+    one_reference_notice,
+    reasoning_notice,
+    row_means,
+)
 from medcap.evaluation.protocols.word_scores import WORD_SCORES, normalized, word_scores
 from medcap.evaluation.rows import Answer
 
@@ -39,6 +45,10 @@ class OpenClosed(Protocol):
         """
         return {"OPEN": OPEN, "CLOSED": CLOSED}.get(answer_type)
 
+    def reply(self, answer: Answer) -> str:
+        """The words that are scored: all that a model said, as the published rules take it."""
+        return answer.prediction
+
     def prepare(self, answers: Sequence[Answer]) -> list[str]:
         """Look at all answers before the first is scored.
 
@@ -48,7 +58,7 @@ class OpenClosed(Protocol):
         Returns:
             Notices.
         """
-        return []
+        return reasoning_notice(answers, published=True)
 
     @abstractmethod
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
@@ -97,7 +107,7 @@ class OpenClosed(Protocol):
     def _row(self, answer: Answer, kind: str | None) -> dict[str, Any]:
         if kind is None:
             return {"question_id": answer.question_id, "correct": None, "value": None}
-        prediction, reference = normalized(answer.prediction), normalized(answer.references[0])
+        prediction, reference = normalized(self.reply(answer)), normalized(answer.references[0])
         if kind == OPEN:
             correct = self.open_hit(answer, prediction, reference)
             values = self.open_values(answer, prediction, reference)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-_MARKUP = re.compile(r"[*_`#~$\\]+")
+from medcap.evaluation.final_reply import final_reply
+from medcap.evaluation.numbers import same_number
+from medcap.evaluation.protocols.denial import Denial, denial
+from medcap.evaluation.protocols.option_words import named_options, places
+from medcap.evaluation.protocols.reply_text import bare, clean, loose
+
 # A letter that stands alone: "A" but not "A-line", "patient's" or "3A".
 _LETTER = r"(?<![\w-])(?<!\w['’])([A-Za-z])(?!['’-]?\w)"
 _BARE = re.compile(r"[(\[{<\"'“]?\s*([A-Za-z])\s*[)\]}>\"'”]?\s*[.:;,!)]?")
@@ -16,41 +21,65 @@ _MARKED = re.compile(rf"[(\[{{]([A-Z])[)\]}}]|{_LETTER}[.):](?= \S)")
 _LINK = r"(?:\s+(?:is|are|was|be|would|should|must|option|choice|letter|therefore|thus|likely|most|probably|the))*"
 # What a reply says before the letter that it settles on, the surest first.
 _CUES = tuple(
-    re.compile(rf"\b(?:{words})\b{_LINK}\s*[:=]?\s*[(\[{{\"'“]?\s*{_LETTER}", re.IGNORECASE)
-    for words in ("answers?|conclusion", "options?|choices?|letters?|choose|chose|select|pick|go with")
+    re.compile(rf"\b(?:{words})\b[\"'”]?{_LINK}\s*[:=]?\s*[(\[{{\"'“]?\s*{_LETTER}", re.IGNORECASE)
+    for words in (
+        "final (?:answer|choice|decision)|boxed",
+        "answers?|conclusion",
+        "options?|choices?|letters?|choose|chose|select|pick|go with",
+    )
 )
 _MENTION = re.compile(_LETTER)
-# "A nodule" and "I see" are words of the language; "A is right" and "A because ..." are not.
-_AFTER_A_LETTER = frozenset(
-    ("is", "was", "because", "since", "as", "and", "or", "for", "would", "seems", "fits", "best")
-)
-_FOLLOWING_WORD = re.compile(r"\s+([\w'’\0]+)")
-_NEGATED = re.compile(
-    r"(?:\b(?:not|cannot|no|without|never|neither|nor|excludes?|than|instead of|rules? out)|n['’]t)"
-    r"(?:\s+(?:a|an|the|be|option|evidence of|signs? of|consistent with))*\s*[(\[{]?$",
+# "Wait, no." at the start of a sentence takes back what was said before.
+_TAKEN_BACK = re.compile(
+    r"(?:^|(?<=[.!?;\n]))\s*(?:no,? )?(?:wait|actually|correction|sorry|scratch that|on second thoughts?|hold on|hmm+"
+    r"|let me (?:correct|reconsider|rethink)(?: that| this)?|i (?:made a mistake|meant|was wrong)|my mistake)\b"
+    r"[,.:;!–— ]*",
     re.IGNORECASE,
 )
+# "A nodule" and "I see" are words of the language; "A is right" and "A because ..." are not.
+_AFTER_A_LETTER = frozenset(
+    ("is", "was", "are", "were", "can", "cannot", "does", "must", "should", "would", "seems", "fits", "best", "remains")
+) | frozenset(
+    ("not", "isn't", "isn’t", "doesn't", "doesn’t", "rather", "instead", "because", "since", "as", "and", "or", "for")
+)
+_FOLLOWING_WORD = re.compile(r" ([\w'’\0]+)")
+# Letters of abbreviations: "N/A", "A&E", "A.P.", "A–P", "A+", "37 °C".
+_ABBREVIATION_GOES_ON = re.compile(
+    r"\s?[/&]\s?[A-Za-z](?![A-Za-z])|[/&]\w|\.[A-Za-z](?![A-Za-z])|[–—·][A-Za-z](?![A-Za-z])|\+"
+)
+_ABBREVIATION_BEGAN = re.compile(r"(?:\w[/&]|(?<![A-Za-z])[A-Za-z](?:\s?[/&]\s?|\.|[–—·])|\+|°\s?)$")
 _NAMED_THINGS = re.compile(
-    r"\b(?:vitamin|hepatitis|influenza|type|grade|stage|group|class|level|zone|segment|factor|phase|view)\s$",
+    r"(?:\b(?:vitamin|hepatitis|influenza|type|grade|stage|group|class|level|zone|segment|factor|phase|view|stanford|kerley"
+    r"|child-pugh|weber|dukes|haemophilia|hemophilia|h(?:a)?emoglobin|immunoglobulin|interferon|streptococcus|panel"
+    r"|figure|fig\.|plan)|维生素|維生素|肝炎|流感)\s$",
+    re.IGNORECASE,
+)
+_COMPOUND = re.compile(
+    r"\s(?:lines?|(?:lympho)?cells?|lymphocytes?|lymphomas?|mode|scans?|arms?|sections?|waves?|dimers?|rays?|loops?|virus"
+    r"|symptoms?|streptococc\w+)\b",
     re.IGNORECASE,
 )
 _LIST_GOES_ON = re.compile(rf"[\s)\]}}\"'”]*(?:,|/|&|\+|\band\b|\bor\b)(?:\s*(?:and|or)\b)?[\s(\[{{\"'“]*{_LETTER}")
-_LOOK_BACK = 60  # characters before a letter or text in which a denial of it may begin
+_LOOK_BACK = 20  # characters before a letter that may belong to it
 _VERDICTS = frozenset(("yes", "no", "true", "false"))
 
 
 def parse_option(reply: str, options: Sequence[str]) -> int | None:
     """Find the option that a reply names, by its letter or by its text.
 
-    From the surest evidence to the least: a reply that is one letter; one that equals an option's text; a letter after
-    "answer", then after "option" and the like; a letter at the start with a delimiter ("B. lung") or in brackets; a
-    leading yes or no; exactly one option's text as whole words; any other capital letter that stands alone. A letter
-    goes before a text that contradicts it. "A" before a word is an article, "I" a pronoun. What is denied ("not B",
-    "no fracture") is not named.
+    Reasoning is taken off first (:func:`final_reply`); full-width forms are read as the usual ones. Then, from the
+    surest evidence to the least: a reply that is one letter; one that equals an option's text, or differs from a single
+    option's in hyphens and endings only ("Lungs", "xray"); a letter after "final answer", then "answer", then "option"
+    and the like; the only letter in a line of its own; a letter at the start with a delimiter ("B. lung") or in
+    brackets; a leading yes or no; exactly one option's text as whole words; any other capital letter that stands alone.
+
+    A letter goes before a text that contradicts it. "A" before a word is an article, "I" a pronoun; a letter of an
+    abbreviation ("N/A", "hepatitis B") is not an option. What is denied ("not B", "absence of fracture", "A is wrong")
+    is not named. What stands before "Wait, no." is taken back where something stands behind it.
 
     Args:
         reply: what was answered.
-        options: their texts, in order; the letters are A, B, C, ...
+        options: their texts, in order; the letters are A, B, C, ... An empty text keeps its letter and is never named.
 
     Returns:
         The option's index; None where the reply names none, several at the same level of evidence, or a letter past
@@ -60,71 +89,87 @@ def parse_option(reply: str, options: Sequence[str]) -> int | None:
         >>> parse_option("The correct answer is B.", ["heart", "lung"])
         1
     """
-    text = _clean(reply)
-    if not text or not options:
+    text = clean(final_reply(reply))
+    texts = [clean(option) for option in options]
+    if not text or not any(texts):
         return None
-    if (bare := _BARE.fullmatch(text)) and (index := _index(bare.group(1), options)) is not None:
+    taken_back = list(_TAKEN_BACK.finditer(text))
+    if taken_back and (later := text[taken_back[-1].end() :]) and (index := _settle(later, texts)) is not None:
         return index
-    texts = [_clean(option) for option in options]
-    plain = _edges_off(text)
-    for index, option in enumerate(texts):
-        if plain and plain == _edges_off(option):
-            return index
+    return _settle(text, texts)
 
-    named, rest = _named_options(text, texts)
-    for cue in _CUES:
-        if letters := {letter for match in cue.finditer(rest) for letter in _letters(rest, match)}:
+
+def _settle(text: str, options: list[str]) -> int | None:
+    if (alone := _BARE.fullmatch(text)) and (index := _index(alone[1], options)) is not None:
+        return index
+    equal = _equal(text, options)
+    if equal is not None:
+        return equal
+
+    named, rest = named_options(text, options)
+    false = _false_letters(rest)
+    for letters in _letters_by_evidence(rest):
+        if letters := letters - false:
             return _only(letters, options)
-    marked = [
-        *_LEADING.finditer(rest),
-        *(match for match in _MARKED.finditer(rest) if match[match.lastindex].isupper()),
-    ]
-    if letters := {letter for match in marked for letter in _letters(rest, match)}:
-        return _only(letters, options)
-    for index, option in enumerate(texts):
-        if option.lower() in _VERDICTS and _places(text, option)[:1] == [0]:
+    for index, option in enumerate(options):
+        if option.lower() in _VERDICTS and places(text, option)[:1] == [(0, len(option))] and index in named:
             return index
     if len(named) == 1:
         return next(iter(named))
-    letters = {
-        letter
-        for match in _MENTION.finditer(rest)
-        if match[1].isupper() and not _before(_NAMED_THINGS, rest, match.start())
-        for letter in _letters(rest, match)
-    }
-    return _only({letter for letter in letters if _index(letter, options) is not None}, options)
+    mentions = _letters_of(rest, (match for match in _MENTION.finditer(rest) if match[1].isupper())) - false
+    return _only({letter for letter in mentions if _index(letter, options) is not None}, options)
 
 
-def _clean(text: str) -> str:
-    # The one letter whose lower case is longer would shift the places of what follows.
-    lines = (" ".join(line.split()) for line in _MARKUP.sub("", text.replace("İ", "I")).splitlines())
-    return "\n".join(line for line in lines if line)
+def _equal(text: str, options: list[str]) -> int | None:
+    """The option that the whole reply is; one of other spelling only where no second one has it."""
+    plain = bare(text)
+    for index, option in enumerate(options):
+        if plain and (plain == bare(option) or same_number(plain, bare(option))):
+            return index
+    name = loose(text)
+    alike = [index for index, option in enumerate(options) if name and name == loose(option)]
+    return alike[0] if len(alike) == 1 else None
 
 
-def _edges_off(text: str) -> str:
-    return text.strip(" .,:;!\"'“”").casefold()
+def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
+    """The letters that each kind of evidence gives, from the surest to the least."""
+    for cue in _CUES:
+        yield _letters_of(rest, cue.finditer(rest), named_things=True)
+    lines = rest.split("\n")
+    alone = {match[1].upper() for line in lines if (match := _BARE.fullmatch(line))}
+    if len(alone) == 1:
+        yield alone
+    leading = _letters_of(rest, _LEADING.finditer(rest))
+    inline = _letters_of(rest, (match for match in _MARKED.finditer(rest) if match[match.lastindex].isupper()))
+    if len(leading) == 1 and _marked(lines[0]) == leading:
+        yield leading
+    yield leading | inline
+
+
+def _marked(line: str) -> set[str]:
+    return _letters_of(line, [*_LEADING.finditer(line), *_MARKED.finditer(line)])
 
 
 def _index(letter: str, options: Sequence[str]) -> int | None:
     index = ord(letter.upper()) - ord("A")
-    return index if index < len(options) else None
+    return index if index < len(options) and options[index] else None
 
 
 def _only(letters: set[str], options: Sequence[str]) -> int | None:
     return _index(letters.pop(), options) if len(letters) == 1 else None
 
 
-def _before(pattern: re.Pattern, text: str, end: int) -> bool:
-    return pattern.search(text, max(0, end - _LOOK_BACK), end) is not None
+def _letters_of(text: str, matches: Iterable[re.Match], named_things: bool = False) -> set[str]:
+    return {letter for match in matches for letter in _letters(text, match, named_things)}
 
 
-def _letters(text: str, match: re.Match) -> set[str]:
-    """The letter of a match, and those that a list adds to it; none where it is a word or denied."""
+def _letters(text: str, match: re.Match, named_things: bool) -> set[str]:
+    """The letter of a match, and those that a list adds to it; none where it is a word, part of one, or denied."""
     letter, start, end = match[match.lastindex], match.start(match.lastindex), match.end(match.lastindex)
     following = _FOLLOWING_WORD.match(text, end)
     if letter in "AaIi" and following and following[1] not in _AFTER_A_LETTER:
         return set()
-    if _before(_NEGATED, text, start):
+    if _part_of_a_name(text, start, end, named_things) or denial(text, start, end, letter=True):
         return set()
     letters = {letter.upper()}
     while more := _LIST_GOES_ON.match(text, end):
@@ -135,34 +180,16 @@ def _letters(text: str, match: re.Match) -> set[str]:
     return letters
 
 
-def _named_options(text: str, options: Sequence[str]) -> tuple[set[int], str]:
-    """The options whose text stands in ``text`` as whole words, and ``text`` with all such places blanked.
-
-    Where one option's text is part of another's ("fracture", "no fracture"), the longer one is looked for first.
-    """
-    named: set[int] = set()
-    for index in sorted(range(len(options)), key=lambda index: -len(options[index])):
-        option = options[index].strip(" .,:;")
-        if len(option) == 1 and option.isalpha():
-            continue
-        for start in _places(text, option):
-            end = start + len(option)
-            if not _before(_NEGATED, text, start):
-                named.add(index)
-            text = text[:start] + "\0" * len(option) + text[end:]
-    return named, text
+def _part_of_a_name(text: str, start: int, end: int, named_things: bool) -> bool:
+    before = text[max(0, start - _LOOK_BACK) : start]
+    if _ABBREVIATION_BEGAN.search(before) or _ABBREVIATION_GOES_ON.match(text, end):
+        return True
+    return not named_things and bool(_NAMED_THINGS.search(before) or _COMPOUND.match(text, end))
 
 
-def _places(text: str, words: str) -> list[int]:
-    """Where ``words`` begin in ``text`` as whole words, whatever the case and the line ends."""
-    text, words = text.replace("\n", " ").lower(), words.replace("\n", " ").lower()
-    places = []
-    start = text.find(words) if words else -1
-    while start >= 0:
-        end = start + len(words)
-        if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-            places.append(start)
-            start = text.find(words, end)
-        else:
-            start = text.find(words, start + 1)
-    return places
+def _false_letters(rest: str) -> set[str]:
+    """The letters that are said not to be the answer, where they are mentioned last."""
+    last = {
+        match[1]: denial(rest, *match.span(1), letter=True) for match in _MENTION.finditer(rest) if match[1].isupper()
+    }
+    return {letter for letter, found in last.items() if found is Denial.TRUTH}

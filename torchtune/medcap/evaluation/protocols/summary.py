@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medcap.errors import UserError
+from medcap.evaluation.final_reply import final_reply
 from medcap.evaluation.rows import Answer
 from medcap.evaluation.statistics import bootstrap_interval
 
@@ -65,6 +66,23 @@ def count_notice(rows: str, found: Sequence[Answer], answers: Sequence[Answer]) 
     if not found:
         return []
     return [f"{rows}: {len(found)} of {len(answers)} (the first is {found[0].question_id})"]
+
+
+def reasoning_notice(answers: Sequence[Answer], published: bool = False) -> list[str]:
+    """Say how many replies hold a model's reasoning, where that matters to the score.
+
+    Args:
+        answers: all rows.
+        published: whether the rule is a published one, which reads what a model said as it stands.
+
+    Returns:
+        At most one line.
+    """
+    if published:
+        found = [answer for answer in answers if final_reply(answer.prediction) != answer.prediction]
+        return count_notice("replies with reasoning or tags, which the published rule reads as a whole", found, answers)
+    found = [answer for answer in answers if not answer.failed and not final_reply(answer.prediction)]
+    return count_notice("replies that end within their reasoning, counted as wrong", found, answers)
 
 
 def one_reference_notice(answers: Sequence[Answer]) -> list[str]:

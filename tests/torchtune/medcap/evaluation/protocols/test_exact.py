@@ -35,6 +35,15 @@ def test_normalisation_is_light(text, expected):
         ("", ["yes"], False),
         ("   ", [""], False),
         (".", ["."], False),
+        ("2.0", ["2"], True),
+        ("2", ["3", "2.00"], True),
+        ("1e0", ["1"], True),
+        ("2.0 cm", ["2 cm"], False),
+        ("<think>Left? No.</think>Right.", ["right"], True),
+        ("<think>left</think>right", ["left"], False),
+        ("Left? No.</think>right", ["right"], True),
+        ("<think>right", ["right"], False),
+        ("```\nright\n```", ["right"], True),
     ],
 )
 def test_only_equality_is_right_and_an_empty_answer_never_is(prediction, references, right):
@@ -50,6 +59,8 @@ def test_only_equality_is_right_and_an_empty_answer_never_is(prediction, referen
         ("right", ["left lung", "right lung"], 2 / 3),
         ("", ["left"], 0.0),
         ("?!", ["left"], 0.0),
+        ("<think>left lung</think>right", ["right"], 1.0),
+        ("2.0 masses", ["2 masses"], 1.0),
     ],
 )
 def test_token_f1_takes_the_best_reference(prediction, references, expected):
@@ -78,3 +89,10 @@ def test_the_protocol_takes_any_reference_and_counts_failures():
 def test_the_protocol_refuses_nothing_to_score():
     with pytest.raises(UserError, match="exact: there are no answers"):
         Exact().score([])
+
+
+def test_replies_that_end_within_their_reasoning_are_wrong_and_counted():
+    rows = [Answer("1", "", ("left",), "<think>left"), Answer("2", "", ("left",), "left")]
+    result = Exact().score(rows)
+    assert (result.scores["accuracy"], result.counts["failures"]) == (0.5, 0)
+    assert result.notices == ["replies that end within their reasoning, counted as wrong: 1 of 2 (the first is 1)"]

@@ -142,3 +142,19 @@ def test_what_cannot_be_scored_is_refused(rule):
 def test_an_empty_list_of_candidates_is_refused():
     with pytest.raises(UserError, match="list of candidate answers is empty"):
         LlavaMed([])
+
+
+def test_the_strict_rule_takes_reasoning_off_and_the_published_ones_read_it():
+    rows = [
+        Answer("1", "", ("yes",), "<think>no sign of it</think>Yes.", answer_type="CLOSED"),
+        Answer("2", "", ("2",), "<think>3?</think>2.0", answer_type="OPEN"),
+        Answer("3", "", ("yes",), "<think>yes", answer_type="CLOSED"),
+    ]
+    strict = LlavaMedStrict().score(rows)
+    assert [row["correct"] for row in strict.rows] == [True, True, False]
+    assert strict.notices == ["replies that end within their reasoning, counted as wrong: 1 of 3 (the first is 3)"]
+    told = "replies with reasoning or tags, which the published rule reads as a whole: 3 of 3 (the first is 1)"
+    for rule in (LlavaMed, LlavaMedBatch):
+        result = rule().score(rows)
+        assert result.rows[2]["correct"] is True
+        assert told in result.notices

@@ -123,3 +123,42 @@ def test_files_without_options_are_refused(rule):
 def test_two_options_are_two_options():
     rows = [answer("D", "no", ("yes", "no")), answer("nan", "no", ("yes", "no")), answer("no", "no", ("yes", "no"))]
     assert [row["correct"] for row in MedcapOption().score(rows).rows] == [False, False, True]
+
+
+def test_reasoning_is_taken_off_by_our_rules_and_told_by_the_published_one():
+    rows = [answer("<think>A heart?</think>B"), answer("Heart? No.</think> b"), answer("<think>B")]
+    assert [row["correct"] for row in MedcapLetter().score(rows).rows] == [True, True, False]
+    result = MedcapOption().score(rows)
+    assert [row["choice"] for row in result.rows] == ["Lung", "Lung", None]
+    assert result.notices == ["replies that end within their reasoning, counted as wrong: 1 of 3 (the first is q)"]
+    published = OmniMedVqaQa().score(rows)
+    assert [row["choice"] for row in published.rows] == [OPTIONS[most_similar(row.prediction, OPTIONS)] for row in rows]
+    assert published.notices == [
+        "replies with reasoning or tags, which the published rule reads as a whole: 3 of 3 (the first is q)"
+    ]
+
+
+def test_letters_are_those_of_the_columns():
+    rows = [
+        Answer("1", "", ("Heart",), "B", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+        Answer("2", "", ("Lung",), "C", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+        Answer("3", "", ("Heart",), "A", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+    ]
+    for rule in (MedcapOption, MedcapLetter):
+        assert [row["correct"] for row in rule().score(rows).rows] == [True, True, False]
+    assert [row["choice"] for row in MedcapOption().score(rows).rows] == ["Heart", "Lung", None]
+
+
+def test_of_equal_options_the_rule_that_knows_one_says_so():
+    notices = MedcapLetter().score([answer("B", "Lung", ("Lung", "Lung", "Heart"))]).notices
+    assert notices[0] == (
+        "rows with one option twice, of which this rule knows the first letter alone: 1 of 1 (the first is q)"
+    )
+
+
+def test_an_option_and_a_reference_may_be_one_number_in_two_spellings():
+    rows = [answer("B", "2.0", ("1", "2")), answer("2", "2", ("1.0", "2.0")), answer("2.0", "3", ("2", "3"))]
+    assert [row["correct"] for row in MedcapOption().score(rows).rows] == [True, True, False]
+    assert [row["correct"] for row in MedcapLetter().score(rows[:1]).rows] == [True]
+    assert MedcapOption().score(rows).notices == []
+    assert OmniMedVqaQa().score(rows).rows[0]["correct"] is False
