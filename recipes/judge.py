@@ -23,7 +23,7 @@ DEFAULT_BITS = 4
 # medcap 2024's names, and the word for a file that is no CSV.
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
-OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key")}
+OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}
 
 
 def _optional(rule: Value | Component | Section) -> Value | Component | Section:
@@ -58,6 +58,7 @@ KEYS = {name: _optional(rule) for name, rule in MODEL_KEYS.items()} | {
     "timeout": Value((float,), 60.0, minimum=0.001, maximum=1_000_000),
     "retries": Value((int,), 3, minimum=0),
     "concurrency": Value((int,), 8, minimum=1),
+    "request": Value((dict,), None),
 }
 
 
@@ -171,6 +172,7 @@ class JudgeRecipe:
             cfg.timeout,
             cfg.retries,
             cfg.concurrency,
+            request=None if cfg.request is None else OmegaConf.to_container(cfg.request),
         )
 
 

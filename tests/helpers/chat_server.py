@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# Text is a good reply; a pair is a status and a raw body.
-Respond = Callable[[str, int], "str | tuple[int, str]"]
+# Text is a good reply; otherwise a status, a raw body and perhaps headers.
+Respond = Callable[[str, int], "str | tuple[int, str] | tuple[int, str, dict[str, str]]"]
+# A refusal without headers of its own asks for this pause: no test waits for the client's own.
+SOON = {"Retry-After-Ms": "1"}
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -66,11 +68,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer = server.respond(body["messages"][-1]["content"], number)
         with server.lock:
             server.open -= 1
-        status, text = (200, _completion(answer)) if isinstance(answer, str) else answer
+        status, text, *headers = (200, completion(answer)) if isinstance(answer, str) else answer
         content = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers[0] if headers else {} if status == 200 else SOON).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
@@ -78,8 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _completion(text: str) -> str:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+def completion(content: Any, finish: str = "stop") -> str:
+    """The body of a reply; ``content`` is mostly text."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content}}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     return json.dumps(
         {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from helpers.chat_server import chat_server
+from helpers.chat_server import chat_server, completion
 from helpers.judge_checkpoints import constant_decoder, write_chat_checkpoint
 from helpers.workspace import TINY_VISION, Workspace, tune
 
@@ -97,7 +97,7 @@ def test_the_model_under_test_judges(tmp_path, raw_table):
         "vision_checkpoint=null",
         "projector.num_image_tokens=4",
         f"csv_path={raw_table}",
-        "max_new_tokens=4",
+        "max_new_tokens=12",
         "parsing=medcap",
     ]
     judge(*arguments)
@@ -120,8 +120,8 @@ def test_an_endpoint_judges_and_its_key_is_written_nowhere(tmp_path, monkeypatch
     shown = capsys.readouterr()
     metrics = json.loads((tmp_path / "vqa" / "verdicts_metrics.json").read_text())
     counts = [metrics[name] for name in ("right", "wrong", "unparsed", "failures")]
-    assert counts == [12, 6, 3, 0]
-    assert metrics["unparsed_ids"] == ["6", "13", "20"]
+    assert counts == [13, 6, 2, 0]
+    assert metrics["unparsed_ids"] == ["6", "13"]
     assert [line["modality"] for line in metrics["tables"]["modality"]] == ["CT", "MR"]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 7
@@ -180,6 +180,42 @@ def test_an_endpoint_that_is_down_is_one_line_and_verdicts_are_kept(tmp_path, ca
     assert json.loads((tmp_path / "verdicts_metrics.json").read_text())["right"] == 9
 
 
+def test_a_server_with_other_fields_judges_and_the_change_is_told(tmp_path, capsys):
+    path = write_predictions(tmp_path, 4)
+
+    def respond(_, number):
+        if "max_tokens" in server.requests[number]:
+            return 400, json.dumps({"error": {"message": "no", "code": "unsupported_parameter", "param": "max_tokens"}})
+        return "<think>It is not WRONG.</think>RIGHT. Same place."
+
+    with chat_server(respond) as server:
+        endpoint(server, f"csv_path={path}", "request.reasoning_effort=low", "request.temperature=null")
+    sent = {name: value for name, value in server.requests[-1].items() if name not in ("model", "messages")}
+    assert sent == {"reasoning_effort": "low", "max_completion_tokens": 200}
+    metrics = json.loads((tmp_path / "verdicts_metrics.json").read_text())
+    assert (metrics["right"], metrics["n"]) == (4, 4)
+    assert metrics["notices"] == ["the server does not take max_tokens: max_completion_tokens is sent instead"]
+    assert metrics["settings"]["request"] == {"reasoning_effort": "low", "temperature": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (completion(None, "length"), "none of the 4 answers can be judged; the first one: the reply has no words"),
+        (completion("I cannot say.", "stop"), "replied to 4 answers, and not one reply is RIGHT or WRONG"),
+    ],
+)
+def test_a_judge_that_gives_not_one_verdict_is_one_line(tmp_path, capsys, body, message):
+    path = write_predictions(tmp_path, 4)
+    with chat_server(lambda *_: (200, body)) as server, pytest.raises(SystemExit) as end:
+        endpoint(server, f"csv_path={path}")
+    assert end.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("medcap: ")
+    assert message in line
+    assert not (tmp_path / "verdicts_metrics.json").exists()
+
+
 def test_chat_with_an_endpoint(monkeypatch, capsys):
     lines = iter(["Hello", "q"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
@@ -205,6 +241,8 @@ def test_chat_with_an_endpoint(monkeypatch, capsys):
         (("csv_path={csv}", "ckpt_dir={llm}", "bits=8", "dtype=fp32"), "dtype=fp32 goes with bits=16 only"),
         (("csv_path={csv}", "base_url=http://localhost/v1"), "base_url goes with judge=endpoint"),
         (("csv_path={csv}", "judge=endpoint"), "model is missing"),
+        (("csv_path={csv}", "request.seed=1"), "request goes with judge=endpoint"),
+        (("csv_path={csv}", "judge=endpoint", "request=low"), "request='low' must be of type dict"),
         (("csv_path={csv}", "judge=endpoint", "model=m"), "there is no key for https://api.openai.com/v1"),
         (("csv_path={csv}", "judge=endpoint", "model=m", "bits=4"), "bits goes with judge=local"),
         (("csv_path={csv}", "judge=endpoint", "model=m", "concurrency=0"), "concurrency=0 must be at least 1"),

@@ -167,6 +167,8 @@ def write_fast_tokenizer(
         pad_token="<|finetune_right_pad_id|>",
         chat_template=chat_template,
         clean_up_tokenization_spaces=False,
+        # [Contract] of a batch that is padded on the right, generate() would go on behind the padding.
+        padding_side="left",
         model_max_length=max_seq_len,
         # transformers 4 would add token_type_ids, which its generate() then refuses.
         model_input_names=["input_ids", "attention_mask"],

@@ -65,11 +65,13 @@ def write_llava(
     exported = llava_tower(tower)
     check_tower(tower, exported)
     stored = dtype or language_dtype(plan.llm)
-    write_json(folder / "config.json", _config(plan, exported, image_token, stored))
-    write_json(folder / "generation_config.json", _generation_config(plan, inner))
     write_tokenizer(folder, inner, tokenizer_file, image_token, plan.llm.max_seq_len)
     write_processor(folder, exported, tower.preprocess)
     check_prompts(folder, plan.tokenizer, image_token, tower.preprocess.image_size)
+    # Behind the check: beside a config.json transformers would look at the language model's positions too, and warn
+    # where they are fewer than Llama 3.1's frequencies were made for, which is right for a run with short ones.
+    write_json(folder / "config.json", _config(plan, exported, image_token, stored))
+    write_json(folder / "generation_config.json", _generation_config(plan, inner))
     tensors = [
         *_vision_tensors(TOWER_PREFIX, exported.tensors, stored),
         *_vision_tensors(PROJECTOR_PREFIX, llava_projector(projector, plan.llm.dim), stored),

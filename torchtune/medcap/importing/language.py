@@ -119,11 +119,17 @@ def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     if kind not in _ARCHITECTURES:
         raise UserError(f"{place}: the language model is a {kind}; medcap import knows {' and '.join(_ARCHITECTURES)}")
     fields = {name: value for name, value in config.items() if name != "model_type"}
+    own = {name: fields[name] for name in ("max_position_embeddings",) if name in fields}
+    rope = {**_table(config.get("rope_parameters")), **_table(config.get("rope_scaling"))}
+    made_for = rope.get("original_max_position_embeddings")
+    if own and isinstance(made_for, int) and rope.get("rope_type") == "llama3":
+        # A small model may have fewer positions than Llama 3.1's frequencies were made for, and transformers warns of it.
+        fields["max_position_embeddings"] = made_for + 1
     try:
         complete = AutoConfig.for_model(kind, **fields).to_dict()
     except Exception as error:  # transformers' validation raises classes of several libraries
         raise UserError(f"{place}: the language model's configuration is impossible: {error}") from error
-    return complete | {"model_type": kind, "architectures": [_ARCHITECTURES[kind]]}
+    return complete | own | {"model_type": kind, "architectures": [_ARCHITECTURES[kind]]}
 
 
 def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> dict[str, Any]:
@@ -192,6 +198,10 @@ def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:
     return ImportedLanguage(
         llm_component(config, place), tokenizer_component(folder, config["model_type"], tokenizer), folder
     )
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_tiktoken(file: Path) -> bool:

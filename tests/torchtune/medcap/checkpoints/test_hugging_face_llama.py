@@ -105,7 +105,7 @@ def test_config_is_readable_by_older_transformers(written: Path) -> None:
     }
     assert config["eos_token_id"] == [381, 388, 389]
     settings = json.loads((written / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (settings["tokenizer_class"], settings["padding_side"]) == ("PreTrainedTokenizerFast", "left")
     assert "<|start_header_id|>assistant" in settings["chat_template"]
 
 

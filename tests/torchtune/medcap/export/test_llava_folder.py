@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torchtune.data import Message
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, pipeline
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_meta_llm
 from helpers.run_folders import LLAMA3, POOLED_MLP, picture, write_run
@@ -87,6 +87,69 @@ def test_transformers_computes_what_the_run_computes(exported):
         made = model.generate(**given, max_new_tokens=8)[0, given["input_ids"].shape[1] :].tolist()
         stops = generator.tokenizer.stop_tokens
         assert [token for token in made if token not in stops] == answer.tokens, name
+
+
+QUESTIONS = (
+    "?",
+    "Is there a circle?",
+    "What modality is this image, and where is the lesion? Please answer at length.",
+    "Where?",
+    "Describe it.",
+    "Is the outline smooth or spiky, and is the lesion bright or dark?",
+    "",
+    "How large is it?",
+)
+
+
+@pytest.mark.parametrize("exported", ["siglip", "clip", "biomedclip"], indirect=True)
+def test_answers_in_a_batch_are_those_one_by_one(exported):
+    _, folder = exported
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    chats = [theirs([("user", picture(40 + 4 * seed, 36, seed=seed), words)]) for seed, words in enumerate(QUESTIONS)]
+    chats[3] = theirs([("user", None, "Describe a normal chest.")])
+
+    def answers(chats):
+        options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "processor_kwargs": {"padding": True}}
+        given = processor.apply_chat_template(chats, add_generation_prompt=True, **options)
+        made = model.generate(**given, max_new_tokens=8)[:, given["input_ids"].shape[1] :]
+        return processor.batch_decode(made, skip_special_tokens=True)
+
+    alone = [answers([chat])[0] for chat in chats]
+    assert len(set(alone)) > 1
+    assert answers(chats) == alone
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    # The pipeline itself cannot put rows with and without a picture into one batch.
+    made = pipe(text=chats[:3] + chats[4:], batch_size=4, max_new_tokens=8, return_full_text=False)
+    assert [answer["generated_text"] for (answer,) in made] == alone[:3] + alone[4:]
+
+
+def test_an_export_of_a_model_with_few_positions_warns_of_nothing(tmp_path, caplog):
+    export_run(write_run(tmp_path, "clip", llm=tiny_llm()), tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())["text_config"]
+    assert config["rope_scaling"]["original_max_position_embeddings"] > config["max_position_embeddings"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("exported", ["clip"], indirect=True)
+def test_the_folder_says_what_batches_need(exported):
+    _, folder = exported
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (settings["padding_side"], settings["pad_token"]) == ("left", "<|finetune_right_pad_id|>")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    assert (tokenizer.padding_side, processor.tokenizer.padding_side) == ("left", "left")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    stops = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+    assert sorted(generation["eos_token_id"]) == sorted(tokenizer.convert_tokens_to_ids(stops))
+    assert generation["pad_token_id"] == tokenizer.pad_token_id
+    assert tokenizer.pad_token_id not in generation["eos_token_id"]
+    config = json.loads((folder / "config.json").read_text())
+    assert settings["model_max_length"] == config["text_config"]["max_position_embeddings"] == 256
+    own = json.loads((folder / "processor_config.json").read_text())
+    assert own["vision_feature_select_strategy"] == config["vision_feature_select_strategy"] == "default"
+    assert (own["patch_size"], own["num_additional_image_tokens"]) == (config["vision_config"]["patch_size"], 1)
+    assert tokenizer.chat_template == processor.chat_template == (folder / "chat_template.jinja").read_text()
 
 
 @pytest.mark.parametrize("exported", ["clip"], indirect=True)

@@ -48,6 +48,18 @@ def test_the_builder_makes_the_model_that_the_config_describes(tmp_path, config,
         assert (ours(tokens) - theirs(tokens).logits).abs().max() < 1e-4
 
 
+def test_few_positions_are_no_reason_for_a_warning(tmp_path, caplog):
+    small = {"model_type": "llama", **SMALL, "vocab_size": 90, "max_position_embeddings": 512}
+    config = complete_config({**small, "rope_scaling": LLAMA3_ROPE}, tmp_path)
+    assert config["max_position_embeddings"] == 512
+    assert config["rope_parameters"] == LLAMA3_ROPE
+    assert caplog.messages == []
+    # What transformers says of other values is still said.
+    complete_config({**small, "rope_scaling": {**LLAMA3_ROPE, "high_freq_factor": 0.5}}, tmp_path)
+    assert len(caplog.messages) == 1
+    assert "high_freq_factor field must be greater than low_freq_factor" in caplog.messages[0]
+
+
 def test_defaults_of_a_7b_model_are_filled_in(tmp_path):
     # llava-1.5-7b-hf says no more than this of its language model.
     config = complete_config(

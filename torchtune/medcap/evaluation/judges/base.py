@@ -6,10 +6,12 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from medcap.evaluation.final_reply import final_reply
 from medcap.evaluation.judges.parsing import PARSINGS, STRICT
+from medcap.evaluation.judges.verdict_words import UNPARSED, has_words
 from medcap.evaluation.rows import Answer
 
 
@@ -35,8 +37,8 @@ class Verdict:
     """What a judge's reply says of one answer.
 
     Attributes:
-        value: ``RIGHT``, ``WRONG`` or ``UNPARSED``; None where there is no reply.
-        reply: what it was taken from.
+        value: ``RIGHT``, ``WRONG`` or ``UNPARSED``; None where there is no reply, or one that ended too early.
+        reply: what it was taken from; it has an ``error`` where there is no value.
     """
 
     value: str | None
@@ -80,6 +82,11 @@ class Judge(ABC):
             UserError: if no prompt can be replied to.
         """
 
+    @property
+    def notices(self) -> Sequence[str]:
+        """Lines about the replies so far that the user should see."""
+        return ()
+
     def judge(self, answers: Sequence[Answer], on_verdict: OnVerdict, parsing: str = STRICT) -> None:
         """Say of each answer whether it is right.
 
@@ -91,12 +98,38 @@ class Judge(ABC):
         Raises:
             UserError: if no answer at all can be judged.
         """
-        parse = PARSINGS[parsing]
 
         def on_reply(place: int, reply: Reply) -> None:
-            on_verdict(place, Verdict(None if reply.error else parse(reply.text), reply))
+            on_verdict(place, read_verdict(reply, parsing))
 
         self.ask([judge_prompt(answer) for answer in answers], on_reply)
+
+
+def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:
+    """Read what a reply says.
+
+    Args:
+        reply: with or without an ``error``.
+        parsing: one of ``PARSINGS``.
+
+    Returns:
+        The verdict. A reply without words, or one that was cut off before it gave a verdict, gives none: its ``error``
+        says why.
+    """
+    if reply.error:
+        return Verdict(None, reply)
+    cut_off = reply.finish == "length"
+    value = PARSINGS[parsing](reply.text)
+    # [Contract] a reasoning model that was cut off, or a content filter, has not called an answer wrong.
+    if not has_words(final_reply(reply.text)):
+        what = "only reasoning" if has_words(reply.text) else "no words"
+        error = f"the reply has {what} (finish {reply.finish})"
+    elif value == UNPARSED and cut_off:
+        error = f"the reply was cut off before a verdict (finish length): {reply.text[:80]!r}"
+    else:
+        return Verdict(value, reply)
+    remedy = "; raise max_new_tokens, and set keep_old_answers=true to keep the other verdicts" if cut_off else ""
+    return Verdict(None, replace(reply, error=error + remedy))
 
 
 def judge_prompt(answer: Answer) -> str:

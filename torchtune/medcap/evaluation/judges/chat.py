@@ -38,7 +38,8 @@ def _reply(judge: Judge, instruction: str) -> None:
     except UserError as error:
         replies = [Reply("", "error", error=str(error))]
     for reply in replies[:1]:
-        if reply.error:
-            print(f"error: {reply.error}", file=sys.stderr)
+        error = reply.error or ("" if reply.text.strip() else f"the reply has no words (finish {reply.finish})")
+        if error:
+            print(f"error: {error}", file=sys.stderr)
         else:
             print(reply.text)

@@ -8,7 +8,8 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,16 +17,19 @@ from urllib.parse import urlsplit
 
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.evaluation.judges.pauses import asked_pause
+from medcap.evaluation.judges.request_fields import RequestFields
 from medcap.generation.progress import Progress
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
-# So many prompts that an endpoint failed on before it ever replied: it is not there.
+# An endpoint that fails on this many prompts before it ever replied is not there.
 _NEVER_REPLIED = 3
-# So many in a row after it had replied: it is gone, and waiting for each of the others would take hours.
+# One that fails on this many in a row after it had replied is gone: to wait for each of the others would take hours.
 _GONE = 20
-_LONGEST_WAIT = 30.0
+_LONGEST_PAUSE = 120  # seconds: the openai client does not wait longer for a server
+_BAD_REQUEST = (400, 422)
 _REFUSED = (401, 403, 404)
 _SHORTEST_SECRET = 8
 _NO_KEY = "none"  # a server that wants no key gets this word
@@ -34,9 +38,11 @@ _NO_KEY = "none"  # a server that wants no key gets this word
 class EndpointJudge(Judge):
     """Asks ``POST <base_url>/chat/completions`` with temperature 0, several prompts at a time.
 
-    Connection errors, timeouts, 408, 409, 429 and 5xx are tried again, each time after twice the wait. An endpoint
-    that has not replied once ends the run after a few prompts; one that fails later fails on those prompts only, and
-    after 20 of them in a row the others are not sent any more.
+    The openai client tries again after connection errors, timeouts, 408, 409, 429 and 5xx, each time after a longer
+    wait, or after the pause that the server asks for (``Retry-After``, at most two minutes). A field that the server
+    does not take, such as ``max_tokens`` or ``temperature``, is sent under its other name or left out from then on. An
+    endpoint that has not replied once ends the run after a few prompts; one that fails later fails on those prompts
+    only, and after 20 of them in a row the others are not sent any more.
 
     Args:
         model: as the server names it.
@@ -49,8 +55,8 @@ class EndpointJudge(Judge):
         timeout: seconds without an answer after which a request has failed.
         retries: further tries of one prompt.
         concurrency: prompts that wait for their reply at the same time.
-        backoff: seconds before the second try.
         progress: show the progress on stderr.
+        request: further fields of a request, such as ``{"reasoning_effort": "low"}``; None leaves a field out.
 
     Raises:
         UserError: if the package openai is not installed, or something is missing or impossible.
@@ -72,8 +78,8 @@ class EndpointJudge(Judge):
         timeout: float = 60.0,
         retries: int = 3,
         concurrency: int = 8,
-        backoff: float = 1.0,
         progress: bool = True,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise UserError("judge=endpoint needs the package openai: pip install medcap[judge]")
@@ -85,8 +91,10 @@ class EndpointJudge(Judge):
         self.timeout = timeout
         self.retries = retries
         self.concurrency = concurrency
-        self.backoff = backoff
         self.progress = progress
+        self.request = dict(request or {})
+        self._fields = RequestFields(max_new_tokens, self.request)
+        self._paused_until = 0.0
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise UserError(f"base_url={self.shown_url}: give a whole address, such as http://localhost:8000/v1")
@@ -112,7 +120,13 @@ class EndpointJudge(Judge):
             "model": self.model,
             "temperature": 0,
             "max_new_tokens": self.max_new_tokens,
+            **({"request": self.request} if self.request else {}),
         }
+
+    @property
+    def notices(self) -> list[str]:
+        """See :attr:`Judge.notices`."""
+        return list(self._fields.notices)
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
         """See :meth:`Judge.ask`."""
@@ -140,8 +154,8 @@ class EndpointJudge(Judge):
                     )
                     run.stop(f"not sent, the endpoint had failed {in_a_row} times in a row: {outcome.reply.error}")
 
-    def try_once(self, prompt: str) -> Reply:
-        """One request.
+    def reply(self, prompt: str) -> Reply:
+        """Send one prompt, as often as it takes.
 
         Args:
             prompt: the user turn.
@@ -154,35 +168,62 @@ class EndpointJudge(Judge):
         """
         import openai
 
+        fields = self._fields.current
         try:
+            # As extra_body, for a field that the client does not know is the server's matter.
             completion = self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                temperature=0,
-                max_tokens=self.max_new_tokens,
+                model=self.model, messages=[{"role": "user", "content": prompt}], extra_body=fields
             )
             choice = completion.choices[0]
-            text = choice.message.content or ""
+            text = _text(choice.message.content)
             tokens = completion.usage.completion_tokens if completion.usage else 0
             return Reply(self._redacted(text).strip(), choice.finish_reason or "stop", tokens or 0)
-        except openai.APITimeoutError:
-            raise _Failure(f"no answer within timeout={self.timeout:g} s", again=True) from None
+        except openai.APITimeoutError as error:
+            raise _Failure(f"no answer within timeout={self.timeout:g} s{_tries(error)}") from None
         except openai.APIConnectionError as error:
-            raise _Failure(self._line(f"no connection: {error.__cause__ or error}"), again=True) from None
+            raise _Failure(self._line(f"no connection: {error.__cause__ or error}") + _tries(error)) from None
         except openai.APIStatusError as error:
-            status = error.status_code
-            again = status in (408, 409, 429) or status >= 500
-            message = error.body.get("message") if isinstance(error.body, dict) else None
-            line = self._line(f"status {status}: {message or error.message}")
-            raise _Failure(line, again=again, of_endpoint=again or status in _REFUSED) from None
+            message = self._line(_message(error))
+            if error.status_code in _BAD_REQUEST:
+                changed = self._fields.adapt(fields, error.code, error.param, message)
+                if changed is not None:
+                    if changed:
+                        print(f"note: {changed}", file=sys.stderr)
+                    return self.reply(prompt)
+            passes = error.status_code in (408, 409, 429) or error.status_code >= 500
+            line = f"status {error.status_code}: {message}{_tries(error)}"
+            pause = asked_pause(error.response.headers) if passes else None
+            if pause is not None and pause > _LONGEST_PAUSE:
+                line += f"; the server asks to wait {pause:.0f} s, more than the {_LONGEST_PAUSE} s that are waited"
+            raise _Failure(line, of_endpoint=passes or error.status_code in _REFUSED) from None
         except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError):
-            raise _Failure("what came back is no chat completion", again=True) from None
+            raise _Failure("what came back is not a chat completion") from None
 
     @cached_property
     def _client(self) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=self.base_url, api_key=self._key or _NO_KEY, timeout=self.timeout, max_retries=0)
+        return openai.OpenAI(
+            base_url=self.base_url,
+            api_key=self._key or _NO_KEY,
+            timeout=self.timeout,
+            max_retries=self.retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._on_response]}),
+        )
+
+    def _on_response(self, response: Any) -> None:
+        """Tell the user of a pause, and the client of one that it does not know."""
+        if response.status_code not in (429, 503):
+            return
+        pause = asked_pause(response.headers)
+        if pause is None:
+            return
+        response.headers["retry-after-ms"] = f"{1000 * pause:.0f}"
+        until = time.monotonic() + pause
+        # Prompts that wait at the same time are told of once.
+        if 1 <= pause <= _LONGEST_PAUSE and until > self._paused_until + 1:
+            self._paused_until = until
+            print(f"note: the endpoint asks to wait {pause:.0f} s (status {response.status_code})", file=sys.stderr)
 
     def _line(self, text: str) -> str:
         line = " ".join(self._redacted(text).split())
@@ -190,6 +231,24 @@ class EndpointJudge(Judge):
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
+
+
+def _text(content: Any) -> str:
+    """A message's words; some servers send a list of parts, in which reasoning stands apart."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
+    return content or ""
+
+
+def _message(error: Any) -> str:
+    body = error.body
+    message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    return str(message or error.message)
+
+
+def _tries(error: Any) -> str:
+    tries = 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
+    return f" ({tries} tries)" if tries > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -200,11 +259,10 @@ class _Outcome:
 
 
 class _Failure(Exception):
-    """No reply. ``again``: another try may help. ``of_endpoint``: it is no matter of this prompt."""
+    """There is no reply. ``of_endpoint``: the next prompt will probably have none either."""
 
-    def __init__(self, line: str, again: bool, of_endpoint: bool = True) -> None:
+    def __init__(self, line: str, of_endpoint: bool = True) -> None:
         super().__init__(line)
-        self.again = again
         self.of_endpoint = of_endpoint
 
 
@@ -257,20 +315,9 @@ class _Run:
                 self._outcomes.put(error)
 
     def _ask(self, place: int, prompt: str) -> _Outcome:
-        tries = 1 + self._judge.retries
-        wait = self._judge.backoff
-        line, failed = "", False
-        for number in range(tries):
-            if self._stop.is_set():
-                return _Outcome(place, Reply("", "error", error=line or self._why), failed)
-            try:
-                return _Outcome(place, self._judge.try_once(prompt))
-            except _Failure as failure:
-                line, failed = str(failure), failure.of_endpoint
-                if not failure.again:
-                    break
-                line = f"{line} ({number + 1} tries)" if number else line
-            if number + 1 < tries:
-                self._stop.wait(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
-        return _Outcome(place, Reply("", "error", error=line), failed)
+        if self._stop.is_set():
+            return _Outcome(place, Reply("", "error", error=self._why))
+        try:
+            return _Outcome(place, self._judge.reply(prompt))
+        except _Failure as failure:
+            return _Outcome(place, Reply("", "error", error=str(failure)), failure.of_endpoint)

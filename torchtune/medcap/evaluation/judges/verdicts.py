@@ -9,17 +9,20 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.files import make_folder, plain, write_json
-from medcap.evaluation.judges.base import PROMPT_SHA256, PROMPT_TEMPLATE, Judge, Verdict
+from medcap.evaluation.judges.base import PROMPT_SHA256, PROMPT_TEMPLATE, Judge, Reply, Verdict, read_verdict
 from medcap.evaluation.judges.outputs import METRICS_FILE, metrics_before, write_csv
-from medcap.evaluation.judges.parsing import PARSINGS, RIGHT, STRICT, UNPARSED, WRONG
+from medcap.evaluation.judges.parsing import STRICT
+from medcap.evaluation.judges.verdict_words import RIGHT, UNPARSED, WRONG
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
 from medcap.evaluation.rows import Answer
 from medcap.evaluation.statistics import bootstrap_interval
 from medcap.evaluation.tables import averages, group_tables
 
 VERDICTS_FILE = "verdicts.jsonl"
-# So many rows that fail one after another, and none that succeeds, are no matter of single rows.
+# The run stops where this many rows fail, or have a reply without a verdict, and not one row has a verdict.
 _HOPELESS = 16
+_MANY_UNPARSED = 0.2  # of all rows
+_DOUBT = "so the accuracy says more of the judge than of the answers; take another judge"
 
 
 def judge_answers(
@@ -35,8 +38,9 @@ def judge_answers(
     """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
 
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
-    killed goes on with the answers that have no verdict yet; an answer that the judge failed on is asked again. Other
-    ``parsing`` reads the same replies anew. An empty answer is wrong and is not asked.
+    killed goes on with the answers that have no verdict yet. An answer that the judge failed on is asked again, and so
+    is one whose reply had no words or was cut off before its verdict. Another ``parsing`` reads the same replies. An
+    empty answer is wrong and is not asked.
 
     Args:
         judge: who says what is right.
@@ -51,8 +55,8 @@ def judge_answers(
         What verdicts_metrics.json holds.
 
     Raises:
-        UserError: if the folder has verdicts made under other settings or on another file, or no answer at all can
-            be judged.
+        UserError: if the folder has verdicts made under other settings or on another file, or the judge gives not one
+            verdict.
     """
     folder = make_folder(Path(output_dir))
     sha256 = dataset_fingerprint(source)
@@ -74,6 +78,7 @@ def judge_answers(
             "settings": settings,
         }
     )
+    metrics["notices"] += judge.notices
     if num_old:
         metrics["notices"].append(f"{num_old} verdicts were made under other settings than these")
     if Path(source).suffix.lower() == ".csv":
@@ -100,10 +105,12 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
         for place, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
         if _must_be_asked(file, answer, fingerprint, parsing)
     ]
-    known = (file.rows.get(fingerprint, {}) for fingerprint in fingerprints)
-    some_replied = any(row.get("reply") is not None for row in known)
+    known = [_parsed(row, parsing) for fingerprint in fingerprints if (row := file.rows.get(fingerprint))]
+    some_replied = any(row["reply"] is not None for row in known)
+    some_read = any(_was_read(row) for row in known)
+    num_unread = 0
     # Written only when the judge has replied to something: failures of a judge that was set up wrongly would else
-    # stand in the way of the one that is set up rightly.
+    # stand in the way of the one that is set up correctly.
     held: list[dict[str, Any]] = []
 
     def release() -> None:
@@ -112,10 +119,12 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
         held.clear()
 
     def keep(index: int, verdict: Verdict) -> None:
-        nonlocal some_replied
+        nonlocal some_replied, some_read, num_unread
         place = pending[index]
         held.append(_entry(answers[place], fingerprints[place], verdict))
         some_replied |= not verdict.reply.error
+        some_read |= verdict.value in (RIGHT, WRONG)
+        num_unread += verdict.value == UNPARSED
         if some_replied:
             release()
         elif len(held) >= _HOPELESS:
@@ -123,22 +132,41 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
                 f"the judge {judge.name} failed on {len(held)} answers and judged none; the last one:"
                 f" {verdict.reply.error}"
             )
+        if num_unread >= _HOPELESS and not some_read:
+            raise _no_verdict(judge, [verdict.reply.text], num_unread)
 
     if pending:
         judge.judge([answers[place] for place in pending], keep, parsing)
     # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
-    if all(file.rows.get(fingerprint, {"error": "failed"})["error"] for fingerprint in fingerprints):
-        errors = [row["error"] for row in (*held, *file.rows.values()) if row["error"]]
-        raise UserError(f"none of the {len(answers)} answers can be judged; the first one: {errors[0]}")
+    asked = [
+        file.rows.get(fingerprint)
+        for answer, fingerprint in zip(answers, fingerprints, strict=True)
+        if not answer.failed
+    ]
+    rows = [_parsed(row, parsing) for row in (*held, *filter(None, asked))]
+    if rows and not any(_was_read(row) for row in rows):
+        replies = [row["reply"] for row in rows if row["reply"] is not None]
+        if replies:
+            raise _no_verdict(judge, replies, len(replies))
+        raise UserError(f"none of the {len(answers)} answers can be judged; the first one: {rows[0]['error']}")
     release()
     return [_parsed(file.rows[fingerprint], parsing) for fingerprint in fingerprints]
 
 
+def _no_verdict(judge: Judge, replies: Sequence[str], count: int) -> UserError:
+    return UserError(
+        f"the judge {judge.name} replied to {count} answers, and not one reply is RIGHT or WRONG (one of them:"
+        f" {replies[0][:80]!r}): take another judge; the replies are in {VERDICTS_FILE}, overwrite=true replaces them"
+    )
+
+
 def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsing: str) -> bool:
-    """Whether an answer still wants a verdict; one that needs no judge gets it here."""
+    """Whether an answer still needs a verdict; one that needs no judge gets it here."""
     known = file.rows.get(fingerprint)
     if known is not None and known["error"] is None:
         parsed = _parsed(known, parsing)
+        if parsed["error"]:
+            return True
         if parsed != known and known["settings"] == file.settings_fingerprint:
             file.append(parsed)
         return False
@@ -153,7 +181,18 @@ def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsi
 
 
 def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
-    return row if row["reply"] is None else {**row, "verdict": PARSINGS[parsing](row["reply"])}
+    """A row with what its reply says now: older files hold replies without words as verdicts."""
+    if row["reply"] is None:
+        return row
+    verdict = read_verdict(Reply(row["reply"], row["finish"] or "stop", row["num_tokens"]), parsing)
+    if verdict.value is None:
+        return {**row, "verdict": None, "reply": None, "error": verdict.reply.error}
+    return {**row, "verdict": verdict.value}
+
+
+def _was_read(row: Mapping[str, Any]) -> bool:
+    """Whether the judge gave a verdict: a row of an empty answer has one without a reply."""
+    return row["reply"] is not None and row["verdict"] in (RIGHT, WRONG)
 
 
 def _fingerprint(answer: Answer) -> str:
@@ -206,6 +245,11 @@ def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> di
         notices.append(
             f"{len(unparsed)} replies are neither RIGHT nor WRONG and count as wrong (the first,"
             f" {unparsed[0]['question_id']}: {unparsed[0]['reply'][:80]!r})"
+            + (
+                f": {len(unparsed) / len(rows):.0%} of all, {_DOUBT}"
+                if len(unparsed) > _MANY_UNPARSED * len(rows)
+                else ""
+            )
         )
     return {
         "headline": "accuracy",

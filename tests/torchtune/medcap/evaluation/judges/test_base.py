@@ -1,7 +1,7 @@
 import pytest
 
 from medcap.evaluation.judges import JUDGES
-from medcap.evaluation.judges.base import PROMPT_SHA256, Judge, Reply, file_name, judge_prompt
+from medcap.evaluation.judges.base import PROMPT_SHA256, Judge, Reply, file_name, judge_prompt, read_verdict
 from medcap.evaluation.rows import Answer
 
 
@@ -35,7 +35,7 @@ def test_the_user_turn_is_medcaps():
 
 
 def test_verdicts_come_from_replies_in_the_order_of_completion():
-    judge = Fixed([Reply("Right."), Reply("WRONG, the right lung"), Reply("", "error", error="too long")])
+    judge = Fixed([Reply("Right."), Reply("the right lung"), Reply("", "error", error="too long")])
     answers = [Answer(str(place), "q", ("a",), "b") for place in range(3)]
     verdicts = []
     judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)))
@@ -44,6 +44,26 @@ def test_verdicts_come_from_replies_in_the_order_of_completion():
     judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)), "medcap")
     assert verdicts == [(2, None), (1, "RIGHT"), (0, "RIGHT")]
     assert judge.prompts == [judge_prompt(answer) for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("reply", "parsing", "value", "error"),
+    [
+        (Reply("RIGHT", "length"), "strict", "RIGHT", ""),
+        (Reply("Hm.", "stop"), "strict", "UNPARSED", ""),
+        (Reply("Hm.", "length"), "medcap", "WRONG", ""),
+        (Reply("Hm.", "length"), "strict", None, "the reply was cut off before a verdict (finish length): 'Hm.'"),
+        (Reply("", "stop"), "strict", None, "the reply has no words (finish stop)"),
+        (Reply("", "content_filter"), "medcap", None, "the reply has no words (finish content_filter)"),
+        (Reply("<think>RIGHT?", "length"), "strict", None, "the reply has only reasoning (finish length)"),
+        (Reply("", "error", error="busy"), "strict", None, "busy"),
+    ],
+)
+def test_a_reply_that_ended_too_early_gives_no_verdict(reply, parsing, value, error):
+    verdict = read_verdict(reply, parsing)
+    assert verdict.value == value
+    assert verdict.reply.error.partition("; raise max_new_tokens")[0] == error
+    assert ("raise max_new_tokens" in verdict.reply.error) == (value is None and reply.finish == "length")
 
 
 def test_the_registry_has_the_three_judges():

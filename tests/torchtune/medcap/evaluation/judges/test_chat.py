@@ -13,7 +13,9 @@ class Echo(Judge):
         if prompts == ["down"]:
             raise UserError("the endpoint does not reply")
         error = "too long" if prompts == ["long"] else ""
-        on_reply(0, Reply(f"you said {prompts[0]}", error=error))
+        if prompts == ["silent"]:
+            return on_reply(0, Reply("", "length"))
+        return on_reply(0, Reply(f"you said {prompts[0]}", error=error))
 
 
 @pytest.fixture
@@ -35,11 +37,15 @@ def typed(monkeypatch):
 
 
 def test_each_line_is_answered_until_q(typed, capsys):
-    left = typed(" hello ", "", "long", "down", "again", "q", "never")
+    left = typed(" hello ", "", "long", "down", "silent", "again", "q", "never")
     chat(Echo())
     shown = capsys.readouterr()
     assert shown.out == "you said hello\nyou said again\n"
-    assert shown.err == "error: too long\nerror: the endpoint does not reply\n"
+    assert shown.err.splitlines() == [
+        "error: too long",
+        "error: the endpoint does not reply",
+        "error: the reply has no words (finish length)",
+    ]
     assert list(left) == ["never"]
 
 

@@ -40,7 +40,7 @@ class Scripted(Judge):
             on_reply(place, reply if isinstance(reply, Reply) else Reply(reply, "stop", 2))
 
 
-REPLIES = {"a1": "WRONG", "a2": "Right.", "a3": "WRONG, the right lung", "a4": Reply("", "error", error="timed out")}
+REPLIES = {"a1": "WRONG", "a2": "Right.", "a3": "the right lung", "a4": Reply("", "error", error="timed out")}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_verdicts_and_metrics_are_written(source, tmp_path):
     assert (metrics["unparsed_ids"], metrics["failed_ids"]) == (["q3"], ["q4"])
     assert metrics["notices"] == [
         "1 answers have no verdict and count as wrong (the first, q4: timed out); the same command asks them again",
-        "1 replies are neither RIGHT nor WRONG and count as wrong (the first, q3: 'WRONG, the right lung')",
+        "1 replies are neither RIGHT nor WRONG and count as wrong (the first, q3: 'the right lung')",
     ]
     first, *_, failed, _ = rows(tmp_path / "out")
     for row in (first, failed):
@@ -119,14 +119,14 @@ def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(source, tmp_path)
 
 def test_only_failures_are_asked_again(source, tmp_path):
     run(source, tmp_path / "out", Scripted(REPLIES))
-    mended = Scripted()
-    metrics = run(source, tmp_path / "out", mended)
-    assert mended.asked == ["a4"]
+    repaired = Scripted()
+    metrics = run(source, tmp_path / "out", repaired)
+    assert repaired.asked == ["a4"]
     assert (metrics["right"], metrics["failures"]) == (4, 0)
 
 
-def test_other_parsing_reads_the_same_replies_anew(source, tmp_path):
-    run(source, tmp_path / "out", Scripted({**REPLIES, "a4": "?"}))
+def test_other_parsing_reads_the_same_replies_again(source, tmp_path):
+    run(source, tmp_path / "out", Scripted({**REPLIES, "a4": "Hm?"}))
     silent = Scripted(stop_after=0)
     metrics = run(source, tmp_path / "out", silent, parsing="medcap")
     assert (metrics["right"], metrics["wrong"], metrics["unparsed"], metrics["protocol"]) == (4, 2, 0, "judge_medcap")
@@ -151,7 +151,7 @@ def test_old_verdicts_can_be_kept_and_are_told(source, tmp_path):
     assert metrics["notices"] == ["5 verdicts were made under other settings than these"]
 
 
-def test_a_changed_answer_or_reference_is_asked_anew(source, tmp_path):
+def test_a_changed_answer_or_reference_is_asked_again(source, tmp_path):
     run(source, tmp_path / "out", Scripted())
     changed = [json.loads(line) for line in source.read_text().splitlines()]
     changed[0]["prediction"] = "b0"
@@ -160,6 +160,93 @@ def test_a_changed_answer_or_reference_is_asked_anew(source, tmp_path):
     again = Scripted()
     run(source, tmp_path / "out", again)
     assert again.asked == ["b0", "a1"]
+
+
+NO_WORDS = [
+    Reply("", "length"),
+    Reply(" \n", "content_filter"),
+    Reply("...", "stop"),
+    Reply("<think>Is it", "length", 9),
+]
+
+
+@pytest.mark.parametrize("parsing", ["strict", "medcap"])
+@pytest.mark.parametrize("reply", NO_WORDS)
+def test_a_reply_without_words_is_asked_again(source, tmp_path, reply, parsing):
+    metrics = run(source, tmp_path / "out", Scripted({"a1": reply, "a2": reply}), parsing=parsing)
+    assert (metrics["right"], metrics["unparsed"], metrics["failures"]) == (4, 0, 2)
+    row = rows(tmp_path / "out")[1]
+    assert (row["verdict"], row["reply"], row["finish"]) == (None, None, reply.finish)
+    assert row["error"].startswith("the reply has ")
+    assert f"(finish {reply.finish})" in row["error"]
+    again = Scripted()
+    assert run(source, tmp_path / "out", again, parsing=parsing)["right"] == 6
+    assert again.asked == ["a1", "a2"]
+
+
+def test_a_reply_that_was_cut_off_is_asked_again_unless_it_had_given_its_verdict(source, tmp_path):
+    replies = {"a1": Reply("Let me compare the two.", "length"), "a2": Reply("WRONG. The mass is in", "length")}
+    metrics = run(source, tmp_path / "out", Scripted(replies))
+    assert (metrics["right"], metrics["wrong"], metrics["failed_ids"]) == (4, 1, ["q1"])
+    assert metrics["notices"] == [
+        "1 answers have no verdict and count as wrong (the first, q1: the reply was cut off before a verdict (finish"
+        " length): 'Let me compare the two.'; raise max_new_tokens, and set keep_old_answers=true to keep the other"
+        " verdicts); the same command asks them again"
+    ]
+    again = Scripted()
+    assert run(source, tmp_path / "out", again)["right"] == 5
+    assert again.asked == ["a1"]
+
+
+def test_replies_without_words_in_an_older_file_are_asked_again(source, tmp_path):
+    run(source, tmp_path / "out", Scripted({"a1": "Hm."}))
+    path = tmp_path / "out" / "verdicts.jsonl"
+    old = rows(tmp_path / "out")
+    old[1] |= {"reply": "", "finish": "length", "verdict": "UNPARSED"}
+    old[2] |= {"reply": "Let me think", "finish": "length", "verdict": "UNPARSED"}
+    old[3] |= {"reply": "RIGHT. Both agree.", "finish": "stop", "verdict": "UNPARSED"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    again = Scripted()
+    assert run(source, tmp_path / "out", again)["right"] == 6
+    assert again.asked == ["a1", "a2"]
+
+
+def test_a_run_without_one_verdict_stops(source, tmp_path):
+    silent = Scripted({f"a{place}": NO_WORDS[0] for place in range(6)})
+    with pytest.raises(UserError, match=r"none of the 6 answers can be judged; .*no words \(finish length\)"):
+        run(source, tmp_path / "silent", silent)
+    vague = Scripted({f"a{place}": "Hm." for place in range(5)} | {"a5": NO_WORDS[0]})
+    with pytest.raises(UserError, match=r"judge replied to 5 answers, and not one reply is RIGHT or WRONG .*'Hm\.'"):
+        run(source, tmp_path / "vague", vague)
+    assert not (tmp_path / "vague" / "verdicts_metrics.json").exists()
+    # The replies are kept: what was paid for can be read by another rule, and a failure is asked again.
+    again = Scripted()
+    assert run(source, tmp_path / "vague", again)["right"] == 1
+    assert again.asked == ["a5"]
+
+
+def test_an_empty_answer_is_no_verdict_of_the_judge(tmp_path):
+    source = tmp_path / "answers.json"
+    source.write_text(json.dumps([{"question": "Q", "reference": "r", "prediction": p} for p in ("", "a", "b")]))
+    for reply in (Reply("", "error", error="down"), Reply("", "length"), "Hm."):
+        with pytest.raises(UserError, match=r"none of the 3 answers can be judged|not one reply is RIGHT or WRONG"):
+            run(source, tmp_path / str(reply), Scripted({"a": reply, "b": reply}))
+
+
+def test_a_judge_that_gives_no_verdict_stops_early(tmp_path):
+    source = tmp_path / "many.json"
+    source.write_text(json.dumps([{"question": "Q", "reference": "r", "prediction": str(n)} for n in range(100)]))
+    vague = Scripted({str(n): "I cannot say." for n in range(100)})
+    with pytest.raises(UserError, match="replied to 16 answers, and not one reply is RIGHT or WRONG"):
+        run(source, tmp_path / "out", vague)
+    assert len(vague.asked) == 16
+    late = Scripted({str(n): "I cannot say." for n in range(1, 100)})
+    metrics = run(source, tmp_path / "late", late)
+    assert (metrics["right"], metrics["unparsed"]) == (1, 99)
+    assert metrics["notices"] == [
+        "99 replies are neither RIGHT nor WRONG and count as wrong (the first, 1: 'I cannot say.'): 99% of all, so the"
+        " accuracy says more of the judge than of the answers; take another judge"
+    ]
 
 
 def test_verdicts_on_another_file_are_not_replaced_unasked(source, tmp_path):
