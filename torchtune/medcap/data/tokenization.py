@@ -25,6 +25,7 @@ ANSWER_MARK = "\ufdd1"
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2}
 _MARK = re.compile(f"([{IMAGE_MARK}{ANSWER_MARK}])")
 _MOST_ANSWERS = 10_000
+_LONGEST_KEPT = 200  # characters
 # Words, names, numbers, signs and scripts that vocabularies cut differently.
 _PROBE = (
     "Is there evidence of an aortic aneurysm? Chest X-ray (PA) shows cardiomegaly, bilateral pleural effusions and a"
@@ -181,7 +182,9 @@ class ChatTokenizer:
         Returns:
             The ids.
         """
-        # Options repeat themselves over a benchmark.
+        # Options repeat themselves over a benchmark; longer texts, which clients of a server send too, are not kept.
+        if len(text) > _LONGEST_KEPT:
+            return self._answer(text, end_of_turn)
         if (text, end_of_turn) not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
