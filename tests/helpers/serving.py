@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from starlette.routing import BaseRoute
 from helpers.tiny_generation import tiny_generator
 from medcap.generation.decoding import Decoder
 from medcap.generation.generator import Generator
+from medcap.generation.live import LiveGenerator
+from medcap.generation.request import Generation
 from medcap.serving.app import create_app
 from medcap.serving.limits import Limits
 from medcap.serving.server import Server, bind
@@ -170,6 +172,27 @@ def tiny_service(folder: Path, *names: str, **limits: Any) -> Service:
         generators[name] = first if not generators else tiny_generator(folder)
         generators[name].model.decoder = first.model.decoder
     return Service(generators, Limits(**{"max_new_tokens": 32, **limits}))
+
+
+class InstantAnswers:
+    """Stands in for a run's ``LiveGenerator``: it prepares prompts as that does, and every answer is "said" at once."""
+
+    def __init__(self, live: LiveGenerator) -> None:
+        self.prepare = live.prepare
+        self.capacity = live.capacity
+
+    def submit(self, prompt: Any, on_token: Callable[[int], None], on_end: Callable[[Any], None], place: int) -> None:
+        on_end(Generation("said", [], "stop"))
+
+    def cancel(self, ticket: Any) -> None:
+        """Nothing to give up."""
+
+
+def instant_service(folder: Path, *names: str, **limits: Any) -> Service:
+    """A service that reads requests as any other, without a model that computes."""
+    service = tiny_service(folder, *names, **limits)
+    service.runs = {name: replace(run, live=InstantAnswers(run.live)) for name, run in service.runs.items()}
+    return service
 
 
 def noise_png(seed: int, width: int = 12, height: int = 10) -> bytes:

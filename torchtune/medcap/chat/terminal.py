@@ -12,9 +12,10 @@ from medcap.checkpoints.atomic import write_json, write_text
 from medcap.data.images import ImageReader, LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
-from medcap.generation.conversation import Conversation, Exchange
+from medcap.generation.conversation import Conversation
 from medcap.generation.generator import Generator
-from medcap.generation.request import Sampling
+from medcap.generation.placeholders import find_placeholders
+from medcap.generation.request import Request, Sampling
 from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
 
@@ -22,7 +23,7 @@ HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
   /system [TEXT]   what the model is told before everything; no TEXT takes it away
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
-  /retry           answer the last question again, with the next seed
+  /retry           answer the last question again, with the next seed; a question that failed is asked again
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
   /save FILE       the conversation: .json can be trained on, .md can be read
   /reset           forget everything that was said
@@ -36,14 +37,18 @@ class Chat:
         sampling: how answers are chosen; ``/set`` changes it.
         system: what the model is told before everything.
         alone: leave out the turns before a question, see ``Conversation.request``.
+
+    Raises:
+        UserError: if the system text names an image.
     """
 
     def __init__(self, sampling: Sampling, system: str = "", alone: bool = False) -> None:
         self.sampling = sampling
         self.alone = alone
-        self.conversation = Conversation(system)
+        self.conversation = Conversation(_checked_system(system))
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[str] = []
+        self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
             "/system": self._set_system,
@@ -104,8 +109,10 @@ class Chat:
         except UserError:
             # The turn did not take place; its images stay for the next try.
             self.conversation.exchanges.pop()
+            self._failed = text
             raise
         self._images = []
+        self._failed = None
 
     def _answer(self) -> None:
         assert self._generator is not None
@@ -117,8 +124,10 @@ class Chat:
             print(piece, end="", flush=True)
 
         try:
+            request = self.conversation.request(self.alone)
+            self._check_length(request)
             (result,) = self._generator.generate(
-                [self.conversation.request(self.alone)],
+                [request],
                 self.sampling,
                 on_token=lambda _, token: give(stream.push(token)),
             )
@@ -134,7 +143,19 @@ class Chat:
                 _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
         self.conversation.answer("".join(pieces))
 
+    def _check_length(self, request: Request) -> None:
+        assert self._generator is not None
+        taken, most = len(self._generator.tokenizer.prompt(request.messages).tokens), self._generator.max_seq_len
+        if taken >= most:
+            raise UserError(
+                f"the conversation has {taken} tokens, which leaves no room for an answer within the model's {most}:"
+                " ask with fewer words, /alone on leaves out the turns before, /reset starts over"
+            )
+
     def _retry(self, _: str) -> None:
+        if self._failed is not None:
+            self._ask(self._failed)
+            return
         if not self.conversation.exchanges:
             raise UserError("nothing was asked yet")
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
@@ -145,10 +166,11 @@ class Chat:
     def _reset(self, _: str) -> None:
         self.conversation = Conversation(self.conversation.system)
         self._images = []
+        self._failed = None
         _note("forgotten")
 
     def _set_system(self, text: str) -> None:
-        self.conversation.system = text
+        self.conversation.system = _checked_system(text)
         _note(f"system: {text}" if text else "no system text")
 
     def _set_alone(self, text: str) -> None:
@@ -177,17 +199,20 @@ class Chat:
         path = Path(name).expanduser()
         if path.suffix not in (".json", ".md"):
             raise UserError("write /save FILE.json for a row that can be trained on, or /save FILE.md to read it")
-        done = [exchange for exchange in self.conversation.exchanges if exchange.answer is not None]
-        if not done:
+        row = self.conversation.to_row()
+        is_row = path.suffix == ".json"
+        count = sum(turn["from"] == "gpt" for turn in row["conversations"])
+        count = count if is_row else len(self.conversation.exchanges)
+        if not count:
             raise UserError("nothing was said yet")
         try:
-            if path.suffix == ".md":
-                write_text(path, self.conversation.to_markdown())
+            if is_row:
+                write_json(path, [row])
             else:
-                write_json(path, [self.conversation.to_row()])
+                write_text(path, self.conversation.to_markdown())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
-        _note(f"saved {_count(done)} in {path}")
+        _note(f"saved {count} exchange{'s' if count > 1 else ''} in {path}")
 
 
 def _lines() -> Iterator[str]:
@@ -206,8 +231,10 @@ def _lines() -> Iterator[str]:
             print()
 
 
-def _count(exchanges: list[Exchange]) -> str:
-    return f"{len(exchanges)} exchange{'s' if len(exchanges) > 1 else ''}"
+def _checked_system(text: str) -> str:
+    if find_placeholders(text).count:
+        raise UserError("the system text cannot show an image: leave <image> and the character \u2460 out")
+    return text
 
 
 def _note(text: str) -> None:

@@ -32,6 +32,7 @@ _MARK = re.compile(f"([{''.join(_MARKS)}])")
 _INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of control characters, format marks and blanks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_ANSWERS = 10_000
+_LONGEST_KEPT = 200  # characters
 # Words, names, numbers, signs and scripts that vocabularies cut differently.
 _PROBE = (
     "Is there evidence of an aortic aneurysm? Chest X-ray (PA) shows cardiomegaly, bilateral pleural effusions and a"
@@ -202,7 +203,9 @@ class ChatTokenizer:
         Raises:
             UserError: if the tokenizer cannot encode the words.
         """
-        # Options repeat themselves over a benchmark.
+        # Options repeat themselves over a benchmark; longer texts, which clients of a server send too, are not kept.
+        if len(text) > _LONGEST_KEPT:
+            return self._answer(text, end_of_turn)
         if (text, end_of_turn) not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()

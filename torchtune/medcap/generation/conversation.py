@@ -8,7 +8,7 @@ from typing import Any
 
 from torchtune.data import Message
 
-from medcap.generation.prompt import user_message
+from medcap.generation.placeholders import fitting, place_images, row_text, without_placeholders
 from medcap.generation.request import Request
 
 
@@ -17,8 +17,8 @@ class Exchange:
     """What the user said, and the answer to it.
 
     Attributes:
-        text: the user's words; none asks for a caption.
-        images: paths, shown at the beginning of the turn.
+        text: the user's words; none asks for a caption. A placeholder in them says where an image stands.
+        images: paths; those that no placeholder names stand before the words.
         answer: None until there is one.
     """
 
@@ -61,33 +61,36 @@ class Conversation:
 
         Returns:
             The request; its id is always the same, so that a seed gives the same answer again.
+
+        Raises:
+            UserError: if words name an image that was not shown.
         """
         messages = [Message(role="system", content=self.system, masked=True)] if self.system else []
-        *earlier, last = self.exchanges
-        if not alone:
-            for exchange in earlier:
-                messages.append(user_message(exchange.images, exchange.text))
-                messages.append(Message(role="assistant", content=exchange.answer or "", masked=False))
-        shown = [exchange.images for exchange in self.exchanges if exchange.images]
-        messages.append(user_message(shown[-1] if alone and shown else last.images, last.text))
+        last = self.exchanges[-1]
+        if alone:
+            shown = [exchange.images for exchange in self.exchanges if exchange.images]
+            turns = [Exchange(last.text, shown[-1] if shown else [])]
+        else:
+            turns = self._turns(last)
+        for turn in turns:
+            messages.append(Message(role="user", content=place_images(turn.text, turn.images), masked=True))
+            if turn.answer is not None:
+                messages.append(Message(role="assistant", content=turn.answer, masked=False))
         return Request(messages, id="conversation")
 
     def to_row(self) -> dict[str, Any]:
         """As a row that can be trained on (medcap's and LLaVA's layout).
 
         Returns:
-            ``image`` and ``conversations``; without an answer the last turn is left out.
+            ``image`` and ``conversations``; a turn whose answer has no words is left out.
         """
-        turns = [{"from": "system", "value": self.system}] if self.system else []
-        images: list[str] = []
-        for exchange in self.exchanges:
-            if exchange.answer is None:
-                continue
-            tags = ["<image>"] * len(exchange.images)
-            images += exchange.images
-            turns.append({"from": "human", "value": "\n".join([*tags, *([exchange.text] if exchange.text else [])])})
-            turns.append({"from": "gpt", "value": exchange.answer})
-        return {"image": images, "conversations": turns} if images else {"conversations": turns}
+        rows = [{"from": "system", "value": self.system}] if self.system else []
+        turns = self._turns()
+        images = [image for turn in turns for image in turn.images]
+        for turn in turns:
+            rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
+            rows.append({"from": "gpt", "value": turn.answer or ""})
+        return {"image": images, "conversations": rows} if images else {"conversations": rows}
 
     def to_markdown(self) -> str:
         """For people to read."""
@@ -97,3 +100,25 @@ class Conversation:
             lines += [f"**You:** {exchange.text or '(describe)'}", ""]
             lines += [exchange.answer or "", ""]
         return "\n".join(lines)
+
+    def _turns(self, last: Exchange | None = None) -> list[Exchange]:
+        """The turns that the model is shown, which are those that a row keeps.
+
+        A turn whose answer has no words (it was stopped before one came) is left out.
+        [Contract] its images are not: they go with the next turn, else the model would answer that one blindly.
+
+        Args:
+            last: the turn to answer; it is there whatever its answer.
+        """
+        turns: list[Exchange] = []
+        waiting: list[str] = []
+        for exchange in self.exchanges:
+            images = [*waiting, *exchange.images]
+            words = None if exchange is last else without_placeholders(exchange.answer or "")
+            if exchange is last or words:
+                text = exchange.text if exchange is last else fitting(exchange.text, len(images))
+                turns.append(Exchange(text, images, words))
+                waiting = []
+            else:
+                waiting = images
+        return turns

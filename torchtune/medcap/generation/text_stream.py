@@ -18,16 +18,18 @@ class TextStream:
     Args:
         tokenizer: decodes.
         stop: texts before which the answer ends.
+        prefix: tokens of words that the answer goes on from; they are not given out.
 
     Attributes:
         stopped: whether a stop text has come; what follows it is not given out.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, stop: Sequence[str] = (), prefix: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._tokens: list[int] = []
-        self._given = ""
+        self._tokens = list(prefix)
+        self._given = tokenizer.decode(self._tokens)
+        self._num_before = len(self._given)
         self.stopped = False
 
     def push(self, token: int) -> str:
@@ -67,10 +69,11 @@ class TextStream:
         return piece
 
     def _find_stop(self, text: str) -> int | None:
-        places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        places = [place for place in (text.find(stop, self._num_before) for stop in self._stop) if place >= 0]
         return min(places, default=None)
 
     def _may_become_stop(self, text: str) -> int:
         """Characters at the end of the text that a stop text begins with."""
+        text = text[self._num_before :]
         lengths = [length for stop in self._stop for length in range(1, len(stop)) if text.endswith(stop[:length])]
         return max(lengths, default=0)

@@ -11,7 +11,7 @@ from medcap.generation.live import CLOSING, OUT_OF_MEMORY
 from medcap.generation.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.serving.api_error import ApiError, internal_error
+from medcap.serving.api_error import ApiError, bad_request, internal_error
 from medcap.serving.chat_body import ChatBody
 from medcap.serving.conversation_reader import too_long
 from medcap.serving.limits import Limits
@@ -37,22 +37,34 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         The prompt.
 
     Raises:
-        ApiError: 400.
+        ApiError: 400, if a turn or an image cannot be taken, or no room is left for an answer.
     """
     messages = run.reader.read(body, request_id)
     sampling = Sampling(
         max_new_tokens=min(body.wanted_tokens or limits.max_new_tokens, limits.max_new_tokens),
-        # A report should not change from one day to the next: sampling is what has to be asked for.
-        temperature=body.temperature or 0.0,
-        top_k=body.top_k,
-        top_p=body.top_p,
+        # A report should not change from one day to the next: sampling is what has to be asked for. The smallest
+        # probability that top_p can ask for is reached by the likeliest token alone.
+        temperature=0.0 if body.top_p == 0 else body.temperature or 0.0,
+        # 0 and -1 are how other engines are asked for all tokens.
+        top_k=None if body.top_k is None or body.top_k < 1 else body.top_k,
+        top_p=body.top_p or None,
         seed=seed if body.seed is None else body.seed,
     )
+    request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix)
     try:
-        return run.live.prepare(Request(messages, REQUEST_KEY), sampling, run.place)
-    except UserError as error:
+        return run.live.prepare(request, sampling, run.place)
+    except (UserError, ValueError) as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
-        raise too_long(limits) from None
+        raise _refusal(run, request) from None
+
+
+def _refusal(run: ServedRun, request: Request) -> ApiError:
+    try:
+        num_tokens = len(run.generator.tokenizer.prompt(request.messages, request.answer_prefix).tokens)
+    except (UserError, ValueError):
+        # Some templates know no system turn, and some tokenizers not every character.
+        return bad_request("the model's chat template cannot take these turns or their words", "messages")
+    return too_long(run.context, num_tokens)
 
 
 class Answer:
@@ -66,6 +78,7 @@ class Answer:
         stop: texts before which the answer ends.
         deadline: in the loop's time, after which the answer is given up.
         request_id: of the request.
+        prefix: words of the answer that the prompt ends with; they are not told again.
 
     Attributes:
         num_tokens: of the answer so far.
@@ -73,9 +86,14 @@ class Answer:
         first_token: when the first token came (``time.perf_counter``).
     """
 
-    def __init__(self, run: ServedRun, prompt: Prompt, stop: list[str], deadline: float, request_id: str) -> None:
+    def __init__(
+        self, run: ServedRun, prompt: Prompt, stop: list[str], deadline: float, request_id: str, prefix: str = ""
+    ) -> None:
         self._live = run.live
-        self._words = TextStream(run.generator.tokenizer, stop)
+        tokenizer = run.generator.tokenizer
+        self._words = TextStream(tokenizer, stop, tokenizer.answer(prefix, end_of_turn=False))
+        # The prompt ends with the prefix's last word: of white space behind it the answer brings its own.
+        self._has_space = prefix != prefix.rstrip()
         self._deadline = deadline
         self._request_id = request_id
         self._loop = asyncio.get_running_loop()
@@ -114,9 +132,9 @@ class Answer:
             if event.finish == "error":
                 raise self._failure(event.error)
             self.finish = event.finish
-            return self._words.finish()
+            return self._joined(self._words.finish())
         self.num_tokens += 1
-        piece = self._words.push(event)
+        piece = self._joined(self._words.push(event))
         if self._words.stopped:
             self.finish = "stop"
         return piece
@@ -126,6 +144,12 @@ class Answer:
         if not self._ended:
             self._ended = True
             self._live.cancel(self._ticket)
+
+    def _joined(self, piece: str) -> str:
+        if self._has_space and piece:
+            self._has_space = False
+            return piece.lstrip()
+        return piece
 
     def _failure(self, error: str) -> ApiError:
         logger.warning("%s: no answer: %s", self._request_id, error)

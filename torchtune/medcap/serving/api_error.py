@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-# Whose repetition may end otherwise; OpenAI's clients would repeat every 408 and 5xx.
+# Statuses worth retrying; OpenAI's clients would retry every 408 and 5xx.
 _WORTH_REPEATING = (429, 503)
+UNSUPPORTED_ENCODING = "unsupported_encoding"
 
 
 class ApiError(Exception):
@@ -45,9 +46,24 @@ class ApiError(Exception):
         headers = {"x-should-retry": "true" if self.status in _WORTH_REPEATING else "false"}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
+        if self.code == UNSUPPORTED_ENCODING:
+            headers["accept-encoding"] = "identity"
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
         return headers
+
+
+def one_line(text: str, most: int) -> str:
+    """Show what a client wrote in a message.
+
+    Args:
+        text: the client's.
+        most: characters to keep.
+
+    Returns:
+        The text without line breaks and other control characters.
+    """
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:most])
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:

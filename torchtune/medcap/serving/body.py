@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medcap.serving.api_error import ApiError, overloaded
+from medcap.serving.api_error import UNSUPPORTED_ENCODING, ApiError, one_line, overloaded
 from medcap.serving.service import Service
 
 # What is still read of a body after its refusal, so that the client finds the reply instead of a reset connection.
@@ -33,9 +34,11 @@ async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncIter
         The whole body.
 
     Raises:
-        ApiError: 413 when it is too large, 429 when all bodies together are, 408 when it comes too slowly.
+        ApiError: 415 when it is compressed, 413 when it is too large, 429 when all bodies together are, 408 when it
+            comes too slowly.
         ClientGone: when it does not come at all.
     """
+    _refuse_compressed(scope)
     limits = service.limits
     too_large = ApiError(413, f"the body has more than {limits.max_body_bytes:,} bytes", "too_large")
     if _announced(scope) > limits.max_body_bytes:
@@ -115,6 +118,17 @@ async def _drain(receive: Receive) -> None:
                 message = await receive()
                 drained += len(message.get("body", b""))
                 more = message.get("more_body", False)
+
+
+def _refuse_compressed(scope: Scope) -> None:
+    """A few compressed bytes can hold gigabytes, and images hardly get smaller: nothing is unpacked."""
+    encodings = ", ".join(Headers(scope=scope).getlist("content-encoding"))
+    if any(name.strip().lower() not in ("", "identity") for name in encodings.split(",")):
+        raise ApiError(
+            415,
+            f"the body is compressed (Content-Encoding: {one_line(encodings, 100)}): send it as it is",
+            UNSUPPORTED_ENCODING,
+        )
 
 
 def _announced(scope: Scope) -> int:

@@ -2,84 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_core import from_json
+from pydantic_core import PydanticCustomError, from_json
 
 from medcap.serving.api_error import bad_request
+from medcap.serving.idle_fields import OF_MESSAGE, OF_PART, OF_REQUEST, drop_idle
 from medcap.serving.strict_model import StrictModel, refusal
 
 # Brackets and commas of a body. Image data has none, so this bounds what the parser makes of a large body.
 MAX_STRUCTURE = 200_000
 MAX_STOP_TEXTS = 4
 MAX_STOP_CHARACTERS = 200
-
-# OpenAI's fields for what is not done here -> the values that ask for nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "moderation": (),
-    "n": (1,),
-    "parallel_tool_calls": (True, False),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
-# Fields that never change an answer.
-_WITHOUT_EFFECT = ("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user")
-_NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
-    "annotations": ([],),
-    "audio": (),
-    "function_call": (),
-    "name": (),
-    "refusal": (),
-    "tool_calls": ([],),
-}
-
-
-class ImageUrl(StrictModel):
-    """Where an image is; ``detail`` is accepted and changes nothing, every image has the tower's size."""
-
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class Part(StrictModel):
-    """A piece of a message."""
-
-    type: Literal["text", "image_url"]
-    text: str | None = None
-    image_url: ImageUrl | None = None
+SYSTEM = ("system", "developer")
 
 
 def _as_parts(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("content", "it must be text or a list of parts")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_object(image_url: Any) -> Any:
+    if not isinstance(image_url, str | dict | None):
+        raise PydanticCustomError("image_url", 'it must be an object like {"url": "data:image/png;base64,..."}')
+    return {"url": image_url} if isinstance(image_url, str) else image_url
 
 
 def _as_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else [] if stop is None else stop
 
 
+class ImageUrl(StrictModel):
+    """Where an image is; ``detail`` is accepted and changes nothing, every image has the tower's size."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class Part(StrictModel):
+    """A piece of a message; an image may be given as its URL alone, as older clients do."""
+
+    type: Literal["text", "image_url", "refusal"]
+    text: str | None = None
+    image_url: Annotated[ImageUrl | None, BeforeValidator(_as_object)] = None
+    refusal: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The words; none of an image."""
+        return self.text or self.refusal or ""
+
+
 class ChatMessage(StrictModel):
-    """A turn."""
+    """A turn; a refusal is what an assistant said instead of an answer."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[Part], BeforeValidator(_as_parts)]
+    refusal: str | None = None
+
+    @property
+    def images(self) -> list[Part]:
+        """The parts that are images."""
+        return [part for part in self.content if part.type == "image_url"]
+
+    @property
+    def words(self) -> str:
+        """All words; a line break stands between those of two parts."""
+        words = ""
+        for part in self.content:
+            between = "\n" if words and part.words and words[-1] != "\n" != part.words[0] else ""
+            words += between + part.words
+        return words or self.refusal or ""
 
 
 class StreamOptions(StrictModel):
@@ -97,8 +92,8 @@ class ChatBody(StrictModel):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
@@ -107,6 +102,18 @@ class ChatBody(StrictModel):
     ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def turns(self) -> list[tuple[int, ChatMessage]]:
+        """The messages with their indices; an empty system text is none."""
+        turns = enumerate(self.messages)
+        return [(index, turn) for index, turn in turns if turn.role not in SYSTEM or turn.words.strip()]
+
+    @property
+    def prefix(self) -> str:
+        """What the assistant has said already of the answer: the words of a last message that is the assistant's."""
+        last = [turn for _, turn in self.turns][-1:]
+        return last[0].words if last and last[0].role == "assistant" else ""
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -132,29 +139,44 @@ def read_chat_body(data: bytes | bytearray, max_messages: int) -> ChatBody:
     try:
         values = from_json(data, allow_inf_nan=False)
     except ValueError:
-        raise bad_request("the body is not valid JSON", code="invalid_json") from None
+        raise bad_request("the body is not valid JSON in UTF-8", code="invalid_json") from None
     if not isinstance(values, dict):
         raise bad_request("the body must be a JSON object", code="invalid_json")
-    _refuse_unsupported(values, _NEUTRAL)
-    for name in _WITHOUT_EFFECT:
-        values.pop(name, None)
-    messages = values.get("messages")
-    if isinstance(messages, list):
-        if len(messages) > max_messages:
-            raise bad_request(f"there are {len(messages)} messages; at most {max_messages} are taken", "messages")
-        for place, message in enumerate(messages):
-            if isinstance(message, dict):
-                _refuse_unsupported(message, _NEUTRAL_OF_MESSAGE, f"messages.{place}.")
+    _drop_idle_fields(values, max_messages)
     try:
         return ChatBody.model_validate(values)
     except ValidationError as error:
         raise refusal(error) from None
 
 
-def _refuse_unsupported(values: dict[str, Any], neutral: Mapping[str, Sequence[Any]], place: str = "") -> None:
-    for name in neutral.keys() & values.keys():
-        value = values.pop(name)
-        if value is not None and value not in neutral[name]:
-            raise bad_request(
-                f"'{place}{name}' is not supported by this server: leave it out", place + name, "unsupported_value"
-            )
+def _drop_idle_fields(values: dict[str, Any], max_messages: int) -> None:
+    messages = values.get("messages")
+    if isinstance(messages, list):
+        if len(messages) > max_messages:
+            raise bad_request(f"there are {len(messages)} messages; at most {max_messages} are taken", "messages")
+        for place, message in enumerate(messages):
+            if isinstance(message, dict):
+                _drop_of_message(message, f"messages.{place}.")
+        _drop_of_prefill(values, messages)
+    drop_idle(values, OF_REQUEST, ChatBody.model_fields, "")
+
+
+def _drop_of_message(message: dict[str, Any], place: str) -> None:
+    drop_idle(message, OF_MESSAGE, ChatMessage.model_fields, place)
+    content = message.get("content")
+    for number, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, dict):
+            drop_idle(part, OF_PART, Part.model_fields, f"{place}content.{number}.")
+            if isinstance(part.get("image_url"), dict):
+                drop_idle(part["image_url"], {}, ImageUrl.model_fields, f"{place}content.{number}.image_url.")
+    if message.get("role") != "user" and content is None:
+        # An answer without words, such as one that a stop text ended at once, is sent back so.
+        message["content"] = []
+
+
+def _drop_of_prefill(values: dict[str, Any], messages: list[Any]) -> None:
+    """Take out how vLLM is told to continue the last message, where that is what is done here."""
+    if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+        for name, value in (("continue_final_message", True), ("add_generation_prompt", False)):
+            if values.get(name) is value:
+                del values[name]

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from medcap.generation.prefix_tree import Prompt
 from medcap.serving.answer import Answer, make_prompt
-from medcap.serving.api_error import ApiError
+from medcap.serving.api_error import ApiError, one_line
 from medcap.serving.body import body_of
 from medcap.serving.chat_body import ChatBody, read_chat_body
 from medcap.serving.completion import Completion, EventStream, read_answer, while_connected
@@ -115,7 +115,7 @@ class ChatCompletions:
                 self._service.body_bytes -= len(data)
                 data.clear()
                 request.state.log.update(model=run.name, images=len(prompt.images), prompt=len(prompt.tokens))
-                answer = Answer(run, prompt, body.stop, deadline, request_id)
+                answer = Answer(run, prompt, body.stop, deadline, request_id, body.prefix)
                 try:
                     await while_connected(receive, self._reply(scope, receive, send, body, run, prompt, answer))
                 finally:
@@ -165,12 +165,16 @@ def _find(service: Service, name: str) -> ServedRun:
     run = service.runs.get(name)
     if run is None:
         served = ", ".join(service.runs)
-        raise ApiError(404, f"there is no model '{name[:100]}'; served are: {served}", "model_not_found", "model")
+        raise ApiError(
+            404, f"there is no model '{one_line(name, 100)}'; served are: {served}", "model_not_found", "model"
+        )
     return run
 
 
 def _model(run: ServedRun) -> dict[str, Any]:
-    return {"id": run.name, "object": "model", "created": run.created, "owned_by": "medcap"}
+    # vLLM's name for the tokens of a conversation with its answer.
+    known = {"id": run.name, "object": "model", "created": run.created, "owned_by": "medcap"}
+    return {**known, "max_model_len": run.context}
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:

@@ -48,6 +48,11 @@ class ServedRun:
     reader: ConversationReader
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def context(self) -> int:
+        """Most tokens of a conversation with its answer: the model's own limit, or the server's where that is lower."""
+        return min(self.generator.max_seq_len, self.live.capacity)
+
 
 class Service:
     """Loaded runs behind one door.

@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from helpers.dicom_files import write_dicom
 from helpers.tiny_generation import tiny_generator, write_images
 from medcap.chat.terminal import Chat
+from medcap.data.conversations import read_record
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 from medcap.generation.prompt import caption_request, question_request
-from medcap.generation.request import Sampling
+from medcap.generation.request import Generation, Sampling
 
 GREEDY = Sampling(max_new_tokens=6)
 
@@ -103,18 +105,131 @@ def test_settings_can_be_changed(talk, generator):
     ]
 
 
-def test_a_conversation_is_saved_to_train_on_and_to_read(talk, generator, tmp_path):
+@pytest.fixture
+def say(generator, monkeypatch):
+    """Has the model say words, none, stop at Ctrl-C before a word, or fail; remembers what it was asked."""
+    requests = []
+
+    def answer_with(*outcomes):
+        left = list(outcomes)
+
+        def generate(asked, sampling, on_token):
+            requests.append([(turn.role, [part["content"] for part in turn.content]) for turn in asked[0].messages])
+            outcome = left.pop(0)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            tokens = generator.tokenizer.tokenizer.encode(outcome, add_bos=False, add_eos=False)
+            for token in tokens:
+                on_token(0, token)
+            return [Generation(outcome, tokens)]
+
+        monkeypatch.setattr(generator, "generate", generate)
+        return requests
+
+    return answer_with
+
+
+def test_a_conversation_is_saved_to_train_on_and_to_read(talk, say, tmp_path):
+    say("Yes, left")
     out, err = talk("/image 0.png", "What is it?", "/save said/it.json", "/save it.md")
     (row,) = json.loads((tmp_path / "said/it.json").read_text())
     assert row == {
         "image": [str(tmp_path / "0.png")],
         "conversations": [
             {"from": "human", "value": "<image>\nWhat is it?"},
-            {"from": "gpt", "value": out[0]},
+            {"from": "gpt", "value": "Yes, left"},
         ],
     }
-    assert out[0] in (tmp_path / "it.md").read_text()
+    assert out == ["Yes, left"] and "Yes, left" in (tmp_path / "it.md").read_text()
     assert "saved 1 exchange in said/it.json" in err
+
+
+@pytest.mark.parametrize("lost", [KeyboardInterrupt(), UserError("out of memory"), ""])
+def test_an_image_reaches_the_next_turn_when_the_first_has_no_answer(talk, say, tmp_path, lost):
+    requests = say(lost, "Yes", "No")
+    talk("/image 0.png", "What is it?", "/image 1.png", "Is it left?", "And red?", "/save it.json")
+    images = [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    assert requests[0] == [("user", [images[0], "\nWhat is it?"])]
+    assert requests[1] == [("user", [*images, "\nIs it left?"])]
+    assert requests[2] == [("user", [*images, "\nIs it left?"]), ("assistant", ["Yes"]), ("user", ["And red?"])]
+    (row,) = json.loads((tmp_path / "it.json").read_text())
+    assert row["image"] == images
+    assert row["conversations"][:2] == [
+        {"from": "human", "value": "<image>\n<image>\nIs it left?"},
+        {"from": "gpt", "value": "Yes"},
+    ]
+    assert len(row["conversations"]) == 4
+
+
+def test_an_image_reaches_a_question_that_is_asked_alone_after_a_failure(talk, say, tmp_path):
+    requests = say(UserError("out of memory"), "Yes")
+    talk("/alone on", "/image 0.png", "What is it?", "Is it left?")
+    assert requests[1] == [("user", [str(tmp_path / "0.png"), "\nIs it left?"])]
+
+
+def test_a_question_that_failed_is_asked_again_with_its_image(talk, say, tmp_path):
+    requests = say("Yes", UserError("out of memory"), "No")
+    chat = Chat(replace(GREEDY, seed=3))
+    talk("What is it?", "/image 0.png", "Is it left?", "/retry", chat=chat)
+    assert requests[1] == requests[2]
+    assert requests[2][-1] == ("user", [str(tmp_path / "0.png"), "\nIs it left?"])
+    assert [exchange.answer for exchange in chat.conversation.exchanges] == ["Yes", "No"] and chat.sampling.seed == 3
+
+
+def test_an_answer_that_is_stopped_at_a_retry_leaves_the_image_to_the_next_turn(talk, say, tmp_path):
+    requests = say("Yes", KeyboardInterrupt(), "No")
+    talk("/image 0.png", "What is it?", "/retry", "Is it left?")
+    assert requests[2] == [("user", [str(tmp_path / "0.png"), "\nIs it left?"])]
+
+
+def test_forgotten_images_do_not_come_back(talk, say):
+    requests = say(UserError("out of memory"), "No")
+    _, err = talk("/image 0.png", "What is it?", "/reset", "/retry", "Is it left?")
+    assert requests[1] == [("user", ["Is it left?"])] and "nothing was asked yet" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("<image> is it left?", "<image>\nis it left?"),
+        ("\u2460 is it left?", "<image>\nis it left?"),
+        ("is it left? <image>", "is it left?\n<image>"),
+        ("is the thing in \u2460 left?", "is the thing in \u2460 left?"),
+        ("what is an <image> tag?", "<image>\nwhat is an <image> tag?"),
+        ("<|image|> is it left?", "<image>\n<|image|> is it left?"),
+    ],
+)
+def test_typed_placeholders_stand_for_the_image_and_the_saved_row_can_be_trained_on(talk, say, tmp_path, typed, value):
+    requests = say("<image> Yes, \u2460", "No")
+    talk("/image 0.png", typed, "and red?", "/save it.json")
+    (row,) = json.loads((tmp_path / "it.json").read_text())
+    assert [turn["value"] for turn in row["conversations"]] == [value, "Yes,", "and red?", "No"]
+    record = read_record(row, Path("it.json"), 0, lambda image, folder: image)
+    turns = [(turn.role, [part["content"] for part in turn.content]) for turn in record.messages]
+    assert turns[:3] == requests[1] and turns[:1] == requests[0]
+
+
+@pytest.mark.parametrize("typed", ["<image> is it left?", "\u2460", "is it \u2460?", "/system <image> Be brief."])
+def test_a_placeholder_without_an_image_is_refused_in_one_line(talk, say, typed):
+    requests = say("Yes")
+    _, err = talk(typed, "Is it left?")
+    assert len(err) == 1 and "<image>" in err[0]
+    assert requests == [[("user", ["Is it left?"])]]
+
+
+def test_a_turn_that_was_asked_alone_about_an_earlier_image_is_saved_and_remembered(talk, say, tmp_path):
+    requests = say("Yes", "No", "Yes")
+    talk("/image 0.png", "What is it?", "/alone on", "<image> is it left?", "/alone off", "and red?", "/save it.json")
+    image = str(tmp_path / "0.png")
+    assert requests[1] == [("user", [image, "\nis it left?"])]
+    assert [turn for turn in requests[2] if turn[0] == "user"] == [
+        ("user", [image, "\nWhat is it?"]),
+        ("user", ["is it left?"]),
+        ("user", ["and red?"]),
+    ]
+    (row,) = json.loads((tmp_path / "it.json").read_text())
+    assert row["image"] == [image]
+    assert len(read_record(row, Path("it.json"), 0, lambda name, folder: name).messages) == 6
 
 
 @pytest.mark.parametrize(
@@ -130,7 +245,7 @@ def test_a_conversation_is_saved_to_train_on_and_to_read(talk, generator, tmp_pa
         ("/save it.txt", "write /save FILE.json"),
         ("/save it.json", "nothing was said yet"),
         ("/retry", "nothing was asked yet"),
-        ("lung " * 300, "leaves no room for an answer"),
+        ("lung " * 300, "leaves no room for an answer within the model's 256: ask with fewer words"),
     ],
 )
 def test_a_mistake_is_one_line_and_the_chat_goes_on(talk, generator, tmp_path, line, words):

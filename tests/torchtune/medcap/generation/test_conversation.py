@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from medcap.data.conversations import read_record
+from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 
 
@@ -55,6 +58,46 @@ def test_a_saved_conversation_is_read_as_the_same_turns():
     assert [(message.role, [part["content"] for part in message.content]) for message in record.messages] == [
         *asked,
         ("assistant", ["A lung."]),
+    ]
+
+
+@pytest.mark.parametrize("lost", ["", " ", None, "<image>"])
+def test_the_images_of_a_turn_without_an_answer_go_with_the_next(lost):
+    conversation = Conversation()
+    conversation.ask("Is there a mass?", ["a.png"])
+    conversation.exchanges[-1].answer = lost
+    conversation.ask("Please look again.", ["b.png"])
+    assert parts(conversation.request()) == [("user", ["a.png", "b.png", "\nPlease look again."])]
+    conversation.answer("No.")
+    conversation.ask("Sure?")
+    assert parts(conversation.request()) == [
+        ("user", ["a.png", "b.png", "\nPlease look again."]),
+        ("assistant", ["No."]),
+        ("user", ["Sure?"]),
+    ]
+    assert conversation.to_row() == {
+        "image": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "human", "value": "<image>\n<image>\nPlease look again."},
+            {"from": "gpt", "value": "No."},
+        ],
+    }
+
+
+def test_a_placeholder_that_was_asked_alone_is_left_out_of_later_turns():
+    conversation = Conversation()
+    conversation.ask("", ["a.png"])
+    conversation.answer("A lung.")
+    conversation.ask("<image> Which side?")
+    assert parts(conversation.request(alone=True)) == [("user", ["a.png", "\nWhich side?"])]
+    with pytest.raises(UserError, match="1 image placeholder"):
+        conversation.request()
+    conversation.answer("Left.")
+    conversation.ask("Sure?")
+    assert parts(conversation.request())[2:] == [
+        ("user", ["Which side?"]),
+        ("assistant", ["Left."]),
+        ("user", ["Sure?"]),
     ]
 
 

@@ -63,3 +63,20 @@ def test_what_may_become_a_stop_text_is_held_back(tokenizer):
     stream = TextStream(tokenizer, ["xyz"])
     assert [stream.push(token) for token in ids(tokenizer, "axyaxyzb")] == ["a", "", "", "xya", "", "", "", ""]
     assert stream.stopped and stream.finish() == ""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "stop", "expected"),
+    [
+        ("The answer is", " yes, left", (), " yes, left"),
+        ("The an", "swer", (), "swer"),
+        ("The answer is", " yes, left", (",",), " yes"),
+        # A stop text that the prefix holds, or begins, ends nothing.
+        ("Yes, so", " it is", ("Yes", "o it"), " it is"),
+        ("", "yes", (), "yes"),
+    ],
+)
+def test_an_answer_goes_on_from_a_prefix(tokenizer, prefix, text, stop, expected):
+    stream = TextStream(tokenizer, stop, ids(tokenizer, prefix))
+    given = "".join([*(stream.push(token) for token in ids(tokenizer, text)), stream.finish()])
+    assert (given, stream.stopped) == (expected, expected != text)

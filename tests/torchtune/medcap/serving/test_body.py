@@ -1,3 +1,4 @@
+import gzip
 import json
 import time
 
@@ -136,3 +137,21 @@ def test_the_type_of_the_body_must_be_json(small):
         reply = client.chat(asking(WORDS), headers={"Content-Type": kind})
         assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
     assert client.chat(asking(WORDS), headers={"Content-Type": "Application/JSON; charset=utf-8"}).status == 200
+
+
+@pytest.mark.parametrize("name", ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "identity, gzip", "nothing"])
+@pytest.mark.parametrize("length", ["announced", "chunked"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(small, name, length):
+    client, service = small
+    bomb = gzip.compress(b" " * (20 * MEGABYTE))
+    reply = client.chat(bomb if length == "announced" else iter([bomb]), headers={"Content-Encoding": name})
+    assert (reply.status, reply.error["code"]) == (415, "unsupported_encoding")
+    assert reply.error["message"] == f"the body is compressed (Content-Encoding: {name}): send it as it is"
+    assert (reply.headers["accept-encoding"], reply.headers["x-should-retry"]) == ("identity", "false")
+    assert service.body_bytes == 0 and is_alive(client)
+
+
+def test_a_body_that_says_that_it_is_not_compressed_is_read(small):
+    client, _ = small
+    for name in ("identity", "Identity", ""):
+        assert client.chat(asking(WORDS, max_tokens=1), headers={"Content-Encoding": name}).status == 200

@@ -35,46 +35,6 @@ def test_values_are_read_as_they_are_given():
     assert read(max_tokens=7, max_completion_tokens=5).wanted_tokens == 5
 
 
-def test_fields_that_ask_for_nothing_are_accepted():
-    fields = {
-        "n": 1,
-        "logprobs": False,
-        "tools": [],
-        "tool_choice": "auto",
-        "response_format": {"type": "text"},
-        "presence_penalty": 0,
-        "frequency_penalty": 0.0,
-        "logit_bias": {},
-        "store": False,
-        "user": "somebody",
-        "metadata": {"a": "b"},
-        "service_tier": "auto",
-        "stream_options": None,
-        "top_logprobs": None,
-    }
-    assert read(**fields) == read()
-    answer = {"role": "assistant", "content": "No.", "refusal": None, "annotations": [], "tool_calls": None}
-    assert read(messages=[TURN, answer, TURN]).messages[1].role == "assistant"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n", 2),
-        ("logprobs", True),
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
-        ("presence_penalty", 0.5),
-        ("logit_bias", {"5": -100}),
-        ("store", True),
-        ("modalities", ["audio"]),
-    ],
-)
-def test_what_is_not_done_here_is_refused_by_name(name, value):
-    assert refusal(**{name: value}) == (name, "unsupported_value")
-
-
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
@@ -87,11 +47,10 @@ def test_what_is_not_done_here_is_refused_by_name(name, value):
         ({"messages": ["hello"]}, "messages.0", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_field"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "invalid_value"),
-        ({"messages": [{**TURN, "name": "eve"}]}, "messages.0.name", "unsupported_value"),
         ({"messages": [{**TURN, "content": None}]}, "messages.0.content", "invalid_value"),
         ({"messages": [{**TURN, "content": [{"type": "input_audio"}]}]}, "messages.0.content.0.type", "invalid_value"),
         (
-            {"messages": [{**TURN, "content": [{"type": "image_url", "image_url": "data:"}]}]},
+            {"messages": [{**TURN, "content": [{"type": "image_url", "image_url": 5}]}]},
             "messages.0.content.0.image_url",
             "invalid_value",
         ),
@@ -102,9 +61,9 @@ def test_what_is_not_done_here_is_refused_by_name(name, value):
         ({"max_tokens": "9"}, "max_tokens", "invalid_value"),
         ({"temperature": -0.1}, "temperature", "invalid_value"),
         ({"temperature": 10**400}, "temperature", "invalid_value"),
-        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"top_p": 1.01}, "top_p", "invalid_value"),
-        ({"top_k": 0}, "top_k", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
         ({"seed": 2**63}, "seed", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
@@ -146,3 +105,52 @@ def test_numbers_of_many_digits_are_refused():
         "invalid_json",
         "invalid_value",
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"content": 5}, "'messages.0.content': it must be text or a list of parts"),
+        ({"content": ["hello"]}, "'messages.0.content.0': it must be a JSON object"),
+        (
+            {"content": [{"type": "image_url", "image_url": 5}]},
+            '\'messages.0.content.0.image_url\': it must be an object like {"url": "data:image/png;base64,..."}',
+        ),
+        ({"a\nb": 1}, "there is no field 'messages.0.a\N{REPLACEMENT CHARACTER}b': leave it out"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_without_names_of_ours(change, words):
+    with pytest.raises(ApiError) as raised:
+        read(messages=[{**TURN, **change}])
+    assert raised.value.message == words
+
+
+def test_an_image_may_be_its_url_alone():
+    url = "data:image/png;base64,AAAA"
+    alone, whole = (
+        read(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": value}]}])
+        for value in (url, {"url": url})
+    )
+    assert alone == whole and alone.messages[0].images[0].image_url.url == url
+
+
+@pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}], ...])
+@pytest.mark.parametrize("role", ["assistant", "system", "developer"])
+def test_a_turn_of_others_than_the_user_may_be_empty(role, content):
+    turn = {"role": role} if content is ... else {"role": role, "content": content}
+    body = read(messages=[turn, TURN])
+    assert body.messages[0].words == "" and body.prefix == ""
+    assert [index for index, _ in body.turns] == ([0, 1] if role == "assistant" else [1])
+
+
+def test_a_refusal_is_what_the_assistant_said():
+    for turn in (
+        {"role": "assistant", "content": None, "refusal": "I cannot."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]},
+    ):
+        assert read(messages=[TURN, turn, TURN]).messages[1].words == "I cannot."
+
+
+def test_the_words_of_parts_are_joined_by_line_breaks():
+    parts = [{"type": "text", "text": text} for text in ("a", "b\n", "c", "\nd", "")]
+    assert read(messages=[TURN, {"role": "assistant", "content": parts}]).prefix == "a\nb\nc\nd"

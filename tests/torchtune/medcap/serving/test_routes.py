@@ -14,6 +14,8 @@ from medcap.generation.decoding import Decoder
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request, Sampling
 from medcap.serving.answer import REQUEST_KEY
+from medcap.serving.limits import Limits
+from medcap.serving.service import Service
 
 WORDS = "What shows the left lung?"
 ALL = 32  # most tokens of an answer
@@ -96,6 +98,85 @@ def test_an_answer_of_the_client_library_can_be_sent_back_as_it_is(client):
     said = first.choices[0].message.model_dump()
     turns = [{"role": "user", "content": WORDS}, said, {"role": "user", "content": "Is there a circle?"}]
     assert text_of(api.chat.completions.create(model="tiny", messages=turns))
+
+
+def test_an_empty_answer_can_be_sent_back_as_it_is(client, alone):
+    api = client.openai()
+    full = text_of(api.chat.completions.create(**asking(WORDS)))
+    empty = api.chat.completions.create(**asking(WORDS, stop=full[:1])).choices[0].message
+    assert empty.content == ""
+    turns = [{"role": "user", "content": WORDS}]
+    turns += [empty, {"role": "user", "content": "Is there a circle?"}]
+    expected = alone(
+        [
+            user_message(None, WORDS),
+            Message(role="assistant", content=""),
+            user_message(None, "Is there a circle?"),
+        ]
+    )
+    assert text_of(api.chat.completions.create(model="tiny", messages=turns)) == expected.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prefix", ["Yes, the", "Yes, the ", "Yes, the le", ""])
+def test_an_answer_goes_on_from_the_assistants_last_words(client, folder, prefix, stream):
+    generator = tiny_generator(folder)
+    request = Request([user_message(None, WORDS)], REQUEST_KEY, answer_prefix=prefix)
+    tokens = generator.generate([request], Sampling(ALL))[0].tokens
+    before = generator.tokenizer.answer(prefix, end_of_turn=False)
+    expected = generator.tokenizer.decode([*before, *tokens]).removeprefix(prefix.strip())
+    turns = [{"role": "user", "content": WORDS}, {"role": "assistant", "content": prefix}]
+    reply = client.openai().chat.completions.create(model="tiny", messages=turns, stream=stream)
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in reply) if stream else text_of(reply)
+    # The client puts its own words before it.
+    assert said == (expected.lstrip() if prefix.endswith(" ") else expected) != ""
+
+
+def test_a_system_text_alone_is_answered(client, alone):
+    turns = [{"role": "system", "content": "the chest"}]
+    expected = alone([Message(role="system", content="the chest", masked=True)])
+    assert text_of(client.openai().chat.completions.create(model="tiny", messages=turns)) == expected.text
+
+
+def test_the_smallest_top_p_leaves_the_likeliest_words(client, alone):
+    body = asking(WORDS, temperature=1.5, top_p=0)
+    assert text_of(client.openai().chat.completions.create(**body)) == alone([user_message(None, WORDS)]).text
+
+
+def test_top_k_of_other_engines_asks_for_all_tokens(client):
+    api = client.openai()
+    answers = {
+        text_of(api.chat.completions.create(**asking(WORDS, temperature=1.5, seed=5, extra_body=fields)))
+        for fields in ({}, {"top_k": -1}, {"top_k": 0}, {"min_p": 0, "repetition_penalty": 1.0})
+    }
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("max_seq_len", [2048, 256, 100])
+def test_the_context_that_is_told_is_the_lower_of_the_models_and_the_servers(tmp_path, max_seq_len):
+    lower = min(max_seq_len, 256)  # the tiny decoder's own
+    service = Service({"tiny": tiny_generator(tmp_path, max_seq_len=max_seq_len)}, Limits(max_seq_len=max_seq_len))
+    with running(service) as client:
+        listed = client.request("GET", "/v1/models").json["data"][0]
+        assert listed["max_model_len"] == client.request("GET", "/v1/models/tiny").json["max_model_len"] == lower
+        for words in ("Yes? " * 300, "x" * 10**6):
+            error = client.chat(asking(words)).error
+            assert error["code"] == "context_length_exceeded"
+            assert f"with its answer it may have {lower} tokens" in error["message"]
+
+
+def test_words_that_the_chat_template_cannot_take_are_not_called_too_long(tmp_path, monkeypatch):
+    service = tiny_service(tmp_path)
+    tokenizer = service.runs["tiny"].generator.tokenizer.tokenizer
+
+    def refuse(messages, **_):
+        raise ValueError("system turns are not supported at 0x7f00dead")
+
+    with running(service) as client:
+        monkeypatch.setattr(tokenizer, "tokenize_messages", refuse)
+        reply = client.chat(asking(WORDS))
+        assert (reply.status, reply.error["code"]) == (400, "invalid_value")
+        assert "the model's chat template cannot take these turns" in reply.error["message"]
 
 
 def test_a_stream_is_the_same_answer_in_pieces(client):

@@ -1,5 +1,13 @@
 // What was said: exchanges of one question with an answer of each run.
 
+// What stands for an image in a turn, as medcap.generation.placeholders has it: <image> at the edges, ① anywhere.
+const PLACEHOLDER = /<image>|\u2460+/g;
+const RUN = /\u2460+/g;
+// White space as Python has it, which reads the rows.
+const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
+const BLANK = new RegExp(`^${SPACE}*$`);
+const EDGES = new RegExp(`^${SPACE}+|${SPACE}+$`, "g");
+
 export class Conversation {
   constructor() {
     this.exchanges = [];
@@ -11,21 +19,37 @@ export class Conversation {
     return this.exchanges.at(-1);
   }
 
-  // The messages that a run is sent so that it answers one exchange; a run knows its own earlier answers only. Alone, an
-  // exchange without images is about those that were shown last.
+  // The messages that a run is sent so that it answers one exchange.
   messages(exchange, model, system, alone) {
     const messages = system ? [{ role: "system", content: system }] : [];
-    if (alone) {
-      return [...messages, { role: "user", content: parts({ text: exchange.text, images: this.shownFor(exchange) }) }];
-    }
-    for (const earlier of this.exchanges) {
-      const answer = earlier.answers.get(model);
-      if (earlier !== exchange && !answer?.text) continue;
-      messages.push({ role: "user", content: parts(earlier) });
-      if (earlier === exchange) break;
-      messages.push({ role: "assistant", content: answer.text });
+    for (const { text, images, answer } of this.turns(exchange, model, alone)) {
+      messages.push({ role: "user", content: parts(text, images) });
+      if (answer !== null) messages.push({ role: "assistant", content: answer });
     }
     return messages;
+  }
+
+  // The images that a run is sent with an exchange and the turns before it.
+  seen(exchange, model, alone) {
+    return this.turns(exchange, model, alone).flatMap((turn) => turn.images);
+  }
+
+  // The turns of a run: its own earlier answers, and at the end the exchange to answer, or none for all its answers.
+  // A run has no answer where it was not ticked, failed, was stopped before a word came, or said nothing. The images
+  // that were shown there go with its next turn, or it would answer that one blindly. Alone, an exchange without images
+  // is about those that were shown last.
+  turns(last, model, alone) {
+    if (alone) return [{ text: last.text, images: this.shownFor(last), answer: null }];
+    const turns = [];
+    let waiting = [];
+    for (const exchange of this.exchanges) {
+      const images = [...waiting, ...exchange.images];
+      if (exchange === last) return [...turns, { text: exchange.text, images, answer: null }];
+      const answer = wordsOf(exchange.answers.get(model));
+      if (answer) turns.push({ text: fitting(exchange.text, images.length), images, answer });
+      waiting = answer ? [] : images;
+    }
+    return turns;
   }
 
   // The images of an exchange, or where it has none those that were shown last before it.
@@ -34,30 +58,35 @@ export class Conversation {
     return until.findLast((earlier) => earlier.images.length > 0)?.images ?? [];
   }
 
-  // As medcap and LLaVA read conversations (a row for each run), and what it takes to repeat them.
+  // The runs of an exchange that can be compared: all that answered it, if all of them saw the same images.
+  comparable(exchange) {
+    const answered = [...exchange.answers].filter(([, answer]) => hasAnswered(answer));
+    const views = new Set(answered.map(([, answer]) => JSON.stringify(answer.seen.map((image) => image.sha256))));
+    return views.size === 1 ? answered.map(([model]) => model) : [];
+  }
+
+  // As medcap and LLaVA read conversations (a row for each run that answered), and what it takes to repeat them.
   toJSON(settings) {
     const models = new Set(this.exchanges.flatMap((exchange) => [...exchange.answers.keys()]));
     return {
       written: new Date().toISOString(),
       settings,
       images: this.images().map(({ name, width, height, sha256 }) => ({ name, width, height, sha256 })),
-      rows: [...models].map((model) => this.row(model)),
+      rows: [...models].map((model) => this.row(model)).filter((row) => row.conversations.length > 0),
       best: this.exchanges.map((exchange) => exchange.best),
     };
   }
 
   row(model) {
-    const turns = [];
-    const images = [];
-    for (const exchange of this.exchanges) {
-      const answer = exchange.answers.get(model);
-      if (!answer?.text) continue;
-      images.push(...exchange.images.map((image) => image.name));
-      const words = exchange.text ? [exchange.text] : [];
-      turns.push({ from: "human", value: [...exchange.images.map(() => "<image>"), ...words].join("\n") });
-      turns.push({ from: "gpt", value: answer.text });
-    }
-    return { model, image: images, conversations: turns };
+    const turns = this.turns(null, model);
+    return {
+      model,
+      image: turns.flatMap((turn) => turn.images.map((image) => image.name)),
+      conversations: turns.flatMap(({ text, images, answer }) => [
+        { from: "human", value: rowText(text, images.length) },
+        { from: "gpt", value: answer },
+      ]),
+    };
   }
 
   images() {
@@ -66,10 +95,54 @@ export class Conversation {
 }
 
 export function newAnswer() {
-  return { text: "", state: "open", finish: null, vote: null, regions: [] };
+  return { text: "", state: "open", finish: null, vote: null, regions: [], seen: [], earlier: [] };
 }
 
-function parts({ text, images }) {
+// Whether a run has answered, be it without words; what was stopped before a word came is not an answer.
+export function hasAnswered(answer) {
+  return answer.state === "done" || (answer.state === "stopped" && answer.text !== "");
+}
+
+// The words of an answer that further turns are told, and a row keeps.
+function wordsOf(answer) {
+  return answer && answer.state !== "failed" ? withoutPlaceholders(answer.text) : "";
+}
+
+function parts(text, images) {
   const shown = images.map((image) => ({ type: "image_url", image_url: { url: image.url } }));
   return text ? [...shown, { type: "text", text }] : shown;
+}
+
+// Typed words without the placeholders before and behind them, and how many those are.
+function findPlaceholders(text) {
+  const found = [...text.matchAll(PLACEHOLDER)];
+  let [start, end, before, after] = [0, text.length, 0, 0];
+  while (before < found.length && BLANK.test(text.slice(start, found[before].index))) {
+    start = found[before].index + found[before][0].length;
+    before += 1;
+  }
+  while (before + after < found.length) {
+    const last = found[found.length - 1 - after];
+    if (!BLANK.test(text.slice(last.index + last[0].length, end))) break;
+    end = last.index;
+    after += 1;
+  }
+  const words = text.slice(start, end).replaceAll(EDGES, "");
+  return { before, words, after, count: before + [...words.matchAll(RUN)].length + after };
+}
+
+function withoutPlaceholders(text) {
+  return findPlaceholders(text.replaceAll(RUN, "")).words;
+}
+
+// A question that was asked alone may name an image that stands in a turn before it.
+function fitting(text, numImages) {
+  return findPlaceholders(text).count <= numImages ? text : withoutPlaceholders(text);
+}
+
+// A turn of a row: a placeholder for each image; those that the words do not name stand before them.
+function rowText(text, numImages) {
+  const { before, words, after, count } = findPlaceholders(text);
+  const tags = (number) => Array(number).fill("<image>");
+  return [...tags(numImages - count + before), ...(words ? [words] : []), ...tags(after)].join("\n");
 }

@@ -1,7 +1,7 @@
 // The page: runs to choose, an image to look at, a conversation with each chosen run, side by side.
 
 import * as api from "./api.js";
-import { Conversation, newAnswer } from "./conversation.js";
+import { Conversation, hasAnswered, newAnswer } from "./conversation.js";
 import { show } from "./picture.js";
 
 const MAX_THUMBNAIL = 120;
@@ -204,8 +204,12 @@ async function answerAll(exchange, models) {
 
 async function answerOne(exchange, model, signal) {
   const answer = exchange.answers.get(model);
-  const messages = conversation.messages(exchange, model, $("system").value.trim(), $("alone").checked);
+  const alone = $("alone").checked;
+  const messages = conversation.messages(exchange, model, $("system").value.trim(), alone);
   const request = { model, messages, ...sampling() };
+  answer.seen = conversation.seen(exchange, model, alone);
+  const sent = conversation.turns(exchange, model, alone).at(-1).images;
+  answer.earlier = sent.filter((image) => !exchange.images.includes(image));
   try {
     answer.finish = await api.complete(
       request,
@@ -218,13 +222,22 @@ async function answerOne(exchange, model, signal) {
       signal,
     );
     answer.state = "done";
-    const image = conversation.shownFor(exchange).at(-1);
-    if (image && answer.text) answer.regions = await api.findRegions(answer.text, image.width, image.height);
   } catch (error) {
     answer.state = error.name === "AbortError" ? "stopped" : "failed";
     answer.problem = error.message;
   }
+  if (answer.state === "done") await findBoxes(exchange, answer);
   redrawLog();
+}
+
+async function findBoxes(exchange, answer) {
+  const image = conversation.shownFor(exchange).at(-1);
+  if (!image || !answer.text) return;
+  try {
+    answer.regions = await api.findRegions(answer.text, image.width, image.height);
+  } catch (error) {
+    complain(error); // the answer is whole without its boxes
+  }
 }
 
 function sampling() {
@@ -258,14 +271,16 @@ $("save").addEventListener("click", () => {
 
 // Votes
 
-async function vote(exchange, body) {
+// models: whose answers were looked at; all of them saw the same images.
+async function vote(exchange, body, models) {
+  const answers = models.map((model) => [model, exchange.answers.get(model)]);
   try {
     await api.vote({
       ...body,
       question: exchange.text,
-      images: exchange.images.map(({ name, sha256 }) => ({ name, sha256 })),
+      images: answers[0][1].seen.map(({ name, sha256 }) => ({ name, sha256 })),
       turn: conversation.exchanges.indexOf(exchange) + 1,
-      answers: Object.fromEntries([...exchange.answers].map(([model, answer]) => [model, answer.text])),
+      answers: Object.fromEntries(answers.map(([model, answer]) => [model, answer.text])),
       settings: { ...sampling(), system: $("system").value.trim() },
     });
     redrawLog();
@@ -280,20 +295,21 @@ function voteButtons(exchange, model, answer) {
     button.setAttribute("aria-pressed", answer.vote === name);
     button.addEventListener("click", () => {
       answer.vote = name;
-      vote(exchange, { vote: name, model });
+      const comparable = conversation.comparable(exchange);
+      vote(exchange, { vote: name, model }, comparable.includes(model) ? comparable : [model]);
     });
     return button;
   });
 }
 
-function comparison(exchange) {
+function comparison(exchange, models) {
   const bar = make("p", { className: "compare", textContent: "Best:" });
-  for (const name of [...exchange.answers.keys(), "equal", "none"]) {
+  for (const name of [...models, "equal", "none"]) {
     const button = make("button", { type: "button", className: "small", textContent: name });
     button.setAttribute("aria-pressed", exchange.best === name);
     button.addEventListener("click", () => {
       exchange.best = name;
-      vote(exchange, { vote: "best", model: name });
+      vote(exchange, { vote: "best", model: name }, models);
     });
     bar.append(button);
   }
@@ -316,8 +332,9 @@ function exchangeParts(exchange) {
   );
   const answers = make("div", { className: "answers" });
   answers.append(...[...exchange.answers].map(([model, answer]) => answerCard(exchange, model, answer)));
-  const states = [...exchange.answers.values()].map((answer) => answer.state);
-  return states.length > 1 && !states.includes("open") ? [asked, answers, comparison(exchange)] : [asked, answers];
+  const isOpen = [...exchange.answers.values()].some((answer) => answer.state === "open");
+  const models = conversation.comparable(exchange);
+  return models.length > 1 && !isOpen ? [asked, answers, comparison(exchange, models)] : [asked, answers];
 }
 
 function answerCard(exchange, model, answer) {
@@ -328,10 +345,11 @@ function answerCard(exchange, model, answer) {
   if (answer.state === "open") card.dataset.open = model;
   else if (answer.state === "failed") foot.append(answer.problem);
   else {
-    foot.append(...voteButtons(exchange, model, answer));
+    if (hasAnswered(answer)) foot.append(...voteButtons(exchange, model, answer));
     if (answer.state === "stopped") foot.append("stopped");
     if (answer.finish === "length") foot.append("cut at the longest answer");
   }
+  if (answer.earlier.length) foot.append(`saw ${answer.earlier.map((image) => image.name).join(", ")} from before`);
   card.append(
     make("h2", { textContent: model }),
     make("p", { className: "text", textContent: answer.text || (answer.state === "done" ? "(no words)" : "") }),
