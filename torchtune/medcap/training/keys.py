@@ -18,6 +18,7 @@ TRAINING_KEYS = MODEL_KEYS | {
     "gradient_accumulation_steps": Value((int,), 1, minimum=1),
     "optimizer": Component(passed=1),
     "lr_scheduler": Component(passed=1, optional=True, given=("num_training_steps",)),
+    "losses": Value((dict,), None),
     "clip_grad_norm": Value((float,), None, minimum=0),
     "loss_chunk_size": Value((int,), 256, minimum=1),
     "compile": Value((bool,), False),

@@ -1,0 +1,17 @@
+"""The components that a model can have; a further one is a file and a line here."""
+
+from __future__ import annotations
+
+from medcap.models.component import Component
+from medcap.models.projectors.base import Projector
+from medcap.models.towers.base import Tower
+
+# In the order of the banner, the optimizer's parameters and the checkpoints.
+COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Projector)}
+# A model always has these two. They fit each other and the language model, so they are planned together.
+VISION_SIDE = (Tower.name, Projector.name)
+
+
+def further_components() -> list[str]:
+    """Return the names of the components that a model may have or not."""
+    return [name for name in COMPONENTS if name not in VISION_SIDE]
