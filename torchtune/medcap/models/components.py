@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from medcap.models.component import Component
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
@@ -12,6 +14,10 @@ COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Pr
 VISION_SIDE = (Tower.name, Projector.name)
 
 
-def further_components() -> list[str]:
-    """Return the names of the components that a model may have or not."""
-    return [name for name in COMPONENTS if name not in VISION_SIDE]
+def further_components(names: Iterable[str] | None = None) -> list[str]:
+    """Return the names of the components beside tower and projector.
+
+    Args:
+        names: the components to choose from; None for all that there are.
+    """
+    return [name for name in (COMPONENTS if names is None else names) if name not in VISION_SIDE]
