@@ -16,7 +16,7 @@ FLOORS = (
     {"commands"},
     {"cli", "recipes"},
 )
-FOR_ALL = {"configs", "errors", "configuration", "reporting"}
+FOR_ALL = {"configs", "errors", "configuration", "reporting", "workers"}
 
 
 def floor_of(part):
