@@ -156,7 +156,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         ),
         image_positions=(tokens.flatten() == vocabulary).nonzero().flatten(),
         num_tokens=tokens.numel(),
-        num_labels=int(labelled.sum()),
+        counts={"text": int(labelled.sum())},
     )
     return Subject(f"{preset} with random weights, random tokens and images", load, [batch.to(device)])
 
@@ -227,7 +227,7 @@ def measure(subject: Subject, dtypes: list[torch.dtype], compile_layers: bool, r
     return {
         "machine": describe_machine() | {"bitsandbytes": version("bitsandbytes")},
         "subject": subject.name,
-        "labels": sum(batch.num_labels for batch in subject.batches),
+        "labels": sum(batch.counts["text"] for batch in subject.batches),
         "images": sum(batch.num_images for batch in subject.batches),
         "tokens_of_a_timed_step": subject.batches[0].num_tokens,
         "compile": compile_layers,

@@ -101,11 +101,11 @@ class Ours(Side):
 
     def parts(self, batch: Batch) -> list[Batch]:
         """As the recipes' training loop asks for them."""
-        return self.model.parts(batch)
+        return self.model.micro_batches(batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """``VisionLanguageModel.loss``, as the recipes call it."""
-        return self.model.loss(batch)
+        return self.model.losses(batch)["text"]
 
     def _sample(self, example: Example) -> Sample:
         tokens, labels = example.tokens(self.preset.image_tokens)

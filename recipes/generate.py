@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, open_model
 from medcap.checkpoints.atomic import write_text
 from medcap.configuration import SEED, Value, recipe
 from medcap.data.images import ImageReader
@@ -110,7 +110,7 @@ class GenerateRecipe:
             UserError: if anything that the configuration names is missing or does not fit.
         """
         cfg = self.cfg
-        device = choose_device(cfg.device)
+        choose_device(cfg.device)
         self.benchmarks = {task.name: self._load(task) for task in self.tasks}
         roots = [root for benchmark in self.benchmarks.values() for root in benchmark.image_roots]
         # A picture named on the command line is the user's own choice; rows stay within the roots.
@@ -119,14 +119,12 @@ class GenerateRecipe:
         self.reader = ImageReader(allowed, keys=BENCHMARK_KEYS)
         for image in self.images:
             self.reader.open(self.reader.resolve(image))
-        plan = plan_model(cfg)
-        for notice in plan.vision.notices:
-            print(f"note: {notice}", file=sys.stderr)
-        chat = PlainTextChat(plan.tokenizer) if cfg.prompt_format == "medcap_2024" else plan.tokenizer
+        opened = open_model(cfg)
+        chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
-            plan.load(device, choose_dtype(cfg.dtype, device)),
+            opened.model,
             chat,
-            plan.vision.preprocess,
+            opened.preprocess,
             self.reader,
             cfg.batch_size,
             cfg.dataset_max_seq_len,

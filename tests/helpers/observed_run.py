@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 from helpers.warm_start import WarmStart
 from helpers.workspace import Workspace
 from medcap.configuration import recipe
-from medcap.recipes.full_finetune_distributed import FullFinetuneRecipeDistributed
 from medcap.training.data import LoadedStep
+from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import DISTRIBUTED_KEYS
 from medcap.training.program import run_recipe
+from medcap.training.world import join_world
 
 
-class ObservedRecipe(FullFinetuneRecipeDistributed):
+class ObservedRecipe(FineTuneRecipe):
     """Writes ``observed_RANK_PID.json`` into the output folder."""
 
     def setup(self) -> None:
@@ -85,7 +86,7 @@ def observations(output: Path) -> list[dict[str, Any]]:
 @recipe(DISTRIBUTED_KEYS)
 def main(cfg: DictConfig) -> None:
     """Entry point."""
-    run_recipe(ObservedRecipe(cfg))
+    run_recipe(ObservedRecipe(cfg, join_world(cfg.device, cfg.timeout_minutes)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from PIL import Image
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
 from helpers.vision_checkpoints import write_hugging_face_folder, write_open_clip_folder
 from medcap.checkpoints.atomic import atomic_folder, point_latest, step_folder
-from medcap.checkpoints.vision import plan_vision, save_vision
+from medcap.checkpoints.vision import plan_vision
+from medcap.checkpoints.vision_files import save_components
 
 MLP = {"_component_": "medcap.models.mlp"}
 POOLED_MLP = {"_component_": "medcap.models.pooled_mlp", "num_image_tokens": 3}
@@ -56,7 +57,7 @@ def write_run(
     step = step_folder(run / "checkpoint", 2)
     remembered = {"component": llm["_component_"], "dim": llm["embed_dim"], "weights": "bf16", "fingerprint": "ab" * 32}
     with atomic_folder(step) as temporary:
-        save_vision(temporary, *parts, plan.projector_config, remembered)
+        save_components(temporary, [part.state() for part in parts], remembered)
     point_latest(step)
     config = {
         "llm": llm,

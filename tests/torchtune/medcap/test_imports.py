@@ -16,7 +16,7 @@ FLOORS = (
     {"commands"},
     {"cli", "recipes"},
 )
-FOR_ALL = {"argument_types", "configs", "configuration", "errors", "overrides", "reporting"}
+FOR_ALL = {"argument_types", "configs", "configuration", "errors", "overrides", "reporting", "workers"}
 
 
 def floor_of(part):

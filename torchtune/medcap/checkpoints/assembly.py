@@ -1,9 +1,11 @@
-"""A vision-language model from the files that a configuration names; training and generation both start here."""
+"""Build the model that a configuration names: training, generation, serving and judges all start here."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -11,11 +13,15 @@ from torch import nn
 from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
-from medcap.checkpoints.vision import VisionPlan, plan_vision
+from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision
 from medcap.configuration import Component, Section, Value, build
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
+from medcap.models.component import Component as ModelComponent
+from medcap.models.components import further_components
 from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.towers.base import Preprocess
+from medcap.models.towers.tensor_files import TensorFiles
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, check_device
 
@@ -36,6 +42,7 @@ MODEL_KEYS = {
     "vision": Value((str, dict), None, is_path=True),
     "vision_checkpoint": Value((str,), None, is_path=True),
     "projector": Component(passed=2, default="medcap.models.mlp"),
+    **{name: Component(passed=1, optional=True) for name in further_components()},
     "device": Value((str,), "auto"),
     "dtype": Value((str,), "auto", choices=("auto", *DTYPES)),
 }
@@ -70,12 +77,39 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 @dataclass
+class ComponentPlan:
+    """A component beside tower and projector, whose files are checked but not yet read.
+
+    Attributes:
+        name: the component's.
+        config: ``_component_`` and options; its function is called with the :class:`ModelPlan` and the options.
+        weights: None for what the component initialises itself.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: TensorFiles | None = None
+
+    def build(self, plan: ModelPlan) -> ModelComponent:
+        """Build the component and load its weights, fp32 on the CPU."""
+        return materialise(lambda: build(self.config, plan, key=self.name), self.weights)
+
+
+@dataclass
 class ModelPlan:
-    """A model whose files are checked but not yet read."""
+    """A model whose files are checked but not yet read.
+
+    Attributes:
+        llm: the frozen language model.
+        vision: tower and projector.
+        tokenizer: of the language model, with the image's placeholders.
+        further: the components beside tower and projector.
+    """
 
     llm: LLMPlan
     vision: VisionPlan
     tokenizer: ChatTokenizer
+    further: list[ComponentPlan] = field(default_factory=list)
 
     def load(
         self,
@@ -99,7 +133,56 @@ class ModelPlan:
         tower, projector = self.vision.build()
         if decoder is None:
             decoder = self.llm.load(device, dtype, after_layer)
-        return VisionLanguageModel(tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id)
+        further = [component.build(self).to(device) for component in self.further]
+        return VisionLanguageModel(
+            tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id, further
+        )
+
+
+@dataclass
+class OpenedModel:
+    """A model with its weights, ready for use.
+
+    Attributes:
+        model: its decoder frozen.
+        tokenizer: makes its prompts.
+        preprocess: makes its images.
+        plan: what it was built from.
+    """
+
+    model: VisionLanguageModel
+    tokenizer: ChatTokenizer
+    preprocess: Preprocess
+    plan: ModelPlan
+
+
+def open_model(
+    cfg: DictConfig, plan: ModelPlan | None = None, decoder: TransformerDecoder | None = None
+) -> OpenedModel:
+    """Open the model that a configuration names, on its device and in its dtype; notices go to standard error.
+
+    Args:
+        cfg: has the keys of ``MODEL_KEYS``.
+        plan: of this configuration, where it was made before; None makes it.
+        decoder: another model's of the same language model, to share.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: if a file is missing or the parts do not fit together; before weights are read.
+    """
+    plan = plan or plan_model(cfg)
+    device = choose_device(cfg.device)
+    dtype = choose_dtype(cfg.dtype, device)
+    show_notices(plan)
+    return OpenedModel(plan.load(device, dtype, decoder=decoder), plan.tokenizer, plan.vision.preprocess, plan)
+
+
+def show_notices(plan: ModelPlan) -> None:
+    """Print what the user should know of a model to standard error."""
+    for notice in plan.vision.notices:
+        print(f"note: {notice}", file=sys.stderr)
 
 
 def plan_model(cfg: DictConfig) -> ModelPlan:
@@ -133,4 +216,20 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
             "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"
             " tokenizer.prompt_template to the model's own marks, as README_FINETUNE.md shows for Gemma"
         )
-    return ModelPlan(llm, vision, chat)
+    return ModelPlan(llm, vision, chat, _plan_further(cfg, vision))
+
+
+def _plan_further(cfg: DictConfig, vision: VisionPlan) -> list[ComponentPlan]:
+    """The components that the configuration names, and those of the checkpoint; a checkpoint's own weights win."""
+    plans = []
+    for name in further_components():
+        node = cfg.get(name)
+        given = None if node is None else OmegaConf.to_container(node, resolve=True)
+        saved = None if vision.saved is None else vision.saved.configs.get(name)
+        if saved is None and given is not None:
+            plans.append(ComponentPlan(name, given))
+        elif saved is not None:
+            plans.append(ComponentPlan(name, saved, vision.saved.tensors[name]))
+            if given not in (None, saved):
+                vision.notices.append(f"{vision.saved.path.parent} brings its own {name}; {given} is not used")
+    return plans

@@ -15,22 +15,19 @@ from torch import nn
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.vision_files import (
     DESCRIPTION_FILE,
+    POOLED_MLP,
     SavedVision,
+    check_sections,
     find_vision_checkpoint,
     read_vision_checkpoint,
-    save_meta_model,
-    save_vision,
 )
 from medcap.errors import UserError
+from medcap.models.component import Component
 from medcap.models.projectors.base import Projector, build_projector
 from medcap.models.towers.base import Preprocess, Tower, TowerShape
 from medcap.models.towers.registry import NAMED_TOWERS, build_tower, resolve_tower, same_architecture
 from medcap.models.towers.source import TowerSource
 from medcap.models.towers.tensor_files import PICKLE_SUFFIXES, TensorFiles, open_tensor_files
-
-__all__ = ["VisionPlan", "check_llm", "plan_vision", "save_meta_model", "save_vision"]
-
-_POOLED_MLP = "medcap.models.pooled_mlp"
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -50,6 +47,7 @@ class VisionPlan:
         notices: lines that the user should see.
         tower_weights: None for random initial weights.
         projector_weights: None for random initial weights.
+        saved: the checkpoint that it comes from, if it comes from one of ours.
     """
 
     tower_spec: dict[str, Any]
@@ -62,6 +60,7 @@ class VisionPlan:
     notices: list[str] = field(default_factory=list)
     tower_weights: TensorFiles | None = field(default=None, repr=False)
     projector_weights: TensorFiles | None = field(default=None, repr=False)
+    saved: SavedVision | None = field(default=None, repr=False)
 
     def build(self) -> tuple[Tower, Projector]:
         """Build both and load their weights.
@@ -69,11 +68,19 @@ class VisionPlan:
         Returns:
             Tower and projector, fp32 on the CPU; what has no weights starts from torch's random generator.
         """
-        tower = _materialise(lambda: build_tower(self.tower_spec, self.preprocess), self.tower_weights)
-        projector = _materialise(
-            lambda: build_projector(self.projector_config, self.shape, self.llm_dim), self.projector_weights
-        )
-        return tower, projector
+        tower = materialise(self._tower, self.tower_weights)
+        return tower, materialise(self._projector, self.projector_weights)
+
+    def on_meta(self) -> dict[str, Component]:
+        """Build both without memory, by name."""
+        with _full_precision("meta"):
+            return {part.name: part for part in (self._tower(), self._projector())}
+
+    def _tower(self) -> Tower:
+        return build_tower(self.tower_spec, self.preprocess)
+
+    def _projector(self) -> Projector:
+        return build_projector(self.projector_config, self.shape, self.llm_dim)
 
 
 def plan_vision(
@@ -86,8 +93,9 @@ def plan_vision(
 
     Args:
         vision: a tower as ``resolve_tower`` takes it, or a saved vision folder, of which it takes the tower alone.
-        vision_checkpoint: a folder or file of ``save_vision`` (it brings its own tower and projector, and base weights
-            are neither needed nor downloaded), or a ``meta_model_*.pt`` of medcap, whose tower ``vision`` must name.
+        vision_checkpoint: a folder or file of ``save_components`` (it brings its own tower and projector, and base
+            weights are neither needed nor downloaded), or medcap 2024's ``meta_model_*.pt``, whose tower ``vision``
+            must name.
         projector: ``_component_`` and options.
         llm_dim: width of the language model's embeddings.
 
@@ -152,14 +160,13 @@ def _plan(
 def _plan_saved(
     saved: SavedVision, vision: str | Mapping[str, Any] | None, projector: Mapping[str, Any], llm_dim: int
 ) -> VisionPlan:
-    _check_sections(saved.tensors, saved.path, ("vision.", "projector."))
-    plan = _plan(_saved_tower(saved), saved.projector_config, llm_dim, saved.tensors.under("projector."))
+    plan = _plan(_saved_tower(saved), saved.projector_config, llm_dim, saved.tensors["projector"])
     if plan.num_image_tokens != saved.num_image_tokens:
         raise UserError(
             f"{saved.path.parent / DESCRIPTION_FILE}: num_image_tokens={saved.num_image_tokens}, "
             f"but its projector gives {plan.num_image_tokens}"
         )
-    plan.llm = saved.llm
+    plan.llm, plan.saved = saved.llm, saved
     if vision is not None and not _is_tower(vision, saved.tower_spec):
         name = vision.get("name") if isinstance(vision, Mapping) else vision
         plan.notices.append(f"{saved.path} brings its own tower; vision={name} is not used")
@@ -174,7 +181,7 @@ def _plan_meta_model(
     path: Path, vision: str | Mapping[str, Any] | None, projector: Mapping[str, Any], llm_dim: int
 ) -> VisionPlan:
     tensors = open_tensor_files(path)
-    _check_sections(tensors, path, ("visual.", "projector."))
+    check_sections(tensors, path, ("visual.", "projector."))
     if vision is None:
         raise UserError(f"{path} does not say which tower it holds: name it too, such as vision=biomedclip")
     given = dict(projector)
@@ -183,31 +190,22 @@ def _plan_meta_model(
         if name not in weights.names or len(weights.shape(name)) != 2:
             raise UserError(f"{path}: tensor projector.{name} is missing or no matrix, so this is no meta_model file")
     hidden, outputs = weights.shape("0.weight")[0], weights.shape("2.weight")[0]
-    named = given.get("hidden_dim") if given.get("_component_") == _POOLED_MLP else None
+    named = given.get("hidden_dim") if given.get("_component_") == POOLED_MLP else None
     # The file does not say d, and K * d alone would fit other language models too; medcap's hidden width is d.
     if hidden != (named or llm_dim) or outputs % llm_dim:
         raise UserError(
             f"{path}: tensors projector.0.weight {list(weights.shape('0.weight'))} and projector.2.weight "
             f"{list(weights.shape('2.weight'))} belong to a language model of width {hidden}, this one has {llm_dim}"
         )
-    config: dict[str, Any] = {"_component_": _POOLED_MLP, "num_image_tokens": outputs // llm_dim}
+    config: dict[str, Any] = {"_component_": POOLED_MLP, "num_image_tokens": outputs // llm_dim}
     if hidden != llm_dim:
         config["hidden_dim"] = hidden
     source = _tower_source(vision, weights=False)
     source.weights, source.place = tensors.under("visual."), path
     plan = _plan(source, config, llm_dim, weights)
-    if given.get("_component_") != _POOLED_MLP or given.get("num_image_tokens") not in (None, plan.num_image_tokens):
+    if given.get("_component_") != POOLED_MLP or given.get("num_image_tokens") not in (None, plan.num_image_tokens):
         plan.notices.append(f"{path} brings the projector {_describe(config)}; {_describe(given)} is not used")
     return plan
-
-
-def _check_sections(tensors: TensorFiles, path: Path, prefixes: tuple[str, str]) -> None:
-    for prefix in prefixes:
-        if not tensors.under(prefix).names:
-            raise UserError(f"{path} holds no tensor named {prefix}*, so it is no vision checkpoint")
-    for name in sorted(tensors.names):
-        if not name.startswith(prefixes):
-            raise UserError(f"{path}: tensor {name} is neither {prefixes[0]}* nor {prefixes[1]}*")
 
 
 def _tower_source(vision: str | Mapping[str, Any], weights: bool) -> TowerSource:
@@ -218,7 +216,7 @@ def _tower_source(vision: str | Mapping[str, Any], weights: bool) -> TowerSource
 
 
 def _saved_path(vision: str | Mapping[str, Any]) -> Path | None:
-    """The weights file if ``vision`` is a checkpoint of ``save_vision``."""
+    """The weights file if ``vision`` is a checkpoint of ``save_components``."""
     name = vision.get("name") if isinstance(vision, Mapping) and set(vision) == {"name"} else vision
     if not isinstance(name, str) or name == "tiny" or name in NAMED_TOWERS:
         return None
@@ -231,7 +229,7 @@ def _saved_path(vision: str | Mapping[str, Any]) -> Path | None:
 
 
 def _saved_tower(saved: SavedVision) -> TowerSource:
-    return TowerSource(saved.tower_spec, saved.preprocess, saved.tensors.under("vision."), saved.path)
+    return TowerSource(saved.tower_spec, saved.preprocess, saved.tensors["vision"], saved.path)
 
 
 def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool:
@@ -262,8 +260,16 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _materialise(build: Callable[[], AnyModule], weights: TensorFiles | None) -> AnyModule:
-    """A module with its weights; random initialisation, seconds for a large one, is left out where it can be."""
+def materialise(build: Callable[[], AnyModule], weights: TensorFiles | None) -> AnyModule:
+    """Build a module and load its weights; random initialisation, seconds for a large one, is left out where it can be.
+
+    Args:
+        build: builds the module on the current default device.
+        weights: under the module's own names; None keeps what ``build`` initialises.
+
+    Returns:
+        The module, fp32 on the CPU.
+    """
     if weights is None:
         with _full_precision("cpu"):
             return build()

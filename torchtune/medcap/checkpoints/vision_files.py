@@ -1,40 +1,46 @@
-"""Files of a trained vision side: ``vision.safetensors`` with ``vision.json``, and medcap's ``meta_model_*.pt``."""
+"""Files of trained components: ``vision.safetensors`` with ``vision.json``, ``<name>.safetensors`` of further ones, and
+medcap 2024's ``meta_model_*.pt``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcap.checkpoints.atomic import LATEST, atomic_file, is_complete, latest_checkpoint, step_of, write_json
 from medcap.errors import UserError
-from medcap.models.projectors.base import Projector
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.component import ComponentState
+from medcap.models.components import COMPONENTS, VISION_SIDE
+from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
 
 WEIGHTS_FILE = "vision.safetensors"
 DESCRIPTION_FILE = "vision.json"
 FORMAT_VERSION = 1
+# Of a description that names components beside tower and projector, which an earlier release would leave out.
+FURTHER_VERSION = 2
+POOLED_MLP = "medcap.models.pooled_mlp"
 _FIELDS = {"tower": dict, "preprocess": dict, "projector": dict, "num_image_tokens": int, "llm": dict}
 
 
 @dataclass
 class SavedVision:
-    """A vision checkpoint whose weights are not read yet.
+    """A checkpoint whose weights are not read yet.
 
     Attributes:
-        path: the weights file.
+        path: the weights file of tower and projector.
         tower_spec: as ``Tower.spec``.
         preprocess: as ``Tower.preprocess``.
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
         llm: what was saved about the language model: fingerprint, dim, component, weights.
-        tensors: under ``vision.`` and ``projector.``.
+        configs: what rebuilds each component, by name, as ``Component.config`` gave it.
+        tensors: of each component, by name, under their own names.
     """
 
     path: Path
@@ -43,50 +49,56 @@ class SavedVision:
     projector_config: dict[str, Any]
     num_image_tokens: int
     llm: dict[str, Any]
-    tensors: TensorFiles
+    configs: dict[str, dict[str, Any]]
+    tensors: dict[str, TensorFiles]
 
 
-def save_vision(
-    folder: Path, tower: Tower, projector: Projector, projector_config: Mapping[str, Any], llm: Mapping[str, Any]
-) -> None:
-    """Write ``vision.safetensors`` (fp32) and then ``vision.json``, each atomically.
+def save_components(folder: Path, states: Sequence[ComponentState], llm: Mapping[str, Any]) -> None:
+    """Write the weights (fp32) of all components and then ``vision.json``, each file atomically.
+
+    Tower and projector share ``vision.safetensors``; each further component has ``<name>.safetensors``.
 
     Args:
         folder: made if it is not there.
-        tower: its state goes under ``vision.``.
-        projector: its state goes under ``projector.``.
-        projector_config: ``_component_`` and options that built the projector.
+        states: of the components.
         llm: what to remember of the language model: fingerprint, dim, component, weights.
     """
-    tensors = {**_state(tower, "vision.", torch.float32), **_state(projector, "projector.", torch.float32)}
-    with atomic_file(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    description = {
-        "format_version": FORMAT_VERSION,
-        "tower": tower.spec,
-        "preprocess": tower.preprocess.to_dict(),
-        "projector": dict(projector_config),
-        "num_image_tokens": projector.num_image_tokens,
-        "llm": dict(llm),
-    }
-    write_json(folder / DESCRIPTION_FILE, description)
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: {}}
+    description: dict[str, Any] = {"format_version": FORMAT_VERSION}
+    further = {}
+    for state in states:
+        tensors = _stored(state.tensors, f"{state.name}.", torch.float32)
+        if state.name in VISION_SIDE:
+            files[WEIGHTS_FILE] |= tensors
+            description |= state.config
+        else:
+            files[f"{state.name}.safetensors"] = tensors
+            further[state.name] = dict(state.config)
+    if further:
+        description |= {"format_version": FURTHER_VERSION, "components": further}
+    for name, tensors in files.items():
+        with atomic_file(folder / name) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(folder / DESCRIPTION_FILE, description | {"llm": dict(llm)})
 
 
-def save_meta_model(path: Path, tower: Tower, projector: Projector, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write medcap's ``{'visual': state_dict, 'projector': state_dict}`` atomically.
+def save_meta_model(
+    path: Path, tower: ComponentState, projector: ComponentState, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write medcap 2024's ``{'visual': state_dict, 'projector': state_dict}`` atomically.
 
     Args:
         path: ``meta_model_{epoch}.pt``.
         tower: any; BiomedCLIP's keys are those of open_clip's ``model.visual``.
-        projector: a ``pooled_mlp``, the only one that the format can describe.
-        dtype: of the stored tensors; medcap's own files are bf16.
+        projector: of a ``pooled_mlp``, the only one that the format can describe.
+        dtype: of the stored tensors; medcap 2024's own files are bf16.
 
     Raises:
         UserError: for another projector.
     """
-    if projector.takes != "pooled" or set(projector.state_dict()) != {"0.weight", "0.bias", "2.weight", "2.bias"}:
-        raise UserError(f"{path}: a meta_model file can only hold projector=medcap.models.pooled_mlp")
-    content = {"visual": _state(tower, "", dtype), "projector": _state(projector, "", dtype)}
+    if projector.config["projector"]["_component_"] != POOLED_MLP:
+        raise UserError(f"{path}: a meta_model file can only hold projector={POOLED_MLP}")
+    content = {"visual": _stored(tower.tensors, "", dtype), "projector": _stored(projector.tensors, "", dtype)}
     with atomic_file(path) as temporary:
         torch.save(content, temporary)
 
@@ -138,7 +150,7 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
     description_path = path.parent / DESCRIPTION_FILE
     description = read_json(description_path)
     version = description.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, FURTHER_VERSION):
         raise UserError(f"{description_path}: format_version {version!r} is unknown here; update medcap")
     for name, kind in _FIELDS.items():
         if not isinstance(description.get(name), kind):
@@ -147,6 +159,18 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
         preprocess = Preprocess.from_dict(description["preprocess"])
     except UserError as error:
         raise UserError(f"{description_path}: {error}") from error
+    tensors = open_tensor_files(path)
+    check_sections(tensors, path, [f"{name}." for name in VISION_SIDE])
+    configs = {
+        "vision": {name: description[name] for name in ("tower", "preprocess")},
+        "projector": {name: description[name] for name in ("projector", "num_image_tokens")},
+    }
+    weights = {name: tensors.under(f"{name}.") for name in VISION_SIDE}
+    for name, config in description.get("components", {}).items():
+        if name not in COMPONENTS:
+            raise UserError(f"{description_path}: the component {name} is unknown here; update medcap")
+        configs[name] = config
+        weights[name] = open_tensor_files(path.with_name(f"{name}.safetensors")).under(f"{name}.")
     return SavedVision(
         path,
         description["tower"],
@@ -154,14 +178,30 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
         description["projector"],
         description["num_image_tokens"],
         description["llm"],
-        open_tensor_files(path),
+        configs,
+        weights,
     )
 
 
-def _state(module: nn.Module, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A module's state on the CPU, its floating-point tensors in ``dtype``."""
-    state = {}
-    for name, tensor in module.state_dict().items():
-        tensor = tensor.detach().to(device="cpu", dtype=dtype if tensor.is_floating_point() else tensor.dtype)
-        state[prefix + name] = tensor.contiguous()
-    return state
+def check_sections(tensors: TensorFiles, path: Path, prefixes: Sequence[str]) -> None:
+    """See that a file holds tensors under each prefix and no others.
+
+    Raises:
+        UserError: naming the prefix or the tensor.
+    """
+    for prefix in prefixes:
+        if not tensors.under(prefix).names:
+            raise UserError(f"{path} holds no tensor named {prefix}*, so it is no vision checkpoint")
+    for name in sorted(tensors.names):
+        if not name.startswith(tuple(prefixes)):
+            raise UserError(f"{path}: tensor {name} is neither {' nor '.join(f'{prefix}*' for prefix in prefixes)}")
+
+
+def _stored(tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors on the CPU under a prefix, floating-point ones in ``dtype``."""
+    return {
+        prefix + name: tensor.detach()
+        .to(device="cpu", dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+        .contiguous()
+        for name, tensor in tensors.items()
+    }

@@ -72,9 +72,9 @@ def run(options: argparse.Namespace) -> None:
         SystemExit: with status 1 if not a single image could be prepared.
     """
     from medcap.data.grey_levels import View
-    from medcap.datasets.image_pool import num_processors
     from medcap.datasets.image_worker import Settings
     from medcap.datasets.prepare_images import FAILURES, Request, prepare_images
+    from medcap.workers import num_processors
 
     _check(options)
     shards = options.format == "shards"

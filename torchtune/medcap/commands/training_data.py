@@ -113,7 +113,7 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
 
 def num_processes(options: argparse.Namespace) -> int:
     """How many processes work at it."""
-    from medcap.datasets.image_pool import num_processors
+    from medcap.workers import num_processors
 
     return options.processes or num_processors()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcap.data.packing import PADDING_DOCUMENT, PackedRow
+from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # In bytes: enough for every dtype and for fast kernels.
 _ALIGNMENT = 64
+
+
+TEXT = "text"  # the loss term that every batch has: cross-entropy of the targets
+
+
+# What a field of a batch has one entry for; cutting a batch follows from it. Positions are flat: row * S + column.
+_TOKEN = {"axis": "token"}  # [R, S]
+_INDEX = {"axis": "index"}  # positions of tokens
+_IMAGE = {"axis": "image"}  # one entry for each image
+_IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, equally many for each image
 
 
 @dataclass
@@ -34,24 +44,25 @@ class Batch:
         images: ``[N, 3, H, W]`` uint8, or None.
         image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
         num_tokens: tokens that are not padding.
-        num_labels: tokens to learn.
+        counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
+            ``text``: tokens to learn.
         names: the records in it, for messages to the user.
         preamble: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
         buffer: the memory that holds all the tensors, if it is one piece.
     """
 
-    tokens: Tensor
-    targets: Tensor
-    input_pos: Tensor
-    document: Tensor
-    branch: Tensor
-    after_preamble: Tensor
-    target_positions: Tensor
-    images: Tensor | None
-    image_positions: Tensor | None
+    tokens: Tensor = field(metadata=_TOKEN)
+    targets: Tensor = field(metadata=_TOKEN)
+    input_pos: Tensor = field(metadata=_TOKEN)
+    document: Tensor = field(metadata=_TOKEN)
+    branch: Tensor = field(metadata=_TOKEN)
+    after_preamble: Tensor = field(metadata=_TOKEN)
+    target_positions: Tensor = field(metadata=_INDEX)
+    images: Tensor | None = field(metadata=_IMAGE)
+    image_positions: Tensor | None = field(metadata=_IMAGE_INDEX)
     num_tokens: int
-    num_labels: int
+    counts: Mapping[str, int]
     names: tuple[str, ...] = ()
     preamble: tuple[int, ...] = ()
     static_shape: bool = False
@@ -101,29 +112,27 @@ class Batch:
             place += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         return replace(self, **views, buffer=buffer)
 
+    def _on_axis(self, axis: Mapping[str, str]) -> dict[str, Tensor]:
+        """The tensors of one axis that this batch has."""
+        names = [field.name for field in fields(self) if field.metadata == axis]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def without_padding(self) -> Batch:
-        """The same tokens in one row, one document behind another."""
+        """Return the same tokens in one row, one document behind another."""
         kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
+        # Documents are numbered within their row; in one row each needs a number of its own.
         document = self.document + (self.document.max() + 1) * torch.arange(len(self.document))[:, None]
-        rows = {
-            "tokens": self.tokens,
-            "targets": self.targets,
-            "input_pos": self.input_pos,
-            "document": document,
-            "branch": self.branch,
-            "after_preamble": self.after_preamble,
-        }
+        rows = self._on_axis(_TOKEN) | {"document": document}
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
-        flat["target_positions"] = torch.searchsorted(kept, self.target_positions)
-        if self.image_positions is not None:
-            flat["image_positions"] = torch.searchsorted(kept, self.image_positions)
+        for name, positions in (self._on_axis(_INDEX) | self._on_axis(_IMAGE_INDEX)).items():
+            flat[name] = torch.searchsorted(kept, positions)
         return replace(self, **flat, buffer=None)
 
-    def parts(self, max_tokens: int) -> list[Batch]:
-        """The batch without padding, cut between documents; the sum of the parts' losses is the loss of the whole.
+    def micro_batches(self, max_tokens: int) -> list[Batch]:
+        """Cut the batch, without its padding, between documents; the parts' losses add up to the loss of the whole.
 
         Args:
-            max_tokens: of a part, unless a single document is longer.
+            max_tokens: tokens of a part, unless a single document is longer.
 
         Returns:
             The parts, in order.
@@ -141,29 +150,29 @@ class Batch:
 
     def _between(self, start: int, stop: int) -> Batch:
         """Tokens ``start`` to ``stop`` of a batch of one row, with the images that they show."""
-        rows = ("tokens", "targets", "input_pos", "document", "branch", "after_preamble")
-        own: dict[str, Any] = {name: getattr(self, name)[:, start:stop] for name in rows}
-        if self.images is not None:
-            inside = (self.image_positions >= start) & (self.image_positions < stop)
-            own["image_positions"] = self.image_positions[inside] - start
-            shown = inside.view(len(self.images), -1)[:, 0]
-            own["images"] = self.images[shown] if shown.any() else None
-            if own["images"] is None:
-                own["image_positions"] = None
-        inside = (self.target_positions >= start) & (self.target_positions < stop)
-        own["target_positions"] = self.target_positions[inside] - start
-        own["buffer"] = None
-        own["num_tokens"], own["num_labels"] = stop - start, len(own["target_positions"])
-        return replace(self, **own)
+        own: dict[str, Any] = {name: tensor[:, start:stop] for name, tensor in self._on_axis(_TOKEN).items()}
+        for name, positions in self._on_axis(_INDEX).items():
+            own[name] = positions[(positions >= start) & (positions < stop)] - start
+        for name, positions in self._on_axis(_IMAGE_INDEX).items():
+            inside = (positions >= start) & (positions < stop)
+            # A document holds all tokens of its images, so the first one of each decides.
+            shown = inside.view(self.num_images, -1)[:, 0]  # [N]
+            anything = bool(shown.any())
+            own[name] = positions[inside] - start if anything else None
+            own |= {key: value[shown] if anything else None for key, value in self._on_axis(_IMAGE).items()}
+        own["num_tokens"], own["counts"] = stop - start, {TEXT: len(own["target_positions"])}
+        return replace(self, **own, buffer=None)
 
 
-def idle_batch() -> Batch:
-    """A batch without samples: its loss is 0 and so are its gradients, but the language model's layers run."""
+def dummy_batch() -> Batch:
+    """Make a batch without samples: its loss is 0 and so are its gradients, but the language model's layers run."""
     tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
     targets = torch.full_like(tokens, IGNORE_INDEX)
     positions = torch.arange(2)[None]  # [R, S]
     nowhere = torch.zeros(0, dtype=torch.int64)
-    return Batch(tokens, targets, positions, tokens, tokens, tokens, nowhere, None, None, num_tokens=0, num_labels=0)
+    return Batch(
+        tokens, targets, positions, tokens, tokens, tokens, nowhere, None, None, num_tokens=0, counts={TEXT: 0}
+    )
 
 
 def make_batch(
@@ -192,9 +201,8 @@ def make_batch(
     Raises:
         ValueError: if the placeholders are not K for each image.
     """
-    tokens = np.stack([row.tokens for row in rows])  # [R, S]
-    targets = np.stack([row.targets for row in rows])
-    document = np.stack([row.document for row in rows])
+    columns = {name: np.stack([getattr(row, name) for row in rows]) for name in TOKEN_FIELDS}  # each [R, S]
+    tokens, targets = columns["tokens"], columns["targets"]
     positions = np.flatnonzero(tokens == image_token_id)  # [N * K]
     images = [image for row in rows for image in row.images]
     # [Contract] the n-th image fills the n-th run: a wrong count would shift every later picture.
@@ -204,17 +212,12 @@ def make_batch(
         )
     loaded = {image: load_image(image) for image in dict.fromkeys(images)}
     return Batch(
-        tokens=torch.from_numpy(tokens),
-        targets=torch.from_numpy(targets),
-        input_pos=torch.from_numpy(np.stack([row.input_pos for row in rows])),
-        document=torch.from_numpy(document),
-        branch=torch.from_numpy(np.stack([row.branch for row in rows])),
-        after_preamble=torch.from_numpy(np.stack([row.after_preamble for row in rows])),
+        **{name: torch.from_numpy(column) for name, column in columns.items()},
         target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
         images=torch.stack([loaded[image] for image in images]) if images else None,  # [N, 3, H, W]
         image_positions=torch.from_numpy(positions) if images else None,
-        num_tokens=int((document != PADDING_DOCUMENT).sum()),
-        num_labels=int((targets != IGNORE_INDEX).sum()),
+        num_tokens=int((columns["document"] != PADDING_DOCUMENT).sum()),
+        counts={TEXT: int((targets != IGNORE_INDEX).sum())},
         names=names,
         preamble=preamble,
         static_shape=static_shape,

@@ -111,6 +111,17 @@ class PackedRow:
     images: tuple[Hashable, ...]
 
 
+# The arrays of a row with an entry for each token, and what stands in them where nothing is; pad_id for tokens.
+TOKEN_FIELDS = {
+    "tokens": None,
+    "targets": IGNORE_INDEX,
+    "input_pos": 0,
+    "document": PADDING_DOCUMENT,
+    "branch": 0,
+    "after_preamble": 0,
+}
+
+
 def sharing(sample: Sample) -> tuple[int, int]:
     """What a sample can share with others: the tokens up to its last image.
 
@@ -256,12 +267,10 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     Raises:
         ValueError: if samples of one document differ in what they share, or the row is too short.
     """
-    tokens = np.full(row_length, pad_id, dtype=np.int64)
-    targets = np.full(row_length, IGNORE_INDEX, dtype=np.int64)
-    input_pos = np.zeros(row_length, dtype=np.int64)
-    document_ids = np.full(row_length, PADDING_DOCUMENT, dtype=np.int64)
-    branches = np.zeros(row_length, dtype=np.int64)
-    after_preamble = np.zeros(row_length, dtype=np.int64)
+    columns = {
+        name: np.full(row_length, pad_id if padding is None else padding, dtype=np.int64)
+        for name, padding in TOKEN_FIELDS.items()
+    }
     images: list[Hashable] = []
     position = 0
     for number, samples in enumerate(documents):
@@ -280,14 +289,18 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
             end = position + stop - start
             if end > row_length:
                 raise ValueError(f"{sample.name} does not fit into a row of {row_length} tokens")
-            tokens[position:end] = sample.tokens[start:stop]
-            targets[position:end] = sample.targets[start:stop]
-            input_pos[position:end] = sample.start + np.arange(start, stop)
-            document_ids[position:end] = number
-            branches[position:end] = branch
-            after_preamble[position:end] = sample.start > 0
+            values = {
+                "tokens": sample.tokens[start:stop],
+                "targets": sample.targets[start:stop],
+                "input_pos": sample.start + np.arange(start, stop),
+                "document": number,
+                "branch": branch,
+                "after_preamble": sample.start > 0,
+            }
+            for name, value in values.items():
+                columns[name][position:end] = value
             position = end
-    return PackedRow(tokens, targets, input_pos, document_ids, branches, after_preamble, tuple(images))
+    return PackedRow(**columns, images=tuple(images))
 
 
 def _first_target(sample: Sample) -> int:

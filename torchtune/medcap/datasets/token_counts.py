@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-import os
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +14,7 @@ from tqdm import tqdm
 from medcap.data.cache import cache_folder, load_entry, store_entry
 from medcap.data.packing import Sample, SampleTable, sharing
 from medcap.errors import UserError
+from medcap.workers import num_processors, ordered_map
 
 _FORMAT = 3
 _CHUNK = 1000  # rows
@@ -23,7 +22,6 @@ _WORTH_PROCESSES = 5000  # rows; below, starting processes takes longer
 _KEPT_BAD_FRACTION = 0.01
 
 _Chunk = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]
-_sample: Callable[[int], Sample] | None = None  # of a worker process
 
 
 def count_tokens(
@@ -79,7 +77,7 @@ def _count(
     sample: Callable[[int], Sample], rows: np.ndarray, num_processes: int | None
 ) -> tuple[SampleTable, dict[int, str]]:
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    workers = min(num_processes or _usable_cores(), len(chunks))
+    workers = min(num_processes or num_processors(), len(chunks))
     if len(rows) < _WORTH_PROCESSES or multiprocessing.current_process().daemon:
         workers = 1  # a daemonic process, such as a data loader's worker, may not have children
     table = SampleTable(
@@ -87,12 +85,17 @@ def _count(
     )
     bad: dict[int, str] = {}
     done = 0
-    counted = _in_processes(sample, chunks, workers) if workers > 1 else (_count_chunk(sample, one) for one in chunks)
+    counted: Iterator[list[_Chunk]] = ([_count_chunk(sample, chunk)] for chunk in chunks)
+    if workers > 1:
+        # Forked, the processes have the tokenizer and the index of the rows already.
+        counted = ordered_map(
+            partial(_count_chunk, sample), ([chunk] for chunk in chunks), workers, _stop_at_crash, fork=True
+        )
     with (
         contextlib.closing(counted),
         tqdm(total=len(rows), desc="counting tokens", unit="row", delay=3, mininterval=1, disable=None) as progress,
     ):
-        for lengths, prefixes, groups, reasons in counted:
+        for ((lengths, prefixes, groups, reasons),) in counted:
             place = slice(done, done + len(lengths))
             table.lengths[place], table.prefixes[place], table.groups[place] = lengths, prefixes, groups
             bad.update(reasons)
@@ -101,32 +104,11 @@ def _count(
     return table, bad
 
 
-def _in_processes(
-    sample: Callable[[int], Sample], chunks: Iterable[np.ndarray], num_processes: int
-) -> Generator[_Chunk, None, None]:
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    pool = ProcessPoolExecutor(num_processes, context, _start_worker, (sample,))
-    try:
-        yield from pool.map(_count_in_worker, chunks)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that counted tokens died, often because memory ran out: start again with more memory, or with"
-            " fewer processes"
-        ) from error
-    finally:
-        # An interrupted run does not wait for rows that nobody wants any more.
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(sample: Callable[[int], Sample]) -> None:
-    global _sample
-    _sample = sample
-
-
-def _count_in_worker(rows: np.ndarray) -> _Chunk:
-    assert _sample is not None
-    return _count_chunk(_sample, rows)
+def _stop_at_crash(rows: np.ndarray) -> _Chunk:
+    raise UserError(
+        "a process that counted tokens died, often because memory ran out: start again with more memory, or with"
+        " fewer processes"
+    )
 
 
 def _count_chunk(sample: Callable[[int], Sample], rows: np.ndarray) -> _Chunk:
@@ -140,9 +122,3 @@ def _count_chunk(sample: Callable[[int], Sample], rows: np.ndarray) -> _Chunk:
             continue
         counts[:, place] = (len(made.tokens), *sharing(made))
     return counts[0].astype(np.int32), counts[1].astype(np.int32), counts[2], bad
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # a job's share of the machine, not the whole of it
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -20,6 +20,7 @@ from medcap.export.meta_model import write_meta_model
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
 from medcap.export.vision_folder import write_vision_folder
+from medcap.models.components import further_components
 from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,6 +93,7 @@ def check_empty(folder: Path) -> None:
 
 def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
+    _check_components("hf", [component.name for component in plan.further])
     check_llava(plan)
     with tiktoken_file(cfg.tokenizer.path) as tokenizer_file:
         write_llava(folder, plan, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
@@ -106,6 +108,7 @@ def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list
 
 def _medcap(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
     plan = _vision_side(cfg)
+    _check_components("medcap", further_components(plan.saved.configs))
     return [*plan.notices, *write_meta_model(folder, plan, DTYPES[options.dtype])]
 
 
@@ -116,6 +119,14 @@ def _vision(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
         )
     plan = _vision_side(cfg)
     return [*plan.notices, *write_vision_folder(plan.build()[0], folder, options.text_from)]
+
+
+def _check_components(format: str, further: Sequence[str]) -> None:
+    """Refuse a component that would be left out of an export without a word."""
+    if further:
+        raise UserError(
+            f"--format {format}: the run has the component {further[0]}, which this format has no place for"
+        )
 
 
 def _vision_side(cfg: DictConfig) -> VisionPlan:

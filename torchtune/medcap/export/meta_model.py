@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from medcap.checkpoints.vision import VisionPlan, save_meta_model
+from medcap.checkpoints.vision import VisionPlan
+from medcap.checkpoints.vision_files import POOLED_MLP, save_meta_model
 from medcap.errors import UserError
 from medcap.models.towers.registry import NAMED_TOWERS, same_architecture
 
 FILE = "meta_model.pt"
-_POOLED_MLP = "medcap.models.pooled_mlp"
 
 
 def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) -> list[str]:
@@ -29,13 +29,13 @@ def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) 
         UserError: for another projector than ``pooled_mlp``.
     """
     component = plan.projector_config.get("_component_")
-    if component != _POOLED_MLP:
+    if component != POOLED_MLP:
         raise UserError(
-            f"--format medcap: a meta_model file can only hold projector={_POOLED_MLP}, and this run has {component};"
+            f"--format medcap: a meta_model file can only hold projector={POOLED_MLP}, and this run has {component};"
             " --format hf takes medcap.models.mlp"
         )
-    tower, projector = plan.build()
-    save_meta_model(folder / FILE, tower, projector, dtype or torch.bfloat16)
+    states = [component.state() for component in plan.build()]
+    save_meta_model(folder / FILE, *states, dtype or torch.bfloat16)
     if same_architecture(plan.tower_spec, NAMED_TOWERS["biomedclip"].spec):
         return []
     return [f"medcap 2024 itself builds BiomedCLIP and no other tower; {FILE} is for medcap import"]

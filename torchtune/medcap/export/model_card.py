@@ -11,6 +11,8 @@ from medcap.evaluation.report.protocol_table import CONTROL_NAMES
 from medcap.evaluation.summary import value_at
 from medcap.export.llava_vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
+from medcap.models.components import COMPONENTS
+from medcap.models.towers.base import Tower
 
 CARD = "README.md"
 # Builders' modules -> the hub's names of their licences.
@@ -126,9 +128,12 @@ def _without_folders(notice: str) -> str:
 
 
 def _what(facts: RunFacts, format: str) -> str:
-    llm, vision = facts.vision.llm, facts.vision
+    llm = facts.vision.llm
     trainable = facts.config.get("trainable") or []
-    projector = vision.projector_config["_component_"].rpartition(".")[2]
+    components = "".join(
+        f"| {COMPONENTS[name].label} | {_component(facts, name)} | {_yes(name in trainable)} |\n"
+        for name in facts.vision.configs
+    )
     fingerprint = f", fingerprint `{llm['fingerprint'][:16]}`" if llm.get("fingerprint") else ""
     title = f"{facts.language_model} that sees medical images"
     if format == "vision":
@@ -140,11 +145,13 @@ def _what(facts: RunFacts, format: str) -> str:
 
 | part | | trained |
 |---|---|---|
-| vision tower | {_cell(facts.tower)}, {vision.preprocess.image_size} x {vision.preprocess.image_size} pixels \
-| {_yes("vision" in trainable)} |
-| projector | {projector}, {vision.num_image_tokens} tokens an image | {_yes("projector" in trainable)} |
-| language model | {_cell(facts.language_model)}{fingerprint} | no |
+{components}| language model | {_cell(facts.language_model)}{fingerprint} | no |
 {_WITHOUT.get(format, "")}"""
+
+
+def _component(facts: RunFacts, name: str) -> str:
+    summary = COMPONENTS[name].summary(facts.vision.configs[name])
+    return f"{_cell(facts.tower)}, {summary}" if name == Tower.name else summary
 
 
 def _how_it_was_made(facts: RunFacts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from medcap.generation.prefix_tree import image_key
 from medcap.generation.request import PreparedImage
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.workers import num_processors
 
 MAX_BYTES = 512 * 2**20
 MAX_THREADS = 4
@@ -49,7 +49,7 @@ class ImageRows:
         self._reader = reader
         self._batch_size = batch_size
         self._max_bytes = max_bytes
-        self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, num_processors()))
         self._pending: dict[Hashable, Future[Tensor]] = {}
         self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()  # [K, d] each
         self._failures: dict[Hashable, str] = {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from medcap.checkpoints.assembly import ModelPlan, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.assembly import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import read_run
 from medcap.data.images import ImageReader, LimitKeys
 from medcap.generation.generator import Generator
@@ -73,14 +72,11 @@ def open_runs(
     generators: list[Generator] = []
     decoders: dict[Any, nn.Module] = {}
     for cfg, plan in zip(configs, plans, strict=True):
-        for notice in plan.vision.notices:
-            print(f"note: {notice}", file=sys.stderr)
         device = choose_device(cfg.device)
-        dtype = choose_dtype(cfg.dtype, device)
-        key = (_same_llm(plan), device, dtype)
-        model = plan.load(device, dtype, decoder=decoders.get(key))
-        decoders[key] = model.decoder
-        generators.append(Generator(model, plan.tokenizer, plan.vision.preprocess, reader, **options))
+        key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))
+        opened = open_model(cfg, plan, decoders.get(key))
+        decoders[key] = opened.model.decoder
+        generators.append(Generator(opened.model, opened.tokenizer, opened.preprocess, reader, **options))
     return generators
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.run import CONFIG_FILE
-from medcap.checkpoints.vision_files import save_vision
+from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.models.projectors.base import Projector
@@ -60,7 +60,6 @@ class ImportedModel:
     Attributes:
         tower: with weights.
         projector: with weights.
-        projector_config: ``_component_`` and options.
         llm_dim: width of the language model's embeddings.
         language: None where the source has no language model, and none was named.
         notices: lines that the user should see.
@@ -68,7 +67,6 @@ class ImportedModel:
 
     tower: Tower
     projector: Projector
-    projector_config: dict[str, Any]
     llm_dim: int
     language: ImportedLanguage | None = None
     notices: list[str] = field(default_factory=list)
@@ -86,7 +84,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     language = model.language
     component = None if language is None else language.llm["_component_"]
     remembered = {"component": component, "dim": model.llm_dim, "weights": "bf16", "fingerprint": None}
-    save_vision(folder, model.tower, model.projector, model.projector_config, remembered)
+    save_components(folder, [model.tower.state(), model.projector.state()], remembered)
     if language is None:
         return
     llm_folder = language.folder.absolute()
@@ -102,7 +100,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
         **({"tokenizer": tokenizer} if tokenizer else {}),
         "checkpointer": {"checkpoint_dir": str(llm_folder), "checkpoint_files": None, "output_dir": None},
         "vision": None,
-        "projector": model.projector_config,
+        "projector": dict(model.projector.options),
         "device": "auto",
         "dtype": "auto",
     }

@@ -123,7 +123,7 @@ def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     rope = {**_table(config.get("rope_parameters")), **_table(config.get("rope_scaling"))}
     made_for = rope.get("original_max_position_embeddings")
     if own and isinstance(made_for, int) and rope.get("rope_type") == "llama3":
-        # A small model may have fewer positions than Llama 3.1's frequencies were made for, and transformers warns of it.
+        # A small model may have fewer positions than Llama 3.1's frequencies were made for; transformers warns of it.
         fields["max_position_embeddings"] = made_for + 1
     try:
         complete = AutoConfig.for_model(kind, **fields).to_dict()

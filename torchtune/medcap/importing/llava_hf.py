@@ -49,10 +49,8 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     _check_names(tensors.names, folder)
     imported = stored_language(folder, language, tensors.pending(language_name), tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
-    projector, projector_config = projector_from_tensors(
-        tensors.named(projector_name), tower, language["hidden_size"], folder
-    )
-    return ImportedModel(tower, projector, projector_config, language["hidden_size"], imported)
+    projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)
+    return ImportedModel(tower, projector, language["hidden_size"], imported)
 
 
 def tower_name(name: str) -> str | None:

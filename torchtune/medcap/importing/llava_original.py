@@ -58,16 +58,14 @@ def import_llava_original(
     tensors = SourceTensors(folder)
     imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
     tower, notices = _tower(tensors, folder, named, select_layer)
-    projector, projector_config = projector_from_tensors(
-        tensors.named(_projector_name), tower, language["hidden_size"], folder
-    )
+    projector = projector_from_tensors(tensors.named(_projector_name), tower, language["hidden_size"], folder)
     if config.get("image_aspect_ratio") == "pad":
         notices.append("this model was trained on pictures padded to a square; medcap crops or squashes them")
     if config.get("mm_use_im_start_end"):
         notices.append(
             "this model was trained with <im_start> and <im_end> around an image; medcap's prompts lack them"
         )
-    return ImportedModel(tower, projector, projector_config, language["hidden_size"], imported, notices)
+    return ImportedModel(tower, projector, language["hidden_size"], imported, notices)
 
 
 def import_projector(
@@ -105,8 +103,8 @@ def import_projector(
     if others:
         left_out = f"{others} tensors of {file.name} are no projector's (such as embeddings): left out"
         notices = [*notices, left_out]
-    projector, config = projector_from_tensors(weights, tower, len(last), file)
-    return ImportedModel(tower, projector, config, len(last), language, notices)
+    projector = projector_from_tensors(weights, tower, len(last), file)
+    return ImportedModel(tower, projector, len(last), language, notices)
 
 
 def _tower(tensors: SourceTensors, folder: Path, named: str, select_layer: int) -> tuple[Tower, list[str]]:

@@ -119,4 +119,4 @@ def _read_meta_model(file: Path, options: ImportOptions) -> ImportedModel:
     # The hidden width of medcap's projector is that of the language model.
     llm_dim = shape.shape("0.weight")[0] if language is None else language.llm["embed_dim"]
     plan = plan_vision(options.vision, str(file), {"_component_": "medcap.models.pooled_mlp"}, llm_dim)
-    return ImportedModel(*plan.build(), plan.projector_config, llm_dim, language, list(plan.notices))
+    return ImportedModel(*plan.build(), llm_dim, language, list(plan.notices))

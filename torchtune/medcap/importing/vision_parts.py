@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,19 +103,18 @@ def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place
     return tower.eval()
 
 
-def projector_from_tensors(
-    tensors: Mapping[str, Tensor], tower: Tower, llm_dim: int, place: Path
-) -> tuple[Projector, dict[str, Any]]:
-    """LLaVA's projector: ``0.weight 0.bias 2.weight 2.bias`` of the two-layer one, ``weight bias`` of the linear one.
+def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim: int, place: Path) -> Projector:
+    """Build LLaVA's projector.
 
     Args:
-        tensors: under these names; a missing bias is zero, no tensor at all is the identity.
+        tensors: ``0.weight 0.bias 2.weight 2.bias`` of the two-layer one, ``weight bias`` of the linear one; a missing
+            bias is zero, no tensor at all is the identity.
         tower: that it reads.
         llm_dim: width of the language model's embeddings.
         place: where the tensors come from, for messages.
 
     Returns:
-        The projector and its configuration.
+        The projector.
 
     Raises:
         UserError: for another projector.
@@ -137,7 +135,7 @@ def projector_from_tensors(
         config = {**_MLP, **({} if hidden == llm_dim else {"hidden_dim": hidden})}
     projector = build_projector(config, tower.shape, llm_dim)
     load_part(projector, weights, place, "the projector")
-    return projector, config
+    return projector
 
 
 def check_activation(name: str, place: Path) -> None:

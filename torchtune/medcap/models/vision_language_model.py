@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 from torchtune.modules import TransformerDecoder
 
-from medcap.data.batch import Batch
+from medcap.data.batch import TEXT, Batch
+from medcap.models.component import Component
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
@@ -32,8 +34,11 @@ class VisionLanguageModel(nn.Module):
         projector: tower output -> K rows of the decoder's width for each image.
         decoder: any torchtune decoder; it is frozen here and never changed.
         image_token_id: the id at image positions; it may lie outside the decoder's vocabulary.
+        further: the components beside tower and projector, in the order of ``COMPONENTS``.
 
     Attributes:
+        components: tower, projector and the further ones, by name.
+        loss_terms: names of the terms that ``losses`` gives.
         checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
             their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
@@ -42,7 +47,14 @@ class VisionLanguageModel(nn.Module):
         frozen_layers: all of the decoder's layers run the way of training of ``FrozenLayer``.
     """
 
-    def __init__(self, tower: Tower, projector: Projector, decoder: TransformerDecoder, image_token_id: int) -> None:
+    def __init__(
+        self,
+        tower: Tower,
+        projector: Projector,
+        decoder: TransformerDecoder,
+        image_token_id: int,
+        further: Sequence[Component] = (),
+    ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
@@ -55,6 +67,15 @@ class VisionLanguageModel(nn.Module):
         self.always_backward = False
         self.compiled = False
         self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self.further = nn.ModuleList(further)
+        for component in self.components.values():
+            component.attach(self)
+        self.loss_terms = (TEXT, *(term for component in self.components.values() for term in component.loss_terms))
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """All components by name."""
+        return {component.name: component for component in (self.tower, self.projector, *self.further)}
 
     def compile_layers(self, static: bool = True, backend: str = "inductor") -> None:
         """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is.
@@ -185,8 +206,8 @@ class VisionLanguageModel(nn.Module):
         """Final norm and output head: ``[..., d] -> [..., V]`` float32."""
         return self.decoder.unembed(hidden)
 
-    def parts(self, batch: Batch) -> list[Batch]:
-        """What to compute one after another, forward and backward, so that it takes little memory.
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
 
         Args:
             batch: on any device.
@@ -195,21 +216,27 @@ class VisionLanguageModel(nn.Module):
             Batches whose losses add up to that of the whole one; just that on a GPU.
         """
         # [Contract] processes that divide the layers among them make equally many passes.
-        return [batch] if self.always_backward or not self._is_ragged(batch) else batch.parts(CPU_PASS_TOKENS)
+        return [batch] if self.always_backward or not self._is_ragged(batch) else batch.micro_batches(CPU_PASS_TOKENS)
 
     def _is_ragged(self, batch: Batch) -> bool:
         return self.frozen_layers and not self.compiled and batch.tokens.device.type == "cpu"
 
-    def loss(self, batch: Batch, chunk_size: int = 256) -> Tensor:
-        """Summed cross-entropy over the batch's targets, a float32 scalar.
+    def losses(self, batch: Batch, chunk_size: int = 256) -> dict[str, Tensor]:
+        """Compute the loss terms of a batch as sums; ``batch.counts`` says what each is to be divided by.
 
         Args:
             batch: on the decoder's device.
             chunk_size: positions whose logits exist at one time.
+
+        Returns:
+            The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         hidden, targets = self.hidden_at_targets(batch, image_rows)
-        return label_loss(hidden, targets, self.unembed, chunk_size)
+        terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size)}
+        for component in self.components.values():
+            terms |= component.losses(batch, hidden)
+        return terms
 
     def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run the decoder's layers over a batch.

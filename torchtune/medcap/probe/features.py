@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from medcap.errors import UserError
 from medcap.models.towers.base import ImageTransform
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
+from medcap.workers import num_processors
 
 BATCH_SIZE = 64
 _MAX_THREADS = 16
@@ -67,7 +67,7 @@ def encode(
     places: dict[Path, int] = {}
     unreadable: dict[Path, str] = {}
     bar = tqdm(total=len(paths), desc=label, unit=" images", delay=1, mininterval=1)
-    with bar, ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+    with bar, ThreadPoolExecutor(min(_MAX_THREADS, num_processors())) as threads:
         for batch in _read_ahead(paths, transforms, reader, threads, batch_size):
             pixels = []
             for path, found in batch:

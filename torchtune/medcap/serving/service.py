@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from medcap.serving.api_error import overloaded
 from medcap.serving.conversation_reader import ConversationReader
 from medcap.serving.limits import Limits
 from medcap.serving.metrics import Metrics
+from medcap.workers import num_processors
 
 # Each may hold a decoded image of the limit's size, several hundred MB, for a moment.
 _MAX_THREADS = 4
@@ -84,7 +84,7 @@ class Service:
             self._lives.append(live)
             for place, (name, generator) in enumerate(zip(names, members, strict=True)):
                 self.runs[name] = ServedRun(name, generator, live, place, ConversationReader(generator, limits))
-        self.threads = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="medcap-prepare")
+        self.threads = ThreadPoolExecutor(min(_MAX_THREADS, num_processors()), thread_name_prefix="medcap-prepare")
         self.metrics = Metrics(
             lambda: sum(live.num_waiting for live in self._lives), lambda: sum(live.num_running for live in self._lives)
         )

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from medcap.errors import UserError
 from medcap.sweep.definition import Definition, read_definition
 from medcap.sweep.locks import hold
+from medcap.workers import num_processors
 
 POLL_SECONDS = 1.0
 TABLE, PAGE = "results.csv", "report.html"
@@ -224,14 +225,13 @@ def worker_environments(workers: int | None, processes: int) -> list[dict[str, s
             f"{workers} workers of {processes} processes need {workers * processes} GPUs, there are {len(devices)}:"
             " give fewer workers, or set CUDA_VISIBLE_DEVICES= to use the CPU"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = []
     for place in range(workers):
         environment = {}
         if devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[place * processes : (place + 1) * processes])
         if "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(max(1, cores // (workers * processes)))
+            environment["OMP_NUM_THREADS"] = str(max(1, num_processors() // (workers * processes)))
         found.append(environment)
     return found
 

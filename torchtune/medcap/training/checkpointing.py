@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from medcap.checkpoints.atomic import (
     MARKER,
@@ -28,10 +25,10 @@ from medcap.checkpoints.atomic import (
     step_of,
 )
 from medcap.checkpoints.tensor_tree import CpuCopies, check_tree, load_tree, save_tree
-from medcap.checkpoints.vision import save_meta_model, save_vision
+from medcap.checkpoints.vision_files import WEIGHTS_FILE, read_vision_checkpoint, save_components, save_meta_model
 from medcap.errors import UserError
-from medcap.models.projectors.base import Projector
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.component import Component
+from medcap.models.components import VISION_SIDE
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.checkpoint_writer import BackgroundWriter, describe_failure
 
@@ -55,27 +52,12 @@ class Position:
     unit: int = 0
 
 
-@dataclass
-class _ModuleCopy:
-    """What the writers read of a tower or a projector, while the real one goes on learning."""
-
-    tensors: dict[str, Tensor]
-    spec: dict[str, Any] | None = None
-    preprocess: Preprocess | None = None
-    num_image_tokens: int | None = None
-    takes: str | None = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.tensors
-
-
 class RunCheckpoints:
     """The checkpoints of one run, written behind the training.
 
     Args:
         folder: holds the step folders, ``latest`` and the ``meta_model_{epoch}.pt`` files.
-        projector_config: what rebuilds the projector, ``_component_`` and arguments.
-        llm: identity of the language model, written beside the vision weights; as it is when ``save`` is called.
+        llm: identity of the language model, written beside the weights; as it is when ``save`` is called.
         keep_last: how many to keep; None keeps all.
         is_main: whether this process writes. It then removes what a killed run left half written.
     """
@@ -83,13 +65,11 @@ class RunCheckpoints:
     def __init__(
         self,
         folder: Path,
-        projector_config: Mapping[str, Any],
         llm: Mapping[str, Any],
         keep_last: int | None = None,
         is_main: bool = True,
     ) -> None:
         self.folder = folder
-        self.projector_config = projector_config
         self.llm = llm
         self.keep_last = keep_last
         self._copies = CpuCopies()
@@ -104,8 +84,7 @@ class RunCheckpoints:
     def save(
         self,
         step: int,
-        tower: Tower,
-        projector: Projector,
+        components: Iterable[Component],
         state: Mapping[str, Any],
         meta_model_epoch: int | None = None,
     ) -> None:
@@ -115,8 +94,7 @@ class RunCheckpoints:
 
         Args:
             step: optimizer steps made; names the folder.
-            tower: the vision tower; may change as soon as this returns.
-            projector: likewise.
+            components: the model's; they may change as soon as this returns.
             state: what ``restore`` gives back, as ``save_tree`` takes it.
             meta_model_epoch: also write medcap's ``meta_model_{epoch}.pt``, epochs counted from 1.
 
@@ -124,23 +102,22 @@ class RunCheckpoints:
             UserError: if the state holds something that cannot be written; the message says where.
         """
         self._writer.wait()  # the copies of an earlier save are in use until then
+        live = {component.name: component.state() for component in components}
         copied = self._copies.copy(
-            {"tower": dict(tower.state_dict()), "projector": dict(projector.state_dict()), "state": dict(state)}
+            {"components": {name: dict(part.tensors) for name, part in live.items()}, "state": dict(state)}
         )
-        # Now and not in the background: no later save could mend it.
+        # Checked now and not in the background, because no later save could repair it.
         check_tree(copied["state"])
-        tower_copy = _ModuleCopy(copied["tower"], spec=tower.spec, preprocess=tower.preprocess)
-        projector_copy = _ModuleCopy(
-            copied["projector"], num_image_tokens=projector.num_image_tokens, takes=projector.takes
-        )
+        states = {name: replace(part, tensors=copied["components"][name]) for name, part in live.items()}
         folder, llm = step_folder(self.folder, step), dict(self.llm)
 
         def write() -> list[str]:
             if meta_model_epoch is not None:
-                # First, so that whoever resumes from the folder's end of an epoch has that epoch's file as well.
-                save_meta_model(self.folder / f"meta_model_{meta_model_epoch}.pt", tower_copy, projector_copy)
+                # Written first: a resume at an epoch's end then finds that epoch's file as well.
+                file = self.folder / f"meta_model_{meta_model_epoch}.pt"
+                save_meta_model(file, *(states[name] for name in VISION_SIDE))
             with atomic_folder(folder) as temporary:
-                save_vision(temporary, tower_copy, projector_copy, self.projector_config, llm)
+                save_components(temporary, list(states.values()), llm)
                 save_tree(temporary / STATE_FOLDER, STATE_FOLDER, copied["state"])
             point_latest(folder)
             return self._remove_old(folder)
@@ -160,11 +137,11 @@ class RunCheckpoints:
         self._writer.finish()
 
     def restore(self, folder: Path, model: VisionLanguageModel) -> dict[str, Any]:
-        """Put the vision weights of a checkpoint into the model.
+        """Load the components' weights of a checkpoint into the model.
 
         Args:
             folder: a complete step folder.
-            model: its tower and projector are overwritten.
+            model: its components are overwritten.
 
         Returns:
             The state that was given to ``save``.
@@ -180,19 +157,23 @@ class RunCheckpoints:
                 + f", so it cannot be resumed from; start anew from its weights with vision_checkpoint={folder}"
             )
         state = load_tree(folder / STATE_FOLDER, STATE_FOLDER)
-        file = folder / "vision.safetensors"
         try:
-            weights = load_file(file)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"resume_from_checkpoint: {file} is missing or damaged: {reason}") from error
-        for prefix, module in (("vision.", model.tower), ("projector.", model.projector)):
-            part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            saved = read_vision_checkpoint(folder / WEIGHTS_FILE)
+        except UserError as error:
+            raise UserError(f"resume_from_checkpoint: {error}") from error
+        if set(saved.tensors) != set(model.components):
+            raise UserError(
+                f"resume_from_checkpoint: {folder} holds {', '.join(saved.tensors)}, but this model has"
+                f" {', '.join(model.components)}: resume with the same components"
+            )
+        for name, component in model.components.items():
             try:
-                module.load_state_dict(part)
+                component.load_state_dict(saved.tensors[name].read())
             except RuntimeError as error:
                 reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-                raise UserError(f"resume_from_checkpoint: {file} does not fit this model: {reason}") from error
+                raise UserError(
+                    f"resume_from_checkpoint: {name} of {folder} does not fit this model: {reason}"
+                ) from error
         return state
 
     def _remove_old(self, newest: Path) -> list[str]:

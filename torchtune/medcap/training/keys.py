@@ -27,6 +27,7 @@ TRAINING_KEYS = MODEL_KEYS | {
         given=("num_training_steps",),
         ranges={"num_warmup_steps": Value((int,), None, minimum=0)},
     ),
+    "losses": Value((dict,), None),
     "clip_grad_norm": Value((float,), None, above=0),
     "loss_chunk_size": Value((int,), 256, minimum=1),
     "compile": Value((bool,), False),

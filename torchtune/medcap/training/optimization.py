@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule as they are configured, and the gradient of one step."""
+"""Optimizer, learning-rate schedule and gradient clipping, as a configuration asks for them."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def learning_rate_notes(cfg: DictConfig, num_steps: int) -> list[str]:
     return notes
 
 
-def scale_and_clip(parameters: list[nn.Parameter], num_labels: float, max_norm: float | None) -> torch.Tensor:
-    """Turn the gradient of a summed loss into that of its mean, and clip it.
+def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float | None) -> torch.Tensor:
+    """Multiply the accumulated gradients by a number, and clip them.
 
     Args:
-        parameters: with the gradients of the summed loss of all accumulated batches.
-        num_labels: label tokens in all of them: a mean of means would weigh a short batch's tokens more.
+        parameters: with the gradients of all accumulated batches.
+        scale: the number, the same for all parameters.
         max_norm: largest gradient norm, None for no clipping.
 
     Returns:
@@ -97,7 +97,7 @@ def scale_and_clip(parameters: list[nn.Parameter], num_labels: float, max_norm: 
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros((), device=parameters[0].device if parameters else None)
-    torch._foreach_mul_(gradients, 1.0 / max(num_labels, 1))
+    torch._foreach_mul_(gradients, scale)
     norm = torch.nn.utils.get_total_norm(gradients)
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

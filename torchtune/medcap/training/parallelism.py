@@ -18,8 +18,7 @@ from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import VisionPlan
 from medcap.configuration import find_component
 from medcap.errors import UserError
-from medcap.models.projectors.base import build_projector
-from medcap.models.towers.registry import build_tower
+from medcap.models.component import set_trainable
 from medcap.modules.frozen_linear import UNQUANTISED
 from medcap.training.memory import MemoryEstimate, device_memory, estimate, vision_activations
 from medcap.training.setup import checkpointed_layers
@@ -97,14 +96,8 @@ def estimate_step(
         full_mask: as for :func:`medcap.training.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
     """
-    with torch.device("meta"):
-        tower = build_tower(vision.tower_spec, vision.preprocess)
-        projector = build_projector(vision.projector_config, vision.shape, vision.llm_dim)
-    unused = tower.unused_parameters(projector.takes)
-    for name, parameter in tower.named_parameters():
-        parameter.requires_grad_("vision" in cfg.trainable and name not in unused)
-    projector.requires_grad_("projector" in cfg.trainable)
-    trained = [p for part in (tower, projector) for p in part.parameters() if p.requires_grad]
+    components = vision.on_meta()
+    trained = set_trainable(components, cfg.trainable)
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
     decoder = build_decoder(cfg.llm)
     return estimate(
@@ -112,8 +105,8 @@ def estimate_step(
         dtype,
         cfg.batch_size,
         cfg.dataset.get("max_seq_len", 1024),
-        sum(parameter.numel() for parameter in trained),
-        image_activations=images * vision_activations(tower, projector, dtype),
+        sum(parameter.numel() for parameter in trained.values()),
+        image_activations=images * vision_activations(components["vision"], components["projector"], dtype),
         full_mask=full_mask,
         checkpointed_layers=checkpointed_layers(cfg, len(decoder.layers)),
         loss_chunk_size=cfg.loss_chunk_size,

@@ -14,10 +14,10 @@ from medcap.checkpoints.assembly import ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
+from medcap.models import component
+from medcap.models.components import COMPONENTS
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
-
-TRAINABLE_PARTS = ("vision", "projector")
 
 
 def seed_everything(seed: int) -> None:
@@ -31,58 +31,54 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def check_trainable(parts: Sequence[str]) -> None:
+def check_trainable(names: Sequence[str]) -> None:
     """Check the key ``trainable``.
 
     Raises:
-        UserError: for an unknown part, or none.
+        UserError: for an unknown component, or none.
     """
-    unknown = [part for part in parts if part not in TRAINABLE_PARTS]
-    if unknown or not parts:
-        raise UserError(f"trainable={list(parts)}: choose from {', '.join(TRAINABLE_PARTS)}")
+    unknown = [name for name in names if name not in COMPONENTS]
+    if unknown or not names:
+        raise UserError(f"trainable={list(names)}: choose from {', '.join(COMPONENTS)}")
 
 
-def set_trainable(model: VisionLanguageModel, parts: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Say which parts learn; the language model never does.
-
-    A tower's parameters that its projector does not use (a pooling head where patch tokens are taken) stay frozen:
-    they would never get a gradient.
+def set_trainable(model: VisionLanguageModel, names: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Set which components learn; the language model never does.
 
     Args:
-        model: whose ``requires_grad`` flags are set.
-        parts: some of ``TRAINABLE_PARTS``.
+        model: its ``requires_grad`` flags are set.
+        names: some of the model's components.
 
     Returns:
-        The trainable parameters by name.
+        The trainable parameters, by their names in the model.
 
     Raises:
-        UserError: for an unknown part, or none.
+        UserError: for an unknown component, none, or one that the model does not have.
     """
-    check_trainable(parts)
+    check_trainable(names)
+    for name in names:
+        if name not in model.components:
+            raise UserError(f"trainable: this model has no {name}; add {name}._component_=... or leave it out")
     model.requires_grad_(False)
-    unused = model.tower.unused_parameters(model.projector.takes)
-    for name, parameter in model.tower.named_parameters():
-        parameter.requires_grad_("vision" in parts and name not in unused)
-    model.projector.requires_grad_("projector" in parts)
+    component.set_trainable(model.components, names)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def describe_parts(model: VisionLanguageModel) -> str:
-    """The banner: every part, frozen or trained, with its parameter count and dtype."""
-    unused = model.tower.unused_parameters(model.projector.takes)
-    tower = dict(model.tower.named_parameters())
+    """Write the banner: every part, frozen or trained, with its parameter count and dtype."""
     weights = weights_of(model.decoder)
     layers = "" if weights == UNQUANTISED else f", layers in {weights}"
     language_model = _line("language model", count_parameters(model.decoder), next(model.decoder.parameters()))
-    parts = [
-        ("vision tower", [parameter for name, parameter in tower.items() if name not in unused]),
-        ("vision, unused head", [parameter for name, parameter in tower.items() if name in unused]),
-        ("projector", list(model.projector.parameters())),
-    ]
     lines = [language_model + layers]
-    for name, parameters in parts:
-        if parameters:
-            lines.append(_line(name, sum(parameter.numel() for parameter in parameters), parameters[0]))
+    for name, part in model.components.items():
+        unused = part.unused(model.components)
+        parameters = dict(part.named_parameters())
+        for label, group in (
+            (part.label, [value for key, value in parameters.items() if key not in unused]),
+            (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),
+        ):
+            if group:
+                lines.append(_line(label, sum(value.numel() for value in group), group[0]))
     return "\n".join(lines)
 
 

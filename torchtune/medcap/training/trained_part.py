@@ -107,31 +107,31 @@ class TrainedPart:
                 dist.broadcast(parameter.data, 0)
 
     @torch.no_grad()
-    def reduce(self, num_labels: float, max_norm: float | None) -> Tensor:
-        """Turn the gradients of the summed losses of all processes into that of the global mean, and clip it.
+    def reduce(self, scale: float, max_norm: float | None) -> Tensor:
+        """Add up the gradients of all processes, multiply them by a number, and clip them.
 
         Args:
-            num_labels: label tokens of the step on all processes.
+            scale: the number, the same on every process.
             max_norm: largest gradient norm, None for no clipping.
 
         Returns:
             The norm before clipping over all parameters, a scalar, the same bits on every process.
         """
         if self._world.size == 1:
-            return scale_and_clip(self._list, num_labels, max_norm)
+            return scale_and_clip(self._list, scale, max_norm)
         self._check_views()
         met = torch.tensor(self._world.sum(self._met)).bool().tolist()
         if not self.sharded:
             dist.all_reduce(self._gradients)
             for parameter, has_gradient in zip(self._list, met, strict=True):
                 parameter.grad = parameter.grad if has_gradient else None
-            return scale_and_clip(self._list, num_labels, max_norm)
+            return scale_and_clip(self._list, scale, max_norm)
 
         dist.reduce_scatter_tensor(self._shard_of(self._gradients), self._gradients)
         for piece, parameter in zip(self._pieces, self._trained, strict=False):
             place = slice(piece.place, piece.place + piece.stop - piece.start)
             parameter.grad = self._gradients[place] if met[piece.index] else None
-        norm = self._norm_over_shards(scale_and_clip(self._trained, num_labels, None))
+        norm = self._norm_over_shards(scale_and_clip(self._trained, scale, None))
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trained, max_norm, norm)
         return norm

@@ -13,13 +13,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from medcap.data.batch import Batch, idle_batch
+from medcap.data.batch import TEXT, Batch, dummy_batch
 from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.checkpointing import Position, RunCheckpoints, random_state, set_random_state
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
 from medcap.training.faults import BadRows, BadSteps
+from medcap.training.losses import LossWeights
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
 from medcap.training.run_folder import RunFolder
@@ -41,7 +42,6 @@ class Trainer:
         trained: what trains, and its optimizer.
         data: the batches.
         folder: where the run's files go, and which checkpoint it goes on from.
-        projector_config: what rebuilds the projector, for the checkpoints.
         llm: identity of the language model, for the checkpoints.
         save_meta_model: also medcap's file at the end of each epoch.
 
@@ -62,14 +62,14 @@ class Trainer:
         trained: TrainedPart,
         data: TrainingData,
         folder: RunFolder,
-        projector_config: dict[str, Any],
         llm: dict[str, Any],
         save_meta_model: bool = False,
     ) -> None:
         self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
         self.data, self.folder = data, folder
         self.save_meta_model = save_meta_model
-        self.checkpoints = RunCheckpoints(folder.checkpoints, projector_config, llm, cfg.keep_last, world.is_main)
+        self.losses = LossWeights(model.loss_terms, cfg.losses)
+        self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
         for dataset in (data.dataset, data.validation):
@@ -191,8 +191,9 @@ class Trainer:
         batches = [batch for batch in loaded.batches if batch is not None]
         minutes = float("inf") if cfg.save_every_minutes is None else cfg.save_every_minutes
         due = (time.monotonic() - self.last_save) / 60 >= minutes
+        terms = self.losses.terms
         own = [
-            sum(batch.num_labels for batch in batches),
+            *(sum(batch.counts.get(term, 0) for batch in batches) for term in terms),
             sum(batch.num_tokens for batch in batches),
             sum(batch.num_images for batch in batches),
             sum(len(batch.names) for batch in batches),
@@ -200,32 +201,35 @@ class Trainer:
             self.stop.received or 0,
             due and self.world.is_main,
         ]
-        labels, tokens, images, samples, bad, signal, due = self.world.sum(own)
+        summed = self.world.sum(own)
+        counts, (tokens, images, samples, bad, signal, due) = summed[: len(terms)], summed[len(terms) :]
         if bad:
             gathered = self.world.gather([asdict(row) for row in loaded.bad])
             self._count_bad([BadRow(**row) for part in gathered for row in part])
-        if labels:
-            signal += self._update_weights(loaded.batches, labels)
+        if any(counts):
+            self.losses.begin(counts)
+            signal += self._update_weights(loaded.batches)
+            labels = counts[terms.index(TEXT)]
             self.meter.update(int(tokens), int(labels), int(images), loaded.waited)
             self._report(loaded.waited, int(images), int(samples))
         if signal:
             self._agree_to_stop()
         return bool(due) or (cfg.save_every_n_steps is not None and position.step % cfg.save_every_n_steps == 0)
 
-    def _update_weights(self, batches: list[Batch | None], num_labels: float) -> float:
+    def _update_weights(self, batches: list[Batch | None]) -> float:
         """Compute the losses, then change the weights or skip the step.
 
         Returns:
             Not 0 if a signal came meanwhile: the same on every process.
         """
         self.model.train()
-        losses = [self._loss(batch) for batch in batches]
-        norm = self.trained.reduce(num_labels, self.cfg.clip_grad_norm)
+        sums = torch.stack([self._loss_sums(batch) for batch in batches])  # [batches, terms]
+        norm = self.trained.reduce(self.losses.scale, self.cfg.clip_grad_norm)
         # The only time in a step that the host waits for the device.
-        *own, norm = torch.stack([*losses, norm]).tolist()
-        loss_sum, signal = self.world.sum([sum(own), self.stop.received or 0])
-        self.values = {
-            "loss": loss_sum / num_labels,
+        *flat, norm = torch.cat([sums.flatten(), norm[None]]).tolist()
+        own = [flat[start : start + sums.shape[1]] for start in range(0, len(flat), sums.shape[1])]
+        *totals, signal = self.world.sum([*map(sum, zip(*own, strict=True)), self.stop.received or 0])
+        self.values = self.losses.values(totals) | {
             "grad_norm": norm,
             "lr": self.trained.optimizer.param_groups[0]["lr"],
             "epoch": self.position.epoch,
@@ -243,23 +247,30 @@ class Trainer:
             self._skip_step(batches, own)
         return signal
 
-    def _loss(self, batch: Batch | None) -> Tensor:
-        """The loss of a batch; where gradients are wanted they are added to those of the batches before."""
-        total = torch.zeros((), device=self.world.device)
+    def _loss_sums(self, batch: Batch | None) -> Tensor:
+        """Compute a batch's loss terms; where gradients are wanted they are added to those of the batches before.
+
+        Returns:
+            ``[terms]`` float32 sums.
+        """
+        totals = torch.zeros(len(self.losses.terms), device=self.world.device)
         if batch is None:
             if not self.model.always_backward:
-                return total
-            batch = idle_batch()
-        for part in self.model.parts(batch.to(self.world.device)):
-            loss = self.model.loss(part, self.cfg.loss_chunk_size)
+                return totals
+            batch = dummy_batch()
+        for part in self.model.micro_batches(batch.to(self.world.device)):
+            sums = self.model.losses(part, self.cfg.loss_chunk_size)
+            loss = self.losses.combine(sums)
             # Without an image in it nothing that trains took part.
             if loss.requires_grad:
                 loss.backward()
-            total += loss.detach()
-        return total
+            totals += torch.stack([sums[term].detach() for term in self.losses.terms])
+        return totals
 
-    def _skip_step(self, batches: list[Batch | None], losses: list[float]) -> None:
-        suspects = [batch for batch, loss in zip(batches, losses, strict=True) if batch and not math.isfinite(loss)]
+    def _skip_step(self, batches: list[Batch | None], sums: list[list[float]]) -> None:
+        suspects = [
+            batch for batch, own in zip(batches, sums, strict=True) if batch and not all(map(math.isfinite, own))
+        ]
         gathered = self.world.gather(
             [
                 [name for batch in suspects for name in batch.names],
@@ -314,21 +325,23 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
-        """Mean loss over all label tokens of the validation file; None if a signal asked to stop meanwhile."""
+        """Compute the loss over the whole validation file; None if a signal asked to stop meanwhile."""
         self.model.eval()
-        total = [0.0, 0.0, 0.0]  # loss, label tokens, rows left out
+        terms = self.losses.terms
+        sums, counts, num_bad = [0.0] * len(terms), [0.0] * len(terms), 0.0
         for batch, bad in self.data.validation_batches():
-            loss = self._loss(batch)
-            total[2] += len(bad)
+            own = self._loss_sums(batch)
+            num_bad += len(bad)
             if batch is not None:
-                total[0] += loss.item()
-                total[1] += batch.num_labels
+                sums = [total + value for total, value in zip(sums, own.tolist(), strict=True)]
+                counts = [total + batch.counts.get(term, 0) for total, term in zip(counts, terms, strict=True)]
             (stopped,) = self.world.sum([self.stop.received or 0])
             if stopped:
                 self._agree_to_stop()
                 return None
-        loss_sum, num_labels, num_bad = self.world.sum(total)
-        loss = loss_sum / max(num_labels, 1)
+        *totals, num_bad = self.world.sum([*sums, *counts, num_bad])
+        self.losses.begin(totals[len(terms) :])
+        loss = self.losses.values(totals[: len(terms)])["loss"]
         left_out = f", without {num_bad:.0f} rows that cannot be used" if num_bad else ""
         self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}{left_out}")
         return loss
@@ -350,7 +363,7 @@ class Trainer:
                 "owes_evaluation": self._owes_evaluation,
             }
             epoch = self.position.epoch if end_of_epoch and self.save_meta_model else None
-            self.checkpoints.save(self.position.step, self.model.tower, self.model.projector, state, epoch)
+            self.checkpoints.save(self.position.step, self.model.components.values(), state, epoch)
         self._show_messages()
         self.last_save = time.monotonic()
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from medcap.checkpoints.assembly import choose_device
 from medcap.errors import UserError
+from medcap.workers import num_processors
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ def join_world(device: str, timeout_minutes: float) -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     elif local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _num_cores() // local_size))
+        torch.set_num_threads(max(1, num_processors() // local_size))
     if size == 1:
         return World(rank, size, local_rank, local_size, chosen, timeout)
     try:
@@ -235,10 +236,6 @@ def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.d
             " processes, or use device=cpu"
         )
     return torch.device("cuda", local_rank)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with_torchrun() -> None:

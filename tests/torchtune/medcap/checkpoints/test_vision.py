@@ -11,7 +11,8 @@ from helpers.vision_checkpoints import (
     write_meta_model,
     write_open_clip_folder,
 )
-from medcap.checkpoints.vision import check_llm, plan_vision, save_meta_model, save_vision
+from medcap.checkpoints.vision import check_llm, plan_vision
+from medcap.checkpoints.vision_files import save_components, save_meta_model
 from medcap.errors import UserError
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers import registry
@@ -38,7 +39,7 @@ def assert_equal(first, second):
 def saved(tmp_path):
     torch.manual_seed(0)
     parts = plan_vision(TINY, None, MLP, 16).build()
-    save_vision(tmp_path / "saved", *parts, MLP, LLM)
+    save_components(tmp_path / "saved", [part.state() for part in parts], LLM)
     return tmp_path / "saved", parts
 
 
@@ -46,7 +47,7 @@ def saved(tmp_path):
 def test_saving_and_loading_gives_bit_equal_tensors(tmp_path, projector):
     torch.manual_seed(0)
     tower, built = plan_vision(TINY, None, projector, 16).build()
-    save_vision(tmp_path, tower, built, projector, LLM)
+    save_components(tmp_path, [tower.state(), built.state()], LLM)
     plan = plan_vision(None, str(tmp_path), MLP, 16)
     again = plan.build()
     assert_equal(tensors_of(tower, built), tensors_of(*again))
@@ -62,7 +63,7 @@ def test_every_kind_of_tower_comes_back_from_its_checkpoint_without_its_base_fil
     write_hugging_face_folder(tmp_path / "clip", "clip")
     for name in ("open_clip", "clip"):
         parts = plan_vision(str(tmp_path / name), None, MLP, 16).build()
-        save_vision(tmp_path / f"{name}_saved", *parts, MLP, LLM)
+        save_components(tmp_path / f"{name}_saved", [part.state() for part in parts], LLM)
         for file in (tmp_path / name).iterdir():
             file.unlink()
         plan = plan_vision(str(tmp_path / name), str(tmp_path / f"{name}_saved"), MLP, 16)
@@ -220,7 +221,7 @@ def test_a_meta_model_written_here_is_read_again(tmp_path):
     torch.manual_seed(0)
     tower, projector = plan_vision(TINY, None, {**POOLED, "hidden_dim": 8}, 16).build()
     path = tmp_path / "meta_model_last.pt"
-    save_meta_model(path, tower, projector, dtype=torch.float32)
+    save_meta_model(path, tower.state(), projector.state(), dtype=torch.float32)
     again = plan_vision(TINY, str(path), {**POOLED, "hidden_dim": 8}, 16).build()
     assert_equal(tensors_of(tower, projector), tensors_of(*again))
 

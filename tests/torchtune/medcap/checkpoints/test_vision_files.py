@@ -9,8 +9,8 @@ from medcap.checkpoints.vision import plan_vision
 from medcap.checkpoints.vision_files import (
     find_vision_checkpoint,
     read_vision_checkpoint,
+    save_components,
     save_meta_model,
-    save_vision,
 )
 from medcap.errors import UserError
 
@@ -28,7 +28,7 @@ def parts():
 
 def test_saved_files_hold_fp32_tensors_and_their_description(tmp_path, parts):
     tower, projector = parts
-    save_vision(tmp_path, tower.to(torch.bfloat16), projector, MLP, LLM)
+    save_components(tmp_path, [tower.to(torch.bfloat16).state(), projector.state()], LLM)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vision.json", "vision.safetensors"]
     with safe_open(tmp_path / "vision.safetensors", framework="pt") as file:
         names = set(file.keys())
@@ -45,7 +45,7 @@ def test_saved_files_hold_fp32_tensors_and_their_description(tmp_path, parts):
 def test_every_way_to_name_a_checkpoint_finds_its_weights(tmp_path, parts):
     step = tmp_path / "run" / "checkpoint" / "step_000007"
     with atomic_folder(step) as temporary:
-        save_vision(temporary, *parts, MLP, LLM)
+        save_components(temporary, [part.state() for part in parts], LLM)
     point_latest(step)
     weights = step / "vision.safetensors"
     for path in (tmp_path / "run", step.parent, step, weights):
@@ -59,7 +59,7 @@ def test_every_way_to_name_a_checkpoint_finds_its_weights(tmp_path, parts):
 def test_an_incomplete_step_is_ignored_or_refused_by_name(tmp_path, parts):
     for step in (5, 6):
         with atomic_folder(tmp_path / f"step_{step:06d}") as temporary:
-            save_vision(temporary, *parts, MLP, LLM)
+            save_components(temporary, [part.state() for part in parts], LLM)
     (tmp_path / "step_000006" / "COMPLETE").unlink()
     assert find_vision_checkpoint(tmp_path).parent.name == "step_000005"
     with pytest.raises(UserError, match=r"step_000006 was not written completely .*step_000005"):
@@ -67,7 +67,7 @@ def test_an_incomplete_step_is_ignored_or_refused_by_name(tmp_path, parts):
 
 
 def test_a_folder_that_is_no_step_needs_no_marker(tmp_path, parts):
-    save_vision(tmp_path / "handed_on", *parts, MLP, LLM)
+    save_components(tmp_path / "handed_on", [part.state() for part in parts], LLM)
     assert find_vision_checkpoint(tmp_path / "handed_on").name == "vision.safetensors"
 
 
@@ -81,13 +81,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version 2 is unknown here"),
+        ({"format_version": 3}, "format_version 3 is unknown here"),
         ({"tower": None}, "tower is missing or damaged"),
         ({"preprocess": {"image_size": "x"}}, "vision.json: preprocess: image_size='x'"),
     ],
 )
 def test_a_description_that_cannot_be_followed_is_refused(tmp_path, parts, change, message):
-    save_vision(tmp_path, *parts, MLP, LLM)
+    save_components(tmp_path, [part.state() for part in parts], LLM)
     path = tmp_path / "vision.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=message):
@@ -95,7 +95,7 @@ def test_a_description_that_cannot_be_followed_is_refused(tmp_path, parts, chang
 
 
 def test_missing_or_damaged_files_are_refused(tmp_path, parts):
-    save_vision(tmp_path, *parts, MLP, LLM)
+    save_components(tmp_path, [part.state() for part in parts], LLM)
     (tmp_path / "vision.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"vision.safetensors is missing or damaged"):
         read_vision_checkpoint(tmp_path / "vision.safetensors")
@@ -106,7 +106,7 @@ def test_missing_or_damaged_files_are_refused(tmp_path, parts):
 
 def test_a_meta_model_is_bf16_under_medcaps_keys(tmp_path):
     tower, projector = plan_vision(TINY, None, POOLED, 16).build()
-    save_meta_model(tmp_path / "meta_model_0.pt", tower, projector)
+    save_meta_model(tmp_path / "meta_model_0.pt", tower.state(), projector.state())
     content = torch.load(tmp_path / "meta_model_0.pt", weights_only=True)
     assert set(content) == {"visual", "projector"}
     assert list(content["projector"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
@@ -116,4 +116,4 @@ def test_a_meta_model_is_bf16_under_medcaps_keys(tmp_path):
 
 def test_a_meta_model_holds_no_other_projector(tmp_path, parts):
     with pytest.raises(UserError, match=r"can only hold projector=medcap.models.pooled_mlp"):
-        save_meta_model(tmp_path / "meta_model_0.pt", *parts)
+        save_meta_model(tmp_path / "meta_model_0.pt", *(part.state() for part in parts))

@@ -39,7 +39,7 @@ def equal(one: Batch, other: Batch) -> bool:
 def test_target_positions_are_where_something_is_predicted():
     made = batch()
     assert made.target_positions.tolist() == [3, 4, 7, 8, 13, 14, 17, 18, 20, 21]
-    assert made.num_labels == 10
+    assert made.counts["text"] == 10
     assert made.num_tokens == 5 + 4 + 3 + 7
 
 
@@ -55,16 +55,16 @@ def test_without_padding_the_tokens_stand_in_one_row():
 
 
 def test_parts_end_with_documents_and_hold_their_images():
-    parts = batch().parts(9)
+    parts = batch().micro_batches(9)
     assert [part.num_tokens for part in parts] == [9, 3, 7]
-    assert [part.num_labels for part in parts] == [4, 2, 4]
+    assert [part.counts["text"] for part in parts] == [4, 2, 4]
     assert [part.num_images for part in parts] == [2, 0, 1]
     assert parts[0].images[:, 0, 0, 0].tolist() == [1, 2]
     assert parts[1].images is None and parts[1].image_positions is None
     assert parts[2].image_positions.tolist() == [0, 1]
     assert parts[2].target_positions.tolist() == [2, 3, 5, 6]
-    assert [part.num_tokens for part in batch().parts(1)] == [5, 4, 3, 7]
-    assert [part.num_tokens for part in batch().parts(100)] == [19]
+    assert [part.num_tokens for part in batch().micro_batches(1)] == [5, 4, 3, 7]
+    assert [part.num_tokens for part in batch().micro_batches(100)] == [19]
 
 
 def test_one_buffer_holds_the_same_batch():

@@ -99,7 +99,7 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
     expected = plain_loss(model, images)
     wanted = gradients(model, expected)
     batch = batch_of(SAMPLES, images, row_length, share)
-    loss = model.loss(batch) / NUM_TARGETS
+    loss = model.losses(batch)["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
@@ -110,16 +110,19 @@ def test_a_preamble_computed_once_changes_nothing(model, images, row_length):
     model.learn_preamble(PREAMBLE)
     batch = batch_of(SAMPLES, images, row_length, preamble=PREAMBLE)
     assert not {1, 2} & set(batch.tokens.unique().tolist())
-    loss = model.loss(batch) / NUM_TARGETS
+    loss = model.losses(batch)["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
 def test_a_sample_that_does_not_continue_the_preamble_does_not_see_it(model, images):
     foreign = sample("a", [20], [21, 22])
     foreign.tokens[:2] = [3, 4]
-    alone = model.loss(batch_of([foreign], images, 16))
+    alone = model.losses(batch_of([foreign], images, 16))["text"]
     model.learn_preamble(PREAMBLE)
-    both = [model.loss(batch_of(some, images, 64, preamble=PREAMBLE)) for some in ([SAMPLES[3], foreign], SAMPLES[3:4])]
+    both = [
+        model.losses(batch_of(some, images, 64, preamble=PREAMBLE))["text"]
+        for some in ([SAMPLES[3], foreign], SAMPLES[3:4])
+    ]
     torch.testing.assert_close(both[0] - both[1], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -129,7 +132,7 @@ def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, 
     wanted = gradients(model, expected)
     model.learn_preamble(preamble)
     model.compiled = True  # the layout; nothing is compiled here
-    loss = model.loss(batch_of(SAMPLES, images, 24, preamble=preamble)) / NUM_TARGETS
+    loss = model.losses(batch_of(SAMPLES, images, 24, preamble=preamble))["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
@@ -142,7 +145,7 @@ def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
     graphs = []
     for samples in (SAMPLES[:3], SAMPLES[3:], SAMPLES[1:4], SAMPLES):
         batch = batch_of(samples, images, 64, preamble=PREAMBLE)
-        found = gradients(model, model.loss(batch) / NUM_TARGETS)
+        found = gradients(model, model.losses(batch)["text"] / NUM_TARGETS)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs == [1] * 4
     for name, gradient in wanted.items():
@@ -155,14 +158,14 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, preambl
     wanted = gradients(model, plain_loss(model, images))
     model.learn_preamble(preamble)
     batch = batch_of(SAMPLES, images, 64, preamble=preamble)
-    parts = model.parts(batch)
+    parts = model.micro_batches(batch)
     assert len(parts) == 3
     assert [part.num_images for part in parts] == [1, 1, 0]
-    assert sum(part.num_labels for part in parts) == batch.num_labels == NUM_TARGETS
+    assert sum(part.counts["text"] for part in parts) == batch.counts["text"] == NUM_TARGETS
     assert sum(part.num_tokens for part in parts) == batch.num_tokens
     model.zero_grad()
     for part in parts:
-        loss = model.loss(part) / NUM_TARGETS
+        loss = model.losses(part)["text"] / NUM_TARGETS
         if loss.requires_grad:
             loss.backward()
     for name, gradient in wanted.items():
@@ -173,7 +176,7 @@ def test_processes_that_share_layers_make_one_pass_each(model, images, monkeypat
     monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
     model.always_backward = True
     batch = batch_of(SAMPLES, images, 64)
-    assert model.parts(batch) == [batch]
+    assert model.micro_batches(batch) == [batch]
 
 
 def test_a_decoder_of_another_kind_trains_too(model, images):
@@ -181,7 +184,7 @@ def test_a_decoder_of_another_kind_trains_too(model, images):
     assert not whole.frozen_layers
     expected = plain_loss(whole, images)
     wanted = gradients(whole, expected)
-    loss = whole.loss(batch_of(SAMPLES, images, 24)) / NUM_TARGETS
+    loss = whole.losses(batch_of(SAMPLES, images, 24))["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(whole, loss), expected, wanted)
     with pytest.raises(ValueError, match="cannot continue a preamble"):
         whole.learn_preamble(PREAMBLE)
@@ -195,9 +198,9 @@ def test_sharing_encodes_an_image_once(images):
 @pytest.mark.parametrize("count", [1, 2])
 def test_checkpointed_layers_give_the_same_gradients(model, images, count):
     batch = batch_of(SAMPLES, images, 64)
-    wanted = gradients(model, model.loss(batch))
+    wanted = gradients(model, model.losses(batch)["text"])
     model.checkpointed_layers = count
-    found = gradients(model, model.loss(batch))
+    found = gradients(model, model.losses(batch)["text"])
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient)
 
@@ -215,7 +218,7 @@ def test_one_step_changes_what_trains_and_nothing_else(model, images):
     trainable = set_trainable(model, ["vision", "projector"])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.AdamW(trainable.values(), lr=1e-2)
-    model.loss(batch_of(SAMPLES, images, 64)).backward()
+    model.losses(batch_of(SAMPLES, images, 64))["text"].backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
         if name in trainable:

@@ -39,11 +39,11 @@ def model():
 def make_model(seed):
     torch.manual_seed(seed)
     tower, projector = plan_vision(TINY, None, POOLED, 16).build()
-    return SimpleNamespace(tower=tower, projector=projector)
+    return SimpleNamespace(tower=tower, projector=projector, components={"vision": tower, "projector": projector})
 
 
 def save(checkpoints, step, model, state=None, **options):
-    checkpoints.save(step, model.tower, model.projector, state or {"step": step}, **options)
+    checkpoints.save(step, model.components.values(), state or {"step": step}, **options)
     checkpoints.finish()
 
 
@@ -62,7 +62,7 @@ def same_weights(left, right):
 
 
 def test_a_checkpoint_has_its_files_and_restores_model_and_state(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path, LLM)
     state = {
         "position": vars(Position(120, 1, 7)),
         "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
@@ -85,7 +85,7 @@ def test_a_checkpoint_has_its_files_and_restores_model_and_state(tmp_path, model
 
 
 def test_the_saved_folder_is_a_vision_checkpoint(tmp_path, model):
-    save(RunCheckpoints(tmp_path, POOLED, LLM), 1, model)
+    save(RunCheckpoints(tmp_path, LLM), 1, model)
     plan = plan_vision(None, str(tmp_path), {}, 16)
     tower, projector = plan.build()
     assert same_weights(model, SimpleNamespace(tower=tower, projector=projector)) and plan.llm == LLM
@@ -93,14 +93,14 @@ def test_the_saved_folder_is_a_vision_checkpoint(tmp_path, model):
 
 def test_what_changes_after_save_returns_is_not_in_the_files(tmp_path, model, monkeypatch):
     # The write begins late, when the training has gone on.
-    monkeypatch.setattr(checkpointing, "save_vision", lambda *given: (time.sleep(0.2), REAL_SAVE_VISION(*given)))
+    monkeypatch.setattr(checkpointing, "save_components", lambda *given: (time.sleep(0.2), REAL_SAVE(*given)))
     before = make_model(seed=0)
-    checkpoints, moment = RunCheckpoints(tmp_path, POOLED, LLM), torch.ones(4)
-    checkpoints.save(1, model.tower, model.projector, {"moment": moment})
+    checkpoints, moment = RunCheckpoints(tmp_path, LLM), torch.ones(4)
+    checkpoints.save(1, model.components.values(), {"moment": moment})
     with torch.no_grad():
         for parameter in (*model.tower.parameters(), *model.projector.parameters(), moment):
             parameter.add_(1)
-    checkpoints.save(2, model.tower, model.projector, {"moment": moment})
+    checkpoints.save(2, model.components.values(), {"moment": moment})
     checkpoints.finish()
     first, second = make_model(seed=5), make_model(seed=5)
     assert torch.equal(checkpoints.restore(tmp_path / "step_000001", first)["moment"], torch.ones(4))
@@ -109,11 +109,11 @@ def test_what_changes_after_save_returns_is_not_in_the_files(tmp_path, model, mo
     assert same_weights(second, model)
 
 
-REAL_SAVE_VISION = checkpointing.save_vision
+REAL_SAVE = checkpointing.save_components
 
 
 def test_only_the_last_ones_are_kept(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM, keep_last=2)
+    checkpoints = RunCheckpoints(tmp_path, LLM, keep_last=2)
     for step in (1, 2, 3):
         save(checkpoints, step, model)
     assert names(tmp_path) == ["latest", "step_000002", "step_000003"]
@@ -121,8 +121,8 @@ def test_only_the_last_ones_are_kept(tmp_path, model):
 
 def test_what_was_just_written_stays_although_later_steps_are_there(tmp_path, model):
     for step in (50, 60, 70):
-        save(RunCheckpoints(tmp_path, POOLED, LLM), step, model)
-    resumed = RunCheckpoints(tmp_path, POOLED, LLM, keep_last=2)
+        save(RunCheckpoints(tmp_path, LLM), step, model)
+    resumed = RunCheckpoints(tmp_path, LLM, keep_last=2)
     save(resumed, 55, model)
     assert names(tmp_path) == ["latest", "step_000055", "step_000070"]
     assert latest_checkpoint(tmp_path).name == "step_000055"
@@ -131,14 +131,14 @@ def test_what_was_just_written_stays_although_later_steps_are_there(tmp_path, mo
 
 
 def test_a_full_disk_is_told_the_run_goes_on_and_old_checkpoints_stay(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM, keep_last=1)
+    checkpoints = RunCheckpoints(tmp_path, LLM, keep_last=1)
     save(checkpoints, 1, model)
     checkpoints.messages()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "step_000001" / "vision.safetensors").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # stands in for the disk: EFBIG in every write
     try:
-        checkpoints.save(2, model.tower, model.projector, {"step": 2})
+        checkpoints.save(2, model.components.values(), {"step": 2})
         with pytest.raises(UserError, match=r"step 2, could not be written \(File too large: .*resume_from_checkpoint"):
             checkpoints.finish()
     finally:
@@ -151,18 +151,18 @@ def test_a_full_disk_is_told_the_run_goes_on_and_old_checkpoints_stay(tmp_path, 
 
 
 def test_a_folder_that_becomes_a_file_is_told(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path / "checkpoint", POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path / "checkpoint", LLM)
     (tmp_path / "checkpoint").write_text("in the way")
-    checkpoints.save(2, model.tower, model.projector, {})
+    checkpoints.save(2, model.components.values(), {})
     with pytest.raises(UserError, match=r"step 2, could not be written \((Not a directory|File exists): "):
         checkpoints.finish()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_told(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path / "checkpoint", POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path / "checkpoint", LLM)
     (tmp_path / "checkpoint").mkdir(mode=0o500)
-    checkpoints.save(2, model.tower, model.projector, {})
+    checkpoints.save(2, model.components.values(), {})
     with pytest.raises(UserError, match="Permission denied"):
         checkpoints.finish()
     with pytest.raises(UserError, match="Permission denied"):
@@ -170,7 +170,7 @@ def test_a_read_only_folder_is_told(tmp_path, model):
 
 
 def test_an_old_folder_that_cannot_be_removed_is_told(tmp_path, model, monkeypatch):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM, keep_last=1)
+    checkpoints = RunCheckpoints(tmp_path, LLM, keep_last=1)
     save(checkpoints, 1, model)
     checkpoints.messages()
 
@@ -185,16 +185,16 @@ def test_an_old_folder_that_cannot_be_removed_is_told(tmp_path, model, monkeypat
 
 
 def test_state_that_cannot_be_written_is_refused_at_once(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path, LLM)
     with pytest.raises(UserError, match="state/optimizer/0: a value of type object"):
-        checkpoints.save(1, model.tower, model.projector, {"optimizer": [object()]})
+        checkpoints.save(1, model.components.values(), {"optimizer": [object()]})
 
 
 def test_medcaps_file_is_written_before_the_folder_of_its_epoch(tmp_path, model, monkeypatch):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path, LLM)
     there = []
     monkeypatch.setattr(
-        checkpointing, "save_vision", lambda *given: (there.extend(names(tmp_path)), REAL_SAVE_VISION(*given))
+        checkpointing, "save_components", lambda *given: (there.extend(names(tmp_path)), REAL_SAVE(*given))
     )
     save(checkpoints, 4, model, meta_model_epoch=2)
     assert "meta_model_2.pt" in there
@@ -203,23 +203,23 @@ def test_medcaps_file_is_written_before_the_folder_of_its_epoch(tmp_path, model,
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path, model):
-    save(RunCheckpoints(tmp_path, POOLED, LLM), 1, model)
+    save(RunCheckpoints(tmp_path, LLM), 1, model)
     (tmp_path / ".step_000002.partial" / "state").mkdir(parents=True)
     (tmp_path / ".meta_model_1.pt.partial").write_text("half")
     (tmp_path / ".latest.partial").symlink_to("step_000002")
     (tmp_path / ".mine.partial").write_text("not ours")
-    RunCheckpoints(tmp_path, POOLED, LLM, is_main=False)
+    RunCheckpoints(tmp_path, LLM, is_main=False)
     assert ".step_000002.partial" in names(tmp_path)
-    RunCheckpoints(tmp_path, POOLED, LLM)
+    RunCheckpoints(tmp_path, LLM)
     assert names(tmp_path) == [".mine.partial", "latest", "step_000001"]
 
 
 def test_a_folder_that_was_being_replaced_when_the_run_was_killed_comes_back(tmp_path, model):
-    save(RunCheckpoints(tmp_path, POOLED, LLM), 1, model)
+    save(RunCheckpoints(tmp_path, LLM), 1, model)
     (tmp_path / "step_000001").rename(tmp_path / ".step_000001.outdated")
     assert find_resume_folder("latest", tmp_path) == tmp_path / "step_000001"
     (tmp_path / ".step_000001.outdated").mkdir()
-    RunCheckpoints(tmp_path, POOLED, LLM)
+    RunCheckpoints(tmp_path, LLM)
     assert names(tmp_path) == ["latest", "step_000001"]
 
 
@@ -228,10 +228,10 @@ def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pathlib, torch\nfrom test_checkpointing import *\n"
         f"model, folder = make_model(0), pathlib.Path({str(tmp_path)!r})\n"
-        "checkpoints = RunCheckpoints(folder, POOLED, LLM, keep_last=2)\n"
+        "checkpoints = RunCheckpoints(folder, LLM, keep_last=2)\n"
         "for step in range(1, 100000):\n"
         "    state = {'step': step, 'large': torch.full((5000,), step)}\n"
-        "    checkpoints.save(step % 3, model.tower, model.projector, state)\n"
+        "    checkpoints.save(step % 3, model.components.values(), state)\n"
         "    print(step, flush=True)\n"
     )
     generator = random.Random(0)
@@ -244,7 +244,7 @@ def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
     process.wait()
     process.stdout.close()
     folder, model = find_resume_folder("latest", tmp_path), make_model(1)
-    state = RunCheckpoints(tmp_path, POOLED, LLM).restore(folder, model)
+    state = RunCheckpoints(tmp_path, LLM).restore(folder, model)
     assert state["step"] >= 18 and torch.equal(state["large"], torch.full((5000,), state["step"]))
     assert same_weights(model, make_model(0))
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
@@ -252,12 +252,12 @@ def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
 
 
 def test_restore_says_what_is_missing_or_does_not_fit(tmp_path, model):
-    checkpoints = RunCheckpoints(tmp_path, POOLED, LLM)
+    checkpoints = RunCheckpoints(tmp_path, LLM)
     save(checkpoints, 1, model)
     folder = tmp_path / "step_000001"
     wider = plan_vision({**TINY, "width": 64}, None, POOLED, 16).build()
-    with pytest.raises(UserError, match=r"vision.safetensors does not fit this model: .*size mismatch") as caught:
-        checkpoints.restore(folder, SimpleNamespace(tower=wider[0], projector=wider[1]))
+    with pytest.raises(UserError, match=r"vision of .*step_000001 does not fit this model: .*size mismatch") as caught:
+        checkpoints.restore(folder, SimpleNamespace(components=dict(zip(("vision", "projector"), wider, strict=True))))
     assert "\n" not in str(caught.value)
     (folder / "vision.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"resume_from_checkpoint: .*vision.safetensors is missing or damaged"):

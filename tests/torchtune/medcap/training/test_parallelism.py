@@ -20,6 +20,7 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.errors import UserError
+from medcap.models.component import Component
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss
@@ -124,7 +125,9 @@ def test_low_precision_layers_are_never_divided() -> None:
         )
 
 
-class Tower(nn.Module):
+class Tower(Component):
+    name = "vision"
+
     def __init__(self) -> None:
         super().__init__()
         self.preprocess = Preprocess(2)
@@ -134,7 +137,8 @@ class Tower(nn.Module):
         return self.linear(images.flatten(1)).unflatten(1, (1, 32))
 
 
-class Projector(nn.Module):
+class Projector(Component):
+    name = "projector"
     takes, num_image_tokens = "patches", 1
 
     def __init__(self) -> None:

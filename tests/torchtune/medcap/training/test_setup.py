@@ -28,6 +28,7 @@ class Model(nn.Module):
         super().__init__()
         self.tower, self.projector = plan_vision(TINY, None, {"_component_": projector}, 16).build()
         self.decoder = nn.Linear(4, 4)
+        self.components = {"vision": self.tower, "projector": self.projector}
 
 
 def trained(parts, projector="medcap.models.mlp"):

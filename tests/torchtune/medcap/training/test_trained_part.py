@@ -52,7 +52,7 @@ def _train(part: TrainedPart, model: Parts, steps: range, ranks: range, max_norm
     norms = []
     for step in steps:
         _accumulate(model, step, ranks)
-        norms.append(part.reduce(8, max_norm).item())
+        norms.append(part.reduce(1 / 8, max_norm).item())
         part.step()
         part.zero_grad()
     return norms
@@ -206,7 +206,7 @@ def test_gradients_are_those_of_the_union_of_the_data(shard: bool) -> None:
         # Nothing on rank 1: it had no image in its batch.
         if world.rank == 0:
             _accumulate(model, 0, range(2))
-        norm = part.reduce(8, None).item()
+        norm = part.reduce(1 / 8, None).item()
         owned = {
             f"{index}": [piece_start, gradient]
             for index, piece_start, gradient in (
@@ -258,7 +258,7 @@ def test_more_processes_than_there_is_to_share() -> None:
         part = TrainedPart({"bias": parameter}, {**SGD, "weight_decay": 0.0}, world)
         for _ in range(2):
             (parameter * (world.rank + 1)).sum().backward()
-            part.reduce(6, None)
+            part.reduce(1 / 6, None)
             part.step()
             part.zero_grad()
         state = part.state_dict()
@@ -280,7 +280,7 @@ def test_step_in_which_nothing_that_trains_took_part_changes_nothing() -> None:
         part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
         _train(part, model, range(1), range(2))
         before = _weights(model)
-        norm = part.reduce(8, 0.5).item()
+        norm = part.reduce(1 / 8, 0.5).item()
         part.step()
         part.zero_grad()
         return norm, _weights(model) == before
@@ -295,9 +295,9 @@ def test_gradient_that_is_not_finite_anywhere_is_seen_everywhere() -> None:
         before = _weights(model)
         part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
         model.loss(_inputs(0, world.rank) * (float("nan") if world.rank == 1 else 1.0), True).backward()
-        norm = part.reduce(8, 0.5)
+        norm = part.reduce(1 / 8, 0.5)
         part.zero_grad()
-        part.reduce(8, 0.5)
+        part.reduce(1 / 8, 0.5)
         part.step()
         part.zero_grad()
         return bool(norm.isnan()), _weights(model) == before
@@ -312,7 +312,7 @@ def test_replaced_gradient_is_no_silent_loss() -> None:
         model.zero_grad()
         _accumulate(model, 0, range(2))
         with pytest.raises(RuntimeError, match=r"the gradient of scale was replaced: use TrainedPart\.zero_grad"):
-            part.reduce(8, None)
+            part.reduce(1 / 8, None)
 
     run_in_processes(work)
 

@@ -6,14 +6,9 @@ This module is imported by every worker process: it needs neither torch nor a mo
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +17,11 @@ from PIL import Image
 from medcap.data.images import ImageReader, LimitKeys
 from medcap.errors import UserError
 from medcap.evaluation.leakage.image_sources import ImageFile
+from medcap.workers import batched, num_processors, ordered_map
 
 SIDE, FINE_SIDE = 8, 16  # 64 and 256 bits
 FLAT_DEVIATION = 2.0  # of 255 grey levels
 _BATCH = 32
-_AHEAD = 4  # batches a process that wait for it
 _FEW = 128  # images that are not worth the start of processes
 
 
@@ -97,42 +92,16 @@ def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> It
     """
     images = iter(images)
     first = list(islice(images, _FEW))
-    processes = processes or _num_processors()
+    processes = processes or num_processors()
     if processes == 1 or len(first) < _FEW:
-        for image in first:
-            yield _hash_or_problem(image)
-        for image in images:
-            yield _hash_or_problem(image)
+        yield from map(_hash_or_problem, chain(first, images))
         return
-    waiting: deque[Future[list[HashedImage | ImageFile]]] = deque()
-    # A process that is forked from one with threads can hang: these start anew.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        try:
-            for batch in _batches(first, images):
-                waiting.append(pool.submit(_hash_batch, batch))
-                if len(waiting) > _AHEAD * processes:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError("a process that hashes images was killed (memory?): set a smaller --processes") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for hashed in ordered_map(_hash_or_problem, batched(chain(first, images), _BATCH), processes, _stop_at_crash):
+        yield from hashed
 
 
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _batches(first: list[ImageFile], rest: Iterator[ImageFile]) -> Iterator[list[ImageFile]]:
-    for part in (first, rest):
-        part = iter(part)
-        while batch := list(islice(part, _BATCH)):
-            yield batch
-
-
-def _hash_batch(images: list[ImageFile]) -> list[HashedImage | ImageFile]:
-    return [_hash_or_problem(image) for image in images]
+def _stop_at_crash(image: ImageFile) -> HashedImage | ImageFile:
+    raise UserError(f"a process that hashes images was killed by {image.name} (memory?): set a smaller --processes")
 
 
 def _hash_or_problem(image: ImageFile) -> HashedImage | ImageFile:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from medcap.configuration import check_arguments, find_component
 from medcap.errors import UserError
+from medcap.models.component import Component
 from medcap.models.towers.base import TowerShape
 
 
-class Projector(nn.Module):
+class Projector(Component):
     """Turns a tower's output into the rows that stand at an image's placeholders.
 
     A projector is one file with a function ``component(tower_shape, llm_dim, **options)`` that returns a subclass;
@@ -23,10 +21,23 @@ class Projector(nn.Module):
     Attributes:
         takes: "patches" or "pooled".
         num_image_tokens: K, rows for one image.
+        options: ``_component_`` and the options that built it.
     """
 
+    name = "projector"
+    label = "projector"
     takes: str
     num_image_tokens: int
+    options: Mapping[str, Any]
+
+    def config(self) -> dict[str, Any]:
+        """Return the component's name with its options, and K."""
+        return {"projector": dict(self.options), "num_image_tokens": self.num_image_tokens}
+
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Name the kind and the number of tokens."""
+        return f"{config['projector']['_component_'].rpartition('.')[2]}, {config['num_image_tokens']} tokens an image"
 
 
 def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim: int) -> Projector:
@@ -46,14 +57,8 @@ def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim:
     projector = component(tower_shape, llm_dim, **options)
     if getattr(projector, "takes", None) not in ("patches", "pooled"):
         raise UserError(f"projector={config['_component_']} must say that it takes patches or pooled")
+    projector.options = dict(config)
     return projector
-
-
-def projector_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A projector's configuration with the component's own defaults filled in."""
-    parameters = list(inspect.signature(_find(config)).parameters.values())[2:]
-    defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
-    return {**defaults, **config}
 
 
 def pooled_dim(tower_shape: TowerShape) -> int:

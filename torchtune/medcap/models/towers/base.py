@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image, Resampling
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcap.errors import UserError
+from medcap.models.component import Component
 
 # Normalisation constants: OpenAI CLIP's, and the 0.5 of SigLIP.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -184,7 +185,7 @@ class TowerShape:
     pooled_dim: int
 
 
-class Tower(nn.Module, ABC):
+class Tower(Component, ABC):
     """A vision encoder; a subclass is built by ``(spec, preprocess)`` alone, without weights and without a network.
 
     Args:
@@ -195,6 +196,8 @@ class Tower(nn.Module, ABC):
         has_pooled: whether there is a pooled vector.
     """
 
+    name = "vision"
+    label = "vision tower"
     has_pooled = True
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -229,6 +232,20 @@ class Tower(nn.Module, ABC):
         if patches.ndim != 3 or (pooled is not None and pooled.ndim != 2):
             raise UserError(f"vision: this {self.spec['kind']} model gives no patch tokens that can be used")
         return TowerShape(patches.shape[1], patches.shape[2], 0 if pooled is None else pooled.shape[1])
+
+    def config(self) -> dict[str, Any]:
+        """Return specification and preprocessing."""
+        return {"tower": self.spec, "preprocess": self.preprocess.to_dict()}
+
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Name the size of its images."""
+        size = config["preprocess"]["image_size"]
+        return f"{size} x {size} pixels"
+
+    def unused(self, components: Mapping[str, Component]) -> frozenset[str]:
+        """Find the parameters that the model's projector leaves without a gradient; see ``unused_parameters``."""
+        return self.unused_parameters(components["projector"].takes)
 
     def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.

@@ -3,7 +3,7 @@ import torch
 
 from medcap.errors import UserError
 from medcap.models.projectors import base
-from medcap.models.projectors.base import Projector, build_projector, projector_options
+from medcap.models.projectors.base import Projector, build_projector
 from medcap.models.towers.base import TowerShape
 
 SHAPE = TowerShape(16, 6, 5)
@@ -40,11 +40,6 @@ def own_components(monkeypatch):
 def test_a_projector_of_ones_own_is_named_like_the_built_in_ones(own_components):
     projector = build_projector({"_component_": "medcap.models.projectors.base.mean", "scale": 2.0}, SHAPE, 8)
     assert projector(torch.randn(3, 16, 6)).shape == (3, 1, 8)
-
-
-def test_defaults_are_filled_in():
-    config = {"_component_": "medcap.models.pooled_mlp", "hidden_dim": 8}
-    assert projector_options(config) == {**config, "num_image_tokens": 50}
 
 
 @pytest.mark.parametrize(

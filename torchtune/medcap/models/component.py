@@ -1,0 +1,114 @@
+"""What a component is: a part beside the frozen language model that can be trained, saved and taken off again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from medcap.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class ComponentState:
+    """A component as plain data, as files hold it.
+
+    Attributes:
+        name: the component's name, which is also the prefix of its tensors in a file.
+        config: rebuilds it, as JSON holds it.
+        tensors: its ``state_dict``.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+class Component(nn.Module):
+    """A part beside the frozen language model.
+
+    Everything that trains is a component. Setup, optimizer, memory estimate, banner, checkpoints and model card loop
+    over the components of a model, so a new one is a subclass in a file of its own and a line in
+    ``medcap.models.components.COMPONENTS``.
+
+    Attributes:
+        name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.
+        label: what the banner and the model card call it.
+        loss_terms: names of the loss terms that it adds to ``text``.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    loss_terms: ClassVar[tuple[str, ...]] = ()
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the component without its weights, as JSON holds it."""
+        raise NotImplementedError
+
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Describe a component in a few words, for the model card.
+
+        Args:
+            config: as ``config()`` gave it.
+        """
+        raise NotImplementedError
+
+    def unused(self, components: Mapping[str, Component]) -> Collection[str]:
+        """Find the parameters that never get a gradient in this model.
+
+        Args:
+            components: all components of the model, by name.
+
+        Returns:
+            Names as in ``named_parameters()``.
+        """
+        return ()
+
+    def losses(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
+        """Compute the component's own loss terms as sums.
+
+        Args:
+            batch: on the model's device; its ``counts`` say what each term is to be divided by.
+            hidden: ``[n, d]`` hidden states before the final norm, at the batch's target positions.
+
+        Returns:
+            A float32 scalar for each name of ``loss_terms``.
+        """
+        return {}
+
+    def attach(self, model: nn.Module) -> None:
+        """Connect the component with the model that holds it; called once, when the model is built.
+
+        Args:
+            model: the ``VisionLanguageModel``, complete but for the components that come later.
+        """
+
+    def state(self) -> ComponentState:
+        """Return the component as plain data; its tensors are the live ones, not copies."""
+        return ComponentState(self.name, self.config(), dict(self.state_dict()))
+
+
+def set_trainable(components: Mapping[str, Component], names: Collection[str]) -> dict[str, nn.Parameter]:
+    """Set which components learn.
+
+    A parameter that never gets a gradient (a pooling head where patch tokens are taken) stays frozen.
+
+    Args:
+        components: all components of a model, by name; their ``requires_grad`` flags are set.
+        names: the components that learn.
+
+    Returns:
+        The trainable parameters, under the component's name and their own.
+    """
+    trained = {}
+    for name, component in components.items():
+        unused = component.unused(components)
+        for key, parameter in component.named_parameters():
+            parameter.requires_grad_(name in names and key not in unused)
+            if parameter.requires_grad:
+                trained[f"{name}.{key}"] = parameter
+    return trained

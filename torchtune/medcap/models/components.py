@@ -1,0 +1,23 @@
+"""The components that a model can have; a further one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from medcap.models.component import Component
+from medcap.models.projectors.base import Projector
+from medcap.models.towers.base import Tower
+
+# In the order of the banner, the optimizer's parameters and the checkpoints.
+COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Projector)}
+# A model always has these two. They fit each other and the language model, so they are planned together.
+VISION_SIDE = (Tower.name, Projector.name)
+
+
+def further_components(names: Iterable[str] | None = None) -> list[str]:
+    """Return the names of the components beside tower and projector.
+
+    Args:
+        names: the components to choose from; None for all that there are.
+    """
+    return [name for name in (COMPONENTS if names is None else names) if name not in VISION_SIDE]

@@ -1,0 +1,112 @@
+"""Fine-tune through a frozen language model: the recipe that one process and many run alike."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from medcap.checkpoints.assembly import choose_dtype, plan_model
+from medcap.training.data import TrainingData
+from medcap.training.optimization import check_optimization
+from medcap.training.parallelism import plan_parallelism
+from medcap.training.run_folder import RunFolder
+from medcap.training.setup import (
+    FrozenProof,
+    check_trainable,
+    describe_parts,
+    prepare_model,
+    seed_everything,
+    wants_meta_model,
+)
+from medcap.training.trained_part import TrainedPart
+from medcap.training.trainer import Trainer
+from medcap.training.world import World
+
+
+class FineTuneRecipe:
+    """Fine-tune the components of a model whose language model is frozen.
+
+    Features:
+        - Packed rows, one copy of an image for all its questions: ``dataset.packed``, ``dataset.share_images``.
+        - fp32 weights of what trains; the language model in ``dtype`` (bf16 on a GPU, fp32 on the CPU).
+        - The gradient is that of the mean over all label tokens of the accumulated batches, whatever their shapes.
+        - Any optimizer and learning-rate schedule: ``optimizer``, ``lr_scheduler``.
+        - Loss on a held-out file: ``validation_source``, ``eval_every_n_steps`` (and at the end of each epoch).
+        - Checkpoints by step, by minutes, by epoch and when a signal asks to stop, written behind the training; exact
+          resume: ``resume_from_checkpoint=latest``.
+        - Damaged rows and steps that are not finite are skipped and named: ``max_bad_fraction``, ``max_bad_steps``.
+        - Proof that the language model did not change: ``verify_frozen``.
+
+    On several processes also:
+        - ``parallelism=replicate``: the language model on every GPU; only what trains is synchronised.
+        - ``parallelism=shard``: its layers are divided over the GPUs of a node (FSDP2), with ``cpu_offload`` kept in
+          the memory of the host; ``auto`` replicates where it fits.
+        - The optimizer state is divided over all processes where the optimizer allows it.
+        - The mean is over the label tokens of all processes: with ``batch_size`` divided by their number, the steps are
+          those of one process.
+        - A checkpoint can be resumed on another number of processes.
+        - A process that ends or hangs ends the run: ``timeout_minutes``.
+
+    Args:
+        cfg: checked against ``TRAINING_KEYS``, on several processes against ``DISTRIBUTED_KEYS``.
+        world: the processes; one process is a world of size 1.
+
+    Raises:
+        UserError: if ``trainable`` names something that cannot be trained.
+    """
+
+    def __init__(self, cfg: DictConfig, world: World) -> None:
+        check_trainable(cfg.trainable)
+        self.cfg, self.world = cfg, world
+        self.distributed = "parallelism" in cfg
+
+    def setup(self) -> None:
+        """Check everything, then read the weights.
+
+        Raises:
+            UserError: if anything that the configuration names is missing, damaged or does not fit.
+        """
+        cfg, world = self.cfg, self.world
+        seed_everything(cfg.seed)
+        check_optimization(cfg, world.device)
+        self.folder = RunFolder(cfg, world)
+        plan = plan_model(cfg)
+        dtype = choose_dtype(cfg.dtype, world.device)
+        meta_model = wants_meta_model(cfg.save_meta_model, plan)
+        parallelism = plan_parallelism(cfg, plan, world, dtype) if self.distributed else None
+        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_preamble)
+
+        model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
+        model.always_backward = parallelism is not None and parallelism.sharded
+        self.proof = FrozenProof(cfg, plan, model)
+        trained = TrainedPart(prepare_model(model, cfg), cfg.optimizer, world)
+        if self.distributed:
+            # Loading may have drawn a different number of values on each process.
+            seed_everything(cfg.seed + world.rank)
+        if world.is_main:
+            chosen = [] if parallelism is None else [parallelism.why, trained.why]
+            notes = [f"note: {notice}" for notice in plan.vision.notices]
+            print(describe_parts(model), *chosen, *notes, sep="\n", file=sys.stderr)
+        self.trainer = Trainer(cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model)
+
+    def train(self) -> int:
+        """Run all epochs.
+
+        Returns:
+            0 at the end of the training; 128 and the signal's number if a signal asked to stop.
+
+        Raises:
+            UserError: if too many rows are damaged, or too many steps in a row are not finite.
+        """
+        return self.trainer.train()
+
+    def cleanup(self) -> None:
+        """Prove that the language model is what it was, on every process, and write ``summary.json``.
+
+        Raises:
+            RuntimeError: if a frozen weight changed.
+        """
+        fingerprints = self.proof.after()
+        self.folder.end(self.trainer.summary() | fingerprints)
+        self.proof.check(fingerprints)
