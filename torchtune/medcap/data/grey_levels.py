@@ -93,7 +93,7 @@ def square_pixels(picture: Image.Image, row_spacing: float, column_spacing: floa
     Args:
         picture: any mode that can be interpolated.
         row_spacing: distance of the centres of neighbouring rows, in any unit.
-        column_spacing: likewise of columns.
+        column_spacing: distance of the centres of neighbouring columns, in the same unit.
         max_pixels: width x height above which the result is refused.
 
     Returns:
