@@ -84,7 +84,11 @@ def stretch(values: np.ndarray, low: float | None = None, high: float | None = N
 
 def apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """Map the values from ``center - width / 2`` to ``center + width / 2`` to 0..255; uint8 of the same shape."""
-    return stretch(values, center - width / 2, center + width / 2)
+    low, high = center - width / 2, center + width / 2
+    if not low < high:
+        # So narrow that the two ends are one number: a threshold.
+        return np.where(np.asarray(values) > center, 255, 0).astype(np.uint8)
+    return stretch(values, low, high)
 
 
 def square_pixels(picture: Image.Image, row_spacing: float, column_spacing: float, max_pixels: int) -> Image.Image:
@@ -93,7 +97,7 @@ def square_pixels(picture: Image.Image, row_spacing: float, column_spacing: floa
     Args:
         picture: any mode that can be interpolated.
         row_spacing: distance of the centres of neighbouring rows, in any unit.
-        column_spacing: likewise of columns.
+        column_spacing: distance of the centres of neighbouring columns, in the same unit.
         max_pixels: width x height above which the result is refused.
 
     Returns:

@@ -17,6 +17,15 @@ def test_a_window_is_centre_and_width():
     assert apply_window(np.array([-10, 0, 20, 100, 200]), 50, 100).tolist() == [0, 0, 51, 255, 255]
 
 
+def test_a_window_that_is_too_narrow_for_a_float_is_a_threshold():
+    assert apply_window(np.array([999, 1000, 1001, np.nan]), 1000, 1e-30).tolist() == [0, 0, 255, 0]
+
+
+@pytest.mark.parametrize("scale", [1e-315, 1e-300, 1e300, 1e307])
+def test_stretch_of_very_small_and_very_large_values(scale):
+    assert stretch(np.array([-5, 0, 10, 10]) * scale).tolist() == [0, 85, 255, 255]
+
+
 @pytest.mark.parametrize(
     ("frames", "count", "expected"), [("all", 3, [0, 1, 2]), ("middle", 4, [2]), ("middle", 1, [0]), (2, 3, [2])]
 )

@@ -103,6 +103,8 @@ def _jpeg_2000_frame(dataset: Dataset, syntax: Any, data: bytes, layout: Layout)
     if layout.samples == 3:
         if (stream.transformed and colours in YCBCR) or (not stream.transformed and colours in TRANSFORMED):
             raise UserError(f"has the colours {colours}, which its JPEG 2000 data contradict: correct the file")
+        if stream.signed:
+            raise UserError("has colours with a sign in its JPEG 2000 data, which are not read: convert it")
         colours = "YBR_FULL" if colours in YCBCR else "RGB"
     container = next(bits for bits in (8, 16, 32, 64) if stream.precision <= bits)
     values = _decode_coded(dataset, syntax, layout, stream.data, bits_allocated=container)
@@ -116,7 +118,8 @@ def _whole(stream: JpegStream, decode_stream: Callable[[bytes], np.ndarray]) -> 
         raise UserError("is damaged: cut off: its JPEG data lack a part")
     changed = stream.with_changed_bits()
     if changed is not None:
-        with contextlib.suppress(RuntimeError):  # of bits that are no code: they were read
+        # An error shows that the changed bits were read.
+        with contextlib.suppress(RuntimeError):
             if np.array_equal(decoded, decode_stream(changed)):
                 raise UserError("is damaged: cut off: its JPEG data lack a part in their middle")
     return decoded

@@ -29,7 +29,7 @@ class Frame:
             or floats.
         colours: what they stand for: one of ``GREY``, ``PALETTE``, ``RGB`` or ``YBR_FULL``.
         bits: of a value; None of floats.
-        cells: what held the values, with the bits that are no part of them; of the same type and shape.
+        cells: what held the values, with unused bits; of the same type and shape.
     """
 
     values: np.ndarray

@@ -29,7 +29,7 @@ def decode(source: Any, syntax: Any, frame: int, **options: Any) -> np.ndarray:
     try:
         return get_decoder(syntax).as_array(source, index=frame, raw=True, correct_unused_bits=False, **options)[0]
     except BaseException as error:
-        # What a decoder in Rust raises when it panics is no Exception, and would end the run.
+        # A decoder in Rust that panics raises a BaseException, which would end the run.
         if type(error).__name__ == "PanicException":
             raise UserError(f"is damaged: its decoder failed ({error})") from error
         raise

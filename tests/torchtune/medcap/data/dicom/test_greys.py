@@ -195,7 +195,7 @@ def test_a_modality_table_without_descriptor_is_refused():
         ("100", "inf", [[0, 51], [102, 255]]),
     ],
 )
-def test_windows_that_are_no_numbers(center, width, expected):
+def test_windows_that_are_not_numbers(center, width, expected):
     # Written as text without checks: pydicom would not write them as decimal numbers.
     window = {"WindowCenter": ("LO", center), "WindowWidth": ("LO", width)}
     content = dicom_bytes(RAMP, "explicit", **window)

@@ -66,6 +66,8 @@ def grey_files(draw):
         return numbers * slope + intercept if usable else numbers.astype(float)
 
     result = units(values)
+    if result.min() == result.max():
+        return cells, elements, inverted, "refused"
     center, width = draw(st.one_of(st.just((None, None)), st.tuples(NUMBERS, NUMBERS)))
     if center is not None:
         elements |= {"WindowCenter": ("LO", str(center)[:16]), "WindowWidth": ("LO", str(width)[:16])}
@@ -87,7 +89,10 @@ def grey_files(draw):
         ends = every.min(), every.max()
     else:
         ends = result[shown].min(), result[shown].max()
-    expected = np.clip((result - ends[0]) / (ends[1] - ends[0]), 0, 1) * 255
+    if ends[0] == ends[1]:
+        expected = np.where(result > ends[0], 255.0, 0.0)
+    else:
+        expected = np.clip((result - ends[0]) / (ends[1] - ends[0]), 0, 1) * 255
     return cells, elements, inverted, np.where(shown, 255 - expected if inverted else expected, 0)
 
 
