@@ -16,10 +16,11 @@ from medcap.data.pixel_samples import PixelSamples, to_picture
 from medcap.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The chunks that make the picture. Nothing else is kept but an orientation: Pillow refuses a picture for long texts and
-# colour profiles (https://github.com/python-pillow/Pillow/issues/8363), which nothing here reads.
-_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
-_KEPT = (*_PICTURE, b"eXIf", b"IEND")
+# The chunks that make the picture and its orientation; a text is kept only if it tells that. Pillow refuses a
+# picture for long texts and colour profiles (https://github.com/python-pillow/Pillow/issues/8363), which are not used.
+_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_UNCHECKED = (*_TEXTS, b"iCCP", b"eXIf")
 _ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"exif\0")
 _MAX_TEXT = 2**20  # bytes that Pillow inflates of a text
 _LA, _RGB, _RGBA = 4, 2, 6  # colour types
@@ -42,8 +43,8 @@ def without_extras(file: BinaryIO, whole: bool) -> BinaryIO:
     kept = [SIGNATURE]
     end = len(SIGNATURE)
     for kind, start, end in _chunks(data):
-        if kind in _PICTURE and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != _number(data, end - 4):
-            raise UserError(f"is damaged: the checksum of a {kind.decode()} chunk is wrong")
+        if kind not in _UNCHECKED and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != _number(data, end - 4):
+            raise UserError(f"is damaged: the checksum of its chunk {kind.decode('latin-1')!a} is wrong")
         if kind in _KEPT or _tells_orientation(kind, data[start + 8 : end - 4]):
             kept.append(data[start:end])
     kept.append(data[end:])  # a chunk that is cut off, which Pillow finds, or the beginning of the pixels
@@ -136,13 +137,16 @@ def _bits_and_type(file: BinaryIO) -> tuple[int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The kind of every whole chunk, and where it begins and ends."""
+    """The kind of every whole chunk up to the last, and where it begins and ends."""
     start = len(SIGNATURE)
     while start + 12 <= len(data):
         end = start + 12 + _number(data, start)
         if end > len(data):
             return
-        yield data[start + 4 : start + 8], start, end
+        kind = data[start + 4 : start + 8]
+        yield kind, start, end
+        if kind == b"IEND":
+            return
         start = end
 
 
@@ -158,7 +162,7 @@ def _head(file: BinaryIO) -> bytes:
 
 def _tells_orientation(kind: bytes, content: bytes) -> bool:
     """Whether a text may hold the orientation, and Pillow takes it."""
-    if kind not in (b"tEXt", b"zTXt", b"iTXt") or not content.startswith(_ORIENTATION):
+    if kind not in _TEXTS or not content.startswith(_ORIENTATION):
         return False
     text = content.partition(b"\0")[2]
     if kind == b"tEXt" or (kind == b"iTXt" and text[:1] == b"\0"):
