@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 
-from medcap.errors import UserError
+from medcap.errors import UserError, WordsError
 from medcap.generation.live import CLOSING, OUT_OF_MEMORY
 from medcap.generation.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.serving.api_error import ApiError, internal_error
+from medcap.serving.api_error import ApiError, bad_request, internal_error
 from medcap.serving.chat_body import ChatBody
 from medcap.serving.conversation_reader import too_long
 from medcap.serving.limits import Limits
@@ -50,6 +50,10 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
     )
     try:
         return run.live.prepare(Request(messages, REQUEST_KEY), sampling, run.place)
+    except WordsError as error:
+        logger.info("%s: prompt refused: %.300r", request_id, error)
+        reason = str(error).removeprefix(f"request {REQUEST_KEY}: ")
+        raise bad_request(f"the language model cannot take these messages: {reason}", "messages") from None
     except UserError as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         raise too_long(limits) from None

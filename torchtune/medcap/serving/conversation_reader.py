@@ -13,7 +13,7 @@ from torchtune.data import Message
 
 from medcap.data.images import FORMATS, ImageReader
 from medcap.data.tokenization import check_text
-from medcap.errors import UserError
+from medcap.errors import UserError, WordsError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage
 from medcap.models.towers.base import MAX_ASPECT
@@ -91,6 +91,8 @@ class ConversationReader:
             return
         try:
             check_text(part.text)
+        except WordsError:
+            raise bad_request(f"'{field}' holds half of a character, which no text may hold", field) from None
         except UserError:
             raise bad_request(
                 f"'{field}' holds a character that stands for an image; send images as 'image_url' parts", field

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,7 @@ class BadRows:
             rows: with ``name`` and ``reason``; a row may come many times.
 
         Returns:
-            Those that are new.
+            Those that are new, their reasons without their names.
 
         Raises:
             UserError: if the file cannot be opened at the first call.
@@ -194,6 +195,8 @@ class BadRows:
                 continue
             self._names[row.name] = None
             self._last_reason = row.reason
+            # Both are shown side by side.
+            row = replace(row, reason=row.reason.removeprefix(f"{row.name}: "))
             new.append(row)
             if self._file is not None and row.name not in self._logged:
                 self._logged.add(row.name)
