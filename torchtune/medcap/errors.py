@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class WordsError(UserError):
+    """Words that a tokenizer, or its chat template, cannot take."""
+
+
 class TooManyPixelsError(UserError):
     """An image is larger than its reader takes; the reader adds the key of the limit."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchtune.data import Message
 
-from medcap.errors import UserError
+from medcap.errors import WordsError
 
 # <start_of_turn>, [multimodal] and the like: what vocabularies name the parts of a chat by.
 _TAG = re.compile(r"<{1,2}[^<>\s]+>{1,2}|\[[^\[\]\s]+\]")
@@ -45,7 +45,7 @@ class WordEncoder:
         """Encode words; arguments as for the tokenizer's ``encode``, without a first or last token.
 
         Raises:
-            UserError: if a special token in them cannot be spelled by other tokens.
+            WordsError: if a special token in them cannot be spelled by other tokens.
         """
         ids = self._encode(text, *args, **options)
         if self._pieces is not None and self._tags is not None and self._tags.search(text):
@@ -65,7 +65,7 @@ class WordEncoder:
             for part in (name[0], name[1:]):
                 spelled += self._encode(part, add_bos=False, add_eos=False) if part else []
         if not self.special_ids.isdisjoint(spelled):
-            raise UserError("it spells a special token that the tokenizer cannot write as words")
+            raise WordsError("it spells a special token that the tokenizer cannot write as words")
         return spelled
 
     def _spell_pieces(self, ids: list[int]) -> list[int]:
@@ -98,7 +98,7 @@ class WordEncoder:
             if token == self._pieces.unk_id():
                 ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
             if self._pieces.unk_id() in ids:
-                raise UserError(f"it spells {piece}, which the tokenizer cannot write as words")
+                raise WordsError(f"it spells {piece}, which the tokenizer cannot write as words")
             yield from ids
 
 

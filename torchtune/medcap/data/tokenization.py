@@ -19,7 +19,7 @@ from torchtune.data import Message
 
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.plain_words import WordEncoder
-from medcap.errors import UserError
+from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # Unicode noncharacters: never assigned, not valid in exchanged text.
@@ -239,7 +239,7 @@ class ChatTokenizer:
             raise
         except Exception as error:  # no list covers what tokenizers and templates raise
             reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
+            raise WordsError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
 
     def _look_at_template(self) -> tuple[list[int], bool]:
         """The special tokens by which an answer ends, and whether anything stands before it."""
@@ -319,15 +319,15 @@ def check_text(text: str) -> str:
         The same words.
 
     Raises:
-        UserError: if they do: most tokenizers fail on half a character, others learn a replacement for it, and an
-            image's character would be taken for an image that is not there.
+        WordsError: for half of a character: most tokenizers fail on it, others learn a replacement for it.
+        UserError: for an image's character: it would be taken for an image that is not there.
     """
     if any(mark in text for mark in (*_MARKS, PLACEHOLDER)):
         raise UserError(f"the text {text[:40]!r} holds a character that stands for an image ({PLACEHOLDER})")
     half = _SURROGATE.search(text)
     if half is not None:
         near = text[max(half.start() - 20, 0) : half.start() + 20]
-        raise UserError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
+        raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
 
 

@@ -118,7 +118,8 @@ class ChatDataset:
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style)
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
-            message = str(error)
+            # Tar shards call a row otherwise than by its number.
+            message = str(error).removeprefix(f"{self.rows.path}, row {index}: ")
             raise UserError(message if message.startswith(name) else f"{name}: {message}") from None
         return continue_preamble(whole, self.preamble, self.tokenizer.image_token_id)
 

@@ -34,6 +34,11 @@ def read_parquet(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
+            for column in columns:
+                if columns.count(column) > 1:
+                    raise UserError(
+                        f"{path} has {columns.count(column)} columns '{column}': rename or remove all but one"
+                    )
             for column in required:
                 if column not in columns:
                     raise UserError(f"{path} has no column '{column}' (it has: {', '.join(columns)})")

@@ -325,7 +325,7 @@ class Generator:
         try:
             prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise type(error)(f"{name}: {error}") from None
         return name, request.id or str(index), prompt.tokens, prompt.images
 
 

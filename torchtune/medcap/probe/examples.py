@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from medcap.data.images import ImageReader, LimitKeys
 from medcap.datasets.conversion.listing import sorted_images
-from medcap.datasets.conversion.reading import csv_heading
+from medcap.datasets.delimited import delimiter_of, read_heading, read_records
 from medcap.datasets.fields import field_text
 from medcap.datasets.phantom_records import OPTIONS
 from medcap.datasets.rows import read_rows
@@ -170,19 +169,15 @@ def _table(path: Path, columns: TableColumns, image_roots: Sequence[str | Path])
 def _rows(path: Path, columns: TableColumns) -> Iterator[tuple[str, Mapping[str, Any]]]:
     wanted = [columns.image, *columns.labels, *([columns.group] if columns.group else [])]
     if path.suffix.lower() in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        heading = csv_heading(path, wanted, delimiter)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            next(reader)
-            try:
-                for fields in reader:
-                    if fields and len(fields) != len(heading):
-                        raise UserError(f"{path}, line {reader.line_num}: not as many fields as the heading")
-                    if fields:
-                        yield f"{path}, line {reader.line_num}", dict(zip(heading, fields, strict=True))
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise UserError(f"{path}, line {reader.line_num}: not readable as CSV in UTF-8 ({error})") from error
+        delimiter = delimiter_of(path)
+        try:
+            heading = read_heading(path, wanted, delimiter)
+            for record in read_records(path, heading, delimiter):
+                if record.problem is not None:
+                    raise UserError(f"{path}, {record.place}: {record.problem}")
+                yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not readable as CSV in UTF-8 ({error.reason})") from error
         return
     seen: set[str] = set()
     for index, row in read_rows(path):

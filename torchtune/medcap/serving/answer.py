@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from medcap.errors import UserError
+from medcap.errors import UserError, WordsError
 from medcap.generation.live import CLOSING, OUT_OF_MEMORY
 from medcap.generation.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
@@ -53,6 +53,10 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
     request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix)
     try:
         return run.live.prepare(request, sampling, run.place)
+    except WordsError as error:
+        logger.info("%s: prompt refused: %.300r", request_id, error)
+        reason = str(error).removeprefix(f"request {REQUEST_KEY}: ")
+        raise bad_request(f"the language model cannot take these messages: {reason}", "messages") from None
     except (UserError, ValueError) as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         raise _refusal(run, request) from None

@@ -6,6 +6,7 @@ import errno
 import re
 import resource
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,7 @@ class BadRows:
             rows: with ``name`` and ``reason``; a row may come many times.
 
         Returns:
-            Those that are new.
+            Those that are new, their reasons without their names.
 
         Raises:
             UserError: if the file cannot be opened at the first call.
@@ -209,6 +210,8 @@ class BadRows:
                 continue
             self._names[row.name] = None
             self._last_reason = row.reason
+            # Both are shown side by side.
+            row = replace(row, reason=row.reason.removeprefix(f"{row.name}: "))
             new.append(row)
             if self._file is not None and row.name not in self._logged:
                 self._logged.add(row.name)

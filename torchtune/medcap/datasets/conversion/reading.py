@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.conversion.example import Tally
+from medcap.datasets.delimited import MAX_FIELD, read_heading, read_records
 from medcap.errors import UserError
 
 Value = TypeVar("Value")
-_MAX_FIELD = 1 << 27  # characters of a CSV field
-_STEP = 256  # records between looks at the place in a text file
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -54,65 +53,37 @@ def csv_records(
     Args:
         path: the file, UTF-8.
         columns: what the heading must have.
-        tally: counts rows that have more or fewer fields than the heading.
-        delimiter: between fields.
+        tally: counts rows that are damaged, or have more or fewer fields than the heading.
+        delimiter: between fields; with tabs there is no quoting.
 
     Yields:
         The row's place in words and its fields.
 
     Raises:
-        UserError: if the file cannot be read or lacks a column.
+        UserError: if the file cannot be read, lacks a column, or has two of one name.
     """
-    # PMC-Patients tells whole cases in a field; the limit of the module is 131,072 characters. It is only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
     heading = csv_heading(path, columns, delimiter)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file, _byte_progress(path) as bar:
-            reader = csv.reader(file, delimiter=delimiter)
-            next(reader)
-            while True:
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    break
-                except csv.Error:
-                    tally.read += 1
-                    tally.skip("not a readable line of CSV", f"{path}, line {reader.line_num}")
-                    continue
-                if not fields:
-                    continue
+    with _utf8(path), _byte_progress(path) as bar:
+        advance = lambda position: bar.update(position - bar.n)  # noqa: E731
+        for record in read_records(path, heading, delimiter, MAX_FIELD, advance):
+            if record.problem is None:
                 tally.read += 1
-                if tally.read % _STEP == 0:
-                    bar.update(file.buffer.tell() - bar.n)
-                if len(fields) != len(heading):
-                    tally.skip("not as many fields as the heading", f"{path}, line {reader.line_num}")
-                else:
-                    yield f"{path}, line {reader.line_num}", dict(zip(heading, fields, strict=True))
-    except UnicodeDecodeError as error:
-        raise _not_text(path, error) from error
-    except OSError as error:
-        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
+                yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
+                continue
+            # A quote that is not meant as one runs over rows: each of their lines is one that was not read.
+            for _ in filter(str.strip, record.lines):
+                tally.read += 1
+                tally.skip(record.problem, f"{path}, {record.place}")
 
 
 def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[str]:
-    """The names of a CSV file's columns.
+    """Read the names of a CSV file's columns.
 
     Raises:
-        UserError: if the file cannot be read or lacks one of ``columns``.
+        UserError: if the file cannot be read, lacks one of ``columns``, or has two of one name.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            heading = next(csv.reader(file, delimiter=delimiter), [])
-    except UnicodeDecodeError as error:
-        raise _not_text(path, error) from error
-    except csv.Error as error:
-        raise UserError(f"{path} is not a readable CSV file ({error})") from error
-    except OSError as error:
-        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
-    for column in columns:
-        if column not in heading:
-            raise UserError(f"{path} has no column '{column}' (it has: {', '.join(heading) or 'nothing'})")
-    return heading
+    with _utf8(path):
+        return read_heading(path, columns, delimiter, MAX_FIELD)
 
 
 def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, list[str]]]:
@@ -161,8 +132,12 @@ def parquet_records(
             yield f"{path}, row {index}", row
 
 
-def _not_text(path: Path, error: UnicodeDecodeError) -> UserError:
-    return UserError(f"{path} is not UTF-8 text ({error.reason}): write it as UTF-8")
+@contextlib.contextmanager
+def _utf8(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it as UTF-8") from error
 
 
 def _decode(line: bytes) -> str:

@@ -13,12 +13,13 @@ from medcap.datasets.conversion.example import Example, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
 from medcap.datasets.conversion.reading import csv_heading, csv_records
+from medcap.datasets.delimited import delimiter_of
 from medcap.errors import UserError
 
 
 @dataclass(frozen=True)
 class CsvTable(Converter):
-    """A file of your own, separated by commas, or by tabs where its name ends in ``.tsv``.
+    """A file of your own, separated by commas, or by tabs, without quoting, where its name ends in ``.tsv``.
 
     Args:
         file: its path.
@@ -53,9 +54,9 @@ class CsvTable(Converter):
         """See :meth:`Converter.examples`."""
         path = Path(self.file)
         if not path.is_file():
-            raise UserError(f"csv: --file {path} does not exist")
+            raise UserError(f"csv: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
         folder = folders.data or os.path.dirname(self.file) or "."
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        delimiter = delimiter_of(path)
         columns = [name for name in (self.image_column, self.text_column, self.question_column) if name]
         csv_heading(path, columns, delimiter)
 

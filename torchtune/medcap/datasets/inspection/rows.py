@@ -14,7 +14,7 @@ from medcap.data.images import ImageReader
 from medcap.data.packing import sharing
 from medcap.data.preamble import continue_preamble
 from medcap.data.samples import make_sample
-from medcap.data.tokenization import ChatTokenizer, LabelRules, check_text
+from medcap.data.tokenization import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.source import RowSource
 from medcap.errors import UserError
@@ -164,12 +164,9 @@ class RowChecker:
     @staticmethod
     def _say_something(record: Record) -> None:
         """What can be told of the tokens without a tokenizer."""
-        for message in record.messages:
-            text = _text(message)
-            if message.role == "assistant" and text.strip():
-                break
-        else:
+        if not any(message.role == "assistant" for message in record.messages):
             raise UserError("no token is left to learn: the assistant says nothing")
+        check_answers(record.messages)
         for message in record.messages:
             check_text(_text(message))
 

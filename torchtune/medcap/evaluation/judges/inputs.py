@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.datasets.delimited import WRONG_COUNT, read_heading, read_records
 from medcap.errors import UserError
 from medcap.evaluation.answers import read_answers
 from medcap.evaluation.rows import GROUPS, Answer
@@ -58,18 +58,9 @@ def read_raw_table(path: Path) -> list[Answer]:
         UserError: if it is not such a table; the message has the line.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                return _with_unique_ids([_answer(row, number) for number, row in enumerate(_rows(reader, path))])
-            except csv.Error as error:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: not valid CSV ({error}); is the file cut off?"
-                ) from error
+        return _with_unique_ids([_answer(row, number) for number, row in enumerate(_rows(path))])
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def last_question(instruction: str) -> str:
@@ -85,22 +76,24 @@ def last_question(instruction: str) -> str:
     return turn.removeprefix(_FIRST_USER).strip()  # medcap leaves the header where there is one turn only
 
 
-def _rows(reader: csv.reader, path: Path) -> Iterator[dict[str, str]]:
-    columns = next(reader, [])
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    columns = read_heading(path)
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise UserError(
             f"{path}: there is no column {missing[0]} (there are: {', '.join(columns) or 'none'}); medcap's raw tables"
             " have image,instruction,output,generated"
         )
-    for cells in reader:
-        if cells and len(cells) != len(columns):
+    for record in read_records(path, columns):
+        place = f"{path}, {record.place}"
+        if record.problem == WRONG_COUNT:
             raise UserError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells under {len(columns)} columns; is the file cut"
-                " off, or a quote missing?"
+                f"{place}: {len(record.fields)} cells under {len(columns)} columns; is the file cut off, or a quote"
+                " missing?"
             )
-        if cells:
-            yield dict(zip(columns, cells, strict=True))
+        if record.problem is not None:
+            raise UserError(f"{place}: not valid CSV ({record.problem}); is the file cut off?")
+        yield dict(zip(columns, record.fields, strict=True))
 
 
 def _answer(row: Mapping[str, str], number: int) -> Answer:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images import ImageReader
+from medcap.datasets.delimited import WRONG_COUNT, read_heading, read_records
 from medcap.datasets.fields import field_text, field_words, question_text
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
@@ -131,24 +131,20 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         Row number from 0 and the fields.
 
     Raises:
-        UserError: if the file is damaged, or a row has more or fewer fields than the heading; the message has the
-            line.
+        UserError: if the file is damaged, two columns have one name, or a row has more or fewer fields than the
+            heading; the message has the line.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for index, row in enumerate(reader):
-                if None in row or None in row.values():
-                    count = len(reader.fieldnames or [])
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: the row does not have the {count} fields of the heading;"
-                        f" {_AGAIN}"
-                    )
-                yield index, row
-    except (csv.Error, UnicodeDecodeError) as error:
+        heading = read_heading(path)
+        for index, record in enumerate(read_records(path, heading)):
+            problem = record.problem
+            if problem == WRONG_COUNT:
+                problem = f"the row does not have the {len(heading)} fields of the heading"
+            if problem is not None:
+                raise UserError(f"{path}, {record.place}: {problem}; {_AGAIN}")
+            yield index, dict(zip(heading, record.fields, strict=True))
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a readable CSV file ({error}); {_AGAIN}") from error
-    except OSError as error:
-        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
 def read_fields(path: Path, count: int, layout: str) -> Iterator[tuple[int, list[str]]]:
