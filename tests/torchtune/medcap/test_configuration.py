@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from medcap.configs import packaged_configs
-from medcap.configuration import Component, Section, Value, check, recipe
+from medcap.configuration import Component, Section, Value, build, check, read_arguments, recipe
 from medcap.errors import UserError
 
 KEYS = {
@@ -132,16 +132,189 @@ def test_an_error_that_is_not_foreseen_is_one_line(monkeypatch, tmp_path, capsys
     assert "ValueError: a bug (medcap/test_configuration.py, line " in line
 
 
-@pytest.mark.parametrize("name", packaged_configs())
-def test_every_packaged_configuration_passes_its_recipes_check(name):
+# The keys of medcap 2024's documented commands (README.md, README_FINETUNE.md and README_TUTORIAL.md of
+# https://github.com/myeongkyunkang/medcap, commit c8910f0).
+MEDCAP_2024_SHARED = (
+    "vision=biomedclip",
+    "vision_checkpoint=./results_medcap/x_biomedclip/checkpoint/meta_model_last.pt",
+    "tokenizer.path=./models/llama3/Meta-Llama-3.1-8B-Instruct/original/tokenizer.model",
+    "checkpointer.checkpoint_dir=./models/llama3/Meta-Llama-3.1-8B-Instruct",
+    "output_dir=./results_medcap/x_biomedclip",
+)
+MEDCAP_2024_TRAINING = (
+    *MEDCAP_2024_SHARED,
+    "epochs=5",
+    "batch_size=4",
+    "gradient_accumulation_steps=1",
+    "optimizer.lr=2e-5",
+    "dataset._component_=torchtune.datasets.chat_dataset",
+    "dataset.source=./datasets/medcap/vqarad_train.json",
+    "dataset.conversation_style=sharegpt",
+    "dataset.max_seq_len=500",
+    "checkpointer.output_dir=./results_medcap/x_biomedclip/checkpoint",
+    "metric_logger.log_dir=./results_medcap/x_biomedclip/log",
+)
+MEDCAP_2024_GENERATION = (
+    *MEDCAP_2024_SHARED,
+    "test_omnimedvqa=True",
+    "test_metrics=True",
+    "test_vqarad=True",
+    "vqa_type=no_cond_desc",
+    "seed=1",
+    "max_new_tokens=200",
+    "top_k=null",
+    "temperature=0",
+    "dataset_source=./datasets/",
+    "dataset_conversation_style=sharegpt",
+    "dataset_max_seq_len=500",
+    "test_chunk_idx=0",
+    "test_chunk=50",
+    "debug=True",
+)
+MEDCAP_2024_JUDGE = ("bit=4", "ckpt_dir=./models/llama3/judge", "exp=eval_vqa", "csv_path=./x-raw-meta_model_5.csv")
+
+
+def recipe_of(name):
+    """The keys and flags of the recipe that a packaged configuration is for, and the documented overrides."""
     from medcap.recipes.generate import KEYS as GENERATE
     from medcap.recipes.judge import KEYS as JUDGE
     from medcap.training.keys import DISTRIBUTED_KEYS, TRAINING_KEYS
 
-    train = DISTRIBUTED_KEYS if name.endswith("distributed") else TRAINING_KEYS
-    keys = {"generation": GENERATE, "judge": JUDGE}.get(name.rpartition("/")[2], train)
+    kind = name.rpartition("/")[2]
+    if kind == "generation":
+        return GENERATE, ("test_",), MEDCAP_2024_GENERATION
+    if kind == "judge":
+        return JUDGE, (), MEDCAP_2024_JUDGE
+    return DISTRIBUTED_KEYS if kind.endswith("distributed") else TRAINING_KEYS, (), MEDCAP_2024_TRAINING
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_packaged_configuration_passes_its_recipes_check(name):
+    keys, flags, _ = recipe_of(name)
     text = packaged_configs()[name].read_text(encoding="utf-8")
-    check(OmegaConf.create(text), keys, flags=("test_",))
+    check(OmegaConf.create(text), keys, flags)
     assert text.startswith("# ")
     for wanted in ("# Download first", r"tune run (--nproc_per_node \d )?medcap/recipes/", "# Memory"):
         assert re.search(wanted, text)
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_documented_key_of_medcap_2024_is_taken_with_every_packaged_configuration(name):
+    keys, flags, words = recipe_of(name)
+    for word in words:
+        read_arguments(["--config", name, word], keys, flags)
+    cfg = read_arguments(["--config", name, *words], keys, flags)
+    for word in words:
+        key, _, text = word.partition("=")
+        found = OmegaConf.select(cfg, key)
+        if key == "dataset._component_":
+            assert found == "medcap.datasets.chat_dataset"
+        else:
+            assert found == OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("null", None), ("false", False), ("true", True), ("latest", "latest")])
+def test_resume_may_be_null_false_true_and_a_name(text, expected):
+    keys, flags, _ = recipe_of("medcap/tiny/distributed")
+    cfg = read_arguments(["--config", "medcap/tiny/distributed", f"resume_from_checkpoint={text}"], keys, flags)
+    assert cfg.resume_from_checkpoint == expected
+
+
+TRAIN, DISTRIBUTED, GENERATE = "medcap/tiny/single_device", "medcap/tiny/distributed", "medcap/tiny/generation"
+
+
+@pytest.mark.parametrize(
+    ("config", "word", "words"),
+    [
+        (TRAIN, "clip_grad_norm=0", "clip_grad_norm=0.0 must be above 0, or null for none"),
+        (TRAIN, "clip_grad_norm=nan", "clip_grad_norm=nan must be a finite number"),
+        (TRAIN, "max_bad_fraction=2", "max_bad_fraction=2.0 must be at most 1"),
+        (TRAIN, "activation_memory_budget=1.5", "activation_memory_budget=1.5 must be at most 1"),
+        (TRAIN, "save_every_minutes=0", "save_every_minutes=0.0 must be above 0, or null for none"),
+        (TRAIN, "seed=-1", "seed=-1 must be at least 0"),
+        (TRAIN, "seed=4294967296", "seed=4294967296 must be at most 4294967295"),
+        (TRAIN, "seed=null", "seed=None must be of type int"),
+        (TRAIN, "optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
+        (TRAIN, "optimizer.lr=.inf", "optimizer.lr=inf must be a finite number"),
+        (TRAIN, "optimizer.lr=fast", "optimizer.lr='fast' must be of type float"),
+        (TRAIN, "optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be of type tuple"),
+        (TRAIN, "optimizer.fused=abc", "optimizer.fused='abc' must be of type bool"),
+        (TRAIN, "optimizer={lr: 1}", "optimizer._component_ must be a dotted name, not {'lr': 1}"),
+        (TRAIN, "optimizer=torch.optim", "optimizer._component_=torch.optim is not a function or a class"),
+        (TRAIN, "optimizer=[a]", "optimizer cannot be ['a']: it needs a _component_"),
+        (TRAIN, "lr_scheduler.num_warmup_steps=-5", "lr_scheduler.num_warmup_steps=-5 must be at least 0"),
+        (TRAIN, "lr_scheduler.num_warmup_steps=0.1", "lr_scheduler.num_warmup_steps=0.1 must be of type int"),
+        (TRAIN, "lr_scheduler.num_cycles=abc", "lr_scheduler.num_cycles='abc' must be of type float"),
+        (TRAIN, "dataset.max_seq_len=abc", "dataset.max_seq_len='abc' must be of type int"),
+        (TRAIN, "dataset.max_seq_len=0", "dataset.max_seq_len=0 must be at least 1"),
+        (TRAIN, "dataset.max_image_pixels=0", "dataset.max_image_pixels=0 must be at least 1"),
+        (TRAIN, "dataset.packed=abc", "dataset.packed='abc' must be of type bool"),
+        (TRAIN, "dataset.source=5", "dataset.source=5 must be of type str"),
+        (TRAIN, "dataset.source=[a.json, b.json]", "dataset.source=['a.json', 'b.json'] must be of type str"),
+        (TRAIN, "dataset.source=null", "dataset.source=None must be of type str"),
+        (TRAIN, "dataset.image_roots=folder", "dataset.image_roots='folder' must be of type list[str] | None"),
+        (TRAIN, "tokenizer.path=5", "tokenizer.path=5 must be of type str"),
+        (TRAIN, "tokenizer.max_seq_len=long", "tokenizer.max_seq_len='long' must be of type int | None"),
+        (TRAIN, "llm.num_layers=many", "llm.num_layers='many' must be of type int"),
+        (TRAIN, "projector.num_image_tokens=4.5", "projector.num_image_tokens=4.5 must be of type int | None"),
+        (TRAIN, "metric_logger.log_dir=5", "metric_logger.log_dir=5 must be of type str"),
+        (TRAIN, "checkpointer.checkpoint_files=[5]", "checkpointer.checkpoint_files=[5] must be a list of texts"),
+        (TRAIN, "trainable={vision: {lr: 1}}", "trainable={'vision': {'lr': 1}} must be of type list"),
+        (TRAIN, "checkpointer=[a]", "checkpointer holds further keys (checkpoint_dir"),
+        (TRAIN, "vision=[tiny]", "vision=['tiny'] must be of type str or dict"),
+        (DISTRIBUTED, "timeout_minutes=0", "timeout_minutes=0.0 must be at least 0.1"),
+        (DISTRIBUTED, "timeout_minutes=1e300", "timeout_minutes=1e+300 must be at most 525600"),
+        (GENERATE, "top_p=0", "top_p=0.0 must be above 0"),
+        (GENERATE, "top_p=1.5", "top_p=1.5 must be at most 1"),
+        (GENERATE, "seed=-1", "seed=-1 must be at least 0"),
+        (GENERATE, "temperature=nan", "temperature=nan must be a finite number"),
+        (GENERATE, "image_roots=[5]", "image_roots=[5] must be a list of texts"),
+        (GENERATE, "image=[a.png, 5]", "image=['a.png', 5] must be a list of texts"),
+        ("medcap/judge", "timeout=0", "timeout=0.0 must be at least 0.001"),
+        ("medcap/judge", "retries=-1", "retries=-1 must be at least 0"),
+    ],
+)
+def test_impossible_values_of_real_configurations_name_their_key(config, word, words):
+    keys, flags, _ = recipe_of(config)
+    with pytest.raises(UserError) as error:
+        read_arguments(["--config", config, word], keys, flags)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    keys, flags, _ = recipe_of(TRAIN)
+    words = (
+        *("output_dir=~/run", "vision=~/tower", "vision_checkpoint=~/a.pt", "validation_source=~/b.json"),
+        *("checkpointer.checkpoint_dir=~/llm", "checkpointer.output_dir=~/saved", "tokenizer.path=~/t.model"),
+        *("dataset.source=~/c.json", "dataset.image_roots=[~/images, ~/more]", "metric_logger.log_dir=~/log"),
+        "resume_from_checkpoint=~/run/checkpoint/step_000001",
+    )
+    cfg = OmegaConf.to_container(read_arguments(["--config", TRAIN, *words], keys, flags))
+    found = str(cfg)
+    assert "~" not in found
+    assert found.count("/home/anna/") == 12
+    keys, flags, _ = recipe_of(GENERATE)
+    words = (
+        "image=[~/a.png]",
+        "dataset_source=~/b",
+        "image_roots=[~/c]",
+        "results_csv=~/d.csv",
+        "prompt='~/e is what?'",
+    )
+    cfg = read_arguments(["--config", GENERATE, *words], keys, flags)
+    assert (cfg.image, cfg.dataset_source) == (["/home/anna/a.png"], "/home/anna/b")
+    assert (cfg.image_roots, cfg.results_csv) == (["/home/anna/c"], "/home/anna/d.csv")
+    assert cfg.prompt == "~/e is what?"
+    keys, flags, _ = recipe_of("medcap/judge")
+    words = ("csv_path=~/a.csv", "ckpt_dir=~/llm", "output_dir=~/out")
+    cfg = read_arguments(["--config", "medcap/judge", *words], keys, flags)
+    assert (cfg.csv_path, cfg.ckpt_dir, cfg.output_dir) == ("/home/anna/a.csv", "/home/anna/llm", "/home/anna/out")
+
+
+def test_a_component_that_refuses_its_arguments_is_told_with_its_key():
+    with pytest.raises(UserError, match=r"^sampler: 'int' object is not iterable \(from builtins\.dict\)"):
+        build({"_component_": "builtins.dict"}, 5, key="sampler")
+    with pytest.raises(UserError, match=r"metric_logger\._component_=torch\.nothing cannot be found"):
+        build({"_component_": "torch.nothing"}, key="metric_logger")

@@ -32,6 +32,7 @@ class Numbers:
     """13 samples, of which the epoch begins with that of its number; a batch is their list."""
 
     num_rows = 13
+    shows_images = True
 
     def __init__(self, bad_rows=(), bad_images=()):
         self.bad, self._bad_images = list(bad_rows), list(bad_images)
@@ -42,7 +43,7 @@ class Numbers:
         return self._bad_images
 
     def has_images(self):
-        return True
+        return self.shows_images
 
     def plan(self, seed=0, epoch=0, shuffle=True):
         return EpochPlan(np.roll(np.arange(13), -epoch if shuffle else 0))
@@ -151,3 +152,14 @@ def test_a_slow_loader_is_told_at_most_once_in_ten_minutes(monkeypatch):
     assert [watch.update(0.7, 1.0, 4, 6) for _ in range(4)] == [None] * 4
     clock.now += 601
     assert [bool(watch.update(0.7, 1.0, 4, 6)) for _ in range(2)] == [False, True]
+
+
+def test_training_data_without_an_image_is_refused(opened):
+    dataset = Numbers()
+    dataset.shows_images = False
+    with pytest.raises(UserError) as error:
+        opened(dataset=dataset, trainable=["projector"])
+    assert str(error.value) == (
+        "dataset.source=train.json: none of its rows that can be used has an image, so projector cannot learn from it;"
+        " medcap validate shows how rows are read"
+    )
