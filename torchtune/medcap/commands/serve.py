@@ -64,7 +64,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, purpose in (
         ("--max-rows", 16, "answers that one language model decodes together"),
         ("--max-queue", 64, "requests that wait beyond those; the next is answered 429"),
-        ("--max-seq-len", 2048, "tokens of a conversation and its answer"),
+        ("--max-seq-len", 2048, "tokens of a conversation and its answer, at most the model's own limit"),
         ("--max-new-tokens", 512, "tokens of an answer, asked for or not"),
         ("--max-body-mb", 32, "size of one request, MiB"),
         ("--max-bodies-mb", 256, "size of all requests that are read at one moment, MiB"),

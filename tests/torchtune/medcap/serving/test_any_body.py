@@ -158,7 +158,7 @@ def fuzz(max_examples):
     return settings(max_examples=max_examples, deadline=None, derandomize=True)
 
 
-@fuzz(100)
+@fuzz(70)
 @given(body=changed(CHATS))
 def test_any_chat_request(app, body):
     check(app, "/v1/chat/completions", body)

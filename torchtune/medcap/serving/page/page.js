@@ -349,7 +349,7 @@ function answerCard(exchange, model, answer) {
     if (answer.state === "stopped") foot.append("stopped");
     if (answer.finish === "length") foot.append("cut at the longest answer");
   }
-  if (answer.earlier.length) foot.append(`saw ${answer.earlier.map((image) => image.name).join(", ")} from before`);
+  if (answer.earlier.length && answer.state !== "failed") foot.append(`saw ${answer.earlier.map((image) => image.name).join(", ")} from before`);
   card.append(
     make("h2", { textContent: model }),
     make("p", { className: "text", textContent: answer.text || (answer.state === "done" ? "(no words)" : "") }),
