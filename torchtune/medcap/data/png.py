@@ -40,15 +40,16 @@ def without_extras(file: BinaryIO, whole: bool) -> BinaryIO:
         UserError: if a checksum is wrong: Pillow does not look at those of the pixels.
     """
     data = file.read() if whole else _head(file)
-    kept = [SIGNATURE]
-    end = len(SIGNATURE)
+    view = memoryview(data)
+    kept, begin = [], 0  # ``begin``: of what is kept next
     for kind, start, end in _chunks(data):
-        if kind not in _UNCHECKED and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != _number(data, end - 4):
+        if kind not in _UNCHECKED and zlib.crc32(view[start + 4 : end - 4]) != _number(data, end - 4):
             raise UserError(f"is damaged: the checksum of its chunk {kind.decode('latin-1')!a} is wrong")
-        if kind in _KEPT or _tells_orientation(kind, data[start + 8 : end - 4]):
-            kept.append(data[start:end])
-    kept.append(data[end:])  # a chunk that is cut off, which Pillow finds, or the beginning of the pixels
-    return io.BytesIO(b"".join(kept))
+        if kind not in _KEPT and not _tells_orientation(kind, data[start + 8 : end - 4]):
+            kept.append(view[begin:start])
+            begin = end
+    # The rest may end in a chunk that is cut off, which Pillow finds, or in the beginning of the pixels.
+    return io.BytesIO(b"".join([*kept, view[begin:]]) if kept else data)
 
 
 class SixteenBitPng:
