@@ -112,3 +112,19 @@ def test_a_file_without_a_usable_row_is_an_error(workspace, tokenizer):
         chat_dataset(tokenizer, source=str(path))
     with pytest.raises(UserError, match="holds no rows"):
         chat_dataset(tokenizer, source=str(workspace.write_data("empty.json", [])))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_rows_that_show_no_image_are_told_from_others(workspace, tokenizer, packed):
+    def has_images(rows):
+        path = workspace.write_data("some.json", rows)
+        return chat_dataset(tokenizer, source=str(path), max_seq_len=96, packed=packed).has_images()
+
+    *shown, text = workspace.records()
+    # An image behind words that are learnt shares nothing with other rows.
+    late = {"conversations": [*text["conversations"], *shown[0]["conversations"]], "image": shown[0]["image"]}
+    missing = {**shown[0], "image": "images/nowhere.png"}
+    assert has_images([*[text] * 3, shown[0]])
+    assert has_images([text, late])
+    assert not has_images([text] * 3)
+    assert not has_images([text, missing])

@@ -73,7 +73,7 @@ def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         llama3_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="is Hugging Face's format, not Meta's"):
+    with pytest.raises(UserError, match=r"is not the tokenizer\.json of a Llama 3"):
         llama3_tokenizer(str(tmp_path / "tokenizer.json"))
     (tmp_path / "sentencepiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x0b")
     with pytest.raises(UserError, match=r"sentencepiece\.model is not a Llama 3 tokenizer"):
