@@ -107,7 +107,7 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
             "B minus A",
             signed(difference.value),
             f"{100 * difference.level:.0f} % interval {signed(difference.low)} to {signed(difference.high)}"
-            f" (paired bootstrap, {difference.draws:,} draws)",
+            f" ({_interval(comparison)})",
         ),
         (
             "rows",
@@ -126,6 +126,11 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
     widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
     body = [f"{label:<{widths[0]}}  {value:>{widths[1]}}  {detail}".rstrip() for label, value, detail in lines]
     return "\n".join([f"protocol {comparison.protocol}", *body, comparison.verdict])
+
+
+def _interval(comparison: Comparison) -> str:
+    draws = comparison.difference.draws
+    return f"paired bootstrap, {draws:,} draws" if draws else "Wilson: every row differs alike"
 
 
 def _test(comparison: Comparison) -> str:

@@ -12,7 +12,7 @@ from medcap.errors import UserError
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
 from medcap.evaluation.protocols.multiple_choice import MultipleChoice
 from medcap.evaluation.rows import Answer
-from medcap.evaluation.statistics import Interval, bootstrap_group_mean, bootstrap_interval
+from medcap.evaluation.statistics import DIFFERENCE, NUMBER, Interval, bootstrap_group_mean, bootstrap_interval
 
 MCNEMAR = "mcnemar_exact"
 SIGN_FLIP = "sign_flip"
@@ -184,7 +184,8 @@ class Comparison:
         headline: name of the score.
         first: A.
         second: B.
-        difference: mean (as in :class:`Side`) of B's value minus A's, with its paired bootstrap interval.
+        difference: mean (as in :class:`Side`) of B's value minus A's, with its interval (paired
+            bootstrap; Wilson's where every row differs alike).
         n: compared rows: those in the headline's denominator.
         common: rows that both sides have.
         only_first: how many rows only A has.
@@ -278,10 +279,10 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     every_row_decided = len(verdicts) == len(compared)
     if isinstance(protocol, MultipleChoice) and protocol.headline == protocol.over_modalities:
         modalities = [modality for modality, _, _ in compared]
-        difference = bootstrap_group_mean(differences, modalities)
+        difference = bootstrap_group_mean(differences, modalities, kind=DIFFERENCE)
         means = [bootstrap_group_mean(values[:, place], modalities, draws=1).value for place in (0, 1)]
     else:
-        difference = bootstrap_interval(differences)
+        difference = bootstrap_interval(differences, kind=DIFFERENCE if protocol.share else NUMBER)
         means = [float(mean) for mean in values.mean(axis=0)]
     sides = tuple(
         Side(float(score.scores[protocol.headline]), mean, sum(answer.failed for answer in answers))
@@ -302,7 +303,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
         second_only=second_only,
         p=mcnemar(first_only, second_only) if every_row_decided else sign_flip_p(differences),
         test=MCNEMAR if every_row_decided else SIGN_FLIP,
-        share=protocol.headline.rpartition(".")[2] != "CIDEr",
+        share=protocol.share,
         notices=tuple(_notices(pairs, scores, sides, len(compared), protocol.headline)),
     )
 
@@ -342,7 +343,8 @@ def verdict(difference: Interval, p: float, share: bool = True, names: tuple[str
     Returns:
         A sentence. It names a better side only where the interval excludes 0 and p is below 0.05.
     """
-    if difference.low == difference.high == 0.0:
+    without_draws = difference.draws == 0  # then no row differs from another
+    if difference.value == 0.0 and (without_draws or difference.low == difference.high):
         return f"{names[0]} and {names[1]} score the same on every row."
     apart = difference.low > 0.0 or difference.high < 0.0
     better = names[1] if difference.value > 0.0 else names[0]

@@ -20,7 +20,7 @@ from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.protocols import ProtocolScores, nested
 from medcap.evaluation.results_table import append_result
 from medcap.evaluation.rows import Row, answer_to
-from medcap.evaluation.statistics import bootstrap_interval
+from medcap.evaluation.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.tables import averages, group_tables
 from medcap.evaluation.tasks.base import Benchmark, Task
@@ -192,14 +192,14 @@ def _block(rows: Sequence[Row], scored: Scored, controls: Mapping[str, Scored]) 
         "truncated": sum(entry.get("finish") == "length" for entry in scored.entries),
         "scores": nested(scores.scores),
         "intervals": nested(scores.intervals),
-        "averages": averages(groups, scores.rows),
-        "tables": group_tables(groups, scores.rows),
-        "controls": {name: _control(scores, control) for name, control in controls.items()},
+        "averages": averages(groups, scores.rows, plan.protocol.share),
+        "tables": group_tables(groups, scores.rows, plan.protocol.share),
+        "controls": {name: _control(scores, control, plan.protocol.share) for name, control in controls.items()},
         "notices": scores.notices,
     }
 
 
-def _control(own: ProtocolScores, control: Scored) -> dict[str, Any]:
+def _control(own: ProtocolScores, control: Scored, share: bool) -> dict[str, Any]:
     # The references stay: it is the image that is wrong.
     pairs = [
         (mine["value"], other["value"])
@@ -212,7 +212,8 @@ def _control(own: ProtocolScores, control: Scored) -> dict[str, Any]:
         "intervals": nested(control.scores.intervals),
     }
     if pairs:
-        fall = bootstrap_interval([mine - other for mine, other in pairs])
+        kind = DIFFERENCE if share else NUMBER
+        fall = bootstrap_interval([mine - other for mine, other in pairs], kind=kind)
         block["fall"] = {"value": fall.value, **fall.as_dict()}
     return block
 

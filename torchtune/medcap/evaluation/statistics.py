@@ -1,15 +1,18 @@
-"""Bootstrap intervals in flat memory."""
+"""Intervals: the bootstrap in flat memory, and Wilson's where no draw can differ from the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
 DRAWS = 10_000
 FEW_DRAWS = 2_000
 LEVEL = 0.95
+# What a mean is of: shares of 1, differences of such shares, or numbers without bounds (CIDEr).
+SHARE, DIFFERENCE, NUMBER = "share", "difference", "number"
 _BLOCK = 1 << 18  # drawn values held at once: what a processor core has in its cache
 _FEW = 64
 _ROWS_A_KIND = 32
@@ -17,14 +20,14 @@ _ROWS_A_KIND = 32
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile bootstrap interval.
+    """A percentile bootstrap interval, or Wilson's.
 
     Attributes:
         value: the statistic of the data itself.
         low: lower end.
         high: upper end.
         level: share of the draws between the ends.
-        draws: number of bootstrap samples.
+        draws: number of bootstrap samples; 0 for an interval of Wilson's (see :func:`with_width`).
     """
 
     value: float
@@ -38,8 +41,41 @@ class Interval:
         return {"low": self.low, "high": self.high, "level": self.level, "draws": self.draws}
 
 
+def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
+    """Give a bootstrap interval that has no width at the end of its range the width that its rows allow.
+
+    Where every row is right, every draw is 1: the bootstrap then says that 1 of 1 is certain. Wilson's score interval
+    (Wilson, 1927, J. Am. Stat. Assoc. 22, 209-212) says 0.207 to 1, and 0 to 0.390 of 0 of 6. A difference is read as
+    the share of rows that differ, which lies on either side of 0 where no row does.
+
+    Args:
+        interval: of the bootstrap.
+        rows: how many rows, or groups of rows that were drawn together, it is made of; for a mean of several means, how
+            many rows of one mean would tell as much.
+        kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` stays as it is.
+
+    Returns:
+        Wilson's interval, with 0 draws; any other interval as it is.
+
+    Example:
+        >>> with_width(Interval(1.0, 1.0, 1.0, 0.95, 10_000), rows=1)
+        Interval(value=1.0, low=0.2065..., high=1.0, level=0.95, draws=0)
+    """
+    if interval.low != interval.high or kind == NUMBER or abs(interval.value) not in (0.0, 1.0):
+        return interval
+    square = NormalDist().inv_cdf(0.5 + interval.level / 2) ** 2
+    width = square / (rows + square)
+    least, most = (-1.0, 1.0) if kind == DIFFERENCE else (0.0, 1.0)
+    low, high = max(least, interval.value - width), min(most, interval.value + width)
+    return replace(interval, low=low, high=high, draws=0)
+
+
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+    values: Sequence[float] | np.ndarray,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = LEVEL,
+    kind: str = SHARE,
 ) -> Interval:
     """Interval of a mean (percentile bootstrap; Efron and Tibshirani, 1993, chapter 13).
 
@@ -48,6 +84,7 @@ def bootstrap_interval(
         draws: number of bootstrap samples.
         seed: of the random numbers: the same arguments give the same interval.
         level: share of the draws that the interval holds.
+        kind: what the values are; see :func:`with_width`.
 
     Returns:
         The mean and its interval.
@@ -56,7 +93,8 @@ def bootstrap_interval(
         ValueError: if there are no values or one is not finite.
     """
     rows = np.asarray(values, dtype=np.float64).reshape(-1, 1)
-    return bootstrap_of_sums(rows, lambda sums: sums[:, 0] / len(rows), draws, seed, level)
+    interval = bootstrap_of_sums(rows, lambda sums: sums[:, 0] / len(rows), draws, seed, level)
+    return with_width(interval, len(rows), kind)
 
 
 def bootstrap_of_sums(
@@ -123,6 +161,7 @@ def bootstrap_group_mean(
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
+    kind: str = SHARE,
 ) -> Interval:
     """Interval of the unweighted mean of the groups' means (a macro average).
 
@@ -135,6 +174,7 @@ def bootstrap_group_mean(
         draws: number of bootstrap samples.
         seed: of the random numbers.
         level: share of the draws that the interval holds.
+        kind: what the values are; see :func:`with_width`.
 
     Returns:
         The mean of the groups' means and its interval.
@@ -160,7 +200,21 @@ def bootstrap_group_mean(
 
     own = np.ones((1, len(kinds)), dtype=np.int64) if repeats is None else repeats[None]
     drawn = [mean_of_means(counts) for counts in _resamples(len(rows), repeats, draws, seed)]
-    return _interval(float(mean_of_means(own)[0]), np.concatenate(drawn), level)
+    interval = _interval(float(mean_of_means(own)[0]), np.concatenate(drawn), level)
+    return with_width(interval, rows_of_means(np.unique(codes, return_counts=True)[1]), kind)
+
+
+def rows_of_means(sizes: Sequence[int] | np.ndarray) -> float:
+    """How many rows of one mean tell as much as the unweighted mean of several means.
+
+    Args:
+        sizes: [g] rows of each mean.
+
+    Returns:
+        ``g**2 / (1 / sizes).sum()``, at most their number: the variance of the mean of means as that of one mean.
+    """
+    sizes = np.asarray(sizes, dtype=np.float64)
+    return float(len(sizes) ** 2 / (1.0 / sizes).sum())
 
 
 def _checked(rows: np.ndarray) -> np.ndarray:

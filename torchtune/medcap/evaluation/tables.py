@@ -6,21 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medcap.evaluation.rows import GROUPS
-from medcap.evaluation.statistics import bootstrap_group_mean, bootstrap_interval
+from medcap.evaluation.statistics import NUMBER, SHARE, bootstrap_group_mean, bootstrap_interval
 
 NO_GROUP = "(none)"
 
 
-def group_tables(groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict]]:
+def group_tables(
+    groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]], share: bool = True
+) -> dict[str, list[dict]]:
     """Split rows' values by every field of ``GROUPS`` that occurs.
 
     Args:
         groups: of each row.
         rows: a protocol's; those without a ``value`` are left out.
+        share: whether the values are shares of 1.
 
     Returns:
         Field -> a line for each of its values: the value under the field's name, ``n``, ``right`` (None where rows
-        are not right or wrong), ``value``, and ``low`` and ``high`` of its bootstrap interval.
+        are not right or wrong), ``value``, and ``low`` and ``high`` of its interval.
     """
     tables = {}
     for field in GROUPS:
@@ -30,16 +33,19 @@ def group_tables(groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str
         for own, row in zip(groups, rows, strict=True):
             if row["value"] is not None:
                 members.setdefault(own.get(field, NO_GROUP), []).append(row)
-        tables[field] = [{field: name, **_line(members[name])} for name in sorted(members)]
+        tables[field] = [{field: name, **_line(members[name], share)} for name in sorted(members)]
     return tables
 
 
-def averages(groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def averages(
+    groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]], share: bool = True
+) -> dict[str, Any]:
     """Micro and macro averages of rows' values.
 
     Args:
         groups: of each row.
         rows: a protocol's.
+        share: whether the values are shares of 1.
 
     Returns:
         ``micro``: the mean over rows; ``macro``: field -> the unweighted mean over its groups; each with its interval.
@@ -49,17 +55,18 @@ def averages(groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, An
     if not kept:
         return {}
     values = [value for _, value in kept]
-    micro = bootstrap_interval(values)
+    kind = SHARE if share else NUMBER
+    micro = bootstrap_interval(values, kind=kind)
     macro = {}
     for field in GROUPS:
         if any(field in own for own, _ in kept):
-            mean = bootstrap_group_mean(values, [own.get(field, NO_GROUP) for own, _ in kept])
+            mean = bootstrap_group_mean(values, [own.get(field, NO_GROUP) for own, _ in kept], kind=kind)
             macro[field] = {"value": mean.value, **mean.as_dict()}
     return {"micro": {"value": micro.value, **micro.as_dict()}, "macro": macro}
 
 
-def _line(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    interval = bootstrap_interval([row["value"] for row in rows])
+def _line(rows: Sequence[Mapping[str, Any]], share: bool) -> dict[str, Any]:
+    interval = bootstrap_interval([row["value"] for row in rows], kind=SHARE if share else NUMBER)
     decided = [row["correct"] for row in rows if row.get("correct") is not None]
     right = sum(decided) if len(decided) == len(rows) else None
     return {"n": len(rows), "right": right, "value": interval.value, "low": interval.low, "high": interval.high}

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcap.evaluation.protocols.coco import Coco
 from medcap.evaluation.report.protocol_table import CONTROL_NAMES
+from medcap.evaluation.statistics import LEVEL, NUMBER, SHARE, Interval, with_width
 from medcap.evaluation.summary import value_at
 from medcap.export.llava_vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
@@ -212,9 +214,9 @@ def _scores(facts: RunFacts) -> str:
             f" `{str(dataset.get('sha256'))[:16]}`"
         )
     explained = (
-        "\nEvery failure stays in the denominator; intervals are bootstrapped over rows. In the control columns the"
-        " same questions were asked with another image, or none: a score that does not fall there does not come from"
-        " the image.\n"
+        "\nEvery failure stays in the denominator; intervals are bootstrapped over rows, and Wilson's where all rows"
+        " are right or all wrong. In the control columns the same questions were asked with another image, or none: a"
+        " score that does not fall there does not come from the image.\n"
     )
     return "\n".join([*lines, explained, *notes]) + "\n" + left_out
 
@@ -223,7 +225,7 @@ def _score_rows(metrics: Mapping[str, Any], controls: list[str]) -> Iterator[lis
     for block in _blocks(metrics):
         score = block["headline"]
         interval = value_at(block["intervals"], score)
-        between = f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "–"
+        between = _between(interval, value_at(block["scores"], score), block.get("n", metrics.get("n")), score)
         others = [value_at(block["controls"].get(name, {}).get("scores", {}), score) for name in controls]
         yield [
             metrics["task"],
@@ -235,6 +237,16 @@ def _score_rows(metrics: Mapping[str, Any], controls: list[str]) -> Iterator[lis
             f"{block.get('failures', metrics.get('failures', '?'))}",
             *map(_share, others),
         ]
+
+
+def _between(interval: Mapping[str, Any] | None, value: float | None, rows: int | None, score: str) -> str:
+    if not interval:
+        return "–"
+    found = Interval(value or 0.0, interval["low"], interval["high"], interval.get("level", LEVEL), 0)
+    if rows and value is not None:
+        # Results of older versions have intervals of no width at 0 and 1.
+        found = with_width(found, rows, NUMBER if score == Coco.headline else SHARE)
+    return f"{found.low:.4f} to {found.high:.4f}"
 
 
 def _blocks(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:

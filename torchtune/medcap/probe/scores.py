@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcap.evaluation.comparison import MCNEMAR, SIGN_FLIP, mcnemar, sign_flip_p, verdict
-from medcap.evaluation.statistics import Interval, bootstrap_of_sums, bootstrap_of_weights
+from medcap.evaluation.statistics import (
+    DIFFERENCE,
+    SHARE,
+    Interval,
+    bootstrap_of_sums,
+    bootstrap_of_weights,
+    rows_of_means,
+    with_width,
+)
 
 _CELLS = 1 << 22  # drawn images held at once
 
@@ -43,18 +51,19 @@ class Answers:
         return (self.classes[self.scores.argmax(axis=1)] == self.labels) & ~self.damaged
 
 
-def accuracy(right: np.ndarray, groups: Sequence[Hashable]) -> Interval:
+def accuracy(right: np.ndarray, groups: Sequence[Hashable], kind: str = SHARE) -> Interval:
     """Share of right answers.
 
     Args:
         right: ``[n]`` numbers, 1 for a right answer; or differences of these.
         groups: ``[n]`` rows of one group are drawn together.
+        kind: ``SHARE``, or ``DIFFERENCE`` for differences.
 
     Returns:
-        The share and its bootstrap interval.
+        The share and its interval: of the bootstrap, or Wilson's over the groups where all rows are alike.
     """
     rows = _sums(np.stack([right.astype(float), np.ones(len(right))], axis=1), groups)
-    return bootstrap_of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
+    return with_width(bootstrap_of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1]), len(rows), kind)
 
 
 def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable]) -> Interval:
@@ -66,7 +75,8 @@ def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Ha
         groups: ``[n]`` rows of one group are drawn together.
 
     Returns:
-        The mean and its bootstrap interval; a draw without any image of a class takes the mean of the others.
+        The mean and its interval, as in :func:`accuracy`; a draw without any image of a class takes the mean of the
+        others.
     """
     classes, codes = np.unique(labels, return_inverse=True)
     own = np.eye(len(classes))[codes]  # [n, c]
@@ -76,7 +86,9 @@ def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Ha
         hits, sizes = np.split(sums, 2, axis=1)
         return (hits / np.maximum(sizes, 1)).sum(axis=1) / (sizes > 0).sum(axis=1)
 
-    return bootstrap_of_sums(rows, mean)
+    # Groups that hold images of several classes tell less than as many groups of one class.
+    told = min(len(rows), rows_of_means((rows[:, len(classes) :] > 0).sum(axis=0)))
+    return with_width(bootstrap_of_sums(rows, mean), told)
 
 
 def macro_auroc(answers: Answers) -> Interval | None:
@@ -89,7 +101,8 @@ def macro_auroc(answers: Answers) -> Interval | None:
         answers: of the classifier.
 
     Returns:
-        The mean and its bootstrap interval; None where no class has a curve.
+        The mean and its interval; None where no class has a curve. Where every image is on the right side of every
+        other one, the interval is Wilson's with as many rows as the smaller side has groups.
     """
     curves = []
     for column, label in enumerate(answers.classes):
@@ -111,7 +124,9 @@ def macro_auroc(answers: Answers) -> Interval | None:
         there = np.isfinite(areas)
         return np.where(there, areas, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 
-    return bootstrap_of_weights(len(numbers), mean)
+    sides = [min(len(set(codes[curve[1]])), len(set(codes[~curve[1]]))) for curve in (curves[:1] if two else curves)]
+    # The curves share their images: as many rows as the curves have on average (the harmonic mean), not in all.
+    return with_width(bootstrap_of_weights(len(numbers), mean), rows_of_means(sides) / len(sides))
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Difference:
     """One classifier's share of right answers minus another's on the same images.
 
     Attributes:
-        interval: of the difference, paired bootstrap.
+        interval: of the difference; paired bootstrap, or Wilson's where all images are alike.
         first_only: images that only the first has right.
         second_only: images that only the second has right.
         p: two-sided.
@@ -148,7 +163,7 @@ def difference(first: np.ndarray, second: np.ndarray, groups: Sequence[Hashable]
         Second minus first.
     """
     change = second.astype(float) - first.astype(float)
-    interval = accuracy(change, groups)
+    interval = accuracy(change, groups, DIFFERENCE)
     first_only, second_only = int((first & ~second).sum()), int((second & ~first).sum())
     grouped = len(set(groups)) < len(groups)
     p = sign_flip_p(_sums(change[:, None], groups)[:, 0]) if grouped else mcnemar(first_only, second_only)

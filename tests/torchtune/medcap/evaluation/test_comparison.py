@@ -205,10 +205,48 @@ def test_scores_that_are_no_shares_are_not_told_in_points():
 def test_the_dictionary_has_everything_that_is_printed():
     values = compare(pair_answers(answers(["yes"]), answers(["no"])), Equal()).as_dict()
     assert values["a"] == {"score": 1.0, "mean": 1.0, "failures": 0}
-    assert values["difference"] == {"value": -1.0, "low": -1.0, "high": -1.0, "level": 0.95, "draws": 10_000}
+    # Wilson's interval of 1 of 1, on the side of A.
+    assert values["difference"] == {
+        "value": -1.0,
+        "low": -1.0,
+        "high": pytest.approx(-0.2065, abs=5e-5),
+        "level": 0.95,
+        "draws": 0,
+    }
     assert (values["a_right_b_wrong"], values["a_wrong_b_right"], values["p"], values["test"]) == (
         1,
         0,
         1.0,
         "mcnemar_exact",
     )
+
+
+def test_sides_that_are_equal_on_every_row_have_an_interval_with_a_width():
+    pairs = pair_answers(answers(["yes"] * 6), answers(["yes"] * 6))
+    result = compare(pairs, Equal())
+    found = result.difference
+    assert (found.value, found.low, found.high, found.draws) == (0.0, pytest.approx(-0.3903, abs=5e-5), -found.low, 0)
+    assert result.verdict == "A and B score the same on every row."
+    better = compare(pair_answers(answers(["no"] * 6), answers(["yes"] * 6)), Equal())
+    assert (better.difference.low, better.difference.high) == (pytest.approx(0.6097, abs=5e-5), 1.0)
+    assert better.verdict == "B is better by 100.0 points: the interval excludes 0."
+
+
+def test_a_difference_over_modalities_has_a_width_too():
+    side = [
+        Answer(str(place), "q", ("liver",), "A", ("liver", "aorta"), groups={"modality": modality})
+        for place, modality in enumerate(["CT"] * 8 + ["MR"] * 2)
+    ]
+    # Two means of 8 and 2 rows tell as much as one of 4 / (1/8 + 1/2) = 6.4 rows.
+    assert compare(pair_answers(side, side), make_protocol("medcap_letter")).difference.high == pytest.approx(
+        0.3751, abs=5e-5
+    )
+
+
+def test_scores_without_bounds_keep_the_interval_that_they_have():
+    class Unbounded(Equal):
+        share = False
+
+    result = compare(pair_answers(answers(["yes"] * 3), answers(["yes"] * 3)), Unbounded())
+    assert (result.difference.low, result.difference.high, result.share) == (0.0, 0.0, False)
+    assert result.verdict == "A and B score the same on every row."

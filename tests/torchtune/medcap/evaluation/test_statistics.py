@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from medcap.evaluation.statistics import (
+    DIFFERENCE,
+    NUMBER,
+    Interval,
     bootstrap_group_mean,
     bootstrap_interval,
     bootstrap_of_sums,
     bootstrap_of_weights,
+    rows_of_means,
+    with_width,
 )
 
 
@@ -109,3 +114,56 @@ def test_a_statistic_of_weights_gives_the_interval_of_the_mean():
     assert abs(found.low - mean.low) < 0.1 and abs(found.high - mean.high) < 0.1
     with pytest.raises(ValueError, match="no values to draw from"):
         bootstrap_of_weights(0, lambda counts: counts.sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ([1.0], 0.2065, 1.0),
+        ([0.0] * 6, 0.0, 0.3903),
+        ([1.0] * 1000, 0.9962, 1.0),
+        ([0.0], 0.0, 0.7935),
+    ],
+)
+def test_all_right_and_all_wrong_are_not_certain(values, low, high):
+    interval = bootstrap_interval(values)
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert (interval.value, interval.draws, interval.level) == (values[0], 0, 0.95)
+
+
+def test_wilsons_interval_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for rows in (1, 7, 50):
+        expected = stats.binomtest(rows, rows).proportion_ci(0.9, method="wilson")
+        found = bootstrap_interval([1.0] * rows, level=0.9)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "low", "high"),
+    [
+        (1.0, DIFFERENCE, 0.6097, 1.0),
+        (-1.0, DIFFERENCE, -1.0, -0.6097),
+        (0.0, DIFFERENCE, -0.3903, 0.3903),
+        (0.0, NUMBER, 0.0, 0.0),
+        (1.0, NUMBER, 1.0, 1.0),
+        (0.5, DIFFERENCE, 0.5, 0.5),
+    ],
+)
+def test_differences_have_a_width_on_either_side_and_numbers_without_bounds_none(value, kind, low, high):
+    interval = bootstrap_interval([value] * 6, kind=kind)
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_an_interval_with_a_width_stays():
+    interval = Interval(1.0, 0.9, 1.0, 0.95, 10_000)
+    assert with_width(interval, 5) is interval
+
+
+def test_a_mean_of_means_knows_less_than_its_rows():
+    assert rows_of_means([3, 3]) == 6.0
+    assert rows_of_means([8, 2]) == pytest.approx(6.4)
+    assert rows_of_means([5]) == 5.0
+    found = bootstrap_group_mean([1.0] * 10, ["CT"] * 8 + ["MR"] * 2)
+    assert (found.low, found.high) == (pytest.approx(0.6249, abs=5e-5), 1.0)
+    assert bootstrap_group_mean([0.0] * 3, [""] * 3) == bootstrap_interval([0.0] * 3)

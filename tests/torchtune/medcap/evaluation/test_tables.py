@@ -19,7 +19,9 @@ def test_a_line_for_each_group_and_one_for_rows_without_it():
     tables = group_tables(GROUPS, rows(1.0, 1.0, 0.0, 1.0, 0.0))
     assert list(tables) == ["modality", "answer_type"]
     none, ct, mr = tables["modality"]
-    assert none == {"modality": "(none)", "n": 1, "right": 1, "value": 1.0, "low": 1.0, "high": 1.0}
+    # Wilson's interval of 1 of 1.
+    low = pytest.approx(0.2065, abs=5e-5)
+    assert none == {"modality": "(none)", "n": 1, "right": 1, "value": 1.0, "low": low, "high": 1.0}
     assert (ct["modality"], ct["n"], ct["right"], ct["value"]) == ("CT", 3, 1, pytest.approx(1 / 3))
     assert (ct["low"], ct["high"]) == (0.0, 1.0)
     assert (mr["modality"], mr["n"], mr["right"], mr["value"]) == ("MR", 1, 1, 1.0)

@@ -65,3 +65,31 @@ def test_the_comparison_pairs_images():
     assert found.words == "after is better by 45.0 points: the interval excludes 0."
     by_patient = difference(first, second, [number // 2 for number in range(40)], ("before", "after"))
     assert by_patient.test == "sign_flip" and by_patient.interval.value == found.interval.value
+
+
+def test_all_right_is_not_certain_and_counts_patients_not_images():
+    right = np.ones(10)
+    assert accuracy(right, range(10)).low == pytest.approx(0.7225, abs=5e-5)
+    assert accuracy(right, ["one patient"] * 10).low == pytest.approx(0.2065, abs=5e-5)
+    assert accuracy(np.zeros(10), [number // 5 for number in range(10)]).high == pytest.approx(0.6576, abs=5e-5)
+    labels = np.array(["a"] * 8 + ["b"] * 2)
+    # As of 4 / (1/8 + 1/2) = 6.4 rows; two patients tell as much as two rows.
+    assert balanced_accuracy(right, labels, range(10)).low == pytest.approx(0.6249, abs=5e-5)
+    assert balanced_accuracy(right, labels, [number % 2 for number in range(10)]).low == pytest.approx(0.3424, abs=5e-5)
+
+
+def test_a_perfect_curve_is_not_certain():
+    scores = np.repeat([[0, 1], [1, 0]], [30, 20], axis=0)
+    found = macro_auroc(answers(scores, ["y"] * 30 + ["n"] * 20, classes="ny"))
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(0.8389, abs=5e-5), 1.0)
+    three = macro_auroc(answers(np.eye(3).repeat(4, axis=0), list("aaaabbbbcccc")))
+    assert (three.value, three.low) == (1.0, pytest.approx(0.5101, abs=5e-5))
+
+
+def test_encoders_that_answer_alike_differ_by_an_interval_with_a_width():
+    same = np.array([True] * 6)
+    found = difference(same, same, range(6), ("before", "after"))
+    assert (found.interval.low, found.interval.high) == pytest.approx((-0.3903, 0.3903), abs=5e-5)
+    assert found.words == "before and after score the same on every row."
+    found = difference(~same, same, range(6), ("before", "after"))
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.6097, 1.0), abs=5e-5)

