@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medcap.datasets.csv_fields import allow_long_fields
 from medcap.errors import UserError
 from medcap.evaluation.files import make_folder, write_text
 
@@ -84,6 +85,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise UserError(f"{path} is not UTF-8 text: move it away") from error
     if not text.strip():
         return [], []
+    allow_long_fields()
     reader = csv.reader(io.StringIO(text, newline=""))
     columns = next(reader)
     if not set(RUN_COLUMNS) <= set(columns) or len(set(columns)) < len(columns):

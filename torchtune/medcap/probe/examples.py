@@ -13,6 +13,7 @@ from typing import Any
 from medcap.data.images import SUFFIXES, ImageReader
 from medcap.datasets.conversion.listing import sorted_files
 from medcap.datasets.conversion.reading import csv_heading
+from medcap.datasets.csv_fields import allow_long_fields
 from medcap.datasets.phantom_records import OPTIONS
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
@@ -169,6 +170,7 @@ def _rows(path: Path, columns: TableColumns) -> Iterator[tuple[str, Mapping[str,
     wanted = [columns.image, *columns.labels, *([columns.group] if columns.group else [])]
     if path.suffix.lower() in (".csv", ".tsv"):
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        allow_long_fields()
         heading = csv_heading(path, wanted, delimiter)
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medcap.datasets.conversion.example import Tally
+from medcap.datasets.csv_fields import allow_long_fields
 from medcap.errors import UserError
 
 Value = TypeVar("Value")
-_MAX_FIELD = 1 << 27  # characters of a CSV field
 _STEP = 256  # records between looks at the place in a text file
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
@@ -64,8 +64,7 @@ def csv_records(
     Raises:
         UserError: if the file cannot be read or lacks a column.
     """
-    # PMC-Patients tells whole cases in a field; the limit of the module is 131,072 characters. It is only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
+    allow_long_fields()
     heading = csv_heading(path, columns, delimiter)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file, _byte_progress(path) as bar:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.datasets.csv_fields import allow_long_fields
 from medcap.errors import UserError
 from medcap.evaluation.answers import read_answers
 from medcap.evaluation.rows import GROUPS, Answer
@@ -57,6 +58,7 @@ def read_raw_table(path: Path) -> list[Answer]:
     Raises:
         UserError: if it is not such a table; the message has the line.
     """
+    allow_long_fields()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)

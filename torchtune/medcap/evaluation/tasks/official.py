@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images import ImageReader
+from medcap.datasets.csv_fields import allow_long_fields
 from medcap.datasets.fields import field_text, question_text
 from medcap.datasets.rows import read_rows
 from medcap.errors import UserError
@@ -134,6 +135,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         UserError: if the file is damaged, or a row has more or fewer fields than the heading; the message has the
             line.
     """
+    allow_long_fields()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
