@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.data_files import check_data_file, not_text, one_object
@@ -12,7 +12,7 @@ from medcap.errors import UserError
 
 
 def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
-    """Read a JSON array, a single JSON object, or JSONL; told apart by the content.
+    """Read a JSON array, a single JSON object (over one line or many), or JSONL; told apart by the content.
 
     Args:
         source: the file, UTF-8.
@@ -36,7 +36,7 @@ def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
             elif one_object(path) is not None:
                 yield 0, _load(file.read(), path)
             else:
-                yield from _load_lines(file, path)
+                yield from _load_lines(file, path, start)
     except UnicodeDecodeError as error:
         raise not_text(path, f"{error.reason} at byte {error.start}") from error
     except OSError as error:
@@ -50,7 +50,7 @@ def _load(text: str, path: Path) -> Any:
         raise _not_json(f"{path}, line {error.line}" if error.line is not None else str(path), error, text) from error
 
 
-def _load_lines(file: Iterator[str], path: Path) -> Iterator[tuple[int, Any]]:
+def _load_lines(file: TextIO, path: Path, start: str) -> Iterator[tuple[int, Any]]:
     row = 0
     for number, line in enumerate(file, start=1):
         if not line.strip():

@@ -16,6 +16,7 @@ from medcap.evaluation.rows import GROUPS, Answer
 
 _PREDICTION_KEYS = ("prediction", "text")
 _REFERENCE_KEYS = ("reference", "gt", "answer")
+_TABLES = (".csv", ".tsv", ".tab", ".xls", ".xlsx", ".parquet", ".feather")
 _ID_KEYS = ("question_id", "id")
 
 
@@ -103,9 +104,28 @@ def _rows(path: Path) -> Iterable[tuple[int, Any]]:
         return list(read_rows(path))
     except UserError:
         whole = _whole_lines(path)
-        if whole is None:
-            raise
-        return enumerate(whole)
+        if whole is not None:
+            return enumerate(whole)
+        if path.is_file() and _not_json(path):
+            raise UserError(
+                f"{path} is neither JSON nor JSONL, and score reads JSON and JSONL: turn a table into JSONL with"
+                " pandas: read_csv(...).to_json('answers.jsonl', orient='records', lines=True)"
+            ) from None
+        raise
+
+
+def _not_json(path: Path) -> bool:
+    """Whether a file is a table by its name, or no JSON from its first character on."""
+    if path.suffix.lower() in _TABLES:
+        return True
+    start = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").lstrip()
+    try:
+        json.JSONDecoder().raw_decode(start)
+    except json.JSONDecodeError as error:
+        return bool(start) and error.pos == 0
+    except (ValueError, RecursionError):  # JSON that is too large for Python
+        return False
+    return False
 
 
 def _whole_lines(path: Path) -> list[Any] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medcap.errors import UserError
+from medcap.evaluation.numbers import plain_number
 from medcap.evaluation.protocols.base import Protocol, ProtocolScores
 from medcap.evaluation.protocols.multiple_choice import MultipleChoice
 from medcap.evaluation.rows import Answer
@@ -105,7 +106,8 @@ def pair_answers(
         names: what messages call the two sides.
 
     Returns:
-        The common rows in the order of ``first``, and the ids that only one side has.
+        The common rows in the order of ``first``, and the ids that only one side has. Where only one side has a row's
+        ``answer_type``, it is that of both.
 
     Raises:
         UserError: if an id stands twice on one side, no row is common, or a common row's question, references or
@@ -121,8 +123,8 @@ def pair_answers(
     for key in common:
         _check_same(left[key], right[key], names)
     return Pairs(
-        [left[key] for key in common],
-        [right[key] for key in common],
+        [_with_type_of(left[key], right[key]) for key in common],
+        [_with_type_of(right[key], left[key]) for key in common],
         [key for key in left if key not in right],
         [key for key in right if key not in left],
     )
@@ -145,13 +147,20 @@ def _check_same(first: Answer, second: Answer, names: tuple[str, str]) -> None:
         ("question", [first.question], [second.question]),
         ("reference", first.references, second.references),
         # A file of somebody else's answers may leave the options out.
-        ("list of options", first.options or second.options, second.options or first.options),
+        ("list of options", first.lettered or second.lettered, second.lettered or first.lettered),
     ):
-        if [" ".join(text.split()) for text in here] != [" ".join(text.split()) for text in there]:
+        if [plain_number(" ".join(text.split())) for text in here] != [
+            plain_number(" ".join(text.split())) for text in there
+        ]:
             raise UserError(
                 f"question_id {first.question_id!r}: its {label} differs: {_short(here)} in {names[0]},"
                 f" {_short(there)} in {names[1]}; compare answers to the same questions"
             )
+
+
+def _with_type_of(answer: Answer, other: Answer) -> Answer:
+    """An answer whose file leaves the answer_type out, with that of the other file."""
+    return answer if answer.answer_type else replace(answer, answer_type=other.answer_type)
 
 
 def _short(texts: Sequence[str]) -> str:
@@ -318,6 +327,17 @@ def _notices(
     if compared < len(pairs.first):
         lines.append(
             f"common rows that do not count for {headline}: {len(pairs.first) - compared:,} of {len(pairs.first):,}"
+        )
+    differing = [
+        (one, other)
+        for one, other in zip(pairs.first, pairs.second, strict=True)
+        if one.answer_type.strip().upper() != other.answer_type.strip().upper()
+    ]
+    if differing:
+        one, other = differing[0]
+        lines.append(
+            f"common rows whose answer_type differs, each side scored by its own: {len(differing):,} (the first:"
+            f" {one.question_id}, {one.answer_type} in A, {other.answer_type} in B)"
         )
     if any(abs(side.score - side.mean) > 1e-9 for side in sides):
         lines.append(

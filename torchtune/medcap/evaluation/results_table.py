@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medcap.datasets.delimited import MAX_FIELD
 from medcap.errors import UserError
 from medcap.evaluation.files import make_folder, write_text
 
@@ -84,6 +85,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise UserError(f"{path} is not UTF-8 text: move it away") from error
     if not text.strip():
         return [], []
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
     reader = csv.reader(io.StringIO(text, newline=""))
     columns = next(reader)
     if not set(RUN_COLUMNS) <= set(columns) or len(set(columns)) < len(columns):

@@ -96,3 +96,10 @@ def test_what_cannot_be_found_says_what_is_there(files, tmp_path):
 def test_an_unknown_protocol_is_an_error(files):
     with pytest.raises(UserError, match="there is no protocol 'exakt', did you mean 'exact'"):
         run(*files, "--protocol", "exakt")
+
+
+def test_a_difference_of_one_row_is_not_certain(tmp_path, capsys):
+    run(write(tmp_path / "a.jsonl", ["yes"]), write(tmp_path / "b.jsonl", ["no"]))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "B minus A -100.00 95 % interval -100.00 to -20.65 (Wilson: every row differs alike)" in printed
+    assert "No clear difference: the interval excludes 0, but p is 1." in printed

@@ -37,6 +37,7 @@ def test_separate_sets_end_with_status_0(sets, capsys):
     assert "training: " in printed
     assert "6 images" in printed
     assert "No test image was found in the training set (distance at most 8 of 64 bits, 48 of 256)." in printed
+    assert "mirrored, inverted, turned by more than a degree, cropped or padded are not looked for." in printed
 
 
 def test_leaks_are_listed_with_their_kind_and_end_with_status_1(sets, capsys):

@@ -119,6 +119,31 @@ def test_anywhere_else_damage_is_told(write):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("answers.csv", "question_id,question,reference,prediction\n1,Which?,left,left\n"),
+        ("answers.tsv", "1\tWhich?\tleft\tleft\n"),
+        ("answers.xlsx", "PK\x03\x04"),
+        ("answers.txt", "question_id,reference,prediction\n1,left,left\n"),
+        ("answers.jsonl", "index\tprediction\n1\tB\n"),
+        ("answers", "<!DOCTYPE html>"),
+    ],
+)
+def test_what_is_not_json_is_told_so_and_not_called_cut_off(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"{name} is neither JSON nor JSONL, and score reads JSON and JSONL: .*pandas"):
+        read_answers(path)
+
+
+@pytest.mark.parametrize("indent", [0, 2, "\t"])
+def test_one_object_over_several_lines_is_a_row(tmp_path, indent):
+    path = tmp_path / "answers.json"
+    path.write_text("\n" + json.dumps(ROW, indent=indent))
+    assert [answer.question_id for answer in read_answers(path)] == ["1"]
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([ROW, {**ROW, "reference": "heart"}], "rows 0 and 1 have the same question_id '1'"),

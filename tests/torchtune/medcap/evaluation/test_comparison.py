@@ -250,3 +250,35 @@ def test_scores_without_bounds_keep_the_interval_that_they_have():
     result = compare(pair_answers(answers(["yes"] * 3), answers(["yes"] * 3)), Unbounded())
     assert (result.difference.low, result.difference.high, result.share) == (0.0, 0.0, False)
     assert result.verdict == "A and B score the same on every row."
+
+
+def test_rows_that_are_open_on_one_side_and_closed_on_the_other_are_told():
+    first = [
+        Answer("0", "q", ("yes",), "yes", answer_type="OPEN"),
+        Answer("1", "q", ("yes",), "yes", answer_type="CLOSED"),
+    ]
+    second = [
+        Answer("0", "q", ("yes",), "no", answer_type="CLOSED"),
+        Answer("1", "q", ("yes",), "no", answer_type="closed "),
+    ]
+    result = compare(pair_answers(first, second), Equal())
+    assert (
+        "common rows whose answer_type differs, each side scored by its own: 1 (the first: 0, OPEN in A, CLOSED in B)"
+    ) in result.notices
+    assert not any("answer_type" in notice for notice in compare(pair_answers(first, first), Equal()).notices)
+
+
+def test_an_answer_type_that_one_side_leaves_out_is_the_other_sides():
+    first = [Answer("0", "q", ("yes",), "yes", answer_type="CLOSED")]
+    pairs = pair_answers(first, [Answer("0", "q", ("yes",), "no")])
+    assert [answers[0].answer_type for answers in (pairs.first, pairs.second)] == ["CLOSED", "CLOSED"]
+    result = compare(pairs, make_protocol("llava_med"))
+    assert (result.n, result.first_only) == (1, 1)
+    assert not any("answer_type" in notice for notice in result.notices)
+
+
+def test_references_may_be_one_number_in_two_spellings_and_options_keep_their_letters():
+    assert pair_answers([Answer("0", "q", ("2",), "a")], [Answer("0", "q", ("2.0",), "a")]).first
+    first = Answer("0", "q", ("yes",), "a", ("yes", "no"), columns=("", "yes", "no"))
+    with pytest.raises(UserError, match="its list of options differs"):
+        pair_answers([first], [Answer("0", "q", ("yes",), "a", ("yes", "no"))])

@@ -10,6 +10,7 @@ from helpers.workspace import QUESTIONS, Workspace
 from medcap.cli import main
 from medcap.errors import UserError
 from medcap.export.formats import ExportOptions, export_run
+from medcap.export.model_card import _between
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,21 @@ def test_scores_stand_with_denominator_interval_and_controls(card, workspace):
     )
     assert row in card
     assert f"- vqa: 3 rows of `test_rows.json`, fingerprint `{metrics['dataset']['sha256'][:16]}`" in card
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "score", "expected"),
+    [
+        (1.0, (1.0, 1.0), "accuracy", "0.6097 to 1.0000"),
+        (0.0, (0.0, 0.0), "open.recall", "0.0000 to 0.3903"),
+        (0.5, (0.2, 0.8), "accuracy", "0.2000 to 0.8000"),
+        (0.0, (0.0, 0.0), "CIDEr", "0.0000 to 0.0000"),
+        (None, (0.0, 0.0), "accuracy", "0.0000 to 0.0000"),
+    ],
+)
+def test_results_of_older_versions_get_a_width_at_the_ends(value, ends, score, expected):
+    assert _between({"low": ends[0], "high": ends[1], "level": 0.95, "draws": 10_000}, value, 6, score) == expected
+    assert _between(None, value, 6, score) == "–"
 
 
 def test_it_names_the_transformers_that_reads_the_right_features(card):

@@ -8,6 +8,7 @@ from typing import Any
 from medcap.evaluation.leakage.search import FINE_FACTOR, KINDS, ImageSet, Leak, Leakage
 
 MOST_PRINTED = 50
+NOT_FOUND = "Copies that were mirrored, inverted, turned by more than a degree, cropped or padded are not looked for."
 _MOST_PROBLEMS = 5
 
 
@@ -38,7 +39,8 @@ class Findings:
         lines += [f"  flat test image: {name}" for name in test.flat_names[:_MOST_PROBLEMS]]
         if not leakage.leaks:
             rule = f"{self.distance} of 64 bits, {FINE_FACTOR * self.distance} of 256"
-            return "\n".join([*lines, f"No test image was found in the training set (distance at most {rule})."])
+            lines.append(f"No test image was found in the training set (distance at most {rule}). {NOT_FOUND}")
+            return "\n".join(lines)
         lines += ["", *_table(_nearest(leakage.leaks)), ""]
         kinds = [leak.kind for leak in _nearest(leakage.leaks)]
         counted = ", ".join(f"{kinds.count(place):,} {kind}" for place, kind in enumerate(KINDS) if place in kinds)

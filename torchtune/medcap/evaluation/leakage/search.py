@@ -120,8 +120,9 @@ def find_leaks(train: Iterable[HashedImage], test: Iterable[HashedImage], distan
     ===================================  ================  ==================
 
     So 8 and 48 find every copy of the first five kinds and most of the sixth, well short of the nearest different
-    images (74 bits of 256 among those within 8 of 64). Larger crops, padding, mirroring and inversion are beyond
-    these hashes. Images of one patient, such as neighbouring slices, may be found too: a pair is a reason to look.
+    images (74 bits of 256 among those within 8 of 64). Larger crops and turns, padding, mirroring and inversion are
+    beyond these hashes. Images of one patient, such as neighbouring slices, may be found too: a pair is a reason to
+    look.
 
     Args:
         train: hashes of the training images, read once, a block at a time.

@@ -77,6 +77,6 @@ def _failures(answers: Sequence[Answer], failures: Mapping[int, str]) -> list[st
 
 
 def _without_width(intervals: Mapping[str, Mapping[str, float]]) -> list[str]:
-    # These scores are not shares of rows, so Wilson's interval is not theirs. BLEU's constants leave it a trace of width.
+    # These scores are not shares of rows, so Wilson's interval is not theirs. BLEU's constants leave a trace of width.
     names = [name for name, interval in intervals.items() if interval["high"] - interval["low"] < 1e-9]
     return [f"intervals without a width, because all rows score alike: {', '.join(names)}"] if names else []

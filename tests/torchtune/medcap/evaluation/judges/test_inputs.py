@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -89,3 +90,10 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"image,\xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8 text"):
         read_judged(tmp_path / "binary.csv")
+
+
+def test_a_long_generation_is_one_cell(tmp_path):
+    csv.field_size_limit(131_072)  # as Python starts; reading raises it again
+    long = "the lung is clear " * 20_000
+    (answer,) = read_judged(write(tmp_path, f"image,instruction,output,generated\na.png,Is it?,yes,{long}\n"))
+    assert answer.prediction == long
