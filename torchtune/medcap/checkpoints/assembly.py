@@ -15,7 +15,7 @@ from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.configuration import Component, Section, Value, build
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
-from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, check_device
 
@@ -121,6 +121,7 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
     vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
     projector = OmegaConf.to_container(cfg.projector, resolve=True)
     vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
+    check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer)
     check_tokenizer_fits(tokenizer, llm.vocab_size)
     return ModelPlan(llm, vision, ChatTokenizer(tokenizer, vision.num_image_tokens))
