@@ -19,7 +19,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.models.component import Component as ModelComponent
 from medcap.models.components import further_components
-from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -208,6 +208,7 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
     vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
     projector = OmegaConf.to_container(cfg.projector, resolve=True)
     vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
+    check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
     chat = ChatTokenizer(tokenizer, vision.num_image_tokens)

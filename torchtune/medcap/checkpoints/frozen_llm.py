@@ -28,6 +28,7 @@ from medcap.checkpoints.llm_architecture import (
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.errors import UserError
+from medcap.models.towers.tensor_files import check_finite, why_empty
 from medcap.modules.frozen_layer import can_freeze, freeze_layers
 from medcap.modules.frozen_linear import UNQUANTISED, FrozenLinear, check_layers, quantise_layer
 
@@ -89,7 +90,8 @@ class LLMPlan:
             The decoder, frozen (``requires_grad`` False) and in eval mode.
 
         Raises:
-            UserError: if the files hold another output projection than the embedding table that the decoder uses.
+            UserError: if the files hold another output projection than the embedding table that the decoder uses, or
+                weights that are NaN or infinite.
         """
         decoder = build_decoder(self.llm)
         freeze_layers(decoder)
@@ -102,7 +104,7 @@ class LLMPlan:
                 for source in sources:
                     if source != self.copied_output:
                         tensor = reader.read(source, self.sources[source])
-                        _stream(decoder, conversion.to_decoder({source: tensor}), device, dtype)
+                        _stream(decoder, conversion.to_decoder({source: tensor}), device, dtype, self.files.folder)
                         del tensor
                     progress.update(sum(header.num_bytes for header in self.files.headers[source]))
                 if number >= 0:
@@ -292,8 +294,9 @@ def _match(
                 raise ValueError(f"is in {len(pieces)} of {len(files.paths)} files")
             sources[name] = concatenation_dim([piece.shape for piece in pieces], shape)
         except ValueError as error:
+            why = next((why_empty(piece.shape) for piece in pieces if why_empty(piece.shape)), "")
             place = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
-            mistakes.append(f"{place}{name} {error}")
+            mistakes.append(f"{place}{name} {error}{why}")
     unexpected = [name for name in files.headers if name not in expected and not is_rotary_table(name)]
     mistakes += [f"{files.headers[name][0].path.name}: {name} is unexpected" for name in unexpected]
     if mistakes:
@@ -306,11 +309,16 @@ def _match(
 
 
 def _stream(
-    decoder: TransformerDecoder, tensors: dict[str, torch.Tensor], device: str | torch.device, dtype: torch.dtype
+    decoder: TransformerDecoder,
+    tensors: dict[str, torch.Tensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    folder: Path,
 ) -> None:
     for name, tensor in tensors.items():
         # A copy of its own: a view would keep the file's memory map, or a fused tensor, alive.
         owned = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+        check_finite(owned, folder, name)
         module, _, leaf = name.rpartition(".")
         setattr(decoder.get_submodule(module), leaf, nn.Parameter(owned, requires_grad=False))
 

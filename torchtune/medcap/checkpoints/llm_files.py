@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.models.foreign_files import check_error_body, check_file, check_pickle, check_safetensors
 
 INDEX_FILE = "model.safetensors.index.json"
 _MOST_MAPPED_BYTES = 2**28
@@ -128,26 +129,32 @@ def _present_files(folder: Path) -> list[Path]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
+    _check(check_file, path, True)
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{_KEY}: {path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{_KEY}: {path} holds no JSON object; download it again")
+    _check(check_error_body, path, content)
     return content
 
 
+def _check(check: Callable[..., None], path: Path, *arguments: Any) -> None:
+    try:
+        check(path, *arguments)
+    except UserError as error:
+        raise UserError(f"{_KEY}: {error}") from None
+
+
 def _damaged(path: Path, error: Exception) -> UserError:
-    with open(path, "rb") as file:
-        pointer = file.read(40).startswith(b"version https://git-lfs")
-    if pointer:
-        return UserError(f"{_KEY}: {path} is a git-lfs pointer, not the weights: run git lfs pull in its folder")
     reason = str(error).splitlines()[0][:200]
     return UserError(f"{_KEY}: {path} is cut short or no checkpoint ({reason}); download it again")
 
 
 def _safetensors_header(path: Path) -> dict[str, TensorHeader]:
     headers = {}
+    _check(check_safetensors, path)
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
@@ -159,6 +166,7 @@ def _safetensors_header(path: Path) -> dict[str, TensorHeader]:
 
 
 def _meta_header(path: Path) -> dict[str, TensorHeader]:
+    _check(check_pickle, path)
     try:
         tensors = torch.load(path, map_location="meta", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medcap.checkpoints.atomic import atomic_file, write_text
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.models.foreign_files import check_file, check_safetensors
 
 FORMAT_VERSION = 1
 # What JSON has no word for is an object with this one key; a dict with such a key of its own is written as pairs.
@@ -78,6 +79,8 @@ def load_tree(folder: Path, name: str) -> Any:
         UserError: if a file is missing or damaged.
     """
     structure, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
+    check_file(structure, text=True)
+    check_safetensors(weights)
     try:
         content = parse_json(structure.read_text(encoding="utf-8"))
         version = content["format_version"]

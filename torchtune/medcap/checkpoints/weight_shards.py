@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.llm_files import INDEX_FILE
+from medcap.models.towers.tensor_files import check_finite
 
 _LARGE_BYTES = 2**30
 
@@ -46,6 +47,9 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
         tensors: in the order in which they are read.
         shard_bytes: most bytes of one file; a larger tensor gets a file of its own.
         title: of the progress bar, which only large models show.
+
+    Raises:
+        UserError: if a tensor holds NaN or infinity, or gets one in the dtype that it is stored in.
     """
     shards = list(_divide(tensors, shard_bytes))
     total = sum(tensor.num_bytes for tensor in tensors)
@@ -58,6 +62,7 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
             for tensor in shard:
                 # A copy of its own: a view would keep the source's memory map alive, and may not be saved.
                 content[tensor.name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.read())
+                check_finite(content[tensor.name], f"{title} as {tensor.dtype}", tensor.name)
                 weight_map[tensor.name] = file
                 progress.update(tensor.num_bytes)
             path = folder / file

@@ -168,11 +168,12 @@ def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
 def _tokenizer(options: argparse.Namespace, cfg: DictConfig | None, vision: VisionPlan | None) -> ChatTokenizer | None:
     from medcap.configuration import build
     from medcap.data.tokenization import ChatTokenizer
-    from medcap.models.tokenizers import llama3_tokenizer
+    from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
 
     if options.tokenizer is not None:
         tokenizer = llama3_tokenizer(options.tokenizer)
     elif cfg is not None:
+        check_tokenizer_files(cfg.tokenizer)
         tokenizer = build(cfg.tokenizer, key="tokenizer")
     else:
         return None

@@ -18,6 +18,7 @@ from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
+from medcap.models.towers.tensor_files import why_empty
 
 LLM_FOLDER = "llm"
 LLAMA3_TOKENIZER = "original/tokenizer.model"
@@ -125,7 +126,8 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], place: Path, pur
         if expected.get(name) != found.get(name):
             needs = f"needs {list(expected[name])}" if name in expected else "has no place for it"
             has = list(found[name]) if name in found else "missing"
-            raise UserError(f"{place}: tensor {name} of {purpose} is {has}, but its configuration {needs}")
+            why = why_empty(found.get(name, ()))
+            raise UserError(f"{place}: tensor {name} of {purpose} is {has}, but its configuration {needs}{why}")
     module.load_state_dict(dict(tensors))
 
 

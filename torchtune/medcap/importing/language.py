@@ -14,8 +14,9 @@ from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import LLAMA3_TOKENIZER, ImportedLanguage
+from medcap.models.foreign_files import check_file
 from medcap.models.llama3_tokenizer_file import tokenizer_model
-from medcap.models.towers.tensor_files import read_json
+from medcap.models.towers.tensor_files import check_finite, read_json
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 _LLAMA3_RANKS = 128_000
@@ -43,9 +44,17 @@ class SourceTensors:
         self._reader = TensorReader(self.files)
 
     def named(self, rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-        """Read the tensors that get a name, as fp32."""
-        names = {name: rename(name) for name in self.files.headers}
-        return {new: self._reader.read(name).float().clone() for name, new in names.items() if new is not None}
+        """Read the tensors that get a name, as fp32.
+
+        Raises:
+            UserError: if one holds NaN or infinity.
+        """
+        names = {name: new for name in self.files.headers if (new := rename(name)) is not None}
+        tensors = {}
+        for name, new in names.items():
+            tensors[new] = self._reader.read(name).float().clone()
+            check_finite(tensors[new], self.files.headers[name][0].path, name)
+        return tensors
 
     def pending(self, rename: Callable[[str], str | None]) -> list[PendingTensor]:
         """The tensors that get a name, to be read when they are written."""
@@ -144,7 +153,7 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
         ``_component_`` and ``path``, below the folder or absolute; empty where the folder has no tokenizer.model.
 
     Raises:
-        UserError: if the named file is not there.
+        UserError: if the named file is not there, or the file is something else, such as a git-lfs pointer.
     """
     if named is not None and not named.is_file():
         raise UserError(f"--tokenizer {named}: no such file")
@@ -155,6 +164,7 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
         path, file = there[0], folder / there[0]
     else:
         path, file = str(named.absolute()), named
+    check_file(file, text=True)
     if _is_tiktoken(file):
         return {"_component_": _LLAMA3_COMPONENT, "path": path}
     family = {"llama": "llama2.llama2", "mistral": "mistral.mistral"}[model_type]

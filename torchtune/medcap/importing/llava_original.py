@@ -11,7 +11,7 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
-from medcap.importing.vision_parts import named_tower, projector_from_tensors, tower_from_tensors
+from medcap.importing.vision_parts import check_not_empty, named_tower, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import resolve_tower
 from medcap.models.towers.tensor_files import open_tensor_files
@@ -86,10 +86,11 @@ def import_projector(
     stored = open_tensor_files(file)
     found = stored.renamed(_projector_name)
     if not found.names:
-        raise UserError(f"{file} holds no tensor named *{_PROJECTOR}*, so it is no projector of LLaVA")
+        raise UserError(f"{file} holds no tensor named *{_PROJECTOR}*, so it is not a projector of LLaVA")
     if not vision:
         raise UserError(f"{file} does not say which tower it reads: give --vision FOLDER, such as CLIP's")
     weights: dict[str, Tensor] = found.read()
+    check_not_empty(weights, file)
     last = weights.get("2.weight", weights.get("weight"))
     if last is None or last.ndim != 2:
         raise UserError(f"{file}: the projector is neither a linear one nor a two-layer MLP")

@@ -16,6 +16,7 @@ from medcap.models.projectors.base import Projector, build_projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import build_tower, resolve_tower
 from medcap.models.towers.source import TowerSource
+from medcap.models.towers.tensor_files import why_empty
 
 _LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 _MLP = {"_component_": "medcap.models.mlp"}
@@ -120,6 +121,7 @@ def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim:
         UserError: for another projector.
     """
     weights = dict(tensors)
+    check_not_empty(weights, place)
     if not weights:
         if tower.shape.patch_dim != llm_dim:
             raise UserError(
@@ -136,6 +138,17 @@ def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim:
     projector = build_projector(config, tower.shape, llm_dim)
     load_part(projector, weights, place, "the projector")
     return projector
+
+
+def check_not_empty(tensors: Mapping[str, Tensor], place: Path) -> None:
+    """See that a projector's tensors have values.
+
+    Raises:
+        UserError: naming the first one without.
+    """
+    for name, tensor in tensors.items():
+        if reason := why_empty(tensor.shape):
+            raise UserError(f"{place}: tensor {name} of the projector has shape {list(tensor.shape)}{reason}")
 
 
 def check_activation(name: str, place: Path) -> None:

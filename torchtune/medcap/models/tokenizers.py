@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3._tokenizer import LLAMA3_SPECIAL_TOKENS
 
 from medcap.errors import UserError
+from medcap.models.foreign_files import check_file
 from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 NUM_SPECIAL_TOKENS = 256
@@ -80,6 +81,7 @@ def read_tiktoken_ranks(path: str | Path) -> dict[bytes, int]:
     wanted = "give the tokenizer.model in the folder original/ of the Llama 3 download, or its tokenizer.json"
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: no such file; {wanted}")
+    check_tokenizer_files({"path": str(path)})
     try:
         with uncached_tiktoken():
             ranks = load_tiktoken_bpe(str(file))
@@ -91,6 +93,23 @@ def read_tiktoken_ranks(path: str | Path) -> dict[bytes, int]:
     if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([byte]) not in ranks for byte in range(256)):
         raise UserError(f"tokenizer.path={path} is cut short: ranks or single bytes are missing; {wanted}")
     return ranks
+
+
+def check_tokenizer_files(node: Mapping[str, Any]) -> None:
+    """See that the files that a tokenizer names are not something else, such as a git-lfs pointer or a web page.
+
+    Args:
+        node: ``_component_`` and arguments.
+
+    Raises:
+        UserError: naming the key and the file.
+    """
+    for key, value in node.items():
+        if isinstance(value, str) and key != "_component_" and Path(value).is_file():
+            try:
+                check_file(Path(value), text=True)
+            except UserError as error:
+                raise UserError(f"tokenizer.{key}={error}") from None
 
 
 def check_tokenizer_fits(tokenizer: Any, vocab_size: int) -> None:

@@ -385,3 +385,22 @@ def test_lora_builder_is_refused(tmp_path: Path) -> None:
     llm = tiny_llm("torchtune.models.llama3_1.lora_llama3_1", lora_attn_modules=["q_proj"], lora_rank=2, lora_alpha=2)
     with pytest.raises(UserError, match=r"the decoder has weights that no checkpoint holds: .*lora_a"):
         plan_llm(llm, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    llm = tiny_llm(LLAMA3)
+    write_hugging_face_llm(tmp_path, random_decoder(llm))
+    scale = torch.ones(32)
+    scale[3] = value
+    _edit_tensors(tmp_path, model__layers__1__input_layernorm__weight=scale)
+    with pytest.raises(UserError, match=r"1 of 32 values of tensor layers\.1\.sa_norm\.scale are NaN or infinite"):
+        plan_llm(llm, tmp_path).load("cpu", torch.float32)
+
+
+def test_empty_tensors_tell_their_reason(tmp_path: Path) -> None:
+    llm = tiny_llm(LLAMA3)
+    write_hugging_face_llm(tmp_path, random_decoder(llm))
+    _edit_tensors(tmp_path, model__norm__weight=torch.ones(0))
+    with pytest.raises(UserError, match=r"model\.norm\.weight .*it is empty, as DeepSpeed's ZeRO-3 saves"):
+        plan_llm(llm, tmp_path)

@@ -258,3 +258,22 @@ def test_a_pickle_of_another_layout_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(UserError, match=message):
         plan_vision("biomedclip", str(tmp_path / "model.pt"), MLP, 16)
+
+
+@pytest.mark.parametrize("key", ["vision", "vision_checkpoint"])
+def test_a_saved_vision_side_that_is_not_finite_is_refused(saved, key):
+    file = saved[0] / "vision.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if name.startswith("vision.") and tensors[name].ndim > 1)
+    tensors[name].view(-1)[0] = math.nan
+    save_file(tensors, file)
+    plan = plan_vision(**{"vision": None, "vision_checkpoint": None, key: str(saved[0])}, projector=MLP, llm_dim=16)
+    with pytest.raises(UserError, match=rf"vision\.safetensors: 1 of .* values of tensor {name} are NaN or infinite"):
+        plan.build()
+
+
+def test_empty_tensors_tell_their_reason(saved):
+    file = saved[0] / "vision.safetensors"
+    save_file(load_file(file) | {"projector.0.weight": torch.ones(0)}, file)
+    with pytest.raises(UserError, match=r"projector\.0\.weight has shape \[0\].*it is empty, as DeepSpeed's ZeRO-3"):
+        plan_vision(None, str(saved[0]), MLP, 16)

@@ -1,9 +1,11 @@
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
+from medcap.errors import UserError
 
 
 def pending(names, read):
@@ -44,3 +46,9 @@ def test_shards_are_filled_in_order_and_no_tensor_is_read_before_its_shard(tmp_p
 def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path):
     write_shards(tmp_path, pending("ab", lambda _: torch.zeros(4, 8)), 10, "weights")
     assert len(list(tmp_path.glob("model-*.safetensors"))) == 2
+
+
+def test_what_does_not_fit_into_the_dtype_is_refused(tmp_path):
+    large = PendingTensor("a.weight", (2, 3), torch.float16, lambda: torch.full((2, 3), 70_000.0))
+    with pytest.raises(UserError, match=r"weights as torch\.float16: 6 of 6 values of tensor a\.weight are NaN or inf"):
+        write_shards(tmp_path, [large], 1000, "weights")

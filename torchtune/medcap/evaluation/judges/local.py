@@ -18,6 +18,7 @@ from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, OnReply, Reply
 from medcap.generation.progress import Progress
+from medcap.models.foreign_files import check_file, check_safetensors
 
 BITS = (4, 8, 16)
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -267,8 +268,16 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f"checkpoint_dir={folder} has no config.json: give the folder of a downloaded Hugging Face model{meta}"
         )
-    if not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise UserError(f"checkpoint_dir={folder} has no *.safetensors: download the model's safetensors files")
+    try:
+        for path in weights:
+            check_safetensors(path)
+        for path in sorted([*folder.glob("*.json"), *folder.glob("tokenizer.model")]):
+            check_file(path, text=True)
+    except UserError as error:
+        raise UserError(f"checkpoint_dir: {error}") from None
 
 
 def _check_quantisation(bits: int, device: torch.device) -> None:

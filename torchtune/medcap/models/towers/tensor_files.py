@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,15 @@ from torch import Tensor
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.models.foreign_files import check_error_body, check_file, check_pickle, check_safetensors
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+# What torch.load raises for damaged files, beside its own refusal of code.
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+_ZERO3 = (
+    "; it is empty, as DeepSpeed's ZeRO-3 saves tensors that were not gathered: save the model again with"
+    " stage3_gather_16bit_weights_on_model_save, or gather its checkpoint with zero_to_fp32.py"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class TensorFiles:
             if stored is not None and stored.shape != tuple(shape):
                 raise UserError(
                     f"{stored.file}: tensor {stored.name} has shape {list(stored.shape)}, "
-                    f"but {purpose} needs {list(shape)}"
+                    f"but {purpose} needs {list(shape)}{why_empty(stored.shape)}"
                 )
         missing = [name for name in expected if name not in self._tensors]
         if missing:
@@ -95,13 +102,49 @@ class TensorFiles:
             )
 
     def read(self) -> dict[str, Tensor]:
-        """Read everything: floating-point tensors as fp32, others as stored, none sharing memory with a file."""
+        """Read everything.
+
+        Returns:
+            Floating-point tensors as fp32, others as stored, none sharing memory with a file.
+
+        Raises:
+            UserError: naming file and tensor, if one holds NaN or infinity.
+        """
         loaded = {}
         for name, stored in self._tensors.items():
             tensor = stored.load()
+            check_finite(tensor, stored.file, stored.name)
             dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
             loaded[name] = tensor.to(dtype, copy=True)
         return loaded
+
+
+def check_finite(tensor: Tensor, place: Path | str, name: str) -> None:
+    """See that weights are numbers: one NaN in them makes every answer nonsense, without an error.
+
+    Args:
+        tensor: of any dtype and shape.
+        place: file or folder that it is from, for the message.
+        name: of the tensor there.
+
+    Raises:
+        UserError: naming place and tensor.
+    """
+    # A sum is finite only where all values are, and needs no mask as large as the tensor.
+    if not tensor.is_floating_point() or tensor.is_meta or torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return
+    count = int((~torch.isfinite(tensor)).sum())
+    if not count:
+        return  # the sum alone was too large
+    raise UserError(
+        f"{place}: {count} of {tensor.numel()} values of tensor {name} are NaN or infinite, as after an overflow in"
+        " fp16 or a diverged training: use another checkpoint, or save it again in fp32 or bf16"
+    )
+
+
+def why_empty(shape: Sequence[int]) -> str:
+    """The reason for a tensor without values, as the end of a message; "" for any other tensor."""
+    return _ZERO3 if 0 in shape else ""
 
 
 def open_tensor_files(path: Path) -> TensorFiles:
@@ -130,6 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing or holds something else.
     """
+    check_file(path, text=True)
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -138,10 +182,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as JSON; copy or download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object")
+    check_error_body(path, value)
     return value
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    check_safetensors(path)
     try:
         file = safe_open(path, framework="pt")
         tensors = {}
@@ -171,15 +217,16 @@ def _open_shards(index: Path) -> TensorFiles:
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
+    check_pickle(path)
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be memory-mapped.
+        # Files from before torch 1.6 are not zip archives and cannot be memory-mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors and is refused: a pickle can run code; save it again as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no torch.save file; copy or download it again") from error
+    except _UNREADABLE as error:
+        raise UserError(f"{path} is damaged or not a torch.save file; copy or download it again") from error
     tensors: dict[str, StoredTensor] = {}
     _flatten(content, "", path, tensors)
     if not tensors:
@@ -195,7 +242,7 @@ def _flatten(content: Any, prefix: str, path: Path, tensors: dict[str, StoredTen
         for key, value in content.items():
             _flatten(value, f"{prefix}{key}.", path, tensors)
     else:
-        raise UserError(f"{path}: {prefix.removesuffix('.') or 'the file'} is no tensor; only tensors can be read")
+        raise UserError(f"{path}: {prefix.removesuffix('.') or 'the file'} is not a tensor; only tensors can be read")
 
 
 def _and_more(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from medcap.evaluation.judges.local import LocalJudge
 from medcap.evaluation.rows import Answer
 from medcap.models.tokenizers import llama3_tokenizer
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 PROMPTS = ["Is there a circle?", "No", "Describe the small image of the left lung, please: is it clear?", "Yes? " * 9]
 
 
@@ -153,6 +154,9 @@ def test_an_end_of_turn_that_only_the_generation_config_names_is_known(tmp_path)
     [
         (lambda folder: (folder / "config.json").unlink(), "has no config.json: .*Meta's format"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"has no \*\.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_text(POINTER), r"model\.safetensors is a git-lfs pointer"),
+        (lambda folder: (folder / "config.json").write_text(POINTER), r"config\.json is a git-lfs pointer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("<html>"), r"tokenizer\.json is a saved web page"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "its tokenizer cannot be read"),
         (lambda folder: write_chat_tokenizer(folder, None), "has no chat template"),
     ],

@@ -120,3 +120,22 @@ def test_check_names_file_tensor_and_shapes(tmp_path):
         files.check({"a": (2, 3), "b": (1,), "c": (4,), "d": (5,)}, path, "the tower")
     with pytest.raises(UserError, match=r"a.safetensors: tensor x.b with shape \[1\] has no place in the tower"):
         files.check({"a": (2, 3)}, path, "the tower")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_numbers_are_refused(tmp_path, value, dtype):
+    tensor = torch.ones(4, 5, dtype=dtype)
+    tensor[2, 3] = value
+    for name, save in (("a.safetensors", save_file), ("a.bin", torch.save)):
+        save({"x.bad": tensor, "x.good": torch.ones(1), "y": tensor.clone()}, tmp_path / name)
+        files = open_tensor_files(tmp_path / name)
+        with pytest.raises(UserError, match=rf"{name}: 1 of 20 values of tensor x\.bad are NaN or infinite"):
+            files.under("x.").read()
+        assert files.renamed(lambda name: name if name == "x.good" else None).read().keys() == {"x.good"}
+
+
+def test_large_numbers_and_other_types_are_finite(tmp_path):
+    tensors = {"big": torch.full((3,), 3e38), "whole": torch.tensor([1, 2]), "none": torch.ones(0)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert open_tensor_files(tmp_path / "a.safetensors").read().keys() == tensors.keys()
