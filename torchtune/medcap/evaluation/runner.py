@@ -15,7 +15,6 @@ from medcap.evaluation.asking import Plan
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.evaluation.medcap_tables import write_medcap_tables
-from medcap.evaluation.page import PageData, write_page
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.protocols import ProtocolScores, nested
 from medcap.evaluation.results_table import append_result
@@ -23,6 +22,7 @@ from medcap.evaluation.rows import Row, answer_to
 from medcap.evaluation.statistics import bootstrap_interval
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.tables import averages, group_tables
+from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 
 METRICS = "metrics.json"
@@ -155,7 +155,7 @@ def run_task(
         }
     )
     write_medcap_tables(task, rows, own, options)
-    write_page(folder / "report.html", PageData(task, rows, own, controls, result), reader)
+    task_report(TaskResult(task, rows, own, controls, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
     write_json(folder / METRICS, result)
     return result
