@@ -16,10 +16,10 @@ from medcap.evaluation.report.page import Page
 from medcap.evaluation.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.evaluation.rows import Row
+from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
 
 if TYPE_CHECKING:
-    from medcap.evaluation.runner import Scored
     from medcap.evaluation.tasks.base import Task
 
 _CURVE_STEPS = 100

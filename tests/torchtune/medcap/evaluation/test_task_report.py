@@ -8,7 +8,8 @@ from medcap.data.images import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.asking import plan_protocols
-from medcap.evaluation.runner import RunOptions, run_task
+from medcap.evaluation.runner import run_task
+from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.vqa import VqaTask
 from medcap.generation.request import Generation
 

@@ -41,8 +41,8 @@ class Drawing:
     """A line chart in SVG coordinates.
 
     Attributes:
-        x_ticks: position and number of each.
-        y_ticks: likewise.
+        x_ticks: position and number of each tick on the x axis.
+        y_ticks: position and number of each tick on the y axis.
         lines: one for each series.
         mean_of: how many values a point stands for at most; 1 where every value is drawn.
     """
