@@ -18,7 +18,8 @@ from medcap.evaluation.answering import Engine
 from medcap.evaluation.asking import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.predictions import checkpoint_fingerprint
-from medcap.evaluation.runner import RunOptions, run_task
+from medcap.evaluation.runner import run_task
+from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, LoadOptions, Task

@@ -9,8 +9,10 @@ from typing import Any
 
 from medcap.data.images import ImageReader
 from medcap.evaluation.protocols.exact import exact_match
-from medcap.evaluation.report.builder import Card, Report
-from medcap.evaluation.report.gallery import Sample
+from medcap.evaluation.report.charts import LineChart, Points
+from medcap.evaluation.report.gallery import Gallery, Sample
+from medcap.evaluation.report.page import Page
+from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Table
 
 
 def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:
@@ -20,37 +22,41 @@ def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:
         out: the demo's folder, with the training log and both tasks' predictions.
         metrics: what ``metrics.json`` holds.
     """
-    vqa, caption = metrics["vqa"], metrics["caption"]
-    report = Report(
+    tables = json.loads((out / "vqa/metrics.json").read_text(encoding="utf-8"))["tables"]
+    reader = ImageReader([out])
+    page = Page(
         "A frozen Llama learns to see",
         "A tiny Llama that has only ever read was frozen. A vision tower and a projector learnt to put image tokens"
         " into its input. These pictures and questions were never trained on.",
-        reader=ImageReader([out]),
+        [
+            Cards(_cards(metrics)),
+            LineChart("How it learnt", _curve(out), "step", "loss", "Mean cross-entropy of the assistant's tokens."),
+            *(_table(name.replace("_", " "), [(row[name], row) for row in table]) for name, table in tables.items()),
+            Gallery("What it says about a picture", _samples(out, "caption"), limit=24, reader=reader),
+            Gallery("What it answers", _samples(out, "vqa", asked=True), limit=48, reader=reader),
+            Facts("How this was made", _facts(metrics)),
+        ],
     )
-    report.add_cards(_cards(metrics, vqa, caption))
+    page.write(out / "report.html")
+
+
+def _curve(out: Path) -> dict[str, Points]:
     rows = [json.loads(line) for line in (out / "train/log/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    curve = {"training loss": [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]}
-    report.add_chart(
-        "How it learnt", curve, x_label="step", y_label="loss", note="Mean cross-entropy of the assistant's tokens."
-    )
-    tables = json.loads((out / "vqa/metrics.json").read_text(encoding="utf-8"))["tables"]
-    for name, table in tables.items():
-        title = f"Questions by {name.replace('_', ' ')}"
-        lines = [[row[name], f"{row['value']:.3f}", f"{row['right']} / {row['n']}"] for row in table]
-        report.add_table(title, [name.replace("_", " "), "accuracy", "right"], lines)
-    report.add_gallery(
-        "What it says about a picture", _samples(out / "caption/predictions.jsonl", asked=False), limit=24
-    )
-    report.add_gallery("What it answers", _samples(out / "vqa/predictions.jsonl", asked=True), limit=48)
-    report.add_facts("How this was made", _facts(metrics))
-    report.write(out / "report.html")
+    return {"training loss": [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]}
 
 
-def _cards(metrics: Mapping[str, Any], vqa: Mapping[str, Any], caption: Mapping[str, Any]) -> list[Card]:
+def _table(name: str, groups: list[tuple[str, Mapping[str, Any]]]) -> Table:
+    rows = [[group, f"{row['value']:.3f}", f"{row['right']} / {row['n']}"] for group, row in groups]
+    return Table(f"Questions by {name}", [name, "accuracy", "right"], rows)
+
+
+def _cards(metrics: Mapping[str, Any]) -> list[Card]:
+    vqa, caption = metrics["vqa"], metrics["caption"]
+
     def share(label: str, key: str, main: bool = False) -> Card:
         interval = vqa["intervals"].get(key)
-        span = (interval["low"], vqa[key], interval["high"]) if interval else None
-        return Card(label, f"{vqa[key]:.1%}", f"{vqa['n']:,} held-out questions", span, main)
+        bar = Bar(vqa[key], interval["low"], interval["high"]) if interval else None
+        return Card(label, f"{vqa[key]:.1%}", f"{vqa['n']:,} held-out questions", bar, main)
 
     same = metrics["llm_sha256_before"] == metrics["llm_sha256_after"]
     return [
@@ -67,9 +73,9 @@ def _cards(metrics: Mapping[str, Any], vqa: Mapping[str, Any], caption: Mapping[
     ]
 
 
-def _samples(path: Path, asked: bool) -> list[Sample]:
+def _samples(out: Path, task: str, asked: bool = False) -> list[Sample]:
     samples = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in (out / task / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         references = row["reference"] if isinstance(row["reference"], list) else [row["reference"]]
         samples.append(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from medcap.evaluation.files import make_folder, write_text
 from medcap.evaluation.rows import Row
+from medcap.evaluation.scored import RunOptions, Scored
 from medcap.generation.medcap_prompt import plain_text, text_turns
 
 if TYPE_CHECKING:
-    from medcap.evaluation.runner import RunOptions, Scored
     from medcap.evaluation.tasks.base import Task
 
 _COLUMNS = ("image", "instruction", "output", "generated")

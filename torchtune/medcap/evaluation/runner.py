@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from medcap.evaluation.asking import Plan
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.evaluation.medcap_tables import write_medcap_tables
-from medcap.evaluation.page import PageData, write_page
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.protocols import ProtocolScores, nested
 from medcap.evaluation.results_table import append_result
 from medcap.evaluation.rows import Row, answer_to
+from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.tables import averages, group_tables
+from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 
 METRICS = "metrics.json"
@@ -42,45 +43,6 @@ _HEADLINE = (
     "tables",
     "controls",
 )
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is beside its task.
-
-    Attributes:
-        output_dir: folder of the run.
-        settings: all that decides an answer beside the request (checkpoint fingerprint, sampling, prompt format): rows
-            made under other settings are never mixed in.
-        name: the checkpoint's, for medcap's file names; the task's name if empty.
-        folder: name of the task's folder; the task's name if empty.
-        controls: names of ``CONTROLS`` to run as well.
-        seed: of the controls.
-        overwrite: answer every row anew.
-        keep_old: use answers that were made under other settings, and say so.
-        num_image_tokens: placeholder characters that medcap's raw tables show for an image.
-        results_csv: the table that gets a row of this run; ``<output_dir>/results.csv`` if None.
-    """
-
-    output_dir: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    name: str = ""
-    folder: str = ""
-    controls: Sequence[str] = ()
-    seed: int = 0
-    overwrite: bool = False
-    keep_old: bool = False
-    num_image_tokens: int = 50
-    results_csv: Path | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One plan's answers and their scores."""
-
-    plan: Plan
-    entries: list[Entry]
-    scores: ProtocolScores
 
 
 def run_task(
@@ -155,7 +117,7 @@ def run_task(
         }
     )
     write_medcap_tables(task, rows, own, options)
-    write_page(folder / "report.html", PageData(task, rows, own, controls, result), reader)
+    task_report(TaskResult(task, rows, own, controls, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
     write_json(folder / METRICS, result)
     return result

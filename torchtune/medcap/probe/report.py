@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.evaluation.files import make_folder, plain, write_json, write_text
-from medcap.evaluation.report.builder import Bar, Card, Report
+from medcap.evaluation.report.page import Page
+from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.evaluation.statistics import Interval
 from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
 
@@ -61,20 +62,30 @@ def write(report: ProbeReport, out: Path) -> None:
     write_json(out / "metrics.json", describe(report))
 
 
-def page(report: ProbeReport) -> Report:
-    """The results as a page."""
+def page(report: ProbeReport) -> Page:
+    """Lay the results out as a page."""
     encoders = report.encoders
     names = [f"{side}: {getattr(encoders, side).name}" for side in SIDES if getattr(encoders, side) is not None]
-    built = Report(
-        "What the features are worth",
-        "A linear classifier on frozen features, " + "; ".join(names),
-        eyebrow="medcap probe",
-    )
-    built.add_cards([_card(result) for result in report.targets])
     problems = [
         f"{part} image cannot be read: {reason}" for part, found in report.problems.items() for _, reason in found
     ]
-    built.add_notices([*report.notices, *problems])
+    notices = [*report.notices, *problems]
+    values = plain(describe(report))
+    return Page(
+        "What the features are worth",
+        "A linear classifier on frozen features, " + "; ".join(names),
+        [
+            Cards([_card(result) for result in report.targets]),
+            Notices(notices) if notices else None,
+            _scores(report),
+            _differences(report),
+            Facts("Settings and data", {**values["settings"], **values["data"], "seconds": values["seconds"]}),
+        ],
+        eyebrow="medcap probe",
+    )
+
+
+def _scores(report: ProbeReport) -> Table:
     rows = []
     for result in report.targets:
         for side, own in result.results.items():
@@ -82,18 +93,17 @@ def page(report: ProbeReport) -> Report:
             rows.append([result.target, side, len(result.classes), result.rows, _percent(result.majority), *scores])
     columns = ["target", "encoder", "labels", "images", "majority", "accuracy", "balanced accuracy", "AUROC"]
     note = "Logistic regression; majority: always the most frequent label. Images that cannot be read count as wrong."
-    built.add_table("Scores on the test images", columns, rows, note, wide=True)
-    compared = [
+    return Table("Scores on the test images", columns, rows, note, wide=True)
+
+
+def _differences(report: ProbeReport) -> Table | None:
+    rows = [
         [result.target, 100 * d.interval.value, 100 * d.interval.low, 100 * d.interval.high, d.p, d.words]
         for result in report.targets
         if (d := result.difference) is not None
     ]
-    if compared:
-        columns = ["target", "points of accuracy", "low", "high", "p", "in words"]
-        built.add_table("After minus before, image by image", columns, compared, wide=True)
-    values = plain(describe(report))
-    built.add_facts("Settings and data", {**values["settings"], **values["data"], "seconds": values["seconds"]})
-    return built
+    columns = ["target", "points of accuracy", "low", "high", "p", "in words"]
+    return Table("After minus before, image by image", columns, rows, wide=True) if rows else None
 
 
 def _count(report: ProbeReport, part: str) -> str:
@@ -144,7 +154,7 @@ def _card(result: TargetResult) -> Card:
     detail = f"majority label {_percent(result.majority)}"
     if before is not None:
         detail = f"before {_percent(before.accuracy.value)}, {detail}"
-    return Card(result.target, _percent(after.value), detail, (after.low, after.value, after.high))
+    return Card(result.target, _percent(after.value), detail, _bar(after))
 
 
 def _bar(interval: Interval) -> Bar:

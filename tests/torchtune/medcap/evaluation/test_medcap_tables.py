@@ -8,7 +8,7 @@ from medcap.evaluation.asking import plan_protocols
 from medcap.evaluation.medcap_tables import write_medcap_tables
 from medcap.evaluation.protocols import Coco, ProtocolScores
 from medcap.evaluation.rows import answer_to
-from medcap.evaluation.runner import RunOptions, Scored
+from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.tasks import TASKS
 
 USER, ASSISTANT = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("user", "assistant"))

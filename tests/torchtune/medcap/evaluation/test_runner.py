@@ -12,7 +12,8 @@ from medcap.evaluation.answering import Engine
 from medcap.evaluation.asking import plan_protocols
 from medcap.evaluation.metrics.caption import CaptionScores
 from medcap.evaluation.protocols import coco
-from medcap.evaluation.runner import RunOptions, run_task
+from medcap.evaluation.runner import run_task
+from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.vqa import VqaTask
 from medcap.generation.request import CandidateScores, Generation

@@ -1,24 +1,36 @@
-"""Which answers are taken for which others: heat maps as inline SVG."""
+"""Which answers are taken for which others: counts, drawn as heat maps."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 
 from medcap.evaluation.report.charts import number
+from medcap.evaluation.report.sections import Section
 
 MOST_CLASSES = 8
 OTHER = "other"
 NO_ANSWER = "no answer"
 EMPTY = "(empty)"
 NO_ANSWER_LONG = "no answer, or none of these"
-_CELL_WIDTH, _CELL_HEIGHT, _GAP = 34, 30, 2
-_CHARACTER = 8.2  # room for one at the style sheet's 13 pixels, and for most of them at a phone's 14.5
-_ROW_CHARACTERS, _HEAD_CHARACTERS = 13, 12
-_RIGHT = 46  # the last heading leans out
-_MANY_COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a heat map.
+
+    Attributes:
+        kind: right, wrong, or mixed, where right and wrong answers meet.
+        count: as it is printed; "" for 0.
+        share: of its row.
+        words: its tooltip.
+    """
+
+    kind: str
+    count: str
+    share: float
+    words: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,39 @@ class Confusion:
     counts: tuple[tuple[int, ...], ...]
     merged: int = 0
     merged_right: int = 0
+
+    @property
+    def summary(self) -> str:
+        """Rows, and what became of them."""
+        facts = [f"{self.n:,} rows"]
+        if self.n:
+            facts.append(f"{100.0 * self.right / self.n:.1f} % right")
+        if self.unanswered:
+            facts.append(f"{self.unanswered:,} without an answer")
+        return ", ".join(facts)
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Short and long label of each row."""
+        rest = [(OTHER, f"{OTHER} ({self.merged} answers)")] if self.merged else []
+        return [*((label, label) for label in self.labels), *rest]
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Short and long label of each column."""
+        return [*self.rows, (NO_ANSWER, NO_ANSWER_LONG)]
+
+    def cells(self, row: int) -> list[Cell]:
+        """Return the cells of a row, from 0."""
+        total = sum(self.counts[row])
+        cells = []
+        for column, count in enumerate(self.counts[row]):
+            kind = "wrong" if column != row else "right" if row < len(self.labels) else "mixed"
+            words = f"right answer: {self.rows[row][1]}; given: {self.columns[column][1]}: {count:,} of {total:,}"
+            words += f", {self.merged_right:,} of them right" if kind == "mixed" else ""
+            words += f" ({100 * count / total:.0f} %)" if total else ""
+            cells.append(Cell(kind, number(count) if count else "", count / total if total else 0.0, words))
+        return cells
 
     @property
     def n(self) -> int:
@@ -102,68 +147,23 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def heat_map(matrix: Confusion, name: str) -> str:
-    """Draw a confusion: right answers down, given answers across, each cell with its count, shaded by its row's share.
+@dataclass(frozen=True)
+class ConfusionMaps(Section):
+    """Heat maps of right answers against given answers, as many side by side as there is room for.
 
-    Args:
-        matrix: the counts.
-        name: what it is of, for those who cannot see it.
-
-    Returns:
-        An ``<svg>`` element as wide as it has columns, or less where there is less room; a sentence where there is
-        nothing to draw.
+    Attributes:
+        title: above them.
+        matrices: what each is of, such as the modality -> its counts.
+        note: a sentence before the one that explains how to read them.
     """
-    if not matrix.counts:
-        return '<p class="empty">There are no rows to count yet.</p>'
-    rows = [*matrix.labels, *([OTHER] if matrix.merged else [])]
-    titles = [*matrix.labels, *([f"{OTHER} ({matrix.merged} answers)"] if matrix.merged else [])]
-    columns, column_titles = [*rows, NO_ANSWER], [*titles, NO_ANSWER_LONG]
-    left = round(10 + _CHARACTER * min(max(map(len, rows)), _ROW_CHARACTERS))
-    top = round(16 + 0.71 * _CHARACTER * min(max(map(len, columns)), _HEAD_CHARACTERS))
-    width = left + len(columns) * _CELL_WIDTH + _RIGHT
-    height = top + len(rows) * _CELL_HEIGHT
-    parts = []
-    for place, (label, title) in enumerate(zip(columns, column_titles, strict=True)):
-        x = left + (place + 0.5) * _CELL_WIDTH
-        parts.append(
-            f'<text class="across" transform="translate({x:.0f} {top - 6}) rotate(-45)">'
-            f"{_label(label, title, _HEAD_CHARACTERS)}</text>"
-        )
-    for place, (label, title) in enumerate(zip(rows, titles, strict=True)):
-        y = top + place * _CELL_HEIGHT
-        parts.append(
-            f'<text class="down" x="{left - 7}" y="{y + 19}" text-anchor="end">'
-            f"{_label(label, title, _ROW_CHARACTERS)}</text>"
-        )
-        total = sum(matrix.counts[place])
-        for column, count in enumerate(matrix.counts[place]):
-            kind = "right" if column == place and place < len(matrix.labels) else "wrong"
-            kind = "mixed" if column == place == len(matrix.labels) else kind
-            text = f"right answer: {title}; given: {column_titles[column]}: {count:,} of {total:,}"
-            text += f", {matrix.merged_right:,} of them right" if kind == "mixed" else ""
-            parts.append(_cell(left + column * _CELL_WIDTH, y, count, total, kind, text))
-    summary = f"{name}: {len(rows)} right answers by {len(columns)} given answers; {matrix.right} of {matrix.n} right"
-    size = " wide" if len(columns) >= _MANY_COLUMNS else ""
-    return (
-        f'<svg class="confusion{size}" width="{width}" viewBox="0 0 {width} {height}" role="img"'
-        f' aria-label="{escape(summary)}">{"".join(parts)}</svg>'
-    )
 
+    template = "confusion.html.j2"
 
-def _cell(x: int, y: int, count: int, total: int, kind: str, text: str) -> str:
-    share = count / total if total else 0.0
-    box = f'x="{x}" y="{y}" width="{_CELL_WIDTH - _GAP}" height="{_CELL_HEIGHT - _GAP}" rx="4"'
-    shade = f'<rect class="shade" {box} fill-opacity="{0.1 + 0.9 * share:.2f}"/>' if count else ""
-    label = (
-        f'<text class="count" x="{x + (_CELL_WIDTH - _GAP) / 2:.0f}" y="{y + 19}" text-anchor="middle">{number(count)}'
-        "</text>"
-        if count
-        else ""
-    )
-    tip = f"<title>{escape(text)}{f' ({100 * share:.0f} %)' if total else ''}</title>"
-    return f'<g class="cell {kind}">{tip}<rect class="ground" {box}/>{shade}{label}</g>'
+    title: str
+    matrices: Mapping[str, Confusion]
+    note: str = ""
 
-
-def _label(text: str, title: str, most: int) -> str:
-    short = text if len(text) <= most else text[: most - 1].rstrip() + "…"
-    return f"<title>{escape(title)}</title>{escape(short)}"
+    @property
+    def merged(self) -> bool:
+        """Whether any map sums up rare answers."""
+        return any(matrix.merged for matrix in self.matrices.values())

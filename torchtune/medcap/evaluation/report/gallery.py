@@ -1,4 +1,4 @@
-"""The picture part of a report: samples with reference and answer side by side."""
+"""The picture part of a page: samples with reference and answer side by side."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from medcap.data.images import ImageReader
 from medcap.data.raster import to_rgb
 from medcap.errors import UserError
-from medcap.evaluation.report.style import MOST_GROUPS
+from medcap.evaluation.report.sections import Section
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 THUMBNAIL_SIDE = 256
 SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
-OPTIONS_LEGEND = "Of the options, the right one has a tick and the chosen one a frame."
+MOST_GROUPS = 12  # that a gallery can be filtered by
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Sample:
         question: what was asked; "" hides the line.
         correct: True right, False wrong, None where there is no such verdict.
         score: name and value of the row's score.
-        name: how the row is called.
+        name: of the row.
         tags: short facts, such as the modality.
         problem: why there is no answer or picture.
         group: what the page's second filter goes by, such as the modality; "" for none.
@@ -58,6 +59,118 @@ class Sample:
     group: str = ""
     options: Sequence[str] = field(default_factory=tuple)
     chosen: str | None = None
+
+    @property
+    def shown_question(self) -> str:
+        """The question, not longer than a page shows it."""
+        return _shortened(self.question)
+
+    @property
+    def shown_answer(self) -> str:
+        """The answer, not longer than a page shows it."""
+        return _shortened(self.generated.strip())
+
+    @property
+    def plain_answer(self) -> str:
+        """The answer as it is compared with options: without case, further white space and final full stops."""
+        return _plain(self.generated)
+
+    @property
+    def facts(self) -> str:
+        """Tags and name in a line."""
+        return " · ".join(fact for fact in (*self.tags, self.name) if fact)
+
+    @property
+    def alternatives(self) -> str:
+        """The accepted references after the first, in a line."""
+        return " / ".join(map(_shortened, self.references[1:]))
+
+    def compared(self) -> tuple[Markup, Markup]:
+        """Return the first reference and the answer; see :func:`mark_differences`."""
+        return mark_differences(_shortened(self.references[0] if self.references else ""), self.shown_answer)
+
+    def listed(self) -> tuple[list[tuple[str, bool, bool]], bool]:
+        """List the options.
+
+        Returns:
+            Each option's text, whether it is right and whether it was chosen; and whether the answer says more than
+            the option that it was taken for, or was taken for none.
+        """
+        right = {_plain(reference) for reference in self.references}
+        chosen = self.plain_answer if self.chosen is None else _plain(self.chosen)
+        options = [
+            (_shortened(option), _plain(option) in right, bool(chosen) and _plain(option) == chosen)
+            for option in self.options
+        ]
+        return options, self.plain_answer != chosen or not any(is_chosen for _, _, is_chosen in options)
+
+
+@dataclass(frozen=True)
+class Gallery(Section):
+    """Pictures with reference and answer side by side, to be leafed through by verdict and by group.
+
+    Attributes:
+        title: above it.
+        samples: all rows; which are shown is decided by a rule that the page states.
+        limit: most rows to show.
+        note: a sentence before that rule.
+        groups: what the samples' ``group`` names, in the plural.
+        reader: opens images; without one an image must lie where its path says.
+    """
+
+    template = "gallery.html.j2"
+
+    title: str
+    samples: Sequence[Sample]
+    limit: int = SAMPLE_LIMIT
+    note: str = ""
+    groups: str = "modalities"
+    reader: ImageReader | None = None
+
+    def shown(self) -> Shown:
+        """Choose the rows, read their pictures and see which filters they need."""
+        samples, rule = choose_samples(self.samples, self.limit, self.groups)
+        pictures: dict[str | int, tuple[str, str]] = {}
+        numbers = _group_numbers(samples)
+        cards = [(sample, numbers[sample.group], _picture(sample, self.reader, pictures)) for sample in samples]
+        verdicts, groups = [], []
+        if any(sample.correct is not None for sample in samples):
+            wrong = sum(not sample.correct for sample in samples)
+            words = (f"All {len(samples)}", f"✗ Wrong {wrong}", f"✓ Right {len(samples) - wrong}")
+            verdicts = list(zip(("show-all", "show-no", "show-yes"), words, strict=True))
+        if len(set(numbers.values())) > 1:
+            names = (f"All {self.groups}", *_group_names(numbers))
+            groups = [(f"in-{number}", name) for number, name in enumerate(names)]
+        return Shown(rule, cards, verdicts, groups, _empty_choices(samples, numbers) if verdicts and groups else [])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a gallery shows.
+
+    Attributes:
+        rule: by which the rows were chosen.
+        cards: each row, the number of its group, and its picture: a ``data:`` address, or "" and why there is none.
+        verdicts: style class and words of each choice in the filter by verdict.
+        groups: the same for the filter by group.
+        empty: style classes of the sentences for choices of both filters that leave no row.
+    """
+
+    rule: str
+    cards: list[tuple[Sample, int, tuple[str, str]]]
+    verdicts: list[tuple[str, str]]
+    groups: list[tuple[str, str]]
+    empty: list[str]
+
+    @property
+    def has_options(self) -> bool:
+        """Whether a row lists options."""
+        return any(sample.options for sample, _, _ in self.cards)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether a row is compared word by word."""
+        return any(not sample.options for sample, _, _ in self.cards)
 
 
 def choose_samples(
@@ -117,8 +230,8 @@ def _spread(values: list[int], count: int) -> list[int]:
     return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
 
 
-def mark_differences(reference: str, generated: str) -> tuple[str, str]:
-    """Show which words two texts do not share.
+def mark_differences(reference: str, generated: str) -> tuple[Markup, Markup]:
+    """Mark the words that two texts do not share.
 
     Words are compared without case and without punctuation at their edges.
 
@@ -127,7 +240,7 @@ def mark_differences(reference: str, generated: str) -> tuple[str, str]:
         generated: what was said.
 
     Returns:
-        Both as escaped HTML: words of the reference that were not said in ``<del>``, words that the reference does
+        Both as HTML: words of the reference that were not said in ``<del>``, words that the reference does
         not have in ``<ins>``.
     """
     left, right = re.findall(r"\s*\S+", reference), re.findall(r"\s*\S+", generated)
@@ -137,18 +250,18 @@ def mark_differences(reference: str, generated: str) -> tuple[str, str]:
         shared = action == "equal"
         missing.append(_span("".join(left[a:b]), None if shared else "del"))
         extra.append(_span("".join(right[c:d]), None if shared else "ins"))
-    return "".join(missing), "".join(extra)
+    return Markup().join(missing), Markup().join(extra)
 
 
 def _keys(words: list[str]) -> list[str]:
     return [word.strip().lower().strip(string.punctuation) or word.strip() for word in words]
 
 
-def _span(text: str, tag: str | None) -> str:
-    if not text or tag is None:
-        return escape(text)
-    stripped = text.lstrip()
-    return f"{escape(text[: len(text) - len(stripped)])}<{tag}>{escape(stripped)}</{tag}>"
+def _span(text: str, tag: str | None) -> Markup:
+    words = text.lstrip()
+    if not words or tag is None:
+        return Markup.escape(text)
+    return Markup("{}<{tag}>{}</{tag}>").format(text[: len(text) - len(words)], words, tag=tag)
 
 
 def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None) -> str:
@@ -175,156 +288,42 @@ def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def gallery(
-    samples: Sequence[Sample], identity: str, reader: ImageReader | None = None, groups: str = "modalities"
-) -> str:
-    """Draw samples as cards, with filters (no script) by verdict and by group where there is more than one.
-
-    Args:
-        samples: what to show.
-        identity: of the filters' controls; unique in the page.
-        reader: opens images.
-        groups: what the samples' ``group`` names, in the plural.
-
-    Returns:
-        HTML.
-    """
-    cache: dict[str, str] = {}
-    places = _group_places(samples)
-    cards = "".join(_card(sample, reader, cache, places.get(sample.group)) for sample in samples)
-    grid = f'<div class="samples">{cards}</div>'
-    verdicts, by_group, empty = "", "", ""
-    if any(sample.correct is not None for sample in samples):
-        wrong = sum(not sample.correct for sample in samples)
-        choices = [
-            ("all", f"All {len(samples)}"),
-            ("no", f"✗ Wrong {wrong}"),
-            ("yes", f"✓ Right {len(samples) - wrong}"),
-        ]
-        verdicts = _controls(f"{identity}v", [(f"show-{key}", escape(label)) for key, label in choices])
-    if len(set(places.values())) > 1:
-        names = [f"All {groups}", *_group_names(places)]
-        choices = [(f"in-{place}", escape(name)) for place, name in enumerate(names)]
-        by_group = _controls(f"{identity}g", choices)
-        empty = _empty_places(samples, places)
-    if not verdicts and not by_group:
-        return grid
-    # Each filter must stand before the cards and beside them: that is how its choice reaches them.
-    return f'<div class="filter">{verdicts}{"<br>" if verdicts and by_group else ""}{by_group}{empty}{grid}</div>'
-
-
-def _controls(identity: str, choices: list[tuple[str, str]]) -> str:
-    return "".join(
-        f'<input type="radio" name="{identity}" id="{identity}-{name}" class="{name}"{" checked" * (place == 0)}>'
-        f'<label for="{identity}-{name}">{label}</label>'
-        for place, (name, label) in enumerate(choices)
-    )
-
-
-def _group_places(samples: Sequence[Sample]) -> dict[str, int]:
-    """Group -> number from 1, in the order of their names; those beyond the style sheet's share the last one."""
+def _group_numbers(samples: Sequence[Sample]) -> dict[str, int]:
+    """Number the groups from 1, in the order of their names; those beyond the style sheet's share the last number."""
     names = sorted({sample.group for sample in samples}, key=lambda name: (not name, name.casefold()))
-    return {name: min(place, MOST_GROUPS) for place, name in enumerate(names, start=1)}
+    return {name: min(number, MOST_GROUPS) for number, name in enumerate(names, start=1)}
 
 
-def _group_names(places: dict[str, int]) -> list[str]:
-    last = [name for name, place in places.items() if place == MOST_GROUPS]
-    names = [name or "(none)" for name, place in places.items() if place < MOST_GROUPS]
+def _group_names(numbers: dict[str, int]) -> list[str]:
+    last = [name for name, number in numbers.items() if number == MOST_GROUPS]
+    names = [name or "(none)" for name, number in numbers.items() if number < MOST_GROUPS]
     return names + ([(last[0] or "(none)") if len(last) == 1 else f"{len(last)} others"] if last else [])
 
 
-def _empty_places(samples: Sequence[Sample], places: dict[str, int]) -> str:
-    there = {(bool(sample.correct), places[sample.group]) for sample in samples if sample.correct is not None}
-    if not there:
-        return ""
-    missing = [
-        (verdict, place)
-        for verdict in (False, True)
-        for place in sorted(set(places.values()))
-        if (verdict, place) not in there
+def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[str]:
+    found = {(bool(sample.correct), numbers[sample.group]) for sample in samples if sample.correct is not None}
+    return [
+        f"none-{name}-{number}"
+        for verdict, name in ((False, "no"), (True, "yes"))
+        for number in sorted(set(numbers.values()))
+        if (verdict, number) not in found
     ]
-    return "".join(
-        f'<p class="empty none-{"yes" if verdict else "no"}-{place}">Among the rows shown there is none.</p>'
-        for verdict, place in missing
-    )
 
 
-def _card(sample: Sample, reader: ImageReader | None, cache: dict[str, str], place: int | None) -> str:
-    verdict = {None: "", True: " yes", False: " no"}[sample.correct]
-    group = f" group-{place}" if place else ""
-    question = f'<p class="question">{escape(_shortened(sample.question))}</p>' if sample.question else ""
-    answer = _options(sample) if sample.options else _answer(sample)
-    return (
-        f'<article class="sample{verdict}{group}">{_picture(sample, reader, cache)}<div class="words">'
-        f"{_headline(sample)}{question}{answer}</div></article>"
-    )
-
-
-def _answer(sample: Sample) -> str:
-    reference = sample.references[0] if sample.references else ""
-    expected, said = mark_differences(_shortened(reference), _shortened(sample.generated.strip()))
-    if len(sample.references) > 1:
-        expected += f' <span class="more">or {escape(" / ".join(map(_shortened, sample.references[1:])))}</span>'
-    if not sample.generated.strip():
-        said = _no_answer(sample)
-    return f"<dl><dt>Reference</dt><dd>{expected}</dd><dt>Generated</dt><dd>{said}</dd></dl>"
-
-
-def _options(sample: Sample) -> str:
-    right = {_plain(reference) for reference in sample.references}
-    said = _plain(sample.generated)
-    chosen = _plain(sample.chosen) if sample.chosen is not None else said
-    items, matched = [], False
-    for option in sample.options:
-        is_right, is_chosen = _plain(option) in right, bool(chosen) and _plain(option) == chosen
-        matched = matched or is_chosen
-        kind = " ".join(name for name, holds in (("right", is_right), ("chosen", is_chosen)) if holds)
-        words = {"right": "right answer", "chosen": "chosen", "right chosen": "chosen, right"}.get(kind, "")
-        mark = "✓" if is_right else "✗" if is_chosen else ""
-        note = f' <span class="mark">{words}</span>' if words else ""
-        items.append(f'<li class="{kind}"><span class="sign">{mark}</span>{escape(_shortened(option))}{note}</li>')
-    text = ""
-    if not said:
-        text = f'<p class="said">{_no_answer(sample)}</p>'
-    elif not matched or said != chosen:
-        taken = "" if matched else ' <span class="none">(none of the options)</span>'
-        text = f'<p class="said"><span>Generated</span> {escape(_shortened(sample.generated.strip()))}{taken}</p>'
-    return f'<ol class="options">{"".join(items)}</ol>{text}'
-
-
-def _no_answer(sample: Sample) -> str:
-    return f'<span class="none">no answer{": " + escape(sample.problem) if sample.problem else ""}</span>'
+def _picture(sample: Sample, reader: ImageReader | None, known: dict[str | int, tuple[str, str]]) -> tuple[str, str]:
+    if sample.image is None:
+        return "", ""
+    key = str(sample.image) if isinstance(sample.image, (str, Path)) else id(sample.image)
+    if key not in known:
+        try:
+            known[key] = thumbnail(sample.image, reader), ""
+        except (UserError, OSError, ValueError) as error:
+            known[key] = "", str(error)
+    return known[key]
 
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".")
-
-
-def _headline(sample: Sample) -> str:
-    parts = []
-    if sample.correct is not None:
-        mark, word = ("✓", "right") if sample.correct else ("✗", "wrong")
-        parts.append(f'<span class="verdict">{mark} {word}</span>')
-    if sample.score is not None:
-        parts.append(f'<span class="tag">{escape(sample.score[0])} {sample.score[1]:.2f}</span>')
-    facts = " · ".join(escape(fact) for fact in (*sample.tags, sample.name) if fact)
-    if facts:
-        parts.append(f'<span class="facts-line">{facts}</span>')
-    return f'<p class="head">{"".join(parts)}</p>' if parts else ""
-
-
-def _picture(sample: Sample, reader: ImageReader | None, cache: dict[str, str]) -> str:
-    if sample.image is None:
-        reason = "image missing" if sample.problem else "no image"
-        return f'<div class="picture missing"><span>{reason}</span></div>'
-    key = str(sample.image) if isinstance(sample.image, (str, Path)) else f"picture {id(sample.image)}"
-    if key not in cache:
-        try:
-            cache[key] = f'<img src="{thumbnail(sample.image, reader)}" alt="" loading="lazy">'
-        except (UserError, OSError, ValueError) as error:
-            cache[key] = f'<span title="{escape(str(error))}">image cannot be shown</span>'
-    missing = "" if cache[key].startswith("<img") else " missing"
-    return f'<div class="picture{missing}">{cache[key]}</div>'
 
 
 def _shortened(text: str) -> str:

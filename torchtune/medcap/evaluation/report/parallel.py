@@ -1,17 +1,17 @@
-"""Parallel coordinates as inline SVG: what was tried and what came of it, a line a run."""
+"""Parallel coordinates: what was tried and what came of it, one line for each run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 from medcap.evaluation.report.charts import number
+from medcap.evaluation.report.sections import Section
 
 WIDTH, HEIGHT = 1040, 340
-SIDE, TOP, BOTTOM = 90, 40, 22
+SIDE, TOP, BOTTOM = 90, 40, HEIGHT - 22
 _TICKS = 5
 
 
@@ -21,7 +21,7 @@ class Axis:
 
     Attributes:
         label: above it.
-        values: all that may stand on it from bottom to top, for values that are no numbers; empty for numbers.
+        values: all that may stand on it from bottom to top, for values that are not numbers; empty for numbers.
         log: whether numbers are spaced by their logarithm.
     """
 
@@ -30,37 +30,60 @@ class Axis:
     log: bool = False
 
 
-def parallel_coordinates(axes: Sequence[Axis], lines: Mapping[str, Sequence[Any]], best: str) -> str:
-    """Draw a line for each run across one axis for each quantity.
+@dataclass(frozen=True)
+class ParallelCoordinates(Section):
+    """A line for each run across one axis for each quantity.
 
-    Args:
+    Attributes:
+        title: above them.
         axes: from left to right, at least two.
         lines: name -> its value on each axis: a number, or one of the axis' ``values``.
         best: name of the line that stands out; it is drawn last.
-
-    Returns:
-        An ``<svg>`` element; a sentence where there is nothing to draw.
+        note: a sentence below the title.
     """
-    if not lines:
-        return '<p class="empty">There are no finished runs to draw yet.</p>'
-    scales = [_Scale(axis, [values[place] for values in lines.values()]) for place, axis in enumerate(axes)]
-    places = [SIDE + (WIDTH - 2 * SIDE) * place / max(len(axes) - 1, 1) for place in range(len(axes))]
-    body = [_axis(axis, scale, x) for axis, scale, x in zip(axes, scales, places, strict=True)]
-    for name in sorted(lines, key=lambda name: name == best):
-        points = [f"{x:.1f} {scale.y(value):.1f}" for x, scale, value in zip(places, scales, lines[name], strict=True)]
-        told = ", ".join(
-            f"{axis.label} {value if isinstance(value, str) else number(value)}"
-            for axis, value in zip(axes, lines[name], strict=True)
-        )
-        group = '<g class="best">' if name == best else "<g>"
-        body.append(
-            f'{group}<path class="line" d="M{"L".join(points)}"><title>{escape(f"{name}: {told}")}</title></path></g>'
-        )
-    label = f"parallel coordinates: {', '.join(axis.label for axis in axes)}"
-    return (
-        f'<svg class="chart parallel" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(body)}</svg>"
-    )
+
+    template = "parallel.html.j2"
+    style = "panels"
+    width: ClassVar = WIDTH
+    height: ClassVar = HEIGHT
+    top: ClassVar = TOP
+    bottom: ClassVar = BOTTOM
+
+    title: str
+    axes: Sequence[Axis]
+    lines: Mapping[str, Sequence[Any]]
+    best: str
+    note: str = ""
+
+    def drawing(self) -> Drawing:
+        """Lay the lines out."""
+        scales = [
+            _Scale(axis, [values[index] for values in self.lines.values()]) for index, axis in enumerate(self.axes)
+        ]
+        places = [round(SIDE + (WIDTH - 2 * SIDE) * index / max(len(scales) - 1, 1), 1) for index in range(len(scales))]
+        paths = []
+        for name in sorted(self.lines, key=lambda name: name == self.best):
+            values = list(zip(self.axes, scales, places, self.lines[name], strict=True))
+            points = [f"{x} {scale.y(value)}" for _, scale, x, value in values]
+            words = [
+                f"{axis.label} {value if isinstance(value, str) else number(value)}" for axis, _, _, value in values
+            ]
+            paths.append((f"M{'L'.join(points)}", f"{name}: {', '.join(words)}", name == self.best))
+        axes = [(x, axis.label, scale.ticks) for x, axis, scale in zip(places, self.axes, scales, strict=True)]
+        return Drawing(axes, paths)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Parallel coordinates in SVG coordinates.
+
+    Attributes:
+        axes: x, label and ticks, each a height and a text.
+        paths: ``d`` of an SVG ``<path>``, its tooltip, and whether it is the best.
+    """
+
+    axes: list[tuple[float, str, list[tuple[float, str]]]]
+    paths: list[tuple[str, str, bool]]
 
 
 class _Scale:
@@ -69,36 +92,24 @@ class _Scale:
     def __init__(self, axis: Axis, values: Sequence[Any]) -> None:
         self._axis = axis
         if axis.values:
-            self.low, self.high = 0.0, float(len(axis.values) - 1)
-            self.ticks = {float(place): text for place, text in enumerate(axis.values)}
+            self._low, self._high = 0.0, float(len(axis.values) - 1)
+            self.ticks = [(self._height(index), text) for index, text in enumerate(axis.values)]
             return
         positions = [self._position(value) for value in values]
-        self.low, self.high = min(positions), max(positions)
-        steps = [self.low + (self.high - self.low) * step / (_TICKS - 1) for step in range(_TICKS)]
-        if self.low == self.high:
-            steps = [self.low]
-        self.ticks = {step: number(10**step if axis.log else step) for step in steps}
+        self._low, self._high = min(positions), max(positions)
+        steps = [self._low + (self._high - self._low) * step / (_TICKS - 1) for step in range(_TICKS)]
+        if self._low == self._high:
+            steps = [self._low]
+        self.ticks = [(self._height(step), number(10**step if axis.log else step)) for step in steps]
 
     def y(self, value: Any) -> float:
-        return self.height(self._position(value))
+        return self._height(self._position(value))
 
-    def height(self, position: float) -> float:
-        share = (position - self.low) / (self.high - self.low) if self.high > self.low else 0.5
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+    def _height(self, position: float) -> float:
+        share = (position - self._low) / (self._high - self._low) if self._high > self._low else 0.5
+        return round(BOTTOM - share * (BOTTOM - TOP), 1)
 
     def _position(self, value: Any) -> float:
         if self._axis.values:
             return float(self._axis.values.index(value))
         return math.log10(value) if self._axis.log else float(value)
-
-
-def _axis(axis: Axis, scale: _Scale, x: float) -> str:
-    parts = [
-        f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
-        f'<text class="label" x="{x:.1f}" y="{TOP - 20}" text-anchor="middle">{escape(axis.label)}</text>',
-    ]
-    for position, text in scale.ticks.items():
-        y = scale.height(position)
-        parts.append(f'<line class="axis" x1="{x - 4:.1f}" x2="{x + 4:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
-    return "".join(parts)

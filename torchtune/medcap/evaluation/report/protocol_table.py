@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
-from medcap.evaluation.report.charts import strip
+from medcap.evaluation.report.sections import Bar, Section
 
 CONTROL_NAMES = {"shuffled_image": "images shuffled", "no_image": "no image"}
 
@@ -36,62 +35,59 @@ class ProtocolLine:
     falls: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     share: bool = True
 
+    @property
+    def words(self) -> str:
+        """The value."""
+        return self._with_unit(self.value)
 
-def protocol_table(lines: Sequence[ProtocolLine]) -> str:
-    """Draw the table.
+    @property
+    def between(self) -> str:
+        """The interval, "" without one."""
+        return " – ".join(map(self._number, self.interval)) if self.interval else ""
 
-    Args:
-        lines: one a protocol.
+    @property
+    def bar(self) -> Bar | None:
+        """The strip of a share with an interval."""
+        return Bar(self.value, *self.interval) if self.interval and self.share else None
 
-    Returns:
-        A ``<table>`` element with a column for each control that any line has.
+    def control(self, name: str) -> str:
+        """Return the value without the right image, a dash where it is not known."""
+        return self._with_unit(self.controls[name]) if name in self.controls else "–"
+
+    def fall(self, name: str) -> tuple[str, str]:
+        """Return how a control's fall is shown, as a style class, and its words; "" twice where it is not known."""
+        if name not in self.controls or name not in self.falls:
+            return "", ""
+        value, low, high = map(self._number, self.falls[name])
+        kind, words = ("falls", "falls by") if self.falls[name][1] > 0 else ("stays", "no proven fall:")
+        return kind, f"{words} {value} ({low} to {high})"
+
+    def _with_unit(self, value: float) -> str:
+        return f"{self._number(value)} %" if self.share else self._number(value)
+
+    def _number(self, value: float) -> str:
+        text = f"{100.0 * value:.1f}" if self.share else f"{value:.3f}"
+        return text.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class ProtocolTable(Section):
+    """The scores of several rules side by side, with what they fall to without the right image.
+
+    Attributes:
+        title: above it.
+        lines: one for each protocol.
+        note: a sentence below the title.
     """
-    controls = list(dict.fromkeys(control for line in lines for control in line.controls))
-    heads = ["protocol", "score", "value", *map(_control_name, controls)]
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(_line(line, controls) for line in lines)
-    return f'<table class="protocols"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
+    template = "protocols.html.j2"
 
-def _control_name(control: str) -> str:
-    return CONTROL_NAMES.get(control, control.replace("_", " "))
+    title: str
+    lines: Sequence[ProtocolLine]
+    note: str = ""
 
-
-def _line(line: ProtocolLine, controls: Sequence[str]) -> str:
-    rule = f'<p class="rule">{escape(line.description)}</p>' if line.description else ""
-    others = "".join(
-        f'<td data-label="{escape(_control_name(control))}">{_control(line, control)}</td>' for control in controls
-    )
-    score = f'<td data-label="score">{escape(line.score.replace("_", " "))}</td>'
-    return f'<tr><th scope="row">{escape(line.protocol)}{rule}</th>{score}{_value(line)}{others}</tr>'
-
-
-def _value(line: ProtocolLine) -> str:
-    low, high = line.interval or (line.value, line.value)
-    between = f'<span class="between">{_number(low, line)} – {_number(high, line)}</span>' if line.interval else ""
-    value = f"{_number(line.value, line)}{_unit(line)}"
-    if not line.share:
-        return f'<td class="value" data-label="value"><strong>{value}</strong> {between}</td>'
-    drawn = strip(low, line.value, high) if line.interval else ""
-    return f'<td class="value" data-label="value"><strong>{value}</strong> {between}{drawn}</td>'
-
-
-def _control(line: ProtocolLine, control: str) -> str:
-    if control not in line.controls:
-        return "–"
-    value = f"{_number(line.controls[control], line)}{_unit(line)}"
-    if control not in line.falls:
-        return value
-    fall, low, high = line.falls[control]
-    kind, word = ("falls", "falls by") if low > 0 else ("stays", "no proven fall:")
-    between = f"({_number(low, line)} to {_number(high, line)})"
-    return f'{value}<p class="{kind}">{word} {_number(fall, line)} {between}</p>'
-
-
-def _unit(line: ProtocolLine) -> str:
-    return " %" if line.share else ""
-
-
-def _number(value: float, line: ProtocolLine) -> str:
-    text = f"{100.0 * value:.1f}" if line.share else f"{value:.3f}"
-    return text.replace("-", "−")
+    @property
+    def controls(self) -> dict[str, str]:
+        """Each control that any line has, and its words."""
+        names = [control for line in self.lines for control in line.controls]
+        return {name: CONTROL_NAMES.get(name, name.replace("_", " ")) for name in names}

@@ -3,12 +3,33 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from medcap.evaluation.report.charts import MOST_POINTS, line_chart, number, ticks
+from helpers.pages import section_html
+from medcap.evaluation.report.charts import MOST_POINTS, LineChart, number, ticks
+
+
+def drawn(series):
+    return section_html(LineChart("", series, "x", "y"))
 
 
 def svg(html):
     start = html.index('<svg class="chart"')
     return ElementTree.fromstring(html[start : html.index("</svg>", start) + 6])
+
+
+def ticks_of(chart):
+    """Text -> position, of the ticks of either axis."""
+    texts = [text for text in chart.iter("text") if text.get("class") == "tick"]
+    down = {text.text: float(text.get("y")) for text in texts if text.get("dy")}
+    return {text.text: float(text.get("x")) for text in texts if not text.get("dy")}, down
+
+
+def marks_of(chart):
+    """Tooltip -> position of its mark."""
+    marks = [mark for mark in chart.iter() if mark.get("class") == "mark"]
+    return {
+        mark.findtext("title"): tuple(map(float, mark.get("transform")[len("translate(") : -1].split()))
+        for mark in marks
+    }
 
 
 def path_of(chart, style):
@@ -39,34 +60,41 @@ def test_numbers_on_axes_are_short(value, expected):
     assert number(value) == expected
 
 
-def test_points_stand_where_they_belong():
-    chart = svg(line_chart({"loss": [(0, 0.0), (5, 10.0), (10, 5.0)]}, "step", "loss"))
-    assert path_of(chart, 0) == "M72.0 256.0L308.0 12.0L544.0 134.0"
-    assert len(list(chart.iter("circle"))) == 3
+def test_points_stand_where_their_values_stand_on_the_axes():
+    chart = svg(drawn({"loss": [(0, 0.0), (5, 10.0), (10, 5.0)]}))
+    across, down = ticks_of(chart)
+    (first, second, third) = (marks_of(chart)[f"loss: {words}"] for words in ("0 at 0", "10 at 5", "5 at 10"))
+    assert first == (across["0"], down["0"])
+    assert second == pytest.approx(((across["4"] + across["6"]) / 2, down["10"]))
+    assert third == pytest.approx((across["10"], (down["4"] + down["6"]) / 2))
+    # The line goes through them.
+    points = [tuple(map(float, point.split())) for point in path_of(chart, 0).lstrip("M").split("L")]
+    assert points == [first, second, third]
 
 
 def test_series_differ_by_more_than_colour_and_have_a_legend():
-    html = line_chart({"a": [(0, 1), (1, 2)], "b": [(0, 2), (1, 1)], "c": [(0, 0)]}, "x", "y")
+    html = drawn({"a": [(0, 1), (1, 2)], "b": [(0, 2), (1, 1)], "c": [(0, 0)]})
     chart = svg(html)
     assert [group.get("class") for group in chart.iter("g")] == ["series s0", "series s1", "series s2"]
     assert {len(list(chart.iter(tag))) for tag in ("circle", "rect")} == {2}
     assert html.count("<li>") == 3
-    assert "<li>" not in line_chart({"a": [(0, 1), (1, 2)]}, "x", "y")
+    assert "<li>" not in drawn({"a": [(0, 1), (1, 2)]})
 
 
-def test_values_that_are_no_numbers_interrupt_the_line():
+def test_values_that_are_not_numbers_interrupt_the_line():
     points = [(0, 1.0), (1, math.nan), (2, 2.0), (3, 1.0), (4, None), (5, math.inf)]
-    path = path_of(svg(line_chart({"a": points}, "x", "y")), 0)
+    path = path_of(svg(drawn({"a": points})), 0)
     assert [letter for letter in path if letter.isalpha()] == ["M", "M", "L"]
 
 
 def test_one_point_and_a_constant_can_be_drawn_and_nothing_says_so():
-    svg(line_chart({"a": [(3, 0.5)]}, "x", "y"))
-    svg(line_chart({"a": [(0, 0.5), (1, 0.5)]}, "x", "y"))
-    assert "no points" in line_chart({"a": [], "b": [(0, math.nan)]}, "x", "y")
+    svg(drawn({"a": [(3, 0.5)]}))
+    svg(drawn({"a": [(0, 0.5), (1, 0.5)]}))
+    assert "no points" in drawn({"a": [], "b": [(0, math.nan)]})
 
 
 def test_long_series_are_averaged_and_the_page_says_so():
-    html = line_chart({"a": [(step, 1.0) for step in range(10_000)]}, "x", "y")
+    html = drawn({"a": [(step, 1.0) for step in range(10_000)]})
     assert path_of(svg(html), 0).count("L") < MOST_POINTS
     assert "mean of up to 42 values" in html
+    assert "mean of" not in drawn({"a": [(step, 1.0) for step in range(MOST_POINTS)]})

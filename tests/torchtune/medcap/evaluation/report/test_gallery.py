@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.pages import section_html
 from medcap.data.images import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.report.gallery import Sample, choose_samples, gallery, mark_differences, thumbnail
-from medcap.evaluation.report.style import MOST_GROUPS, STYLE
+from medcap.evaluation.report.gallery import (
+    MOST_GROUPS,
+    Gallery,
+    Sample,
+    choose_samples,
+    mark_differences,
+    thumbnail,
+)
+from medcap.evaluation.report.page import Page
+
+
+def gallery(samples, reader=None):
+    return section_html(Gallery("", samples, reader=reader))
 
 
 def decoded(address):
@@ -52,7 +64,7 @@ def test_a_damaged_or_forbidden_picture_is_a_placeholder(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "outside.png")
     reader = ImageReader([tmp_path / "inside"])
     samples = [Sample("a", ["a"], image=path) for path in ("bad.png", "none.png", tmp_path / "outside.png")]
-    html = gallery([*samples, Sample("a", ["a"])], "g", reader)
+    html = gallery([*samples, Sample("a", ["a"])], reader)
     assert html.count("image cannot be shown") == 3
     assert html.count("no image") == 1
     assert "<img" not in html
@@ -61,12 +73,12 @@ def test_a_damaged_or_forbidden_picture_is_a_placeholder(tmp_path):
 
 
 def test_verdicts_are_words_and_signs_and_can_be_filtered():
-    html = gallery([Sample("a", ["a"], correct=True), Sample("", ["b"], correct=False, problem="lost")], "g0")
+    html = gallery([Sample("a", ["a"], correct=True), Sample("", ["b"], correct=False, problem="lost")])
     assert "✓ right" in html
     assert "✗ wrong" in html
     assert "no answer: lost" in html
     assert html.count('type="radio" name="g0v"') == 3
-    assert "radio" not in gallery([Sample("a", ["a"])], "g0")
+    assert "radio" not in gallery([Sample("a", ["a"])])
 
 
 def test_half_wrong_half_right_are_shown_and_the_rule_is_stated():
@@ -115,23 +127,25 @@ def test_rows_are_shared_out_among_the_groups():
 
 def test_groups_can_be_filtered_and_an_empty_choice_says_so():
     samples = [Sample("a", ["a"], correct=True, group="MR"), Sample("a", ["b"], correct=False, group="CT <x>")]
-    html = gallery(samples, "g0")
+    html = gallery(samples)
     assert html.count('type="radio" name="g0g"') == 3
     assert "All modalities" in html
     assert "CT &lt;x&gt;" in html
     assert '<article class="sample yes group-2">' in html
     assert '<article class="sample no group-1">' in html
     assert re.findall(r'class="empty (none-\w+-\d+)"', html) == ["none-no-2", "none-yes-1"]
-    assert 'name="g0g"' not in gallery([Sample("a", ["a"], correct=True, group="MR")] * 2, "g0")
+    assert 'name="g0g"' not in gallery([Sample("a", ["a"], correct=True, group="MR")] * 2)
 
 
 def test_the_style_sheet_has_a_rule_for_every_group_that_a_gallery_makes():
     samples = [Sample("a", ["a"], correct=True, group=f"{index:02}") for index in range(MOST_GROUPS + 3)]
-    html = gallery(samples, "g0")
+    html = gallery(samples)
     assert "4 others" in html
     made = set(re.findall(r"group-\d+", html)) | set(re.findall(r"none-\w+-\d+", html))
     assert f"group-{MOST_GROUPS}" in made
-    assert all(re.search(rf"\.{name}\b", STYLE) for name in made)
+    page = Page("", "", [Gallery("", samples)]).html()
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert all(re.search(rf"\.{name}\b", style) for name in made)
 
 
 def options_of(html):
@@ -140,13 +154,13 @@ def options_of(html):
 
 def test_options_are_listed_with_the_right_and_the_chosen_one_marked():
     options = ["Liver", "Kidney", "Aorta"]
-    html = gallery([Sample("B) kidney, I think", ["liver"], options=options, chosen="Kidney", correct=False)], "g")
+    html = gallery([Sample("B) kidney, I think", ["liver"], options=options, chosen="Kidney", correct=False)])
     assert options_of(html) == [("right", "✓", "Liver"), ("chosen", "✗", "Kidney"), ("", "", "Aorta")]
     assert "B) kidney, I think" in html
     assert "Reference" not in html
-    html = gallery([Sample("Aorta.", ["Aorta"], options=options, correct=True)], "g")
+    html = gallery([Sample("Aorta.", ["Aorta"], options=options, correct=True)])
     assert options_of(html)[2] == ("right chosen", "✓", "Aorta")
     assert "Generated" not in html
-    html = gallery([Sample("Spleen", ["Liver"], options=options, correct=False)], "g")
+    html = gallery([Sample("Spleen", ["Liver"], options=options, correct=False)])
     assert "none of the options" in html
-    assert "no answer: lost" in gallery([Sample("", ["Liver"], options=options, problem="lost")], "g")
+    assert "no answer: lost" in gallery([Sample("", ["Liver"], options=options, problem="lost")])

@@ -1,6 +1,7 @@
 import xml.etree.ElementTree as ElementTree
 
-from medcap.evaluation.report.protocol_table import ProtocolLine, protocol_table
+from helpers.pages import section_html
+from medcap.evaluation.report.protocol_table import ProtocolLine, ProtocolTable
 
 LETTER = ProtocolLine(
     "option_letter",
@@ -13,8 +14,13 @@ LETTER = ProtocolLine(
 )
 
 
+def protocol_table(lines):
+    html = section_html(ProtocolTable("", lines))
+    return html[html.index("<table") : html.index("</table>") + 8]
+
+
 def texts(element):
-    return ["".join(cell.itertext()) for cell in element]
+    return [" ".join("".join(cell.itertext()).split()) for cell in element]
 
 
 def rows(table):
@@ -36,7 +42,7 @@ def test_a_line_has_score_interval_controls_and_their_fall():
 
 def test_lines_without_controls_or_interval_leave_their_cells_empty():
     table = rows(protocol_table([LETTER, ProtocolLine("llava_med", "open.recall", 0.4)]))
-    assert table[2] == ["llava_med", "open.recall", "40.0 % ", "–", "–"]
+    assert table[2] == ["llava_med", "open.recall", "40.0 %", "–", "–"]
     assert rows(protocol_table([ProtocolLine("exact", "accuracy", 0.5, interval=(0.4, 0.6))]))[0] == [
         "protocol",
         "score",
@@ -44,7 +50,7 @@ def test_lines_without_controls_or_interval_leave_their_cells_empty():
     ]
 
 
-def test_scores_that_are_no_shares_are_told_as_numbers_without_a_strip():
+def test_scores_that_are_not_shares_are_told_as_numbers_without_a_strip():
     line = ProtocolLine(
         "coco", "CIDEr", 1.2345, "", (1.1, 1.4), {"no_image": 0.4}, {"no_image": (0.8, 0.7, 0.9)}, False
     )

@@ -1,0 +1,51 @@
+"""The options of a task's run, and its scored answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medcap.evaluation.answering import Entry
+from medcap.evaluation.asking import Plan
+from medcap.evaluation.protocols import ProtocolScores
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run, beside its task.
+
+    Attributes:
+        output_dir: folder of the run.
+        settings: all that decides an answer beside the request (checkpoint fingerprint, sampling, prompt format): rows
+            made under other settings are never mixed in.
+        name: the checkpoint's, for medcap 2024's file names; the task's name if empty.
+        folder: name of the task's folder; the task's name if empty.
+        controls: names of ``CONTROLS`` to run as well.
+        seed: of the controls.
+        overwrite: answer every row again.
+        keep_old: use answers that were made under other settings, and say so.
+        num_image_tokens: placeholder characters that medcap 2024's raw tables show for an image.
+        results_csv: the table that gets a row of this run; ``<output_dir>/results.csv`` if None.
+    """
+
+    output_dir: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    folder: str = ""
+    controls: Sequence[str] = ()
+    seed: int = 0
+    overwrite: bool = False
+    keep_old: bool = False
+    num_image_tokens: int = 50
+    results_csv: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One plan's answers and their scores."""
+
+    plan: Plan
+    entries: list[Entry]
+    scores: ProtocolScores

@@ -1,0 +1,273 @@
+"""A task's page: the scores by each protocol, which answers are confused, and what the model says."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcap.data.images import ImageReader
+from medcap.evaluation.report.charts import LineChart
+from medcap.evaluation.report.confusion import ConfusionMaps, confusion
+from medcap.evaluation.report.gallery import Gallery, Sample
+from medcap.evaluation.report.page import Page
+from medcap.evaluation.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
+from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Notices, Table
+from medcap.evaluation.rows import Row
+from medcap.evaluation.scored import Scored
+from medcap.evaluation.summary import leaves, value_at
+
+if TYPE_CHECKING:
+    from medcap.evaluation.tasks.base import Task
+
+_CURVE_STEPS = 100
+_TAGS = ("modality", "question_type", "organ")
+_MOST_MAPS = 12
+# Scores that are not shares of 1.
+_UNBOUNDED = ("CIDEr",)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task that was run and scored.
+
+    Attributes:
+        task: what was run.
+        rows: what was asked.
+        own: answers and scores, one for each protocol, the headline's first.
+        controls: the same for each control that was run.
+        metrics: what metrics.json holds.
+    """
+
+    task: Task
+    rows: Sequence[Row]
+    own: Sequence[Scored]
+    controls: Mapping[str, Sequence[Scored]]
+    metrics: Mapping[str, Any]
+
+
+def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
+    """Compose the page.
+
+    Args:
+        result: what it shows.
+        reader: opens images; None shows only those in their file's own folder.
+
+    Returns:
+        The page.
+    """
+    metrics = result.metrics
+    title, source = result.task.title, Path(metrics["dataset"]["source"]).name
+    others = len(metrics["protocols"]) - 1
+    notices = [*metrics["notices"], *_protocol_notices(metrics)]
+    return Page(
+        title if source == title else f"{title}: {source}",
+        f"{len(result.rows):,} rows. The first number is that of protocol “{metrics['protocol']}”"
+        f"{f', {others} more stand below' if others else ''}: {metrics['description']}.",
+        [
+            Cards(_cards(metrics)),
+            Notices(notices) if notices else None,
+            ProtocolTable(
+                "Scores by protocol",
+                _protocol_lines(metrics),
+                "On the right, the same questions without the right image." if metrics["controls"] else "",
+            ),
+            _all_scores(metrics),
+            *(_group_table(field, table, _is_share(metrics["headline"])) for field, table in metrics["tables"].items()),
+            _confusions(result),
+            None if _decides(result.own[0]) else _curve(result),
+            Gallery("What the model says", _samples(result), reader=reader),
+            Facts("How this was made", _facts(metrics)),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A score in a block of metrics.json; None where no row counts for it, or no interval was computed."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+
+def _read(block: Mapping[str, Any], name: str) -> _Score:
+    interval = value_at(block["intervals"], name)
+    return _Score(value_at(block["scores"], name), interval and (interval["low"], interval["high"]))
+
+
+def _cards(metrics: Mapping[str, Any]) -> list[Card]:
+    head = metrics["headline"]
+    share = _is_share(head)
+    cards = [_card(_words(head), _read(metrics, head), share, main=True)]
+    for control, block in metrics["controls"].items():
+        label = f"{_words(head)}, {CONTROL_NAMES.get(control, control)}"
+        cards.append(_card(label, _read(block, head), share, _fall(block.get("fall"), share)))
+    failures = f"{metrics['failures']:,} without an answer, {metrics['truncated']:,} cut at the token limit"
+    return [*cards, Card("Rows", f"{metrics['n']:,}", failures)]
+
+
+def _card(label: str, score: _Score, share: bool, detail: str = "", main: bool = False) -> Card:
+    if score.value is None:
+        return Card(label, "–", "no row counts for it", main=main)
+    factor, digits = (100, 1) if share else (1, 3)
+    if score.interval and not detail:
+        low, high = (f"{factor * bound:.{digits}f}" for bound in score.interval)
+        detail = f"95 % interval {low} to {high}"
+    value = f"{factor * score.value:.{digits}f}{' %' if share else ''}"
+    return Card(label, value, detail, Bar(score.value, *score.interval) if share and score.interval else None, main)
+
+
+def _fall(fall: Mapping[str, float] | None, share: bool) -> str:
+    if fall is None:
+        return ""
+    value, low, high = ((100.0 if share else 1.0) * fall[key] for key in ("value", "low", "high"))
+    digits, unit = (1, " points") if share else (3, "")
+    words = "the image matters" if low > 0 else "no proof that the image matters"
+    return f"Falls by {value:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f}): {words}"
+
+
+def _protocol_notices(metrics: Mapping[str, Any]) -> list[str]:
+    lines: dict[str, list[str]] = {}
+    for name, block in metrics["protocols"].items():
+        for notice in block["notices"]:
+            lines.setdefault(notice, []).append(name)
+    return [f"{', '.join(names)}: {notice}" for notice, names in lines.items()]
+
+
+def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
+    lines = []
+    for name, block in metrics["protocols"].items():
+        head = block["headline"]
+        score = _read(block, head)
+        if score.value is None:
+            continue
+        values = {control: _read(part, head).value for control, part in block["controls"].items()}
+        falls = {control: part["fall"] for control, part in block["controls"].items() if "fall" in part}
+        lines.append(
+            ProtocolLine(
+                protocol=name,
+                score=head.replace(".", " "),
+                value=score.value,
+                description=block["description"],
+                interval=score.interval,
+                controls={control: value for control, value in values.items() if value is not None},
+                falls={control: (fall["value"], fall["low"], fall["high"]) for control, fall in falls.items()},
+                share=_is_share(head),
+            )
+        )
+    return lines
+
+
+def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
+    """All scores of protocols that have more than their headline."""
+    lines = []
+    for name, block in metrics["protocols"].items():
+        scores = list(leaves(block["scores"]))
+        for score, value in scores if len(scores) > 1 else ():
+            interval = _read(block, score).interval
+            between = f"{interval[0]:.3f}\u2060–\u2060{interval[1]:.3f}" if interval else "–"
+            others = [_read(part, score).value for part in block["controls"].values()]
+            lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
+    names = [CONTROL_NAMES.get(control, control) for control in metrics["controls"]]
+    return (
+        Table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)
+        if lines
+        else None
+    )
+
+
+def _group_table(field: str, table: Sequence[Mapping[str, Any]], share: bool) -> Table:
+    words = field.replace("_", " ")
+    lines = []
+    for row in table:
+        value = Bar(row["value"], row["low"], row["high"]) if share else row["value"]
+        right = f"{row['right']:,} / {row['n']:,}" if row["right"] is not None else f"{row['n']:,}"
+        lines.append([row[field], value, right])
+    decided = any(row["right"] is not None for row in table)
+    return Table(f"By {words}", [words, "score", "right" if decided else "rows"], lines)
+
+
+def _confusions(result: TaskResult) -> ConfusionMaps | None:
+    """A map for each modality, of the rows whose answers are right or wrong."""
+    scored = result.own[0]
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for row, entry, scores in zip(result.rows, scored.entries, scored.scores.rows, strict=True):
+        if scores.get("correct") is not None and (row.options or row.answer_type == "CLOSED"):
+            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.field)
+            pairs.setdefault(row.meta.get("modality", "all rows"), []).append((row.references[0], given or ""))
+    largest = sorted(pairs, key=lambda name: (-len(pairs[name]), name))[:_MOST_MAPS]
+    maps = {name: confusion(pairs[name]) for name in sorted(largest)}
+    return ConfusionMaps("What is taken for what", maps, f"By “{result.metrics['protocol']}”.") if maps else None
+
+
+def _curve(result: TaskResult) -> LineChart:
+    scored = {"own image": result.own[0], **{name: parts[0] for name, parts in result.controls.items()}}
+    values = {
+        CONTROL_NAMES.get(name, name): [row["value"] for row in part.scores.rows if row["value"] is not None]
+        for name, part in scored.items()
+    }
+    highest = max((value for own in values.values() for value in own), default=0.0) or 1.0
+    limits = [highest * step / _CURVE_STEPS for step in range(_CURVE_STEPS + 1)]
+    series = {
+        name: [(limit, sum(value >= limit for value in own) / len(own)) for limit in limits]
+        for name, own in values.items()
+        if own
+    }
+    words = _words(result.metrics["headline"])
+    return LineChart(f"Rows that reach a {words}", series, words, "share of rows")
+
+
+def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    dataset = {f"dataset {key}": value for key, value in metrics["dataset"].items() if value is not None}
+    prompts = {f"prompt of {name}": block["prompt"] for name, block in metrics["protocols"].items()}
+    return {**dataset, **prompts, **metrics["settings"]}
+
+
+def _samples(result: TaskResult) -> list[Sample]:
+    head = result.own[0]
+    name = result.metrics["headline"].rpartition(".")[2]
+    samples = []
+    for row, entry, scores in zip(result.rows, head.entries, head.scores.rows, strict=True):
+        decided = scores.get("correct")
+        score = None if decided is not None or scores["value"] is None else (name, scores["value"])
+        samples.append(
+            Sample(
+                generated=entry.get(head.plan.field) or "",
+                references=row.references,
+                image=None if row.problem else row.image,
+                question=row.question,
+                correct=None if decided is None else bool(decided),
+                score=score,
+                name=row.id,
+                tags=[row.meta[key] for key in _TAGS if row.meta.get(key)],
+                problem=entry.get("error"),
+                group=row.meta.get("modality", ""),
+                options=row.options,
+                chosen=_chosen(row, scores),
+            )
+        )
+    return samples
+
+
+def _chosen(row: Row, scores: Mapping[str, Any]) -> str | None:
+    """The option that an answer was taken for; a protocol may tell it by its letter."""
+    choice = scores.get("choice")
+    place = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1
+    if choice not in row.options and 0 <= place < len(row.options):
+        return row.options[place]
+    return choice
+
+
+def _decides(scored: Scored) -> bool:
+    return any(row.get("correct") is not None for row in scored.scores.rows)
+
+
+def _is_share(score: str) -> bool:
+    return score.rpartition(".")[2] not in _UNBOUNDED
+
+
+def _words(name: str) -> str:
+    words = name.replace(".", " ").replace("_", " ")
+    return words if any(letter.isupper() for letter in words) else words.capitalize().replace(" f1", " F1")
