@@ -33,7 +33,7 @@ class ImageHeader:
     Attributes:
         format: Pillow's name of it, ``DICOM`` or ``NIfTI``.
         width: in stored pixels, before any rotation; of a volume, of its axial slices as they are stored.
-        height: likewise.
+        height: in stored pixels as well.
     """
 
     format: str
@@ -200,8 +200,8 @@ class ImageReader:
 
         Returns:
             The upright 8-bit RGB picture: EXIF rotation applied, palettes and CMYK converted, transparency laid on
-            white, 16-bit, 32-bit and float greys stretched from their own minimum and maximum to 0..255, DICOM and
-            NIfTI as :mod:`medcap.data.dicom` and :mod:`medcap.data.nifti` say.
+            white; greys and colours of more than 8 bits, signed ones and floats stretched from their own minimum and
+            maximum to 0..255; DICOM and NIfTI as :mod:`medcap.data.dicom` and :mod:`medcap.data.nifti` say.
 
         Raises:
             UserError: if the file is too large, of another format, truncated or otherwise damaged.

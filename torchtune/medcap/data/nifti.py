@@ -51,7 +51,7 @@ class NiftiFile:
         frames: slices along the axis that has most of them.
 
     Raises:
-        UserError: if nibabel is not installed, or the volume is too large or has no two dimensions.
+        UserError: if nibabel is not installed, or the volume is too large, complex, or has no two dimensions.
     """
 
     format = "NIfTI"
@@ -103,7 +103,7 @@ class NiftiFile:
             The slice's number from 0, and the picture, mode L or RGB.
 
         Raises:
-            UserError: if there is no such slice. Whatever nibabel raises for a damaged file.
+            UserError: if there is no such slice, or not one finite value. Whatever nibabel raises for a damaged file.
         """
         volume, spacing, scale, named = self._load()  # [sagittal, coronal, axial]
         axis = AXES.index(view.axis)

@@ -32,7 +32,7 @@ class Preprocess:
     Attributes:
         image_size: height and width in pixels.
         mean: of the red, green and blue channel, on the scale 0 to 1.
-        std: likewise.
+        std: of each channel, on the same scale, above 0.
         interpolation: "bicubic" or "bilinear", with antialiasing.
         resize_mode: "shortest" resizes the short side and crops the centre, "squash" resizes both sides.
     """
