@@ -122,7 +122,7 @@ def _options(value: Any) -> tuple[str, ...]:
     if value is not None and not isinstance(value, list):
         raise UserError("'options' must be a list, or text like [yes, no]")
     for option in value or []:
-        if field_text(option):  # an empty cell of a table is left out
+        if option is not None and option == option:  # null and NaN: an empty cell of a table
             text_of_value(option, "options")
     return option_texts(value or [])
 

@@ -89,3 +89,19 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"image,\xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8 text"):
         read_judged(tmp_path / "binary.csv")
+
+
+def test_a_quote_that_runs_over_rows_and_a_repeated_column_are_named(tmp_path):
+    heading = "image,instruction,output,generated"
+    stray = f'{heading}\n1.jpg,Q?,a,"left\n2.jpg,R?,b,a tube of 5"\n'
+    with pytest.raises(UserError, match=r"raw.csv, lines 2 to 3: not valid CSV \(damaged: a quoted field runs over"):
+        read_judged(write(tmp_path, stray))
+    with pytest.raises(UserError, match="has 2 columns 'output'"):
+        read_judged(write(tmp_path, f"{heading},output\n1.jpg,Q?,a,b,c\n"))
+    (answer,) = read_judged(write(tmp_path, f'{heading}\n1.jpg,Q?,a,"It is left,\nor right, or 2.jpg"\n'))
+    assert answer.prediction == "It is left,\nor right, or 2.jpg"
+
+
+def test_a_long_cell_is_read(tmp_path):
+    (answer,) = read_judged(write(tmp_path, f"instruction,output,generated\nQ?,a,{'b' * 200_000}\n"))
+    assert len(answer.prediction) == 200_000
