@@ -142,3 +142,11 @@ def test_an_option_that_is_no_word_is_refused_by_name(tmp_path, options, shown):
         load(tmp_path, [{"question": "q", "answer": "a", "options": options}])
     (row,) = load(tmp_path, [{"question": "q", "answer": "a", "options": [1, 2.5, float("nan"), None]}])
     assert row.options == ("1", "2.5")
+
+
+@pytest.mark.parametrize("key", ["images", "img", "image_path"])
+def test_an_image_under_another_key_is_not_passed_over(tmp_path, key):
+    with pytest.raises(UserError, match=f"row 0: '{key}' is not read: name the image under 'image'"):
+        load(tmp_path, [{"question": "q", "answer": "a", key: "images/a.png"}])
+    (row,) = load(tmp_path, [{"question": "q", "answer": "a", "image": "images/a.png", key: "images/a.png"}])
+    assert row.image == tmp_path / "images" / "a.png"
