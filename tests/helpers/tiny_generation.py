@@ -21,6 +21,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request
+from medcap.models.component import Component
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import HALF, Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -30,8 +31,10 @@ DIM = 32
 FAMILIES = ("llama3", "gemma", "gemma2", "phi3", "qwen2")
 
 
-class FakeTower(nn.Module):
+class FakeTower(Component):
     """Four quarters of the picture, each as its mean colour; counts the images it saw."""
+
+    name = "vision"
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +49,10 @@ class FakeTower(nn.Module):
         return self.frozen_norm(self.dropout(quarters.flatten(2).transpose(1, 2)))  # [N, 4, 3]
 
 
-class FakeProjector(nn.Module):
+class FakeProjector(Component):
     """One linear map from all quarters to the image tokens."""
 
+    name = "projector"
     takes = "patches"
     num_image_tokens = NUM_IMAGE_TOKENS
 

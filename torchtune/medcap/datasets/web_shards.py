@@ -276,7 +276,8 @@ class ShardRows:
             raise UserError(f"its text has {placeholders} image placeholder(s), but the sample has no image")
         if images and not placeholders:
             raise UserError(
-                f"the sample has {len(images)} image(s), but its text has no placeholder: put <image> before it"
+                f"the sample has {len(images)} image(s), but its text has no placeholder: put <image> before it, as"
+                " it counts only at the start or the end of a turn"
             )
         if images:
             row["image"] = [str(self.files.path(member)) for member in images]

@@ -306,8 +306,11 @@ class Generator:
         name, key, tokens, images = self._tokenized(index, request)
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
-        prefix = self.tokenizer.answer(request.answer_prefix, end_of_turn=False)
-        answers = [self.tokenizer.answer(request.answer_prefix + text, end_of_turn) for text in texts]
+        try:
+            prefix = self.tokenizer.answer(request.answer_prefix, end_of_turn=False)
+            answers = [self.tokenizer.answer(request.answer_prefix + text, end_of_turn) for text in texts]
+        except UserError as error:
+            raise type(error)(f"{name}: {error}") from None
         # The last word of the prefix may become one token with the candidate's first; then it is scored with it.
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]

@@ -97,7 +97,7 @@ def final_value(objective: Objective, folder: Path) -> float:
 def _score(objective: Objective, path: Path) -> float:
     wanted = objective.metric.partition(".")[2]
     try:
-        value = _find(parse_json(path.read_text(encoding="utf-8")), wanted)
+        value = _find(parse_json(path.read_bytes()), wanted)
     except FileNotFoundError:
         raise NoValueError(f"{path} was not written") from None
     except JsonError as error:

@@ -123,3 +123,144 @@ def test_a_named_style_reads_no_other_layout():
         read({"conversations": [{"from": "human", "value": "x"}]}, style="messages")
     with pytest.raises(UserError, match="conversation_style=alpaca"):
         read({"conversations": [{"from": "human", "value": "x"}]}, style="alpaca")
+
+
+def talk(answer="Yes", question="Is it?", **keys):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **keys}
+
+
+def chat(*contents, **keys):
+    roles = ["user", "assistant"] * len(contents)
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)], **keys}
+
+
+def part(kind, **keys):
+    return [{"type": kind, **keys}]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (True, "true")],
+)
+def test_what_is_no_number_and_no_text_is_refused_by_name(value, shown):
+    for row, name in (
+        (talk(value), "value"),
+        (talk(question=value), "value"),
+        (chat("Is it?", value), "content"),
+        (chat("Is it?", part("text", text=value)), "text"),
+        (chat(part("text", content=value), "Yes"), "content"),
+        (talk(system=value), "system"),
+    ):
+        with pytest.raises(UserError, match=f"rows.json, row 3: '{name}' must be text, not {shown}$"):
+            read(row)
+    for row in (chat(part("image", image=value), "Yes"), talk(image=value), talk(images=[value]), talk(meta=value)):
+        with pytest.raises(UserError, match="must "):
+            read(row)
+
+
+@pytest.mark.parametrize(("value", "words"), [(3, "3"), (-2.5, "-2.5"), (0, "0"), ("nan", "nan"), ("true", "true")])
+def test_finite_numbers_and_words_are_text(value, words):
+    for row in (talk(value), chat("Is it?", value), chat("Is it?", part("text", text=value))):
+        assert parts(read(row))[1] == [("text", words)]
+
+
+@pytest.mark.parametrize("key", ["image", "images", "img"])
+@pytest.mark.parametrize("row", [talk, lambda **keys: chat(keys.pop("question"), "Yes", **keys)])
+def test_every_key_of_images_is_read(key, row):
+    for named in ("a.jpg", ["a.jpg"]):
+        assert read(row(question="<image>\nIs it?", **{key: named})).images == ["root/a.jpg"]
+    assert read(row(question="<image>?", image="a.jpg", images=["a.jpg"])).images == ["root/a.jpg"]
+    with pytest.raises(UserError, match=r"0 image placeholder\(s\) but 1 image\(s\); write <image> at the start"):
+        read(row(question="Is it?", **{key: "a.jpg"}))
+    with pytest.raises(UserError, match="name different images: keep one of them"):
+        read(row(question="<image>?", image="a.jpg", images=["b.jpg"]))
+
+
+def test_system_beside_the_turns_is_the_first_turn():
+    for row in (talk(system="Be brief."), chat("Is it?", "Yes", system="Be brief.")):
+        record = read(row)
+        assert [(message.role, message.masked) for message in record.messages] == [
+            ("system", True),
+            ("user", True),
+            ("assistant", False),
+        ]
+        assert parts(record)[0] == [("text", "Be brief.")]
+    assert [message.role for message in read(talk(system="")).messages] == ["user", "assistant"]
+    spoken = talk(system="Be brief.")
+    spoken["conversations"].insert(0, {"from": "system", "value": "Be brief."})
+    assert len(read(spoken).messages) == 3
+    with pytest.raises(UserError, match="'system' stands beside a system turn"):
+        read(spoken | {"system": "Be long."})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"image_path": "a.jpg"}, "'image_path' beside '{}' is not read: name the images under 'image'"),
+        ({"img_paths": ["a.jpg"]}, "'img_paths' beside '{}' is not read"),
+        ({"videos": ["a.mp4"]}, "'videos' beside '{}' is not read: remove it"),
+        ({"audio": "a.wav"}, "'audio' beside '{}' is not read"),
+        ({"tools": '[{"name": "x"}]'}, "'tools' beside '{}' is not read"),
+        ({"system_prompt": "Be brief."}, "'system_prompt' beside '{}' is not read: name it 'system'"),
+    ],
+)
+def test_other_keys_that_carry_content_are_refused_by_name(keys, message):
+    for row, key in ((talk(**keys), "conversations"), (chat("Is it?", "Yes", **keys), "messages")):
+        with pytest.raises(UserError, match=message.format(key)):
+            read(row)
+
+
+def test_keys_that_carry_nothing_more_are_passed_over():
+    more = {"id": 7, "tools": "[]", "videos": [], "system_prompt": None, "type": "x", "image_path": "/data/a.jpg"}
+    assert read(talk(question="<image>?", image="a.jpg", **more)).images == ["root/a.jpg"]
+    assert read(chat([*part("image", image="a.jpg"), *part("text", text="?")], "Yes", **more)).images == ["root/a.jpg"]
+
+
+@pytest.mark.parametrize("key", ["image", "images", "img_path", "video"])
+def test_content_in_a_turn_beside_its_words_is_refused(key):
+    for row in (talk(), chat("Is it?", "Yes")):
+        row[next(iter(row))][0][key] = "a.jpg"
+        with pytest.raises(UserError, match=f"'{key}' in a turn is not read"):
+            read(row)
+
+
+def test_turns_under_two_keys_are_refused():
+    with pytest.raises(UserError, match="turns under 'conversations' and under 'messages': keep one"):
+        read(talk() | chat("Is it?", "No"))
+    assert parts(read(talk() | {"messages": []}))[1] == [("text", "Yes")]
+    assert parts(read(talk() | chat("Is it?", "No"), style="openai"))[1] == [("text", "No")]
+
+
+@pytest.mark.parametrize("answer", ["<image>", "It is <image>", RUN, "see ① there"])
+def test_an_answer_holds_no_image(answer):
+    for row in (talk(answer, image="a.jpg"), chat("Is it?", answer, image="a.jpg")):
+        with pytest.raises(UserError, match="turn 2, the assistant's, holds an image or a placeholder"):
+            read(row)
+
+
+def test_an_answer_holds_no_image_part():
+    with pytest.raises(UserError, match="turn 2, the assistant's, holds an image"):
+        read(chat("Is it?", [*part("text", text="See"), *part("image", image="a.jpg")]))
+    assert parts(read(talk("The word <image> is a word.")))[1] == [("text", "The word <image> is a word.")]
+
+
+def test_a_part_of_a_table_has_null_under_the_other_keys():
+    row = chat(
+        [*part("image", text=None, image="a.jpg"), *part("text", content=None, text="Is it?", image=None)], "Yes"
+    )
+    assert parts(read(row))[0] == [("image", "root/a.jpg"), ("text", "Is it?")]
+    with pytest.raises(UserError, match="'text' must be text, not NoneType"):
+        read(chat(part("text", text=None), "Yes"))
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        (talk(question="See <image> here", image="a.jpg"), "<image> counts only at the start or the end of a turn"),
+        (talk(question="Is it?", image=["a.jpg"]), "write <image> at the start of the turn"),
+        (talk(question="<image>Is it?"), "name the images under 'image'"),
+    ],
+)
+def test_a_wrong_number_of_placeholders_says_why(row, hint):
+    with pytest.raises(UserError, match=rf"image placeholder\(s\) but \d image\(s\); {hint}"):
+        read(row)

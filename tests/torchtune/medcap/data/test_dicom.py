@@ -287,3 +287,24 @@ print([name for name in sys.modules if name.split(".")[0] in ("pydicom", "nibabe
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("blanks", [b"", b"  ", b"    "])
+def test_a_number_of_frames_of_blanks_is_one(reader, tmp_path, blanks):
+    path = write_dicom(tmp_path / "a.dcm", np.arange(16, dtype=np.uint16).reshape(4, 4))
+    dataset = dcmread(path)
+    dataset.NumberOfFrames = 1
+    dataset.save_as(path)
+    whole = path.read_bytes()
+    element = b"\x28\x00\x08\x00IS\x02\x00"
+    assert whole.count(element) == 1
+    start = whole.index(element)
+    length = len(blanks).to_bytes(2, "little")
+    path.write_bytes(whole[: start + 6] + length + blanks + whole[start + 10 :])
+    assert levels(reader, path)[0] == [0, 17, 34, 51]
+
+
+def test_a_number_of_frames_that_is_no_number_is_named(reader, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), NumberOfFrames=11)
+    path.write_bytes(path.read_bytes().replace(b"IS\x02\x0011", b"IS\x02\x00ab"))
+    assert problem(reader, path).endswith("has no whole number as NumberOfFrames")

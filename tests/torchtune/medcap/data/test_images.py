@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from helpers.dicom_files import write_dicom
-from medcap.data.images import ImageHeader, ImageReader
+from medcap.data.images import ImageHeader, ImageReader, LimitKeys
 from medcap.data.tar_files import TarFiles
 from medcap.errors import UserError
 
@@ -360,3 +360,23 @@ def test_an_image_in_memory_is_read_as_its_file_is(reader, tmp_path):
 def test_an_image_in_memory_has_the_limits_of_files(data, words):
     with pytest.raises(UserError, match=words):
         ImageReader([], max_pixels=5000, max_bytes=2500).open_bytes(data)
+
+
+def test_limits_are_called_as_the_command_calls_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("L", (20, 20)).save(tmp_path / "outside.png")
+    Image.new("L", (20, 20)).save(tmp_path / "in" / "a.png")
+    write_dicom(tmp_path / "in" / "a.dcm", np.zeros((20, 20), np.uint16))
+    for keys, roots, pixels in (
+        (LimitKeys(), ": add its folder to dataset.image_roots (", " pixels allowed (dataset.max_image_pixels)"),
+        (LimitKeys("--source", "--max-pixels"), ": add its folder to --source (", " pixels allowed (--max-pixels)"),
+        (LimitKeys(None, None), "outside the allowed folders (", " pixels allowed"),
+    ):
+        reader = ImageReader([tmp_path / "in"], max_pixels=99, keys=keys)
+        with pytest.raises(UserError) as caught:
+            reader.resolve("../outside.png")
+        assert roots in str(caught.value)
+        for name in ("a.png", "a.dcm"):
+            with pytest.raises(UserError) as caught:
+                reader.open(reader.resolve(name))
+            assert str(caught.value).endswith(f"more than the 99{pixels}")

@@ -1,4 +1,6 @@
 import dataclasses
+import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -128,3 +130,28 @@ def test_rows_that_show_no_image_are_told_from_others(workspace, tokenizer, pack
     assert has_images([text, late])
     assert not has_images([text] * 3)
     assert not has_images([text, missing])
+
+
+def test_a_shard_s_row_is_named_once(tokenizer, tmp_path):
+    path = tmp_path / "a.tar"
+    content = b'{"conversations": [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": " "}]}'
+    with tarfile.open(path, "w") as tar:
+        for name in ("k.json", "l.json"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError) as caught:
+        chat_dataset(tokenizer, source=str(path), max_seq_len=96)
+    assert str(caught.value) == (
+        f"{path} holds no usable row; the first problem: {path}, sample k: no token is left to learn: the assistant"
+        " says nothing"
+    )
+
+
+def test_half_of_a_character_is_a_bad_row_of_its_own(workspace, tokenizer):
+    rows = workspace.records()
+    rows[2]["conversations"][1]["value"] = "opacity \ud83d"
+    source = str(workspace.write_data("half.json", rows))
+    dataset = chat_dataset(tokenizer, source=source, max_seq_len=96)
+    assert [row.name for row in dataset.bad] == [f"{source}, row 2"]
+    assert "'opacity \\ud83d' holds half of a character" in dataset.bad[0].reason

@@ -42,3 +42,10 @@ def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"^[^\n]*test.parquet: not a readable parquet file[^\n]*download it again$"):
         list(read_parquet(path, ("question",)))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has 2 columns 'text': rename or remove all but one"):
+        list(read_parquet(tmp_path / "a.parquet", ["text"]))

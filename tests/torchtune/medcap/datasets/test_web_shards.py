@@ -221,6 +221,11 @@ def turns_with(value):
         ([("k.jpg", b""), ("k.JPG", b""), ("k.txt", "x")], r"more than one \.jpg"),
         ([("k.json", turns_with("<image>What?"))], r"1 image placeholder\(s\), but the sample has no image"),
         ([("k.jpg", b""), ("k.json", turns_with("What?"))], r"has 1 image\(s\), but its text has no placeholder"),
+        (
+            [("k.2.8.jpg", b""), ("k.2.8.txt", "a"), ("k.2.9.jpg", b"")],
+            r"the key of k\.2\.8\.jpg is 'k', as a key ends",
+        ),
+        ([("k.1.json", {"caption": "a"}), ("k.2.jpg", b"")], r"the key of k\.1\.json is 'k', as a key ends"),
     ],
 )
 def test_a_bad_sample_is_an_error_with_shard_and_key(tmp_path, members, problem):

@@ -204,3 +204,19 @@ def test_in_our_own_files_a_mended_failure_counts(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     answers = read_answers(path)
     assert sorted((answer.question_id, answer.prediction) for answer in answers) == [("q0", "a"), ("q1", "a")]
+
+
+@pytest.mark.parametrize("key", ["reference", "prediction", "question", "question_id", "modality"])
+def test_what_is_not_finite_is_no_word(write, key):
+    for value in (float("inf"), float("-inf"), True):
+        with pytest.raises(UserError, match=r"row 0: .* must be text or a number, not"):
+            read_answers(write({"question_id": 1, "reference": "a", "prediction": "b"} | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("[" * 60_000, "nested too deeply"), ("1" * 5001, "more than 4,300 digits")]
+)
+def test_candidates_that_json_cannot_hold_are_one_line(tmp_path, text, reason):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match=f"candidates .*c.json is not JSON: .*{reason}"):
+        read_candidates(tmp_path / "c.json")

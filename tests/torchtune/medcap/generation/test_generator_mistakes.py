@@ -108,3 +108,14 @@ def test_lack_of_memory_names_the_batch_size(tmp_path):
     generator.model.decoder.layers[1].register_forward_pre_hook(refuse)
     with pytest.raises(UserError, match=r"memory is too small for 1 rows.*batch_size=16"):
         generator.generate([question_request(None, "Is?")], GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a \ud83d", "holds half of a character"), ("see ①", "stands for an image")]
+)
+def test_words_that_no_tokenizer_can_take_name_the_request(tmp_path, text, reason):
+    generator = tiny_generator(tmp_path)
+    with pytest.raises(UserError, match=f"request 0: .*{reason}"):
+        generator.generate([question_request(None, text)], GREEDY)
+    with pytest.raises(UserError, match=f"request 0: .*{reason}"):
+        generator.score([question_request(None, "Is it?")], [["no", text]])

@@ -391,3 +391,17 @@ def test_unknown_paths_and_methods_have_errors_of_the_same_form(client):
         reply = client.request(method, path)
         assert (reply.status, set(reply.error)) == (status, {"message", "type", "param", "code"}), path
     assert client.request("GET", "/v1/chat/completions").headers["allow"] == "POST"
+
+
+def test_messages_that_the_chat_template_cannot_take_are_named(client, service, monkeypatch):
+    def refuse(messages):
+        raise ValueError("System role is not supported\nsecond line")
+
+    own = service.runs["tiny"].generator.tokenizer.tokenizer
+    monkeypatch.setattr(own, "tokenize_messages", refuse)
+    reply = client.chat(asking("Is there a circle?"))
+    assert (reply.status, reply.error["param"]) == (400, "messages")
+    assert reply.error["message"] == (
+        "the language model cannot take these messages: the tokenizer cannot encode it (ValueError: System role is not"
+        " supported)"
+    )

@@ -243,3 +243,15 @@ def test_steps_in_a_row_that_are_not_finite_end_the_run():
         "3 steps in a row had a loss or gradient that is not finite: lower optimizer.lr or set clip_grad_norm; the"
         " last: step 10, its records: a, b, c, d, e and 2 more"
     )
+
+
+def test_a_reason_does_not_repeat_the_row_s_name(tmp_path):
+    rows = BadRows(10, 0.0, tmp_path)
+    row = BadRow("data.json, row 2", "data.json, row 2: no token is left to learn")
+    assert rows.add([row]) == [BadRow("data.json, row 2", "no token is left to learn")]
+    assert json.loads((tmp_path / "bad_rows.jsonl").read_text()) == {
+        "name": "data.json, row 2",
+        "reason": "no token is left to learn",
+    }
+    with pytest.raises(UserError, match=r"the last: data.json, row 2: no token is left to learn"):
+        rows.check()

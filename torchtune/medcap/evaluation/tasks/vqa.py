@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.conversations import CONVERSATION_KEYS, text_of_value
+from medcap.data.images import IMAGE_KEYS
 from medcap.datasets.fields import field_text, option_texts, question_text
 from medcap.datasets.llava_turns import conversation_questions
 from medcap.datasets.rows import read_rows
@@ -98,6 +99,9 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
     image = value.get("image")
     if image is not None and not isinstance(image, str):
         raise UserError("'image' must be a path")
+    other = next((key for key in (*IMAGE_KEYS, "img") if key != "image" and value.get(key)), None)
+    if not image and other is not None:
+        raise UserError(f"'{other}' is not read: name the image under 'image'")
     path = find.first_of(image) if image else None
     problem = find.problem if image else None
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
@@ -122,7 +126,7 @@ def _options(value: Any) -> tuple[str, ...]:
     if value is not None and not isinstance(value, list):
         raise UserError("'options' must be a list, or text like [yes, no]")
     for option in value or []:
-        if field_text(option):  # an empty cell of a table is left out
+        if option is not None and option == option:  # null and NaN: an empty cell of a table
             text_of_value(option, "options")
     return option_texts(value or [])
 

@@ -32,3 +32,21 @@ def test_a_missing_file_or_column_is_named(tmp_path):
     with pytest.raises(UserError, match=r"rows.csv has no column 'caption' \(it has: image, text\)"):
         convert(CsvTable(f"{tmp_path}/mine/rows.csv", text_column="caption"), "", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stray_quote_takes_no_other_row_along(tmp_path):
+    downloads = Downloads(tmp_path)
+    downloads.images(".", *(f"{number}.png" for number in range(1, 5)))
+    rows = [("1.png", '"Halo sign'), ("2.png", "Normal"), ("3.png", '"Effusion", left'), ("4.png", 'A 5" tube')]
+    table = downloads.text("t.tsv", "image\ttext\n" + "".join(f"{name}\t{text}\n" for name, text in rows))
+    (written,) = convert(CsvTable(str(table)), "", tmp_path / "out")
+    assert [(row["image"], said(row)[1]) for row in rows_of(written)] == rows
+    table = downloads.text("t.csv", "image,text\n" + "".join(f"{name},{text}\n" for name, text in rows))
+    (written,) = convert(CsvTable(str(table)), "", tmp_path / "out")
+    assert [(row["image"], said(row)[1]) for row in rows_of(written)] == [("4.png", 'A 5" tube')]
+    assert written.tally.skipped == {"damaged: text stands behind a closing quote": 3}
+    assert written.tally.first == {"damaged: text stands behind a closing quote": f"{table}, lines 2 to 4"}
+    with pytest.raises(UserError, match="has 2 columns 'text'"):
+        convert(CsvTable(str(downloads.text("d.csv", "image,text,text\n1.png,a,b\n"))), "", tmp_path / "out")
+    with pytest.raises(UserError, match=r"csv: --file .* is a folder"):
+        convert(CsvTable(str(tmp_path)), "", tmp_path / "out")

@@ -22,3 +22,19 @@ def test_references_may_be_absent_and_the_known_damaged_figure_is_left_out(tmp_p
     (written,) = downloads.convert(MedICaT())
     assert [said(row)[1] for row in rows_of(written)] == ["Words.", "Words."]
     assert left_out(written) == {"a figure that is known to be damaged": 1, "there is no 's2_caption'": 1}
+
+
+def test_a_reference_that_is_no_text_is_not_taken(tmp_path):
+    from medcap.datasets.conversion.base import Folders
+    from medcap.datasets.conversion.example import Tally
+
+    downloads = Downloads(tmp_path)
+    rows = [
+        {"pdf_hash": "a", "fig_uri": f"{number}.png", "s2_caption": "A lung.", "s2orc_references": references}
+        for number, references in enumerate([["Clear."], [None], [float("nan")], [3]])
+    ]
+    downloads.lines(FILE, rows)
+    tally = Tally()
+    found = list(MedICaT().examples(Folders(str(downloads.folder), tmp_path, keep_missing=True))(tally))
+    assert [example.turns for _, example in found] == [[("", "A lung. Clear.")]]
+    assert tally.skipped == {"'s2orc_references' is not a list of texts": 3}

@@ -97,3 +97,14 @@ def test_a_long_generation_is_one_cell(tmp_path):
     long = "the lung is clear " * 20_000
     (answer,) = read_judged(write(tmp_path, f"image,instruction,output,generated\na.png,Is it?,yes,{long}\n"))
     assert answer.prediction == long
+
+
+def test_a_quote_that_runs_over_rows_and_a_repeated_column_are_named(tmp_path):
+    heading = "image,instruction,output,generated"
+    stray = f'{heading}\n1.jpg,Q?,a,"left\n2.jpg,R?,b,a tube of 5"\n'
+    with pytest.raises(UserError, match=r"raw.csv, lines 2 to 3: not valid CSV \(damaged: a quoted field runs over"):
+        read_judged(write(tmp_path, stray))
+    with pytest.raises(UserError, match="has 2 columns 'output'"):
+        read_judged(write(tmp_path, f"{heading},output\n1.jpg,Q?,a,b,c\n"))
+    (answer,) = read_judged(write(tmp_path, f'{heading}\n1.jpg,Q?,a,"It is left,\nor right, or 2.jpg"\n'))
+    assert answer.prediction == "It is left,\nor right, or 2.jpg"

@@ -118,3 +118,22 @@ def test_a_row_is_kept_whatever_it_lacks(tmp_path):
     assert official_row("1", None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"
     assert official_row("1", "q", ["a"], None, None).problem == "the file names no image"
     assert official_row("1", "", [""], tmp_path / "b.png", "no b.png").problem == "no b.png"
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, ["a"], {"a": 1}])
+def test_an_answer_that_is_no_word_is_no_answer(answer):
+    row = official_row("1", "What?", [answer], None, "no image")
+    assert row.references == [NO_ANSWER]
+    assert official_row("1", "What?", [3, "b"], None, "no image").references == ["3", "b"]
+    assert official_row("1", True, ["a"], None, None).question == ""
+
+
+def test_rows_that_a_quote_runs_over_and_repeated_columns_are_named(tmp_path):
+    path = make(tmp_path / "a.csv", 'image,q\n1.jpg,"Halo\n2.jpg,Is it 5"\n')
+    with pytest.raises(UserError, match=r"a.csv, lines 2 to 3: damaged: a quoted field runs over lines .* again"):
+        list(read_csv(path))
+    with pytest.raises(UserError, match="has 2 columns 'q'"):
+        list(read_csv(make(tmp_path / "b.csv", "image,q,q\n1,2,3\n")))
+    assert list(read_csv(make(tmp_path / "c.csv", 'image,q\n1.jpg,"Is it\nclear?"\n'))) == [
+        (0, {"image": "1.jpg", "q": "Is it\nclear?"})
+    ]

@@ -114,3 +114,39 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     path = write(tmp_path, [{"question": "q", "reference": "a"}, row])
     with pytest.raises(UserError, match=f"vqa.jsonl, row 1: .*{message}"):
         VqaTask().load(path)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (True, "true")])
+def test_what_is_no_word_is_refused_by_name(tmp_path, value, shown):
+    question = {"question": "Where?", "answer": "left"}
+    for row, name in (
+        (question | {"answer": value}, "answer"),
+        (question | {"answer": ["left", value]}, "answer"),
+        ({"question": "Where?", "reference": value}, "reference"),
+        (question | {"question": value}, "question"),
+    ):
+        with pytest.raises(UserError, match=f"vqa.jsonl, row 0: '{name}' must be text, not {shown}$"):
+            load(tmp_path, [row])
+    for value_of in ({"from": "human", "value": value}, {"from": "gpt", "value": value}):
+        turns = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "left"}]
+        turns[value_of["from"] == "gpt"] = value_of
+        with pytest.raises(UserError, match=r"vqa.jsonl, row 0: the (question|reference) is empty"):
+            load(tmp_path, [{"conversations": turns}])
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [(["a", True], "true"), ([float("inf")], "Infinity"), ([["a"]], "list"), ([{}], "dict")]
+)
+def test_an_option_that_is_no_word_is_refused_by_name(tmp_path, options, shown):
+    with pytest.raises(UserError, match=f"row 0: 'options' must be text, not {shown}"):
+        load(tmp_path, [{"question": "q", "answer": "a", "options": options}])
+    (row,) = load(tmp_path, [{"question": "q", "answer": "a", "options": [1, 2.5, float("nan"), None]}])
+    assert row.options == ("1", "2.5")
+
+
+@pytest.mark.parametrize("key", ["images", "img", "image_path"])
+def test_an_image_under_another_key_is_not_passed_over(tmp_path, key):
+    with pytest.raises(UserError, match=f"row 0: '{key}' is not read: name the image under 'image'"):
+        load(tmp_path, [{"question": "q", "answer": "a", key: "images/a.png"}])
+    (row,) = load(tmp_path, [{"question": "q", "answer": "a", "image": "images/a.png", key: "images/a.png"}])
+    assert row.image == tmp_path / "images" / "a.png"
