@@ -1,16 +1,17 @@
 # make demo   the whole way on drawn images      make lint   ruff
 # make test   all tests                          make clean  remove .venv and what the demo wrote
-# make bench-evaluation   how fast questions are answered, after make demo
-# make bench-data         what a data file of two million rows costs: 2 GB in the temporary folder, minutes
-# make bench-convert      what converting a million rows costs: 2 GB in the temporary folder, minutes
-# make bench-training     how long a training step takes, against transformers: a quarter of an hour
-# make bench-startup      how long programs take to start
-# make bench-data-loading how fast images get from files to the model
-# make bench-generation   how fast a model answers and scores, against transformers: five minutes
-# make bench-serving      how many requests the server answers, after make demo
-# make bench-memory       what memory a training step takes, computed from shapes
-# make bench-probe      what tuning did to the demo's encoder, by linear classifiers, after make demo
-# make bench-frozen-weights   what low-precision weights of the language model cost and save, after make demo
+# make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
+#   make bench-evaluation     how fast questions are answered, after make demo
+#   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
+#   make bench-convert        what converting a million rows costs: 2 GB in the temporary folder, minutes
+#   make bench-training       how long a training step takes, against transformers: a quarter of an hour
+#   make bench-startup        how long programs take to start
+#   make bench-data-loading   how fast images get from files to the model
+#   make bench-generation     how fast a model answers and scores, against transformers: five minutes
+#   make bench-serving        how many requests the server answers, after make demo
+#   make bench-memory         what memory a training step takes, computed from shapes
+#   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
+#   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,8 +20,10 @@ INSTALLED := $(VENV)/installed
 export OMP_WAIT_POLICY ?= passive
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint clean bench-evaluation bench-data bench-data-loading bench-convert bench-memory \
-	bench-frozen-weights bench-probe bench-training bench-generation bench-serving bench-startup
+BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
+	bench-serving bench-probe bench-frozen-weights bench-convert bench-data
+
+.PHONY: demo test lint clean bench $(BENCHMARKS)
 
 demo: $(INSTALLED)
 	medcap demo
@@ -31,6 +34,10 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+
+# One after another, with make -j too: they measure time.
+bench: demo
+	for name in $(BENCHMARKS); do $(MAKE) $$name || exit 1; done
 
 bench-evaluation: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/evaluation.py

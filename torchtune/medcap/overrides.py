@@ -33,7 +33,8 @@ def override(values: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
     try:
         return _merge(base, words)
     except Exception as error:  # OmegaConf, YAML and torchtune raise whatever comes to hand
-        culprit, reason = next(((word, found) for word in words if (found := _problem(base, word))), ("", error))
+        culprit = next((word for end, word in enumerate(words, 1) if not _can_merge(base, words[:end])), "")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the command line cannot be read{' at ' * bool(culprit)}{culprit}: {reason}") from error
 
 
@@ -44,13 +45,12 @@ def _merge(base: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
     return _merge_yaml_and_cli_args(Namespace(**copy.deepcopy(dict(base))), list(words))
 
 
-def _problem(base: Mapping[str, Any], word: str) -> Exception | None:
-    """What speaks against one override, were it the only one."""
+def _can_merge(base: Mapping[str, Any], words: Sequence[str]) -> bool:
     try:
-        _merge(base, [word])
-    except Exception as error:
-        return error
-    return None
+        _merge(base, words)
+    except Exception:
+        return False
+    return True
 
 
 def _make_room(base: dict[str, Any], word: str) -> None:

@@ -31,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODEL_KEYS = {
     "llm": Component(),
     "llm_weights": Value((str,), UNQUANTISED, choices=LLM_WEIGHTS),
-    "tokenizer": Component(),
+    "tokenizer": Component(ranges={"max_seq_len": Value((int,), None, minimum=1)}),
     "checkpointer": Section(
         {
             "checkpoint_dir": Value((str,), is_path=True),

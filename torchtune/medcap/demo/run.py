@@ -174,7 +174,7 @@ def _packaged(name: str) -> dict[str, Any]:
 
 def _run(command: list[str]) -> None:
     print("$ tune " + " ".join(command), file=sys.stderr, flush=True)
-    finished = subprocess.run([sys.executable, "-m", "torchtune._cli.tune", *command])
+    finished = subprocess.run([sys.executable, "-m", "medcap.demo.tune", *command])
     if finished.returncode:
         raise UserError(f"the demo stopped: 'tune {command[0]} {command[1]}' ended with status {finished.returncode}")
 

@@ -10,8 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from medcap.errors import UserError
-from medcap.reporting import report
+from medcap.reporting import run_program
 from medcap.sweep.definition import Definition
 from medcap.sweep.study import Study
 from medcap.sweep.trial import run_trial
@@ -56,11 +55,11 @@ class Worker:
 def main() -> None:
     """Read the job from standard input: ``{"definition", "name", "environment"}``."""
     job: dict[str, Any] = json.load(sys.stdin)
-    try:
+
+    def work() -> None:
         Worker(Study(Definition.from_dict(job["definition"])), job["name"], job["environment"]).run()
-    except UserError as error:
-        report(str(error))
-        sys.exit(2)
+
+    run_program(work, ["the sweep's worker", job["name"]])
 
 
 if __name__ == "__main__":

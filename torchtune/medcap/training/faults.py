@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import resource
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ _CONNECTION = (
     "monitoredBarrier",
 )
 _MOST_NAMES = 5
+# Below, a handful of workers may need more.
+_FEW_OPEN_FILES = 256
 
 
 def explain(error: BaseException) -> str | None:
@@ -76,14 +78,26 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_open_files(error: BaseException, text: str) -> str | None:
     """The limit of open files, met by this process or by a data-loader worker."""
-    cause = str(error.__cause__ or error.__context__ or "")
-    here = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-    # Python's words where a descriptor was sent and the limit kept it out.
-    if here or "items of ancdata" in text or any(f"exit code {OUT_OF_FILES}." in told for told in (text, cause)):
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        told = _first_line(text)
-        return f"too many files are open ({told}): lower num_workers, or raise the limit of {limit} (ulimit -n)"
+    for met in _chain(error):
+        here = isinstance(met, OSError) and met.errno in (errno.EMFILE, errno.ENFILE)
+        # The second are Python's words where a descriptor was sent and the limit kept it out.
+        if here or "items of ancdata" in str(met) or f"exit code {OUT_OF_FILES}." in str(met):
+            return (
+                f"too many files are open ({_first_line(text)}): lower num_workers, or raise the limit of"
+                f" {_open_files_limit()} (ulimit -n)"
+            )
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _open_files_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _explain_in_worker(error: BaseException, text: str, kind: str) -> str | None:
@@ -109,7 +123,11 @@ def _explain_death(text: str, died: re.Match[str] | None) -> str:
         return f"{what}: /dev/shm is probably full; lower num_workers, or give the job more shared memory"
     if "killed by signal" in text and "Killed" not in text:
         return f"{what}: see with num_workers=0 which row it is that crashes, and remove it"
-    return f"{what}: the system's memory is probably full; lower num_workers, or give the job more memory"
+    # A worker's exit status is not always told.
+    files = f", or raise the limit of {_open_files_limit()} open files (ulimit -n)"
+    return f"{what}: the system's memory is probably full; lower num_workers, or give the job more memory" + files * (
+        _open_files_limit() < _FEW_OPEN_FILES
+    )
 
 
 def _explain_memory(error: BaseException, text: str) -> str | None:

@@ -82,6 +82,8 @@ def test_the_worker_of_a_loader_that_was_told_by_another_error_is_found_by_its_c
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__cause__ = RuntimeError(f"DataLoader worker (pid 7) exited unexpectedly with exit code {OUT_OF_FILES}. X")
     assert explain(error).startswith("too many files are open (")
+    error.__cause__.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert explain(error).startswith("too many files are open (")
     error.__cause__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. X")
     assert explain(error).startswith("a data-loader worker died (pid 7 exited unexpectedly)")
 
