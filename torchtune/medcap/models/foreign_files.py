@@ -21,7 +21,7 @@ _ARCHIVES = {
     b"%PDF": "a PDF",
 }
 _SHOWN = 80
-_SHORTEST_TEXT = 16  # a few letters are the rest of a damaged file as well
+_SHORTEST_TEXT = 8  # a few letters are the rest of a damaged file as well
 # A server's error that was saved as config.json holds these keys and no others.
 _ERROR_KEYS = {"error", "errors", "message", "detail", "status", "statuscode", "code", "type", "timestamp", "path"}
 
@@ -67,7 +67,7 @@ def foreign_kind(path: Path, text: bool = False) -> str | None:
     if words.startswith("<"):
         return f"is XML ({_shown(words)}), as servers send for an error, not the file itself: {_AGAIN}"
     is_json = words[:1] in ("{", "[")
-    if (is_json and path.suffix != ".json") or (len(words) >= _SHORTEST_TEXT and not text):
+    if len(words) >= _SHORTEST_TEXT and (not text or (is_json and path.suffix != ".json")):
         what = "JSON" if is_json else "text"
         return f"is {what} ({_shown(words)}), not the file itself: {_AGAIN}"
     return None

@@ -31,12 +31,13 @@ _QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”„«»*`#$]")
 _ALONE = re.compile(rf"^[^\w\n]*{WORD}[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
 _LABELLED = re.compile(
     r"(?:^|[.!?;,(])[^\w\n]{0,20}(?:(?:so|therefore|thus|hence|the|my|final|overall) )*"
-    r"(?P<label>verdict|judge?ment|decision|answer|result|conclusion|evaluation|assessment|label|output|grade|rating)"
+    r"(?P<label>verdict|judge?ment|decision|answer|result|conclusion|evaluation|assessment|label|output|response|grade|rating)"
     rf"[^\w\n]{{0,4}}(?:is\b)?[^\w\n]{{0,6}}{WORD}",
     re.IGNORECASE | re.MULTILINE,
 )
 _STATED = re.compile(
-    r"(?<!\w)(?:prediction|answer|response|it|this) (?:is|was)(?P<denied>n't| not)?"
+    r"(?<!\w)(?:(?:prediction|answer|response|it|this|that) (?:is|was)|(?:it|that)'s"
+    r"|I(?:'d| would)? (?:say|judge|answer):?)(?P<denied>n't| not)?"
     rf"(?: (?:also|clearly|completely|hence|indeed|therefore|thus))? {WORD}",
     re.IGNORECASE,
 )
@@ -49,6 +50,7 @@ _NOT_STATED = re.compile(
     re.IGNORECASE,
 )
 _DENIED_OR_SIDE = re.compile(r"\b(?:not|the|on|to|its|their)\s+$", re.IGNORECASE)
+_EXPECTED = re.compile(r"\b(?:correct|expected|reference|true|actual|gold)\b", re.IGNORECASE)
 _BEGINS_SENTENCE = re.compile(r"(?:^|[.!?;,(\n])\s*$")
 _JOINS = re.compile(r"(?<!\w)(?:right|correct|wrong|incorrect)\W*(?:\b(?:or|and|vs)\b)?\W*$", re.IGNORECASE)
 
@@ -125,7 +127,7 @@ def _contradicts(text: str, verdict: str) -> bool:
             continue
         before = _before(match)
         if match["word"].isupper():
-            contradicts = not _DENIED_OR_SIDE.search(before)
+            contradicts = not (_DENIED_OR_SIDE.search(before) or _EXPECTED.search(_sentence_before(match)))
         elif text.startswith(":", match.end()):
             continue  # "Correct: left lung" is a label
         else:

@@ -49,20 +49,20 @@ class RequestFields:
         """The fields of the next request."""
         return dict(self._fields)
 
-    def adapt(self, sent: Mapping[str, Any], code: str | None, param: str | None, message: str) -> str | None:
+    def adapt(self, sent: Mapping[str, Any], code: Any, param: Any, message: str) -> str | None:
         """Change what a server refused.
 
         Args:
             sent: the fields of the refused request.
             code: the error's code, as OpenAI's servers give one.
-            param: the field that the error names there.
+            param: the field that the error names there; other servers send anything.
             message: the error's words.
 
         Returns:
             None where the refusal is not about one of the fields; otherwise the request is to be sent again, and the
             text is what was changed: "" where another request has met the same refusal before.
         """
-        name = param if param in sent else _first_named(sent, message)
+        name = param if isinstance(param, str) and param in sent else _first_named(sent, message)
         if name is None or not (code in _CODES or _REFUSED.search(message)):
             return None
         with self._lock:

@@ -35,6 +35,7 @@ def test_a_refused_field_is_renamed_or_left_out(code, param, message, left):
         ("context_length_exceeded", "messages", "The context has at most 100 tokens."),
         ("unsupported_value", "messages[0].role", "Unsupported value: 'user'"),
         (None, None, "The model does not exist"),
+        (400, ["body", "model"], "no such model"),
     ],
 )
 def test_another_refusal_changes_nothing(code, param, message):
