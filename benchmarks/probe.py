@@ -67,8 +67,8 @@ def table(reports: dict[str, ProbeReport], machine: dict[str, Any]) -> str:
         " and after tuning through the frozen language model."
         f" {len(first.train):,} training phantoms, those that the encoder was tuned on; {len(first.test):,} test"
         " phantoms of another seed. Standardised features, logistic regression, its C chosen on a fifth of the training"
-        " images; shares of right answers with 95 % bootstrap intervals; the difference is paired, p by McNemar's exact"
-        " test.",
+        " images; shares of right answers with 95 % intervals (bootstrap; Wilson's where all are right); the difference"
+        " is paired, p by McNemar's exact test.",
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, Python {machine['python']}. Made"
         " by `benchmarks/probe.py`.",
     ]

@@ -32,23 +32,25 @@ _I = re.IGNORECASE
 _SENTENCE_END = re.compile(r"[.;!?\n](?=\s|$)")
 # What may surround a mention, and a mention itself: a hidden text or a letter.
 _OPENING, _CLOSING = " \n([{<\"'“‘", ")]}>\"'”’"
-_MENTION = rf"[(\[{{]?(?:{HIDDEN}+|(?<![\w'’-])(?-i:[A-Z])(?![\w'’-]))[)\]}}.]?"
+_MENTION = rf"[(\[{{]?(?:{HIDDEN}++|(?<![\w'’-])(?-i:[A-Z])(?![\w'’-]))[)\]}}.]?"
 
 # Before the mention: words that deny what follows. "Excluding" and "lacking" ones are undone by a second denial.
 _DENYING = {
     "not": r"\b(?:not|cannot|never|hardly|scarcely|no longer|unable to|fail(?:s|ed|ing|ure)? to)|n['’]t",
-    "no": r"\b(?:no|neither|nor|none of)",
+    "no": r"\b(?:no|nothing|neither|nor|none of)",
     "excluding": (
         r"\b(?:exclud(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|eliminat(?:e|es|ed|ing)|reject(?:s|ed|ing)?"
         r"|dismiss(?:es|ed|ing)?|discard(?:s|ed|ing)?|den(?:y|ies|ied|ying)|except(?:ing)?(?: for)?|instead of|than"
-        r"|apart from|aside from|besides|as opposed to|(?:all|any|anything|everything|nothing) but|far from|unlike"
+        r"|apart from|aside from|besides|outside(?: of)?|as opposed to|(?:all|any|anything|everything|nothing) but"
+        r"|far from|unlike|refut(?:e|es|ed|ing)|contradict(?:s|ed|ing)?|disprov(?:e|es|ed|ing)"
         r"|doubt(?:s|ed|ful)?|less likely|least likely|unlikely|improbable|impossible|implausible|false|wrong"
         r"|incorrect)"
         r"|\b(?:non|anti|pseudo|un)-|\bnon"
     ),
     "lacking": (
         r"\b(?:without|w/o|lack(?:s|ed|ing)?(?: of)?|absen(?:t|ce of)|devoid of|(?:free|clear) (?:of|from)|negative for"
-        r"|(?:argues?|evidence|speaks?) against|(?:incompatible|inconsistent) with)"
+        r"|(?:argu\w+|evidence|speak\w*|weigh\w*|count\w*|^) ?against|(?:incompatible|inconsistent) with"
+        r"|(?:insufficient|little)(?: \w+)? evidence (?:of|for))"
     ),
     "chinese": r"(?:不是|不选|不選|不为|不為|不会是|不會是|不可能是|并非|並非|非|排除|除了|除|没有|沒有|無|无)",
 }
@@ -56,7 +58,9 @@ _DENIAL = "|".join(f"(?P<{kind}>{words})" for kind, words in _DENYING.items())
 _ANY_DENIAL, _DENIAL_ENDS = re.compile(_DENIAL, _I), re.compile(rf"(?:{_DENIAL})\s*$", _I)
 # "Incorrect options: A, C"
 _HEADING = re.compile(
-    r"\b(?:not (?:\w+ )?\w+|excluded|ruled out|eliminated|rejected|incorrect|wrong|false|absent|unlikely)(?: \w+)?\s*$",
+    r"\b(?:not(?: (?:shown|seen|present|visible|included|correct|right|true|possible|likely|supported|applicable))?"
+    r"|excluded|ruled out|eliminated|rejected|incorrect|wrong|false|absent|unlikely)"
+    rf"(?: (?:options?|answers?|choices?))?(?: (?:is|are))?\s*:(?:{_MENTION}|[\s,;]|\b(?:and|or|the)\b)*[\s(\[{{]*$",
     _I,
 )
 # What looks like a denial and is none: "no doubt", "not only", "No, ...", "no, it is ...", "not as likely as B",
@@ -67,13 +71,16 @@ _AS_MUCH_AS = re.compile(r"\s+(?:as|so)\s+\w+\s+as\b", _I)
 _LESS = re.compile(r"\b(?:less|fewer|lower)\b[^,]*$", _I)
 _OR_NOT = re.compile(r"\b(?:than|or|if|why)\s*$", _I)
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|cannot|never|no|without|nothing|none|hard to|difficult to)|n['’]t)(?:\s+[\w'’]+){0,3}\s*$", _I
+    r"(?:\b(?:not|cannot|never|no|without|nothing|none|(?:hard|difficult|impossible|wrong) to)|n['’]t)"
+    r"(?:\s+[\w'’]+){0,3}\s*$",
+    _I,
 )
 # What may stand between the denial and the mention. Words of a clause end the reach at the comma before them.
 _FILLER = re.compile(
     r"(?:\b(?:an?|the|any|its?|be|been|being|to|as|do|does|did|options?|choices?|letters?|answers?|correct|right|best"
     r"|likely|probable|most|(?:any )?(?:evidence|signs?|indications?|suggestions?|features?|findings?|possibility"
-    r"|presence|likelihood|proof|cases?|diagnosis|symptoms?|appearance|pictures?|history|images?|views?) (?:of|for)"
+    r"|presence|likelihood|proof|suspicion|traces?|hints?|mention|reasons?"
+    r"|support|cases?|diagnosis|symptoms?|appearance|pictures?|history|images?|views?) (?:of|for)"
     r"|(?:consistent|compatible|associated|in keeping|in line|diagnosed) with|(?:indicative|suggestive|typical"
     r"|characteristic|representative|diagnostic|suspicious) (?:of|for)|(?:due|related) to|caused by|show\w*|seen?"
     r"|demonstrat\w+|contain\w*|depict\w*|indicat\w+|suggest\w*|reveal\w*|represent\w*|support\w*|display\w*|includ\w+"
@@ -95,7 +102,7 @@ _STOP = re.compile(
 _WORD = re.compile(r"[\w'’-]*\w[\w'’-]*\s*$")
 _OR = re.compile(r"(?:\b(?:and/or|or)|/)\s*$", _I)
 _AND = re.compile(r"(?:\band|&)\s*$", _I)
-_OR_FOLLOWS = re.compile(r"[)\]}\"'”]*(?:\s*,\s*[\w\s-]{1,40}?)*,?\s+(?:or|nor)\b", _I)
+_OR_FOLLOWS = re.compile(rf"[)\]}}\"'”]*(?:,[\w\s{HIDDEN}-]{{1,40}})*(?:,\s*|\s+)(?:or|nor)\b", _I)
 _MENTION_ENDS = re.compile(rf"{_MENTION}\s*$", _I)
 # Whether the mention is what is denied, rather than a part of it ("no lung nodule"), and denied as the answer.
 _HEAD = re.compile(
@@ -116,7 +123,7 @@ _WAS = (
     r"(?:\s+(?:is|are|was|were|be|been|being|do|does|did|has|have|had|can|could|may|might|must|should|would|will|seems?"
     r"|appears?|looks?|to|also|thus|therefore|both|all|now|then|most|very|quite|\w+ly))*"
 )
-_ISNT = r"(?:\s+(?:not|never|no longer|cannot)|\s+\w+n['’]t)"
+_ISNT = r"(?:\s+(?:not|never|nowhere|no longer|cannot)|\s+\w+n['’]t)"
 _GOOD = (
     r"(?:the\s+)?(?:an?\s+)?(?:correct|right|true|accurate|valid|(?:best\s+)?(?:answer|option|choice|diagnosis|one)|it"
     r"|possible|plausible|likely|probable|appropriate|suitable|applicable|supported|consistent|compatible|chosen|selected"
@@ -130,6 +137,7 @@ _THERE = (
 _BAD = (
     r"(?:incorrect|wrong|false|untrue|inaccurate|excluded|ruled out|eliminated|rejected|dismissed|discarded|unlikely"
     r"|improbable|impossible|implausible|inconsistent|incompatible|contradicted|inappropriate|invalid|inapplicable"
+    r"|doubtful|unsupported|refuted|disproved"
     r"|less (?:likely|probable|plausible)|least likely|out of the question)"
 )
 _AWAY = r"(?:absent|missing|lacking|negative(?! for))"
@@ -151,7 +159,7 @@ _LETTER_DENIED_AFTER = re.compile(
 )
 _REMARK = re.compile(
     r"(?:\s*[:=(–—?-]+\s*(?:no|none|never|negative|absent"
-    rf"|not (?:correct|right|true|likely|possible|seen|shown|present)|{_BAD})"
+    rf"|not (?:correct|right|true|likely|possible|seen|shown|present|here|really|at all)|{_BAD})"
     r"|\.\s*(?:incorrect|wrong|false))(?=\s*(?:[.,;!)]|$))"
     r"|(?:\s\w+){1,3}\?\s*no(?=\s*(?:[.,;!]|$))|,\s*no(?=\s*(?:[.;!]|$))|-(?:free|negative)\b|\s*[(:]?\s*(?:[❌✗✘❎]|不对|不對|错误|錯誤|错|錯|不正确|不正確)",
     _I,
@@ -194,26 +202,26 @@ def _denied_before(text: str, start: int, end: int, letter: bool) -> Denial:
     way = left.rstrip(_OPENING)
     unknown = 0
     listed = bool(_OR_FOLLOWS.match(right))
-    clause = preposition = False
+    clause = preposition = comma = False
     only_mentions = True
+    if _HEADING.search(left):
+        return Denial.TRUTH
     while way:
         if denying := _DENIAL_ENDS.search(way):
-            if _looks_like_denial(denying, left) or (preposition and denying.lastgroup in ("no", "lacking")):
+            if _looks_like_denial(denying, left, comma) or (preposition and denying.lastgroup in ("no", "lacking")):
                 return Denial.NONE
             head = letter or _HEAD.match(right) is not None
             identity = denying.lastgroup in ("not", "excluding", "chinese") and not preposition
             if identity and head and _IDENTITY.fullmatch(left[denying.end() :]):
                 return Denial.TRUTH
             return Denial.PRESENCE
-        if way.endswith(":"):
-            return Denial.TRUTH if only_mentions and _HEADING.search(way[:-1]) else Denial.NONE
         if mention := _MENTION_ENDS.search(way):
             way = way[: mention.start()].rstrip()
         elif way.endswith(","):
             way = way[:-1].rstrip()
-            if clause or not (listed or (only_mentions and _MENTION_ENDS.search(way))):
+            if clause or not (listed or (letter and only_mentions and _MENTION_ENDS.search(way))):
                 return Denial.NONE
-            unknown = 0
+            unknown, comma = 0, True
         elif found := _OR.search(way):
             way, unknown, listed = way[: found.start()].rstrip(" ,"), 0, True
         elif found := _AND.search(way):
@@ -247,8 +255,8 @@ def _sentence_before(text: str, start: int) -> str:
     return left[ends[-1].end() :] if ends else left
 
 
-def _looks_like_denial(denying: re.Match, left: str) -> bool:
-    """Whether a word that denies elsewhere does not deny what stands behind it here."""
+def _looks_like_denial(denying: re.Match, left: str, comma: bool) -> bool:
+    """Whether a word that denies elsewhere does not deny what stands behind it, or behind the next comma, here."""
     kind, word = denying.lastgroup, denying[0].strip().lower()
     before, between = left[: denying.start()], left[denying.start() + len(denying[0].rstrip()) :]
     if kind == "not":
@@ -258,5 +266,7 @@ def _looks_like_denial(denying: re.Match, left: str) -> bool:
     if kind == "chinese":
         return False
     if word == "nothing but" or (word == "than" and _LESS.search(before)):
+        return True
+    if comma and before.strip().lower() in ("", "rather"):  # "Instead of A, B"
         return True
     return bool(_NO_DENIAL.match(between) or _DENIED_BEFORE.search(before))

@@ -44,18 +44,16 @@ _AFTER_A_LETTER = frozenset(
 )
 _FOLLOWING_WORD = re.compile(r" ([\w'’\0]+)")
 # Letters of abbreviations: "N/A", "A&E", "A.P.", "A–P", "A+", "37 °C".
-_ABBREVIATION_GOES_ON = re.compile(
-    r"\s?[/&]\s?[A-Za-z](?![A-Za-z])|[/&]\w|\.[A-Za-z](?![A-Za-z])|[–—·][A-Za-z](?![A-Za-z])|\+"
-)
+_ABBREVIATION_GOES_ON = re.compile(r"\s?[/&]\s?[A-Za-z](?![A-Za-z])|[/&]\w|[.–—·][A-Za-z](?![A-Za-z])|\+|-\W*$")
 _ABBREVIATION_BEGAN = re.compile(r"(?:\w[/&]|(?<![A-Za-z])[A-Za-z](?:\s?[/&]\s?|\.|[–—·])|\+|°\s?)$")
 _NAMED_THINGS = re.compile(
     r"(?:\b(?:vitamin|hepatitis|influenza|type|grade|stage|group|class|level|zone|segment|factor|phase|view|stanford|kerley"
     r"|child-pugh|weber|dukes|haemophilia|hemophilia|h(?:a)?emoglobin|immunoglobulin|interferon|streptococcus|panel"
-    r"|figure|fig\.|plan)|维生素|維生素|肝炎|流感)\s$",
+    r"|figure|fig\.|plan|category|(?:apolipo)?protein|hla|vit\.?|hep\.?|dr\.)|维生素|維生素|肝炎|流感)\s$",
     re.IGNORECASE,
 )
 _COMPOUND = re.compile(
-    r"\s(?:lines?|(?:lympho)?cells?|lymphocytes?|lymphomas?|mode|scans?|arms?|sections?|waves?|dimers?|rays?|loops?|virus"
+    r"\s(?:lines?|(?:lympho)?cells?|lymphocytes?|lymphomas?|mode|scans?|arms?|sections?|waves?|dimers?|rays?|loops?|spine|virus"
     r"|symptoms?|streptococc\w+)\b",
     re.IGNORECASE,
 )

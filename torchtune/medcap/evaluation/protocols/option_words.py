@@ -43,12 +43,12 @@ def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
         option = options[index].strip(" .,:;")
         if len(option) == 1 and option.isalpha():
             continue
-        for start, end in places(hidden, option):
-            spans.append((index, start, end))
-            hidden = _hide(hidden, start, end)
-            # "Absent" as an option denies nothing; "no" does so among Yes and No, too.
-            if option.lower() not in _DENYING_OPTIONS:
-                denying = _hide(denying, start, end)
+        found = places(hidden, option)
+        spans += [(index, start, end) for start, end in found]
+        hidden = _hide(hidden, found)
+        # "Absent" as an option denies nothing; "no" does so among Yes and No, too.
+        if option.lower() not in _DENYING_OPTIONS:
+            denying = _hide(denying, found)
     named: set[int] = set()
     for index, start, end in sorted(spans, key=lambda span: span[1]):
         found = denial(denying, start, end)
@@ -60,8 +60,10 @@ def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
     return named, hidden
 
 
-def _hide(text: str, start: int, end: int) -> str:
-    return text[:start] + HIDDEN * (end - start) + text[end:]
+def _hide(text: str, spans: list[tuple[int, int]]) -> str:
+    ends = [0, *(end for _, end in spans)]
+    shown = [text[end:start] + HIDDEN * (stop - start) for end, (start, stop) in zip(ends, spans, strict=False)]
+    return "".join(shown) + text[ends[-1] :]
 
 
 def places(text: str, option: str) -> list[tuple[int, int]]:

@@ -39,7 +39,8 @@ def clean(text: str) -> str:
     """
     if not text.isascii():
         text = _fold(text)
-    lines = (" ".join(line.split()) for line in _MARKUP.sub("", text).splitlines())
+    # A NUL would look like the text of an option that was found already.
+    lines = (" ".join(line.split()) for line in _MARKUP.sub("", text.replace("\0", " ")).splitlines())
     return "\n".join(line for line in lines if line)
 
 

@@ -89,6 +89,14 @@ DENIED = {
         ["Small cell carcinoma", "Adenocarcinoma"],
         "It is non-small cell carcinoma | non small cell carcinoma",
     ),
+    "by less common words": (
+        CHEST,
+        "Pneumonia is doubtful | there is nothing to suggest pneumonia | no suspicion of pneumonia"
+        " | there is insufficient evidence of pneumonia | This contradicts pneumonia | evidence against pneumonia"
+        " | Pneumonia? Not here. | pneumonia is nowhere to be seen | Not: A | A is unsupported | pneumonia-free"
+        " | evidence of pneumonia is lacking | It is by no means pneumonia | not at all pneumonia | Pneumonia = no"
+        " | pneumonia - not present | A isn't | A = wrong | I would rule out A | Eliminate A | no trace of pneumonia",
+    ),
     "among yes and no": (
         ["Yes", "No"],
         "not yes | I would not say yes | The answer isn't yes | Yes is wrong | No doubt | no idea",
@@ -167,6 +175,19 @@ def test_what_is_denied_is_not_chosen(options, reply):
             0,
             "No, it is pneumonia | No, pneumonia | I am not sure, but pneumonia | Not sure. Pneumonia."
             " | Pneumonia, no doubt.",
+        ),
+        (
+            CHEST,
+            0,
+            "not without pneumonia | It can't be anything other than pneumonia | hard to rule out pneumonia"
+            " | It would be wrong to exclude pneumonia | A is not wrong | no other diagnosis than pneumonia"
+            " | pneumonia should not be dismissed | Not sure: pneumonia",
+        ),
+        (
+            CHEST,
+            0,
+            "not normal, pneumonia | Instead of B, A | Excluding B, the answer is A | B? No, A. | A, but not B"
+            " | it is unlikely to be normal, pneumonia is likely | The lungs are not clear: pneumonia",
         ),
         # another word of the sentence is denied
         (

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from medcap.evaluation.protocols.option_reply import parse_option
@@ -138,7 +140,8 @@ NO_OPTION = (
     "N/A | N/A. | n/a | N / A | Not applicable (N/A) | A/P view | P/A | A&E | A & E department | A.P. view"
     " | The A.P. view | U.S.A. | B/L | D/C | C/O pain | S/P | A–P view | A+ | B·A | T2/A | Vitamin A"
     " | vitamin B12 | hepatitis B | Stanford A | It is hepatitis B. It spreads. | type A | blood group B"
-    " | group B streptococcus | T2A | B-cell | B cells | C-arm | B lines are seen | D-dimer"
+    " | group B streptococcus | T2A | B-cell | B cells | C-arm | protein C | HLA B | hep. B"
+    " | Category A | C spine | B lines are seen | D-dimer"
     " | A 45-year-old man | A 45 year old | 37 °C | Figure B | B超 | 做B超检查 | 维生素C | T细胞"
 )
 
@@ -210,3 +213,11 @@ def test_of_several_letters_the_one_that_is_settled_on_counts(reply, expected):
 )
 def test_an_empty_option_keeps_its_letter(reply, expected):
     assert parse_option(reply, ["", "Heart", "", "Lung"]) == expected
+
+
+def test_long_and_hostile_replies_take_no_time():
+    started = time.monotonic()
+    for piece in ("A ", "lung ", "not A, ", "A and ", "excluded: lung, ", "(A) ", "A is not ", "2-", "wait. ", "is "):
+        parse_option(piece * 500, ORGANS)
+    parse_option("not " + "lung" * 2_000, ORGANS)
+    assert time.monotonic() - started < 20

@@ -22,6 +22,7 @@ from medcap.evaluation.protocols.reply_text import bare, clean, loose
         ("B\u200b\ufeff", "B"),
         ("e\u0301", "é"),
         ("İ", "I"),
+        ("a\0b", "a b"),
         # what NFKC would turn into something else
         ("10²", "10²"),
         ("2½", "2½"),
