@@ -36,13 +36,13 @@ from torchvision.transforms import v2
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.configs import packaged_configs
 from medcap.configuration import check
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.data.tokenization import ChatTokenizer
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import Preprocess
 from medcap.training.data import TrainingData
+from medcap.training.distributed.world import single_world
 from medcap.training.keys import TRAINING_KEYS
-from medcap.training.world import single_world
 
 BATCH_SIZE = 16
 NUM_IMAGE_TOKENS = 16

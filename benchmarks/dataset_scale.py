@@ -26,12 +26,12 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.epoch_plan import EpochPlan, plan_packed
+from medcap.data.epoch_order import EpochPlan, plan_packed
 from medcap.data.packing import SampleTable
 from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import ChatDataset, chat_dataset
-from medcap.datasets.row_index import JsonRows, open_rows
-from medcap.datasets.rows import read_rows
+from medcap.datasets.rows.json_file import JsonRows, open_rows
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.datasets.token_counts import count_tokens
 from medcap.models.tokenizers import llama3_tokenizer
 

@@ -21,19 +21,19 @@ from machine import describe_machine
 from omegaconf import OmegaConf
 
 from helpers.plain_medcap import MODE, plain_no_cond_desc, plain_option_text
-from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.configs import packaged_configs
 from medcap.configuration import check
-from medcap.data.images import ImageReader
-from medcap.datasets.phantom_benchmarks import write_phantom_benchmarks
+from medcap.data.images.reader import ImageReader
+from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 from medcap.evaluation.answering import Engine, PredictionStore
-from medcap.evaluation.asking.likelihood import OptionText
-from medcap.evaluation.asking.medcap_modes import MedcapMode
-from medcap.evaluation.asking.options import MappedOption
-from medcap.evaluation.rows import Row
+from medcap.evaluation.prompting.likelihood import OptionText
+from medcap.evaluation.prompting.medcap_2024 import MedcapMode
+from medcap.evaluation.prompting.options import MappedOption
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
+from medcap.scoring.question import Row
 
 MAX_NEW_TOKENS = 64
 # Three questions an image, each with four options.

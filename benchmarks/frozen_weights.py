@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div
 from torchtune.modules import TransformerDecoder
 
-from medcap.checkpoints.assembly import DTYPES, choose_device, plan_model
 from medcap.checkpoints.atomic import write_json, write_text
+from medcap.checkpoints.build_model import DTYPES, choose_device, plan_model
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import plan_vision
 from medcap.configs import packaged_configs
@@ -37,8 +37,8 @@ from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear, quantise_layer
 from medcap.modules.label_loss import IGNORE_INDEX
 from medcap.training.data import TrainingData
+from medcap.training.distributed.world import single_world
 from medcap.training.keys import TRAINING_KEYS
-from medcap.training.world import single_world
 
 SMALL = {"vocab_size": 768, "num_layers": 4, "num_heads": 6, "num_kv_heads": 3, "embed_dim": 192}
 PRESETS: dict[str, dict[str, Any]] = {

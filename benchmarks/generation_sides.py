@@ -18,10 +18,10 @@ from transformers import LogitsProcessorList
 
 from helpers.tiny_generation import plain_answer, plain_score
 from medcap.data.conversations import PLACEHOLDER
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.data.tokenization import ChatTokenizer
+from medcap.generation.decoding.prefill import prefill_tokens
 from medcap.generation.generator import Generator
-from medcap.generation.prefill import prefill_tokens
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Request, Sampling
 from medcap.models.vision_language_model import VisionLanguageModel

@@ -18,7 +18,7 @@ from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
-from medcap.training.memory import MemoryEstimate, estimate, vision_activations
+from medcap.training.distributed.memory import MemoryEstimate, estimate, vision_activations
 
 MODELS = {
     "Llama 3.2 1B": "torchtune.models.llama3_2.llama3_2_1b",

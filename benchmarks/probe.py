@@ -17,11 +17,11 @@ from typing import Any
 from machine import describe_machine
 
 from medcap.checkpoints.atomic import write_text
-from medcap.datasets.phantom import write_phantoms
+from medcap.datasets.phantoms.writing import write_phantoms
 from medcap.errors import UserError
-from medcap.evaluation.files import write_json
 from medcap.probe.report import text
 from medcap.probe.run import ProbeOptions, ProbeReport, TargetResult, describe, probe
+from medcap.scoring.files import write_json
 
 FEATURES = ("patches", "pooled", "projected")
 

@@ -29,7 +29,7 @@ from typing import Any
 from machine import describe_machine
 from openai import AsyncOpenAI
 
-from medcap.datasets.phantom import write_phantoms
+from medcap.datasets.phantoms.writing import write_phantoms
 
 QUESTIONS = ("", "Is there a nodule?", "Where in the image is the lesion?", "What modality was used?")
 CLIENTS = 32

@@ -14,9 +14,9 @@ from training_workloads import EOT, IMAGE, PAD, Example, Preset
 from helpers.plain_training import pad, plain_loss
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.data.batch import Batch, make_batch
-from medcap.data.epoch_plan import plan_packed
+from medcap.data.epoch_order import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
-from medcap.data.preamble import continue_preamble, find_preamble
+from medcap.data.shared_prefix import continue_preamble, find_preamble
 from medcap.models.projectors.mlp import mlp
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower

@@ -7,10 +7,10 @@ import sys
 from omegaconf import DictConfig
 
 from medcap.configuration import recipe
+from medcap.training.distributed.world import join_world
 from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import DISTRIBUTED_KEYS
-from medcap.training.program import run_recipe
-from medcap.training.world import join_world
+from medcap.training.run_recipe import run_recipe
 
 
 @recipe(DISTRIBUTED_KEYS)

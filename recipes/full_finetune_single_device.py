@@ -6,12 +6,12 @@ import sys
 
 from omegaconf import DictConfig
 
-from medcap.checkpoints.assembly import choose_device
+from medcap.checkpoints.build_model import choose_device
 from medcap.configuration import recipe
+from medcap.training.distributed.world import single_world
 from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import TRAINING_KEYS
-from medcap.training.program import run_recipe
-from medcap.training.world import single_world
+from medcap.training.run_recipe import run_recipe
 
 
 @recipe(TRAINING_KEYS)

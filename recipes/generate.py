@@ -9,24 +9,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, open_model
 from medcap.checkpoints.atomic import write_text
+from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, open_model
 from medcap.configuration import SEED, Value, recipe
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.asking import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.predictions import checkpoint_fingerprint
+from medcap.evaluation.prompting import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, LoadOptions, Task
 from medcap.generation.generator import Generator
-from medcap.generation.medcap_prompt import PROMPT_FORMATS, PlainTextChat
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
+from medcap.legacy.prompt import PROMPT_FORMATS, PlainTextChat
 
 KEYS = MODEL_KEYS | {
     "output_dir": Value((str,), is_path=True),

@@ -9,13 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medcap.checkpoints.assembly import MODEL_KEYS, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, choose_dtype, plan_model
 from medcap.configuration import Component, Section, Value, check, recipe
 from medcap.errors import UserError
 from medcap.evaluation.judges import JUDGES, PARSINGS, EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
 from medcap.evaluation.judges.chat import chat
 from medcap.evaluation.judges.inputs import read_judged
-from medcap.evaluation.judges.parsing import STRICT
+from medcap.evaluation.judges.reading.parsing import STRICT
 from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
 

@@ -14,8 +14,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from medcap.data.grey_levels import View
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.views import View
 from medcap.errors import UserError
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcap.checkpoints.assembly import ModelPlan
+from medcap.checkpoints.build_model import ModelPlan
 from medcap.models.component import Component
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from medcap.data.grey_levels import View
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.views import View
 
 
 class KillingReader(ImageReader):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from medcap.evaluation.report.sections import Section
-from medcap.evaluation.report.templates import render
+from medcap.report.sections import Section
+from medcap.report.templates import render
 
 # What a browser runs or shows if a model, a file name or a user's text ever becomes markup.
 ATTACK = "</style></title><script>alert(1)</script><img src=http://x/y onerror=alert(1)>\"'&amp; {{ 7*7 }} {% raw %}"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helpers.tiny_generation import plain_answer, plain_score
-from medcap.evaluation.asking.medcap_modes import MedcapMode
-from medcap.evaluation.asking.options import MappedOption
-from medcap.evaluation.rows import Row
+from medcap.evaluation.prompting.medcap_2024 import MedcapMode
+from medcap.evaluation.prompting.options import MappedOption
 from medcap.generation.generator import Generator
-from medcap.generation.medcap_prompt import answer_limit, room_for_description
 from medcap.generation.request import Request
+from medcap.legacy.prompt import answer_limit, room_for_description
+from medcap.scoring.question import Row
 
 MODE = "no_cond_desc"
 

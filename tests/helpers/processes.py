@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
-from medcap.training.world import World, join_world
+from medcap.training.distributed.world import World, join_world
 
 
 def run_in_processes(

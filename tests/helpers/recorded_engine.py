@@ -8,9 +8,9 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.rows import Row
 from medcap.generation.prompt import user_message
 from medcap.generation.request import CandidateScores, Generation, Request
+from medcap.scoring.question import Row
 
 Turns = list[tuple[str, list[Any]]]
 

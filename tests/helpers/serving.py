@@ -24,9 +24,9 @@ from PIL import Image
 from starlette.routing import BaseRoute
 
 from helpers.tiny_generation import tiny_generator
-from medcap.generation.decoding import Decoder
+from medcap.generation.continuous_batching import LiveGenerator
+from medcap.generation.decoding.decoder import Decoder
 from medcap.generation.generator import Generator
-from medcap.generation.live import LiveGenerator
 from medcap.generation.request import Generation
 from medcap.serving.app import create_app
 from medcap.serving.limits import Limits

@@ -16,7 +16,7 @@ from torchtune.models.qwen2 import qwen2
 from torchtune.modules import TransformerDecoder
 
 from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request

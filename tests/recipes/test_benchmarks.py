@@ -11,7 +11,7 @@ import time
 import pytest
 
 from helpers.workspace import Workspace
-from medcap.datasets.phantom_benchmarks import write_phantom_benchmarks
+from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 
 TASKS = ("omnimedvqa", "vqarad", "slake", "pathvqa")
 EVERY_WAY = (

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from helpers.image_gain import ImageGain
 from helpers.workspace import log
-from medcap.checkpoints import assembly
+from medcap.checkpoints import build_model as assembly
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.run import read_run
 from medcap.configuration import Component

@@ -146,7 +146,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _prepare_phantom(options: argparse.Namespace) -> None:
-    from medcap.datasets.phantom import write_phantoms
+    from medcap.datasets.phantoms.writing import write_phantoms
 
     summary = write_phantoms(options.out, options.count, options.seed, image_size=options.image_size)
     done = "wrote" if summary.written else "already complete:"

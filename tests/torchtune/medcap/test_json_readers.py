@@ -7,16 +7,16 @@ import pytest
 
 from medcap.checkpoints.llm_files import find_llm_files
 from medcap.checkpoints.tensor_tree import load_tree
-from medcap.data.cache import load_entry
-from medcap.datasets.phantom import check_disjoint
+from medcap.data.storage.cache import load_entry
+from medcap.datasets.leakage.image_sources import list_images
+from medcap.datasets.phantoms.writing import check_disjoint
 from medcap.errors import UserError
-from medcap.evaluation.answers import read_answers, read_candidates
 from medcap.evaluation.judges.inputs import read_judged
 from medcap.evaluation.judges.outputs import metrics_before
-from medcap.evaluation.leakage.image_sources import list_images
 from medcap.evaluation.tasks.official import read_json as read_official
 from medcap.models.towers.tensor_files import read_json
 from medcap.probe.examples import TableColumns, read_examples
+from medcap.scoring.answers import read_answers, read_candidates
 from medcap.sweep.objective import NoValueError, final_value
 
 TEXTS = {

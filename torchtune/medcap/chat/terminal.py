@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.checkpoints.atomic import write_json, write_text
-from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from medcap.checkpoints.assembly import MODEL_KEYS
 from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.checkpoints.build_model import MODEL_KEYS
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
 from medcap.configuration import check
 from medcap.errors import UserError

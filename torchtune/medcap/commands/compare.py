@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from medcap.evaluation.comparison import Comparison
+    from medcap.scoring.comparison import Comparison
 
 PREDICTIONS = "predictions.jsonl"
 
@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: if a file cannot be found or read, the two do not fit each other, or the protocol cannot score them.
     """
-    from medcap.evaluation.answers import read_answers
-    from medcap.evaluation.comparison import compare, pair_answers
-    from medcap.evaluation.files import plain
-    from medcap.evaluation.protocols import make_protocol
+    from medcap.scoring.answers import read_answers
+    from medcap.scoring.comparison import compare, pair_answers
+    from medcap.scoring.files import plain
+    from medcap.scoring.protocols import make_protocol
 
     protocol = make_protocol(options.protocol)
     paths = find_predictions(options.a), find_predictions(options.b)
@@ -134,7 +134,7 @@ def _interval(comparison: Comparison) -> str:
 
 
 def _test(comparison: Comparison) -> str:
-    from medcap.evaluation.comparison import DRAWS, MCNEMAR
+    from medcap.scoring.comparison import DRAWS, MCNEMAR
 
     if comparison.test == MCNEMAR:
         return "McNemar, exact, two-sided"

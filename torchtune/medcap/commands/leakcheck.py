@@ -11,9 +11,9 @@ from medcap.commands.arguments import add_image_root
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from medcap.evaluation.leakage.image_hashes import HashedImage
-    from medcap.evaluation.leakage.image_sources import ImageFile
-    from medcap.evaluation.leakage.search import ImageSet
+    from medcap.datasets.leakage.image_hashes import HashedImage
+    from medcap.datasets.leakage.image_sources import ImageFile
+    from medcap.datasets.leakage.search import ImageSet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a source cannot be read or holds no readable image.
         SystemExit: with status 1 if a test image is in the training set.
     """
-    from medcap.evaluation.files import write_json
-    from medcap.evaluation.leakage.report import Findings
-    from medcap.evaluation.leakage.search import ImageSet, find_leaks
+    from medcap.datasets.leakage.report import Findings
+    from medcap.datasets.leakage.search import ImageSet, find_leaks
+    from medcap.scoring.files import write_json
 
     if not 0 <= options.distance <= 64:
         raise UserError(f"--distance {options.distance} must be 0 to 64")
@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
 def _hashed(source: Path, options: argparse.Namespace, label: str) -> Iterable[HashedImage | ImageFile]:
     from tqdm import tqdm
 
-    from medcap.evaluation.leakage.image_hashes import hash_images
-    from medcap.evaluation.leakage.image_sources import list_images
+    from medcap.datasets.leakage.image_hashes import hash_images
+    from medcap.datasets.leakage.image_sources import list_images
 
     images = hash_images(list_images(source, options.image_root), options.processes)
     return tqdm(images, desc=label, unit=" images", delay=1, mininterval=1)

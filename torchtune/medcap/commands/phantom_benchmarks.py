@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: for a number out of range, or a folder that holds anything else.
     """
-    from medcap.datasets.phantom_benchmarks import write_phantom_benchmarks
+    from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 
     made = write_phantom_benchmarks(options.out, options.count, options.seed, image_size=options.image_size)
     done = "wrote" if made.written else "already complete:"

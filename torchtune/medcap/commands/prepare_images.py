@@ -71,9 +71,10 @@ def run(options: argparse.Namespace) -> None:
         UserError: for an impossible option, a source that cannot be read, or a folder that holds anything else.
         SystemExit: with status 1 if not a single image could be prepared.
     """
-    from medcap.data.grey_levels import View
-    from medcap.datasets.image_worker import Settings
-    from medcap.datasets.prepare_images import FAILURES, Request, prepare_images
+    from medcap.data.images.views import View
+    from medcap.datasets.preparing.request import FAILURES, Request
+    from medcap.datasets.preparing.run import prepare_images
+    from medcap.datasets.preparing.worker import Settings
     from medcap.workers import num_processors
 
     _check(options)

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("sklearn") is None:
         raise UserError("medcap probe needs scikit-learn: pip install 'medcap[probe]'")
     out = options.out or _own_folder(options.encoder)
-    from medcap.checkpoints.assembly import choose_device
+    from medcap.checkpoints.build_model import choose_device
     from medcap.probe.examples import TableColumns
     from medcap.probe.report import text, write
     from medcap.probe.run import ProbeOptions, probe

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from medcap.evaluation.protocols import ProtocolScores
+    from medcap.scoring.protocols import ProtocolScores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +48,9 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a file cannot be read or written, there is no protocol of a name, or a protocol cannot score the
             rows.
     """
-    from medcap.evaluation.answers import read_answers, read_candidates
-    from medcap.evaluation.files import plain, write_text
-    from medcap.evaluation.protocols import LlavaMed, make_protocol
+    from medcap.scoring.answers import read_answers, read_candidates
+    from medcap.scoring.files import plain, write_text
+    from medcap.scoring.protocols import LlavaMed, make_protocol
 
     names = list(dict.fromkeys(options.protocol))
     candidates = None
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _summary(result: ProtocolScores) -> dict[str, Any]:
-    from medcap.evaluation.protocols import nested
+    from medcap.scoring.protocols import nested
 
     return {
         **nested({**result.counts, **result.scores}),
@@ -86,7 +86,7 @@ def _summary(result: ProtocolScores) -> dict[str, Any]:
 
 
 def _row_values(results: Mapping[str, ProtocolScores]) -> list[dict[str, Any]]:
-    from medcap.evaluation.protocols import nested
+    from medcap.scoring.protocols import nested
 
     lines: list[dict[str, Any]] = []
     for rows in zip(*(result.rows for result in results.values()), strict=True):

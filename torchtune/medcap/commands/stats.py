@@ -147,11 +147,11 @@ def _plan(options: argparse.Namespace, file: TrainingFile, found: Survey, packed
 
 
 def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> dict[str, Any] | None:
-    """Bytes of a step on one GPU, by the formulas of ``medcap.training.memory``; None without a configuration."""
+    """Estimate the bytes of a step on one GPU (``medcap.training.distributed.memory``); None without a configuration."""
     import torch
 
-    from medcap.checkpoints.assembly import DTYPES
-    from medcap.training.parallelism import estimate_step
+    from medcap.checkpoints.build_model import DTYPES
+    from medcap.training.distributed.parallelism import estimate_step
 
     if file.cfg is None or file.vision is None:
         return None

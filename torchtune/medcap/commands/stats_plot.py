@@ -7,8 +7,8 @@ from typing import Any
 
 from medcap.checkpoints.atomic import write_text
 from medcap.errors import UserError
-from medcap.evaluation.report.charts import HEIGHT, WIDTH, LineChart
-from medcap.evaluation.report.templates import render
+from medcap.report.charts import HEIGHT, WIDTH, LineChart
+from medcap.report.templates import render
 
 _TITLE = 34  # height of a panel's title
 _COLUMNS = 2

@@ -81,11 +81,11 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     from omegaconf import OmegaConf
 
     from medcap.data.conversations import STYLES
-    from medcap.data.images import MAX_PIXELS
+    from medcap.data.images.reader import MAX_PIXELS
     from medcap.data.tokenization import LabelRules
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
-    from medcap.datasets.source import open_source
+    from medcap.datasets.rows.source import open_source
 
     for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
@@ -124,7 +124,7 @@ def write_findings(path: Path | None, found: object) -> None:
     Raises:
         UserError: if the file cannot be written.
     """
-    from medcap.evaluation.files import write_json
+    from medcap.scoring.files import write_json
 
     if path is None:
         return

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
     from medcap.datasets.inspection.validation import FIX_SUFFIXES
-    from medcap.datasets.web_shards import is_shards
+    from medcap.datasets.rows.tar_rows import is_shards
 
     path: Path | None = options.fix
     if path is None:
@@ -83,7 +83,7 @@ def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
 
 def _open_other(options: argparse.Namespace, checker: RowChecker) -> RowChecker:
     """The file to compare with; of it, only what is said and shown matters."""
-    from medcap.datasets.source import open_source
+    from medcap.datasets.rows.source import open_source
 
     try:
         rows, reader = open_source(options.against, options.image_root, checker.reader.max_pixels)

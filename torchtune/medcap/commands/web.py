@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
         UserError: see :func:`medcap.commands.serve.run`; or if the votes cannot be written or there are no examples.
     """
     serve.check_installed()
-    from medcap.serving.votes import VoteLog
-    from medcap.serving.web_page import find_examples, page_routes
+    from medcap.serving.web.votes import VoteLog
+    from medcap.serving.web.web_page import find_examples, page_routes
 
     examples = [] if options.examples is None else find_examples(options.examples)
     votes = VoteLog(options.votes)

@@ -15,15 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
-from medcap.data.cache import cache_folder
 from medcap.data.conversations import STYLES, read_record
-from medcap.data.epoch_plan import EpochPlan, plan_packed
-from medcap.data.images import MAX_PIXELS, ImageReader
+from medcap.data.epoch_order import EpochPlan, plan_packed
+from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
-from medcap.data.preamble import continue_preamble, find_preamble
 from medcap.data.samples import tokenize_record
+from medcap.data.shared_prefix import continue_preamble, find_preamble
+from medcap.data.storage.cache import cache_folder
 from medcap.data.tokenization import ChatTokenizer, LabelRules
-from medcap.datasets.source import RowSource, open_source
+from medcap.datasets.rows.source import RowSource, open_source
 from medcap.datasets.token_counts import count_tokens
 from medcap.errors import UserError
 

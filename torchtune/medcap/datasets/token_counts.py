@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from medcap.data.cache import cache_folder, load_entry, store_entry
 from medcap.data.packing import Sample, SampleTable, sharing
+from medcap.data.storage.cache import cache_folder, load_entry, store_entry
 from medcap.errors import UserError
 from medcap.workers import num_processors, ordered_map
 

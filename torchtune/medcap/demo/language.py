@@ -39,7 +39,7 @@ def teach_language(
 
     Args:
         records (Sequence[Mapping]): LLaVA's records without images, such as those of
-            :func:`medcap.datasets.phantom_records.text_records`.
+            :func:`medcap.datasets.phantoms.records.text_records`.
         tokenizer (Llama3Tokenizer): turns the conversations into tokens.
         architecture (Mapping): arguments of ``torchtune.models.llama3_1.llama3_1``; ``vocab_size`` defaults to the
             tokenizer's, a ``_component_`` is passed over.

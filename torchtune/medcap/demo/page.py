@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader
-from medcap.evaluation.protocols.exact import exact_match
-from medcap.evaluation.report.charts import LineChart, Points
-from medcap.evaluation.report.gallery import Gallery, Sample
-from medcap.evaluation.report.page import Page
-from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Table
+from medcap.data.images.reader import ImageReader
+from medcap.report.charts import LineChart, Points
+from medcap.report.gallery import Gallery, Sample
+from medcap.report.page import Page
+from medcap.report.sections import Bar, Card, Cards, Facts, Table
+from medcap.scoring.protocols.exact import exact_match
 
 
 def write_demo_page(out: Path, metrics: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ class Stages:
 
 
 def _draw(train: Path, test: Path, seed: int) -> None:
-    from medcap.datasets.phantom import write_phantoms
+    from medcap.datasets.phantoms.writing import write_phantoms
 
     for folder in (train, test):
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,8 +110,8 @@ def _draw(train: Path, test: Path, seed: int) -> None:
 
 
 def _teach_language(folder: Path, seed: int) -> None:
-    from medcap.checkpoints.hugging_face_llama import write_hugging_face_llama
-    from medcap.datasets.phantom_records import text_records
+    from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
+    from medcap.datasets.phantoms.records import text_records
     from medcap.demo.language import answer_accuracy, teach_language, tokenizer_texts
     from medcap.demo.tokenizer import train_tiktoken_file
     from medcap.models.tokenizers import llama3_tokenizer

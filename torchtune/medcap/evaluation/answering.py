@@ -10,8 +10,8 @@ from typing import Any
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
-from medcap.evaluation.rows import Row
 from medcap.generation.request import CandidateScores, Generation, Request
+from medcap.scoring.question import Row
 
 Entry = dict[str, Any]
 OnResult = Callable[[int, Any], None]

@@ -11,7 +11,7 @@ import numpy as np
 from torchtune.data import Message
 
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
+from medcap.scoring.question import Row
 
 
 def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:

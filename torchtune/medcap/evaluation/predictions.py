@@ -11,8 +11,8 @@ from typing import Any
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
-from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.generation.request import Request
+from medcap.scoring.files import make_folder, plain, write_json
 
 SETTINGS_SUFFIX = ".settings.json"
 

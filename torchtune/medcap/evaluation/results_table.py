@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.datasets.delimited import MAX_FIELD
+from medcap.datasets.rows.delimited import MAX_FIELD
 from medcap.errors import UserError
-from medcap.evaluation.files import make_folder, write_text
+from medcap.scoring.files import make_folder, write_text
 
 RUN_COLUMNS = ("output_dir", "task", "protocol", "settings")
 

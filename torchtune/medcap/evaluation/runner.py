@@ -8,23 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
-from medcap.evaluation.asking import Plan
 from medcap.evaluation.controls import CONTROLS
-from medcap.evaluation.files import make_folder, plain, write_json
-from medcap.evaluation.medcap_tables import write_medcap_tables
+from medcap.evaluation.medcap_2024_tables import write_medcap_tables
 from medcap.evaluation.predictions import settings_fingerprint
-from medcap.evaluation.protocols import ProtocolScores, nested
+from medcap.evaluation.prompting import Plan
 from medcap.evaluation.results_table import append_result
-from medcap.evaluation.rows import Row, answer_to
 from medcap.evaluation.scored import RunOptions, Scored
-from medcap.evaluation.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.evaluation.summary import leaves, value_at
-from medcap.evaluation.tables import averages, group_tables
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
+from medcap.scoring.files import make_folder, plain, write_json
+from medcap.scoring.protocols import ProtocolScores, nested
+from medcap.scoring.question import Row, answer_to
+from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
+from medcap.scoring.tables import averages, group_tables
 
 METRICS = "metrics.json"
 # The headline protocol's part of these stands at the top of metrics.json as well.

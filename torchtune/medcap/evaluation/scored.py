@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.evaluation.answering import Entry
-from medcap.evaluation.asking import Plan
-from medcap.evaluation.protocols import ProtocolScores
+from medcap.evaluation.prompting import Plan
+from medcap.scoring.protocols import ProtocolScores
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medcap.evaluation.report.protocol_table import CONTROL_NAMES
+from medcap.report.protocol_table import CONTROL_NAMES
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.images import ImageReader
-from medcap.evaluation.report.charts import LineChart
-from medcap.evaluation.report.confusion import ConfusionMaps, confusion
-from medcap.evaluation.report.gallery import Gallery, Sample
-from medcap.evaluation.report.page import Page
-from medcap.evaluation.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
-from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Notices, Table
-from medcap.evaluation.rows import Row
+from medcap.data.images.reader import ImageReader
 from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
+from medcap.report.charts import LineChart
+from medcap.report.confusion import ConfusionMaps, confusion
+from medcap.report.gallery import Gallery, Sample
+from medcap.report.page import Page
+from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
+from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
+from medcap.scoring.question import Row
 
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task

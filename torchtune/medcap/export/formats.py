@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from medcap.checkpoints.assembly import plan_model
 from medcap.checkpoints.atomic import atomic_folder
+from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.run import read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
 from medcap.errors import UserError
-from medcap.export.llava_folder import check_llava, write_llava
-from medcap.export.meta_model import write_meta_model
+from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
 from medcap.export.vision_folder import write_vision_folder
+from medcap.legacy.meta_model import write_meta_model
 from medcap.models.components import further_components
 from medcap.models.llama3_tokenizer_file import tiktoken_file
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medcap.errors import UserError
-from medcap.export.meta_model import FILE as META_MODEL
 from medcap.export.model_card import CARD
+from medcap.legacy.meta_model import FILE as META_MODEL
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".md", ".txt", ".png", ".jpg")

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.evaluation.protocols.coco import Coco
-from medcap.evaluation.report.protocol_table import CONTROL_NAMES
-from medcap.evaluation.statistics import LEVEL, NUMBER, SHARE, Interval, with_width
 from medcap.evaluation.summary import value_at
-from medcap.export.llava_vision import oldest_transformers
+from medcap.export.llava.vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
 from medcap.models.components import COMPONENTS
 from medcap.models.towers.base import Tower
+from medcap.report.protocol_table import CONTROL_NAMES
+from medcap.scoring.protocols.coco import Coco
+from medcap.scoring.statistics import LEVEL, NUMBER, SHARE, Interval, with_width
 
 CARD = "README.md"
 # Builders' modules -> the hub's names of their licences.

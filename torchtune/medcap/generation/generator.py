@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medcap.data.images import ImageReader
-from medcap.data.raster import to_rgb
+from medcap.data.images.raster import to_rgb
+from medcap.data.images.reader import ImageReader
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
-from medcap.generation.decoding import Decoder, answer_all
-from medcap.generation.image_rows import ImageRows
-from medcap.generation.kv_cache import KVCache, attached
-from medcap.generation.likelihood import score_trees
-from medcap.generation.prefill import decode_one
-from medcap.generation.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
+from medcap.generation.decoding.decoder import Decoder, answer_all
+from medcap.generation.decoding.image_rows import ImageRows
+from medcap.generation.decoding.kv_cache import KVCache, attached
+from medcap.generation.decoding.likelihood import score_trees
+from medcap.generation.decoding.prefill import decode_one
+from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
+from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
-from medcap.generation.sampling import is_greedy
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from medcap.checkpoints.assembly import ModelPlan, choose_device, choose_dtype, open_model, plan_model
+from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import read_run
-from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.generation.generator import Generator
 
 # Relative paths from the working directory, absolute ones anywhere: who calls from Python names the files himself.

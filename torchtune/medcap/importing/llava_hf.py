@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medcap.errors import UserError
-from medcap.export.llava_vision import VIT_BLOCK, VIT_OUTSIDE
+from medcap.export.llava.vision import VIT_BLOCK, VIT_OUTSIDE
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, projector_from_tensors, tower_from_tensors

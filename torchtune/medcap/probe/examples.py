@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.datasets.conversion.listing import sorted_images
-from medcap.datasets.delimited import delimiter_of, read_heading, read_records
-from medcap.datasets.fields import field_text
-from medcap.datasets.phantom_records import OPTIONS
-from medcap.datasets.rows import read_rows
+from medcap.datasets.phantoms.records import OPTIONS
+from medcap.datasets.published.fields import field_text
+from medcap.datasets.rows.delimited import delimiter_of, read_heading, read_records
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 
 CLASS_TARGET = "class"

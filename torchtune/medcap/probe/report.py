@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medcap.evaluation.files import make_folder, plain, write_json, write_text
-from medcap.evaluation.report.page import Page
-from medcap.evaluation.report.sections import Bar, Card, Cards, Facts, Notices, Table
-from medcap.evaluation.statistics import Interval
 from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
+from medcap.report.page import Page
+from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
+from medcap.scoring.files import make_folder, plain, write_json, write_text
+from medcap.scoring.statistics import Interval
 
 _MOST_PROBLEMS = 5
 

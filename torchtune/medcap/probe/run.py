@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from medcap.data.images import ImageReader, LimitKeys
-from medcap.datasets.phantom import check_disjoint
+from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.datasets.phantoms.writing import check_disjoint
 from medcap.errors import UserError
 from medcap.evaluation.predictions import dataset_fingerprint
-from medcap.evaluation.statistics import Interval
 from medcap.probe.classifier import Probe, fit
 from medcap.probe.encoders import Encoder, Encoders, load_encoders
 from medcap.probe.examples import Example, TableColumns, fingerprint, read_examples, spread, targets_of
 from medcap.probe.features import BATCH_SIZE, Features, encode
 from medcap.probe.scores import Answers, Difference, accuracy, balanced_accuracy, difference, macro_auroc
 from medcap.probe.split import check_apart, split
+from medcap.scoring.statistics import Interval
 
 SIDES = ("before", "after")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcap.evaluation.comparison import MCNEMAR, SIGN_FLIP, mcnemar, sign_flip_p, verdict
-from medcap.evaluation.statistics import (
+from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, mcnemar, sign_flip_p, verdict
+from medcap.scoring.statistics import (
     DIFFERENCE,
     SHARE,
     Interval,

@@ -7,13 +7,13 @@ import logging
 import time
 
 from medcap.errors import UserError, WordsError
-from medcap.generation.live import CLOSING, OUT_OF_MEMORY
-from medcap.generation.prefix_tree import Prompt
+from medcap.generation.continuous_batching import CLOSING, OUT_OF_MEMORY
+from medcap.generation.decoding.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.serving.api_error import ApiError, bad_request, internal_error
-from medcap.serving.chat_body import ChatBody
-from medcap.serving.conversation_reader import too_long
+from medcap.serving.api.api_error import ApiError, bad_request, internal_error
+from medcap.serving.api.chat_body import ChatBody
+from medcap.serving.api.conversation_reader import too_long
 from medcap.serving.limits import Limits
 from medcap.serving.service import ServedRun
 

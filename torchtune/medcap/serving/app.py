@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from medcap.serving.api_error import ApiError
+from medcap.serving.api.api_error import ApiError
 from medcap.serving.body import FinishBodies
 from medcap.serving.middleware import Envelope, OwnNamesOnly
 from medcap.serving.routes import Keys, api_routes, on_api_error, on_http_error

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medcap.serving.api_error import UNSUPPORTED_ENCODING, ApiError, one_line, overloaded
+from medcap.serving.api.api_error import UNSUPPORTED_ENCODING, ApiError, one_line, overloaded
 from medcap.serving.service import Service
 
 # What is still read of a body after its refusal, so that the client finds the reply instead of a reset connection.

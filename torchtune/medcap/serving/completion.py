@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive, Send
 
-from medcap.generation.prefix_tree import Prompt
+from medcap.generation.decoding.prefix_tree import Prompt
 from medcap.serving.answer import Answer
-from medcap.serving.api_error import ApiError
+from medcap.serving.api.api_error import ApiError
+from medcap.serving.api.chat_body import ChatBody
 from medcap.serving.body import ClientGone
-from medcap.serving.chat_body import ChatBody
 
 T = TypeVar("T")
 # Proxies close connections on which nothing comes; a comment is something, and clients ignore it.

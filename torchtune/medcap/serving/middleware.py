@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medcap.serving.api_error import ApiError, internal_error
+from medcap.serving.api.api_error import ApiError, internal_error
 from medcap.serving.body import ClientGone
 from medcap.serving.metrics import Metrics
 

@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from medcap.generation.prefix_tree import Prompt
+from medcap.generation.decoding.prefix_tree import Prompt
 from medcap.serving.answer import Answer, make_prompt
-from medcap.serving.api_error import ApiError, one_line
+from medcap.serving.api.api_error import ApiError, one_line
+from medcap.serving.api.chat_body import ChatBody, read_chat_body
 from medcap.serving.body import body_of
-from medcap.serving.chat_body import ChatBody, read_chat_body
 from medcap.serving.completion import Completion, EventStream, read_answer, while_connected
 from medcap.serving.metrics import CONTENT_TYPE
 from medcap.serving.middleware import error_response

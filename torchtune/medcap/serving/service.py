@@ -13,13 +13,13 @@ from pathlib import Path
 from PIL import Image
 
 from medcap.errors import UserError
+from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
-from medcap.generation.live import LiveGenerator
 from medcap.generation.prompt import caption_request
 from medcap.generation.request import Generation, Sampling
 from medcap.generation.run import open_runs
-from medcap.serving.api_error import overloaded
-from medcap.serving.conversation_reader import ConversationReader
+from medcap.serving.api.api_error import overloaded
+from medcap.serving.api.conversation_reader import ConversationReader
 from medcap.serving.limits import Limits
 from medcap.serving.metrics import Metrics
 from medcap.workers import num_processors

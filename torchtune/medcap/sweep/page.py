@@ -10,10 +10,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from medcap.evaluation.report.charts import LineChart
-from medcap.evaluation.report.page import Page
-from medcap.evaluation.report.parallel import Axis, ParallelCoordinates
-from medcap.evaluation.report.sections import Card, Cards, Table
+from medcap.report.charts import LineChart
+from medcap.report.page import Page
+from medcap.report.parallel import Axis, ParallelCoordinates
+from medcap.report.sections import Card, Cards, Table
 from medcap.sweep.definition import Definition
 from medcap.sweep.objective import watched
 from medcap.sweep.table import best

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcap.configuration import build, find_component
 from medcap.data.batch import Batch
-from medcap.data.epoch_plan import EpochPlan, share_batch
+from medcap.data.epoch_order import EpochPlan, share_batch
 from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
-from medcap.training.checkpointing import Position
-from medcap.training.loader_worker import begin_worker
-from medcap.training.world import World
+from medcap.training.distributed.world import World
+from medcap.training.reliability.checkpointing import Position
+from medcap.training.reliability.loader_worker import begin_worker
 
 _READ_AHEAD = 4
 

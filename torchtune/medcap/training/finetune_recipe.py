@@ -6,11 +6,13 @@ import sys
 
 from omegaconf import DictConfig
 
-from medcap.checkpoints.assembly import choose_dtype, plan_model
+from medcap.checkpoints.build_model import choose_dtype, plan_model
 from medcap.training.data import TrainingData
+from medcap.training.distributed.parallelism import plan_parallelism
+from medcap.training.distributed.sharded_optimizer import TrainedPart
+from medcap.training.distributed.world import World
 from medcap.training.optimization import check_optimization
-from medcap.training.parallelism import plan_parallelism
-from medcap.training.run_folder import RunFolder
+from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenProof,
     check_trainable,
@@ -19,9 +21,7 @@ from medcap.training.setup import (
     seed_everything,
     wants_meta_model,
 )
-from medcap.training.trained_part import TrainedPart
 from medcap.training.trainer import Trainer
-from medcap.training.world import World
 
 
 class FineTuneRecipe:

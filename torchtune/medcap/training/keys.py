@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medcap.checkpoints.assembly import MODEL_KEYS
+from medcap.checkpoints.build_model import MODEL_KEYS
 from medcap.configuration import SEED, Component, Value
 
 TRAINING_KEYS = MODEL_KEYS | {

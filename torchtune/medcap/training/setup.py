@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from medcap.checkpoints.assembly import ModelPlan
+from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError

@@ -17,17 +17,17 @@ from medcap.data.batch import TEXT, Batch, dummy_batch
 from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.training.checkpointing import Position, RunCheckpoints, random_state, set_random_state
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
-from medcap.training.faults import BadRows, BadSteps
+from medcap.training.distributed.sharded_optimizer import TrainedPart
+from medcap.training.distributed.world import World
 from medcap.training.losses import LossWeights
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
-from medcap.training.run_folder import RunFolder
+from medcap.training.reliability.checkpointing import Position, RunCheckpoints, random_state, set_random_state
+from medcap.training.reliability.failures import BadRows, BadSteps
+from medcap.training.reliability.run_folder import RunFolder
+from medcap.training.reliability.stopping import StopRequests
 from medcap.training.setup import seed_everything
-from medcap.training.stopping import StopRequests
-from medcap.training.trained_part import TrainedPart
-from medcap.training.world import World
 
 
 class Trainer:

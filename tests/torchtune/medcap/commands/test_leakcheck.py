@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from medcap.commands import leakcheck
+from medcap.datasets.leakage.search import DISTANCE, FINE_FACTOR
 from medcap.errors import UserError
-from medcap.evaluation.leakage.search import DISTANCE, FINE_FACTOR
 
 
 def picture(seed):

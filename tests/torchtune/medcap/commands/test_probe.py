@@ -5,7 +5,7 @@ import pytest
 
 from helpers.workspace import Workspace
 from medcap import cli
-from medcap.datasets.phantom import write_phantoms
+from medcap.datasets.phantoms.writing import write_phantoms
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,9 @@ def test_a_run_is_shown_in_a_browser(workspace):
 def test_mistakes_are_one_line_before_weights_are_read(workspace, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(workspace.folder)
     monkeypatch.delenv("MEDCAP_API_KEY", raising=False)
-    monkeypatch.setattr("medcap.checkpoints.assembly.ModelPlan.load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        "medcap.checkpoints.build_model.ModelPlan.load", lambda *_, **__: pytest.fail("weights were read")
+    )
     with pytest.raises(SystemExit) as end:
         main(["web", "run", "--port=0", *arguments])
     assert end.value.code == 2

@@ -11,16 +11,16 @@ from PIL import Image
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.conversations import read_record
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.data.samples import tokenize_record
 from medcap.data.tokenization import ChatTokenizer, LabelRules
 from medcap.datasets.image_names import rename_images
 from medcap.datasets.inspection.rows import RowChecker
-from medcap.datasets.row_index import open_rows
+from medcap.datasets.rows.json_file import open_rows
 from medcap.errors import UserError
-from medcap.evaluation.answers import read_answers
 from medcap.evaluation.tasks import TASKS
 from medcap.models.tokenizers import llama3_tokenizer
+from medcap.scoring.answers import read_answers
 
 MANY = settings(
     derandomize=True,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchtune.data import Message
 
-from medcap.datasets.phantom_records import conversation, text_records
+from medcap.datasets.phantoms.records import conversation, text_records
 from medcap.demo.language import answer_accuracy, teach_language, tokenize, tokenizer_texts
 from medcap.demo.tokenizer import train_tiktoken_file
 from medcap.models.tokenizers import llama3_tokenizer

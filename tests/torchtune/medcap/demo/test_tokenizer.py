@@ -7,7 +7,7 @@ import pytest
 import tiktoken
 from torchtune.models.llama3._tokenizer import CL100K_PATTERN
 
-from medcap.datasets.phantom_records import text_records
+from medcap.datasets.phantoms.records import text_records
 from medcap.demo.tokenizer import train_bpe, train_tiktoken_file
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer

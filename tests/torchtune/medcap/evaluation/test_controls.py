@@ -3,7 +3,7 @@ from torchtune.data import Message
 
 from medcap.errors import UserError
 from medcap.evaluation.controls import CONTROLS, no_image, shuffled_images
-from medcap.evaluation.rows import Row, message_text
+from medcap.scoring.question import Row, message_text
 
 
 def row(name, *images, problem=None):

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.asking import plan_protocols
-from medcap.evaluation.metrics.caption import CaptionScores
-from medcap.evaluation.protocols import coco
+from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.vqa import VqaTask
 from medcap.generation.request import CandidateScores, Generation
+from medcap.scoring.metrics.caption import CaptionScores
+from medcap.scoring.protocols import coco
 
 SETTINGS = {"checkpoint": "abc", "temperature": 0.0}
 OPTIONS = [f"image{index}" for index in range(4)]

@@ -4,10 +4,10 @@ from pathlib import Path
 from PIL import Image
 
 from helpers.pages import ATTACK, check
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.asking import plan_protocols
+from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.vqa import VqaTask

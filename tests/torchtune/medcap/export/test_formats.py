@@ -27,7 +27,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("medcap.export.llava_folder.write_shards", fail)
+    monkeypatch.setattr("medcap.export.llava.folder.write_shards", fail)
     with pytest.raises(OSError, match="disk full"):
         export_run(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm", "run", "siglip"]

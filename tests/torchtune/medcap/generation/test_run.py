@@ -44,7 +44,9 @@ def test_runs_through_one_language_model_share_it_and_answer_as_alone(workspace)
 
 
 def test_all_runs_are_checked_before_weights_are_read(workspace, monkeypatch):
-    monkeypatch.setattr("medcap.checkpoints.assembly.ModelPlan.load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        "medcap.checkpoints.build_model.ModelPlan.load", lambda *_, **__: pytest.fail("weights were read")
+    )
     with pytest.raises(UserError, match="no such run"):
         open_runs([workspace.folder / "first", workspace.folder / "nowhere"])
     with pytest.raises(UserError, match=r"checkpointer.checkpoint_dir=/nowhere"):

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
 from helpers.run_folders import LLAMA3, POOLED_MLP, picture, write_run
 from helpers.vision_checkpoints import write_hugging_face_folder
-from medcap.checkpoints.assembly import plan_model
+from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.run import read_run
 from medcap.errors import UserError
 from medcap.export.formats import export_run

@@ -6,9 +6,9 @@ from torch.nn.functional import cross_entropy
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
-from medcap.data.epoch_plan import plan_packed
+from medcap.data.epoch_order import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
-from medcap.data.preamble import continue_preamble
+from medcap.data.shared_prefix import continue_preamble
 from medcap.models import vision_language_model
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower

@@ -3,7 +3,7 @@ import torch
 from torchtune.modules import RMSNorm
 
 from helpers.tiny_generation import FAMILIES, tiny_decoder, tiny_generator
-from medcap.generation.kv_cache import KVCache, attached
+from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import FrozenLayer, can_freeze, freeze_layers, is_frozen

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcap.datasets.phantom import write_phantoms
+from medcap.datasets.phantoms.writing import write_phantoms
 from medcap.errors import UserError
 from medcap.probe.examples import TableColumns, fingerprint, read_examples, spread, targets_of
 

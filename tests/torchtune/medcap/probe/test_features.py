@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.models.towers.base import HALF, Preprocess
 from medcap.probe.examples import Example

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers.serving import asking, running, slow_down, tiny_service, wait_for
-from medcap.generation.decoding import Decoder
+from medcap.generation.decoding.decoder import Decoder
 
 WORDS = "Is there a circle?"
 

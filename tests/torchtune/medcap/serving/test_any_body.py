@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from helpers.serving import LEAK, image_part, instant_service, noise_png
+from medcap.serving.api.chat_body import ChatBody, ChatMessage, ImageUrl, Part, StreamOptions
+from medcap.serving.api.idle_fields import OF_MESSAGE, OF_PART, OF_REQUEST
 from medcap.serving.app import create_app
-from medcap.serving.chat_body import ChatBody, ChatMessage, ImageUrl, Part, StreamOptions
-from medcap.serving.idle_fields import OF_MESSAGE, OF_PART, OF_REQUEST
 from medcap.serving.routes import Keys
-from medcap.serving.votes import VoteLog
-from medcap.serving.web_page import BoxedText, Vote, page_routes
+from medcap.serving.web.votes import VoteLog
+from medcap.serving.web.web_page import BoxedText, Vote, page_routes
 
 OURS = re.compile(
     "ChatBody|ChatMessage|ImageUrl|StreamOptions|BoxedText|VotedImage|instance of|pydantic|validation error"

@@ -10,7 +10,7 @@ from torchtune.data import Message
 
 from helpers.serving import asking, image_part, noise_png, running, tiny_service
 from helpers.tiny_generation import tiny_generator
-from medcap.generation.decoding import Decoder
+from medcap.generation.decoding.decoder import Decoder
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request, Sampling
 from medcap.serving.answer import REQUEST_KEY

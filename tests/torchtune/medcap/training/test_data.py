@@ -5,13 +5,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medcap.data.epoch_plan import EpochPlan
+from medcap.data.epoch_order import EpochPlan
 from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
 from medcap.training import data as training_data
-from medcap.training.checkpointing import Position
 from medcap.training.data import LoaderWatch, TrainingData
-from medcap.training.world import World
+from medcap.training.distributed.world import World
+from medcap.training.reliability.checkpointing import Position
 
 KEYS = {
     "dataset": {"source": "train.json"},

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from medcap.errors import UserError
+from medcap.training.distributed.sharded_optimizer import TrainedPart
+from medcap.training.distributed.world import single_world
 from medcap.training.optimization import build_scheduler, check_optimization, learning_rate_notes
-from medcap.training.trained_part import TrainedPart
-from medcap.training.world import single_world
 
 ONE = single_world(torch.device("cpu"))
 COSINE = {"_component_": "torchtune.training.get_cosine_schedule_with_warmup", "num_warmup_steps": 2}

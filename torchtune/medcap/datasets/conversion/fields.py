@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from medcap.datasets.conversion.example import SkipRecord
-from medcap.datasets.fields import field_text
+from medcap.datasets.published.fields import field_text
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:

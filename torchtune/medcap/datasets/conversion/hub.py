@@ -47,7 +47,7 @@ def hub_examples(
     """
 
     def read(tally: Tally) -> Iterator[tuple[str, Example]]:
-        from medcap.datasets.parquet_rows import ImageStore, image_content
+        from medcap.datasets.rows.parquet_rows import ImageStore, image_content
 
         folder = os.path.join(folders.out, f"{name}_images")
         store = ImageStore(Path(folder))

@@ -8,7 +8,7 @@ from typing import Any
 from medcap.data.conversations import CONVERSATION_KEYS, PLACEHOLDER, split_images
 from medcap.datasets.conversion.example import Example, SkipRecord
 from medcap.datasets.conversion.fields import image_of
-from medcap.datasets.llava_turns import conversation_questions
+from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.errors import UserError
 
 

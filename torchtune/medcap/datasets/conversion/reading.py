@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.conversion.example import Tally
-from medcap.datasets.delimited import MAX_FIELD, read_heading, read_records
+from medcap.datasets.rows.delimited import MAX_FIELD, read_heading, read_records
 from medcap.errors import UserError
 
 Value = TypeVar("Value")
@@ -29,7 +29,7 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
     Raises:
         UserError: if the file cannot be read, is empty, or is an array that is not valid JSON.
     """
-    from medcap.datasets.row_spans import stream_rows
+    from medcap.datasets.rows.json_spans import stream_rows
 
     for index, text in enumerate(stream_rows(path)):
         place = f"{path}, row {index}"
@@ -124,7 +124,7 @@ def parquet_records(
     Raises:
         UserError: if a file is damaged or lacks one of ``columns``.
     """
-    from medcap.datasets.parquet_rows import read_parquet
+    from medcap.datasets.rows.parquet_rows import read_parquet
 
     for path in paths:
         for index, row in enumerate(progress(read_parquet(path, columns), path.name, "row")):

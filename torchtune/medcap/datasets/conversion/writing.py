@@ -14,7 +14,7 @@ from medcap.checkpoints.atomic import atomic_file
 from medcap.data.conversations import folder_of
 from medcap.datasets.conversion.example import Example, Tally
 from medcap.datasets.conversion.instructions import Instructions
-from medcap.datasets.sharegpt import conversation_row
+from medcap.datasets.rows.sharegpt import conversation_row
 from medcap.errors import UserError
 
 MISSING = "the image is missing"

@@ -12,8 +12,8 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, SkipRecord, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.reading import csv_heading, csv_records
-from medcap.datasets.fields import option_texts
-from medcap.datasets.pmcvqa_fields import COLUMNS, IMAGE_FOLDERS, LETTERS, choices_of, missing_columns, right_answer
+from medcap.datasets.published.fields import option_texts
+from medcap.datasets.published.pmcvqa import COLUMNS, IMAGE_FOLDERS, LETTERS, choices_of, missing_columns, right_answer
 
 FILES = {"1": "train.csv", "2": "train_2.csv"}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.datasets.inspection.rows import RowChecker
 from medcap.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.epoch_plan import EpochPlan, plan_packed
+from medcap.data.epoch_order import EpochPlan, plan_packed
 from medcap.data.packing import SampleTable, make_documents
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.survey import Survey

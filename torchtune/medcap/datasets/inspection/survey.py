@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.datasets.inspection.images import ImageChecker, ImageFacts, decode
 from medcap.datasets.inspection.processes import over_rows
 from medcap.datasets.inspection.rows import Problem, RowChecker, RowFacts, RowLengths

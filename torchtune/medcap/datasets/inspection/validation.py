@@ -14,7 +14,7 @@ from medcap.checkpoints.atomic import atomic_file
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.rows import RULES
 from medcap.datasets.inspection.survey import Survey
-from medcap.datasets.row_index import JsonRows
+from medcap.datasets.rows.json_file import JsonRows
 from medcap.errors import UserError
 
 MOST_LISTED = 1000  # groups of what stands in a file twice, or in both files

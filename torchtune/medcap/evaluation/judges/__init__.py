@@ -6,7 +6,7 @@ from medcap.evaluation.judges.base import Judge, Reply, Verdict
 from medcap.evaluation.judges.endpoint import EndpointJudge
 from medcap.evaluation.judges.local import LocalJudge
 from medcap.evaluation.judges.model_under_test import ModelUnderTestJudge
-from medcap.evaluation.judges.parsing import PARSINGS
+from medcap.evaluation.judges.reading.parsing import PARSINGS
 
 JUDGES: dict[str, type[Judge]] = {judge.kind: judge for judge in (LocalJudge, ModelUnderTestJudge, EndpointJudge)}
 

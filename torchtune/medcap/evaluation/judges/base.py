@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from medcap.evaluation.final_reply import final_reply
-from medcap.evaluation.judges.parsing import PARSINGS, STRICT
-from medcap.evaluation.judges.verdict_words import UNPARSED, has_words
-from medcap.evaluation.rows import Answer
+from medcap.evaluation.judges.reading.parsing import PARSINGS, STRICT
+from medcap.evaluation.judges.reading.verdict_words import UNPARSED, has_words
+from medcap.scoring.question import Answer
+from medcap.scoring.replies.final_reply import final_reply
 
 
 @dataclass(frozen=True)

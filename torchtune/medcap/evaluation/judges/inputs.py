@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medcap.datasets.delimited import WRONG_COUNT, read_heading, read_records
+from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
 from medcap.errors import UserError
-from medcap.evaluation.answers import read_answers
-from medcap.evaluation.rows import GROUPS, Answer
+from medcap.scoring.answers import read_answers
+from medcap.scoring.question import GROUPS, Answer
 
 _COLUMNS = ("instruction", "output", "generated")
 _GROUP_COLUMNS = {group: (group,) for group in GROUPS} | {"modality": ("modality", "modality_type")}

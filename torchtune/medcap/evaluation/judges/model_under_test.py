@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from medcap.checkpoints.assembly import ModelPlan
+from medcap.checkpoints.build_model import ModelPlan
 from medcap.data.conversations import PLACEHOLDER
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, OnReply, Reply
 from medcap.generation.generator import Generator

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.json_text import parse_json
-from medcap.evaluation.files import write_text
 from medcap.evaluation.judges.base import file_name, judge_prompt
-from medcap.evaluation.rows import Answer
+from medcap.scoring.files import write_text
+from medcap.scoring.question import Answer
 
 METRICS_FILE = "verdicts_metrics.json"
 _COLUMNS = ("image", "instruction", "generated", "verdict", "question_id", "error")

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.evaluation.files import make_folder, plain, write_json
 from medcap.evaluation.judges.base import PROMPT_SHA256, PROMPT_TEMPLATE, Judge, Reply, Verdict, read_verdict
 from medcap.evaluation.judges.outputs import METRICS_FILE, metrics_before, write_csv
-from medcap.evaluation.judges.parsing import STRICT
-from medcap.evaluation.judges.verdict_words import RIGHT, UNPARSED, WRONG
+from medcap.evaluation.judges.reading.parsing import STRICT
+from medcap.evaluation.judges.reading.verdict_words import RIGHT, UNPARSED, WRONG
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
-from medcap.evaluation.rows import Answer
-from medcap.evaluation.statistics import bootstrap_interval
-from medcap.evaluation.tables import averages, group_tables
+from medcap.scoring.files import make_folder, plain, write_json
+from medcap.scoring.question import Answer
+from medcap.scoring.statistics import bootstrap_interval
+from medcap.scoring.tables import averages, group_tables
 
 VERDICTS_FILE = "verdicts.jsonl"
 # The run stops where this many rows fail, or have a reply without a verdict, and not one row has a verdict.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from medcap.data.images import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
+from medcap.scoring.question import Row
 
 BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
 _EVERYTHING = (None, -1)

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.data.conversations import Record, read_record
-from medcap.datasets.rows import read_rows
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row, message_text
 from medcap.evaluation.tasks.base import (
     DEFAULTS,
     Benchmark,
@@ -19,6 +18,7 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
 )
 from medcap.evaluation.tasks.vqa import data_file
+from medcap.scoring.question import Row, message_text
 
 _FILES = ("captions.json", "captions.jsonl", "test.json", "test.jsonl")
 

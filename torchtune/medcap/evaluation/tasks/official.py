@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images import ImageReader
-from medcap.datasets.delimited import WRONG_COUNT, read_heading, read_records
-from medcap.datasets.fields import field_text, field_words, question_text
-from medcap.datasets.rows import read_rows
+from medcap.data.images.reader import ImageReader
+from medcap.datasets.published.fields import field_text, field_words, question_text
+from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder
 from medcap.generation.prompt import user_message
+from medcap.scoring.question import Row
 
 OPEN, CLOSED = "OPEN", "CLOSED"
 NO_ANSWER = "(the file gives no answer)"

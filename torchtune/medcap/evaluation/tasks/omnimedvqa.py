@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medcap.datasets.fields import field_text, option_texts
+from medcap.datasets.published.fields import field_text, option_texts
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
 from medcap.evaluation.tasks.official import (
     find_benchmark,
@@ -18,6 +17,7 @@ from medcap.evaluation.tasks.official import (
     read_json,
     require_keys,
 )
+from medcap.scoring.question import Row
 
 # medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.datasets.fields import field_text, field_words
-from medcap.datasets.parquet_rows import ImageStore, image_content, read_parquet
+from medcap.datasets.published.fields import field_text, field_words
+from medcap.datasets.rows.parquet_rows import ImageStore, image_content, read_parquet
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.official import Found, official_row, yes_no_type
+from medcap.scoring.question import Row
 
 # Relative to a copy's folder: as `hf download` leaves it, its data folder, and the hub's own conversion.
 TEST_FILES = ("data/test-*.parquet", "test-*.parquet", "default/test/*.parquet", "test.parquet")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcap.data.conversations import CONVERSATION_KEYS
-from medcap.datasets.fields import field_text, field_words
-from medcap.datasets.llava_turns import conversation_questions
+from medcap.datasets.published.fields import field_text, field_words
+from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     DERIVED_TYPES,
@@ -21,6 +20,7 @@ from medcap.evaluation.tasks.official import (
     yes_no_type,
 )
 from medcap.evaluation.tasks.parquet import TEST_FILES, hub_rows
+from medcap.scoring.question import Row
 
 # The card of flaviagiammarino/path-vqa, which lacks the repeated questions; LLaVA-Med's test.json and its split.
 PUBLISHED_HUB = {"rows": 6_719}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcap.datasets.fields import field_text, option_texts
-from medcap.datasets.pmcvqa_fields import IMAGE_FOLDERS, choices_of, missing_columns, right_answer
+from medcap.datasets.published.fields import field_text, option_texts
+from medcap.datasets.published.pmcvqa import IMAGE_FOLDERS, choices_of, missing_columns, right_answer
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     find_benchmark,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.conversations import CONVERSATION_KEYS, text_of_value
-from medcap.data.images import IMAGE_KEYS
-from medcap.datasets.fields import field_text, option_texts, question_text
-from medcap.datasets.llava_turns import conversation_questions
-from medcap.datasets.rows import read_rows
+from medcap.data.images.reader import IMAGE_KEYS
+from medcap.datasets.published.fields import field_text, option_texts, question_text
+from medcap.datasets.published.llava_turns import conversation_questions
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import (
     DEFAULTS,
     Benchmark,
@@ -25,6 +24,7 @@ from medcap.evaluation.tasks.base import (
 )
 from medcap.evaluation.tasks.official import answer_type_of
 from medcap.generation.prompt import user_message
+from medcap.scoring.question import Row
 
 _FILES = ("vqa.jsonl", "vqa.json", "test.json", "test.jsonl")
 _FOLDERS = ("LLaVA-Med", "llava-med")

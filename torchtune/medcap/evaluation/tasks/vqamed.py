@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, ImageFinder, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     DERIVED_TYPES,
@@ -17,6 +16,7 @@ from medcap.evaluation.tasks.official import (
     read_fields,
     yes_no_type,
 )
+from medcap.scoring.question import Row
 
 PUBLISHED = {"rows": 500}
 _FILE_2019 = "VQAMed2019_Test_Questions_w_Ref_Answers.txt"

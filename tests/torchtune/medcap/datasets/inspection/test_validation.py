@@ -13,7 +13,7 @@ from medcap.datasets.chat import chat_dataset
 from medcap.datasets.inspection.rows import Problem, RowChecker
 from medcap.datasets.inspection.survey import survey
 from medcap.datasets.inspection.validation import validate, write_good_rows
-from medcap.datasets.source import open_source
+from medcap.datasets.rows.source import open_source
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 

@@ -2,7 +2,7 @@ import pytest
 
 from medcap.evaluation.judges import JUDGES
 from medcap.evaluation.judges.base import PROMPT_SHA256, Judge, Reply, file_name, judge_prompt, read_verdict
-from medcap.evaluation.rows import Answer
+from medcap.scoring.question import Answer
 
 
 class Fixed(Judge):

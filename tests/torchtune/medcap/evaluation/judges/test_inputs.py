@@ -5,7 +5,7 @@ import pytest
 
 from medcap.errors import UserError
 from medcap.evaluation.judges.inputs import last_question, read_judged
-from medcap.evaluation.rows import Answer
+from medcap.scoring.question import Answer
 
 USER = "<|start_header_id|>user<|end_header_id|>\n\n"
 ASSISTANT = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -7,8 +7,8 @@ from helpers.judge_checkpoints import CHAT_TEMPLATE, constant_decoder, write_cha
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.errors import UserError
 from medcap.evaluation.judges.local import LocalJudge
-from medcap.evaluation.rows import Answer
 from medcap.models.tokenizers import llama3_tokenizer
+from medcap.scoring.question import Answer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 PROMPTS = ["Is there a circle?", "No", "Describe the small image of the left lung, please: is it clear?", "Yes? " * 9]

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcap.evaluation.judges.parsing import parse_medcap, parse_strict
+from medcap.evaluation.judges.reading.parsing import parse_medcap, parse_strict
 
 bounded = settings(derandomize=True, deadline=None, max_examples=150)
 

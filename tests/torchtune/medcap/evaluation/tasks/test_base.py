@@ -3,9 +3,8 @@ from pathlib import Path
 import pytest
 from torchtune.data import Message
 
-from medcap.data.images import ImageReader
+from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.rows import Row
 from medcap.evaluation.tasks.base import (
     ImageFinder,
     checked_rows,
@@ -15,6 +14,7 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
     take_chunk,
 )
+from medcap.scoring.question import Row
 
 
 def row(name, problem=None, **changes):

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from medcap.errors import UserError
-from medcap.evaluation.rows import message_text
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.caption import CaptionTask
+from medcap.scoring.question import message_text
 
 HUMAN = {"from": "human", "value": "①" * 50}
 

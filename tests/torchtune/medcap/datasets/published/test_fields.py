@@ -1,0 +1,19 @@
+from medcap.datasets.published.fields import field_text, field_words, option_texts, question_text
+
+
+def test_a_field_that_is_nothing_is_no_word():
+    assert [field_text(value) for value in (None, float("nan"), " a ", 3, "None")] == ["", "", "a", "3", "None"]
+    assert option_texts(["a", "", None, "nan", "NaN", float("nan"), " ", "None", "NA"]) == ("a", "None", "NA")
+
+
+def test_what_stands_for_an_image_is_no_word_of_a_question():
+    assert question_text(" <image>\nWhere is ① it? ") == "Where is   it?"
+
+
+def test_words_are_text_or_finite_numbers():
+    nothing = (None, True, False, float("nan"), float("inf"), ["a"], {"a": 1})
+    assert [field_words(value) for value in nothing] == [""] * 7
+    assert [field_words(value) for value in ("True", "nan", 0, 2.5, " a ")] == ["True", "nan", "0", "2.5", "a"]
+    assert option_texts([True, float("inf"), "a", 2]) == ("a", "2")
+    assert question_text(False) == ""
+    assert field_text(float("-inf")) == ""

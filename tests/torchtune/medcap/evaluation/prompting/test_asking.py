@@ -1,0 +1,163 @@
+import pytest
+
+from helpers.recorded_engine import RecordedEngine, question_row
+from medcap.errors import UserError
+from medcap.evaluation.answering import PredictionStore
+from medcap.evaluation.prompting import ALL_PROTOCOLS, VQA_TYPES, check_plans, default_protocols, plan_protocols
+from medcap.evaluation.prompting.medcap_2024 import MODES
+from medcap.evaluation.tasks import TASKS
+
+FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco"]
+
+
+def test_published_names():
+    assert VQA_TYPES == (
+        "direct",
+        "no_cond_desc",
+        "no_cond_desc_no_image",
+        "cond_desc",
+        "cond_desc_no_image",
+        "omit",
+    )
+    assert sorted(ALL_PROTOCOLS) == [
+        "coco",
+        "exact",
+        "llava_med",
+        "llava_med_batch",
+        "llava_med_strict",
+        "medcap_letter",
+        "medcap_option",
+        "medplib",
+        "omnimedvqa_prefix",
+        "omnimedvqa_qa",
+        "option_letter",
+        "option_text",
+        "option_text_normalized",
+    ]
+
+
+def test_every_protocol_has_its_way_field_and_file():
+    plans = plan_protocols(list(ALL_PROTOCOLS), "cond_desc")
+    assert {plan.protocol.name: (plan.way.name, plan.field, plan.way.file) for plan in plans} == {
+        **dict.fromkeys(FREE, ("cond_desc", "prediction", "predictions")),
+        "omnimedvqa_qa": ("listed_options", "prediction", "predictions_listed_options"),
+        **dict.fromkeys(
+            ["medcap_letter", "medcap_option"], ("mapped_option", "prediction", "predictions_mapped_option")
+        ),
+        "option_text": ("option_text", "prediction", "predictions_option_text"),
+        "option_text_normalized": ("option_text", "prediction_normalized", "predictions_option_text"),
+        "option_letter": ("option_letter", "prediction", "predictions_option_letter"),
+        "omnimedvqa_prefix": ("omnimedvqa_prefix", "prediction_normalized", "predictions_omnimedvqa_prefix"),
+    }
+
+
+def test_protocols_that_need_the_same_answers_share_a_way():
+    plans = {plan.protocol.name: plan.way for plan in plan_protocols(list(ALL_PROTOCOLS), "omit")}
+    assert len({id(way) for way in plans.values()}) == 6
+    assert plans["llava_med"] is plans["exact"] is plans["coco"]
+    assert plans["medcap_letter"] is plans["medcap_option"]
+    assert plans["medcap_letter"].free is plans["exact"]
+    assert plans["option_text"] is plans["option_text_normalized"]
+
+
+def test_a_shared_way_asks_once(tmp_path):
+    rows = [question_row("q1", "Is it?", "a.png", options=("yes", "no"))]
+    model = RecordedEngine()
+    store = PredictionStore(tmp_path, {})
+    for plan in plan_protocols(["medcap_option", "medcap_letter", "exact", "llava_med"]):
+        plan.way.ask(rows, model.engine(), store)
+    assert len(model.requests) == 2
+
+
+def test_the_order_stays_and_a_name_counts_once():
+    plans = plan_protocols(["exact", "option_text", "exact", "llava_med"])
+    assert [plan.protocol.name for plan in plans] == ["exact", "option_text", "llava_med"]
+    assert [plan.way.name for plan in plans] == ["direct", "option_text", "direct"]
+
+
+def test_a_way_of_asking_that_does_not_exist():
+    with pytest.raises(UserError, match=r"^vqa_type=no_cond is unknown; there are direct, no_cond_desc, .*omit$"):
+        plan_protocols(["exact"], "no_cond")
+
+
+def test_a_protocol_that_does_not_exist_names_the_nearest():
+    with pytest.raises(UserError, match=r"^protocols: option_txt is unknown; did you mean option_text\? .*llava_med"):
+        plan_protocols(["exact", "option_txt"])
+    with pytest.raises(UserError, match=r"^protocols: zzz is unknown; there are llava_med, "):
+        plan_protocols(["zzz"])
+    with pytest.raises(UserError, match=r"^protocols is empty: name at least one of llava_med, "):
+        plan_protocols([])
+
+
+def test_medcaps_modes_bring_medcaps_mapping_where_there_are_options():
+    assert default_protocols(("omnimedvqa_qa", "option_text"), "no_cond_desc") == [
+        "medcap_option",
+        "medcap_letter",
+        "omnimedvqa_qa",
+        "option_text",
+    ]
+    assert default_protocols(("omnimedvqa_qa", "option_text"), "direct") == ["omnimedvqa_qa", "option_text"]
+    assert default_protocols(("llava_med", "exact"), "no_cond_desc") == ["llava_med", "exact"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("vqa_type", ["direct", *MODES])
+def test_the_protocols_of_every_task_can_be_planned(task, vqa_type):
+    names = default_protocols(TASKS[task].protocols, vqa_type)
+    assert [plan.protocol.name for plan in plan_protocols(names, vqa_type)] == names
+
+
+@pytest.mark.parametrize(
+    ("protocol", "missing"),
+    [
+        *((name, "options") for name in ALL_PROTOCOLS if name not in FREE),
+        ("llava_med", "answer_type"),
+        ("llava_med_strict", "answer_type"),
+        ("medplib", "answer_type"),
+    ],
+)
+def test_rows_that_lack_what_a_protocol_needs_are_found_before_anything_is_asked(protocol, missing):
+    rows = [question_row("q1", "Is it?", "a.png"), question_row("q2", "What is it?", "a.png")]
+    with pytest.raises(UserError, match=f"{protocol}.*{missing}"):
+        check_plans(plan_protocols(["exact", protocol]), rows)
+
+
+def test_rows_that_have_what_protocols_need_pass():
+    rows = [
+        question_row("q1", "Is it?", "a.png", options=("yes", "no"), answer_type="CLOSED"),
+        question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
+    ]
+    check_plans(plan_protocols(list(ALL_PROTOCOLS)), rows)
+
+
+def test_captions_are_not_scored_beforehand(monkeypatch):
+    (plan,) = plan_protocols(["coco"])
+
+    def score(answers):
+        raise AssertionError("it takes minutes")
+
+    monkeypatch.setattr(plan.protocol, "score", score)
+    check_plans([plan], [question_row("q1", "", "a.png")])
+
+
+def test_every_template_shows_where_a_rows_words_go():
+    templates = {plan.way.name: plan.way.template for plan in plan_protocols(list(ALL_PROTOCOLS))}
+    assert templates["direct"] == "user: {image}\n{question}\nassistant: "
+    assert templates["option_text"] == ("user: {image}\n{question}\nassistant: [each option and the end of the turn]")
+    assert templates["mapped_option"] == (
+        "user: {image}\n{question}\nassistant: \n---\nuser: Question: {question}\nOur answer: {answer}\n"
+        "{lettered options}\n\nBased on the question and our answer, respond with only the letter of the correct"
+        " option from the given choices.\nassistant: "
+    )
+    modes = {mode: plan_protocols(["exact"], mode)[0].way.template for mode in MODES}
+    assert modes["omit"] == "user: {image}\nassistant: ...\nuser: {question}\nassistant: "
+    assert modes["no_cond_desc_no_image"] == (
+        "user: {image}\nassistant: {description}\n---\n"
+        "user: Describe the image.\nassistant: {description}\nuser: {question}\nassistant: "
+    )
+    assert modes["cond_desc"] == (
+        "user: {image}\nassistant: ...\nuser: Describe the image to answer the question: {question}\n"
+        "assistant: {description}\n---\n"
+        "user: {image}\nassistant: {description}\nuser: {question}\nassistant: "
+    )
+    assert len({*templates.values(), *modes.values()}) == len(templates) + len(modes)

@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.recorded_engine import RecordedEngine, turns_of
+from medcap.errors import UserError
+from medcap.evaluation.answering import Engine, PredictionStore
+from medcap.evaluation.prompting.direct import Direct
+from medcap.evaluation.prompting.medcap_2024 import MedcapMode
+from medcap.evaluation.prompting.options import ListedOptions, MappedOption
+from medcap.generation.prompt import user_message
+from medcap.generation.request import Generation
+from medcap.scoring.question import Row
+
+FOUR = ("nodule", "ring", "cross", "cluster")
+
+
+def make_row(name="q0", options=FOUR):
+    return Row(name, [user_message("a.png", "What is it?")], [options[0] if options else "x"], options=tuple(options))
+
+
+class Model:
+    """Answers from a list, and keeps what it was asked."""
+
+    def __init__(self, answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def generate(self, requests, on_result):
+        for index, request in enumerate(requests):
+            self.asked.append(request)
+            answer = self.answers.pop(0)
+            on_result(index, Generation(answer or "", [1], "stop" if answer else "error", "" if answer else "no"))
+
+
+def words(request):
+    return "".join(part["content"] for part in request.messages[-1].content if part["type"] == "text")
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [(("yes", "no"), "2 candidate answers:['yes', 'no']"), (FOUR, f"4 candidate answers:{list(FOUR)}")],
+)
+def test_the_official_prompt_lists_the_options(tmp_path, options, number):
+    model = Model(["nodule"])
+    (entry,) = ListedOptions().ask([make_row(options=options)], Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert words(model.asked[0]) == (
+        f"\nWhat is it?Here are {number} Only return what you think is the correct answer from the candidate answers,"
+        " do not return any other irrelevant text!"
+    )
+    assert [part["type"] for part in model.asked[0].messages[-1].content] == ["image", "text"]
+    assert entry["prediction"] == "nodule"
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [(("yes", "no"), "A. yes\nB. no"), (FOUR, "A. nodule\nB. ring\nC. cross\nD. cluster")],
+)
+def test_a_free_answer_is_mapped_without_the_image(tmp_path, options, lines):
+    model = Model(["a round thing", "A"])
+    way = MappedOption(Direct())
+    (entry,) = way.ask([make_row(options=options)], Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert words(model.asked[1]) == (
+        f"Question: What is it?\nOur answer: a round thing\n{lines}\n\nBased on the question and our answer, respond"
+        " with only the letter of the correct option from the given choices."
+    )
+    assert all(part["type"] == "text" for part in model.asked[1].messages[-1].content)
+    assert (model.asked[1].max_new_tokens, entry["prediction"], entry["free_answer"]) == (20, "A", "a round thing")
+    free = json.loads((tmp_path / "predictions.jsonl").read_text())
+    assert free["prediction"] == "a round thing"
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path):
+    rows = [make_row("q0"), make_row("q1")]
+    MappedOption(Direct()).ask(rows, Engine(Model(["x", "y", "A", "B"]).generate), PredictionStore(tmp_path, {}))
+    again = Model([])
+    entries = MappedOption(Direct()).ask(rows, Engine(again.generate), PredictionStore(tmp_path, {}))
+    assert ([entry["prediction"] for entry in entries], again.asked) == (["A", "B"], [])
+
+
+def test_without_a_free_answer_there_is_nothing_to_map(tmp_path):
+    model = Model([None, "ring", "B"])
+    rows = [make_row("q0"), make_row("q1")]
+    failed, mapped = MappedOption(Direct()).ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert (failed["prediction"], failed["error"], mapped["prediction"]) == (
+        "",
+        "there is no free answer to map: no",
+        "B",
+    )
+    assert len(model.asked) == 3
+
+
+def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
+    model = Model(["ring"])
+    rows = [make_row("q0", ()), make_row("q1")]
+    bare, asked = ListedOptions().ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert (bare["error"], asked["error"], len(model.asked)) == ("the row has no options", None, 1)
+
+
+def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
+    model = RecordedEngine(lambda request: {"chest.png": "a heart", "q0": "a ring"}.get(request.id, "B"))
+    row = Row("q0", [user_message("chest.png", "What is it?")], ["ring"], Path("chest.png"), FOUR)
+    (entry,) = MappedOption(MedcapMode("no_cond_desc")).ask([row], model.engine(), PredictionStore(tmp_path, {}))
+    assert (entry["description"], entry["free_answer"]) == ("a heart", "a ring")
+    assert model.ids == ["chest.png", "q0", "q0"]
+    assert turns_of(MedcapMode("no_cond_desc").last_request(row, entry)) == turns_of(model.requests[1])
+
+
+def test_another_free_answer_is_mapped_anew(tmp_path):
+    rows = [make_row("q0"), make_row("q1")]
+    MappedOption(Direct()).ask(rows, Engine(Model(["x", None, "A"]).generate), PredictionStore(tmp_path, {}))
+    mended = Model(["y", "B"])
+    entries = MappedOption(Direct()).ask(rows, Engine(mended.generate), PredictionStore(tmp_path, {}))
+    assert [entry["prediction"] for entry in entries] == ["A", "B"]
+    assert ["Our answer: y" in words(request) for request in mended.asked] == [False, True]
+
+
+def test_the_mapping_of_each_way_of_asking_has_its_own_settings(tmp_path):
+    rows = [make_row("q0")]
+    MappedOption(Direct()).ask(rows, RecordedEngine().engine(), PredictionStore(tmp_path, {}))
+    (tmp_path / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match='free: "direct" there, "omit" now'):
+        MappedOption(MedcapMode("omit")).ask(rows, RecordedEngine().engine(), PredictionStore(tmp_path, {}))
+
+
+def test_an_option_may_hold_braces_and_quotes(tmp_path):
+    model = Model(["x"])
+    options = ("{question}", 'it\'s "so"')
+    ListedOptions().ask([make_row(options=options)], Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert "2 candidate answers:['{question}', 'it\\'s \"so\"'] Only" in words(model.asked[0])

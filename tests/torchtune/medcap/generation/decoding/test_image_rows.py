@@ -1,0 +1,68 @@
+import pytest
+import torch
+from PIL import Image
+
+from helpers.tiny_generation import tiny_generator, write_images
+from medcap.generation.decoding.image_rows import ImageRows
+from medcap.generation.generator import Generator
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path, 5)
+
+
+@pytest.fixture
+def generator(tmp_path):
+    generator = tiny_generator(tmp_path)
+    generator.model.eval()
+    return generator
+
+
+def make_rows(generator: Generator, **options: int) -> ImageRows:
+    return ImageRows(generator.model, generator.preprocess, generator.reader, batch_size=2, **options)
+
+
+def test_rows_stand_in_the_order_asked_for_and_equal_direct_encoding(tmp_path, generator, images):
+    with torch.no_grad(), make_rows(generator) as rows:
+        rows.encode([images[3], images[1], images[3], images[0]])
+        stacked = rows.stack([images[1], images[3], images[3]])
+        transform = generator.preprocess.transform()
+        direct = [
+            generator.model.encode_images(transform(Image.open(tmp_path / images[n]))[None])[0] for n in (1, 3, 3)
+        ]
+        torch.testing.assert_close(stacked, torch.stack(direct))
+
+
+def test_no_image_is_encoded_twice(generator, images):
+    with torch.no_grad(), make_rows(generator) as rows:
+        rows.prefetch(images)
+        rows.encode(images[:3])
+        rows.encode(images[1:])
+        assert generator.model.tower.num_seen == 5
+
+
+def test_least_recently_used_is_forgotten_but_never_the_batchs_own(generator, images):
+    one_image = 3 * 32 * 4
+    with torch.no_grad(), make_rows(generator, max_bytes=2 * one_image) as rows:
+        rows.encode(images[:2])
+        rows.encode([images[0]])
+        rows.encode([images[2]])
+        rows.encode([images[0]])
+        assert generator.model.tower.num_seen == 3
+        rows.encode([images[1]])
+        assert generator.model.tower.num_seen == 4
+        rows.encode(images)
+        assert rows.stack(images).shape == (5, 3, 32)
+
+
+def test_unreadable_picture_in_memory_is_a_failure(tmp_path, generator, images):
+    whole = (tmp_path / images[0]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:150])
+    with torch.no_grad(), make_rows(generator) as rows, Image.open(tmp_path / "cut.png") as cut:
+        rows.encode([cut, images[1], "outside/../../etc/passwd"])
+        assert "cannot be read" in rows.failure(cut)
+        assert "does not exist" in rows.failure("outside/../../etc/passwd")
+        assert rows.failure(images[1]) == ""
+        rows.encode([cut])
+        assert "cannot be read" in rows.failure(cut)

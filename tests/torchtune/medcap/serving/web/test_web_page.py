@@ -1,0 +1,185 @@
+import hashlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.dicom_files import write_dicom
+from helpers.serving import noise_png, running, tiny_service
+from medcap.errors import UserError
+from medcap.serving.routes import Keys
+from medcap.serving.web.votes import VoteLog
+from medcap.serving.web.web_page import MAX_EXAMPLES, MAX_PREVIEW, find_examples, page_routes
+
+VOTE = {
+    "vote": "best",
+    "model": "second",
+    "question": "What is it?",
+    "images": [{"name": "a.png", "sha256": "0" * 64}],
+    "turn": 1,
+    "answers": {"tiny": "a lung", "second": "two lungs"},
+    "settings": {"temperature": 0, "top_p": None, "system": ""},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "examples").mkdir()
+    (folder / "examples/b.png").write_bytes(noise_png(1, 300, 200))
+    write_dicom(folder / "examples/a.dcm", np.arange(64, dtype=np.uint16).reshape(8, 8))
+    (folder / "examples/notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    """A page over two runs, that needs a key."""
+    service = tiny_service(place, "tiny", "second", max_pixels=4_000_000, max_body_bytes=2**20)
+    routes = page_routes(service, Keys(["secret"]), VoteLog(place / "votes.jsonl"), find_examples(place / "examples"))
+    with running(service, ["secret"], routes=routes) as client:
+        yield client
+
+
+def post(client, path, body, **options):
+    return client.request("POST", f"/page/{path}", body, **options)
+
+
+def test_the_page_brings_all_that_it_names_and_nothing_from_elsewhere(client):
+    page = client.request("GET", "/", headers={"Authorization": ""})
+    assert page.status == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "*" not in policy
+    text = page.body.decode()
+    assert re.findall(r'(?:href|src)="([^"]+)"', text) == ["data:,", "page/page.css", "page/page.js"]
+    named = {"page/page.css", "page/page.js"}
+    seen = set()
+    while named - seen:
+        path = (named - seen).pop()
+        seen.add(path)
+        reply = client.request("GET", f"/{path}", headers={"Authorization": ""})
+        assert reply.status == 200
+        assert reply.headers["content-type"].startswith("text/css" if path.endswith("css") else "text/javascript")
+        content = reply.body.decode()
+        assert "://" not in content
+        named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', content)}
+    assert seen == {"page/page.css", "page/page.js", "page/api.js", "page/conversation.js", "page/picture.js"}
+    # Every element that the script asks for is there.
+    script = client.request("GET", "/page/page.js").body.decode()
+    assert set(re.findall(r'\$\("([\w]+)"\)', script)) <= set(re.findall(r'id="([\w]+)"', text))
+
+
+def test_settings_name_runs_examples_and_limits(client):
+    assert client.request("GET", "/page/settings").json == {
+        "models": ["tiny", "second"],
+        "examples": ["a.dcm", "b.png"],
+        "max_new_tokens": 32,
+        "max_images": 8,
+    }
+
+
+def test_examples_are_named_by_number(client, place):
+    reply = client.request("GET", "/page/examples/1")
+    assert reply.body == (place / "examples/b.png").read_bytes()
+    thumbnail = Image.open(io.BytesIO(client.request("GET", "/page/examples/0/thumbnail").body))
+    assert (thumbnail.format, thumbnail.size) == ("PNG", (8, 8))
+    for path in ("2", "-1", "../votes.jsonl", "%2e%2e%2fvotes.jsonl", "99999999999999999999"):
+        assert client.request("GET", f"/page/examples/{path}").status == 404
+
+
+def test_a_preview_is_what_the_model_reads(client, place):
+    data = (place / "examples/a.dcm").read_bytes()
+    reply = post(client, "preview", data)
+    picture = Image.open(io.BytesIO(reply.body))
+    assert reply.headers["content-type"] == "image/png"
+    assert (reply.headers["x-image-width"], reply.headers["x-image-height"]) == ("8", "8")
+    assert reply.headers["x-image-sha256"] == hashlib.sha256(data).hexdigest()
+    assert picture.getpixel((0, 0)) == (0, 0, 0) and picture.getpixel((7, 7)) == (255, 255, 255)
+
+
+def test_a_large_image_is_shown_smaller(client):
+    file = io.BytesIO()
+    Image.new("L", (2000, 1000), 9).save(file, "PNG")
+    reply = post(client, "preview", file.getvalue())
+    assert Image.open(io.BytesIO(reply.body)).size == (MAX_PREVIEW, MAX_PREVIEW // 2)
+    assert (reply.headers["x-image-width"], reply.headers["x-image-height"]) == ("2000", "1000")
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"<html>", 400, "invalid_image"),
+        (noise_png(1)[:-40], 400, "invalid_image"),
+        (b"", 400, "invalid_image"),
+        (b"x" * (2**20 + 1), 413, "too_large"),
+    ],
+)
+def test_what_is_no_image_is_refused(client, data, status, code):
+    reply = post(client, "preview", data)
+    assert (reply.status, reply.error["code"]) == (status, code)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_unseen(client):
+    file = io.BytesIO()
+    Image.new("L", (4000, 2000)).save(file, "PNG")
+    assert post(client, "preview", file.getvalue()).error["code"] == "invalid_image"
+
+
+def test_votes_are_kept(client, place):
+    assert post(client, "votes", VOTE).status == 204
+    assert post(client, "votes", {**VOTE, "vote": "down"}).status == 204
+    rows = [json.loads(line) for line in (place / "votes.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row.pop("time")[:2] for row in rows] == ["20", "20"]
+    assert rows == [VOTE, {**VOTE, "vote": "down"}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vote": "maybe"},
+        {"turn": 0},
+        {"images": [{"name": "a", "sha256": "../../x"}]},
+        {"answers": {"tiny": "x" * 100_001}},
+        {"settings": {str(number): 1 for number in range(21)}},
+        {"path": "/etc/passwd"},
+    ],
+)
+def test_votes_of_another_form_are_refused(client, place, change):
+    before = (place / "votes.jsonl").read_bytes()
+    reply = post(client, "votes", {**VOTE, **change})
+    assert reply.status == 400 and next(iter(change)) in reply.error["message"]
+    assert (place / "votes.jsonl").read_bytes() == before
+
+
+def test_boxes_in_an_answer_are_found(client):
+    asked = {"text": "<ref>liver</ref><box>(100,200),(300,400)</box> {<10><20><30><40>}", "width": 100, "height": 100}
+    assert post(client, "regions", asked).json == {
+        "regions": [{"box": [0.1, 0.2, 0.3, 0.4], "label": "liver"}, {"box": [0.1, 0.2, 0.3, 0.4], "label": ""}]
+    }
+    assert post(client, "regions", {**asked, "width": 0}).status == 400
+    assert post(client, "regions", b"[" * 100_000).status == 400
+
+
+@pytest.mark.parametrize("path", ["settings", "examples/0", "examples/0/thumbnail", "preview", "votes", "regions"])
+def test_what_the_page_asks_for_needs_the_key(client, path):
+    method = "GET" if path[0] in "se" else "POST"
+    assert client.request(method, f"/page/{path}", headers={"Authorization": "Bearer wrong"}).status == 401
+    assert client.request(method, f"/page/{path}", headers={"Authorization": ""}).status == 401
+
+
+def test_pages_of_other_sites_may_not_vote(client):
+    reply = post(client, "votes", VOTE, headers={"Origin": "https://elsewhere.example"})
+    assert (reply.status, reply.error["code"]) == (403, "origin_not_allowed")
+
+
+def test_examples_are_the_images_of_a_folder(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        find_examples(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no image"):
+        find_examples(tmp_path)
+    for number in range(MAX_EXAMPLES + 3):
+        (tmp_path / f"{number:02}.PNG").touch()
+    assert [path.name for path in find_examples(tmp_path)] == [f"{number:02}.PNG" for number in range(MAX_EXAMPLES)]

@@ -1,7 +1,0 @@
-"""Pictures of DICOM files: stored values -> units of the modality -> window -> 8 bit."""
-
-from __future__ import annotations
-
-from medcap.data.dicom.file import START_BYTES, DicomFile, has_preamble, is_bare
-
-__all__ = ["START_BYTES", "DicomFile", "has_preamble", "is_bare"]

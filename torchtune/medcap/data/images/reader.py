@@ -1,0 +1,327 @@
+"""Images from data files: only from allowed folders, only safe formats, always 8-bit RGB."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from medcap.data.images.dicom import START_BYTES, DicomFile, has_preamble, is_bare
+from medcap.data.images.nifti import NiftiFile, is_nifti
+from medcap.data.images.png import SixteenBitPng
+from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
+from medcap.data.images.tiff.file import TiffFile
+from medcap.data.images.views import DEFAULT_VIEW, View
+from medcap.data.storage.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
+from medcap.errors import TooManyPixelsError, UserError
+
+# Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
+IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image says.
+
+    Attributes:
+        format: Pillow's name of it, ``DICOM`` or ``NIfTI``.
+        width: in stored pixels, before any rotation; of a volume, of its axial slices as they are stored.
+        height: in stored pixels as well.
+    """
+
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class LimitKeys:
+    """What a command calls the limits of its :class:`ImageReader`, for messages; by default as in training.
+
+    Attributes:
+        roots: the key or option that names folders; None where there is none.
+        pixels: the key or option of ``max_pixels``; None where there is none.
+    """
+
+    roots: str | None = "dataset.image_roots"
+    pixels: str | None = "dataset.max_image_pixels"
+
+
+class ImageReader:
+    """Finds and opens the images that data rows name.
+
+    A row may come from anywhere, so a path must resolve (links followed) inside one of ``roots``, and the size is
+    read from the header before anything is decoded.
+
+    Images may also lie in tar files. A member is found by its name, where no folder has a file of that name, and is
+    from then on called ``/folder/train-000000.tar!/sub/a.jpg``. A row may use this form too, but only for tar files
+    that are among the roots: no other is ever opened.
+
+    Args:
+        roots: folders that images may lie in, tar files, or names of many tar files as
+            :func:`medcap.data.storage.tar_files.find_tars` expands them (``shards/train-{000000..000099}.tar``).
+            Relative paths are tried against each in turn, folders first.
+        max_pixels: width x height above which an image is refused.
+        max_bytes: file size above which an image is refused.
+        cache: folder to keep the tables of tar files in.
+        keys: what messages call the limits.
+
+    Attributes:
+        roots: the folders and the tar files, links followed; a reader made from these finds the same images.
+
+    Raises:
+        UserError: if a root is neither a folder nor a tar file, or a tar file is damaged.
+    """
+
+    def __init__(
+        self,
+        roots: Iterable[str | Path | TarFiles],
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        cache: Path | None = None,
+        keys: LimitKeys = LimitKeys(),
+    ) -> None:
+        where = f" in {keys.roots}" if keys.roots else ""
+        folders: dict[Path, None] = {}
+        tars: dict[Path, None] = {}
+        self._tars: list[TarFiles] = []
+        for root in roots:
+            if isinstance(root, TarFiles):
+                self._tars.append(root)
+                continue
+            resolved = Path(root).resolve()
+            if resolved.is_dir():
+                folders[resolved] = None
+            elif is_tar_pattern(root):
+                try:
+                    tars.update((path, None) for path in find_tars(root))
+                except UserError as error:
+                    raise UserError(f"image root {root}: {error}{where}") from None
+            else:
+                raise UserError(f"image root {root} is not a folder{where and f': correct {keys.roots}'}")
+        known = {path for files in self._tars for path in files.paths}
+        new = [path for path in tars if path not in known]
+        if new:
+            self._tars.append(TarFiles(new, cache))
+        self._tar_numbers = {
+            str(path): (files, number) for files in reversed(self._tars) for number, path in enumerate(files.paths)
+        }
+        self._folders = list(folders)
+        self.roots = [*self._folders, *(path for files in self._tars for path in files.paths)]
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
+        self.keys = keys
+
+    def resolve(self, path: str | Path, folder: str | Path | None = None) -> Path:
+        """Find the file that a row names.
+
+        Args:
+            path: as it stands in the row.
+            folder: medcap's ``dir``: a folder, relative to the working directory or to a root, that ``path`` is in.
+
+        Returns:
+            The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
+
+        Raises:
+            UserError: if it lies outside the roots or does not exist.
+        """
+        named = Path(folder, path) if folder else Path(path)
+        if "\0" in str(named):
+            raise UserError(f"image path {str(named)!r} holds a NUL character")
+        if self._member(named) is not None:
+            return named
+        bases = [Path.cwd(), *self._folders] if folder else self._folders
+        outside = None
+        for base in bases:
+            try:
+                resolved = (base / named).resolve()
+                if not resolved.is_file():
+                    continue
+                if any(resolved.is_relative_to(root) for root in self._folders):
+                    return resolved
+                outside = resolved
+            except (OSError, ValueError, RuntimeError) as error:
+                # Too long for a file system, half a character, links in a circle.
+                raise UserError(f"image path {str(named)[:80]!r} cannot be looked up: {error}") from error
+        if not named.is_absolute():
+            for files in self._tars:
+                member = files.find(str(named))
+                if member is not None:
+                    return files.path(member)
+        allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
+        allowed = allowed or "dataset.image_roots, which is empty"
+        if outside is not None:
+            remedy = f": add its folder to {self.keys.roots}" if self.keys.roots else ""
+            raise UserError(f"image {named} lies outside the allowed folders{remedy} (allowed now: {allowed})")
+        raise UserError(f"image {named} does not exist in {allowed}")
+
+    def _member(self, path: Path) -> tuple[TarFiles, int] | None:
+        """The member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
+        text = str(path)
+        place = text.find(SEPARATOR) if self._tars else -1
+        while place >= 0:
+            files, number = self._tar_numbers.get(text[:place], (None, 0))
+            if files is not None:
+                member = files.find(text[place + len(SEPARATOR) :], number)
+                return None if member is None else (files, member)
+            place = text.find(SEPARATOR, place + 1)
+        return None
+
+    def check(self, path: str | Path) -> ImageHeader:
+        """Check size and format by the header alone.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+
+        Returns:
+            What the header says.
+
+        Raises:
+            UserError: if the file is too large, of another format, or damaged at its start.
+        """
+        with contextlib.ExitStack() as closing:
+            image = self._open_header(Path(path), closing)
+            return ImageHeader(str(image.format), *image.size)
+
+    def open(self, path: str | Path, view: View = DEFAULT_VIEW, keep_grey: bool = False) -> Image.Image:
+        """Decode an image.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+            view: which frame or slice, and which window; by default the middle frame, and the window of the file.
+            keep_grey: leave a picture without colour in mode L; resizing it takes half the time, to the same pixels.
+
+        Returns:
+            The upright 8-bit RGB picture: EXIF rotation applied, palettes and CMYK converted, transparency laid on
+            white; greys and colours of more than 8 bits, signed ones and floats stretched from their own minimum and
+            maximum to 0..255; DICOM and NIfTI as :mod:`medcap.data.images.dicom` and
+            :mod:`medcap.data.images.nifti` say.
+
+        Raises:
+            UserError: if the file is too large, of another format, truncated or otherwise damaged.
+        """
+        with contextlib.closing(self.open_frames(path, view, keep_grey)) as pictures:
+            return next(pictures)[1]
+
+    def open_bytes(self, data: bytes, view: View = DEFAULT_VIEW) -> Image.Image:
+        """Decode an image that is in memory, such as one that came over a network; no path is involved.
+
+        Args:
+            data: the content of a file, of any format that :meth:`open` reads.
+            view: as in :meth:`open`.
+
+        Returns:
+            As :meth:`open`.
+
+        Raises:
+            UserError: as :meth:`open`.
+        """
+        name = Path("of this request")
+        with contextlib.ExitStack() as closing:
+            with self._named(name):
+                self._check_bytes(len(data))
+                image = self._identify(io.BytesIO(data), closing, whole=True)
+            with self._named(name):
+                if isinstance(image, Image.Image):
+                    return coloured(decode(image, view))
+                return coloured(next(image.pictures(view))[1])
+
+    def open_frames(
+        self, path: str | Path, view: View, keep_grey: bool = False
+    ) -> Generator[tuple[int | None, Image.Image]]:
+        """Decode frames of a DICOM file or slices of a NIfTI volume, one after the other; of other formats the first.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+            view: which frames, and which window.
+            keep_grey: as in :meth:`open`.
+
+        Yields:
+            The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
+
+        Raises:
+            UserError: as :meth:`open`, or if there is no such frame or window.
+        """
+        with contextlib.ExitStack() as closing:
+            image = self._open_header(Path(path), closing, whole=True)
+            if isinstance(image, Image.Image):
+                with self._named(path):
+                    picture = decode(image, view)
+                yield None, picture if keep_grey else coloured(picture)
+                return
+            pictures = image.pictures(view)
+            while True:
+                with self._named(path):
+                    found = next(pictures, None)
+                if found is None:
+                    return
+                yield found[0] if image.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
+
+    def _open_header(
+        self, path: Path, closing: contextlib.ExitStack, whole: bool = False
+    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+        """The image, its header checked, not decoded yet.
+
+        Args:
+            path: of a file or a member.
+            closing: gets what must be closed afterwards.
+            whole: whether it will be decoded.
+        """
+        member = self._member(path)
+        with self._named(path):
+            self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
+            file: BinaryIO
+            if member is None:
+                file = closing.enter_context(path.open("rb"))
+            else:
+                # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
+                file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
+                closing.enter_context(file)
+            return self._identify(file, closing, whole)
+
+    def _check_bytes(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise UserError(f"has {size:,} bytes, more than the {self.max_bytes:,} allowed")
+
+    def _identify(
+        self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
+    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+        """What a file is by its content; see ``_open_header``."""
+        start = file.read(START_BYTES)
+        file.seek(0)
+        if not has_preamble(start):
+            with contextlib.suppress(UnidentifiedImageError):
+                return open_raster(file, start, whole, self.max_pixels, closing)
+        file.seek(0)
+        if is_nifti(file):
+            return NiftiFile(file, self.max_pixels)
+        if has_preamble(start) or is_bare(start):
+            return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
+        raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
+
+    @contextlib.contextmanager
+    def _named(self, path: str | Path) -> Iterator[None]:
+        """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
+        limit = f" ({self.keys.pixels})" if self.keys.pixels else ""
+        try:
+            yield
+        except TooManyPixelsError as error:
+            raise UserError(f"image {path} {error}{limit}") from error
+        except UserError as error:
+            raise UserError(f"image {path} {error}") from error
+        except Image.DecompressionBombError as error:
+            raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed{limit}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            # The system gives its errors a number, decoders do not.
+            trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
+            raise UserError(f"image {path} {trouble}: {reason}") from error

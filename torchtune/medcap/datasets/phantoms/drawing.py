@@ -1,0 +1,185 @@
+"""Draws a phantom at any resolution: anatomy of its modality, lesion, mask."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap.datasets.phantoms.records import Phantom
+
+Plane = NDArray[np.float64]  # [n, n], or [n, 1] and [1, n] for the two axes
+
+REACH = 1.8
+_LIGHT = {"bright": (1.00, 0.98, 0.90), "dark": (0.02, 0.02, 0.03)}
+
+
+def draw(phantom: Phantom, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw a phantom; edges are one pixel soft, so every resolution shows the same scene.
+
+    Args:
+        phantom (Phantom): what to draw.
+        image_size (int): n, width and height in pixels.
+
+    Returns:
+        tuple: the image, uint8 RGB of shape [n, n, 3], and the lesion's mask, bool of shape [n, n].
+    """
+    axis = (np.arange(image_size) + 0.5) / image_size
+    x, y = axis[None, :], axis[:, None]
+    scene = _ANATOMIES[phantom.modality](x, y, phantom.texture())  # [n, n, 3]
+    distance = _lesion_distance(phantom, x, y)  # [n, n]
+    cover = np.clip(0.5 - distance * image_size, 0.0, 1.0)[..., None]
+    image = scene * (1 - cover) + np.array(_LIGHT[phantom.brightness]) * cover
+    return np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8), distance <= 0
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
+    """The smallest box ``[x1, y1, x2, y2)`` in pixels around a mask of shape [n, n] that is not empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _lesion_distance(phantom: Phantom, x: Plane, y: Plane) -> Plane:
+    """Distance to the lesion's outline in units of the image's side, negative inside; [n, n]."""
+    cosine, sine = np.cos(phantom.rotation), np.sin(phantom.rotation)
+    right, down = (x - phantom.centre[0]) / phantom.radius, (y - phantom.centre[1]) / phantom.radius
+    u, v = cosine * right + sine * down, cosine * down - sine * right
+    distance = _BODIES[phantom.kind](u, v)
+    if phantom.outline == "spiky":
+        distance = np.minimum(distance, _rays(u, v, *_RAYS[phantom.kind]))
+    return distance * phantom.radius
+
+
+def _nodule(u: Plane, v: Plane) -> Plane:
+    return np.hypot(u, v) - 1
+
+
+def _ring(u: Plane, v: Plane) -> Plane:
+    return np.abs(np.hypot(u, v) - 0.78) - 0.24
+
+
+def _cross(u: Plane, v: Plane) -> Plane:
+    u, v = np.abs(u), np.abs(v)
+    return np.minimum(np.maximum(u - 1.05, v - 0.27), np.maximum(v - 1.05, u - 0.27))
+
+
+def _cluster(u: Plane, v: Plane) -> Plane:
+    angles = np.pi / 2 + np.arange(3) * 2 * np.pi / 3
+    discs = [np.hypot(u - 0.68 * np.cos(angle), v - 0.68 * np.sin(angle)) - 0.4 for angle in angles.tolist()]
+    return np.minimum.reduce(discs)
+
+
+_BODIES: dict[str, Callable[[Plane, Plane], Plane]] = {
+    "nodule": _nodule,
+    "ring": _ring,
+    "cross": _cross,
+    "cluster": _cluster,
+}
+
+
+# Number of rays, angle of the first in radians, where they begin in body radii: along a cross's arms, through a
+# cluster's discs.
+_RAYS = {
+    "nodule": (6, 0.0, 0.7),
+    "ring": (6, 0.0, 0.7),
+    "cross": (4, 0.0, 0.0),
+    "cluster": (6, np.pi / 2, 0.7),
+}
+
+
+def _rays(u: Plane, v: Plane, count: int, first: float, start: float) -> Plane:
+    """Wedges that leave the body on all sides and end in points at ``REACH`` body radii."""
+    sector = 2 * np.pi / count
+    angle = np.arctan2(v, u) - first
+    angle = angle - np.round(angle / sector) * sector
+    along, across = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.abs(np.sin(angle))
+    return np.maximum(across - 0.42 * (1 - along / REACH), start - along)
+
+
+def _noise(stream: np.random.Generator, cells: int, x: Plane, y: Plane) -> Plane:
+    """Smooth noise of unit lattice variance, defined between the pixels too: ``cells`` bumps along a side; [n, n]."""
+    lattice = stream.standard_normal((cells + 1, cells + 1))
+    return _weights(y.ravel(), cells) @ lattice @ _weights(x.ravel(), cells).T
+
+
+def _weights(axis: Plane, cells: int) -> Plane:
+    place = axis * cells
+    left = np.minimum(place.astype(int), cells - 1)
+    part = place - left
+    part = part * part * (3 - 2 * part)
+    weights = np.zeros((len(axis), cells + 1))
+    rows = np.arange(len(axis))
+    weights[rows, left], weights[rows, left + 1] = 1 - part, part
+    return weights
+
+
+def _inside(distance: Plane, softness: float = 0.012) -> Plane:
+    return 1 / (1 + np.exp(np.clip(distance / softness * 4, -60, 60)))
+
+
+def _bump(distance: Plane, width: float) -> Plane:
+    return np.exp(-((distance / width) ** 2))
+
+
+def _tint(grey: Plane, colour: tuple[float, float, float]) -> NDArray[np.float64]:
+    return grey[..., None] * np.array(colour)  # [n, n, 3]
+
+
+def _korvogram(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
+    """A projection: two fields crossed by rib bands, a pale column between them, a dome below."""
+    lean, pitch = stream.uniform(-0.02, 0.02), stream.uniform(5.2, 5.8)
+    aside = np.abs(x - 0.5 - lean)
+    ribs = 0.5 + 0.5 * np.sin(2 * np.pi * pitch * (y - 0.9 * (aside - 0.2) ** 2 + 0.12 * aside))
+    grey = 0.36 + 0.13 * ribs**3 * _inside(0.07 - aside, 0.03) + 0.22 * _bump(aside, 0.07)
+    grey = grey + 0.25 * _inside(0.86 + 0.5 * (aside - 0.22) ** 2 - y, 0.03)
+    grey = grey + 0.22 * _inside(0.44 - aside - 0.05 * y, 0.03)
+    grey = grey + 0.025 * _noise(stream, 6, x, y) + 0.018 * _noise(stream, 60, x, y)
+    return _tint(grey, (0.92, 0.99, 1.08))
+
+
+def _velotome(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
+    """A cut: a body with a pale rim on black, two organs, and a vertebra at its lower edge."""
+    width, height = 0.475 + stream.uniform(-0.01, 0.01), 0.435 + stream.uniform(-0.01, 0.01)
+    rim = np.hypot((x - 0.5) / width, (y - 0.5) / height) - 1
+    grey = 0.42 + 0.03 * _noise(stream, 7, x, y) + 0.02 * _noise(stream, 50, x, y)
+    for side in (-1, 1):
+        organ = np.hypot((x - 0.5 - side * 0.24) / 0.15, (y - 0.52) / 0.24) - 1
+        grey = grey + 0.1 * _inside(organ, 0.1)
+    grey = grey + 0.4 * _bump(rim + 0.05, 0.035)
+    grey = grey + 0.35 * _inside(np.hypot((x - 0.5) / 0.07, (y - 0.875) / 0.035) - 1, 0.2)
+    return _tint(grey * _inside(rim, 0.02), (1.0, 1.0, 1.0))
+
+
+def _murmograph(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
+    """An echo: a fan of speckle with a few bright layers on black."""
+    depth = np.hypot(x - 0.5, y + 0.4)
+    angle = np.arctan2(x - 0.5, y + 0.4)
+    fan = _inside(np.abs(angle) - 0.66) * _inside(0.47 - depth) * _inside(depth - 1.36)
+    speckle = np.hypot(_noise(stream, 34, x, y), _noise(stream, 34, x, y))
+    layers = sum(_bump(depth - at, 0.012) for at in (0.52, 0.58, 1.24 + stream.uniform(-0.03, 0.03)))
+    grey = (0.26 + 0.13 * speckle) * (1.15 - 0.3 * depth) + 0.3 * layers
+    return _tint(grey * fan, (1.06, 0.96, 0.80))
+
+
+def _lumascope(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
+    """A view through a lens: a round orange field with vessels that leave a pale disc at its edge."""
+    disc = np.hypot(x - 0.5, y - 0.5)
+    side = 1 if stream.random() < 0.5 else -1
+    away = (0.5 + side * 0.4 - x) * side
+    vessels = sum(
+        _bump(y - 0.5 - up * np.sign(away) * np.abs(away) ** 0.6, 0.012 - 0.005 * np.clip(away, 0, 1))
+        for up in (-0.52, -0.26, 0.24, 0.5)
+    ) * (away > 0)
+    light = 1.05 - 0.7 * disc**2 + 0.04 * _noise(stream, 8, x, y) + 0.02 * _noise(stream, 60, x, y)
+    colour = light[..., None] * np.array((0.80, 0.38, 0.16))  # [n, n, 3]
+    colour = colour * (1 - np.clip(vessels, 0, 1)[..., None] * np.array((0.35, 0.5, 0.4)))
+    pale = _inside(np.hypot(away / 0.05, (y - 0.5) / 0.06) - 1, 0.3)[..., None]
+    colour = colour * (1 - pale) + np.array((0.98, 0.80, 0.45)) * pale
+    return colour * _inside(disc - 0.48)[..., None]
+
+
+_ANATOMIES: dict[str, Callable[[Plane, Plane, np.random.Generator], NDArray[np.float64]]] = {
+    "korvogram": _korvogram,
+    "velotome": _velotome,
+    "murmograph": _murmograph,
+    "lumascope": _lumascope,
+}

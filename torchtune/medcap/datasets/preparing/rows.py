@@ -1,0 +1,181 @@
+"""Rows whose images are prepared: which images they name, and the rows that name the prepared ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcap.checkpoints.atomic import atomic_file
+from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.resize import SUFFIXES
+from medcap.data.images.views import ALL
+from medcap.data.storage.cache import cache_folder
+from medcap.data.storage.tar_files import SEPARATOR
+from medcap.datasets.image_names import has_turns, rename_images
+from medcap.datasets.preparing.request import DONE, FAILURES, MAX_BYTES, Request, Summary, ordered
+from medcap.datasets.preparing.tasks import Names, Picture, Row, Task, file_tasks, shard_tasks
+from medcap.datasets.rows.json_file import JsonRows, open_rows
+from medcap.errors import UserError
+
+Failures = list[tuple[str, str]]
+
+
+@dataclass
+class RowPlan:
+    """What rows ask for.
+
+    Attributes:
+        tasks: for the images, and in shards for the rows.
+        reader: opens the images.
+        failures: rows and images that are known to be of no use.
+        finish: writes the rows beside the pictures, from the first picture of each source; gives further failures.
+    """
+
+    tasks: Iterable[Task]
+    reader: ImageReader
+    failures: Failures
+    finish: Callable[[dict[str, str]], Failures] | None
+
+
+def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
+    """Find out which images rows need.
+
+    Args:
+        request: with one file of rows as its source.
+        out: where the rows go.
+        summary: gets the number of images, and of rows where it is known.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: if the rows cannot be read, or ask for what a row cannot name.
+    """
+    if len(request.sources) > 1:
+        raise UserError("--source takes one file of rows: prepare the others by commands of their own")
+    if request.settings.view.frames == ALL:
+        raise UserError("--frames all makes several pictures of an image, and a row names one: give middle or a number")
+    source = request.sources[0]
+    target = out / f"{source.stem}.jsonl"
+    if target.name in (DONE, FAILURES):
+        raise UserError(f"--source {source}: rename it, {target.name} in {out} has another meaning")
+    rows = open_rows(source)
+    reader = ImageReader(
+        [rows.path.parent, Path.cwd(), *request.image_roots],
+        request.max_pixels,
+        MAX_BYTES,
+        cache_folder(),
+        LimitKeys("--image-root", "--max-pixels"),
+    )
+    found = _NamedImages(rows, reader, request.limit)
+    summary.rows = 0
+    if request.shards:
+        suffix = SUFFIXES[request.settings.file_format]
+        groups = [list(_samples(found, group, suffix)) for group in ordered(found.groups(), request.shuffle)]
+        groups = [group for group in groups if group]
+        summary.sources = sum(isinstance(entry, Picture) for group in groups for entry in group)
+        return RowPlan(shard_tasks(groups, request.shard_size), reader, found.failures, None)
+    names = Names()
+    pictures = [Picture(path, names.take("images/" + _relative(path, reader))) for path in found.paths]
+    summary.sources = len(pictures)
+
+    def finish(prepared: dict[str, str]) -> Failures:
+        failures: Failures = []
+        with atomic_file(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for index in found.usable():
+                missing = [path for path in found.of_row(index) if path not in prepared]
+                if missing:
+                    failures.append((rows.name(index), f"its image {missing[0]} could not be prepared"))
+                    continue
+                row = found.renamed(index, lambda path: prepared[path])
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                summary.rows = (summary.rows or 0) + 1
+        return failures
+
+    return RowPlan(file_tasks(pictures), reader, found.failures, finish)
+
+
+class _NamedImages:
+    """The images that rows name.
+
+    Attributes:
+        rows: the rows.
+        paths: of the images, each once, in the order of the rows.
+        failures: rows that cannot be read, or name an image that does not exist.
+    """
+
+    def __init__(self, rows: JsonRows, reader: ImageReader, limit: int | None) -> None:
+        self.rows = rows
+        self._reader = reader
+        self._numbers: dict[str, int] = {}
+        self._of_row: list[tuple[int, ...] | None] = []
+        self.failures: Failures = []
+        for index in range(min(len(rows), len(rows) if limit is None else limit)):
+            named: list[str] = []
+            try:
+                self.renamed(index, lambda path, named=named: named.append(path) or path)  # type: ignore[misc]
+            except UserError as error:
+                self.failures.append((rows.name(index), str(error)))
+                self._of_row.append(None)
+                continue
+            self._of_row.append(tuple(self._numbers.setdefault(path, len(self._numbers)) for path in named))
+        self.paths = list(self._numbers)
+
+    def usable(self) -> Iterator[int]:
+        """The rows that are no failures."""
+        return (index for index, numbers in enumerate(self._of_row) if numbers is not None)
+
+    def of_row(self, index: int) -> list[str]:
+        """Paths of the images that a row names, in its order."""
+        return [self.paths[number] for number in self._of_row[index] or ()]
+
+    def renamed(self, index: int, rename: Callable[[str], str]) -> dict[str, Any]:
+        """A row with its images called as ``rename`` says, by their paths."""
+        return rename_images(
+            self.rows.read(index), lambda name, folder: rename(str(self._reader.resolve(name, folder)))
+        )
+
+    def groups(self) -> list[list[int]]:
+        """The rows that show the same image first, together, in the order of their first ones; a text row alone."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for index in self.usable():
+            numbers = self._of_row[index]
+            groups.setdefault(("image", numbers[0]) if numbers else ("text", index), []).append(index)
+        return list(groups.values())
+
+
+def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Picture | Row]:
+    """Samples of a shard: an image stands before the first row that shows it alone; later rows only name it."""
+    shared: dict[str, str] = {}
+    for index in group:
+        if not has_turns(found.rows.read(index)):
+            reason = "it has no conversations and no messages, which rows in shards need: use --format png or jpeg"
+            found.failures.append((found.rows.name(index), reason))
+            continue
+        paths = list(dict.fromkeys(found.of_row(index)))
+        stems: dict[str, str] = {}
+        for place, path in enumerate(paths):
+            if path in shared:
+                stems[path] = shared[path]
+                continue
+            # [Contract] a row of several images may have to be left out with all of them, so no other relies on it.
+            stems[path] = f"{index:09d}" if len(paths) == 1 else f"{index:09d}.{place}"
+            if len(paths) == 1:
+                shared[path] = stems[path]
+            yield Picture(path, stems[path])
+        row = found.renamed(index, lambda path, stems=stems: stems[path] + suffix)  # type: ignore[misc]
+        text = json.dumps(row, ensure_ascii=False)
+        yield Row(found.rows.name(index), f"{index:09d}.json", text, tuple(stems.values()))
+
+
+def _relative(path: str, reader: ImageReader) -> str:
+    """An image's path in the innermost of the roots that holds it; a member's name in its tar."""
+    tars = [f"{root}{SEPARATOR}" for root in reader.roots if path.startswith(f"{root}{SEPARATOR}")]
+    if tars:
+        # A name in a tar may climb; in the output it may not.
+        return "/".join(part for part in path[len(tars[0]) :].split("/") if part not in ("", ".", ".."))
+    inside = [root for root in reader.roots if Path(path).is_relative_to(root)]
+    return Path(path).relative_to(max(inside, key=lambda root: len(root.parts))).as_posix()

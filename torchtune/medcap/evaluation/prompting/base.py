@@ -1,0 +1,34 @@
+"""What a way of asking is: how a benchmark's rows become requests, and what comes back becomes answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from medcap.evaluation.answering import Engine, Entry, PredictionStore
+from medcap.generation.request import Request
+from medcap.scoring.question import Row
+
+
+class Way(ABC):
+    """A way of asking.
+
+    Attributes:
+        name: as it stands in files and settings.
+        file: name of its predictions file, without suffix.
+        template: the turns that are asked, with ``{question}`` and the like where a row's words go; its SHA-256 is
+            the prompt hash that is written beside every score.
+    """
+
+    name: ClassVar[str]
+    file: str
+    template: str
+
+    @abstractmethod
+    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+        """Answer rows; see :func:`medcap.evaluation.answering.collect` for what comes back and what is raised."""
+
+    def last_request(self, row: Row, entry: Entry) -> Request | None:
+        """The request that a row's answer was given to, for tables that show it; None where there is none."""
+        return None

@@ -1,0 +1,89 @@
+"""The language model inside a LLaVA folder: its configuration, and its tensors under transformers' names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcap.checkpoints.frozen_llm import LLMPlan
+from medcap.checkpoints.hf_llama_writer import is_llama, llama_config
+from medcap.checkpoints.llm_architecture import build_decoder, describe
+from medcap.checkpoints.llm_conversion import conversion_for, hugging_face_conversion
+from medcap.checkpoints.llm_files import TensorReader
+from medcap.checkpoints.weight_shards import PendingTensor
+from medcap.errors import UserError
+
+PREFIX = "language_model."
+
+
+def check_language(plan: LLMPlan) -> None:
+    """See that transformers' LlamaForCausalLM is this language model.
+
+    Raises:
+        UserError: if it is of another family.
+    """
+    if not is_llama(build_decoder(plan.llm)):
+        raise UserError(
+            f"--format hf: llm._component_={plan.llm['_component_']} is no Llama, and only Llama 3, 3.1 and 3.2 are"
+            " exported with their tokenizer so far; --format medcap writes the vision side of a pooled_mlp run"
+        )
+
+
+def language_config(plan: LLMPlan) -> dict[str, Any]:
+    """``text_config`` of a LLaVA's config.json.
+
+    Args:
+        plan: of a Llama.
+    """
+    shape = describe(build_decoder(plan.llm))
+    config = llama_config(shape, language_dtype(plan))
+    return config | {"tie_word_embeddings": shape.tied or plan.shares_embedding}
+
+
+def language_dtype(plan: LLMPlan) -> torch.dtype:
+    """The dtype that the checkpoint's files have: that of the embedding table."""
+    conversion = conversion_for(build_decoder(plan.llm), plan.files.kind)
+    dtype = plan.files.headers[conversion.embedding][0].dtype
+    assert dtype is not None, "plan_llm takes floating-point tensors only"
+    return dtype
+
+
+def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[PendingTensor]:
+    """The tensors, to be read one at a time.
+
+    Args:
+        plan: of a Llama.
+        dtype: to store them in; None keeps that of the files.
+
+    Returns:
+        Names as ``language_model.model.layers.0.self_attn.q_proj.weight``; no ``lm_head`` where the embedding table is
+        the output projection.
+    """
+    decoder = build_decoder(plan.llm)
+    to_decoder = conversion_for(decoder, plan.files.kind).to_decoder
+    to_hugging_face = hugging_face_conversion(decoder).to_checkpoint
+    reader = TensorReader(plan.files)
+
+    def convert(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        if plan.files.kind == "hugging_face":
+            return name, tensor
+        ((converted, result),) = to_hugging_face(to_decoder({name: tensor})).items()
+        return converted, result
+
+    tensors = []
+    expected = conversion_for(decoder, plan.files.kind).expected(decoder)
+    for source, dim in plan.sources.items():
+        if source == plan.copied_output:
+            continue
+        shape = expected[source]
+        name, _ = convert(source, torch.empty(shape, device="meta"))
+        stored_dtype = dtype or plan.files.headers[source][0].dtype
+        assert stored_dtype is not None, "plan_llm takes floating-point tensors only"
+
+        def read(source: str = source, dim: int | None = dim) -> Tensor:
+            return convert(source, reader.read(source, dim))[1]
+
+        tensors.append(PendingTensor(PREFIX + name, shape, stored_dtype, read))
+    return tensors

@@ -1,0 +1,271 @@
+"""Answers, token by token: rows of a cache that prompts come into and leave while the others go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from medcap.data.tokenization import ChatTokenizer
+from medcap.generation.decoding.image_rows import ImageRows
+from medcap.generation.decoding.kv_cache import KVCache
+from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
+from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
+from medcap.generation.decoding.sampling import choose_tokens, draw_uniforms, is_greedy
+from medcap.generation.request import Generation
+from medcap.models.vision_language_model import VisionLanguageModel
+
+Finish = Callable[[Prompt, Generation], None]
+OnToken = Callable[[Prompt, int], None]
+
+# New prompts come in when so large a share of the rows is free: a prefill for every single row would cost more.
+REFILL_SHARE = 0.25
+_NOT_FINITE = "the model's output is not finite"
+# Of every row; they grow, shrink and move with it.
+_STATE = ("open", "positions", "emitted", "limits", "answers", "uniforms", "hidden")
+
+
+class Decoder:
+    """Rows that answer prompts: each comes in with :meth:`admit`, and :meth:`step` gives all of them a token.
+
+    Args:
+        model: in eval mode, its decoder attached to ``cache``.
+        tokenizer: knows the tokens that end an answer, and decodes.
+        cache: has room for ``max_rows`` x ``capacity`` tokens.
+        max_rows: most answers that are decoded together.
+        capacity: most tokens of a prompt and its answer.
+        most_new_tokens: most tokens of an answer.
+        step: from ``decode_one``, perhaps compiled.
+        static: keep every step at one shape, for a compiled ``step``.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        tokenizer: ChatTokenizer,
+        cache: KVCache,
+        max_rows: int,
+        capacity: int,
+        most_new_tokens: int,
+        step: DecodeOne,
+        static: bool = False,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.cache = cache
+        self.max_rows = max_rows
+        self.capacity = capacity
+        self.most_new_tokens = most_new_tokens
+        self.step_model = step
+        self.static = static
+        self.device = model.device
+        self.stop_tokens = torch.tensor(tokenizer.stop_tokens, device=self.device)
+        cache.start(0, capacity, self.device)
+        self.rows: list[Prompt | None] = []
+        self.open = torch.zeros(0, dtype=torch.bool, device=self.device)
+        self.positions = self._integers(0)  # of the next token
+        self.emitted = self._integers(0)  # tokens of the answer so far
+        self.limits = self._integers(0)
+        self.answers = self._integers(0, most_new_tokens)
+        self.uniforms = torch.zeros(0, most_new_tokens, device=self.device)
+        self.hidden = torch.zeros(0, model.decoder.tok_embeddings.embedding_dim, dtype=model.dtype, device=self.device)
+        self.num_steps = 0
+        # The host knows every row's position too: its offset and the number of steps. So no step asks the device.
+        self.offsets: list[int] = []
+        if static:
+            self._grow(max_rows)
+
+    @property
+    def num_open(self) -> int:
+        """Answers that are being decoded."""
+        return sum(prompt is not None for prompt in self.rows)
+
+    @property
+    def room(self) -> int:
+        """Prompts that can come in now."""
+        return self.max_rows - self.num_open
+
+    def admit(self, trees: Sequence[Tree]) -> None:
+        """Compute prompts, each into a free row; the next :meth:`step` gives them their first token.
+
+        Args:
+            trees: with their image rows, the longer first; all in all no more than ``room`` prompts.
+        """
+        for part in chunks(trees, prefill_tokens(self.device)):
+            self._prefill(part)
+
+    def step(self, finish: Finish, on_token: OnToken | None = None, shrink: bool = False) -> None:
+        """Choose the next token of every open row, end the rows whose answer is complete, and compute on.
+
+        Args:
+            finish: called with each prompt and its answer as soon as that is complete.
+            on_token: called with each open row's prompt and token, unless the token ends the answer.
+            shrink: drop free rows where they are the greater part, because no prompt waits for them.
+        """
+        self._choose(finish, on_token)
+        if shrink and not self.static:
+            self._shrink()
+        if any(self.rows):
+            self._decode()
+
+    def drop(self, prompt: Prompt) -> None:
+        """Give up an answer; its row is free again."""
+        row = self.rows.index(prompt)
+        self.rows[row] = None
+        self.open[row] = False
+
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.int64, device=self.device)
+
+    def _free(self) -> list[int]:
+        return [row for row, prompt in enumerate(self.rows) if prompt is None]
+
+    def _grow(self, count: int) -> None:
+        self.rows += [None] * count
+        self.offsets += [0] * count
+        self.cache.grow(len(self.rows))
+        for name in _STATE:
+            state = getattr(self, name)
+            setattr(self, name, torch.cat([state, state.new_zeros(count, *state.shape[1:])]))
+
+    def _prefill(self, trees: Sequence[Tree]) -> None:
+        prompts = [prompt for tree in trees for prompt in tree.prompts]
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        missing = len(prompts) - len(self._free())
+        if missing > 0:
+            self._grow(missing)
+        rows = self._free()[: len(prompts)]
+        packed = pack_trees(trees, self.device)
+        slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
+        sources = [torch.from_numpy(packed.sources(place, length)) for place, length in enumerate(lengths)]
+        self.cache.fill(torch.cat(slots).to(self.device), torch.cat(sources).to(self.device))
+        last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
+        self.hidden[rows] = last
+        self.positions[rows] = torch.tensor(lengths, device=self.device)
+        self.limits[rows] = torch.tensor([prompt.limit for prompt in prompts], device=self.device)
+        self.emitted[rows] = 0
+        self.open[rows] = True
+        for row, prompt in zip(rows, prompts, strict=True):
+            self.rows[row] = prompt
+            self.offsets[row] = len(prompt.tokens) - self.num_steps
+            if not is_greedy(prompt.sampling):
+                drawn = draw_uniforms(prompt.sampling.seed, prompt.key, prompt.limit)
+                self.uniforms[row, : prompt.limit] = drawn.to(self.device)
+
+    def _choose(self, finish: Finish, on_token: OnToken | None) -> None:
+        logits = masked_logits(self.model, self.hidden, self.tokenizer.vocab_size)  # [R, V]
+        chosen = self._by_each_rule(logits)  # [R]
+        # What may not be said is minus infinity and never chosen; one NaN makes the choice of its row meaningless.
+        broken = ~torch.isfinite(logits.gather(1, chosen[:, None]).squeeze(1)) & self.open
+        self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
+        stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
+        ended = (stopped | (self.emitted + 1 >= self.limits)) & self.open
+        # The only place in a step that waits for the device.
+        rows = (ended | broken).nonzero().flatten().tolist()
+        if on_token is not None:
+            self._tell(chosen, stopped | broken, on_token)
+        if rows:
+            self._end(rows, broken[rows].tolist(), stopped[rows].tolist(), finish)
+        self.open[rows] = False
+        # A closed row stays where it is, within its slots; what it computes is never read.
+        self.emitted += self.open
+
+    def _by_each_rule(self, logits: Tensor) -> Tensor:
+        """Rows with one rule are chosen for together: ``[R, V] -> [R]``."""
+        uniforms = self.uniforms.gather(1, self.emitted[:, None]).squeeze(1)  # [R]
+        rules: dict[tuple[object, ...], list[int]] = {}
+        for row, prompt in enumerate(self.rows):
+            if prompt is not None:
+                sampling = prompt.sampling
+                rules.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
+        if len(rules) == 1:
+            ((row, *_),) = rules.values()
+            return choose_tokens(logits, self.rows[row].sampling, uniforms)
+        chosen = self._integers(len(self.rows))
+        for rows in rules.values():
+            chosen[rows] = choose_tokens(logits[rows], self.rows[rows[0]].sampling, uniforms[rows])
+        return chosen
+
+    def _tell(self, chosen: Tensor, silent: Tensor, on_token: OnToken) -> None:
+        for prompt, token, is_silent in zip(self.rows, chosen.tolist(), silent.tolist(), strict=True):
+            if prompt is not None and not is_silent:
+                on_token(prompt, token)
+
+    def _end(self, rows: list[int], broken: list[bool], stopped: list[bool], finish: Finish) -> None:
+        counts = (self.emitted[rows] + 1).tolist()
+        answers = self.answers[rows].tolist()
+        for row, is_broken, by_itself, count, answer in zip(rows, broken, stopped, counts, answers, strict=True):
+            prompt, self.rows[row] = self.rows[row], None
+            if is_broken:
+                self.cache.clear(row)
+                self.hidden[row] = 0
+                finish(prompt, Generation(text="", finish="error", error=_NOT_FINITE))
+                continue
+            tokens = answer[: count - 1] if by_itself else answer[:count]
+            reason = "stop" if by_itself else "length"
+            finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason))
+
+    def _decode(self) -> None:
+        chosen = self.answers.gather(1, (self.emitted - 1).clamp(min=0)[:, None]).squeeze(1)  # [R]
+        furthest = max(offset for offset, prompt in zip(self.offsets, self.rows, strict=True) if prompt is not None)
+        used = self.capacity if self.static else self.num_steps + furthest + 1
+        # A closed row may stand further than the open ones; what it is given is never read.
+        mask = self.cache.step(self.positions, used)
+        self.hidden = self.step_model(chosen, mask, self.positions)
+        self.positions += self.open
+        self.num_steps += 1
+
+    def _shrink(self) -> None:
+        kept = [row for row, prompt in enumerate(self.rows) if prompt is not None]
+        if 2 * len(kept) > len(self.rows):
+            return
+        self.cache.keep(kept)
+        self.rows = [self.rows[row] for row in kept]
+        self.offsets = [self.offsets[row] for row in kept]
+        for name in _STATE:
+            setattr(self, name, getattr(self, name)[kept])
+
+
+def answer_all(
+    decoder: Decoder, trees: Sequence[Tree], images: ImageRows, finish: Finish, on_token: OnToken | None = None
+) -> None:
+    """Answer all prompts, refilling rows as they become free.
+
+    Args:
+        decoder: without open rows.
+        trees: the longer first; none with more prompts than the decoder has rows.
+        images: encodes images.
+        finish: as in :meth:`Decoder.step`.
+        on_token: as in :meth:`Decoder.step`.
+    """
+    queue = deque(trees)
+    while queue or decoder.num_open:
+        if decoder.room >= max(1.0, REFILL_SHARE * decoder.max_rows):
+            take_in(decoder, queue, images, finish)
+        if decoder.num_open:
+            decoder.step(finish, on_token, shrink=not queue)
+
+
+def take_in(decoder: Decoder, queue: deque[Tree], images: ImageRows, finish: Finish) -> None:
+    """Admit trees from the front of a queue until the next one finds no room.
+
+    Args:
+        decoder: takes them.
+        queue: loses what was admitted, and what has an unreadable image.
+        images: encodes images.
+        finish: called with prompts whose image cannot be read.
+    """
+    room = decoder.room
+    taken: list[Tree] = []
+    while queue and len(queue[0].prompts) <= room:
+        tree = queue.popleft()
+        seen = with_image_rows(tree, images, (image for other in queue for image in other.images))
+        if isinstance(seen, Tree):
+            taken.append(seen)
+            room -= len(seen.prompts)
+            continue
+        for prompt in tree.prompts:
+            finish(prompt, Generation(text="", finish="error", error=seen))
+    decoder.admit(taken)

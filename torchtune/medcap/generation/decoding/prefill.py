@@ -1,0 +1,93 @@
+"""One forward pass over trees of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcap.generation.decoding.image_rows import ImageRows
+from medcap.generation.decoding.prefix_tree import PackedTrees, Tree
+from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.modules.attention_mask import added_mask, tree_attention_mask
+
+# Most tokens of one pass, padding included: activations stay small beside the weights, on a CPU within its caches.
+PREFILL_TOKENS = 8192
+PREFILL_TOKENS_ON_CPU = 2048
+
+
+def prefill_tokens(device: torch.device) -> int:
+    """Most tokens of one pass on a device."""
+    return PREFILL_TOKENS_ON_CPU if device.type == "cpu" else PREFILL_TOKENS
+
+
+def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[Any]) -> Tree | str:
+    """Look at a tree's images.
+
+    Args:
+        tree: its images may be encoded already.
+        images: encodes.
+        ahead: images of the trees that come next.
+
+    Returns:
+        The tree with its image rows, or why an image cannot be read.
+    """
+    if not tree.images:
+        return tree
+    images.encode(tree.images, ahead)
+    failure = next(filter(None, map(images.failure, tree.images)), "")
+    return failure or replace(tree, image_rows=images.stack(tree.images))
+
+
+def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, places: Tensor) -> Tensor:
+    """Run trees through the decoder.
+
+    Args:
+        model: in eval mode.
+        trees: with their image rows.
+        packed: the same trees laid out.
+        places: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
+
+    Returns:
+        ``[n, d]``, their hidden states before the final norm.
+    """
+    seen = [tree.image_rows for tree in trees if tree.image_rows is not None]
+    image_rows = torch.cat(seen) if seen else None  # [N, K, d]
+    image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
+    embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
+    # Added, not boolean: a boolean mask would be turned into this one anew in every layer.
+    mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
+    return model.hidden_at(embeddings, places, mask, packed.positions)
+
+
+def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -> Tensor:
+    """Logits of what may be said: words of the vocabulary, and never the image token.
+
+    Args:
+        model: its final norm and head.
+        hidden: ``[n, d]``.
+        vocab_size: of the tokenizer.
+
+    Returns:
+        ``[n, V]`` float32, minus infinity where nothing may be said.
+    """
+    logits = model.unembed(hidden)  # [n, V]
+    logits[:, vocab_size:] = -torch.inf
+    logits[:, model.image_token_id : model.image_token_id + 1] = -torch.inf
+    return logits
+
+
+DecodeOne = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def decode_one(model: VisionLanguageModel) -> DecodeOne:
+    """The step of decoding: one token of every row through the decoder, over its attached cache."""
+
+    def step(tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        embeddings = model.embed(tokens[:, None], None, None)  # [R, 1, d]
+        return model.hidden(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
+
+    return step

@@ -1,0 +1,330 @@
+"""The picture part of a page: samples with reference and answer side by side."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import io
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from medcap.data.images.raster import to_rgb
+from medcap.data.images.reader import ImageReader
+from medcap.errors import UserError
+from medcap.report.sections import Section
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+THUMBNAIL_SIDE = 256
+SAMPLE_LIMIT = 60
+MOST_CHARACTERS = 2_000
+MOST_GROUPS = 12  # that a gallery can be filtered by
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a gallery.
+
+    Attributes:
+        generated: what the model said; "" is shown as a failure.
+        references: what was expected; the first is compared word by word.
+        image: path or picture; None for a question without one.
+        question: what was asked; "" hides the line.
+        correct: True right, False wrong, None where there is no such verdict.
+        score: name and value of the row's score.
+        name: of the row.
+        tags: short facts, such as the modality.
+        problem: why there is no answer or picture.
+        group: what the page's second filter goes by, such as the modality; "" for none.
+        options: of a multiple-choice question; they are listed with the right and the chosen one marked.
+        chosen: the option that ``generated`` was taken for; None for that which it equals, if any.
+    """
+
+    generated: str
+    references: Sequence[str]
+    image: str | Path | Image.Image | None = None
+    question: str = ""
+    correct: bool | None = None
+    score: tuple[str, float] | None = None
+    name: str = ""
+    tags: Sequence[str] = field(default_factory=tuple)
+    problem: str | None = None
+    group: str = ""
+    options: Sequence[str] = field(default_factory=tuple)
+    chosen: str | None = None
+
+    @property
+    def shown_question(self) -> str:
+        """The question, not longer than a page shows it."""
+        return _shortened(self.question)
+
+    @property
+    def shown_answer(self) -> str:
+        """The answer, not longer than a page shows it."""
+        return _shortened(self.generated.strip())
+
+    @property
+    def plain_answer(self) -> str:
+        """The answer as it is compared with options: without case, further white space and final full stops."""
+        return _plain(self.generated)
+
+    @property
+    def facts(self) -> str:
+        """Tags and name in a line."""
+        return " · ".join(fact for fact in (*self.tags, self.name) if fact)
+
+    @property
+    def alternatives(self) -> str:
+        """The accepted references after the first, in a line."""
+        return " / ".join(map(_shortened, self.references[1:]))
+
+    def compared(self) -> tuple[Markup, Markup]:
+        """Return the first reference and the answer; see :func:`mark_differences`."""
+        return mark_differences(_shortened(self.references[0] if self.references else ""), self.shown_answer)
+
+    def listed(self) -> tuple[list[tuple[str, bool, bool]], bool]:
+        """List the options.
+
+        Returns:
+            Each option's text, whether it is right and whether it was chosen; and whether the answer says more than
+            the option that it was taken for, or was taken for none.
+        """
+        right = {_plain(reference) for reference in self.references}
+        chosen = self.plain_answer if self.chosen is None else _plain(self.chosen)
+        options = [
+            (_shortened(option), _plain(option) in right, bool(chosen) and _plain(option) == chosen)
+            for option in self.options
+        ]
+        return options, self.plain_answer != chosen or not any(is_chosen for _, _, is_chosen in options)
+
+
+@dataclass(frozen=True)
+class Gallery(Section):
+    """Pictures with reference and answer side by side, to be leafed through by verdict and by group.
+
+    Attributes:
+        title: above it.
+        samples: all rows; which are shown is decided by a rule that the page states.
+        limit: most rows to show.
+        note: a sentence before that rule.
+        groups: what the samples' ``group`` names, in the plural.
+        reader: opens images; without one an image must lie where its path says.
+    """
+
+    template = "gallery.html.j2"
+
+    title: str
+    samples: Sequence[Sample]
+    limit: int = SAMPLE_LIMIT
+    note: str = ""
+    groups: str = "modalities"
+    reader: ImageReader | None = None
+
+    def shown(self) -> Shown:
+        """Choose the rows, read their pictures and see which filters they need."""
+        samples, rule = choose_samples(self.samples, self.limit, self.groups)
+        pictures: dict[str | int, tuple[str, str]] = {}
+        numbers = _group_numbers(samples)
+        cards = [(sample, numbers[sample.group], _picture(sample, self.reader, pictures)) for sample in samples]
+        verdicts, groups = [], []
+        if any(sample.correct is not None for sample in samples):
+            wrong = sum(not sample.correct for sample in samples)
+            words = (f"All {len(samples)}", f"✗ Wrong {wrong}", f"✓ Right {len(samples) - wrong}")
+            verdicts = list(zip(("show-all", "show-no", "show-yes"), words, strict=True))
+        if len(set(numbers.values())) > 1:
+            names = (f"All {self.groups}", *_group_names(numbers))
+            groups = [(f"in-{number}", name) for number, name in enumerate(names)]
+        return Shown(rule, cards, verdicts, groups, _empty_choices(samples, numbers) if verdicts and groups else [])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a gallery shows.
+
+    Attributes:
+        rule: by which the rows were chosen.
+        cards: each row, the number of its group, and its picture: a ``data:`` address, or "" and why there is none.
+        verdicts: style class and words of each choice in the filter by verdict.
+        groups: the same for the filter by group.
+        empty: style classes of the sentences for choices of both filters that leave no row.
+    """
+
+    rule: str
+    cards: list[tuple[Sample, int, tuple[str, str]]]
+    verdicts: list[tuple[str, str]]
+    groups: list[tuple[str, str]]
+    empty: list[str]
+
+    @property
+    def has_options(self) -> bool:
+        """Whether a row lists options."""
+        return any(sample.options for sample, _, _ in self.cards)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether a row is compared word by word."""
+        return any(not sample.options for sample, _, _ in self.cards)
+
+
+def choose_samples(
+    samples: Sequence[Sample], limit: int = SAMPLE_LIMIT, groups: str = "modalities"
+) -> tuple[list[Sample], str]:
+    """Pick what a page can hold, by a rule that does not flatter.
+
+    Args:
+        samples: all rows in the order of their file.
+        limit: most rows to show.
+        groups: what the samples' ``group`` names, in the plural, for the sentence.
+
+    Returns:
+        The chosen rows in the order of the file, and the rule as a sentence. Of rows with a verdict, as many wrong as
+        right ones and as many of each group as there are, each evenly spaced over the file; of rows that have a score
+        but no verdict, evenly spaced from the lowest to the highest score.
+    """
+    total = len(samples)
+    if total <= limit:
+        return list(samples), f"All {total} rows are shown, in the order of the file." if total > 1 else ""
+    if any(sample.correct is not None for sample in samples):
+        cells: dict[tuple[str, bool], list[int]] = {}
+        for index, sample in enumerate(samples):
+            cells.setdefault((sample.group, bool(sample.correct)), []).append(index)
+        shares = _shares({cell: len(indexes) for cell, indexes in cells.items()}, limit)
+        chosen = sorted(index for cell, indexes in cells.items() for index in _spread(indexes, shares[cell]))
+        shown = {right: sum(shares[cell] for cell in cells if cell[1] is right) for right in (False, True)}
+        there = {right: sum(len(cells[cell]) for cell in cells if cell[1] is right) for right in (False, True)}
+        evenly = f", shared out among the {groups}" if len({group for group, _ in cells}) > 1 else ""
+        rule = (
+            f"{len(chosen)} of {total} rows are shown: {shown[False]} of the {there[False]} wrong and {shown[True]} of"
+            f" the {there[True]} right ones{evenly}, evenly spaced over the file."
+        )
+        return [samples[index] for index in chosen], rule
+    if all(sample.score is not None for sample in samples):
+        ranked = sorted(range(total), key=lambda index: samples[index].score[1])
+        rule = f"{limit} of {total} rows are shown, evenly spaced from the lowest {samples[0].score[0]} to the highest."
+        return [samples[index] for index in _spread(ranked, limit)], rule
+    rule = f"{limit} of {total} rows are shown, evenly spaced over the file."
+    return [samples[index] for index in _spread(list(range(total)), limit)], rule
+
+
+def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, bool], int]:
+    """Deal out places one by one, wrong rows first, as long as a cell has rows."""
+    shares = dict.fromkeys(sizes, 0)
+    order = sorted(sizes, key=lambda cell: cell[1])
+    while limit > 0 and (open_cells := [cell for cell in order if shares[cell] < sizes[cell]]):
+        for cell in open_cells[:limit]:
+            shares[cell] += 1
+        limit -= len(open_cells)
+    return shares
+
+
+def _spread(values: list[int], count: int) -> list[int]:
+    if count <= 1:
+        return values[:count]
+    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+
+
+def mark_differences(reference: str, generated: str) -> tuple[Markup, Markup]:
+    """Mark the words that two texts do not share.
+
+    Words are compared without case and without punctuation at their edges.
+
+    Args:
+        reference: what was expected.
+        generated: what was said.
+
+    Returns:
+        Both as HTML: words of the reference that were not said in ``<del>``, words that the reference does
+        not have in ``<ins>``.
+    """
+    left, right = re.findall(r"\s*\S+", reference), re.findall(r"\s*\S+", generated)
+    matcher = difflib.SequenceMatcher(None, _keys(left), _keys(right), autojunk=False)
+    missing, extra = [], []
+    for action, a, b, c, d in matcher.get_opcodes():
+        shared = action == "equal"
+        missing.append(_span("".join(left[a:b]), None if shared else "del"))
+        extra.append(_span("".join(right[c:d]), None if shared else "ins"))
+    return Markup().join(missing), Markup().join(extra)
+
+
+def _keys(words: list[str]) -> list[str]:
+    return [word.strip().lower().strip(string.punctuation) or word.strip() for word in words]
+
+
+def _span(text: str, tag: str | None) -> Markup:
+    words = text.lstrip()
+    if not words or tag is None:
+        return Markup.escape(text)
+    return Markup("{}<{tag}>{}</{tag}>").format(text[: len(text) - len(words)], words, tag=tag)
+
+
+def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None) -> str:
+    """A small picture that stands in the page itself.
+
+    Args:
+        image: path or picture of any mode.
+        reader: resolves and opens paths; None opens only a file that lies where the path says.
+
+    Returns:
+        A ``data:`` address of a JPEG, longest side at most 256 pixels.
+
+    Raises:
+        UserError: if the image is missing or damaged.
+    """
+    if isinstance(image, (str, Path)):
+        reader = reader or ImageReader([Path(image).parent])
+        small = reader.open(reader.resolve(image))
+    else:
+        small = to_rgb(image).copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _group_numbers(samples: Sequence[Sample]) -> dict[str, int]:
+    """Number the groups from 1, in the order of their names; those beyond the style sheet's share the last number."""
+    names = sorted({sample.group for sample in samples}, key=lambda name: (not name, name.casefold()))
+    return {name: min(number, MOST_GROUPS) for number, name in enumerate(names, start=1)}
+
+
+def _group_names(numbers: dict[str, int]) -> list[str]:
+    last = [name for name, number in numbers.items() if number == MOST_GROUPS]
+    names = [name or "(none)" for name, number in numbers.items() if number < MOST_GROUPS]
+    return names + ([(last[0] or "(none)") if len(last) == 1 else f"{len(last)} others"] if last else [])
+
+
+def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[str]:
+    found = {(bool(sample.correct), numbers[sample.group]) for sample in samples if sample.correct is not None}
+    return [
+        f"none-{name}-{number}"
+        for verdict, name in ((False, "no"), (True, "yes"))
+        for number in sorted(set(numbers.values()))
+        if (verdict, number) not in found
+    ]
+
+
+def _picture(sample: Sample, reader: ImageReader | None, known: dict[str | int, tuple[str, str]]) -> tuple[str, str]:
+    if sample.image is None:
+        return "", ""
+    key = str(sample.image) if isinstance(sample.image, (str, Path)) else id(sample.image)
+    if key not in known:
+        try:
+            known[key] = thumbnail(sample.image, reader), ""
+        except (UserError, OSError, ValueError) as error:
+            known[key] = "", str(error)
+    return known[key]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …"

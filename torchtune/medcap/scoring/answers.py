@@ -1,0 +1,184 @@
+"""Files of answers, our own and anybody's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcap.data.json_text import parse_json
+from medcap.datasets.rows.json_rows import read_rows
+from medcap.errors import UserError
+from medcap.scoring.question import GROUPS, Answer
+from medcap.scoring.replies.numbers import number_text
+
+_PREDICTION_KEYS = ("prediction", "text")
+_REFERENCE_KEYS = ("reference", "gt", "answer")
+_TABLES = (".csv", ".tsv", ".tab", ".xls", ".xlsx", ".parquet", ".feather")
+_ID_KEYS = ("question_id", "id")
+
+
+def read_answers(path: str | Path) -> list[Answer]:
+    """Read answers that are to be scored.
+
+    A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
+    may have ``question``, ``options`` (a list), ``answer_type``, ``image``, ``modality``, ``question_type`` and
+    ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and ``gt`` or ``answer``
+    for the reference are read too. A prediction that is null or absent is a failure. An empty option is dropped, and
+    the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
+
+    In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
+    been mended since, and a last line that was cut off is passed over.
+
+    Args:
+        path: JSON or JSONL.
+
+    Returns:
+        The answers in the order of the file.
+
+    Raises:
+        UserError: if the file cannot be read, a row has no reference or a value of the wrong type, two rows have one
+            ``question_id``, or not one row has a prediction.
+
+    Example:
+        >>> answers = read_answers("results/run/vqarad/predictions.jsonl")
+    """
+    path = Path(path)
+    rows: dict[Any, tuple[int, Mapping[str, Any]]] = {}
+    for index, value in _rows(path):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}, row {index}: a row must be an object, not {type(value).__name__}")
+        fingerprint = value.get("fingerprint")
+        rows[index if fingerprint is None else str(value.get("question_id", fingerprint))] = index, value
+    if not any(key in value for _, value in rows.values() for key in _PREDICTION_KEYS):
+        raise UserError(f"{path}: no row has a 'prediction' (or 'text'): is this a file of answers?")
+    answers = []
+    seen: dict[str, int] = {}
+    for index, value in rows.values():
+        try:
+            answer = _answer(value, index)
+        except UserError as error:
+            raise UserError(f"{path}, row {index}: {error}") from None
+        if answer.question_id in seen:
+            raise UserError(
+                f"{path}: rows {seen[answer.question_id]} and {index} have the same question_id"
+                f" {answer.question_id!r}: give each row an id of its own"
+            )
+        seen[answer.question_id] = index
+        answers.append(answer)
+    return answers
+
+
+def read_candidates(path: str | Path) -> list[str]:
+    """Read LLaVA-Med's candidate answers: ``{"0": ["answer", ...]}``, or a plain list.
+
+    Args:
+        path: JSON.
+
+    Returns:
+        The answers as text.
+
+    Raises:
+        UserError: if the file cannot be read or holds something else.
+    """
+    try:
+        values = parse_json(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"candidates {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"candidates {path} is not JSON: {error}") from error
+    if isinstance(values, Mapping):
+        values = values.get("0")
+    if not isinstance(values, list) or not values:
+        raise UserError(f'{path}: candidates must be {{"0": ["answer", ...]}} or a list of answers')
+    try:
+        return _texts(values, "a candidate")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _rows(path: Path) -> Iterable[tuple[int, Any]]:
+    try:
+        return list(read_rows(path))
+    except UserError:
+        whole = _whole_lines(path)
+        if whole is not None:
+            return enumerate(whole)
+        if path.is_file() and _not_json(path):
+            raise UserError(
+                f"{path} is neither JSON nor JSONL, and score reads JSON and JSONL: turn a table into JSONL with"
+                " pandas: read_csv(...).to_json('answers.jsonl', orient='records', lines=True)"
+            ) from None
+        raise
+
+
+def _not_json(path: Path) -> bool:
+    """Whether a file is a table by its name, or no JSON from its first character on."""
+    if path.suffix.lower() in _TABLES:
+        return True
+    start = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").lstrip()
+    try:
+        json.JSONDecoder().raw_decode(start)
+    except json.JSONDecodeError as error:
+        return bool(start) and error.pos == 0
+    except (ValueError, RecursionError):  # JSON that is too large for Python
+        return False
+    return False
+
+
+def _whole_lines(path: Path) -> list[Any] | None:
+    """The rows of a file of ours without its last line, if it was that line alone which a kill cut off."""
+    if not path.is_file():
+        return None
+    *lines, last = path.read_bytes().split(b"\n")
+    try:
+        rows = [parse_json(line) for line in lines if line.strip()]
+    except ValueError:
+        return None
+    ours = rows and all(isinstance(row, Mapping) and row.get("fingerprint") for row in rows)
+    return rows if last and ours else None
+
+
+def _answer(value: Mapping[str, Any], index: int) -> Answer:
+    reference = next((value[key] for key in _REFERENCE_KEYS if not _missing(value.get(key))), None)
+    if reference is None or reference == []:
+        raise UserError(f"there is no 'reference' to compare with (the row has: {', '.join(map(str, value))})")
+    prediction = next((value[key] for key in _PREDICTION_KEYS if key in value), None)
+    options = [] if _missing(value.get("options")) else value["options"]
+    if not isinstance(options, list):
+        raise UserError("'options' must be a list of texts")
+    groups = {name: _text(value[name], name).strip() for name in GROUPS if not _missing(value.get(name))}
+    columns = ["" if _missing(option) else _text(option, "an option") for option in options]
+    columns = tuple(option if option.strip() else "" for option in columns)
+    given = tuple(option for option in columns if option)
+    image = value.get("image")
+    return Answer(
+        question_id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
+        question="" if _missing(value.get("question")) else _text(value["question"], "question"),
+        references=tuple(_texts(reference if isinstance(reference, list) else [reference], "'reference'")),
+        prediction="" if _missing(prediction) else _text(prediction, "prediction"),
+        options=given,
+        answer_type="" if _missing(value.get("answer_type")) else _text(value["answer_type"], "answer_type"),
+        groups={name: group for name, group in groups.items() if group},
+        image=image if isinstance(image, str) else "",
+        columns=columns if len(given) < len(columns) else (),
+    )
+
+
+def _texts(values: Sequence[Any], name: str) -> list[str]:
+    return [_text(value, name) for value in values]
+
+
+def _text(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if finite and not isinstance(value, bool):
+        return number_text(value)
+    raise UserError(f"{name} must be text or a number, not {json.dumps(value)[:60]}")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,82 @@
+"""The COCO caption metrics as a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from medcap.errors import UserError
+from medcap.scoring.metrics.caption import BLEU_ORDERS, bleu_of_sums, caption_metrics
+from medcap.scoring.metrics.java_scorers import RowFailure
+from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.summary import check_answers, reasoning_notice
+from medcap.scoring.question import Answer
+from medcap.scoring.statistics import NUMBER, SHARE, bootstrap_interval, bootstrap_of_sums
+
+# The set's score is the mean of the rows' for these alone.
+_MEANS = ("ROUGE_L", "CIDEr", "SPICE")
+
+
+class Coco(Protocol):
+    """pycocoevalcap's metrics against all references of a row.
+
+    The intervals of BLEU draw rows and sum their counts; those of ROUGE_L, CIDEr and SPICE are of the rows' mean,
+    with CIDEr's document frequencies kept. METEOR's corpus formula is Java's alone, so it has none.
+    """
+
+    name = "coco"
+    description = (
+        "the COCO caption metrics of pycocoevalcap (PTB tokens, lower case, punctuation removed) against all references"
+        " of a row; an empty caption scores 0 and is counted"
+    )
+    headline = "CIDEr"
+    share = False
+
+    def score(self, answers: Sequence[Answer]) -> ProtocolScores:
+        """Score captions; see :meth:`Protocol.score`."""
+        counts = check_answers(answers, self.name)
+        published = reasoning_notice(answers, published=True)
+        try:
+            result = caption_metrics(
+                [answer.prediction for answer in answers], [list(answer.references) for answer in answers]
+            )
+        except RowFailure as failure:
+            raise UserError(
+                f"coco: METEOR's Java process ended early, the last time on {_called(answers[failure.row])}:"
+                f" {failure.reason}"
+            ) from failure
+        intervals = {
+            f"Bleu_{order}": bootstrap_of_sums(result.bleu_counts, partial(bleu_of_sums, order=order)).as_dict()
+            for order in range(1, BLEU_ORDERS + 1)
+        }
+        for name in (name for name in _MEANS if name in result.rows):
+            kind = NUMBER if name == self.headline else SHARE
+            intervals[name] = bootstrap_interval(result.rows[name], kind=kind).as_dict()
+        rows = [
+            {
+                "question_id": answer.question_id,
+                **{name: values[index] for name, values in result.rows.items()},
+                "correct": None,
+                "value": result.rows[self.headline][index],
+            }
+            for index, answer in enumerate(answers)
+        ]
+        notices = [*result.notices, *published, *_failures(answers, result.failures), *_without_width(intervals)]
+        return ProtocolScores(dict(result.scores), intervals, rows, counts, notices)
+
+
+def _called(answer: Answer) -> str:
+    return f"row {answer.question_id} ({len(answer.prediction.split()):,} words)"
+
+
+def _failures(answers: Sequence[Answer], failures: Mapping[int, str]) -> list[str]:
+    return [
+        f"METEOR counts {_called(answers[row])} as an empty caption, because its Java process ended early: {reason}"
+        for row, reason in failures.items()
+    ]
+
+
+def _without_width(intervals: Mapping[str, Mapping[str, float]]) -> list[str]:
+    # These scores are not shares of rows, so Wilson's interval is not theirs. BLEU's constants leave a trace of width.
+    names = [name for name, interval in intervals.items() if interval["high"] - interval["low"] < 1e-9]
+    return [f"intervals without a width, because all rows score alike: {', '.join(names)}"] if names else []

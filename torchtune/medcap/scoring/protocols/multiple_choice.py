@@ -1,0 +1,214 @@
+"""Rules for questions with options: OmniMedVQA's difflib match, medcap's letters, and robust parsing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from medcap.errors import UserError
+from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.summary import (
+    check_answers,
+    count_notice,
+    one_reference_notice,
+    reasoning_notice,
+    row_means,
+)
+from medcap.scoring.question import Answer
+from medcap.scoring.replies.final_reply import final_reply
+from medcap.scoring.replies.numbers import same_number
+from medcap.scoring.replies.option_reply import parse_option
+from medcap.scoring.statistics import bootstrap_group_mean
+
+LETTERS = "ABCD"
+
+
+class MultipleChoice(Protocol):
+    """Accuracy over rows, and as the unweighted mean over modalities.
+
+    Rows without a modality form one group of their own. A row without options, or whose reference is not among them,
+    cannot be answered rightly: it is wrong and counted.
+
+    Attributes:
+        over_rows: name of the accuracy over rows.
+        over_modalities: name of the unweighted mean of the modalities' accuracies.
+        published: whether the rule is a published one, which reads what a model said as it stands.
+    """
+
+    over_rows: ClassVar[str]
+    over_modalities: ClassVar[str]
+    published: ClassVar[bool] = False
+
+    @abstractmethod
+    def choose(self, answer: Answer) -> tuple[str | None, bool]:
+        """Read a reply.
+
+        Args:
+            answer: a row with options.
+
+        Returns:
+            What was chosen (an option's text or a letter; None for nothing) and whether it is right.
+        """
+
+    def is_right(self, option: str, answer: Answer) -> bool:
+        """Whether an option is the row's reference: the same text, or the same number (2 and 2.0)."""
+        return option == answer.references[0] or same_number(option, answer.references[0])
+
+    def score(self, answers: Sequence[Answer]) -> ProtocolScores:
+        """Score answers; see :meth:`Protocol.score`."""
+        counts = check_answers(answers, self.name)
+        notices = self._check_options(answers) + one_reference_notice(answers)
+        notices += reasoning_notice(answers, self.published)
+        rows = [self._row(answer) for answer in answers]
+        modalities = [answer.groups.get("modality", "") for answer in answers]
+        without = [answer for answer, modality in zip(answers, modalities, strict=True) if not modality]
+        notices += count_notice(f"rows without a modality, one group of {self.over_modalities}", without, answers)
+        means, intervals = row_means(rows, {self.over_rows: "accuracy"})
+        hits = [row["accuracy"] for row in rows]
+        means[self.over_modalities] = _mean_of_means(hits, modalities)
+        intervals[self.over_modalities] = bootstrap_group_mean(hits, modalities).as_dict()
+        order = sorted(means, key=lambda name: name != self.headline)
+        return ProtocolScores(
+            {name: means[name] for name in order}, {name: intervals[name] for name in order}, rows, counts, notices
+        )
+
+    def _row(self, answer: Answer) -> dict[str, Any]:
+        choice, correct = self.choose(answer) if answer.options else (None, False)
+        hit = float(correct)
+        return {
+            "question_id": answer.question_id,
+            "accuracy": hit,
+            "choice": choice,
+            "correct": correct,
+            "value": hit,
+        }
+
+    def _check_options(self, answers: Sequence[Answer]) -> list[str]:
+        bare = [answer for answer in answers if not answer.options]
+        if len(bare) == len(answers):
+            first = bare[0].question_id
+            raise UserError(f"{self.name}: no row has 'options' (the first is {first}): add the list to the rows")
+        strange = [
+            answer
+            for answer in answers
+            if answer.options and not any(self.is_right(option, answer) for option in answer.options)
+        ]
+        return [
+            *count_notice("rows without options, counted as wrong", bare, answers),
+            *count_notice("rows whose reference is not an option, counted as wrong", strange, answers),
+        ]
+
+
+class OmniMedVqaQa(MultipleChoice):
+    """OmniMedVQA's question-answering score.
+
+    Source: OpenGVLab/Multi-Modality-Arena, ``MedicalEval/Question-answering_Score/utils/medicalqa.py`` (:18-66), which
+    counts answers without any similarity as wrong but drops rows whose generation failed; here those are counted.
+    """
+
+    name = "omnimedvqa_qa"
+    description = (
+        "OmniMedVQA's question answering: the option with the highest difflib ratio to the answer is chosen, the first"
+        " of equals; no similarity to any option is wrong"
+    )
+    headline = over_rows = "accuracy"
+    over_modalities = "accuracy_by_modality"
+    published = True
+
+    def is_right(self, option: str, answer: Answer) -> bool:
+        """Whether it is the same text; see :class:`MultipleChoice`."""
+        return option == answer.references[0]
+
+    def choose(self, answer: Answer) -> tuple[str | None, bool]:
+        """Take the most similar option; see :class:`MultipleChoice`."""
+        chosen = most_similar(answer.prediction, answer.options)
+        if chosen is None:
+            return None, False
+        return answer.options[chosen], self.is_right(answer.options[chosen], answer)
+
+
+class MedcapLetter(MultipleChoice):
+    """medcap's ``eval_vqa``: the reply's first character is the letter.
+
+    Source: medcap, ``torchtune/custom_generate_func.py`` (:301-366).
+    """
+
+    name = "medcap_letter"
+    description = (
+        "medcap's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is the"
+        " letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous row's"
+        " letter), and so is the second letter of an option that stands twice; accuracy is the unweighted mean over"
+        " modalities"
+    )
+    headline = over_modalities = "accuracy"
+    over_rows = "accuracy_rows"
+
+    def choose(self, answer: Answer) -> tuple[str | None, bool]:
+        """Take the first character; see :class:`MultipleChoice`."""
+        letter = final_reply(answer.prediction).strip()[:1].upper()
+        index = LETTERS.find(letter) if len(letter) == 1 else -1
+        places = [place for place, option in enumerate(answer.lettered) if option and self.is_right(option, answer)]
+        return letter or None, places[:1] == [index]
+
+    def _check_options(self, answers: Sequence[Answer]) -> list[str]:
+        twice = [answer for answer in answers if len(set(answer.options)) < len(answer.options)]
+        notice = count_notice(
+            "rows with one option twice, of which this rule knows the first letter alone", twice, answers
+        )
+        return super()._check_options(answers) + notice
+
+
+class MedcapOption(MultipleChoice):
+    """medcap's option mapping with robust parsing of the reply."""
+
+    name = "medcap_option"
+    description = (
+        "the option that a reply names by its letter or its text, robustly parsed; a model's reasoning is taken off"
+        " first, and what a reply denies is not named; a reply that names none or several is wrong; accuracy is the"
+        " unweighted mean over modalities"
+    )
+    headline = over_modalities = "accuracy"
+    over_rows = "accuracy_rows"
+
+    def choose(self, answer: Answer) -> tuple[str | None, bool]:
+        """Parse the reply; see :class:`MultipleChoice`."""
+        chosen = parse_option(answer.prediction, answer.lettered)
+        if chosen is None:
+            return None, False
+        return answer.lettered[chosen], self.is_right(answer.lettered[chosen], answer)
+
+
+@lru_cache(maxsize=1 << 17)
+def most_similar(prediction: str, options: tuple[str, ...]) -> int | None:
+    """OmniMedVQA's match (``find_most_similar_index``): ``SequenceMatcher(None, option, prediction).ratio()``.
+
+    The order of the two texts, the case, and difflib's heuristic for texts of 200 characters and more all count.
+
+    Args:
+        prediction: what was answered.
+        options: the options' texts.
+
+    Returns:
+        The index of the first option with the highest ratio; None if every ratio is 0.
+    """
+    matcher = SequenceMatcher(None, "", prediction)
+    best, highest = None, 0.0
+    for index, option in enumerate(options):
+        matcher.set_seq1(option)
+        # An upper bound that costs nothing.
+        if matcher.real_quick_ratio() <= highest:
+            continue
+        ratio = matcher.ratio()
+        if ratio > highest:
+            best, highest = index, ratio
+    return best
+
+
+def _mean_of_means(values: Sequence[float], groups: Sequence[str]) -> float:
+    members: dict[str, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        members.setdefault(group, []).append(value)
+    return sum(sum(own) / len(own) for own in members.values()) / len(members)

@@ -1,0 +1,91 @@
+"""From rows' values to means and intervals: what the protocols share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.scoring.question import Answer
+from medcap.scoring.replies.final_reply import final_reply
+from medcap.scoring.statistics import bootstrap_interval
+
+
+def check_answers(answers: Sequence[Answer], protocol: str) -> dict[str, int]:
+    """Check that there is something to score.
+
+    Args:
+        answers: what a protocol was given.
+        protocol: its name.
+
+    Returns:
+        The counts ``n`` and ``failures``.
+
+    Raises:
+        UserError: if there are no answers.
+    """
+    if not answers:
+        raise UserError(f"{protocol}: there are no answers to score")
+    return {"n": len(answers), "failures": sum(answer.failed for answer in answers)}
+
+
+def row_means(
+    rows: Sequence[dict[str, Any]], keys: dict[str, str]
+) -> tuple[dict[str, float], dict[str, dict[str, float | int]]]:
+    """Means over rows with their bootstrap intervals.
+
+    Args:
+        rows: of a protocol.
+        keys: name of a score -> key of the rows' values that it is the mean of. A row without the key, or with None,
+            is not in its denominator.
+
+    Returns:
+        The scores and their intervals; a score without any row is absent from both.
+    """
+    scores, intervals = {}, {}
+    for name, key in keys.items():
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if values:
+            # Python's own sum, as the published evaluators take it.
+            scores[name] = sum(values) / len(values)
+            intervals[name] = bootstrap_interval(values).as_dict()
+    return scores, intervals
+
+
+def count_notice(rows: str, found: Sequence[Answer], answers: Sequence[Answer]) -> list[str]:
+    """Say how many rows something holds for.
+
+    Args:
+        rows: what they are, such as "rows without options".
+        found: those rows.
+        answers: all rows.
+
+    Returns:
+        One line with the first row's id; nothing where there is no such row.
+    """
+    if not found:
+        return []
+    return [f"{rows}: {len(found)} of {len(answers)} (the first is {found[0].question_id})"]
+
+
+def reasoning_notice(answers: Sequence[Answer], published: bool = False) -> list[str]:
+    """Say how many replies hold a model's reasoning, where that matters to the score.
+
+    Args:
+        answers: all rows.
+        published: whether the rule is a published one, which reads what a model said as it stands.
+
+    Returns:
+        At most one line.
+    """
+    if published:
+        found = [answer for answer in answers if final_reply(answer.prediction) != answer.prediction]
+        return count_notice("replies with reasoning or tags, which the published rule reads as a whole", found, answers)
+    found = [answer for answer in answers if not answer.failed and not final_reply(answer.prediction)]
+    return count_notice("replies that end within their reasoning, counted as wrong", found, answers)
+
+
+def one_reference_notice(answers: Sequence[Answer]) -> list[str]:
+    """Say so where a rule that knows one reference meets rows with several."""
+    several = [answer for answer in answers if len(answer.references) > 1]
+    return count_notice("rows with several references, of which this rule takes the first", several, answers)

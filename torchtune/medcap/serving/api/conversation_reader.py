@@ -1,0 +1,239 @@
+"""A checked request -> the messages that the model was trained on, its images decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+from torchtune.data import Message
+
+from medcap.data.conversations import PLACEHOLDER
+from medcap.data.images.raster import FORMATS
+from medcap.data.images.reader import ImageReader
+from medcap.data.tokenization import check_text
+from medcap.errors import UserError
+from medcap.generation.generator import Generator
+from medcap.generation.placeholders import Placed, find_placeholders
+from medcap.generation.request import PreparedImage
+from medcap.models.towers.base import MAX_ASPECT
+from medcap.serving.api.api_error import ApiError, bad_request
+from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part
+from medcap.serving.api.data_url import read_data_url
+from medcap.serving.limits import Limits
+
+logger = logging.getLogger(__name__)
+
+
+class ConversationReader:
+    """Makes messages of requests to one run.
+
+    [Contract] what a request names is never opened: the reader has no roots, and only bytes that came with the request
+    are decoded.
+
+    Args:
+        generator: prepares images for its tower.
+        limits: bounds.
+    """
+
+    def __init__(self, generator: Generator, limits: Limits) -> None:
+        self._generator = generator
+        self._limits = limits
+        self._images = ImageReader([], max_pixels=limits.max_pixels, max_bytes=limits.max_body_bytes)
+
+    def read(self, body: ChatBody, request_id: str) -> list[Message]:
+        """Decode images and put words and images into the order and form of training.
+
+        Args:
+            body: the request.
+            request_id: for the log.
+
+        Returns:
+            The turns; images are :class:`PreparedImage`.
+
+        Raises:
+            ApiError: 400, if a turn is out of place, the text too long, or an image cannot be taken.
+        """
+        num_images = num_characters = 0
+        for index, message in enumerate(body.messages):
+            self._check_message(message, f"messages.{index}.content")
+            num_images += len(message.images)
+            num_characters += len(message.words)
+        if num_images > self._limits.max_images:
+            raise bad_request(
+                f"there are {num_images} images; at most {self._limits.max_images} are taken", "messages", "too_many"
+            )
+        if num_characters > self._limits.max_characters:
+            raise too_long(self._generator.max_seq_len)
+        turns = _turns_to_answer(body)
+        return [self._message(f"messages.{index}.content", message, request_id) for index, message in turns]
+
+    def _check_message(self, message: ChatMessage, field: str) -> None:
+        for index, part in enumerate(message.content):
+            self._check_part(part, message.role, f"{field}.{index}")
+        if message.refusal and message.role != "assistant":
+            raise bad_request("only the assistant's messages may hold a refusal", field)
+        words = message.words
+        if message.role == "user":
+            named, given = _num_placeholders(message), len(message.images)
+            if named > given:
+                raise bad_request(
+                    f"'{field}' has {named} image placeholder(s) (<image> first or last, {PLACEHOLDER} anywhere) but"
+                    f" {given} image(s): send images as 'image_url' parts, or leave the placeholder out",
+                    field,
+                )
+            words = words.replace(PLACEHOLDER, "")
+        try:
+            check_text(words)
+        except UserError:
+            raise bad_request(
+                f"'{field}' holds a character that stands for an image; send images as 'image_url' parts", field
+            ) from None
+
+    def _check_part(self, part: Part, role: str, field: str) -> None:
+        for name in ("text", "image_url", "refusal"):
+            if (getattr(part, name) is None) == (name == part.type):
+                raise bad_request(f"'{field}' must have '{part.type}' and nothing else", field)
+        if part.type == "image_url" and role != "user":
+            raise bad_request("only the user's messages may hold images", field)
+        if part.type == "refusal" and role != "assistant":
+            raise bad_request("only the assistant's messages may hold a refusal", field)
+
+    def _message(self, field: str, message: ChatMessage, request_id: str) -> Message:
+        if message.role != "user":
+            role = "system" if message.role in SYSTEM else "assistant"
+            return Message(role=role, content=message.words, masked=role == "system")
+        if not message.images and not message.words.strip():
+            raise bad_request(f"'{field}' is empty", field)
+        pieces: list[str | PreparedImage] = []
+        for index, part in enumerate(message.content):
+            if part.type == "image_url":
+                pieces.append(self._image(part.image_url.url, f"{field}.{index}.image_url.url", request_id))
+            elif part.text:
+                pieces.append(part.text)
+        return Message(role="user", content=_placed(pieces), masked=True)
+
+    def _image(self, url: str, field: str, request_id: str) -> PreparedImage:
+        data = read_data_url(url, field)
+        picture = decode_picture(self._images, data, field, request_id)
+        return self._generator.prepare(picture, hashlib.sha256(data).hexdigest())
+
+
+def decode_picture(images: ImageReader, data: bytes, field: str, request_id: str) -> Image.Image:
+    """Decode an image that came with a request.
+
+    Args:
+        images: has the limits, and no roots.
+        data: the content of a file.
+        field: of the request, for the refusal.
+        request_id: for the log.
+
+    Returns:
+        The upright 8-bit RGB picture.
+
+    Raises:
+        ApiError: 400; whatever was wrong, its words are the same.
+    """
+    try:
+        picture = images.open_bytes(data)
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            raise UserError(f"image of {picture.width} x {picture.height} is a strip")
+        return picture
+    except MemoryError:
+        raise
+    except Exception as error:
+        # No list covers what damaged files make decoders raise; what they say is for the log only.
+        logger.info("%s: image refused: %.300r", request_id, error)
+        raise bad_request(
+            f"'{field}' cannot be read: it must be a whole image of the formats {', '.join(FORMATS)}, DICOM or"
+            f" NIfTI, of at most {images.max_pixels:,} pixels, no side longer than {MAX_ASPECT} times the other",
+            field,
+            "invalid_image",
+        ) from None
+
+
+def too_long(context: int, num_tokens: int | None = None) -> ApiError:
+    """A conversation that leaves no room for an answer.
+
+    Args:
+        context: most tokens of a conversation with its answer.
+        num_tokens: of the conversation, if they were counted.
+    """
+    counted = "" if num_tokens is None else f", and it has {num_tokens} without"
+    return bad_request(
+        f"the conversation is too long: with its answer it may have {context} tokens{counted}",
+        "messages",
+        "context_length_exceeded",
+    )
+
+
+def _num_placeholders(message: ChatMessage) -> int:
+    return sum(find_placeholders(part.text).count for part in message.content if part.text)
+
+
+def _turns_to_answer(body: ChatBody) -> list[tuple[int, ChatMessage]]:
+    """The turns of the prompt with their indices; a last one of the assistant is not among them, it begins the answer.
+
+    Of two turns of the assistant in a row one may be empty, and is left out.
+    """
+    turns: list[tuple[int, ChatMessage]] = []
+    for index, message in body.turns:
+        if message.role in SYSTEM and turns:
+            raise bad_request("a system message must be the first message, and the only one", "messages")
+        if turns and turns[-1][1].role == message.role == "assistant":
+            if not message.words.strip():
+                continue
+            if turns[-1][1].words.strip():
+                raise bad_request("two assistant messages in a row: join them", f"messages.{index}")
+            turns.pop()
+        turns.append((index, message))
+    if turns and turns[-1][1].role == "assistant":
+        turns.pop()
+    if not turns:
+        raise bad_request("there is nothing to answer: add a user message", "messages")
+    return turns
+
+
+def _placed(pieces: list[str | PreparedImage]) -> list[dict[str, Any]]:
+    """Put the last images where the words name them; those before them stay where they are."""
+    placed = {index: find_placeholders(piece) for index, piece in enumerate(pieces) if isinstance(piece, str)}
+    images = [piece for piece in pieces if not isinstance(piece, str)]
+    num_free = len(images) - sum(words.count for words in placed.values())
+    free, named = images[:num_free], iter(images[num_free:])
+    parts: list[dict[str, Any]] = []
+    for index, piece in enumerate(pieces):
+        if index not in placed:
+            if free:
+                _append(parts, "image", free.pop(0))
+        elif placed[index].count:
+            _append_placed(parts, placed[index], named)
+        else:
+            _append(parts, "text", piece)
+    return parts
+
+
+def _append_placed(parts: list[dict[str, Any]], placed: Placed, named: Iterator[PreparedImage]) -> None:
+    for _ in range(placed.before):
+        _append(parts, "image", next(named))
+    first, *others = placed.pieces or [""]
+    if first:
+        _append(parts, "text", first)
+    for piece in others:
+        kind, content = ("image", next(named)) if piece is None else ("text", piece)
+        parts.append({"type": kind, "content": content})
+    for _ in range(placed.after):
+        _append(parts, "image", next(named))
+
+
+def _append(parts: list[dict[str, Any]], kind: str, content: Any) -> None:
+    """A line break stands between words and what comes before or after them, as in ``<image>\\n`` and the question."""
+    if parts:
+        before = parts[-1]
+        between = "" if before["type"] == "image" else before["content"][-1:]
+        if kind == "text" and between != "\n" and not content.startswith("\n"):
+            content = f"\n{content}"
+        elif kind == "image" and between not in ("", "\n"):
+            before["content"] += "\n"
+    parts.append({"type": kind, "content": content})

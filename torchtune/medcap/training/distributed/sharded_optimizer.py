@@ -1,0 +1,371 @@
+"""What trains: its weights, gradients and optimizer, on one process or divided over many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn, optim
+
+from medcap.configuration import find_component
+from medcap.errors import UserError
+from medcap.training.distributed.world import World
+from medcap.training.optimization import build_optimizer, scale_and_clip
+
+# Their update of an element depends on that element alone, so any part of a tensor can be updated for itself.
+ELEMENT_WISE = {
+    optim.Adadelta,
+    optim.Adagrad,
+    optim.Adam,
+    optim.Adamax,
+    optim.AdamW,
+    optim.ASGD,
+    optim.NAdam,
+    optim.RAdam,
+    optim.RMSprop,
+    optim.SGD,
+}
+# What these optimizers keep once for a tensor; all else that they keep has the tensor's shape.
+_KEPT_ONCE = {"step", "eta", "mu", "mu_product"}
+# In elements: kernels are fast on tensors that begin at a multiple of 256 bytes.
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The part of a parameter that lies in this process's shard.
+
+    Attributes:
+        index: of the parameter.
+        start: first element of the part, within the parameter.
+        stop: end of it.
+        place: of its first element within the flat buffers.
+    """
+
+    index: int
+    start: int
+    stop: int
+    place: int
+
+
+class TrainedPart:
+    """The trained parameters with their gradients and their optimizer.
+
+    On one process it is the optimizer over the parameters and nothing else. On several, all gradients lie in one flat
+    buffer that is summed over the processes at once; what no process has a gradient for is left alone, as one process
+    would. If the optimizer works element by element, the weights lie in a flat buffer too, and each process updates
+    its shard of it and keeps the optimizer state of that shard only; else every process does the same whole step.
+
+    Args:
+        parameters: name -> fp32 parameter. On several processes their ``data`` and ``grad`` become views of the flat
+            buffers: nobody may replace these, only write into them.
+        optimizer: ``_component_`` and arguments.
+        world: the processes.
+        shard: divide the optimizer state where that is possible.
+
+    Attributes:
+        parameters: as given.
+        optimizer: for the learning-rate schedule.
+        sharded: whether the optimizer state is divided over the processes.
+        why: a line that says so.
+
+    Raises:
+        UserError: if the optimizer refuses its arguments.
+        ValueError: if a parameter is not fp32.
+    """
+
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], optimizer: Mapping[str, Any], world: World, shard: bool = True
+    ) -> None:
+        self.parameters = parameters
+        self._list = list(parameters.values())
+        self._world = world
+        component = find_component(optimizer["_component_"], "optimizer._component_")
+        self.sharded = shard and world.size > 1 and component in ELEMENT_WISE
+        self.why = self._explain(shard, optimizer["_component_"])
+        self._pieces: list[_Piece] = []
+        trained = self._list
+        if world.size > 1 and self._list:
+            self._flatten_gradients()
+            if self.sharded:
+                trained = self._flatten_weights()
+        self.optimizer = build_optimizer(optimizer, trained)
+        self._settings = _argument_names(component, self.optimizer)
+        self._resumed = False
+        self._trained: list[nn.Parameter] = trained
+
+    def synchronise(self) -> None:
+        """Give every process the weights of rank 0."""
+        if self.sharded:
+            dist.broadcast(self._weights, 0)
+        elif self._world.size > 1:
+            for parameter in self._list:
+                dist.broadcast(parameter.data, 0)
+
+    @torch.no_grad()
+    def reduce(self, scale: float, max_norm: float | None) -> Tensor:
+        """Add up the gradients of all processes, multiply them by a number, and clip them.
+
+        Args:
+            scale: the number, the same on every process.
+            max_norm: largest gradient norm, None for no clipping.
+
+        Returns:
+            The norm before clipping over all parameters, a scalar, the same bits on every process.
+        """
+        if self._world.size == 1:
+            return scale_and_clip(self._list, scale, max_norm)
+        self._check_views()
+        met = torch.tensor(self._world.sum(self._met)).bool().tolist()
+        if not self.sharded:
+            dist.all_reduce(self._gradients)
+            for parameter, has_gradient in zip(self._list, met, strict=True):
+                parameter.grad = parameter.grad if has_gradient else None
+            return scale_and_clip(self._list, scale, max_norm)
+
+        dist.reduce_scatter_tensor(self._shard_of(self._gradients), self._gradients)
+        for piece, parameter in zip(self._pieces, self._trained, strict=False):
+            place = slice(piece.place, piece.place + piece.stop - piece.start)
+            parameter.grad = self._gradients[place] if met[piece.index] else None
+        norm = self._norm_over_shards(scale_and_clip(self._trained, scale, None))
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._trained, max_norm, norm)
+        return norm
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the weights by the reduced gradients, on every process alike.
+
+        Raises:
+            UserError: if settings that changed since the checkpoint need what the optimizer did not keep then.
+        """
+        try:
+            self.optimizer.step()
+        except KeyError as error:
+            if not self._resumed:
+                raise
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer state lacks {error.args[0]}, which the optimizer's settings now"
+                " need: resume with those of the checkpoint, or start a new run with vision_checkpoint=FOLDER"
+            ) from error
+        if self.sharded:
+            dist.all_gather_into_tensor(self._weights, self._shard_of(self._weights))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        if self._world.size == 1:
+            self.optimizer.zero_grad(set_to_none=True)
+            return
+        self._gradients.zero_()
+        for parameter, view in zip(self._list, self._gradient_views, strict=True):
+            parameter.grad = view
+        self._met[:] = [0] * len(self._met)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The optimizer's state as if one process had it all; every process must call it.
+
+        Returns:
+            On the main process what ``torch.optim.Optimizer.state_dict`` of an optimizer over the parameters returns,
+            its tensors copied to the CPU; None on the others.
+        """
+        if not self.sharded:
+            return _on_cpu(self.optimizer.state_dict()) if self._world.is_main else None
+        mine: dict[int, dict[str, Any]] = {}
+        for piece, parameter in zip(self._pieces, self._trained, strict=False):
+            if parameter in self.optimizer.state:
+                mine[piece.index] = self.optimizer.state[parameter]
+        # [[index, {name: [whether it is a tensor, value]}]]: JSON keeps the bits of its numbers.
+        once = [
+            [index, {name: _plain(state[name]) for name in state if name in _KEPT_ONCE}]
+            for index, state in mine.items()
+        ]
+        divided = sorted({name for state in mine.values() for name in state if name not in _KEPT_ONCE})
+        answers = self._world.gather([once, divided])
+
+        states: dict[int, dict[str, Any]] = {}
+        for answer, _ in answers:
+            for index, values in answer:
+                states[index] = {name: _restored(*value) for name, value in values.items()}
+        for name in sorted({name for _, names in answers for name in names}):
+            flat = self._gather_divided(name)
+            if flat is None:
+                continue
+            for index in states:
+                parameter = self._list[index]
+                place = slice(self._places[index], self._places[index] + parameter.numel())
+                states[index][name] = flat[place].view(parameter.shape).clone()
+        if not self._world.is_main:
+            return None
+        groups = [
+            {**group, "params": list(range(len(self._list)))} for group in self.optimizer.state_dict()["param_groups"]
+        ]
+        return {"state": dict(sorted(states.items())), "param_groups": _on_cpu(groups)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Take up a state that :meth:`state_dict` returned, on any number of processes.
+
+        The settings stay those that the optimizer was built with: only what it has learnt comes from the state.
+
+        Args:
+            state: the same on every process; its tensors are on the CPU.
+
+        Returns:
+            The settings that were others before, each as ``name: before -> now``.
+
+        Raises:
+            UserError: if it is another optimizer's, or that of other parameters.
+        """
+        self._check_state(state)
+        groups, changes = self._with_own_settings(state["param_groups"])
+        self._resumed = True
+        if not self.sharded:
+            self.optimizer.load_state_dict({**state, "param_groups": groups})
+            return changes
+        mine: dict[int, dict[str, Any]] = {}
+        for place, piece in enumerate(self._pieces):
+            if piece.index in state["state"]:
+                mine[place] = {
+                    name: value if name in _KEPT_ONCE or value is None else value.view(-1)[piece.start : piece.stop]
+                    for name, value in state["state"][piece.index].items()
+                }
+        groups = [{**group, "params": list(range(len(self._trained)))} for group in groups]
+        self.optimizer.load_state_dict({"state": mine, "param_groups": groups})
+        return changes
+
+    def _with_own_settings(self, groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The groups of a state with this optimizer's settings in them, and what that changes."""
+        merged, changes = [], []
+        for saved, own in zip(groups, self.optimizer.param_groups, strict=True):
+            # What is no argument, such as the step of a schedule-free optimizer, is learnt and not set.
+            settings = {name: value for name, value in own.items() if name in self._settings}
+            learnt = {name: value for name, value in saved.items() if name not in ("initial_lr", *self._settings)}
+            merged.append({**own, **learnt, **settings, "params": saved["params"]})
+            # A schedule changes lr and keeps the one that was set.
+            before = {**saved, "lr": saved.get("initial_lr", saved.get("lr"))}
+            changes += [
+                f"{name}: {before[name]} -> {value}"
+                for name, value in settings.items()
+                if name in before and _comparable(before[name]) != _comparable(value)
+            ]
+        return merged, changes
+
+    def _explain(self, shard: bool, component: str) -> str:
+        size = self._world.size
+        if size == 1:
+            return "optimizer state on the one process"
+        if self.sharded:
+            return f"optimizer state sharded over {size} processes"
+        if not shard:
+            return f"optimizer state kept whole on each of {size} processes"
+        name = component.rpartition(".")[2]
+        return f"optimizer state kept whole on each of {size} processes: {name} does not work element by element"
+
+    def _flatten_gradients(self) -> None:
+        if {parameter.dtype for parameter in self._list} != {torch.float32}:
+            raise ValueError("what trains must have fp32 weights")
+        self._places: list[int] = []
+        end = 0
+        for parameter in self._list:
+            self._places.append(end)
+            end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        unit = _ALIGNMENT * self._world.size
+        self._shard_size = -(-end // unit) * unit // self._world.size
+        self._gradients = torch.zeros(self._shard_size * self._world.size, device=self._list[0].device)
+        self._gradient_views = self._views(self._gradients)
+        # Who got a gradient since the last step: a view of zeros does not tell.
+        self._met = [0] * len(self._list)
+        for index, parameter in enumerate(self._list):
+            parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._met.__setitem__(index, 1))
+        self.zero_grad()
+
+    def _flatten_weights(self) -> list[nn.Parameter]:
+        self._weights = torch.zeros_like(self._gradients)
+        for parameter, view in zip(self._list, self._views(self._weights), strict=True):
+            parameter.data = view.copy_(parameter.data)
+        first = self._world.rank * self._shard_size
+        last = first + self._shard_size
+        for index, (parameter, place) in enumerate(zip(self._list, self._places, strict=True)):
+            start, stop = max(first - place, 0), min(last - place, parameter.numel())
+            if start < stop:
+                self._pieces.append(_Piece(index, start, stop, place + start))
+        parts = [self._weights[piece.place : piece.place + piece.stop - piece.start] for piece in self._pieces]
+        # A shard of padding alone: no optimizer takes an empty list.
+        return [nn.Parameter(part) for part in parts or [self._shard_of(self._weights)]]
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        return [
+            flat[place : place + parameter.numel()].view(parameter.shape)
+            for parameter, place in zip(self._list, self._places, strict=True)
+        ]
+
+    def _shard_of(self, flat: Tensor) -> Tensor:
+        return flat[self._world.rank * self._shard_size :][: self._shard_size]
+
+    def _check_views(self) -> None:
+        # [Contract] a gradient outside the buffer would be left out of the sum, and every process learn by itself.
+        for name, view in zip(self.parameters, self._gradient_views, strict=True):
+            gradient = self.parameters[name].grad
+            if gradient is None or gradient.data_ptr() != view.data_ptr():
+                raise RuntimeError(f"the gradient of {name} was replaced: use TrainedPart.zero_grad")
+
+    def _norm_over_shards(self, norm: Tensor) -> Tensor:
+        norms = torch.empty(self._world.size, dtype=torch.float64, device=self._gradients.device)
+        dist.all_gather_into_tensor(norms, norm.to(norms).view(1))
+        return torch.linalg.vector_norm(norms).float()
+
+    def _gather_divided(self, name: str) -> Tensor | None:
+        shard = torch.zeros(self._shard_size, device=self._gradients.device)
+        first = self._world.rank * self._shard_size
+        for piece, parameter in zip(self._pieces, self._trained, strict=False):
+            value = self.optimizer.state.get(parameter, {}).get(name)
+            if value is not None:
+                shard[piece.place - first :][: len(value)] = value
+        shards = [torch.empty_like(shard) for _ in range(self._world.size)] if self._world.is_main else None
+        dist.gather(shard, shards, dst=0)
+        return None if shards is None else torch.cat([shard.cpu() for shard in shards])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        (group, *others) = state["param_groups"]
+        if others or len(group["params"]) != len(self._list):
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer state is of {len(group['params'])} parameters, but"
+                f" {len(self._list)} train here: resume with the same vision, projector and trainable"
+            )
+        absent = sorted(set(self.optimizer.defaults) - set(group))
+        if absent:
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer state is not of a {type(self.optimizer).__name__} (it lacks"
+                f" {absent[0]}): resume with the same optimizer"
+            )
+
+
+def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
+    """The entries of a parameter group that a configuration or the optimizer's class sets, and no step changes."""
+    makers = [component, *(kind.__init__ for kind in type(optimizer).__mro__ if kind not in (optim.Optimizer, object))]
+    return {name for maker in makers for name in signature(maker).parameters} - {"params", "self"}
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> list[Any]:
+    return [True, value.item()] if isinstance(value, Tensor) else [False, value]
+
+
+def _restored(is_tensor: bool, value: Any) -> Any:
+    return torch.tensor(value, dtype=torch.float32) if is_tensor else value
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(item) for item in value)
+    return value

@@ -1,0 +1,326 @@
+"""What goes wrong on a long run: errors in one line, rows that cannot be used, steps that are not finite."""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from medcap.errors import UserError
+from medcap.training.metering import JsonLinesFile
+from medcap.training.reliability.loader_worker import OUT_OF_FILES
+
+if TYPE_CHECKING:
+    from medcap.datasets.chat import BadRow
+
+_WORKER_TRACEBACK = re.compile(r"Caught (\w+) in .*DataLoader worker process \d+\.\nOriginal Traceback")
+_WORKER_DIED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+|exited unexpectedly)"
+)
+_SHARED_MEMORY = (
+    "unable to open shared memory object",
+    "unable to allocate shared memory",
+    "unable to write to file </torch_",
+)
+_CPU_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
+_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 ")
+# gloo raises plain RuntimeErrors, which only their text tells from others.
+_CONNECTION = (
+    "gloo/transport/",
+    "Application timeout caused pair closure",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Socket Timeout",
+    "wait timeout after",
+    "monitoredBarrier",
+)
+_MOST_NAMES = 5
+# Below, a handful of workers may need more.
+_FEW_OPEN_FILES = 256
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line for an error whose cause is not in this program's code.
+
+    Args:
+        error: anything that training raised.
+
+    Returns:
+        What happened and what to do about it. None for everything that may be a mistake in the code, whose traceback
+        is worth more than a line.
+    """
+    text = str(error)
+    in_worker = _WORKER_TRACEBACK.search(text)
+    if in_worker:
+        return _explain_in_worker(error, text, in_worker[1])
+    if isinstance(error, UserError):
+        return text
+    died = _WORKER_DIED.search(text)
+    files = _explain_open_files(error, text)
+    if files is not None:
+        return files
+    if died or _lost_worker(error):
+        return _explain_death(text, died)
+    memory = _explain_memory(error, text)
+    if memory is not None:
+        return memory
+    if any(part in text for part in _SHARED_MEMORY):
+        return f"the data loader ran out of shared memory ({_first_line(text)}): lower num_workers or enlarge /dev/shm"
+    return _explain_connection(error, text)
+
+
+def _explain_open_files(error: BaseException, text: str) -> str | None:
+    """The limit of open files, met by this process or by a data-loader worker."""
+    for met in _chain(error):
+        here = isinstance(met, OSError) and met.errno in (errno.EMFILE, errno.ENFILE)
+        # The second are Python's words where a descriptor was sent and the limit kept it out.
+        if here or "items of ancdata" in str(met) or f"exit code {OUT_OF_FILES}." in str(met):
+            return (
+                f"too many files are open ({_first_line(text)}): lower num_workers, or raise the limit of"
+                f" {_open_files_limit()} (ulimit -n)"
+            )
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _open_files_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _explain_in_worker(error: BaseException, text: str, kind: str) -> str | None:
+    """Torch packs a worker's traceback into the message, and the error's class is that of the worker's."""
+    lines = text.rstrip().splitlines()
+    starts = [place for place, line in enumerate(lines) if re.match(rf"(?:[\w.]+\.)?{kind}(?::|$)", line)]
+    if not starts:
+        return None
+    message = " ".join(lines[starts[-1] :]).partition(": ")[2]
+    if kind == "UserError":
+        return message
+    memory = _explain_memory(error, message)
+    if memory is not None:
+        return f"in a data-loader worker: {memory}"
+    if isinstance(error, OSError):
+        return f"a data-loader worker could not read its data: {message}; mend that and go on from the last checkpoint"
+    return None
+
+
+def _explain_death(text: str, died: re.Match[str] | None) -> str:
+    what = f"a data-loader worker died (pid {died[1]} {died[2].strip()})" if died else "a data-loader worker died"
+    if "Bus error" in text or "shared memory" in text:
+        return f"{what}: /dev/shm is probably full; lower num_workers, or give the job more shared memory"
+    if "killed by signal" in text and "Killed" not in text:
+        return f"{what}: see with num_workers=0 which row it is that crashes, and remove it"
+    # A worker's exit status is not always told.
+    files = f", or raise the limit of {_open_files_limit()} open files (ulimit -n)"
+    return f"{what}: the system's memory is probably full; lower num_workers, or give the job more memory" + files * (
+        _open_files_limit() < _FEW_OPEN_FILES
+    )
+
+
+def _explain_memory(error: BaseException, text: str) -> str | None:
+    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _GPU_MEMORY):
+        asked = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
+        total = re.search(r"total capacity of ([\d.]+ \w+)", text)
+        parts = [f"tried to allocate {asked[1]}" if asked else _first_line(text), f"it has {total[1]}" if total else ""]
+        return (
+            f"the GPU's memory is full ({'; '.join(part for part in parts if part)}): lower batch_size and raise"
+            " gradient_accumulation_steps by as much, lower dataset.max_seq_len, or set"
+            " activation_memory_budget=0.5"
+        )
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or no_memory or any(part in text for part in _CPU_MEMORY):
+        asked = re.search(r"you tried to allocate \d+ bytes", text)
+        return (
+            f"the system's memory is full ({asked[0] if asked else _first_line(text) or 'MemoryError'}): lower"
+            " num_workers, batch_size or dataset.max_seq_len, or give the job more memory"
+        )
+    return None
+
+
+def _explain_connection(error: BaseException, text: str) -> str | None:
+    # A class of its own only where torch was built with distributed training.
+    lost = (ConnectionError, getattr(distributed, "DistError", ConnectionError))
+    by_text = isinstance(error, RuntimeError) and any(part in text for part in _CONNECTION)
+    if not isinstance(error, lost) and not by_text:
+        return None
+    line = _first_line(text)
+    if "EADDRINUSE" in text:
+        return f"the port where the processes meet is taken ({line}): choose another, --master_port or --rdzv_endpoint"
+    if "clients joined" in text:
+        return f"not all processes of this run started in time ({line}): look for their own messages, on every node"
+    if "invalid usage" in text or "Duplicate GPU" in text:
+        return None
+    return (
+        f"another process of this run ended or hung; its own message is above or in its node's log ({line});"
+        " go on with resume_from_checkpoint=latest"
+    )
+
+
+def _lost_worker(error: BaseException) -> bool:
+    """Whether receiving a batch's tensors failed because the worker that holds them is gone."""
+    if not isinstance(error, ConnectionError | EOFError | FileNotFoundError):
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "torch.multiprocessing.reductions":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]
+
+
+class BadRows:
+    """The rows that turned out to be unusable: each is counted, said and logged once.
+
+    Args:
+        num_rows: of the training data.
+        allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
+        folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts anew with
+            the first ``add``, or is gone on with where ``load`` was called before.
+    """
+
+    def __init__(self, num_rows: int, allowed_fraction: float, folder: Path | None = None) -> None:
+        self.num_rows = num_rows
+        self.allowed_fraction = allowed_fraction
+        self._names: dict[str, None] = {}
+        self._last_reason = ""
+        self._folder = folder
+        self._file: JsonLinesFile | None = None
+        self._resumed = False
+        self._logged: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, rows: Iterable[BadRow]) -> list[BadRow]:
+        """Count rows.
+
+        Args:
+            rows: with ``name`` and ``reason``; a row may come many times.
+
+        Returns:
+            Those that are new, their reasons without their names.
+
+        Raises:
+            UserError: if the file cannot be opened at the first call.
+        """
+        if self._folder is not None and self._file is None:
+            self._file = JsonLinesFile(self._folder / "bad_rows.jsonl", self._stays)
+        new = []
+        for row in rows:
+            if row.name in self._names:
+                continue
+            self._names[row.name] = None
+            self._last_reason = row.reason
+            # Both are shown side by side.
+            row = replace(row, reason=row.reason.removeprefix(f"{row.name}: "))
+            new.append(row)
+            if self._file is not None and row.name not in self._logged:
+                self._logged.add(row.name)
+                self._file.write({"name": row.name, "reason": row.reason})
+        return new
+
+    def check(self) -> None:
+        """See whether the run may go on.
+
+        Raises:
+            UserError: if more rows are unusable than allowed.
+        """
+        if len(self._names) > self.allowed_fraction * self.num_rows:
+            raise UserError(
+                f"{len(self._names)} of {self.num_rows} rows turned out to be damaged, more than"
+                f" max_bad_fraction={self.allowed_fraction} allows; the last: {self._last_reason}"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as ``save_tree`` takes it."""
+        return {"names": list(self._names), "last_reason": self._last_reason}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Count the rows of a checkpoint too, before those that were added since.
+
+        Args:
+            state: of ``state``.
+        """
+        self._names = dict.fromkeys([*state["names"], *self._names])
+        self._last_reason = self._last_reason or state["last_reason"]
+        self._resumed = True
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _stays(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the file stays: once each, also those that were met after the checkpoint."""
+        name = row.get("name")
+        if not self._resumed or not isinstance(name, str) or name in self._logged:
+            return False
+        self._logged.add(name)
+        return True
+
+
+class BadSteps:
+    """Steps in a row whose loss or gradient is not finite.
+
+    Args:
+        most: the number of them that ends the run, ``max_bad_steps``.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.in_a_row = 0
+
+    def add(self, step: int, names: Sequence[str]) -> str:
+        """Count a step that was skipped.
+
+        Args:
+            step: its number.
+            names: the records in it.
+
+        Returns:
+            The line to print.
+
+        Raises:
+            UserError: if it is one too many.
+        """
+        self.in_a_row += 1
+        if self.in_a_row >= self.most:
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            raise UserError(
+                f"{self.in_a_row} steps in a row had a loss or gradient that is not finite: lower optimizer.lr or set"
+                f" clip_grad_norm; the last: step {step}, its records: {', '.join(names[:_MOST_NAMES])}{more}"
+            )
+        return f"step {step} skipped: loss or gradient is not finite; its records: {', '.join(names)}"
+
+    def good(self) -> None:
+        """A step was made."""
+        self.in_a_row = 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as ``save_tree`` takes it."""
+        return {"in_a_row": self.in_a_row}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Count on from a checkpoint.
+
+        Args:
+            state: of ``state``.
+        """
+        self.in_a_row = state["in_a_row"]
