@@ -1,4 +1,4 @@
-# make demo   the whole way on drawn images      make lint   ruff
+# make demo   the whole way on drawn images      make lint   ruff, import layers
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
@@ -29,11 +29,12 @@ demo: $(INSTALLED)
 	medcap demo
 
 test: $(INSTALLED)
-	pytest
+	pytest -n 2 --dist worksteal --durations=15
 
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 # One after another, with make -j too: they measure time.
 bench: demo

@@ -147,7 +147,7 @@ def _plan(options: argparse.Namespace, file: TrainingFile, found: Survey, packed
 
 
 def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> dict[str, Any] | None:
-    """Estimate the bytes of a step on one GPU (``medcap.training.distributed.memory``); None without a configuration."""
+    """Estimate the bytes of a step on one GPU (``training.distributed.memory``); None without a configuration."""
     import torch
 
     from medcap.checkpoints.build_model import DTYPES
