@@ -392,3 +392,13 @@ def test_a_process_that_dies_or_hangs_ends_the_others_with_one_line(workspace, s
     (line,) = said(run)
     assert "another process of this run ended or hung" in line
     assert "resume_from_checkpoint=latest" in line
+
+
+@pytest.mark.parametrize("open_files", [20, 26, 32])
+def test_too_few_open_files_end_the_run_in_one_line(workspace, server, open_files):
+    overrides = ("num_workers=3", "dataset.packed=false", "batch_size=1", "epochs=3", "check_images=0")
+    run = server.train(workspace, "out", *overrides, open_files=open_files)
+    assert run.wait() == [1], run.printed()
+    (line,) = said(run)
+    assert "too many files are open (" in line or "open files (ulimit -n)" in line
+    assert "Traceback" not in run.printed()

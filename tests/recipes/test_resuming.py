@@ -1,6 +1,7 @@
 """A run that goes on from a checkpoint is the run that was never stopped, on any number of processes."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -107,6 +108,42 @@ def test_other_data_is_refused_in_the_middle_of_an_epoch_and_not_at_its_end(work
         assert "which is in the middle of epoch 1" in said[0]
     assert server.train(workspace, "out", *overrides, "epochs=2", other, processes=2).wait() == [0, 0]
     assert [row["epoch"] for row in log(workspace.folder / "out")] == [0] * 4 + [1] * 4
+
+
+def test_other_settings_take_effect_from_the_first_step(workspace, server):
+    overrides = ("dataset.packed=false", "num_workers=0", "batch_size=4")
+    assert server.train(workspace, "out", *overrides, "epochs=1").wait() == [0]
+    changes = ("epochs=2", "optimizer.lr=1e-5", "optimizer.weight_decay=0.5", "lr_scheduler=null")
+    run = server.train(workspace, "out", *overrides, *changes)
+    assert run.wait() == [0]
+    assert "the optimizer's settings from now on: lr: 0.0015 -> 1e-05, weight_decay: 0.01 -> 0.5" in run.printed()
+    output = workspace.folder / "out"
+    assert [row["lr"] for row in log(output)[4:]] == [1e-5] * 4
+    state = load_tree(latest_checkpoint(output) / "state", "state")
+    (group,) = state["optimizer"]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (1e-5, 0.5)
+    # A cosine over three epochs, from its middle on: warm-up 3, then 9 steps.
+    again = server.train(workspace, "out", *overrides, "epochs=3", "optimizer.lr=0.4")
+    assert again.wait() == [0]
+    expected = [0.2 * (1 + math.cos(math.pi * step / 9)) for step in (5, 6, 7, 8)]
+    assert [row["lr"] for row in log(output)[8:]] == pytest.approx(expected)
+    other = server.train(workspace, "out", *overrides, "epochs=4", "optimizer._component_=torch.optim.Adam")
+    assert other.wait() == [2]
+    assert "its optimizer is torch.optim.adamw.AdamW, not torch.optim.adam.Adam" in other.printed().splitlines()[-1]
+
+
+def test_a_folder_of_a_finished_run_is_left_alone(workspace, server):
+    overrides = ("dataset.packed=false", "num_workers=0", "batch_size=4", "epochs=1")
+    assert server.train(workspace, "out", *overrides, processes=2).wait() == [0, 0]
+    output = workspace.folder / "out"
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    # The second is told once, whichever of its processes meets it.
+    for processes in (1, 2):
+        refused = server.train(workspace, "out", *overrides, "resume_from_checkpoint=false", processes=processes)
+        assert set(refused.wait_as_torchrun()) <= {2, -15}
+        said = [line for rank in range(processes) for line in refused.printed(rank).splitlines() if "medcap: " in line]
+        assert len(said) == 1 and "is of an earlier run" in said[0]
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_other_weights_than_the_checkpoints_are_refused(workspace, server):

@@ -156,7 +156,7 @@ def _find_packaged(arguments: list[str]) -> list[str]:
             "name a configuration: --config FILE.yaml or --config medcap/FOLDER/NAME (medcap ls lists them)"
         )
     place = arguments.index("--config") + 1
-    name = arguments[place]
+    name = arguments[place] = os.path.expanduser(arguments[place])
     if not Path(name).is_file():
         packaged = packaged_configs()
         if name.removesuffix(".yaml") not in packaged:

@@ -77,14 +77,23 @@ def unforeseen(error: BaseException, doing: str) -> str:
         return f"{doing} cannot go on: {error.strerror}" + (f": {error.filename}" if error.filename else "")
     if isinstance(error, MemoryError):
         return f"{doing} cannot go on: the system's memory is full"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["without a message"]
-    # An error of another process holds that one's traceback, which ends in the error itself.
-    words = lines[-1] if any("Traceback (most recent call last)" in line for line in lines) else " ".join(lines)
+    kind = type(error).__name__
+    words = " ".join(_message(error).split()).removeprefix(f"{kind}: ") or "without a message"
     words = words if len(words) <= _MOST_LETTERS else words[:_MOST_LETTERS] + " ..."
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     return (
-        f"{doing} ended in an error that was not foreseen: {type(error).__name__}: {words} ({_place(error)}); run it"
-        f" again with {TRACEBACK_VARIABLE}=1 and report all that it prints as a fault of medcap"
+        f"{doing} ended in an error that was not foreseen: {kind}: {words} ({_place(error)}{where});"
+        f" run it again with {TRACEBACK_VARIABLE}=1 and report all that it prints as a fault of medcap"
     )
+
+
+def _message(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    if not any("Traceback (most recent call last)" in line for line in lines):
+        return str(error)
+    # An error of another process holds that one's traceback, which ends in the error itself and its notes.
+    end = next((number for number, line in enumerate(reversed(lines)) if line.startswith(" ")), len(lines))
+    return " ".join(lines[len(lines) - end :])
 
 
 def _place(error: BaseException) -> str:
@@ -112,16 +121,24 @@ def shown_command(words: Sequence[str]) -> str:
 
 def show_traceback() -> None:
     """Print the traceback of the error that is being handled, if the user asked for it."""
-    if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
+    if _wants_traceback():
         traceback.print_exc()
 
 
+def _wants_traceback() -> bool:
+    return os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
+
+
 def report(line: str) -> None:
-    """Print an error's line, and leave it where torchrun looks for what to print at its own end.
+    """Print the line of the error that ends the program, and leave it where torchrun looks for what to print.
+
+    What destructors say afterwards, of what the error left half made, is kept from the user.
 
     Args:
         line: the error in words.
     """
+    if not _wants_traceback():
+        sys.unraisablehook = lambda _: None
     line = "medcap: " + " ".join(line.split())
     print(line, file=sys.stderr, flush=True)
     tell_torchrun(line)

@@ -94,6 +94,23 @@ def test_an_error_that_was_not_foreseen_names_itself_its_place_and_what_was_done
     assert line.endswith("run it again with MEDCAP_TRACEBACK=1 and report all that it prints as a fault of medcap")
 
 
+def test_the_row_that_an_error_was_met_in_is_named(capsys):
+    error = ValueError("odd")
+    error.add_note("train.json, row 7")
+    with pytest.raises(SystemExit):
+        reporting.run_program(fail(error), ["medcap"])
+    assert "ValueError: odd (medcap/test_reporting.py, line " in (line := capsys.readouterr().err)
+    assert ", train.json, row 7); run it again" in line
+
+
+def test_an_error_of_another_process_is_told_by_its_end():
+    text = 'Caught ValueError in worker.\nOriginal Traceback (most recent call last):\n  File "x", line 1\n    call()\n'
+    told = reporting.unforeseen(ValueError(text + "ValueError: odd\ntrain.json, row 7\n"), "it")
+    assert told.startswith(
+        "it ended in an error that was not foreseen: ValueError: odd train.json, row 7 (at an unknown place)"
+    )
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), UserError("no such key")])
 def test_the_whole_traceback_is_there_on_request(capsys, monkeypatch, error):
     monkeypatch.setenv("MEDCAP_TRACEBACK", "1")

@@ -121,6 +121,9 @@ class ChatDataset:
             # Tar shards call a row otherwise than by its number.
             message = str(error).removeprefix(f"{self.rows.path}, row {index}: ")
             raise UserError(message if message.startswith(name) else f"{name}: {message}") from None
+        except Exception as error:
+            error.add_note(name)
+            raise
         return continue_preamble(whole, self.preamble, self.tokenizer.image_token_id)
 
     def find_preamble(self) -> None:
@@ -220,6 +223,9 @@ class ChatDataset:
             except UserError as error:
                 bad.append(BadRow(self.rows.name(index), str(error)))
                 continue
+            except Exception as error:
+                error.add_note(self.rows.name(index))
+                raise
             # [Contract] the plan was made from these counts: another length would overflow a row.
             if self._table is not None and self._table.lengths[index] != len(sample.tokens):
                 raise UserError(

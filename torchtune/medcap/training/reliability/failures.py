@@ -15,7 +15,12 @@ from torch import distributed
 
 from medcap.errors import UserError
 from medcap.training.metering import JsonLinesFile
-from medcap.training.reliability.loader_worker import OUT_OF_FILES
+from medcap.training.reliability.loader_worker import (
+    OUT_OF_FILES,
+    OUT_OF_SHARED_MEMORY,
+    SHARED_MEMORY,
+    is_out_of_files,
+)
 
 if TYPE_CHECKING:
     from medcap.datasets.chat import BadRow
@@ -24,11 +29,7 @@ _WORKER_TRACEBACK = re.compile(r"Caught (\w+) in .*DataLoader worker process \d+
 _WORKER_DIED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+|exited unexpectedly)"
 )
-_SHARED_MEMORY = (
-    "unable to open shared memory object",
-    "unable to allocate shared memory",
-    "unable to write to file </torch_",
-)
+_NO_SHARED_MEMORY = (*SHARED_MEMORY, f"exit code {OUT_OF_SHARED_MEMORY}.")
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
 _GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 ")
 # gloo raises plain RuntimeErrors, which only their text tells from others.
@@ -66,22 +67,20 @@ def explain(error: BaseException) -> str | None:
     files = _explain_open_files(error, text)
     if files is not None:
         return files
+    if any(words in str(met) for met in _chain(error) for words in _NO_SHARED_MEMORY):
+        return f"the data loader ran out of shared memory ({_first_line(text)}): lower num_workers or enlarge /dev/shm"
     if died or _lost_worker(error):
         return _explain_death(text, died)
     memory = _explain_memory(error, text)
     if memory is not None:
         return memory
-    if any(part in text for part in _SHARED_MEMORY):
-        return f"the data loader ran out of shared memory ({_first_line(text)}): lower num_workers or enlarge /dev/shm"
     return _explain_connection(error, text)
 
 
 def _explain_open_files(error: BaseException, text: str) -> str | None:
     """The limit of open files, met by this process or by a data-loader worker."""
     for met in _chain(error):
-        here = isinstance(met, OSError) and met.errno in (errno.EMFILE, errno.ENFILE)
-        # The second are Python's words where a descriptor was sent and the limit kept it out.
-        if here or "items of ancdata" in str(met) or f"exit code {OUT_OF_FILES}." in str(met):
+        if is_out_of_files(met) or f"exit code {OUT_OF_FILES}." in str(met):
             return (
                 f"too many files are open ({_first_line(text)}): lower num_workers, or raise the limit of"
                 f" {_open_files_limit()} (ulimit -n)"

@@ -11,9 +11,14 @@ from typing import Any
 
 from medcap.training.reliability.stopping import ignore_stop_signals
 
-# Exit status of a worker that may open no more files; the run reads it in torch's message about the dead worker.
-OUT_OF_FILES = 124
-_OUT_OF_FILES_ERRORS = (errno.EMFILE, errno.ENFILE)
+# Exit statuses of a worker that cannot send its batches; the run reads them in torch's message about the dead worker.
+OUT_OF_FILES, OUT_OF_SHARED_MEMORY = 124, 125
+# torch's own words, where a batch's memory cannot be had.
+SHARED_MEMORY = (
+    "unable to open shared memory object",
+    "unable to allocate shared memory",
+    "unable to write to file </torch_",
+)
 
 
 def begin_worker(worker_id: int = 0) -> None:
@@ -32,14 +37,23 @@ def begin_worker(worker_id: int = 0) -> None:
     sys.excepthook = _end_without_files
 
 
+def is_out_of_files(error: BaseException) -> bool:
+    """Whether the limit of open files is what an error is about."""
+    by_number = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    # The last are Python's words where a descriptor was sent and the limit kept it out.
+    return by_number or any(words in str(error) for words in ("Too many open files", "items of ancdata"))
+
+
 def _end_at_lost_batch(error: Exception, batch: Any) -> None:
-    if getattr(error, "errno", None) in _OUT_OF_FILES_ERRORS:
+    if is_out_of_files(error):
         os._exit(OUT_OF_FILES)
-    sys.stderr.write(f"medcap: a data-loader worker cannot send its batch: {error}\n")
+    if any(words in str(error) for words in SHARED_MEMORY):
+        os._exit(OUT_OF_SHARED_MEMORY)
+    sys.stderr.write(f"a data-loader worker cannot send its batch: {error}\n")
     os._exit(1)
 
 
 def _end_without_files(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if getattr(error, "errno", None) in _OUT_OF_FILES_ERRORS:
+    if is_out_of_files(error):
         os._exit(OUT_OF_FILES)
     sys.__excepthook__(kind, error, traceback)
