@@ -55,16 +55,16 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         return run.live.prepare(request, sampling, run.place)
     except (UserError, ValueError) as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
-        raise _refusal(run, request) from None
+        raise _refusal(run, request, request_id) from None
 
 
-def _refusal(run: ServedRun, request: Request) -> ApiError:
+def _refusal(run: ServedRun, request: Request, request_id: str) -> ApiError:
     try:
         num_tokens = len(run.generator.tokenizer.prompt(request.messages, request.answer_prefix).tokens)
     except (UserError, ValueError):
         # Some templates know no system turn, and some tokenizers not every character.
         return bad_request("the model's chat template cannot take these turns or their words", "messages")
-    return too_long(run.context, num_tokens)
+    return too_long(run.context, num_tokens) if num_tokens >= run.context else internal_error(request_id)
 
 
 class Answer:

@@ -349,7 +349,8 @@ function answerCard(exchange, model, answer) {
     if (answer.state === "stopped") foot.append("stopped");
     if (answer.finish === "length") foot.append("cut at the longest answer");
   }
-  if (answer.earlier.length && answer.state !== "failed") foot.append(`saw ${answer.earlier.map((image) => image.name).join(", ")} from before`);
+  const earlier = answer.earlier.map((image) => image.name).join(", ");
+  if (earlier && answer.state !== "failed") foot.append(`saw ${earlier} from before`);
   card.append(
     make("h2", { textContent: model }),
     make("p", { className: "text", textContent: answer.text || (answer.state === "done" ? "(no words)" : "") }),
