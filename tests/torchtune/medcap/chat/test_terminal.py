@@ -87,7 +87,7 @@ def test_questions_can_be_asked_alone(talk, generator):
     assert "each question alone" in err and err[-1] == "write /alone on or /alone off"
 
 
-def test_retry_samples_anew_and_replaces_the_answer(talk, generator):
+def test_retry_samples_again_and_replaces_the_answer(talk, generator):
     chat = Chat(replace(GREEDY, temperature=2.0, seed=3))
     out, _ = talk("What is it?", "/retry", "And now?", chat=chat)
     assert out[0] != out[1]
