@@ -11,6 +11,7 @@ from medcap.evaluation.prompting.base import Way
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request
 from medcap.scoring.question import Row
+from medcap.scoring.replies.final_reply import final_reply
 
 NO_OPTIONS = "the row has no options"
 MAPPING_LIMIT = 20
@@ -56,7 +57,7 @@ class ListedOptions(Way):
 
 class MappedOption(Way):
     """A free answer, then the same language model says which option it means (custom_generate_func.py, lines 301-330,
-    of myeongkyunkang/medcap at c8910f0): text alone, the reply is a letter.
+    of myeongkyunkang/medcap at c8910f0): text alone, the reply is a letter. A model's reasoning is not shown to it.
 
     Args:
         free: how the free answer is asked for.
@@ -93,5 +94,8 @@ class MappedOption(Way):
             return NO_OPTIONS
         if answer["error"]:
             return f"there is no free answer to map: {answer['error']}"
-        lines = [f"Question: {row.question}", f"Our answer: {answer['prediction']}", lettered(row.options), ""]
+        said = final_reply(answer["prediction"])
+        if answer["prediction"].strip() and not said:
+            return "there is no free answer to map: it ends within its reasoning"
+        lines = [f"Question: {row.question}", f"Our answer: {said}", lettered(row.options), ""]
         return Request([user_message(text="\n".join([*lines, self._instruction]))], row.id, MAPPING_LIMIT)

@@ -7,6 +7,7 @@ it to what is denied, words that end its reach, and phrases that only look like 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import IntEnum
 
 HIDDEN = "\0"  # stands for each character of an option's text that was found already
@@ -154,14 +155,16 @@ _DENIED_AFTER = re.compile(
 )
 # Of a letter nothing but its truth can be told: "A does not fit the image".
 _LETTER_DENIED_AFTER = re.compile(
-    rf"{_MORE}\s+(?:(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)(?:\s+\w+ly)?\s+not|cannot|\w+n['’]t)\b",
+    rf"{_MORE}\s+(?:(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)(?:\s+\w+ly)?\s+not|cannot"
+    r"|\w+n['’]t)\b",
     _I,
 )
 _REMARK = re.compile(
     r"(?:\s*[:=(–—?-]+\s*(?:no|none|never|negative|absent"
     rf"|not (?:correct|right|true|likely|possible|seen|shown|present|here|really|at all)|{_BAD})"
     r"|\.\s*(?:incorrect|wrong|false))(?=\s*(?:[.,;!)]|$))"
-    r"|(?:\s\w+){1,3}\?\s*no(?=\s*(?:[.,;!]|$))|,\s*no(?=\s*(?:[.;!]|$))|-(?:free|negative)\b|\s*[(:]?\s*(?:[❌✗✘❎]|不对|不對|错误|錯誤|错|錯|不正确|不正確)",
+    r"|(?:\s\w+){1,3}\?\s*no(?=\s*(?:[.,;!]|$))|,\s*no(?=\s*(?:[.;!]|$))|-(?:free|negative)\b"
+    r"|\s*[(:]?\s*(?:[❌✗✘❎]|不对|不對|错误|錯誤|错|錯|不正确|不正確)",
     _I,
 )
 
@@ -195,55 +198,87 @@ def _denied_after(text: str, end: int, letter: bool) -> Denial:
 
 
 def _denied_before(text: str, start: int, end: int, letter: bool) -> Denial:
-    left = _sentence_before(text, start)
+    left, right = _sentence_before(text, start), text[end : end + _LOOK_AHEAD]
     if not _ANY_DENIAL.search(left):
         return Denial.NONE
-    right = text[end : end + _LOOK_AHEAD]
-    way = left.rstrip(_OPENING)
-    unknown = 0
-    listed = bool(_OR_FOLLOWS.match(right))
-    clause = preposition = comma = False
-    only_mentions = True
     if _HEADING.search(left):
         return Denial.TRUTH
-    while way:
-        if denying := _DENIAL_ENDS.search(way):
-            if _looks_like_denial(denying, left, comma) or (preposition and denying.lastgroup in ("no", "lacking")):
+    reach = _Reach(left.rstrip(_OPENING), letter, listed=_OR_FOLLOWS.match(right) is not None)
+    while reach.way:
+        if denying := _DENIAL_ENDS.search(reach.way):
+            kind = denying.lastgroup
+            if _looks_like_denial(denying, left, reach.comma) or (reach.preposition and kind in ("no", "lacking")):
                 return Denial.NONE
             head = letter or _HEAD.match(right) is not None
-            identity = denying.lastgroup in ("not", "excluding", "chinese") and not preposition
-            if identity and head and _IDENTITY.fullmatch(left[denying.end() :]):
-                return Denial.TRUTH
-            return Denial.PRESENCE
-        if mention := _MENTION_ENDS.search(way):
-            way = way[: mention.start()].rstrip()
+            identity = (
+                kind in ("not", "excluding", "chinese") and _IDENTITY.fullmatch(left[denying.end() :]) is not None
+            )
+            return Denial.TRUTH if head and identity else Denial.PRESENCE
+        if not reach.step_back():
+            break
+    return Denial.NONE
+
+
+@dataclass
+class _Reach:
+    """The words before a mention, walked back one at a time as far as a denial would reach.
+
+    Attributes:
+        way: what is left of them.
+        letter: whether the mention is a letter.
+        listed: whether the mention is in a list with "or", which a denial covers as a whole.
+        unknown: words that may be adjectives, since the last comma or "or".
+        clause: whether there was a verb or pronoun of a clause of its own.
+        preposition: whether there was one ("not in the lung").
+        comma: whether there was one.
+        only_mentions: whether there was nothing but mentions and what stands between them.
+    """
+
+    way: str
+    letter: bool
+    listed: bool
+    unknown: int = 0
+    clause: bool = False
+    preposition: bool = False
+    comma: bool = False
+    only_mentions: bool = True
+
+    def step_back(self) -> bool:
+        """Take off the last word, mention or comma; False where no denial reaches over it."""
+        way = self.way
+        if found := _MENTION_ENDS.search(way):
+            self._cut(found)
         elif way.endswith(","):
-            way = way[:-1].rstrip()
-            if clause or not (listed or (letter and only_mentions and _MENTION_ENDS.search(way))):
-                return Denial.NONE
-            unknown, comma = 0, True
+            self.way, self.comma, self.unknown = way[:-1].rstrip(), True, 0
+            return not self.clause and (self.listed or (self.letter and self._mentions_end()))
         elif found := _OR.search(way):
-            way, unknown, listed = way[: found.start()].rstrip(" ,"), 0, True
+            self._cut(found, " ,")
+            self.unknown, self.listed = 0, True
         elif found := _AND.search(way):
-            way = way[: found.start()].rstrip(" ,")
-            if not (only_mentions and _MENTION_ENDS.search(way)):
-                return Denial.NONE
+            self._cut(found, " ,")
+            return self._mentions_end()
         elif found := _FILLER.search(way):
-            way = way[: found.start()].rstrip()
-            clause |= found["clause"] is not None
-            only_mentions &= not clause
+            self._cut(found)
+            self.clause |= found["clause"] is not None
+            self.only_mentions &= not self.clause
         elif found := _PREPOSITION.search(way):
-            way, preposition, only_mentions = way[: found.start()].rstrip(), True, False
+            self._cut(found)
+            self.preposition, self.only_mentions = True, False
         elif (found := _WORD.search(way)) and not _STOP.match(found[0]):
             # Behind a preposition only a verb may be unknown: "does not arise from the liver".
-            if preposition:
-                return Denial.PRESENCE if _DOES_NOT.search(way[: found.start()]) else Denial.NONE
-            way, unknown, only_mentions = way[: found.start()].rstrip(), unknown + 1, False
-            if unknown > _MOST_UNKNOWN:
-                return Denial.NONE
+            verb = _DOES_NOT.search(way[: found.start()]) is not None
+            self._cut(found)
+            self.unknown, self.only_mentions = self.unknown + 1, False
+            return verb if self.preposition else self.unknown <= _MOST_UNKNOWN
         else:
-            return Denial.NONE
-    return Denial.NONE
+            return False
+        return True
+
+    def _cut(self, found: re.Match, ends: str = " ") -> None:
+        self.way = self.way[: found.start()].rstrip(ends)
+
+    def _mentions_end(self) -> bool:
+        return self.only_mentions and _MENTION_ENDS.search(self.way) is not None
 
 
 def _sentence_before(text: str, start: int) -> str:

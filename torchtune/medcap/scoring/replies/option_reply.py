@@ -47,14 +47,14 @@ _FOLLOWING_WORD = re.compile(r" ([\w'’\0]+)")
 _ABBREVIATION_GOES_ON = re.compile(r"\s?[/&]\s?[A-Za-z](?![A-Za-z])|[/&]\w|[.–—·][A-Za-z](?![A-Za-z])|\+|-\W*$")
 _ABBREVIATION_BEGAN = re.compile(r"(?:\w[/&]|(?<![A-Za-z])[A-Za-z](?:\s?[/&]\s?|\.|[–—·])|\+|°\s?)$")
 _NAMED_THINGS = re.compile(
-    r"(?:\b(?:vitamin|hepatitis|influenza|type|grade|stage|group|class|level|zone|segment|factor|phase|view|stanford|kerley"
-    r"|child-pugh|weber|dukes|haemophilia|hemophilia|h(?:a)?emoglobin|immunoglobulin|interferon|streptococcus|panel"
+    r"(?:\b(?:vitamin|hepatitis|influenza|type|grade|stage|group|class|level|zone|segment|factor|phase|view|stanford"
+    r"|kerley|child-pugh|weber|dukes|haemophilia|hemophilia|h(?:a)?emoglobin|immunoglobulin|interferon|streptococcus|panel"
     r"|figure|fig\.|plan|category|(?:apolipo)?protein|hla|vit\.?|hep\.?|dr\.)|维生素|維生素|肝炎|流感)\s$",
     re.IGNORECASE,
 )
 _COMPOUND = re.compile(
-    r"\s(?:lines?|(?:lympho)?cells?|lymphocytes?|lymphomas?|mode|scans?|arms?|sections?|waves?|dimers?|rays?|loops?|spine|virus"
-    r"|symptoms?|streptococc\w+)\b",
+    r"\s(?:lines?|(?:lympho)?cells?|lymphocytes?|lymphomas?|mode|scans?|arms?|sections?|waves?|dimers?|rays?|loops?|spine"
+    r"|virus|symptoms?|streptococc\w+)\b",
     re.IGNORECASE,
 )
 _LIST_GOES_ON = re.compile(rf"[\s)\]}}\"'”]*(?:,|/|&|\+|\band\b|\bor\b)(?:\s*(?:and|or)\b)?[\s(\[{{\"'“]*{_LETTER}")
@@ -88,12 +88,15 @@ def parse_option(reply: str, options: Sequence[str]) -> int | None:
         1
     """
     text = clean(final_reply(reply))
-    texts = [clean(option) for option in options]
+    texts = [clean(option) or option.strip() for option in options]
     if not text or not any(texts):
         return None
     taken_back = list(_TAKEN_BACK.finditer(text))
-    if taken_back and (later := text[taken_back[-1].end() :]) and (index := _settle(later, texts)) is not None:
-        return index
+    if taken_back:
+        before, later = text[: taken_back[-1].start()], text[taken_back[-1].end() :]
+        # A letter is taken back by a letter only: "B. Actually, the heart is small" says nothing else.
+        if (_letters_in(later) or not _letters_in(before)) and (index := _settle(later, texts)) is not None:
+            return index
     return _settle(text, texts)
 
 
@@ -114,16 +117,17 @@ def _settle(text: str, options: list[str]) -> int | None:
             return index
     if len(named) == 1:
         return next(iter(named))
-    mentions = _letters_of(rest, (match for match in _MENTION.finditer(rest) if match[1].isupper())) - false
+    mentions = _letters_in(rest) - false
     return _only({letter for letter in mentions if _index(letter, options) is not None}, options)
 
 
 def _equal(text: str, options: list[str]) -> int | None:
     """The option that the whole reply is; one of other spelling only where no second one has it."""
     plain = bare(text)
-    for index, option in enumerate(options):
-        if plain and (plain == bare(option) or same_number(plain, bare(option))):
-            return index
+    for same in (str.__eq__, same_number):
+        for index, option in enumerate(options):
+            if plain and same(plain, bare(option)):
+                return index
     name = loose(text)
     alike = [index for index, option in enumerate(options) if name and name == loose(option)]
     return alike[0] if len(alike) == 1 else None
@@ -132,7 +136,7 @@ def _equal(text: str, options: list[str]) -> int | None:
 def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
     """The letters that each kind of evidence gives, from the surest to the least."""
     for cue in _CUES:
-        yield _letters_of(rest, cue.finditer(rest), named_things=True)
+        yield _letters_of(rest, cue.finditer(rest), after_cue=True)
     lines = rest.split("\n")
     alone = {match[1].upper() for line in lines if (match := _BARE.fullmatch(line))}
     if len(alone) == 1:
@@ -142,6 +146,11 @@ def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
     if len(leading) == 1 and _marked(lines[0]) == leading:
         yield leading
     yield leading | inline
+
+
+def _letters_in(text: str) -> set[str]:
+    """The capital letters that stand anywhere."""
+    return _letters_of(text, (match for match in _MENTION.finditer(text) if match[1].isupper()))
 
 
 def _marked(line: str) -> set[str]:
@@ -157,17 +166,17 @@ def _only(letters: set[str], options: Sequence[str]) -> int | None:
     return _index(letters.pop(), options) if len(letters) == 1 else None
 
 
-def _letters_of(text: str, matches: Iterable[re.Match], named_things: bool = False) -> set[str]:
-    return {letter for match in matches for letter in _letters(text, match, named_things)}
+def _letters_of(text: str, matches: Iterable[re.Match], after_cue: bool = False) -> set[str]:
+    return {letter for match in matches for letter in _letters(text, match, after_cue)}
 
 
-def _letters(text: str, match: re.Match, named_things: bool) -> set[str]:
+def _letters(text: str, match: re.Match, after_cue: bool) -> set[str]:
     """The letter of a match, and those that a list adds to it; none where it is a word, part of one, or denied."""
     letter, start, end = match[match.lastindex], match.start(match.lastindex), match.end(match.lastindex)
     following = _FOLLOWING_WORD.match(text, end)
     if letter in "AaIi" and following and following[1] not in _AFTER_A_LETTER:
         return set()
-    if _part_of_a_name(text, start, end, named_things) or denial(text, start, end, letter=True):
+    if _part_of_a_name(text, start, end, after_cue) or denial(text, start, end, letter=True):
         return set()
     letters = {letter.upper()}
     while more := _LIST_GOES_ON.match(text, end):
@@ -178,11 +187,11 @@ def _letters(text: str, match: re.Match, named_things: bool) -> set[str]:
     return letters
 
 
-def _part_of_a_name(text: str, start: int, end: int, named_things: bool) -> bool:
+def _part_of_a_name(text: str, start: int, end: int, after_cue: bool) -> bool:
     before = text[max(0, start - _LOOK_BACK) : start]
     if _ABBREVIATION_BEGAN.search(before) or _ABBREVIATION_GOES_ON.match(text, end):
         return True
-    return not named_things and bool(_NAMED_THINGS.search(before) or _COMPOUND.match(text, end))
+    return not after_cue and bool(_NAMED_THINGS.search(before) or _COMPOUND.match(text, end))
 
 
 def _false_letters(rest: str) -> set[str]:

@@ -43,12 +43,12 @@ def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
         option = options[index].strip(" .,:;")
         if len(option) == 1 and option.isalpha():
             continue
-        found = places(hidden, option)
-        spans += [(index, start, end) for start, end in found]
-        hidden = _hide(hidden, found)
+        own = places(hidden, option)
+        spans += [(index, start, end) for start, end in own]
+        hidden = _hide(hidden, own)
         # "Absent" as an option denies nothing; "no" does so among Yes and No, too.
         if option.lower() not in _DENYING_OPTIONS:
-            denying = _hide(denying, found)
+            denying = _hide(denying, own)
     named: set[int] = set()
     for index, start, end in sorted(spans, key=lambda span: span[1]):
         found = denial(denying, start, end)

@@ -71,6 +71,15 @@ def test_a_free_answer_is_mapped_without_the_image(tmp_path, options, lines):
     assert free["prediction"] == "a round thing"
 
 
+def test_reasoning_is_not_mapped(tmp_path):
+    model = Model(["<think>a cross?</think>a round thing", "<think>a cross", "A"])
+    rows = [make_row("q0"), make_row("q1")]
+    mapped, failed = MappedOption(Direct()).ask(rows, Engine(model.generate), PredictionStore(tmp_path, {}))
+    assert "Our answer: a round thing\n" in words(model.asked[2])
+    assert mapped["free_answer"] == "<think>a cross?</think>a round thing"
+    assert (len(model.asked), failed["error"]) == (3, "there is no free answer to map: it ends within its reasoning")
+
+
 def test_what_was_answered_is_not_asked_again(tmp_path):
     rows = [make_row("q0"), make_row("q1")]
     MappedOption(Direct()).ask(rows, Engine(Model(["x", "y", "A", "B"]).generate), PredictionStore(tmp_path, {}))

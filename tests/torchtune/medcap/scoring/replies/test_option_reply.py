@@ -177,6 +177,8 @@ def test_other_spellings_of_the_second_option(reply):
         ("masses", ["Mass", "The mass"], None),
         ("10²", ["102", "100"], None),
         ("№", ["Yes", "No"], None),
+        ("2", ["2.0", "2"], 1),
+        ("B", ["+", "*"], 1),
         ("Grade Ⅱ", ["Grade I", "Grade II"], 1),
     ],
 )
@@ -199,6 +201,8 @@ def test_other_spellings_of_other_options(reply, options, expected):
         ("A. Sorry, I meant B.", 1),
         ("Answer: A. After all, the final answer is B", 1),
         ("The answer is A. Wait.", 0),
+        ("The answer is B. Actually, the heart is small.", 1),
+        ("It is the heart. Wait, no. It is the lung.", 1),
         ("The answer is A. The answer is B.", None),
         ("Answer: A or B. Final answer: A or B", None),
     ],
