@@ -39,7 +39,7 @@ def test_csv_fields_stay_the_text_that_they_are(downloads):
 
 
 def test_a_csv_field_that_is_too_long_is_left_out_and_nothing_else(downloads, monkeypatch):
-    monkeypatch.setattr("medcap.datasets.conversion.reading._MAX_FIELD", 100)
+    monkeypatch.setattr("medcap.datasets.conversion.reading.MAX_FIELD", 100)
     file = downloads.text("a.csv", f"a\nb\n{'c' * 101}\nd\n")
     tally = Tally()
     limit = csv.field_size_limit(100)
