@@ -86,7 +86,7 @@ def _open_other(options: argparse.Namespace, checker: RowChecker) -> RowChecker:
     from medcap.datasets.rows.source import open_source
 
     try:
-        rows, reader = open_source(options.against, options.image_root, checker.reader.max_pixels)
+        rows, reader = open_source(options.against, options.image_root or None, checker.reader.max_pixels)
     except UserError as error:
         raise UserError(f"--against: {error}") from None
     return replace(checker, rows=rows, reader=reader, style="auto", tokenizer=None, any_layout=True)

@@ -55,11 +55,20 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         return run.live.prepare(request, sampling, run.place)
     except WordsError as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
+        if _is_foreign(error):
+            raise _refusal(run, request) from None
         reason = str(error).removeprefix(f"request {REQUEST_KEY}: ")
         raise bad_request(f"the language model cannot take these messages: {reason}", "messages") from None
     except (UserError, ValueError) as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         raise _refusal(run, request, request_id) from None
+
+
+def _is_foreign(error: BaseException | None) -> bool:
+    """Tell whether the words of an error are those of a tokenizer, which may name what a client should not see."""
+    while isinstance(error, UserError):
+        error = error.__cause__
+    return error is not None
 
 
 def _refusal(run: ServedRun, request: Request, request_id: str) -> ApiError:

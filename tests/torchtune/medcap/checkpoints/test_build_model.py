@@ -13,7 +13,7 @@ def test_a_tokenizer_without_turn_marks_is_a_notice(tmp_path, monkeypatch, famil
     monkeypatch.setattr(assembly, "plan_llm", lambda *args: SimpleNamespace(dim=8, vocab_size=0))
     monkeypatch.setattr(assembly, "plan_vision", lambda *args: vision)
     monkeypatch.setattr(assembly, "check_tokenizer_fits", lambda *args: None)
-    monkeypatch.setattr(assembly, "build", lambda node: family_tokenizer(family, tmp_path))
+    monkeypatch.setattr(assembly, "build", lambda node, key: family_tokenizer(family, tmp_path))
     keys = {"vision": "tiny", "vision_checkpoint": None, "llm": {}, "projector": {}, "tokenizer": {}}
     keys |= {"checkpointer": {"checkpoint_files": None, "checkpoint_dir": "x"}, "llm_weights": "bf16", "device": "cpu"}
     plan = assembly.plan_model(OmegaConf.create(keys))

@@ -34,7 +34,8 @@ def test_the_way_of_training_equals_torchtunes_layer(family, with_places):
     options = {"places": PLACES} if with_places else {}
     found = states_and_gradient(frozen, mask=mask, table=table, training_pass=True, **options)
     for own, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5)
+        # float32, added up in another order: how far the sums are apart depends on the processor's kernels.
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=3e-5)
     # Called as torchtune calls it, it is torchtune's.
     for own, theirs in zip(states_and_gradient(frozen, mask=mask), expected, strict=True):
         assert torch.equal(own, theirs)

@@ -7,7 +7,7 @@ from helpers.workspace import Workspace
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.probe.encoders import load_encoders
-from medcap.training import setup
+from medcap.training import finetune_recipe as setup
 
 PIXELS = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

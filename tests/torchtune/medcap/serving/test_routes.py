@@ -401,7 +401,4 @@ def test_messages_that_the_chat_template_cannot_take_are_named(client, service, 
     monkeypatch.setattr(own, "tokenize_messages", refuse)
     reply = client.chat(asking("Is there a circle?"))
     assert (reply.status, reply.error["param"]) == (400, "messages")
-    assert reply.error["message"] == (
-        "the language model cannot take these messages: the tokenizer cannot encode it (ValueError: System role is not"
-        " supported)"
-    )
+    assert reply.error["message"] == "the model's chat template cannot take these turns or their words"

@@ -194,7 +194,9 @@ def _whole_number(dataset: Dataset, key: str, default: int) -> int:
     try:
         stored = dataset.get_item(key)
         content = getattr(stored, "value", None)
-        if content is None or (isinstance(content, bytes) and not content.strip(b" \0")):
+        # Blanks are blanks in text alone: the two bytes of a binary 32 are a blank and a zero.
+        blank = isinstance(content, bytes) and stored.VR in ("IS", None) and not content.strip(b" \0")
+        if content is None or (blank and key == "NumberOfFrames"):
             return default
         return int(dataset.get(key) or default)
     except (ValueError, TypeError) as error:
