@@ -67,7 +67,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
 def _is_foreign(error: BaseException | None) -> bool:
     """Tell whether the words of an error are those of a tokenizer, which may name what a client should not see."""
     while isinstance(error, UserError):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 
