@@ -56,7 +56,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
     except WordsError as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         if _is_foreign(error):
-            raise _refusal(run, request) from None
+            raise _refusal(run, request, request_id) from None
         reason = str(error).removeprefix(f"request {REQUEST_KEY}: ")
         raise bad_request(f"the language model cannot take these messages: {reason}", "messages") from None
     except (UserError, ValueError) as error:
