@@ -156,7 +156,7 @@ def test_an_epoch_uses_every_record_once_on_any_number_of_processes(workspace, s
         ("dataset.source=nowhere.json", "data file nowhere.json does not exist"),
         ("device=cuda", "no usable GPU"),
         ("resume_from_checkpoint=nowhere", "resume_from_checkpoint=nowhere is not a complete checkpoint"),
-        ("optimizer.lr=-1", "optimizer: Invalid learning rate"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
     ],
 )
 def test_a_mistake_is_told_once_and_nobody_waits(workspace, server, override, message):
@@ -187,7 +187,9 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(work
     assert first.alive()
     first.kill()
     first.wait()
-    assert server.train(workspace, "out", "epochs=1", "resume_from_checkpoint=false").wait() == [0]
+    assert server.train(
+        workspace, "out", "epochs=3000", "max_steps_per_epoch=1", "resume_from_checkpoint=false"
+    ).wait() == [2]
 
 
 def test_torchrun_runs_the_recipe(workspace):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from medcap.data.images.dicom import START_BYTES, has_preamble
-
 # How an image is read goes by its content.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
 
@@ -19,6 +17,9 @@ def is_image_file(path: str) -> bool:
     """Tell whether a file is an image by its name, or because it begins as DICOM files do, whatever its name."""
     if is_image_name(path):
         return True
+    # Imported here, because listing the converters needs names alone.
+    from medcap.data.images.dicom import START_BYTES, has_preamble
+
     if os.path.basename(path).upper() == "DICOMDIR":  # a table of contents, without pixels
         return False
     try:
