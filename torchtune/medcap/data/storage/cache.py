@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import uuid
 import zlib
@@ -25,6 +26,9 @@ from medcap.data.json_text import parse_json
 
 _NOTES = "entry.json"
 _STALE_SECONDS = 24 * 3600
+# NumPy parses a file's header with ast, which fails in Python 3.11 when two threads do it at once: "AST constructor
+# recursion depth mismatch" (https://github.com/python/cpython/issues/106905).
+_HEADER_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def _load_array(path: Path, checksum: int) -> np.ndarray:
     # By reading, not through the mapping: pages that are looked at there would count as this process's memory.
     if _checksum(path) != checksum:
         raise ValueError(f"{path} is damaged")
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    with _HEADER_LOCK:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _checksum(path: Path) -> int:
