@@ -11,7 +11,13 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
-from medcap.importing.vision_parts import check_not_empty, named_tower, padding_notices, projector_from_tensors, tower_from_tensors
+from medcap.importing.vision_parts import (
+    check_not_empty,
+    named_tower,
+    padding_notices,
+    projector_from_tensors,
+    tower_from_tensors,
+)
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import resolve_tower
 from medcap.models.towers.tensor_files import open_tensor_files

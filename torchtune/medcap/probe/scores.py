@@ -102,8 +102,8 @@ def macro_auroc(answers: Answers) -> Interval | None:
 
     Returns:
         The mean and its interval; None where no class has a curve. A draw in which a class has no curve takes the mean
-        of the others, and one in which no class has a curve is left out of the interval. Where every image is on the right side of every
-        other one, the interval is Wilson's with as many rows as the smaller side has groups.
+        of the others, and one in which no class has a curve is left out of the interval. Where every image is on the
+        right side of every other one, the interval is Wilson's with as many rows as the smaller side has groups.
     """
     curves = []
     for column, label in enumerate(answers.classes):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -50,6 +51,9 @@ class Tally:
         """
         self.skipped[reason] += 1
         self.first.setdefault(reason, place)
+
+    def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Do nothing: records that lack a key are left out one by one."""
 
 
 def each(

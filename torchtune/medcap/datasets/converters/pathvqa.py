@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
 from medcap.datasets.conversion.example import Example, each
-from medcap.datasets.conversion.fields import image_of, text_of
-from medcap.datasets.conversion.hub import hub_examples, hub_files
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.conversion.reading import json_records
-
-_FOLDERS = ("path-vqa", "PathVQA", "pathvqa", "path_vqa", "pvqa")
-_FILES = {"train": ("train.json", "train.jsonl", "train_qa.json"), "validation": ("val.json", "validation.json")}
+from medcap.datasets.conversion.questions import find_source, hub_examples, image_names, locate, turn_of
+from medcap.datasets.published import pathvqa
+from medcap.datasets.published.finding import HUB
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class PathVqa(Converter):
     or of LLaVA-Med's rows. The official files are pickles, which run code when they are opened, and are not read.
 
     Args:
-        split: a key of ``_FILES``.
+        split: ``train`` or ``validation``.
     """
 
     name = "pathvqa"
@@ -49,19 +44,20 @@ class PathVqa(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        if files := hub_files(folders, _FOLDERS, self.split):
-            return hub_examples(files, folders, self.name)
-        path = Path(self.need(folders, *(f"{name}/{file}" for name in _FOLDERS for file in _FILES[self.split])))
-        place = path.parent
-        images = next((name for name in (f"images/{self.split}", "images") if (place / name).is_dir()), "")
-        folder = os.path.join(place, images)
+        layout = pathvqa.layout(self.split)
+        found = find_source(self, folders, layout)
+        if found.kind == HUB:
+            return hub_examples(self, found, folders, pathvqa.questions)
+        deepest_first = sorted(layout.images, key=lambda name: "/" not in name)
+        places = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
+        places.append(os.path.join(found.folder, ""))
 
-        def convert(record: Mapping[str, Any]) -> Iterator[Example]:
-            if any(key in record for key in CONVERSATION_KEYS):
-                yield llava_example(record, folder)
-                return
-            image = image_of(record, "image")
-            turns = [(text_of(record, "question"), text_of(record, "answer"))]
-            yield Example(turns, (image, f"{image}.jpg", f"{image}.png"), folder)
+        def convert(row: Mapping[str, Any]) -> Iterator[Example]:
+            talk = llava_example(row, "") if pathvqa.conversation_key(row) else None
+            question, *_ = pathvqa.row_questions("", 0, row)
+            if talk is None:
+                yield locate(Example([turn_of(question)], image_names(question)), places)
+            else:
+                yield locate(replace(talk, images=talk.images and image_names(question)), places)
 
-        return lambda tally: each(json_records(path, tally), convert, tally)
+        return lambda tally: each(pathvqa.rows(found, tally), convert, tally)

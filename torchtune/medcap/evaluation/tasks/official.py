@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.published.fields import field_text, field_words, question_text
-from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
-from medcap.datasets.rows.json_rows import read_rows
+from medcap.datasets.published.finding import HUB, Found, find_files
+from medcap.datasets.published.question import PublishedQuestion
+from medcap.datasets.rows.parquet_rows import ImageStore
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder, LoadOptions
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Row
 
 OPEN, CLOSED = "OPEN", "CLOSED"
 NO_ANSWER = "(the file gives no answer)"
 DERIVED_TYPES = "the files do not say which questions are closed: those whose answer is yes or no count as closed"
-_AGAIN = "the benchmark is not complete without it: download the file again"
-
-
-@dataclass(frozen=True)
-class Found:
-    """The files of a benchmark.
-
-    Attributes:
-        folder: the benchmark's own; the names in the files are relative to it.
-        kind: of the files, a key of what was searched for.
-        files: at least one, sorted by name.
-        named: whether the user named a single file, which may be a part of the benchmark.
-    """
-
-    folder: Path
-    kind: str
-    files: list[Path]
-    named: bool = False
-
-    @property
-    def source(self) -> Path:
-        """What messages call the benchmark: the file if there is one, else the folder."""
-        return self.files[0] if len(self.files) == 1 else self.folder
 
 
 def find_benchmark(
@@ -67,14 +45,10 @@ def find_benchmark(
         return _named_file(source, title, kinds, expected)
     if not source.is_dir():
         raise UserError(f"dataset_source: {source} does not exist; for {title} it must hold {expected}")
-    for folder in [*(source / name for name in folders), source]:
-        for kind, patterns in kinds.items():
-            for pattern in patterns:
-                # An archive packed on a Mac brings a hidden `._name.json` beside each `name.json`.
-                files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
-                if files:
-                    return Found(folder, kind, files)
-    raise UserError(f"{title} is not in {source}: it must hold {expected}")
+    found = find_files(source, (*folders, ""), kinds)
+    if found is None:
+        raise UserError(f"{title} is not in {source}: it must hold {expected}")
+    return found
 
 
 def _named_file(path: Path, title: str, kinds: Mapping[str, Sequence[str]], expected: str) -> Found:
@@ -104,92 +78,6 @@ def image_finder(
     roots = [folder / name for name in subfolders if (folder / name).is_dir()]
     reader = ImageReader([*roots, folder, *(further or [])], keys=BENCHMARK_KEYS)
     return ImageFinder(reader), list(reader.roots)
-
-
-def read_json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Read the objects of a JSON or JSONL file.
-
-    Yields:
-        Row number from 0 and the object.
-
-    Raises:
-        UserError: if the file is damaged, or a row is not an object; the message has the line or the row.
-    """
-    try:
-        for index, value in read_rows(path):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{path}, row {index}: must be an object, not {type(value).__name__}")
-            yield index, value
-    except UserError as error:
-        raise UserError(f"{error}; {_AGAIN}") from error
-
-
-def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a CSV file with a heading, every field as the text that it is.
-
-    Yields:
-        Row number from 0 and the fields.
-
-    Raises:
-        UserError: if the file is damaged, two columns have one name, or a row has more or fewer fields than the
-            heading; the message has the line.
-    """
-    try:
-        heading = read_heading(path)
-        for index, record in enumerate(read_records(path, heading)):
-            problem = record.problem
-            if problem == WRONG_COUNT:
-                problem = f"the row does not have the {len(heading)} fields of the heading"
-            if problem is not None:
-                raise UserError(f"{path}, {record.place}: {problem}; {_AGAIN}")
-            yield index, dict(zip(heading, record.fields, strict=True))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); {_AGAIN}") from error
-
-
-def read_fields(path: Path, count: int, layout: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a text file whose lines are fields between ``|``.
-
-    Args:
-        path: the file, UTF-8, or the Windows code page where it is not UTF-8.
-        count: the least number of fields.
-        layout: how a line should look.
-
-    Yields:
-        Line number from 1 and the fields, stripped. Empty lines are left out.
-
-    Raises:
-        UserError: if a line has fewer fields; the message names it.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        fields = [field.strip() for field in line.split("|")]
-        if len(fields) < count:
-            raise UserError(f"{path}, line {number}: expected {layout}; {_AGAIN}")
-        yield number, fields
-
-
-def require_keys(row: Mapping[str, Any], keys: Sequence[str], path: Path, title: str) -> None:
-    """Check by its first row that a file is what it is taken for.
-
-    Raises:
-        UserError: if the row lacks one of ``keys``.
-    """
-    missing = [key for key in keys if key not in row]
-    if missing:
-        raise UserError(
-            f"{path} is not a file of {title}: its first row has no '{missing[0]}' (it has:"
-            f" {', '.join(map(str, row)) or 'nothing'}); the task vqa reads other layouts"
-        )
 
 
 def answer_type_of(value: Any) -> str:
@@ -246,4 +134,64 @@ def official_row(
         answer_type=answer_type,
         meta={key: field_text(value) for key, value in meta.items() if field_text(value)},
         problem=problem,
+    )
+
+
+def row_maker(
+    found: Found, images: Sequence[str], options: LoadOptions
+) -> tuple[Callable[[PublishedQuestion], Row], list[Path]]:
+    """What makes rows of a published data set's questions.
+
+    Args:
+        found: its files.
+        images: folders of images, relative to its own.
+        options: its ``image_roots`` may hold images too, its ``work_folder`` receives those of the hub's copy.
+
+    Returns:
+        The function, which takes the answer type as the file has it, and derives it for the hub's copy, which may not
+        say it; and the folders that the images lie in.
+
+    Raises:
+        UserError: if images have to be written and there is no work folder.
+    """
+    if found.kind != HUB:
+        find, roots = image_finder(found.folder, images, options.image_roots)
+        return lambda question: _row_of_name(question, find), roots
+    if options.work_folder is None:
+        raise UserError(
+            f"{found.source}: its images lie inside the parquet file and need an output_dir to be written to"
+        )
+    store = ImageStore(options.work_folder)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    return lambda question: derive_type(_row_of_content(question, store)), [store.folder]
+
+
+def derive_type(row: Row) -> Row:
+    """Give a row without an answer type the one that its answers tell; see :func:`yes_no_type`."""
+    answers = [] if row.references == [NO_ANSWER] else row.references
+    return replace(row, answer_type=row.answer_type or yes_no_type(answers))
+
+
+def _row_of_name(question: PublishedQuestion, find: ImageFinder) -> Row:
+    name = field_text(question.image)
+    path = find.first_of(*(name + suffix for suffix in question.suffixes)) if name else None
+    return _row(question, path, find.problem if name else None)
+
+
+def _row_of_content(question: PublishedQuestion, store: ImageStore) -> Row:
+    if question.content is None:
+        return _row(question, None, "the parquet file holds no image for it")
+    return _row(question, store.write(question.content), None)
+
+
+def _row(question: PublishedQuestion, image: Path | None, problem: str | None) -> Row:
+    return official_row(
+        question.id,
+        question.question,
+        question.answers,
+        image,
+        problem,
+        options=question.options,
+        answer_type=answer_type_of(question.answer_type),
+        **question.meta,
     )

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text, option_texts
+from medcap.datasets.published.reading import Strict, json_records
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
 from medcap.evaluation.tasks.official import (
     find_benchmark,
     image_finder,
     official_row,
-    read_json,
-    require_keys,
 )
 from medcap.scoring.question import Row
 
@@ -62,9 +61,9 @@ class OmniMedVqaTask(Task):
         find, roots = image_finder(folder, (), options.image_roots)
         rows = []
         for path in found.files:
-            for index, record in read_json(path):
-                if index == 0:
-                    require_keys(record, ("question", "gt_answer", "image_path"), path, self.title)
+            strict = Strict(self.title)
+            for index, (_, record) in enumerate(json_records(path, strict)):
+                strict.check_first(path, record, ("question", "gt_answer", "image_path"))
                 image = field_text(record.get("image_path"))
                 rows.append(
                     official_row(

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcap.datasets.published.fields import field_text, option_texts
-from medcap.datasets.published.pmcvqa import IMAGE_FOLDERS, choices_of, missing_columns, right_answer
+from medcap.datasets.published import pmcvqa
+from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import (
-    find_benchmark,
-    image_finder,
-    official_row,
-    read_csv,
-    require_keys,
-)
+from medcap.evaluation.tasks.official import find_benchmark, row_maker
 
 # Zhang et al., PMC-VQA, 2023: the verified part of the test set, the test set, and that of version 2.
 PUBLISHED = {"test_clean.csv": 2_000, "test.csv": 50_000, "test_2.csv": 33_430}
-_FILES = (*PUBLISHED, "test2.csv")
 
 
 class PmcVqaTask(Task):
@@ -34,35 +27,20 @@ class PmcVqaTask(Task):
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read one of the test sets; see :meth:`Task.load`."""
+        layout = pmcvqa.layout("test")
         found = find_benchmark(
             source,
             self.title,
-            ("PMC-VQA", "PMC_VQA", "pmc-vqa", "pmc_vqa", "pmcvqa"),
-            {"csv": _FILES},
+            layout.folders,
+            layout.kinds,
             "PMC-VQA/test_clean.csv and PMC-VQA/images (RadGenome/PMC-VQA on the hub, its zip files unpacked)",
         )
         path = found.files[0]
-        find, roots = image_finder(found.folder, IMAGE_FOLDERS, options.image_roots)
-        rows = []
-        for index, record in read_csv(path):
-            if index == 0:
-                require_keys(record, missing_columns(record), path, self.title)
-            choices = choices_of(record)
-            image = field_text(record["Figure_path"])
-            rows.append(
-                official_row(
-                    field_text(record.get("index")) or str(index),
-                    record["Question"],
-                    [right_answer(record, choices)],
-                    find.first_of(image) if image else None,
-                    find.problem if image else None,
-                    options=option_texts(choices.values()),
-                )
-            )
+        make_row, roots = row_maker(found, layout.images, options)
         number = PUBLISHED.get(path.name.replace("test2", "test_2"))
-        others = [name for name in _FILES if name != path.name and (found.folder / name).is_file()]
+        others = [name for name in pmcvqa.FILES["test"] if name != path.name and (found.folder / name).is_file()]
         return make_benchmark(
-            rows,
+            [make_row(question) for question in pmcvqa.questions(found, Strict(self.title))],
             found.source,
             found.files,
             found.folder,

@@ -123,7 +123,7 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path):
     ):
         VqaRadTask().load(path)
     path.write_text('[{"qid": 1,\n "phrase', encoding="utf-8")
-    with pytest.raises(UserError, match=r"Public.json, line 2: not valid JSON .* download the file again"):
+    with pytest.raises(UserError, match=r"Public.json, line 2: not valid JSON .*; is the file cut off"):
         VqaRadTask().load(tmp_path)
     path.write_text(json.dumps([record(0, "freeform")]), encoding="utf-8")
     with pytest.raises(UserError, match="holds no rows"):

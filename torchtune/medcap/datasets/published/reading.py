@@ -1,4 +1,4 @@
-"""Records of source files one at a time: a damaged one is counted, and memory does not grow with the file."""
+"""Records of source files one at a time: a damaged one is counted or stops the reader; no file is held whole."""
 
 from __future__ import annotations
 
@@ -6,22 +6,66 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from medcap.data.json_text import JsonError, parse_json
-from medcap.datasets.conversion.example import Tally
 from medcap.datasets.rows.delimited import MAX_FIELD, read_heading, read_records
 from medcap.errors import UserError
 
 Value = TypeVar("Value")
 
 
-def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
+class Damage(Protocol):
+    """What becomes of records that cannot be used: a converter's tally counts them, ``Strict`` stops.
+
+    Attributes:
+        read: records so far, damaged ones included.
+    """
+
+    read: int
+
+    def skip(self, reason: str, place: str) -> None:
+        """Take note of a record that cannot be used: why, and its file and row."""
+
+    def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Check the keys of a file's first record, or do nothing where other files may be meant."""
+
+
+class Strict:
+    """Stops at the first damaged record: a benchmark that lacks rows is another benchmark.
+
+    Args:
+        title: what the file should be of.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.read = 0
+
+    def skip(self, reason: str, place: str) -> None:
+        """Raise the error that names the record."""
+        raise UserError(f"{place}: {reason}; the benchmark is not complete without it: download the file again")
+
+    def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Check by its first record that a file is what it is taken for.
+
+        Raises:
+            UserError: if the record lacks one of ``keys``.
+        """
+        missing = [key for key in keys if key not in record]
+        if missing and self.read == 1:
+            raise UserError(
+                f"{path} is not a file of {self.title}: its first row has no '{missing[0]}' (it has:"
+                f" {', '.join(map(str, record)) or 'nothing'}); the task vqa reads other layouts"
+            )
+
+
+def json_records(path: Path, damage: Damage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of a JSON array or of JSONL; told apart by the content.
 
     Args:
         path: the file, UTF-8.
-        tally: counts damaged lines of JSONL and rows that are no objects.
+        damage: takes note of damaged lines of JSONL and rows that are no objects.
 
     Yields:
         The row's place in words and the object.
@@ -33,27 +77,27 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
 
     for index, text in enumerate(stream_rows(path)):
         place = f"{path}, row {index}"
-        tally.read += 1
+        damage.read += 1
         try:
             value = parse_json(text)
         except JsonError as error:
-            tally.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
+            damage.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
             continue
         if isinstance(value, Mapping):
             yield place, value
         else:
-            tally.skip("the row is no object", place)
+            damage.skip("the row is no object", place)
 
 
 def csv_records(
-    path: Path, columns: Sequence[str], tally: Tally, delimiter: str = ","
+    path: Path, columns: Sequence[str], damage: Damage, delimiter: str = ","
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV file with a heading, every field as the text that it is.
 
     Args:
         path: the file, UTF-8.
         columns: what the heading must have.
-        tally: counts rows that are damaged, or have more or fewer fields than the heading.
+        damage: takes note of rows that are damaged, or have more or fewer fields than the heading.
         delimiter: between fields; with tabs there is no quoting.
 
     Yields:
@@ -67,13 +111,13 @@ def csv_records(
         advance = lambda position: bar.update(position - bar.n)  # noqa: E731
         for record in read_records(path, heading, delimiter, MAX_FIELD, advance):
             if record.problem is None:
-                tally.read += 1
+                damage.read += 1
                 yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
                 continue
             # A quote that is not meant as one runs over rows: each of their lines is one that was not read.
             for _ in filter(str.strip, record.lines):
-                tally.read += 1
-                tally.skip(record.problem, f"{path}, {record.place}")
+                damage.read += 1
+                damage.skip(record.problem, f"{path}, {record.place}")
 
 
 def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[str]:
@@ -86,13 +130,13 @@ def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> lis
         return read_heading(path, columns, delimiter, MAX_FIELD)
 
 
-def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+def bar_records(path: Path, layout: str, damage: Damage) -> Iterator[tuple[str, list[str]]]:
     """The lines of a text file whose fields stand between ``|``.
 
     Args:
         path: the file, UTF-8, or the Windows code page where a line is not UTF-8.
-        count: number of fields; the last one takes what is left.
-        tally: counts lines with fewer fields.
+        layout: the names of the fields with ``|`` between them; the last one takes what is left.
+        damage: takes note of lines with fewer fields.
 
     Yields:
         The line's place in words and its fields, stripped.
@@ -100,24 +144,25 @@ def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, lis
     Raises:
         UserError: if the file cannot be read.
     """
+    bars = layout.count("|")
     try:
         with path.open("rb") as file:
             for number, line in enumerate(progress(file, path.name, "line"), start=1):
                 text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
                 if not text:
                     continue
-                tally.read += 1
-                fields = [field.strip() for field in text.split("|", count - 1)]
-                if len(fields) == count:
+                damage.read += 1
+                fields = [field.strip() for field in text.split("|", bars)]
+                if len(fields) > bars:
                     yield f"{path}, line {number}", fields
                 else:
-                    tally.skip(f"not {count} fields between |", f"{path}, line {number}")
+                    damage.skip(f"expected {layout}", f"{path}, line {number}")
     except OSError as error:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
 def parquet_records(
-    paths: Sequence[Path], columns: Sequence[str], tally: Tally
+    paths: Sequence[Path], columns: Sequence[str], damage: Damage
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of parquet files, one file after the other.
 
@@ -128,7 +173,7 @@ def parquet_records(
 
     for path in paths:
         for index, row in enumerate(progress(read_parquet(path, columns), path.name, "row")):
-            tally.read += 1
+            damage.read += 1
             yield f"{path}, row {index}", row
 
 
