@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
 from medcap.datasets.conversion.fields import safe_name, words
 from medcap.datasets.published.finding import HUB, Found, Layout, find_files
 from medcap.datasets.published.question import PublishedQuestion
-from medcap.datasets.published.reading import Damage
 from medcap.errors import UserError
 
-Reader = Callable[[Found, Damage], Iterator[PublishedQuestion]]
+Reader = Callable[[Found, Tally], Iterator[PublishedQuestion]]
 
 
 def find_source(converter: Converter, folders: Folders, layout: Layout) -> Found:
@@ -65,41 +64,46 @@ def question_examples(
     """
     found = find_source(converter, folders, layout)
     if found.kind == HUB:
-        return hub_examples(converter, found, folders, read, check)
+        return hub_examples(converter, folders, found, read, check)
     places = image_folders(converter, folders, layout)
 
-    def convert(question: PublishedQuestion) -> Iterator[Example]:
+    def convert(question: PublishedQuestion) -> Example:
         check(question)
-        yield locate(Example([turn_of(question)], image_names(question)), places)
+        return locate(Example([turn_of(question)], image_names(question)), places)
 
-    return lambda tally: each(with_places(read(found, tally)), convert, tally)
+    return examples_of(read, found, convert)
 
 
 def hub_examples(
     converter: Converter,
-    found: Found,
     folders: Folders,
+    found: Found,
     read: Reader,
     check: Callable[[PublishedQuestion], None] = lambda question: None,
 ) -> Examples:
     """Read the hub's parquet files, whose images are taken out; see :func:`question_examples`."""
+    from medcap.datasets.rows.parquet_rows import ImageStore
+
     folder = os.path.join(folders.out, f"{converter.name}_images")
+    store = ImageStore(Path(folder))
 
-    def examples(tally: Tally) -> Iterator[tuple[str, Example]]:
-        from medcap.datasets.rows.parquet_rows import ImageStore
+    def convert(question: PublishedQuestion) -> Example:
+        check(question)
+        if question.content is None:
+            raise SkipRecord("there is no image in the file")
+        return Example([turn_of(question)], (store.write(question.content).name,), folder)
 
-        store = ImageStore(Path(folder))
+    return examples_of(read, found, convert)
 
-        def convert(question: PublishedQuestion) -> Iterator[Example]:
-            check(question)
-            if question.content is None:
-                raise SkipRecord("there is no image in the file")
-            turn = turn_of(question)
-            yield Example([turn], (store.write(question.content).name,), folder)
 
-        yield from each(with_places(read(found, tally)), convert, tally)
+def examples_of(read: Reader, found: Found, convert: Callable[[PublishedQuestion], Example | None]) -> Examples:
+    """Read the questions of files that were found; None is no example."""
 
-    return examples
+    def examples(question: PublishedQuestion) -> list[Example]:
+        example = convert(question)
+        return [] if example is None else [example]
+
+    return lambda tally: each(((it.place, it) for it in read(found, tally)), examples, tally)
 
 
 def turn_of(question: PublishedQuestion) -> tuple[str, str]:
@@ -128,8 +132,3 @@ def locate(example: Example, places: Sequence[str]) -> Example:
         if any(os.path.isfile(os.path.join(place, name)) for name in example.images):
             return replace(example, folder=place)
     return replace(example, folder=places[0])
-
-
-def with_places(questions: Iterable[PublishedQuestion]) -> Iterator[tuple[str, PublishedQuestion]]:
-    """Questions as :func:`each` takes them."""
-    return ((question.place, question) for question in questions)

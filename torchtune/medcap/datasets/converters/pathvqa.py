@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
-from medcap.datasets.conversion.example import Example, each
+from medcap.datasets.conversion.example import Example
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.conversion.questions import find_source, hub_examples, image_names, locate, turn_of
+from medcap.datasets.conversion.questions import examples_of, find_source, hub_examples, image_names, locate, turn_of
 from medcap.datasets.published import pathvqa
 from medcap.datasets.published.finding import HUB
+from medcap.datasets.published.question import PublishedQuestion
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,17 @@ class PathVqa(Converter):
         layout = pathvqa.layout(self.split)
         found = find_source(self, folders, layout)
         if found.kind == HUB:
-            return hub_examples(self, found, folders, pathvqa.questions)
+            return hub_examples(self, folders, found, pathvqa.questions)
         deepest_first = sorted(layout.images, key=lambda name: "/" not in name)
         places = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
         places.append(os.path.join(found.folder, ""))
 
-        def convert(row: Mapping[str, Any]) -> Iterator[Example]:
-            talk = llava_example(row, "") if pathvqa.conversation_key(row) else None
-            question, *_ = pathvqa.row_questions("", 0, row)
-            if talk is None:
-                yield locate(Example([turn_of(question)], image_names(question)), places)
-            else:
-                yield locate(replace(talk, images=talk.images and image_names(question)), places)
+        def convert(question: PublishedQuestion) -> Example | None:
+            if question.turn:
+                return None  # a part of the row's one conversation
+            if question.conversation is None:
+                return locate(Example([turn_of(question)], image_names(question)), places)
+            example = llava_example(question.conversation, "")
+            return locate(replace(example, images=example.images and image_names(question)), places)
 
-        return lambda tally: each(pathvqa.rows(found, tally), convert, tally)
+        return examples_of(pathvqa.questions, found, convert)

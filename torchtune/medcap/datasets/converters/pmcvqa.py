@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders
-from medcap.datasets.conversion.example import Example, SkipRecord, each
+from medcap.datasets.conversion.example import Example, SkipRecord
 from medcap.datasets.conversion.fields import words
-from medcap.datasets.conversion.questions import find_source, image_folders, image_names, with_places
+from medcap.datasets.conversion.questions import examples_of, find_source, image_folders, image_names
 from medcap.datasets.published import pmcvqa
 from medcap.datasets.published.question import PublishedQuestion
 
@@ -54,7 +53,7 @@ class PmcVqa(Converter):
         there = [name for name in layout.images if os.path.isdir(os.path.join(folder, name))] or ["images"]
         pmcvqa.check_columns(found)
 
-        def convert(question: PublishedQuestion) -> Iterator[Example]:
+        def convert(question: PublishedQuestion) -> Example:
             (answer,) = question.answers
             if not answer:
                 raise SkipRecord("there is no right answer")
@@ -62,6 +61,6 @@ class PmcVqa(Converter):
             if self.options == "listed":
                 asked = "\n".join([asked, *map("{}. {}".format, pmcvqa.LETTERS, question.options)])
             (image,) = image_names(question)
-            yield Example([(asked, answer)], tuple(f"{name}/{image}" for name in there), folder)
+            return Example([(asked, answer)], tuple(f"{name}/{image}" for name in there), folder)
 
-        return lambda tally: each(with_places(pmcvqa.questions(found, tally)), convert, tally)
+        return examples_of(pmcvqa.questions, found, convert)

@@ -41,7 +41,7 @@ class VqaMed(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        if not vqamed.has_part(self.year, self.split):
+        if (self.year, self.split) not in vqamed.PARTS:
             raise UserError(
                 f"vqamed: --year {self.year} has no {self.split} set: use --year 2020 or --split validation"
             )

@@ -19,9 +19,9 @@ class Layout:
         images: folders of images, relative to the data set's folder.
     """
 
-    folders: Sequence[str]
-    kinds: Mapping[str, Sequence[str]]
-    images: Sequence[str] = ()
+    folders: tuple[str, ...]
+    kinds: dict[str, tuple[str, ...]]
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

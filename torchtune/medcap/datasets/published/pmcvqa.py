@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from medcap.datasets.published.fields import field_text, option_texts
 from medcap.datasets.published.finding import Found, Layout
 from medcap.datasets.published.question import PublishedQuestion
-from medcap.datasets.published.reading import Damage, csv_heading, csv_records
+from medcap.datasets.published.reading import Tally, csv_heading, csv_records
 
 LETTERS = "ABCD"
 COLUMNS = ("Figure_path", "Question", *(f"Choice {letter}" for letter in LETTERS))
@@ -31,7 +31,7 @@ def layout(split: str) -> Layout:
     return Layout(_FOLDERS, {"csv": FILES[split]}, IMAGE_FOLDERS)
 
 
-def questions(found: Found, damage: Damage) -> Iterator[PublishedQuestion]:
+def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
     """Read rows with ``Figure_path``, ``Question``, ``Choice A`` to ``Choice D`` (with the letter before the text, as
     in ``A:Diffuse uptake``), ``Answer`` and ``Answer_label``; in version 2 ``Answer`` is the letter.
 
@@ -39,7 +39,7 @@ def questions(found: Found, damage: Damage) -> Iterator[PublishedQuestion]:
         UserError: if the file lacks a column.
     """
     check_columns(found)
-    for index, (place, row) in enumerate(csv_records(found.files[0], COLUMNS, damage)):
+    for index, (place, row) in enumerate(csv_records(found.files[0], COLUMNS, tally)):
         choices = choices_of(row)
         yield PublishedQuestion(
             place,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.datasets.published.fields import field_text
-from medcap.datasets.published.reading import Damage, parquet_records
+from medcap.datasets.published.reading import Tally, parquet_records
 from medcap.datasets.rows.parquet_rows import image_content
 
 
@@ -24,6 +24,8 @@ class PublishedQuestion:
         image: name of the image; None where it lies in the file.
         suffixes: what may have to be added to the name.
         content: the encoded image, where it lies in the file; None where it lacks.
+        conversation: the row that the question is from, where that is one of LLaVA's with several turns.
+        turn: number of the question in it.
         options: of a multiple-choice question, without empty ones.
         answer_type: open or closed, in the file's words.
         language: of the question; empty where all have one.
@@ -37,13 +39,15 @@ class PublishedQuestion:
     image: Any = None
     suffixes: tuple[str, ...] = ("",)
     content: bytes | None = None
+    conversation: Mapping[str, Any] | None = None
+    turn: int = 0
     options: tuple[str, ...] = ()
     answer_type: Any = None
     language: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def hub_records(files: Sequence[Path], damage: Damage) -> Iterator[tuple[Mapping[str, Any], PublishedQuestion]]:
+def hub_records(files: Sequence[Path], tally: Tally) -> Iterator[tuple[Mapping[str, Any], PublishedQuestion]]:
     """Read questions whose images lie in the same file: columns ``image``, ``question`` and ``answer``.
 
     Yields:
@@ -52,7 +56,7 @@ def hub_records(files: Sequence[Path], damage: Damage) -> Iterator[tuple[Mapping
     Raises:
         UserError: if a file is damaged or lacks a column.
     """
-    records = parquet_records(files, ("image", "question", "answer"), damage)
+    records = parquet_records(files, ("image", "question", "answer"), tally)
     for index, (place, row) in enumerate(records):
         name = field_text(row.get("qid")) or str(index)
         content = image_content(row["image"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.rows.delimited import MAX_FIELD, read_heading, read_records
@@ -15,23 +17,29 @@ from medcap.errors import UserError
 Value = TypeVar("Value")
 
 
-class Damage(Protocol):
-    """What becomes of records that cannot be used: a converter's tally counts them, ``Strict`` stops.
+@dataclass
+class Tally:
+    """Counts what was read and what was left out, with the first case of each reason."""
 
-    Attributes:
-        read: records so far, damaged ones included.
-    """
-
-    read: int
+    read: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
 
     def skip(self, reason: str, place: str) -> None:
-        """Take note of a record that cannot be used: why, and its file and row."""
+        """Count a record or a row that is left out.
+
+        Args:
+            reason: in words that are the same for all cases.
+            place: the file and row, or the image.
+        """
+        self.skipped[reason] += 1
+        self.first.setdefault(reason, place)
 
     def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
-        """Check the keys of a file's first record, or do nothing where other files may be meant."""
+        """Accept any file: records that lack a key are left out one by one."""
 
 
-class Strict:
+class Strict(Tally):
     """Stops at the first damaged record: a benchmark that lacks rows is another benchmark.
 
     Args:
@@ -39,19 +47,15 @@ class Strict:
     """
 
     def __init__(self, title: str) -> None:
+        super().__init__()
         self.title = title
-        self.read = 0
 
     def skip(self, reason: str, place: str) -> None:
         """Raise the error that names the record."""
         raise UserError(f"{place}: {reason}; the benchmark is not complete without it: download the file again")
 
     def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
-        """Check by its first record that a file is what it is taken for.
-
-        Raises:
-            UserError: if the record lacks one of ``keys``.
-        """
+        """Raise an error if the first record lacks one of ``keys``: the file is not what it is taken for."""
         missing = [key for key in keys if key not in record]
         if missing and self.read == 1:
             raise UserError(
@@ -60,12 +64,12 @@ class Strict:
             )
 
 
-def json_records(path: Path, damage: Damage) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of a JSON array or of JSONL; told apart by the content.
 
     Args:
         path: the file, UTF-8.
-        damage: takes note of damaged lines of JSONL and rows that are no objects.
+        tally: counts damaged lines of JSONL and rows that are no objects.
 
     Yields:
         The row's place in words and the object.
@@ -77,27 +81,27 @@ def json_records(path: Path, damage: Damage) -> Iterator[tuple[str, Mapping[str,
 
     for index, text in enumerate(stream_rows(path)):
         place = f"{path}, row {index}"
-        damage.read += 1
+        tally.read += 1
         try:
             value = parse_json(text)
         except JsonError as error:
-            damage.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
+            tally.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
             continue
         if isinstance(value, Mapping):
             yield place, value
         else:
-            damage.skip("the row is no object", place)
+            tally.skip("the row is no object", place)
 
 
 def csv_records(
-    path: Path, columns: Sequence[str], damage: Damage, delimiter: str = ","
+    path: Path, columns: Sequence[str], tally: Tally, delimiter: str = ","
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV file with a heading, every field as the text that it is.
 
     Args:
         path: the file, UTF-8.
         columns: what the heading must have.
-        damage: takes note of rows that are damaged, or have more or fewer fields than the heading.
+        tally: counts rows that are damaged, or have more or fewer fields than the heading.
         delimiter: between fields; with tabs there is no quoting.
 
     Yields:
@@ -111,13 +115,13 @@ def csv_records(
         advance = lambda position: bar.update(position - bar.n)  # noqa: E731
         for record in read_records(path, heading, delimiter, MAX_FIELD, advance):
             if record.problem is None:
-                damage.read += 1
+                tally.read += 1
                 yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
                 continue
             # A quote that is not meant as one runs over rows: each of their lines is one that was not read.
             for _ in filter(str.strip, record.lines):
-                damage.read += 1
-                damage.skip(record.problem, f"{path}, {record.place}")
+                tally.read += 1
+                tally.skip(record.problem, f"{path}, {record.place}")
 
 
 def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[str]:
@@ -130,13 +134,13 @@ def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> lis
         return read_heading(path, columns, delimiter, MAX_FIELD)
 
 
-def bar_records(path: Path, layout: str, damage: Damage) -> Iterator[tuple[str, list[str]]]:
+def bar_records(path: Path, layout: str, tally: Tally) -> Iterator[tuple[str, list[str]]]:
     """The lines of a text file whose fields stand between ``|``.
 
     Args:
         path: the file, UTF-8, or the Windows code page where a line is not UTF-8.
         layout: the names of the fields with ``|`` between them; the last one takes what is left.
-        damage: takes note of lines with fewer fields.
+        tally: counts lines with fewer fields.
 
     Yields:
         The line's place in words and its fields, stripped.
@@ -151,18 +155,18 @@ def bar_records(path: Path, layout: str, damage: Damage) -> Iterator[tuple[str, 
                 text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
                 if not text:
                     continue
-                damage.read += 1
+                tally.read += 1
                 fields = [field.strip() for field in text.split("|", bars)]
                 if len(fields) > bars:
                     yield f"{path}, line {number}", fields
                 else:
-                    damage.skip(f"expected {layout}", f"{path}, line {number}")
+                    tally.skip(f"expected {layout}", f"{path}, line {number}")
     except OSError as error:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
 def parquet_records(
-    paths: Sequence[Path], columns: Sequence[str], damage: Damage
+    paths: Sequence[Path], columns: Sequence[str], tally: Tally
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of parquet files, one file after the other.
 
@@ -173,7 +177,7 @@ def parquet_records(
 
     for path in paths:
         for index, row in enumerate(progress(read_parquet(path, columns), path.name, "row")):
-            damage.read += 1
+            tally.read += 1
             yield f"{path}, row {index}", row
 
 

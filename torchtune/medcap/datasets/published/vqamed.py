@@ -8,14 +8,14 @@ from pathlib import Path
 
 from medcap.datasets.published.finding import Found, Layout
 from medcap.datasets.published.question import PublishedQuestion
-from medcap.datasets.published.reading import Damage, bar_records
+from medcap.datasets.published.reading import Tally, bar_records
 from medcap.errors import UserError
 
 TEST_2019, TEST_2021 = "test 2019", "test 2021"
 SUFFIXES = (".jpg", ".png", ".jpeg")  # the files name images without
 _2020 = "VQA-Med-2020-Task1-VQAnswering-TrainVal-Sets/VQAMed2020-VQAnswering"
 # (year, split) -> folder of the archive, file of questions, folders of images.
-_PARTS: dict[tuple[str, str], tuple[str, str, tuple[str, ...]]] = {
+PARTS: dict[tuple[str, str], tuple[str, str, tuple[str, ...]]] = {
     ("2019", "train"): ("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", ("Train_images",)),
     ("2019", "validation"): ("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", ("Val_images",)),
     ("2019", "test"): ("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", ("VQAMed2019_Test_Images",)),
@@ -47,14 +47,9 @@ _ANSWERS_2021 = (
 _OPTIONAL = re.compile(r"\s*\([^()]*\)\s*")
 
 
-def has_part(year: str, split: str) -> bool:
-    """Whether a year has a split: ``train``, ``validation`` or ``test``."""
-    return (year, split) in _PARTS
-
-
 def layout(year: str, split: str) -> Layout:
     """The names of a part's files; the kind of its file is its year, before ``test`` if it is of a test set."""
-    archive, file, (images, *others) = _PARTS[year, split]
+    archive, file, (images, *others) = PARTS[year, split]
     top, last = f"VQA-Med-{year}", archive.rpartition("/")[2]
     kind = f"test {year}" if split == "test" else year
     # An archive is unpacked with or without its own folder, and so is one of images.
@@ -63,7 +58,7 @@ def layout(year: str, split: str) -> Layout:
     return Layout(tuple(folders), {kind: (file,)}, (images, *further))
 
 
-def questions(found: Found, damage: Damage) -> Iterator[PublishedQuestion]:
+def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
     """Read lines ``image|question|answer`` of a training or validation set, or those of a test set.
 
     2019's are ``image|category|question|answers``, where ``#`` stands between accepted answers and a part in brackets
@@ -75,16 +70,16 @@ def questions(found: Found, damage: Damage) -> Iterator[PublishedQuestion]:
     """
     path = found.files[0]
     if found.kind == TEST_2019:
-        for place, (image, category, text, answers) in bar_records(path, "image|category|question|answers", damage):
+        for place, (image, category, text, answers) in bar_records(path, "image|category|question|answers", tally):
             yield _question(place, image, text, accepted_answers(answers), category)
     elif found.kind == TEST_2021:
         layout = "image|answers"
-        accepted = {image: rest.split("|") for _, (image, rest) in bar_records(answers_file(found), layout, damage)}
-        for place, (image, text) in bar_records(path, "image|question", damage):
+        accepted = {image: rest.split("|") for _, (image, rest) in bar_records(answers_file(found), layout, tally)}
+        for place, (image, text) in bar_records(path, "image|question", tally):
             answers = [answer.strip() for answer in accepted.get(image, [])]
             yield _question(place, image, text, answers, "abnormality")
     else:
-        for place, (image, text, answer) in bar_records(path, "image|question|answer", damage):
+        for place, (image, text, answer) in bar_records(path, "image|question|answer", tally):
             yield _question(place, image, text, [answer], "")
 
 

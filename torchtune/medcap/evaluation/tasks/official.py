@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.published.fields import field_text, field_words, question_text
-from medcap.datasets.published.finding import HUB, Found, find_files
+from medcap.datasets.published.finding import HUB, Found, Layout, find_files
 from medcap.datasets.published.question import PublishedQuestion
 from medcap.datasets.rows.parquet_rows import ImageStore
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder, LoadOptions
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, ImageFinder, LoadOptions, make_benchmark
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Row
 
@@ -22,16 +21,13 @@ NO_ANSWER = "(the file gives no answer)"
 DERIVED_TYPES = "the files do not say which questions are closed: those whose answer is yes or no count as closed"
 
 
-def find_benchmark(
-    source: str | Path, title: str, folders: Sequence[str], kinds: Mapping[str, Sequence[str]], expected: str
-) -> Found:
+def find_benchmark(source: str | Path, title: str, layout: Layout, expected: str) -> Found:
     """Find a benchmark's data files.
 
     Args:
         source: a folder that holds the benchmark's folder, that folder, or one of its files.
         title: the benchmark's name.
-        folders: names that its folder goes by; ``source`` itself is looked into after them.
-        kinds: kind of file -> patterns relative to the benchmark's folder; the first that matches is taken.
+        layout: its names; ``source`` itself is looked into after its folders.
         expected: what the user should put where.
 
     Returns:
@@ -42,10 +38,10 @@ def find_benchmark(
     """
     source = Path(source)
     if source.is_file():
-        return _named_file(source, title, kinds, expected)
+        return _named_file(source, title, layout.kinds, expected)
     if not source.is_dir():
         raise UserError(f"dataset_source: {source} does not exist; for {title} it must hold {expected}")
-    found = find_files(source, (*folders, ""), kinds)
+    found = find_files(source, (*layout.folders, ""), layout.kinds)
     if found is None:
         raise UserError(f"{title} is not in {source}: it must hold {expected}")
     return found
@@ -138,60 +134,60 @@ def official_row(
 
 
 def row_maker(
-    found: Found, images: Sequence[str], options: LoadOptions
+    found: Found, layout: Layout, options: LoadOptions, derive: bool = False
 ) -> tuple[Callable[[PublishedQuestion], Row], list[Path]]:
     """What makes rows of a published data set's questions.
 
     Args:
         found: its files.
-        images: folders of images, relative to its own.
+        layout: its names.
         options: its ``image_roots`` may hold images too, its ``work_folder`` receives those of the hub's copy.
+        derive: tell open from closed questions by their answers where the file does not, as in the hub's copy always.
 
     Returns:
-        The function, which takes the answer type as the file has it, and derives it for the hub's copy, which may not
-        say it; and the folders that the images lie in.
+        The function, and the folders that the images lie in.
 
     Raises:
         UserError: if images have to be written and there is no work folder.
     """
-    if found.kind != HUB:
-        find, roots = image_finder(found.folder, images, options.image_roots)
-        return lambda question: _row_of_name(question, find), roots
-    if options.work_folder is None:
+    hub = found.kind == HUB
+    if hub and options.work_folder is None:
         raise UserError(
             f"{found.source}: its images lie inside the parquet file and need an output_dir to be written to"
         )
-    store = ImageStore(options.work_folder)
-    store.folder.mkdir(parents=True, exist_ok=True)
-    return lambda question: derive_type(_row_of_content(question, store)), [store.folder]
+    if hub:
+        store = ImageStore(options.work_folder)
+        store.folder.mkdir(parents=True, exist_ok=True)
+        roots = [store.folder]
+    else:
+        find, roots = image_finder(found.folder, layout.images, options.image_roots)
+
+    def make_row(question: PublishedQuestion) -> Row:
+        path, problem, name = None, None, field_text(question.image)
+        if hub and question.content is None:
+            problem = "the parquet file holds no image for it"
+        elif hub:
+            path = store.write(question.content)
+        elif name:
+            path = find.first_of(*(name + suffix for suffix in question.suffixes))
+            problem = find.problem
+        kind = answer_type_of(question.answer_type)
+        if hub or derive:
+            kind = kind or yes_no_type(list(map(field_words, question.answers)))
+        return official_row(
+            question.id,
+            question.question,
+            question.answers,
+            path,
+            problem,
+            options=question.options,
+            answer_type=kind,
+            **question.meta,
+        )
+
+    return make_row, roots
 
 
-def derive_type(row: Row) -> Row:
-    """Give a row without an answer type the one that its answers tell; see :func:`yes_no_type`."""
-    answers = [] if row.references == [NO_ANSWER] else row.references
-    return replace(row, answer_type=row.answer_type or yes_no_type(answers))
-
-
-def _row_of_name(question: PublishedQuestion, find: ImageFinder) -> Row:
-    name = field_text(question.image)
-    path = find.first_of(*(name + suffix for suffix in question.suffixes)) if name else None
-    return _row(question, path, find.problem if name else None)
-
-
-def _row_of_content(question: PublishedQuestion, store: ImageStore) -> Row:
-    if question.content is None:
-        return _row(question, None, "the parquet file holds no image for it")
-    return _row(question, store.write(question.content), None)
-
-
-def _row(question: PublishedQuestion, image: Path | None, problem: str | None) -> Row:
-    return official_row(
-        question.id,
-        question.question,
-        question.answers,
-        image,
-        problem,
-        options=question.options,
-        answer_type=answer_type_of(question.answer_type),
-        **question.meta,
-    )
+def published_benchmark(found: Found, rows: list[Row], **others: Any) -> Benchmark:
+    """Make a benchmark of files that were found; ``others`` as :func:`make_benchmark` takes them."""
+    return make_benchmark(rows, found.source, found.files, found.folder, **others)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text, option_texts
+from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.reading import Strict, json_records
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
@@ -53,8 +54,7 @@ class OmniMedVqaTask(Task):
         found = find_benchmark(
             source,
             self.title,
-            ("OmniMedVQA", "OmniMedVQA/OmniMedVQA"),
-            {"json": (f"{_TREE}/*.json", "Open-access/*.json")},
+            Layout(("OmniMedVQA", "OmniMedVQA/OmniMedVQA"), {"json": (f"{_TREE}/*.json", "Open-access/*.json")}),
             f"OmniMedVQA/{_TREE}/*.json and OmniMedVQA/Images (foreverbeliever/OmniMedVQA on the hub)",
         )
         folder = found.folder.parent if found.folder.name == "QA_information" else found.folder

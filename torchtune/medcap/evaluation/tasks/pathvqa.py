@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medcap.datasets.published import pathvqa
 from medcap.datasets.published.finding import HUB
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import DERIVED_TYPES, derive_type, find_benchmark, row_maker
+from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.official import (
+    DERIVED_TYPES,
+    answer_type_of,
+    find_benchmark,
+    published_benchmark,
+    row_maker,
+)
 
 # The card of flaviagiammarino/path-vqa, which lacks the repeated questions; LLaVA-Med's test.json and its split.
 PUBLISHED_HUB = {"rows": 6_719}
@@ -34,8 +41,7 @@ class PathVqaTask(Task):
         found = find_benchmark(
             source,
             self.title,
-            layout.folders,
-            {**layout.kinds, "pickle": ("qas/test/*.pkl", "qas/*.pkl", "*.pkl")},
+            replace(layout, kinds={**layout.kinds, "pickle": ("qas/test/*.pkl", "qas/*.pkl", "*.pkl")}),
             "path-vqa/data/test-*.parquet (flaviagiammarino/path-vqa on the hub), or a path-vqa/test.json of rows with"
             " image, question and answer",
         )
@@ -45,16 +51,14 @@ class PathVqaTask(Task):
                 " flaviagiammarino/path-vqa (data/test-*.parquet), or write its rows to a test.json of objects with"
                 " image, question and answer"
             )
-        make_row, roots = row_maker(found, layout.images, options)
-        rows = [make_row(question) for question in pathvqa.questions(found, Strict(self.title))]
+        make_row, roots = row_maker(found, layout, options, derive=True)
+        questions = list(pathvqa.questions(found, Strict(self.title)))
         hub = found.kind == HUB
-        derived = hub or not all(row.answer_type for row in rows)
-        return make_benchmark(
-            [derive_type(row) for row in rows],
-            found.source,
-            found.files,
-            found.folder,
+        derived = hub or not all(answer_type_of(question.answer_type) for question in questions)
+        return published_benchmark(
+            found,
+            [make_row(question) for question in questions],
             roots=roots,
-            expected=PUBLISHED_HUB if hub or len(rows) == PUBLISHED_HUB["rows"] else PUBLISHED,
+            expected=PUBLISHED_HUB if hub or len(questions) == PUBLISHED_HUB["rows"] else PUBLISHED,
             notices=[DERIVED_TYPES] if derived else [],
         )

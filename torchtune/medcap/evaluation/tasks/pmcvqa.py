@@ -6,8 +6,8 @@ from pathlib import Path
 
 from medcap.datasets.published import pmcvqa
 from medcap.datasets.published.reading import Strict
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import find_benchmark, row_maker
+from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.official import find_benchmark, published_benchmark, row_maker
 
 # Zhang et al., PMC-VQA, 2023: the verified part of the test set, the test set, and that of version 2.
 PUBLISHED = {"test_clean.csv": 2_000, "test.csv": 50_000, "test_2.csv": 33_430}
@@ -31,19 +31,16 @@ class PmcVqaTask(Task):
         found = find_benchmark(
             source,
             self.title,
-            layout.folders,
-            layout.kinds,
+            layout,
             "PMC-VQA/test_clean.csv and PMC-VQA/images (RadGenome/PMC-VQA on the hub, its zip files unpacked)",
         )
         path = found.files[0]
-        make_row, roots = row_maker(found, layout.images, options)
+        make_row, roots = row_maker(found, layout, options)
         number = PUBLISHED.get(path.name.replace("test2", "test_2"))
         others = [name for name in pmcvqa.FILES["test"] if name != path.name and (found.folder / name).is_file()]
-        return make_benchmark(
+        return published_benchmark(
+            found,
             [make_row(question) for question in pmcvqa.questions(found, Strict(self.title))],
-            found.source,
-            found.files,
-            found.folder,
             roots=roots,
             expected={"rows": number} if number else None,
             notices=[f"{path.name} is read; name the file to read {' or '.join(others)}"]

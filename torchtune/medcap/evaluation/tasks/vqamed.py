@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcap.datasets.published import vqamed
-from medcap.datasets.published.finding import find_files
+from medcap.datasets.published.finding import Layout, find_files
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import DERIVED_TYPES, derive_type, find_benchmark, row_maker
+from medcap.evaluation.tasks.official import DERIVED_TYPES, find_benchmark, row_maker
 
 PUBLISHED = {"rows": 500}
 
@@ -33,8 +33,7 @@ class VqaMedTask(Task):
         found = find_benchmark(
             source,
             self.title,
-            [folder for layout in layouts for folder in layout.folders],
-            {kind: patterns for layout in layouts for kind, patterns in layout.kinds.items()},
+            Layout(layouts[0].folders + layouts[1].folders, layouts[0].kinds | layouts[1].kinds),
             f"VQA-Med-2019/VQAMed2019Test/{file_2019} and VQAMed2019_Test_Images beside it (abachaa/VQA-Med-2019 on"
             f" GitHub), or VQA-Med-2021/Task1-VQA-2021-TestSet-w-GroundTruth/{file_2021} with its answers and images"
             " (abachaa/VQA-Med-2021)",
@@ -47,9 +46,9 @@ class VqaMedTask(Task):
                 f"{source} holds VQA-Med of 2019 and of 2021, which are two benchmarks: run them one after the other"
                 f" with dataset_source={found.folder} and dataset_source={other.folder}"
             )
-        make_row, roots = row_maker(found, layout.images, options)
+        make_row, roots = row_maker(found, layout, options, derive=True)
         return make_benchmark(
-            [derive_type(make_row(question)) for question in vqamed.questions(found, Strict(self.title))],
+            [make_row(question) for question in vqamed.questions(found, Strict(self.title))],
             found.folder,
             files,
             found.folder,

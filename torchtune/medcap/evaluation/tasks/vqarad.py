@@ -8,8 +8,8 @@ from pathlib import Path
 from medcap.datasets.published import vqarad
 from medcap.datasets.published.finding import HUB
 from medcap.datasets.published.reading import Strict
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import DERIVED_TYPES, find_benchmark, row_maker
+from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.official import DERIVED_TYPES, find_benchmark, published_benchmark, row_maker
 
 # Lau et al., A dataset of clinically generated visual questions and answers about radiology images, 2018.
 PUBLISHED = {"rows": 451, "test_freeform": 308, "test_para": 143}
@@ -33,20 +33,17 @@ class VqaRadTask(Task):
         found = find_benchmark(
             source,
             self.title,
-            layout.folders,
-            layout.kinds,
+            layout,
             "'VQA_RAD/VQA_RAD Dataset Public.json' and 'VQA_RAD/VQA_RAD Image Folder' (Open Science Framework, node"
             " 89kps), or vqa-rad/data/test-*.parquet (flaviagiammarino/vqa-rad on the hub)",
         )
-        make_row, roots = row_maker(found, layout.images, options)
+        make_row, roots = row_maker(found, layout, options)
         hub = found.kind == HUB
         questions = vqarad.questions(found, Strict(self.title))
         wanted = [it for it in questions if hub or it.meta["phrase_type"] in vqarad.PHRASES["test"]]
-        return make_benchmark(
+        return published_benchmark(
+            found,
             [make_row(question) for question in wanted],
-            found.source,
-            found.files,
-            found.folder,
             roots=roots,
             expected={"rows": PUBLISHED["rows"]} if hub else PUBLISHED,
             counted=Counter(question.meta.get("phrase_type", "") for question in wanted),

@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from medcap.datasets.published.finding import Found
+from medcap.datasets.published.finding import Found, Layout
 from medcap.datasets.published.question import hub_records
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
@@ -25,7 +25,7 @@ def write(path, rows):
 
 
 def hub_rows(found, options):
-    make_row, roots = row_maker(found, (), options)
+    make_row, roots = row_maker(found, Layout((), {}), options)
     return [make_row(question) for _, question in hub_records(found.files, Strict("Bench"))], roots
 
 

@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from medcap.datasets.published.finding import Layout
 from medcap.errors import UserError
 from medcap.evaluation.tasks.official import (
     NO_ANSWER,
@@ -14,7 +15,7 @@ KINDS = {"json": ("data/test.json", "test.json"), "text": ("*.txt",)}
 
 
 def find(source):
-    return find_benchmark(source, "Bench", ("Bench", "bench-1"), KINDS, "Bench/test.json (by its owner)")
+    return find_benchmark(source, "Bench", Layout(("Bench", "bench-1"), KINDS), "Bench/test.json (by its owner)")
 
 
 def make(path, text="[]"):
