@@ -67,9 +67,9 @@ def question_examples(
         return hub_examples(converter, folders, found, read, check)
     places = image_folders(converter, folders, layout)
 
-    def convert(question: PublishedQuestion) -> Example:
+    def convert(question: PublishedQuestion) -> Iterator[Example]:
         check(question)
-        return locate(Example([turn_of(question)], image_names(question)), places)
+        yield locate(Example([turn_of(question)], image_names(question)), places)
 
     return examples_of(read, found, convert)
 
@@ -87,23 +87,18 @@ def hub_examples(
     folder = os.path.join(folders.out, f"{converter.name}_images")
     store = ImageStore(Path(folder))
 
-    def convert(question: PublishedQuestion) -> Example:
+    def convert(question: PublishedQuestion) -> Iterator[Example]:
         check(question)
         if question.content is None:
             raise SkipRecord("there is no image in the file")
-        return Example([turn_of(question)], (store.write(question.content).name,), folder)
+        yield Example([turn_of(question)], (store.write(question.content).name,), folder)
 
     return examples_of(read, found, convert)
 
 
-def examples_of(read: Reader, found: Found, convert: Callable[[PublishedQuestion], Example | None]) -> Examples:
-    """Read the questions of files that were found; None is no example."""
-
-    def examples(question: PublishedQuestion) -> list[Example]:
-        example = convert(question)
-        return [] if example is None else [example]
-
-    return lambda tally: each(((it.place, it) for it in read(found, tally)), examples, tally)
+def examples_of(read: Reader, found: Found, convert: Callable[[PublishedQuestion], Iterator[Example]]) -> Examples:
+    """Read the questions of files that were found."""
+    return lambda tally: each(((it.place, it) for it in read(found, tally)), convert, tally)
 
 
 def turn_of(question: PublishedQuestion) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
@@ -51,12 +52,11 @@ class PathVqa(Converter):
         places = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
         places.append(os.path.join(found.folder, ""))
 
-        def convert(question: PublishedQuestion) -> Example | None:
-            if question.turn:
-                return None  # a part of the row's one conversation
+        def convert(question: PublishedQuestion) -> Iterator[Example]:
             if question.conversation is None:
-                return locate(Example([turn_of(question)], image_names(question)), places)
-            example = llava_example(question.conversation, "")
-            return locate(replace(example, images=example.images and image_names(question)), places)
+                yield locate(Example([turn_of(question)], image_names(question)), places)
+            elif question.turn == 0:  # the others are a part of this one's example
+                example = llava_example(question.conversation, "")
+                yield locate(replace(example, images=example.images and image_names(question)), places)
 
         return examples_of(pathvqa.questions, found, convert)

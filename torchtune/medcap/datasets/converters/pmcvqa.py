@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders
@@ -53,7 +54,7 @@ class PmcVqa(Converter):
         there = [name for name in layout.images if os.path.isdir(os.path.join(folder, name))] or ["images"]
         pmcvqa.check_columns(found)
 
-        def convert(question: PublishedQuestion) -> Example:
+        def convert(question: PublishedQuestion) -> Iterator[Example]:
             (answer,) = question.answers
             if not answer:
                 raise SkipRecord("there is no right answer")
@@ -61,6 +62,6 @@ class PmcVqa(Converter):
             if self.options == "listed":
                 asked = "\n".join([asked, *map("{}. {}".format, pmcvqa.LETTERS, question.options)])
             (image,) = image_names(question)
-            return Example([(asked, answer)], tuple(f"{name}/{image}" for name in there), folder)
+            yield Example([(asked, answer)], tuple(f"{name}/{image}" for name in there), folder)
 
         return examples_of(pmcvqa.questions, found, convert)

@@ -12,32 +12,25 @@ from medcap.datasets.published.reading import Tally, bar_records
 from medcap.errors import UserError
 
 TEST_2019, TEST_2021 = "test 2019", "test 2021"
-SUFFIXES = (".jpg", ".png", ".jpeg")  # the files name images without
-_2020 = "VQA-Med-2020-Task1-VQAnswering-TrainVal-Sets/VQAMed2020-VQAnswering"
+_SUFFIXES = (".jpg", ".png", ".jpeg")  # the files name images without
+_2020 = "VQA-Med-2020-Task1-VQAnswering-TrainVal-Sets/VQAMed2020-VQAnswering-"
+_FILE_2020 = "VQAnswering_2020_"
 # (year, split) -> folder of the archive, file of questions, folders of images.
-PARTS: dict[tuple[str, str], tuple[str, str, tuple[str, ...]]] = {
-    ("2019", "train"): ("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", ("Train_images",)),
-    ("2019", "validation"): ("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", ("Val_images",)),
-    ("2019", "test"): ("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", ("VQAMed2019_Test_Images",)),
-    ("2020", "train"): (
-        f"{_2020}-TrainingSet",
-        "VQAnswering_2020_Train_QA_pairs.txt",
-        ("VQAnswering_2020_Train_images",),
-    ),
-    ("2020", "validation"): (
-        f"{_2020}-ValidationSet",
-        "VQAnswering_2020_Val_QA_Pairs.txt",
-        ("VQAnswering_2020_Val_images",),
-    ),
+PARTS = {
+    ("2019", "train"): ("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", "Train_images"),
+    ("2019", "validation"): ("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", "Val_images"),
+    ("2019", "test"): ("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", "VQAMed2019_Test_Images"),
+    ("2020", "train"): (f"{_2020}TrainingSet", f"{_FILE_2020}Train_QA_pairs.txt", f"{_FILE_2020}Train_images"),
+    ("2020", "validation"): (f"{_2020}ValidationSet", f"{_FILE_2020}Val_QA_Pairs.txt", f"{_FILE_2020}Val_images"),
     ("2021", "validation"): (
         "VQA-Med-2021-Tasks-1-2-NewValidationSets",
         "VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt",
-        ("ImageCLEF-2021-VQA-Med-New-Validation-Images",),
+        "ImageCLEF-2021-VQA-Med-New-Validation-Images",
     ),
     ("2021", "test"): (
         "Task1-VQA-2021-TestSet-w-GroundTruth",
         "Task1-VQA-2021-TestSet-Questions.txt",
-        ("VQA-500-Images", "images/VQA-500-Images", "images", "Task1-VQA-2021-TestSet-Images"),
+        *("VQA-500-Images", "images/VQA-500-Images", "images", "Task1-VQA-2021-TestSet-Images"),
     ),
 }
 _ANSWERS_2021 = (
@@ -49,7 +42,7 @@ _OPTIONAL = re.compile(r"\s*\([^()]*\)\s*")
 
 def layout(year: str, split: str) -> Layout:
     """The names of a part's files; the kind of its file is its year, before ``test`` if it is of a test set."""
-    archive, file, (images, *others) = PARTS[year, split]
+    archive, file, images, *others = PARTS[year, split]
     top, last = f"VQA-Med-{year}", archive.rpartition("/")[2]
     kind = f"test {year}" if split == "test" else year
     # An archive is unpacked with or without its own folder, and so is one of images.
@@ -76,7 +69,7 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
         layout = "image|answers"
         accepted = {image: rest.split("|") for _, (image, rest) in bar_records(answers_file(found), layout, tally)}
         for place, (image, text) in bar_records(path, "image|question", tally):
-            answers = [answer.strip() for answer in accepted.get(image, [])]
+            answers = [answer.strip() for answer in accepted.get(image, []) if answer.strip()]
             yield _question(place, image, text, answers, "abnormality")
     else:
         for place, (image, text, answer) in bar_records(path, "image|question|answer", tally):
@@ -114,4 +107,4 @@ def accepted_answers(text: str) -> list[str]:
 
 
 def _question(place: str, image: str, text: str, answers: list[str], category: str) -> PublishedQuestion:
-    return PublishedQuestion(place, image, text, answers, image, SUFFIXES, meta={"question_type": category})
+    return PublishedQuestion(place, image, text, answers, image, _SUFFIXES, meta={"question_type": category})

@@ -87,34 +87,20 @@ def yes_no_type(answers: Sequence[str]) -> str:
     return CLOSED if answers and all(answer.strip(" .").lower() in ("yes", "no") for answer in answers) else OPEN
 
 
-def official_row(
-    name: str,
-    question: Any,
-    answers: Sequence[Any],
-    image: Path | None,
-    problem: str | None,
-    *,
-    options: tuple[str, ...] = (),
-    answer_type: str = "",
-    **meta: Any,
-) -> Row:
+def official_row(question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = "") -> Row:
     """A benchmark's row, kept whatever is wrong with it.
 
     Args:
-        name: its id.
-        question: its words.
-        answers: accepted ones; empty ones are left out.
+        question: what the file says; empty answers and further fields are left out.
         image: where it lies, or should lie.
         problem: what is wrong with the image.
-        options: of a multiple-choice question.
         answer_type: ``OPEN``, ``CLOSED`` or empty.
-        meta: further fields; empty ones are left out.
 
     Returns:
         The row, with a ``problem`` if its image, question or answer is missing.
     """
-    text = question_text(question)
-    references = [answer for answer in map(field_words, answers) if answer]
+    text = question_text(question.question)
+    references = [answer for answer in map(field_words, question.answers) if answer]
     if image is None:
         problem = problem or "the file names no image"
     if not text:
@@ -122,13 +108,13 @@ def official_row(
     if not references:
         problem = problem or "the file gives no answer"
     return Row(
-        id=name,
+        id=question.id,
         messages=[user_message(str(image) if image else None, text)],
         references=references or [NO_ANSWER],
         image=image,
-        options=options,
+        options=question.options,
         answer_type=answer_type,
-        meta={key: field_text(value) for key, value in meta.items() if field_text(value)},
+        meta={key: field_text(value) for key, value in question.meta.items() if field_text(value)},
         problem=problem,
     )
 
@@ -174,16 +160,7 @@ def row_maker(
         kind = answer_type_of(question.answer_type)
         if hub or derive:
             kind = kind or yes_no_type(list(map(field_words, question.answers)))
-        return official_row(
-            question.id,
-            question.question,
-            question.answers,
-            path,
-            problem,
-            options=question.options,
-            answer_type=kind,
-            **question.meta,
-        )
+        return official_row(question, path, problem, kind)
 
     return make_row, roots
 

@@ -26,9 +26,7 @@ PUBLISHED = {"rows": 6_761, "OPEN": 3_370, "CLOSED": 3_391}
 class PathVqaTask(Task):
     """The test questions of the hub's copy ``flaviagiammarino/path-vqa``, or of a JSON file.
 
-    The parquet files have image, question and answer. A JSON file has LLaVA-Med's rows (``image``,
-    ``conversations``, ``answer_type``) or rows of ``image``, ``question`` and ``answer``, where ``image`` may lack
-    its suffix as in the official files. Those are pickles, which run code when they are opened, and are refused.
+    The official files are pickles, which run code when they are opened, and are refused.
     """
 
     name = "pathvqa"

@@ -16,9 +16,7 @@ PUBLISHED = {"test_clean.csv": 2_000, "test.csv": 50_000, "test_2.csv": 33_430}
 class PmcVqaTask(Task):
     """``test_clean.csv``, ``test.csv`` or ``test_2.csv`` of ``xmcmic/PMC-VQA`` (now ``RadGenome/PMC-VQA``).
 
-    Columns ``Figure_path``, ``Question``, ``Choice A`` to ``Choice D`` (with the letter before the text, as in
-    ``A:Diffuse uptake``), ``Answer`` and ``Answer_label``; in version 2 ``Answer`` is the letter. The first of the
-    three files is read unless one is named.
+    The first of them that is there is read unless one is named.
     """
 
     name = "pmcvqa"

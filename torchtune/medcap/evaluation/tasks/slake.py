@@ -23,10 +23,8 @@ PUBLISHED = {"rows": 1_061, "OPEN": 645, "CLOSED": 416}
 class SlakeTask(Task):
     """The English questions of ``Slake1.0/test.json``, or of the hub's copies.
 
-    A record has ``qid``, ``img_name`` (relative to ``imgs/``), ``question``, ``answer``, ``q_lang``, ``answer_type``,
-    ``content_type``, ``location`` and ``modality``. ``BoKelvin/SLAKE`` holds the same files;
-    ``mdwiratathya/SLAKE-vqa-english`` is a parquet file with the images in it, in which a question without an
-    ``answer_type`` is closed where its answer is yes or no.
+    In the copy ``mdwiratathya/SLAKE-vqa-english``, a question without an ``answer_type`` is closed where its answer is
+    yes or no.
     """
 
     name = "slake"

@@ -15,12 +15,7 @@ PUBLISHED = {"rows": 500}
 
 
 class VqaMedTask(Task):
-    """The official text files of one year, with every answer that they accept.
-
-    2019: lines ``image|category|question|answers``, where ``#`` stands between accepted answers and a part in
-    brackets may be left out (README-VQA-Med-2019-TestSet.txt). 2021: lines ``image|question`` and, in a second file,
-    ``image|answer|answer...``. The two years are two benchmarks.
-    """
+    """The official text files of one year, with every answer that they accept. The two years are two benchmarks."""
 
     name = "vqamed"
     title = "VQA-Med"
@@ -29,14 +24,13 @@ class VqaMedTask(Task):
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the 500 test questions of a year; see :meth:`Task.load`."""
         layouts = [vqamed.layout(year, "test") for year in ("2019", "2021")]
-        ((file_2019,), (file_2021,)) = (next(iter(layout.kinds.values())) for layout in layouts)
         found = find_benchmark(
             source,
             self.title,
             Layout(layouts[0].folders + layouts[1].folders, layouts[0].kinds | layouts[1].kinds),
-            f"VQA-Med-2019/VQAMed2019Test/{file_2019} and VQAMed2019_Test_Images beside it (abachaa/VQA-Med-2019 on"
-            f" GitHub), or VQA-Med-2021/Task1-VQA-2021-TestSet-w-GroundTruth/{file_2021} with its answers and images"
-            " (abachaa/VQA-Med-2021)",
+            "VQA-Med-2019/VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt and VQAMed2019_Test_Images beside"
+            " it (abachaa/VQA-Med-2019 on GitHub), or VQA-Med-2021/Task1-VQA-2021-TestSet-w-GroundTruth/"
+            "Task1-VQA-2021-TestSet-Questions.txt with its answers and images (abachaa/VQA-Med-2021)",
         )
         files, (layout,) = list(found.files), [layout for layout in layouts if found.kind in layout.kinds]
         if found.kind == vqamed.TEST_2021:

@@ -18,9 +18,7 @@ PUBLISHED = {"rows": 451, "test_freeform": 308, "test_para": 143}
 class VqaRadTask(Task):
     """The test questions of ``VQA_RAD Dataset Public.json``, or of the hub's copy ``flaviagiammarino/vqa-rad``.
 
-    A record of the official file has ``qid``, ``phrase_type``, ``question``, ``answer``, ``answer_type``,
-    ``question_type``, ``image_organ`` and ``image_name``; its modality stands nowhere. The hub's copy has only image,
-    question and answer, so a question is closed there where its answer is yes or no.
+    A question of the hub's copy is closed where its answer is yes or no.
     """
 
     name = "vqarad"

@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from medcap.datasets.published.finding import Layout
+from medcap.datasets.published.question import PublishedQuestion
 from medcap.errors import UserError
 from medcap.evaluation.tasks.official import (
     NO_ANSWER,
@@ -66,21 +67,25 @@ def test_answer_types():
     assert [yes_no_type(value) for value in answers] == ["CLOSED", "CLOSED", "CLOSED", "OPEN", "OPEN", "OPEN"]
 
 
+def row_of(question, answers, image, problem, **meta):
+    return official_row(PublishedQuestion("a.json, row 0", "1", question, answers, meta=meta), image, problem)
+
+
 def test_a_row_is_kept_whatever_it_lacks(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    row = official_row("1", " Is it?\n<image> ", [4, "", None], tmp_path / "a.png", None, modality="CT", organ=" ")
+    row = row_of(" Is it?\n<image> ", [4, "", None], tmp_path / "a.png", None, modality="CT", organ=" ")
     assert (row.question, row.references, dict(row.meta), row.problem) == ("Is it?", ["4"], {"modality": "CT"}, None)
     assert row.messages[0].content[0] == {"type": "image", "content": str(tmp_path / "a.png")}
-    assert official_row("1", "q", [""], tmp_path / "a.png", None).references == [NO_ANSWER]
-    assert official_row("1", "q", [""], tmp_path / "a.png", None).problem == "the file gives no answer"
-    assert official_row("1", None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"
-    assert official_row("1", "q", ["a"], None, None).problem == "the file names no image"
-    assert official_row("1", "", [""], tmp_path / "b.png", "no b.png").problem == "no b.png"
+    assert row_of("q", [""], tmp_path / "a.png", None).references == [NO_ANSWER]
+    assert row_of("q", [""], tmp_path / "a.png", None).problem == "the file gives no answer"
+    assert row_of(None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"
+    assert row_of("q", ["a"], None, None).problem == "the file names no image"
+    assert row_of("", [""], tmp_path / "b.png", "no b.png").problem == "no b.png"
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, ["a"], {"a": 1}])
 def test_an_answer_that_is_no_word_is_no_answer(answer):
-    row = official_row("1", "What?", [answer], None, "no image")
+    row = row_of("What?", [answer], None, "no image")
     assert row.references == [NO_ANSWER]
-    assert official_row("1", "What?", [3, "b"], None, "no image").references == ["3", "b"]
-    assert official_row("1", True, ["a"], None, None).question == ""
+    assert row_of("What?", [3, "b"], None, "no image").references == ["3", "b"]
+    assert row_of(True, ["a"], None, None).question == ""
