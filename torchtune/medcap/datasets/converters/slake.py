@@ -46,5 +46,5 @@ class Slake(Converter):
         return question_examples(self, folders, slake.layout(self.split), slake.questions, self._check_language)
 
     def _check_language(self, question: PublishedQuestion) -> None:
-        if self.language not in ("all", question.language):
+        if self.language not in ("all", question.language or "en"):
             raise SkipRecord(f"a question in another language than {self.language}")

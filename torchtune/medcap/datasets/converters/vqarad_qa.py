@@ -6,6 +6,7 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import SkipRecord
 from medcap.datasets.conversion.questions import question_examples
 from medcap.datasets.published import vqarad
+from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.question import PublishedQuestion
 
 
@@ -26,6 +27,6 @@ class VqaRadQuestions(Converter):
 
 
 def _check_phrase(question: PublishedQuestion) -> None:
-    # The hub's copy has a file for each split and no phrases.
-    if question.meta.get("phrase_type", vqarad.PHRASES["train"][0]) not in vqarad.PHRASES["train"]:
+    # The hub's copy has a file for each split, no phrases and no names of images.
+    if question.image is not None and field_text(question.meta["phrase_type"]) not in vqarad.PHRASES["train"]:
         raise SkipRecord("a question of the test set")

@@ -8,7 +8,7 @@ from medcap.data.conversations import CONVERSATION_KEYS
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import HUB, Found, Layout, hub_files
 from medcap.datasets.published.llava_turns import conversation_questions
-from medcap.datasets.published.question import PublishedQuestion, hub_records
+from medcap.datasets.published.question import PublishedQuestion, read_questions
 from medcap.datasets.published.reading import Tally, json_records
 from medcap.errors import UserError
 
@@ -32,7 +32,7 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
     ``image``, ``question`` and ``answer``.
     """
     if found.kind == HUB:
-        yield from (question for _, question in hub_records(found.files, tally))
+        yield from read_questions(found, tally)
         return
     path = found.files[0]
     for index, (place, row) in enumerate(json_records(path, tally)):

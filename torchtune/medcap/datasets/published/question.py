@@ -1,15 +1,17 @@
-"""One question of a published data set, and those of the hub's parquet files."""
+"""One question of a published data set, and files of which a row is a question."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from medcap.datasets.published.fields import field_text
-from medcap.datasets.published.reading import Tally, parquet_records
+from medcap.datasets.published.finding import HUB, Found
+from medcap.datasets.published.reading import Tally, json_records, parquet_records
 from medcap.datasets.rows.parquet_rows import image_content
+
+HUB_COLUMNS = ("image", "question", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class PublishedQuestion:
         turn: number of the question in it.
         options: of a multiple-choice question, without empty ones.
         answer_type: open or closed, in the file's words.
-        language: of the question; empty where all have one.
+        language: of the question; empty where the file does not say it.
         meta: further fields, such as ``modality``, ``question_type``, ``organ``.
     """
 
@@ -47,17 +49,40 @@ class PublishedQuestion:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def hub_records(files: Sequence[Path], tally: Tally) -> Iterator[tuple[Mapping[str, Any], PublishedQuestion]]:
-    """Read questions whose images lie in the same file: columns ``image``, ``question`` and ``answer``.
+def read_questions(
+    found: Found,
+    tally: Tally,
+    image_key: str = "image",
+    further: Sequence[str] = (),
+    meta: Mapping[str, str] | None = None,
+) -> Iterator[PublishedQuestion]:
+    """Read a JSON file of rows, or the hub's parquet files, whose images lie in them; a row is a question.
 
-    Yields:
-        The row's columns, and the question that these three make.
+    Both have ``question`` and ``answer``, and may have ``qid``, ``answer_type`` and ``q_lang``.
+
+    Args:
+        found: the files.
+        tally: counts damaged rows.
+        image_key: the field with an image's name; in parquet files it is ``image`` and holds the image.
+        further: fields that a row of the JSON file has beside these.
+        meta: name of a further field -> its key.
 
     Raises:
-        UserError: if a file is damaged or lacks a column.
+        UserError: if a file is damaged, or a parquet file lacks a column.
     """
-    records = parquet_records(files, ("image", "question", "answer"), tally)
+    hub, path = found.kind == HUB, found.files[0]
+    records = parquet_records(found.files, HUB_COLUMNS, tally) if hub else json_records(path, tally)
     for index, (place, row) in enumerate(records):
-        name = field_text(row.get("qid")) or str(index)
-        content = image_content(row["image"])
-        yield row, PublishedQuestion(place, name, row["question"], (row["answer"],), content=content)
+        if not hub:
+            tally.check_first(path, row, (image_key, "question", "answer", *further))
+        yield PublishedQuestion(
+            place,
+            field_text(row.get("qid")) or str(index),
+            row.get("question"),
+            (row.get("answer"),),
+            None if hub else row.get(image_key),
+            content=image_content(row["image"]) if hub else None,
+            answer_type=row.get("answer_type"),
+            language=field_text(row.get("q_lang")),
+            meta={name: row.get(key) for name, key in (meta or {}).items()},
+        )

@@ -43,7 +43,7 @@ class SlakeTask(Task):
         )
         make_row, roots = row_maker(found, layout, options)
         questions = list(slake.questions(found, Strict(self.title)))
-        rows = [make_row(question) for question in questions if question.language == slake.ENGLISH]
+        rows = [make_row(question) for question in questions if question.language in slake.ENGLISH]
         hub, others = found.kind == HUB, len(questions) - len(rows)
         derived = hub and not any(answer_type_of(question.answer_type) for question in questions)
         left_out = [f"{others:,} questions in other languages than English are left out"] if others and not hub else []

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from medcap.datasets.published import vqarad
+from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import HUB
 from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
@@ -38,12 +39,12 @@ class VqaRadTask(Task):
         make_row, roots = row_maker(found, layout, options)
         hub = found.kind == HUB
         questions = vqarad.questions(found, Strict(self.title))
-        wanted = [it for it in questions if hub or it.meta["phrase_type"] in vqarad.PHRASES["test"]]
+        wanted = [it for it in questions if hub or field_text(it.meta["phrase_type"]) in vqarad.PHRASES["test"]]
         return published_benchmark(
             found,
             [make_row(question) for question in wanted],
             roots=roots,
             expected={"rows": PUBLISHED["rows"]} if hub else PUBLISHED,
-            counted=Counter(question.meta.get("phrase_type", "") for question in wanted),
+            counted=Counter(field_text(question.meta["phrase_type"]) for question in wanted),
             notices=[DERIVED_TYPES] if hub else [],
         )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medcap.datasets.published.finding import Found, Layout
-from medcap.datasets.published.question import hub_records
+from medcap.datasets.published.question import read_questions
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
@@ -26,7 +26,7 @@ def write(path, rows):
 
 def hub_rows(found, options):
     make_row, roots = row_maker(found, Layout((), {}), options)
-    return [make_row(question) for _, question in hub_records(found.files, Strict("Bench"))], roots
+    return [make_row(question) for question in read_questions(found, Strict("Bench"))], roots
 
 
 def test_rows_that_share_a_picture_share_its_path_and_it_is_written_once(tmp_path):
