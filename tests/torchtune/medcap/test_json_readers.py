@@ -10,10 +10,10 @@ from medcap.checkpoints.tensor_tree import load_tree
 from medcap.data.storage.cache import load_entry
 from medcap.datasets.leakage.image_sources import list_images
 from medcap.datasets.phantoms.writing import check_disjoint
+from medcap.datasets.published.reading import Strict, json_records
 from medcap.errors import UserError
 from medcap.evaluation.judges.inputs import read_judged
 from medcap.evaluation.judges.outputs import metrics_before
-from medcap.evaluation.tasks.official import read_json as read_official
 from medcap.models.towers.tensor_files import read_json
 from medcap.probe.examples import TableColumns, read_examples
 from medcap.scoring.answers import read_answers, read_candidates
@@ -30,7 +30,7 @@ READERS = {
     "answers.jsonl": lambda path: read_answers(path),
     "judged.jsonl": lambda path: read_judged(path),
     "candidates.json": lambda path: read_candidates(path),
-    "official.json": lambda path: list(read_official(path)),
+    "official.json": lambda path: list(json_records(path, Strict("Bench"))),
     "images.json": lambda path: list(list_images(path)),
     "labels.json": lambda path: read_examples(path, TableColumns("image", ["label"])),
     "vision.json": read_json,

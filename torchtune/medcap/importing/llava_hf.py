@@ -13,7 +13,7 @@ from medcap.errors import UserError
 from medcap.export.llava.vision import VIT_BLOCK, VIT_OUTSIDE
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
-from medcap.importing.vision_parts import check_activation, projector_from_tensors, tower_from_tensors
+from medcap.importing.vision_parts import check_activation, padding_notices, projector_from_tensors, tower_from_tensors
 from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import hugging_face_spec
 from medcap.models.towers.image_processor import read_preprocess
@@ -50,7 +50,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     imported = stored_language(folder, language, tensors.pending(language_name), tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
     projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)
-    return ImportedModel(tower, projector, language["hidden_size"], imported)
+    return ImportedModel(tower, projector, language["hidden_size"], imported, padding_notices(config))
 
 
 def tower_name(name: str) -> str | None:

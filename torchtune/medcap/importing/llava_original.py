@@ -11,7 +11,13 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
-from medcap.importing.vision_parts import check_not_empty, named_tower, projector_from_tensors, tower_from_tensors
+from medcap.importing.vision_parts import (
+    check_not_empty,
+    named_tower,
+    padding_notices,
+    projector_from_tensors,
+    tower_from_tensors,
+)
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import resolve_tower
 from medcap.models.towers.tensor_files import open_tensor_files
@@ -59,8 +65,7 @@ def import_llava_original(
     imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
     tower, notices = _tower(tensors, folder, named, select_layer)
     projector = projector_from_tensors(tensors.named(_projector_name), tower, language["hidden_size"], folder)
-    if config.get("image_aspect_ratio") == "pad":
-        notices.append("this model was trained on pictures padded to a square; medcap crops or squashes them")
+    notices += padding_notices(config)
     if config.get("mm_use_im_start_end"):
         notices.append(
             "this model was trained with <im_start> and <im_end> around an image; medcap's prompts lack them"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,24 @@ def named_tower(vision: str, select_layer: int) -> tuple[Tower, list[str]]:
     tower = build_tower(source.spec, source.preprocess)
     load_part(tower, source.weights.read(), source.place or Path(vision), "the vision tower")
     return tower.eval(), source.notices
+
+
+def padding_notices(config: Mapping[str, Any]) -> list[str]:
+    """Say where a model learnt from views that our preprocessing does not have.
+
+    Args:
+        config: the model's config.json. With ``image_aspect_ratio: pad``, LLaVA's ``expand2square`` lays a picture on
+            the middle of a square of the processor's mean colour before it is resized.
+
+    Returns:
+        One line, or none.
+    """
+    if config.get("image_aspect_ratio") != "pad":
+        return []
+    return [
+        "this model was trained on pictures padded to a square; medcap crops or squashes them, so its answers differ"
+        " for pictures that are not square: pad these to a square of the tower's mean colour before they are shown"
+    ]
 
 
 def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:

@@ -101,8 +101,9 @@ def macro_auroc(answers: Answers) -> Interval | None:
         answers: of the classifier.
 
     Returns:
-        The mean and its interval; None where no class has a curve. Where every image is on the right side of every
-        other one, the interval is Wilson's with as many rows as the smaller side has groups.
+        The mean and its interval; None where no class has a curve. A draw in which a class has no curve takes the mean
+        of the others, and one in which no class has a curve is left out of the interval. Where every image is on the
+        right side of every other one, the interval is Wilson's with as many rows as the smaller side has groups.
     """
     curves = []
     for column, label in enumerate(answers.classes):
@@ -122,7 +123,9 @@ def macro_auroc(answers: Answers) -> Interval | None:
         parts = [counts[start : start + block, codes] for start in range(0, len(counts), block)]
         areas = np.concatenate([np.stack([curve.areas(part) for curve in prepared]) for part in parts], axis=1)
         there = np.isfinite(areas)
-        return np.where(there, areas, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        count = there.sum(axis=0)
+        total = np.where(there, areas, 0.0).sum(axis=0)
+        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
     sides = [min(len(set(codes[curve[1]])), len(set(codes[~curve[1]]))) for curve in (curves[:1] if two else curves)]
     # The curves share their images: as many rows as the curves have on average (the harmonic mean), not in all.

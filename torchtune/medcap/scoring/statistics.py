@@ -138,7 +138,8 @@ def bootstrap_of_weights(
 
     Args:
         rows: how many there are.
-        statistic: maps how often each row is drawn ``[b, rows]`` to values ``[b]``.
+        statistic: maps how often each row is drawn ``[b, rows]`` to values ``[b]``; NaN for a draw in which it is not
+            defined, which is then left out of the interval.
         draws: number of bootstrap samples; such a statistic takes time in proportion to rows and draws.
         seed: of the random numbers.
         level: share of the draws that the interval holds.
@@ -152,7 +153,8 @@ def bootstrap_of_weights(
     if rows < 1:
         raise ValueError("no values to draw from")
     drawn = [statistic(counts) for counts in _resamples(rows, None, draws, seed)]
-    return _interval(float(statistic(np.ones((1, rows), dtype=np.int64))[0]), np.concatenate(drawn), level)
+    values = np.concatenate(drawn)
+    return _interval(float(statistic(np.ones((1, rows), dtype=np.int64))[0]), values[~np.isnan(values)], level)
 
 
 def bootstrap_group_mean(

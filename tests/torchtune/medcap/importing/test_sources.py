@@ -261,6 +261,14 @@ def test_how_pictures_were_shown_is_said(tmp_path):
     ]
 
 
+def test_padding_is_said_for_a_model_of_transformers_too(tmp_path):
+    llava(tmp_path, -2)
+    path = tmp_path / "llava/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_aspect_ratio": "pad"}))
+    (notice,) = import_model(tmp_path / "llava", tmp_path / "run")
+    assert notice.startswith("this model was trained on pictures padded to a square; medcap crops or squashes them")
+
+
 def test_a_folder_that_says_it_itself_takes_no_option(tmp_path):
     llava(tmp_path, -2)
     for options, name in ((ImportOptions(vision="clip"), "--vision"), (ImportOptions(llm=tmp_path), "--llm")):

@@ -93,3 +93,18 @@ def test_encoders_that_answer_alike_differ_by_an_interval_with_a_width():
     assert found.words == "before and after score the same on every row."
     found = difference(~same, same, range(6), ("before", "after"))
     assert (found.interval.low, found.interval.high) == pytest.approx((0.6097, 1.0), abs=5e-5)
+
+
+def test_a_draw_without_a_curve_is_left_out_and_does_not_count_as_zero():
+    # Half of the draws of two patients, who have one class each, hold one class only.
+    labels, scores = ["y", "y", "n", "n"], [[-4, 4], [-1, 1], [-2, 2], [0, 0]]
+    found = macro_auroc(answers(scores, labels, classes="ny", groups=["p", "p", "q", "q"]))
+    assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
+
+
+def test_a_class_that_a_draw_lacks_is_left_out_of_its_mean():
+    # Class c has one image of seven: a third of the draws lack it, and their mean is that of a and b.
+    labels = list("aaabbbc")
+    found = macro_auroc(answers(np.eye(3)[["abc".index(label) for label in labels]], labels))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.draws == 0  # all draws alike: Wilson's interval, and not one down to 2 / 3

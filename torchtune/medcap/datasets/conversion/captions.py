@@ -10,7 +10,7 @@ from medcap.datasets.conversion.base import Examples
 from medcap.datasets.conversion.example import Example, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.published.reading import json_records
 
 
 def json_captions(file: str, folder: str, image_key: str, text_key: str) -> Examples:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
+
+from medcap.datasets.published.reading import Tally
 
 Value = TypeVar("Value")
 
@@ -31,25 +32,6 @@ class Example:
     folder: str = ""
     prompts: Sequence[str] | None = None
     image_last: bool = False
-
-
-@dataclass
-class Tally:
-    """Counts what was read and what was left out, with the first case of each reason."""
-
-    read: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def skip(self, reason: str, place: str) -> None:
-        """Count a record or a row that is left out.
-
-        Args:
-            reason: in words that are the same for all cases.
-            place: the file and row, or the image.
-        """
-        self.skipped[reason] += 1
-        self.first.setdefault(reason, place)
 
 
 def each(

@@ -16,7 +16,15 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
     Raises:
         SkipRecord: if there are none.
     """
-    value = record.get(key)
+    return words(record.get(key), key)
+
+
+def words(value: Any, key: str) -> str:
+    """The words of a value; ``key`` is its name.
+
+    Raises:
+        SkipRecord: if there are none.
+    """
     if value is None:
         raise SkipRecord(f"there is no '{key}'")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):

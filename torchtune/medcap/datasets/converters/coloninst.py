@@ -11,7 +11,7 @@ from pathlib import Path
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
 from medcap.datasets.conversion.example import Example, Tally, each
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.published.reading import json_records
 
 TASKS = ("cap", "3tasks", "cls", "reg", "rec")
 _SPLITS = {"train": "train", "validation": "val"}

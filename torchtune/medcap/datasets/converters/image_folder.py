@@ -13,7 +13,7 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
 from medcap.datasets.conversion.instructions import DESCRIBE
 from medcap.datasets.conversion.listing import sorted_images
-from medcap.datasets.conversion.reading import progress
+from medcap.datasets.published.reading import progress
 from medcap.errors import UserError
 
 LABELS = ("text", "class")

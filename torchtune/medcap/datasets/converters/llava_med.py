@@ -9,7 +9,7 @@ from pathlib import Path
 from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import each
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.published.reading import json_records
 
 PARTS = {
     "alignment": "alignment/llava_med_alignment_500k.json",

@@ -10,7 +10,7 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, SkipRecord, each
 from medcap.datasets.conversion.fields import safe_name, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.published.reading import json_records
 
 FILE = "PMC-VQA-text/release/s2_full_figures_oa_nonroco_combined_medical_top4_public.jsonl"
 # medcap leaves it out by name (convert_to_sharegpt.py of myeongkyunkang/medcap at c8910f0).

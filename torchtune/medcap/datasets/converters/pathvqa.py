@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from medcap.data.conversations import CONVERSATION_KEYS
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
-from medcap.datasets.conversion.example import Example, each
-from medcap.datasets.conversion.fields import image_of, text_of
-from medcap.datasets.conversion.hub import hub_examples, hub_files
+from medcap.datasets.conversion.example import Example
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.conversion.reading import json_records
-
-_FOLDERS = ("path-vqa", "PathVQA", "pathvqa", "path_vqa", "pvqa")
-_FILES = {"train": ("train.json", "train.jsonl", "train_qa.json"), "validation": ("val.json", "validation.json")}
+from medcap.datasets.conversion.questions import examples_of, find_source, hub_examples, image_names, locate, turn_of
+from medcap.datasets.published import pathvqa
+from medcap.datasets.published.finding import HUB
+from medcap.datasets.published.question import PublishedQuestion
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class PathVqa(Converter):
     or of LLaVA-Med's rows. The official files are pickles, which run code when they are opened, and are not read.
 
     Args:
-        split: a key of ``_FILES``.
+        split: ``train`` or ``validation``.
     """
 
     name = "pathvqa"
@@ -49,19 +44,19 @@ class PathVqa(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        if files := hub_files(folders, _FOLDERS, self.split):
-            return hub_examples(files, folders, self.name)
-        path = Path(self.need(folders, *(f"{name}/{file}" for name in _FOLDERS for file in _FILES[self.split])))
-        place = path.parent
-        images = next((name for name in (f"images/{self.split}", "images") if (place / name).is_dir()), "")
-        folder = os.path.join(place, images)
+        layout = pathvqa.layout(self.split)
+        found = find_source(self, folders, layout)
+        if found.kind == HUB:
+            return hub_examples(self, folders, found, pathvqa.questions)
+        deepest_first = sorted(layout.images, key=lambda name: "/" not in name)
+        places = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
+        places.append(os.path.join(found.folder, ""))
 
-        def convert(record: Mapping[str, Any]) -> Iterator[Example]:
-            if any(key in record for key in CONVERSATION_KEYS):
-                yield llava_example(record, folder)
-                return
-            image = image_of(record, "image")
-            turns = [(text_of(record, "question"), text_of(record, "answer"))]
-            yield Example(turns, (image, f"{image}.jpg", f"{image}.png"), folder)
+        def convert(question: PublishedQuestion) -> Iterator[Example]:
+            if question.conversation is None:
+                yield locate(Example([turn_of(question)], image_names(question)), places)
+            elif question.turn == 0:  # the others are a part of this one's example
+                example = llava_example(question.conversation, "")
+                yield locate(replace(example, images=example.images and image_names(question)), places)
 
-        return lambda tally: each(json_records(path, tally), convert, tally)
+        return examples_of(pathvqa.questions, found, convert)

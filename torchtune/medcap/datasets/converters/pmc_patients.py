@@ -11,7 +11,7 @@ from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import text_of
 from medcap.datasets.conversion.instructions import CASE_REPORT
 from medcap.datasets.conversion.listing import sorted_files
-from medcap.datasets.conversion.reading import csv_heading, csv_records, progress
+from medcap.datasets.published.reading import csv_heading, csv_records, progress
 
 _COLUMNS = ("file_path", "patient")
 

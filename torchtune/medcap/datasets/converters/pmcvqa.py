@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders
-from medcap.datasets.conversion.example import Example, SkipRecord, each
-from medcap.datasets.conversion.fields import image_of, text_of
-from medcap.datasets.conversion.reading import csv_heading, csv_records
-from medcap.datasets.published.fields import option_texts
-from medcap.datasets.published.pmcvqa import COLUMNS, IMAGE_FOLDERS, LETTERS, choices_of, missing_columns, right_answer
+from medcap.datasets.conversion.example import Example, SkipRecord
+from medcap.datasets.conversion.fields import words
+from medcap.datasets.conversion.questions import examples_of, find_source, image_folders, image_names
+from medcap.datasets.published import pmcvqa
+from medcap.datasets.published.question import PublishedQuestion
 
-FILES = {"1": "train.csv", "2": "train_2.csv"}
+VERSIONS = {"1": "train", "2": "train_2"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class PmcVqa(Converter):
     """``train.csv``, or ``train_2.csv`` of version 2, as the task ``pmcvqa`` reads the test files.
 
     Args:
-        version: a key of ``FILES``.
+        version: a key of ``VERSIONS``.
         options: ``listed`` after the question, a line each, or ``hidden``; the answer is the right one's text.
     """
 
@@ -39,7 +38,7 @@ class PmcVqa(Converter):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """See :meth:`Converter.add_arguments`."""
-        parser.add_argument("--version", choices=FILES, default="1", help="of the data set (1)")
+        parser.add_argument("--version", choices=VERSIONS, default="1", help="of the data set (1)")
         parser.add_argument("--options", choices=("listed", "hidden"), default="listed", help="of a question (listed)")
 
     def output_name(self) -> str:
@@ -48,22 +47,21 @@ class PmcVqa(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        path = Path(self.need(folders, f"PMC-VQA/{FILES[self.version]}"))
-        self.need_images(folders, *(f"PMC-VQA/{name}" for name in IMAGE_FOLDERS))
-        csv_heading(path, missing_columns(csv_heading(path, ())))
-        folder = os.path.join(folders.data, "PMC-VQA")
-        there = [name for name in IMAGE_FOLDERS if os.path.isdir(os.path.join(folder, name))] or ["images"]
+        layout = pmcvqa.layout(VERSIONS[self.version])
+        found = find_source(self, folders, layout)
+        image_folders(self, folders, layout)
+        folder = os.path.join(folders.data, os.path.relpath(found.folder, folders.data))
+        there = [name for name in layout.images if os.path.isdir(os.path.join(folder, name))] or ["images"]
+        pmcvqa.check_columns(found)
 
-        def convert(record: Mapping[str, str]) -> Iterator[Example]:
-            choices = choices_of(record)
-            answer = right_answer(record, choices)
+        def convert(question: PublishedQuestion) -> Iterator[Example]:
+            (answer,) = question.answers
             if not answer:
                 raise SkipRecord("there is no right answer")
-            question = text_of(record, "Question")
+            asked = words(question.question, "question")
             if self.options == "listed":
-                texts = option_texts(choices.values())
-                question = "\n".join([question, *map("{}. {}".format, LETTERS, texts)])
-            image = image_of(record, "Figure_path")
-            yield Example([(question, answer)], tuple(f"{name}/{image}" for name in there), folder)
+                asked = "\n".join([asked, *map("{}. {}".format, pmcvqa.LETTERS, question.options)])
+            (image,) = image_names(question)
+            yield Example([(asked, answer)], tuple(f"{name}/{image}" for name in there), folder)
 
-        return lambda tally: each(csv_records(path, COLUMNS, tally), convert, tally)
+        return examples_of(pmcvqa.questions, found, convert)

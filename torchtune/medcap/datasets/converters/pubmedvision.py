@@ -11,7 +11,7 @@ from medcap.datasets.conversion.disk_table import DiskTable
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import json_records, progress
+from medcap.datasets.published.reading import json_records, progress
 
 
 class PubMedVision(Converter):

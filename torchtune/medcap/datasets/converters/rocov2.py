@@ -9,7 +9,7 @@ from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
-from medcap.datasets.conversion.reading import csv_heading, csv_records
+from medcap.datasets.published.reading import csv_heading, csv_records
 
 _COLUMNS = ("ID", "Caption")
 

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
-from medcap.datasets.conversion.example import Example, SkipRecord, each
-from medcap.datasets.conversion.fields import safe_name
-from medcap.datasets.conversion.reading import bar_records
+from medcap.datasets.conversion.questions import question_examples
+from medcap.datasets.published import vqamed
 from medcap.errors import UserError
-
-_SUFFIXES = (".jpg", ".png", ".jpeg")
-_2020 = "VQA-Med-2020-Task1-VQAnswering-TrainVal-Sets/VQAMed2020-VQAnswering"
-# (year, split) -> folder of the archive, file of questions, folder of images.
-PARTS = {
-    ("2019", "train"): ("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", "Train_images"),
-    ("2019", "validation"): ("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", "Val_images"),
-    ("2020", "train"): (
-        f"{_2020}-TrainingSet",
-        "VQAnswering_2020_Train_QA_pairs.txt",
-        "VQAnswering_2020_Train_images",
-    ),
-    ("2020", "validation"): (
-        f"{_2020}-ValidationSet",
-        "VQAnswering_2020_Val_QA_Pairs.txt",
-        "VQAnswering_2020_Val_images",
-    ),
-    ("2021", "validation"): (
-        "VQA-Med-2021-Tasks-1-2-NewValidationSets",
-        "VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt",
-        "ImageCLEF-2021-VQA-Med-New-Validation-Images",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -67,22 +41,8 @@ class VqaMed(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        if (self.year, self.split) not in PARTS:
+        if (self.year, self.split) not in vqamed.PARTS:
             raise UserError(
                 f"vqamed: --year {self.year} has no {self.split} set: use --year 2020 or --split validation"
             )
-        archive, file, image_folder = PARTS[self.year, self.split]
-        top = f"VQA-Med-{self.year}"
-        # An archive is unpacked with or without its own folder.
-        places = [f"{top}/{archive}", f"{top}/{archive.rpartition('/')[2]}", top, archive]
-        path = Path(self.need(folders, *(f"{place}/{file}" for place in places)))
-        images = self.need_images(folders, *(f"{place}/{image_folder}" for place in places))
-
-        def convert(fields: Sequence[str]) -> Iterator[Example]:
-            image, question, answer = fields
-            if not image or not question or not answer:
-                raise SkipRecord("a field is empty")
-            names = tuple(safe_name(image) + suffix for suffix in _SUFFIXES)
-            yield Example([(question, answer)], names, images)
-
-        return lambda tally: each(bar_records(path, 3, tally), convert, tally)
+        return question_examples(self, folders, vqamed.layout(self.year, self.split), vqamed.questions)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
 from medcap.datasets.conversion.base import Converter, Examples, Folders
-from medcap.datasets.conversion.example import Example, SkipRecord, each
-from medcap.datasets.conversion.fields import image_of, text_of
-from medcap.datasets.conversion.hub import hub_examples, hub_files
-from medcap.datasets.conversion.reading import json_records
-
-_FOLDERS = ("VQA_RAD", "VQA-RAD", "vqa-rad", "vqa_rad")
-_PHRASES = ("freeform", "para")  # those of the test set begin with test_
+from medcap.datasets.conversion.example import SkipRecord
+from medcap.datasets.conversion.questions import question_examples
+from medcap.datasets.published import vqarad
+from medcap.datasets.published.fields import field_text
+from medcap.datasets.published.question import PublishedQuestion
 
 
 class VqaRadQuestions(Converter):
-    """The phrases ``freeform`` and ``para`` of ``VQA_RAD Dataset Public.json``, or the hub's copy."""
+    """The phrases ``freeform`` and ``para`` of the official file, or the hub's copy."""
 
     name = "vqarad-qa"
     converts = "VQA-RAD: training questions (the test phrases are left out)"
@@ -29,15 +23,10 @@ class VqaRadQuestions(Converter):
 
     def examples(self, folders: Folders) -> Examples:
         """See :meth:`Converter.examples`."""
-        if files := hub_files(folders, _FOLDERS, "train"):
-            return hub_examples(files, folders, self.name)
-        path = Path(self.need(folders, *(f"{name}/VQA_RAD Dataset Public.json" for name in _FOLDERS)))
-        images = self.need_images(folders, *(f"{name}/VQA_RAD Image Folder" for name in _FOLDERS))
+        return question_examples(self, folders, vqarad.layout("train"), vqarad.questions, _check_phrase)
 
-        def convert(record: Mapping[str, Any]) -> Iterator[Example]:
-            if text_of(record, "phrase_type") not in _PHRASES:
-                raise SkipRecord("a question of the test set")
-            turns = [(text_of(record, "question"), text_of(record, "answer"))]
-            yield Example(turns, (image_of(record, "image_name"),), images)
 
-        return lambda tally: each(json_records(path, tally), convert, tally)
+def _check_phrase(question: PublishedQuestion) -> None:
+    # The hub's copy has a file for each split, no phrases and no names of images.
+    if question.image is not None and field_text(question.meta["phrase_type"]) not in vqarad.PHRASES["train"]:
+        raise SkipRecord("a question of the test set")

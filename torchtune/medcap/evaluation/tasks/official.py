@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.published.fields import field_text, field_words, question_text
-from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
-from medcap.datasets.rows.json_rows import read_rows
+from medcap.datasets.published.finding import HUB, Found, Layout, find_files
+from medcap.datasets.published.question import PublishedQuestion
+from medcap.datasets.rows.parquet_rows import ImageStore
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, ImageFinder, LoadOptions, make_benchmark
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Row
 
 OPEN, CLOSED = "OPEN", "CLOSED"
 NO_ANSWER = "(the file gives no answer)"
 DERIVED_TYPES = "the files do not say which questions are closed: those whose answer is yes or no count as closed"
-_AGAIN = "the benchmark is not complete without it: download the file again"
 
 
-@dataclass(frozen=True)
-class Found:
-    """The files of a benchmark.
-
-    Attributes:
-        folder: the benchmark's own; the names in the files are relative to it.
-        kind: of the files, a key of what was searched for.
-        files: at least one, sorted by name.
-        named: whether the user named a single file, which may be a part of the benchmark.
-    """
-
-    folder: Path
-    kind: str
-    files: list[Path]
-    named: bool = False
-
-    @property
-    def source(self) -> Path:
-        """What messages call the benchmark: the file if there is one, else the folder."""
-        return self.files[0] if len(self.files) == 1 else self.folder
-
-
-def find_benchmark(
-    source: str | Path, title: str, folders: Sequence[str], kinds: Mapping[str, Sequence[str]], expected: str
-) -> Found:
+def find_benchmark(source: str | Path, title: str, layout: Layout, expected: str) -> Found:
     """Find a benchmark's data files.
 
     Args:
         source: a folder that holds the benchmark's folder, that folder, or one of its files.
         title: the benchmark's name.
-        folders: names that its folder goes by; ``source`` itself is looked into after them.
-        kinds: kind of file -> patterns relative to the benchmark's folder; the first that matches is taken.
+        layout: its names; ``source`` itself is looked into after its folders.
         expected: what the user should put where.
 
     Returns:
@@ -64,17 +38,13 @@ def find_benchmark(
     """
     source = Path(source)
     if source.is_file():
-        return _named_file(source, title, kinds, expected)
+        return _named_file(source, title, layout.kinds, expected)
     if not source.is_dir():
         raise UserError(f"dataset_source: {source} does not exist; for {title} it must hold {expected}")
-    for folder in [*(source / name for name in folders), source]:
-        for kind, patterns in kinds.items():
-            for pattern in patterns:
-                # An archive packed on a Mac brings a hidden `._name.json` beside each `name.json`.
-                files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
-                if files:
-                    return Found(folder, kind, files)
-    raise UserError(f"{title} is not in {source}: it must hold {expected}")
+    found = find_files(source, (*layout.folders, ""), layout.kinds)
+    if found is None:
+        raise UserError(f"{title} is not in {source}: it must hold {expected}")
+    return found
 
 
 def _named_file(path: Path, title: str, kinds: Mapping[str, Sequence[str]], expected: str) -> Found:
@@ -106,92 +76,6 @@ def image_finder(
     return ImageFinder(reader), list(reader.roots)
 
 
-def read_json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Read the objects of a JSON or JSONL file.
-
-    Yields:
-        Row number from 0 and the object.
-
-    Raises:
-        UserError: if the file is damaged, or a row is not an object; the message has the line or the row.
-    """
-    try:
-        for index, value in read_rows(path):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{path}, row {index}: must be an object, not {type(value).__name__}")
-            yield index, value
-    except UserError as error:
-        raise UserError(f"{error}; {_AGAIN}") from error
-
-
-def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a CSV file with a heading, every field as the text that it is.
-
-    Yields:
-        Row number from 0 and the fields.
-
-    Raises:
-        UserError: if the file is damaged, two columns have one name, or a row has more or fewer fields than the
-            heading; the message has the line.
-    """
-    try:
-        heading = read_heading(path)
-        for index, record in enumerate(read_records(path, heading)):
-            problem = record.problem
-            if problem == WRONG_COUNT:
-                problem = f"the row does not have the {len(heading)} fields of the heading"
-            if problem is not None:
-                raise UserError(f"{path}, {record.place}: {problem}; {_AGAIN}")
-            yield index, dict(zip(heading, record.fields, strict=True))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); {_AGAIN}") from error
-
-
-def read_fields(path: Path, count: int, layout: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a text file whose lines are fields between ``|``.
-
-    Args:
-        path: the file, UTF-8, or the Windows code page where it is not UTF-8.
-        count: the least number of fields.
-        layout: how a line should look.
-
-    Yields:
-        Line number from 1 and the fields, stripped. Empty lines are left out.
-
-    Raises:
-        UserError: if a line has fewer fields; the message names it.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        fields = [field.strip() for field in line.split("|")]
-        if len(fields) < count:
-            raise UserError(f"{path}, line {number}: expected {layout}; {_AGAIN}")
-        yield number, fields
-
-
-def require_keys(row: Mapping[str, Any], keys: Sequence[str], path: Path, title: str) -> None:
-    """Check by its first row that a file is what it is taken for.
-
-    Raises:
-        UserError: if the row lacks one of ``keys``.
-    """
-    missing = [key for key in keys if key not in row]
-    if missing:
-        raise UserError(
-            f"{path} is not a file of {title}: its first row has no '{missing[0]}' (it has:"
-            f" {', '.join(map(str, row)) or 'nothing'}); the task vqa reads other layouts"
-        )
-
-
 def answer_type_of(value: Any) -> str:
     """``OPEN``, ``CLOSED``, or "" for anything else; VQA-RAD's file has ``"CLOSED "`` too."""
     text = field_text(value).upper()
@@ -203,34 +87,20 @@ def yes_no_type(answers: Sequence[str]) -> str:
     return CLOSED if answers and all(answer.strip(" .").lower() in ("yes", "no") for answer in answers) else OPEN
 
 
-def official_row(
-    name: str,
-    question: Any,
-    answers: Sequence[Any],
-    image: Path | None,
-    problem: str | None,
-    *,
-    options: tuple[str, ...] = (),
-    answer_type: str = "",
-    **meta: Any,
-) -> Row:
+def official_row(question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = "") -> Row:
     """A benchmark's row, kept whatever is wrong with it.
 
     Args:
-        name: its id.
-        question: its words.
-        answers: accepted ones; empty ones are left out.
+        question: what the file says; empty answers and further fields are left out.
         image: where it lies, or should lie.
         problem: what is wrong with the image.
-        options: of a multiple-choice question.
         answer_type: ``OPEN``, ``CLOSED`` or empty.
-        meta: further fields; empty ones are left out.
 
     Returns:
         The row, with a ``problem`` if its image, question or answer is missing.
     """
-    text = question_text(question)
-    references = [answer for answer in map(field_words, answers) if answer]
+    text = question_text(question.question)
+    references = [answer for answer in map(field_words, question.answers) if answer]
     if image is None:
         problem = problem or "the file names no image"
     if not text:
@@ -238,12 +108,63 @@ def official_row(
     if not references:
         problem = problem or "the file gives no answer"
     return Row(
-        id=name,
+        id=question.id,
         messages=[user_message(str(image) if image else None, text)],
         references=references or [NO_ANSWER],
         image=image,
-        options=options,
+        options=question.options,
         answer_type=answer_type,
-        meta={key: field_text(value) for key, value in meta.items() if field_text(value)},
+        meta={key: field_text(value) for key, value in question.meta.items() if field_text(value)},
         problem=problem,
     )
+
+
+def row_maker(
+    found: Found, layout: Layout, options: LoadOptions, derive: bool = False
+) -> tuple[Callable[[PublishedQuestion], Row], list[Path]]:
+    """What makes rows of a published data set's questions.
+
+    Args:
+        found: its files.
+        layout: its names.
+        options: its ``image_roots`` may hold images too, its ``work_folder`` receives those of the hub's copy.
+        derive: tell open from closed questions by their answers where the file does not, as in the hub's copy always.
+
+    Returns:
+        The function, and the folders that the images lie in.
+
+    Raises:
+        UserError: if images have to be written and there is no work folder.
+    """
+    hub = found.kind == HUB
+    if hub and options.work_folder is None:
+        raise UserError(
+            f"{found.source}: its images lie inside the parquet file and need an output_dir to be written to"
+        )
+    if hub:
+        store = ImageStore(options.work_folder)
+        store.folder.mkdir(parents=True, exist_ok=True)
+        roots = [store.folder]
+    else:
+        find, roots = image_finder(found.folder, layout.images, options.image_roots)
+
+    def make_row(question: PublishedQuestion) -> Row:
+        path, problem, name = None, None, field_text(question.image)
+        if hub and question.content is None:
+            problem = "the parquet file holds no image for it"
+        elif hub:
+            path = store.write(question.content)
+        elif name:
+            path = find.first_of(*(name + suffix for suffix in question.suffixes))
+            problem = find.problem
+        kind = answer_type_of(question.answer_type)
+        if hub or derive:
+            kind = kind or yes_no_type(list(map(field_words, question.answers)))
+        return official_row(question, path, problem, kind)
+
+    return make_row, roots
+
+
+def published_benchmark(found: Found, rows: list[Row], **others: Any) -> Benchmark:
+    """Make a benchmark of files that were found; ``others`` as :func:`make_benchmark` takes them."""
+    return make_benchmark(rows, found.source, found.files, found.folder, **others)

@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text, option_texts
+from medcap.datasets.published.finding import Layout
+from medcap.datasets.published.question import PublishedQuestion
+from medcap.datasets.published.reading import Strict, json_records
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
-from medcap.evaluation.tasks.official import (
-    find_benchmark,
-    image_finder,
-    official_row,
-    read_json,
-    require_keys,
-)
+from medcap.evaluation.tasks.official import find_benchmark, row_maker
 from medcap.scoring.question import Row
 
 # medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
@@ -51,34 +48,34 @@ class OmniMedVqaTask(Task):
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the chosen modalities, and of these the chosen chunk; see :meth:`Task.load`."""
+        layout = Layout(("OmniMedVQA", "OmniMedVQA/OmniMedVQA"), {"json": (f"{_TREE}/*.json", "Open-access/*.json")})
         found = find_benchmark(
             source,
             self.title,
-            ("OmniMedVQA", "OmniMedVQA/OmniMedVQA"),
-            {"json": (f"{_TREE}/*.json", "Open-access/*.json")},
+            layout,
             f"OmniMedVQA/{_TREE}/*.json and OmniMedVQA/Images (foreverbeliever/OmniMedVQA on the hub)",
         )
         folder = found.folder.parent if found.folder.name == "QA_information" else found.folder
-        find, roots = image_finder(folder, (), options.image_roots)
+        make_row, roots = row_maker(replace(found, folder=folder), layout, options)
         rows = []
         for path in found.files:
-            for index, record in read_json(path):
-                if index == 0:
-                    require_keys(record, ("question", "gt_answer", "image_path"), path, self.title)
-                image = field_text(record.get("image_path"))
-                rows.append(
-                    official_row(
-                        field_text(record.get("question_id")) or f"{path.stem}-{index}",
-                        record.get("question"),
-                        [record.get("gt_answer")],
-                        find.first_of(image) if image else None,
-                        find.problem if image else None,
-                        options=option_texts(record.get(key) for key in _OPTIONS),
-                        modality=record.get("modality_type") or record.get("modality"),
-                        question_type=record.get("question_type"),
-                        dataset=record.get("dataset"),
-                    )
+            strict = Strict(self.title)
+            for index, (place, record) in enumerate(json_records(path, strict)):
+                strict.check_first(path, record, ("question", "gt_answer", "image_path"))
+                question = PublishedQuestion(
+                    place,
+                    field_text(record.get("question_id")) or f"{path.stem}-{index}",
+                    record.get("question"),
+                    [record.get("gt_answer")],
+                    record.get("image_path"),
+                    options=option_texts(record.get(key) for key in _OPTIONS),
+                    meta={
+                        "modality": record.get("modality_type") or record.get("modality"),
+                        "question_type": record.get("question_type"),
+                        "dataset": record.get("dataset"),
+                    },
                 )
+                rows.append(make_row(question))
         kept, notices, complete = select_modalities(rows, options.modalities)
         few = [row for row in kept if len(row.options) < 2]
         if few:

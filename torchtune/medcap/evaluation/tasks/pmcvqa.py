@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcap.datasets.published.fields import field_text, option_texts
-from medcap.datasets.published.pmcvqa import IMAGE_FOLDERS, choices_of, missing_columns, right_answer
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.official import (
-    find_benchmark,
-    image_finder,
-    official_row,
-    read_csv,
-    require_keys,
-)
+from medcap.datasets.published import pmcvqa
+from medcap.datasets.published.reading import Strict
+from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.official import find_benchmark, published_benchmark, row_maker
 
 # Zhang et al., PMC-VQA, 2023: the verified part of the test set, the test set, and that of version 2.
 PUBLISHED = {"test_clean.csv": 2_000, "test.csv": 50_000, "test_2.csv": 33_430}
-_FILES = (*PUBLISHED, "test2.csv")
 
 
 class PmcVqaTask(Task):
     """``test_clean.csv``, ``test.csv`` or ``test_2.csv`` of ``xmcmic/PMC-VQA`` (now ``RadGenome/PMC-VQA``).
 
-    Columns ``Figure_path``, ``Question``, ``Choice A`` to ``Choice D`` (with the letter before the text, as in
-    ``A:Diffuse uptake``), ``Answer`` and ``Answer_label``; in version 2 ``Answer`` is the letter. The first of the
-    three files is read unless one is named.
+    The first of them that is there is read unless one is named.
     """
 
     name = "pmcvqa"
@@ -34,38 +25,20 @@ class PmcVqaTask(Task):
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read one of the test sets; see :meth:`Task.load`."""
+        layout = pmcvqa.layout("test")
         found = find_benchmark(
             source,
             self.title,
-            ("PMC-VQA", "PMC_VQA", "pmc-vqa", "pmc_vqa", "pmcvqa"),
-            {"csv": _FILES},
+            layout,
             "PMC-VQA/test_clean.csv and PMC-VQA/images (RadGenome/PMC-VQA on the hub, its zip files unpacked)",
         )
         path = found.files[0]
-        find, roots = image_finder(found.folder, IMAGE_FOLDERS, options.image_roots)
-        rows = []
-        for index, record in read_csv(path):
-            if index == 0:
-                require_keys(record, missing_columns(record), path, self.title)
-            choices = choices_of(record)
-            image = field_text(record["Figure_path"])
-            rows.append(
-                official_row(
-                    field_text(record.get("index")) or str(index),
-                    record["Question"],
-                    [right_answer(record, choices)],
-                    find.first_of(image) if image else None,
-                    find.problem if image else None,
-                    options=option_texts(choices.values()),
-                )
-            )
+        make_row, roots = row_maker(found, layout, options)
         number = PUBLISHED.get(path.name.replace("test2", "test_2"))
-        others = [name for name in _FILES if name != path.name and (found.folder / name).is_file()]
-        return make_benchmark(
-            rows,
-            found.source,
-            found.files,
-            found.folder,
+        others = [name for name in pmcvqa.FILES["test"] if name != path.name and (found.folder / name).is_file()]
+        return published_benchmark(
+            found,
+            [make_row(question) for question in pmcvqa.questions(found, Strict(self.title))],
             roots=roots,
             expected={"rows": number} if number else None,
             notices=[f"{path.name} is read; name the file to read {' or '.join(others)}"]

@@ -28,7 +28,11 @@ def test_an_archive_may_be_unpacked_without_its_folder(tmp_path):
     (downloads.folder / "VQA-Med-2021/VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt").write_bytes(lines)
     (written,) = downloads.convert(VqaMed("2021", "validation"))
     assert [said(row)[1] for row in rows_of(written)] == ["café"]
-    assert left_out(written) == {"not 3 fields between |": 1, "a field is empty": 1, "the image is missing": 1}
+    assert left_out(written) == {
+        "expected image|question|answer": 1,
+        "'question' is empty": 1,
+        "the image is missing": 1,
+    }
 
 
 def test_2021_has_no_training_set(tmp_path):

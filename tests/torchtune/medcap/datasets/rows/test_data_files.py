@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medcap.datasets.conversion.example import Tally
-from medcap.datasets.conversion.reading import json_records
+from medcap.datasets.published.reading import json_records
 from medcap.datasets.rows.json_file import open_rows
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError

@@ -172,9 +172,9 @@ def test_chunks_take_every_row_once(tmp_path):
 
 def test_a_damaged_file_is_named_with_the_line(tmp_path):
     tree = write(tmp_path, {"a": [record(0)]})
-    (tree / "b.json").write_text('[\n{"question": "q"},\n{"quest', encoding="utf-8")
+    (tree / "b.json").write_text(f'[\n{json.dumps(record(0))},\n{{"quest', encoding="utf-8")
     (tree / "._a.json").write_bytes(b"\0\5\x16\7")
-    with pytest.raises(UserError, match=r"b.json, line 3: not valid JSON .* download the file again"):
+    with pytest.raises(UserError, match=r"b.json, line 3: not valid JSON .*; is the file cut off"):
         load(tmp_path)
 
 

@@ -98,8 +98,8 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"test_clean.csv, line 3: .* download the file again"):
         PmcVqaTask().load(tmp_path)
     path.write_text("Figure_path,Question,Answer\na,b,c\n", encoding="utf-8")
-    with pytest.raises(UserError, match="is not a file of PMC-VQA: its first row has no 'Choice A'"):
+    with pytest.raises(UserError, match=r"test_clean.csv has no column 'Choice A' \(it has: Figure_path"):
         PmcVqaTask().load(tmp_path)
     write(tmp_path, "test_clean.csv", FIRST[:2] + FIRST[3:7], [("a", "b", "c", "d", "e", "f")])
-    with pytest.raises(UserError, match="its first row has no 'Answer'"):
+    with pytest.raises(UserError, match="has no column 'Answer'"):
         PmcVqaTask().load(tmp_path)

@@ -1,8 +1,9 @@
 import pytest
 from PIL import Image
 
+from medcap.datasets.published.vqamed import accepted_answers
 from medcap.errors import UserError
-from medcap.evaluation.tasks.vqamed import VqaMedTask, accepted_answers
+from medcap.evaluation.tasks.vqamed import VqaMedTask
 
 
 def write_2019(tmp_path, text, images=("synpic1",)):

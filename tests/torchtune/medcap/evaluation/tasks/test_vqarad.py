@@ -118,12 +118,10 @@ def test_the_hub_s_copy_is_closed_where_the_answer_is_yes_or_no(tmp_path):
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path):
     path = write(tmp_path, [{"image": "a.png", "conversations": []}])
-    with pytest.raises(
-        UserError, match=r"is not a file of VQA-RAD: its first row has no 'phrase_type'.*task vqa reads"
-    ):
+    with pytest.raises(UserError, match=r"is not a file of VQA-RAD: its first row has no 'image_name'.*task vqa reads"):
         VqaRadTask().load(path)
     path.write_text('[{"qid": 1,\n "phrase', encoding="utf-8")
-    with pytest.raises(UserError, match=r"Public.json, line 2: not valid JSON .* download the file again"):
+    with pytest.raises(UserError, match=r"Public.json, line 2: not valid JSON .*; is the file cut off"):
         VqaRadTask().load(tmp_path)
     path.write_text(json.dumps([record(0, "freeform")]), encoding="utf-8")
     with pytest.raises(UserError, match="holds no rows"):

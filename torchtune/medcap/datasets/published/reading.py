@@ -1,19 +1,67 @@
-"""Records of source files one at a time: a damaged one is counted, and memory does not grow with the file."""
+"""Records of source files one at a time: a damaged one is counted or stops the reader; no file is held whole."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medcap.data.json_text import JsonError, parse_json
-from medcap.datasets.conversion.example import Tally
 from medcap.datasets.rows.delimited import MAX_FIELD, read_heading, read_records
 from medcap.errors import UserError
 
 Value = TypeVar("Value")
+
+
+@dataclass
+class Tally:
+    """Counts what was read and what was left out, with the first case of each reason."""
+
+    read: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, reason: str, place: str) -> None:
+        """Count a record or a row that is left out.
+
+        Args:
+            reason: in words that are the same for all cases.
+            place: the file and row, or the image.
+        """
+        self.skipped[reason] += 1
+        self.first.setdefault(reason, place)
+
+    def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Accept any file: records that lack a key are left out one by one."""
+
+
+class Strict(Tally):
+    """Stops at the first damaged record: a benchmark that lacks rows is another benchmark.
+
+    Args:
+        title: what the file should be of.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+
+    def skip(self, reason: str, place: str) -> None:
+        """Raise the error that names the record."""
+        raise UserError(f"{place}: {reason}; the benchmark is not complete without it: download the file again")
+
+    def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Raise an error if the first record lacks one of ``keys``: the file is not what it is taken for."""
+        missing = [key for key in keys if key not in record]
+        if missing and self.read == 1:
+            raise UserError(
+                f"{path} is not a file of {self.title}: its first row has no '{missing[0]}' (it has:"
+                f" {', '.join(map(str, record)) or 'nothing'}); the task vqa reads other layouts"
+            )
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,12 +134,12 @@ def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> lis
         return read_heading(path, columns, delimiter, MAX_FIELD)
 
 
-def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+def bar_records(path: Path, layout: str, tally: Tally) -> Iterator[tuple[str, list[str]]]:
     """The lines of a text file whose fields stand between ``|``.
 
     Args:
         path: the file, UTF-8, or the Windows code page where a line is not UTF-8.
-        count: number of fields; the last one takes what is left.
+        layout: the names of the fields with ``|`` between them; the last one takes what is left.
         tally: counts lines with fewer fields.
 
     Yields:
@@ -100,6 +148,7 @@ def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, lis
     Raises:
         UserError: if the file cannot be read.
     """
+    bars = layout.count("|")
     try:
         with path.open("rb") as file:
             for number, line in enumerate(progress(file, path.name, "line"), start=1):
@@ -107,11 +156,11 @@ def bar_records(path: Path, count: int, tally: Tally) -> Iterator[tuple[str, lis
                 if not text:
                     continue
                 tally.read += 1
-                fields = [field.strip() for field in text.split("|", count - 1)]
-                if len(fields) == count:
+                fields = [field.strip() for field in text.split("|", bars)]
+                if len(fields) > bars:
                     yield f"{path}, line {number}", fields
                 else:
-                    tally.skip(f"not {count} fields between |", f"{path}, line {number}")
+                    tally.skip(f"expected {layout}", f"{path}, line {number}")
     except OSError as error:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
