@@ -12,6 +12,7 @@ from typing import Any
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.generation.request import Request
+from medcap.locks import lock_file
 from medcap.scoring.files import make_folder, plain, write_json
 
 SETTINGS_SUFFIX = ".settings.json"
@@ -160,16 +161,8 @@ class PredictionFile:
             self._file.close()
 
     def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self.path} is being written by another run: set another output_dir=...") from error
-        except OSError:
-            return  # a file system without locks
+        if lock_file(self._file) is False:
+            raise UserError(f"{self.path} is being written by another run: set another output_dir=...")
 
     def _read(self) -> None:
         self._file.seek(0)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medcap.datasets.rows.delimited import MAX_FIELD
 from medcap.errors import UserError
+from medcap.locks import locked
 from medcap.scoring.files import make_folder, write_text
 
 RUN_COLUMNS = ("output_dir", "task", "protocol", "settings")
@@ -44,7 +44,8 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
     new = {str(column): _cell(column, value) for column, value in row.items()}
     make_folder(path.parent)
     try:
-        with _locked(path.with_name(f".{path.name}.lock")):
+        # On a file of its own, because the table's name changes hands with each write.
+        with locked(path.with_name(f".{path.name}.lock")):
             columns, rows = _read(path)
             columns += [column for column in new if column not in columns]
             run = _run(new)
@@ -98,18 +99,3 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             raise UserError(f"{path}, line {reader.line_num}: {len(cells)} cells in {len(columns)} columns: mend it")
         rows.append(dict(zip(columns, cells, strict=True)))
     return columns, rows
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for the lock. It is on a file of its own, because the table's name changes hands with each write."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        # A file system without locks; the write is complete all the same.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from medcap.errors import UserError
+from medcap.locks import hold
 from medcap.sweep.definition import Definition, read_definition
-from medcap.sweep.locks import hold
 from medcap.workers import num_processors
 
 POLL_SECONDS = 1.0

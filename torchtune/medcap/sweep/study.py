@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from medcap.configuration import build, find_component
 from medcap.errors import UserError
+from medcap.locks import hold, is_held, locked
 from medcap.sweep.definition import Definition
-from medcap.sweep.locks import hold, is_held, locked
 from medcap.sweep.overrides import override_text
 
 BEAT_SECONDS = 30.0

@@ -21,6 +21,7 @@ from medcap.datasets.preparing.request import DONE, FAILURES, MAX_BYTES, Request
 from medcap.datasets.preparing.tasks import Picture, Task, file_tasks, list_folders, shard_tasks
 from medcap.datasets.preparing.worker import Outcome, Worker
 from medcap.errors import UserError
+from medcap.locks import lock_file
 
 FORMAT_VERSION = 1
 SETTINGS = "prepare.json"
@@ -227,13 +228,8 @@ def _claimed(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     try:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"--out {out}: another process prepares images into it: wait for it") from None
+        if lock_file(descriptor) is False:
+            raise UserError(f"--out {out}: another process prepares images into it: wait for it")
         yield
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE
 from medcap.configuration import build
 from medcap.errors import UserError
+from medcap.locks import lock_file
 from medcap.training.distributed.world import World
 from medcap.training.metering import MetricsFile
 from medcap.training.reliability.checkpointing import check_writable, find_resume_folder
@@ -137,14 +137,6 @@ def _lock(path: Path) -> TextIO:
     The lock belongs to the process and not to its children: it is gone when the process is, however it ends.
     """
     file = path.open("w")
-    # Where there are no such locks, as on Windows and some network file systems, a run goes on without one.
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"another run is writing to {path.parent}: wait for its end, or choose another output_dir"
-            ) from None
+    if lock_file(file, with_children=False) is False:
+        raise UserError(f"another run is writing to {path.parent}: wait for its end, or choose another output_dir")
     return file

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 from helpers.sweeps import kill
-from medcap.sweep.locks import hold, is_held
+from medcap.locks import hold, is_held
 
 
 def test_a_lock_is_held_until_the_last_process_that_has_it_is_gone(tmp_path):
