@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div
 from torchtune.modules import TransformerDecoder
 
-from medcap.checkpoints.atomic import write_json, write_text
 from medcap.checkpoints.build_model import DTYPES, choose_device, plan_model
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import plan_vision
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.data.batch import Batch
+from medcap.files import write_json, write_text
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear, quantise_layer
 from medcap.modules.label_loss import IGNORE_INDEX

@@ -28,8 +28,8 @@ from machine import describe_machine
 from PIL import Image
 from training_workloads import ANSWER_LENGTHS, FIRST_WORD, PRESETS, QUESTION_LENGTHS, QUESTIONS_AN_IMAGE, Preset
 
-from medcap.checkpoints.atomic import write_json, write_text
 from medcap.errors import UserError
+from medcap.files import write_json, write_text
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

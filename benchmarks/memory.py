@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.llm_architecture import build_decoder
+from medcap.files import write_text
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED

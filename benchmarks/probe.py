@@ -16,12 +16,11 @@ from typing import Any
 
 from machine import describe_machine
 
-from medcap.checkpoints.atomic import write_text
 from medcap.datasets.phantoms.writing import write_phantoms
 from medcap.errors import UserError
+from medcap.files import plain, write_json, write_text
 from medcap.probe.report import text
 from medcap.probe.run import ProbeOptions, ProbeReport, TargetResult, describe, probe
-from medcap.scoring.files import write_json
 
 FEATURES = ("patches", "pooled", "projected")
 
@@ -50,7 +49,7 @@ def main() -> None:
     described = {features: describe(report) for features, report in reports.items()}
     for own in described.values():
         own["settings"].pop("test")  # a temporary folder
-    write_json(options.out / "probe.json", {"machine": machine, "features": described})
+    write_json(options.out / "probe.json", plain({"machine": machine, "features": described}))
     page = table(reports, machine)
     write_text(options.out / "probe.md", page)
     print(page)

@@ -26,7 +26,7 @@ from machine import describe_machine
 from training_sides import SIDES, Side, make_sides, random_images
 from training_workloads import PRESETS, WORKLOADS, Example, Preset
 
-from medcap.checkpoints.atomic import write_text
+from medcap.files import write_text
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

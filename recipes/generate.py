@@ -9,7 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, open_model
 from medcap.configuration import SEED, Value, recipe
 from medcap.data.images.reader import ImageReader
@@ -23,6 +22,7 @@ from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, LoadOptions, Task
+from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling

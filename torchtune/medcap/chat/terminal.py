@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from medcap.checkpoints.atomic import write_json, write_text
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.files import write_json, write_text
 from medcap.generation.conversation import Conversation
 from medcap.generation.generator import Generator
 from medcap.generation.placeholders import find_placeholders

@@ -1,57 +1,19 @@
-"""Writes that are complete or invisible: temporary name, fsync, rename; in folders a marker written last."""
+"""Write folders that are complete or not there: a temporary name, a marker written last, then the rename."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from medcap.files import sync, temporary_name, write_text
 
 MARKER = "COMPLETE"
 LATEST = "latest"
 _STEP_FOLDER = re.compile(r"step_(\d+)")
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Write a file so that its name only ever means a whole one. One writer a path.
-
-    Args:
-        path: the final name; its folder is made if it is not there.
-
-    Yields:
-        A temporary path in the same folder to write to. It becomes ``path`` when the block ends, and is removed when
-        the block raises; a file that was at ``path`` stays until then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        # safetensors puts a file in its place that only its owner may read, whatever the umask allows.
-        temporary.chmod(mode)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def begin_folder(path: Path) -> Path:
@@ -63,7 +25,7 @@ def begin_folder(path: Path) -> Path:
     Returns:
         An empty temporary folder beside it; what an interrupted earlier attempt left there is gone.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
@@ -76,21 +38,21 @@ def finish_folder(path: Path, marked: bool = True) -> None:
         path: as given to ``begin_folder``; a folder that was there before is replaced.
         marked: whether the marker goes into it; a folder in a format of others has no place for it.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     for folder, _, files in os.walk(temporary):
         for name in files:
-            _sync(Path(folder) / name)
-        _sync(Path(folder))
+            sync(Path(folder) / name)
+        sync(Path(folder))
     if marked:
         (temporary / MARKER).touch()
-        _sync(temporary / MARKER)
-        _sync(temporary)
+        sync(temporary / MARKER)
+        sync(temporary)
     outdated = _outdated(path)
     shutil.rmtree(outdated, ignore_errors=True)
     if path.exists():
         os.rename(path, outdated)
     os.rename(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(outdated, ignore_errors=True)
 
 
@@ -123,7 +85,7 @@ def remove_folder(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         doomed = path
         if not path.name.startswith("."):
-            doomed = _temporary(path)
+            doomed = temporary_name(path)
             shutil.rmtree(doomed, ignore_errors=True)
             os.rename(path, doomed)
         shutil.rmtree(doomed)
@@ -168,7 +130,7 @@ def point_latest(folder: Path) -> None:
     It is a relative symbolic link, or a text file with the folder's name where the file system has no links.
     """
     latest = folder.parent / LATEST
-    temporary = _temporary(latest)
+    temporary = temporary_name(latest)
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(folder.name, target_is_directory=True)
@@ -176,7 +138,7 @@ def point_latest(folder: Path) -> None:
         write_text(latest, folder.name + "\n")
         return
     os.replace(temporary, latest)
-    _sync(latest.parent)
+    sync(latest.parent)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -206,18 +168,3 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def _outdated(path: Path) -> Path:
     return path.with_name(f".{path.name}.outdated")
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot fsync a folder
-            raise
-    finally:
-        os.close(descriptor)

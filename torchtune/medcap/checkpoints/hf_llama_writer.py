@@ -14,11 +14,12 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import RMSNorm, RotaryPositionalEmbeddings, TransformerDecoder
 
-from medcap.checkpoints.atomic import atomic_folder, write_json
+from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
+from medcap.files import write_json
 from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
 
 BOS = "<|begin_of_text|>"

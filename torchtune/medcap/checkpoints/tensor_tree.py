@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medcap.checkpoints.atomic import atomic_file, write_text
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.files import atomic_file, write_text
 from medcap.models.foreign_files import check_file, check_safetensors
 
 FORMAT_VERSION = 1

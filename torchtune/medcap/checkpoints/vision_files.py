@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medcap.checkpoints.atomic import LATEST, atomic_file, is_complete, latest_checkpoint, step_of, write_json
+from medcap.checkpoints.atomic import LATEST, is_complete, latest_checkpoint, step_of
 from medcap.errors import UserError
+from medcap.files import atomic_file, write_json
 from medcap.models.component import ComponentState
 from medcap.models.components import COMPONENTS, VISION_SIDE
 from medcap.models.towers.base import Preprocess

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.llm_files import INDEX_FILE
+from medcap.files import write_json
 from medcap.models.towers.tensor_files import check_finite
 
 _LARGE_BYTES = 2**30

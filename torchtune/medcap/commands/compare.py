@@ -37,9 +37,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: if a file cannot be found or read, the two do not fit each other, or the protocol cannot score them.
     """
+    from medcap.files import plain
     from medcap.scoring.answers import read_answers
     from medcap.scoring.comparison import compare, pair_answers
-    from medcap.scoring.files import plain
     from medcap.scoring.protocols import make_protocol
 
     protocol = make_protocol(options.protocol)

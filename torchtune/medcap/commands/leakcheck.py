@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from medcap.datasets.leakage.report import Findings
     from medcap.datasets.leakage.search import ImageSet, find_leaks
-    from medcap.scoring.files import write_json
+    from medcap.files import plain, write_json
 
     if not 0 <= options.distance <= 64:
         raise UserError(f"--distance {options.distance} must be 0 to 64")
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     print(findings.text())
     if options.json:
         try:
-            write_json(options.json, findings.as_dict())
+            write_json(options.json, plain(findings.as_dict()))
         except OSError as error:
             raise UserError(f"--json {options.json} cannot be written: {error.strerror}") from error
     if leakage.leaks:

@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a file cannot be read or written, there is no protocol of a name, or a protocol cannot score the
             rows.
     """
+    from medcap.files import plain, write_text
     from medcap.scoring.answers import read_answers, read_candidates
-    from medcap.scoring.files import plain, write_text
     from medcap.scoring.protocols import LlavaMed, make_protocol
 
     names = list(dict.fromkeys(options.protocol))

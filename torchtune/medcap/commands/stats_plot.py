@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.atomic import write_text
 from medcap.errors import UserError
+from medcap.files import write_text
 from medcap.report.charts import HEIGHT, WIDTH, LineChart
 from medcap.report.templates import render
 

@@ -124,12 +124,12 @@ def write_findings(path: Path | None, found: object) -> None:
     Raises:
         UserError: if the file cannot be written.
     """
-    from medcap.scoring.files import write_json
+    from medcap.files import plain, write_json
 
     if path is None:
         return
     try:
-        write_json(path, found)
+        write_json(path, plain(found))
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from error
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.atomic import write_json, write_text
 from medcap.configs import packaged_configs
 from medcap.errors import UserError
+from medcap.files import write_json, write_text
 
 TRAIN_IMAGES = 4800
 QUESTIONS_PER_TRAIN_IMAGE = 3

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.evaluation.scored import RunOptions, Scored
+from medcap.files import make_folder, write_text
 from medcap.legacy.prompt import plain_text, text_turns
-from medcap.scoring.files import make_folder, write_text
 from medcap.scoring.question import Row
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.files import make_folder, plain, write_json
 from medcap.generation.request import Request
 from medcap.locks import lock_file
-from medcap.scoring.files import make_folder, plain, write_json
 
 SETTINGS_SUFFIX = ".settings.json"
 
@@ -125,7 +125,7 @@ class PredictionFile:
                 self._file.truncate(0)
             self._read()
             if not self.rows:
-                write_json(self.path.with_suffix(SETTINGS_SUFFIX), self.settings)
+                write_json(self.path.with_suffix(SETTINGS_SUFFIX), plain(self.settings))
         except BaseException:
             self._file.close()
             raise

@@ -11,8 +11,8 @@ from typing import Any
 
 from medcap.datasets.rows.delimited import MAX_FIELD
 from medcap.errors import UserError
+from medcap.files import make_folder, write_text
 from medcap.locks import locked
-from medcap.scoring.files import make_folder, write_text
 
 RUN_COLUMNS = ("output_dir", "task", "protocol", "settings")
 

@@ -20,7 +20,7 @@ from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
-from medcap.scoring.files import make_folder, plain, write_json
+from medcap.files import make_folder, plain, write_json
 from medcap.scoring.protocols import ProtocolScores, nested
 from medcap.scoring.question import Row, answer_to
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
@@ -119,7 +119,7 @@ def run_task(
     write_medcap_tables(task, rows, own, options)
     task_report(TaskResult(task, rows, own, controls, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
-    write_json(folder / METRICS, result)
+    write_json(folder / METRICS, plain(result))
     return result
 
 

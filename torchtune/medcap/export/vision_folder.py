@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medcap.checkpoints.atomic import write_json
 from medcap.errors import UserError
 from medcap.export.image_processor import image_processor_config
+from medcap.files import write_json
 from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.towers.open_clip_tower import (

@@ -11,11 +11,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.run import CONFIG_FILE
 from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
+from medcap.files import write_json
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medcap.files import make_folder, plain, write_json, write_text
 from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
 from medcap.report.page import Page
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
-from medcap.scoring.files import make_folder, plain, write_json, write_text
 from medcap.scoring.statistics import Interval
 
 _MOST_PROBLEMS = 5
@@ -59,7 +59,7 @@ def write(report: ProbeReport, out: Path) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for result in report.targets for row in _predictions(result)]
     write_text(out / "predictions.jsonl", "".join(lines))
     page(report).write(out / "report.html")
-    write_json(out / "metrics.json", describe(report))
+    write_json(out / "metrics.json", plain(describe(report)))
 
 
 def page(report: ProbeReport) -> Page:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcap.files import make_folder, write_text
 from medcap.report.gallery import MOST_GROUPS
 from medcap.report.sections import Section
 from medcap.report.templates import render
-from medcap.scoring.files import make_folder, write_text
 
 
 @dataclass(frozen=True)

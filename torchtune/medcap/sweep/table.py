@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from medcap.checkpoints.atomic import write_text
+from medcap.files import write_text
 from medcap.sweep.definition import Definition
 from medcap.sweep.study import WORKER_GONE, Study
 

@@ -18,9 +18,9 @@ import torch
 from torchtune.training.metric_logging import MetricLoggerInterface
 from tqdm import tqdm
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 
 def say(text: str) -> None:

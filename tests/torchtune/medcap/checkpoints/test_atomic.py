@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from medcap.checkpoints.atomic import (
     MARKER,
-    atomic_file,
     atomic_folder,
     begin_folder,
     finish_folder,
@@ -19,9 +18,8 @@ from medcap.checkpoints.atomic import (
     point_latest,
     step_folder,
     step_of,
-    write_json,
-    write_text,
 )
+from medcap.files import atomic_file, write_json, write_text
 
 
 def write_step(folder, step, complete=True):
@@ -56,8 +54,9 @@ def test_a_process_killed_while_writing_leaves_what_was_there(tmp_path, kind):
         write_text(path, "old")
     else:
         write_step(tmp_path, 2)
+    module = "files" if kind == "atomic_file" else "checkpoints.atomic"
     code = (
-        f"import os, signal, pathlib; from medcap.checkpoints.atomic import {kind}\n"
+        f"import os, signal, pathlib; from medcap.{module} import {kind}\n"
         f"with {kind}(pathlib.Path({str(path)!r})) as temporary:\n"
         "    (temporary / 'a' if temporary.is_dir() else temporary).write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

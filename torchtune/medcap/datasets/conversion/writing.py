@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.data.conversations import folder_of
 from medcap.datasets.conversion.example import Example, Tally
 from medcap.datasets.conversion.instructions import Instructions
 from medcap.datasets.rows.sharegpt import conversation_row
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 MISSING = "the image is missing"
 SUFFIXES = (".jsonl", ".json")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.rows import RULES
 from medcap.datasets.inspection.survey import Survey
 from medcap.datasets.rows.json_file import JsonRows
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 MOST_LISTED = 1000  # groups of what stands in a file twice, or in both files
 FIX_SUFFIXES = (".json", ".jsonl")

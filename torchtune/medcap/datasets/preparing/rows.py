@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.data.images.resize import SUFFIXES
 from medcap.data.images.views import ALL
@@ -19,6 +18,7 @@ from medcap.datasets.preparing.request import DONE, FAILURES, MAX_BYTES, Request
 from medcap.datasets.preparing.tasks import Names, Picture, Row, Task, file_tasks, shard_tasks
 from medcap.datasets.rows.json_file import JsonRows, open_rows
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 Failures = list[tuple[str, str]]
 

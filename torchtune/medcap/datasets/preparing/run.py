@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medcap.checkpoints.atomic import atomic_file, write_json
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.data.storage.tar_files import SEPARATOR
@@ -21,6 +20,7 @@ from medcap.datasets.preparing.request import DONE, FAILURES, MAX_BYTES, Request
 from medcap.datasets.preparing.tasks import Picture, Task, file_tasks, list_folders, shard_tasks
 from medcap.datasets.preparing.worker import Outcome, Worker
 from medcap.errors import UserError
+from medcap.files import atomic_file, write_json
 from medcap.locks import lock_file
 
 FORMAT_VERSION = 1

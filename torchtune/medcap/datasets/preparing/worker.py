@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.resize import SUFFIXES, encode, fit, pad_wide
 from medcap.data.images.views import View
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.preparing.tasks import Picture, Row, Task
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 
 @dataclass(frozen=True)

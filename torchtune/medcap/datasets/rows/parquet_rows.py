@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.atomic import atomic_file
 from medcap.errors import UserError
+from medcap.files import atomic_file
 
 _BATCH = 64  # rows whose images are held at a time
 _SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp"))

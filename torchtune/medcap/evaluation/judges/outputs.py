@@ -10,7 +10,7 @@ from typing import Any
 
 from medcap.data.json_text import parse_json
 from medcap.evaluation.judges.base import file_name, judge_prompt
-from medcap.scoring.files import write_text
+from medcap.files import write_text
 from medcap.scoring.question import Answer
 
 METRICS_FILE = "verdicts_metrics.json"

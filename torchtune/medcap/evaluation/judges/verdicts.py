@@ -13,7 +13,7 @@ from medcap.evaluation.judges.outputs import METRICS_FILE, metrics_before, write
 from medcap.evaluation.judges.reading.parsing import STRICT
 from medcap.evaluation.judges.reading.verdict_words import RIGHT, UNPARSED, WRONG
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
-from medcap.scoring.files import make_folder, plain, write_json
+from medcap.files import make_folder, plain, write_json
 from medcap.scoring.question import Answer
 from medcap.scoring.statistics import bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
@@ -83,7 +83,7 @@ def judge_answers(
         metrics["notices"].append(f"{num_old} verdicts were made under other settings than these")
     if Path(source).suffix.lower() == ".csv":
         metrics["csv"] = write_csv(folder, Path(source).stem, judge.name, answers, rows, metrics["scores"]["accuracy"])
-    write_json(folder / METRICS_FILE, metrics)
+    write_json(folder / METRICS_FILE, plain(metrics))
     return metrics
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.hf_llama_writer import token_ids
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
@@ -23,6 +22,7 @@ from medcap.export.llava.vision import (
     llava_projector,
     llava_tower,
 )
+from medcap.files import write_json
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torchtune.models.llama3 import Llama3Tokenizer
 
-from medcap.checkpoints.atomic import write_json
 from medcap.checkpoints.hf_llama_writer import write_fast_tokenizer
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.export.image_processor import image_processor_config
 from medcap.export.llava.vision import LlavaTower
+from medcap.files import write_json
 from medcap.models.tokenizers import IMAGE_TOKEN, free_special_token
 from medcap.models.towers.base import Preprocess
 

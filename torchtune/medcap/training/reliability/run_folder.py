@@ -10,10 +10,10 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 from torchtune.training.metric_logging import MetricLoggerInterface
 
-from medcap.checkpoints.atomic import write_text
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE
 from medcap.configuration import build
 from medcap.errors import UserError
+from medcap.files import write_text
 from medcap.locks import lock_file
 from medcap.training.distributed.world import World
 from medcap.training.metering import MetricsFile

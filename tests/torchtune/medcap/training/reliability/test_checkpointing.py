@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from medcap.checkpoints.atomic import atomic_folder, is_complete, latest_checkpoint, write_text
+from medcap.checkpoints.atomic import atomic_folder, is_complete, latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree, save_tree
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
+from medcap.files import write_text
 from medcap.training.reliability import checkpointing
 from medcap.training.reliability.checkpointing import (
     Position,

@@ -5,16 +5,24 @@ import numpy as np
 import pytest
 
 from medcap.errors import UserError
-from medcap.scoring.files import make_folder, write_json, write_text
+from medcap.files import make_folder, plain, write_json, write_text
 
 
 def test_json_has_no_nan_and_no_foreign_types(tmp_path):
     path = tmp_path / "a.json"
-    write_json(
-        path, {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": tmp_path, 1: (True, None), "é": np.int64(3)}
-    )
+    value = {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": tmp_path, 1: (True, None), "é": np.int64(3)}
+    write_json(path, plain(value))
     expected = {"a": None, "b": [0.5, None], "c": str(tmp_path), "1": [True, None], "é": 3}
     assert json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail) == expected
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_have_is_refused_and_the_old_file_stays(tmp_path, number):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": number})
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_text_replaces_a_file_whole_and_leaves_no_temporary(tmp_path):
