@@ -1,4 +1,10 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Errors that are meant for the person at the keyboard, and errors for which no file is to blame."""
+
+from __future__ import annotations
+
+import errno
+
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UserError(Exception):
@@ -14,3 +20,11 @@ class WordsError(UserError):
 
 class TooManyPixelsError(UserError):
     """An image is larger than its reader takes; the reader adds the key of the limit."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Tell whether open files or memory ran out.
+
+    A row or an image that met such an error is not bad: read again, it may be good.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)

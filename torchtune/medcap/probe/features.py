@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medcap.data.images.reader import ImageReader
-from medcap.errors import UserError
+from medcap.errors import UserError, is_of_the_machine
 from medcap.models.towers.base import ImageTransform
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
@@ -127,4 +127,6 @@ def _read(path: Path, transforms: Sequence[ImageTransform], reader: ImageReader)
     except UserError as error:
         return str(error)
     except Exception as error:  # a decoder may raise anything; one file must not end a run over a million
+        if is_of_the_machine(error):
+            raise
         return f"image {path} cannot be read: {type(error).__name__}: {error}"

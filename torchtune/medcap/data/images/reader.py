@@ -18,7 +18,7 @@ from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.tiff.file import TiffFile
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.storage.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
-from medcap.errors import TooManyPixelsError, UserError
+from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
@@ -148,6 +148,8 @@ class ImageReader:
                     return resolved
                 outside = resolved
             except (OSError, ValueError, RuntimeError) as error:
+                if is_of_the_machine(error):
+                    raise
                 # Too long for a file system, half a character, links in a circle.
                 raise UserError(f"image path {str(named)[:80]!r} cannot be looked up: {error}") from error
         if not named.is_absolute():
@@ -318,9 +320,9 @@ class ImageReader:
             raise UserError(f"image {path} {error}") from error
         except Image.DecompressionBombError as error:
             raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed{limit}") from error
-        except MemoryError:
-            raise
         except Exception as error:
+            if is_of_the_machine(error):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             # The system gives its errors a number, decoders do not.
             trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"

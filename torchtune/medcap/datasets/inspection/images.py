@@ -10,7 +10,7 @@ import numpy as np
 
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.inspection.rows import RowChecker
-from medcap.errors import UserError
+from medcap.errors import UserError, is_of_the_machine
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,6 @@ class ImageChecker:
         except UserError as error:
             return ImageFacts(str(error))
         except Exception as error:  # a decoder may raise anything
+            if is_of_the_machine(error):
+                raise
             return ImageFacts(f"image {path} cannot be opened: {type(error).__name__}: {error}")

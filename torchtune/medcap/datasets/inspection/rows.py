@@ -17,7 +17,7 @@ from medcap.data.shared_prefix import continue_preamble
 from medcap.data.tokenization import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.rows.source import RowSource
-from medcap.errors import UserError
+from medcap.errors import UserError, is_of_the_machine
 from medcap.modules.label_loss import IGNORE_INDEX
 
 
@@ -115,9 +115,9 @@ class RowChecker:
             return self._check(index, stage)
         except UserError as error:
             return RowFacts(Problem(stage.rule, self._without_name(index, str(error))))
-        except MemoryError:
-            raise
         except Exception as error:  # what no rule foresees would end a training run with a traceback
+            if is_of_the_machine(error):
+                raise
             return RowFacts(Problem("crash", f"reading it fails: {type(error).__name__}: {error}"))
 
     def images(self, index: int) -> list[str]:

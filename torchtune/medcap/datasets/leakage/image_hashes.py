@@ -16,7 +16,7 @@ from PIL import Image
 
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.datasets.leakage.image_sources import ImageFile
-from medcap.errors import UserError
+from medcap.errors import UserError, is_of_the_machine
 from medcap.workers import batched, num_processors, ordered_map
 
 SIDE, FINE_SIDE = 8, 16  # 64 and 256 bits
@@ -112,4 +112,6 @@ def _hash_or_problem(image: ImageFile) -> HashedImage | ImageFile:
     except UserError as error:
         return ImageFile(image.name, str(error))
     except Exception as error:  # a decoder may raise anything; one file must not end a run over a million
+        if is_of_the_machine(error):
+            raise
         return ImageFile(image.name, f"image {image.name} cannot be hashed: {type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from medcap.data.images.resize import SUFFIXES, encode, fit, pad_wide
 from medcap.data.images.views import View
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.preparing.tasks import Picture, Row, Task
-from medcap.errors import UserError
+from medcap.errors import UserError, is_of_the_machine
 from medcap.files import atomic_file
 
 
@@ -143,6 +143,8 @@ class Worker:
         except UserError as error:
             reason = str(error).removeprefix(f"image {picture.source} ")
         except Exception as error:  # a decoder may raise anything; one image must not end a run over a million
+            if is_of_the_machine(error):
+                raise
             reason = f"cannot be prepared: {type(error).__name__}: {error}"
         outcome.failures.append((picture.source, " ".join(reason.split())))
         return []

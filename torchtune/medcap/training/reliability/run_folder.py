@@ -13,7 +13,7 @@ from torchtune.training.metric_logging import MetricLoggerInterface
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE
 from medcap.configuration import build
 from medcap.errors import UserError
-from medcap.files import write_text
+from medcap.files import plain, write_text
 from medcap.locks import lock_file
 from medcap.training.distributed.world import World
 from medcap.training.metering import MetricsFile
@@ -118,7 +118,7 @@ class RunFolder:
     def end(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         if self._world.is_main:
-            _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            _write(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

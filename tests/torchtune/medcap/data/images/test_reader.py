@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pickle
@@ -380,3 +381,18 @@ def test_limits_are_called_as_the_command_calls_them(tmp_path):
             with pytest.raises(UserError) as caught:
                 reader.open(reader.resolve(name))
             assert str(caught.value).endswith(f"more than the 99{pixels}")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_an_image_is_not_bad_where_open_files_or_memory_ran_out(reader, tmp_path, monkeypatch, number):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (2, 2)).save(path)
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "resolve"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(number)):
+            patch.setattr(type(path), name, refuse)
+            reader.open(path) if name == "open" else reader.resolve(path.name)
+    assert reader.open(path).size == (2, 2)
