@@ -158,4 +158,6 @@ def test_no_rows_make_an_empty_table():
 
 
 def test_a_key_may_hold_a_file_name_that_is_no_text():
-    count_tokens(Maker(), 3, "key \udcff")
+    first, _ = count_tokens(Maker(), 3, "key \udcff")
+    again, _ = count_tokens(Maker(), 3, "key \udcff")
+    assert columns(again) == columns(first) and len(columns(first)[0]) == 3

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
+from helpers import plain_training
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
@@ -69,15 +69,12 @@ def gradients(model, loss):
 
 
 def plain_loss(model, images):
-    """Every sample alone in its row, torchtune's layers, all logits, torch's own cross-entropy; mean over targets."""
-    total = 0
-    for one in SAMPLES:
-        batch = batch_of([one], images, len(one.tokens))
-        rows = None if batch.images is None else model.encode_images(batch.images)
-        hidden = model.hidden(model.embed(batch.tokens, rows, batch.image_positions), None, batch.input_pos)
-        logits = model.unembed(hidden)
-        total = total + cross_entropy(logits[0], batch.targets[0], ignore_index=-100, reduction="sum")
-    return total / NUM_TARGETS
+    """The plain reference: every sample in a padded row of its own, with its own image; mean over targets."""
+    # A sample lacks its last token, which is its last target, and the label of its first.
+    whole = [([*one.tokens, one.targets[-1]], [-100, *one.targets]) for one in SAMPLES]
+    tokens, labels, _ = plain_training.pad(whole, pad_id=0)
+    pixels = torch.stack([images[name] for one in SAMPLES for name in one.images])
+    return plain_training.plain_loss(model, tokens, labels, pixels) / NUM_TARGETS
 
 
 def assert_equal_steps(loss, found, expected, wanted):

@@ -101,6 +101,21 @@ def test_a_second_request_stops_at_once(second):
     assert process.communicate(timeout=20)[1] == LINE.format("SIGTERM") and process.returncode == -second
 
 
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids):
+    limit = time.monotonic() + 10
+    while any(map(alive, pids)):
+        assert time.monotonic() < limit, "a process did not end"
+        time.sleep(0.05)
+
+
 WORKER = """
 import os, signal, sys, time
 from medcap.training.reliability import stopping
@@ -134,8 +149,9 @@ def test_a_worker_ignores_the_request_but_not_a_second_one():
 
 
 def test_a_worker_ends_when_its_process_is_gone():
-    process, _ = start_worker("parent gone")
+    process, worker = start_worker("parent gone")
     process.communicate(timeout=20)  # until the worker's end closes its standard output
+    wait_until_gone([worker])
 
 
 LOADER = """
@@ -168,14 +184,6 @@ sys.exit(stop.exit_status)
 """
 
 
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes")
 def test_workers_go_on_while_their_process_saves_and_end_with_it():
     stopped, killed = run(LOADER, "stop"), run(LOADER, "kill")
@@ -190,8 +198,5 @@ def test_workers_go_on_while_their_process_saves_and_end_with_it():
     output, errors = stopped.communicate(timeout=30)
     assert (output, errors, stopped.returncode) == ("50\n", LINE.format("SIGTERM"), 143)
     assert not any(map(alive, workers[stopped]))
-    limit = time.monotonic() + 10
-    while any(map(alive, workers[killed])) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not any(map(alive, workers[killed]))
+    wait_until_gone(workers[killed])
     killed.communicate()
