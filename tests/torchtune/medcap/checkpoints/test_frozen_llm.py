@@ -126,6 +126,7 @@ def _forget_peak_memory() -> None:
         pytest.skip("this system does not let a process reset its peak memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hugging_face", "meta"])
 def test_loading_holds_one_model_and_never_two(tmp_path: Path, kind: str) -> None:
     llm, size = _write_large(tmp_path, kind)

@@ -133,6 +133,7 @@ def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, 
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
     torch._dynamo.reset()
     wanted = gradients(model, plain_loss(model, images))
