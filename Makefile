@@ -1,5 +1,6 @@
 # make demo   the whole way on drawn images      make lint   ruff, import layers
 # make test   all tests                          make clean  remove .venv and what the demo wrote
+# make test-quick  the tests of a second or less, after each save       make coverage  all tests, and how much they run
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
@@ -23,13 +24,20 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
 	bench-serving bench-probe bench-frozen-weights bench-convert bench-data
 
-.PHONY: demo test lint clean bench $(BENCHMARKS)
+.PHONY: demo test test-quick coverage lint clean bench $(BENCHMARKS)
 
 demo: $(INSTALLED)
 	medcap demo
 
 test: $(INSTALLED)
 	pytest -n 2 --dist worksteal --durations=15
+
+test-quick: $(INSTALLED)
+	pytest -n 2 --dist worksteal -m "not slow and not processes and not browser and not gpu"
+
+# Slower, as every line is watched: not for each change. The lines that no test runs are not listed.
+coverage: $(INSTALLED)
+	pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 lint: $(INSTALLED)
 	ruff check .

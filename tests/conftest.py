@@ -1,4 +1,33 @@
+import os
+from pathlib import Path
+
 import pytest
+
+TESTS = Path(__file__).parent
+# What every test of a folder is. The others say it themselves.
+MARKS = {
+    "recipes": ("slow",),
+    "benchmarks": ("slow",),
+    "browser": ("browser", "slow", "processes"),
+    "gpu": ("gpu", "slow"),
+}
+# Fixtures that start processes.
+STARTERS = {"server"}
+
+
+def pytest_configure(config):
+    # Workers that share the processors compute with one thread each; a test's own processes inherit it.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        for name in MARKS.get(folder, ()):
+            item.add_marker(name)
+        if folder == "recipes" and STARTERS & set(item.fixturenames):
+            item.add_marker("processes")
 
 
 @pytest.fixture(autouse=True, scope="session")

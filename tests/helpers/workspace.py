@@ -23,11 +23,12 @@ class Workspace:
 
     Args:
         folder: where.
+        llm: arguments of the LLM's builder that differ from those of ``tiny_llm``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **llm: Any) -> None:
         self.folder = folder
-        self.llm = tiny_llm()
+        self.llm = tiny_llm(**llm)
         write_hugging_face_llm(folder / "llm", random_decoder(self.llm))
         (folder / "images").mkdir()
         generator = np.random.default_rng(0)

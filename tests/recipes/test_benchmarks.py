@@ -13,6 +13,8 @@ import pytest
 from helpers.workspace import Workspace
 from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 
+pytestmark = pytest.mark.processes
+
 TASKS = ("omnimedvqa", "vqarad", "slake", "pathvqa")
 EVERY_WAY = (
     "protocols=[option_text,option_text_normalized,option_letter,omnimedvqa_prefix,omnimedvqa_qa,medcap_option,"

@@ -11,6 +11,8 @@ from helpers.workspace import TINY_VISION, log, tune
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def finish(workspace, server):

@@ -15,6 +15,8 @@ from helpers.vision_checkpoints import write_meta_model, write_open_clip_folder
 from helpers.workspace import Workspace, log, tune
 from medcap.models.towers import registry
 
+pytestmark = pytest.mark.processes
+
 NAME = "results_medcap/vqarad_biomedclip"
 TEXTPLUS = "results_medcap/textplus_pmcoa_patients_biomedclip"
 PRETRAINED = "./models/medcap-textplus-pmcoa-patients-llama3.1/meta_model_last.pt"

@@ -8,6 +8,8 @@ import pytest
 
 from helpers.workspace import Workspace, run_arguments
 
+pytestmark = pytest.mark.processes
+
 NOT_FOR_TRAINING = {
     "accelerate",
     "bitsandbytes",

@@ -49,6 +49,7 @@ def test_without_a_command_the_help_is_printed(capsys, words):
 
 
 # argparse itself ignores that its help is not read.
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("words", "status"), [(["ls"], 141), (["ls", "datasets"], 141), ([], 0), (["--help"], 0), (["prepare", "-h"], 0)]
 )

@@ -2,8 +2,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from helpers.sweeps import kill
 from medcap.locks import hold, is_held
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_lock_is_held_until_the_last_process_that_has_it_is_gone(tmp_path):

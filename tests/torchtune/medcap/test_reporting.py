@@ -144,6 +144,7 @@ run_program(work, ["medcap"])
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("where", ["", ", file=sys.stderr"])
 def test_output_that_nobody_reads_ends_the_program_silently(where):
     process = subprocess.Popen(
@@ -169,6 +170,7 @@ def test_only_torchaos_notice_about_extensions_is_kept_from_the_user(caplog):
     assert [record.getMessage() for record in caplog.records] == ["another warning"]
 
 
+@pytest.mark.processes
 def test_importing_torchtune_after_medcap_prints_nothing():
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "import medcap, torchao"], capture_output=True, text=True, timeout=120

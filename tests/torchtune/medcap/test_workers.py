@@ -10,6 +10,8 @@ import pytest
 from medcap.errors import UserError
 from medcap.workers import batched, ordered_map
 
+pytestmark = pytest.mark.processes
+
 
 def double(item):
     return item * 2

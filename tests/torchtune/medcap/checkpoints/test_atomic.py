@@ -47,6 +47,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["atomic_file", "atomic_folder"])
 def test_a_process_killed_while_writing_leaves_what_was_there(tmp_path, kind):
     path = tmp_path / "step_000002"

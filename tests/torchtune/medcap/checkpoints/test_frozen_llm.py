@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm, write_meta_llm
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.llm_files import TensorReader
 from medcap.errors import UserError
-from medcap.modules.frozen_linear import FrozenLinear, quantise_layer, weights_of
+from medcap.modules.frozen_linear import quantise_layer, weights_of
 
 TOKENS = torch.tensor([[1, 5, 9, 40, 77, 3, 250, 2], [7, 7, 8, 100, 0, 12, 99, 31]])
 LLAMA3 = "torchtune.models.llama3.llama3"
@@ -126,6 +126,7 @@ def _forget_peak_memory() -> None:
         pytest.skip("this system does not let a process reset its peak memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hugging_face", "meta"])
 def test_loading_holds_one_model_and_never_two(tmp_path: Path, kind: str) -> None:
     llm, size = _write_large(tmp_path, kind)
@@ -219,57 +220,6 @@ def test_a_precision_that_cannot_hold_a_layer_is_refused_before_files_are_read(t
     llm = tiny_llm(embed_dim=20, num_kv_heads=1, intermediate_dim=17)
     with pytest.raises(UserError, match=r"llm_weights=nf4 cannot hold layers\.0\.attn\.q_proj: its 20 x 20 numbers"):
         plan_llm(llm, tmp_path, llm_weights="nf4")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("builder", [LLAMA3, LLAMA3_2])
-def test_the_unquantised_models_fingerprint_comes_from_its_files(
-    tmp_path: Path, builder: str, dtype: torch.dtype
-) -> None:
-    llm = tiny_llm(builder, num_layers=12)  # "layers.10" sorts before "layers.2"
-    decoder = random_decoder(llm)
-    stored = write_meta_llm(write_hugging_face_llm(tmp_path, decoder, shards=2), decoder)
-    expected = llm_fingerprint(decoder.to(dtype))
-    for files in (None, ["original/consolidated.00.pth"]):  # Meta's repeats the tied embeddings of 3.2
-        for llm_weights in ("bf16", "nf4"):
-            assert plan_llm(llm, stored, files, llm_weights).fingerprint(dtype) == expected
-
-
-def test_fingerprint_tells_every_quantised_number(tmp_path: Path) -> None:
-    llm = tiny_llm()
-    stored = write_hugging_face_llm(tmp_path, random_decoder(llm))
-    prints = set()
-    for llm_weights in ("bf16", "fp8", "int8", "nf4"):
-        decoder = plan_llm(llm, stored, llm_weights=llm_weights).load("cpu", torch.float32)
-        assert llm_fingerprint(decoder) == llm_fingerprint(decoder)
-        prints.add(llm_fingerprint(decoder))
-    assert len(prints) == 4
-    linear = decoder.layers[1].mlp.w2
-    assert isinstance(linear, FrozenLinear)
-    for name, tensor in linear.named_buffers():
-        before = llm_fingerprint(decoder)
-        tensor.reshape(-1).view(torch.uint8)[-1] ^= 1
-        assert llm_fingerprint(decoder) != before, name
-
-
-def test_fingerprint_tells_every_weight_and_not_the_way_it_was_stored(tmp_path: Path) -> None:
-    llm = tiny_llm()
-    decoder = random_decoder(llm)
-    stored = write_meta_llm(write_hugging_face_llm(tmp_path / "a", decoder, shards=2), decoder)
-    one = plan_llm(llm, stored).load("cpu", torch.bfloat16)
-    other = plan_llm(llm, stored, ["original/consolidated.00.pth"]).load("cpu", torch.bfloat16)
-    assert llm_fingerprint(one) == llm_fingerprint(other) != llm_fingerprint(decoder)
-    with torch.no_grad():
-        other.norm.scale[3] += 1
-    assert llm_fingerprint(one) != llm_fingerprint(other)
-
-
-def test_fingerprint_of_fixed_weights_never_changes() -> None:
-    module = torch.nn.Linear(2, 1)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[1.0, 2.0]]))
-        module.bias.fill_(0.5)
-    assert llm_fingerprint(module) == "f678f8dd57d3b8dc22af8ecd2035bfd3cd08f482f1622d7fe602883d3810fa91"
 
 
 @pytest.mark.parametrize(

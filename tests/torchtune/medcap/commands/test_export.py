@@ -6,6 +6,7 @@ from medcap.commands.export import parse_size
 from medcap.errors import UserError
 
 
+@pytest.mark.slow
 def test_export_import_and_a_look_at_what_is_there(tmp_path, capsys):
     run = write_run(tmp_path, "clip")
     main(["export", str(run), "--out", str(tmp_path / "out"), "--shard-size", "100KB", "llm_weights=bf16"])

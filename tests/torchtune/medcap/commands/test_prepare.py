@@ -81,6 +81,7 @@ def test_ls_datasets_says_what_each_converts_and_what_to_download(capsys):
         assert converter.download in printed
 
 
+@pytest.mark.processes
 def test_a_conversion_imports_no_torch(tmp_path):
     Downloads(tmp_path).text("a.csv", "image,text\na.png,b\n")
     code = (

@@ -34,6 +34,7 @@ def test_the_command_says_what_there_is(source, capsys):
     assert "prepared 2 of 3 images (2 were there already)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_window_is_given_or_chosen(source):
     for arguments, expected in ((("32", "64"), 16), (("1",), 49)):
         prepare(source, "--overwrite", "--window", *arguments)

@@ -18,6 +18,8 @@ from medcap.generation.request import Sampling
 from medcap.generation.run import open_run
 from medcap.serving.answer import REQUEST_KEY
 
+pytestmark = pytest.mark.processes
+
 KEY = "a-key-for-tests"
 WORDS = "Is there a circle?"
 MEGABYTE = 2**20
@@ -88,6 +90,7 @@ def test_two_runs_are_served_to_openai_clients(workspace, started):
         started.client.openai(api_key="wrong").models.list()
 
 
+@pytest.mark.slow
 def test_abuse_is_refused_within_bounded_memory(started):
     client = started.client
     body = {**asking(WORDS, noise_png(1, 400, 300), max_tokens=4), "model": "first"}
@@ -126,6 +129,7 @@ def abuse(client, body):
         assert client.chat({**body, "messages": [turn]}).status == 400
 
 
+@pytest.mark.slow
 def test_a_killed_server_starts_again_at_its_port_and_ends_when_asked(workspace, started):
     client = started.client
     with client.begin_chat({**asking(WORDS, stream=True), "model": "first"}):

@@ -6,6 +6,8 @@ import pytest
 from helpers.workspace import TINY_VISION, Workspace, log, tune
 from medcap.cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
@@ -28,6 +30,7 @@ def overrides(workspace, *more):
     ]
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_run(workspace, tmp_path, capsys):
     for packed in ("true", "false"):
         arguments = overrides(workspace, f"dataset.packed={packed}", f"output_dir={tmp_path / packed}")

@@ -7,6 +7,8 @@ from helpers.damaged_rows import damages, good_row, write_images
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -11,6 +11,8 @@ from helpers.serving import Client, asking, noise_png
 from helpers.workspace import Workspace
 from medcap.cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
@@ -19,6 +21,7 @@ def workspace(tmp_path_factory):
     return workspace
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_in_a_browser(workspace):
     program = "import sys; from medcap.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "web", "run", "--port=0", "--votes=said/votes.jsonl", "--examples=images"]

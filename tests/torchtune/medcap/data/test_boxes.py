@@ -67,6 +67,7 @@ TEXTS = st.lists(st.sampled_from(PIECES) | st.integers(0, 99_999).map(str) | st.
 )
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(TEXTS, SIZES, SIZES)
 def test_any_text_gives_rectangles_within_the_image(text, width, height):

@@ -59,6 +59,7 @@ def test_text_alone_shares_nothing():
     assert columns(table) == [[4, 4], [0, 0], [0, 0]]
 
 
+@pytest.mark.processes
 def test_any_number_of_processes_counts_the_same(small_chunks):
     maker = Maker({3, 50, 51, 99})
     expected, bad = count_tokens(maker, 100, "key", num_processes=1)
@@ -131,6 +132,7 @@ def test_a_count_of_mostly_bad_rows_is_not_kept():
     assert maker.asked == []
 
 
+@pytest.mark.processes
 def test_a_worker_that_dies_is_an_error_of_one_line(small_chunks, cache):
     def die(index):
         if index == 60:
@@ -143,6 +145,7 @@ def test_a_worker_that_dies_is_an_error_of_one_line(small_chunks, cache):
     assert not (cache / "tokens").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_mistake_in_the_program_is_not_taken_for_a_bad_row(small_chunks, processes):
     def fail(index):
@@ -158,4 +161,6 @@ def test_no_rows_make_an_empty_table():
 
 
 def test_a_key_may_hold_a_file_name_that_is_no_text():
-    count_tokens(Maker(), 3, "key \udcff")
+    first, _ = count_tokens(Maker(), 3, "key \udcff")
+    again, _ = count_tokens(Maker(), 3, "key \udcff")
+    assert columns(again) == columns(first) and len(columns(first)[0]) == 3

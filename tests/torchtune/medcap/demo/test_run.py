@@ -34,6 +34,7 @@ def test_a_stage_that_fails_is_not_remembered(tmp_path):
     assert stages.cached == []
 
 
+@pytest.mark.slow
 def test_the_whole_way_and_a_second_run_from_what_is_there(tmp_path, monkeypatch, capsys):
     for name, value in (("TRAIN_IMAGES", 6), ("TEST_IMAGES", 2), ("TEXT_RECORDS", 2000), ("LANGUAGE_STEPS", 2)):
         monkeypatch.setattr(run, name, value)

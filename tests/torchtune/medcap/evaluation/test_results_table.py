@@ -67,6 +67,7 @@ def append_some(path, name):
         append_result(path, {**run(f"{name}{index}"), f"score_{name}": index})
 
 
+@pytest.mark.processes
 def test_runs_that_write_at_the_same_time_lose_nothing(tmp_path):
     pytest.importorskip("fcntl")
     path = tmp_path / "results.csv"

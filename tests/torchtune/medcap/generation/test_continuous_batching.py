@@ -85,6 +85,7 @@ def hold(generator):
     return event, reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_rows", [1, 3, 16])
 def test_answers_are_those_of_each_request_alone(tmp_path, start, max_rows):
     generator = tiny_generator(tmp_path)
@@ -147,6 +148,7 @@ def test_a_request_joins_while_another_is_decoded(tmp_path, start):
     assert len(answers.results["long"].tokens) == 150
 
 
+@pytest.mark.slow
 def test_compiled_steps_keep_their_shape_as_requests_come_and_go(tmp_path, start, monkeypatch):
     requests = mixed_requests(write_images(tmp_path, 2))
     alone = tiny_generator(tmp_path)

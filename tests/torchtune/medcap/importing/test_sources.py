@@ -44,6 +44,7 @@ def fingerprint(run):
     return plan_model(read_run(run)).llm.fingerprint(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tower", "left_behind"),
     [("siglip", set()), ("clip", {"vision.visual_projection.weight"}), ("biomedclip", {"vision.head.proj.weight"})],
@@ -198,6 +199,7 @@ def test_a_projector_of_llava_med_with_embeddings_says_what_is_left_out(tmp_path
     assert not (tmp_path / "run/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_medcaps_meta_model_becomes_a_run_and_one_again(tmp_path, monkeypatch):
     run = write_run(tmp_path, "biomedclip", POOLED_MLP)
     notices = export_run(run, tmp_path / "out", "medcap")

@@ -8,6 +8,7 @@ from medcap.export.formats import ExportOptions, export_run
 from medcap.models.towers import registry
 
 
+@pytest.mark.slow
 def test_it_holds_medcaps_tables(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.NAMED_TOWERS, "biomedclip", small_biomedclip.small_biomedclip())
     run = write_run(tmp_path, "biomedclip", POOLED_MLP)
@@ -29,6 +30,7 @@ def test_the_language_model_is_not_needed(tmp_path):
     assert (tmp_path / "out/meta_model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_another_projector_is_refused(tmp_path):
     run = write_run(tmp_path, "siglip")
     with pytest.raises(UserError, match=r"can only hold projector=medcap.models.pooled_mlp, and this run has medcap"):

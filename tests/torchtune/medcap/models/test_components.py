@@ -21,6 +21,7 @@ def test_an_unknown_component_is_an_attribute_error():
         _ = medcap.models.nothing
 
 
+@pytest.mark.processes
 def test_importing_the_package_imports_nothing_heavy():
     code = (
         "import sys, medcap.models; print([name for name in ('torch', 'transformers', 'timm') if name in sys.modules])"

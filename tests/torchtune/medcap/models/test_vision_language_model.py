@@ -1,83 +1,34 @@
-import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
-from helpers.llm_checkpoints import random_decoder, tiny_llm
+from helpers.packed_samples import (
+    IMAGE,
+    NUM_TARGETS,
+    PREAMBLE,
+    SAMPLES,
+    K,
+    batch_of,
+    gradients,
+    plain_loss,
+    sample,
+    tiny_images,
+    tiny_model,
+)
 from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
-from medcap.data.epoch_order import plan_packed
-from medcap.data.packing import Sample, make_table, pack_row
-from medcap.data.shared_prefix import continue_preamble
+from medcap.data.packing import Sample, pack_row
 from medcap.models import vision_language_model
-from medcap.models.projectors.base import build_projector
-from medcap.models.towers.registry import build_tower
-from medcap.models.towers.tiny_tower import tiny_spec
 from medcap.models.vision_language_model import VisionLanguageModel
-
-IMAGE = 7
-K = 4
-PREAMBLE = (1, 2)
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    spec, preprocess = tiny_spec({"image_size": 16, "width": 32, "depth": 1, "heads": 2})
-    tower = build_tower(spec, preprocess)
-    projector = build_projector({"_component_": "medcap.models.mlp", "num_image_tokens": K}, tower.shape, 32)
-    return VisionLanguageModel(tower, projector, random_decoder(tiny_llm()), IMAGE)
+    return tiny_model()
 
 
 @pytest.fixture
 def images():
-    generator = torch.Generator().manual_seed(1)
-    return {name: torch.randint(64, 192, (3, 16, 16), dtype=torch.uint8, generator=generator) for name in "ab"}
-
-
-def sample(image, question, answer):
-    head = [*PREAMBLE, *([IMAGE] * K if image else [])]
-    tokens = np.array([*head, *question, *answer], dtype=np.int32)
-    successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
-    return Sample(tokens[:-1], successors[1:], (image,) if image else (), len(head) if image else 0, "row")
-
-
-SAMPLES = [
-    sample("a", [20, 21, 22], [30, 31]),
-    sample("a", [20, 23], [32]),
-    sample("a", [20, 21], [33, 34, 35]),
-    sample("b", [24, 25], [36, 37]),
-    sample(None, [26, 27, 28], [38]),
-]
-NUM_TARGETS = 9
-
-
-def batch_of(samples, images, row_length, share=True, preamble=()):
-    samples = [continue_preamble(one, preamble, IMAGE) for one in samples]
-    plan = plan_packed(make_table(samples), np.arange(len(samples)), row_length, share)
-    rows = [
-        pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
-        for row in plan.rows(0, len(plan))
-    ]
-    return make_batch(rows, IMAGE, K, images.__getitem__, preamble=preamble)
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def plain_loss(model, images):
-    """Every sample alone in its row, torchtune's layers, all logits, torch's own cross-entropy; mean over targets."""
-    total = 0
-    for one in SAMPLES:
-        batch = batch_of([one], images, len(one.tokens))
-        rows = None if batch.images is None else model.encode_images(batch.images)
-        hidden = model.hidden(model.embed(batch.tokens, rows, batch.image_positions), None, batch.input_pos)
-        logits = model.unembed(hidden)
-        total = total + cross_entropy(logits[0], batch.targets[0], ignore_index=-100, reduction="sum")
-    return total / NUM_TARGETS
+    return tiny_images()
 
 
 def assert_equal_steps(loss, found, expected, wanted):
@@ -136,6 +87,7 @@ def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, 
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
     torch._dynamo.reset()
     wanted = gradients(model, plain_loss(model, images))

@@ -117,6 +117,7 @@ def test_a_layer_of_another_kind_is_left_alone():
     assert not can_freeze(layer)
 
 
+@pytest.mark.slow
 def test_compiled_layers_do_not_compile_again_for_another_step():
     torch._dynamo.reset()
     decoder = tiny_decoder().requires_grad_(False)

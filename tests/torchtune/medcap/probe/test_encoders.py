@@ -90,6 +90,7 @@ def test_a_bare_checkpoint_has_no_before_unless_one_is_named(trained, tmp_path):
     assert load_encoders(str(run), before="none").before is None
 
 
+@pytest.mark.slow
 def test_base_encoders_can_be_compared_too(tmp_path):
     write_open_clip_folder(tmp_path / "base")
     encoders = load_encoders(str(tmp_path / "base"))

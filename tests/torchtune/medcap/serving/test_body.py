@@ -98,6 +98,7 @@ def test_lengths_that_are_none_are_refused(small, line):
     assert is_alive(client)
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_is_given_up(small, monkeypatch):
     client, _ = small
     monkeypatch.setattr(body_module, "DRAINED_SECONDS", 3.0)

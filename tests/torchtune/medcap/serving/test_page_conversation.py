@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from medcap.data.conversations import read_record
 from medcap.generation.conversation import Conversation
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: it runs the page's script")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: it runs the page's script"),
+]
 
 # Asks as page.js does, and tells what each run is sent for the last question, and what is exported.
 DRIVER = """

@@ -225,6 +225,7 @@ def test_tokens_are_bounded_by_the_request_and_by_the_server(client):
         assert (completion.usage.completion_tokens, completion.choices[0].finish_reason) == (count, "length")
 
 
+@pytest.mark.slow
 def test_sampling_repeats_with_a_seed_and_varies_without(client, alone):
     def answer(**fields):
         return text_of(client.openai().chat.completions.create(**asking(WORDS, temperature=1.5, **fields)))
@@ -243,6 +244,7 @@ def test_without_a_temperature_the_likeliest_words_come(client):
     )
 
 
+@pytest.mark.slow
 def test_32_clients_at_once_get_what_each_gets_alone_in_one_batch(client, alone, monkeypatch):
     together = []
     step = Decoder.step

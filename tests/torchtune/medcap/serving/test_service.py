@@ -12,6 +12,7 @@ from medcap.serving.service import Service, load_service, model_names
 WORDS = "Is there a circle?"
 
 
+@pytest.mark.slow
 def test_of_a_thousand_requests_as_many_wait_as_may_and_all_others_are_told(folder, monkeypatch):
     slow_down(monkeypatch, 0.01)
     service = tiny_service(folder, max_rows=8, max_queue=40, max_new_tokens=8)
@@ -34,6 +35,7 @@ def test_of_a_thousand_requests_as_many_wait_as_may_and_all_others_are_told(fold
         assert client.chat(body).json["choices"][0]["message"]["content"] == alone
 
 
+@pytest.mark.slow
 def test_refused_clients_come_back_by_themselves(folder, monkeypatch):
     slow_down(monkeypatch, 0.01)
     with running(tiny_service(folder, max_rows=1, max_queue=0, max_new_tokens=4)) as client:

@@ -12,6 +12,8 @@ from helpers.sweeps import STAND_IN, Running, children, definition, kill, starts
 from medcap.errors import UserError
 from medcap.sweep import manager
 
+pytestmark = pytest.mark.processes
+
 COLUMNS = ["trial", "state", "value", "seed", "step", "attempts", "seconds", "worker", "reason", "folder"]
 TRAIN, TEST = "full_finetune_single_device", "generate"
 
@@ -24,6 +26,7 @@ def run(monkeypatch):
     return medcap.sweep.run
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 6, "batch_size": 10}
@@ -57,6 +60,7 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     assert "What was tried and what came of it" in page and "How they learnt" in page
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_gone_on_with_and_nothing_finished_runs_again(tmp_path, run):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 8, "batch_size": 10}
@@ -96,6 +100,7 @@ def test_a_killed_trial_is_tried_again_as_often_as_retries_says(tmp_path):
     assert [(row["state"], row["attempts"]) for row in table(out)] == [("failed", "2")]
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_saves_ends_and_goes_on(tmp_path, run):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 20, "batch_size": 5}
@@ -116,6 +121,7 @@ def test_a_stopped_sweep_saves_ends_and_goes_on(tmp_path, run):
     assert steps == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_several_managers_share_a_grid_and_run_each_combination_once(tmp_path):
     out = tmp_path / "out"
     grid = {"seed": [1, 2, 3, 4], "epochs": [1, 2]}
@@ -131,6 +137,7 @@ def test_several_managers_share_a_grid_and_run_each_combination_once(tmp_path):
     assert list(starts(out).values()) == [[TRAIN]] * 8
 
 
+@pytest.mark.slow
 def test_pruning_stops_a_bad_trial_early(tmp_path, run):
     out = tmp_path / "out"
     pruner = {"_component_": "optuna.pruners.ThresholdPruner", "upper": 5.0, "n_warmup_steps": 2}
@@ -142,6 +149,7 @@ def test_pruning_stops_a_bad_trial_early(tmp_path, run):
     assert rows[1]["attempts"] == 1
 
 
+@pytest.mark.slow
 def test_a_task_score_is_maximised_after_a_second_run(tmp_path, run):
     out = tmp_path / "out"
     test = {"config": "medcap/tiny/generation", "overrides": {"test_vqa": True, "dataset_source": "test.json"}}
@@ -152,6 +160,7 @@ def test_a_task_score_is_maximised_after_a_second_run(tmp_path, run):
     assert "vqa.scores.accuracy 0.3" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_a_failure_with_its_reason(tmp_path, run):
     out = tmp_path / "out"
     rows = run(definition(out, grid={"seed": [92, 1]}))
@@ -159,6 +168,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_with_its_reason(tmp_path, run):
     assert rows[0]["reason"] == f"the last validation_loss in {out}/trials/0000/log/metrics.jsonl is not finite"
 
 
+@pytest.mark.slow
 def test_failed_trials_are_tried_again_only_when_asked(tmp_path, run):
     out = tmp_path / "out"
     sweep = definition(out, grid={"seed": [91, 1]})
@@ -167,6 +177,7 @@ def test_failed_trials_are_tried_again_only_when_asked(tmp_path, run):
     assert [row["attempts"] for row in run(sweep, retry_failed=True)] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_search_stays_in_its_space_and_grows(tmp_path, run):
     out = tmp_path / "out"
     space = {"seed": {"low": 1, "high": 9}, "clip_grad_norm": [0.5, None]}

@@ -114,6 +114,7 @@ def told(world: World, setup, monkeypatch):
     return lines, status
 
 
+@pytest.mark.processes
 def test_an_error_of_all_processes_is_told_by_one(monkeypatch):
     def setup(world):
         raise UserError("no such file")
@@ -122,6 +123,7 @@ def test_an_error_of_all_processes_is_told_by_one(monkeypatch):
     assert sorted(answers) == [([], 2), (["no such file"], 2)]
 
 
+@pytest.mark.processes
 def test_the_process_that_knows_the_reason_tells_it_however_late_it_is(monkeypatch):
     def setup(world):
         def fail():

@@ -13,6 +13,8 @@ export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
 async function call(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers };

@@ -28,6 +28,8 @@ async function start() {
     refresh();
   } catch (error) {
     if (error.status !== 401) return complain(error);
+    if (api.hasKey()) $("login_text").textContent = "The server does not accept this key: give another one.";
+    $("key").value = "";
     $("login").showModal();
   }
 }

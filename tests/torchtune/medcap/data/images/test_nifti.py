@@ -168,6 +168,7 @@ def test_another_file_that_is_gzipped_is_refused(reader, tmp_path):
         assert "is not a readable image" in problem(reader, tmp_path / name)
 
 
+@pytest.mark.processes
 def test_without_nibabel_one_line_says_what_to_install(tmp_path):
     path = save(tmp_path / "a.nii")
     program = f"""

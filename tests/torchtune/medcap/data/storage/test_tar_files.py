@@ -143,6 +143,7 @@ def test_a_member_opens_as_a_file_that_reads_in_place(tmp_path):
             file.raw.seek(-1)
 
 
+@pytest.mark.processes
 def test_pickled_and_forked_copies_read_the_same(tar, tmp_path):
     for cache in (None, tmp_path / "cache"):
         files = TarFiles([tar], cache, "the label", sequential=True)

@@ -144,6 +144,8 @@ print(written.rows, peak() - before)
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("name", ["llava-med", "pmcvqa"])
 def test_memory_stays_flat(tmp_path, name):

@@ -7,6 +7,8 @@ import pytest
 from medcap.datasets.inspection.processes import over_rows
 from medcap.errors import UserError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_results_come_in_the_order_of_the_rows(processes):
@@ -15,6 +17,7 @@ def test_results_come_in_the_order_of_the_rows(processes):
     assert list(found) == [row * 2 for row in rows.tolist()]
 
 
+@pytest.mark.slow
 def test_rows_that_kill_their_process_fail_alone():
     def work(row):
         if row in (0, 130, 131, 299):

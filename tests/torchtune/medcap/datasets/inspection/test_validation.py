@@ -17,6 +17,8 @@ from medcap.datasets.rows.source import open_source
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 
+pytestmark = pytest.mark.processes
+
 DAMAGES = damages()
 
 
@@ -107,6 +109,7 @@ def test_all_rows_that_name_a_damaged_image_are_bad(folder, tmp_path):
     assert len(found.first_rows) == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_kills_its_process_fails_alone(folder, tmp_path):
     path = write(tmp_path / "rows.jsonl", [good(number % 4) for number in range(150)])
     rows, reader = open_source(str(path), [folder])

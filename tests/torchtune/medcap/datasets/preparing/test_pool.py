@@ -26,6 +26,7 @@ def test_tasks_are_done_in_their_order_by_any_number_of_processes(tmp_path):
         assert len(list((tmp_path / "out").glob("*.png"))) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shard", [False, True])
 def test_an_image_that_kills_its_process_fails_alone(tmp_path, is_shard):
     pictures = write_images(tmp_path, ["a", "killer", "b"])

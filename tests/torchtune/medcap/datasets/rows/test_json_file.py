@@ -173,6 +173,7 @@ def test_another_process_reads_the_same(tmp_path, cache, kept):
         assert pool.map(rows.read, range(4)) == expected
 
 
+@pytest.mark.processes
 def test_a_forked_process_opens_the_file_for_itself(tmp_path):
     rows = open_rows(write(tmp_path / "rows", LINES))
     expected = values(rows)

@@ -333,6 +333,7 @@ def test_samples_come_from_the_cache_and_a_damaged_one_is_made_again(tmp_path, m
     assert [rows.read(index)["image"][-10:] for index in range(3)] == ["000000.jpg", "000001.jpg", "000002.jpg"]
 
 
+@pytest.mark.processes
 def test_copies_in_other_processes_read_the_same(tmp_path):
     rows = open_shards(str(numbered(tmp_path / "a.tar", 3)), tmp_path / "cache")
     expected = rows.read(1)

@@ -142,6 +142,7 @@ def test_parts_of_reasoning_are_left_out():
     assert (reply.text, reply.error) == ("RIGHT", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date", "milliseconds", "reset"])
 def test_the_pause_that_a_server_asks_for_is_waited_for(capsys, status, form):

@@ -55,6 +55,7 @@ def plain(tokenizer, text):
     return tokenizer.encode(text, add_bos=False, add_eos=False)
 
 
+@pytest.mark.slow
 def test_replies_are_those_of_a_plain_loop_and_do_not_depend_on_the_batch(checkpoint):
     together = ask(judge(checkpoint, dtype="fp32", batch_size=3), PROMPTS)
     assert together == [ask(judge(checkpoint, dtype="fp32", batch_size=1), [prompt])[0] for prompt in PROMPTS]
@@ -63,6 +64,7 @@ def test_replies_are_those_of_a_plain_loop_and_do_not_depend_on_the_batch(checkp
     assert len({reply.text for reply in together}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("word", ["RIGHT", "WRONG"])
 def test_quantised_judges_give_verdicts(tmp_path, bits, word):

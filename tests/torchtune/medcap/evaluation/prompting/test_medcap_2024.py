@@ -235,6 +235,7 @@ def engine_of(generator, max_new_tokens):
 
 
 # The tiny tokenizer spells most words, so medcap's limits leave a description no room within 240 tokens.
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_new_tokens", "max_seq_len"), [(6, 700), (600, 275), (600, 240)])
 def test_answers_equal_one_call_after_the_other(generator, tmp_path, max_new_tokens, max_seq_len):
     generator.max_seq_len = max_seq_len

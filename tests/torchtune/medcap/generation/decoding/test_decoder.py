@@ -119,6 +119,7 @@ def generator_of(folder, llm_weights, **options):
     return generator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("llm_weights", LLM_WEIGHTS)
 def test_compiled_steps_have_few_shapes_and_give_the_same_answers(tmp_path, monkeypatch, llm_weights):
     requests = uneven_requests(write_images(tmp_path, 2))

@@ -27,6 +27,7 @@ def folders(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_biomedclip_has_its_151_tensors_and_86191872_parameters():
     source = resolve_tower("biomedclip", weights=False)
     with torch.device("meta"):

@@ -5,6 +5,8 @@ from medcap.errors import UserError
 from medcap.scoring.metrics import caption, java_scorers
 from medcap.scoring.metrics.caption import bleu_of_sums, caption_metrics
 
+pytestmark = pytest.mark.processes
+
 # Computed once with pycocoevalcap 1.2 itself, one reference a row.
 REFERENCES = [
     "Chest X-ray shows clear lungs.",

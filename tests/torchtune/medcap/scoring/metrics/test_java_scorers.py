@@ -8,6 +8,8 @@ from medcap.errors import UserError
 from medcap.scoring.metrics import java_scorers
 from medcap.scoring.metrics.java_scorers import RowFailure, meteor, ptb_tokenize
 
+pytestmark = pytest.mark.processes
+
 
 def fake_java(folder, script):
     path = folder / "java"

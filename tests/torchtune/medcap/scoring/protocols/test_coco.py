@@ -5,6 +5,8 @@ from medcap.scoring.metrics import java_scorers
 from medcap.scoring.protocols.coco import Coco
 from medcap.scoring.question import Answer
 
+pytestmark = pytest.mark.processes
+
 REFERENCES = [
     "Chest X-ray shows clear lungs.",
     "MRI of the brain with a mass in the left frontal lobe.",
@@ -24,6 +26,7 @@ def answers(captions, references=REFERENCES):
     ]
 
 
+@pytest.mark.slow
 def test_golden_scores():
     result = Coco().score(answers(CAPTIONS))
     expected = {

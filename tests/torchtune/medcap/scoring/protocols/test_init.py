@@ -28,6 +28,7 @@ def test_an_unknown_name_gets_a_close_one_and_the_list():
         make_protocol("zzz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "coco"])
 def test_every_protocol_names_what_it_returns(name):
     protocol = make_protocol(name, ["yes"])

@@ -80,6 +80,7 @@ def test_saved_bytes_counts_a_memory_once_and_no_weights() -> None:
         assert saved_bytes(lambda: nn.functional.gelu(twin(torch.ones(4, 8))), twin) == 2 * 4 * 8 * 4
 
 
+@pytest.mark.slow
 def test_vision_side_is_measured_on_the_meta_device() -> None:
     source = resolve_tower({"name": "timm:vit_tiny_patch16_224", "pretrained": False})
     with torch.device("meta"):
@@ -107,6 +108,7 @@ def test_parts_of_an_estimate_are_those_counted_by_hand() -> None:
     assert found.loss == 32 * 50 * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("llm_weights", "linear_bytes"), [("fp8", 1.0), ("int8", 1.0), ("nf4", 0.515625)])
 def test_low_precision_counts_the_bytes_of_the_layers_linear_maps(llm_weights: str, linear_bytes: float) -> None:
     plain = estimate(build_decoder(LLAMA), torch.bfloat16, 2, 16, 0)

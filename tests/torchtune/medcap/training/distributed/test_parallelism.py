@@ -175,6 +175,7 @@ def _loss_and_gradients(model: VisionLanguageModel, rank: int) -> list[Any]:
     return [loss.item(), gradients, few.flatten().tolist()]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("checkpointed_layers", [0, 2, 3])
 def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkpointed_layers: int) -> None:
     llm = tiny_llm(num_layers=3, intermediate_dim=63)  # one process gets fewer rows than the other
@@ -219,6 +220,7 @@ def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkp
     assert [sum(held) for held in zip(*(held for *_, held in results), strict=True)] == [layer_size] * 3
 
 
+@pytest.mark.processes
 def test_each_node_has_the_whole_decoder_between_its_processes(tmp_path: Path) -> None:
     llm = tiny_llm()
     plan = plan_llm(llm, write_hugging_face_llm(tmp_path, random_decoder(llm)))
@@ -245,6 +247,7 @@ def _configuration(workspace: Workspace, *overrides: str) -> DictConfig:
     return check(OmegaConf.merge(file, OmegaConf.from_dotlist([*options, *overrides])), DISTRIBUTED_KEYS)
 
 
+@pytest.mark.processes
 def test_plan_takes_everything_from_the_configuration_and_agrees_on_all_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +277,7 @@ def test_plan_takes_everything_from_the_configuration_and_agrees_on_all_processe
     assert (divided, after_layer, sharded) == (True, None, False)
 
 
+@pytest.mark.slow
 def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(tmp_path)
     found: list[MemoryEstimate] = []

@@ -13,6 +13,8 @@ from medcap.errors import UserError
 from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE, TrainedPart
 from medcap.training.distributed.world import World, single_world
 
+pytestmark = pytest.mark.processes
+
 ONE = single_world(torch.device("cpu"))
 ADAMW = {"_component_": "torch.optim.AdamW", "lr": 0.05, "weight_decay": 0.1}
 FUSED = {**ADAMW, "fused": True}

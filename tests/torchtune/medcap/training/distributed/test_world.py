@@ -43,6 +43,7 @@ def test_one_process_has_nobody_to_wait_for() -> None:
     world.leave()
 
 
+@pytest.mark.processes
 def test_processes_know_who_they_are_and_add_up_in_the_order_of_the_ranks() -> None:
     def work(world: World) -> Any:
         # 1e16 + 1 loses the 1; only the order 0, 1, 2 gives 1e16 - 1e16 + 1 = 1.
@@ -54,6 +55,7 @@ def test_processes_know_who_they_are_and_add_up_in_the_order_of_the_ranks() -> N
     assert [sums for _, sums in results] == [[1.0, float("inf")]] * 3
 
 
+@pytest.mark.processes
 def test_every_rank_hears_every_rank_whatever_the_lengths() -> None:
     def work(world: World) -> Any:
         return world.gather(None if world.rank == 0 else {"names": ["Röntgen.png"] * 40, "bad": 2})
@@ -62,6 +64,7 @@ def test_every_rank_hears_every_rank_whatever_the_lengths() -> None:
     assert run_in_processes(work) == [expected, expected]
 
 
+@pytest.mark.processes
 def test_main_makes_the_cache_and_the_other_finds_it_each_time(tmp_path: Path) -> None:
     def work(world: World) -> Any:
         def index() -> str:
@@ -82,6 +85,7 @@ def test_main_makes_the_cache_and_the_other_finds_it_each_time(tmp_path: Path) -
     assert run_in_processes(work) == [["made", "made"], ["found", "found"]]
 
 
+@pytest.mark.processes
 def test_each_node_has_a_first_process(tmp_path: Path) -> None:
     def work(world: World) -> Any:
         order: list[str] = []
@@ -92,6 +96,7 @@ def test_each_node_has_a_first_process(tmp_path: Path) -> None:
     assert results == [[["node 0 rank 0"], 1], [["node 1 rank 0"], 1]]
 
 
+@pytest.mark.processes
 def test_others_do_not_wait_for_a_main_that_failed() -> None:
     def work(world: World) -> Any:
         def index() -> None:
@@ -110,6 +115,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
     ]
 
 
+@pytest.mark.processes
 def test_one_process_claims_and_the_rest_do_once_the_store_is_gone() -> None:
     def ask(world: World) -> Any:
         claims = [world.claim("out of memory"), world.claim("out of memory"), world.claim(f"rank {world.rank}")]
@@ -125,6 +131,7 @@ def test_one_process_claims_and_the_rest_do_once_the_store_is_gone() -> None:
     assert alone
 
 
+@pytest.mark.processes
 def test_process_that_takes_too_long_fails_the_test() -> None:
     with pytest.raises(AssertionError, match=r"only the ranks \[1\] ended within 1 s"):
         run_in_processes(lambda world: time.sleep(30 if world.rank == 0 else 0), timeout=1)

@@ -105,6 +105,7 @@ def test_writing_tensors_does_not_stop_other_threads(tmp_path):
     assert ticks >= 10
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["raise SystemExit(3)", "raise ValueError"])
 def test_a_process_that_ends_waits_for_the_write(tmp_path, end):
     file = tmp_path / "written"

@@ -224,6 +224,8 @@ def test_a_folder_that_was_being_replaced_when_the_run_was_killed_comes_back(tmp
     assert names(tmp_path) == ["latest", "step_000001"]
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"

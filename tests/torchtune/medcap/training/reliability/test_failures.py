@@ -64,6 +64,7 @@ def explained_by_loader(fault):
     raise AssertionError("nothing was raised")
 
 
+@pytest.mark.processes
 def test_what_a_worker_raises_is_one_line():
     assert explained_by_loader(raise_user_error) == "data.json, row 3: not an image"
     assert explained_by_loader(raise_os_error) == (
@@ -77,6 +78,7 @@ def test_what_a_worker_raises_is_one_line():
     assert explained_by_loader(raise_key_error) is None
 
 
+@pytest.mark.processes
 def test_a_worker_that_is_killed_is_explained():
     line = explained_by_loader(die)
     assert line.startswith("a data-loader worker died (pid ")

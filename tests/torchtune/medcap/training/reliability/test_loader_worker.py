@@ -9,6 +9,7 @@ import torch
 from medcap.training.reliability.failures import explain
 from medcap.training.reliability.loader_worker import OUT_OF_FILES
 
+# Each case in a process of its own, forked from one that has imported torch.
 LOADER = """
 import errno, os, sys, threading
 import torch
@@ -18,56 +19,69 @@ from medcap.training.reliability.loader_worker import begin_worker
 
 
 class Batch:
-    def __init__(self, number):
-        self.number = number
+    def __init__(self, make_error):
+        self.make_error = make_error
 
     def __reduce__(self):
-        raise {error}
+        raise self.make_error()
 
 
 class Numbers(torch.utils.data.Dataset):
+    def __init__(self, make_error, thread):
+        self.make_error, self.thread = make_error, thread
+
     def __len__(self):
         return 4
 
     def __getitem__(self, number):
-        if {thread}:
+        if self.thread:
             # As multiprocessing's server of descriptors does, without end.
-            threading.Thread(target=lambda: [sys.excepthook(OSError, {error}, None) for _ in range(10**9)]).start()
+            tell = lambda: [sys.excepthook(OSError, self.make_error(), None) for _ in range(10**9)]
+            threading.Thread(target=tell).start()
             threading.Event().wait()
-        return Batch(number)
+        return Batch(self.make_error)
 
 
-if __name__ == "__main__":
+for number, (make_error, thread) in enumerate([{cases}]):
+    if os.fork():
+        os.wait()
+        continue
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{{number}}.{{name}}", os.O_WRONLY | os.O_CREAT), descriptor)
     try:
-        list(DataLoader(Numbers(), batch_size=None, num_workers=1, worker_init_fn=begin_worker))
+        list(DataLoader(Numbers(make_error, thread), batch_size=None, num_workers=1, worker_init_fn=begin_worker))
     except Exception as error:
-        print(explain(error))
+        print(explain(error), flush=True)
+    os._exit(0)
 """
+# What the worker meets, whether in a thread of multiprocessing's, what the run says, and what the worker prints.
+CASES = [
+    ("OSError(errno.EMFILE, 'Too many open files')", False, "too many files are open (", ""),
+    ("OSError(errno.ENFILE, 'Too many open files')", False, "too many files are open (", ""),
+    ("OSError(errno.EMFILE, 'Too many open files')", True, "too many files are open (", ""),
+    ("RuntimeError('unable to open shared memory object </x>: Too many open files (24)')", False, "too many", ""),
+    ("RuntimeError('unable to write to file </torch_1>: No space left')", False, "the data loader ran out of sh", ""),
+    ("ValueError('odd')", False, "a data-loader worker died (", "a data-loader worker cannot send its batch: odd\n"),
+]
 
 
-@pytest.mark.parametrize(
-    ("error", "thread", "told", "printed"),
-    [
-        ("OSError(errno.EMFILE, 'Too many open files')", False, "too many files are open (", ""),
-        ("OSError(errno.ENFILE, 'Too many open files')", False, "too many files are open (", ""),
-        ("OSError(errno.EMFILE, 'Too many open files')", True, "too many files are open (", ""),
-        ("RuntimeError('unable to open shared memory object </x>: Too many open files (24)')", False, "too many", ""),
-        (
-            "RuntimeError('unable to write to file </torch_1>: No space left')",
-            False,
-            "the data loader ran out of sh",
-            "",
-        ),
-        ("ValueError('odd')", False, "a data-loader worker died (", "a data-loader worker cannot send its batch: odd"),
-    ],
-)
-def test_a_worker_that_cannot_send_its_batch_ends_and_the_run_with_it(tmp_path, error, thread, told, printed):
-    (tmp_path / "loader.py").write_text(LOADER.format(error=error, thread=thread))
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(tmp_path / "loader.py")], capture_output=True, text=True, timeout=90
-    )
-    assert ended.stdout.startswith(told)
-    assert ended.stderr == (f"{printed}\n" if printed else "")
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A folder with what each case printed."""
+    folder = tmp_path_factory.mktemp("loaders")
+    cases = ", ".join(f"(lambda: {error}, {thread})" for error, thread, *_ in CASES)
+    script = LOADER.format(cases=cases)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=90, cwd=folder)
+    return folder
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_a_worker_that_cannot_send_its_batch_ends_and_the_run_with_it(ended, number):
+    *_, told, printed = CASES[number]
+    assert (ended / f"{number}.out").read_text().startswith(told)
+    assert (ended / f"{number}.err").read_text() == printed
 
 
 @pytest.mark.parametrize(

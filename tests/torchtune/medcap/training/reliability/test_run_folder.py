@@ -92,6 +92,8 @@ def test_a_checkpoint_that_is_named_must_be_complete(tmp_path):
         RunFolder(config(tmp_path, resume_from_checkpoint=str(tmp_path / "step_000001")), ALONE)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run_until_its_process_is_gone(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -85,12 +85,14 @@ sys.exit(stop.exit_status)
 """
 
 
+@pytest.mark.processes
 def test_a_program_that_stops_on_request_has_the_signals_status():
     process = run(WAITING)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[1] == LINE.format("SIGTERM") and process.returncode == 143
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_request_stops_at_once(second):
     process = run(WAITING, "--never")
@@ -99,6 +101,21 @@ def test_a_second_request_stops_at_once(second):
     assert process.poll() is None
     process.send_signal(second)
     assert process.communicate(timeout=20)[1] == LINE.format("SIGTERM") and process.returncode == -second
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids):
+    limit = time.monotonic() + 10
+    while any(map(alive, pids)):
+        assert time.monotonic() < limit, "a process did not end"
+        time.sleep(0.05)
 
 
 WORKER = """
@@ -123,6 +140,7 @@ def start_worker(kind="parent stays"):
     return process, int(process.stdout.readline())
 
 
+@pytest.mark.processes
 def test_a_worker_ignores_the_request_but_not_a_second_one():
     process, worker = start_worker()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -133,9 +151,11 @@ def test_a_worker_ignores_the_request_but_not_a_second_one():
     assert process.communicate(timeout=20) == ("143\n", "")
 
 
+@pytest.mark.processes
 def test_a_worker_ends_when_its_process_is_gone():
-    process, _ = start_worker("parent gone")
+    process, worker = start_worker("parent gone")
     process.communicate(timeout=20)  # until the worker's end closes its standard output
+    wait_until_gone([worker])
 
 
 LOADER = """
@@ -168,14 +188,8 @@ sys.exit(stop.exit_status)
 """
 
 
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes")
 def test_workers_go_on_while_their_process_saves_and_end_with_it():
     stopped, killed = run(LOADER, "stop"), run(LOADER, "kill")
@@ -190,8 +204,5 @@ def test_workers_go_on_while_their_process_saves_and_end_with_it():
     output, errors = stopped.communicate(timeout=30)
     assert (output, errors, stopped.returncode) == ("50\n", LINE.format("SIGTERM"), 143)
     assert not any(map(alive, workers[stopped]))
-    limit = time.monotonic() + 10
-    while any(map(alive, workers[killed])) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not any(map(alive, workers[killed]))
+    wait_until_gone(workers[killed])
     killed.communicate()

@@ -260,6 +260,7 @@ def test_a_member_of_a_tar_is_read(tmp_path):
     assert levels(reader, reader.resolve("x/a.dcm")) == [[0, 51], [102, 255]]
 
 
+@pytest.mark.processes
 def test_without_pydicom_one_line_says_what_to_install(tmp_path):
     write_dicom(tmp_path / "a.dcm", RAMP)
     program = f"""
@@ -277,6 +278,7 @@ except UserError as error:
     assert run.stdout.strip() == expected
 
 
+@pytest.mark.processes
 def test_reading_pictures_imports_nothing_for_scans(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     program = f"""

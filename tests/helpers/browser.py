@@ -1,0 +1,133 @@
+"""The web page in a browser: opened, asked, and watched for what it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.serving import Client, InstantAnswers, noise_png
+from medcap.generation.request import Generation
+from medcap.serving.service import ServedRun
+
+KEY = "secret"
+# A box in thousandths, as BiRD writes it.
+BOXED = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Pointing(InstantAnswers):
+    """Stands in for a run that answers with a box.
+
+    Args:
+        run: prepares the prompts and has the tokenizer.
+    """
+
+    def __init__(self, run: ServedRun) -> None:
+        super().__init__(run.live)
+        self._tokens = run.generator.tokenizer.answer(BOXED, end_of_turn=False)
+
+    def submit(self, prompt: Any, on_token: Any, on_end: Any, place: int) -> None:
+        for token in self._tokens:
+            on_token(token)
+        on_end(Generation(BOXED, self._tokens, "stop"))
+
+
+@dataclass
+class Served:
+    """A server of two tiny models that sample, and of one that points; it needs a key.
+
+    Args:
+        client: of its interface.
+        votes: the file of votes.
+    """
+
+    client: Client
+    votes: Path
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.client.port}/"
+
+
+@dataclass
+class Visit:
+    """An open page, what it asked for, and what went wrong in it.
+
+    Args:
+        page: Playwright's page.
+        requests: the address of each request.
+        errors: of scripts, and of the content security policy.
+    """
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def upload(self, name: str = "scan.png", width: int = 120, height: int = 80) -> None:
+        """Choose an image and wait until it is shown."""
+        self.page.set_input_files(
+            "#file", {"name": name, "mimeType": "image/png", "buffer": noise_png(1, width, height)}
+        )
+        self.page.wait_for_function("name => facts.textContent.startsWith(name)", arg=f"{name}, {width} × {height}")
+
+    def tick(self, *models: str) -> None:
+        """Tick these runs and no others."""
+        for box in self.page.locator("#models input").all():
+            box.set_checked(box.input_value() in models)
+
+    def ask(self, words: str = "") -> None:
+        """Ask, and wait until all answers are whole."""
+        self.page.fill("#words", words)
+        self.page.click("#send")
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until no answer is under way."""
+        self.page.wait_for_selector("#send:visible")
+
+    def answers(self) -> dict[str, str]:
+        """The words of each run for the last question."""
+        cards = self.page.locator(".answers").last.locator(".answer").all()
+        return {card.locator("h2").inner_text(): card.locator(".text").inner_text() for card in cards}
+
+
+@contextlib.contextmanager
+def visiting(browser: Any, url: str, key: str | None = KEY, **options: Any) -> Iterator[Visit]:
+    """Open the page; the test fails if it asks another host for anything, or a script of it fails.
+
+    Args:
+        browser: Playwright's.
+        url: of the page.
+        key: typed into the login.
+        options: of the browser's context.
+
+    Yields:
+        The visit.
+    """
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    visit = Visit(page)
+    context.on("request", lambda request: visit.requests.append(request.url))
+    page.on("pageerror", lambda error: visit.errors.append(str(error)))
+    page.on("console", lambda message: visit.errors.append(message.text) if "Policy" in message.text else None)
+    try:
+        page.goto(url)
+        if key is not None:
+            log_in(visit, key)
+            page.wait_for_selector("#models input")
+        yield visit
+        assert [address for address in visit.requests if not address.startswith((url, "blob:", "data:"))] == []
+        assert visit.errors == []
+    finally:
+        context.close()
+
+
+def log_in(visit: Visit, key: str) -> None:
+    """Type a key into the login."""
+    visit.page.wait_for_selector("#login[open]")
+    visit.page.fill("#key", key)
+    visit.page.click("#login button")
