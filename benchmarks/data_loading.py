@@ -41,7 +41,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import Preprocess
 from medcap.training.data import TrainingData
-from medcap.training.distributed.world import single_world
+from medcap.training.distributed.context import single_world
 from medcap.training.keys import TRAINING_KEYS
 
 BATCH_SIZE = 16

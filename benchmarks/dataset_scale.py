@@ -26,7 +26,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.epoch_order import EpochPlan, plan_packed
+from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.packing import SampleTable
 from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import ChatDataset, chat_dataset
@@ -184,7 +184,7 @@ def _read_random(rows: JsonRows, num_reads: int) -> int:
     return num_reads
 
 
-def _load_batches(dataset: ChatDataset, plan: EpochPlan) -> int:
+def _load_batches(dataset: ChatDataset, plan: EpochOrder) -> int:
     for start in range(0, LOADED_BATCHES * BATCH_SIZE, BATCH_SIZE):
         dataset.load(plan, start, start + BATCH_SIZE, pil_to_tensor)
     return LOADED_BATCHES * BATCH_SIZE

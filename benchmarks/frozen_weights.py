@@ -37,7 +37,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear, quantise_layer
 from medcap.modules.label_loss import IGNORE_INDEX
 from medcap.training.data import TrainingData
-from medcap.training.distributed.world import single_world
+from medcap.training.distributed.context import single_world
 from medcap.training.keys import TRAINING_KEYS
 
 SMALL = {"vocab_size": 768, "num_layers": 4, "num_heads": 6, "num_kv_heads": 3, "embed_dim": 192}
@@ -149,7 +149,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         input_pos=places,
         document=torch.zeros_like(tokens),
         branch=torch.zeros_like(tokens),
-        after_preamble=torch.zeros_like(tokens),
+        after_prompt_prefix=torch.zeros_like(tokens),
         target_positions=labelled.flatten().nonzero().flatten(),
         images=torch.randint(
             256, (rows, 3, TINY_TOWER["image_size"], TINY_TOWER["image_size"]), dtype=torch.uint8, generator=generator
@@ -251,7 +251,7 @@ def run(model: VisionLanguageModel, batch: Batch, image_rows: Tensor) -> Outputs
 
 def _forward(model: VisionLanguageModel, batch: Batch, image_rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     image_rows = image_rows.to(model.dtype, copy=True).requires_grad_()
-    model.learn_preamble(batch.preamble)
+    model.cache_prompt_prefix(batch.prompt_prefix)
     hidden, targets = model.hidden_at_targets(batch, image_rows)
     return model.unembed(hidden), targets, image_rows
 

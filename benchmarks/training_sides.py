@@ -16,7 +16,7 @@ from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.data.batch import Batch, make_batch
 from medcap.data.epoch_order import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
-from medcap.data.shared_prefix import continue_preamble, find_preamble
+from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.models.projectors.mlp import mlp
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
@@ -86,16 +86,16 @@ class Ours(Side):
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
         """Pack the samples, all of the step in one batch."""
         samples = [self._sample(example) for example in examples]
-        preamble = find_preamble(samples, IMAGE)
-        self.model.learn_preamble(preamble)
-        samples = [continue_preamble(sample, preamble, IMAGE) for sample in samples]
+        prompt_prefix = find_prompt_prefix(samples, IMAGE)
+        self.model.cache_prompt_prefix(prompt_prefix)
+        samples = [continue_prompt_prefix(sample, prompt_prefix, IMAGE) for sample in samples]
         plan = plan_packed(make_table(samples), np.arange(len(samples)), self.preset.row_length)
         rows = [
             pack_row([[samples[index] for index in document] for document in row], self.preset.row_length, EOT)
             for row in plan.rows(0, len(plan))
         ]
         batch = make_batch(
-            rows, IMAGE, self.preset.image_tokens, images.__getitem__, preamble=preamble, static_shape=True
+            rows, IMAGE, self.preset.image_tokens, images.__getitem__, prompt_prefix=prompt_prefix, static_shape=True
         )
         return [batch.to(self.device)]
 

@@ -7,7 +7,7 @@ import sys
 from omegaconf import DictConfig
 
 from medcap.configuration import recipe
-from medcap.training.distributed.world import join_world
+from medcap.training.distributed.context import join_world
 from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import DISTRIBUTED_KEYS
 from medcap.training.run_recipe import run_recipe

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from medcap.checkpoints.build_model import choose_device
 from medcap.configuration import recipe
-from medcap.training.distributed.world import single_world
+from medcap.training.distributed.context import single_world
 from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import TRAINING_KEYS
 from medcap.training.run_recipe import run_recipe

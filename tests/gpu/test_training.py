@@ -8,7 +8,7 @@ import torch
 
 from helpers.packed_samples import (
     NUM_TARGETS,
-    PREAMBLE,
+    PROMPT_PREFIX,
     SAMPLES,
     batch_of,
     gradients,
@@ -26,17 +26,17 @@ WIDE_HEADS = {"num_heads": 2, "num_kv_heads": 1}
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("preamble", [(), PREAMBLE])
+@pytest.mark.parametrize("prompt_prefix", [(), PROMPT_PREFIX])
 @pytest.mark.parametrize("row_length", [64, 150], ids=["blocks", "a part of a block"])
-def test_flex_attention_gives_what_the_mask_and_the_plain_way_give(device, row_length, preamble, compiled):
+def test_flex_attention_gives_what_the_mask_and_the_plain_way_give(device, row_length, prompt_prefix, compiled):
     images = tiny_images()
     expected = plain_loss(tiny_model(**WIDE_HEADS), images)
     wanted = gradients(model := tiny_model(**WIDE_HEADS), plain_loss(model, images))
     model.to(device)
-    model.learn_preamble(preamble)
+    model.cache_prompt_prefix(prompt_prefix)
     if compiled:
         model.compile_layers()
-    batch = batch_of(SAMPLES, images, row_length, preamble=preamble).to(device)
+    batch = batch_of(SAMPLES, images, row_length, prompt_prefix=prompt_prefix).to(device)
     for static_shape in (True, False):
         loss = model.losses(replace(batch, static_shape=static_shape))["text"] / NUM_TARGETS
         found = gradients(model, loss)

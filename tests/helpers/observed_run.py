@@ -15,7 +15,7 @@ from helpers.warm_start import WarmStart
 from helpers.workspace import Workspace
 from medcap.configuration import recipe
 from medcap.training.data import LoadedStep
-from medcap.training.distributed.world import join_world
+from medcap.training.distributed.context import join_world
 from medcap.training.finetune_recipe import FineTuneRecipe
 from medcap.training.keys import DISTRIBUTED_KEYS
 from medcap.training.run_recipe import run_recipe

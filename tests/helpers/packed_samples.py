@@ -14,7 +14,7 @@ from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.data.batch import Batch, make_batch
 from medcap.data.epoch_order import plan_packed
 from medcap.data.packing import Sample, make_table, pack_row
-from medcap.data.shared_prefix import continue_preamble
+from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
@@ -22,7 +22,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 
 IMAGE = 7
 K = 4
-PREAMBLE = (1, 2)
+PROMPT_PREFIX = (1, 2)
 
 
 def tiny_model(**changes: Any) -> VisionLanguageModel:
@@ -44,8 +44,8 @@ def tiny_images() -> dict[str, Tensor]:
 
 
 def sample(image: str | None, question: Sequence[int], answer: Sequence[int]) -> Sample:
-    """The preamble, an image, a question, and an answer that is learnt."""
-    head = [*PREAMBLE, *([IMAGE] * K if image else [])]
+    """The prompt prefix, an image, a question, and an answer that is learnt."""
+    head = [*PROMPT_PREFIX, *([IMAGE] * K if image else [])]
     tokens = np.array([*head, *question, *answer], dtype=np.int32)
     successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
     return Sample(tokens[:-1], successors[1:], (image,) if image else (), len(head) if image else 0, "row")
@@ -66,16 +66,16 @@ def batch_of(
     images: Mapping[str, Tensor],
     row_length: int,
     share: bool = True,
-    preamble: tuple[int, ...] = (),
+    prompt_prefix: tuple[int, ...] = (),
 ) -> Batch:
     """Pack samples into rows of ``row_length`` tokens; samples over one image ``share`` their prefix."""
-    samples = [continue_preamble(one, preamble, IMAGE) for one in samples]
+    samples = [continue_prompt_prefix(one, prompt_prefix, IMAGE) for one in samples]
     plan = plan_packed(make_table(samples), np.arange(len(samples)), row_length, share)
     rows = [
         pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
         for row in plan.rows(0, len(plan))
     ]
-    return make_batch(rows, IMAGE, K, images.__getitem__, preamble=preamble)
+    return make_batch(rows, IMAGE, K, images.__getitem__, prompt_prefix=prompt_prefix)
 
 
 def gradients(model: VisionLanguageModel, loss: Tensor) -> dict[str, Tensor]:

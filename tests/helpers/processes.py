@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
-from medcap.training.distributed.world import World, join_world
+from medcap.training.distributed.context import DistributedContext, join_world
 
 
 def run_in_processes(
@@ -74,7 +74,7 @@ def _run(
     names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % local_size, "LOCAL_WORLD_SIZE": local_size}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
-    world: World | None = None
+    world: DistributedContext | None = None
     try:
         world = join_world("cpu", timeout_minutes=0.5)
         results.put((rank, function(world, *arguments), None))

@@ -51,7 +51,7 @@ class LLMPlan:
         vocab_size: rows of the embedding table.
         max_seq_len: positions that the decoder knows.
         shares_embedding: the files have no output projection because it is the embedding table.
-        continues_preamble: whether all layers can continue keys and values that were computed before.
+        continues_prompt_prefix: whether all layers can continue keys and values that were computed before.
         copied_output: the source that repeats the embedding table as output projection, where the decoder has one
             table for both.
         llm_weights: precision of the layers' linear maps, of ``LLM_WEIGHTS``; ``bf16`` is that of all else.
@@ -65,7 +65,7 @@ class LLMPlan:
     max_seq_len: int
     shares_embedding: bool
     copied_output: str | None
-    continues_preamble: bool
+    continues_prompt_prefix: bool
     llm_weights: str = UNQUANTISED
 
     def load(
@@ -203,7 +203,7 @@ def plan_llm(
         max_seq_len=shape.max_seq_len,
         shares_embedding=shares_embedding,
         copied_output=copied_output,
-        continues_preamble=all(map(can_freeze, decoder.layers)),
+        continues_prompt_prefix=all(map(can_freeze, decoder.layers)),
         llm_weights=llm_weights,
     )
 

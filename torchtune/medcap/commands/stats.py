@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     speed = _speed(options)
     file = training_data.open_training_file(options)
     checker = file.checker
-    _find_preamble(file)
+    _find_prompt_prefix(file)
     found = survey(checker, training_data.num_processes(options), read_header, "reading")
     findings: dict[str, Any] = {
         "file": str(checker.rows.path),
@@ -117,7 +117,7 @@ def _batch(options: argparse.Namespace, file: TrainingFile) -> dict[str, Any]:
     }
 
 
-def _find_preamble(file: TrainingFile) -> None:
+def _find_prompt_prefix(file: TrainingFile) -> None:
     """Let the samples leave out the words that all of them begin with, as training does."""
     from medcap.datasets.chat import ChatDataset
 
@@ -133,8 +133,8 @@ def _find_preamble(file: TrainingFile) -> None:
         checker.max_seq_len,
         packed=True,
     )
-    dataset.find_preamble()
-    checker.preamble = dataset.preamble
+    dataset.find_prompt_prefix()
+    checker.prompt_prefix = dataset.prompt_prefix
 
 
 def _plan(options: argparse.Namespace, file: TrainingFile, found: Survey, packed: bool) -> Packing:
@@ -210,7 +210,7 @@ def _packing_lines(plan: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     accumulated = settings["gradient_accumulation_steps"]
     times = f" x {accumulated} batches a step" if accumulated > 1 else ""
     steps = f"{plan['steps']:,} steps an epoch at batch_size={settings['batch_size']}{times}"
-    saved = f"{plan['saved_by_preamble']:,} tokens saved by the preamble"
+    saved = f"{plan['saved_by_preamble']:,} tokens saved by the prompt prefix"
     if not plan["packed"]:
         computed = f"{plan['tokens']:,} tokens computed at most: those of one batch share their images; {saved}"
         return [f"not packed: {plan['units']:,} samples, {steps}", f"  {computed}"]

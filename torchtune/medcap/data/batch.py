@@ -38,7 +38,7 @@ class Batch:
         input_pos: ``[R, S]`` int64, restarts at every sample.
         document: ``[R, S]`` int64, -1 for padding.
         branch: ``[R, S]`` int64, 0 for the shared prefix.
-        after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
+        after_prompt_prefix: ``[R, S]`` int64, 1 where a token's document continues the prompt prefix, else 0.
         target_positions: ``[n]`` int64 flat positions of the tokens that predict something, ascending: a device that
             had to look for them would stop for the answer.
         images: ``[N, 3, H, W]`` uint8, or None.
@@ -47,7 +47,7 @@ class Batch:
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn.
         names: the records in it, for messages to the user.
-        preamble: the tokens that come before the documents that continue it.
+        prompt_prefix: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
         buffer: the memory that holds all the tensors, if it is one piece.
     """
@@ -57,14 +57,14 @@ class Batch:
     input_pos: Tensor = field(metadata=_TOKEN)
     document: Tensor = field(metadata=_TOKEN)
     branch: Tensor = field(metadata=_TOKEN)
-    after_preamble: Tensor = field(metadata=_TOKEN)
+    after_prompt_prefix: Tensor = field(metadata=_TOKEN)
     target_positions: Tensor = field(metadata=_INDEX)
     images: Tensor | None = field(metadata=_IMAGE)
     image_positions: Tensor | None = field(metadata=_IMAGE_INDEX)
     num_tokens: int
     counts: Mapping[str, int]
     names: tuple[str, ...] = ()
-    preamble: tuple[int, ...] = ()
+    prompt_prefix: tuple[int, ...] = ()
     static_shape: bool = False
     buffer: Tensor | None = None
 
@@ -181,7 +181,7 @@ def make_batch(
     num_image_tokens: int,
     load_image: Callable[[object], Tensor],
     names: tuple[str, ...] = (),
-    preamble: tuple[int, ...] = (),
+    prompt_prefix: tuple[int, ...] = (),
     static_shape: bool = False,
 ) -> Batch:
     """Stack rows and load their images.
@@ -192,7 +192,7 @@ def make_batch(
         num_image_tokens: K, placeholders for each image.
         load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
-        preamble: as in ``Batch``.
+        prompt_prefix: as in ``Batch``.
         static_shape: as in ``Batch``.
 
     Returns:
@@ -219,6 +219,6 @@ def make_batch(
         num_tokens=int((columns["document"] != PADDING_DOCUMENT).sum()),
         counts={TEXT: int((targets != IGNORE_INDEX).sum())},
         names=names,
-        preamble=preamble,
+        prompt_prefix=prompt_prefix,
         static_shape=static_shape,
     )

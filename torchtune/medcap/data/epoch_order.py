@@ -10,7 +10,7 @@ from medcap.data.packing import SampleTable, make_documents, pack_documents
 
 
 @dataclass(frozen=True)
-class EpochPlan:
+class EpochOrder:
     """An epoch as a list of units: packed rows of documents, or samples.
 
     A batch is a stretch of consecutive units, whatever the number of processes that share it. So the place of a run in
@@ -55,7 +55,7 @@ def plan_packed(
     share_images: bool = True,
     generator: np.random.Generator | None = None,
     far: bool = True,
-) -> EpochPlan:
+) -> EpochOrder:
     """Put every usable sample into exactly one packed row.
 
     Args:
@@ -75,7 +75,7 @@ def plan_packed(
     starts = np.concatenate([[0], np.cumsum(sizes)])
     # The places of the samples, document after document in the order of the rows.
     places = np.repeat(documents.starts[:-1][rows.documents] - starts[:-1], sizes) + np.arange(starts[-1])
-    return EpochPlan(documents.samples[places], starts, rows.starts)
+    return EpochOrder(documents.samples[places], starts, rows.starts)
 
 
 @dataclass(frozen=True)

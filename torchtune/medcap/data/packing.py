@@ -26,7 +26,7 @@ class Sample:
     """A tokenized record.
 
     Nothing stands in it that need not be computed: it ends with the last token that predicts something, and does not
-    repeat the preamble that it continues.
+    repeat the prompt prefix that it continues.
 
     Attributes:
         tokens: ``[n]`` int32.
@@ -34,7 +34,7 @@ class Sample:
         images: the images of its runs of placeholders, in order.
         images_end: the place behind its last image token, 0 without images.
         name: how messages to the user call it.
-        start: the position of its first token: the tokens of the preamble that it continues, or 0.
+        start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
     """
 
     tokens: np.ndarray
@@ -98,7 +98,7 @@ class PackedRow:
         input_pos: the position of each token in its sample.
         document: which document a token belongs to, -1 for padding.
         branch: 0 in the shared prefix, 1, 2, ... in the branches.
-        after_preamble: 1 where a token's document continues the preamble, else 0.
+        after_prompt_prefix: 1 where a token's document continues the prompt prefix, else 0.
         images: the images of the row's runs of placeholders, in order.
     """
 
@@ -107,7 +107,7 @@ class PackedRow:
     input_pos: np.ndarray
     document: np.ndarray
     branch: np.ndarray
-    after_preamble: np.ndarray
+    after_prompt_prefix: np.ndarray
     images: tuple[Hashable, ...]
 
 
@@ -118,7 +118,7 @@ TOKEN_FIELDS = {
     "input_pos": 0,
     "document": PADDING_DOCUMENT,
     "branch": 0,
-    "after_preamble": 0,
+    "after_prompt_prefix": 0,
 }
 
 
@@ -295,7 +295,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
                 "input_pos": sample.start + np.arange(start, stop),
                 "document": number,
                 "branch": branch,
-                "after_preamble": sample.start > 0,
+                "after_prompt_prefix": sample.start > 0,
             }
             for name, value in values.items():
                 columns[name][position:end] = value

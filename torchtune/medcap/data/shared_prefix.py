@@ -1,6 +1,6 @@
 """The words that samples begin with, before anything that is learnt or seen.
 
-Their keys and values in a frozen language model never change, so a model computes them once (``learn_preamble`` of
+Their keys and values in a frozen language model never change, so a model computes them once (``cache_prompt_prefix`` of
 ``VisionLanguageModel``) and samples leave them out.
 """
 
@@ -16,7 +16,7 @@ from medcap.data.packing import Sample
 from medcap.modules.label_loss import IGNORE_INDEX
 
 
-def find_preamble(samples: Iterable[Sample], image_token_id: int) -> tuple[int, ...]:
+def find_prompt_prefix(samples: Iterable[Sample], image_token_id: int) -> tuple[int, ...]:
     """The beginning that saves the most tokens if it is left out wherever it stands.
 
     Args:
@@ -32,22 +32,22 @@ def find_preamble(samples: Iterable[Sample], image_token_id: int) -> tuple[int, 
     return max(shared, default=(0, ()))[1]
 
 
-def continue_preamble(sample: Sample, preamble: tuple[int, ...], image_token_id: int) -> Sample:
-    """Leave the preamble out of a sample that begins with it.
+def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image_token_id: int) -> Sample:
+    """Leave the prompt prefix out of a sample that begins with it.
 
     Args:
         sample: a whole one.
-        preamble: from :func:`find_preamble`.
+        prompt_prefix: from :func:`find_prompt_prefix`.
         image_token_id: the id at image positions.
 
     Returns:
         The rest of it, or the sample itself if it begins otherwise or with something that is learnt.
     """
-    count = len(preamble)
-    # The token behind the preamble is computed, so something is left even of a sample that is nothing else.
+    count = len(prompt_prefix)
+    # The token behind the prompt prefix is computed, so something is left even of a sample that is nothing else.
     if not count or count > _head_length(sample, image_token_id) or count >= len(sample.tokens):
         return sample
-    if tuple(sample.tokens[:count].tolist()) != preamble:
+    if tuple(sample.tokens[:count].tolist()) != prompt_prefix:
         return sample
     return replace(
         sample,

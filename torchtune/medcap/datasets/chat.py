@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
 from medcap.data.conversations import STYLES, read_record
-from medcap.data.epoch_order import EpochPlan, plan_packed
+from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.samples import tokenize_record
-from medcap.data.shared_prefix import continue_preamble, find_preamble
+from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.data.storage.cache import cache_folder
 from medcap.data.tokenization import ChatTokenizer, LabelRules
 from medcap.datasets.rows.source import RowSource, open_source
@@ -30,7 +30,7 @@ from medcap.errors import UserError
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
 COUNT_ALWAYS = 100_000
 # Rows that are looked at for the words that all of them begin with.
-_PREAMBLE_ROWS = 64
+_PROMPT_PREFIX_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ChatDataset:
         row_length: tokens that a sample keeps, and the length of a packed row.
         packed: whether the units of a batch are full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
-        preamble: tokens that samples leave out where they begin with them, because the model has computed them.
+        prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
     """
 
     rows: RowSource
@@ -65,7 +65,7 @@ class ChatDataset:
     row_length: int
     packed: bool
     share_images: bool = True
-    preamble: tuple[int, ...] = ()
+    prompt_prefix: tuple[int, ...] = ()
     _table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -90,7 +90,7 @@ class ChatDataset:
             "row_length": self.row_length,
             "packed": self.packed,
             "share_images": self.share_images,
-            "preamble": self.preamble,
+            "preamble": self.prompt_prefix,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -124,15 +124,17 @@ class ChatDataset:
         except Exception as error:
             error.add_note(name)
             raise
-        return continue_preamble(whole, self.preamble, self.tokenizer.image_token_id)
+        return continue_prompt_prefix(whole, self.prompt_prefix, self.tokenizer.image_token_id)
 
-    def find_preamble(self) -> None:
+    def find_prompt_prefix(self) -> None:
         """Look at some rows for the words that samples begin with; from then on these are left out."""
         samples = []
-        for index in np.unique(np.linspace(0, self.num_rows - 1, min(_PREAMBLE_ROWS, self.num_rows)).astype(np.int64)):
+        for index in np.unique(
+            np.linspace(0, self.num_rows - 1, min(_PROMPT_PREFIX_ROWS, self.num_rows)).astype(np.int64)
+        ):
             with contextlib.suppress(UserError):
                 samples.append(self.sample(int(index)))
-        self.preamble = find_preamble(samples, self.tokenizer.image_token_id)
+        self.prompt_prefix = find_prompt_prefix(samples, self.tokenizer.image_token_id)
 
     def count(self) -> None:
         """Learn the length of every sample, which packing needs; kept on disk for the next time.
@@ -147,7 +149,7 @@ class ChatDataset:
             reason = self._bad[min(self._bad)]
             raise UserError(f"{self.rows.path} holds no usable row; the first problem: {reason}")
 
-    def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochPlan:
+    def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
         """Put every usable sample into exactly one unit of the epoch.
 
         Args:
@@ -161,14 +163,14 @@ class ChatDataset:
         generator = np.random.default_rng([seed, epoch]) if shuffle else None
         order = self.rows.order(generator)
         if not self.packed:
-            return EpochPlan(order if self._table is None else order[self._table.lengths[order] > 0])
+            return EpochOrder(order if self._table is None else order[self._table.lengths[order] > 0])
         generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
         return plan_packed(
             self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
         )
 
     def load(
-        self, plan: EpochPlan, start: int, stop: int, transform: Callable[..., Tensor]
+        self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
     ) -> tuple[Batch | None, list[BadRow]]:
         """Read units ``start`` to ``stop`` of a plan with their images and lay them out.
 
@@ -203,7 +205,7 @@ class ChatDataset:
             self.tokenizer.num_image_tokens,
             images.__getitem__,
             tuple(samples[index].name for index in wanted if index in samples),
-            self.preamble,
+            self.prompt_prefix,
             static_shape=self.packed,
         )
         return batch, bad
@@ -239,7 +241,7 @@ class ChatDataset:
         documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
         row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
         packed = pack_documents(documents.lengths, row_length)
-        plan = EpochPlan(documents.samples, documents.starts)
+        plan = EpochOrder(documents.samples, documents.starts)
         rows = [
             [
                 [samples[index] for index in plan.samples[plan.documents[place] : plan.documents[place + 1]]]
@@ -295,7 +297,7 @@ class ChatDataset:
         # A shared prefix ends with an image; without one, the rows must be looked at.
         if self._table is not None and self._table.prefixes.any():
             return True
-        some = np.linspace(0, self.num_rows - 1, min(_PREAMBLE_ROWS, self.num_rows)).astype(np.int64).tolist()
+        some = np.linspace(0, self.num_rows - 1, min(_PROMPT_PREFIX_ROWS, self.num_rows)).astype(np.int64).tolist()
         for index in itertools.chain(some, range(self.num_rows)):
             with contextlib.suppress(UserError):
                 if self.sample(index).images:
@@ -362,7 +364,7 @@ def chat_dataset(
     rules = LabelRules(train_on_input, train_on_header, mask_after_image)
     dataset = ChatDataset(rows, reader, tokenizer, conversation_style, rules, max_seq_len, packed, share_images)
     if share_preamble:
-        dataset.find_preamble()
+        dataset.find_prompt_prefix()
     if packed or len(rows) <= COUNT_ALWAYS:
         dataset.count()
     return dataset

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Ticket:
+class RequestHandle:
     """A request on its way.
 
     Attributes:
@@ -72,9 +72,9 @@ class LiveGenerator:
         self.max_rows = max_rows
         self.capacity = min(capacity, first.max_seq_len)
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
-        self._taken: dict[Prompt, Ticket] = {}
-        self._dropped: list[Ticket] = []
+        self._waiting: deque[RequestHandle] = deque()
+        self._taken: dict[Prompt, RequestHandle] = {}
+        self._dropped: list[RequestHandle] = []
         self._closing = self._closing_now = False
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="medcap-live", daemon=True)
@@ -126,7 +126,7 @@ class LiveGenerator:
         on_token: Callable[[int], None],
         on_end: Callable[[Generation], None],
         place: int = 0,
-    ) -> Ticket:
+    ) -> RequestHandle:
         """Have a prompt answered.
 
         Args:
@@ -138,7 +138,7 @@ class LiveGenerator:
         Returns:
             A ticket, for :meth:`cancel`.
         """
-        ticket = Ticket(prompt, place, on_token, on_end)
+        ticket = RequestHandle(prompt, place, on_token, on_end)
         with self._changed:
             if not self._closing and self._thread.is_alive():
                 self._waiting.append(ticket)
@@ -147,7 +147,7 @@ class LiveGenerator:
         on_end(_failed(CLOSING))
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: RequestHandle) -> None:
         """Give up a request; it is not told anything any more.
 
         Args:

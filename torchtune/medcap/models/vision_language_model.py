@@ -66,7 +66,7 @@ class VisionLanguageModel(nn.Module):
         self.checkpointed_layers = 0
         self.always_backward = False
         self.compiled = False
-        self._preambles: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._prompt_prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self.further = nn.ModuleList(further)
         for component in self.components.values():
             component.attach(self)
@@ -138,23 +138,23 @@ class VisionLanguageModel(nn.Module):
             return embeddings
         return inject_image_rows(embeddings, image_rows, image_positions)
 
-    def learn_preamble(self, preamble: tuple[int, ...]) -> None:
+    def cache_prompt_prefix(self, prompt_prefix: tuple[int, ...]) -> None:
         """Compute and keep the keys and values of words that batches will leave out.
 
         Where processes divide the layers among them, all must call it together.
 
         Args:
-            preamble: token ids, no image among them; none is nothing to learn.
+            prompt_prefix: token ids, no image among them; none is nothing to learn.
 
         Raises:
-            ValueError: if the decoder has layers of a kind that cannot continue a preamble.
+            ValueError: if the decoder has layers of a kind that cannot continue a prompt prefix.
         """
-        if not preamble or preamble in self._preambles:
+        if not prompt_prefix or prompt_prefix in self._prompt_prefixes:
             return
         if not self.frozen_layers:
-            raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a preamble")
-        tokens = torch.tensor([preamble], device=self.device)
-        positions = torch.arange(len(preamble), device=self.device)[None]  # [1, P]
+            raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a prompt prefix")
+        tokens = torch.tensor([prompt_prefix], device=self.device)
+        positions = torch.arange(len(prompt_prefix), device=self.device)[None]  # [1, P]
         kept: list[tuple[Tensor, Tensor]] = []
         # Not compiled: for one short row it does not pay, and its shape would be compiled for beside that of batches.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -164,7 +164,7 @@ class VisionLanguageModel(nn.Module):
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
                 )
                 kept.append((keys[0], values[0]))  # [P, H_kv, h]
-        self._preambles[preamble] = kept
+        self._prompt_prefixes[prompt_prefix] = kept
 
     def hidden(self, embeddings: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor) -> Tensor:
         """Run the decoder's layers.
@@ -266,20 +266,33 @@ class VisionLanguageModel(nn.Module):
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
         if ragged:
             options["ragged"] = RaggedAttention(
-                batch.document[0], batch.branch[0], batch.after_preamble[0] > 0, len(batch.preamble), places, self.dtype
+                batch.document[0],
+                batch.branch[0],
+                batch.after_prompt_prefix[0] > 0,
+                len(batch.prompt_prefix),
+                places,
+                self.dtype,
             )
         else:
             # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
             flex = batch.static_shape and batch.tokens.is_cuda
-            mask = packed_attention_mask(batch.document, batch.branch, flex, batch.after_preamble, len(batch.preamble))
+            mask = packed_attention_mask(
+                batch.document, batch.branch, flex, batch.after_prompt_prefix, len(batch.prompt_prefix)
+            )
             # Added, not boolean: a boolean mask would be turned into this one anew, and kept, in every layer.
             options["mask"] = mask if flex else added_mask(mask, self.dtype)
-        preambles = self._preambles[batch.preamble] if batch.preamble else [None] * len(self.decoder.layers)
+        prompt_prefixes = (
+            self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
+        )
         tables = self._rotation_tables(batch.input_pos)
         states, last = embeddings, len(self.decoder.layers) - 1
-        for number, (layer, preamble, table) in enumerate(zip(self.decoder.layers, preambles, tables, strict=True)):
+        for number, (layer, prompt_prefix, table) in enumerate(
+            zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
+        ):
             wanted = places if number == last else None
-            states = self._run(number, layer, states, preamble=preamble, table=table, places=wanted, **options)
+            states = self._run(
+                number, layer, states, prompt_prefix=prompt_prefix, table=table, places=wanted, **options
+            )
         return states[0]
 
     def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:

@@ -11,8 +11,8 @@ def packed_attention_mask(
     document: Tensor,
     branch: Tensor,
     flex: bool = False,
-    after_preamble: Tensor | None = None,
-    preamble_length: int = 0,
+    after_prompt_prefix: Tensor | None = None,
+    prompt_prefix_length: int = 0,
 ) -> Tensor | BlockMask:
     """Causal, within a document, and of the branches only the shared prefix (0) and the query's own.
 
@@ -22,8 +22,8 @@ def packed_attention_mask(
         document: ``[R, S]`` int64.
         branch: ``[R, S]`` int64.
         flex: make a block mask for FlexAttention, which skips the blocks that nobody attends to.
-        after_preamble: ``[R, S]`` int64, 1 where a token's document continues the preamble, else 0.
-        preamble_length: P, keys of the preamble before those of the row.
+        after_prompt_prefix: ``[R, S]`` int64, 1 where a token's document continues the prompt prefix, else 0.
+        prompt_prefix_length: P, keys of the prompt prefix before those of the row.
 
     Returns:
         ``[R, S, P + S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
@@ -32,22 +32,22 @@ def packed_attention_mask(
     if flex:
 
         def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            own = (key - preamble_length).clamp(min=0)
+            own = (key - prompt_prefix_length).clamp(min=0)
             same_document = document[row, query] == document[row, own]
             visible = (branch[row, own] == 0) | (branch[row, own] == branch[row, query])
             inside = (query >= own) & same_document & visible
-            if not preamble_length:
+            if not prompt_prefix_length:
                 return inside
-            return torch.where(key < preamble_length, after_preamble[row, query] > 0, inside)
+            return torch.where(key < prompt_prefix_length, after_prompt_prefix[row, query] > 0, inside)
 
-        return create_block_mask(attends, rows, None, length, preamble_length + length, device=document.device)
+        return create_block_mask(attends, rows, None, length, prompt_prefix_length + length, device=document.device)
     causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
     same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
     visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     inside = causal & same_document & visible
-    if not preamble_length:
+    if not prompt_prefix_length:
         return inside
-    return torch.cat([(after_preamble > 0)[:, :, None].expand(-1, -1, preamble_length), inside], 2)
+    return torch.cat([(after_prompt_prefix > 0)[:, :, None].expand(-1, -1, prompt_prefix_length), inside], 2)
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -46,7 +46,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         training_pass: bool = False,
         table: Tensor | None = None,
         ragged: RaggedAttention | None = None,
-        preamble: tuple[Tensor, Tensor] | None = None,
+        prompt_prefix: tuple[Tensor, Tensor] | None = None,
         places: Tensor | None = None,
         with_keys: bool = False,
         **others: Any,
@@ -60,7 +60,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             training_pass: run the way of training.
             table: from ``rotation_table``; like the next two and ``with_keys`` only in training.
             ragged: in the place of ``mask``.
-            preamble: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
+            prompt_prefix: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
             places: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted. Every position
                 still gives its key and value to the others.
             with_keys: return the keys and values too, ``[R, S, H_kv, h]`` each.
@@ -89,9 +89,9 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         if self.attn.q_norm is not None:
             query = self.attn.q_norm(query)
         if ragged is not None:
-            attended = ragged.attend(query[0], key[0], value[0], preamble, last=places is not None)[None]
+            attended = ragged.attend(query[0], key[0], value[0], prompt_prefix, last=places is not None)[None]
         else:
-            attended = _attend(query, key, value, preamble, mask)
+            attended = _attend(query, key, value, prompt_prefix, mask)
         attended = attended.flatten(2)  # [R, S, H * h]
         if places is not None and ragged is None:
             states, attended = _take(states, places), _take(attended, places)
@@ -143,14 +143,14 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    preamble: tuple[Tensor, Tensor] | None,
+    prompt_prefix: tuple[Tensor, Tensor] | None,
     mask: Tensor | BlockMask | None,
 ) -> Tensor:
-    if preamble is not None:
+    if prompt_prefix is not None:
         rows = query.shape[0]
         key, value = (
             torch.cat([before.expand(rows, -1, -1, -1), own], 1)  # [R, P + S, H_kv, h]
-            for before, own in zip(preamble, (key, value), strict=True)
+            for before, own in zip(prompt_prefix, (key, value), strict=True)
         )
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [R, H, S, h]
     grouped = query.shape[1] != key.shape[1]

@@ -20,8 +20,8 @@ class Piece:
     Attributes:
         document: whose keys they attend to.
         num_keys: how many of them, from the document's first.
-        mask: ``[queries, P + num_keys]`` of what is added to the scores, 0 or minus infinity; P tokens of the preamble
-            come first if the document follows it, else P is 0.
+        mask: ``[queries, P + num_keys]`` of what is added to the scores, 0 or minus infinity. P is the length of the
+            prompt prefix if the document follows it, and 0 otherwise; these keys come first.
     """
 
     document: int
@@ -35,8 +35,8 @@ class RaggedAttention:
     Args:
         document: ``[n]`` int64, which document each token belongs to, ascending.
         branch: ``[n]`` int64, 0 in a document's shared prefix, then 1, 2, ... in its branches.
-        after_preamble: ``[n]`` bool, whether the token's document continues the preamble.
-        preamble_length: tokens of the preamble; 0 without one.
+        after_prompt_prefix: ``[n]`` bool, whether the token's document continues the prompt prefix.
+        prompt_prefix_length: tokens of the prompt prefix; 0 without one.
         places: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
         dtype: of the scores.
     """
@@ -45,8 +45,8 @@ class RaggedAttention:
         self,
         document: Tensor,
         branch: Tensor,
-        after_preamble: Tensor,
-        preamble_length: int,
+        after_prompt_prefix: Tensor,
+        prompt_prefix_length: int,
         places: Tensor,
         dtype: torch.dtype,
     ) -> None:
@@ -54,22 +54,22 @@ class RaggedAttention:
         sizes = torch.unique_consecutive(document, return_counts=True)[1]
         self.sizes: list[int] = sizes.tolist()
         starts = [0, *sizes.cumsum(0).tolist()]
-        self.follows: list[bool] = after_preamble[torch.tensor(starts[:-1], dtype=torch.int64)].tolist()
+        self.follows: list[bool] = after_prompt_prefix[torch.tensor(starts[:-1], dtype=torch.int64)].tolist()
         kept = torch.searchsorted(places, torch.tensor(starts)).tolist()
-        longest = max(self.sizes) + preamble_length
+        longest = max(self.sizes) + prompt_prefix_length
         forbidden = torch.ones(longest, longest, dtype=torch.bool).triu(1)
         self._causal = torch.zeros(longest, longest, dtype=dtype).masked_fill_(forbidden, -torch.inf)
         self._pieces: list[Piece] = []
         self._last_pieces: list[Piece] = []
         for index, size in enumerate(self.sizes):
-            before = preamble_length if self.follows[index] else 0
+            before = prompt_prefix_length if self.follows[index] else 0
             own = places[kept[index] : kept[index + 1]] - starts[index]  # [m_i]
             self._add(index, branch[starts[index] : starts[index] + size], before, own)
 
     def _add(self, index: int, branch: Tensor, before: int, own: Tensor) -> None:
         size = len(branch)
         prefix = int((branch == 0).sum())
-        # A query sees the preamble and what stands before it.
+        # A query sees the prompt prefix and what stands before it.
         rows = self._causal[before : before + size, : before + size]  # [s, P + s]
         if prefix == size:
             self._pieces.append(Piece(index, size, rows))
@@ -87,7 +87,7 @@ class RaggedAttention:
             self._last_pieces.append(Piece(index, size, whole[own]))
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, preamble: tuple[Tensor, Tensor] | None, last: bool = False
+        self, query: Tensor, key: Tensor, value: Tensor, prompt_prefix: tuple[Tensor, Tensor] | None, last: bool = False
     ) -> Tensor:
         """Attention of one layer.
 
@@ -95,7 +95,7 @@ class RaggedAttention:
             query: ``[n, H, h]``, or ``[m, H, h]`` of the places in the last layer.
             key: ``[n, H_kv, h]``.
             value: ``[n, H_kv, h]``.
-            preamble: its keys and values, ``[P, H_kv, h]`` each.
+            prompt_prefix: its keys and values, ``[P, H_kv, h]`` each.
             last: whether the queries are those of the places only.
 
         Returns:
@@ -108,9 +108,9 @@ class RaggedAttention:
         for piece, own_queries in zip(pieces, queries, strict=True):
             own_keys = _first(keys[piece.document], piece.num_keys)
             own_values = _first(values[piece.document], piece.num_keys)
-            if preamble is not None and self.follows[piece.document]:
-                own_keys = torch.cat([preamble[0], own_keys])
-                own_values = torch.cat([preamble[1], own_values])
+            if prompt_prefix is not None and self.follows[piece.document]:
+                own_keys = torch.cat([prompt_prefix[0], own_keys])
+                own_values = torch.cat([prompt_prefix[1], own_values])
             output = scaled_dot_product_attention(
                 own_queries.transpose(0, 1)[None],  # [1, H, q, h]
                 own_keys.transpose(0, 1)[None],

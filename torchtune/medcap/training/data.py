@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcap.configuration import build, find_component
 from medcap.data.batch import Batch
-from medcap.data.epoch_order import EpochPlan, share_batch
+from medcap.data.epoch_order import EpochOrder, share_batch
 from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.reliability.checkpointing import Position
 from medcap.training.reliability.loader_worker import begin_worker
 
@@ -62,7 +62,7 @@ class TrainingData:
         cfg: DictConfig,
         tokenizer: ChatTokenizer,
         transform: Callable[..., Tensor],
-        world: World,
+        world: DistributedContext,
         share_preamble: bool = True,
     ) -> None:
         self.cfg, self.transform, self.world = cfg, transform, world
@@ -109,11 +109,11 @@ class TrainingData:
     def _units_per_batch(self) -> int:
         return self.cfg.batch_size * self.world.size
 
-    def plan(self, epoch: int) -> EpochPlan:
+    def plan(self, epoch: int) -> EpochOrder:
         """The plan of an epoch, the same on every process."""
         return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
 
-    def units(self, epoch: int, plan: EpochPlan | None = None) -> int:
+    def units(self, epoch: int, plan: EpochOrder | None = None) -> int:
         """How many units of an epoch's plan are used."""
         if epoch not in self._lengths:
             self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
@@ -166,7 +166,7 @@ class TrainingData:
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
 
-    def _loader(self, dataset: ChatDataset, plan: EpochPlan, start: int, stop: int) -> DataLoader:
+    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader:
         parts = _Parts(dataset, plan, start, stop, self._units_per_batch, self.world, self.transform)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
@@ -191,11 +191,11 @@ class _Parts(Dataset):
     def __init__(
         self,
         dataset: ChatDataset,
-        plan: EpochPlan,
+        plan: EpochOrder,
         start: int,
         stop: int,
         units_per_batch: int,
-        world: World,
+        world: DistributedContext,
         transform: Callable[..., Tensor],
     ) -> None:
         self.dataset, self.plan, self.transform = dataset, plan, transform

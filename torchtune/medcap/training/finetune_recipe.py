@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 
 from medcap.checkpoints.build_model import choose_dtype, plan_model
 from medcap.training.data import TrainingData
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
-from medcap.training.distributed.sharded_optimizer import TrainedPart
-from medcap.training.distributed.world import World
+from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
-    FrozenProof,
+    FrozenWeightCheck,
     check_trainable,
     describe_parts,
     prepare_model,
@@ -56,7 +56,7 @@ class FineTuneRecipe:
         UserError: if ``trainable`` names something that cannot be trained.
     """
 
-    def __init__(self, cfg: DictConfig, world: World) -> None:
+    def __init__(self, cfg: DictConfig, world: DistributedContext) -> None:
         check_trainable(cfg.trainable)
         self.cfg, self.world = cfg, world
         self.distributed = "parallelism" in cfg
@@ -75,12 +75,14 @@ class FineTuneRecipe:
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype) if self.distributed else None
-        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_preamble)
+        data = TrainingData(
+            cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_prompt_prefix
+        )
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
-        self.proof = FrozenProof(cfg, plan, model)
-        trained = TrainedPart(prepare_model(model, cfg), cfg.optimizer, world)
+        self.proof = FrozenWeightCheck(cfg, plan, model)
+        trained = ShardedOptimizer(prepare_model(model, cfg), cfg.optimizer, world)
         if self.distributed:
             # Loading may have drawn a different number of values on each process.
             seed_everything(cfg.seed + world.rank)

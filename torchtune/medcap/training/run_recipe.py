@@ -10,7 +10,7 @@ from typing import Protocol
 
 from medcap.errors import UserError
 from medcap.reporting import QUIET_SECONDS, report, show_traceback, shown_command, unforeseen
-from medcap.training.distributed.world import FailedElsewhere, World
+from medcap.training.distributed.context import DistributedContext, FailedElsewhere
 from medcap.training.reliability.failures import explain
 
 LINGER_SECONDS = 1.0
@@ -19,7 +19,7 @@ LINGER_SECONDS = 1.0
 class TrainingRecipe(Protocol):
     """What the training recipes have in common."""
 
-    world: World
+    world: DistributedContext
 
     def setup(self) -> None: ...
     def train(self) -> int: ...
@@ -62,7 +62,7 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         sys.exit(status)
 
 
-def _let_others_notice(world: World) -> None:
+def _let_others_notice(world: DistributedContext) -> None:
     """End the collectives that the others wait in, and stay while they ask who tells of the error.
 
     Where torchrun does not answer them, this process may be the one that does.

@@ -145,7 +145,7 @@ def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
     return possible and wanted is not False
 
 
-class FrozenProof:
+class FrozenWeightCheck:
     """Proof that the language model did not change: the fingerprint of its weights before and after.
 
     Args:

@@ -18,8 +18,8 @@ from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
-from medcap.training.distributed.sharded_optimizer import TrainedPart
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
+from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.losses import LossWeights
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
@@ -57,9 +57,9 @@ class Trainer:
     def __init__(
         self,
         cfg: DictConfig,
-        world: World,
+        world: DistributedContext,
         model: VisionLanguageModel,
-        trained: TrainedPart,
+        trained: ShardedOptimizer,
         data: TrainingData,
         folder: RunFolder,
         llm: dict[str, Any],
@@ -74,7 +74,7 @@ class Trainer:
         self.trained.synchronise()
         for dataset in (data.dataset, data.validation):
             if dataset is not None:
-                model.learn_preamble(dataset.preamble)
+                model.cache_prompt_prefix(dataset.prompt_prefix)
         self.position = Position() if state is None else Position(**state["position"])
         self.total_steps = self.position.step + data.steps_left(self.position)
         self.bad_rows = BadRows(data.dataset.num_rows, cfg.max_bad_fraction, folder.log if world.is_main else None)

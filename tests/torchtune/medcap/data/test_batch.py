@@ -22,7 +22,7 @@ def batch():
         pack_row([[sample(None, [5, 6])], [sample("a", [3, 4]), sample("a", [5, 6, 7])]], 12, pad_id=0),
     ]
     images = {"a": torch.full((3, 2, 2), 1, dtype=torch.uint8), "b": torch.full((3, 2, 2), 2, dtype=torch.uint8)}
-    return make_batch(rows, IMAGE, 2, images.__getitem__, ("r",), preamble=(7, 8))
+    return make_batch(rows, IMAGE, 2, images.__getitem__, ("r",), prompt_prefix=(7, 8))
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -49,7 +49,7 @@ def test_without_padding_the_tokens_stand_in_one_row():
     assert flat.document.tolist() == [[0] * 5 + [1] * 4 + [2] * 3 + [3] * 7]
     assert flat.branch.tolist() == [[0] * 14 + [1, 1, 2, 2, 2]]
     assert flat.input_pos.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 1, 2, 0, 1, 2, 3, 2, 3, 4]]
-    assert flat.after_preamble.tolist() == [[0] * 5 + [1] * 4 + [0] * 10]
+    assert flat.after_prompt_prefix.tolist() == [[0] * 5 + [1] * 4 + [0] * 10]
     assert flat.image_positions.tolist() == [0, 1, 5, 6, 12, 13]
     assert flat.target_positions.tolist() == [3, 4, 7, 8, 10, 11, 14, 15, 17, 18]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medcap.data.epoch_order import EpochPlan, plan_packed, share_batch
+from medcap.data.epoch_order import EpochOrder, plan_packed, share_batch
 from medcap.data.packing import SampleTable
 
 
@@ -23,7 +23,7 @@ def test_a_plan_of_rows_names_documents_and_samples():
 
 
 def test_a_plan_of_samples_counts_samples():
-    plan = EpochPlan(np.array([2, 0, 1]))
+    plan = EpochOrder(np.array([2, 0, 1]))
     assert len(plan) == 3
     assert plan.samples_of(1, 3) == [0, 1]
 

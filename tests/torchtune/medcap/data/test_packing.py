@@ -39,18 +39,18 @@ def test_layout_of_a_shared_document_and_a_text_row():
     assert row.input_pos.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 0, 0]
     assert row.document.tolist() == [0] * 8 + [1] * 2 + [-1] * 2
     assert row.branch.tolist() == [0] * 3 + [1] * 2 + [2] * 3 + [0] * 4
-    assert row.after_preamble.tolist() == [0] * 12
+    assert row.after_prompt_prefix.tolist() == [0] * 12
     assert row.images == ("a",)
 
 
-def test_documents_that_continue_a_preamble_begin_behind_it():
+def test_documents_that_continue_a_prompt_prefix_begin_behind_it():
     row = pack_row([[sample([99, 99, 5, 7], 3, ("a",), 2, start=4)], [TEXT]], 6, pad_id=0)
     assert row.tokens.tolist() == [99, 99, 5, 1, 4, 0]
     assert row.input_pos.tolist() == [4, 5, 6, 0, 1, 0]
-    assert row.after_preamble.tolist() == [1, 1, 1, 0, 0, 0]
+    assert row.after_prompt_prefix.tolist() == [1, 1, 1, 0, 0, 0]
 
 
-def test_a_sample_behind_the_preamble_shares_with_none_before_it():
+def test_a_sample_behind_the_prompt_prefix_shares_with_none_before_it():
     begun = sample([99, 5, 6], 2, ("a",), 1, start=2)
     assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1)])[0] == [[0], [1]]
     assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1, start=2)])[0] == [[0, 1]]

@@ -4,7 +4,7 @@ import torch
 from helpers.packed_samples import (
     IMAGE,
     NUM_TARGETS,
-    PREAMBLE,
+    PROMPT_PREFIX,
     SAMPLES,
     K,
     batch_of,
@@ -55,35 +55,35 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
 
 
 @pytest.mark.parametrize("row_length", [64, 17])
-def test_a_preamble_computed_once_changes_nothing(model, images, row_length):
+def test_a_prompt_prefix_computed_once_changes_nothing(model, images, row_length):
     expected = plain_loss(model, images)
     wanted = gradients(model, expected)
-    model.learn_preamble(PREAMBLE)
-    batch = batch_of(SAMPLES, images, row_length, preamble=PREAMBLE)
+    model.cache_prompt_prefix(PROMPT_PREFIX)
+    batch = batch_of(SAMPLES, images, row_length, prompt_prefix=PROMPT_PREFIX)
     assert not {1, 2} & set(batch.tokens.unique().tolist())
     loss = model.losses(batch)["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
-def test_a_sample_that_does_not_continue_the_preamble_does_not_see_it(model, images):
+def test_a_sample_that_does_not_continue_the_prompt_prefix_does_not_see_it(model, images):
     foreign = sample("a", [20], [21, 22])
     foreign.tokens[:2] = [3, 4]
     alone = model.losses(batch_of([foreign], images, 16))["text"]
-    model.learn_preamble(PREAMBLE)
+    model.cache_prompt_prefix(PROMPT_PREFIX)
     both = [
-        model.losses(batch_of(some, images, 64, preamble=PREAMBLE))["text"]
+        model.losses(batch_of(some, images, 64, prompt_prefix=PROMPT_PREFIX))["text"]
         for some in ([SAMPLES[3], foreign], SAMPLES[3:4])
     ]
     torch.testing.assert_close(both[0] - both[1], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("preamble", [(), PREAMBLE])
-def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, preamble):
+@pytest.mark.parametrize("prompt_prefix", [(), PROMPT_PREFIX])
+def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, prompt_prefix):
     expected = plain_loss(model, images)
     wanted = gradients(model, expected)
-    model.learn_preamble(preamble)
+    model.cache_prompt_prefix(prompt_prefix)
     model.compiled = True  # the layout; nothing is compiled here
-    loss = model.losses(batch_of(SAMPLES, images, 24, preamble=preamble))["text"] / NUM_TARGETS
+    loss = model.losses(batch_of(SAMPLES, images, 24, prompt_prefix=prompt_prefix))["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 
@@ -93,10 +93,10 @@ def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
     wanted = gradients(model, plain_loss(model, images))
     model.compile_layers(backend="aot_eager")
     torch._dynamo.utils.counters.clear()
-    model.learn_preamble(PREAMBLE)
+    model.cache_prompt_prefix(PROMPT_PREFIX)
     graphs = []
     for samples in (SAMPLES[:3], SAMPLES[3:], SAMPLES[1:4], SAMPLES):
-        batch = batch_of(samples, images, 64, preamble=PREAMBLE)
+        batch = batch_of(samples, images, 64, prompt_prefix=PROMPT_PREFIX)
         found = gradients(model, model.losses(batch)["text"] / NUM_TARGETS)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs == [1] * 4
@@ -104,12 +104,12 @@ def test_compiled_layers_give_the_same_and_are_compiled_once(model, images):
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize("preamble", [(), PREAMBLE])
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, preamble, monkeypatch):
+@pytest.mark.parametrize("prompt_prefix", [(), PROMPT_PREFIX])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(model, images, prompt_prefix, monkeypatch):
     monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 9)
     wanted = gradients(model, plain_loss(model, images))
-    model.learn_preamble(preamble)
-    batch = batch_of(SAMPLES, images, 64, preamble=preamble)
+    model.cache_prompt_prefix(prompt_prefix)
+    batch = batch_of(SAMPLES, images, 64, prompt_prefix=prompt_prefix)
     parts = model.micro_batches(batch)
     assert len(parts) == 3
     assert [part.num_images for part in parts] == [1, 1, 0]
@@ -138,8 +138,8 @@ def test_a_decoder_of_another_kind_trains_too(model, images):
     wanted = gradients(whole, expected)
     loss = whole.losses(batch_of(SAMPLES, images, 24))["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(whole, loss), expected, wanted)
-    with pytest.raises(ValueError, match="cannot continue a preamble"):
-        whole.learn_preamble(PREAMBLE)
+    with pytest.raises(ValueError, match="cannot continue a prompt prefix"):
+        whole.cache_prompt_prefix(PROMPT_PREFIX)
 
 
 def test_sharing_encodes_an_image_once(images):

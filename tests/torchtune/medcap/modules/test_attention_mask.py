@@ -31,10 +31,12 @@ def test_block_mask_equals_the_boolean_mask():
         assert torch.equal(block.mask_mod(torch.tensor(row), torch.tensor(0), query, key), expected)
 
 
-def test_documents_that_continue_the_preamble_see_all_of_it():
+def test_documents_that_continue_the_prompt_prefix_see_all_of_it():
     document = torch.tensor([[0, 0, 1, -1]])
     after = torch.tensor([[1, 1, 0, 0]])
-    mask = packed_attention_mask(document, torch.zeros_like(document), after_preamble=after, preamble_length=2)
+    mask = packed_attention_mask(
+        document, torch.zeros_like(document), after_prompt_prefix=after, prompt_prefix_length=2
+    )
     assert mask.int().tolist() == [
         [
             [1, 1, 1, 0, 0, 0],
@@ -45,7 +47,7 @@ def test_documents_that_continue_the_preamble_see_all_of_it():
     ]
 
 
-def test_block_mask_with_a_preamble_equals_the_boolean_mask():
+def test_block_mask_with_a_prompt_prefix_equals_the_boolean_mask():
     generator = torch.Generator().manual_seed(0)
     document = torch.randint(-1, 4, (2, 37), generator=generator).sort(dim=1).values
     branch = torch.randint(0, 3, (2, 37), generator=generator)

@@ -10,14 +10,16 @@ DOCUMENT = torch.tensor([0] * 9 + [1] * 4 + [2] + [5] * 5)
 BRANCH = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 3] + [0] * 4 + [0] + [0, 1, 1, 2, 2])
 AFTER = torch.tensor([1] * 9 + [0] * 4 + [1] + [0] * 5)
 PLACES = torch.tensor([2, 4, 5, 8, 12, 18])
-PREAMBLE = 3
+PROMPT_PREFIX = 3
 
 
-def plain(query, key, value, preamble, places=None):
-    after = AFTER if preamble is not None else torch.zeros_like(AFTER)
-    mask = packed_attention_mask(DOCUMENT[None], BRANCH[None], False, after[None], PREAMBLE if preamble else 0)[0]
-    if preamble is not None:
-        key, value = torch.cat([preamble[0], key]), torch.cat([preamble[1], value])
+def plain(query, key, value, prompt_prefix, places=None):
+    after = AFTER if prompt_prefix is not None else torch.zeros_like(AFTER)
+    mask = packed_attention_mask(
+        DOCUMENT[None], BRANCH[None], False, after[None], PROMPT_PREFIX if prompt_prefix else 0
+    )[0]
+    if prompt_prefix is not None:
+        key, value = torch.cat([prompt_prefix[0], key]), torch.cat([prompt_prefix[1], value])
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     if places is not None:
@@ -27,23 +29,28 @@ def plain(query, key, value, preamble, places=None):
 
 
 @pytest.mark.parametrize("places", [None, PLACES, PLACES[:0]], ids=["all", "places", "no place"])
-@pytest.mark.parametrize("preambled", [False, True])
+@pytest.mark.parametrize("with_prompt_prefix", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_attention_under_the_whole_mask(kv_heads, preambled, places):
+def test_equals_attention_under_the_whole_mask(kv_heads, with_prompt_prefix, places):
     generator = torch.Generator().manual_seed(0)
     queries = len(DOCUMENT) if places is None else len(places)
     shapes = [(queries, 4, 8), (len(DOCUMENT), kv_heads, 8), (len(DOCUMENT), kv_heads, 8)]
-    preamble = None
-    if preambled:
-        preamble = tuple(torch.randn(PREAMBLE, kv_heads, 8, generator=generator) for _ in range(2))
+    prompt_prefix = None
+    if with_prompt_prefix:
+        prompt_prefix = tuple(torch.randn(PROMPT_PREFIX, kv_heads, 8, generator=generator) for _ in range(2))
     inputs = [torch.randn(shape, generator=generator) for shape in shapes]
     ragged = RaggedAttention(
-        DOCUMENT, BRANCH, AFTER > 0, PREAMBLE if preambled else 0, PLACES if places is None else places, torch.float32
+        DOCUMENT,
+        BRANCH,
+        AFTER > 0,
+        PROMPT_PREFIX if with_prompt_prefix else 0,
+        PLACES if places is None else places,
+        torch.float32,
     )
     results = []
     for attend in (
-        lambda *heads: ragged.attend(*heads, preamble, last=places is not None),
-        lambda *heads: plain(*heads, preamble, places),
+        lambda *heads: ragged.attend(*heads, prompt_prefix, last=places is not None),
+        lambda *heads: plain(*heads, prompt_prefix, places),
     ):
         own = [tensor.clone().requires_grad_() for tensor in inputs]
         output = attend(*own)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medcap.data.epoch_order import EpochPlan
+from medcap.data.epoch_order import EpochOrder
 from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
 from medcap.training import data as training_data
 from medcap.training.data import LoaderWatch, TrainingData
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.reliability.checkpointing import Position
 
 KEYS = {
@@ -46,7 +46,7 @@ class Numbers:
         return self.shows_images
 
     def plan(self, seed=0, epoch=0, shuffle=True):
-        return EpochPlan(np.roll(np.arange(13), -epoch if shuffle else 0))
+        return EpochOrder(np.roll(np.arange(13), -epoch if shuffle else 0))
 
     def load(self, plan, start, stop, transform):
         samples = plan.samples_of(start, stop)
@@ -58,7 +58,7 @@ def opened(monkeypatch):
     """Open the data on one of several processes."""
 
     def open_data(rank=0, size=1, dataset=None, **changes):
-        world = World(rank, size, 0, 1, torch.device("cpu"))
+        world = DistributedContext(rank, size, 0, 1, torch.device("cpu"))
         monkeypatch.setattr(world, "gather", lambda value: [value] * size)
         monkeypatch.setattr(training_data, "build", lambda *_, key: dataset or Numbers())
         return TrainingData(OmegaConf.create({**KEYS, **changes}), None, None, world)

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from medcap.errors import UserError
-from medcap.training.distributed.sharded_optimizer import TrainedPart
-from medcap.training.distributed.world import single_world
+from medcap.training.distributed.context import single_world
+from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.optimization import build_scheduler, check_optimization, learning_rate_notes
 
 ONE = single_world(torch.device("cpu"))
@@ -34,7 +34,7 @@ NAMES = [f"{name.rpartition('.')[2]}-{number}" for number, (name, _, _) in enume
 def part_of(name, settings, seed=0):
     torch.manual_seed(seed)
     parameters = {"wide": nn.Parameter(torch.randn(64, 96)), "bias": nn.Parameter(torch.randn(7))}
-    return TrainedPart(parameters, {"_component_": name, **settings}, ONE)
+    return ShardedOptimizer(parameters, {"_component_": name, **settings}, ONE)
 
 
 def steps(part, numbers):

@@ -7,7 +7,7 @@ import torch
 from helpers.processes import run_in_processes
 from medcap.errors import UserError
 from medcap.training import run_recipe as program
-from medcap.training.distributed.world import World, single_world
+from medcap.training.distributed.context import DistributedContext, single_world
 from medcap.training.run_recipe import run_recipe
 
 
@@ -94,7 +94,7 @@ def test_an_error_of_a_data_loaders_worker_is_its_last_line(capsys):
     assert "IndexError: turns" in line and "Traceback" not in line
 
 
-def told(world: World, setup, monkeypatch):
+def told(world: DistributedContext, setup, monkeypatch):
     """What each process tells, and its status."""
     lines = []
 

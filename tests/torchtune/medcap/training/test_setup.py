@@ -11,7 +11,7 @@ from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.setup import (
-    FrozenProof,
+    FrozenWeightCheck,
     check_trainable,
     checkpointed_layers,
     describe_parts,
@@ -115,7 +115,7 @@ def plan_of(projector):
 def test_a_frozen_weight_that_changed_is_found():
     model = Model("medcap.models.mlp")
     cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
-    proof = FrozenProof(cfg, plan_of("mlp"), model)
+    proof = FrozenWeightCheck(cfg, plan_of("mlp"), model)
     same = proof.after()
     assert same["llm_sha256_before"] == same["llm_sha256_after"] == proof.llm["fingerprint"] is not None
     proof.check(same)
@@ -124,7 +124,10 @@ def test_a_frozen_weight_that_changed_is_found():
     with pytest.raises(RuntimeError, match="the frozen language model changed: sha256"):
         proof.check(proof.after())
     cfg.verify_frozen = False
-    assert FrozenProof(cfg, plan_of("mlp"), model).after() == {"llm_sha256_before": None, "llm_sha256_after": None}
+    assert FrozenWeightCheck(cfg, plan_of("mlp"), model).after() == {
+        "llm_sha256_before": None,
+        "llm_sha256_after": None,
+    }
 
 
 def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
@@ -134,7 +137,7 @@ def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
     plan = plan_of("mlp")
     plan.llm.fingerprint = lambda dtype: f"of the files in {dtype}"
     cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
-    proof = FrozenProof(cfg, plan, model)
+    proof = FrozenWeightCheck(cfg, plan, model)
     assert proof.llm["fingerprint"] == "of the files in torch.float32"
     assert proof.llm["weights"] == "int8"
     proof.check(proof.after())

@@ -13,7 +13,7 @@ from medcap.data.conversations import Record, read_record
 from medcap.data.images.reader import ImageReader
 from medcap.data.packing import sharing
 from medcap.data.samples import make_sample
-from medcap.data.shared_prefix import continue_preamble
+from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.data.tokenization import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.rows.source import RowSource
@@ -47,8 +47,8 @@ class RowLengths:
         kept: of what ``max_seq_len`` leaves of it.
         learnt: of these, how many are learnt.
         image: of these, how many stand for images.
-        sample: that are computed of it: up to the last one learnt, behind the preamble.
-        start: tokens of the preamble that it leaves out.
+        sample: that are computed of it: up to the last one learnt, behind the prompt prefix.
+        start: tokens of the prompt prefix that it leaves out.
         prefix: as in ``SampleTable``.
         group: likewise.
     """
@@ -91,7 +91,7 @@ class RowChecker:
         tokenizer: None leaves the rules about tokens out, but for an assistant who says nothing.
         max_seq_len: tokens that a sample keeps.
         label_rules: what is learnt.
-        preamble: tokens that samples leave out where they begin with them.
+        prompt_prefix: tokens that samples leave out where they begin with them.
         any_layout: take a row without turns, such as a benchmark's, for the images that it names.
     """
 
@@ -101,7 +101,7 @@ class RowChecker:
     tokenizer: ChatTokenizer | None = None
     max_seq_len: int = 1024
     label_rules: LabelRules = field(default_factory=LabelRules)
-    preamble: tuple[int, ...] = ()
+    prompt_prefix: tuple[int, ...] = ()
     any_layout: bool = False
 
     def __call__(self, index: int) -> RowFacts:
@@ -155,7 +155,7 @@ class RowChecker:
         if whole > self.max_seq_len:
             chat = tokenizer.tokenize(record.messages, self.max_seq_len, self.label_rules)
         sample = make_sample(chat, record.name, tokenizer)
-        sample = continue_preamble(sample, self.preamble, tokenizer.image_token_id)
+        sample = continue_prompt_prefix(sample, self.prompt_prefix, tokenizer.image_token_id)
         prefix, group = sharing(sample)
         learnt = sum(label != IGNORE_INDEX for label in chat.labels)
         image = chat.tokens.count(tokenizer.image_token_id)

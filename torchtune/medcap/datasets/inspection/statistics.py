@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.epoch_order import EpochPlan, plan_packed
+from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.packing import SampleTable, make_documents
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.survey import Survey
@@ -120,10 +120,10 @@ def plan_epoch(
         fill = tokens / (len(plan) * checker.max_seq_len) if len(plan) else 0.0
         images = _images_of_rows(plan, images_of)
     else:
-        plan = EpochPlan(order[lengths[order] > 0])
+        plan = EpochOrder(order[lengths[order] > 0])
         tokens, num_documents, fill = int(lengths.sum()), samples, None
         images = images_of[plan.samples]
-    preamble = survey.lengths["start"][lengths > 0]
+    prompt_prefix = survey.lengths["start"][lengths > 0]
     batches = np.add.reduceat(images, np.arange(0, len(images), batch_size)) if len(images) else images
     return Packing(
         packed=packed,
@@ -135,13 +135,13 @@ def plan_epoch(
         fill=fill,
         saved_by_sharing=int(lengths.sum()) - tokens,
         # Computed once in a run.
-        saved_by_preamble=max(int(preamble.sum()) - len(checker.preamble), 0),
+        saved_by_preamble=max(int(prompt_prefix.sum()) - len(checker.prompt_prefix), 0),
         images=int(images.sum()),
         most_images=int(batches.max(initial=0)),
     )
 
 
-def _images_of_rows(plan: EpochPlan, images_of: np.ndarray) -> np.ndarray:
+def _images_of_rows(plan: EpochOrder, images_of: np.ndarray) -> np.ndarray:
     """``[u]``: images of each packed row, a document's once, which are those of its first sample."""
     if not len(plan):
         return np.zeros(0, dtype=np.int64)

@@ -15,7 +15,7 @@ from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED, quantised_bytes
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
 
 _FP32 = 4
 # While a layer computes, the next one's weights are already being fetched.
@@ -197,7 +197,7 @@ def vision_activations(tower: Tower, projector: Projector, dtype: torch.dtype) -
     return kept * dtype.itemsize // _FP32
 
 
-def device_memory(device: torch.device, world: World) -> int:
+def device_memory(device: torch.device, world: DistributedContext) -> int:
     """Bytes that this process may still take.
 
     Args:

@@ -20,9 +20,9 @@ from medcap.configuration import find_component
 from medcap.errors import UserError
 from medcap.models.component import set_trainable
 from medcap.modules.frozen_linear import UNQUANTISED
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate, device_memory, estimate, vision_activations
 from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE
-from medcap.training.distributed.world import World
 from medcap.training.setup import checkpointed_layers
 
 # What an estimate leaves out: the allocator's waste, the kernels' own memory, a batch larger than most.
@@ -53,7 +53,7 @@ class Parallelism:
         return self.mode == "shard"
 
 
-def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torch.dtype) -> Parallelism:
+def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype) -> Parallelism:
     """Decide how the decoder lies on the processes, before a weight is read; every process must call it.
 
     Args:
@@ -74,7 +74,7 @@ def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torc
     return Parallelism(mode, why, world.device, after_layer)
 
 
-def _estimate(cfg: DictConfig, plan: ModelPlan, world: World, dtype: torch.dtype) -> MemoryEstimate:
+def _estimate(cfg: DictConfig, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype) -> MemoryEstimate:
     row_length, packed = cfg.dataset.get("max_seq_len", 1024), cfg.dataset.get("packed", False)
     images = cfg.batch_size
     if packed:
@@ -117,7 +117,7 @@ def estimate_step(
 
 def choose(
     wanted: str,
-    world: World,
+    world: DistributedContext,
     needed: MemoryEstimate,
     available: int,
     cpu_offload: bool = False,
@@ -205,7 +205,7 @@ class LayerSharder:
         UserError: for ``cpu_offload`` on the CPU.
     """
 
-    def __init__(self, world: World, num_layers: int, cpu_offload: bool = False) -> None:
+    def __init__(self, world: DistributedContext, num_layers: int, cpu_offload: bool = False) -> None:
         if cpu_offload and world.device.type != "cuda":
             raise UserError("cpu_offload=true: the weights are on the CPU already; use cpu_offload=false")
         if world.local_size == world.size:
@@ -256,7 +256,7 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def _remedy(mode: str, world: World, cpu_offload: bool, llm_weights: str) -> str:
+def _remedy(mode: str, world: DistributedContext, cpu_offload: bool, llm_weights: str) -> str:
     smaller = "a smaller batch_size or dataset.max_seq_len, activation_memory_budget=0.5"
     if mode == "replicate" and world.local_size > 1:
         divided = f"llm_weights={UNQUANTISED} with " if llm_weights != UNQUANTISED else ""

@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 
 from medcap.configuration import find_component
 from medcap.errors import UserError
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.optimization import build_optimizer, scale_and_clip
 
 # Their update of an element depends on that element alone, so any part of a tensor can be updated for itself.
@@ -52,7 +52,7 @@ class _Piece:
     place: int
 
 
-class TrainedPart:
+class ShardedOptimizer:
     """The trained parameters with their gradients and their optimizer.
 
     On one process it is the optimizer over the parameters and nothing else. On several, all gradients lie in one flat
@@ -79,7 +79,11 @@ class TrainedPart:
     """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], optimizer: Mapping[str, Any], world: World, shard: bool = True
+        self,
+        parameters: dict[str, nn.Parameter],
+        optimizer: Mapping[str, Any],
+        world: DistributedContext,
+        shard: bool = True,
     ) -> None:
         self.parameters = parameters
         self._list = list(parameters.values())
@@ -310,7 +314,7 @@ class TrainedPart:
         for name, view in zip(self.parameters, self._gradient_views, strict=True):
             gradient = self.parameters[name].grad
             if gradient is None or gradient.data_ptr() != view.data_ptr():
-                raise RuntimeError(f"the gradient of {name} was replaced: use TrainedPart.zero_grad")
+                raise RuntimeError(f"the gradient of {name} was replaced: use ShardedOptimizer.zero_grad")
 
     def _norm_over_shards(self, norm: Tensor) -> Tensor:
         norms = torch.empty(self._world.size, dtype=torch.float64, device=self._gradients.device)

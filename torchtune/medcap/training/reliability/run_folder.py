@@ -15,7 +15,7 @@ from medcap.configuration import build
 from medcap.errors import UserError
 from medcap.files import plain, write_text
 from medcap.locks import lock_file
-from medcap.training.distributed.world import World
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.metering import MetricsFile
 from medcap.training.reliability.checkpointing import check_writable, find_resume_folder
 
@@ -38,7 +38,7 @@ class RunFolder:
             or the checkpoint to go on from is not a complete one.
     """
 
-    def __init__(self, cfg: DictConfig, world: World) -> None:
+    def __init__(self, cfg: DictConfig, world: DistributedContext) -> None:
         self._cfg, self._world = cfg, world
         self.path = Path(cfg.output_dir)
         self.checkpoints = Path(cfg.checkpointer.output_dir or self.path / "checkpoint")

@@ -24,7 +24,7 @@ def dataset(tmp_path_factory):
 
 def look(dataset):
     checker = RowChecker(dataset.rows, dataset.reader, "auto", dataset.tokenizer, dataset.row_length)
-    checker.preamble = dataset.preamble
+    checker.prompt_prefix = dataset.prompt_prefix
     return survey(checker, 1, read_header)
 
 
@@ -56,7 +56,7 @@ def _small():
 def test_unpacked_units_are_samples(dataset):
     found = plan_epoch(look(dataset), batch_size=2, accumulated=2, packed=False)
     assert (found.units, found.steps, found.fill, found.images, found.most_images) == (13, 4, None, 12, 2)
-    assert found.saved_by_preamble == 12 * len(dataset.preamble)
+    assert found.saved_by_preamble == 12 * len(dataset.prompt_prefix)
 
 
 def test_images_are_counted_once_with_size_and_format(dataset):

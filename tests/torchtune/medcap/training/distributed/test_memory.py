@@ -16,6 +16,7 @@ from medcap.models.towers.registry import build_tower, resolve_tower
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import freeze_layers
 from medcap.modules.frozen_linear import quantise_layer
+from medcap.training.distributed.context import DistributedContext, single_world
 from medcap.training.distributed.memory import (
     MemoryEstimate,
     _available_memory,
@@ -25,7 +26,6 @@ from medcap.training.distributed.memory import (
     saved_bytes,
     vision_activations,
 )
-from medcap.training.distributed.world import World, single_world
 
 SHAPE = {
     "vocab_size": 50,
@@ -166,7 +166,7 @@ def test_llama_3_1_8b_takes_what_is_known_of_it() -> None:
 def test_processes_of_a_node_share_the_memory_of_its_cpu() -> None:
     cpu = torch.device("cpu")
     whole = device_memory(cpu, single_world(cpu))
-    share = device_memory(cpu, World(0, 8, 0, 4, cpu))
+    share = device_memory(cpu, DistributedContext(0, 8, 0, 4, cpu))
     assert 2**20 < whole < 2**50
     assert share == pytest.approx(whole / 4, rel=0.2)
 

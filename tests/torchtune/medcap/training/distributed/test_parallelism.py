@@ -24,9 +24,9 @@ from medcap.models.component import Component
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss
+from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate
 from medcap.training.distributed.parallelism import LayerSharder, choose, plan_parallelism
-from medcap.training.distributed.world import World
 from medcap.training.keys import DISTRIBUTED_KEYS
 from medcap.training.setup import set_trainable
 
@@ -36,7 +36,7 @@ ESTIMATE = MemoryEstimate(
 )
 GB = 10**9
 CPU = torch.device("cpu")
-NODE = World(0, 16, 0, 8, torch.device("cuda", 0))
+NODE = DistributedContext(0, 16, 0, 8, torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_choice_is_by_memory_and_says_why(wanted: str, available: int, mode: str
 
 @pytest.mark.parametrize("wanted", ["auto", "replicate", "shard"])
 def test_one_process_a_node_has_nobody_to_share_with(wanted: str) -> None:
-    mode, line = choose(wanted, World(0, 2, 0, 1, CPU), ESTIMATE, 80 * GB)
+    mode, line = choose(wanted, DistributedContext(0, 2, 0, 1, CPU), ESTIMATE, 80 * GB)
     assert mode == "replicate"
     assert "one process on each node: nobody to share the language model with" in line
 
@@ -96,14 +96,14 @@ def test_offloading_shards_and_is_refused_where_it_cannot_work() -> None:
     assert mode == "shard"
     assert ": about 5.0 GB of the 80.0 GB" in line
     for wanted, world, message in (
-        ("auto", World(0, 2, 0, 2, CPU), r"cpu_offload=true: the weights are on the CPU already"),
+        ("auto", DistributedContext(0, 2, 0, 2, CPU), r"cpu_offload=true: the weights are on the CPU already"),
         ("replicate", NODE, r"cpu_offload=true only works on a sharded language model"),
-        ("shard", World(0, 2, 0, 1, torch.device("cuda", 0)), r"at least two processes on each node"),
+        ("shard", DistributedContext(0, 2, 0, 1, torch.device("cuda", 0)), r"at least two processes on each node"),
     ):
         with pytest.raises(UserError, match=message):
             choose(wanted, world, ESTIMATE, 80 * GB, cpu_offload=True)
     with pytest.raises(UserError, match=r"cpu_offload=true: the weights are on the CPU already"):
-        LayerSharder(World(0, 2, 0, 2, CPU), 2, cpu_offload=True)
+        LayerSharder(DistributedContext(0, 2, 0, 2, CPU), 2, cpu_offload=True)
 
 
 def test_low_precision_layers_are_never_divided() -> None:
@@ -182,7 +182,7 @@ def test_divided_decoder_computes_what_the_whole_one_does(tmp_path: Path, checkp
     plan = plan_llm(llm, write_hugging_face_llm(tmp_path, random_decoder(llm)))
     whole = plan.load("cpu", torch.float32)
 
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         sharder, held = LayerSharder(world, 3), []
 
         def after_layer(layer: nn.Module) -> None:
@@ -226,7 +226,7 @@ def test_each_node_has_the_whole_decoder_between_its_processes(tmp_path: Path) -
     plan = plan_llm(llm, write_hugging_face_llm(tmp_path, random_decoder(llm)))
     whole = plan.load("cpu", torch.float32)
 
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         decoder = plan.load("cpu", torch.float32, LayerSharder(world, 2))
         weight = decoder.layers[0].attn.q_proj.weight
         # Node 1 asks more often than node 0: they do not wait for each other.
@@ -256,7 +256,7 @@ def test_plan_takes_everything_from_the_configuration_and_agrees_on_all_processe
     plan = plan_model(cfg)
     whole = plan.llm.load("cpu", torch.float32)
 
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         # The second process has less than the model takes; the first one has plenty.
         monkeypatch.setattr(
             "medcap.training.distributed.parallelism.device_memory", lambda *_: GB if world.rank == 0 else 10**6
@@ -282,12 +282,12 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
     workspace = Workspace(tmp_path)
     found: list[MemoryEstimate] = []
 
-    def note(wanted: str, world: World, needed: MemoryEstimate, *_: Any) -> tuple[str, str]:
+    def note(wanted: str, world: DistributedContext, needed: MemoryEstimate, *_: Any) -> tuple[str, str]:
         found.append(needed)
         return "replicate", wanted
 
     monkeypatch.setattr("medcap.training.distributed.parallelism.choose", note)
-    world = World(0, 1, 0, 1, CPU)
+    world = DistributedContext(0, 1, 0, 1, CPU)
     for overrides in (
         [],
         ["trainable=[projector]"],

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from helpers.processes import run_in_processes
 from medcap.errors import UserError
-from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE, TrainedPart
-from medcap.training.distributed.world import World, single_world
+from medcap.training.distributed.context import DistributedContext, single_world
+from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE, ShardedOptimizer
 
 pytestmark = pytest.mark.processes
 
@@ -50,7 +50,9 @@ def _accumulate(model: Parts, step: int, ranks: range) -> None:
         model.loss(_inputs(step, rank), with_head=step == 0 or (step == 2 and rank == 1)).backward()
 
 
-def _train(part: TrainedPart, model: Parts, steps: range, ranks: range, max_norm: float | None = 0.5) -> list[float]:
+def _train(
+    part: ShardedOptimizer, model: Parts, steps: range, ranks: range, max_norm: float | None = 0.5
+) -> list[float]:
     norms = []
     for step in steps:
         _accumulate(model, step, ranks)
@@ -105,7 +107,7 @@ def _assert_close(found: Any, expected: Any, tolerance: float = 1e-6) -> None:
 
 def test_one_process_is_torchs_own_optimizer_bit_for_bit() -> None:
     model = Parts()
-    part = TrainedPart(dict(model.named_parameters()), ADAMW, ONE)
+    part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, ONE)
     part.synchronise()
     assert (part.sharded, part.why) == (False, "optimizer state on the one process")
     norms = _train(part, model, range(3), range(2))
@@ -116,9 +118,9 @@ def test_one_process_is_torchs_own_optimizer_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("optimizer", [ADAMW, FUSED, SGD, ADAFACTOR], ids=["adamw", "fused", "sgd", "adafactor"])
 def test_two_processes_learn_what_one_learns(optimizer: dict[str, Any]) -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts(seed=world.rank)
-        part = TrainedPart(dict(model.named_parameters()), optimizer, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), optimizer, world)
         part.synchronise()
         norms = _train(part, model, range(3), range(world.rank, world.rank + 1))
         return part.sharded, part.why, norms, _weights(model), _lists(part.state_dict())
@@ -146,14 +148,14 @@ def test_two_processes_learn_what_one_learns(optimizer: dict[str, Any]) -> None:
 def test_every_element_wise_optimizer_is_one_and_goes_on_from_a_state(optimizer: type[torch.optim.Optimizer]) -> None:
     node = {"_component_": f"torch.optim.{optimizer.__name__}", "lr": 0.003}
 
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         first, again = Parts(), Parts()
-        part = TrainedPart(dict(first.named_parameters()), node, world)
+        part = ShardedOptimizer(dict(first.named_parameters()), node, world)
         ranks = range(world.rank, world.rank + 1)
         _train(part, first, range(2), ranks)
         state = _tensors(world.gather(_keyed(_lists(part.state_dict())))[0])
         again.load_state_dict(first.state_dict())
-        other = TrainedPart(dict(again.named_parameters()), node, world)
+        other = ShardedOptimizer(dict(again.named_parameters()), node, world)
         other.load_state_dict(_unkeyed(state))
         _train(part, first, range(2, 4), ranks)
         _train(other, again, range(2, 4), ranks)
@@ -181,10 +183,10 @@ def test_state_of_one_process_goes_on_with_two_and_back(optimizer: dict[str, Any
     plain, state, _ = _plain(optimizer, range(2))
     after, _, _ = _plain(optimizer, range(4))
 
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
         model.load_state_dict(plain.state_dict())
-        part = TrainedPart(dict(model.named_parameters()), optimizer, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), optimizer, world)
         part.load_state_dict(state)
         _train(part, model, range(2, 3), range(world.rank, world.rank + 1))
         return _weights(model), _lists(part.state_dict())
@@ -194,7 +196,7 @@ def test_state_of_one_process_goes_on_with_two_and_back(optimizer: dict[str, Any
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.tensor(weights[name]).view(parameter.shape))
-    part = TrainedPart(dict(model.named_parameters()), optimizer, ONE)
+    part = ShardedOptimizer(dict(model.named_parameters()), optimizer, ONE)
     part.load_state_dict(_tensors(between))
     _train(part, model, range(3, 4), range(2))
     _assert_close(_weights(model), _weights(after))
@@ -202,9 +204,9 @@ def test_state_of_one_process_goes_on_with_two_and_back(optimizer: dict[str, Any
 
 @pytest.mark.parametrize("shard", [True, False])
 def test_gradients_are_those_of_the_union_of_the_data(shard: bool) -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
-        part = TrainedPart(dict(model.named_parameters()), ADAMW, world, shard=shard)
+        part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, world, shard=shard)
         # Nothing on rank 1: it had no image in its batch.
         if world.rank == 0:
             _accumulate(model, 0, range(2))
@@ -238,9 +240,9 @@ def test_gradients_are_those_of_the_union_of_the_data(shard: bool) -> None:
 
 
 def test_each_process_holds_the_optimizer_state_of_its_shard_only() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
-        part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, world)
         _train(part, model, range(1), range(2))
         return [
             sum(state["exp_avg"].numel() for state in part.optimizer.state.values()),
@@ -255,9 +257,9 @@ def test_each_process_holds_the_optimizer_state_of_its_shard_only() -> None:
 
 
 def test_more_processes_than_there_is_to_share() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
-        part = TrainedPart({"bias": parameter}, {**SGD, "weight_decay": 0.0}, world)
+        part = ShardedOptimizer({"bias": parameter}, {**SGD, "weight_decay": 0.0}, world)
         for _ in range(2):
             (parameter * (world.rank + 1)).sum().backward()
             part.reduce(1 / 6, None)
@@ -277,9 +279,9 @@ def test_more_processes_than_there_is_to_share() -> None:
 
 
 def test_step_in_which_nothing_that_trains_took_part_changes_nothing() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
-        part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, world)
         _train(part, model, range(1), range(2))
         before = _weights(model)
         norm = part.reduce(1 / 8, 0.5).item()
@@ -292,10 +294,10 @@ def test_step_in_which_nothing_that_trains_took_part_changes_nothing() -> None:
 
 
 def test_gradient_that_is_not_finite_anywhere_is_seen_everywhere() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
         before = _weights(model)
-        part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, world)
         model.loss(_inputs(0, world.rank) * (float("nan") if world.rank == 1 else 1.0), True).backward()
         norm = part.reduce(1 / 8, 0.5)
         part.zero_grad()
@@ -308,33 +310,33 @@ def test_gradient_that_is_not_finite_anywhere_is_seen_everywhere() -> None:
 
 
 def test_replaced_gradient_is_no_silent_loss() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         model = Parts()
-        part = TrainedPart(dict(model.named_parameters()), ADAMW, world)
+        part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, world)
         model.zero_grad()
         _accumulate(model, 0, range(2))
-        with pytest.raises(RuntimeError, match=r"the gradient of scale was replaced: use TrainedPart\.zero_grad"):
+        with pytest.raises(RuntimeError, match=r"the gradient of scale was replaced: use ShardedOptimizer\.zero_grad"):
             part.reduce(1 / 8, None)
 
     run_in_processes(work)
 
 
 def test_low_precision_weights_are_refused() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         with pytest.raises(ValueError, match="what trains must have fp32 weights"):
-            TrainedPart({"bias": nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))}, ADAMW, world)
+            ShardedOptimizer({"bias": nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))}, ADAMW, world)
 
     run_in_processes(work)
 
 
 def test_state_of_something_else_is_refused_in_one_line() -> None:
     model = Parts()
-    part = TrainedPart(dict(model.named_parameters()), ADAMW, ONE)
+    part = ShardedOptimizer(dict(model.named_parameters()), ADAMW, ONE)
     state = part.state_dict()
     few = {"state": {}, "param_groups": [{**state["param_groups"][0], "params": [0, 1]}]}
     with pytest.raises(UserError, match=r"its optimizer state is of 2 parameters, but 5 train here: resume with"):
         part.load_state_dict(few)
-    other = TrainedPart(dict(model.named_parameters()), SGD, ONE)
+    other = ShardedOptimizer(dict(model.named_parameters()), SGD, ONE)
     with pytest.raises(UserError, match=r"not of a SGD \(it lacks dampening\): resume with the same optimizer"):
         other.load_state_dict(state)
 
@@ -342,6 +344,6 @@ def test_state_of_something_else_is_refused_in_one_line() -> None:
 def test_wrong_optimizer_is_told_with_its_key() -> None:
     parameters = dict(Parts().named_parameters())
     with pytest.raises(UserError, match=r"optimizer: Invalid learning rate"):
-        TrainedPart(parameters, {**ADAMW, "lr": -1.0}, ONE)
+        ShardedOptimizer(parameters, {**ADAMW, "lr": -1.0}, ONE)
     with pytest.raises(UserError, match=r"optimizer\._component_=torch\.optim\.AdamX"):
-        TrainedPart(parameters, {"_component_": "torch.optim.AdamX"}, ONE)
+        ShardedOptimizer(parameters, {"_component_": "torch.optim.AdamX"}, ONE)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from medcap.checkpoints.atomic import MARKER
 from medcap.errors import UserError
-from medcap.training.distributed.world import World, single_world
+from medcap.training.distributed.context import DistributedContext, single_world
 from medcap.training.reliability.run_folder import RunFolder
 
 ALONE = single_world(torch.device("cpu"))
@@ -17,7 +17,7 @@ HOLDER = """
 import sys, torch
 from omegaconf import OmegaConf
 from medcap.training.reliability.run_folder import RunFolder
-from medcap.training.distributed.world import single_world
+from medcap.training.distributed.context import single_world
 folder = RunFolder(OmegaConf.create({"output_dir": sys.argv[1], "checkpointer": {"output_dir": None},
     "metric_logger": None, "resume_from_checkpoint": False}), single_world(torch.device("cpu")))
 print("holds", flush=True)
@@ -77,7 +77,7 @@ def test_what_the_log_knows_of_later_steps_is_dropped(tmp_path):
 
 
 def test_other_processes_write_nothing_and_go_on_from_what_the_main_one_found(tmp_path, monkeypatch):
-    world = World(1, 2, 1, 2, torch.device("cpu"))
+    world = DistributedContext(1, 2, 1, 2, torch.device("cpu"))
     monkeypatch.setattr(world, "gather", lambda value: [str(tmp_path / "found"), value])
     folder = RunFolder(config(tmp_path / "run"), world)
     assert folder.resume_from == tmp_path / "found"

@@ -31,7 +31,7 @@ class FailedElsewhere(UserError):
 
 
 @dataclass
-class World:
+class DistributedContext:
     """The processes of a run.
 
     Attributes:
@@ -164,16 +164,16 @@ class World:
         return rows
 
 
-def single_world(device: torch.device) -> World:
+def single_world(device: torch.device) -> DistributedContext:
     """A run of one process.
 
     Args:
         device: of the process.
     """
-    return World(rank=0, size=1, local_rank=0, local_size=1, device=device)
+    return DistributedContext(rank=0, size=1, local_rank=0, local_size=1, device=device)
 
 
-def join_world(device: str, timeout_minutes: float) -> World:
+def join_world(device: str, timeout_minutes: float) -> DistributedContext:
     """Meet the other processes that torchrun (``tune run --nproc_per_node N``) started.
 
     Args:
@@ -204,7 +204,7 @@ def join_world(device: str, timeout_minutes: float) -> World:
     elif local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, num_processors() // local_size))
     if size == 1:
-        return World(rank, size, local_rank, local_size, chosen, timeout)
+        return DistributedContext(rank, size, local_rank, local_size, chosen, timeout)
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
         dist.init_process_group(
@@ -221,7 +221,7 @@ def join_world(device: str, timeout_minutes: float) -> World:
             f"rank {rank} of {size} cannot meet the others at {place} ({reason}): check that all processes of all nodes"
             " are started with the same --rdzv_endpoint and can reach it"
         ) from error
-    return World(rank, size, local_rank, local_size, chosen, timeout, dist.PrefixStore("medcap", store))
+    return DistributedContext(rank, size, local_rank, local_size, chosen, timeout, dist.PrefixStore("medcap", store))
 
 
 def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.device:

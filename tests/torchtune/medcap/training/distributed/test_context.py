@@ -11,7 +11,7 @@ import torch
 
 from helpers.processes import run_in_processes
 from medcap.errors import UserError
-from medcap.training.distributed.world import FailedElsewhere, World, join_world, single_world
+from medcap.training.distributed.context import DistributedContext, FailedElsewhere, join_world, single_world
 
 TORCHRUN = {
     "RANK": "1",
@@ -45,7 +45,7 @@ def test_one_process_has_nobody_to_wait_for() -> None:
 
 @pytest.mark.processes
 def test_processes_know_who_they_are_and_add_up_in_the_order_of_the_ranks() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         # 1e16 + 1 loses the 1; only the order 0, 1, 2 gives 1e16 - 1e16 + 1 = 1.
         values = [(1e16, 3.0), (-1e16, float("inf")), (1.0, -1.0)][world.rank]
         return [world.rank, world.size, world.local_rank, world.is_main, world.device.type], world.sum(values)
@@ -57,7 +57,7 @@ def test_processes_know_who_they_are_and_add_up_in_the_order_of_the_ranks() -> N
 
 @pytest.mark.processes
 def test_every_rank_hears_every_rank_whatever_the_lengths() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         return world.gather(None if world.rank == 0 else {"names": ["Röntgen.png"] * 40, "bad": 2})
 
     expected = [None, {"names": ["Röntgen.png"] * 40, "bad": 2}]
@@ -66,7 +66,7 @@ def test_every_rank_hears_every_rank_whatever_the_lengths() -> None:
 
 @pytest.mark.processes
 def test_main_makes_the_cache_and_the_other_finds_it_each_time(tmp_path: Path) -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         def index() -> str:
             if (tmp_path / "cache").exists():
                 return "found"
@@ -87,7 +87,7 @@ def test_main_makes_the_cache_and_the_other_finds_it_each_time(tmp_path: Path) -
 
 @pytest.mark.processes
 def test_each_node_has_a_first_process(tmp_path: Path) -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         order: list[str] = []
         world.main_first(lambda: order.append(f"node {world.node} rank {world.local_rank}"), "index")
         return [order, world.local_size]
@@ -98,7 +98,7 @@ def test_each_node_has_a_first_process(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_others_do_not_wait_for_a_main_that_failed() -> None:
-    def work(world: World) -> Any:
+    def work(world: DistributedContext) -> Any:
         def index() -> None:
             raise UserError("data.json: row 3 is no object") if world.local_rank == 0 else AssertionError("never runs")
 
@@ -117,7 +117,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
 
 @pytest.mark.processes
 def test_one_process_claims_and_the_rest_do_once_the_store_is_gone() -> None:
-    def ask(world: World) -> Any:
+    def ask(world: DistributedContext) -> Any:
         claims = [world.claim("out of memory"), world.claim("out of memory"), world.claim(f"rank {world.rank}")]
         world.sum([0.0])
         if world.rank == 1:
@@ -167,7 +167,7 @@ def test_cores_are_shared_out_unless_the_user_did(
     monkeypatch: pytest.MonkeyPatch, given: str | None, expected: int
 ) -> None:
     _set(monkeypatch, WORLD_SIZE="1", RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS=given)
-    monkeypatch.setattr("medcap.training.distributed.world.num_processors", lambda: 6)
+    monkeypatch.setattr("medcap.training.distributed.context.num_processors", lambda: 6)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(5)
