@@ -102,7 +102,7 @@ def _convert(converter: Converter, few: Downloads, many: Downloads, sender: Conn
 
 
 def _peak() -> int:
-    """The most bytes that this process has had in memory."""
+    """Return the most bytes that this process has had in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 

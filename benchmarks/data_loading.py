@@ -90,7 +90,9 @@ def main() -> None:
 
 
 def draw(side: int, mode: str, seed: int) -> Image.Image:
-    """A picture with broad shapes, texture and sensor noise, so that it compresses about as a photograph does."""
+    """Return a picture with broad shapes, texture and sensor noise, so that it compresses about as a photograph
+    does.
+    """
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     phase = generator.uniform(0, 6, 3)
@@ -291,7 +293,7 @@ def _installed(module: str) -> bool:
 
 
 def _compare(kinds: dict[str, Callable[[], Pixels]], repeats: int, times: int) -> dict[str, Any]:
-    """Calls a second of each, in turn, and the largest distance of a pixel's value from the first one's."""
+    """Return calls a second of each, in turn, and the largest distance of a pixel's value from the first one's."""
     pixels = {kind: np.asarray(run()).astype(np.int16) for kind, run in kinds.items()}
     expected = next(iter(pixels.values()))
     rates: Rates = {kind: [] for kind in kinds}

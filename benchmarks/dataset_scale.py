@@ -191,7 +191,7 @@ def _load_batches(dataset: ChatDataset, plan: EpochOrder) -> int:
 
 
 def _hold_all(source: Path, num_rows: int) -> list[Any]:
-    """The plain way: every row decoded, in a list."""
+    """Return the plain way: every row decoded, in a list."""
     return list(itertools.islice(read_rows(source), num_rows))
 
 

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def demo_subject(demo: Path, device: torch.device) -> Subject:
-    """The demo's trained model and the questions about its test images."""
+    """Return the demo's trained model and the questions about its test images."""
     config = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
@@ -125,7 +125,7 @@ def demo_subject(demo: Path, device: torch.device) -> Subject:
 
 
 def random_subject(preset: str, rows: int, row_length: int, device: torch.device) -> Subject:
-    """A Llama with random weights and random rows that each begin with an image."""
+    """Return a Llama with random weights and random rows that each begin with an image."""
     llm = PRESETS[preset]
     meta = build_decoder(llm)
     dim, vocabulary = meta.tok_embeddings.embedding_dim, meta.tok_embeddings.num_embeddings
@@ -164,7 +164,9 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
 def random_decoder(
     llm: dict[str, Any], llm_weights: str, device: torch.device, dtype: torch.dtype
 ) -> TransformerDecoder:
-    """A decoder of Gaussian weights of variance 1 / inputs, made layer by layer, so that a large one fits quantised."""
+    """Return a decoder of Gaussian weights of variance 1 / inputs, made layer by layer, so that a large one fits
+    quantised.
+    """
     decoder = build_decoder(llm)
     generator = torch.Generator(device).manual_seed(0)
 
@@ -257,7 +259,7 @@ def _forward(model: VisionLanguageModel, batch: Batch, image_rows: Tensor) -> tu
 
 
 def errors(expected: list[Outputs], found: list[Outputs]) -> dict[str, float]:
-    """How far outputs are from the expected ones.
+    """Tell how far outputs are from the expected ones.
 
     Returns:
         The mean Kullback-Leibler divergence of the predicted from the expected next-token distributions in nats; the
@@ -323,7 +325,7 @@ def _median(function: Callable[[], Any], repeats: int) -> float:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as markdown."""
+    """Return the report as markdown."""
     machine, results = report["machine"], report["results"]
     timed = "step_ms" in results[0]
     names = ["`llm_weights`", "computes in", "layers, MB", "of bf16", "KL, nats", "same top token"]

@@ -219,7 +219,7 @@ def _pixels(models: Models, questions: Sequence[Question]) -> dict[Path, torch.T
 
 
 def _or_none(run: Callable[[], Any]) -> Any:
-    """What it gives, or None where the device's memory is too small."""
+    """Return what it gives, or None where the device's memory is too small."""
     try:
         return run()
     except torch.OutOfMemoryError:

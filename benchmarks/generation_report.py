@@ -31,7 +31,7 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def bandwidth_bound(report: dict[str, Any]) -> dict[str, Any]:
-    """How near batch-1 decoding comes to reading the weights once for every token.
+    """Tell how near batch-1 decoding comes to reading the weights once for every token.
 
     Args:
         report: with its ``decoding``.
@@ -53,7 +53,7 @@ def bandwidth_bound(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as a page.
+    """Return the report as a page.
 
     Args:
         report: what ``measure`` gives.

@@ -313,7 +313,7 @@ def now(device: torch.device) -> float:
 
 
 def text_of(words: Sequence[int]) -> str:
-    """The text that ``WordIds`` turns into these ids."""
+    """Return the text that ``WordIds`` turns into these ids."""
     return " ".join(map(str, words))
 
 

@@ -13,7 +13,7 @@ import torch
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor or GPU, cores, threads, and the versions of what computes."""
+    """Return the processor or GPU, cores, threads, and the versions of what computes."""
     name = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def table(rows: int, row_length: int, images: int) -> str:
-    """The table as markdown.
+    """Return the table as markdown.
 
     Args:
         rows: packed rows of a batch, on each GPU.

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def table(reports: dict[str, ProbeReport], machine: dict[str, Any]) -> str:
-    """The reports as markdown."""
+    """Return the reports as markdown."""
     first = next(iter(reports.values()))
     assert first.encoders.before is not None
     lines = [

@@ -47,14 +47,14 @@ class Side(ABC):
 
     @abstractmethod
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
-        """The step's batches, as the data loader's workers make them; not part of the step."""
+        """Return the step's batches, as the data loader's workers make them; not part of the step."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """Summed cross-entropy of one batch."""
+        """Return summed cross-entropy of one batch."""
 
     def parts(self, batch: Any) -> list[Any]:
-        """What of a batch is computed one after another."""
+        """Return what of a batch is computed one after another."""
         return [batch]
 
     def step(self, prepared: Prepared, num_labels: int) -> float:
@@ -119,7 +119,7 @@ class Plain(Ours):
     """``helpers/plain_training.py`` over the same modules."""
 
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
-        """Padded batches."""
+        """Make padded batches."""
         return [
             [tensor.to(self.device) for tensor in (tokens, labels, pixels)]
             for tokens, labels, _, pixels in _padded(examples, images, self.preset)
@@ -150,7 +150,7 @@ class Transformers(Side):
         self.checkpointing = checkpointing
 
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
-        """Padded batches with attention masks."""
+        """Make padded batches with attention masks."""
         return [
             {
                 "input_ids": tokens.to(self.device),

@@ -86,7 +86,7 @@ class Example:
     answer: tuple[int, ...]
 
     def tokens(self, image_tokens: int) -> tuple[list[int], list[int]]:
-        """The chat in Llama 3's form, and the labels: -100 except on the answer and its end."""
+        """Return the chat in Llama 3's form, and the labels: -100 except on the answer and its end."""
         prompt = [BOS, START, USER, END, BREAK, *[IMAGE] * image_tokens, *self.question]
         prompt += [EOT, START, ASSISTANT, END, BREAK]
         answer = [*self.answer, EOT]
@@ -94,7 +94,7 @@ class Example:
 
 
 def captions(preset: Preset, seed: int) -> list[Example]:
-    """A batch of figure captions of mixed length."""
+    """Return a batch of figure captions of mixed length."""
     source = random.Random(seed)
     centre = math.log(CAPTION_MEAN) - CAPTION_SPREAD**2 / 2
     limit = min(CAPTION_LIMIT, preset.row_length - preset.image_tokens - 16)
@@ -105,7 +105,7 @@ def captions(preset: Preset, seed: int) -> list[Example]:
 
 
 def notes(preset: Preset, seed: int) -> list[Example]:
-    """A batch of radiographs with their notes, most of them short."""
+    """Return a batch of radiographs with their notes, most of them short."""
     source = random.Random(seed)
     lengths = [source.choice(NOTE_LENGTHS) for _ in range(preset.batch_size)]
     return [Example(image, (), _words(source, preset, length)) for image, length in enumerate(lengths)]

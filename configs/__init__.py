@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def packaged_configs() -> dict[str, Path]:
-    """The packaged configurations: name as ``--config`` takes it -> file."""
+    """Return the packaged configurations: name as ``--config`` takes it -> file."""
     return {name: path for name, path in _packaged().items() if not _is_sweep(path)}
 
 
 def packaged_sweeps() -> dict[str, Path]:
-    """The packaged sweeps: name as ``medcap sweep`` takes it -> file. No recipe can be started with one."""
+    """Return the packaged sweeps: name as ``medcap sweep`` takes it -> file. No recipe can be started with one."""
     return {name: path for name, path in _packaged().items() if _is_sweep(path)}
 
 

@@ -60,7 +60,7 @@ def convert(value: Any, parameter: inspect.Parameter, component: Callable[..., A
 
 
 def _hint(parameter: inspect.Parameter, component: Callable[..., Any]) -> Any:
-    """The type of a parameter; None where it is not known."""
+    """Return the type of a parameter; None where it is not known."""
     hint, default = parameter.annotation, parameter.default
     if hint is parameter.empty:
         return _hint_of_default(default)
@@ -82,7 +82,7 @@ def _hint_of_default(default: Any) -> Any:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether a value of a YAML file can be what a hint names."""
+    """Tell whether a value of a YAML file can be what a hint names."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _is_plain(typing.get_args(hint)[0])

@@ -123,7 +123,7 @@ def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictC
 def read_arguments(
     arguments: list[str], keys: Keys, flags: tuple[str, ...] = (), description: str | None = None
 ) -> DictConfig:
-    """What a recipe makes of a command line.
+    """Return what a recipe makes of a command line.
 
     Args:
         arguments: ``--config`` and ``key=value``, as for :func:`recipe`.
@@ -241,7 +241,7 @@ def _check_value(value: Any, rule: Value, path: str) -> Any:
 
 
 def _expanded(value: Any) -> Any:
-    """A value with the home folder in place of ``~`` at the start of its text: no shell saw ``key=~/run``."""
+    """Return a value with the home folder in place of ``~`` at the start of its text: no shell saw ``key=~/run``."""
     if isinstance(value, list | tuple):
         return [_expanded(item) for item in value]
     if isinstance(value, dict):

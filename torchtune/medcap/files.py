@@ -79,7 +79,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same value in the types of JSON: NaN and infinity as None, paths and other objects as text."""
+    """Return the same value in the types of JSON: NaN and infinity as None, paths and other objects as text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -63,7 +63,7 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
 
 
 def unforeseen(error: BaseException, doing: str) -> str:
-    """The one line for an error that no part of the program explains.
+    """Return the one line for an error that no part of the program explains.
 
     Args:
         error: as it was raised.
@@ -97,7 +97,7 @@ def _message(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost of our own lines that the error passed."""
+    """Return the innermost of our own lines that the error passed."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}medcap{os.sep}" in frame.filename or "recipes" in frame.filename]
     if not frames:
@@ -107,7 +107,7 @@ def _place(error: BaseException) -> str:
 
 
 def shown_command(words: Sequence[str]) -> str:
-    """A command line as a message may show it: without keys, and on one line."""
+    """Return a command line as a message may show it: without keys, and on one line."""
     shown: list[str] = []
     hide = False
     for word in words:
@@ -193,7 +193,7 @@ def _is_no_torchao_notice(record: logging.LogRecord) -> bool:
 
 
 def _output_is_closed() -> bool:
-    """Whether standard output or standard error is a pipe that nobody reads any more."""
+    """Tell whether standard output or standard error is a pipe that nobody reads any more."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

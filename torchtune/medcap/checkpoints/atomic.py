@@ -109,7 +109,7 @@ def restore_interrupted(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the marker is there."""
+    """Tell whether the marker is there."""
     return (folder / MARKER).is_file()
 
 
@@ -119,7 +119,7 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a folder's name gives, None for other names."""
+    """Return the step that a folder's name gives, None for other names."""
     match = _STEP_FOLDER.fullmatch(folder.name)
     return int(match[1]) if match else None
 
@@ -142,7 +142,7 @@ def point_latest(folder: Path) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete step folder.
+    """Return the newest complete step folder.
 
     Args:
         folder: one that holds step folders, or a run's folder with ``checkpoint`` in it.

@@ -221,7 +221,9 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
 
 
 def _plan_further(cfg: DictConfig, vision: VisionPlan) -> list[ComponentPlan]:
-    """The components that the configuration names, and those of the checkpoint; a checkpoint's own weights win."""
+    """Return the components that the configuration names, and those of the checkpoint; a checkpoint's own weights
+    win.
+    """
     plans = []
     for name in further_components():
         node = cfg.get(name)

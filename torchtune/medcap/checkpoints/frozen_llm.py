@@ -209,7 +209,7 @@ def plan_llm(
 
 
 def llm_fingerprint(decoder: nn.Module) -> str:
-    """A number that is the same exactly when all weights are.
+    """Return a number that is the same exactly when all weights are.
 
     Args:
         decoder: on any device; a parameter under two names counts once. Where it is divided over processes, all of
@@ -248,13 +248,13 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _layer_number(source: str) -> int:
-    """The decoder layer that a checkpoint's tensor belongs to, -1 for none."""
+    """Return the decoder layer that a checkpoint's tensor belongs to, -1 for none."""
     found = _LAYER.search(source)
     return int(found.group(1)) if found else -1
 
 
 def _layer_name(source: str) -> str:
-    """The beginning of the decoder's names for a checkpoint's tensor, which sorts as these names do."""
+    """Return the beginning of the decoder's names for a checkpoint's tensor, which sorts as these names do."""
     number = _layer_number(source)
     return f"layers.{number}." if number >= 0 else "~"
 

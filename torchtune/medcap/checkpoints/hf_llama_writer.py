@@ -72,7 +72,7 @@ def write_hugging_face_llama(
 
 
 def is_llama(decoder: TransformerDecoder) -> bool:
-    """Whether transformers' LlamaForCausalLM computes what this decoder does."""
+    """Tell whether transformers' LlamaForCausalLM computes what this decoder does."""
     layer = decoder.layers[0]
     plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
     biased = layer.attn.q_proj.bias is not None
@@ -90,7 +90,7 @@ def _checked_shape(decoder: TransformerDecoder, architecture: dict[str, Any]) ->
 
 
 def llama_config(shape: DecoderShape, dtype: torch.dtype) -> dict[str, Any]:
-    """A Llama's ``config.json``, without the ids of special tokens.
+    """Return a Llama's ``config.json``, without the ids of special tokens.
 
     Args:
         shape: the decoder's.
@@ -124,7 +124,7 @@ def llama_config(shape: DecoderShape, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def token_ids(tokenizer: Llama3Tokenizer) -> dict[str, Any]:
-    """The ids of special tokens, as ``config.json`` and ``generation_config.json`` name them."""
+    """Return the ids of special tokens, as ``config.json`` and ``generation_config.json`` name them."""
     stop = [tokenizer.eos_id, tokenizer.eom_id, tokenizer.eot_id]
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stop, "pad_token_id": tokenizer.pad_id}
 
@@ -180,7 +180,7 @@ def write_fast_tokenizer(
 
 
 def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str]) -> list[str]:
-    """The names at n to n + 255: a tokenizer.json numbers them in order, so a free slot needs a name too."""
+    """Return the names at n to n + 255: a tokenizer.json numbers them in order, so a free slot needs a name too."""
     first = tokenizer.base_vocab_size
     names = {token: name for name, token in tokenizer.special_tokens.items()} | dict(renamed)
     return [

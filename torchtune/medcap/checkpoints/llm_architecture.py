@@ -63,7 +63,7 @@ class DecoderShape:
 
 
 def component_of(llm: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """The ``llm`` key as a plain dict with ``_component_``.
+    """Return the ``llm`` key as a plain dict with ``_component_``.
 
     Raises:
         UserError: if there is no ``_component_``.

@@ -38,7 +38,7 @@ class Conversion:
     embedding: str
 
     def expected(self, decoder: TransformerDecoder) -> dict[str, tuple[int, ...]]:
-        """The checkpoint names and shapes of a decoder's tensors.
+        """Return the checkpoint names and shapes of a decoder's tensors.
 
         Raises:
             UserError: if the decoder has a tensor that no such checkpoint can hold.
@@ -102,7 +102,7 @@ def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
 
 
 def conversion_for(decoder: TransformerDecoder, kind: str) -> Conversion:
-    """The conversion for a decoder and a kind of checkpoint.
+    """Return the conversion for a decoder and a kind of checkpoint.
 
     Args:
         decoder: built, weights or not.
@@ -112,12 +112,12 @@ def conversion_for(decoder: TransformerDecoder, kind: str) -> Conversion:
 
 
 def is_rotary_table(name: str) -> bool:
-    """Whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
+    """Tell whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
     return name == "rope.freqs" or name.endswith("rotary_emb.inv_freq")
 
 
 def concatenation_dim(pieces: list[tuple[int, ...]], expected: tuple[int, ...]) -> int | None:
-    """How tensor-parallel pieces make one tensor.
+    """Tell how tensor-parallel pieces make one tensor.
 
     Meta splits wq, wk, wv, w1, w3 and the output by rows, wo and w2 by columns, the embeddings by columns in Llama 2
     and by rows in Llama 3, and repeats the norms; the pieces' shapes tell which.

@@ -66,7 +66,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def run_root(run: str | Path) -> Path:
-    """The folder that holds a run's configuration, logs and results.
+    """Return the folder that holds a run's configuration, logs and results.
 
     Args:
         run: as for :func:`read_run`, which has accepted it.
@@ -76,14 +76,14 @@ def run_root(run: str | Path) -> Path:
 
 
 def _find_config(folder: Path) -> Path | None:
-    """The nearest one upwards: a checkpoint lies two folders below its run."""
+    """Return the nearest one upwards: a checkpoint lies two folders below its run."""
     start = folder if folder.is_dir() else folder.parent
     places = [start, *start.absolute().parents][:3]
     return next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)
 
 
 def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:
-    """A run's checkpoints may lie outside of its folder."""
+    """Return the folder of the checkpoints, which may lie outside of the run's folder."""
     elsewhere = OmegaConf.select(cfg, "checkpointer.output_dir")
     inside = folder != config.parent or latest_checkpoint(folder) is not None or (folder / DESCRIPTION_FILE).is_file()
     return find_vision_checkpoint(folder if inside or elsewhere is None else Path(elsewhere))

@@ -100,7 +100,7 @@ def load_tree(folder: Path, name: str) -> Any:
 
 
 def map_tensors(value: Any, function: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
-    """A nested value with every tensor replaced; dicts, lists and tuples are new ones.
+    """Return a nested value with every tensor replaced; dicts, lists and tuples are new ones.
 
     Args:
         value: as ``save_tree`` takes it.

@@ -216,7 +216,7 @@ def _tower_source(vision: str | Mapping[str, Any], weights: bool) -> TowerSource
 
 
 def _saved_path(vision: str | Mapping[str, Any]) -> Path | None:
-    """The weights file if ``vision`` is a checkpoint of ``save_components``."""
+    """Return the weights file if ``vision`` is a checkpoint of ``save_components``."""
     name = vision.get("name") if isinstance(vision, Mapping) and set(vision) == {"name"} else vision
     if not isinstance(name, str) or name == "tiny" or name in NAMED_TOWERS:
         return None
@@ -233,7 +233,7 @@ def _saved_tower(saved: SavedVision) -> TowerSource:
 
 
 def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool:
-    """Whether ``vision`` is this architecture, as far as that is known without a network."""
+    """Tell whether ``vision`` is this architecture, as far as that is known without a network."""
     on_the_hub = isinstance(vision, str) and "/" in vision and not Path(vision).expanduser().exists()
     if on_the_hub:
         return False

@@ -105,7 +105,7 @@ def save_meta_model(
 
 
 def find_vision_checkpoint(path: Path) -> Path:
-    """The weights file that a path means.
+    """Return the weights file that a path means.
 
     Args:
         path: ``vision.safetensors``, its folder, a folder of steps or its ``latest``, or a run's folder.

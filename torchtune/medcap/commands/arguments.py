@@ -27,14 +27,14 @@ def add_image_root(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """An argument's ``type``: a whole number from 1 on."""
+    """Read an argument as a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """An argument's ``type``: a number that every random generator takes."""
+    """Read an argument as a number that every random generator takes."""
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_SEED}")
     return int(text)

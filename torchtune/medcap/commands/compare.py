@@ -87,7 +87,7 @@ def find_predictions(path: Path) -> Path:
 
 
 def comparison_table(comparison: Comparison, first: str, second: str) -> str:
-    """A comparison as text for a terminal.
+    """Return a comparison as text for a terminal.
 
     Args:
         comparison: what to show.

@@ -176,7 +176,7 @@ def read_keys(options: argparse.Namespace) -> list[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Tell whether only this machine can reach an address."""
     return address == "::1" or address.startswith("127.")
 
 

@@ -106,7 +106,7 @@ def _speed(options: argparse.Namespace) -> float | None:
 
 
 def _batch(options: argparse.Namespace, file: TrainingFile) -> dict[str, Any]:
-    """What decides the steps of an epoch."""
+    """Return what decides the steps of an epoch."""
     cfg = file.cfg
     if cfg is None:
         return {"batch_size": options.batch_size or BATCH_SIZE, "gradient_accumulation_steps": 1, "packed": True}

@@ -112,7 +112,7 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
 
 
 def num_processes(options: argparse.Namespace) -> int:
-    """How many processes work at it."""
+    """Tell how many processes work at it."""
     from medcap.workers import num_processors
 
     return options.processes or num_processors()
@@ -148,7 +148,7 @@ def _config(options: argparse.Namespace) -> DictConfig | None:
 
 
 def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
-    """The tower and the projector, without reading or fetching weights that a name alone stands for."""
+    """Return the tower and the projector, without reading or fetching weights that a name alone stands for."""
     from omegaconf import DictConfig, OmegaConf
 
     from medcap.checkpoints.llm_architecture import build_decoder

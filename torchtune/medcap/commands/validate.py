@@ -82,7 +82,7 @@ def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:
 
 
 def _open_other(options: argparse.Namespace, checker: RowChecker) -> RowChecker:
-    """The file to compare with; of it, only what is said and shown matters."""
+    """Return the file to compare with; of it, only what is said and shown matters."""
     from medcap.datasets.rows.source import open_source
 
     try:

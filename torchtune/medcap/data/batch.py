@@ -78,7 +78,7 @@ class Batch:
         return self.in_one_buffer(pin=True)
 
     def in_one_buffer(self, pin: bool = False) -> Batch:
-        """The same batch with all its tensors in one piece of memory, so that one copy takes it to a device.
+        """Return the same batch with all its tensors in one piece of memory, so that one copy takes it to a device.
 
         Args:
             pin: use page-locked memory, which a copy need not wait for.
@@ -94,7 +94,7 @@ class Batch:
         return self._over(buffer)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on ``device``, copied without waiting where the memory is pinned."""
+        """Return the batch on ``device``, copied without waiting where the memory is pinned."""
         if self.tokens.device == device:
             return self
         whole = self if self.buffer is not None else self.in_one_buffer()
@@ -105,7 +105,7 @@ class Batch:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _over(self, buffer: Tensor) -> Batch:
-        """The batch whose tensors lie in ``buffer``, in their order."""
+        """Return the batch whose tensors lie in ``buffer``, in their order."""
         views, place = {}, 0
         for name, tensor in self._tensors().items():
             views[name] = buffer[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -113,7 +113,7 @@ class Batch:
         return replace(self, **views, buffer=buffer)
 
     def _on_axis(self, axis: Mapping[str, str]) -> dict[str, Tensor]:
-        """The tensors of one axis that this batch has."""
+        """Return the tensors of one axis that this batch has."""
         names = [field.name for field in fields(self) if field.metadata == axis]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 

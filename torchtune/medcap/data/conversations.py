@@ -161,7 +161,7 @@ def _holds_something(value: Any) -> bool:
 
 
 def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
-    """The turns behind what stands under ``system``."""
+    """Return the turns behind what stands under ``system``."""
     from torchtune.data import Message
 
     system = row.get("system")
@@ -176,7 +176,7 @@ def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Messag
 
 
 def text_of_value(value: Any, name: str) -> str:
-    """The words of a JSON value; released files hold bare numbers where text is meant.
+    """Return the words of a JSON value; released files hold bare numbers where text is meant.
 
     Args:
         value: text, or a number.
@@ -195,7 +195,7 @@ def text_of_value(value: Any, name: str) -> str:
 
 
 def folder_of(meta: str) -> str | None:
-    """The folder that medcap's ``meta`` names, as in ``dir=./datasets/images``."""
+    """Return the folder that medcap's ``meta`` names, as in ``dir=./datasets/images``."""
     found = FOLDER_IN_META.search(meta)
     return found.group(1) if found else None
 

@@ -42,7 +42,7 @@ class EpochOrder:
         ]
 
     def samples_of(self, start: int, stop: int) -> list[int]:
-        """The samples of units ``start`` to ``stop``."""
+        """Return the samples of units ``start`` to ``stop``."""
         if self.units is None:
             return self.samples[start:stop].tolist()
         return self.samples[self.documents[self.units[start]] : self.documents[self.units[stop]]].tolist()

@@ -52,7 +52,7 @@ _TOO_DEEP = "nested too deeply"
 
 
 def json_error(error: Exception) -> JsonError:
-    """What is wrong, of an exception that decoding JSON raised."""
+    """Return what is wrong, of an exception that decoding JSON raised."""
     if isinstance(error, JsonError):
         return error
     if isinstance(error, json.JSONDecodeError):

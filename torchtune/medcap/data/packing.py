@@ -123,7 +123,7 @@ TOKEN_FIELDS = {
 
 
 def sharing(sample: Sample) -> tuple[int, int]:
-    """What a sample can share with others: the tokens up to its last image.
+    """Return what a sample can share with others: the tokens up to its last image.
 
     Returns:
         Its prefix and its group, as in ``SampleTable``.
@@ -137,7 +137,7 @@ def sharing(sample: Sample) -> tuple[int, int]:
 
 
 def make_table(samples: Sequence[Sample]) -> SampleTable:
-    """The table of samples that are at hand."""
+    """Return the table of samples that are at hand."""
     shared = np.array([sharing(sample) for sample in samples], dtype=np.int64).reshape(-1, 2)
     lengths = np.array([len(sample.tokens) for sample in samples], dtype=np.int32)
     return SampleTable(lengths, shared[:, 0].astype(np.int32), shared[:, 1])

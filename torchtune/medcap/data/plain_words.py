@@ -103,7 +103,7 @@ class WordEncoder:
 
 
 def _symbols(pieces: Any) -> Iterator[tuple[int, str]]:
-    """The ids and names of a SentencePiece model that mark something.
+    """Yield the ids and names of a SentencePiece model that mark something.
 
     A user-defined symbol may also be text that is kept whole, such as line breaks and HTML's elements in Gemma's: one
     counts if it looks like a tag and has no closing partner.
@@ -124,7 +124,7 @@ def _has_partner(pieces: Any, name: str) -> bool:
 
 
 def _template_tags(tokenizer: Any) -> list[str]:
-    """The tags that the tokenizer's prompt template writes around turns, the longest first."""
+    """Return the tags that the tokenizer's prompt template writes around turns, the longest first."""
     template = getattr(tokenizer, "prompt_template", None)
     if template is None:
         return []

@@ -17,7 +17,7 @@ from medcap.modules.label_loss import IGNORE_INDEX
 
 
 def find_prompt_prefix(samples: Iterable[Sample], image_token_id: int) -> tuple[int, ...]:
-    """The beginning that saves the most tokens if it is left out wherever it stands.
+    """Return the beginning that saves the most tokens if it is left out wherever it stands.
 
     Args:
         samples: some of a dataset, whole.

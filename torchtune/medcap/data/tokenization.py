@@ -242,7 +242,7 @@ class ChatTokenizer:
             raise WordsError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
 
     def _look_at_template(self) -> tuple[list[int], bool]:
-        """The special tokens by which an answer ends, and whether anything stands before it."""
+        """Return the special tokens by which an answer ends, and whether anything stands before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
         ids, masked = self._template(turns, LabelRules())
         end = _last(ids, _MARKS[END_MARK])

@@ -15,7 +15,7 @@ Rename = Callable[[str, str | None], str]
 
 
 def has_turns(row: Any) -> bool:
-    """Whether a row is one to train on, with ``conversations`` or ``messages``."""
+    """Tell whether a row is one to train on, with ``conversations`` or ``messages``."""
     return isinstance(row, Mapping) and any(key in row for key in (*CONVERSATION_KEYS, "messages"))
 
 
@@ -60,7 +60,7 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
 
 
 def _fields(row: Mapping[str, Any]) -> list[str]:
-    """The fields that name images; those beside turns may name them twice."""
+    """Return the fields that name images; those beside turns may name them twice."""
     if any(key in row for key in CONVERSATION_KEYS) and is_coloninst(row):
         return ["id"]
     if has_turns(row):

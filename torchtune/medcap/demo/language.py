@@ -104,7 +104,7 @@ def answer_accuracy(
 
 
 def tokenizer_texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a tokenizer for these records should learn from: their words, and the roles in every turn's header.
+    """Return what a tokenizer for these records should learn from: their words, and the roles in every turn's header.
 
     Args:
         records (Sequence[Mapping]): LLaVA's records.

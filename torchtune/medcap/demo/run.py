@@ -162,7 +162,7 @@ def _tune(recipe: str, config: str, overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _command_key(command: Sequence[str]) -> list[Any]:
-    """A command and what its configuration says now."""
+    """Return a command and what its configuration says now."""
     return [*command, _packaged(command[command.index("--config") + 1])]
 
 

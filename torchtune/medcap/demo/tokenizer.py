@@ -77,7 +77,7 @@ def _ranked_tokens(bpe) -> list[str]:
 
 
 def _byte_of_letter() -> dict[str, int]:
-    """The letters in which byte-level BPE spells bytes: printable Latin-1 as itself, the rest from U+0100 on.
+    """Return the letters in which byte-level BPE spells bytes: printable Latin-1 as itself, the rest from U+0100 on.
 
     Source: the byte table of GPT-2's tokenizer, which ``tokenizers`` uses.
     """

@@ -79,7 +79,7 @@ class PredictionStore:
 
 
 def generated(generation: Generation) -> Entry:
-    """What an entry holds of a generated answer."""
+    """Return what an entry holds of a generated answer."""
     return {
         "prediction": generation.text,
         "finish": generation.finish,
@@ -146,7 +146,7 @@ def collect(
 
 
 def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
-    """What an entry holds of scored candidates.
+    """Return what an entry holds of scored candidates.
 
     Args:
         candidates: what was scored.

@@ -36,7 +36,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 
 def value_at(tree: Mapping[str, Any], name: str) -> Any:
-    """The value under a dotted name, None where there is none."""
+    """Return the value under a dotted name, None where there is none."""
     value: Any = tree
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -190,7 +190,7 @@ def _group_table(field: str, table: Sequence[Mapping[str, Any]], share: bool) ->
 
 
 def _confusions(result: TaskResult) -> ConfusionMaps | None:
-    """A map for each modality, of the rows whose answers are right or wrong."""
+    """Return a map for each modality, of the rows whose answers are right or wrong."""
     scored = result.own[0]
     pairs: dict[str, list[tuple[str, str]]] = {}
     for row, entry, scores in zip(result.rows, scored.entries, scored.scores.rows, strict=True):
@@ -252,7 +252,7 @@ def _samples(result: TaskResult) -> list[Sample]:
 
 
 def _chosen(row: Row, scores: Mapping[str, Any]) -> str | None:
-    """The option that an answer was taken for; a protocol may tell it by its letter."""
+    """Return the option that an answer was taken for; a protocol may tell it by its letter."""
     choice = scores.get("choice")
     place = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1
     if choice not in row.options and 0 <= place < len(row.options):

@@ -87,7 +87,7 @@ def write_model_card(folder: Path, facts: RunFacts, format: str, notices: Sequen
 
 
 def model_card(facts: RunFacts, format: str, notices: Sequence[str] = ()) -> str:
-    """The card's text.
+    """Return the card's text.
 
     Args:
         facts: of the run.
@@ -125,7 +125,7 @@ def _front_matter(facts: RunFacts, format: str) -> str:
 
 
 def _without_folders(notice: str) -> str:
-    """The words of a notice with a folder's last name in place of its path."""
+    """Return the words of a notice with a folder's last name in place of its path."""
     return re.sub(r"(?<![\w.])[\w.~-]*/[\w./-]*", lambda found: Path(found.group()).name, notice)
 
 

@@ -107,7 +107,7 @@ def _tower(vision: Any) -> tuple[str, str | None]:
 
 
 def _hub_name_in(config: Path) -> str | None:
-    """transformers remembers where a model was loaded from, by its name or by its folder."""
+    """Forget where a model was loaded from, which transformers remembers by its name or by its folder."""
     name = _read(config).get("_name_or_path")
     return name if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 

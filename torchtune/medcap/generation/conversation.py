@@ -102,7 +102,7 @@ class Conversation:
         return "\n".join(lines)
 
     def _turns(self, last: Exchange | None = None) -> list[Exchange]:
-        """The turns that the model is shown, which are those that a row keeps.
+        """Return the turns that the model is shown, which are those that a row keeps.
 
         A turn whose answer has no words (it was stopped before one came) is left out.
         [Contract] its images are not: they go with the next turn, else the model would answer that one blindly.

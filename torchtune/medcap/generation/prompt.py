@@ -38,7 +38,7 @@ def question_request(image: Any | None, question: str, id: str = "") -> Request:
 
 
 def user_message(image: Any | Sequence[Any] | None = None, text: str = "") -> Message:
-    """A user's turn, cut into the parts that ``<image>\\n`` and the text are cut into in a training record.
+    """Return a user's turn, cut into the parts that ``<image>\\n`` and the text are cut into in a training record.
 
     Args:
         image: a path, a PIL image or a prepared one, a list of them, or None.

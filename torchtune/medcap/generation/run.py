@@ -81,6 +81,6 @@ def open_runs(
 
 
 def _same_llm(plan: ModelPlan) -> str:
-    """What two plans of the same weights in the same precision have in common."""
+    """Return what two plans of the same weights in the same precision have in common."""
     files = [str(path.resolve()) for path in plan.llm.files.paths]
     return repr((sorted(plan.llm.llm.items()), files, plan.llm.llm_weights))

@@ -53,7 +53,7 @@ class TextStream:
         return self._give(text[:end].rstrip())
 
     def finish(self) -> str:
-        """The answer is complete.
+        """End a complete answer.
 
         Returns:
             What was still held back.

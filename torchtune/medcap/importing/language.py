@@ -57,7 +57,7 @@ class SourceTensors:
         return tensors
 
     def pending(self, rename: Callable[[str], str | None]) -> list[PendingTensor]:
-        """The tensors that get a name, to be read when they are written."""
+        """Return the tensors that get a name, to be read when they are written."""
         result = []
         for name, (header, *_) in self.files.headers.items():
             new = rename(name)
@@ -72,7 +72,7 @@ class SourceTensors:
 
 
 def llm_component(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """The ``llm`` key for a Hugging Face Llama or Mistral.
+    """Return the ``llm`` key for a Hugging Face Llama or Mistral.
 
     Args:
         config: of the language model, with every field; see :func:`complete_config`.
@@ -142,7 +142,7 @@ def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
 
 
 def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> dict[str, Any]:
-    """The ``tokenizer`` key.
+    """Return the ``tokenizer`` key.
 
     Args:
         folder: of the source.
@@ -174,7 +174,7 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
 def stored_language(
     folder: Path, config: dict[str, Any], tensors: Sequence[PendingTensor], tokenizer: Path | None
 ) -> ImportedLanguage:
-    """The language model of a source that holds one; its files are copied.
+    """Return the language model of a source that holds one; its files are copied.
 
     Args:
         folder: of the source.
@@ -194,7 +194,7 @@ def stored_language(
 
 
 def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:
-    """The language model of ``--llm``, which stays where it is.
+    """Return the language model of ``--llm``, which stays where it is.
 
     Args:
         folder: a Hugging Face Llama or Mistral.

@@ -54,7 +54,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
 
 
 def tower_name(name: str) -> str | None:
-    """What stands behind ``vision_tower.``, None for other tensors and for numbers that are no weights."""
+    """Return what stands behind ``vision_tower.``, None for other tensors and for numbers that are no weights."""
     name = name.removeprefix("model.")
     if not name.startswith("vision_tower.") or name.endswith("position_ids"):
         return None
@@ -120,7 +120,7 @@ def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str,
 
 
 def _timm_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' ViT -> timm's trunk, query, key and value in one matrix again."""
+    """Rename the tensors of transformers' ViT to timm's trunk, query, key and value in one matrix again."""
     trunk = {f"trunk.{timm}": tensors[name] for timm, name in VIT_OUTSIDE.items() if name in tensors}
     numbers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")}
     for number in numbers:

@@ -25,7 +25,7 @@ _LINEAR = {"_component_": "medcap.models.linear"}
 
 
 def named_tower(vision: str, select_layer: int) -> tuple[Tower, list[str]]:
-    """The tower that a name or folder means, cut to the layer that the model reads.
+    """Return the tower that a name or folder means, cut to the layer that the model reads.
 
     Args:
         vision: as ``vision=`` takes it.
@@ -87,7 +87,7 @@ def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
 
 
 def kept_layers(select_layer: int, num_layers: int) -> int:
-    """How many layers give the hidden state that is read.
+    """Tell how many layers give the hidden state that is read.
 
     Args:
         select_layer: index into the hidden states, of which number 0 goes into the first layer.
@@ -103,7 +103,7 @@ def kept_layers(select_layer: int, num_layers: int) -> int:
 
 
 def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place: Path, select_layer: int) -> Tower:
-    """A tower whose weights came with the model.
+    """Return a tower whose weights came with the model.
 
     Args:
         source: describes the whole tower.
@@ -181,7 +181,7 @@ def check_activation(name: str, place: Path) -> None:
 
 
 def _below(kept: int) -> Callable[[str], str | None]:
-    """The name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
+    """Return the name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
 
     def rename(name: str) -> str | None:
         layer = _LAYER.match(name)

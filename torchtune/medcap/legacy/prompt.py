@@ -28,7 +28,7 @@ def plain_text(turns: Sequence[Turn]) -> str:
 
 
 def plain_text_tokens(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:
-    """The prompt as medcap 2024 encoded it: only the first token is special.
+    """Return the prompt as medcap 2024 encoded it: only the first token is special.
 
     Args:
         tokenizer: Llama 3's.

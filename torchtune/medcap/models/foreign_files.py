@@ -124,7 +124,7 @@ def check_error_body(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _words(head: bytes) -> str:
-    """The beginning of a text; "" for binary data."""
+    """Return the beginning of a text; "" for binary data."""
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ _PLACES = ("original/tokenizer.model", "tokenizer.model", _JSON)
 
 
 def find_tokenizer_file(path: str | Path) -> Path:
-    """The file that a tokenizer's path stands for.
+    """Return the file that a tokenizer's path stands for.
 
     Args:
         path: a tokenizer.model, a tokenizer.json, or a model's folder. Where ``FOLDER/original/tokenizer.model`` or
@@ -69,7 +69,7 @@ def tiktoken_file(path: str | Path) -> Iterator[Path]:
 
 
 def tokenizer_model(file: Path) -> str | None:
-    """The lines of base64 and rank that torchtune reads.
+    """Return the lines of base64 and rank that torchtune reads.
 
     Both formats hold the same byte pairs: tiktoken merges to the token of the lowest rank, Hugging Face by the order of
     the merges, so the two agree where that order is the tokens' own, and both split words by the same rule.
@@ -105,7 +105,7 @@ def tokenizer_model(file: Path) -> str | None:
 
 
 def _patterns(node: Any) -> Iterator[str]:
-    """The expressions by which a pre-tokenizer splits text."""
+    """Yield the expressions by which a pre-tokenizer splits text."""
     if isinstance(node, dict):
         if isinstance(node.get("Regex"), str):
             yield node["Regex"]
@@ -117,14 +117,14 @@ def _patterns(node: Any) -> Iterator[str]:
 
 
 def _in_order(ranks: dict[str, int], merges: list[str | list[str]]) -> bool:
-    """Whether the merges make the tokens in the order of their ranks."""
+    """Tell whether the merges make the tokens in the order of their ranks."""
     made = ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     places = [ranks.get(token, -1) for token in made]
     return bool(places) and places == sorted(places) and places[0] >= 0
 
 
 def _letter_bytes() -> dict[str, int]:
-    """The byte that each printable letter of byte-level BPE stands for."""
+    """Return the byte that each printable letter of byte-level BPE stands for."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -41,7 +41,7 @@ def llama3_special_tokens(num_ranks: int) -> dict[str, int]:
 
 
 def free_special_token(num_ranks: int) -> int:
-    """The id among Llama 3's 256 special ones that has an embedding row, and no meaning in any text or template.
+    """Return the id among Llama 3's 256 special ones that has an embedding row, and no meaning in any text or template.
 
     Args:
         num_ranks: ordinary tokens; Llama 3 has 128,000.

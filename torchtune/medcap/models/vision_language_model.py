@@ -203,7 +203,7 @@ class VisionLanguageModel(nn.Module):
         return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[places]
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Final norm and output head: ``[..., d] -> [..., V]`` float32."""
+        """Apply the final norm and the output head: ``[..., d] -> [..., V]`` float32."""
         return self.decoder.unembed(hidden)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:

@@ -51,7 +51,7 @@ def packed_attention_mask(
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as what is added to the scores: 0 where a query attends to a key, else minus infinity."""
+    """Return a boolean mask as what is added to the scores: 0 where a query attends to a key, else minus infinity."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 

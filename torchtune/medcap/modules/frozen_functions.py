@@ -17,7 +17,7 @@ _PAIRED_ROTATIONS = (RotaryPositionalEmbeddings, Llama3ScaledRoPE)
 
 
 def normalise(norm: nn.Module, states: Tensor) -> Tensor:
-    """A norm whose scale is frozen.
+    """Return a norm whose scale is frozen.
 
     Args:
         norm: torchtune's ``RMSNorm``; any other module is called as it is.
@@ -56,7 +56,7 @@ class _FrozenRMSNorm(torch.autograd.Function):
 
 
 def feed_forward(mlp: nn.Module, states: Tensor) -> Tensor:
-    """The gated feed-forward part.
+    """Return the gated feed-forward part.
 
     Args:
         mlp: torchtune's ``FeedForward`` with SiLU; any other module is called as it is.
@@ -90,7 +90,7 @@ class _GatedSiLU(torch.autograd.Function):
 
 
 def rotation_table(rotation: nn.Module | None, positions: Tensor) -> Tensor | None:
-    """The cosines and sines of a step, for all layers at once.
+    """Return the cosines and sines of a step, for all layers at once.
 
     Args:
         rotation: a layer's ``pos_embeddings``.

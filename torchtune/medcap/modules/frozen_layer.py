@@ -102,7 +102,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
     def _prefill_at(
         self, states: Tensor, places: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor | None
     ) -> Tensor:
-        """What follows attention concerns a position alone: ``[R, S, d] -> [1, m, d]``."""
+        """Return what follows attention concerns a position alone: ``[R, S, d] -> [1, m, d]``."""
         normed = self.sa_norm(states)
         attended = _take(self.attn(normed, normed, mask=mask, input_pos=input_pos), places)
         kept = self.sa_scale(attended) + _take(states, places)
@@ -175,7 +175,9 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 
 def can_freeze(layer: nn.Module) -> bool:
-    """Whether :class:`FrozenLayer` computes what a layer does: torchtune's own layer and attention, without hooks."""
+    """Tell whether :class:`FrozenLayer` computes what a layer does: torchtune's own layer and attention, without
+    hooks.
+    """
     return (
         type(layer) is TransformerSelfAttentionLayer
         and type(layer.attn) is MultiHeadAttention
@@ -196,5 +198,5 @@ def freeze_layers(decoder: TransformerDecoder) -> None:
 
 
 def is_frozen(decoder: TransformerDecoder) -> bool:
-    """Whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
+    """Tell whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
     return all(isinstance(layer, FrozenLayer) for layer in decoder.layers)

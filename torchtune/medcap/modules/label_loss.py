@@ -11,7 +11,7 @@ IGNORE_INDEX = -100
 
 
 def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 256) -> Tensor:
-    """Summed cross-entropy, without ever holding the logits of more than one chunk.
+    """Return summed cross-entropy, without ever holding the logits of more than one chunk.
 
     The head is frozen, so the gradient of a chunk's hidden states is all that is needed of it; it is taken while
     the chunk's logits exist, and only ``[n, d]`` is kept for the backward pass.
@@ -59,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Summed cross-entropy of ``[m, V]`` float32 logits, and its gradient, written over them."""
+    """Return summed cross-entropy of ``[m, V]`` float32 logits, and its gradient, written over them."""
     wanted = logits.gather(1, targets)  # [m, 1]
     normaliser = logits.logsumexp(1, keepdim=True)
     loss = (normaliser - wanted).sum()

@@ -120,7 +120,7 @@ def _read_ahead(
 
 
 def _read(path: Path, transforms: Sequence[ImageTransform], reader: ImageReader) -> list[Tensor] | str:
-    """The image as each encoder takes it, or why it cannot be read."""
+    """Return the image as each encoder takes it, or why it cannot be read."""
     try:
         image = reader.open(path, keep_grey=True)
         return [transform(image) for transform in transforms]

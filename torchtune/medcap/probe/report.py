@@ -16,7 +16,7 @@ _MOST_PROBLEMS = 5
 
 
 def text(report: ProbeReport) -> str:
-    """The results for a terminal, without a last line break."""
+    """Return the results for a terminal, without a last line break."""
     lines = []
     for side in SIDES:
         encoder = getattr(report.encoders, side)

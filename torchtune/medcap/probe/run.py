@@ -263,7 +263,7 @@ def _notices(results: Sequence[TargetResult]) -> list[str]:
 
 
 def describe(report: ProbeReport) -> dict[str, Any]:
-    """The report for ``metrics.json``."""
+    """Return the report for ``metrics.json``."""
     options, encoders = report.options, report.encoders
     both = {"before": encoders.before, "after": encoders.after}
     return {

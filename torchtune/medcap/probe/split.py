@@ -65,7 +65,7 @@ def check_apart(train: Sequence[Example], test: Sequence[Example]) -> None:
 
 
 def _mixture(examples: Sequence[Example]) -> list[tuple[str, str]]:
-    """The most frequent label of each target, and of a column of several labels all that occur."""
+    """Return the most frequent label of each target, and of a column of several labels all that occur."""
     counts: dict[str, Counter[str]] = {}
     for example in examples:
         for target, label in example.labels.items():

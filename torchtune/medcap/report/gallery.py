@@ -265,7 +265,7 @@ def _span(text: str, tag: str | None) -> Markup:
 
 
 def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None) -> str:
-    """A small picture that stands in the page itself.
+    """Return a small picture that stands in the page itself.
 
     Args:
         image: path or picture of any mode.
@@ -289,7 +289,9 @@ def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None
 
 
 def _group_numbers(samples: Sequence[Sample]) -> dict[str, int]:
-    """Number the groups from 1, in the order of their names; those beyond the style sheet's share the last number."""
+    """Give the groups numbers from 1, in the order of their names; those beyond the style sheet's share the last
+    number.
+    """
     names = sorted({sample.group for sample in samples}, key=lambda name: (not name, name.casefold()))
     return {name: min(number, MOST_GROUPS) for number, name in enumerate(names, start=1)}
 

@@ -115,7 +115,7 @@ def _rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _not_json(path: Path) -> bool:
-    """Whether a file is a table by its name, or no JSON from its first character on."""
+    """Tell whether a file is a table by its name, or no JSON from its first character on."""
     if path.suffix.lower() in _TABLES:
         return True
     start = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").lstrip()
@@ -129,7 +129,7 @@ def _not_json(path: Path) -> bool:
 
 
 def _whole_lines(path: Path) -> list[Any] | None:
-    """The rows of a file of ours without its last line, if it was that line alone which a kill cut off."""
+    """Return the rows of a file of ours without its last line, if it was that line alone which a kill cut off."""
     if not path.is_file():
         return None
     *lines, last = path.read_bytes().split(b"\n")

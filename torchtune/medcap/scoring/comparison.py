@@ -159,7 +159,7 @@ def _check_same(first: Answer, second: Answer, names: tuple[str, str]) -> None:
 
 
 def _with_type_of(answer: Answer, other: Answer) -> Answer:
-    """An answer whose file leaves the answer_type out, with that of the other file."""
+    """Return an answer whose file leaves the answer_type out, with that of the other file."""
     return answer if answer.answer_type else replace(answer, answer_type=other.answer_type)
 
 
@@ -231,7 +231,7 @@ class Comparison:
         return verdict(self.difference, self.p, self.share)
 
     def as_dict(self) -> dict[str, Any]:
-        """The comparison for a JSON file."""
+        """Return the comparison for a JSON file."""
         return {
             "protocol": self.protocol,
             "score": self.headline,

@@ -116,5 +116,5 @@ def answer_to(row: Row, prediction: str) -> Answer:
 
 
 def message_text(message: Message) -> str:
-    """A turn's words without its images, stripped."""
+    """Return a turn's words without its images, stripped."""
     return "".join(part["content"] for part in message.content if part["type"] == "text").strip()

@@ -37,7 +37,7 @@ class Interval:
     draws: int
 
     def as_dict(self) -> dict[str, float | int]:
-        """The interval for a JSON file."""
+        """Return the interval for a JSON file."""
         return {"low": self.low, "high": self.high, "level": self.level, "draws": self.draws}
 
 
@@ -207,7 +207,7 @@ def bootstrap_group_mean(
 
 
 def rows_of_means(sizes: Sequence[int] | np.ndarray) -> float:
-    """How many rows of one mean tell as much as the unweighted mean of several means.
+    """Tell how many rows of one mean tell as much as the unweighted mean of several means.
 
     Args:
         sizes: [g] rows of each mean.

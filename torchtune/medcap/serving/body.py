@@ -121,7 +121,7 @@ async def _drain(receive: Receive) -> None:
 
 
 def _refuse_compressed(scope: Scope) -> None:
-    """A few compressed bytes can hold gigabytes, and images hardly get smaller: nothing is unpacked."""
+    """Refuse compressed bodies: a few bytes can hold gigabytes, and images hardly get smaller."""
     encodings = ", ".join(Headers(scope=scope).getlist("content-encoding"))
     if any(name.strip().lower() not in ("", "identity") for name in encodings.split(",")):
         raise ApiError(

@@ -39,19 +39,19 @@ class Completion:
         self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
 
     def whole(self, text: str, answer: Answer) -> dict[str, Any]:
-        """The reply of a request without ``stream``."""
+        """Return the reply of a request without ``stream``."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(answer)}
 
     def chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        """A piece of a stream."""
+        """Return a piece of a stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
         return {**chunk, "usage": None} if self._with_usage else chunk
 
     def last_chunks(self, answer: Answer) -> list[dict[str, Any]]:
-        """What ends a stream."""
+        """Return what ends a stream."""
         chunks = [self.chunk({}, answer.finish)]
         if self._with_usage:
             chunks.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(answer)})

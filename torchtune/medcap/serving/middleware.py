@@ -32,7 +32,7 @@ logger = logging.getLogger("medcap.serving")
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """An error as a reply."""
+    """Return an error as a reply."""
     return JSONResponse(error.body, error.status, error.headers)
 
 
@@ -131,5 +131,5 @@ def _name_of(host: str) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """Where the request went; of an unknown path nothing is shown, it is the client's text."""
+    """Tell where the request went; of an unknown path nothing is shown, it is the client's text."""
     return getattr(scope.get("route"), "path", None) or "unknown"

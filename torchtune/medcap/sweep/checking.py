@@ -45,7 +45,7 @@ def check_runs(definition: Definition) -> None:
 
 
 def _overrides(definition: Definition) -> Iterator[dict[str, str]]:
-    """What the first trial tries, then each other value of each key with the first ones of the others."""
+    """Yield what the first trial tries, then each other value of each key with the first ones of the others."""
     values = {
         key: definition.choices.get(key) or [override_text(definition.ranges[key][end], key) for end in ("low", "high")]
         for key in definition.keys
@@ -58,7 +58,7 @@ def _overrides(definition: Definition) -> Iterator[dict[str, str]]:
 
 
 def _configured(program: Program, command: list[str], key: str) -> DictConfig | None:
-    """A recipe's configuration; None if the recipe does not say what it takes."""
+    """Return a recipe's configuration; None if the recipe does not say what it takes."""
     module = _recipe_module(program.recipe)
     rules = getattr(getattr(module, "recipe_main", None), "rules", None)
     arguments = command[command.index("--config") :]

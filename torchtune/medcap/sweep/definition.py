@@ -133,7 +133,7 @@ class Definition:
         return Path(self.output_dir)
 
     def combinations(self) -> list[dict[str, str]]:
-        """The trials of a grid, in the order of the file: the last key changes fastest."""
+        """Return the trials of a grid, in the order of the file: the last key changes fastest."""
         return [dict(zip(self.choices, texts, strict=True)) for texts in itertools.product(*self.choices.values())]
 
     def fingerprints(self) -> dict[str, str]:
@@ -154,7 +154,7 @@ class Definition:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Definition:
-        """What ``as_dict`` gave."""
+        """Return what ``as_dict`` gave."""
         programs = {name: values[name] and Program(**values[name]) for name in ("train", "test")}
         return Definition(**{**values, **programs, "objective": Objective(**values["objective"])})
 

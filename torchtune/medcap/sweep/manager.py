@@ -205,7 +205,7 @@ class Manager:
 
 
 def worker_environments(workers: int | None, processes: int) -> list[dict[str, str]]:
-    """What each worker's trials find in their environment: GPUs of their own, and a share of the cores.
+    """Return what each worker's trials find in their environment: GPUs of their own, and a share of the cores.
 
     Args:
         workers: how many, None for as many as the GPUs are enough for, and one without GPUs.

@@ -64,14 +64,16 @@ def _values(lines: bytes, key: str) -> Iterator[tuple[int, float]]:
 
 
 def watched(objective: Objective) -> tuple[str, int]:
-    """What is reported to Optuna while a trial trains, and by which sign so that better goes the objective's way."""
+    """Return what is reported to Optuna while a trial trains, and by which sign so that better goes the objective's
+    way.
+    """
     if objective.task is None:
         return objective.metric, 1
     return VALIDATION_LOSS, 1 if objective.direction == "minimize" else -1
 
 
 def final_value(objective: Objective, folder: Path) -> float:
-    """The number that a finished trial is judged by.
+    """Return the number that a finished trial is judged by.
 
     Args:
         objective: says which.

@@ -196,7 +196,7 @@ class Study:
         return {slot: [attempts[number] for number in sorted(attempts)] for slot, attempts in found.items()}
 
     def is_waiting(self) -> bool:
-        """Whether there is anything to claim, now that what was lost is found."""
+        """Tell whether there is anything to claim, now that what was lost is found."""
         with locked(self._locks / "claim"):
             self._reap()
             self.plan()
@@ -231,7 +231,7 @@ class Study:
         self._study.enqueue_trial(params, user_attrs={"slot": slot, "attempt": attempt})
 
     def _fixed(self, slot: int) -> dict[str, Any]:
-        """What a grid has at a place; nothing for a search, whose sampler decides when the trial starts."""
+        """Return what a grid has at a place; nothing for a search, whose sampler decides when the trial starts."""
         if not self.definition.grid:
             return {}
         sizes, fixed = [len(texts) for texts in self.definition.choices.values()], {}
@@ -252,7 +252,7 @@ class Study:
         return suggested
 
     def _sampler(self, slot: int | None) -> optuna.samplers.BaseSampler:
-        """A sampler of its own for each trial, so that workers do not draw the same values."""
+        """Return a sampler of its own for each trial, so that workers do not draw the same values."""
         node = {"_component_": "optuna.samplers.RandomSampler"} if self.definition.grid else self.definition.sampler
         node = dict(node or DEFAULT_SAMPLER)
         seeded = "seed" in inspect.signature(find_component(node["_component_"], "sampler._component_")).parameters
@@ -268,7 +268,7 @@ class Study:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """How a trial that is no more a result ended."""
+    """Tell how a trial that is no more a result ended."""
     return trial.user_attrs.get("outcome", KILLED)
 
 

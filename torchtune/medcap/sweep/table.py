@@ -26,12 +26,12 @@ STATES = {
 
 
 def columns(definition: Definition) -> list[str]:
-    """The names: trial, state, value, a column for each key that is tried, then what is known of the run."""
+    """Return the names: trial, state, value, a column for each key that is tried, then what is known of the run."""
     return [*FIRST_COLUMNS, *definition.keys, *LAST_COLUMNS]
 
 
 def results(study: Study) -> list[dict[str, Any]]:
-    """A row for each trial of the sweep, in its order: column -> value, None where there is none."""
+    """Return a row for each trial of the sweep, in its order: column -> value, None where there is none."""
     return [_row(study, slot, attempts) for slot, attempts in study.attempts().items()]
 
 
@@ -58,7 +58,7 @@ def _row(study: Study, slot: int, attempts: Sequence[FrozenTrial]) -> dict[str, 
 
 
 def best(definition: Definition, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row with the best value, None if no trial has one."""
+    """Return the row with the best value, None if no trial has one."""
     complete = [row for row in rows if row["value"] is not None]
     choose = min if definition.objective.direction == "minimize" else max
     return choose(complete, key=lambda row: row["value"], default=None)

@@ -36,7 +36,7 @@ class End:
 
 
 def commands(definition: Definition, folder: Path, overrides: Mapping[str, str]) -> list[list[str]]:
-    """What a trial runs: the words after ``tune``, for the training and then the test if there is one.
+    """Return what a trial runs: the words after ``tune``, for the training and then the test if there is one.
 
     Args:
         definition: of the sweep.

@@ -110,11 +110,11 @@ class TrainingData:
         return self.cfg.batch_size * self.world.size
 
     def plan(self, epoch: int) -> EpochOrder:
-        """The plan of an epoch, the same on every process."""
+        """Return the plan of an epoch, the same on every process."""
         return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
 
     def units(self, epoch: int, plan: EpochOrder | None = None) -> int:
-        """How many units of an epoch's plan are used."""
+        """Tell how many units of an epoch's plan are used."""
         if epoch not in self._lengths:
             self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
         limit = self.cfg.max_steps_per_epoch
@@ -162,7 +162,7 @@ class TrainingData:
         yield from self.steps(epoch, start)
 
     def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
-        """This process's part of the validation set; the same number of batches on every process."""
+        """Yield this process's part of the validation set; the same number of batches on every process."""
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
 

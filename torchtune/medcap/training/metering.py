@@ -52,7 +52,7 @@ class SpeedMeter:
         self._started = time.perf_counter()
 
     def update(self, num_tokens: int, num_labels: int, num_images: int, waited_seconds: float = 0.0) -> None:
-        """A step ended.
+        """Count a step that ended.
 
         Args:
             num_tokens: that are not padding, on all processes.
@@ -80,7 +80,7 @@ class SpeedMeter:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory so far: allocated on a GPU, else resident of this process (workers not counted)."""
+    """Return the most memory so far: allocated on a GPU, else resident of this process (workers not counted)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -196,7 +196,7 @@ class MetricsFile(MetricLoggerInterface):
         self.log_dict({name: data}, step)
 
     def log_config(self, config: Any) -> None:
-        """The configuration is written beside the run, not here."""
+        """Do nothing: the configuration is written beside the run."""
 
     def log_dict(self, payload: dict[str, Any], step: int) -> None:
         """Write the values of one step; a value that is not finite becomes null, which JSON has."""

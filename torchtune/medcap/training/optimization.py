@@ -16,7 +16,7 @@ from medcap.configuration import build
 
 
 def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The configured optimizer over the trainable parameters, which are fp32 master weights.
+    """Return the configured optimizer over the trainable parameters, which are fp32 master weights.
 
     Raises:
         UserError: if it refuses its arguments.
@@ -27,7 +27,7 @@ def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter])
 def build_scheduler(
     node: Mapping[str, Any] | None, optimizer: Optimizer, num_steps: int, steps_made: int = 0
 ) -> LRScheduler | None:
-    """The configured learning-rate schedule, or None.
+    """Return the configured learning-rate schedule, or None.
 
     Args:
         node: ``_component_`` and arguments; None for a constant learning rate.

@@ -88,7 +88,7 @@ def _line(name: str, count: int, example: nn.Parameter) -> str:
 
 
 def checkpointed_layers(cfg: DictConfig, num_layers: int) -> int:
-    """How many of the decoder's layers are computed again in the backward pass.
+    """Tell how many of the decoder's layers are computed again in the backward pass.
 
     Args:
         cfg: ``activation_memory_budget`` is the share of the layers whose activations are kept;
@@ -126,7 +126,7 @@ def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.P
 
 
 def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
-    """What the key ``save_meta_model`` means for a model.
+    """Return what the key ``save_meta_model`` means for a model.
 
     Args:
         wanted: True, False or ``auto``: where it is possible.

@@ -372,7 +372,7 @@ class Trainer:
             self.progress.note(line)
 
     def summary(self) -> dict[str, Any]:
-        """What the run came to, for ``summary.json``."""
+        """Return what the run came to, for ``summary.json``."""
         return {
             "steps": self.position.step,
             "seconds": round(time.monotonic() - self.started, 3),

@@ -29,7 +29,7 @@ _END_BYTES = 2**20
 
 
 def is_nifti(file: BinaryIO) -> bool:
-    """Whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
+    """Tell whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
     place = file.tell()
     try:
         return _header_length(_start(file)) is not None
@@ -128,7 +128,9 @@ class NiftiFile:
             yield number, square_pixels(picture, rows, columns, self.max_pixels)
 
     def _load(self) -> tuple[np.ndarray, list[float], tuple[float, float], tuple[float, float] | None]:
-        """Stored values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named range."""
+        """Return stored values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named
+        range.
+        """
         from nibabel.orientations import apply_orientation, io_orientation
 
         stream = _inflated(self._file)
@@ -157,13 +159,17 @@ def _colours(values: np.ndarray) -> PixelSamples:
 
 
 def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
-    """Which axis of the patient each axis of the array is; as it stands where the header's matrix says nothing."""
+    """Return which axis of the patient each axis of the array is; as it stands where the header's matrix says
+    nothing.
+    """
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     return orientation if np.isfinite(orientation).all() else np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 
 
 def _range(volume: np.ndarray) -> np.ndarray:
-    """The smallest and the largest finite value, float64 [2]; one slice at a time, as a mask of all takes memory."""
+    """Return the smallest and the largest finite value, float64 [2]; one slice at a time, as a mask of all takes
+    memory.
+    """
     parts = [part[np.isfinite(part)] for part in volume] if volume.dtype.kind == "f" else [volume]
     parts = [part for part in parts if part.size]
     if not parts:
@@ -186,7 +192,7 @@ def _check_end(stream: BinaryIO) -> None:
 
 
 def _start(file: BinaryIO) -> bytes:
-    """The first bytes of the volume, inflated."""
+    """Return the first bytes of the volume, inflated."""
     place = file.tell()
     start = _inflated(file).read(_HEADER_BYTES)
     file.seek(place)

@@ -96,7 +96,7 @@ def _levels(colours: np.ndarray, full: int | None, alpha: np.ndarray | None, vie
 
 
 def _visible_range(colours: np.ndarray, alpha: np.ndarray | None) -> tuple[float, float]:
-    """The smallest and the largest finite value of the pixels that are not wholly transparent."""
+    """Return the smallest and the largest finite value of the pixels that are not wholly transparent."""
     visible = colours if alpha is None else colours[alpha > 0]
     if visible.dtype.kind == "f":
         visible = visible[np.isfinite(visible)]

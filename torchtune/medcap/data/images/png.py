@@ -118,7 +118,7 @@ class SixteenBitPng:
 
 
 def has_sixteen_bits(file: BinaryIO) -> bool:
-    """Whether a PNG file has 16 bits a sample; leaves it where it is."""
+    """Tell whether a PNG file has 16 bits a sample; leaves it where it is."""
     return _bits_and_type(file)[0] == 16
 
 
@@ -138,7 +138,7 @@ def _bits_and_type(file: BinaryIO) -> tuple[int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The kind of every whole chunk up to the last, and where it begins and ends."""
+    """Yield the kind of every whole chunk up to the last, and where it begins and ends."""
     start = len(SIGNATURE)
     while start + 12 <= len(data):
         end = start + 12 + _number(data, start)
@@ -162,7 +162,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _tells_orientation(kind: bytes, content: bytes) -> bool:
-    """Whether a text may hold the orientation, and Pillow takes it."""
+    """Tell whether a text may hold the orientation, and Pillow takes it."""
     if kind not in _TEXTS or not content.startswith(_ORIENTATION):
         return False
     text = content.partition(b"\0")[2]

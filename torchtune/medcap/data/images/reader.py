@@ -165,7 +165,7 @@ class ImageReader:
         raise UserError(f"image {named} does not exist in {allowed}")
 
     def _member(self, path: Path) -> tuple[TarFiles, int] | None:
-        """The member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
+        """Return the member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
         text = str(path)
         place = text.find(SEPARATOR) if self._tars else -1
         while place >= 0:
@@ -269,7 +269,7 @@ class ImageReader:
     def _open_header(
         self, path: Path, closing: contextlib.ExitStack, whole: bool = False
     ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
-        """The image, its header checked, not decoded yet.
+        """Return the image, its header checked, not decoded yet.
 
         Args:
             path: of a file or a member.
@@ -295,7 +295,7 @@ class ImageReader:
     def _identify(
         self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
     ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
-        """What a file is by its content; see ``_open_header``."""
+        """Return what a file is by its content; see ``_open_header``."""
         start = file.read(START_BYTES)
         file.seek(0)
         if not has_preamble(start):

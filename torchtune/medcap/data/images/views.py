@@ -35,7 +35,7 @@ DEFAULT_VIEW = View()
 
 
 def choose_frames(frames: str | int, count: int) -> range:
-    """The frames that a user means.
+    """Return the frames that a user means.
 
     Args:
         frames: as ``View.frames``.

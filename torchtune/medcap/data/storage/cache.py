@@ -45,7 +45,7 @@ class Entry:
 
 
 def cache_folder() -> Path:
-    """The folder for entries.
+    """Return the folder for entries.
 
     Returns:
         ``$MEDCAP_CACHE``, else ``$XDG_CACHE_HOME/medcap``, else ``~/.cache/medcap``; where that cannot be made or
@@ -116,7 +116,7 @@ def store_entry(folder: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[s
 
 
 def keep_arrays(folder: Path | None, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    """The arrays of an entry, made and stored if there is no good one.
+    """Return the arrays of an entry, made and stored if there is no good one.
 
     Args:
         folder: its name; None keeps nothing.

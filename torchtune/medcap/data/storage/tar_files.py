@@ -37,7 +37,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_tar_pattern(name: str | Path) -> bool:
-    """Whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
+    """Tell whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
     return str(name).lower().endswith((SUFFIX, *_COMPRESSED_SUFFIXES))
 
 
@@ -138,7 +138,7 @@ class TarFiles:
         self.fingerprint: str = arrays["fingerprint"].tobytes().hex()
 
     def __len__(self) -> int:
-        """Number of members."""
+        """Return the number of members."""
         return len(self._offsets)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -171,7 +171,7 @@ class TarFiles:
         return None
 
     def name(self, member: int) -> str:
-        """The member's name within its tar file."""
+        """Return the member's name within its tar file."""
         return self._encoded_name(member).decode("utf-8", "surrogatepass")
 
     def names(self) -> Iterator[str]:
@@ -183,11 +183,11 @@ class TarFiles:
                 yield text[start - bounds[0] : end - bounds[0]].decode("utf-8", "surrogatepass")
 
     def tar_of(self, member: int) -> int:
-        """Number of the tar file that the member is in."""
+        """Return the number of the tar file that the member is in."""
         return bisect.bisect_right(self.starts, member) - 1
 
     def path(self, member: int) -> Path:
-        """The member as a path of the form ``file.tar!/name``."""
+        """Return the member as a path of the form ``file.tar!/name``."""
         return Path(f"{self.paths[self.tar_of(member)]}{SEPARATOR}{self.name(member)}")
 
     def size(self, member: int) -> int:

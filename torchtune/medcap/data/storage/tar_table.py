@@ -30,12 +30,14 @@ _Walk = tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes], bytes]
 
 
 def member_name(name: str) -> str:
-    """The form in which members are looked up: no empty and no ``.`` components, as a ``Path`` would write it."""
+    """Return the form in which members are looked up: no empty and no ``.`` components, as a ``Path`` would write
+    it.
+    """
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def hash_name(encoded: bytes) -> np.uint64:
-    """A hash of a name that is the same in every process and on every machine."""
+    """Return a hash of a name that is the same in every process and on every machine."""
     return np.uint64(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little"))
 
 

@@ -71,7 +71,7 @@ class Converter(ABC):
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Converter:
-        """The converter for a command line."""
+        """Return the converter for a command line."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     @abstractmethod
@@ -89,15 +89,15 @@ class Converter(ABC):
         """
 
     def outputs(self, folders: Folders) -> list[Output]:
-        """The files that will be written; see :meth:`examples`."""
+        """Return the files that will be written; see :meth:`examples`."""
         return [Output(self.output_name(), self.examples(folders))]
 
     def output_name(self) -> str:
-        """The name of its file."""
+        """Return the name of its file."""
         return self.output
 
     def need(self, folders: Folders, *names: str) -> str:
-        """A file that must be there.
+        """Return a file that must be there.
 
         Args:
             folders: where it is.
@@ -118,7 +118,7 @@ class Converter(ABC):
         raise UserError(f"{self.name}: {missing}{others} does not exist: {self.download}")
 
     def need_images(self, folders: Folders, *names: str) -> str:
-        """A folder of images that must be there; see :meth:`need`."""
+        """Return a folder of images that must be there; see :meth:`need`."""
         if folders.keep_missing and not any(os.path.isdir(os.path.join(folders.data, name)) for name in names):
             return os.path.join(folders.data, names[0])
         path = self.need(folders, *names)
@@ -128,5 +128,5 @@ class Converter(ABC):
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
-    """The option that chooses a part of a data set; test sets are for ``medcap/recipes/generate``."""
+    """Add the option that chooses a part of a data set; test sets are for ``medcap/recipes/generate``."""
     parser.add_argument("--split", choices=SPLITS, default="train", help="part of the data set (train)")

@@ -63,7 +63,7 @@ class DiskTable:
             yield _decode(key)
 
     def texts(self, key: str) -> list[str]:
-        """The texts of a key in their order; none for one that is not there."""
+        """Return the texts of a key in their order; none for one that is not there."""
         self._index()
         found = self._connection.execute("SELECT text FROM texts WHERE key = ? ORDER BY rowid", (_encode(key),))
         return [_decode(text) for (text,) in found]

@@ -11,7 +11,7 @@ from medcap.datasets.published.fields import field_text
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:
-    """The words in a field.
+    """Return the words in a field.
 
     Raises:
         SkipRecord: if there are none.
@@ -20,7 +20,7 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
 
 
 def words(value: Any, key: str) -> str:
-    """The words of a value; ``key`` is its name.
+    """Return the words of a value; ``key`` is its name.
 
     Raises:
         SkipRecord: if there are none.
@@ -37,7 +37,7 @@ def words(value: Any, key: str) -> str:
 
 
 def image_of(record: Mapping[str, Any], key: str) -> str:
-    """The image's name in a field.
+    """Return the image's name in a field.
 
     Raises:
         SkipRecord: if there is none, or it leads out of its folder.
@@ -46,7 +46,7 @@ def image_of(record: Mapping[str, Any], key: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name that stays in the folder that it is relative to.
+    """Return a name that stays in the folder that it is relative to.
 
     Raises:
         SkipRecord: if it does not.

@@ -33,7 +33,7 @@ def find_source(converter: Converter, folders: Folders, layout: Layout) -> Found
 
 
 def image_folders(converter: Converter, folders: Folders, layout: Layout) -> list[str]:
-    """The folders that a data set's images may lie in, at least one; see :meth:`Converter.need_images`."""
+    """Return the folders that a data set's images may lie in, at least one; see :meth:`Converter.need_images`."""
     names = [f"{folder}/{name}" for folder in layout.folders for name in layout.images]
     first = converter.need_images(folders, *names)
     others = (os.path.join(folders.data, name) for name in names)
@@ -102,7 +102,7 @@ def examples_of(read: Reader, found: Found, convert: Callable[[PublishedQuestion
 
 
 def turn_of(question: PublishedQuestion) -> tuple[str, str]:
-    """What is asked and the first accepted answer.
+    """Return what is asked and the first accepted answer.
 
     Raises:
         SkipRecord: if one of them has no words.
@@ -112,7 +112,7 @@ def turn_of(question: PublishedQuestion) -> tuple[str, str]:
 
 
 def image_names(question: PublishedQuestion) -> tuple[str, ...]:
-    """The names that the image may have.
+    """Return the names that the image may have.
 
     Raises:
         SkipRecord: if there is none, or it leads out of its folder.

@@ -62,7 +62,7 @@ def convert(
 
 
 def image_roots(written: Written, data: str) -> list[Path]:
-    """What ``dataset.image_roots`` must be for a file's images to be found.
+    """Return what ``dataset.image_roots`` must be for a file's images to be found.
 
     Args:
         written: the file.
@@ -84,7 +84,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
 
 
 def summary(written: Written, data: str) -> str:
-    """What a user must know of a file, as lines of text."""
+    """Return what a user must know of a file, as lines of text."""
     tally = written.tally
     lines = [f"wrote {written.rows:,} rows to {written.path} (records read: {tally.read:,})"]
     for reason, number in tally.skipped.most_common():

@@ -140,7 +140,7 @@ class RowWriter:
 
 
 def _folder_of(path: str) -> str | None:
-    """The folder of an image; of a link, that of what it leads to. None if there is no such file."""
+    """Return the folder of an image; of a link, that of what it leads to. None if there is no such file."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -18,7 +18,7 @@ class VqaRadText(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """The training part; see :meth:`Converter.examples`."""
+        """Return the training part; see :meth:`Converter.examples`."""
         return self._part(folders, "train")
 
     def outputs(self, folders: Folders) -> list[Output]:

@@ -74,7 +74,7 @@ class ImageChecker:
         return [self._look(path) for path, want in zip(paths, wanted, strict=True) if want]
 
     def crashed(self, index: int) -> list[ImageFacts]:
-        """The facts for a row whose images ended the process that opened them."""
+        """Return the facts for a row whose images ended the process that opened them."""
         count = int(self.wanted[self.starts[index] : self.starts[index + 1]].sum())
         reason = "opening its image ends the process (damaged file, or memory ran out)"
         return [ImageFacts(reason)] * count

@@ -55,7 +55,7 @@ def summary(lengths: dict[str, Any]) -> str:
 
 
 def histogram_lines(lengths: dict[str, Any]) -> list[str]:
-    """The histogram as text, a line a bin."""
+    """Return the histogram as text, a line a bin."""
     bins = lengths.get("histogram", [])
     most = max((entry["rows"] for entry in bins), default=1)
     return [

@@ -121,7 +121,7 @@ class RowChecker:
             return RowFacts(Problem("crash", f"reading it fails: {type(error).__name__}: {error}"))
 
     def images(self, index: int) -> list[str]:
-        """The paths of a row's images, in order; the row must be good as far as its words go."""
+        """Return the paths of a row's images, in order; the row must be good as far as its words go."""
         row = self.rows.read(index)
         if self._only_names(row):
             return self._named_images(row)
@@ -163,7 +163,7 @@ class RowChecker:
 
     @staticmethod
     def _say_something(record: Record) -> None:
-        """What can be told of the tokens without a tokenizer."""
+        """Check what can be told of the tokens without a tokenizer."""
         if not any(message.role == "assistant" for message in record.messages):
             raise UserError("no token is left to learn: the assistant says nothing")
         check_answers(record.messages)
@@ -184,7 +184,7 @@ class RowChecker:
         return found
 
     def _without_name(self, index: int, reason: str) -> str:
-        """The reason alone: rules say in front which row they are about."""
+        """Return the reason alone: rules say in front which row they are about."""
         for name in (self.rows.name(index), f"{self.rows.path}, row {index}"):
             reason = reason.removeprefix(f"{name}: ")
         return reason
@@ -198,13 +198,13 @@ class _Stage:
 
 
 def number_of(text: str) -> int:
-    """A number of 64 bits for a text, never 0."""
+    """Return a number of 64 bits for a text, never 0."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1
 
 
 def _said(record: Record) -> list[tuple[str, list[str | None]]]:
-    """Who says what, with None for an image."""
+    """Tell who says what, with None for an image."""
     return [
         (message.role, [part["content"] if part["type"] == "text" else None for part in message.content])
         for message in record.messages

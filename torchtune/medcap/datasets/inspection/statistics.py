@@ -15,7 +15,7 @@ from medcap.datasets.inspection.survey import Survey
 
 
 def image_statistics(survey: Survey) -> dict[str, Any]:
-    """Formats and sizes of the image files, and images a row.
+    """Count formats and sizes of the image files, and images a row.
 
     Args:
         survey: with ``read_header`` as its look at images.

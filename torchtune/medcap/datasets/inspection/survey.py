@@ -53,7 +53,7 @@ class Survey:
         return np.flatnonzero(good)
 
     def rows_of(self, mentions: np.ndarray) -> np.ndarray:
-        """The row that each of some named images stands in.
+        """Return the row that each of some named images stands in.
 
         Args:
             mentions: places in ``files``.

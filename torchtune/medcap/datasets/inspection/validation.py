@@ -63,7 +63,7 @@ class Validation:
     overlap: Overlap | None = None
 
     def bad_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows that training refuses: ``row`` from 0, ``name``, ``rules`` and ``reason``."""
+        """Yield the rows that training refuses: ``row`` from 0, ``name``, ``rules`` and ``reason``."""
         for row, problems in self.survey.problems.items():
             yield {
                 "row": row,
@@ -73,7 +73,7 @@ class Validation:
             }
 
     def rule_counts(self) -> dict[str, int]:
-        """How many rows break which rule."""
+        """Tell how many rows break which rule."""
         counts = Counter(rule for row in self.bad_rows() for rule in row["rules"])
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
@@ -111,7 +111,7 @@ class Validation:
         return found
 
     def lengths(self) -> dict[str, Any] | None:
-        """The lengths of the whole conversations, and how many of them are cut; None without a tokenizer."""
+        """Return the lengths of the whole conversations, and how many of them are cut; None without a tokenizer."""
         whole = self.survey.lengths.get("whole")
         if whole is None:
             return None

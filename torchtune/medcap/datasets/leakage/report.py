@@ -29,7 +29,9 @@ class Findings:
     distance: int
 
     def text(self) -> str:
-        """The findings for a terminal: what was read, the nearest training image of each leaked one, and a count."""
+        """Return the findings for a terminal: what was read, the nearest training image of each leaked one, and a
+        count.
+        """
         train, test, leakage = self.train, self.test, self.leakage
         lines = [_side("training", train), _side("test", test)]
         for images in (train, test):
@@ -54,7 +56,7 @@ class Findings:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """The findings for a JSON file."""
+        """Return the findings for a JSON file."""
         leakage = self.leakage
         return {
             "distance": {"of_64": self.distance, "of_256": FINE_FACTOR * self.distance},

@@ -136,7 +136,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
 
 
 def _is_complete(out: Path, request: Mapping[str, int]) -> bool:
-    """Whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
+    """Tell whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -161,7 +161,7 @@ def _draw(phantom: Phantom, image_size: int) -> _Drawn:
 
 
 def _four_options(phantom: Phantom, question: Question) -> list[str]:
-    """A question's options in their order; of more than four, the right one and three drawn from the others."""
+    """Return a question's options in their order; of more than four, the right one and three drawn from the others."""
     options = list(question.options)
     stream = np.random.default_rng(np.random.SeedSequence(phantom.seed, spawn_key=(phantom.index, _OPTIONS_RANDOM)))
     while len(options) > len(_OPTION_KEYS):

@@ -33,7 +33,7 @@ def draw(phantom: Phantom, image_size: int) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
-    """The smallest box ``[x1, y1, x2, y2)`` in pixels around a mask of shape [n, n] that is not empty."""
+    """Return the smallest box ``[x1, y1, x2, y2)`` in pixels around a mask of shape [n, n] that is not empty."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
@@ -125,7 +125,7 @@ def _tint(grey: Plane, colour: tuple[float, float, float]) -> NDArray[np.float64
 
 
 def _korvogram(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
-    """A projection: two fields crossed by rib bands, a pale column between them, a dome below."""
+    """Return a projection: two fields crossed by rib bands, a pale column between them, a dome below."""
     lean, pitch = stream.uniform(-0.02, 0.02), stream.uniform(5.2, 5.8)
     aside = np.abs(x - 0.5 - lean)
     ribs = 0.5 + 0.5 * np.sin(2 * np.pi * pitch * (y - 0.9 * (aside - 0.2) ** 2 + 0.12 * aside))
@@ -137,7 +137,7 @@ def _korvogram(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.fl
 
 
 def _velotome(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
-    """A cut: a body with a pale rim on black, two organs, and a vertebra at its lower edge."""
+    """Return a cut: a body with a pale rim on black, two organs, and a vertebra at its lower edge."""
     width, height = 0.475 + stream.uniform(-0.01, 0.01), 0.435 + stream.uniform(-0.01, 0.01)
     rim = np.hypot((x - 0.5) / width, (y - 0.5) / height) - 1
     grey = 0.42 + 0.03 * _noise(stream, 7, x, y) + 0.02 * _noise(stream, 50, x, y)
@@ -150,7 +150,7 @@ def _velotome(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.flo
 
 
 def _murmograph(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
-    """An echo: a fan of speckle with a few bright layers on black."""
+    """Draw an echo: a fan of speckle with a few bright layers on black."""
     depth = np.hypot(x - 0.5, y + 0.4)
     angle = np.arctan2(x - 0.5, y + 0.4)
     fan = _inside(np.abs(angle) - 0.66) * _inside(0.47 - depth) * _inside(depth - 1.36)
@@ -161,7 +161,7 @@ def _murmograph(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.f
 
 
 def _lumascope(x: Plane, y: Plane, stream: np.random.Generator) -> NDArray[np.float64]:
-    """A view through a lens: a round orange field with vessels that leave a pale disc at its edge."""
+    """Return a view through a lens: a round orange field with vessels that leave a pale disc at its edge."""
     disc = np.hypot(x - 0.5, y - 0.5)
     side = 1 if stream.random() < 0.5 else -1
     away = (0.5 + side * 0.4 - x) * side

@@ -142,7 +142,7 @@ class Phantom:
         return f"a {self.size} {self.brightness} {self.kind} with a {self.outline} outline"
 
     def texture(self) -> np.random.Generator:
-        """The stream of the background's noise: the same numbers at every call."""
+        """Return the stream of the background's noise: the same numbers at every call."""
         return _stream(self.seed, self.index, _TEXTURE)
 
 
@@ -155,7 +155,7 @@ def _choose(stream: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def make_phantom(seed: int, index: int) -> Phantom:
-    """The phantom number ``index`` of a seed; it depends on these two numbers alone."""
+    """Return the phantom number ``index`` of a seed; it depends on these two numbers alone."""
     stream = _stream(seed, index, _TRUTH)
     attributes = {name: _choose(stream, options) for name, options in OPTIONS.items()}
     x, y = CENTRES[attributes["place"]]
@@ -201,7 +201,7 @@ def _question(phantom: Phantom, question_type: str, stream: np.random.Generator)
 
 
 def _describe(phantom: Phantom, stream: np.random.Generator) -> str:
-    """The phantom in words: as often as not its caption, else other sentences or bare keywords in any order.
+    """Return the phantom in words: as often as not its caption, else other sentences or bare keywords in any order.
 
     Whoever learns to answer from all of these reads an attribute wherever it stands, and so can later read it from
     image tokens, which keep to no grammar.

@@ -136,7 +136,7 @@ def _check_numbers(count: int, seed: int, image_size: int, questions_per_image: 
 
 
 def _is_complete(out: Path, request: dict) -> bool:
-    """Whether ``out`` already holds the whole request; raises when it holds something else."""
+    """Tell whether ``out`` already holds the whole request; raises when it holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; name a folder")
     for name in (_MARKER, _UNFINISHED):
@@ -156,7 +156,7 @@ def _is_complete(out: Path, request: dict) -> bool:
 
 
 def _read_request(path: Path) -> dict:
-    """The request in a marker; a marker cut short by a kill reads as an empty one and so matches no request."""
+    """Return the request in a marker; a marker cut short by a kill reads as an empty one and so matches no request."""
     try:
         request = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:

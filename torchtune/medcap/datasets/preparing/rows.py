@@ -125,7 +125,7 @@ class _NamedImages:
         self.paths = list(self._numbers)
 
     def usable(self) -> Iterator[int]:
-        """The rows that are no failures."""
+        """Return the rows that are no failures."""
         return (index for index, numbers in enumerate(self._of_row) if numbers is not None)
 
     def of_row(self, index: int) -> list[str]:
@@ -133,13 +133,15 @@ class _NamedImages:
         return [self.paths[number] for number in self._of_row[index] or ()]
 
     def renamed(self, index: int, rename: Callable[[str], str]) -> dict[str, Any]:
-        """A row with its images called as ``rename`` says, by their paths."""
+        """Return a row with its images called as ``rename`` says, by their paths."""
         return rename_images(
             self.rows.read(index), lambda name, folder: rename(str(self._reader.resolve(name, folder)))
         )
 
     def groups(self) -> list[list[int]]:
-        """The rows that show the same image first, together, in the order of their first ones; a text row alone."""
+        """Return the rows that show the same image first, together, in the order of their first ones; a text row
+        alone.
+        """
         groups: dict[tuple[str, int], list[int]] = {}
         for index in self.usable():
             numbers = self._of_row[index]
@@ -148,7 +150,7 @@ class _NamedImages:
 
 
 def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Picture | Row]:
-    """Samples of a shard: an image stands before the first row that shows it alone; later rows only name it."""
+    """Yield samples of a shard: an image stands before the first row that shows it alone; later rows only name it."""
     shared: dict[str, str] = {}
     for index in group:
         if not has_turns(found.rows.read(index)):
@@ -172,7 +174,7 @@ def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Pic
 
 
 def _relative(path: str, reader: ImageReader) -> str:
-    """An image's path in the innermost of the roots that holds it; a member's name in its tar."""
+    """Return an image's path in the innermost of the roots that holds it; a member's name in its tar."""
     tars = [f"{root}{SEPARATOR}" for root in reader.roots if path.startswith(f"{root}{SEPARATOR}")]
     if tars:
         # A name in a tar may climb; in the output it may not.

@@ -157,7 +157,7 @@ def _outcome(line: str, out: Path) -> Outcome:
 
 
 def _read_done(path: Path) -> dict[str, str]:
-    """What an earlier run noted, a line a task; one that a kill cut off is removed from the file."""
+    """Return what an earlier run noted, a line a task; one that a kill cut off is removed from the file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

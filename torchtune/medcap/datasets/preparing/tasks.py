@@ -60,7 +60,7 @@ class Task:
     is_shard: bool
 
     def fingerprint(self) -> str:
-        """A number for everything that decides what is written, the sizes and times of the sources included."""
+        """Return a number for everything that decides what is written, the sizes and times of the sources included."""
         identity = [
             [*vars(entry).values(), *(_state(entry.source) if isinstance(entry, Picture) else ())]
             for entry in self.entries
@@ -130,7 +130,7 @@ def list_folders(folders: Sequence[Path], out: Path) -> tuple[list[Picture], int
 
 
 def file_tasks(pictures: Iterable[Picture]) -> Iterator[Task]:
-    """A task for each picture."""
+    """Yield a task for each picture."""
     for picture in pictures:
         yield Task(picture.stem, (picture,), is_shard=False)
 

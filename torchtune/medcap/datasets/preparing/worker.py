@@ -137,7 +137,7 @@ class Worker:
         return replace(outcome, rows=rows)
 
     def _make(self, picture: Picture, outcome: Outcome) -> list[tuple[str, bytes]]:
-        """The names and contents of a source's pictures; none, and a failure noted, if it cannot be read."""
+        """Return the names and contents of a source's pictures; none, and a failure noted, if it cannot be read."""
         try:
             return list(self._pictures(picture))
         except UserError as error:

@@ -10,7 +10,7 @@ from medcap.errors import UserError
 
 
 def conversation_questions(turns: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The questions and answers of LLaVA's turns.
+    """Yield the questions and answers of LLaVA's turns.
 
     Args:
         turns: the value of ``conversations``.

@@ -19,7 +19,7 @@ _ID_KEYS = ("question_id", "qid", "id")
 
 
 def layout(split: str) -> Layout:
-    """The names of a split's files: ``train``, ``validation`` or ``test``."""
+    """Return the names of a split's files: ``train``, ``validation`` or ``test``."""
     names = _NAMES[split]
     endings = ("{}.json", "{}.jsonl", "{}_qa.json", "{}_vqa.json", "qas/{}/*.json")
     files = tuple(ending.format(name) for ending in endings for name in names)

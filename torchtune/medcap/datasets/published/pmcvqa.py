@@ -27,7 +27,7 @@ FILES = {
 
 
 def layout(split: str) -> Layout:
-    """The names of a split's files; the first that is there is taken."""
+    """Return the names of a split's files; the first that is there is taken."""
     return Layout(_FOLDERS, {"csv": FILES[split]}, IMAGE_FOLDERS)
 
 
@@ -62,19 +62,19 @@ def check_columns(found: Found) -> None:
 
 
 def missing_columns(columns: Iterable[str]) -> list[str]:
-    """The columns that a file of PMC-VQA has and this one lacks."""
+    """Return the columns that a file of PMC-VQA has and this one lacks."""
     there = set(columns)
     missing = [column for column in COLUMNS if column not in there]
     return missing if there.intersection((*_ANSWERS, *_LABELS)) else [*missing, _ANSWERS[0]]
 
 
 def choices_of(record: Mapping[str, str]) -> dict[str, str]:
-    """The options by their letter, without the letter that stands before the text."""
+    """Return the options by their letter, without the letter that stands before the text."""
     return {letter: re.sub(rf"^\s*{letter}\s*:", "", record[f"Choice {letter}"]).strip() for letter in LETTERS}
 
 
 def right_answer(record: Mapping[str, str], choices: Mapping[str, str]) -> str:
-    """The text of the right choice: the label's, else that of a letter in ``Answer``, else ``Answer`` itself."""
+    """Return the text of the right choice: the label's, else that of a letter in ``Answer``, else ``Answer`` itself."""
     answer = next((field_text(record[key]) for key in _ANSWERS if key in record), "")
     label = next((field_text(record[key]) for key in _LABELS if key in record), "") or answer
     letter = label.upper().rstrip(":. ")

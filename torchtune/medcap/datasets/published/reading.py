@@ -65,7 +65,7 @@ class Strict(Tally):
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects of a JSON array or of JSONL; told apart by the content.
+    """Yield the objects of a JSON array or of JSONL; told apart by the content.
 
     Args:
         path: the file, UTF-8.
@@ -96,7 +96,7 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
 def csv_records(
     path: Path, columns: Sequence[str], tally: Tally, delimiter: str = ","
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file with a heading, every field as the text that it is.
+    """Yield the rows of a CSV file with a heading, every field as the text that it is.
 
     Args:
         path: the file, UTF-8.
@@ -135,7 +135,7 @@ def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> lis
 
 
 def bar_records(path: Path, layout: str, tally: Tally) -> Iterator[tuple[str, list[str]]]:
-    """The lines of a text file whose fields stand between ``|``.
+    """Yield the lines of a text file whose fields stand between ``|``.
 
     Args:
         path: the file, UTF-8, or the Windows code page where a line is not UTF-8.
@@ -168,7 +168,7 @@ def bar_records(path: Path, layout: str, tally: Tally) -> Iterator[tuple[str, li
 def parquet_records(
     paths: Sequence[Path], columns: Sequence[str], tally: Tally
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of parquet files, one file after the other.
+    """Yield the rows of parquet files, one file after the other.
 
     Raises:
         UserError: if a file is damaged or lacks one of ``columns``.

@@ -15,7 +15,7 @@ _META = {"modality": "modality", "question_type": "content_type", "organ": "loca
 
 
 def layout(split: str) -> Layout:
-    """The names of a split's files: ``train``, ``validation`` or ``test``."""
+    """Return the names of a split's files: ``train``, ``validation`` or ``test``."""
     return Layout(_FOLDERS, {"official": (_FILES[split],), HUB: hub_files(split)}, ("imgs",))
 
 

@@ -41,7 +41,7 @@ _OPTIONAL = re.compile(r"\s*\([^()]*\)\s*")
 
 
 def layout(year: str, split: str) -> Layout:
-    """The names of a part's files; the kind of its file is its year, before ``test`` if it is of a test set."""
+    """Return the names of a part's files; the kind of its file is its year, before ``test`` if it is of a test set."""
     archive, file, images, *others = PARTS[year, split]
     top, last = f"VQA-Med-{year}", archive.rpartition("/")[2]
     kind = f"test {year}" if split == "test" else year
@@ -77,7 +77,7 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
 
 
 def answers_file(found: Found) -> Path:
-    """The file with the answers of 2021's test set.
+    """Return the file with the answers of 2021's test set.
 
     Raises:
         UserError: if there is none.
@@ -90,7 +90,7 @@ def answers_file(found: Found) -> Path:
 
 
 def accepted_answers(text: str) -> list[str]:
-    """What a reference of 2019 accepts.
+    """Return what a reference of 2019 accepts.
 
     Args:
         text: answers with ``#`` between them, parts that may be left out in brackets.

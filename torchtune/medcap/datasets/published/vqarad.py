@@ -15,7 +15,7 @@ _META = {"question_type": "question_type", "organ": "image_organ", "phrase_type"
 
 
 def layout(split: str) -> Layout:
-    """The names of a split's files, ``train`` or ``test``; the official file holds both."""
+    """Return the names of a split's files, ``train`` or ``test``; the official file holds both."""
     return Layout(_FOLDERS, {"official": ("VQA_RAD Dataset Public.json",), HUB: hub_files(split)}, _IMAGES)
 
 

@@ -44,7 +44,7 @@ def check_data_file(path: Path) -> None:
 
 
 def not_text(path: Path, reason: str) -> UserError:
-    """The error for a file that is not UTF-8 text.
+    """Return the error for a file that is not UTF-8 text.
 
     Args:
         path: the file.

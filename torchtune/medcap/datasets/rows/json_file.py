@@ -48,7 +48,7 @@ class JsonRows:
         self._file: tuple[int, _Descriptor] | None = None
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return self._num_rows
 
     def read(self, index: int) -> Any:
@@ -73,7 +73,9 @@ class JsonRows:
             raise UserError(f"{self.name(index)}: not valid JSON ({error.reason}); {remedy}") from error
 
     def text(self, index: int) -> bytes:
-        """The bytes of one row, as they stand in the file; arguments and errors as for ``read``, but not decoded."""
+        """Return the bytes of one row, as they stand in the file; arguments and errors as for ``read``, but not
+        decoded.
+        """
         if not 0 <= index < self._num_rows:
             raise IndexError(f"{self.path} has {self._num_rows} rows, none with the number {index}")
         start, end = self._spans()[index].tolist()
@@ -83,7 +85,7 @@ class JsonRows:
         return content
 
     def name(self, index: int) -> str:
-        """How messages to the user call a row."""
+        """Tell how messages to the user call a row."""
         return f"{self.path}, row {index}"
 
     def order(self, generator: np.random.Generator | None) -> np.ndarray:

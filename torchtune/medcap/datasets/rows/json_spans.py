@@ -55,7 +55,7 @@ def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
 
 
 def stream_rows(path: Path) -> Iterator[bytes]:
-    """The rows of a JSON array or of JSONL from the first to the last, without finding their places before.
+    """Yield the rows of a JSON array or of JSONL from the first to the last, without finding their places before.
 
     The memory that it takes does not grow with the file. Rows of JSONL are not decoded, as in ``find_spans``.
 
@@ -101,7 +101,7 @@ def _byte_progress(size: int, name: str) -> tqdm:
 
 
 def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Where the text begins, behind a byte order mark, and its first character that is not blank.
+    """Tell where the text begins, behind a byte order mark, and its first character that is not blank.
 
     The file is at its beginning before and after.
 
@@ -209,7 +209,7 @@ class _Array:
         self._decode = json.JSONDecoder().raw_decode
 
     def spans(self, begin: int) -> np.ndarray:
-        """Where the elements are.
+        """Tell where the elements are.
 
         Args:
             begin: where the text begins, bytes.
@@ -227,12 +227,12 @@ class _Array:
         return np.frombuffer(places, dtype=np.int64).reshape(-1, 2) if places else np.empty((0, 2), dtype=np.int64)
 
     def rows(self, begin: int) -> Iterator[bytes]:
-        """The elements' texts; arguments and errors as for ``spans``."""
+        """Yield the elements' texts; arguments and errors as for ``spans``."""
         for length in self._elements(begin):
             yield self._text[self._place : self._place + length].encode("latin-1")
 
     def _elements(self, begin: int) -> Iterator[int]:
-        """The length of each element, bytes, at the time when the place is its first."""
+        """Yield the length of each element, bytes, at the time when the place is its first."""
         while len(self._text) < begin and self._extend():
             pass
         self._place = begin
@@ -257,7 +257,7 @@ class _Array:
             self._fail(JsonError("Extra data", position=self._place))
 
     def _next(self) -> str:
-        """The next character that is not a blank; empty at the end of the file."""
+        """Return the next character that is not a blank; empty at the end of the file."""
         while True:
             self._place = _BLANKS.match(self._text, self._place).end()
             if self._place < len(self._text):

@@ -83,7 +83,7 @@ class ImageStore:
 
 
 def image_content(value: Any) -> bytes | None:
-    """The encoded image of a parquet column, None where there is none.
+    """Return the encoded image of a parquet column, None where there is none.
 
     Args:
         value: bytes, or ``{"bytes": ..., "path": ...}``.

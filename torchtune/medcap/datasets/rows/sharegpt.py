@@ -11,7 +11,7 @@ IMAGE = PLACEHOLDER * 50
 
 
 def caption_row(image: str, caption: str, folder: str, instruction: str = "") -> dict[str, Any]:
-    """A picture and its caption (convert_to_sharegpt.py, lines 23-42, of myeongkyunkang/medcap at c8910f0).
+    """Return a picture and its caption (convert_to_sharegpt.py, lines 23-42, of myeongkyunkang/medcap at c8910f0).
 
     Args:
         image: file name.
@@ -53,7 +53,7 @@ def conversation_row(
 
 
 def plain_words(text: str) -> str:
-    """The text without anything that would be read as an image, and without blanks around it."""
+    """Return the text without anything that would be read as an image, and without blanks around it."""
     text = text.replace(PLACEHOLDER, "(1)")
     if "<image>" in text:
         text = "".join(part["content"] for part in split_images(text) if part["type"] == "text")

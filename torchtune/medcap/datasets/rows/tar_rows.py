@@ -24,7 +24,7 @@ _FORMAT = 1
 
 
 def is_shards(source: str | Path) -> bool:
-    """Whether a dataset's source means tar shards: a tar file, or a glob or brace pattern of them."""
+    """Tell whether a dataset's source means tar shards: a tar file, or a glob or brace pattern of them."""
     return is_tar_pattern(source)
 
 
@@ -110,7 +110,7 @@ class ShardRows:
         self._starts: np.ndarray = np.searchsorted(self._first, files.starts)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self._first)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -123,7 +123,7 @@ class ShardRows:
         return [self.files]
 
     def name(self, index: int) -> str:
-        """How messages to the user call this row."""
+        """Tell how messages to the user call this row."""
         first = int(self._first[index])
         return f"{self.files.paths[self.files.tar_of(first)]}, sample {self._key(first)}"
 
@@ -145,7 +145,7 @@ class ShardRows:
             raise UserError(f"{self.name(index)}: {error}") from None
 
     def order(self, generator: np.random.Generator | None) -> np.ndarray:
-        """An order in which the shards are read from front to back.
+        """Return an order in which the shards are read from front to back.
 
         On a network file system or a disk with moving heads a random read costs milliseconds and fetches far more
         than the sample, while reading on is free. So the shards are shuffled and opened ``SHARDS_AT_A_TIME`` at once
@@ -179,7 +179,7 @@ class ShardRows:
         return (split_name(self.files.name(member)) or ("", ""))[0]
 
     def _members(self, index: int) -> dict[str, int]:
-        """The sample's members by their extension, in the order of the file."""
+        """Return the sample's members by their extension, in the order of the file."""
         members: dict[str, int] = {}
         for member in range(int(self._first[index]), int(self._end[index])):
             split = split_name(self.files.name(member))
@@ -284,7 +284,7 @@ class ShardRows:
         return row
 
     def _own_path(self, name: str, images: list[int], shard: int) -> str | None:
-        """The path of the image of this sample, or else of this shard, that a row's name means.
+        """Return the path of the image of this sample, or else of this shard, that a row's name means.
 
         Two shards may hold the same names, so a row must not be left to whichever shard is looked into first.
         """

@@ -133,7 +133,7 @@ def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:
 
 
 def judge_prompt(answer: Answer) -> str:
-    """The user turn that asks for a verdict (myeongkyunkang/medcap, chat_llama3_quant.py, exp eval_vqa).
+    """Return the user turn that asks for a verdict (myeongkyunkang/medcap, chat_llama3_quant.py, exp eval_vqa).
 
     Args:
         answer: where several references are accepted they are joined by " or ".
@@ -145,7 +145,7 @@ def judge_prompt(answer: Answer) -> str:
 
 
 def file_name(name: str) -> str:
-    """A name as part of a file's: what is no letter, digit, ``.``, ``+`` or ``-`` becomes ``_``."""
+    """Return a name as part of a file's: what is no letter, digit, ``.``, ``+`` or ``-`` becomes ``_``."""
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "judge"
 
 

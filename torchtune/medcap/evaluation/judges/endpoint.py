@@ -234,7 +234,7 @@ class EndpointJudge(Judge):
 
 
 def _text(content: Any) -> str:
-    """A message's words; some servers send a list of parts, in which reasoning stands apart."""
+    """Return a message's words; some servers send a list of parts, in which reasoning stands apart."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
     return content or ""

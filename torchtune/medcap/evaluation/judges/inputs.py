@@ -64,7 +64,7 @@ def read_raw_table(path: Path) -> list[Answer]:
 
 
 def last_question(instruction: str) -> str:
-    """The last user turn of a prompt that is Llama 3's template as text.
+    """Return the last user turn of a prompt that is Llama 3's template as text.
 
     Args:
         instruction: such a prompt; a text without the template's markers is the question itself.

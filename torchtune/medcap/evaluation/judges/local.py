@@ -227,7 +227,7 @@ class _Tokenizer:
             raise UserError(f"checkpoint_dir={folder}: its tokenizer has no end-of-text token")
 
     def render(self, prompt: str) -> str:
-        """The conversation as text, the assistant's turn opened."""
+        """Return the conversation as text, the assistant's turn opened."""
         turns = [{"role": "user", "content": self._defused(prompt)}]
         return self._own.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_TEMPLATE_OPTIONS)
 
@@ -236,7 +236,7 @@ class _Tokenizer:
         return self._own(self.render(prompt), add_special_tokens=False)["input_ids"]
 
     def reply(self, tokens: list[int]) -> Reply:
-        """What was said before the first stop token."""
+        """Return what was said before the first stop token."""
         end = next((place for place, token in enumerate(tokens) if token in self.stop_tokens), None)
         text = self._own.decode(tokens[:end], skip_special_tokens=True).strip()
         return Reply(text, "length" if end is None else "stop", len(tokens[:end]))

@@ -161,7 +161,7 @@ def _no_verdict(judge: Judge, replies: Sequence[str], count: int) -> UserError:
 
 
 def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsing: str) -> bool:
-    """Whether an answer still needs a verdict; one that needs no judge gets it here."""
+    """Tell whether an answer still needs a verdict; one that needs no judge gets it here."""
     known = file.rows.get(fingerprint)
     if known is not None and known["error"] is None:
         parsed = _parsed(known, parsing)
@@ -181,7 +181,7 @@ def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsi
 
 
 def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
-    """A row with what its reply says now: older files hold replies without words as verdicts."""
+    """Return a row with what its reply says now: older files hold replies without words as verdicts."""
     if row["reply"] is None:
         return row
     verdict = read_verdict(Reply(row["reply"], row["finish"] or "stop", row["num_tokens"]), parsing)
@@ -191,7 +191,7 @@ def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
 
 
 def _was_read(row: Mapping[str, Any]) -> bool:
-    """Whether the judge gave a verdict: a row of an empty answer has one without a reply."""
+    """Tell whether the judge gave a verdict: a row of an empty answer has one without a reply."""
     return row["reply"] is not None and row["verdict"] in (RIGHT, WRONG)
 
 

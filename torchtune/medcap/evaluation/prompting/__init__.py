@@ -91,7 +91,7 @@ def plan_protocols(names: list[str], vqa_type: str = "direct") -> list[Plan]:
 
 
 def default_protocols(protocols: tuple[str, ...], vqa_type: str) -> list[str]:
-    """The protocols of a task that none were asked for.
+    """Return the protocols of a task that none were asked for.
 
     Args:
         protocols: the task's own.

@@ -30,5 +30,5 @@ class Way(ABC):
         """Answer rows; see :func:`medcap.evaluation.answering.collect` for what comes back and what is raised."""
 
     def last_request(self, row: Row, entry: Entry) -> Request | None:
-        """The request that a row's answer was given to, for tables that show it; None where there is none."""
+        """Return the request that a row's answer was given to, for tables that show it; None where there is none."""
         return None

@@ -31,11 +31,11 @@ class LikelihoodWay(Way):
 
     @abstractmethod
     def request(self, row: Row) -> Request:
-        """What stands before the candidates."""
+        """Return what stands before the candidates."""
 
     @abstractmethod
     def candidates(self, row: Row) -> list[str]:
-        """The texts that are scored, in the order of the options."""
+        """Return the texts that are scored, in the order of the options."""
 
     def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`; the prediction is an option's own text."""

@@ -71,7 +71,7 @@ class MedcapMode(Way):
         return Request(self._answer_turns(row, entry.get("description") or ""), row.id)
 
     def _descriptions(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[str | None]:
-        """The description for each row; None where there is none."""
+        """Return the description for each row; None where there is none."""
         wanted: dict[str, Request] = {}
         about: dict[str, Row] = {}
         keys = []

@@ -18,13 +18,13 @@ MAPPING_LIMIT = 20
 
 
 def with_text(row: Row, text: str) -> list[Any]:
-    """The row's turns with other words in the last one, its images kept."""
+    """Return the row's turns with other words in the last one, its images kept."""
     image = row.images[0] if row.images else None
     return [*row.messages[:-1], user_message(image, text)]
 
 
 def lettered(options: Sequence[str]) -> str:
-    """``A. first`` and so on, a line each."""
+    """Write ``A. first`` and so on, a line each."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
 
 

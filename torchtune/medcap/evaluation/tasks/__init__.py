@@ -38,7 +38,7 @@ __all__ = ["ALIASES", "TASKS", "Benchmark", "LoadOptions", "Task", "requested_ta
 
 
 def requested_tasks(config: Mapping[str, Any]) -> list[str]:
-    """Which tasks a configuration asks for.
+    """Return which tasks a configuration asks for.
 
     Args:
         config: its keys; ``test_<task>: true`` asks for a task, ``test_metrics`` for ``caption``.

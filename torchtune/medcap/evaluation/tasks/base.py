@@ -149,7 +149,7 @@ class ImageFinder:
 
 
 def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = None) -> ImageReader:
-    """The reader of a data file's images.
+    """Return the reader of a data file's images.
 
     Args:
         source: the data file.

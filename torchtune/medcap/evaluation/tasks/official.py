@@ -61,7 +61,7 @@ def _named_file(path: Path, title: str, kinds: Mapping[str, Sequence[str]], expe
 def image_finder(
     folder: Path, subfolders: Iterable[str], further: Sequence[str | Path] | None = None
 ) -> tuple[ImageFinder, list[Path]]:
-    """What finds a benchmark's images.
+    """Return what finds a benchmark's images.
 
     Args:
         folder: the benchmark's own.
@@ -83,12 +83,12 @@ def answer_type_of(value: Any) -> str:
 
 
 def yes_no_type(answers: Sequence[str]) -> str:
-    """``CLOSED`` where every accepted answer is yes or no, else ``OPEN``."""
+    """Return ``CLOSED`` where every accepted answer is yes or no, else ``OPEN``."""
     return CLOSED if answers and all(answer.strip(" .").lower() in ("yes", "no") for answer in answers) else OPEN
 
 
 def official_row(question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = "") -> Row:
-    """A benchmark's row, kept whatever is wrong with it.
+    """Return a benchmark's row, kept whatever is wrong with it.
 
     Args:
         question: what the file says; empty answers and further fields are left out.
@@ -122,7 +122,7 @@ def official_row(question: PublishedQuestion, image: Path | None, problem: str |
 def row_maker(
     found: Found, layout: Layout, options: LoadOptions, derive: bool = False
 ) -> tuple[Callable[[PublishedQuestion], Row], list[Path]]:
-    """What makes rows of a published data set's questions.
+    """Return what makes rows of a published data set's questions.
 
     Args:
         found: its files.

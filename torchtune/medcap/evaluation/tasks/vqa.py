@@ -68,7 +68,7 @@ class VqaTask(Task):
 
 
 def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
-    """The file of a task that has no official folder.
+    """Return the file of a task that has no official folder.
 
     Args:
         source: the file, or a folder that holds one of ``names``.

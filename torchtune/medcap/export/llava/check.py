@@ -61,7 +61,7 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
 
 
 def _message(role: str, parts: tuple[str | None, ...]) -> Message:
-    """The turn of a training record: a tag for each picture, on a line of its own."""
+    """Return the turn of a training record: a tag for each picture, on a line of its own."""
     written = "\n".join("<image>" if part is IMAGE else part for part in parts)
     return Message(role=role, content=split_images(written), masked=role != "assistant")
 

@@ -43,7 +43,7 @@ def language_config(plan: LLMPlan) -> dict[str, Any]:
 
 
 def language_dtype(plan: LLMPlan) -> torch.dtype:
-    """The dtype that the checkpoint's files have: that of the embedding table."""
+    """Return the dtype that the checkpoint's files have: that of the embedding table."""
     conversion = conversion_for(build_decoder(plan.llm), plan.files.kind)
     dtype = plan.files.headers[conversion.embedding][0].dtype
     assert dtype is not None, "plan_llm takes floating-point tensors only"
@@ -51,7 +51,7 @@ def language_dtype(plan: LLMPlan) -> torch.dtype:
 
 
 def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[PendingTensor]:
-    """The tensors, to be read one at a time.
+    """Return the tensors, to be read one at a time.
 
     Args:
         plan: of a Llama.

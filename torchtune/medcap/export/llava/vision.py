@@ -66,7 +66,8 @@ def llava_tower(tower: Tower) -> LlavaTower:
 
 
 def oldest_transformers(spec: Mapping[str, Any]) -> str:
-    """The first transformers release that reads the right hidden state; earlier ones give another without a word.
+    """Return the first transformers release that reads the right hidden state; earlier ones give another without a
+    word.
 
     4.57 takes SigLIP's output after the final norm for its last hidden state, and a ViT's before it until 5.18 learnt
     ``tie_last_hidden_states``.
@@ -80,7 +81,7 @@ def oldest_transformers(spec: Mapping[str, Any]) -> str:
 
 
 def llava_projector(projector: nn.Module, llm_dim: int) -> dict[str, Tensor]:
-    """A projector's tensors behind ``multi_modal_projector.``.
+    """Return a projector's tensors behind ``multi_modal_projector.``.
 
     LLaVA's hidden layer is as wide as the language model. A narrower one is filled up with units whose weights are
     zero, which changes nothing: GELU(0) = 0.
@@ -156,7 +157,7 @@ def check_tower(tower: Tower, exported: LlavaTower) -> None:
 
 @contextlib.contextmanager
 def without_progress() -> Iterator[None]:
-    """transformers shows a bar even for a moment's work."""
+    """Hide the bar that transformers shows even for a moment's work."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -234,7 +235,7 @@ VIT_BLOCK = {
 
 
 def _vit_names(name: str) -> tuple[str, ...]:
-    """The names of what a tensor of the trunk becomes; none for an unknown one."""
+    """Return the names of what a tensor of the trunk becomes; none for an unknown one."""
     if name in VIT_OUTSIDE:
         return (VIT_OUTSIDE[name],)
     first, _, rest = name.partition(".")

@@ -116,7 +116,7 @@ class ImageRows:
         return self._failures.get(image_key(image), "")
 
     def stack(self, images: Sequence[Any]) -> Tensor:
-        """The rows of images that were encoded without failure: ``[N, K, d]``."""
+        """Return the rows of images that were encoded without failure: ``[N, K, d]``."""
         return torch.stack([self._rows[image_key(image)] for image in images])
 
     def _is_new(self, key: Hashable) -> bool:

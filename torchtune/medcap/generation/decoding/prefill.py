@@ -84,7 +84,7 @@ DecodeOne = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def decode_one(model: VisionLanguageModel) -> DecodeOne:
-    """The step of decoding: one token of every row through the decoder, over its attached cache."""
+    """Return the step of decoding: one token of every row through the decoder, over its attached cache."""
 
     def step(tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         embeddings = model.embed(tokens[:, None], None, None)  # [R, 1, d]

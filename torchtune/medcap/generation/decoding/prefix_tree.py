@@ -124,7 +124,7 @@ class PackedTrees:
 
 
 def image_key(image: Any) -> Hashable:
-    """What two requests about the same image have in common: its path, its content, or the very picture."""
+    """Return what two requests about the same image have in common: its path, its content, or the very picture."""
     if isinstance(image, PreparedImage):
         return ("prepared", image.key)
     return ("memory", id(image)) if isinstance(image, Image.Image) else str(image)

@@ -11,7 +11,7 @@ from medcap.generation.request import Sampling
 
 
 def draw_uniforms(seed: int, key: str, count: int) -> Tensor:
-    """A request's random numbers, which depend on nothing but their arguments.
+    """Return a request's random numbers, which depend on nothing but their arguments.
 
     Args:
         seed: of the run.
@@ -60,7 +60,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Whether no random numbers are needed."""
+    """Tell whether no random numbers are needed."""
     return sampling.temperature == 0 or sampling.top_k == 1
 
 

@@ -73,7 +73,7 @@ def pooled_dim(tower_shape: TowerShape) -> int:
 
 
 def positive(name: str, value: Any) -> int:
-    """A positive whole number of the configuration.
+    """Return a positive whole number of the configuration.
 
     Raises:
         UserError: if it is something else; the message names the key.

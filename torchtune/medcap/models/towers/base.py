@@ -57,7 +57,7 @@ class Preprocess:
             raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
 
     def transform(self) -> ImageTransform:
-        """The function from an RGB or grey image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
+        """Return the function from an RGB or grey image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
         return ImageTransform(self)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of :meth:`to_dict`.
+        """Return the inverse of :meth:`to_dict`.
 
         Raises:
             UserError: for a field that is unknown, missing or impossible.
@@ -119,7 +119,7 @@ def _is_number(value: Any) -> bool:
 
 @functools.lru_cache
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """A number for each channel: ``[3, 1, 1]`` float32; kept, because a copy to a GPU waits for it."""
+    """Return a number for each channel: ``[3, 1, 1]`` float32; kept, because a copy to a GPU waits for it."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
@@ -218,7 +218,7 @@ class Tower(Component, ABC):
         """Recompute buffers that no checkpoint holds, after a construction on the meta device."""
 
     def on_meta(self) -> Tower:
-        """The same architecture without memory."""
+        """Return the same architecture without memory."""
         with torch.device("meta"):
             return type(self)(self.spec, self.preprocess)
 

@@ -129,7 +129,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
 
 
 def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
-    """The same folder format through the hub's cache."""
+    """Return the same folder format through the hub's cache."""
     folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), PREPROCESS_FILES)
     index = folder / "model.safetensors.index.json"
     if weights and first_file(folder, WEIGHT_FILES) == index:
@@ -138,7 +138,7 @@ def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
 
 
 def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A tower's specification from the fields of transformers' vision configuration.
+    """Return a tower's specification from the fields of transformers' vision configuration.
 
     Args:
         vision_type: clip_vision_model or siglip_vision_model.

@@ -76,7 +76,7 @@ class OpenClipTimmTower(Tower):
 
 
 def build_open_clip(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
-    """The class that fits the specification."""
+    """Return the class that fits the specification."""
     kind = OpenClipTimmTower if spec["vision_cfg"].get("timm_model_name") else OpenClipTower
     return kind(spec, preprocess)
 
@@ -101,7 +101,7 @@ def open_clip_spec(model_config: Mapping[str, Any], quick_gelu: bool = False) ->
 
 
 def canonical_open_clip(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The specification with every default filled in, for comparison."""
+    """Return the specification with every default filled in, for comparison."""
     from open_clip.model import CLIPVisionCfg
 
     return {**spec, "vision_cfg": dataclasses.asdict(CLIPVisionCfg(**spec["vision_cfg"]))}
@@ -132,12 +132,12 @@ def open_clip_from_folder(folder: Path, weights: bool) -> TowerSource:
 
 
 def open_clip_from_hub(repository: str, weights: bool) -> TowerSource:
-    """The same folder format through the hub's cache."""
+    """Return the same folder format through the hub's cache."""
     return open_clip_from_folder(fetch(repository, [CONFIG_FILE], WEIGHT_FILES if weights else ()), weights)
 
 
 def open_clip_from_name(name: str, weights: bool) -> TowerSource:
-    """A model of open_clip's own list.
+    """Return a model of open_clip's own list.
 
     Args:
         name: "ViT-B-16:openai", or "ViT-B-16" for the first tag that open_clip lists.

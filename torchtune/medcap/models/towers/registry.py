@@ -121,7 +121,7 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
 
 
 def same_architecture(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two specifications mean the same tower."""
+    """Tell whether two specifications mean the same tower."""
     return _canonical(first) == _canonical(second)
 
 
@@ -166,7 +166,7 @@ def _resolve_tiny(options: Mapping[str, Any], pretrained: bool | None) -> TowerS
 
 
 def _find(name: str, options: Mapping[str, Any]) -> Callable[[bool], TowerSource]:
-    """The function that describes the tower; its argument says whether weights are needed."""
+    """Return the function that describes the tower; its argument says whether weights are needed."""
     from medcap.models.towers.open_clip_tower import open_clip_from_name
     from medcap.models.towers.timm_tower import timm_from_name
 

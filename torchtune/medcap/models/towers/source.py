@@ -30,12 +30,12 @@ class TowerSource:
 
 
 def note_pickle(path: Path) -> list[str]:
-    """The notice for weights that come as a pickle, none for safetensors."""
+    """Return the notice for weights that come as a pickle, none for safetensors."""
     if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
         return []
     return [f"{path} is a pickle, read by torch's weights-only loader: no safetensors file lies beside it"]
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of these files that is in the folder."""
+    """Return the first of these files that is in the folder."""
     return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -63,12 +63,12 @@ class TensorFiles:
         return self._tensors[name].shape
 
     def renamed(self, new_name: Callable[[str], str | None]) -> TensorFiles:
-        """The same tensors under other names; those for which ``new_name`` gives None are left out."""
+        """Return the same tensors under other names; those for which ``new_name`` gives None are left out."""
         pairs = ((new_name(name), tensor) for name, tensor in self._tensors.items())
         return TensorFiles({name: tensor for name, tensor in pairs if name is not None})
 
     def under(self, prefix: str) -> TensorFiles:
-        """The tensors whose name begins with ``prefix``, without it."""
+        """Return the tensors whose name begins with ``prefix``, without it."""
         return self.renamed(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
 
     def check(self, expected: Mapping[str, tuple[int, ...]], place: Path, purpose: str) -> None:
@@ -143,7 +143,7 @@ def check_finite(tensor: Tensor, place: Path | str, name: str) -> None:
 
 
 def why_empty(shape: Sequence[int]) -> str:
-    """The reason for a tensor without values, as the end of a message; "" for any other tensor."""
+    """Return the reason for a tensor without values, as the end of a message; "" for any other tensor."""
     return _ZERO3 if 0 in shape else ""
 
 
@@ -168,7 +168,7 @@ def open_tensor_files(path: Path) -> TensorFiles:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Return a JSON object from a file.
 
     Raises:
         UserError: if the file is missing or holds something else.

@@ -78,14 +78,14 @@ def features_to_tokens(trunk: nn.Module, features: Tensor) -> Tensor:
 
 
 def is_timm_name(name: str) -> bool:
-    """Whether timm has a model of this name, with or without a tag."""
+    """Tell whether timm has a model of this name, with or without a tag."""
     import timm
 
     return timm.is_model(name)
 
 
 def timm_from_name(name: str, weights: bool, image_size: int | None = None) -> TowerSource:
-    """A model of timm's list.
+    """Return a model of timm's list.
 
     Args:
         name: "vit_small_patch16_224" or with a tag, "vit_small_patch16_224.augreg_in1k".
@@ -139,7 +139,7 @@ def timm_from_folder(folder: Path, weights: bool) -> TowerSource:
 
 
 def timm_from_hub(repository: str, weights: bool) -> TowerSource:
-    """The same folder format through the hub's cache."""
+    """Return the same folder format through the hub's cache."""
     return timm_from_folder(fetch(repository, ["config.json"], WEIGHT_FILES if weights else ()), weights)
 
 
@@ -153,7 +153,7 @@ def _known_tag(name: str) -> str | None:
 
 
 def _other_size(name: str, built_with: int | list[int] | None) -> int | None:
-    """The image size that a model was built with, if it is not the one that this architecture has by itself."""
+    """Return the image size that a model was built with, if it is not the one that this architecture has by itself."""
     from timm.models import get_pretrained_cfg
 
     sizes = {built_with} if isinstance(built_with, int) else set(built_with or ())
@@ -185,7 +185,7 @@ def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any])
 
 
 def _source(spec: dict[str, Any], settings: dict[str, Any], place: str) -> TowerSource:
-    """The tower and its preprocessing, which ``settings`` describe at ``place``."""
+    """Return the tower and its preprocessing, which ``settings`` describe at ``place``."""
     try:
         source = TowerSource(spec, _preprocess(settings, spec["image_size"]))
     except UserError as error:

@@ -83,7 +83,7 @@ def quantise_layer(layer: nn.Module, llm_weights: str) -> None:
 
 
 def weights_of(decoder: nn.Module) -> str:
-    """The key ``llm_weights`` that a decoder was loaded with."""
+    """Return the key ``llm_weights`` that a decoder was loaded with."""
     return next((module.precision for module in decoder.modules() if isinstance(module, FrozenLinear)), UNQUANTISED)
 
 

@@ -52,7 +52,7 @@ class FrozenLinear(nn.Module, ABC):
 
     @abstractmethod
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """The weight that the quantised one stands for, ``[out_features, in_features]``."""
+        """Return the weight that the quantised one stands for, ``[out_features, in_features]``."""
 
     @staticmethod
     @abstractmethod
@@ -91,7 +91,7 @@ class RowScaledLinear(FrozenLinear):
 
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
-    """What each row must be divided by for its largest magnitude to become ``largest``: ``[n, k] -> [n, 1]``."""
+    """Return what each row must be divided by for its largest magnitude to become ``largest``: ``[n, k] -> [n, 1]``."""
     # A row of zeros has no largest number to divide by.
     return (rows.abs().amax(dim=1, keepdim=True) / largest).clamp(min=torch.finfo(rows.dtype).tiny)
 

@@ -80,7 +80,7 @@ def _decode(
     maxima_scale: Tensor,
     maxima_levels: Tensor,
 ) -> Tensor:
-    """The weight, ``[out_features, in_features]``."""
+    """Return the weight, ``[out_features, in_features]``."""
     of_maxima = QuantState(absmax=maxima_scale, code=maxima_levels, blocksize=_MAXIMA_BLOCK, dtype=torch.float32)
     state = QuantState(
         absmax=maxima,

@@ -50,7 +50,7 @@ class LlavaMed(OpenClosed):
         self._index = CandidateIndex(candidates) if candidates else None
 
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
+        """Tell whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
         if self._index is None:
             return None
         return self._index.nearest(normalize_word(prediction)) == normalize_word(reference)
@@ -104,7 +104,7 @@ class LlavaMedStrict(OpenClosed):
         return super().kind(answer_type.strip().upper())
 
     def reply(self, answer: Answer) -> str:
-        """The final reply; see :class:`OpenClosed`."""
+        """Return the final reply; see :class:`OpenClosed`."""
         return final_reply(answer.prediction)
 
     def prepare(self, answers: Sequence[Answer]) -> list[str]:

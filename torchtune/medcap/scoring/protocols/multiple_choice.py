@@ -54,7 +54,7 @@ class MultipleChoice(Protocol):
         """
 
     def is_right(self, option: str, answer: Answer) -> bool:
-        """Whether an option is the row's reference: the same text, or the same number (2 and 2.0)."""
+        """Tell whether an option is the row's reference: the same text, or the same number (2 and 2.0)."""
         return option == answer.references[0] or same_number(option, answer.references[0])
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
@@ -119,7 +119,7 @@ class OmniMedVqaQa(MultipleChoice):
     published = True
 
     def is_right(self, option: str, answer: Answer) -> bool:
-        """Whether it is the same text; see :class:`MultipleChoice`."""
+        """Tell whether it is the same text; see :class:`MultipleChoice`."""
         return option == answer.references[0]
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:

@@ -46,7 +46,7 @@ class OpenClosed(Protocol):
         return {"OPEN": OPEN, "CLOSED": CLOSED}.get(answer_type)
 
     def reply(self, answer: Answer) -> str:
-        """The words that are scored: all that a model said, as the published rules take it."""
+        """Return the words that are scored: all that a model said, as the published rules take it."""
         return answer.prediction
 
     def prepare(self, answers: Sequence[Answer]) -> list[str]:
@@ -62,7 +62,7 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Whether an open question is answered rightly.
+        """Tell whether an open question is answered rightly.
 
         Args:
             answer: the row.
@@ -75,10 +75,10 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def closed_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
-        """Whether a closed question is answered rightly; see :meth:`open_hit`."""
+        """Tell whether a closed question is answered rightly; see :meth:`open_hit`."""
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
-        """The values of ``WORD_SCORES`` of an open question; see :meth:`open_hit`."""
+        """Return the values of ``WORD_SCORES`` of an open question; see :meth:`open_hit`."""
         return dict(zip(WORD_SCORES, word_scores(prediction, reference), strict=True))
 
     def closed_values(self, prediction: str, reference: str) -> dict[str, float]:
@@ -86,7 +86,7 @@ class OpenClosed(Protocol):
         return {}
 
     def open_value(self, values: dict[str, float]) -> float:
-        """An open question's part of the headline."""
+        """Return an open question's part of the headline."""
         return values["accuracy"]
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

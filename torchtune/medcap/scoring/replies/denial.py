@@ -291,7 +291,7 @@ def _sentence_before(text: str, start: int) -> str:
 
 
 def _looks_like_denial(denying: re.Match, left: str, comma: bool) -> bool:
-    """Whether a word that denies elsewhere does not deny what stands behind it, or behind the next comma, here."""
+    """Tell whether a word that denies elsewhere does not deny what stands behind it, or behind the next comma, here."""
     kind, word = denying.lastgroup, denying[0].strip().lower()
     before, between = left[: denying.start()], left[denying.start() + len(denying[0].rstrip()) :]
     if kind == "not":

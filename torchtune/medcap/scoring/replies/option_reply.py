@@ -122,7 +122,7 @@ def _settle(text: str, options: list[str]) -> int | None:
 
 
 def _equal(text: str, options: list[str]) -> int | None:
-    """The option that the whole reply is; one of other spelling only where no second one has it."""
+    """Return the option that the whole reply is; one of other spelling only where no second one has it."""
     plain = bare(text)
     for same in (str.__eq__, same_number):
         for index, option in enumerate(options):
@@ -134,7 +134,7 @@ def _equal(text: str, options: list[str]) -> int | None:
 
 
 def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
-    """The letters that each kind of evidence gives, from the surest to the least."""
+    """Return the letters that each kind of evidence gives, from the surest to the least."""
     for cue in _CUES:
         yield _letters_of(rest, cue.finditer(rest), after_cue=True)
     lines = rest.split("\n")
@@ -149,7 +149,7 @@ def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
 
 
 def _letters_in(text: str) -> set[str]:
-    """The capital letters that stand anywhere."""
+    """Return the capital letters that stand anywhere."""
     return _letters_of(text, (match for match in _MENTION.finditer(text) if match[1].isupper()))
 
 
@@ -171,7 +171,9 @@ def _letters_of(text: str, matches: Iterable[re.Match], after_cue: bool = False)
 
 
 def _letters(text: str, match: re.Match, after_cue: bool) -> set[str]:
-    """The letter of a match, and those that a list adds to it; none where it is a word, part of one, or denied."""
+    """Return the letter of a match, and those that a list adds to it; none where it is a word, part of one, or
+    denied.
+    """
     letter, start, end = match[match.lastindex], match.start(match.lastindex), match.end(match.lastindex)
     following = _FOLLOWING_WORD.match(text, end)
     if letter in "AaIi" and following and following[1] not in _AFTER_A_LETTER:
@@ -195,7 +197,7 @@ def _part_of_a_name(text: str, start: int, end: int, after_cue: bool) -> bool:
 
 
 def _false_letters(rest: str) -> set[str]:
-    """The letters that are said not to be the answer, where they are mentioned last."""
+    """Return the letters that are said not to be the answer, where they are mentioned last."""
     last = {
         match[1]: denial(rest, *match.span(1), letter=True) for match in _MENTION.finditer(rest) if match[1].isupper()
     }

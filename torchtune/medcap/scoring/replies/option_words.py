@@ -104,7 +104,7 @@ def _whole(text: str, start: int, end: int) -> bool:
 
 
 def _joins(outside: str, edge: str) -> bool:
-    """Whether a character goes on with the word at whose edge it stands. Chinese beside a Latin word does not."""
+    """Tell whether a character goes on with the word at whose edge it stands. Chinese beside a Latin word does not."""
     return outside.isalnum() and (not _is_cjk(outside) or _is_cjk(edge))
 
 

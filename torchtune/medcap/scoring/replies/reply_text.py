@@ -45,12 +45,12 @@ def clean(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """A cleaned text without punctuation at its edges, in lower case."""
+    """Return a cleaned text without punctuation at its edges, in lower case."""
     return _EDGES.sub("", text).casefold()
 
 
 def loose(text: str) -> str:
-    """A cleaned text without article, hyphens, spaces and endings: "The X-rays." and "x ray" are one.
+    """Return a cleaned text without article, hyphens, spaces and endings: "The X-rays." and "x ray" are one.
 
     Args:
         text: from :func:`clean`.

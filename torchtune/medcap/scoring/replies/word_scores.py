@@ -57,7 +57,7 @@ def normalize_word(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """An answer or reference as the published evaluators compare it: lower-cased and normalised once."""
+    """Return an answer or reference as the published evaluators compare it: lower-cased and normalised once."""
     return normalize_word(text.lower())
 
 
@@ -147,7 +147,7 @@ class CandidateIndex:
         self._known: dict[str, str] = {}
 
     def nearest(self, prediction: str) -> str:
-        """The nearest candidate.
+        """Return the nearest candidate.
 
         Args:
             prediction: normalised as often as the caller's rule does; the published rules do it twice.

@@ -67,15 +67,15 @@ def one_line(text: str, most: int) -> str:
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """A request that must be written otherwise."""
+    """Return a request that must be written otherwise."""
     return ApiError(400, message, code, param)
 
 
 def overloaded(message: str) -> ApiError:
-    """A request that came at a bad time."""
+    """Return a request that came at a bad time."""
     return ApiError(429, message, "overloaded", retry_after=1)
 
 
 def internal_error(request_id: str) -> ApiError:
-    """A failure of ours; what it was stands in the log beside the id."""
+    """Return a failure of ours; what it was stands in the log beside the id."""
     return ApiError(500, f"the server failed on this request; its log has the reason under {request_id}", "failed")

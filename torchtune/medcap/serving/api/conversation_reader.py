@@ -155,7 +155,7 @@ def decode_picture(images: ImageReader, data: bytes, field: str, request_id: str
 
 
 def too_long(context: int, num_tokens: int | None = None) -> ApiError:
-    """A conversation that leaves no room for an answer.
+    """Return a conversation that leaves no room for an answer.
 
     Args:
         context: most tokens of a conversation with its answer.
@@ -174,7 +174,8 @@ def _num_placeholders(message: ChatMessage) -> int:
 
 
 def _turns_to_answer(body: ChatBody) -> list[tuple[int, ChatMessage]]:
-    """The turns of the prompt with their indices; a last one of the assistant is not among them, it begins the answer.
+    """Return the turns of the prompt with their indices; a last one of the assistant is not among them, it begins the
+    answer.
 
     Of two turns of the assistant in a row one may be empty, and is left out.
     """
@@ -228,7 +229,9 @@ def _append_placed(parts: list[dict[str, Any]], placed: Placed, named: Iterator[
 
 
 def _append(parts: list[dict[str, Any]], kind: str, content: Any) -> None:
-    """A line break stands between words and what comes before or after them, as in ``<image>\\n`` and the question."""
+    """Add words; a line break stands between words and what comes before or after them, as in ``<image>\\n`` and the
+    question.
+    """
     if parts:
         before = parts[-1]
         between = "" if before["type"] == "image" else before["content"][-1:]

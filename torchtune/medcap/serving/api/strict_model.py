@@ -18,7 +18,7 @@ _WANTED = {"model_type": "it must be a JSON object"}
 
 
 def refusal(error: ValidationError) -> ApiError:
-    """The first mistake as a 400 that names the field.
+    """Return the first mistake as a 400 that names the field.
 
     Args:
         error: of a :class:`StrictModel`.

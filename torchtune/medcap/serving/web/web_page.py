@@ -77,7 +77,7 @@ class BoxedText(StrictModel):
 
 
 def find_examples(path: Path) -> list[Path]:
-    """The images of a folder that visitors may try.
+    """Return the images of a folder that visitors may try.
 
     Args:
         path: the folder.
@@ -205,7 +205,7 @@ class _Posted:
 
 
 def _constant(name: str) -> Callable[[Request], Awaitable[Response]]:
-    """A file of the page, read once."""
+    """Return a file of the page, read once."""
     content = files("medcap.serving").joinpath("page", name).read_bytes()
     headers = {"content-security-policy": _POLICY, "cache-control": "no-cache"}
 

@@ -165,7 +165,7 @@ class DistributedContext:
 
 
 def single_world(device: torch.device) -> DistributedContext:
-    """A run of one process.
+    """Return a run of one process.
 
     Args:
         device: of the process.

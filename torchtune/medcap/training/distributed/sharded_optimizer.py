@@ -170,7 +170,7 @@ class ShardedOptimizer:
         self._met[:] = [0] * len(self._met)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The optimizer's state as if one process had it all; every process must call it.
+        """Return the optimizer's state as if one process had it all; every process must call it.
 
         Returns:
             On the main process what ``torch.optim.Optimizer.state_dict`` of an optimizer over the parameters returns,
@@ -241,7 +241,7 @@ class ShardedOptimizer:
         return changes
 
     def _with_own_settings(self, groups: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-        """The groups of a state with this optimizer's settings in them, and what that changes."""
+        """Return the groups of a state with this optimizer's settings in them, and what that changes."""
         merged, changes = [], []
         for saved, own in zip(groups, self.optimizer.param_groups, strict=True):
             # What is no argument, such as the step of a schedule-free optimizer, is learnt and not set.
@@ -348,7 +348,9 @@ class ShardedOptimizer:
 
 
 def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
-    """The entries of a parameter group that a configuration or the optimizer's class sets, and no step changes."""
+    """Return the entries of a parameter group that a configuration or the optimizer's class sets, and no step
+    changes.
+    """
     makers = [component, *(kind.__init__ for kind in type(optimizer).__mro__ if kind not in (optim.Optimizer, object))]
     return {name for maker in makers for name in signature(maker).parameters} - {"params", "self"}
 

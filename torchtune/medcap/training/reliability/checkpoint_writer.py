@@ -60,7 +60,7 @@ class BackgroundWriter:
             raise bug
 
     def messages(self) -> list[str]:
-        """The lines for the user since the last call."""
+        """Return the lines for the user since the last call."""
         with self._lock:
             lines, self._messages = self._messages, []
         return lines

@@ -197,7 +197,7 @@ class RunCheckpoints:
 
 
 def find_resume_folder(resume_from: bool | str | None, folder: Path) -> Path | None:
-    """Which checkpoint ``resume_from_checkpoint`` means.
+    """Return which checkpoint ``resume_from_checkpoint`` means.
 
     Args:
         resume_from: False or None; True or ``latest`` for the newest complete one (none is no mistake: the run starts);
@@ -245,7 +245,7 @@ def check_writable(folder: Path, key: str = "output_dir") -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The random generators of this process: Python's, NumPy's, torch's and the one of the GPU in use.
+    """Return the random generators of this process: Python's, NumPy's, torch's and the one of the GPU in use.
 
     Returns:
         Numbers, lists and text alone: processes exchange it as JSON.

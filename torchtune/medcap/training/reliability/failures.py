@@ -48,7 +48,7 @@ _FEW_OPEN_FILES = 256
 
 
 def explain(error: BaseException) -> str | None:
-    """The one line for an error whose cause is not in this program's code.
+    """Return the one line for an error whose cause is not in this program's code.
 
     Args:
         error: anything that training raised.
@@ -78,7 +78,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_open_files(error: BaseException, text: str) -> str | None:
-    """The limit of open files, met by this process or by a data-loader worker."""
+    """Return the limit of open files, met by this process or by a data-loader worker."""
     for met in _chain(error):
         if is_out_of_files(met) or f"exit code {OUT_OF_FILES}." in str(met):
             return (
@@ -89,7 +89,7 @@ def _explain_open_files(error: BaseException, text: str) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """Yield an error and what led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -169,7 +169,7 @@ def _explain_connection(error: BaseException, text: str) -> str | None:
 
 
 def _lost_worker(error: BaseException) -> bool:
-    """Whether receiving a batch's tensors failed because the worker that holds them is gone."""
+    """Tell whether receiving a batch's tensors failed because the worker that holds them is gone."""
     if not isinstance(error, ConnectionError | EOFError | FileNotFoundError):
         return False
     trace = error.__traceback__
@@ -248,7 +248,7 @@ class BadRows:
             )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as ``save_tree`` takes it."""
+        """Return what a checkpoint keeps, as ``save_tree`` takes it."""
         return {"names": list(self._names), "last_reason": self._last_reason}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -267,7 +267,7 @@ class BadRows:
             self._file.close()
 
     def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of the file stays: once each, also those that were met after the checkpoint."""
+        """Tell whether a row of the file stays: once each, also those that were met after the checkpoint."""
         name = row.get("name")
         if not self._resumed or not isinstance(name, str) or name in self._logged:
             return False
@@ -309,11 +309,11 @@ class BadSteps:
         return f"step {step} skipped: loss or gradient is not finite; its records: {', '.join(names)}"
 
     def good(self) -> None:
-        """A step was made."""
+        """Count a step that was made."""
         self.in_a_row = 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as ``save_tree`` takes it."""
+        """Return what a checkpoint keeps, as ``save_tree`` takes it."""
         return {"in_a_row": self.in_a_row}
 
     def load(self, state: Mapping[str, Any]) -> None:

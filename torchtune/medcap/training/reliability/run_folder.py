@@ -101,7 +101,7 @@ class RunFolder:
             )
 
     def _left_by_a_run(self) -> Iterator[Path]:
-        """What a run may have left: checkpoints, logged steps, its summary."""
+        """Yield what a run may have left: checkpoints, logged steps, its summary."""
         yield from sorted(self.checkpoints.glob("step_*"), reverse=True)
         yield from sorted(self.checkpoints.glob("meta_model_*.pt"))
         log = self.log / "metrics.jsonl"
@@ -110,7 +110,7 @@ class RunFolder:
         yield self.path / "summary.json"
 
     def _key_of(self, found: Path) -> str:
-        """The key that says where a file goes."""
+        """Return the key that says where a file goes."""
         if found.is_relative_to(self.path):
             return "output_dir"
         return "checkpointer.output_dir" if found.parent == self.checkpoints else "metric_logger.log_dir"

@@ -56,7 +56,7 @@ def read_compressed(dataset: Dataset, syntax: Any, frames: int, frame: int, layo
 
 
 def _coded_frame(dataset: Dataset, syntax: Any, frames: int, frame: int) -> bytes:
-    """The compressed data of a frame, whose fragments are joined."""
+    """Return the compressed data of a frame, whose fragments are joined."""
     from pydicom.encaps import generate_frames, get_frame, parse_basic_offsets, parse_fragments
 
     extended = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
@@ -141,7 +141,7 @@ def _check_samples(components: int, precision: int, layout: Layout, as_they_are:
 
 
 def _options(dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """What pydicom wants to know of a frame that it gets without its file."""
+    """Return what pydicom wants to know of a frame that it gets without its file."""
     return {
         "rows": int(dataset.Rows),
         "columns": int(dataset.Columns),

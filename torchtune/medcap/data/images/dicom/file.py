@@ -33,12 +33,12 @@ _DEFLATED, _IMPLICIT, _LITTLE, _BIG = (f"1.2.840.10008.1.2{end}" for end in (".1
 
 
 def has_preamble(start: bytes) -> bool:
-    """Whether a file is DICOM as PS3.10 wants it, by its first ``START_BYTES`` bytes."""
+    """Tell whether a file is DICOM as PS3.10 wants it, by its first ``START_BYTES`` bytes."""
     return start[128:132] == _PREFIX
 
 
 def is_bare(start: bytes) -> bool:
-    """Whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
+    """Tell whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
 
     An element is its number, then its type or its length. Ask this last: the pattern is weaker than that of any other
     format.
@@ -178,7 +178,7 @@ def _check_deflated(file: BinaryIO, bare: bool, max_bytes: int) -> None:
 
 
 def _transfer_syntax(dataset: Dataset) -> Any:
-    """The file's own, or where it names none, what pydicom found while it read the elements."""
+    """Return the file's own, or where it names none, what pydicom found while it read the elements."""
     from pydicom.uid import UID
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")

@@ -64,7 +64,7 @@ def _native_cells(dataset: Dataset, syntax: Any, frames: int, frame: int, layout
 
 
 def _single_bits(dataset: Dataset, syntax: Any, frame: int) -> np.ndarray:
-    """A frame of single bits, which need not begin with a byte (PS3.5, 8.1.1)."""
+    """Return a frame of single bits, which need not begin with a byte (PS3.5, 8.1.1)."""
     data = dataset.PixelData
     if not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
         # Bits lie in words, the first in the low byte: big endian turns the words round.

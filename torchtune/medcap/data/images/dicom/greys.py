@@ -97,7 +97,7 @@ def window_levels(values: np.ndarray, center: float, width: float, function: str
 
 
 def _modality_transform(item: Dataset, little_endian: bool) -> Transform:
-    """Stored values -> units of the modality."""
+    """Turn stored values into units of the modality."""
     tables = [table for table in item.get("ModalityLUTSequence") or [] if len(table)]
     if tables:
         return read_table(tables[0], little_endian, "modality LUT").apply
@@ -118,7 +118,7 @@ def _first(item: Dataset, key: str, default: float) -> float:
 
 
 def _display(item: Dataset, little_endian: bool, view: View) -> Transform | None:
-    """The window or VOI LUT: values in units of the modality -> uint8 levels; None where the file has none."""
+    """Return the window or VOI LUT: values in units of the modality -> uint8 levels; None where the file has none."""
     function = str(item.get("VOILUTFunction") or "LINEAR").upper()
     if isinstance(view.window, tuple):
         center, width = view.window
@@ -161,7 +161,9 @@ def _checked(number: int, count: int) -> int:
 
 
 def _voi_tables(item: Dataset, little_endian: bool) -> tuple[list[LookupTable], UserError | None]:
-    """The VOI LUTs that can be used, and what is wrong with the first of the others; empty items are passed over."""
+    """Return the VOI LUTs that can be used, and what is wrong with the first of the others; empty items are passed
+    over.
+    """
     tables: list[LookupTable] = []
     problem: UserError | None = None
     for found in item.get("VOILUTSequence") or []:
@@ -178,7 +180,7 @@ def _voi_tables(item: Dataset, little_endian: bool) -> tuple[list[LookupTable], 
 
 
 def _padding(frame: Frame, dataset: Dataset, little_endian: bool) -> np.ndarray:
-    """Which pixels only fill up the rectangle (PS3.3, C.7.5.1.1.2): bool ``[rows, columns]``."""
+    """Return which pixels only fill up the rectangle (PS3.3, C.7.5.1.1.2): bool ``[rows, columns]``."""
     if frame.bits is None:
         for kind in ("Float", "DoubleFloat"):
             ends = [*numbers(dataset, f"{kind}PixelPaddingValue")[:1]]
@@ -201,7 +203,7 @@ def _padding(frame: Frame, dataset: Dataset, little_endian: bool) -> np.ndarray:
 
 
 def _as_stored(value: int, bits: int, signed: bool) -> int | None:
-    """A padding value as a stored value: its 16 bits in the type of the pixels, whatever type the file says.
+    """Return a padding value as a stored value: its 16 bits in the type of the pixels, whatever type the file says.
 
     Returns:
         The value; None where a stored value of so few bits cannot be it.

@@ -203,7 +203,7 @@ class JpegStream:
         return found.start()
 
     def _restarts(self, numbers: list[int]) -> int:
-        """How many restart markers a scan of these components has (T.81, A.2)."""
+        """Tell how many restart markers a scan of these components has (T.81, A.2)."""
         unit = 1 if self._frame == _LOSSLESS else 8
         across, down = (max(part.across for part in self._parts), max(part.down for part in self._parts))
         if len(numbers) == 1:

@@ -47,7 +47,7 @@ class LookupTable:
         return self.entries[np.clip(values.astype(np.int64) - first, 0, last)]
 
     def _first_for(self, values: np.ndarray) -> int:
-        """The first number that is mapped: with the other sign where only then the table is about these values.
+        """Return the first number that is mapped: with the other sign where only then the table is about these values.
 
         The sign is that of the element's type, which many files write wrong.
         """

@@ -36,7 +36,7 @@ def palette_colours(indices: np.ndarray, dataset: Dataset, little_endian: bool) 
 
 
 def _bits(tables: list[LookupTable]) -> int:
-    """How many bits the brightest entry of the three tables has.
+    """Tell how many bits the brightest entry of the three tables has.
 
     The descriptor does not tell: entries of 8 bits are written with a descriptor of 16, and of 16 bits (each byte
     twice) with one of 8. Dark colours throughout are rarer than either.

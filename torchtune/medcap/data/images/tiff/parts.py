@@ -68,7 +68,7 @@ class Encoding:
 
 
 def unread(what: str) -> UserError:
-    """The refusal of a valid file."""
+    """Return the refusal of a valid file."""
     return UserError(f"is a TIFF file of {what}, which is not read: save it as 8-bit or 16-bit grey or RGB")
 
 
@@ -105,7 +105,7 @@ def decode_part(data: bytes, encoding: Encoding, rows: int, columns: int, sample
 
 
 def _decompress(data: bytes, compression: int, rows: int, per_row: int) -> np.ndarray:
-    """The bytes of a part: uint8 ``[rows, per_row]``."""
+    """Return the bytes of a part: uint8 ``[rows, per_row]``."""
     size = rows * per_row
     if compression in (DEFLATE, OLD_DEFLATE):
         data = zlib.decompressobj().decompress(data, size + 1)  # one more, so that the checksum is looked at
@@ -119,7 +119,7 @@ def _decompress(data: bytes, compression: int, rows: int, per_row: int) -> np.nd
 
 
 def _strip_file(data: bytes, compression: int, rows: int, per_row: int) -> tuple[bytes, int]:
-    """A TIFF file of one strip, and where its directory begins."""
+    """Return a TIFF file of one strip, and where its directory begins."""
     values = {
         tag.WIDTH: per_row,
         tag.LENGTH: rows,
@@ -138,7 +138,9 @@ def _strip_file(data: bytes, compression: int, rows: int, per_row: int) -> tuple
 
 
 def _unpack(packed: np.ndarray, encoding: Encoding, count: int) -> np.ndarray:
-    """Samples that share bytes, in either byte order the highest bit first: ``[rows, bytes]`` -> ``[rows, count]``."""
+    """Return samples that share bytes, in either byte order the highest bit first: ``[rows, bytes]`` -> ``[rows,
+    count]``.
+    """
     values = np.empty((len(packed), count), encoding.dtype)
     weights = 1 << np.arange(encoding.bits - 1, -1, -1, dtype=np.uint16)
     step = max(1, _UNPACKED // count)

@@ -41,12 +41,12 @@ class Tags:
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def one(self, tag: int, default: int) -> int:
-        """The first value of a tag."""
+        """Return the first value of a tag."""
         return self.values.get(tag, (default,))[0]
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file is a TIFF file, by its first bytes."""
+    """Tell whether a file is a TIFF file, by its first bytes."""
     return start[:4] in _STARTS
 
 

@@ -59,7 +59,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _of_pairs(pairs: _Pairs) -> set[str]:
-    """The verdicts under the keys that say most: verdict, then correct, then any other."""
+    """Return the verdicts under the keys that say most: verdict, then correct, then any other."""
     for read in (_of_verdict_key, _of_boolean, _of_other_key):
         found = {verdict for key, value in pairs for verdict in read(key, value)}
         if found:
@@ -99,7 +99,7 @@ def _of_other_key(key: str, value: Any) -> Iterator[str]:
 
 
 def _stated(value: str) -> str | None:
-    """The verdict that a text is; "right" in small letters may be the side that was asked for."""
+    """Return the verdict that a text is; "right" in small letters may be the side that was asked for."""
     word = value.strip(" .!")
     return None if word == "right" else VERDICTS.get(word.lower())
 

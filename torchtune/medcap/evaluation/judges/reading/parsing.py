@@ -121,7 +121,7 @@ def _declared(text: str) -> Iterator[str]:
 
 
 def _contradicts(text: str, verdict: str) -> bool:
-    """Whether the other verdict stands in the text too, as a verdict and not within a reason."""
+    """Tell whether the other verdict stands in the text too, as a verdict and not within a reason."""
     for match in _WORD.finditer(text):
         if verdict_of(match) == verdict or not ends_after(match):
             continue

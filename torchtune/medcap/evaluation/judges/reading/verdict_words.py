@@ -30,22 +30,22 @@ _HAS_WORDS = re.compile(r"[^\W_]")
 
 
 def verdict_of(match: re.Match[str]) -> str:
-    """The verdict that a match of ``WORD`` is."""
+    """Return the verdict that a match of ``WORD`` is."""
     return VERDICTS[match["word"].lower()]
 
 
 def is_side(match: re.Match[str]) -> bool:
-    """Whether the word may mean the right side: "right" in small letters."""
+    """Tell whether the word may mean the right side: "right" in small letters."""
     return match["word"] == "right"
 
 
 def ends_after(match: re.Match[str]) -> bool:
-    """Whether a verdict may end behind a match: a noun that follows makes it an adjective."""
+    """Tell whether a verdict may end behind a match: a noun that follows makes it an adjective."""
     return _END.match(match.string, match.end()) is not None
 
 
 def has_words(text: str) -> bool:
-    """Whether a text has a letter or a digit."""
+    """Tell whether a text has a letter or a digit."""
     return _HAS_WORDS.search(text) is not None
 
 
