@@ -171,7 +171,7 @@ class GenerateRecipe:
         return benchmark
 
     def _folder(self, task: Task) -> str:
-        """Return a part of a benchmark has a folder of its own, so that parts can run side by side."""
+        """Return the folder; a part of a benchmark has one of its own, so that parts can run side by side."""
         chunk, index = self.cfg.test_chunk, self.cfg.test_chunk_idx
         whole = chunk in (None, -1) or index in (None, -1) or task.name != "omnimedvqa"
         return task.name if whole else f"{task.name}-{index}_{chunk}"

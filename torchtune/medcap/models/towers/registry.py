@@ -33,6 +33,35 @@ class NamedTower:
     preprocess: Preprocess
 
 
+@dataclass(frozen=True)
+class TowerKind:
+    """A class of towers; its module is imported only when such a tower is described or built.
+
+    Attributes:
+        module: in this folder.
+        build: the class or function in it that is called with specification and preprocessing.
+        spec: the function in it that makes both from the options of ``vision``, for a kind that is named in ``vision``
+            itself and starts with random weights; None for a kind whose files say what it is.
+    """
+
+    module: str
+    build: str
+    spec: str | None = None
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """Import one of its functions."""
+        return getattr(importlib.import_module(f"medcap.models.towers.{self.module}"), name)
+
+
+# Key: ``spec["kind"]``. A new kind of tower is a file and a line here.
+KINDS = {
+    "tiny": TowerKind("tiny_tower", "TinyTower", "tiny_spec"),
+    "open_clip": TowerKind("open_clip_tower", "build_open_clip"),
+    "timm": TowerKind("timm_tower", "TimmTower"),
+    "hugging_face": TowerKind("hugging_face_tower", "HuggingFaceTower"),
+}
+_FRESH = tuple(name for name, kind in KINDS.items() if kind.spec is not None)
+
 # Architectures as the repositories' own configuration files give them.
 NAMED_TOWERS = {
     "biomedclip": NamedTower(
@@ -107,10 +136,9 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
         UserError: if there is no such architecture.
     """
     kind = spec.get("kind")
-    if kind not in _BUILDERS:
-        raise UserError(f"vision: unknown kind of tower {kind!r}; this version knows {', '.join(_BUILDERS)}")
-    module, builder = _BUILDERS[kind]
-    build: Callable[..., Tower] = getattr(importlib.import_module(f"medcap.models.towers.{module}"), builder)
+    if kind not in KINDS:
+        raise UserError(f"vision: unknown kind of tower {kind!r}; this version knows {', '.join(KINDS)}")
+    build = KINDS[kind].find(KINDS[kind].build)
     try:
         return build(spec, preprocess)
     except UserError:
@@ -147,8 +175,8 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
         raise UserError("vision.name is missing: give a tower, such as biomedclip, siglip, clip, tiny or a folder")
     if pretrained not in (None, True, False):
         raise UserError(f"vision.pretrained={pretrained!r} must be true or false")
-    if name == "tiny":
-        return _resolve_tiny(options, pretrained)
+    if name in _FRESH:
+        return _resolve_fresh(name, options, pretrained)
     if options and (pretrained is not False or not name.startswith("timm:") or set(options) != {"image_size"}):
         raise UserError(
             f"unknown key vision.{next(iter(options))}: {name} takes name and pretrained only "
@@ -157,12 +185,12 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
     return _find(name, options)(weights and pretrained is not False)
 
 
-def _resolve_tiny(options: Mapping[str, Any], pretrained: bool | None) -> TowerSource:
-    from medcap.models.towers.tiny_tower import tiny_spec
-
+def _resolve_fresh(name: str, options: Mapping[str, Any], pretrained: bool | None) -> TowerSource:
     if pretrained:
-        raise UserError("vision.pretrained: the tiny tower has no pretrained weights; give vision_checkpoint instead")
-    return TowerSource(*tiny_spec(options))
+        raise UserError(
+            f"vision.pretrained: the {name} tower has no pretrained weights; give vision_checkpoint instead"
+        )
+    return TowerSource(*KINDS[name].find(str(KINDS[name].spec))(options))
 
 
 def _find(name: str, options: Mapping[str, Any]) -> Callable[[bool], TowerSource]:
@@ -198,11 +226,11 @@ def _find_bare(name: str) -> Callable[[bool], TowerSource]:
         return lambda weights: open_clip_from_name(name, weights)
     if is_timm_name(name):
         return lambda weights: timm_from_name(name, weights)
-    near = difflib.get_close_matches(name, [*NAMED_TOWERS, "tiny", *known], n=1)
+    near = difflib.get_close_matches(name, [*NAMED_TOWERS, *_FRESH, *known], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"vision={name} is unknown{hint}: give {', '.join(NAMED_TOWERS)}, tiny, a folder, owner/name on the hub, "
-        "open_clip:NAME or timm:NAME"
+        f"vision={name} is unknown{hint}: give {', '.join([*NAMED_TOWERS, *_FRESH])}, a folder, owner/name on the "
+        "hub, open_clip:NAME or timm:NAME"
     )
 
 
@@ -257,12 +285,3 @@ def _canonical(spec: dict[str, Any]) -> dict[str, Any]:
 
         return canonical_open_clip(spec)
     return spec
-
-
-# kind -> module and callable, imported only when such a tower is built.
-_BUILDERS = {
-    "tiny": ("tiny_tower", "TinyTower"),
-    "open_clip": ("open_clip_tower", "build_open_clip"),
-    "timm": ("timm_tower", "TimmTower"),
-    "hugging_face": ("hugging_face_tower", "HuggingFaceTower"),
-}
