@@ -1,6 +1,6 @@
 # make demo   the whole way on drawn images      make lint   ruff, import layers
 # make test   all tests                          make clean  remove .venv and what the demo wrote
-# make test-quick  the tests of a second or less, after each save       make coverage  all tests, and how much they run
+# make test-quick  what takes no time, after each save      make coverage  all tests, and how much they run
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
@@ -19,6 +19,8 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 # Threads that spin while they wait slow each other down where two virtual processors share a core.
 export OMP_WAIT_POLICY ?= passive
+# Where it is set, each process of a test compiles all of medcap again, and pytest rewrites every test.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \

@@ -181,6 +181,7 @@ def test_each_layer_is_handed_over_before_the_next_is_read(tmp_path: Path, kind:
     assert _same_weights(loaded, decoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
 def test_low_precision_layers_are_those_of_the_whole_model_quantised(tmp_path: Path, llm_weights: str) -> None:
     llm = tiny_llm()

@@ -106,6 +106,7 @@ def test_llm_key_is_read_from_yaml_too() -> None:
     assert component_of("a.b") == {"_component_": "a.b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

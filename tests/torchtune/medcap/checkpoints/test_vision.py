@@ -58,6 +58,7 @@ def test_saving_and_loading_gives_bit_equal_tensors(tmp_path, projector):
     assert torch.equal(again[1](encode(images)), built(expected))
 
 
+@pytest.mark.slow
 def test_every_kind_of_tower_comes_back_from_its_checkpoint_without_its_base_files(tmp_path):
     write_open_clip_folder(tmp_path / "open_clip", NATIVE_VISION)
     write_hugging_face_folder(tmp_path / "clip", "clip")
@@ -178,6 +179,7 @@ def test_nothing_named_is_refused():
         plan_vision(None, None, MLP, 16)
 
 
+@pytest.mark.slow
 def test_medcaps_own_model_has_927358720_parameters_in_155_tensors():
     source = resolve_tower("biomedclip", weights=False)
     plan = plan_vision({"name": "biomedclip", "pretrained": False}, None, {**POOLED, "num_image_tokens": 50}, 4096)
@@ -199,6 +201,7 @@ def meta_model(tmp_path):
     return tmp_path / "meta_model_4.pt", str(tmp_path / "base"), content
 
 
+@pytest.mark.slow
 def test_medcaps_checkpoint_is_loaded_with_its_projector(meta_model):
     path, base, content = meta_model
     plan = plan_vision(base, str(path), MLP, 16)
@@ -211,6 +214,7 @@ def test_medcaps_checkpoint_is_loaded_with_its_projector(meta_model):
     assert set(tower.state_dict()) == set(content["visual"])
 
 
+@pytest.mark.slow
 def test_medcaps_projector_needs_no_notice_when_the_configuration_named_it(meta_model):
     path, base, _ = meta_model
     assert plan_vision(base, str(path), {**POOLED, "num_image_tokens": 5}, 16).notices == []
@@ -234,6 +238,7 @@ def test_medcaps_checkpoint_for_another_width_is_refused(meta_model):
         plan_vision(base, str(path), MLP, 8)
 
 
+@pytest.mark.slow
 def test_medcaps_checkpoint_needs_a_tower_that_fits(meta_model):
     path, _, _ = meta_model
     with pytest.raises(UserError, match="name it too, such as vision=biomedclip"):

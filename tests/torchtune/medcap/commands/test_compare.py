@@ -67,6 +67,7 @@ def test_rows_of_one_side_are_told(files, tmp_path, capsys):
     assert "note: rows only in B, not compared: 10 (the first: q40)" in printed
 
 
+@pytest.mark.slow
 def test_rows_without_a_verdict_get_a_p_of_random_signs(tmp_path, capsys):
     first = write(tmp_path / "a.jsonl", ["lung"] * 12, reference="left lung", answer_type="OPEN")
     second = write(tmp_path / "b.jsonl", ["left lung"] * 12, reference="left lung", answer_type="OPEN")

@@ -23,6 +23,7 @@ def prepare(source, *arguments):
     return main(["prepare", "images", "--source", str(source), "--out", str(out), "--workers", "1", *arguments])
 
 
+@pytest.mark.slow
 def test_the_command_says_what_there_is(source, capsys):
     (source / "bad.png").write_bytes(b"")
     assert prepare(source, "--size", "8") == 0

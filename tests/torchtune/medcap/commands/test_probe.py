@@ -29,6 +29,7 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_is_probed_before_and_after_on_phantoms(place, capsys):
     probe(place / "run", "--train", place / "train", "--test", place / "test", "--target", "modality")
     printed = capsys.readouterr().out
@@ -52,6 +53,7 @@ def test_a_run_is_probed_before_and_after_on_phantoms(place, capsys):
     assert "Scores on the test images" in page and "modality" in page
 
 
+@pytest.mark.slow
 def test_damaged_images_are_named_and_stay_in_the_denominator(place, tmp_path, capsys):
     shutil.copytree(place / "test", tmp_path / "test")
     for number in range(10):
@@ -70,6 +72,7 @@ def test_damaged_images_are_named_and_stay_in_the_denominator(place, tmp_path, c
     assert "before" not in target and target["difference"] is None
 
 
+@pytest.mark.slow
 def test_one_table_is_divided_without_a_patient_on_both_sides(place, tmp_path, capsys):
     records = [json.loads(line) for line in (place / "train/records.jsonl").read_text().splitlines()]
     lines = [f"{row['image']},{row['modality']},{row['index'] // 2}" for row in records]
@@ -82,6 +85,7 @@ def test_one_table_is_divided_without_a_patient_on_both_sides(place, tmp_path, c
     assert metrics["targets"]["answer"]["difference"]["test"] == "sign_flip"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_probed_is_refused_in_one_line(place, tmp_path, capsys):
     run, train = place / "run", ["--train", place / "train"]
     assert "both hold the phantoms of seed 0" in refused(capsys, run, *train, "--test", place / "train")

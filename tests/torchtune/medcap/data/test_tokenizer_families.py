@@ -192,6 +192,7 @@ WORDS = st.lists(
 ).map(lambda parts: f"a{''.join(parts)}b")
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 @FEW
 @given(words=WORDS, train_on_header=st.booleans())

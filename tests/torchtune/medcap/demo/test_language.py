@@ -49,6 +49,7 @@ def test_every_turn_of_the_assistant_is_a_label(tokenizer):
     assert labels.count(tokenizer.eot_id) == 2
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_and_is_the_same_every_time(tokenizer):
     records = [
         {"conversations": conversation(word, answer)}
@@ -68,6 +69,7 @@ def test_a_tiny_model_learns_and_is_the_same_every_time(tokenizer):
     assert answer_accuracy(first, tokenizer, wrong) == 0.5
 
 
+@pytest.mark.slow
 def test_accuracy_agrees_with_greedy_decoding(tokenizer):
     records = text_records(12, seed=2)
     decoder = teach_language(records, tokenizer, ARCHITECTURE, steps=40, batch_size=8, progress=False)

@@ -33,6 +33,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm", "run", "siglip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tower", "library"), [("siglip", "transformers.SiglipVisionModel"), ("biomedclip", "timm")])
 def test_the_encoder_alone_has_a_card_that_says_how_it_is_loaded(tmp_path, tower, library):
     run = write_run(tmp_path, tower)
@@ -46,6 +47,7 @@ def test_the_encoder_alone_has_a_card_that_says_how_it_is_loaded(tmp_path, tower
     assert check_folder(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_text_half_of_its_base_model_goes_along_without_its_path(tmp_path):
     run = write_run(tmp_path, "biomedclip")
     options = ExportOptions(text_from=tmp_path / "biomedclip")

@@ -12,6 +12,8 @@ from medcap.errors import UserError
 from medcap.export.formats import ExportOptions, export_run
 from medcap.export.model_card import _between
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
@@ -104,6 +106,7 @@ def test_scores_of_another_step_are_left_out(workspace, tmp_path):
     assert "Left out, because they were made with another checkpoint: vqa." in text
 
 
+@pytest.mark.slow
 def test_the_example_of_the_card_runs(card, workspace, tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     export_run(workspace.folder / "run", tmp_path / "out")

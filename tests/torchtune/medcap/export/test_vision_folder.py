@@ -111,6 +111,7 @@ def test_a_siglip_encoder_without_its_head_is_written_as_that(tmp_path):
     assert not any(info.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vision", "quick_gelu"), [(TIMM_VISION, False), (NATIVE_VISION, True)])
 @torch.no_grad()
 def test_open_clip_loads_the_whole_model_with_the_base_text_half(tmp_path, vision, quick_gelu):
@@ -132,6 +133,7 @@ def test_open_clip_loads_the_whole_model_with_the_base_text_half(tmp_path, visio
         torch.testing.assert_close(model.encode_image(own), tower.encode_pooled(own), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_timm_loads_the_trunk_of_an_open_clip_encoder(tmp_path):
     write_open_clip_folder(tmp_path / "base")
@@ -154,6 +156,7 @@ def test_timm_loads_the_trunk_of_an_open_clip_encoder(tmp_path):
     assert all(torch.equal(value, again.trunk.state_dict()[name]) for name, value in tower.trunk.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [{}, {"image_size": 96}])
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
 @torch.no_grad()
@@ -170,6 +173,7 @@ def test_timm_loads_a_timm_encoder(tmp_path, size, resize_mode):
         torch.testing.assert_close(model(own), tower.encode_pooled(own), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_another_pooling_than_the_architecture_has_is_kept(tmp_path):
     write_open_clip_folder(tmp_path / "base", {**TIMM_VISION, "timm_pool": "avg"})
@@ -179,6 +183,7 @@ def test_another_pooling_than_the_architecture_has_is_kept(tmp_path):
     assert torch.equal(load(tmp_path / "out").encode_pooled(own), tower.trunk(own))
 
 
+@pytest.mark.slow
 def test_a_trunk_that_timm_would_not_make_again_is_refused(tmp_path):
     write_open_clip_folder(tmp_path / "base")
     tower = load(tmp_path / "base")

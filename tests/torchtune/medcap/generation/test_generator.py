@@ -19,6 +19,7 @@ def tokens_of(generator: Generator, requests: list[Request], sampling: Sampling 
     return [generation.tokens for generation in generator.generate(requests, sampling)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_answers_equal_plain_generation_one_by_one(tmp_path, family):
     requests = mixed_requests(write_images(tmp_path, 2))
@@ -29,6 +30,7 @@ def test_batched_answers_equal_plain_generation_one_by_one(tmp_path, family):
     assert {len(set(tokens)) > 1 for tokens in expected} == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_answers_do_not_depend_on_batch_size_and_order(tmp_path, batch_size):
     requests = mixed_requests(write_images(tmp_path, 2))
@@ -158,6 +160,7 @@ def test_forbidden_ids_are_never_produced(tmp_path):
     assert tokens_of(generator, requests) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filters", [{}, {"top_k": 20}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}])
 def test_samples_do_not_depend_on_the_batch(tmp_path, filters):
     requests = mixed_requests(write_images(tmp_path, 2))
@@ -221,6 +224,7 @@ def test_bfloat16_decoder_answers_deterministically(tmp_path):
     assert {len(tokens) for tokens in first} == {7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
 def test_low_precision_layers_answer_as_plain_generation_with_them(tmp_path, llm_weights):
     requests = mixed_requests(write_images(tmp_path, 2))

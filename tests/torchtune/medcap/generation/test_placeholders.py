@@ -65,6 +65,7 @@ def test_more_placeholders_than_images_are_refused(text, count):
         row_text(text, 0)
 
 
+@pytest.mark.slow
 @FEW
 @given(text=TYPED, more=st.integers(0, 2))
 def test_a_row_of_any_typed_words_has_the_parts_that_were_asked(text, more):
@@ -81,5 +82,6 @@ def test_words_without_placeholders_ask_for_no_image(text):
     assert "lung" in without_placeholders(text) or "lung" not in text
 
 
+@pytest.mark.slow
 def test_a_turn_of_very_many_placeholders_takes_no_time():
     assert find_placeholders("\u2460 " * 100_000 + "x" + " <image>" * 100_000 + "x").count == 100_000

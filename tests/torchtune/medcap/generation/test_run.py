@@ -33,6 +33,7 @@ def test_a_run_answers_about_a_path_and_about_a_picture_in_memory(workspace):
     assert in_memory.error == "" and in_memory.tokens
 
 
+@pytest.mark.slow
 def test_runs_through_one_language_model_share_it_and_answer_as_alone(workspace):
     folders = [workspace.folder / "first", workspace.folder / "second"]
     together = open_runs(folders)
@@ -53,6 +54,7 @@ def test_all_runs_are_checked_before_weights_are_read(workspace, monkeypatch):
         open_run(workspace.folder / "first", ["checkpointer.checkpoint_dir=/nowhere"])
 
 
+@pytest.mark.slow
 def test_the_five_lines_of_the_readme(workspace, capsys):
     readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"five lines of Python:\n\n```python\n(.*?)```", readme, re.DOTALL)

@@ -60,6 +60,7 @@ def test_the_import_of_an_export_gives_the_same_tensors_back(tmp_path, tower, le
     assert answer(tmp_path / "back") == answer(run)
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_exported_to_the_same_files(tmp_path):
     export_run(write_run(tmp_path, "siglip"), tmp_path / "out")
     import_model(tmp_path / "out", tmp_path / "back")
@@ -87,6 +88,7 @@ def llava(folder, layer, activation="gelu"):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-2, -1, 1])
 def test_a_model_of_transformers_sees_the_same_after_its_import(tmp_path, layer):
     model = llava(tmp_path, layer)
@@ -291,6 +293,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
         import_model(tmp_path / "llava", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_vit_of_others_is_refused(tmp_path):
     export_run(write_run(tmp_path, "biomedclip"), tmp_path / "out")
     path = tmp_path / "out/config.json"

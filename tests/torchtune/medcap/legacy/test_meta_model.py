@@ -23,6 +23,7 @@ def test_it_holds_medcaps_tables(tmp_path, monkeypatch):
     assert full["projector"]["0.bias"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_language_model_is_not_needed(tmp_path):
     run = write_run(tmp_path, "biomedclip", POOLED_MLP)
     (tmp_path / "llm/model.safetensors").unlink()

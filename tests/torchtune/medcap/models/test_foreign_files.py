@@ -98,6 +98,7 @@ def test_real_files_pass(tmp_path):
     check_file(tmp_path / "gone.bin")
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_file_has_a_kind_or_none_and_is_one_line(tmp_path_factory, content):

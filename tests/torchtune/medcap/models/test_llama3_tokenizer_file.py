@@ -27,6 +27,7 @@ def test_the_file_is_the_original_one(tmp_path):
     assert tokenizer_model(tmp_path / "tokenizer.json") == tiny_tokenizer_file(tmp_path / "original").read_text()
 
 
+@pytest.mark.slow
 def test_a_folder_without_the_original_is_imported_all_the_same(tmp_path):
     run = write_run(tmp_path, "siglip")
     export_run(run, tmp_path / "out")
@@ -107,6 +108,7 @@ def test_words_that_are_split_by_another_rule_are_refused(mirror):
         llama3_tokenizer(str(file))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mirror_is_exported_with_its_tokenizer(tmp_path):
     run = write_run(tmp_path, "siglip")
     cfg = OmegaConf.load(run / "config.yaml")

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -35,6 +36,7 @@ def test_the_strength_is_the_best_on_the_held_out_rows_to_an_eighth_of_a_decade(
     assert np.isclose(steps.min(), 1 / 8) and np.allclose(steps * 8, np.round(steps * 8))
 
 
+@pytest.mark.slow
 def test_both_ways_of_solving_find_the_same_minimum(monkeypatch):
     features, labels = clusters(3, 40, 5, 0.8)
     held_out = np.arange(len(labels)) % 4 == 0

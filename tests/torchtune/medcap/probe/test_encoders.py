@@ -47,6 +47,7 @@ def test_before_is_what_the_recipe_began_from_bit_for_bit(trained):
     assert encoders.features == "patches" and encoders.notices == []
 
 
+@pytest.mark.slow
 def test_features_are_means_of_what_the_model_gives(trained):
     run, _ = trained
     own = load_encoders(str(run)).after
@@ -63,6 +64,7 @@ def test_features_are_means_of_what_the_model_gives(trained):
         assert torch.equal(load_encoders(str(run), features).after(PIXELS), values)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_the_start_of_one_that_names_it(trained, tmp_path):
     run, _ = trained
     later = tmp_path / "later"
@@ -77,6 +79,7 @@ def test_an_earlier_run_is_the_start_of_one_that_names_it(trained, tmp_path):
     assert all(torch.equal(first[name], value) for name, value in own.items())
 
 
+@pytest.mark.slow
 def test_a_bare_checkpoint_has_no_before_unless_one_is_named(trained, tmp_path):
     run, _ = trained
     step = next((run / "checkpoint").glob("step_*"))

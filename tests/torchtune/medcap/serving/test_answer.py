@@ -46,6 +46,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_computed(slow):
     first.close()
 
 
+@pytest.mark.slow
 def test_a_stop_text_frees_the_row_at_once(slow):
     client, service = slow
     full = client.chat(asking(WORDS, max_tokens=6)).json["choices"][0]["message"]["content"]
@@ -56,6 +57,7 @@ def test_a_stop_text_frees_the_row_at_once(slow):
     assert time.perf_counter() - began < 3  # all 200 tokens take ten seconds
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_given_up(folder, monkeypatch):
     slow_down(monkeypatch, 0.05)
     service = tiny_service(folder, max_rows=1, max_new_tokens=200, timeout=0.4)

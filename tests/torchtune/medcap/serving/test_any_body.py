@@ -158,12 +158,14 @@ def fuzz(max_examples):
     return settings(max_examples=max_examples, deadline=None, derandomize=True)
 
 
+@pytest.mark.slow
 @fuzz(70)
 @given(body=changed(CHATS))
 def test_any_chat_request(app, body):
     check(app, "/v1/chat/completions", body)
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(body=CONVERSATIONS)
 def test_any_conversation(app, body):

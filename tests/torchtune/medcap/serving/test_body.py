@@ -72,6 +72,7 @@ def exchange(client, *data, pause=0.0):
     return received
 
 
+@pytest.mark.slow
 def test_a_length_that_promises_more_than_comes_is_given_up(small, monkeypatch):
     client, service = small
     monkeypatch.setattr(body_module, "DRAINED_SECONDS", 0.2)

@@ -11,6 +11,7 @@ from medcap.serving.completion import EventStream, while_connected
 WORDS = "Is there a circle?"
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_reading_neither_holds_a_row_nor_others(folder):
     service = tiny_service(folder, max_rows=1, max_new_tokens=200, send_timeout=1.0)
     with running(service) as client:
@@ -46,6 +47,7 @@ def test_a_stream_that_nobody_takes_is_given_up():
     assert len(sent) == 4 and time.perf_counter() - began < 1
 
 
+@pytest.mark.slow
 def test_a_stream_that_waits_sends_signs_of_life(folder, monkeypatch):
     monkeypatch.setattr("medcap.serving.completion._QUIET_SECONDS", 0.1)
     slow_down(monkeypatch, 0.3)

@@ -197,6 +197,7 @@ STEPS = st.lists(
 
 
 # Each example is a call of node: no shrinking.
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(conversations=st.lists(STEPS, min_size=20, max_size=20))
 def test_rows_are_those_of_the_terminal_and_can_be_trained_on(converse, conversations):

@@ -54,6 +54,7 @@ def test_text_is_answered_as_without_a_server(client, alone):
     assert abs(completion.created - time.time()) < 60 and completion.id.startswith("chatcmpl-")
 
 
+@pytest.mark.slow
 def test_an_image_is_seen_as_without_a_server(client, alone):
     answers = []
     for seed in range(3):
@@ -143,6 +144,7 @@ def test_the_smallest_top_p_leaves_the_likeliest_words(client, alone):
     assert text_of(client.openai().chat.completions.create(**body)) == alone([user_message(None, WORDS)]).text
 
 
+@pytest.mark.slow
 def test_top_k_of_other_engines_asks_for_all_tokens(client):
     api = client.openai()
     answers = {
@@ -201,6 +203,7 @@ def test_a_stream_on_the_wire_ends_with_done_and_has_usage_only_if_asked(client)
     assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events[:-2])
 
 
+@pytest.mark.slow
 def test_the_answer_ends_before_a_stop_text_streamed_or_not(client, alone):
     full = alone([user_message(None, WORDS)]).text
     stop = full[len(full) // 2 :][:4]
@@ -264,6 +267,7 @@ def test_32_clients_at_once_get_what_each_gets_alone_in_one_batch(client, alone,
     assert max(together) > 8
 
 
+@pytest.mark.slow
 def test_several_runs_over_one_language_model_are_served_in_one_batch(tmp_path):
     service = tiny_service(tmp_path, "first", "second")
     with running(service) as client:
@@ -351,6 +355,7 @@ def test_health_turns_when_the_model_fails_again_and_again(tmp_path, monkeypatch
         assert client.request("GET", "/health").status == 503
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_middle_of_a_stream_raises_in_the_client(tmp_path, monkeypatch):
     step, steps = Decoder.step, []
 

@@ -31,6 +31,7 @@ def ends_within(connection, seconds):
     return time.perf_counter() - began < seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n"])
 def test_a_head_that_does_not_come_is_given_up(folder, sent):
     with running(tiny_service(folder, read_timeout=0.4)) as client:
@@ -40,6 +41,7 @@ def test_a_head_that_does_not_come_is_given_up(folder, sent):
         assert client.request("GET", "/health").status == 200
 
 
+@pytest.mark.slow
 def test_a_head_that_drips_is_given_up_also_after_a_first_request(folder):
     with running(tiny_service(folder, read_timeout=0.4)) as client, client.connect() as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -52,6 +54,7 @@ def test_a_head_that_drips_is_given_up_also_after_a_first_request(folder):
         assert time.perf_counter() - began < 2
 
 
+@pytest.mark.slow
 def test_answers_that_take_longer_than_a_head_may_are_not_cut_off(folder, monkeypatch):
     slow_down(monkeypatch, 0.1)
     with running(tiny_service(folder, read_timeout=0.3, max_new_tokens=8)) as client:
@@ -70,6 +73,7 @@ def test_connections_are_bounded(folder):
         assert client.request("GET", "/health").status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel does not give up by itself")
 def test_a_client_that_takes_nothing_is_given_up(folder):
     large = Route("/large", lambda request: Response(bytes(50_000_000)))
@@ -96,6 +100,7 @@ def test_what_is_no_http_is_closed(folder, junk):
         assert client.request("GET", "/health").status == 200
 
 
+@pytest.mark.slow
 def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
     slow_down(monkeypatch, 0.02)
     service = tiny_service(folder, max_rows=1, max_new_tokens=20)
@@ -112,6 +117,7 @@ def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
         client.connect()
 
 
+@pytest.mark.slow
 def test_what_is_not_done_after_the_grace_is_told_so(folder, monkeypatch):
     slow_down(monkeypatch, 0.05)
     service = tiny_service(folder, max_rows=1, max_new_tokens=200)

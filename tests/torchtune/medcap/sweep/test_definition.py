@@ -30,6 +30,7 @@ def test_a_search_has_ranges_and_choices(tmp_path):
     assert (sweep.choices, sweep.trials) == ({"epochs": ["1", "2"]}, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

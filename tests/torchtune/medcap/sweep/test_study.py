@@ -108,6 +108,7 @@ def test_a_repeated_search_trial_keeps_its_values(tmp_path):
     assert study.claim("b").overrides == first.overrides
 
 
+@pytest.mark.slow
 def test_a_database_is_shared_between_folders(tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db"
     one, other = (open_study(tmp_path / name, storage=storage, name="shared") for name in "ab")

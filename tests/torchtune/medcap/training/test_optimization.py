@@ -149,6 +149,7 @@ def two_parts(optimizer, num_training_steps):
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, rest], [2])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "node",

@@ -51,6 +51,7 @@ def test_parts_that_cannot_be_trained_are_refused(parts):
     assert str(error.value) == f"trainable={parts}: choose from vision, projector"
 
 
+@pytest.mark.slow
 def test_only_the_named_parts_learn_and_the_language_model_never():
     both = trained(["vision", "projector"])
     assert {name.partition(".")[0] for name in both} == {"tower", "projector"}
@@ -58,6 +59,7 @@ def test_only_the_named_parts_learn_and_the_language_model_never():
     assert trained(["projector"]) == {name for name in both if name.startswith("projector.")}
 
 
+@pytest.mark.slow
 def test_a_pooling_head_learns_only_where_the_projector_uses_it():
     model = Model("medcap.models.mlp")
     unused = {f"tower.{name}" for name in model.tower.unused_parameters("patches")}

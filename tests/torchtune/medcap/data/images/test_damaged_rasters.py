@@ -100,6 +100,7 @@ def test_changed_bytes_under_a_checksum_change_no_pixel(name, changes):
     assert isinstance(found, str) or found == PICTURES[name]
 
 
+@pytest.mark.slow
 @settings(max_examples=250, derandomize=True, deadline=None)
 @given(name=st.sampled_from(sorted(ALL)), changes=CHANGES)
 def test_changed_bytes_end_in_a_picture_or_in_one_line(name, changes):

@@ -178,6 +178,7 @@ def test_pixel_and_byte_caps_are_read_from_the_header(reader):
         ImageReader(reader.roots, max_bytes=10).check(path)
 
 
+@pytest.mark.slow
 def test_a_bomb_beyond_pillows_own_limit_gives_the_same_line(reader):
     path = save(reader, "bomb.png", Image.new("1", (20_000, 20_000)))
     with pytest.raises(UserError, match="pixels allowed"):

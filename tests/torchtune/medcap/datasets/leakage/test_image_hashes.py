@@ -93,6 +93,7 @@ def test_an_unreadable_image_is_passed_on_with_its_reason(tmp_path):
         hash_image(tmp_path / "cut.png")
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_in_the_same_order(tmp_path):
     for index in range(5):
         picture(index, 32).save(tmp_path / f"{index}.png")

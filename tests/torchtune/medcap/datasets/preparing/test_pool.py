@@ -17,6 +17,7 @@ def write_images(folder, names):
     return [Picture(str(folder / "in" / f"{name}.png"), name) for name in names]
 
 
+@pytest.mark.slow
 def test_tasks_are_done_in_their_order_by_any_number_of_processes(tmp_path):
     pictures = write_images(tmp_path, [f"{number:02d}" for number in range(20)])
     worker = Worker(ImageReader([tmp_path / "in"]), Settings(), tmp_path / "out")
@@ -42,6 +43,7 @@ def test_an_image_that_kills_its_process_fails_alone(tmp_path, is_shard):
     assert "ended the process" in reason
 
 
+@pytest.mark.slow
 def test_an_error_that_ends_the_run_is_the_users(tmp_path):
     pictures = write_images(tmp_path, ["a"])
     worker = Worker(ImageReader([tmp_path / "in"]), Settings(), tmp_path / "in" / "a.png")

@@ -50,6 +50,7 @@ def test_a_csv_field_that_is_too_long_is_left_out_and_nothing_else(downloads, mo
     assert (tally.read, tally.first) == (3, {"not a readable line of CSV": f"{file}, line 3"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"a\nb\n\xff\n", b"a\n" + b"b\n" * 100_000 + b"\xff\n"])
 def test_a_csv_file_that_is_no_text_is_named(downloads, content):
     file = downloads.folder / "a.csv"

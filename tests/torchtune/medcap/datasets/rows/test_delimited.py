@@ -123,6 +123,7 @@ def test_a_folder_is_called_a_folder(tmp_path):
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
 
 
+@pytest.mark.slow
 @FEW
 @given(rows=st.lists(st.tuples(st.integers(0, 99), TEXTS), max_size=4))
 def test_what_a_csv_writer_wrote_is_read_or_named_but_never_swallowed(rows, tmp_path_factory):

@@ -36,6 +36,7 @@ def numbered(count):
     return [f"prompt {place}" for place in range(count)]
 
 
+@pytest.mark.slow
 def test_a_request_is_greedy_and_a_reply_keeps_its_place():
     with chat_server(lambda prompt, _: f" RIGHT {prompt} ") as server:
         replies = ask(judge(server.base_url, api_key=KEY, max_new_tokens=7), numbered(20))
@@ -99,6 +100,7 @@ def test_tries_end_and_the_prompt_fails():
     assert server.prompts == ["prompt 0", *["prompt 1"] * 3, "prompt 2"]
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_a_timeout_of_that_prompt_only():
     def respond(prompt, _):
         time.sleep(0.5 if prompt == "prompt 1" else 0)
@@ -251,6 +253,7 @@ def test_a_field_that_a_server_does_not_take_is_remembered(capsys, names, reques
     assert capsys.readouterr().err.splitlines() == [f"note: {notice}" for notice in notices]
 
 
+@pytest.mark.slow
 def test_prompts_that_meet_one_refusal_at_the_same_time_are_all_sent_again():
     respond = refuses("max_tokens", "temperature")
     with chat_server(respond) as server:
@@ -273,6 +276,7 @@ def test_settings_name_further_fields_only_where_there_are_some():
         judge("http://localhost:8000/v1", request={"model": "other"})
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
     replies = []
     down = nobody_there()

@@ -1,5 +1,6 @@
 """Properties of the reading of verdicts, on texts that Hypothesis makes."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,7 @@ WRAPPINGS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @bounded
 @given(TEXTS)
 def test_any_text_is_right_wrong_or_not_read(text):
@@ -83,6 +85,7 @@ def test_a_wrapped_verdict_stays_the_same(word, wrapping, reason):
     assert parse_strict(f"{wrapped}\n\n{' '.join(reason).capitalize()}.") == word
 
 
+@pytest.mark.slow
 @bounded
 @given(WORDS, WRAPPINGS, WRAPPINGS, REASONS, st.sampled_from(["\n", "\n\n", ". "]))
 def test_a_text_with_both_verdicts_is_not_read(word, first, second, reason, between):

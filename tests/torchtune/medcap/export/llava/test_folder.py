@@ -17,6 +17,8 @@ from medcap.generation.request import Request, Sampling
 from medcap.generation.run import open_run
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 
+pytestmark = pytest.mark.slow
+
 # Sides that leave an even margin to crop: transformers rounds an odd one another way.
 FIRST, SECOND, THIRD = picture(48, 32), picture(36, 36, seed=1), picture(40, 60, seed=2)
 CONVERSATIONS = {

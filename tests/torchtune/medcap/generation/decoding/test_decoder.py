@@ -19,6 +19,7 @@ def uneven_requests(images: list[str]) -> list[Request]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
 def test_refilled_rows_answer_as_if_alone(tmp_path, batch_size):
     requests = uneven_requests(write_images(tmp_path, 3))

@@ -136,6 +136,7 @@ def towers(tmp_path_factory):
     return {name: build_tower(source.spec, source.preprocess).eval() for name, source in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", ["patches", "pooled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_exactly_the_parameters_named_unused_get_no_gradient(towers, kind, takes):

@@ -40,6 +40,7 @@ def written(tmp_path_factory):
     return folder, models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "parameters"),
     [

@@ -42,6 +42,7 @@ def test_biomedclip_has_its_151_tensors_and_86191872_parameters():
     assert tower.unused_parameters("pooled") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm", "native"])
 def test_the_pooled_vector_is_open_clips_image_embedding(folders, name):
     theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folders / name}")

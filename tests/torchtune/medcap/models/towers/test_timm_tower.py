@@ -37,6 +37,7 @@ def test_a_vision_transformer_gives_its_tokens_without_prefix():
         torch.testing.assert_close(tower.encode_pooled(images), tower.trunk(images))
 
 
+@pytest.mark.slow
 def test_a_small_input_size_can_be_asked_for_with_random_weights():
     tower = random_tower("vit_tiny_patch16_224", image_size=32)
     assert tower.shape == TowerShape(4, 192, 192)
@@ -53,6 +54,7 @@ def test_a_convolution_network_gives_its_feature_map_row_by_row():
     assert torch.equal(patches[0, 1 * 5 + 3], features[0, :, 1, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -96,6 +98,7 @@ def test_a_timm_folder_is_loaded_without_its_classifier(tmp_path):
     assert plan.preprocess.mean == (0.1, 0.2, 0.3) and plan.tower_spec["name"] == "test_vit.r160_in1k"
 
 
+@pytest.mark.slow
 def test_buffers_that_no_file_holds_are_computed(tmp_path):
     model = timm.create_model("eva02_tiny_patch14_224", pretrained=False, num_classes=0).eval()
     assert {name for name, _ in model.named_buffers()} - set(model.state_dict())

@@ -113,6 +113,7 @@ def test_without_gradients_and_under_checkpointing_the_numbers_are_the_same(prec
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_compiles_as_one_graph(precision: str, dtype: torch.dtype) -> None:

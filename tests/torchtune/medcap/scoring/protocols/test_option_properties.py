@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,7 @@ DENYING += (
 )
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(st.text(max_size=60) | replies, st.lists(st.sampled_from(NAMES) | st.text(max_size=8), max_size=6))
 def test_any_text_gives_an_option_or_none(reply, options):
@@ -84,6 +86,7 @@ def test_a_letter_is_chosen_however_it_is_said(options, saying, data):
     assert parse_option(saying.format("ABCD"[wanted]), options) == wanted
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(options, st.sampled_from(DENYING), st.data())
 def test_what_is_denied_is_never_chosen(options, denying, data):

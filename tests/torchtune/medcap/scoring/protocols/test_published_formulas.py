@@ -97,17 +97,20 @@ def test_normalisation(answers):
         assert normalize_word(once) == published.norm(once)
 
 
+@pytest.mark.slow
 def test_llava_med(answers):
     candidates = list(dict.fromkeys(answer.references[0] for answer in answers))[:40]
     expected = [published.llava_med(a.answer_type, a.prediction, a.references[0], candidates) for a in answers]
     check(answers, make_protocol("llava_med", candidates), expected)
 
 
+@pytest.mark.slow
 def test_llava_med_batch(answers):
     expected = [published.llava_med_batch(a.answer_type, a.prediction, a.references[0]) for a in answers]
     check(answers, make_protocol("llava_med_batch"), expected)
 
 
+@pytest.mark.slow
 def test_medplib(answers):
     # Among equal candidates only the first can be taken, so leaving out the others changes nothing.
     references = list(dict.fromkeys(answer.references[0] for answer in answers))
@@ -124,6 +127,7 @@ def mean_over_modalities(answers, hits):
     return sum(sum(hits) / len(hits) for hits in groups.values()) / len(groups)
 
 
+@pytest.mark.slow
 def test_omnimedvqa_qa(answers):
     hits = [published.omnimedvqa_qa(a.prediction, a.references[0], a.options) for a in answers]
     result = check(answers, make_protocol("omnimedvqa_qa"), [{"accuracy": float(hit)} for hit in hits])

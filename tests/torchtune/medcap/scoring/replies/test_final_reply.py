@@ -108,6 +108,7 @@ _MARKS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.lists(_TAGS | _MARKS | st.text(max_size=5), max_size=12).map("".join))
 def test_any_text_has_a_reply_that_is_a_part_of_it(text):
@@ -115,6 +116,7 @@ def test_any_text_has_a_reply_that_is_a_part_of_it(text):
     assert isinstance(reply, str) and len(reply) <= len(text)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.text("AB .\n<", max_size=20), st.sampled_from(["B", "The answer is B.", "lung"]))
 def test_what_stands_in_the_reasoning_never_matters(thought, reply):

@@ -219,6 +219,7 @@ def test_an_empty_option_keeps_its_letter(reply, expected):
     assert parse_option(reply, ["", "Heart", "", "Lung"]) == expected
 
 
+@pytest.mark.slow
 def test_long_and_hostile_replies_take_no_time():
     started = time.monotonic()
     for piece in ("A ", "lung ", "not A, ", "A and ", "excluded: lung, ", "(A) ", "A is not ", "2-", "wait. ", "is "):

@@ -143,6 +143,7 @@ def test_process_that_torchrun_did_not_start_is_told_how_to(monkeypatch: pytest.
         join_world("cpu", 1)
 
 
+@pytest.mark.slow
 def test_unreachable_others_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch)
     with pytest.raises(UserError, match=r"^rank 1 of 2 cannot meet the others at 127\.0\.0\.1:1 \(") as caught:

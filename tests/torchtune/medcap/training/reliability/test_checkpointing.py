@@ -92,6 +92,7 @@ def test_the_saved_folder_is_a_vision_checkpoint(tmp_path, model):
     assert same_weights(model, SimpleNamespace(tower=tower, projector=projector)) and plan.llm == LLM
 
 
+@pytest.mark.slow
 def test_what_changes_after_save_returns_is_not_in_the_files(tmp_path, model, monkeypatch):
     # The write begins late, when the training has gone on.
     monkeypatch.setattr(checkpointing, "save_components", lambda *given: (time.sleep(0.2), REAL_SAVE(*given)))

@@ -76,6 +76,7 @@ def is_refused(dataset, stream):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_that_ends_early_is_refused(kind):
@@ -132,6 +133,7 @@ def test_a_stream_that_lacks_restart_intervals_is_refused(step):
         assert is_refused(dataset, stream[: restarts[-step]] + END)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [b"", b"\0", b"\0\0\0\0", b"\xff", b"\xff\xff\xff", b"anything"])
 def test_what_is_behind_the_end_is_not_looked_at(tail):
     for kind in ("baseline", "lossless", "jpeg 2000", "jpeg-ls"):
@@ -139,6 +141,7 @@ def test_what_is_behind_the_end_is_not_looked_at(tail):
         assert read(dataset, stream.rstrip(b"\0") + tail) == read(dataset, stream)
 
 
+@pytest.mark.slow
 def test_flat_pictures_are_read():
     for level in (0, 7, 128, 255):
         for options in ({}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 100}):

@@ -96,6 +96,7 @@ def grey_files(draw):
     return cells, elements, inverted, np.where(shown, 255 - expected if inverted else expected, 0)
 
 
+@pytest.mark.slow
 @QUICK
 @given(file=grey_files(), syntax=st.sampled_from(["explicit", "implicit", "big endian", "rle"]))
 def test_a_random_header_is_read_as_numpy_does_or_refused(file, syntax):
@@ -142,6 +143,7 @@ def files_to_change():
 CHANGED = list(files_to_change())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @QUICK
 @given(

@@ -204,6 +204,7 @@ def test_strict_comes_first():
     assert list(PARSINGS) == ["strict", "medcap"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["{", '{"a":', ".", "=>", "RIGHT\n", "<a", "\\boxed{", "wrong, ", "so ", " ", "(", "\n"]
 )
