@@ -10,7 +10,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.generation.prompt import user_message
 from medcap.generation.request import CandidateScores, Generation, Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 Turns = list[tuple[str, list[Any]]]
 
@@ -101,7 +101,7 @@ def question_row(
     reference: str = "yes",
     options: tuple[str, ...] = (),
     **fields: Any,
-) -> Row:
+) -> Question:
     """A row with one question; ``fields`` are those of :class:`Row`."""
     path = None if image is None else Path(image)
-    return Row(id, [user_message(image, question)], [reference], path, options, **fields)
+    return Question(id, [user_message(image, question)], (reference,), path, options, **fields)

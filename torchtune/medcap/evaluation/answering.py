@@ -11,7 +11,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.generation.request import CandidateScores, Generation, Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 Entry = dict[str, Any]
 OnResult = Callable[[int, Any], None]
@@ -89,7 +89,7 @@ def generated(generation: Generation) -> Entry:
 
 
 def collect(
-    rows: Sequence[Row],
+    rows: Sequence[Question],
     requests: Sequence[Request | str],
     run: Run,
     make: Callable[[int, Any], Entry],
@@ -210,13 +210,13 @@ def _run_around_failures(
         fail(index, error)
 
 
-def _about(row: Row) -> Entry:
-    entry: Entry = {"question_id": row.id, "image": str(row.image) if row.image else None, "question": row.question}
-    entry["reference"] = row.references[0] if len(row.references) == 1 else list(row.references)
+def _about(row: Question) -> Entry:
+    entry: Entry = {"question_id": row.id, "image": str(row.image) if row.image else None, "question": row.text}
+    entry["reference"] = row.reference
     if row.options:
         entry["options"] = list(row.options)
     return entry | row.groups
 
 
-def _failure(row: Row, error: str) -> Entry:
+def _failure(row: Question, error: str) -> Entry:
     return {**_about(row), "prediction": "", "finish": None, "num_tokens": 0, "error": error}

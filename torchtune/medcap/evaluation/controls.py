@@ -11,10 +11,10 @@ import numpy as np
 from torchtune.data import Message
 
 from medcap.errors import UserError
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
-def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+def shuffled_images(rows: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions about other images.
 
     The distinct images are put into one random cycle and each gives way to its successor, so no row keeps its own,
@@ -36,14 +36,14 @@ def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     order = np.random.default_rng(seed).permutation(len(images))
     other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
 
-    def exchange(row: Row) -> Row:
+    def exchange(row: Question) -> Question:
         messages = [_map_images(message, lambda path: other[str(path)]) for message in row.messages]
         return replace(row, messages=messages, image=Path(other[str(row.image)]) if row.image else None)
 
     return [exchange(row) if row.problem is None and row.images else row for row in rows]
 
 
-def no_image(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+def no_image(rows: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions without any image.
 
     Args:
@@ -57,7 +57,7 @@ def no_image(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     return [replace(row, messages=[_without_images(message) for message in row.messages], image=None) for row in rows]
 
 
-CONTROLS: dict[str, Callable[[Sequence[Row], int], list[Row]]] = {
+CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {
     "shuffled_image": shuffled_images,
     "no_image": no_image,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.legacy.prompt import plain_text, text_turns
 from medcap.scoring.files import make_folder, write_text
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task
@@ -21,7 +21,7 @@ _COLUMNS = ("image", "instruction", "output", "generated")
 _OPTION_COLUMNS = ("option_A", "option_B", "option_C", "option_D")
 
 
-def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored], options: RunOptions) -> None:
+def write_medcap_tables(task: Task, rows: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
     """Write a task's tables into ``output_dir``, UTF-8 with a byte order mark as medcap did.
 
     - caption: ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` for each of the
@@ -54,7 +54,7 @@ def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored
             _write_omnimedvqa(task, rows, part, options)
 
 
-def _write_omnimedvqa(task: Task, rows: Sequence[Row], scored: Scored, options: RunOptions) -> None:
+def _write_omnimedvqa(task: Task, rows: Sequence[Question], scored: Scored, options: RunOptions) -> None:
     mapped = scored.plan.way.name == "mapped_option"
     way, answer = (scored.plan.way.free, "free_answer") if mapped else (scored.plan.way, "prediction")
     stem = f"omnimedvqa-{way.name}-raw-{_name(task, options)}{options.folder.removeprefix(task.name)}"
@@ -73,14 +73,14 @@ def _write_omnimedvqa(task: Task, rows: Sequence[Row], scored: Scored, options: 
     _write(options, f"{stem}-{round(scored.scores.scores['accuracy'], 4)}.csv", table)
 
 
-def _letter(row: Row, scored: Scored, choice: str | None) -> str:
+def _letter(row: Question, scored: Scored, choice: str | None) -> str:
     # The other protocol of a mapped option tells the letter itself.
     if scored.plan.protocol.name == "medcap_option" and choice in row.options:
         return string.ascii_uppercase[row.options.index(choice)]
     return choice or ""
 
 
-def _raw(rows: Sequence[Row], scored: Scored, options: RunOptions) -> list[dict[str, Any]]:
+def _raw(rows: Sequence[Question], scored: Scored, options: RunOptions) -> list[dict[str, Any]]:
     way = scored.plan.way
     return [
         _line(row, way.last_request(row, entry), entry["prediction"], options)
@@ -88,7 +88,7 @@ def _raw(rows: Sequence[Row], scored: Scored, options: RunOptions) -> list[dict[
     ]
 
 
-def _line(row: Row, request: Any, answer: str, options: RunOptions) -> dict[str, Any]:
+def _line(row: Question, request: Any, answer: str, options: RunOptions) -> dict[str, Any]:
     turns = [] if request is None else text_turns(request.messages, options.num_image_tokens)
     instruction = plain_text([*turns, ("assistant", "")])
     return dict(zip(_COLUMNS, (row.image or "", instruction, row.references[0], answer), strict=True))

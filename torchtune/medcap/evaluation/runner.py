@@ -22,7 +22,7 @@ from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.scoring.files import make_folder, plain, write_json
 from medcap.scoring.protocols import ProtocolScores, nested
-from medcap.scoring.question import Row, answer_to
+from medcap.scoring.question import Answer, Question
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
 
@@ -123,14 +123,16 @@ def run_task(
     return result
 
 
-def _ask_and_score(rows: Sequence[Row], plans: Sequence[Plan], engine: Engine, store: PredictionStore) -> list[Scored]:
+def _ask_and_score(
+    rows: Sequence[Question], plans: Sequence[Plan], engine: Engine, store: PredictionStore
+) -> list[Scored]:
     asked: dict[str, list[Entry]] = {}
     result = []
     for plan in plans:
         if plan.way.file not in asked:
             asked[plan.way.file] = plan.way.ask(rows, engine, store)
         entries = asked[plan.way.file]
-        answers = [answer_to(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
+        answers = [Answer(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
         result.append(Scored(plan, entries, plan.protocol.score(answers)))
     return result
 
@@ -140,7 +142,7 @@ def _old_answers(store: PredictionStore) -> list[str]:
     return [f"{count} answers were made under other settings than these"] if count else []
 
 
-def _block(rows: Sequence[Row], scored: Scored, controls: Mapping[str, Scored]) -> dict[str, Any]:
+def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Scored]) -> dict[str, Any]:
     plan, scores = scored.plan, scored.scores
     groups = [row.groups for row in rows]
     return {

@@ -9,7 +9,7 @@ from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.tasks import TASKS
 from medcap.scoring.protocols import Coco, ProtocolScores
-from medcap.scoring.question import answer_to
+from medcap.scoring.question import Answer
 
 USER, ASSISTANT = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("user", "assistant"))
 END = "<|eot_id|>"
@@ -27,7 +27,7 @@ def asked(folder, rows, protocols, vqa_type, model):
     result = []
     for plan in plan_protocols(protocols, vqa_type):
         entries = plan.way.ask(rows, model.engine(), PredictionStore(folder / "answers", {}))
-        answers = [answer_to(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
+        answers = [Answer(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
         result.append(Scored(plan, entries, plan.protocol.score(answers)))
     return result
 

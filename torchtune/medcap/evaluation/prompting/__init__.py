@@ -14,7 +14,7 @@ from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import ListedOptions, MappedOption
 from medcap.scoring.protocols import PROTOCOLS, Protocol, make_protocol
 from medcap.scoring.protocols.chosen_option import ChosenOption
-from medcap.scoring.question import Row, answer_to
+from medcap.scoring.question import Answer, Question
 
 VQA_TYPES = ("direct", *MODES)
 
@@ -105,7 +105,7 @@ def default_protocols(protocols: tuple[str, ...], vqa_type: str) -> list[str]:
     return [*mapped, *protocols]
 
 
-def check_plans(plans: list[Plan], rows: Sequence[Row]) -> None:
+def check_plans(plans: list[Plan], rows: Sequence[Question]) -> None:
     """See that rows have what protocols need, before anything is computed.
 
     Args:
@@ -115,7 +115,7 @@ def check_plans(plans: list[Plan], rows: Sequence[Row]) -> None:
     Raises:
         UserError: if a protocol cannot score these rows, whatever is answered.
     """
-    nothing = [answer_to(row, "") for row in rows]
+    nothing = [Answer(row, "") for row in rows]
     for plan in plans:
         if plan.protocol.name != "coco":  # it needs captions only, and minutes of Java
             plan.protocol.score(nothing)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
 from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
 class Way(ABC):
@@ -26,9 +26,9 @@ class Way(ABC):
     template: str
 
     @abstractmethod
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+    def ask(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         """Answer rows; see :func:`medcap.evaluation.answering.collect` for what comes back and what is raised."""
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
+    def last_request(self, row: Question, entry: Entry) -> Request | None:
         """The request that a row's answer was given to, for tables that show it; None where there is none."""
         return None

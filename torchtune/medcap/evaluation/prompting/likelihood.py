@@ -12,7 +12,7 @@ from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect,
 from medcap.evaluation.prompting.base import Way
 from medcap.evaluation.prompting.options import NO_OPTIONS, lettered, with_text
 from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
 class LikelihoodWay(Way):
@@ -30,14 +30,14 @@ class LikelihoodWay(Way):
         return f"predictions_{self.name}"
 
     @abstractmethod
-    def request(self, row: Row) -> Request:
+    def request(self, row: Question) -> Request:
         """What stands before the candidates."""
 
     @abstractmethod
-    def candidates(self, row: Row) -> list[str]:
+    def candidates(self, row: Question) -> list[str]:
         """The texts that are scored, in the order of the options."""
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+    def ask(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`; the prediction is an option's own text."""
         if engine.score is None:
             raise UserError(f"{self.name} needs the model's likelihoods")
@@ -63,11 +63,11 @@ class OptionText(LikelihoodWay):
     template = "user: {image}\n{question}\nassistant: [each option and the end of the turn]"
     end_of_turn = True
 
-    def request(self, row: Row) -> Request:
+    def request(self, row: Question) -> Request:
         """See :meth:`LikelihoodWay.request`."""
         return Request(row.messages, row.id)
 
-    def candidates(self, row: Row) -> list[str]:
+    def candidates(self, row: Question) -> list[str]:
         """See :meth:`LikelihoodWay.candidates`."""
         return list(row.options)
 
@@ -80,12 +80,12 @@ class OptionLetter(LikelihoodWay):
     template = f"user: {{image}}\n{{question}}\n{{lettered options}}\n{_instruction}\nassistant: [each letter]"
     end_of_turn = False
 
-    def request(self, row: Row) -> Request:
+    def request(self, row: Question) -> Request:
         """See :meth:`LikelihoodWay.request`."""
-        text = f"{row.question}\n{lettered(row.options)}\n{self._instruction}"
+        text = f"{row.text}\n{lettered(row.options)}\n{self._instruction}"
         return Request(with_text(row, text), row.id)
 
-    def candidates(self, row: Row) -> list[str]:
+    def candidates(self, row: Question) -> list[str]:
         """See :meth:`LikelihoodWay.candidates`."""
         return list(string.ascii_uppercase[: len(row.options)])
 
@@ -99,10 +99,10 @@ class PrefixLikelihood(LikelihoodWay):
     template = "user: {image}\nQuestion: {question}\nassistant: The answer is[ each option.]"
     end_of_turn = False
 
-    def request(self, row: Row) -> Request:
+    def request(self, row: Question) -> Request:
         """See :meth:`LikelihoodWay.request`."""
-        return Request(with_text(row, f"Question: {row.question}"), row.id, answer_prefix="The answer is")
+        return Request(with_text(row, f"Question: {row.text}"), row.id, answer_prefix="The answer is")
 
-    def candidates(self, row: Row) -> list[str]:
+    def candidates(self, row: Question) -> list[str]:
         """See :meth:`LikelihoodWay.candidates`."""
         return [f" {option}." for option in row.options]

@@ -18,7 +18,7 @@ from medcap.evaluation.prompting.base import Way
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request
 from medcap.legacy.prompt import answer_limit, room_for_description
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 MODES = ("no_cond_desc", "no_cond_desc_no_image", "cond_desc", "cond_desc_no_image", "omit")
 NOTHING_SAID = "..."
@@ -51,7 +51,7 @@ class MedcapMode(Way):
         answer = f"user: {first}\nassistant: {said}\nuser: {{question}}\nassistant: "
         self.template = f"{description}\n---\n{answer}" if self.describes else answer
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+    def ask(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`."""
         descriptions = self._descriptions(rows, engine, store) if self.describes else [NOTHING_SAID] * len(rows)
         limit = answer_limit(engine.max_new_tokens)
@@ -66,14 +66,14 @@ class MedcapMode(Way):
         with store.open(self.file, {"asked": self.name}) as file:
             return collect(rows, requests, engine.generate, make, file)
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
+    def last_request(self, row: Question, entry: Entry) -> Request | None:
         """See :meth:`Way.last_request`."""
         return Request(self._answer_turns(row, entry.get("description") or ""), row.id)
 
-    def _descriptions(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[str | None]:
+    def _descriptions(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[str | None]:
         """The description for each row; None where there is none."""
         wanted: dict[str, Request] = {}
-        about: dict[str, Row] = {}
+        about: dict[str, Question] = {}
         keys = []
         for row in rows:
             key = (row.id if self.conditional else str(row.image)) if row.image and not row.problem else ""
@@ -82,7 +82,7 @@ class MedcapMode(Way):
                 turns = self._description_turns(row)
                 # Without a condition, the first question about an image limits what is said of it for all.
                 wanted[key] = Request(turns, key, self._limit(row, turns, engine))
-                about[key] = Row(key, turns, [""], row.image)
+                about[key] = Question(key, turns, ("",), row.image)
         if not wanted:
             return [NOTHING_SAID if row.problem is None else None for row in rows]
         name = "descriptions_for_questions" if self.conditional else "descriptions"
@@ -112,26 +112,24 @@ class MedcapMode(Way):
             for key, row in zip(keys, rows, strict=True)
         ]
 
-    def _limit(self, row: Row, turns: list[Message], engine: Engine) -> int:
+    def _limit(self, row: Question, turns: list[Message], engine: Engine) -> int:
         if engine.tokenizer is None:
             return engine.max_new_tokens
         try:
-            return room_for_description(
-                engine.tokenizer, turns, row.question, engine.max_seq_len, engine.max_new_tokens
-            )
+            return room_for_description(engine.tokenizer, turns, row.text, engine.max_seq_len, engine.max_new_tokens)
         except UserError:
             # A question that cannot be tokenized is its row's failure, which comes when it is asked.
             return engine.max_new_tokens
 
-    def _description_turns(self, row: Row) -> list[Message]:
+    def _description_turns(self, row: Question) -> list[Message]:
         image = user_message(row.images[0])
         if not self.conditional:
             return [image]
-        return [image, _assistant(NOTHING_SAID), user_message(text=_DESCRIBE_TO_ANSWER.format(question=row.question))]
+        return [image, _assistant(NOTHING_SAID), user_message(text=_DESCRIBE_TO_ANSWER.format(question=row.text))]
 
-    def _answer_turns(self, row: Row, description: str) -> list[Message]:
+    def _answer_turns(self, row: Question, description: str) -> list[Message]:
         shown = user_message(row.images[0]) if self.shows_image and row.images else user_message(text=_DESCRIBE)
-        return [shown, _assistant(description), user_message(text=row.question)]
+        return [shown, _assistant(description), user_message(text=row.text)]
 
 
 def _assistant(text: str) -> Message:

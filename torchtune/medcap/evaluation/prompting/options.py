@@ -10,14 +10,14 @@ from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect,
 from medcap.evaluation.prompting.base import Way
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 from medcap.scoring.replies.final_reply import final_reply
 
 NO_OPTIONS = "the row has no options"
 MAPPING_LIMIT = 20
 
 
-def with_text(row: Row, text: str) -> list[Any]:
+def with_text(row: Question, text: str) -> list[Any]:
     """The row's turns with other words in the last one, its images kept."""
     image = row.images[0] if row.images else None
     return [*row.messages[:-1], user_message(image, text)]
@@ -40,18 +40,18 @@ class ListedOptions(Way):
     )
     template = f"user: {{image}}\n{{question}}{_instruction}\nassistant: "
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+    def ask(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`."""
         requests = [self.last_request(row, {}) or NO_OPTIONS for row in rows]
         with store.open(self.file, {"asked": self.name}) as file:
             return collect(rows, requests, engine.generate, lambda _, result: generated(result), file)
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
+    def last_request(self, row: Question, entry: Entry) -> Request | None:
         """See :meth:`Way.last_request`."""
         if not row.options:
             return None
         options = list(row.options)
-        text = row.question + self._instruction.format(number=len(options), options=options)
+        text = row.text + self._instruction.format(number=len(options), options=options)
         return Request(with_text(row, text), row.id)
 
 
@@ -75,7 +75,7 @@ class MappedOption(Way):
         mapping = f"user: Question: {{question}}\nOur answer: {{answer}}\n{{lettered options}}\n\n{self._instruction}"
         self.template = f"{free.template}\n---\n{mapping}\nassistant: "
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
+    def ask(self, rows: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         """See :meth:`Way.ask`."""
         answers = self.free.ask(rows, engine, store)
         requests = [self._request(row, answer) for row, answer in zip(rows, answers, strict=True)]
@@ -89,7 +89,7 @@ class MappedOption(Way):
         with store.open(self.file, {"asked": self.name, "free": self.free.name}) as file:
             return collect(rows, requests, engine.generate, make, file)
 
-    def _request(self, row: Row, answer: Entry) -> Request | str:
+    def _request(self, row: Question, answer: Entry) -> Request | str:
         if not row.options:
             return NO_OPTIONS
         if answer["error"]:
@@ -97,5 +97,5 @@ class MappedOption(Way):
         said = final_reply(answer["prediction"])
         if answer["prediction"].strip() and not said:
             return "there is no free answer to map: it ends within its reasoning"
-        lines = [f"Question: {row.question}", f"Our answer: {said}", lettered(row.options), ""]
+        lines = [f"Question: {row.text}", f"Our answer: {said}", lettered(row.options), ""]
         return Request([user_message(text="\n".join([*lines, self._instruction]))], row.id, MAPPING_LIMIT)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.errors import UserError
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
 _EVERYTHING = (None, -1)
@@ -57,7 +57,7 @@ class Benchmark:
         image_roots: folders that the rows' images lie in.
     """
 
-    rows: list[Row]
+    rows: list[Question]
     source: str
     files: list[Path]
     sha256: str
@@ -162,7 +162,7 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
     return ImageReader(roots, keys=BENCHMARK_KEYS)
 
 
-def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:
+def checked_rows(rows: list[Question], source: str | Path) -> list[Question]:
     """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
 
     Raises:
@@ -228,7 +228,7 @@ def count_notices(counted: Mapping[str, int], expected: Mapping[str, int] | None
 
 
 def make_benchmark(
-    rows: list[Row],
+    rows: list[Question],
     source: str | Path,
     files: Sequence[Path],
     folder: Path,
@@ -277,7 +277,7 @@ def make_benchmark(
     )
 
 
-def take_chunk(rows: Sequence[Row], chunk: int | None, index: int | None) -> list[Row]:
+def take_chunk(rows: Sequence[Question], chunk: int | None, index: int | None) -> list[Question]:
     """Cut rows into parts of nearly equal size and take one.
 
     Args:

@@ -18,7 +18,7 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
 )
 from medcap.evaluation.tasks.vqa import data_file
-from medcap.scoring.question import Row, message_text
+from medcap.scoring.question import Question, message_text
 
 _FILES = ("captions.json", "captions.jsonl", "test.json", "test.jsonl")
 
@@ -46,7 +46,7 @@ class CaptionTask(Task):
         return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
 
 
-def _row(record: Record, problem: str | None) -> Row:
+def _row(record: Record, problem: str | None) -> Question:
     roles = [message.role for message in record.messages]
     if "assistant" not in roles:
         raise UserError(f"{record.name}: there is no assistant turn to compare with")
@@ -57,5 +57,5 @@ def _row(record: Record, problem: str | None) -> Row:
     reference = message_text(record.messages[answer])
     if not reference:
         raise UserError(f"{record.name}: the first assistant turn, which is the reference, is empty")
-    row = Row(str(record.index), prompt, [reference], problem=problem)
+    row = Question(str(record.index), prompt, (reference,), problem=problem)
     return replace(row, image=Path(row.images[0])) if row.images else row

@@ -14,7 +14,7 @@ from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, ImageFinder
 from medcap.generation.prompt import user_message
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 OPEN, CLOSED = "OPEN", "CLOSED"
 NO_ANSWER = "(the file gives no answer)"
@@ -110,7 +110,7 @@ def read_json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Read the objects of a JSON or JSONL file.
 
     Yields:
-        Row number from 0 and the object.
+        Question number from 0 and the object.
 
     Raises:
         UserError: if the file is damaged, or a row is not an object; the message has the line or the row.
@@ -128,7 +128,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a CSV file with a heading, every field as the text that it is.
 
     Yields:
-        Row number from 0 and the fields.
+        Question number from 0 and the fields.
 
     Raises:
         UserError: if the file is damaged, two columns have one name, or a row has more or fewer fields than the
@@ -213,7 +213,7 @@ def official_row(
     options: tuple[str, ...] = (),
     answer_type: str = "",
     **meta: Any,
-) -> Row:
+) -> Question:
     """A benchmark's row, kept whatever is wrong with it.
 
     Args:
@@ -237,10 +237,10 @@ def official_row(
         problem = problem or "the file gives no question"
     if not references:
         problem = problem or "the file gives no answer"
-    return Row(
+    return Question(
         id=name,
         messages=[user_message(str(image) if image else None, text)],
-        references=references or [NO_ANSWER],
+        references=tuple(references) or (NO_ANSWER,),
         image=image,
         options=options,
         answer_type=answer_type,

@@ -17,7 +17,7 @@ from medcap.evaluation.tasks.official import (
     read_json,
     require_keys,
 )
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 # medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (
@@ -101,7 +101,9 @@ class OmniMedVqaTask(Task):
         return replace(whole, rows=part, notices=[*whole.notices, line])
 
 
-def select_modalities(rows: Sequence[Row], modalities: str | Sequence[str] | None) -> tuple[list[Row], list[str], bool]:
+def select_modalities(
+    rows: Sequence[Question], modalities: str | Sequence[str] | None
+) -> tuple[list[Question], list[str], bool]:
     """Keep the rows of some modalities.
 
     Args:

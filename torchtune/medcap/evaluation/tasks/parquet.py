@@ -11,13 +11,13 @@ from medcap.datasets.rows.parquet_rows import ImageStore, image_content, read_pa
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.official import Found, official_row, yes_no_type
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 # Relative to a copy's folder: as `hf download` leaves it, its data folder, and the hub's own conversion.
 TEST_FILES = ("data/test-*.parquet", "test-*.parquet", "default/test/*.parquet", "test.parquet")
 
 
-def hub_rows(found: Found, options: LoadOptions) -> tuple[list[tuple[Mapping[str, Any], Row]], list[Path]]:
+def hub_rows(found: Found, options: LoadOptions) -> tuple[list[tuple[Mapping[str, Any], Question]], list[Path]]:
     """Read questions whose images lie in the same file: columns ``image``, ``question`` and ``answer``.
 
     Args:

@@ -20,7 +20,7 @@ from medcap.evaluation.tasks.official import (
     yes_no_type,
 )
 from medcap.evaluation.tasks.parquet import TEST_FILES, hub_rows
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 # The card of flaviagiammarino/path-vqa, which lacks the repeated questions; LLaVA-Med's test.json and its split.
 PUBLISHED_HUB = {"rows": 6_719}
@@ -78,7 +78,7 @@ class PathVqaTask(Task):
         )
 
 
-def _json_rows(path: Path, folder: Path, options: LoadOptions) -> tuple[list[Row], list[Path], bool]:
+def _json_rows(path: Path, folder: Path, options: LoadOptions) -> tuple[list[Question], list[Path], bool]:
     find, roots = image_finder(folder, ("images", "images/test", "test"), options.image_roots)
     rows, derived = [], False
     for index, record in read_json(path):

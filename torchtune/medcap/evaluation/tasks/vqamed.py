@@ -16,7 +16,7 @@ from medcap.evaluation.tasks.official import (
     read_fields,
     yes_no_type,
 )
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 PUBLISHED = {"rows": 500}
 _FILE_2019 = "VQAMed2019_Test_Questions_w_Ref_Answers.txt"
@@ -97,7 +97,7 @@ def accepted_answers(text: str) -> list[str]:
     return list(answers)
 
 
-def _row(image: str, question: str, answers: list[str], category: str, find: ImageFinder) -> Row:
+def _row(image: str, question: str, answers: list[str], category: str, find: ImageFinder) -> Question:
     path = find.first_of(*(image + suffix for suffix in _SUFFIXES)) if image else None
     return official_row(
         image,
@@ -110,7 +110,7 @@ def _row(image: str, question: str, answers: list[str], category: str, find: Ima
     )
 
 
-def _rows_2019(found: Found, find: ImageFinder) -> tuple[list[Row], list[Path]]:
+def _rows_2019(found: Found, find: ImageFinder) -> tuple[list[Question], list[Path]]:
     rows = []
     for _, fields in read_fields(found.files[0], 4, "image|category|question|answers"):
         image, category, question, *answers = fields
@@ -118,7 +118,7 @@ def _rows_2019(found: Found, find: ImageFinder) -> tuple[list[Row], list[Path]]:
     return rows, found.files
 
 
-def _rows_2021(found: Found, find: ImageFinder) -> tuple[list[Row], list[Path]]:
+def _rows_2021(found: Found, find: ImageFinder) -> tuple[list[Question], list[Path]]:
     beside = found.files[0].parent
     path = next((beside / name for name in _ANSWERS_2021 if (beside / name).is_file()), None)
     if path is None:

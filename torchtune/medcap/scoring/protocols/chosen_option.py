@@ -23,4 +23,4 @@ class ChosenOption(MultipleChoice):
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """See :class:`MultipleChoice`."""
-        return answer.prediction or None, bool(answer.prediction) and answer.prediction == answer.references[0]
+        return answer.prediction or None, bool(answer.prediction) and answer.prediction == answer.question.references[0]

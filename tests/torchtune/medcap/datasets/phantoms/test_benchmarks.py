@@ -37,7 +37,7 @@ def test_each_layout_is_read_by_its_task_and_asks_what_is_true(written, task, nu
     assert not any(row.problem for row in benchmark.rows)
     assert len({row.image for row in benchmark.rows}) == COUNT
     known = {(q.text, q.answer) for i in range(COUNT) for q in make_questions(make_phantom(SEED, i))}
-    assert {(row.question, row.references[0]) for row in benchmark.rows} <= known
+    assert {(row.text, row.references[0]) for row in benchmark.rows} <= known
 
 
 def test_pictures_are_the_same_in_every_layout(written, tmp_path):

@@ -8,13 +8,13 @@ from medcap.evaluation.answering import Engine, PredictionStore
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.generation.prompt import user_message
 from medcap.generation.request import CandidateScores
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 OPTIONS = ("upper", "upper left", "nodule")
 
 
 def make_row(name="q0", options=OPTIONS, image="a.png"):
-    return Row(name, [user_message(image, "Where?")], ["upper left"], options=tuple(options))
+    return Question(name, [user_message(image, "Where?")], ("upper left",), options=tuple(options))
 
 
 class Model:
@@ -120,7 +120,7 @@ def test_options_are_shown_beside_the_image_only_where_letters_are_scored(tmp_pa
 
 def test_choices_equal_one_forward_pass_an_option(tmp_path):
     rows = [
-        Row(
+        Question(
             f"{image}-{word}",
             [user_message(image, f"Is there {word}?")],
             ["no"],

@@ -11,13 +11,15 @@ from medcap.evaluation.prompting.medcap_2024 import MedcapMode
 from medcap.evaluation.prompting.options import ListedOptions, MappedOption
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Generation
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 FOUR = ("nodule", "ring", "cross", "cluster")
 
 
 def make_row(name="q0", options=FOUR):
-    return Row(name, [user_message("a.png", "What is it?")], [options[0] if options else "x"], options=tuple(options))
+    return Question(
+        name, [user_message("a.png", "What is it?")], (options[0] if options else "x",), options=tuple(options)
+    )
 
 
 class Model:
@@ -109,7 +111,7 @@ def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
 
 def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
     model = RecordedEngine(lambda request: {"chest.png": "a heart", "q0": "a ring"}.get(request.id, "B"))
-    row = Row("q0", [user_message("chest.png", "What is it?")], ["ring"], Path("chest.png"), FOUR)
+    row = Question("q0", [user_message("chest.png", "What is it?")], ("ring",), Path("chest.png"), FOUR)
     (entry,) = MappedOption(MedcapMode("no_cond_desc")).ask([row], model.engine(), PredictionStore(tmp_path, {}))
     assert (entry["description"], entry["free_answer"]) == ("a heart", "a ring")
     assert model.ids == ["chest.png", "q0", "q0"]

@@ -14,11 +14,11 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
     take_chunk,
 )
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
 def row(name, problem=None, **changes):
-    return Row(name, [Message(role="user", content="What?")], ["a"], problem=problem, **changes)
+    return Question(name, [Message(role="user", content="What?")], ("a",), problem=problem, **changes)
 
 
 def test_rows_of_one_id_are_told_apart():

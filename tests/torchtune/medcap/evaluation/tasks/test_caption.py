@@ -29,10 +29,10 @@ def test_the_first_answer_is_the_reference_and_what_precedes_it_the_prompt(tmp_p
     path = write(tmp_path, [{"conversations": turns, "image": "a.png", "meta": ""}])
     benchmark = CaptionTask().load(path)
     (row,) = benchmark.rows
-    assert (row.id, row.references, row.image, row.problem) == ("0", ["Clear lungs."], tmp_path / "a.png", None)
+    assert (row.id, row.references, row.image, row.problem) == ("0", ("Clear lungs.",), tmp_path / "a.png", None)
     assert [message.role for message in row.messages] == ["system", "user"]
     assert row.images == [str(tmp_path / "a.png")]
-    assert message_text(row.messages[1]) == row.question == "Describe."
+    assert message_text(row.messages[1]) == row.text == "Describe."
     assert (benchmark.source, benchmark.files, benchmark.notices) == (str(path), [path], [])
     assert tmp_path in benchmark.image_roots
     assert CaptionTask().load(tmp_path).sha256 == benchmark.sha256

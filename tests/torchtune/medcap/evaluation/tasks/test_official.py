@@ -111,9 +111,9 @@ def test_answer_types():
 def test_a_row_is_kept_whatever_it_lacks(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     row = official_row("1", " Is it?\n<image> ", [4, "", None], tmp_path / "a.png", None, modality="CT", organ=" ")
-    assert (row.question, row.references, dict(row.meta), row.problem) == ("Is it?", ["4"], {"modality": "CT"}, None)
+    assert (row.text, row.references, dict(row.meta), row.problem) == ("Is it?", ("4",), {"modality": "CT"}, None)
     assert row.messages[0].content[0] == {"type": "image", "content": str(tmp_path / "a.png")}
-    assert official_row("1", "q", [""], tmp_path / "a.png", None).references == [NO_ANSWER]
+    assert official_row("1", "q", [""], tmp_path / "a.png", None).references == (NO_ANSWER,)
     assert official_row("1", "q", [""], tmp_path / "a.png", None).problem == "the file gives no answer"
     assert official_row("1", None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"
     assert official_row("1", "q", ["a"], None, None).problem == "the file names no image"
@@ -123,9 +123,9 @@ def test_a_row_is_kept_whatever_it_lacks(tmp_path):
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, ["a"], {"a": 1}])
 def test_an_answer_that_is_no_word_is_no_answer(answer):
     row = official_row("1", "What?", [answer], None, "no image")
-    assert row.references == [NO_ANSWER]
-    assert official_row("1", "What?", [3, "b"], None, "no image").references == ["3", "b"]
-    assert official_row("1", True, ["a"], None, None).question == ""
+    assert row.references == (NO_ANSWER,)
+    assert official_row("1", "What?", [3, "b"], None, "no image").references == ("3", "b")
+    assert official_row("1", True, ["a"], None, None).text == ""
 
 
 def test_rows_that_a_quote_runs_over_and_repeated_columns_are_named(tmp_path):

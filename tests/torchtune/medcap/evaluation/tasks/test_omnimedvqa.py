@@ -46,7 +46,7 @@ def test_records_are_read_in_the_order_of_the_file_names(tmp_path):
     assert [row.id for row in benchmark.rows] == ["ACRIMA_0000", "ACRIMA_0001", "ACRIMA_0002"]
     row = benchmark.rows[0]
     image = tmp_path / "OmniMedVQA" / "Images" / "ACRIMA" / "a.png"
-    assert (row.question, row.references) == ("What imaging technique was employed?", ["Fundus imaging"])
+    assert (row.text, row.references) == ("What imaging technique was employed?", ("Fundus imaging",))
     assert row.options == ("PET scan", "CT scan", "Blood test", "Fundus imaging")
     assert (row.image, row.images, row.answer_type, row.problem) == (image, [str(image)], "", None)
     assert row.groups == {"modality": "Fundus Photography", "question_type": "Modality Recognition"}
@@ -91,7 +91,7 @@ def test_an_option_called_none_is_an_option(tmp_path):
     write(tmp_path, {"a": [record(0, option_A="None", option_B="NA", gt_answer="None")]})
     row = load(tmp_path).rows[0]
     assert row.options[:2] == ("None", "NA")
-    assert row.references == ["None"]
+    assert row.references == ("None",)
 
 
 def test_the_eight_modalities_are_the_default_and_what_is_left_out_is_counted(tmp_path):
@@ -128,7 +128,7 @@ def test_files_without_any_of_the_eight_are_refused(tmp_path):
 def test_an_answer_that_is_not_an_option_stays_and_is_counted(tmp_path):
     write(tmp_path, {"a": [record(0), record(1, gt_answer="Ultrasound")]})
     benchmark = load(tmp_path)
-    assert (benchmark.rows[1].references, benchmark.rows[1].problem) == (["Ultrasound"], None)
+    assert (benchmark.rows[1].references, benchmark.rows[1].problem) == (("Ultrasound",), None)
     assert "1 of 2 rows have an answer that is not among their options" in benchmark.notices[1]
     assert benchmark.notices[1].endswith("ACRIMA_0001")
 

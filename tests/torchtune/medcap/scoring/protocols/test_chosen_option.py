@@ -1,15 +1,15 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols.chosen_option import ChosenOption
-from medcap.scoring.question import Answer
 
 OPTIONS = ("upper", "upper left", "No")
 
 
 def answer(name, prediction, reference="upper left", options=OPTIONS, modality="CT"):
     groups = {"modality": modality} if modality else {}
-    return Answer(name, "Where?", (reference,), prediction, options, groups=groups)
+    return make_answer(name, "Where?", (reference,), prediction, options, groups=groups)
 
 
 def test_the_options_own_text_is_right_and_nothing_else():
