@@ -129,21 +129,14 @@ def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
 
 
 def _engine(generator: Generator) -> Engine:
-    sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS)
-    return Engine(
-        lambda requests, on_result: generator.generate(requests, sampling, on_result),
-        generator.score,
-        generator.tokenizer,
-        generator.max_seq_len,
-        MAX_NEW_TOKENS,
-    )
+    return Engine(generator, Sampling(max_new_tokens=MAX_NEW_TOKENS))
 
 
 def _generate(generator: Generator, rows: Sequence[Question], folder: Path) -> list[tuple[str, str, str]]:
-    way = MappedOption(MedcapMode(MODE))
+    method = MappedOption(MedcapMode(MODE))
     store = PredictionStore(folder, {})
-    mapped = way.ask(rows, _engine(generator), store)
-    answers = way.free.ask(rows, _engine(generator), store)
+    mapped = method.ask(rows, _engine(generator), store)
+    answers = method.free.ask(rows, _engine(generator), store)
     return [
         (answer["description"], answer["prediction"], letter["prediction"])
         for answer, letter in zip(answers, mapped, strict=True)

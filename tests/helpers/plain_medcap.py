@@ -23,19 +23,19 @@ def plain_no_cond_desc(
     generator: Generator, rows: Sequence[Question], max_new_tokens: int
 ) -> list[tuple[str, str, str]]:
     """Description, answer and letter for each row; an image is described once, as medcap does in this mode."""
-    way = MedcapMode(MODE)
-    mapping = MappedOption(way)
+    method = MedcapMode(MODE)
+    mapping = MappedOption(method)
     chat = generator.tokenizer
     described: dict[str, str] = {}
     results = []
     for row in rows:
         key = str(row.image)
         if key not in described:
-            turns = way._description_turns(row)
+            turns = method.mode.description_turns(row)
             limit = room_for_description(chat, turns, row.text, generator.max_seq_len, max_new_tokens)
             # medcap generates one token even where there is no room.
             described[key] = chat.decode(plain_answer(generator, Request(turns), max(1, limit)))
-        asked = Request(way._answer_turns(row, described[key]))
+        asked = Request(method.mode.answer_turns(row, described[key]))
         answer = chat.decode(plain_answer(generator, asked, answer_limit(max_new_tokens)))
         mapped = mapping._request(row, {"error": None, "prediction": answer})
         letter = chat.decode(plain_answer(generator, mapped, mapped.max_new_tokens))

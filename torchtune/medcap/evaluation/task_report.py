@@ -195,7 +195,7 @@ def _confusions(result: TaskResult) -> ConfusionMaps | None:
     pairs: dict[str, list[tuple[str, str]]] = {}
     for row, entry, scores in zip(result.rows, scored.entries, scored.scores.rows, strict=True):
         if scores.get("correct") is not None and (row.options or row.answer_type == "CLOSED"):
-            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.field)
+            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.protocol.field)
             pairs.setdefault(row.meta.get("modality", "all rows"), []).append((row.references[0], given or ""))
     largest = sorted(pairs, key=lambda name: (-len(pairs[name]), name))[:_MOST_MAPS]
     maps = {name: confusion(pairs[name]) for name in sorted(largest)}
@@ -234,7 +234,7 @@ def _samples(result: TaskResult) -> list[Sample]:
         score = None if decided is not None or scores["value"] is None else (name, scores["value"])
         samples.append(
             Sample(
-                generated=entry.get(head.plan.field) or "",
+                generated=entry.get(head.plan.protocol.field) or "",
                 references=row.references,
                 image=None if row.problem else row.image,
                 question=row.text,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text, option_texts
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
+from medcap.evaluation.medcap_2024_tables import omnimedvqa_tables
+from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task, is_whole, make_benchmark, take_chunk
 from medcap.evaluation.tasks.official import (
     find_benchmark,
     image_finder,
@@ -36,6 +37,21 @@ _OPTIONS = ("option_A", "option_B", "option_C", "option_D")
 _UNNAMED = "(none)"
 
 
+@dataclass(frozen=True)
+class OmniMedVqaOptions(LoadOptions):
+    """Which part is read.
+
+    Attributes:
+        modalities: None for medcap's eight, ``all``, one name or several.
+        test_chunk: number of parts that the rows are cut into; None or -1 for everything.
+        test_chunk_idx: the part to take, from 0; None or -1 for everything.
+    """
+
+    modalities: str | Sequence[str] | None = None
+    test_chunk: int | None = None
+    test_chunk_idx: int | None = None
+
+
 class OmniMedVqaTask(Task):
     """``OmniMedVQA/QA_information/Open-access/*.json``, in the order of the file names.
 
@@ -48,8 +64,16 @@ class OmniMedVqaTask(Task):
     name = "omnimedvqa"
     title = "OmniMedVQA"
     protocols = ("option_text", "omnimedvqa_qa")
+    mode_protocols = ("medcap_option", "medcap_letter")
+    Options = OmniMedVqaOptions
+    legacy_table = staticmethod(omnimedvqa_tables)
 
-    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+    def folder(self, options: OmniMedVqaOptions) -> str:
+        """See :meth:`Task.folder`."""
+        chunk, index = options.test_chunk, options.test_chunk_idx
+        return self.name if is_whole(chunk, index) else f"{self.name}-{index}_{chunk}"
+
+    def load(self, source: str | Path, options: OmniMedVqaOptions = OmniMedVqaOptions()) -> Benchmark:
         """Read the chosen modalities, and of these the chosen chunk; see :meth:`Task.load`."""
         found = find_benchmark(
             source,
@@ -94,10 +118,10 @@ class OmniMedVqaTask(Task):
             expected=PUBLISHED if complete and not found.named else None,
             notices=notices,
         )
-        part = take_chunk(whole.rows, options.chunk, options.chunk_index)
+        part = take_chunk(whole.rows, options.test_chunk, options.test_chunk_idx)
         if len(part) == len(whole.rows):
             return whole
-        line = f"chunk {options.chunk_index} of {options.chunk}: {len(part):,} of {len(whole.rows):,} rows"
+        line = f"chunk {options.test_chunk_idx} of {options.test_chunk}: {len(part):,} of {len(whole.rows):,} rows"
         return replace(whole, rows=part, notices=[*whole.notices, line])
 
 

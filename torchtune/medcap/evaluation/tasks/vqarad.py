@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text
+from medcap.evaluation.medcap_2024_tables import vqarad_table
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.official import (
     DERIVED_TYPES,
@@ -36,6 +37,7 @@ class VqaRadTask(Task):
     name = "vqarad"
     title = "VQA-RAD"
     protocols = ("exact", "llava_med", "llava_med_strict")
+    legacy_table = staticmethod(vqarad_table)
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the 451 test questions; see :meth:`Task.load`."""

@@ -31,6 +31,7 @@ class Coco(Protocol):
     )
     headline = "CIDEr"
     share = False
+    takes_minutes = True  # it starts Java
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score captions; see :meth:`Protocol.score`."""

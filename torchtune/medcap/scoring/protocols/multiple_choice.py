@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from medcap.errors import UserError
-from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
 from medcap.scoring.protocols.summary import (
     check_answers,
     count_notice,
@@ -111,6 +111,7 @@ class OmniMedVqaQa(MultipleChoice):
     """
 
     name = "omnimedvqa_qa"
+    prompt = Prompt.LISTED_OPTIONS
     description = (
         "OmniMedVQA's question answering: the option with the highest difflib ratio to the answer is chosen, the first"
         " of equals; no similarity to any option is wrong"
@@ -139,6 +140,7 @@ class MedcapLetter(MultipleChoice):
     """
 
     name = "medcap_letter"
+    prompt = Prompt.MAPPED_OPTION
     description = (
         "medcap's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is the"
         " letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous row's"
@@ -168,6 +170,7 @@ class MedcapOption(MultipleChoice):
     """medcap's option mapping with robust parsing of the reply."""
 
     name = "medcap_option"
+    prompt = Prompt.MAPPED_OPTION
     description = (
         "the option that a reply names by its letter or its text, robustly parsed; a model's reasoning is taken off"
         " first, and what a reply denies is not named; a reply that names none or several is wrong; accuracy is the"

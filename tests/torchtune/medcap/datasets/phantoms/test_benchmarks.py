@@ -8,7 +8,7 @@ import pytest
 from medcap.datasets.phantoms.benchmarks import MODALITIES, write_phantom_benchmarks
 from medcap.datasets.phantoms.records import KINDS, OPTIONS, make_phantom, make_questions
 from medcap.errors import UserError
-from medcap.evaluation.tasks import TASKS, LoadOptions
+from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
 
 COUNT, SEED = 12, 5
@@ -25,7 +25,7 @@ def written(tmp_path_factory):
 
 
 def load(written, task, tmp_path):
-    return TASKS[task]().load(written.folder, LoadOptions(work_folder=tmp_path / task))
+    return TASKS[task]().load(written.folder, TASKS[task].Options(work_folder=tmp_path / task))
 
 
 @pytest.mark.parametrize(
