@@ -33,7 +33,7 @@ from medcap.evaluation.prompting.options import MappedOption
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 MAX_NEW_TOKENS = 64
 # Three questions an image, each with four options.
@@ -61,7 +61,9 @@ def main() -> None:
     print(_table(report))
 
 
-def measure(generator: Generator, rows: list[Row], plain_images: int, repeats: int, folder: Path) -> dict[str, Any]:
+def measure(
+    generator: Generator, rows: list[Question], plain_images: int, repeats: int, folder: Path
+) -> dict[str, Any]:
     """Run the package's modes and the plain loops in turn.
 
     Args:
@@ -76,7 +78,7 @@ def measure(generator: Generator, rows: list[Row], plain_images: int, repeats: i
     """
     images = list(dict.fromkeys(str(row.image) for row in rows))[:plain_images]
     few = [row for row in rows if str(row.image) in images]
-    kinds: dict[str, tuple[Sequence[Row], Callable[[Sequence[Row], Path], Any]]] = {
+    kinds: dict[str, tuple[Sequence[Question], Callable[[Sequence[Question], Path], Any]]] = {
         "generation": (rows, lambda asked, path: _generate(generator, asked, path)),
         "likelihood": (rows, lambda asked, path: _score(generator, asked, path)),
         "plain generation": (few, lambda asked, _: plain_no_cond_desc(generator, asked, MAX_NEW_TOKENS)),
@@ -107,7 +109,7 @@ def measure(generator: Generator, rows: list[Row], plain_images: int, repeats: i
     }
 
 
-def _questions(data: Path, images: int) -> list[Row]:
+def _questions(data: Path, images: int) -> list[Question]:
     rows = OmniMedVqaTask().load(data).rows
     wanted = [row for row in rows if row.meta["question_type"] in QUESTION_TYPES]
     assert len(wanted) == 3 * images and {len(row.options) for row in wanted} == {4}
@@ -127,28 +129,21 @@ def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
 
 
 def _engine(generator: Generator) -> Engine:
-    sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS)
-    return Engine(
-        lambda requests, on_result: generator.generate(requests, sampling, on_result),
-        generator.score,
-        generator.tokenizer,
-        generator.max_seq_len,
-        MAX_NEW_TOKENS,
-    )
+    return Engine(generator, Sampling(max_new_tokens=MAX_NEW_TOKENS))
 
 
-def _generate(generator: Generator, rows: Sequence[Row], folder: Path) -> list[tuple[str, str, str]]:
-    way = MappedOption(MedcapMode(MODE))
+def _generate(generator: Generator, rows: Sequence[Question], folder: Path) -> list[tuple[str, str, str]]:
+    method = MappedOption(MedcapMode(MODE))
     store = PredictionStore(folder, {})
-    mapped = way.ask(rows, _engine(generator), store)
-    answers = way.free.ask(rows, _engine(generator), store)
+    mapped = method.ask(rows, _engine(generator), store)
+    answers = method.free.ask(rows, _engine(generator), store)
     return [
         (answer["description"], answer["prediction"], letter["prediction"])
         for answer, letter in zip(answers, mapped, strict=True)
     ]
 
 
-def _score(generator: Generator, rows: Sequence[Row], folder: Path) -> list[str]:
+def _score(generator: Generator, rows: Sequence[Question], folder: Path) -> list[str]:
     return [entry["prediction"] for entry in OptionText().ask(rows, _engine(generator), PredictionStore(folder, {}))]
 
 

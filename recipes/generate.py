@@ -16,12 +16,12 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.predictions import checkpoint_fingerprint
-from medcap.evaluation.prompting import VQA_TYPES, Plan, check_plans, default_protocols, plan_protocols
+from medcap.evaluation.prompting import VQA_TYPES, check_plans
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks import TASKS, requested_tasks
-from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, LoadOptions, Task
+from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
 from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
@@ -89,13 +89,17 @@ class GenerateRecipe:
             )
         if self.tasks and cfg.dataset_source is None:
             raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file or folder")
-        if cfg.vqa_type != "direct" and all(task.name == "caption" for task in self.tasks):
-            print("note: vqa_type is not used by captions", file=sys.stderr)
+        if self.tasks and not any(cfg.vqa_type in task.vqa_types for task in self.tasks):
+            names = ", ".join(f"test_{task.name}" for task in self.tasks)
+            print(f"note: vqa_type={cfg.vqa_type} is not used by {names}", file=sys.stderr)
         self.controls = list(CONTROLS) if cfg.controls is True else list(cfg.controls or [])
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(f"controls: {control} is unknown; there are {', '.join(CONTROLS)}, or true for all")
-        self.plans = {task.name: self._plans(task) for task in self.tasks}
+        keys = OmegaConf.to_container(cfg)
+        self.options = {task.name: task.Options.of_keys(keys) for task in self.tasks}
+        protocols = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
+        self.plans = {task.name: task.plan(cfg.vqa_type, protocols) for task in self.tasks}
         self.sampling = Sampling(
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,
@@ -144,24 +148,10 @@ class GenerateRecipe:
         for task in self.tasks:
             self._run(task)
 
-    def _plans(self, task: Task) -> list[Plan]:
-        cfg = self.cfg
-        vqa_type = "direct" if task.name == "caption" else cfg.vqa_type
-        wanted = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
-        names = default_protocols(task.protocols, vqa_type) if wanted is None else list(wanted)
-        return plan_protocols(names, vqa_type)
-
     def _load(self, task: Task) -> Benchmark:
         cfg = self.cfg
-        options = LoadOptions(
-            conversation_style=cfg.dataset_conversation_style,
-            image_roots=None if cfg.image_roots is None else list(cfg.image_roots),
-            work_folder=Path(cfg.output_dir, self._folder(task), "images"),
-            modalities=cfg.modalities if isinstance(cfg.modalities, str | None) else list(cfg.modalities),
-            chunk=cfg.test_chunk,
-            chunk_index=cfg.test_chunk_idx,
-        )
-        benchmark = task.load(cfg.dataset_source, options)
+        options = self.options[task.name]
+        benchmark = task.load(cfg.dataset_source, replace(options, work_folder=self._folder(task) / "images"))
         if cfg.limit is not None and cfg.limit < len(benchmark.rows):
             notice = f"only the first {cfg.limit:,} of {len(benchmark.rows):,} rows were asked (limit={cfg.limit})"
             rows = benchmark.rows[: cfg.limit]
@@ -170,21 +160,17 @@ class GenerateRecipe:
             check_plans(self.plans[task.name], benchmark.rows)
         return benchmark
 
-    def _folder(self, task: Task) -> str:
-        """Return the folder; a part of a benchmark has one of its own, so that parts can run side by side."""
-        chunk, index = self.cfg.test_chunk, self.cfg.test_chunk_idx
-        whole = chunk in (None, -1) or index in (None, -1) or task.name != "omnimedvqa"
-        return task.name if whole else f"{task.name}-{index}_{chunk}"
+    def _folder(self, task: Task) -> Path:
+        return Path(self.cfg.output_dir, task.folder(self.options[task.name]))
 
     def _run(self, task: Task) -> None:
         cfg = self.cfg
-        folder = Path(cfg.output_dir, self._folder(task))
+        folder = self._folder(task)
         if not self.benchmarks[task.name].rows:
             print(f"{folder.name}: this part holds no rows, there is nothing to do")
             return
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-        generate = self._generate_and_show if cfg.debug else self._generate
-        engine = Engine(generate, self._score, self.generator.tokenizer, self.generator.max_seq_len, cfg.max_new_tokens)
+        engine = Engine(self.generator, self.sampling, cfg.debug)
         options = RunOptions(
             output_dir=Path(cfg.output_dir),
             settings=self._settings(),
@@ -218,26 +204,6 @@ class GenerateRecipe:
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings
-
-    def _generate(self, requests: list[Any], on_result: Any) -> Any:
-        return self.generator.generate(requests, self.sampling, on_result)
-
-    def _score(self, requests: list[Any], candidates: Any, end_of_turn: bool, on_result: Any) -> Any:
-        return self.generator.score(requests, candidates, end_of_turn, on_result)
-
-    def _generate_and_show(self, requests: list[Any], on_result: Any) -> Any:
-        def show(index: int, generation: Any) -> None:
-            tokenizer = self.generator.tokenizer
-            prompt = tokenizer.prompt(requests[index].messages)
-            words = [token for token in prompt.tokens if token != tokenizer.image_token_id]
-            print(
-                f"[{requests[index].id}] {tokenizer.tokenizer.decode(words, skip_special_tokens=False)}",
-                file=sys.stderr,
-            )
-            print(f"  -> {generation.text}", file=sys.stderr)
-            on_result(index, generation)
-
-        return self._generate(requests, show)
 
 
 @recipe(KEYS, flags=("test_",))

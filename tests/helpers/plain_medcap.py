@@ -14,26 +14,28 @@ from medcap.evaluation.prompting.options import MappedOption
 from medcap.generation.generator import Generator
 from medcap.generation.request import Request
 from medcap.legacy.prompt import answer_limit, room_for_description
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 MODE = "no_cond_desc"
 
 
-def plain_no_cond_desc(generator: Generator, rows: Sequence[Row], max_new_tokens: int) -> list[tuple[str, str, str]]:
+def plain_no_cond_desc(
+    generator: Generator, rows: Sequence[Question], max_new_tokens: int
+) -> list[tuple[str, str, str]]:
     """Description, answer and letter for each row; an image is described once, as medcap does in this mode."""
-    way = MedcapMode(MODE)
-    mapping = MappedOption(way)
+    method = MedcapMode(MODE)
+    mapping = MappedOption(method)
     chat = generator.tokenizer
     described: dict[str, str] = {}
     results = []
     for row in rows:
         key = str(row.image)
         if key not in described:
-            turns = way._description_turns(row)
-            limit = room_for_description(chat, turns, row.question, generator.max_seq_len, max_new_tokens)
+            turns = method.mode.description_turns(row)
+            limit = room_for_description(chat, turns, row.text, generator.max_seq_len, max_new_tokens)
             # medcap generates one token even where there is no room.
             described[key] = chat.decode(plain_answer(generator, Request(turns), max(1, limit)))
-        asked = Request(way._answer_turns(row, described[key]))
+        asked = Request(method.mode.answer_turns(row, described[key]))
         answer = chat.decode(plain_answer(generator, asked, answer_limit(max_new_tokens)))
         mapped = mapping._request(row, {"error": None, "prediction": answer})
         letter = chat.decode(plain_answer(generator, mapped, mapped.max_new_tokens))
@@ -41,7 +43,7 @@ def plain_no_cond_desc(generator: Generator, rows: Sequence[Row], max_new_tokens
     return results
 
 
-def plain_option_text(generator: Generator, rows: Sequence[Row]) -> list[str]:
+def plain_option_text(generator: Generator, rows: Sequence[Question]) -> list[str]:
     """The option with the highest summed log-probability: one forward pass an option, the image encoded for each."""
     choices = []
     for row in rows:

@@ -6,13 +6,50 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from medcap.data.tokenization import TokenizedPrompt
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.generation.prompt import user_message
-from medcap.generation.request import CandidateScores, Generation, Request
-from medcap.scoring.question import Row
+from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.scoring.question import Question
 
 Turns = list[tuple[str, list[Any]]]
+
+
+class EmptyChat:
+    """A tokenizer to which no prompt has any tokens, so that limits are what was asked for."""
+
+    image_token_id = vocab_size = 0
+
+    def prompt(self, messages: list[Any]) -> TokenizedPrompt:
+        """No tokens."""
+        return TokenizedPrompt([], [])
+
+
+class FakeGenerator:
+    """The doors of a generator over functions that take no sampling."""
+
+    def __init__(self, generate: Any, score: Any, tokenizer: Any, max_seq_len: int) -> None:
+        self.answer = generate
+        self.score = score
+        self.tokenizer = tokenizer
+        self.max_seq_len = max_seq_len
+
+    def generate(self, requests: list[Request], sampling: Sampling, on_result: Callable[[int, Any], None]) -> None:
+        """See :class:`Generator`."""
+        self.answer(requests, on_result)
+
+
+def fake_engine(
+    generate: Any = None,
+    score: Any = None,
+    tokenizer: Any = None,
+    max_seq_len: int = 1024,
+    max_new_tokens: int = 300,
+) -> Engine:
+    """An engine over ``generate(requests, on_result)`` and ``score(requests, candidates, end_of_turn, on_result)``."""
+    generator = FakeGenerator(generate, score, tokenizer or EmptyChat(), max_seq_len)
+    return Engine(generator, Sampling(max_new_tokens=max_new_tokens))  # type: ignore[arg-type]
 
 
 class RecordedEngine:
@@ -49,8 +86,8 @@ class RecordedEngine:
         return [request.id for request in self.requests]
 
     def engine(self, **options: Any) -> Engine:
-        """For a way of asking; ``options`` are those of :class:`Engine`."""
-        return Engine(self.generate, self.score, **options)
+        """For a prompt method; ``options`` are those of :func:`fake_engine`."""
+        return fake_engine(self.generate, self.score, **options)
 
     def generate(self, requests: list[Request], on_result: Callable[[int, Any], None]) -> None:
         """See :class:`Engine`."""
@@ -101,7 +138,7 @@ def question_row(
     reference: str = "yes",
     options: tuple[str, ...] = (),
     **fields: Any,
-) -> Row:
+) -> Question:
     """A row with one question; ``fields`` are those of :class:`Row`."""
     path = None if image is None else Path(image)
-    return Row(id, [user_message(image, question)], [reference], path, options, **fields)
+    return Question(id, [user_message(image, question)], (reference,), path, options, **fields)

@@ -40,7 +40,7 @@ def check(downloads, converter, task, question="What is it?", answer="cyst"):
     assert os.path.isfile(os.path.join(row["meta"].removeprefix("dir="), row["image"]))
     work = downloads.folder.parent / "work"
     (loaded,) = TASKS[task]().load(downloads.folder, LoadOptions(work_folder=work)).rows
-    assert (loaded.question, loaded.references[0], loaded.problem) == ("What is it?", "cyst", None)
+    assert (loaded.text, loaded.references[0], loaded.problem) == ("What is it?", "cyst", None)
     assert loaded.image.is_file()
 
 

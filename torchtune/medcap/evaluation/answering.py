@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
-from medcap.generation.request import CandidateScores, Generation, Request
-from medcap.scoring.question import Row
+from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.scoring.question import Question
+
+if TYPE_CHECKING:
+    from medcap.generation.generator import Generator, OnGeneration, OnScores
 
 Entry = dict[str, Any]
 OnResult = Callable[[int, Any], None]
@@ -23,23 +26,37 @@ _HOPELESS = 16
 
 @dataclass(frozen=True)
 class Engine:
-    """The model as a task uses it.
+    """The model as a prompt method uses it.
 
     Attributes:
-        generate: ``generate(requests, on_result)`` calls ``on_result(index, Generation)`` for each request as soon as
-            it is answered. A generation with an ``error`` is a failure of its row; a UserError counts against the
-            rows that cause it.
-        score: ``score(requests, candidates, end_of_turn, on_result)``, the same with ``CandidateScores``.
-        tokenizer: counts tokens for limits; None where no way of asking needs it.
-        max_seq_len: most tokens of a prompt and its answer.
-        max_new_tokens: most tokens of an answer.
+        generator: answers, and scores candidates. A result with an ``error`` is a failure of its question; a UserError
+            counts against the questions that cause it.
+        sampling: of free answers.
+        debug: print every prompt and its answer to standard error.
     """
 
-    generate: Callable[[list[Request], OnResult], Any]
-    score: Callable[[list[Request], list[Sequence[str]], bool, OnResult], Any] | None = None
-    tokenizer: ChatTokenizer | None = None
-    max_seq_len: int = 1024
-    max_new_tokens: int = 300
+    generator: Generator
+    sampling: Sampling
+    debug: bool = False
+
+    def generate(self, requests: list[Request], on_result: OnGeneration) -> None:
+        """Answer requests; ``on_result`` is called with the place of each and its ``Generation``, once it is there."""
+
+        def show(index: int, generation: Generation) -> None:
+            tokenizer = self.generator.tokenizer
+            prompt = tokenizer.prompt(requests[index].messages)
+            words = [token for token in prompt.tokens if token != tokenizer.image_token_id]
+            text = tokenizer.tokenizer.decode(words, skip_special_tokens=False)
+            print(f"[{requests[index].id}] {text}\n  -> {generation.text}", file=sys.stderr)
+            on_result(index, generation)
+
+        self.generator.generate(requests, self.sampling, show if self.debug else on_result)
+
+    def score(
+        self, requests: list[Request], candidates: list[list[str]], end_of_turn: bool, on_result: OnScores
+    ) -> None:
+        """Score the candidates of each request; see :meth:`generate` for ``on_result``."""
+        self.generator.score(requests, candidates, end_of_turn, on_result)
 
 
 @dataclass(frozen=True)
@@ -50,9 +67,9 @@ class PredictionStore:
         folder: of the task.
         settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling.
         suffix: of the file's name, such as ``_shuffled_image``.
-        overwrite: answer every row anew.
+        overwrite: answer every question anew.
         keep_old: also use answers that were made under other settings.
-        opened: files of this run, each with the number of its rows that other settings made; shared by the stores
+        opened: files of this run, each with the number of its questions that other settings made; shared by the stores
             that are made from this one.
     """
 
@@ -89,7 +106,7 @@ def generated(generation: Generation) -> Entry:
 
 
 def collect(
-    rows: Sequence[Row],
+    questions: Sequence[Question],
     requests: Sequence[Request | str],
     run: Run,
     make: Callable[[int, Any], Entry],
@@ -99,43 +116,43 @@ def collect(
     """Ask, taking from the file what it already has.
 
     Args:
-        rows: what the requests are about.
-        requests: one a row, or why the row cannot be asked, which is then a failure.
+        questions: what the requests are about.
+        requests: one a question, or why the question cannot be asked, which is then a failure.
         run: asks; see :class:`Engine`.
-        make: a request's place and its result -> what the entry holds beside the row.
+        make: a request's place and its result -> what the entry holds beside the question.
         file: the answers.
-        extra: what decides an answer beside the request, one a row.
+        extra: what decides an answer beside the request, one a question.
 
     Returns:
-        For each row what the file holds: question_id, image, question, reference, options and groups as far as the
-        row has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
+        For each question what the file holds: question_id, image, question, reference, options and groups as far as the
+        question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
 
     Raises:
-        UserError: if every row fails.
+        UserError: if every question fails.
     """
-    more = extra or [None] * len(rows)
+    more = extra or [None] * len(questions)
     fingerprints = [
-        request_fingerprint(request if isinstance(request, Request) else Request([], row.id), part)
-        for row, request, part in zip(rows, requests, more, strict=True)
+        request_fingerprint(request if isinstance(request, Request) else Request([], question.id), part)
+        for question, request, part in zip(questions, requests, more, strict=True)
     ]
     pending = []
-    for index, (row, request, fingerprint) in enumerate(zip(rows, requests, fingerprints, strict=True)):
+    for index, (question, request, fingerprint) in enumerate(zip(questions, requests, fingerprints, strict=True)):
         known = file.rows.get(fingerprint)
         # A failure may have been mended since, for instance by putting the image there.
         if known is not None and known.get("error") is None:
             continue
-        if row.problem is None and isinstance(request, Request):
+        if question.problem is None and isinstance(request, Request):
             pending.append(index)
             continue
-        entry = _failure(row, row.problem or str(request))
+        entry = _failure(question, question.problem or str(request))
         if known is None or known["error"] != entry["error"]:
             file.append({**entry, "fingerprint": fingerprint})
 
     def keep(index: int, result: Any) -> None:
-        file.append({**_about(rows[index]), **make(index, result), "fingerprint": fingerprints[index]})
+        file.append({**_about(questions[index]), **make(index, result), "fingerprint": fingerprints[index]})
 
     def fail(index: int, error: UserError) -> None:
-        file.append({**_failure(rows[index], str(error)), "fingerprint": fingerprints[index]})
+        file.append({**_failure(questions[index], str(error)), "fingerprint": fingerprints[index]})
 
     _run_around_failures(list(requests), pending, run, keep, fail)
     entries = [file.rows[fingerprint] for fingerprint in fingerprints]
@@ -176,7 +193,7 @@ def _run_around_failures(
     keep: OnResult,
     fail: Callable[[int, UserError], None],
 ) -> None:
-    """Halve what a UserError stopped until the rows that cause it stand alone."""
+    """Halve what a UserError stopped until the questions that cause it stand alone."""
     answered: set[int] = set()
     failures: list[tuple[int, UserError]] = []
     groups = [pending] if pending else []
@@ -210,13 +227,17 @@ def _run_around_failures(
         fail(index, error)
 
 
-def _about(row: Row) -> Entry:
-    entry: Entry = {"question_id": row.id, "image": str(row.image) if row.image else None, "question": row.question}
-    entry["reference"] = row.references[0] if len(row.references) == 1 else list(row.references)
-    if row.options:
-        entry["options"] = list(row.options)
-    return entry | row.groups
+def _about(question: Question) -> Entry:
+    entry: Entry = {
+        "question_id": question.id,
+        "image": str(question.image) if question.image else None,
+        "question": question.text,
+    }
+    entry["reference"] = question.reference
+    if question.options:
+        entry["options"] = list(question.options)
+    return entry | question.groups
 
 
-def _failure(row: Row, error: str) -> Entry:
-    return {**_about(row), "prediction": "", "finish": None, "num_tokens": 0, "error": error}
+def _failure(question: Question, error: str) -> Entry:
+    return {**_about(question), "prediction": "", "finish": None, "num_tokens": 0, "error": error}

@@ -11,53 +11,58 @@ import numpy as np
 from torchtune.data import Message
 
 from medcap.errors import UserError
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
-def shuffled_images(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions about other images.
 
-    The distinct images are put into one random cycle and each gives way to its successor, so no row keeps its own,
-    every image is used, and rows that share an image still share one.
+    The distinct images are put into one random cycle and each gives way to its successor, so no question keeps its own,
+    every image is used, and questions that share an image still share one.
 
     Args:
-        rows: what is asked; images are told apart by their path. A row with a problem is left as it is.
+        questions: what is asked; images are told apart by their path. A question with a problem is left as it is.
         seed: of the cycle.
 
     Returns:
-        The rows in the same order, with the images exchanged.
+        The questions in the same order, with the images exchanged.
 
     Raises:
         UserError: if there are fewer than two distinct images.
     """
-    images = list(dict.fromkeys(image for row in rows if row.problem is None for image in row.images))
+    images = list(
+        dict.fromkeys(image for question in questions if question.problem is None for image in question.images)
+    )
     if len(images) < 2:
         raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
     order = np.random.default_rng(seed).permutation(len(images))
     other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
 
-    def exchange(row: Row) -> Row:
-        messages = [_map_images(message, lambda path: other[str(path)]) for message in row.messages]
-        return replace(row, messages=messages, image=Path(other[str(row.image)]) if row.image else None)
+    def exchange(question: Question) -> Question:
+        messages = [_map_images(message, lambda path: other[str(path)]) for message in question.messages]
+        return replace(question, messages=messages, image=Path(other[str(question.image)]) if question.image else None)
 
-    return [exchange(row) if row.problem is None and row.images else row for row in rows]
+    return [exchange(question) if question.problem is None and question.images else question for question in questions]
 
 
-def no_image(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions without any image.
 
     Args:
-        rows: what is asked.
+        questions: what is asked.
         seed: unused; every control is called alike.
 
     Returns:
-        The rows without image parts and without the line break that followed them. A row whose image is missing
+        The questions without image parts and without the line break that followed them. One whose image is missing
         stays a failure.
     """
-    return [replace(row, messages=[_without_images(message) for message in row.messages], image=None) for row in rows]
+    return [
+        replace(question, messages=[_without_images(message) for message in question.messages], image=None)
+        for question in questions
+    ]
 
 
-CONTROLS: dict[str, Callable[[Sequence[Row], int], list[Row]]] = {
+CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {
     "shuffled_image": shuffled_images,
     "no_image": no_image,
 }

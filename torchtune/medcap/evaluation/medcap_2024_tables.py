@@ -1,4 +1,8 @@
-"""The CSV files that medcap 2024's users read, under their names and in their columns."""
+"""The CSV files that medcap 2024's users read, under their names and in their columns.
+
+They lie in ``output_dir``, in UTF-8 with a byte order mark as medcap wrote them. A task names its function as
+``legacy_table``.
+"""
 
 from __future__ import annotations
 
@@ -7,95 +11,105 @@ import io
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from medcap.evaluation.prompting.options import MappedOption
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.files import make_folder, write_text
+from medcap.generation.request import Request
 from medcap.legacy.prompt import plain_text, text_turns
-from medcap.scoring.question import Row
-
-if TYPE_CHECKING:
-    from medcap.evaluation.tasks.base import Task
+from medcap.scoring.protocols import Prompt
+from medcap.scoring.protocols.coco import Coco
+from medcap.scoring.protocols.multiple_choice import MedcapOption
+from medcap.scoring.question import Question
 
 _COLUMNS = ("image", "instruction", "output", "generated")
 _OPTION_COLUMNS = ("option_A", "option_B", "option_C", "option_D")
 
 
-def write_medcap_tables(task: Task, rows: Sequence[Row], scored: Sequence[Scored], options: RunOptions) -> None:
-    """Write a task's tables into ``output_dir``, UTF-8 with a byte order mark as medcap did.
-
-    - caption: ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` for each of the
-      protocol coco's;
-    - vqarad: ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap's judge reads);
-    - omnimedvqa: ``omnimedvqa-{vqa_type}-raw-{name}.csv`` (``-{idx}_{chunk}`` behind the name of a part), and where an
-      answer was mapped to an option the same with ``-{accuracy}`` and the columns predict_generated, predict, correct.
+def caption_tables(questions: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
+    """Write ``metrics-raw-{name}.csv``, and ``metrics-{name}.csv`` with a line ``score,0.123456`` for each of coco's.
 
     Args:
-        task: that was run.
-        rows: what was asked.
-        scored: its answers.
+        questions: what was asked.
+        scored: their answers.
         options: of the run.
     """
-    free = next((part for part in scored if part.plan.way.file == "predictions"), None)
-    if task.name == "caption" and free is not None:
-        _write(options, f"metrics-raw-{_name(task, options)}.csv", _raw(rows, free, options))
-        for part in scored:
-            if part.plan.protocol.name == "coco":
-                scores = "".join(f"{key},{value:.6f}\n" for key, value in part.scores.scores.items())
-                write_text(make_folder(Path(options.output_dir)) / f"metrics-{_name(task, options)}.csv", scores)
-    elif task.name == "vqarad" and free is not None:
-        closed = [place for place, row in enumerate(rows) if row.answer_type == "CLOSED"]
-        table = _raw(rows, free, options)
-        name = f"vqarad-{free.plan.way.name}-raw-{_name(task, options)}.csv"
-        _write(options, name, [table[place] for place in closed])
-    elif task.name == "omnimedvqa":
-        part = next((part for part in scored if part.plan.way.name == "mapped_option"), free)
-        if part is not None:
-            _write_omnimedvqa(task, rows, part, options)
+    free = _free(scored)
+    if free is None:
+        return
+    name = options.name or "caption"
+    _write(options, f"metrics-raw-{name}.csv", _raw(questions, free, options))
+    for part in scored:
+        if isinstance(part.plan.protocol, Coco):
+            scores = "".join(f"{key},{value:.6f}\n" for key, value in part.scores.scores.items())
+            write_text(make_folder(Path(options.output_dir)) / f"metrics-{name}.csv", scores)
 
 
-def _write_omnimedvqa(task: Task, rows: Sequence[Row], scored: Scored, options: RunOptions) -> None:
-    mapped = scored.plan.way.name == "mapped_option"
-    way, answer = (scored.plan.way.free, "free_answer") if mapped else (scored.plan.way, "prediction")
-    stem = f"omnimedvqa-{way.name}-raw-{_name(task, options)}{options.folder.removeprefix(task.name)}"
+def vqarad_table(questions: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
+    """Write ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap's judge reads).
+
+    See :func:`caption_tables` for the arguments.
+    """
+    free = _free(scored)
+    if free is None:
+        return
+    table = zip(questions, _raw(questions, free, options), strict=True)
+    name = f"vqarad-{free.plan.method.name}-raw-{options.name or 'vqarad'}.csv"
+    _write(options, name, [line for question, line in table if question.answer_type == "CLOSED"])
+
+
+def omnimedvqa_tables(questions: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
+    """Write ``omnimedvqa-{vqa_type}-raw-{name}.csv``, with ``-{idx}_{chunk}`` behind the name of a part.
+
+    Where an answer was mapped to an option, write also the same name with ``-{accuracy}`` and the columns
+    predict_generated, predict, correct. See :func:`caption_tables` for the arguments.
+    """
+    part = next((part for part in scored if isinstance(part.plan.method, MappedOption)), _free(scored))
+    if part is None:
+        return
+    mapped = isinstance(part.plan.method, MappedOption)
+    method, answer = (part.plan.method.free, "free_answer") if mapped else (part.plan.method, "prediction")
+    stem = f"omnimedvqa-{method.name}-raw-{options.name or 'omnimedvqa'}{options.folder.removeprefix('omnimedvqa')}"
     raw = []
-    for row, entry in zip(rows, scored.entries, strict=True):
-        line = _line(row, way.last_request(row, entry), entry.get(answer, ""), options)
-        line |= dict.fromkeys(_OPTION_COLUMNS, "") | dict(zip(_OPTION_COLUMNS, row.options, strict=False))
-        raw.append(line | {"modality_type": row.meta.get("modality", ""), "question_id": row.id})
+    for question, entry in zip(questions, part.entries, strict=True):
+        line = _line(question, method.last_request(question, entry), entry.get(answer, ""), options)
+        line |= dict.fromkeys(_OPTION_COLUMNS, "") | dict(zip(_OPTION_COLUMNS, question.options, strict=False))
+        raw.append(line | {"modality_type": question.meta.get("modality", ""), "question_id": question.id})
     _write(options, f"{stem}.csv", raw)
     if not mapped:
         return
     table = []
-    for line, row, entry, scores in zip(raw, rows, scored.entries, scored.scores.rows, strict=True):
-        judged = {"predict_generated": entry["prediction"], "predict": _letter(row, scored, scores["choice"])}
+    for line, question, entry, scores in zip(raw, questions, part.entries, part.scores.rows, strict=True):
+        judged = {"predict_generated": entry["prediction"], "predict": _letter(question, part, scores["choice"])}
         table.append(line | judged | {"correct": int(bool(scores["correct"]))})
-    _write(options, f"{stem}-{round(scored.scores.scores['accuracy'], 4)}.csv", table)
+    _write(options, f"{stem}-{round(part.scores.scores['accuracy'], 4)}.csv", table)
 
 
-def _letter(row: Row, scored: Scored, choice: str | None) -> str:
+def _free(scored: Sequence[Scored]) -> Scored | None:
+    """Return the answers that were asked for freely."""
+    return next((part for part in scored if part.plan.protocol.prompt is Prompt.FREE), None)
+
+
+def _letter(question: Question, scored: Scored, choice: str | None) -> str:
     # The other protocol of a mapped option tells the letter itself.
-    if scored.plan.protocol.name == "medcap_option" and choice in row.options:
-        return string.ascii_uppercase[row.options.index(choice)]
+    if isinstance(scored.plan.protocol, MedcapOption) and choice in question.options:
+        return string.ascii_uppercase[question.options.index(choice)]
     return choice or ""
 
 
-def _raw(rows: Sequence[Row], scored: Scored, options: RunOptions) -> list[dict[str, Any]]:
-    way = scored.plan.way
+def _raw(questions: Sequence[Question], scored: Scored, options: RunOptions) -> list[dict[str, Any]]:
+    method = scored.plan.method
     return [
-        _line(row, way.last_request(row, entry), entry["prediction"], options)
-        for row, entry in zip(rows, scored.entries, strict=True)
+        _line(question, method.last_request(question, entry), entry["prediction"], options)
+        for question, entry in zip(questions, scored.entries, strict=True)
     ]
 
 
-def _line(row: Row, request: Any, answer: str, options: RunOptions) -> dict[str, Any]:
+def _line(question: Question, request: Request | None, answer: str, options: RunOptions) -> dict[str, Any]:
     turns = [] if request is None else text_turns(request.messages, options.num_image_tokens)
     instruction = plain_text([*turns, ("assistant", "")])
-    return dict(zip(_COLUMNS, (row.image or "", instruction, row.references[0], answer), strict=True))
-
-
-def _name(task: Task, options: RunOptions) -> str:
-    return options.name or task.name
+    return dict(zip(_COLUMNS, (question.image or "", instruction, question.references[0], answer), strict=True))
 
 
 def _write(options: RunOptions, name: str, lines: Sequence[dict[str, Any]]) -> None:

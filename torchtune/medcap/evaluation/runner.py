@@ -12,9 +12,8 @@ from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
 from medcap.evaluation.controls import CONTROLS
-from medcap.evaluation.medcap_2024_tables import write_medcap_tables
 from medcap.evaluation.predictions import settings_fingerprint
-from medcap.evaluation.prompting import Plan
+from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.results_table import append_result
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.summary import leaves, value_at
@@ -22,7 +21,7 @@ from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.files import make_folder, plain, write_json
 from medcap.scoring.protocols import ProtocolScores, nested
-from medcap.scoring.question import Row, answer_to
+from medcap.scoring.question import Question
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
 
@@ -48,20 +47,20 @@ _HEADLINE = (
 def run_task(
     task: Task,
     benchmark: Benchmark,
-    plans: Sequence[Plan],
+    plans: Sequence[ScoringPlan],
     engine: Engine,
     options: RunOptions,
     reader: ImageReader | None = None,
 ) -> dict[str, Any]:
     """Ask, score, and write ``<output_dir>/<task>/``.
 
-    It holds predictions.jsonl and its like for other ways of asking and for controls, metrics.json and report.html;
+    It holds predictions.jsonl and its like for other prompt methods and for controls, metrics.json and report.html;
     medcap's tables go to ``output_dir`` itself. A run that was killed goes on with the rows that have no answer yet.
 
     Args:
         task: what to run.
         benchmark: from ``task.load``, perhaps with fewer rows.
-        plans: protocols with their ways of asking; the first one gives the headline.
+        plans: protocols with their prompt methods; the first one gives the headline.
         engine: the model.
         options: see :class:`RunOptions`.
         reader: opens images for the page; None shows only those in their file's own folder.
@@ -116,22 +115,24 @@ def run_task(
             "settings": settings,
         }
     )
-    write_medcap_tables(task, rows, own, options)
+    if task.legacy_table is not None:
+        task.legacy_table(rows, own, options)
     task_report(TaskResult(task, rows, own, controls, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
     write_json(folder / METRICS, plain(result))
     return result
 
 
-def _ask_and_score(rows: Sequence[Row], plans: Sequence[Plan], engine: Engine, store: PredictionStore) -> list[Scored]:
+def _ask_and_score(
+    rows: Sequence[Question], plans: Sequence[ScoringPlan], engine: Engine, store: PredictionStore
+) -> list[Scored]:
     asked: dict[str, list[Entry]] = {}
     result = []
     for plan in plans:
-        if plan.way.file not in asked:
-            asked[plan.way.file] = plan.way.ask(rows, engine, store)
-        entries = asked[plan.way.file]
-        answers = [answer_to(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
-        result.append(Scored(plan, entries, plan.protocol.score(answers)))
+        if plan.method.file not in asked:
+            asked[plan.method.file] = plan.method.ask(rows, engine, store)
+        entries = asked[plan.method.file]
+        result.append(Scored(plan, entries, plan.protocol.score(plan.answers(rows, entries))))
     return result
 
 
@@ -140,15 +141,15 @@ def _old_answers(store: PredictionStore) -> list[str]:
     return [f"{count} answers were made under other settings than these"] if count else []
 
 
-def _block(rows: Sequence[Row], scored: Scored, controls: Mapping[str, Scored]) -> dict[str, Any]:
+def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Scored]) -> dict[str, Any]:
     plan, scores = scored.plan, scored.scores
     groups = [row.groups for row in rows]
     return {
         "protocol": plan.protocol.name,
         "description": plan.protocol.description,
-        "asked": plan.way.name,
-        "prompt": plan.way.template,
-        "prompt_sha256": hashlib.sha256(plan.way.template.encode()).hexdigest(),
+        "asked": plan.method.name,
+        "prompt": plan.method.template,
+        "prompt_sha256": hashlib.sha256(plan.method.template.encode()).hexdigest(),
         "headline": plan.protocol.headline,
         **nested(scores.counts),
         "truncated": sum(entry.get("finish") == "length" for entry in scored.entries),

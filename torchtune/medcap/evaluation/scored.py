@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.evaluation.answering import Entry
-from medcap.evaluation.prompting import Plan
+from medcap.evaluation.prompting import ScoringPlan
 from medcap.scoring.protocols import ProtocolScores
 
 
@@ -46,6 +46,6 @@ class RunOptions:
 class Scored:
     """One plan's answers and their scores."""
 
-    plan: Plan
+    plan: ScoringPlan
     entries: list[Entry]
     scores: ProtocolScores

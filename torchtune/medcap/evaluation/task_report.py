@@ -17,7 +17,7 @@ from medcap.report.gallery import Gallery, Sample
 from medcap.report.page import Page
 from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task
@@ -42,7 +42,7 @@ class TaskResult:
     """
 
     task: Task
-    rows: Sequence[Row]
+    rows: Sequence[Question]
     own: Sequence[Scored]
     controls: Mapping[str, Sequence[Scored]]
     metrics: Mapping[str, Any]
@@ -195,7 +195,7 @@ def _confusions(result: TaskResult) -> ConfusionMaps | None:
     pairs: dict[str, list[tuple[str, str]]] = {}
     for row, entry, scores in zip(result.rows, scored.entries, scored.scores.rows, strict=True):
         if scores.get("correct") is not None and (row.options or row.answer_type == "CLOSED"):
-            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.field)
+            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.protocol.field)
             pairs.setdefault(row.meta.get("modality", "all rows"), []).append((row.references[0], given or ""))
     largest = sorted(pairs, key=lambda name: (-len(pairs[name]), name))[:_MOST_MAPS]
     maps = {name: confusion(pairs[name]) for name in sorted(largest)}
@@ -234,10 +234,10 @@ def _samples(result: TaskResult) -> list[Sample]:
         score = None if decided is not None or scores["value"] is None else (name, scores["value"])
         samples.append(
             Sample(
-                generated=entry.get(head.plan.field) or "",
+                generated=entry.get(head.plan.protocol.field) or "",
                 references=row.references,
                 image=None if row.problem else row.image,
-                question=row.question,
+                question=row.text,
                 correct=None if decided is None else bool(decided),
                 score=score,
                 name=row.id,
@@ -251,7 +251,7 @@ def _samples(result: TaskResult) -> list[Sample]:
     return samples
 
 
-def _chosen(row: Row, scores: Mapping[str, Any]) -> str | None:
+def _chosen(row: Question, scores: Mapping[str, Any]) -> str | None:
     """Return the option that an answer was taken for; a protocol may tell it by its letter."""
     choice = scores.get("choice")
     place = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1

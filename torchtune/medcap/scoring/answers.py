@@ -11,7 +11,7 @@ from typing import Any
 from medcap.data.json_text import parse_json
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
-from medcap.scoring.question import GROUPS, Answer
+from medcap.scoring.question import GROUPS, Answer, Question
 from medcap.scoring.replies.numbers import number_text
 
 _PREDICTION_KEYS = ("prediction", "text")
@@ -61,12 +61,13 @@ def read_answers(path: str | Path) -> list[Answer]:
             answer = _answer(value, index)
         except UserError as error:
             raise UserError(f"{path}, row {index}: {error}") from None
-        if answer.question_id in seen:
+        name = answer.question.id
+        if name in seen:
             raise UserError(
-                f"{path}: rows {seen[answer.question_id]} and {index} have the same question_id"
-                f" {answer.question_id!r}: give each row an id of its own"
+                f"{path}: rows {seen[name]} and {index} have the same question_id {name!r}: give each row an id of its"
+                " own"
             )
-        seen[answer.question_id] = index
+        seen[name] = index
         answers.append(answer)
     return answers
 
@@ -154,17 +155,18 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
     columns = tuple(option if option.strip() else "" for option in columns)
     given = tuple(option for option in columns if option)
     image = value.get("image")
-    return Answer(
-        question_id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
-        question="" if _missing(value.get("question")) else _text(value["question"], "question"),
+    question = Question(
+        id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
+        messages=(),
         references=tuple(_texts(reference if isinstance(reference, list) else [reference], "'reference'")),
-        prediction="" if _missing(prediction) else _text(prediction, "prediction"),
+        image=image if isinstance(image, str) else None,
         options=given,
         answer_type="" if _missing(value.get("answer_type")) else _text(value["answer_type"], "answer_type"),
-        groups={name: group for name, group in groups.items() if group},
-        image=image if isinstance(image, str) else "",
+        meta=groups,
+        words="" if _missing(value.get("question")) else _text(value["question"], "question"),
         columns=columns if len(given) < len(columns) else (),
     )
+    return Answer(question, "" if _missing(prediction) else _text(prediction, "prediction"))
 
 
 def _texts(values: Sequence[Any], name: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.multiple_choice import MultipleChoice
-from medcap.scoring.question import Answer
+from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.numbers import plain_number
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, Interval, bootstrap_group_mean, bootstrap_interval
 
@@ -121,7 +121,7 @@ def pair_answers(
             f" {next(iter(left), 'none')!r} and {next(iter(right), 'none')!r}): compare answers to the same benchmark"
         )
     for key in common:
-        _check_same(left[key], right[key], names)
+        _check_same(left[key].question, right[key].question, names)
     return Pairs(
         [_with_type_of(left[key], right[key]) for key in common],
         [_with_type_of(right[key], left[key]) for key in common],
@@ -133,18 +133,18 @@ def pair_answers(
 def _by_id(answers: Sequence[Answer], name: str) -> dict[str, Answer]:
     known: dict[str, Answer] = {}
     for answer in answers:
-        if answer.question_id in known:
+        if answer.question.id in known:
             raise UserError(
-                f"{name}: question_id {answer.question_id!r} stands there twice, so its rows cannot be paired:"
+                f"{name}: question_id {answer.question.id!r} stands there twice, so its rows cannot be paired:"
                 " give each row an id of its own"
             )
-        known[answer.question_id] = answer
+        known[answer.question.id] = answer
     return known
 
 
-def _check_same(first: Answer, second: Answer, names: tuple[str, str]) -> None:
+def _check_same(first: Question, second: Question, names: tuple[str, str]) -> None:
     for label, here, there in (
-        ("question", [first.question], [second.question]),
+        ("question", [first.text], [second.text]),
         ("reference", first.references, second.references),
         # A file of somebody else's answers may leave the options out.
         ("list of options", first.lettered or second.lettered, second.lettered or first.lettered),
@@ -153,14 +153,16 @@ def _check_same(first: Answer, second: Answer, names: tuple[str, str]) -> None:
             plain_number(" ".join(text.split())) for text in there
         ]:
             raise UserError(
-                f"question_id {first.question_id!r}: its {label} differs: {_short(here)} in {names[0]},"
+                f"question_id {first.id!r}: its {label} differs: {_short(here)} in {names[0]},"
                 f" {_short(there)} in {names[1]}; compare answers to the same questions"
             )
 
 
 def _with_type_of(answer: Answer, other: Answer) -> Answer:
     """Return an answer whose file leaves the answer_type out, with that of the other file."""
-    return answer if answer.answer_type else replace(answer, answer_type=other.answer_type)
+    if answer.question.answer_type:
+        return answer
+    return replace(answer, question=replace(answer.question, answer_type=other.question.answer_type))
 
 
 def _short(texts: Sequence[str]) -> str:
@@ -270,7 +272,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     """
     scores = protocol.score(pairs.first), protocol.score(pairs.second)
     compared = [
-        (answer.groups.get("modality", ""), one, other)
+        (answer.question.groups.get("modality", ""), one, other)
         for answer, one, other in zip(pairs.first, scores[0].rows, scores[1].rows, strict=True)
         if one.get("value") is not None and other.get("value") is not None
     ]
@@ -329,15 +331,15 @@ def _notices(
             f"common rows that do not count for {headline}: {len(pairs.first) - compared:,} of {len(pairs.first):,}"
         )
     differing = [
-        (one, other)
+        (one.question, other.question)
         for one, other in zip(pairs.first, pairs.second, strict=True)
-        if one.answer_type.strip().upper() != other.answer_type.strip().upper()
+        if one.question.answer_type.strip().upper() != other.question.answer_type.strip().upper()
     ]
     if differing:
         one, other = differing[0]
         lines.append(
             f"common rows whose answer_type differs, each side scored by its own: {len(differing):,} (the first:"
-            f" {one.question_id}, {one.answer_type} in A, {other.answer_type} in B)"
+            f" {one.id}, {one.answer_type} in A, {other.answer_type} in B)"
         )
     if any(abs(side.score - side.mean) > 1e-9 for side in sides):
         lines.append(

@@ -1,11 +1,11 @@
-"""What is asked, and what is scored: a benchmark's rows and the answers to them."""
+"""What is asked and what is scored: questions with their targets, and answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchtune.data import Message
@@ -15,45 +15,60 @@ GROUPS = ("modality", "question_type", "answer_type", "organ")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing to ask the model.
+class Question:
+    """One question and its targets. A further kind of target is one more field here.
 
     Attributes:
-        id: unique in its benchmark.
-        messages: the turns before the answer; image parts hold paths that an ``ImageReader`` resolved.
-        references: accepted answers or captions, at least one.
-        image: path of the first image; None where there is none.
+        id: unique in its benchmark or file.
+        messages: the turns before the answer; image parts hold paths that an ``ImageReader`` resolved. Empty in a file
+            of answers, where only ``words`` are known.
+        references: accepted answers or captions, at least one; a protocol that knows only one takes the first.
+        image: the first image; as the row names it in a file of answers; None where there is none.
         options: of a multiple-choice question, in their order, without empty ones.
         answer_type: ``OPEN``, ``CLOSED``, or empty where the benchmark does not say.
-        meta: further text fields, such as modality, question_type, organ.
-        problem: why this row cannot be asked; it then counts as a failure, in every denominator.
+        meta: further text fields, such as modality, question_type, organ; an ``answer_type`` among them is the one
+            that tables show.
+        problem: why this question cannot be asked; it then counts as a failure, in every denominator.
+        words: the question where there are no turns.
+        columns: the options with "" for each column that holds none; empty where every column holds one.
     """
 
     id: str
-    messages: list[Message]
-    references: list[str]
-    image: Path | None = None
+    messages: Sequence[Message]
+    references: tuple[str, ...]
+    image: Path | str | None = None
     options: tuple[str, ...] = ()
     answer_type: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
+    words: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
-    def question(self) -> str:
+    def text(self) -> str:
         """The words of the last turn."""
-        return message_text(self.messages[-1]) if self.messages else ""
+        return message_text(self.messages[-1]) if self.messages else self.words
 
     @property
     def images(self) -> list[str]:
         """The image paths in the order of the turns."""
-        parts = [part for message in self.messages for part in message.content]
-        return [str(part["content"]) for part in parts if part["type"] == "image"]
+        return [path for message in self.messages for path in message_images(message)]
+
+    @property
+    def reference(self) -> str | list[str]:
+        """The references as a file holds them: the text of one, or a list."""
+        return self.references[0] if len(self.references) == 1 else list(self.references)
 
     @property
     def groups(self) -> dict[str, str]:
         """Its value in each of ``GROUPS`` that it has."""
-        values = {**self.meta, "answer_type": self.answer_type}
+        values = {"answer_type": self.answer_type, **self.meta}
         return {name: values[name] for name in GROUPS if values.get(name)}
+
+    @property
+    def lettered(self) -> tuple[str, ...]:
+        """The options by their letter, A first; "" where a letter has none."""
+        return self.columns or self.options
 
 
 @dataclass(frozen=True)
@@ -61,31 +76,14 @@ class Answer:
     """One answer, of any model, ready to be scored.
 
     Attributes:
-        question_id: unique in its file.
-        question: the words that were asked.
-        references: accepted answers, at least one; a protocol that knows only one takes the first.
+        question: what was asked.
         prediction: what was answered; "" where there is no answer, which is a failure.
-        options: of a multiple-choice question, in their order, without empty ones.
-        answer_type: ``OPEN``, ``CLOSED`` or empty.
-        groups: name -> value that tables split the scores by; see ``GROUPS``.
-        image: as the row names it; empty where there is none.
-        columns: the options with "" for each column that holds none; empty where every column holds one.
+        outputs: what the model gave beside its words, such as boxes.
     """
 
-    question_id: str
-    question: str
-    references: tuple[str, ...]
+    question: Question
     prediction: str
-    options: tuple[str, ...] = ()
-    answer_type: str = ""
-    groups: Mapping[str, str] = field(default_factory=dict)
-    image: str = ""
-    columns: tuple[str, ...] = ()
-
-    @property
-    def lettered(self) -> tuple[str, ...]:
-        """The options by their letter, A first; "" where a letter has none."""
-        return self.columns or self.options
+    outputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -93,28 +91,11 @@ class Answer:
         return not self.prediction.strip()
 
 
-def answer_to(row: Row, prediction: str) -> Answer:
-    """Put a row and what was answered together.
-
-    Args:
-        row: what was asked.
-        prediction: "" where there is no answer.
-
-    Returns:
-        What protocols score.
-    """
-    return Answer(
-        row.id,
-        row.question,
-        tuple(row.references),
-        prediction,
-        row.options,
-        row.answer_type,
-        row.groups,
-        str(row.image or ""),
-    )
-
-
 def message_text(message: Message) -> str:
     """Return a turn's words without its images, stripped."""
     return "".join(part["content"] for part in message.content if part["type"] == "text").strip()
+
+
+def message_images(message: Message) -> list[str]:
+    """Return the paths of a turn's images, in order."""
+    return [str(part["content"]) for part in message.content if part["type"] == "image"]

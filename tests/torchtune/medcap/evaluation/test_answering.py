@@ -7,10 +7,11 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import PredictionStore, collect, generated, scored
 from medcap.generation.prompt import user_message
 from medcap.generation.request import CandidateScores, Generation, Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 ROWS = [
-    Row(f"q{index}", [user_message(None, f"What is {index}?")], ["x"], meta={"modality": "CT"}) for index in range(6)
+    Question(f"q{index}", [user_message(None, f"What is {index}?")], ("x",), meta={"modality": "CT"})
+    for index in range(6)
 ]
 
 

@@ -3,12 +3,14 @@ from torchtune.data import Message
 
 from medcap.errors import UserError
 from medcap.evaluation.controls import CONTROLS, no_image, shuffled_images
-from medcap.scoring.question import Row, message_text
+from medcap.scoring.question import Question, message_text
 
 
 def row(name, *images, problem=None):
     content = [{"type": "image", "content": image} for image in images] + [{"type": "text", "content": "\nWhat?"}]
-    return Row(name, [Message(role="user", content=content)], ["a"], images[0] if images else None, problem=problem)
+    return Question(
+        name, [Message(role="user", content=content)], ("a",), images[0] if images else None, problem=problem
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))

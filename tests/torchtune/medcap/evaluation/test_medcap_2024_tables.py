@@ -1,15 +1,12 @@
 import csv
 
-import pytest
-
 from helpers.recorded_engine import RecordedEngine, question_row
 from medcap.evaluation.answering import PredictionStore
-from medcap.evaluation.medcap_2024_tables import write_medcap_tables
+from medcap.evaluation.medcap_2024_tables import caption_tables, omnimedvqa_tables, vqarad_table
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.tasks import TASKS
 from medcap.scoring.protocols import Coco, ProtocolScores
-from medcap.scoring.question import answer_to
 
 USER, ASSISTANT = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("user", "assistant"))
 END = "<|eot_id|>"
@@ -26,9 +23,8 @@ def asked(folder, rows, protocols, vqa_type, model):
     """Answers to rows with their scores, as a run has them."""
     result = []
     for plan in plan_protocols(protocols, vqa_type):
-        entries = plan.way.ask(rows, model.engine(), PredictionStore(folder / "answers", {}))
-        answers = [answer_to(row, entry.get(plan.field) or "") for row, entry in zip(rows, entries, strict=True)]
-        result.append(Scored(plan, entries, plan.protocol.score(answers)))
+        entries = plan.method.ask(rows, model.engine(), PredictionStore(folder / "answers", {}))
+        result.append(Scored(plan, entries, plan.protocol.score(plan.answers(rows, entries))))
     return result
 
 
@@ -55,7 +51,7 @@ def options_of(output_dir, **fields):
 
 def test_omnimedvqa_in_medcaps_columns(tmp_path):
     scored = asked(tmp_path, ROWS, ["medcap_letter"], "no_cond_desc", RecordedEngine(reply))
-    write_medcap_tables(TASKS["omnimedvqa"](), ROWS, scored, options_of(tmp_path, folder="omnimedvqa"))
+    omnimedvqa_tables(ROWS, scored, options_of(tmp_path, folder="omnimedvqa"))
     raw, judged = "omnimedvqa-no_cond_desc-raw-meta_model_4.csv", "omnimedvqa-no_cond_desc-raw-meta_model_4-0.75.csv"
     assert files(tmp_path) == [judged, raw]
     assert (tmp_path / raw).read_bytes().startswith(b"\xef\xbb\xbfimage,instruction,output,generated,option_A,")
@@ -95,9 +91,7 @@ def test_a_robustly_parsed_option_is_told_by_its_letter(tmp_path):
     predicted = {}
     for protocol in ("medcap_option", "medcap_letter"):
         folder = tmp_path / protocol
-        write_medcap_tables(
-            TASKS["omnimedvqa"](), rows, asked(folder, rows, [protocol], "direct", model), options_of(folder)
-        )
+        omnimedvqa_tables(rows, asked(folder, rows, [protocol], "direct", model), options_of(folder))
         (judged,) = folder.glob("*-raw-meta_model_4-*.csv")
         predicted[protocol] = [(line["predict"], line["correct"]) for line in read(judged)[1]]
     # The letter A is the option "B".
@@ -112,14 +106,14 @@ def test_golden_letters_of_two_modalities(tmp_path):
     ]
     model = RecordedEngine(lambda request: {"1": "A.", "2": "b"}[request.id])
     scored = asked(tmp_path, rows, ["medcap_letter"], "omit", model)
-    write_medcap_tables(TASKS["omnimedvqa"](), rows, scored, options_of(tmp_path))
+    omnimedvqa_tables(rows, scored, options_of(tmp_path))
     _, lines = read(tmp_path / "omnimedvqa-omit-raw-meta_model_4-1.0.csv")
     assert [(line["predict"], line["correct"]) for line in lines] == [("A", "1"), ("B", "1")]
 
 
 def test_a_part_has_its_number_in_the_name(tmp_path):
     scored = asked(tmp_path, ROWS, ["medcap_option", "medcap_letter"], "omit", RecordedEngine(reply))
-    write_medcap_tables(TASKS["omnimedvqa"](), ROWS, scored, options_of(tmp_path, folder="omnimedvqa-2_5"))
+    omnimedvqa_tables(ROWS, scored, options_of(tmp_path, folder="omnimedvqa-2_5"))
     assert files(tmp_path) == [
         "omnimedvqa-omit-raw-meta_model_4-2_5-0.75.csv",
         "omnimedvqa-omit-raw-meta_model_4-2_5.csv",
@@ -128,7 +122,7 @@ def test_a_part_has_its_number_in_the_name(tmp_path):
 
 def test_free_answers_that_were_not_mapped_leave_the_raw_table_alone(tmp_path):
     scored = asked(tmp_path, ROWS, ["exact", "option_text"], "omit", RecordedEngine(reply))
-    write_medcap_tables(TASKS["omnimedvqa"](), ROWS, scored, options_of(tmp_path))
+    omnimedvqa_tables(ROWS, scored, options_of(tmp_path))
     assert files(tmp_path) == ["omnimedvqa-omit-raw-meta_model_4.csv"]
     _, lines = read(tmp_path / "omnimedvqa-omit-raw-meta_model_4.csv")
     assert [line["generated"] for line in lines] == ["about ct-1", "about xr-1", "about xr-2"]
@@ -137,13 +131,13 @@ def test_free_answers_that_were_not_mapped_leave_the_raw_table_alone(tmp_path):
 
 def test_likelihoods_alone_leave_no_table(tmp_path):
     scored = asked(tmp_path, ROWS, ["option_text"], "direct", RecordedEngine())
-    write_medcap_tables(TASKS["omnimedvqa"](), ROWS, scored, options_of(tmp_path))
+    omnimedvqa_tables(ROWS, scored, options_of(tmp_path))
     assert files(tmp_path) == []
 
 
 def test_an_answer_that_failed_is_an_empty_cell(tmp_path):
     scored = asked(tmp_path, ROWS, ["medcap_letter"], "cond_desc", RecordedEngine(reply, unanswered=["ct-1"]))
-    write_medcap_tables(TASKS["omnimedvqa"](), ROWS, scored, options_of(tmp_path))
+    omnimedvqa_tables(ROWS, scored, options_of(tmp_path))
     (judged,) = tmp_path.glob("*-raw-meta_model_4-*.csv")
     line = read(judged)[1][0]
     assert (line["generated"], line["predict_generated"], line["predict"], line["correct"]) == ("", "", "", "0")
@@ -157,7 +151,7 @@ def test_vqarad_holds_the_closed_questions(tmp_path):
     ]
     model = RecordedEngine(reply)
     scored = asked(tmp_path, rows, ["exact"], "no_cond_desc_no_image", model)
-    write_medcap_tables(TASKS["vqarad"](), rows, scored, options_of(tmp_path))
+    vqarad_table(rows, scored, options_of(tmp_path))
     assert files(tmp_path) == ["vqarad-no_cond_desc_no_image-raw-meta_model_4.csv"]
     columns, lines = read(tmp_path / files(tmp_path)[0])
     assert columns == RAW
@@ -173,7 +167,7 @@ def test_vqarad_holds_the_closed_questions(tmp_path):
 def test_without_a_checkpoints_name_files_bear_the_tasks(tmp_path):
     rows = [question_row("1", "What is it?", "a.png", "a lung", answer_type="OPEN")]
     scored = asked(tmp_path, rows, ["exact"], "direct", RecordedEngine())
-    write_medcap_tables(TASKS["vqarad"](), rows, scored, RunOptions(tmp_path))
+    vqarad_table(rows, scored, RunOptions(tmp_path))
     assert (tmp_path / "vqarad-direct-raw-vqarad.csv").read_bytes() == (
         b"\xef\xbb\xbfimage,instruction,output,generated\n"
     )
@@ -185,7 +179,7 @@ def test_captions_leave_the_raw_table_and_the_scores_of_coco(tmp_path, monkeypat
     )
     rows = [question_row("1", "", "a.png", "Clear lungs.")]
     scored = asked(tmp_path, rows, ["exact", "coco"], "direct", RecordedEngine(reply))
-    write_medcap_tables(TASKS["caption"](), rows, scored, options_of(tmp_path))
+    caption_tables(rows, scored, options_of(tmp_path))
     assert files(tmp_path) == ["metrics-meta_model_4.csv", "metrics-raw-meta_model_4.csv"]
     assert (tmp_path / "metrics-meta_model_4.csv").read_bytes() == b"Bleu_1,0.250000\nCIDEr,7.651380\n"
     _, (line,) = read(tmp_path / "metrics-raw-meta_model_4.csv")
@@ -197,8 +191,9 @@ def test_captions_leave_the_raw_table_and_the_scores_of_coco(tmp_path, monkeypat
     }
 
 
-@pytest.mark.parametrize("task", ["slake", "pathvqa", "pmcvqa", "vqamed", "vqa"])
-def test_other_tasks_have_no_table_of_medcaps(tmp_path, task):
-    scored = asked(tmp_path, ROWS, ["exact", "medcap_letter"], "direct", RecordedEngine(reply))
-    write_medcap_tables(TASKS[task](), ROWS, scored, options_of(tmp_path))
-    assert files(tmp_path) == []
+def test_the_tasks_of_medcap_have_its_tables_and_no_other():
+    assert {name: task.legacy_table for name, task in TASKS.items() if task.legacy_table} == {
+        "caption": caption_tables,
+        "omnimedvqa": omnimedvqa_tables,
+        "vqarad": vqarad_table,
+    }

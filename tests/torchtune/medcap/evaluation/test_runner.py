@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.recorded_engine import fake_engine
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.answering import Engine
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
@@ -32,7 +32,7 @@ class Answers:
         self.stop_after = stop_after
 
     def engine(self):
-        return Engine(self.generate, self.score)
+        return fake_engine(self.generate, self.score)
 
     def generate(self, requests, on_result):
         for index, request in enumerate(requests):

@@ -4,9 +4,9 @@ from pathlib import Path
 from PIL import Image
 
 from helpers.pages import ATTACK, check
+from helpers.recorded_engine import fake_engine
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.answering import Engine
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
@@ -29,7 +29,7 @@ def page_of(folder: Path, rows: list[dict], answer) -> str:
     task = VqaTask()
     benchmark = task.load(source)
     options = RunOptions(folder / "out", {"checkpoint": ATTACK, "sampling": {ATTACK: ATTACK}}, name=NAME)
-    engine = Engine(generate, generate)
+    engine = fake_engine(generate, generate)
     run_task(task, benchmark, plan_protocols(["exact"]), engine, options, ImageReader(benchmark.image_roots))
     return (folder / "out" / "vqa" / "report.html").read_text(encoding="utf-8")
 

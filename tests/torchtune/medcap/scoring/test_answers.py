@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.answers import read_answers, read_candidates
-from medcap.scoring.question import Answer
 
 ROW = {"question_id": "1", "question": "Which organ?", "reference": "lung", "prediction": "the lung"}
 
@@ -32,14 +32,14 @@ def test_a_full_row_and_keys_that_are_not_known(write):
         "num_tokens": 4,
     }
     assert read_answers(write(row)) == [
-        Answer(
+        make_answer(
             "1",
             "Which organ?",
             ("lung",),
             "the lung",
             ("heart", "lung"),
             "CLOSED",
-            {"modality": "CT", "question_type": "3", "answer_type": "CLOSED"},
+            {"modality": "CT", "question_type": "3", "answer_type": "CLOSED", "organ": ""},
             "a.png",
         )
     ]
@@ -48,7 +48,7 @@ def test_a_full_row_and_keys_that_are_not_known(write):
 def test_a_json_array_is_read_too(tmp_path):
     path = tmp_path / "answers.json"
     path.write_text(json.dumps([ROW, {**ROW, "question_id": "2"}], indent=1))
-    assert [answer.question_id for answer in read_answers(path)] == ["1", "2"]
+    assert [answer.question.id for answer in read_answers(path)] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_json_array_is_read_too(tmp_path):
 )
 def test_other_names_and_numbers(write, row, expected):
     (answer,) = read_answers(write(row))
-    assert (answer.question_id, answer.references, answer.prediction) == expected
+    assert (answer.question.id, answer.question.references, answer.prediction) == expected
 
 
 def test_a_missing_or_null_prediction_is_a_failure_and_stays(write):
@@ -74,29 +74,29 @@ def test_a_missing_or_null_prediction_is_a_failure_and_stays(write):
 
 def test_empty_options_are_dropped(write):
     (answer,) = read_answers(write({**ROW, "options": ["lung", "", None, float("nan"), "  ", 0]}))
-    assert answer.options == ("lung", "0")
+    assert answer.question.options == ("lung", "0")
     (answer,) = read_answers(write({**ROW, "options": None}))
-    assert answer.options == ()
+    assert answer.question.options == ()
 
 
 def test_the_letters_of_options_are_those_of_their_places(write):
     (answer,) = read_answers(write({**ROW, "options": [None, "heart", " ", "lung"]}))
-    assert (answer.options, answer.lettered) == (("heart", "lung"), ("", "heart", "", "lung"))
+    assert (answer.question.options, answer.question.lettered) == (("heart", "lung"), ("", "heart", "", "lung"))
     (answer,) = read_answers(write({**ROW, "options": ["heart", "lung"]}))
-    assert (answer.columns, answer.lettered) == ((), ("heart", "lung"))
+    assert (answer.question.columns, answer.question.lettered) == ((), ("heart", "lung"))
 
 
 def test_whole_numbers_have_no_fraction_wherever_they_stand(write):
     row = {"question_id": 7.0, "reference": [2.0, "2.0"], "prediction": 1e0, "options": [1.0, 2, 2.5], "organ": 3.0}
     (answer,) = read_answers(write(row))
-    assert (answer.question_id, answer.references, answer.prediction) == ("7", ("2", "2.0"), "1")
-    assert (answer.options, answer.groups) == (("1", "2", "2.5"), {"organ": "3"})
+    assert (answer.question.id, answer.question.references, answer.prediction) == ("7", ("2", "2.0"), "1")
+    assert (answer.question.options, answer.question.groups) == (("1", "2", "2.5"), {"organ": "3"})
 
 
 def test_in_our_own_files_the_last_row_of_a_fingerprint_counts(write):
     first, other = {**ROW, "fingerprint": "f"}, {**ROW, "question_id": "2", "fingerprint": "g"}
     answers = read_answers(write({**first, "prediction": "", "error": "no image"}, other, first))
-    assert [(answer.question_id, answer.prediction) for answer in answers] == [("1", "the lung"), ("2", "the lung")]
+    assert [(answer.question.id, answer.prediction) for answer in answers] == [("1", "the lung"), ("2", "the lung")]
 
 
 @pytest.mark.parametrize("tail", ['{"question_id": "2", "predic', '{"question_id": "2", "prediction": "é'])
@@ -104,7 +104,7 @@ def test_in_our_own_files_a_last_line_that_was_cut_off_is_ignored(write, tail):
     path = write({**ROW, "fingerprint": "f"})
     with path.open("ab") as file:
         file.write(tail.encode()[: -1 if "é" in tail else None])
-    assert [answer.question_id for answer in read_answers(path)] == ["1"]
+    assert [answer.question.id for answer in read_answers(path)] == ["1"]
 
 
 def test_anywhere_else_damage_is_told(write):
@@ -140,7 +140,7 @@ def test_what_is_not_json_is_told_so_and_not_called_cut_off(tmp_path, name, text
 def test_one_object_over_several_lines_is_a_row(tmp_path, indent):
     path = tmp_path / "answers.json"
     path.write_text("\n" + json.dumps(ROW, indent=indent))
-    assert [answer.question_id for answer in read_answers(path)] == ["1"]
+    assert [answer.question.id for answer in read_answers(path)] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_in_our_own_files_a_mended_failure_counts(tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     answers = read_answers(path)
-    assert sorted((answer.question_id, answer.prediction) for answer in answers) == [("q0", "a"), ("q1", "a")]
+    assert sorted((answer.question.id, answer.prediction) for answer in answers) == [("q0", "a"), ("q1", "a")]
 
 
 @pytest.mark.parametrize("key", ["reference", "prediction", "question", "question_id", "modality"])

@@ -1,10 +1,10 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, compare, mcnemar, pair_answers, sign_flip_p, verdict
 from medcap.scoring.protocols import make_protocol
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
-from medcap.scoring.question import Answer
 from medcap.scoring.statistics import Interval
 
 
@@ -18,11 +18,11 @@ class Equal(Protocol):
     def score(self, answers):
         rows = []
         for answer in answers:
-            value = float(answer.prediction in answer.references)
-            decided = not answer.question.startswith(("open", "skip"))
-            value = None if answer.question.startswith("skip") else value
+            value = float(answer.prediction in answer.question.references)
+            decided = not answer.question.text.startswith(("open", "skip"))
+            value = None if answer.question.text.startswith("skip") else value
             rows.append(
-                {"question_id": answer.question_id, "value": value, "correct": bool(value) if decided else None}
+                {"question_id": answer.question.id, "value": value, "correct": bool(value) if decided else None}
             )
         values = [row["value"] for row in rows if row["value"] is not None]
         mean = sum(values) / len(values) if values else 0.0
@@ -39,7 +39,7 @@ class Doubled(Equal):
 
 
 def answers(predictions, question="q", start=0):
-    return [Answer(str(start + place), question, ("yes",), text) for place, text in enumerate(predictions)]
+    return [make_answer(str(start + place), question, ("yes",), text) for place, text in enumerate(predictions)]
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,15 @@ def test_no_common_row_a_double_id_and_different_questions_are_errors():
     with pytest.raises(UserError, match=r"question_id '0': its question differs: 'q' in a\.jsonl, 'other' in b\.jsonl"):
         pair_answers(answers(["a", "b"]), answers(["a", "b"], "other"), ("a.jsonl", "b.jsonl"))
     with pytest.raises(UserError, match=r"its reference differs: 'yes' in the first, 'yes \| no' in the second"):
-        pair_answers(answers(["a"]), [Answer("0", "q", ("yes", "no"), "a")])
+        pair_answers(answers(["a"]), [make_answer("0", "q", ("yes", "no"), "a")])
     with pytest.raises(UserError, match="its list of options differs"):
         pair_answers(
-            [Answer("0", "q", ("yes",), "a", ("yes", "no"))], [Answer("0", "q", ("yes",), "a", ("yes", "maybe"))]
+            [make_answer("0", "q", ("yes",), "a", ("yes", "no"))],
+            [make_answer("0", "q", ("yes",), "a", ("yes", "maybe"))],
         )
-    assert pair_answers([Answer("0", "q", ("yes",), "a", ("yes", "no"))], [Answer("0", "q ", ("yes",), "a")]).first
+    assert pair_answers(
+        [make_answer("0", "q", ("yes",), "a", ("yes", "no"))], [make_answer("0", "q ", ("yes",), "a")]
+    ).first
 
 
 def test_a_comparison_of_right_and_wrong_rows():
@@ -170,7 +173,7 @@ def test_a_headline_over_modalities_is_compared_over_modalities():
         replies = [("CT", "A" if place < ct else "B") for place in range(8)]
         replies += [("MR", "A" if place < mr else "B") for place in range(2)]
         return [
-            Answer(str(place), "q", ("liver",), reply, ("liver", "aorta"), groups={"modality": modality})
+            make_answer(str(place), "q", ("liver",), reply, ("liver", "aorta"), groups={"modality": modality})
             for place, (modality, reply) in enumerate(replies)
         ]
 
@@ -234,7 +237,7 @@ def test_sides_that_are_equal_on_every_row_have_an_interval_with_a_width():
 
 def test_a_difference_over_modalities_has_a_width_too():
     side = [
-        Answer(str(place), "q", ("liver",), "A", ("liver", "aorta"), groups={"modality": modality})
+        make_answer(str(place), "q", ("liver",), "A", ("liver", "aorta"), groups={"modality": modality})
         for place, modality in enumerate(["CT"] * 8 + ["MR"] * 2)
     ]
     # Two means of 8 and 2 rows tell as much as one of 4 / (1/8 + 1/2) = 6.4 rows.
@@ -254,12 +257,12 @@ def test_scores_without_bounds_keep_the_interval_that_they_have():
 
 def test_rows_that_are_open_on_one_side_and_closed_on_the_other_are_told():
     first = [
-        Answer("0", "q", ("yes",), "yes", answer_type="OPEN"),
-        Answer("1", "q", ("yes",), "yes", answer_type="CLOSED"),
+        make_answer("0", "q", ("yes",), "yes", answer_type="OPEN"),
+        make_answer("1", "q", ("yes",), "yes", answer_type="CLOSED"),
     ]
     second = [
-        Answer("0", "q", ("yes",), "no", answer_type="CLOSED"),
-        Answer("1", "q", ("yes",), "no", answer_type="closed "),
+        make_answer("0", "q", ("yes",), "no", answer_type="CLOSED"),
+        make_answer("1", "q", ("yes",), "no", answer_type="closed "),
     ]
     result = compare(pair_answers(first, second), Equal())
     assert (
@@ -269,16 +272,16 @@ def test_rows_that_are_open_on_one_side_and_closed_on_the_other_are_told():
 
 
 def test_an_answer_type_that_one_side_leaves_out_is_the_other_sides():
-    first = [Answer("0", "q", ("yes",), "yes", answer_type="CLOSED")]
-    pairs = pair_answers(first, [Answer("0", "q", ("yes",), "no")])
-    assert [answers[0].answer_type for answers in (pairs.first, pairs.second)] == ["CLOSED", "CLOSED"]
+    first = [make_answer("0", "q", ("yes",), "yes", answer_type="CLOSED")]
+    pairs = pair_answers(first, [make_answer("0", "q", ("yes",), "no")])
+    assert [answers[0].question.answer_type for answers in (pairs.first, pairs.second)] == ["CLOSED", "CLOSED"]
     result = compare(pairs, make_protocol("llava_med"))
     assert (result.n, result.first_only) == (1, 1)
     assert not any("answer_type" in notice for notice in result.notices)
 
 
 def test_references_may_be_one_number_in_two_spellings_and_options_keep_their_letters():
-    assert pair_answers([Answer("0", "q", ("2",), "a")], [Answer("0", "q", ("2.0",), "a")]).first
-    first = Answer("0", "q", ("yes",), "a", ("yes", "no"), columns=("", "yes", "no"))
+    assert pair_answers([make_answer("0", "q", ("2",), "a")], [make_answer("0", "q", ("2.0",), "a")]).first
+    first = make_answer("0", "q", ("yes",), "a", ("yes", "no"), columns=("", "yes", "no"))
     with pytest.raises(UserError, match="its list of options differs"):
-        pair_answers([first], [Answer("0", "q", ("yes",), "a", ("yes", "no"))])
+        pair_answers([first], [make_answer("0", "q", ("yes",), "a", ("yes", "no"))])

@@ -141,7 +141,7 @@ def judge_prompt(answer: Answer) -> str:
     Returns:
         The text.
     """
-    return _prompt(answer.question, answer.prediction, " or ".join(answer.references))
+    return _prompt(answer.question.text, answer.prediction, " or ".join(answer.question.references))
 
 
 def file_name(name: str) -> str:

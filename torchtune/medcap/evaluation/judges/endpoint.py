@@ -63,7 +63,7 @@ class EndpointJudge(Judge):
 
     Example:
         >>> judge = EndpointJudge("Llama-3.1-70B-Instruct", "http://localhost:8000/v1", concurrency=32)
-        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question_id, verdict.value))
+        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question.id, verdict.value))
     """
 
     kind: ClassVar[str] = "endpoint"

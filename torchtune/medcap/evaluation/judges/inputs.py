@@ -9,7 +9,7 @@ from pathlib import Path
 from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
 from medcap.errors import UserError
 from medcap.scoring.answers import read_answers
-from medcap.scoring.question import GROUPS, Answer
+from medcap.scoring.question import GROUPS, Answer, Question
 
 _COLUMNS = ("instruction", "output", "generated")
 _GROUP_COLUMNS = {group: (group,) for group in GROUPS} | {"modality": ("modality", "modality_type")}
@@ -36,7 +36,7 @@ def read_judged(source: str | Path) -> list[Answer]:
     answers = read_raw_table(path) if path.suffix.lower() == ".csv" else read_answers(path)
     if not answers:
         raise UserError(f"{path} holds no answers")
-    unasked = next((answer.question_id for answer in answers if not answer.question.strip()), None)
+    unasked = next((answer.question.id for answer in answers if not answer.question.text.strip()), None)
     if unasked is not None:
         raise UserError(f"{path}: the row with question_id {unasked!r} has no question, which a judge must know")
     return answers
@@ -100,21 +100,24 @@ def _answer(row: Mapping[str, str], number: int) -> Answer:
     groups = {
         group: next((row[name] for name in names if row.get(name)), "") for group, names in _GROUP_COLUMNS.items()
     }
-    return Answer(
-        question_id=row.get("question_id") or str(number),
-        question=last_question(row["instruction"]),
+    question = Question(
+        id=row.get("question_id") or str(number),
+        messages=(),
         references=(row["output"],),
-        prediction=row["generated"],
+        image=row.get("image"),
         answer_type=row.get("answer_type", ""),
-        groups={group: value for group, value in groups.items() if value},
-        image=row.get("image", ""),
+        meta={group: value for group, value in groups.items() if value},
+        words=last_question(row["instruction"]),
     )
+    return Answer(question, row["generated"])
 
 
 def _with_unique_ids(answers: Sequence[Answer]) -> list[Answer]:
     seen: dict[str, int] = {}
     result = []
     for answer in answers:
-        seen[answer.question_id] = count = seen.get(answer.question_id, 0) + 1
-        result.append(answer if count == 1 else replace(answer, question_id=f"{answer.question_id}#{count}"))
+        question = answer.question
+        seen[question.id] = count = seen.get(question.id, 0) + 1
+        named = question if count == 1 else replace(question, id=f"{question.id}#{count}")
+        result.append(replace(answer, question=named))
     return result

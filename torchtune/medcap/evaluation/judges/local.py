@@ -52,7 +52,7 @@ class LocalJudge(Judge):
 
     Example:
         >>> judge = LocalJudge("./models/llama3/Meta-Llama-3.1-70B-Instruct", bits=4, device=torch.device("cuda"))
-        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question_id, verdict.value))
+        >>> judge.judge(answers, lambda place, verdict: print(answers[place].question.id, verdict.value))
     """
 
     kind: ClassVar[str] = "local"

@@ -41,8 +41,8 @@ def write_csv(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for answer, row in zip(answers, rows, strict=True):
-        own = (row["reply"] or "", row["verdict"] or "", answer.question_id, row["error"] or "")
-        writer.writerow([answer.image, judge_prompt(answer), *own])
+        own = (row["reply"] or "", row["verdict"] or "", answer.question.id, row["error"] or "")
+        writer.writerow([answer.question.image or "", judge_prompt(answer), *own])
     start = f"{stem}-{file_name(judge)}-"
     name = f"{start}{round(accuracy, 5)}.csv"
     before = Path(metrics_before(folder).get("csv", "")).name

@@ -173,7 +173,7 @@ def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsi
     if answer.failed:
         file.append(_entry(answer, fingerprint, value=WRONG))
         return False
-    if not any(reference.strip() for reference in answer.references):
+    if not any(reference.strip() for reference in answer.question.references):
         if known is None:
             file.append(_entry(answer, fingerprint, error="the row has no reference to compare with"))
         return False
@@ -198,10 +198,10 @@ def _was_read(row: Mapping[str, Any]) -> bool:
 def _fingerprint(answer: Answer) -> str:
     return settings_fingerprint(
         {
-            "question_id": answer.question_id,
-            "question": answer.question,
+            "question_id": answer.question.id,
+            "question": answer.question.text,
             "prediction": answer.prediction,
-            "references": answer.references,
+            "references": answer.question.references,
         }
     )
 
@@ -211,12 +211,13 @@ def _entry(
 ) -> dict[str, Any]:
     reply = verdict.reply if verdict else None
     asked = reply is not None and not reply.error
+    question = answer.question
     return {
-        "question_id": answer.question_id,
-        "image": answer.image or None,
-        "question": answer.question,
-        "reference": answer.references[0] if len(answer.references) == 1 else list(answer.references),
-        **answer.groups,
+        "question_id": question.id,
+        "image": question.image or None,
+        "question": question.text,
+        "reference": question.reference,
+        **question.groups,
         "prediction": answer.prediction,
         "verdict": verdict.value if verdict else value,
         "reply": reply.text if asked else None,
@@ -232,7 +233,7 @@ def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> di
     counts = Counter(row["verdict"] for row in rows)
     accuracy = bootstrap_interval(right)
     scored = [{"value": value, "correct": value == 1.0} for value in right]
-    groups = [answer.groups for answer in answers]
+    groups = [answer.question.groups for answer in answers]
     failed = [row for row in rows if row["error"]]
     unparsed = [row for row in rows if row["verdict"] == UNPARSED]
     notices = []

@@ -1,4 +1,4 @@
-"""What a way of asking is: how a benchmark's rows become requests, and what comes back becomes answers."""
+"""What a prompt method is: how questions become requests, and what comes back becomes answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import ClassVar
 
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
 from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
-class Way(ABC):
-    """A way of asking.
+class PromptMethod(ABC):
+    """A way to ask.
 
     Attributes:
         name: as it stands in files and settings.
         file: name of its predictions file, without suffix.
-        template: the turns that are asked, with ``{question}`` and the like where a row's words go; its SHA-256 is
-            the prompt hash that is written beside every score.
+        template: the turns that are asked, with ``{question}`` and the like where a question's words go; its SHA-256
+            is the prompt hash that is written beside every score.
     """
 
     name: ClassVar[str]
@@ -26,9 +26,9 @@ class Way(ABC):
     template: str
 
     @abstractmethod
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """Answer rows; see :func:`medcap.evaluation.answering.collect` for what comes back and what is raised."""
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        """Answer questions; see :func:`medcap.evaluation.answering.collect` for what is returned and raised."""
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
-        """Return the request that a row's answer was given to, for tables that show it; None where there is none."""
+    def last_request(self, question: Question, entry: Entry) -> Request | None:
+        """Return the request that an answer was given to, for tables that show it; None where there is none."""
         return None

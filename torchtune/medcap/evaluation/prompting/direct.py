@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, generated
-from medcap.evaluation.prompting.base import Way
+from medcap.evaluation.prompting.base import PromptMethod
 from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 
-class Direct(Way):
-    """Ask what the row asks."""
+class Direct(PromptMethod):
+    """Ask the question as it is."""
 
     name = "direct"
     file = "predictions"
     template = "user: {image}\n{question}\nassistant: "
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`Way.ask`."""
-        requests = [Request(row.messages, row.id) for row in rows]
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        """See :meth:`PromptMethod.ask`."""
+        requests = [Request(list(question.messages), question.id) for question in questions]
         with store.open(self.file, {"asked": self.name}) as file:
-            return collect(rows, requests, engine.generate, lambda _, result: generated(result), file)
+            return collect(questions, requests, engine.generate, lambda _, result: generated(result), file)
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
-        """See :meth:`Way.last_request`."""
-        return Request(row.messages, row.id)
+    def last_request(self, question: Question, entry: Entry) -> Request | None:
+        """See :meth:`PromptMethod.last_request`."""
+        return Request(list(question.messages), question.id)

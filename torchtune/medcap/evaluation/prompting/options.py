@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import Any
+
+from torchtune.data import Message
 
 from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, generated
-from medcap.evaluation.prompting.base import Way
+from medcap.evaluation.prompting.base import PromptMethod
 from medcap.generation.prompt import user_message
-from medcap.generation.request import Request
-from medcap.scoring.question import Row
+from medcap.generation.request import Generation, Request
+from medcap.scoring.question import Question
 from medcap.scoring.replies.final_reply import final_reply
 
 NO_OPTIONS = "the row has no options"
 MAPPING_LIMIT = 20
 
 
-def with_text(row: Row, text: str) -> list[Any]:
-    """Return the row's turns with other words in the last one, its images kept."""
-    image = row.images[0] if row.images else None
-    return [*row.messages[:-1], user_message(image, text)]
+def with_words(question: Question, before: str = "", after: str = "") -> list[Message]:
+    """Return a question's turns with further words around those of the last one, every image in its place.
+
+    Args:
+        question: its last turn may have images before, between and behind its words.
+        before: stands before the first of its words.
+        after: stands behind the last of them.
+
+    Returns:
+        The turns.
+    """
+    *earlier, last = question.messages
+    parts = [dict(part) for part in last.content]
+    places = [place for place, part in enumerate(parts) if part["type"] == "text"]
+    if not places:
+        places = [len(parts)]
+        parts.append({"type": "text", "content": ""})
+    first, end = parts[places[0]], parts[places[-1]]
+    # Words behind an image begin on a line of their own, as in the training records.
+    first["content"] = ("\n" if places[0] else "") + before + first["content"].lstrip()
+    end["content"] = end["content"].rstrip() + after
+    return [*earlier, Message(role="user", content=parts, masked=True)]
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -28,7 +47,7 @@ def lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
 
 
-class ListedOptions(Way):
+class ListedOptions(PromptMethod):
     """OmniMedVQA's question answering prompt (Multi-Modality-Arena at ddd9465, MedicalEval/Question-answering_Score/
     task_datasets/medical_datasets.py, line 20): the options in the question, the answer in words."""
 
@@ -40,22 +59,22 @@ class ListedOptions(Way):
     )
     template = f"user: {{image}}\n{{question}}{_instruction}\nassistant: "
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`Way.ask`."""
-        requests = [self.last_request(row, {}) or NO_OPTIONS for row in rows]
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        """See :meth:`PromptMethod.ask`."""
+        requests = [self.last_request(question, {}) or NO_OPTIONS for question in questions]
         with store.open(self.file, {"asked": self.name}) as file:
-            return collect(rows, requests, engine.generate, lambda _, result: generated(result), file)
+            return collect(questions, requests, engine.generate, lambda _, result: generated(result), file)
 
-    def last_request(self, row: Row, entry: Entry) -> Request | None:
-        """See :meth:`Way.last_request`."""
-        if not row.options:
+    def last_request(self, question: Question, entry: Entry) -> Request | None:
+        """See :meth:`PromptMethod.last_request`."""
+        if not question.options:
             return None
-        options = list(row.options)
-        text = row.question + self._instruction.format(number=len(options), options=options)
-        return Request(with_text(row, text), row.id)
+        options = list(question.options)
+        instruction = self._instruction.format(number=len(options), options=options)
+        return Request(with_words(question, after=instruction), question.id)
 
 
-class MappedOption(Way):
+class MappedOption(PromptMethod):
     """A free answer, then the same language model says which option it means (custom_generate_func.py, lines 301-330,
     of myeongkyunkang/medcap at c8910f0): text alone, the reply is a letter. A model's reasoning is not shown to it.
 
@@ -70,32 +89,32 @@ class MappedOption(Way):
         " choices."
     )
 
-    def __init__(self, free: Way) -> None:
+    def __init__(self, free: PromptMethod) -> None:
         self.free = free
         mapping = f"user: Question: {{question}}\nOur answer: {{answer}}\n{{lettered options}}\n\n{self._instruction}"
         self.template = f"{free.template}\n---\n{mapping}\nassistant: "
 
-    def ask(self, rows: Sequence[Row], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`Way.ask`."""
-        answers = self.free.ask(rows, engine, store)
-        requests = [self._request(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        """See :meth:`PromptMethod.ask`."""
+        answers = self.free.ask(questions, engine, store)
+        requests = [self._request(question, answer) for question, answer in zip(questions, answers, strict=True)]
 
-        def make(index: int, result: Any) -> Entry:
+        def make(index: int, result: Generation) -> Entry:
             answer = answers[index]
-            # What the free answer was given to is told by the description, where its way has one.
+            # What the free answer was given to is told by the description, where its method has one.
             said = {"description": answer["description"]} if "description" in answer else {}
             return {**generated(result), "free_answer": answer["prediction"], **said}
 
         with store.open(self.file, {"asked": self.name, "free": self.free.name}) as file:
-            return collect(rows, requests, engine.generate, make, file)
+            return collect(questions, requests, engine.generate, make, file)
 
-    def _request(self, row: Row, answer: Entry) -> Request | str:
-        if not row.options:
+    def _request(self, question: Question, answer: Entry) -> Request | str:
+        if not question.options:
             return NO_OPTIONS
         if answer["error"]:
             return f"there is no free answer to map: {answer['error']}"
         said = final_reply(answer["prediction"])
         if answer["prediction"].strip() and not said:
             return "there is no free answer to map: it ends within its reasoning"
-        lines = [f"Question: {row.question}", f"Our answer: {said}", lettered(row.options), ""]
-        return Request([user_message(text="\n".join([*lines, self._instruction]))], row.id, MAPPING_LIMIT)
+        lines = [f"Question: {question.text}", f"Our answer: {said}", lettered(question.options), ""]
+        return Request([user_message(text="\n".join([*lines, self._instruction]))], question.id, MAPPING_LIMIT)

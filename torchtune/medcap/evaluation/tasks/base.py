@@ -5,39 +5,44 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.errors import UserError
-from medcap.scoring.question import Row
+from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
+from medcap.evaluation.scored import RunOptions, Scored
+from medcap.legacy.modes import MODES
+from medcap.scoring.question import Question
 
 BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
 _EVERYTHING = (None, -1)
+LegacyTable = Callable[[Sequence[Question], Sequence[Scored], RunOptions], None]
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a benchmark is read; what a task does not know it ignores.
+    """How a benchmark is read. A task with further options has a class of its own, whose fields are recipe keys.
 
     Attributes:
-        conversation_style: layout of chat rows; see ``medcap.data.conversations.STYLES``.
         image_roots: folders that images may lie in, beside those of the benchmark. For ``caption`` and ``vqa`` they
             replace the data file's folder and the working directory.
         work_folder: where images that lie inside a parquet file are written, ``<output_dir>/<task>/images``.
-        modalities: of OmniMedVQA: None for medcap's eight, ``all``, one name or several.
-        chunk: number of parts that the rows of OmniMedVQA are cut into; None or -1 for everything.
-        chunk_index: the part to take, from 0; None or -1 for everything.
     """
 
-    conversation_style: str = "auto"
     image_roots: Sequence[str | Path] | None = None
     work_folder: Path | None = None
-    modalities: str | Sequence[str] | None = None
-    chunk: int | None = None
-    chunk_index: int | None = None
+
+    @classmethod
+    def of_keys(cls, keys: Mapping[str, Any]) -> Self:
+        """Take each option from the recipe key of its name.
+
+        Args:
+            keys: of a recipe; others are passed over.
+        """
+        return cls(**{option.name: keys[option.name] for option in fields(cls) if option.name in keys})
 
 
 DEFAULTS = LoadOptions()
@@ -57,7 +62,7 @@ class Benchmark:
         image_roots: folders that the rows' images lie in.
     """
 
-    rows: list[Row]
+    rows: list[Question]
     source: str
     files: list[Path]
     sha256: str
@@ -74,6 +79,10 @@ class Task(ABC):
         title: the same in words, for a page.
         protocols: names of the rules by which its answers are scored unless others are asked for; the first one
             gives the headline.
+        mode_protocols: those that come before them under a mode of medcap 2024.
+        vqa_types: values of the key ``vqa_type`` that it uses.
+        Options: what :meth:`load` takes.
+        legacy_table: writes medcap 2024's tables of its answers; None where there are none.
 
     Example:
         >>> benchmark = TASKS["vqarad"]().load("./datasets", LoadOptions())
@@ -84,6 +93,40 @@ class Task(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     protocols: ClassVar[tuple[str, ...]]
+    mode_protocols: ClassVar[tuple[str, ...]] = ()
+    vqa_types: ClassVar[tuple[str, ...]] = VQA_TYPES
+    Options: ClassVar[type[LoadOptions]] = LoadOptions
+    legacy_table: ClassVar[LegacyTable | None] = None
+
+    def vqa_type(self, wanted: str) -> str:
+        """Tell how its free answers are asked for.
+
+        Args:
+            wanted: value of the key ``vqa_type``.
+
+        Returns:
+            The same, or the task's first one where it does not use that.
+        """
+        return wanted if wanted in self.vqa_types else self.vqa_types[0]
+
+    def plan(self, vqa_type: str, protocols: Sequence[str] | None = None) -> list[ScoringPlan]:
+        """Plan how its answers are asked for and scored.
+
+        Args:
+            vqa_type: value of the key.
+            protocols: names; None for the task's own.
+
+        Returns:
+            A plan for each protocol; see :func:`medcap.evaluation.prompting.plan_protocols`.
+        """
+        vqa_type = self.vqa_type(vqa_type)
+        if protocols is None:
+            protocols = [*(self.mode_protocols if vqa_type in MODES else ()), *self.protocols]
+        return plan_protocols(protocols, vqa_type)
+
+    def folder(self, options: LoadOptions) -> str:
+        """Name its result folder; a part of a benchmark has one of its own, so that parts can run side by side."""
+        return self.name
 
     @abstractmethod
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
@@ -162,7 +205,7 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
     return ImageReader(roots, keys=BENCHMARK_KEYS)
 
 
-def checked_rows(rows: list[Row], source: str | Path) -> list[Row]:
+def checked_rows(rows: list[Question], source: str | Path) -> list[Question]:
     """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
 
     Raises:
@@ -228,7 +271,7 @@ def count_notices(counted: Mapping[str, int], expected: Mapping[str, int] | None
 
 
 def make_benchmark(
-    rows: list[Row],
+    rows: list[Question],
     source: str | Path,
     files: Sequence[Path],
     folder: Path,
@@ -277,7 +320,12 @@ def make_benchmark(
     )
 
 
-def take_chunk(rows: Sequence[Row], chunk: int | None, index: int | None) -> list[Row]:
+def is_whole(chunk: int | None, index: int | None) -> bool:
+    """Tell whether the numbers of :func:`take_chunk` mean everything."""
+    return chunk in _EVERYTHING or index in _EVERYTHING
+
+
+def take_chunk(rows: Sequence[Question], chunk: int | None, index: int | None) -> list[Question]:
     """Cut rows into parts of nearly equal size and take one.
 
     Args:
@@ -291,7 +339,7 @@ def take_chunk(rows: Sequence[Row], chunk: int | None, index: int | None) -> lis
     Raises:
         UserError: if there is no such part.
     """
-    if chunk in _EVERYTHING or index in _EVERYTHING:
+    if is_whole(chunk, index):
         return list(rows)
     if chunk < 1:
         raise UserError(f"test_chunk={chunk} must be at least 1, or -1 for everything")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcap.data.conversations import Record, read_record
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
+from medcap.evaluation.medcap_2024_tables import caption_tables
+from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.tasks.base import (
-    DEFAULTS,
     Benchmark,
     ImageFinder,
     LoadOptions,
@@ -18,9 +19,20 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
 )
 from medcap.evaluation.tasks.vqa import data_file
-from medcap.scoring.question import Row, message_text
+from medcap.scoring.question import Question, message_text
 
 _FILES = ("captions.json", "captions.jsonl", "test.json", "test.jsonl")
+
+
+@dataclass(frozen=True)
+class CaptionOptions(LoadOptions):
+    """How conversations are read.
+
+    Attributes:
+        dataset_conversation_style: layout of chat rows; see ``medcap.data.conversations.STYLES``.
+    """
+
+    dataset_conversation_style: str = "auto"
 
 
 class CaptionTask(Task):
@@ -33,20 +45,23 @@ class CaptionTask(Task):
     name = "caption"
     title = "Captions"
     protocols = ("coco",)
+    vqa_types = (Direct.name,)
+    Options = CaptionOptions
+    legacy_table = staticmethod(caption_tables)
 
-    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+    def load(self, source: str | Path, options: CaptionOptions = CaptionOptions()) -> Benchmark:
         """Read conversations; see :meth:`Task.load`."""
         path = data_file(source, _FILES)
         find = ImageFinder(image_reader(path, options.image_roots))
         rows = []
         for index, value in read_rows(path):
             find.problem = None
-            record = read_record(value, path, index, find, options.conversation_style)
+            record = read_record(value, path, index, find, options.dataset_conversation_style)
             rows.append(_row(record, find.problem))
         return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
 
 
-def _row(record: Record, problem: str | None) -> Row:
+def _row(record: Record, problem: str | None) -> Question:
     roles = [message.role for message in record.messages]
     if "assistant" not in roles:
         raise UserError(f"{record.name}: there is no assistant turn to compare with")
@@ -57,5 +72,5 @@ def _row(record: Record, problem: str | None) -> Row:
     reference = message_text(record.messages[answer])
     if not reference:
         raise UserError(f"{record.name}: the first assistant turn, which is the reference, is empty")
-    row = Row(str(record.index), prompt, [reference], problem=problem)
+    row = Question(str(record.index), prompt, (reference,), problem=problem)
     return replace(row, image=Path(row.images[0])) if row.images else row

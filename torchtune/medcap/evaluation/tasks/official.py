@@ -14,7 +14,7 @@ from medcap.datasets.rows.parquet_rows import ImageStore
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, ImageFinder, LoadOptions, make_benchmark
 from medcap.generation.prompt import user_message
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 OPEN, CLOSED = "OPEN", "CLOSED"
 NO_ANSWER = "(the file gives no answer)"
@@ -87,7 +87,9 @@ def yes_no_type(answers: Sequence[str]) -> str:
     return CLOSED if answers and all(answer.strip(" .").lower() in ("yes", "no") for answer in answers) else OPEN
 
 
-def official_row(question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = "") -> Row:
+def official_row(
+    question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = ""
+) -> Question:
     """Return a benchmark's row, kept whatever is wrong with it.
 
     Args:
@@ -107,10 +109,10 @@ def official_row(question: PublishedQuestion, image: Path | None, problem: str |
         problem = problem or "the file gives no question"
     if not references:
         problem = problem or "the file gives no answer"
-    return Row(
+    return Question(
         id=question.id,
         messages=[user_message(str(image) if image else None, text)],
-        references=references or [NO_ANSWER],
+        references=tuple(references) or (NO_ANSWER,),
         image=image,
         options=question.options,
         answer_type=answer_type,
@@ -121,7 +123,7 @@ def official_row(question: PublishedQuestion, image: Path | None, problem: str |
 
 def row_maker(
     found: Found, layout: Layout, options: LoadOptions, derive: bool = False
-) -> tuple[Callable[[PublishedQuestion], Row], list[Path]]:
+) -> tuple[Callable[[PublishedQuestion], Question], list[Path]]:
     """Return what makes rows of a published data set's questions.
 
     Args:
@@ -148,7 +150,7 @@ def row_maker(
     else:
         find, roots = image_finder(found.folder, layout.images, options.image_roots)
 
-    def make_row(question: PublishedQuestion) -> Row:
+    def make_row(question: PublishedQuestion) -> Question:
         path, problem, name = None, None, field_text(question.image)
         if hub and question.content is None:
             problem = "the parquet file holds no image for it"
@@ -165,6 +167,6 @@ def row_maker(
     return make_row, roots
 
 
-def published_benchmark(found: Found, rows: list[Row], **others: Any) -> Benchmark:
+def published_benchmark(found: Found, rows: list[Question], **others: Any) -> Benchmark:
     """Make a benchmark of files that were found; ``others`` as :func:`make_benchmark` takes them."""
     return make_benchmark(rows, found.source, found.files, found.folder, **others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcap.datasets.published.fields import field_text, option_texts
@@ -12,9 +12,10 @@ from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.question import PublishedQuestion
 from medcap.datasets.published.reading import Strict, json_records
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task, make_benchmark, take_chunk
+from medcap.evaluation.medcap_2024_tables import omnimedvqa_tables
+from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task, is_whole, make_benchmark, take_chunk
 from medcap.evaluation.tasks.official import find_benchmark, row_maker
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 # medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (
@@ -33,6 +34,21 @@ _OPTIONS = ("option_A", "option_B", "option_C", "option_D")
 _UNNAMED = "(none)"
 
 
+@dataclass(frozen=True)
+class OmniMedVqaOptions(LoadOptions):
+    """Which part is read.
+
+    Attributes:
+        modalities: None for medcap's eight, ``all``, one name or several.
+        test_chunk: number of parts that the rows are cut into; None or -1 for everything.
+        test_chunk_idx: the part to take, from 0; None or -1 for everything.
+    """
+
+    modalities: str | Sequence[str] | None = None
+    test_chunk: int | None = None
+    test_chunk_idx: int | None = None
+
+
 class OmniMedVqaTask(Task):
     """``OmniMedVQA/QA_information/Open-access/*.json``, in the order of the file names.
 
@@ -45,8 +61,16 @@ class OmniMedVqaTask(Task):
     name = "omnimedvqa"
     title = "OmniMedVQA"
     protocols = ("option_text", "omnimedvqa_qa")
+    mode_protocols = ("medcap_option", "medcap_letter")
+    Options = OmniMedVqaOptions
+    legacy_table = staticmethod(omnimedvqa_tables)
 
-    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+    def folder(self, options: OmniMedVqaOptions) -> str:
+        """Name its result folder; a part of it has one of its own."""
+        chunk, index = options.test_chunk, options.test_chunk_idx
+        return self.name if is_whole(chunk, index) else f"{self.name}-{index}_{chunk}"
+
+    def load(self, source: str | Path, options: OmniMedVqaOptions = OmniMedVqaOptions()) -> Benchmark:
         """Read the chosen modalities, and of these the chosen chunk; see :meth:`Task.load`."""
         layout = Layout(("OmniMedVQA", "OmniMedVQA/OmniMedVQA"), {"json": (f"{_TREE}/*.json", "Open-access/*.json")})
         found = find_benchmark(
@@ -91,14 +115,16 @@ class OmniMedVqaTask(Task):
             expected=PUBLISHED if complete and not found.named else None,
             notices=notices,
         )
-        part = take_chunk(whole.rows, options.chunk, options.chunk_index)
+        part = take_chunk(whole.rows, options.test_chunk, options.test_chunk_idx)
         if len(part) == len(whole.rows):
             return whole
-        line = f"chunk {options.chunk_index} of {options.chunk}: {len(part):,} of {len(whole.rows):,} rows"
+        line = f"chunk {options.test_chunk_idx} of {options.test_chunk}: {len(part):,} of {len(whole.rows):,} rows"
         return replace(whole, rows=part, notices=[*whole.notices, line])
 
 
-def select_modalities(rows: Sequence[Row], modalities: str | Sequence[str] | None) -> tuple[list[Row], list[str], bool]:
+def select_modalities(
+    rows: Sequence[Question], modalities: str | Sequence[str] | None
+) -> tuple[list[Question], list[str], bool]:
     """Keep the rows of some modalities.
 
     Args:

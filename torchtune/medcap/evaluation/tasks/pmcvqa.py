@@ -22,6 +22,7 @@ class PmcVqaTask(Task):
     name = "pmcvqa"
     title = "PMC-VQA"
     protocols = ("option_text", "omnimedvqa_qa")
+    mode_protocols = ("medcap_option", "medcap_letter")
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read one of the test sets; see :meth:`Task.load`."""

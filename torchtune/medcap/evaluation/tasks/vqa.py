@@ -24,7 +24,7 @@ from medcap.evaluation.tasks.base import (
 )
 from medcap.evaluation.tasks.official import answer_type_of
 from medcap.generation.prompt import user_message
-from medcap.scoring.question import Row
+from medcap.scoring.question import Question
 
 _FILES = ("vqa.jsonl", "vqa.json", "test.json", "test.jsonl")
 _FOLDERS = ("LLaVA-Med", "llava-med")
@@ -47,7 +47,7 @@ class VqaTask(Task):
 
     Example:
         >>> VqaTask().load("datasets/phantom/test/vqa.jsonl").rows[0].references
-        ['korvogram']
+        ('korvogram',)
     """
 
     name = "vqa"
@@ -93,7 +93,7 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
     raise UserError(f"dataset_source: the folder {path} holds none of {', '.join(names)}; name the data file itself")
 
 
-def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
+def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
     image = value.get("image")
@@ -106,7 +106,7 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Row]:
     problem = find.problem if image else None
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [
-        Row(
+        Question(
             id=name,
             messages=[user_message(path and str(path), question)],
             references=references,
@@ -136,7 +136,7 @@ def _options_of(question: str) -> tuple[str, ...]:
     return _options(match[1]) if match else ()
 
 
-def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
     turns_key = next((key for key in CONVERSATION_KEYS if key in value), None)
     if turns_key is not None:
         for question, answer in conversation_questions(value[turns_key], turns_key):
@@ -157,8 +157,8 @@ def _question(value: Any, key: str) -> str:
     return text
 
 
-def _references(value: Any, key: str) -> list[str]:
-    references = [text_of_value(item, key).strip() for item in (value if isinstance(value, list) else [value])]
+def _references(value: Any, key: str) -> tuple[str, ...]:
+    references = tuple(text_of_value(item, key).strip() for item in (value if isinstance(value, list) else [value]))
     if not references or not all(references):
         raise UserError("the reference is empty")
     return references

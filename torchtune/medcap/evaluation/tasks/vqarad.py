@@ -9,6 +9,7 @@ from medcap.datasets.published import vqarad
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import HUB
 from medcap.datasets.published.reading import Strict
+from medcap.evaluation.medcap_2024_tables import vqarad_table
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
 from medcap.evaluation.tasks.official import DERIVED_TYPES, find_benchmark, published_benchmark, row_maker
 
@@ -25,6 +26,7 @@ class VqaRadTask(Task):
     name = "vqarad"
     title = "VQA-RAD"
     protocols = ("exact", "llava_med", "llava_med_strict")
+    legacy_table = staticmethod(vqarad_table)
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the 451 test questions; see :meth:`Task.load`."""

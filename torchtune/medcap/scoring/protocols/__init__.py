@@ -6,13 +6,15 @@ import difflib
 from collections.abc import Sequence
 
 from medcap.errors import UserError
-from medcap.scoring.protocols.base import Protocol, ProtocolScores, nested
+from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores, nested
+from medcap.scoring.protocols.chosen_option import LikelyLetter, LikelyText, LikelyTextNormalized, OmniMedVqaPrefix
 from medcap.scoring.protocols.coco import Coco
 from medcap.scoring.protocols.exact import Exact
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
 from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption, OmniMedVqaQa
 
+# For answers from anywhere.
 PROTOCOLS: dict[str, type[Protocol]] = {
     protocol.name: protocol
     for protocol in (
@@ -27,8 +29,12 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         Coco,
     )
 }
+# For a model that is asked here: what it finds likely stands in no other file of answers.
+ALL_PROTOCOLS: dict[str, type[Protocol]] = PROTOCOLS | {
+    protocol.name: protocol for protocol in (LikelyText, LikelyTextNormalized, LikelyLetter, OmniMedVqaPrefix)
+}
 
-__all__ = ["PROTOCOLS", "LlavaMed", "Protocol", "ProtocolScores", "make_protocol", "nested"]
+__all__ = ["ALL_PROTOCOLS", "PROTOCOLS", "LlavaMed", "Prompt", "Protocol", "ProtocolScores", "make_protocol", "nested"]
 
 
 def make_protocol(name: str, candidates: Sequence[str] | None = None) -> Protocol:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from medcap.scoring.question import Answer
@@ -32,11 +33,25 @@ class ProtocolScores:
     notices: list[str] = field(default_factory=list)
 
 
+class Prompt(StrEnum):
+    """How a protocol needs its questions to be asked; ``medcap.evaluation.prompting`` has the method of each."""
+
+    FREE = "free"  # as the user chose, by vqa_type
+    LISTED_OPTIONS = "listed_options"
+    MAPPED_OPTION = "mapped_option"
+    OPTION_TEXT = "option_text"
+    OPTION_LETTER = "option_letter"
+    OMNIMEDVQA_PREFIX = "omnimedvqa_prefix"
+
+
 class Protocol(ABC):
     """A rule for scoring.
 
     Attributes:
         name: as users type it.
+        prompt: how its questions are asked.
+        field: of a predictions file, that is scored.
+        takes_minutes: whether scoring does, however few the answers.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.
         share: whether the headline is a share of 1.
@@ -46,6 +61,9 @@ class Protocol(ABC):
     description: ClassVar[str]
     headline: ClassVar[str]
     share: ClassVar[bool] = True
+    prompt: ClassVar[Prompt] = Prompt.FREE
+    field: ClassVar[str] = "prediction"
+    takes_minutes: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

@@ -31,6 +31,7 @@ class Coco(Protocol):
     )
     headline = "CIDEr"
     share = False
+    takes_minutes = True  # it starts Java
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score captions; see :meth:`Protocol.score`."""
@@ -38,7 +39,7 @@ class Coco(Protocol):
         published = reasoning_notice(answers, published=True)
         try:
             result = caption_metrics(
-                [answer.prediction for answer in answers], [list(answer.references) for answer in answers]
+                [answer.prediction for answer in answers], [list(answer.question.references) for answer in answers]
             )
         except RowFailure as failure:
             raise UserError(
@@ -54,7 +55,7 @@ class Coco(Protocol):
             intervals[name] = bootstrap_interval(result.rows[name], kind=kind).as_dict()
         rows = [
             {
-                "question_id": answer.question_id,
+                "question_id": answer.question.id,
                 **{name: values[index] for name, values in result.rows.items()},
                 "correct": None,
                 "value": result.rows[self.headline][index],
@@ -66,7 +67,7 @@ class Coco(Protocol):
 
 
 def _called(answer: Answer) -> str:
-    return f"row {answer.question_id} ({len(answer.prediction.split()):,} words)"
+    return f"row {answer.question.id} ({len(answer.prediction.split()):,} words)"
 
 
 def _failures(answers: Sequence[Answer], failures: Mapping[int, str]) -> list[str]:

@@ -31,12 +31,12 @@ class Exact(Protocol):
         counts = check_answers(answers, self.name)
         rows = []
         for answer in answers:
-            correct = exact_match(answer.prediction, answer.references)
+            correct = exact_match(answer.prediction, answer.question.references)
             rows.append(
                 {
-                    "question_id": answer.question_id,
+                    "question_id": answer.question.id,
                     "accuracy": float(correct),
-                    "token_f1": token_f1(answer.prediction, answer.references),
+                    "token_f1": token_f1(answer.prediction, answer.question.references),
                     "correct": correct,
                     "value": float(correct),
                 }

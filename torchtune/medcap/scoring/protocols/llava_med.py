@@ -117,7 +117,7 @@ class LlavaMedStrict(OpenClosed):
 
     def closed_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
         """Equality; see :class:`OpenClosed`."""
-        reply, wanted = exact.normalize(self.reply(answer)), exact.normalize(answer.references[0])
+        reply, wanted = exact.normalize(self.reply(answer)), exact.normalize(answer.question.references[0])
         if same_number(reply, wanted):
             return True
         if prediction != reference or not self.reply(answer).strip():

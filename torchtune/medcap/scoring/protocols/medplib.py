@@ -36,9 +36,9 @@ class Medplib(OpenClosed):
 
     def prepare(self, answers: Sequence[Answer]) -> list[str]:
         """Gather the candidates; see :class:`OpenClosed`."""
-        self._index = CandidateIndex([answer.references[0] for answer in answers])
+        self._index = CandidateIndex([answer.question.references[0] for answer in answers])
         notices = super().prepare(answers)
-        if not any(self.kind(answer.answer_type) == OPEN for answer in answers):
+        if not any(self.kind(answer.question.answer_type) == OPEN for answer in answers):
             return notices
         return [
             *notices,

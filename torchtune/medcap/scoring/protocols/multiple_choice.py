@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from medcap.errors import UserError
-from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
 from medcap.scoring.protocols.summary import (
     check_answers,
     count_notice,
@@ -17,7 +17,7 @@ from medcap.scoring.protocols.summary import (
     reasoning_notice,
     row_means,
 )
-from medcap.scoring.question import Answer
+from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.replies.numbers import same_number
 from medcap.scoring.replies.option_reply import parse_option
@@ -53,9 +53,9 @@ class MultipleChoice(Protocol):
             What was chosen (an option's text or a letter; None for nothing) and whether it is right.
         """
 
-    def is_right(self, option: str, answer: Answer) -> bool:
-        """Tell whether an option is the row's reference: the same text, or the same number (2 and 2.0)."""
-        return option == answer.references[0] or same_number(option, answer.references[0])
+    def is_right(self, option: str, question: Question) -> bool:
+        """Tell whether an option is the question's reference: the same text, or the same number (2 and 2.0)."""
+        return option == question.references[0] or same_number(option, question.references[0])
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
@@ -63,7 +63,7 @@ class MultipleChoice(Protocol):
         notices = self._check_options(answers) + one_reference_notice(answers)
         notices += reasoning_notice(answers, self.published)
         rows = [self._row(answer) for answer in answers]
-        modalities = [answer.groups.get("modality", "") for answer in answers]
+        modalities = [answer.question.groups.get("modality", "") for answer in answers]
         without = [answer for answer, modality in zip(answers, modalities, strict=True) if not modality]
         notices += count_notice(f"rows without a modality, one group of {self.over_modalities}", without, answers)
         means, intervals = row_means(rows, {self.over_rows: "accuracy"})
@@ -76,10 +76,10 @@ class MultipleChoice(Protocol):
         )
 
     def _row(self, answer: Answer) -> dict[str, Any]:
-        choice, correct = self.choose(answer) if answer.options else (None, False)
+        choice, correct = self.choose(answer) if answer.question.options else (None, False)
         hit = float(correct)
         return {
-            "question_id": answer.question_id,
+            "question_id": answer.question.id,
             "accuracy": hit,
             "choice": choice,
             "correct": correct,
@@ -87,14 +87,15 @@ class MultipleChoice(Protocol):
         }
 
     def _check_options(self, answers: Sequence[Answer]) -> list[str]:
-        bare = [answer for answer in answers if not answer.options]
+        bare = [answer for answer in answers if not answer.question.options]
         if len(bare) == len(answers):
-            first = bare[0].question_id
+            first = bare[0].question.id
             raise UserError(f"{self.name}: no row has 'options' (the first is {first}): add the list to the rows")
         strange = [
             answer
             for answer in answers
-            if answer.options and not any(self.is_right(option, answer) for option in answer.options)
+            if answer.question.options
+            and not any(self.is_right(option, answer.question) for option in answer.question.options)
         ]
         return [
             *count_notice("rows without options, counted as wrong", bare, answers),
@@ -110,6 +111,7 @@ class OmniMedVqaQa(MultipleChoice):
     """
 
     name = "omnimedvqa_qa"
+    prompt = Prompt.LISTED_OPTIONS
     description = (
         "OmniMedVQA's question answering: the option with the highest difflib ratio to the answer is chosen, the first"
         " of equals; no similarity to any option is wrong"
@@ -118,16 +120,17 @@ class OmniMedVqaQa(MultipleChoice):
     over_modalities = "accuracy_by_modality"
     published = True
 
-    def is_right(self, option: str, answer: Answer) -> bool:
+    def is_right(self, option: str, question: Question) -> bool:
         """Tell whether it is the same text; see :class:`MultipleChoice`."""
-        return option == answer.references[0]
+        return option == question.references[0]
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Take the most similar option; see :class:`MultipleChoice`."""
-        chosen = most_similar(answer.prediction, answer.options)
+        options = answer.question.options
+        chosen = most_similar(answer.prediction, options)
         if chosen is None:
             return None, False
-        return answer.options[chosen], self.is_right(answer.options[chosen], answer)
+        return options[chosen], self.is_right(options[chosen], answer.question)
 
 
 class MedcapLetter(MultipleChoice):
@@ -137,6 +140,7 @@ class MedcapLetter(MultipleChoice):
     """
 
     name = "medcap_letter"
+    prompt = Prompt.MAPPED_OPTION
     description = (
         "medcap's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is the"
         " letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous row's"
@@ -150,11 +154,12 @@ class MedcapLetter(MultipleChoice):
         """Take the first character; see :class:`MultipleChoice`."""
         letter = final_reply(answer.prediction).strip()[:1].upper()
         index = LETTERS.find(letter) if len(letter) == 1 else -1
-        places = [place for place, option in enumerate(answer.lettered) if option and self.is_right(option, answer)]
+        question = answer.question
+        places = [place for place, option in enumerate(question.lettered) if option and self.is_right(option, question)]
         return letter or None, places[:1] == [index]
 
     def _check_options(self, answers: Sequence[Answer]) -> list[str]:
-        twice = [answer for answer in answers if len(set(answer.options)) < len(answer.options)]
+        twice = [answer for answer in answers if len(set(answer.question.options)) < len(answer.question.options)]
         notice = count_notice(
             "rows with one option twice, of which this rule knows the first letter alone", twice, answers
         )
@@ -165,6 +170,7 @@ class MedcapOption(MultipleChoice):
     """medcap's option mapping with robust parsing of the reply."""
 
     name = "medcap_option"
+    prompt = Prompt.MAPPED_OPTION
     description = (
         "the option that a reply names by its letter or its text, robustly parsed; a model's reasoning is taken off"
         " first, and what a reply denies is not named; a reply that names none or several is wrong; accuracy is the"
@@ -175,10 +181,11 @@ class MedcapOption(MultipleChoice):
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:
         """Parse the reply; see :class:`MultipleChoice`."""
-        chosen = parse_option(answer.prediction, answer.lettered)
+        lettered = answer.question.lettered
+        chosen = parse_option(answer.prediction, lettered)
         if chosen is None:
             return None, False
-        return answer.lettered[chosen], self.is_right(answer.lettered[chosen], answer)
+        return lettered[chosen], self.is_right(lettered[chosen], answer.question)
 
 
 @lru_cache(maxsize=1 << 17)

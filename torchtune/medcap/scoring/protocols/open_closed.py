@@ -92,7 +92,7 @@ class OpenClosed(Protocol):
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
-        kinds = [self.kind(answer.answer_type) for answer in answers]
+        kinds = [self.kind(answer.question.answer_type) for answer in answers]
         notices = self._check_kinds(answers, kinds) + one_reference_notice(answers) + self.prepare(answers)
         rows = [self._row(answer, kind) for answer, kind in zip(answers, kinds, strict=True)]
         counts |= {f"{kind}.n": kinds.count(kind) for kind in (OPEN, CLOSED)}
@@ -106,8 +106,8 @@ class OpenClosed(Protocol):
 
     def _row(self, answer: Answer, kind: str | None) -> dict[str, Any]:
         if kind is None:
-            return {"question_id": answer.question_id, "correct": None, "value": None}
-        prediction, reference = normalized(self.reply(answer)), normalized(answer.references[0])
+            return {"question_id": answer.question.id, "correct": None, "value": None}
+        prediction, reference = normalized(self.reply(answer)), normalized(answer.question.references[0])
         if kind == OPEN:
             correct = self.open_hit(answer, prediction, reference)
             values = self.open_values(answer, prediction, reference)
@@ -119,13 +119,13 @@ class OpenClosed(Protocol):
             value = float(correct)
             values = {"accuracy": value, **self.closed_values(prediction, reference)}
         dotted = {f"{kind}.{name}": number for name, number in values.items()}
-        return {"question_id": answer.question_id, **dotted, "correct": correct, "value": value}
+        return {"question_id": answer.question.id, **dotted, "correct": correct, "value": value}
 
     def _check_kinds(self, answers: Sequence[Answer], kinds: Sequence[str | None]) -> list[str]:
         ignored = [answer for answer, kind in zip(answers, kinds, strict=True) if kind is None]
         if not ignored:
             return []
-        first = f"the first, {ignored[0].question_id}, has {ignored[0].answer_type!r}"
+        first = f"the first, {ignored[0].question.id}, has {ignored[0].question.answer_type!r}"
         if len(ignored) == len(answers):
             raise UserError(f"{self.name}: no row has an 'answer_type' of {self.answer_types} ({first}): add it")
         return [

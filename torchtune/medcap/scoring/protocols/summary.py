@@ -65,7 +65,7 @@ def count_notice(rows: str, found: Sequence[Answer], answers: Sequence[Answer]) 
     """
     if not found:
         return []
-    return [f"{rows}: {len(found)} of {len(answers)} (the first is {found[0].question_id})"]
+    return [f"{rows}: {len(found)} of {len(answers)} (the first is {found[0].question.id})"]
 
 
 def reasoning_notice(answers: Sequence[Answer], published: bool = False) -> list[str]:
@@ -87,5 +87,5 @@ def reasoning_notice(answers: Sequence[Answer], published: bool = False) -> list
 
 def one_reference_notice(answers: Sequence[Answer]) -> list[str]:
     """Say so where a rule that knows one reference meets rows with several."""
-    several = [answer for answer in answers if len(answer.references) > 1]
+    several = [answer for answer in answers if len(answer.question.references) > 1]
     return count_notice("rows with several references, of which this rule takes the first", several, answers)

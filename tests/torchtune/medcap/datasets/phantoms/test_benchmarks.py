@@ -8,7 +8,7 @@ import pytest
 from medcap.datasets.phantoms.benchmarks import MODALITIES, write_phantom_benchmarks
 from medcap.datasets.phantoms.records import KINDS, OPTIONS, make_phantom, make_questions
 from medcap.errors import UserError
-from medcap.evaluation.tasks import TASKS, LoadOptions
+from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
 
 COUNT, SEED = 12, 5
@@ -25,7 +25,7 @@ def written(tmp_path_factory):
 
 
 def load(written, task, tmp_path):
-    return TASKS[task]().load(written.folder, LoadOptions(work_folder=tmp_path / task))
+    return TASKS[task]().load(written.folder, TASKS[task].Options(work_folder=tmp_path / task))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_each_layout_is_read_by_its_task_and_asks_what_is_true(written, task, nu
     assert not any(row.problem for row in benchmark.rows)
     assert len({row.image for row in benchmark.rows}) == COUNT
     known = {(q.text, q.answer) for i in range(COUNT) for q in make_questions(make_phantom(SEED, i))}
-    assert {(row.question, row.references[0]) for row in benchmark.rows} <= known
+    assert {(row.text, row.references[0]) for row in benchmark.rows} <= known
 
 
 def test_pictures_are_the_same_in_every_layout(written, tmp_path):

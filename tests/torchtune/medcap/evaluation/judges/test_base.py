@@ -1,8 +1,8 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.evaluation.judges import JUDGES
 from medcap.evaluation.judges.base import PROMPT_SHA256, Judge, Reply, file_name, judge_prompt, read_verdict
-from medcap.scoring.question import Answer
 
 
 class Fixed(Judge):
@@ -21,14 +21,14 @@ class Fixed(Judge):
 
 
 def test_the_user_turn_is_medcaps():
-    assert judge_prompt(Answer("1", "Is there a mass?", ("yes",), "Yes, on the left.")) == (
+    assert judge_prompt(make_answer("1", "Is there a mass?", ("yes",), "Yes, on the left.")) == (
         "Respond with only RIGHT or WRONG to indicate whether we predicted it correctly.\n"
         "\n"
         "Question: Is there a mass?\n"
         "Our answer: Yes, on the left.\n"
         "Correct answer: yes"
     )
-    assert judge_prompt(Answer("1", "q {answer}", ("a", "b"), "{reference}")).endswith(
+    assert judge_prompt(make_answer("1", "q {answer}", ("a", "b"), "{reference}")).endswith(
         "Question: q {answer}\nOur answer: {reference}\nCorrect answer: a or b"
     )
     assert PROMPT_SHA256 == "28671a5376a4702c7f91dea4081f1e1ae33dc9ea5919323d7fd4ea3625cf0986"
@@ -36,7 +36,7 @@ def test_the_user_turn_is_medcaps():
 
 def test_verdicts_come_from_replies_in_the_order_of_completion():
     judge = Fixed([Reply("Right."), Reply("the right lung"), Reply("", "error", error="too long")])
-    answers = [Answer(str(place), "q", ("a",), "b") for place in range(3)]
+    answers = [make_answer(str(place), "q", ("a",), "b") for place in range(3)]
     verdicts = []
     judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)))
     assert verdicts == [(2, None), (1, "UNPARSED"), (0, "RIGHT")]

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.evaluation.judges.inputs import last_question, read_judged
-from medcap.scoring.question import Answer
 
 USER = "<|start_header_id|>user<|end_header_id|>\n\n"
 ASSISTANT = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -35,9 +35,9 @@ def test_medcaps_raw_table_is_read_as_text(tmp_path):
     answers = read_judged(write(tmp_path, "\n".join(lines)))
     question = "Is there\n a mass?"
     assert answers == [
-        Answer("0", question, ("None",), "nan", image="a.png"),
-        Answer("1", question, ('a "quoted", Läsion',), "", image="b.png"),
-        Answer("2", question, ("NA",), " two\r\nlines ", image="b.png"),
+        make_answer("0", question, ("None",), "nan", image="a.png"),
+        make_answer("1", question, ('a "quoted", Läsion',), "", image="b.png"),
+        make_answer("2", question, ("NA",), " two\r\nlines ", image="b.png"),
     ]
     assert [answer.failed for answer in answers] == [False, True, False]
 
@@ -46,7 +46,7 @@ def test_medcaps_omnimedvqa_table_has_ids_and_modalities(tmp_path):
     header = "image,instruction,output,generated,option_A,modality_type,question_id"
     path = write(tmp_path, f"{header}\na.png,Q?,yes,no,yes,CT,q7\na.png,Q?,yes,no,yes,X-Ray,q7\n", encoding="utf-8")
     answers = read_judged(path)
-    assert [(answer.question_id, answer.groups) for answer in answers] == [
+    assert [(answer.question.id, answer.question.groups) for answer in answers] == [
         ("q7", {"modality": "CT"}),
         ("q7#2", {"modality": "X-Ray"}),
     ]
@@ -61,7 +61,7 @@ def test_other_files_are_read_as_files_of_answers(tmp_path):
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = write(tmp_path, text + '{"question_id": "c", "que', "predictions.jsonl", "utf-8")
-    assert read_judged(path) == [Answer("a", "Q?", ("yes",), "no"), Answer("b", "R?", ("yes", "y"), "y")]
+    assert read_judged(path) == [make_answer("a", "Q?", ("yes",), "no"), make_answer("b", "R?", ("yes", "y"), "y")]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
+from helpers.answers import make_answer
 from helpers.judge_checkpoints import CHAT_TEMPLATE, constant_decoder, write_chat_checkpoint, write_chat_tokenizer
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.errors import UserError
 from medcap.evaluation.judges.local import LocalJudge
 from medcap.models.tokenizers import llama3_tokenizer
-from medcap.scoring.question import Answer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 PROMPTS = ["Is there a circle?", "No", "Describe the small image of the left lung, please: is it clear?", "Yes? " * 9]
@@ -73,7 +73,7 @@ def test_quantised_judges_give_verdicts(tmp_path, bits, word):
     write_chat_checkpoint(tmp_path, constant_decoder(word, embed_dim=64, intermediate_dim=128))
     quantised = judge(tmp_path, bits)
     verdicts = []
-    answers = [Answer(str(place), question, ("Yes",), "No") for place, question in enumerate(PROMPTS)]
+    answers = [make_answer(str(place), question, ("Yes",), "No") for place, question in enumerate(PROMPTS)]
     quantised.judge(answers, lambda place, verdict: verdicts.append((verdict.value, verdict.reply.finish)))
     assert verdicts == [(word, "stop")] * 4
     kind = type(quantised._model.model.layers[0].self_attn.q_proj)

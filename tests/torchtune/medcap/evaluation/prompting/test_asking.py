@@ -3,9 +3,9 @@ import pytest
 from helpers.recorded_engine import RecordedEngine, question_row
 from medcap.errors import UserError
 from medcap.evaluation.answering import PredictionStore
-from medcap.evaluation.prompting import ALL_PROTOCOLS, VQA_TYPES, check_plans, default_protocols, plan_protocols
+from medcap.evaluation.prompting import ALL_PROTOCOLS, PROMPT_METHODS, VQA_TYPES, check_plans, plan_protocols
 from medcap.evaluation.prompting.medcap_2024 import MODES
-from medcap.evaluation.tasks import TASKS
+from medcap.scoring.protocols import Prompt
 
 FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco"]
 
@@ -36,9 +36,9 @@ def test_published_names():
     ]
 
 
-def test_every_protocol_has_its_way_field_and_file():
+def test_every_protocol_has_its_prompt_method_field_and_file():
     plans = plan_protocols(list(ALL_PROTOCOLS), "cond_desc")
-    assert {plan.protocol.name: (plan.way.name, plan.field, plan.way.file) for plan in plans} == {
+    assert {plan.protocol.name: (plan.method.name, plan.protocol.field, plan.method.file) for plan in plans} == {
         **dict.fromkeys(FREE, ("cond_desc", "prediction", "predictions")),
         "omnimedvqa_qa": ("listed_options", "prediction", "predictions_listed_options"),
         **dict.fromkeys(
@@ -51,31 +51,31 @@ def test_every_protocol_has_its_way_field_and_file():
     }
 
 
-def test_protocols_that_need_the_same_answers_share_a_way():
-    plans = {plan.protocol.name: plan.way for plan in plan_protocols(list(ALL_PROTOCOLS), "omit")}
-    assert len({id(way) for way in plans.values()}) == 6
+def test_protocols_that_need_the_same_answers_share_a_prompt_method():
+    plans = {plan.protocol.name: plan.method for plan in plan_protocols(list(ALL_PROTOCOLS), "omit")}
+    assert len({id(method) for method in plans.values()}) == 6
     assert plans["llava_med"] is plans["exact"] is plans["coco"]
     assert plans["medcap_letter"] is plans["medcap_option"]
     assert plans["medcap_letter"].free is plans["exact"]
     assert plans["option_text"] is plans["option_text_normalized"]
 
 
-def test_a_shared_way_asks_once(tmp_path):
+def test_a_shared_prompt_method_asks_once(tmp_path):
     rows = [question_row("q1", "Is it?", "a.png", options=("yes", "no"))]
     model = RecordedEngine()
     store = PredictionStore(tmp_path, {})
     for plan in plan_protocols(["medcap_option", "medcap_letter", "exact", "llava_med"]):
-        plan.way.ask(rows, model.engine(), store)
+        plan.method.ask(rows, model.engine(), store)
     assert len(model.requests) == 2
 
 
 def test_the_order_stays_and_a_name_counts_once():
     plans = plan_protocols(["exact", "option_text", "exact", "llava_med"])
     assert [plan.protocol.name for plan in plans] == ["exact", "option_text", "llava_med"]
-    assert [plan.way.name for plan in plans] == ["direct", "option_text", "direct"]
+    assert [plan.method.name for plan in plans] == ["direct", "option_text", "direct"]
 
 
-def test_a_way_of_asking_that_does_not_exist():
+def test_a_vqa_type_that_does_not_exist():
     with pytest.raises(UserError, match=r"^vqa_type=no_cond is unknown; there are direct, no_cond_desc, .*omit$"):
         plan_protocols(["exact"], "no_cond")
 
@@ -89,22 +89,8 @@ def test_a_protocol_that_does_not_exist_names_the_nearest():
         plan_protocols([])
 
 
-def test_medcaps_modes_bring_medcaps_mapping_where_there_are_options():
-    assert default_protocols(("omnimedvqa_qa", "option_text"), "no_cond_desc") == [
-        "medcap_option",
-        "medcap_letter",
-        "omnimedvqa_qa",
-        "option_text",
-    ]
-    assert default_protocols(("omnimedvqa_qa", "option_text"), "direct") == ["omnimedvqa_qa", "option_text"]
-    assert default_protocols(("llava_med", "exact"), "no_cond_desc") == ["llava_med", "exact"]
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("vqa_type", ["direct", *MODES])
-def test_the_protocols_of_every_task_can_be_planned(task, vqa_type):
-    names = default_protocols(TASKS[task].protocols, vqa_type)
-    assert [plan.protocol.name for plan in plan_protocols(names, vqa_type)] == names
+def test_every_declared_prompt_has_its_method():
+    assert set(PROMPT_METHODS) == set(Prompt)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +127,7 @@ def test_captions_are_not_scored_beforehand(monkeypatch):
 
 
 def test_every_template_shows_where_a_rows_words_go():
-    templates = {plan.way.name: plan.way.template for plan in plan_protocols(list(ALL_PROTOCOLS))}
+    templates = {plan.method.name: plan.method.template for plan in plan_protocols(list(ALL_PROTOCOLS))}
     assert templates["direct"] == "user: {image}\n{question}\nassistant: "
     assert templates["option_text"] == ("user: {image}\n{question}\nassistant: [each option and the end of the turn]")
     assert templates["mapped_option"] == (
@@ -149,7 +135,7 @@ def test_every_template_shows_where_a_rows_words_go():
         "{lettered options}\n\nBased on the question and our answer, respond with only the letter of the correct"
         " option from the given choices.\nassistant: "
     )
-    modes = {mode: plan_protocols(["exact"], mode)[0].way.template for mode in MODES}
+    modes = {mode: plan_protocols(["exact"], mode)[0].method.template for mode in MODES}
     assert modes["omit"] == "user: {image}\nassistant: ...\nuser: {question}\nassistant: "
     assert modes["no_cond_desc_no_image"] == (
         "user: {image}\nassistant: {description}\n---\n"

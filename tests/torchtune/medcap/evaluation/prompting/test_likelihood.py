@@ -1,20 +1,20 @@
 import pytest
 
 from helpers.plain_medcap import plain_option_text
-from helpers.recorded_engine import RecordedEngine, turns_of
+from helpers.recorded_engine import RecordedEngine, fake_engine, turns_of
 from helpers.tiny_generation import tiny_generator, write_images
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, PredictionStore
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.generation.prompt import user_message
-from medcap.generation.request import CandidateScores
-from medcap.scoring.question import Row
+from medcap.generation.request import CandidateScores, Sampling
+from medcap.scoring.question import Question
 
 OPTIONS = ("upper", "upper left", "nodule")
 
 
 def make_row(name="q0", options=OPTIONS, image="a.png"):
-    return Row(name, [user_message(image, "Where?")], ["upper left"], options=tuple(options))
+    return Question(name, [user_message(image, "Where?")], ("upper left",), options=tuple(options))
 
 
 class Model:
@@ -25,7 +25,7 @@ class Model:
         self.asked = []
 
     def engine(self):
-        return Engine(lambda *_: pytest.fail("nothing is generated"), self.score)
+        return fake_engine(lambda *_: pytest.fail("nothing is generated"), self.score)
 
     def score(self, requests, candidates, end_of_turn, on_result):
         for index, (request, texts) in enumerate(zip(requests, candidates, strict=True)):
@@ -35,7 +35,7 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    ("way", "asked"),
+    ("method", "asked"),
     [
         (OptionText, ("\nWhere?", "", list(OPTIONS), True)),
         (
@@ -54,9 +54,9 @@ class Model:
         ),
     ],
 )
-def test_what_is_scored(tmp_path, way, asked):
+def test_what_is_scored(tmp_path, method, asked):
     model = Model([-3.0, -1.0, -2.0])
-    (entry,) = way().ask([make_row()], model.engine(), PredictionStore(tmp_path, {}))
+    (entry,) = method().ask([make_row()], model.engine(), PredictionStore(tmp_path, {}))
     assert model.asked == [asked]
     assert (entry["prediction"], entry["options"]) == ("upper left", list(OPTIONS))
 
@@ -84,15 +84,13 @@ def test_what_cannot_be_scored_is_a_failure(tmp_path):
         OptionText().ask(
             [make_row()], Model([], error="a.png is damaged").engine(), PredictionStore(tmp_path / "b", {})
         )
-    with pytest.raises(UserError, match="needs the model's likelihoods"):
-        OptionText().ask([make_row()], Engine(lambda *_: None), PredictionStore(tmp_path / "c", {}))
 
 
-@pytest.mark.parametrize("way", [OptionText, OptionLetter, PrefixLikelihood])
-def test_one_row_that_fails_does_not_stop_the_others(tmp_path, way):
+@pytest.mark.parametrize("method", [OptionText, OptionLetter, PrefixLikelihood])
+def test_one_row_that_fails_does_not_stop_the_others(tmp_path, method):
     rows = [make_row(f"q{index}", OPTIONS[: 1 + index % 3]) for index in range(7)]
     model = RecordedEngine(broken=["q2"], unanswered=["q5"])
-    entries = way().ask(rows, model.engine(), PredictionStore(tmp_path, {}))
+    entries = method().ask(rows, model.engine(), PredictionStore(tmp_path, {}))
     assert [entry["error"] for entry in entries] == [
         *(None, None, "request q2 is too long", None, None, "q5 is damaged", None)
     ]
@@ -103,24 +101,24 @@ def test_one_row_that_fails_does_not_stop_the_others(tmp_path, way):
     assert (entries[2]["prediction"], entries[5]["prediction"]) == ("", "")
     assert "prediction_normalized" not in entries[2]
     mended = RecordedEngine()
-    way().ask(rows, mended.engine(), PredictionStore(tmp_path, {}))
+    method().ask(rows, mended.engine(), PredictionStore(tmp_path, {}))
     assert sorted(mended.ids) == ["q2", "q5"]
 
 
 def test_options_are_shown_beside_the_image_only_where_letters_are_scored(tmp_path):
     shown = {}
-    for way in (OptionText, OptionLetter, PrefixLikelihood):
+    for method in (OptionText, OptionLetter, PrefixLikelihood):
         model = RecordedEngine()
-        way().ask([make_row()], model.engine(), PredictionStore(tmp_path / way.name, {}))
+        method().ask([make_row()], model.engine(), PredictionStore(tmp_path / method.name, {}))
         ((role, parts),) = turns_of(model.requests[0])
         assert (role, str(parts[0]), len(parts)) == ("user", "a.png", 2)
-        shown[way.name] = "nodule" in parts[1]
+        shown[method.name] = "nodule" in parts[1]
     assert shown == {"option_text": False, "option_letter": True, "omnimedvqa_prefix": False}
 
 
 def test_choices_equal_one_forward_pass_an_option(tmp_path):
     rows = [
-        Row(
+        Question(
             f"{image}-{word}",
             [user_message(image, f"Is there {word}?")],
             ["no"],
@@ -130,7 +128,7 @@ def test_choices_equal_one_forward_pass_an_option(tmp_path):
         for word in ("left lung", "a circle", "the chest")
     ]
     generator = tiny_generator(tmp_path)
-    engine = Engine(lambda *_: None, generator.score)
+    engine = Engine(generator, Sampling())
     entries = OptionText().ask(rows, engine, PredictionStore(tmp_path / "out", {}))
     chosen = [entry["prediction"] for entry in entries]
     assert chosen == plain_option_text(generator, rows)

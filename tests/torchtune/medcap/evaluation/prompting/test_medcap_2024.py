@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torchtune.data import Message
 
 from helpers.plain_medcap import plain_no_cond_desc
 from helpers.recorded_engine import RecordedEngine, question_row, turns_of
@@ -12,7 +13,9 @@ from medcap.evaluation.answering import Engine, PredictionStore
 from medcap.evaluation.controls import no_image, shuffled_images
 from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import MappedOption
+from medcap.generation.prompt import user_message
 from medcap.generation.request import Sampling
+from medcap.scoring.question import Question
 
 QUESTION = "Is there evidence of an aortic aneurysm?"
 CHEST = Path("chest.png")
@@ -119,16 +122,16 @@ def test_the_first_question_about_an_image_limits_its_description(tmp_path):
 
 
 def test_descriptions_are_kept_and_not_asked_for_again(tmp_path):
-    way = MedcapMode("no_cond_desc")
-    way.ask(TWO_ON_ONE_IMAGE, RecordedEngine(lambda request: "a heart").engine(), store(tmp_path))
+    method = MedcapMode("no_cond_desc")
+    method.ask(TWO_ON_ONE_IMAGE, RecordedEngine(lambda request: "a heart").engine(), store(tmp_path))
     (kept,) = lines(tmp_path / "descriptions.jsonl")
     assert (kept["question_id"], kept["prediction"]) == ("chest.png", "a heart")
     assert [line["description"] for line in lines(tmp_path / "predictions.jsonl")] == ["a heart", "a heart"]
     again = RecordedEngine()
-    way.ask(TWO_ON_ONE_IMAGE, again.engine(), store(tmp_path))
+    method.ask(TWO_ON_ONE_IMAGE, again.engine(), store(tmp_path))
     assert again.ids == []
     (tmp_path / "predictions.jsonl").unlink()
-    way.ask(TWO_ON_ONE_IMAGE, again.engine(), store(tmp_path))
+    method.ask(TWO_ON_ONE_IMAGE, again.engine(), store(tmp_path))
     assert again.ids == ["q1", "q2"]
     assert turns_of(again.requests[0])[1] == ("assistant", ["a heart"])
 
@@ -148,12 +151,12 @@ TWO_IMAGES = [
 
 @pytest.mark.parametrize("limits", [{}, {"tokenizer": CountingChat(), "max_seq_len": 500, "max_new_tokens": 500}])
 def test_exchanged_images_take_the_descriptions_that_there_are(limits, tmp_path):
-    way = MedcapMode("no_cond_desc")
+    method = MedcapMode("no_cond_desc")
     describe = RecordedEngine(lambda request: f"it is {request.id}")
-    way.ask(TWO_IMAGES, describe.engine(**limits), store(tmp_path))
+    method.ask(TWO_IMAGES, describe.engine(**limits), store(tmp_path))
     control = RecordedEngine()
     exchanged = shuffled_images(TWO_IMAGES)
-    way.ask(exchanged, control.engine(**limits), store(tmp_path, suffix="_shuffled_image"))
+    method.ask(exchanged, control.engine(**limits), store(tmp_path, suffix="_shuffled_image"))
     assert control.ids == ["q1", "q2", "q3"]
     assert turns_of(control.requests[0])[:2] == [("user", [Path("head.png")]), ("assistant", ["it is head.png"])]
     assert turns_of(control.requests[2])[:2] == [("user", [CHEST]), ("assistant", ["it is chest.png"])]
@@ -162,10 +165,10 @@ def test_exchanged_images_take_the_descriptions_that_there_are(limits, tmp_path)
 
 
 def test_an_exchanged_image_is_described_anew_for_its_question(tmp_path):
-    way = MedcapMode("cond_desc")
-    way.ask(TWO_IMAGES, RecordedEngine().engine(), store(tmp_path))
+    method = MedcapMode("cond_desc")
+    method.ask(TWO_IMAGES, RecordedEngine().engine(), store(tmp_path))
     control = RecordedEngine()
-    way.ask(shuffled_images(TWO_IMAGES), control.engine(), store(tmp_path, suffix="_shuffled_image"))
+    method.ask(shuffled_images(TWO_IMAGES), control.engine(), store(tmp_path, suffix="_shuffled_image"))
     assert control.ids == ["q1", "q2", "q3"] * 2
 
 
@@ -224,14 +227,7 @@ def generator(tmp_path):
 
 
 def engine_of(generator, max_new_tokens):
-    sampling = Sampling(max_new_tokens=max_new_tokens)
-    return Engine(
-        lambda requests, on_result: generator.generate(requests, sampling, on_result),
-        generator.score,
-        generator.tokenizer,
-        generator.max_seq_len,
-        max_new_tokens,
-    )
+    return Engine(generator, Sampling(max_new_tokens=max_new_tokens))
 
 
 # The tiny tokenizer spells most words, so medcap's limits leave a description no room within 240 tokens.
@@ -246,9 +242,9 @@ def test_answers_equal_one_call_after_the_other(generator, tmp_path, max_new_tok
         for image in range(3)
         for place, question in enumerate(questions[: 1 + image])
     ]
-    way = MappedOption(MedcapMode("no_cond_desc"))
-    mapped = way.ask(rows, engine_of(generator, max_new_tokens), store(tmp_path / "out"))
-    answers = way.free.ask(rows, engine_of(generator, max_new_tokens), store(tmp_path / "out"))
+    method = MappedOption(MedcapMode("no_cond_desc"))
+    mapped = method.ask(rows, engine_of(generator, max_new_tokens), store(tmp_path / "out"))
+    answers = method.free.ask(rows, engine_of(generator, max_new_tokens), store(tmp_path / "out"))
     ours = [
         (answer["description"], answer["prediction"], letter["prediction"])
         for answer, letter in zip(answers, mapped, strict=True)
@@ -264,3 +260,24 @@ def test_a_question_that_cannot_be_asked_does_not_stop_the_others(generator, tmp
         bad, good = MedcapMode(mode).ask(rows, engine_of(generator, 4), store(tmp_path / mode))
         assert bad["error"]
         assert good["error"] is None
+
+
+def test_all_images_of_a_conversation_are_described_and_shown(tmp_path):
+    earlier = [user_message(["1.png", "2.png"], "What is it?"), Message(role="assistant", content="a lung")]
+    messages = [*earlier, user_message("3.png", "And here?")]
+    rows = [Question("q1", messages, ("x",), Path("1.png")), Question("q2", messages[:1], ("x",), Path("1.png"))]
+    model = RecordedEngine(lambda request: "two lungs")
+    MedcapMode("no_cond_desc").ask(rows, model.engine(), store(tmp_path))
+    all_three, both = [[Path(f"{number}.png") for number in range(1, count + 1)] for count in (3, 2)]
+    # The same first image, but not the same images: each has its own description.
+    assert [turns_of(request)[0] for request in model.requests] == [
+        ("user", all_three),
+        ("user", both),
+        ("user", all_three),
+        ("user", both),
+    ]
+    assert turns_of(model.requests[2])[1:] == [("assistant", ["two lungs"]), ("user", ["And here?"])]
+    assert [line["question_id"] for line in lines(tmp_path / "descriptions.jsonl")] == [
+        "1.png\n2.png\n3.png",
+        "1.png\n2.png",
+    ]

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,11 @@ from torchtune.data import Message
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
+from medcap.evaluation.prompting import VQA_TYPES
+from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.base import (
     ImageFinder,
+    LoadOptions,
     checked_rows,
     count_notices,
     fingerprint,
@@ -14,11 +18,14 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
     take_chunk,
 )
-from medcap.scoring.question import Row
+from medcap.evaluation.tasks.caption import CaptionOptions
+from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaOptions
+from medcap.recipes.generate import KEYS
+from medcap.scoring.question import Question
 
 
 def row(name, problem=None, **changes):
-    return Row(name, [Message(role="user", content="What?")], ["a"], problem=problem, **changes)
+    return Question(name, [Message(role="user", content="What?")], ("a",), problem=problem, **changes)
 
 
 def test_rows_of_one_id_are_told_apart():
@@ -123,3 +130,50 @@ def test_no_chunk_is_everything():
 def test_a_chunk_that_is_none_is_refused(chunk, index):
     with pytest.raises(UserError, match=r"test_chunk.*-1 for everything"):
         take_chunk([1, 2, 3], chunk, index)
+
+
+def names(task, vqa_type):
+    return [plan.protocol.name for plan in TASKS[task]().plan(vqa_type)]
+
+
+@pytest.mark.parametrize("task", ["omnimedvqa", "pmcvqa"])
+def test_medcaps_modes_bring_medcaps_mapping_where_there_are_options(task):
+    assert names(task, "no_cond_desc") == ["medcap_option", "medcap_letter", "option_text", "omnimedvqa_qa"]
+    assert names(task, "direct") == ["option_text", "omnimedvqa_qa"]
+
+
+def test_medcaps_modes_bring_nothing_else():
+    assert names("vqarad", "no_cond_desc") == ["exact", "llava_med", "llava_med_strict"]
+    assert [plan.method.name for plan in TASKS["vqarad"]().plan("omit", ["exact"])] == ["omit"]
+
+
+def test_captions_are_asked_for_directly_whatever_the_vqa_type():
+    assert [plan.method.name for plan in TASKS["caption"]().plan("omit", ["exact", "coco"])] == ["direct", "direct"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("vqa_type", VQA_TYPES)
+def test_the_protocols_of_every_task_can_be_planned(task, vqa_type):
+    assert set(TASKS[task].protocols) <= set(names(task, vqa_type))
+
+
+def test_options_are_taken_from_the_recipe_keys_of_their_names():
+    keys = {"image_roots": ["a"], "modalities": "all", "test_chunk": 3, "dataset_conversation_style": "sharegpt"}
+    assert CaptionOptions.of_keys(keys) == CaptionOptions(["a"], dataset_conversation_style="sharegpt")
+    assert OmniMedVqaOptions.of_keys(keys) == OmniMedVqaOptions(["a"], modalities="all", test_chunk=3)
+    assert TASKS["slake"].Options.of_keys(keys) == LoadOptions(["a"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_option_of_a_task_is_a_key_of_the_recipe(task):
+    options = TASKS[task].Options()
+    for option in dataclasses.fields(options):
+        if option.name != "work_folder":
+            assert KEYS[option.name].default == getattr(options, option.name)
+
+
+def test_a_part_of_omnimedvqa_has_a_result_folder_of_its_own():
+    task = TASKS["omnimedvqa"]()
+    assert task.folder(OmniMedVqaOptions(test_chunk=3, test_chunk_idx=1)) == "omnimedvqa-1_3"
+    assert task.folder(OmniMedVqaOptions(test_chunk=3)) == task.folder(OmniMedVqaOptions()) == "omnimedvqa"
+    assert task.folder(OmniMedVqaOptions(test_chunk=-1, test_chunk_idx=1)) == "omnimedvqa"

@@ -4,8 +4,7 @@ import pytest
 from PIL import Image
 
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.caption import CaptionTask
+from medcap.evaluation.tasks.caption import CaptionOptions, CaptionTask
 from medcap.scoring.question import message_text
 
 HUMAN = {"from": "human", "value": "①" * 50}
@@ -29,10 +28,10 @@ def test_the_first_answer_is_the_reference_and_what_precedes_it_the_prompt(tmp_p
     path = write(tmp_path, [{"conversations": turns, "image": "a.png", "meta": ""}])
     benchmark = CaptionTask().load(path)
     (row,) = benchmark.rows
-    assert (row.id, row.references, row.image, row.problem) == ("0", ["Clear lungs."], tmp_path / "a.png", None)
+    assert (row.id, row.references, row.image, row.problem) == ("0", ("Clear lungs.",), tmp_path / "a.png", None)
     assert [message.role for message in row.messages] == ["system", "user"]
     assert row.images == [str(tmp_path / "a.png")]
-    assert message_text(row.messages[1]) == row.question == "Describe."
+    assert message_text(row.messages[1]) == row.text == "Describe."
     assert (benchmark.source, benchmark.files, benchmark.notices) == (str(path), [path], [])
     assert tmp_path in benchmark.image_roots
     assert CaptionTask().load(tmp_path).sha256 == benchmark.sha256
@@ -41,7 +40,7 @@ def test_the_first_answer_is_the_reference_and_what_precedes_it_the_prompt(tmp_p
 def test_a_missing_image_is_a_problem_of_its_row_alone(tmp_path):
     answer = {"from": "gpt", "value": "b"}
     rows = [{"conversations": [HUMAN, answer], "image": name} for name in ("a.png", "lost.png")]
-    benchmark = CaptionTask().load(write(tmp_path, rows), LoadOptions(conversation_style="sharegpt"))
+    benchmark = CaptionTask().load(write(tmp_path, rows), CaptionOptions(dataset_conversation_style="sharegpt"))
     assert benchmark.rows[0].problem is None
     assert "lost.png does not exist" in benchmark.rows[1].problem
     assert benchmark.notices[0].startswith("1 of 2 rows cannot be asked")
@@ -51,7 +50,7 @@ def test_images_may_lie_in_a_root(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "pictures" / "b.png")
     path = write(tmp_path, [{"conversations": [HUMAN, {"from": "gpt", "value": "b"}], "image": "b.png"}])
-    benchmark = CaptionTask().load(path, LoadOptions(image_roots=[tmp_path / "pictures"]))
+    benchmark = CaptionTask().load(path, CaptionOptions(image_roots=[tmp_path / "pictures"]))
     assert benchmark.rows[0].image == tmp_path / "pictures" / "b.png"
     assert benchmark.image_roots == [tmp_path / "pictures"]
 

@@ -43,7 +43,7 @@ def test_rows_that_share_a_picture_share_its_path_and_it_is_written_once(tmp_pat
     assert [path.read_bytes() for path in paths] == [red, blue, red]
     assert sorted((tmp_path / "images").iterdir()) == sorted(set(paths))
     assert roots == [tmp_path / "images"]
-    assert [(row.id, row.question, row.answer_type, row.problem) for row in rows] == [
+    assert [(row.id, row.text, row.answer_type, row.problem) for row in rows] == [
         ("0", "q0", "CLOSED", None),
         ("1", "q1", "CLOSED", None),
         ("2", "q2", "CLOSED", None),
@@ -64,7 +64,7 @@ def test_a_row_without_an_image_or_an_answer_stays(tmp_path):
         "the file gives no answer",
         None,
     ]
-    assert rows[2].references == ["None"]
+    assert rows[2].references == ("None",)
 
 
 def test_images_need_a_folder_to_be_written_to(tmp_path):

@@ -74,9 +74,9 @@ def row_of(question, answers, image, problem, **meta):
 def test_a_row_is_kept_whatever_it_lacks(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     row = row_of(" Is it?\n<image> ", [4, "", None], tmp_path / "a.png", None, modality="CT", organ=" ")
-    assert (row.question, row.references, dict(row.meta), row.problem) == ("Is it?", ["4"], {"modality": "CT"}, None)
+    assert (row.text, row.references, dict(row.meta), row.problem) == ("Is it?", ("4",), {"modality": "CT"}, None)
     assert row.messages[0].content[0] == {"type": "image", "content": str(tmp_path / "a.png")}
-    assert row_of("q", [""], tmp_path / "a.png", None).references == [NO_ANSWER]
+    assert row_of("q", [""], tmp_path / "a.png", None).references == (NO_ANSWER,)
     assert row_of("q", [""], tmp_path / "a.png", None).problem == "the file gives no answer"
     assert row_of(None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"
     assert row_of("q", ["a"], None, None).problem == "the file names no image"
@@ -86,6 +86,6 @@ def test_a_row_is_kept_whatever_it_lacks(tmp_path):
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, ["a"], {"a": 1}])
 def test_an_answer_that_is_no_word_is_no_answer(answer):
     row = row_of("What?", [answer], None, "no image")
-    assert row.references == [NO_ANSWER]
-    assert row_of("What?", [3, "b"], None, "no image").references == ["3", "b"]
-    assert row_of(True, ["a"], None, None).question == ""
+    assert row.references == (NO_ANSWER,)
+    assert row_of("What?", [3, "b"], None, "no image").references == ("3", "b")
+    assert row_of(True, ["a"], None, None).text == ""

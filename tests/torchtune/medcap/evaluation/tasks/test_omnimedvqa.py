@@ -4,8 +4,7 @@ import pytest
 from PIL import Image
 
 from medcap.errors import UserError
-from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.omnimedvqa import MODALITIES, OmniMedVqaTask
+from medcap.evaluation.tasks.omnimedvqa import MODALITIES, OmniMedVqaOptions, OmniMedVqaTask
 
 
 def record(number, **changes):
@@ -37,7 +36,7 @@ def write(tmp_path, sets):
 
 
 def load(tmp_path, **options):
-    return OmniMedVqaTask().load(tmp_path, LoadOptions(**options))
+    return OmniMedVqaTask().load(tmp_path, OmniMedVqaOptions(**options))
 
 
 def test_records_are_read_in_the_order_of_the_file_names(tmp_path):
@@ -46,7 +45,7 @@ def test_records_are_read_in_the_order_of_the_file_names(tmp_path):
     assert [row.id for row in benchmark.rows] == ["ACRIMA_0000", "ACRIMA_0001", "ACRIMA_0002"]
     row = benchmark.rows[0]
     image = tmp_path / "OmniMedVQA" / "Images" / "ACRIMA" / "a.png"
-    assert (row.question, row.references) == ("What imaging technique was employed?", ["Fundus imaging"])
+    assert (row.text, row.references) == ("What imaging technique was employed?", ("Fundus imaging",))
     assert row.options == ("PET scan", "CT scan", "Blood test", "Fundus imaging")
     assert (row.image, row.images, row.answer_type, row.problem) == (image, [str(image)], "", None)
     assert row.groups == {"modality": "Fundus Photography", "question_type": "Modality Recognition"}
@@ -91,7 +90,7 @@ def test_an_option_called_none_is_an_option(tmp_path):
     write(tmp_path, {"a": [record(0, option_A="None", option_B="NA", gt_answer="None")]})
     row = load(tmp_path).rows[0]
     assert row.options[:2] == ("None", "NA")
-    assert row.references == ["None"]
+    assert row.references == ("None",)
 
 
 def test_the_eight_modalities_are_the_default_and_what_is_left_out_is_counted(tmp_path):
@@ -128,7 +127,7 @@ def test_files_without_any_of_the_eight_are_refused(tmp_path):
 def test_an_answer_that_is_not_an_option_stays_and_is_counted(tmp_path):
     write(tmp_path, {"a": [record(0), record(1, gt_answer="Ultrasound")]})
     benchmark = load(tmp_path)
-    assert (benchmark.rows[1].references, benchmark.rows[1].problem) == (["Ultrasound"], None)
+    assert (benchmark.rows[1].references, benchmark.rows[1].problem) == (("Ultrasound",), None)
     assert "1 of 2 rows have an answer that is not among their options" in benchmark.notices[1]
     assert benchmark.notices[1].endswith("ACRIMA_0001")
 
@@ -157,17 +156,17 @@ def test_repeated_ids_are_told_apart(tmp_path):
 
 def test_chunks_take_every_row_once(tmp_path):
     write(tmp_path, {"a": [record(number) for number in range(7)]})
-    whole = load(tmp_path, chunk=50, chunk_index=-1)
-    assert len(whole.rows) == len(load(tmp_path, chunk=-1, chunk_index=3).rows) == 7
-    parts = [load(tmp_path, chunk=3, chunk_index=index) for index in range(3)]
+    whole = load(tmp_path, test_chunk=50, test_chunk_idx=-1)
+    assert len(whole.rows) == len(load(tmp_path, test_chunk=-1, test_chunk_idx=3).rows) == 7
+    parts = [load(tmp_path, test_chunk=3, test_chunk_idx=index) for index in range(3)]
     assert [len(part.rows) for part in parts] == [2, 2, 3]
     assert [row.id for part in parts for row in part.rows] == [row.id for row in whole.rows]
     assert parts[2].notices[-1] == "chunk 2 of 3: 3 of 7 rows"
     assert parts[2].sha256 == whole.sha256
-    parts = [load(tmp_path, chunk=10, chunk_index=index) for index in range(10)]
+    parts = [load(tmp_path, test_chunk=10, test_chunk_idx=index) for index in range(10)]
     assert sorted(len(part.rows) for part in parts) == [0] * 3 + [1] * 7
     with pytest.raises(UserError, match="test_chunk_idx=3 must be 0 to 2"):
-        load(tmp_path, chunk=3, chunk_index=3)
+        load(tmp_path, test_chunk=3, test_chunk_idx=3)
 
 
 def test_a_damaged_file_is_named_with_the_line(tmp_path):

@@ -32,7 +32,7 @@ def test_the_hub_s_parquet_files_are_read_in_their_order(tmp_path):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     (folder / "train-00000-of-00001-abc.parquet").write_bytes(b"not read")
     benchmark = PathVqaTask().load(tmp_path, LoadOptions(work_folder=tmp_path / "work"))
-    assert [(row.id, row.question, row.answer_type) for row in benchmark.rows] == [
+    assert [(row.id, row.text, row.answer_type) for row in benchmark.rows] == [
         ("0", "q0", "OPEN"),
         ("1", "q1", "CLOSED"),
     ]
@@ -55,7 +55,7 @@ def test_llava_med_s_json_is_read(tmp_path):
     path = write_json(tmp_path, [row])
     benchmark = PathVqaTask().load(tmp_path)
     (loaded,) = benchmark.rows
-    assert (loaded.id, loaded.question, loaded.references) == ("300648006", "Where is this?", ["urinary"])
+    assert (loaded.id, loaded.text, loaded.references) == ("300648006", "Where is this?", ("urinary",))
     assert (loaded.answer_type, loaded.meta, loaded.problem) == ("OPEN", {"question_type": "where"}, None)
     assert loaded.image == path.parent / "images" / "test" / "test_0648.jpg"
     assert benchmark.notices == ["read 1 rows; the published test set has 6,761"]

@@ -42,7 +42,7 @@ def test_choices_lose_their_letters_and_the_label_gives_the_answer(tmp_path):
     benchmark = PmcVqaTask().load(tmp_path)
     (row,) = benchmark.rows
     assert row.options == ("Diffuse uptake", "Focal uptake", "No uptake: none", "A:b")
-    assert (row.id, row.references, row.question) == ("0", ["Focal uptake"], "What is the uptake?")
+    assert (row.id, row.references, row.text) == ("0", ("Focal uptake",), "What is the uptake?")
     assert (row.image, row.answer_type, row.problem) == (path.parent / "images" / "PMC1_F1.jpg", "", None)
     assert (benchmark.files, benchmark.expected) == ([path], {"rows": 2_000})
     assert benchmark.notices == ["read 1 rows; the published test set has 2,000"]
@@ -53,8 +53,8 @@ def test_version_2_has_the_letter_as_its_answer_and_its_figures_elsewhere(tmp_pa
     path = write(tmp_path, "test_2.csv", SECOND, [row], images="figures")
     benchmark = PmcVqaTask().load(tmp_path)
     (loaded,) = benchmark.rows
-    assert (loaded.id, loaded.question, loaded.options) == ("17", "What?", ("MRI", "CT", "PET", "None"))
-    assert loaded.references == ["None"]
+    assert (loaded.id, loaded.text, loaded.options) == ("17", "What?", ("MRI", "CT", "PET", "None"))
+    assert loaded.references == ("None",)
     assert loaded.image == path.parent / "figures" / "PMC1_F1.jpg"
     assert benchmark.expected == {"rows": 33_430}
 
@@ -81,9 +81,9 @@ def test_empty_choices_are_dropped_and_none_is_a_choice(tmp_path):
     write(tmp_path, "test_clean.csv", FIRST, rows)
     benchmark = PmcVqaTask().load(tmp_path)
     assert [(row.options, row.references) for row in benchmark.rows[:3]] == [
-        (("None", "NA"), ["None"]),
-        (("a", "b", "d"), ["c text"]),
-        (("a", "b", "c", "d"), ["b"]),
+        (("None", "NA"), ("None",)),
+        (("a", "b", "d"), ("c text",)),
+        (("a", "b", "c", "d"), ("b",)),
     ]
     assert benchmark.rows[3].problem == "the file gives no answer"
     assert "lost.jpg does not exist" in benchmark.rows[4].problem

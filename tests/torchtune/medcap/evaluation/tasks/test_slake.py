@@ -45,10 +45,10 @@ def test_the_english_questions_are_read(tmp_path):
     path = write(tmp_path, records)
     benchmark = SlakeTask().load(tmp_path)
     first, second = benchmark.rows
-    assert (first.id, first.question, first.references) == (
+    assert (first.id, first.text, first.references) == (
         "11934",
         "What modality is used to take this image?",
-        ["CT"],
+        ("CT",),
     )
     assert first.groups == {"modality": "CT", "question_type": "Modality", "answer_type": "OPEN", "organ": "Lung"}
     assert first.image == path.parent / "imgs" / "xmlab102" / "source.jpg"

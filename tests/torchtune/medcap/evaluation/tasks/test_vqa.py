@@ -28,7 +28,7 @@ def test_questions_are_asked_exactly_as_training_records_put_them(tmp_path):
     training = {"image": "images/a.png", "conversations": turns}
     record = read_record(training, tmp_path / "x.json", 0, lambda image, folder: tmp_path / image)
     assert loaded.messages[0].content == record.messages[0].content
-    assert (loaded.id, loaded.references, loaded.image) == ("7", ["Yes"], tmp_path / "images" / "a.png")
+    assert (loaded.id, loaded.references, loaded.image) == ("7", ("Yes",), tmp_path / "images" / "a.png")
     assert (loaded.answer_type, loaded.options) == ("CLOSED", ("yes", "no"))
     assert dict(loaded.meta) == {"modality": "X-Ray", "question_type": "finding"}
 
@@ -36,8 +36,8 @@ def test_questions_are_asked_exactly_as_training_records_put_them(tmp_path):
 def test_other_names_lists_of_answers_and_text_only_rows_are_read(tmp_path):
     rows = [{"id": "x", "question": "Q <image>?", "answer": ["a", "b"]}, {"question": "R", "reference": 3}]
     first, second = load(tmp_path, rows)
-    assert (first.id, first.question, first.references, first.images) == ("x", "Q  ?", ["a", "b"], [])
-    assert (second.id, second.references, second.options, second.answer_type) == ("1", ["3"], (), "")
+    assert (first.id, first.text, first.references, first.images) == ("x", "Q  ?", ("a", "b"), [])
+    assert (second.id, second.references, second.options, second.answer_type) == ("1", ("3",), (), "")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_options_at_the_end_of_a_question_are_taken_from_it(tmp_path):
     question = "Is it clear? Please choose from the following two options: [yes, no]"
     turns = [{"from": "human", "value": question + "\n<image>"}, {"from": "gpt", "value": "yes"}]
     (row,) = load(tmp_path, [{"image": "images/a.png", "conversations": turns}])
-    assert (row.question, row.options) == (question, ("yes", "no"))
+    assert (row.text, row.options) == (question, ("yes", "no"))
 
 
 @pytest.mark.parametrize("key", ["conversations", "conversatons"])
@@ -74,9 +74,9 @@ def test_llava_med_rows_are_read_a_pair_of_turns_each(tmp_path, key):
     ]
     row = {"id": "r1", "image": "images/a.png", key: turns, "answer_type": "OPEN"}
     first, second = load(tmp_path, [row])
-    assert [(r.id, r.question, r.references) for r in (first, second)] == [
-        ("r1", "Is it clear?", ["yes"]),
-        ("r1#2", "Which view?", ["PA"]),
+    assert [(r.id, r.text, r.references) for r in (first, second)] == [
+        ("r1", "Is it clear?", ("yes",)),
+        ("r1#2", "Which view?", ("PA",)),
     ]
     assert first.images == second.images == [str(tmp_path / "images" / "a.png")]
     assert first.answer_type == second.answer_type == "OPEN"

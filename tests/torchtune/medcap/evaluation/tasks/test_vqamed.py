@@ -59,9 +59,9 @@ def test_2019_has_four_categories(tmp_path):
     folder = write_2019(tmp_path, text)
     benchmark = VqaMedTask().load(tmp_path)
     assert [(row.id, row.answer_type, row.meta["question_type"], row.references) for row in benchmark.rows] == [
-        ("synpic1", "CLOSED", "modality", ["yes"]),
-        ("synpic1#2", "OPEN", "plane", ["axial"]),
-        ("synpic2", "OPEN", "abnormality", ["mass", "lesion (left)", "lesion left", "lesion"]),
+        ("synpic1", "CLOSED", "modality", ("yes",)),
+        ("synpic1#2", "OPEN", "plane", ("axial",)),
+        ("synpic2", "OPEN", "abnormality", ("mass", "lesion (left)", "lesion left", "lesion")),
     ]
     assert benchmark.rows[0].image == folder / "VQAMed2019_Test_Images" / "synpic1.jpg"
     assert "synpic2.jpg does not exist" in benchmark.rows[2].problem
@@ -75,9 +75,9 @@ def test_2021_has_its_answers_in_a_second_file(tmp_path):
     answers = "synpic2|cyst\nsynpic1|avascular necrosis|degenerative changes|\n"
     folder = write_2021(tmp_path, questions, answers)
     benchmark = VqaMedTask().load(tmp_path)
-    assert [(row.question, row.references) for row in benchmark.rows] == [
-        ("what is most alarming about this image?", ["avascular necrosis", "degenerative changes"]),
-        ("what is abnormal?", ["cyst"]),
+    assert [(row.text, row.references) for row in benchmark.rows] == [
+        ("what is most alarming about this image?", ("avascular necrosis", "degenerative changes")),
+        ("what is abnormal?", ("cyst",)),
     ]
     assert benchmark.rows[0].groups == {"question_type": "abnormality", "answer_type": "OPEN"}
     assert benchmark.rows[0].image == folder / "images" / "VQA-500-Images" / "synpic1.jpg"

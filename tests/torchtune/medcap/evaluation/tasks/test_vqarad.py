@@ -50,9 +50,9 @@ def test_the_test_phrases_are_read_with_what_the_file_tells(tmp_path):
     path = write(tmp_path, records)
     benchmark = VqaRadTask().load(tmp_path)
     assert [(row.id, row.answer_type, row.references) for row in benchmark.rows] == [
-        ("1", "CLOSED", ["Yes"]),
-        ("2", "CLOSED", ["No"]),
-        ("4", "OPEN", ["3"]),
+        ("1", "CLOSED", ("Yes",)),
+        ("2", "CLOSED", ("No",)),
+        ("4", "OPEN", ("3",)),
     ]
     row = benchmark.rows[2]
     assert row.groups == {"question_type": "COUNT", "organ": "CHEST", "answer_type": "OPEN"}

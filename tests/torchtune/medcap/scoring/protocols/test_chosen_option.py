@@ -1,15 +1,15 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
-from medcap.scoring.protocols.chosen_option import ChosenOption
-from medcap.scoring.question import Answer
+from medcap.scoring.protocols.chosen_option import LikelyLetter, LikelyText, LikelyTextNormalized
 
 OPTIONS = ("upper", "upper left", "No")
 
 
 def answer(name, prediction, reference="upper left", options=OPTIONS, modality="CT"):
     groups = {"modality": modality} if modality else {}
-    return Answer(name, "Where?", (reference,), prediction, options, groups=groups)
+    return make_answer(name, "Where?", (reference,), prediction, options, groups=groups)
 
 
 def test_the_options_own_text_is_right_and_nothing_else():
@@ -20,7 +20,7 @@ def test_the_options_own_text_is_right_and_nothing_else():
         answer("4", "upper left", modality="MR"),
         answer("5", ""),
     ]
-    result = ChosenOption("option_text", "the likeliest").score(answers)
+    result = LikelyText().score(answers)
     assert result.scores == {"accuracy": 0.4, "accuracy_by_modality": pytest.approx((1 / 4 + 1) / 2)}
     assert list(result.intervals) == ["accuracy", "accuracy_by_modality"]
     assert result.counts == {"n": 5, "failures": 1}
@@ -34,7 +34,7 @@ def test_the_options_own_text_is_right_and_nothing_else():
 
 
 def test_an_empty_reference_does_not_make_a_failure_right():
-    result = ChosenOption("option_text", "").score([answer("1", "", reference="")])
+    result = LikelyText().score([answer("1", "", reference="")])
     assert (result.scores["accuracy"], result.counts["failures"]) == (0.0, 1)
 
 
@@ -44,7 +44,7 @@ def test_rows_that_cannot_be_answered_rightly_are_wrong_and_told():
         answer("2", "upper", reference="elsewhere"),
         answer("3", "", options=(), modality=""),
     ]
-    result = ChosenOption("option_letter", "").score(answers)
+    result = LikelyLetter().score(answers)
     assert result.scores["accuracy"] == pytest.approx(1 / 3)
     assert result.notices == [
         "rows without options, counted as wrong: 1 of 3 (the first is 3)",
@@ -53,12 +53,11 @@ def test_rows_that_cannot_be_answered_rightly_are_wrong_and_told():
     ]
 
 
-def test_each_has_its_own_name_and_description():
-    first, second = ChosenOption("option_text", "by sum"), ChosenOption("option_text_normalized", "by mean")
-    assert (first.name, first.description, first.headline) == ("option_text", "by sum", "accuracy")
-    assert (second.name, second.description) == ("option_text_normalized", "by mean")
+def test_the_most_likely_option_as_a_whole_or_a_token_are_two_fields_of_one_prompt():
+    assert (LikelyText.prompt, LikelyText.field) == ("option_text", "prediction")
+    assert (LikelyTextNormalized.prompt, LikelyTextNormalized.field) == ("option_text", "prediction_normalized")
 
 
 def test_rows_without_any_options_are_refused():
     with pytest.raises(UserError, match=r"^option_text: no row has 'options' \(the first is 7\)"):
-        ChosenOption("option_text", "").score([answer("7", "yes", options=())])
+        LikelyText().score([answer("7", "yes", options=())])

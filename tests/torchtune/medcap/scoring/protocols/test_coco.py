@@ -1,9 +1,9 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.metrics import java_scorers
 from medcap.scoring.protocols.coco import Coco
-from medcap.scoring.question import Answer
 
 pytestmark = pytest.mark.processes
 
@@ -21,7 +21,7 @@ CAPTIONS = [
 
 def answers(captions, references=REFERENCES):
     return [
-        Answer(str(index), "", (reference,), caption)
+        make_answer(str(index), "", (reference,), caption)
         for index, (caption, reference) in enumerate(zip(captions, references, strict=True))
     ]
 

@@ -1,8 +1,8 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols.exact import Exact, exact_match, normalize, token_f1
-from medcap.scoring.question import Answer
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_token_f1_takes_the_best_reference(prediction, references, expected):
 
 def test_the_protocol_takes_any_reference_and_counts_failures():
     rows = [
-        Answer("1", "", ("left", "Left lung."), "left lung"),
-        Answer("2", "", ("right lung",), "lung"),
-        Answer("3", "", ("yes",), ""),
+        make_answer("1", "", ("left", "Left lung."), "left lung"),
+        make_answer("2", "", ("right lung",), "lung"),
+        make_answer("3", "", ("yes",), ""),
     ]
     result = Exact().score(rows)
     assert result.scores == pytest.approx({"accuracy": 1 / 3, "token_f1": (1 + 2 / 3) / 3})
@@ -92,7 +92,7 @@ def test_the_protocol_refuses_nothing_to_score():
 
 
 def test_replies_that_end_within_their_reasoning_are_wrong_and_counted():
-    rows = [Answer("1", "", ("left",), "<think>left"), Answer("2", "", ("left",), "left")]
+    rows = [make_answer("1", "", ("left",), "<think>left"), make_answer("2", "", ("left",), "left")]
     result = Exact().score(rows)
     assert (result.scores["accuracy"], result.counts["failures"]) == (0.5, 0)
     assert result.notices == ["replies that end within their reasoning, counted as wrong: 1 of 2 (the first is 1)"]

@@ -1,8 +1,8 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols import PROTOCOLS, make_protocol
-from medcap.scoring.question import Answer
 
 
 def test_the_protocols_and_their_order():
@@ -33,7 +33,7 @@ def test_an_unknown_name_gets_a_close_one_and_the_list():
 def test_every_protocol_names_what_it_returns(name):
     protocol = make_protocol(name, ["yes"])
     kinds = ("OPEN", "CLOSED")
-    rows = [Answer(kind, "", ("yes",), "yes", ("yes", "no"), kind, {"modality": "CT"}) for kind in kinds]
+    rows = [make_answer(kind, "", ("yes",), "yes", ("yes", "no"), kind, {"modality": "CT"}) for kind in kinds]
     result = protocol.score(rows)
     assert protocol.name == name
     assert not protocol.description.endswith(".")

@@ -1,13 +1,13 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols import make_protocol
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
-from medcap.scoring.question import Answer
 
 
 def answer(prediction, reference, answer_type="CLOSED", name="q"):
-    return Answer(name, "", (reference,), prediction, answer_type=answer_type)
+    return make_answer(name, "", (reference,), prediction, answer_type=answer_type)
 
 
 ROWS = [
@@ -122,7 +122,7 @@ def test_other_answer_types_are_in_no_denominator_and_told():
 
 
 def test_only_the_first_of_several_references_counts_and_that_is_told():
-    result = LlavaMed().score([Answer("q", "", ("no", "yes"), "yes", answer_type="CLOSED")])
+    result = LlavaMed().score([make_answer("q", "", ("no", "yes"), "yes", answer_type="CLOSED")])
     assert result.scores["closed.accuracy"] == 0.0
     assert result.notices == [
         "rows with several references, of which this rule takes the first: 1 of 1 (the first is q)"
@@ -146,9 +146,9 @@ def test_an_empty_list_of_candidates_is_refused():
 
 def test_the_strict_rule_takes_reasoning_off_and_the_published_ones_read_it():
     rows = [
-        Answer("1", "", ("yes",), "<think>no sign of it</think>Yes.", answer_type="CLOSED"),
-        Answer("2", "", ("2",), "<think>3?</think>2.0", answer_type="OPEN"),
-        Answer("3", "", ("yes",), "<think>yes", answer_type="CLOSED"),
+        make_answer("1", "", ("yes",), "<think>no sign of it</think>Yes.", answer_type="CLOSED"),
+        make_answer("2", "", ("2",), "<think>3?</think>2.0", answer_type="OPEN"),
+        make_answer("3", "", ("yes",), "<think>yes", answer_type="CLOSED"),
     ]
     strict = LlavaMedStrict().score(rows)
     assert [row["correct"] for row in strict.rows] == [True, True, False]

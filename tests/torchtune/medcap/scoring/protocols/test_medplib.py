@@ -1,12 +1,12 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols.medplib import Medplib
-from medcap.scoring.question import Answer
 
 
 def answer(prediction, reference, answer_type, name="q"):
-    return Answer(name, "", (reference,), prediction, answer_type=answer_type)
+    return make_answer(name, "", (reference,), prediction, answer_type=answer_type)
 
 
 def test_candidates_are_the_references_of_the_file_in_its_order():

@@ -1,14 +1,16 @@
 import pytest
 
+from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption, OmniMedVqaQa, most_similar
-from medcap.scoring.question import Answer
 
 OPTIONS = ("Heart", "Lung", "Liver", "Kidney")
 
 
 def answer(prediction, reference="Lung", options=OPTIONS, name="q", modality="CT"):
-    return Answer(name, "", (reference,), prediction, tuple(options), groups={"modality": modality} if modality else {})
+    return make_answer(
+        name, "", (reference,), prediction, tuple(options), groups={"modality": modality} if modality else {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,9 +142,9 @@ def test_reasoning_is_taken_off_by_our_rules_and_told_by_the_published_one():
 
 def test_letters_are_those_of_the_columns():
     rows = [
-        Answer("1", "", ("Heart",), "B", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
-        Answer("2", "", ("Lung",), "C", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
-        Answer("3", "", ("Heart",), "A", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+        make_answer("1", "", ("Heart",), "B", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+        make_answer("2", "", ("Lung",), "C", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
+        make_answer("3", "", ("Heart",), "A", ("Heart", "Lung"), columns=("", "Heart", "Lung")),
     ]
     for rule in (MedcapOption, MedcapLetter):
         assert [row["correct"] for row in rule().score(rows).rows] == [True, True, False]

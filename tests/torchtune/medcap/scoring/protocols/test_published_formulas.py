@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from helpers import published_formulas as published
+from helpers.answers import make_answer
 from medcap.scoring.protocols import make_protocol, summary
-from medcap.scoring.question import Answer
 from medcap.scoring.replies.word_scores import normalize_word
 from medcap.scoring.statistics import Interval
 
@@ -52,7 +52,7 @@ def answers():
         if random_.random() < 0.8:
             options[random_.randrange(len(options))] = reference or "x"
         rows.append(
-            Answer(
+            make_answer(
                 str(index),
                 "",
                 (reference,),
@@ -99,37 +99,46 @@ def test_normalisation(answers):
 
 @pytest.mark.slow
 def test_llava_med(answers):
-    candidates = list(dict.fromkeys(answer.references[0] for answer in answers))[:40]
-    expected = [published.llava_med(a.answer_type, a.prediction, a.references[0], candidates) for a in answers]
+    candidates = list(dict.fromkeys(answer.question.references[0] for answer in answers))[:40]
+    expected = [
+        published.llava_med(a.question.answer_type, a.prediction, a.question.references[0], candidates) for a in answers
+    ]
     check(answers, make_protocol("llava_med", candidates), expected)
 
 
 @pytest.mark.slow
 def test_llava_med_batch(answers):
-    expected = [published.llava_med_batch(a.answer_type, a.prediction, a.references[0]) for a in answers]
+    expected = [
+        published.llava_med_batch(a.question.answer_type, a.prediction, a.question.references[0]) for a in answers
+    ]
     check(answers, make_protocol("llava_med_batch"), expected)
 
 
 @pytest.mark.slow
 def test_medplib(answers):
     # Among equal candidates only the first can be taken, so leaving out the others changes nothing.
-    references = list(dict.fromkeys(answer.references[0] for answer in answers))
+    references = list(dict.fromkeys(answer.question.references[0] for answer in answers))
     types = {"OPEN": ["OPEN", "open", "Other", "number"], "CLOSED": ["CLOSED", "yes/no", "Yes/No", "closed"]}
-    asked = [replace(a, answer_type=types[a.answer_type][index % 4]) for index, a in enumerate(answers)]
-    expected = [published.medplib(a.answer_type, a.prediction, a.references[0], references) for a in asked]
+    asked = [
+        replace(a, question=replace(a.question, answer_type=types[a.question.answer_type][index % 4]))
+        for index, a in enumerate(answers)
+    ]
+    expected = [
+        published.medplib(a.question.answer_type, a.prediction, a.question.references[0], references) for a in asked
+    ]
     check(asked, make_protocol("medplib"), expected)
 
 
 def mean_over_modalities(answers, hits):
     groups = {}
     for answer, hit in zip(answers, hits, strict=True):
-        groups.setdefault(answer.groups["modality"], []).append(hit)
+        groups.setdefault(answer.question.groups["modality"], []).append(hit)
     return sum(sum(hits) / len(hits) for hits in groups.values()) / len(groups)
 
 
 @pytest.mark.slow
 def test_omnimedvqa_qa(answers):
-    hits = [published.omnimedvqa_qa(a.prediction, a.references[0], a.options) for a in answers]
+    hits = [published.omnimedvqa_qa(a.prediction, a.question.references[0], a.question.options) for a in answers]
     result = check(answers, make_protocol("omnimedvqa_qa"), [{"accuracy": float(hit)} for hit in hits])
     assert result.scores["accuracy_by_modality"] == pytest.approx(mean_over_modalities(answers, hits), abs=1e-12)
     assert 0.2 < result.scores["accuracy"] < 0.8
@@ -139,10 +148,18 @@ def test_medcap_letter(answers):
     replies = ["A", "b.", " C", "(D)", "the", "ABCD", "E", "", "\n", "ß", "d) x", "Because", "１"]
     random_ = random.Random(7)
     asked = [
-        Answer(a.question_id, "", a.references, random_.choice([*replies, a.prediction]), a.options, "", a.groups)
+        make_answer(
+            a.question.id,
+            "",
+            a.question.references,
+            random_.choice([*replies, a.prediction]),
+            a.question.options,
+            "",
+            a.question.groups,
+        )
         for a in answers
     ]
-    hits = [published.medcap_letter(a.prediction, a.references[0], list(a.options)) for a in asked]
+    hits = [published.medcap_letter(a.prediction, a.question.references[0], list(a.question.options)) for a in asked]
     result = make_protocol("medcap_letter").score(asked)
     assert [row["correct"] for row in result.rows] == hits
     assert result.scores["accuracy"] == pytest.approx(mean_over_modalities(asked, hits), abs=1e-12)

@@ -1,0 +1,23 @@
+"""Answers without turns, as a file of answers has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medcap.scoring.question import Answer, Question
+
+
+def make_answer(
+    id: str,
+    text: str,
+    references: tuple[str, ...],
+    prediction: str,
+    options: tuple[str, ...] = (),
+    answer_type: str = "",
+    groups: Mapping[str, str] | None = None,
+    image: str | None = None,
+    columns: tuple[str, ...] = (),
+) -> Answer:
+    """An answer to a question of these words; see :class:`Question` for the rest."""
+    question = Question(id, (), references, image, options, answer_type, groups or {}, words=text, columns=columns)
+    return Answer(question, prediction)
