@@ -1,7 +1,7 @@
 """For ``mkdocs``: pages that lie outside docs/, links that hold on GitHub and in the site, roles in docstrings.
 
 The documents are written to be read in the repository, where a link is relative to its file. In the site some of them
-lie elsewhere: their links are changed here, and nothing is copied into docs/
+lie elsewhere: their links are changed here, and nothing is copied into docs/.
 """
 
 from __future__ import annotations
