@@ -39,7 +39,7 @@ lint: $(INSTALLED)
 
 # Material for MkDocs otherwise says on each build that another program will follow it.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 wheel: $(INSTALLED)
 	rm -rf build dist
