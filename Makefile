@@ -1,6 +1,7 @@
 # make demo   the whole way on drawn images      make lint   ruff, import layers
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make test-quick  what takes no time, after each save      make coverage  all tests, and how much they run
+# make docs   the documents as a site in site/     make wheel  the wheel in dist/, tried alone
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
@@ -26,7 +27,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
 	bench-serving bench-probe bench-frozen-weights bench-convert bench-data
 
-.PHONY: demo test test-quick coverage lint clean bench $(BENCHMARKS)
+.PHONY: demo test test-quick coverage lint docs wheel clean bench $(BENCHMARKS)
 
 demo: $(INSTALLED)
 	medcap demo
@@ -45,6 +46,15 @@ lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	lint-imports
+
+# Material for MkDocs otherwise says on each build that another program will follow it.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
+
+wheel: $(INSTALLED)
+	rm -rf build dist
+	pip wheel --quiet --no-deps --wheel-dir dist .
+	MEDCAP_WHEEL=$$(ls $(CURDIR)/dist/*.whl) pytest tests/packaging/test_wheel.py
 
 # One after another, with make -j too: they measure time.
 bench: demo
@@ -84,7 +94,7 @@ bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py
 
 clean:
-	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build
+	rm -rf $(VENV) results/demo .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
