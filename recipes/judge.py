@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, plan_model
 from medcap.configuration import Component, Section, Value, check, recipe
 from medcap.errors import UserError
 from medcap.evaluation.judges import JUDGES, PARSINGS, EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
@@ -148,16 +148,12 @@ class JudgeRecipe:
         cfg = self.cfg
         given = OmegaConf.to_container(cfg)
         model = check(OmegaConf.create({name: given[name] for name in MODEL_KEYS}), MODEL_KEYS)
-        device = choose_device(cfg.device)
         plan = plan_model(model)
-        for notice in plan.vision.notices:
-            print(f"note: {notice}", file=sys.stderr)
         settings = {"llm": given["llm"], "checkpoint_dir": given["checkpointer"]["checkpoint_dir"]}
         settings |= {name: given[name] for name in ("vision", "vision_checkpoint", "llm_weights")}
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
-        dtype = choose_dtype(cfg.dtype, device)
-        return ModelUnderTestJudge(plan, settings, device, dtype, cfg.max_new_tokens, cfg.batch_size)
+        return ModelUnderTestJudge(model, plan, settings, cfg.max_new_tokens, cfg.batch_size)
 
     def _endpoint(self) -> EndpointJudge:
         cfg = self.cfg

@@ -35,13 +35,10 @@ def mcnemar(first_only: int, second_only: int) -> float:
     Returns:
         0..1; 1 where they never disagree.
     """
-    total, least = first_only + second_only, min(first_only, second_only)
-    term = tail = 1
-    for taken in range(least):
-        term = term * (total - taken) // (taken + 1)
-        tail += term
-    # Whole numbers throughout: the quotient is the float nearest to the exact value, however many rows there are.
-    return min(1.0, 2 * tail / 2**total)
+    from scipy.stats import binomtest  # here, because it is slow to import
+
+    total = first_only + second_only
+    return float(binomtest(first_only, total).pvalue) if total else 1.0
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:

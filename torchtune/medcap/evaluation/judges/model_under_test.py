@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
+from omegaconf import DictConfig
 
-from medcap.checkpoints.build_model import ModelPlan
+from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
@@ -23,10 +23,9 @@ class ModelUnderTestJudge(Judge):
     """Asks the model that is evaluated, by text alone.
 
     Args:
-        plan: of the model; its weights are read at the first question.
+        cfg: has the keys of ``MODEL_KEYS``.
+        plan: of this configuration; its weights are read at the first question.
         settings: what decides its replies: weights and template, as the recipe names them.
-        device: where it runs.
-        dtype: of the language model.
         max_new_tokens: most tokens of a reply.
         batch_size: prompts that are decoded together.
         progress: show the progress on stderr.
@@ -36,18 +35,17 @@ class ModelUnderTestJudge(Judge):
 
     def __init__(
         self,
+        cfg: DictConfig,
         plan: ModelPlan,
         settings: Mapping[str, Any],
-        device: torch.device,
-        dtype: torch.dtype,
         max_new_tokens: int = 200,
         batch_size: int = 16,
         progress: bool = True,
     ) -> None:
+        self._cfg = cfg
+        self._dtype = choose_dtype(cfg.dtype, choose_device(cfg.device))
         self._plan = plan
         self._settings = dict(settings)
-        self._device = device
-        self._dtype = dtype
         self._sampling = Sampling(max_new_tokens=max_new_tokens)
         self._batch_size = batch_size
         self._progress = progress
@@ -88,9 +86,8 @@ class ModelUnderTestJudge(Judge):
 
     @cached_property
     def _generator(self) -> Generator:
-        plan = self._plan
-        model = plan.load(self._device, self._dtype)
+        opened = open_model(self._cfg, self._plan)
         reader = ImageReader([Path.cwd()])
         return Generator(
-            model, plan.tokenizer, plan.vision.preprocess, reader, self._batch_size, progress=self._progress
+            opened.model, opened.tokenizer, opened.preprocess, reader, self._batch_size, progress=self._progress
         )

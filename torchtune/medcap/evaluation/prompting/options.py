@@ -37,8 +37,9 @@ def with_words(question: Question, before: str = "", after: str = "") -> list[Me
         parts.append({"type": "text", "content": ""})
     first, end = parts[places[0]], parts[places[-1]]
     # Words behind an image begin on a line of their own, as in the training records.
+    end["content"] = end["content"].rstrip()
     first["content"] = ("\n" if places[0] else "") + before + first["content"].lstrip()
-    end["content"] = end["content"].rstrip() + after
+    end["content"] += after
     return [*earlier, Message(role="user", content=parts, masked=True)]
 
 

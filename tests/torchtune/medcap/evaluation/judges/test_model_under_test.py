@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
+from omegaconf import OmegaConf
 
 from helpers.judge_checkpoints import write_chat_checkpoint
 from helpers.llm_checkpoints import random_decoder, tiny_llm
@@ -22,10 +22,10 @@ class Plan:
         tower = FakeTower()
         self.num_loads = 0
         self.tokenizer = ChatTokenizer(llama3_tokenizer(str(folder / "original/tokenizer.model")), NUM_IMAGE_TOKENS)
-        self.vision = SimpleNamespace(preprocess=tower.preprocess)
+        self.vision = SimpleNamespace(preprocess=tower.preprocess, notices=[])
         self.model = VisionLanguageModel(tower, FakeProjector(), decoder, self.tokenizer.image_token_id)
 
-    def load(self, device, dtype):
+    def load(self, device, dtype, decoder):
         self.num_loads += 1
         return self.model
 
@@ -38,8 +38,8 @@ def folder(tmp_path):
 @pytest.fixture
 def judge(folder):
     plan = Plan(folder, random_decoder(tiny_llm()))
-    cpu = torch.device("cpu")
-    return ModelUnderTestJudge(plan, {"vision": "tiny"}, cpu, torch.float32, max_new_tokens=12, progress=False)
+    cfg = OmegaConf.create({"device": "cpu", "dtype": "fp32"})
+    return ModelUnderTestJudge(cfg, plan, {"vision": "tiny"}, max_new_tokens=12, progress=False)
 
 
 def ask(judge, prompts):
