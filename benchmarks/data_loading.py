@@ -90,9 +90,7 @@ def main() -> None:
 
 
 def draw(side: int, mode: str, seed: int) -> Image.Image:
-    """Return a picture with broad shapes, texture and sensor noise, so that it compresses about as a photograph
-    does.
-    """
+    """Draw a picture that compresses about as a photograph does: broad shapes, texture and sensor noise."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     phase = generator.uniform(0, 6, 3)

@@ -164,9 +164,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
 def random_decoder(
     llm: dict[str, Any], llm_weights: str, device: torch.device, dtype: torch.dtype
 ) -> TransformerDecoder:
-    """Return a decoder of Gaussian weights of variance 1 / inputs, made layer by layer, so that a large one fits
-    quantised.
-    """
+    """Make a decoder of Gaussian weights (variance 1 / inputs) layer by layer, so that a large one fits quantised."""
     decoder = build_decoder(llm)
     generator = torch.Generator(device).manual_seed(0)
 

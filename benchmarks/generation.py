@@ -37,7 +37,7 @@ BATCH_SIZES = {"tiny": [4], "small": [8, 32], "llama3_2_1b": [8, 32, 128], "llam
 # Images of the scored questions, where each has one and where each has several; a GPU needs more for a steady rate.
 SCORED_IMAGES = {"cpu": (6, 1), "cuda": (128, 16)}
 OPTIONS = 4
-# The plain loop computes everything anew for every token, so a few must do.
+# The plain loop computes everything again for every token, so a few must do.
 PLAIN_TOKENS = 6
 # Far more than any cache holds.
 READ_BYTES = 1 << 30

@@ -158,7 +158,7 @@ class Plain(Ours):
     """``helpers/tiny_generation.py`` over the same modules: one request at a time, no cache."""
 
     def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
-        """All tokens computed anew for every next one, so that the first is as dear as the others."""
+        """All tokens computed again for every next one, so that the first is as dear as the others."""
         began = time.perf_counter()
         tokens = [plain_answer(self.generator, _request(question), new_tokens) for question in questions]
         first = (time.perf_counter() - began) / new_tokens

@@ -2,8 +2,8 @@
 
     make bench-probe        after make demo
 
-The training phantoms are the demo's; the test phantoms are drawn anew, more of them, from the demo's test seed, so that
-the intervals are narrow. Written: ``results/benchmarks/probe.json`` and ``probe.md``.
+The training phantoms are the demo's. More test phantoms are drawn from the demo's test seed, so that the intervals are
+narrow. Written: ``results/benchmarks/probe.json`` and ``probe.md``.
 """
 
 from __future__ import annotations

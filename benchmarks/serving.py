@@ -72,7 +72,7 @@ def server(demo: Path) -> Iterator[str]:
 
 
 def make_bodies(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Return requests about images that nobody has seen: captions and questions in turn."""
+    """Return requests about images that are not cached: captions and questions in turn."""
     write_phantoms(folder, count, seed=2024)
     bodies = []
     for place, path in enumerate(sorted((folder / "images").iterdir())):

@@ -66,7 +66,7 @@ class JudgeRecipe:
     """Judge answers with a language model.
 
     Features:
-        - ``exp=eval_vqa``: verdicts RIGHT or WRONG for ``csv_path``, which is medcap's raw CSV, a predictions.jsonl or
+        - ``exp=eval_vqa``: verdicts RIGHT or WRONG for ``csv_path``, medcap 2024's raw CSV, a predictions.jsonl or
           any file of answers; verdicts, scores and, for a CSV, the judged CSV go to ``output_dir``. A run that was
           killed goes on where it stopped.
         - ``exp=chat``: a conversation with the judge's model on the terminal.
@@ -86,8 +86,8 @@ class JudgeRecipe:
                 )
         if cfg.exp == "eval_vqa" and cfg.csv_path is None:
             raise UserError(
-                "csv_path is missing: add csv_path=FILE (medcap's raw CSV, a predictions.jsonl, answers in JSON), or"
-                " exp=chat"
+                "csv_path is missing: add csv_path=FILE (medcap 2024's raw CSV, a predictions.jsonl, answers in JSON),"
+                " or exp=chat"
             )
         if cfg.exp == "chat" and cfg.csv_path is not None:
             raise UserError("csv_path goes with exp=eval_vqa, not with exp=chat: drop one of them")

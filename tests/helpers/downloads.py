@@ -118,7 +118,7 @@ def write_vqarad_text(downloads: Downloads) -> None:
 
 
 def write_textplus(downloads: Downloads) -> None:
-    """What medcap's mixtures are made of, but for PMC-OA."""
+    """What medcap 2024's mixtures are made of, but for PMC-OA."""
     top = "PMC-VQA-text"
     downloads.images(f"{top}/images", "PMC3_1.jpg")
     downloads.array(f"{top}/train_text.json", [{"Figure_path": "PMC3_1.jpg", "text": "From PMC-VQA."}])

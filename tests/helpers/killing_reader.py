@@ -1,4 +1,4 @@
-"""A reader of images that stands for decoders that end their process; importable by processes that start anew."""
+"""A reader of images that stands for decoders that end their process; importable by processes that start over."""
 
 from __future__ import annotations
 

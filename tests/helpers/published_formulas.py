@@ -172,7 +172,7 @@ def omnimedvqa_qa(prediction, reference, options):
 
 
 def medcap_letter(reply, reference, options):
-    """medcap's eval_vqa: whether a row is right."""
+    """medcap 2024's eval_vqa: whether a row is right."""
     try:
         return "ABCD".index(reply.strip()[0].upper()) == options.index(reference)
     except (IndexError, ValueError):

@@ -15,13 +15,13 @@ from torchtune.models.phi3 import phi3
 from torchtune.models.qwen2 import qwen2
 from torchtune.modules import TransformerDecoder
 
+from helpers.plain_component import PlainComponent
 from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
 from medcap.data.images.reader import ImageReader
 from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request
-from medcap.models.component import Component
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import HALF, Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -31,7 +31,7 @@ DIM = 32
 FAMILIES = ("llama3", "gemma", "gemma2", "phi3", "qwen2")
 
 
-class FakeTower(Component):
+class FakeTower(PlainComponent):
     """Four quarters of the picture, each as its mean colour; counts the images it saw."""
 
     name = "vision"
@@ -49,7 +49,7 @@ class FakeTower(Component):
         return self.frozen_norm(self.dropout(quarters.flatten(2).transpose(1, 2)))  # [N, 4, 3]
 
 
-class FakeProjector(Component):
+class FakeProjector(PlainComponent):
     """One linear map from all quarters to the image tokens."""
 
     name = "projector"
@@ -141,7 +141,7 @@ def mixed_requests(images: list[str]) -> list[Request]:
 
 
 def plain_answer(generator: Generator, request: Request, max_new_tokens: int) -> list[int]:
-    """Greedy answer to one request: the whole text is computed anew for every token."""
+    """Greedy answer to one request: the whole text is computed again for every token."""
     model, tokenizer = generator.model, generator.tokenizer
     prompt = tokenizer.prompt(request.messages, request.answer_prefix)
     pictures = [generator.reader.open(generator.reader.resolve(image)) for image in prompt.images]

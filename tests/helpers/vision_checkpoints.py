@@ -139,7 +139,7 @@ def write_hugging_face_folder(
 def write_meta_model(
     path: Path, visual: Mapping[str, Tensor], llm_dim: int, num_image_tokens: int, pooled_dim: int = 12
 ) -> dict[str, dict[str, Tensor]]:
-    """Write medcap's ``{'visual': ..., 'projector': ...}`` in bf16.
+    """Write medcap 2024's ``{'visual': ..., 'projector': ...}`` in bf16.
 
     Args:
         path: the ``.pt`` file.

@@ -14,20 +14,23 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.workspace import TINY_VISION, Workspace, log
+from helpers.faulty_runs import (
+    FAULTY,
+    SLOW,
+    UNLIMITED,
+    files_of,
+    lines_of,
+    logged,
+    said,
+    stoppable,
+    train,
+    wait_for_step,
+    wait_until,
+    workspace_in,
+)
+from helpers.workspace import TINY_VISION, log
 from medcap.checkpoints.atomic import is_complete, latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
-
-FAULTY = ("projector._component_=helpers.faulty_components.faulty_mlp", "dataset.packed=false", "batch_size=2")
-SLOW = (*FAULTY, "projector.delay=0.05")
-UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-
-
-def workspace_in(folder):
-    """12 records with an image each: 6 steps of an epoch on one process, 3 on two, a projector's pass in each."""
-    workspace = Workspace(folder)
-    workspace.data = workspace.write_data("train.json", workspace.records()[:12])
-    return workspace
 
 
 @pytest.fixture
@@ -43,44 +46,6 @@ def undisturbed(server, tmp_path_factory):
         run = train(server, workspace, f"quiet_{processes}", *stoppable(workspace), processes=processes)
         assert run.wait() == [0] * processes, run.printed()
     return workspace
-
-
-def stoppable(workspace):
-    return (*FAULTY, "epochs=3", f"validation_source={workspace.data}")
-
-
-def train(server, workspace, output, *overrides, processes=1, **options):
-    return server.train(workspace, output, "num_workers=0", *overrides, processes=processes, **options)
-
-
-def wait_until(condition, run, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert run.alive() and time.monotonic() < deadline, run.printed()
-        time.sleep(0.01)
-
-
-def wait_for_step(run, output, step):
-    """Until the log has a step."""
-    wait_until(lambda: (output / "log" / "metrics.jsonl").is_file() and len(log(output)) >= step, run)
-
-
-def files_of(checkpoint):
-    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
-
-
-def logged(output):
-    rows = map(json.loads, (output / "log" / "metrics.jsonl").read_text().splitlines())
-    return [{key: row.get(key) for key in ("step", "loss", "lr", "validation_loss")} for row in rows]
-
-
-def lines_of(run):
-    return [line for rank in range(len(run.pids)) for line in run.printed(rank).splitlines()]
-
-
-def said(run):
-    """The lines that the processes ended with."""
-    return [line for line in lines_of(run) if line.startswith("medcap: ")]
 
 
 # A signal in the pass of step 4 is answered at the end of that step; one in the validation after an epoch ends that.
@@ -333,72 +298,3 @@ def test_a_folder_that_nobody_may_write_to_is_told_before_weights_are_read(works
     assert run.wait() == [2]
     (line,) = said(run)
     assert line.startswith("medcap: output_dir=/sys/kernel/medcap cannot be written to (")
-
-
-def test_a_worker_that_is_killed_ends_the_run_with_a_line(workspace, server):
-    run = server.train(workspace, "out", *SLOW, "epochs=50", "num_workers=1")
-    wait_for_step(run, workspace.folder / "out", 2)
-    while not (children := Path(f"/proc/{run.pids[0]}/task/{run.pids[0]}/children").read_text().split()):
-        time.sleep(0.01)  # between two epochs there is none
-    os.kill(int(children[-1]), signal.SIGKILL)
-    assert run.wait() == [1]
-    (line,) = said(run)
-    assert "a data-loader worker died" in line
-    assert "Traceback" not in run.printed()
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_worker_that_cannot_read_ends_the_run_with_a_line(workspace, server, processes):
-    overrides = (*FAULTY, "dataset._component_=helpers.faulty_components.unreadable_dataset", "check_images=0")
-    run = server.train(workspace, "out", *overrides, "num_workers=1", processes=processes)
-    assert run.wait() == [1] * processes
-    assert said(run) == [
-        "medcap: a data-loader worker could not read its data: [Errno 5] Input/output error: '/data/train.jsonl'; mend"
-        " that and go on from the last checkpoint"
-    ]
-    assert "Traceback" not in "".join(lines_of(run))
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_runs_out_of_memory_is_told_once_and_all_end(workspace, server, rank):
-    overrides = (*FAULTY, "epochs=5", "projector.out_of_memory_call=4", f"projector.rank={rank}")
-    run = train(server, workspace, "out", *overrides, processes=2)
-    assert run.wait(timeout=30) == [1, 1]
-    (line,) = said(run)
-    assert line.startswith("medcap: the GPU's memory is full (tried to allocate 2.00 GiB; it has 4.00 GiB): lower")
-    assert line in run.printed(rank)
-    assert "Traceback" not in "".join(lines_of(run))
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_that_is_not_foreseen_is_told_once_by_the_process_that_meets_it(workspace, server, rank):
-    run = train(server, workspace, "out", *FAULTY, "projector.bug_call=2", f"projector.rank={rank}", processes=2)
-    assert run.wait(timeout=30) == [1, 1]
-    (line,) = said(run)
-    assert line in run.printed(rank)
-    assert "ended in an error that was not foreseen: ArithmeticError: an unexpected thing (" in line
-    assert not any("Traceback" in run.printed(number) for number in (0, 1))
-
-
-@pytest.mark.parametrize(("number", "rank"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)])
-def test_a_process_that_dies_or_hangs_ends_the_others_with_one_line(workspace, server, number, rank):
-    run = train(server, workspace, "out", *SLOW, "epochs=50", "timeout_minutes=0.1", processes=2)
-    wait_for_step(run, workspace.folder / "out", 2)
-    run.kill(rank, number=number)
-    wait_until(lambda: said(run), run)
-    run.kill(rank)
-    statuses = run.wait(timeout=30)
-    assert (statuses[rank], statuses[1 - rank]) == (-signal.SIGKILL, 1)
-    (line,) = said(run)
-    assert "another process of this run ended or hung" in line
-    assert "resume_from_checkpoint=latest" in line
-
-
-@pytest.mark.parametrize("open_files", [20, 26, 32])
-def test_too_few_open_files_end_the_run_in_one_line(workspace, server, open_files):
-    overrides = ("num_workers=3", "dataset.packed=false", "batch_size=1", "epochs=3", "check_images=0")
-    run = server.train(workspace, "out", *overrides, open_files=open_files)
-    assert run.wait() == [1], run.printed()
-    (line,) = said(run)
-    assert "too many files are open (" in line or "open files (ulimit -n)" in line
-    assert "Traceback" not in run.printed()

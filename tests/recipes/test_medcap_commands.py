@@ -112,7 +112,7 @@ def test_vqarad_fine_tune_caption_test_and_closed_questions(workspace):
         "vision=biomedclip",
         "dataset_source=./datasets/medcap/vqarad_test.json",
         "dataset_conversation_style=sharegpt",
-        "dataset_max_seq_len=100",  # 500 in medcap's command; the stand-in never stops by itself
+        "dataset_max_seq_len=100",  # 500 in medcap 2024's command; the stand-in never stops by itself
         f"vision_checkpoint=./{NAME}/checkpoint/meta_model_5.pt",
         f"output_dir=./{NAME}",
     )
@@ -169,7 +169,7 @@ def test_textplus_fine_tune_on_two_processes(workspace):
             for index in range(20)
         ],
     )
-    # medcap's has --nproc_per_node 8. On one node a port is chosen whatever --master_port says.
+    # medcap 2024's has --nproc_per_node 8. On one node a port is chosen whatever --master_port says.
     launcher = ["--master_port", "29500", "--nproc_per_node", "2"]
     command = [
         *launcher,

@@ -221,9 +221,7 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
 
 
 def _plan_further(cfg: DictConfig, vision: VisionPlan) -> list[ComponentPlan]:
-    """Return the components that the configuration names, and those of the checkpoint; a checkpoint's own weights
-    win.
-    """
+    """Plan the components that the configuration or the checkpoint names; a checkpoint's own weights win."""
     plans = []
     for name in further_components():
         node = cfg.get(name)

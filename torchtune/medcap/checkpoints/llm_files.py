@@ -190,7 +190,7 @@ class TensorReader:
         self._files = files
         self._maps: dict[Path, dict[str, torch.Tensor]] = {}
         self._mapped_bytes = 0
-        # Pages once read of a memory-mapped file count as ours until it is unmapped, so it is mapped anew now and then.
+        # Pages once read of a memory-mapped file count as ours until it is unmapped: map it again now and then.
         total = sum(header.num_bytes for pieces in files.headers.values() for header in pieces)
         self._most_mapped_bytes = min(_MOST_MAPPED_BYTES, total // 8)
 

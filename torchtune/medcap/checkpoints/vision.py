@@ -191,7 +191,7 @@ def _plan_meta_model(
             raise UserError(f"{path}: tensor projector.{name} is missing or no matrix, so this is no meta_model file")
     hidden, outputs = weights.shape("0.weight")[0], weights.shape("2.weight")[0]
     named = given.get("hidden_dim") if given.get("_component_") == POOLED_MLP else None
-    # The file does not say d, and K * d alone would fit other language models too; medcap's hidden width is d.
+    # The file does not say d, and K * d alone would fit other language models too; medcap 2024's hidden width is d.
     if hidden != (named or llm_dim) or outputs % llm_dim:
         raise UserError(
             f"{path}: tensors projector.0.weight {list(weights.shape('0.weight'))} and projector.2.weight "

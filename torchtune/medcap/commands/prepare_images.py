@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="folders of images; or one JSON or JSONL file, whose images are prepared and which is written anew",
+        help="folders of images; or one JSON or JSONL file, whose images are prepared and which is written again",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new, empty, or to go on with")
     parser.add_argument("--format", choices=("png", "jpeg", "shards"), default="png", help="what to write (png)")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="of an image, refused above (50000000)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first images, or rows")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew: remove what was prepared before")
+    parser.add_argument("--overwrite", action="store_true", help="start over: remove what was prepared before")
 
 
 def run(options: argparse.Namespace) -> None:

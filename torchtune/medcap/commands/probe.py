@@ -106,5 +106,5 @@ def _fraction(value: str) -> float:
     except ValueError:
         fraction = 0.0
     if not 0 < fraction < 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is no number above 0 and below 1")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number above 0 and below 1")
     return fraction

@@ -1,6 +1,6 @@
 """One row of a data file -> torchtune messages with text and image parts in their order.
 
-Three layouts are read, told apart by their keys: medcap's sharegpt rows and LLaVA's rows (``conversations`` with
+Three layouts are read, told apart by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations`` with
 ``from``/``value``; ``conversatons`` as it stands in a released file), and torchtune/OpenAI rows (``messages`` with
 ``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` beside the turns.
 """
@@ -20,7 +20,7 @@ from medcap.errors import UserError
 if TYPE_CHECKING:
     from torchtune.data import Message
 
-PLACEHOLDER = "\u2460"  # medcap's image character, the circled digit one
+PLACEHOLDER = "\u2460"  # medcap 2024's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
 CONVERSATION_KEYS = ("conversations", "conversatons")
 IMAGE_FIELDS = ("image", "images", "img")  # beside the turns
@@ -78,7 +78,7 @@ def read_record(
         row: the decoded JSON value.
         source: the file, for messages to the user.
         index: the row's number from 0, for messages to the user.
-        find_image: gives the path of (image, medcap's dir or None).
+        find_image: gives the path of (image, medcap 2024's dir or None).
         style: one of ``STYLES``; ``auto`` goes by the row's keys.
 
     Returns:
@@ -195,7 +195,7 @@ def text_of_value(value: Any, name: str) -> str:
 
 
 def folder_of(meta: str) -> str | None:
-    """Return the folder that medcap's ``meta`` names, as in ``dir=./datasets/images``."""
+    """Return the folder that medcap 2024's ``meta`` names, as in ``dir=./datasets/images``."""
     found = FOLDER_IN_META.search(meta)
     return found.group(1) if found else None
 
@@ -271,7 +271,7 @@ def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dic
 def split_images(text: str) -> list[dict[str, Any]]:
     """Split a turn's text at its image placeholders.
 
-    A run of medcap's character (any length, anywhere) is one image; so is LLaVA's ``<image>``, but only at the
+    A run of medcap 2024's character (any length, anywhere) is one image; so is LLaVA's ``<image>``, but only at the
     start or the end of the turn: in the middle of a sentence it is a word that somebody wrote.
 
     Args:

@@ -96,7 +96,7 @@ class ChatTokenizer:
         num_image_tokens: placeholder tokens for each image, the projector's K.
 
     Attributes:
-        image_token_id: the id at image positions: that of medcap's character where the tokenizer has it as one
+        image_token_id: the id at image positions: that of medcap 2024's character where the tokenizer has it as one
             token (118075 for Llama 3), else the first id behind the vocabulary. Text can never produce it, because
             that character always means an image.
         stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its

@@ -331,9 +331,9 @@ def chat_dataset(
 
     Args:
         tokenizer: given by the recipe.
-        source: JSON or JSONL file of medcap's, LLaVA's, ColonINST's or torchtune's rows; text-only rows may be among
-            them. Or tar shards in WebDataset's layout: a ``.tar``, a pattern such as ``train-{000000..000099}.tar``, a
-            glob.
+        source: JSON or JSONL file of medcap 2024's, LLaVA's, ColonINST's or torchtune's rows; text-only rows may be
+            among them. Or tar shards in WebDataset's layout: a ``.tar``, a glob, or a pattern such as
+            ``train-{000000..000099}.tar``.
         max_seq_len: tokens that a sample keeps, and the length of a packed row.
         conversation_style: ``auto`` tells the layouts apart by their keys.
         packed: True fills rows of ``max_seq_len`` tokens, and ``batch_size`` counts rows; False takes ``batch_size``

@@ -20,18 +20,18 @@ def has_turns(row: Any) -> bool:
 
 
 def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
-    """Give the images of a row other names; all else stays as it is, but for the folder in medcap's ``meta``.
+    """Give the images of a row other names; all else stays as it is, but for the folder in medcap 2024's ``meta``.
 
     Args:
         row: the decoded JSON value: a conversation of any layout, or a row of a benchmark that names its image under
             one of ``IMAGE_KEYS``.
-        rename: gives the new name, relative to no other folder, for (name, medcap's dir or None).
+        rename: gives the new name, relative to no other folder, for (name, medcap 2024's dir or None).
 
     Returns:
         A changed copy.
 
     Raises:
-        UserError: if the row is no object, or names its images by something else than text.
+        UserError: if the row is not an object, or names its images by something else than text.
     """
     if not isinstance(row, Mapping):
         raise UserError(f"a row must be an object, not {type(row).__name__}")

@@ -30,7 +30,7 @@ def count_tokens(
     """Make every sample once and note what planning needs to know of it.
 
     The table is kept in the cache. Rows that could not be used are tried again each time, because what was wrong may
-    have been mended outside the data file, such as an image that was missing.
+    have been fixed outside the data file, such as an image that was missing.
 
     Args:
         sample: row number -> the row's sample; a ``UserError`` says that the row cannot be used. Where processes

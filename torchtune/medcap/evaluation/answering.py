@@ -67,7 +67,7 @@ class PredictionStore:
         folder: of the task.
         settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling.
         suffix: of the file's name, such as ``_shuffled_image``.
-        overwrite: answer every question anew.
+        overwrite: answer every question again.
         keep_old: also use answers that were made under other settings.
         opened: files of this run, each with the number of its questions that other settings made; shared by the stores
             that are made from this one.
@@ -88,7 +88,7 @@ class PredictionStore:
             settings: of this file beside the common ones.
         """
         path = self.folder / f"{name}{self.suffix}.jsonl"
-        # What this run has answered anew is not to be answered a second time.
+        # What this run has answered again is not to be answered a second time.
         overwrite = self.overwrite and path not in self.opened
         file = PredictionFile(path, {**self.settings, **(settings or {})}, overwrite, self.keep_old)
         self.opened.setdefault(path, file.num_old)
@@ -138,7 +138,7 @@ def collect(
     pending = []
     for index, (question, request, fingerprint) in enumerate(zip(questions, requests, fingerprints, strict=True)):
         known = file.rows.get(fingerprint)
-        # A failure may have been mended since, for instance by putting the image there.
+        # A failure may have been fixed since, for instance by putting the image there.
         if known is not None and known.get("error") is None:
             continue
         if question.problem is None and isinstance(request, Request):
@@ -172,7 +172,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
     Returns:
         ``prediction`` is the candidate with the highest log-probability, ``prediction_normalized`` that with the
         highest one a token; the first one wins among equals. The log-probabilities themselves are not kept: their
-        last digits depend on the batch, and a file that was begun anew would differ from one that was not.
+        last digits depend on the batch, and a file that was started over would differ from one that was not.
     """
     entry: Entry = {"prediction": "", "finish": None, "num_tokens": sum(scores.num_tokens), "error": None}
     if scores.error:

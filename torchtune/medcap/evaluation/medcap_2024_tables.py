@@ -47,7 +47,7 @@ def caption_tables(questions: Sequence[Question], scored: Sequence[Scored], opti
 
 
 def vqarad_table(questions: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
-    """Write ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap's judge reads).
+    """Write ``vqarad-{vqa_type}-raw-{name}.csv``, the closed questions (what medcap 2024's judge reads).
 
     See :func:`caption_tables` for the arguments.
     """

@@ -41,7 +41,7 @@ def checkpoint_fingerprint(vision_checkpoint: str | Path) -> str:
     """SHA-256 of the weights that a ``vision_checkpoint`` stands for.
 
     Args:
-        vision_checkpoint: a run's folder, a checkpoint of ours, or medcap's ``meta_model_*.pt``.
+        vision_checkpoint: a run's folder, a checkpoint of ours, or medcap 2024's ``meta_model_*.pt``.
 
     Returns:
         64 hexadecimal digits.
@@ -170,9 +170,7 @@ class PredictionFile:
         for number, line in enumerate(self._file, start=1):
             row = _decode(line)
             if row is None and line.endswith(b"\n") and self._file.read(1):
-                raise UserError(
-                    f"{self.path}, line {number} is damaged: mend or remove the line, or set overwrite=true"
-                )
+                raise UserError(f"{self.path}, line {number} is damaged: fix or remove the line, or set overwrite=true")
             if row is None:
                 break
             if row.get("settings") != self.settings_fingerprint and not self.keep_old:

@@ -96,6 +96,6 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         if not cells:
             continue
         if len(cells) != len(columns):
-            raise UserError(f"{path}, line {reader.line_num}: {len(cells)} cells in {len(columns)} columns: mend it")
+            raise UserError(f"{path}, line {reader.line_num}: {len(cells)} cells in {len(columns)} columns: fix it")
         rows.append(dict(zip(columns, cells, strict=True)))
     return columns, rows

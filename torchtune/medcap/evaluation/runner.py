@@ -55,7 +55,7 @@ def run_task(
     """Ask, score, and write ``<output_dir>/<task>/``.
 
     It holds predictions.jsonl and its like for other prompt methods and for controls, metrics.json and report.html;
-    medcap's tables go to ``output_dir`` itself. A run that was killed goes on with the rows that have no answer yet.
+    medcap 2024's tables go to ``output_dir`` itself. A run that was killed goes on with the rows without an answer.
 
     Args:
         task: what to run.

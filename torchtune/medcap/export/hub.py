@@ -38,7 +38,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
 
     files = [str(path.relative_to(folder)) for path in check_folder(folder)]
     if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"{repository} is no name on the hub: write OWNER/NAME")
+        raise UserError(f"{repository} is not a name on the hub: write OWNER/NAME")
     api = HfApi(library_name="medcap")
     try:
         # Before anything is made: without a login the hub would only say that there is no such repository.

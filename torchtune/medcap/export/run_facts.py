@@ -67,7 +67,7 @@ def read_facts(root: Path, cfg: DictConfig, base_model: str | None = None) -> Ru
     """
     if base_model is not None and not _HUB_NAME.fullmatch(base_model):
         raise UserError(
-            f"--base-model {base_model} is no name on the hub: write it as meta-llama/Llama-3.1-8B-Instruct"
+            f"--base-model {base_model} is not a name on the hub: write it as meta-llama/Llama-3.1-8B-Instruct"
         )
     file = find_vision_checkpoint(Path(cfg.vision_checkpoint))
     config = OmegaConf.to_container(OmegaConf.load(root / CONFIG_FILE))

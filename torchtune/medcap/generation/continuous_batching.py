@@ -19,7 +19,7 @@ from medcap.generation.decoding.prefix_tree import Prompt, plan_trees
 from medcap.generation.generator import Generator
 from medcap.generation.request import Generation, PreparedImage, Request, Sampling
 
-# So many failures in a row are no accident: whoever watches should start anew.
+# So many failures in a row are no accident: whoever watches should start over.
 MAX_FAILURES = 3
 CLOSING = "the model is being shut down"
 OUT_OF_MEMORY = "the device's memory is too small for the requests that came together"

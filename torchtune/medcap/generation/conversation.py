@@ -79,7 +79,7 @@ class Conversation:
         return Request(messages, id="conversation")
 
     def to_row(self) -> dict[str, Any]:
-        """As a row that can be trained on (medcap's and LLaVA's layout).
+        """As a row that can be trained on (medcap 2024's and LLaVA's layout).
 
         Returns:
             ``image`` and ``conversations``; a turn whose answer has no words is left out.

@@ -294,7 +294,7 @@ class Generator:
         capacity = phase[0].capacity
         if not self._static:
             return min(self._rows_for(capacity), sum(len(tree.prompts) for tree in phase)), capacity
-        # Every further size is compiled anew, so there are few of them.
+        # Every further size is compiled again, so there are few of them.
         capacity = min(self.max_seq_len, 1 << (capacity - 1).bit_length())
         return max(self._rows_for(capacity), max(len(tree.prompts) for tree in phase)), capacity
 

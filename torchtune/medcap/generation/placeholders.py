@@ -18,8 +18,8 @@ _RUN = re.compile(f"{PLACEHOLDER}+")
 class Placed:
     """Typed words, taken apart.
 
-    A run of medcap's character is a placeholder anywhere; ``<image>`` is one at the beginning and the end of a turn,
-    elsewhere it is a word.
+    A run of medcap 2024's character is a placeholder anywhere; ``<image>`` is one at the beginning and the end of a
+    turn, elsewhere it is a word.
 
     Attributes:
         before: placeholders before the words.

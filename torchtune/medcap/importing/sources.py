@@ -116,7 +116,7 @@ def _read_meta_model(file: Path, options: ImportOptions) -> ImportedModel:
     if "0.weight" not in shape.names:
         raise UserError(f"{file}: tensor projector.0.weight is missing, so this is no meta_model file")
     language = None if options.llm is None else named_language(options.llm, options.tokenizer)
-    # The hidden width of medcap's projector is that of the language model.
+    # The hidden width of medcap 2024's projector is that of the language model.
     llm_dim = shape.shape("0.weight")[0] if language is None else language.llm["embed_dim"]
     plan = plan_vision(options.vision, str(file), {"_component_": "medcap.models.pooled_mlp"}, llm_dim)
     return ImportedModel(*plan.build(), llm_dim, language, list(plan.notices))

@@ -20,7 +20,7 @@ def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) 
     Args:
         folder: exists.
         plan: of the run's vision side.
-        dtype: of the stored weights; None is medcap's own, bf16.
+        dtype: of the stored weights; None is medcap 2024's own, bf16.
 
     Returns:
         Lines that the user should see.

@@ -121,7 +121,6 @@ class PlainTextChat(ChatTokenizer):
             )
 
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
-        """See :meth:`ChatTokenizer.prompt`."""
         parts = [part for message in messages for part in message.content]
         for part in parts:
             if part["type"] != "image":
@@ -131,7 +130,6 @@ class PlainTextChat(ChatTokenizer):
         return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images)
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
-        """See :meth:`ChatTokenizer.answer`."""
         words = check_text(text).strip() + ("<|eot_id|>" if end_of_turn else "")
         return self.tokenizer.encode(words, add_bos=False, add_eos=False) if text.strip() else []
 

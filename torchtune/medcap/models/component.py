@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +28,7 @@ class ComponentState:
     tensors: Mapping[str, Tensor]
 
 
-class Component(nn.Module):
+class Component(nn.Module, ABC):
     """A part beside the frozen language model.
 
     Everything that trains is a component. Setup, optimizer, memory estimate, banner, checkpoints and model card loop
@@ -44,18 +45,18 @@ class Component(nn.Module):
     label: ClassVar[str]
     loss_terms: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the component without its weights, as JSON holds it."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def summary(cls, config: Mapping[str, Any]) -> str:
         """Describe a component in a few words, for the model card.
 
         Args:
             config: as ``config()`` gave it.
         """
-        raise NotImplementedError
 
     def unused(self, components: Mapping[str, Component]) -> Collection[str]:
         """Find the parameters that never get a gradient in this model.

@@ -279,7 +279,7 @@ class VisionLanguageModel(nn.Module):
             mask = packed_attention_mask(
                 batch.document, batch.branch, flex, batch.after_prompt_prefix, len(batch.prompt_prefix)
             )
-            # Added, not boolean: a boolean mask would be turned into this one anew, and kept, in every layer.
+            # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
             options["mask"] = mask if flex else added_mask(mask, self.dtype)
         prompt_prefixes = (
             self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)

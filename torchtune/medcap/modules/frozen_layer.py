@@ -175,9 +175,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 
 def can_freeze(layer: nn.Module) -> bool:
-    """Tell whether :class:`FrozenLayer` computes what a layer does: torchtune's own layer and attention, without
-    hooks.
-    """
+    """Tell whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
     return (
         type(layer) is TransformerSelfAttentionLayer
         and type(layer.attn) is MultiHeadAttention

@@ -67,7 +67,7 @@ def accuracy(right: np.ndarray, groups: Sequence[Hashable], kind: str = SHARE) -
 
 
 def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable]) -> Interval:
-    """Mean over the classes of the share of their images that are answered rightly.
+    """Mean over the classes of the share of their images that are answered correctly.
 
     Args:
         right: ``[n]`` numbers, as in :func:`accuracy`.

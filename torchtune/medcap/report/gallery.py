@@ -289,9 +289,7 @@ def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None
 
 
 def _group_numbers(samples: Sequence[Sample]) -> dict[str, int]:
-    """Give the groups numbers from 1, in the order of their names; those beyond the style sheet's share the last
-    number.
-    """
+    """Give each group a number from 1, by name; groups beyond the style sheet's colours share the last number."""
     names = sorted({sample.group for sample in samples}, key=lambda name: (not name, name.casefold()))
     return {name: min(number, MOST_GROUPS) for number, name in enumerate(names, start=1)}
 

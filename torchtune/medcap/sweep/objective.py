@@ -64,9 +64,7 @@ def _values(lines: bytes, key: str) -> Iterator[tuple[int, float]]:
 
 
 def watched(objective: Objective) -> tuple[str, int]:
-    """Return what is reported to Optuna while a trial trains, and by which sign so that better goes the objective's
-    way.
-    """
+    """Return the metric that Optuna watches while a trial trains, and its sign, so that more is better."""
     if objective.task is None:
         return objective.metric, 1
     return VALIDATION_LOSS, 1 if objective.direction == "minimize" else -1

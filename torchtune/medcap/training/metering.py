@@ -95,7 +95,7 @@ class JsonLinesFile:
 
     Args:
         path: rows are added to what is there.
-        keep: which rows of the file stay; None for all. A line that is no JSON object does not stay then.
+        keep: which rows of the file stay; None for all. A line that is not a JSON object does not stay then.
 
     Raises:
         UserError: if the file cannot be opened now.
@@ -112,7 +112,7 @@ class JsonLinesFile:
             self._open()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UserError(f"{path} cannot be written ({reason}): mend its folder or choose another") from error
+            raise UserError(f"{path} cannot be written ({reason}): fix its folder or choose another") from error
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one row; it is with the operating system when this returns."""

@@ -133,13 +133,13 @@ def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
         plan: of the model.
 
     Raises:
-        UserError: if medcap's file is wanted but cannot hold the projector.
+        UserError: if medcap 2024's file is wanted but cannot hold the projector.
     """
     projector = plan.vision.projector_config["_component_"]
     possible = projector == "medcap.models.pooled_mlp"
     if wanted is True and not possible:
         raise UserError(
-            "save_meta_model=true: medcap's file can only hold projector=medcap.models.pooled_mlp, not"
+            "save_meta_model=true: medcap 2024's file can only hold projector=medcap.models.pooled_mlp, not"
             f" {projector}; use save_meta_model=auto or false"
         )
     return possible and wanted is not False

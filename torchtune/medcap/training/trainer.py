@@ -43,7 +43,7 @@ class Trainer:
         data: the batches.
         folder: where the run's files go, and which checkpoint it goes on from.
         llm: identity of the language model, for the checkpoints.
-        save_meta_model: also medcap's file at the end of each epoch.
+        save_meta_model: also medcap 2024's file at the end of each epoch.
 
     Attributes:
         position: where the run is.

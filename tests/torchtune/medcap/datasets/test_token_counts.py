@@ -107,7 +107,7 @@ def test_a_damaged_cache_entry_is_counted_again(cache):
     assert maker.asked == []
 
 
-def test_only_bad_rows_are_tried_again_and_one_that_was_mended_is_used():
+def test_only_bad_rows_are_tried_again_and_one_that_was_fixed_is_used():
     count_tokens(Maker({10, 20}), 1000, "key")
     still_bad = Maker({10, 20})
     table, bad = count_tokens(still_bad, 1000, "key")

@@ -65,9 +65,9 @@ def test_a_torn_file_goes_on_and_ends_like_a_whole_one(tmp_path):
 def test_failures_are_asked_again_and_answers_are_not(tmp_path):
     first = ask(tmp_path, Model(broken={"q2"}))
     assert (first[2]["prediction"], first[2]["error"]) == ("", "q2 is too long")
-    mended = Model()
-    assert ask(tmp_path, mended)[2]["prediction"] == "answer q2"
-    assert mended.asked == ["q2"]
+    repaired = Model()
+    assert ask(tmp_path, repaired)[2]["prediction"] == "answer q2"
+    assert repaired.asked == ["q2"]
 
 
 def test_another_problem_replaces_the_old_one(tmp_path):
@@ -88,7 +88,7 @@ def test_old_answers_are_kept_only_by_consent(tmp_path):
     assert (kept.asked, list(opened.values())) == ([], [6])
 
 
-def test_one_run_answers_anew_once(tmp_path):
+def test_one_run_answers_again_once(tmp_path):
     ask(tmp_path, Model())
     store = PredictionStore(tmp_path, {"t": 0}, overwrite=True)
     model = Model()

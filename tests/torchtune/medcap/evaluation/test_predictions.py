@@ -60,7 +60,7 @@ def test_other_settings_are_refused_with_the_difference_and_the_keys(tmp_path):
         assert list(file.rows) == ["1"]
 
 
-def test_overwrite_starts_anew(tmp_path):
+def test_overwrite_starts_over(tmp_path):
     path = tmp_path / "predictions.jsonl"
     with PredictionFile(path, SETTINGS) as file:
         file.append({"fingerprint": "1", "generated": "a"})

@@ -183,9 +183,9 @@ def test_rows_that_cannot_be_answered_are_failures_and_the_others_are_asked(ques
     errors = {line["question_id"]: line["error"] for line in lines(tmp_path / "out" / "vqa" / "predictions.jsonl")}
     assert "image3.png does not exist" in errors["q3"]
     assert errors["q6"] == "request q6 has a damaged image"
-    mended = Answers()
-    assert run(questions, tmp_path / "out", mended)["failures"] == 1
-    assert mended.asked == ["q0", "q6"]
+    repaired = Answers()
+    assert run(questions, tmp_path / "out", repaired)["failures"] == 1
+    assert repaired.asked == ["q0", "q6"]
 
 
 def test_an_answer_that_was_cut_is_counted(questions, tmp_path):

@@ -120,9 +120,9 @@ def test_the_example_of_the_card_runs(card, workspace, tmp_path, monkeypatch, ca
 
 
 def test_a_base_model_that_is_no_name_is_refused(workspace, tmp_path, capsys):
-    with pytest.raises(UserError, match="--base-model /models/llama is no name on the hub"):
+    with pytest.raises(UserError, match="--base-model /models/llama is not a name on the hub"):
         export_run(workspace.folder / "run", tmp_path / "out", options=ExportOptions(base_model="/models/llama"))
     with pytest.raises(SystemExit):
         main(["export", str(workspace.folder / "run"), "--out", str(tmp_path / "out"), "--base-model", "llama"])
-    assert "--base-model llama is no name on the hub" in capsys.readouterr().err
+    assert "--base-model llama is not a name on the hub" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -99,7 +99,7 @@ def test_a_part_of_a_line_that_cannot_be_taken_back_is_removed_later(tmp_path, c
 
 def test_a_folder_that_cannot_be_written_to_is_found_at_the_start(tmp_path):
     (tmp_path / "log").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"log/metrics.jsonl cannot be written \(File exists\): mend its folder"):
+    with pytest.raises(UserError, match=r"log/metrics.jsonl cannot be written \(File exists\): fix its folder"):
         MetricsFile(tmp_path / "log")
 
 

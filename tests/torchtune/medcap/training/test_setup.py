@@ -103,7 +103,7 @@ def test_medcaps_file_is_written_where_it_can_be(wanted, projector, meant):
 
 
 def test_medcaps_file_of_another_projector_is_refused():
-    with pytest.raises(UserError, match="save_meta_model=true: medcap's file can only hold"):
+    with pytest.raises(UserError, match="save_meta_model=true: medcap 2024's file can only hold"):
         wants_meta_model(True, plan_of("mlp"))
 
 

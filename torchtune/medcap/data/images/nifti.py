@@ -128,9 +128,7 @@ class NiftiFile:
             yield number, square_pixels(picture, rows, columns, self.max_pixels)
 
     def _load(self) -> tuple[np.ndarray, list[float], tuple[float, float], tuple[float, float] | None]:
-        """Return stored values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named
-        range.
-        """
+        """Return values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named range."""
         from nibabel.orientations import apply_orientation, io_orientation
 
         stream = _inflated(self._file)
@@ -159,17 +157,13 @@ def _colours(values: np.ndarray) -> PixelSamples:
 
 
 def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
-    """Return which axis of the patient each axis of the array is; as it stands where the header's matrix says
-    nothing.
-    """
+    """Return the patient's axis for each axis of the array; the array's own order if the header's matrix is empty."""
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     return orientation if np.isfinite(orientation).all() else np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 
 
 def _range(volume: np.ndarray) -> np.ndarray:
-    """Return the smallest and the largest finite value, float64 [2]; one slice at a time, as a mask of all takes
-    memory.
-    """
+    """Return the smallest and the largest finite value, float64 [2], slice by slice to save memory."""
     parts = [part[np.isfinite(part)] for part in volume] if volume.dtype.kind == "f" else [volume]
     parts = [part for part in parts if part.size]
     if not parts:

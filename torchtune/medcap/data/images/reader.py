@@ -124,7 +124,7 @@ class ImageReader:
 
         Args:
             path: as it stands in the row.
-            folder: medcap's ``dir``: a folder, relative to the working directory or to a root, that ``path`` is in.
+            folder: medcap 2024's ``dir``: the folder of ``path``, relative to the working directory or to a root.
 
         Returns:
             The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.

@@ -139,7 +139,7 @@ def _publish(partial: Path, folder: Path) -> Entry | None:
         if entry is not None:  # another process was faster
             return entry
         # A folder cannot be replaced in one step: what is damaged goes away under a name of its own, so that of two
-        # processes that mend it neither removes what the other has just put there.
+        # processes that replace it neither removes what the other has just put there.
         damaged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         os.rename(folder, damaged)
         shutil.rmtree(damaged, ignore_errors=True)

@@ -30,9 +30,7 @@ _Walk = tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes], bytes]
 
 
 def member_name(name: str) -> str:
-    """Return the form in which members are looked up: no empty and no ``.`` components, as a ``Path`` would write
-    it.
-    """
+    """Return the form in which members are looked up: no empty and no ``.`` components, as in a ``Path``."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

@@ -123,7 +123,7 @@ class Converter(ABC):
             return os.path.join(folders.data, names[0])
         path = self.need(folders, *names)
         if not os.path.isdir(path):
-            raise UserError(f"{self.name}: {path} is no folder: {self.download}")
+            raise UserError(f"{self.name}: {path} is not a folder: {self.download}")
         return path
 
 

@@ -1,4 +1,4 @@
-"""Captions in JSON rows, the layout of most of medcap's sources."""
+"""Captions in JSON rows, the layout of most of medcap 2024's sources."""
 
 from __future__ import annotations
 

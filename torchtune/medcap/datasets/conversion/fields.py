@@ -28,7 +28,7 @@ def words(value: Any, key: str) -> str:
     if value is None:
         raise SkipRecord(f"there is no '{key}'")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise SkipRecord(f"'{key}' is no text")
+        raise SkipRecord(f"'{key}' is not text")
     text = field_text(value)
     # What pandas wrote where a field was empty.
     if not text or text.lower() == "nan":

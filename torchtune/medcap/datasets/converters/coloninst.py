@@ -37,16 +37,13 @@ class ColonInst(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         add_split(parser)
         parser.add_argument("--tasks", nargs="+", choices=TASKS, help="which files (cap, 3tasks or else the rest)")
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return f"coloninst_{self.split}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         joined = ("3tasks",) if self._is_there(folders, "3tasks") else ("cls", "reg", "rec")
         tasks = self.tasks or ("cap", *joined)
         paths = [Path(self.need(folders, *self._names(task))) for task in tasks]

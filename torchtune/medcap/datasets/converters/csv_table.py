@@ -40,18 +40,15 @@ class CsvTable(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         parser.add_argument("--file", required=True, help="the CSV file; tabs separate where it ends in .tsv")
         parser.add_argument("--image-column", default="image", help="column with the images' names (image)")
         parser.add_argument("--text-column", default="text", help="column with captions or answers (text)")
         parser.add_argument("--question-column", help="column with questions, if there is one")
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return f"{Path(self.file).stem}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         path = Path(self.file)
         if not path.is_file():
             raise UserError(f"csv: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")

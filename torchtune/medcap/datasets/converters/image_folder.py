@@ -39,18 +39,15 @@ class ImageFolder(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         parser.add_argument("--labels", choices=LABELS, default="text", help="where the words come from (text)")
         parser.add_argument("--question", help="asked of every image, such as 'Which class is this?'")
 
     def outputs(self, folders: Folders) -> list[Output]:
-        """See :meth:`Converter.outputs`."""
         return [Output(f"{Path(folders.data).resolve().name or 'folder'}.jsonl", self.examples(folders))]
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         if not folders.data or not os.path.isdir(folders.data):
-            raise UserError(f"folder: --data-dir {folders.data or '(not given)'} is no folder of images")
+            raise UserError(f"folder: --data-dir {folders.data or '(not given)'} is not a folder of images")
 
         def convert(name: str) -> Iterator[Example]:
             words = self._words(folders.data, name)

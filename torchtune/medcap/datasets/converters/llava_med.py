@@ -37,16 +37,13 @@ class LlavaMed(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         parser.add_argument("--part", choices=PARTS, default="instruct-60k-im", help="which file (instruct-60k-im)")
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = PARTS[self.part]
         path = Path(self.need(folders, f"llava_med/{file}", f"llava_med/{Path(file).name}"))
         images = self.need_images(folders, "llava_med/images")
         return lambda tally: each(json_records(path, tally), lambda record: [llava_example(record, images)], tally)
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return f"llava-med_{self.part}.jsonl"

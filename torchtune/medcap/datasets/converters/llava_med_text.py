@@ -10,7 +10,7 @@ class LlavaMedText(Converter):
     """``train_text_med60k.json`` of rows with ``image`` and ``text``, and the folder ``images_med60k/images``."""
 
     name = "llava-med-60k-im-text"
-    converts = "LLaVA-Med-60K-IM-text: medcap's paragraphs from LLaVA-Med's conversations"
+    converts = "LLaVA-Med-60K-IM-text: medcap 2024's paragraphs from LLaVA-Med's conversations"
     download = (
         "download myeongkyunkang/LLaVA-Med-60K-IM-text from the hub to PMC-VQA-text: its train_text.json named"
         " train_text_med60k.json, its images.zip unpacked to PMC-VQA-text/images_med60k"
@@ -19,6 +19,5 @@ class LlavaMedText(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = self.need(folders, "PMC-VQA-text/train_text_med60k.json")
         return json_captions(file, self.need_images(folders, "PMC-VQA-text/images_med60k/images"), "image", "text")

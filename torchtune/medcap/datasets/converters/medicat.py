@@ -30,7 +30,6 @@ class MedICaT(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = Path(self.need(folders, FILE))
         images = self.need_images(folders, "PMC-VQA-text/release/figures")
 

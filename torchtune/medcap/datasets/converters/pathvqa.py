@@ -35,15 +35,12 @@ class PathVqa(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         add_split(parser)
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return f"pathvqa_{self.split}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         layout = pathvqa.layout(self.split)
         found = find_source(self, folders, layout)
         if found.kind == HUB:

@@ -30,7 +30,6 @@ class PmcPatients(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = Path(self.need(folders, "PMC-VQA-text/PMC-Patients.csv"))
         # The images decide what rows there are, so they must be there whatever is asked for.
         images = self.need(folders, "PMC-VQA-text/images_patients/images")

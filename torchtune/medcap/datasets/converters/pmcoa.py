@@ -19,7 +19,6 @@ class PmcOa(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = self.need(folders, "pmc_oa/train.jsonl")
         images = self.need_images(folders, "pmc_oa/caption_T060_filtered_top4_sep_v0_subfigures")
         return json_captions(file, images, "image", "caption")

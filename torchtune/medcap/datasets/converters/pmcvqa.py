@@ -37,16 +37,13 @@ class PmcVqa(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         parser.add_argument("--version", choices=VERSIONS, default="1", help="of the data set (1)")
         parser.add_argument("--options", choices=("listed", "hidden"), default="listed", help="of a question (listed)")
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return "pmcvqa_train.jsonl" if self.version == "1" else f"pmcvqa{self.version}_train.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         layout = pmcvqa.layout(VERSIONS[self.version])
         found = find_source(self, folders, layout)
         image_folders(self, folders, layout)

@@ -10,7 +10,7 @@ class PmcVqaText(Converter):
     """``train_text.json`` of rows with ``Figure_path`` and ``text``, and the folder ``images``."""
 
     name = "pmcvqa-text"
-    converts = "PMC-VQA-text: medcap's paragraphs about PMC-VQA's images"
+    converts = "PMC-VQA-text: medcap 2024's paragraphs about PMC-VQA's images"
     download = (
         "download myeongkyunkang/PMC-VQA-text from the hub to PMC-VQA-text: train_text.json, and the images unpacked"
         " to PMC-VQA-text/images"
@@ -19,6 +19,5 @@ class PmcVqaText(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = self.need(folders, "PMC-VQA-text/train_text.json")
         return json_captions(file, self.need_images(folders, "PMC-VQA-text/images"), "Figure_path", "text")

@@ -29,7 +29,6 @@ class PubMedVision(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = Path(self.need(folders, "PMC-VQA-text/PubMedVision_Alignment_VQA.json"))
         images = self.need_images(folders, "PMC-VQA-text/images_vision")
 
@@ -52,7 +51,7 @@ def _names(record: Mapping[str, Any]) -> list[str]:
     images = record.get("image")
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not images or not all(isinstance(name, str) and name for name in images):
-        raise SkipRecord("'image' is no list of names")
+        raise SkipRecord("'image' is not a list of names")
     return [safe_name(name.rpartition("/")[2]) for name in images]
 
 

@@ -27,7 +27,6 @@ class Rocov2(Converter):
     captions = True
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         file = Path(self.need(folders, "PMC-VQA-text/train_captions.csv"))
         images = self.need_images(folders, "PMC-VQA-text/train")
         csv_heading(file, _COLUMNS)

@@ -32,17 +32,14 @@ class Slake(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         add_split(parser)
         parser.add_argument("--language", choices=("en", "zh", "all"), default="en", help="of the questions (en)")
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         language = "" if self.language == "en" else f"-{self.language}"
         return f"slake{language}_{self.split}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         return question_examples(self, folders, slake.layout(self.split), slake.questions, self._check_language)
 
     def _check_language(self, question: PublishedQuestion) -> None:

@@ -1,4 +1,4 @@
-"""medcap's three mixtures, in its order and under its names."""
+"""medcap 2024's three mixtures, in its order and under its names."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class TextPlus(Converter):
     """The first mixture; the others add to it."""
 
     name = "textplus"
-    converts = "medcap's mixture: PMC-VQA-text, ROCOv2, LLaVA-Med-60K-IM-text, PubMedVision"
+    converts = "medcap 2024's mixture: PMC-VQA-text, ROCOv2, LLaVA-Med-60K-IM-text, PubMedVision"
     download = "see pmcvqa-text, rocov2, llava-med-60k-im-text and pubmedvision"
     output = "textplus_train.json"
     captions = True
     parts: ClassVar[tuple[type[Converter], ...]] = _TEXT
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         # medcap takes MedICaT, which must be asked for, if it is there.
         there = [part for part in self.parts if part is not MedICaT or os.path.isfile(os.path.join(folders.data, FILE))]
         sources = [part().examples(folders) for part in there]

@@ -31,16 +31,13 @@ class VqaMed(Converter):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """See :meth:`Converter.add_arguments`."""
         add_split(parser)
         parser.add_argument("--year", choices=("2019", "2020", "2021"), default="2019", help="of the challenge (2019)")
 
     def output_name(self) -> str:
-        """See :meth:`Converter.output_name`."""
         return f"vqamed{self.year}_{self.split}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         if (self.year, self.split) not in vqamed.PARTS:
             raise UserError(
                 f"vqamed: --year {self.year} has no {self.split} set: use --year 2020 or --split validation"

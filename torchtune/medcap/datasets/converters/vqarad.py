@@ -10,7 +10,7 @@ class VqaRadText(Converter):
     """``train_text.json`` and ``test_text.json`` of rows with ``image_name`` and ``text``, beside VQA-RAD's images."""
 
     name = "vqarad"
-    converts = "VQA-RAD-text: medcap's paragraphs about VQA-RAD's images, train and test"
+    converts = "VQA-RAD-text: medcap 2024's paragraphs about VQA-RAD's images, train and test"
     download = (
         "download myeongkyunkang/VQA-RAD-text from the hub (train_text.json, test_text.json) and VQA-RAD"
         " (Open Science Framework, node 89kps: 'VQA_RAD Image Folder') to VQA_RAD"

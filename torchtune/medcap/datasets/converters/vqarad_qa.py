@@ -22,7 +22,6 @@ class VqaRadQuestions(Converter):
     output = "vqarad-qa_train.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        """See :meth:`Converter.examples`."""
         return question_examples(self, folders, vqarad.layout("train"), vqarad.questions, _check_phrase)
 
 

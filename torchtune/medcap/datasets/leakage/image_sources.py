@@ -69,7 +69,7 @@ def _in_rows(path: Path, image_roots: Sequence[str | Path]) -> Iterator[ImageFil
     )
 
     if path.suffix.lower() not in DATA_SUFFIXES:
-        raise UserError(f"{path} is no folder and no JSON or JSONL file: give the folder of its images")
+        raise UserError(f"{path} is neither a folder nor a JSON or JSONL file: give the folder of its images")
     reader = ImageReader([path.parent, Path.cwd(), *image_roots], keys=LimitKeys("--image-root", None))
     # A million rows may ask about a tenth as many images; the hash of a path is smaller than the path.
     seen: set[int] = set()

@@ -29,9 +29,7 @@ class Findings:
     distance: int
 
     def text(self) -> str:
-        """Return the findings for a terminal: what was read, the nearest training image of each leaked one, and a
-        count.
-        """
+        """Format the findings for a terminal: what was read, the nearest training image of each leaked one, a count."""
         train, test, leakage = self.train, self.test, self.leakage
         lines = [_side("training", train), _side("test", test)]
         for images in (train, test):

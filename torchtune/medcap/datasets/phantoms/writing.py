@@ -50,7 +50,7 @@ def write_phantoms(
 
     Image i depends on ``(seed, i)`` alone: a larger set begins with the smaller one of its seed, and sets of two
     seeds share no image. The folder receives ``images/*.png`` (RGB), ``masks/*.png`` (0 and 255), ``captions.json``
-    (medcap's sharegpt records, with ``out`` as it was given in their ``meta``), ``questions.jsonl`` (LLaVA's
+    (medcap 2024's sharegpt records, with ``out`` as it was given in their ``meta``), ``questions.jsonl`` (LLaVA's
     records, one a question), ``vqa.jsonl`` (an evaluation row a question, descriptions left out), ``records.jsonl``
     (the full truth, one line an image) and at last ``phantom.json``, which marks it complete.
 

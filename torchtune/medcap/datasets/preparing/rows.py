@@ -139,9 +139,7 @@ class _NamedImages:
         )
 
     def groups(self) -> list[list[int]]:
-        """Return the rows that show the same image first, together, in the order of their first ones; a text row
-        alone.
-        """
+        """Group rows by their first image, in the order of first appearance; a text row is a group of its own."""
         groups: dict[tuple[str, int], list[int]] = {}
         for index in self.usable():
             numbers = self._of_row[index]

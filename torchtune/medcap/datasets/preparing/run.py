@@ -141,7 +141,7 @@ def _num_sources(task: Task) -> int:
 def _is_done(task: Task, outcome: Outcome, out: Path) -> bool:
     if outcome.fingerprint != task.fingerprint():
         return False
-    if task.is_shard:  # not made anew for the sake of images that failed: all others would have to be read again
+    if task.is_shard:  # not made again for the sake of images that failed: all others would have to be read again
         return (out / task.name).is_file()
     return not outcome.failures and all((out / name).is_file() for _, names in outcome.pictures for name in names)
 
@@ -153,7 +153,7 @@ def _outcome(line: str, out: Path) -> Outcome:
             values[key] = [(source, what) for source, what in values[key]]
         return Outcome(**values)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{out / DONE} is damaged: begin anew with --overwrite") from None
+        raise UserError(f"{out / DONE} is damaged: start over with --overwrite") from None
 
 
 def _read_done(path: Path) -> dict[str, str]:
@@ -188,7 +188,7 @@ def _check_settings(request: Request, out: Path) -> None:
                 f"{key} {found.get(key)} (asked for {value})" for key, value in asked.items() if found.get(key) != value
             ]
             raise UserError(
-                f"--out {out} holds images of other settings: {', '.join(other)}; name another folder, or begin anew"
+                f"--out {out} holds images of other settings: {', '.join(other)}; name another folder, or start over"
                 " with --overwrite"
             )
         if request.overwrite:

@@ -90,7 +90,7 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
         if isinstance(value, Mapping):
             yield place, value
         else:
-            tally.skip("the row is no object", place)
+            tally.skip("the row is not an object", place)
 
 
 def csv_records(

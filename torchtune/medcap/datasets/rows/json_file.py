@@ -69,13 +69,11 @@ class JsonRows:
             return parse_json(content)
         except JsonError as error:
             cut = index == self._num_rows - 1 and error.line is not None
-            remedy = "is the file cut off?" if cut else "mend the row or remove it"
+            remedy = "is the file cut off?" if cut else "fix the row or remove it"
             raise UserError(f"{self.name(index)}: not valid JSON ({error.reason}); {remedy}") from error
 
     def text(self, index: int) -> bytes:
-        """Return the bytes of one row, as they stand in the file; arguments and errors as for ``read``, but not
-        decoded.
-        """
+        """Return the undecoded bytes of one row; arguments and errors as for ``read``."""
         if not 0 <= index < self._num_rows:
             raise IndexError(f"{self.path} has {self._num_rows} rows, none with the number {index}")
         start, end = self._spans()[index].tolist()

@@ -1,4 +1,4 @@
-"""medcap's sharegpt rows, as its converters write them."""
+"""medcap 2024's sharegpt rows, as its converters write them."""
 
 from __future__ import annotations
 

@@ -129,7 +129,6 @@ class EndpointJudge(Judge):
         return list(self._fields.notices)
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
-        """See :meth:`Judge.ask`."""
         run = _Run(self, prompts)
         replied, in_a_row, num_done = 0, 0, 0
         with Progress(len(prompts), self.progress and len(prompts) > 1) as progress, run:

@@ -1,4 +1,4 @@
-"""Answers to be judged: medcap's raw tables, our predictions, or any file of answers."""
+"""Answers to be judged: medcap 2024's raw tables, our predictions, or any file of answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_judged(source: str | Path) -> list[Answer]:
     """Read answers that are to be judged.
 
     Args:
-        source: ``.csv``: medcap's raw table, see :func:`read_raw_table`; else JSON or JSONL, see ``read_answers``.
+        source: ``.csv``: medcap 2024's raw table, see :func:`read_raw_table`; else JSON or JSONL, see ``read_answers``.
 
     Returns:
         The answers in the order of the file, each with a question.
@@ -32,7 +32,9 @@ def read_judged(source: str | Path) -> list[Answer]:
     """
     path = Path(source)
     if not path.is_file():
-        raise UserError(f"csv_path={path}: no such file; give medcap's raw CSV, a predictions.jsonl or answers in JSON")
+        raise UserError(
+            f"csv_path={path}: no such file; give medcap 2024's raw CSV, a predictions.jsonl or answers in JSON"
+        )
     answers = read_raw_table(path) if path.suffix.lower() == ".csv" else read_answers(path)
     if not answers:
         raise UserError(f"{path} holds no answers")
@@ -43,7 +45,7 @@ def read_judged(source: str | Path) -> list[Answer]:
 
 
 def read_raw_table(path: Path) -> list[Answer]:
-    """Read medcap's raw table: ``image,instruction,output,generated`` (chat_llama3_quant.py, exp eval_vqa).
+    """Read medcap 2024's raw table: ``image,instruction,output,generated`` (chat_llama3_quant.py, exp eval_vqa).
 
     Every cell is text, "None" and "nan" as well. The columns of ``GROUPS``, ``question_id`` and OmniMedVQA's
     ``modality_type`` are read where they are there.
@@ -81,8 +83,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise UserError(
-            f"{path}: there is no column {missing[0]} (there are: {', '.join(columns) or 'none'}); medcap's raw tables"
-            " have image,instruction,output,generated"
+            f"{path}: there is no column {missing[0]} (there are: {', '.join(columns) or 'none'}); medcap 2024's raw"
+            " tables have image,instruction,output,generated"
         )
     for record in read_records(path, columns):
         place = f"{path}, {record.place}"

@@ -99,7 +99,6 @@ class LocalJudge(Judge):
         }
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
-        """See :meth:`Judge.ask`."""
         encoded = [_Prompt(place, self._tokenizer.encode(prompt)) for place, prompt in enumerate(prompts)]
         model = self._model
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize

@@ -59,12 +59,11 @@ class ModelUnderTestJudge(Judge):
         return {**self._settings, "dtype": str(self._dtype), "max_new_tokens": self._sampling.max_new_tokens}
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
-        """See :meth:`Judge.ask`."""
         generator = self._generator
         places: list[int] = []
         requests: list[Request] = []
         for place, prompt in enumerate(prompts):
-            # medcap's own data writes the character that stands for an image so.
+            # medcap 2024's own data writes the character that stands for an image so.
             request = question_request(None, prompt.replace(PLACEHOLDER, "(1)"), str(place))
             try:
                 num_tokens = len(generator.tokenizer.prompt(request.messages).tokens)

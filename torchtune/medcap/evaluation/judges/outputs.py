@@ -1,4 +1,4 @@
-"""The judged table in medcap's form."""
+"""The judged table in medcap 2024's form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def write_csv(
 ) -> str:
     """Write ``{stem}-{judge}-{accuracy}.csv``, UTF-8 with a byte order mark.
 
-    The first three columns and the accuracy to five digits are medcap's (chat_llama3_quant.py, which names every judge
-    "70B"): ``image``, ``instruction`` (the prompt that the judge read) and ``generated`` (its reply; empty for an
+    The first three columns and the accuracy to five digits are medcap 2024's (chat_llama3_quant.py, which names every
+    judge "70B"): ``image``, ``instruction`` (the prompt that the judge read) and ``generated`` (its reply; empty for an
     answer that was not asked). Ours follow: ``verdict``, ``question_id``, ``error``.
 
     Args:

@@ -48,7 +48,7 @@ def judge_answers(
         output_dir: where to.
         source: the file of the answers.
         parsing: one of ``PARSINGS``.
-        overwrite: ask everything anew.
+        overwrite: ask everything again.
         keep_old: use verdicts that were made under other settings, and say so.
 
     Returns:

@@ -18,11 +18,9 @@ class Direct(PromptMethod):
     template = "user: {image}\n{question}\nassistant: "
 
     def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`PromptMethod.ask`."""
         requests = [Request(list(question.messages), question.id) for question in questions]
         with store.open(self.file, {"asked": self.name}) as file:
             return collect(questions, requests, engine.generate, lambda _, result: generated(result), file)
 
     def last_request(self, question: Question, entry: Entry) -> Request | None:
-        """See :meth:`PromptMethod.last_request`."""
         return Request(list(question.messages), question.id)

@@ -61,11 +61,9 @@ class OptionText(LikelihoodMethod):
     end_of_turn = True
 
     def request(self, question: Question) -> Request:
-        """See :meth:`LikelihoodMethod.request`."""
         return Request(list(question.messages), question.id)
 
     def candidates(self, question: Question) -> list[str]:
-        """See :meth:`LikelihoodMethod.candidates`."""
         return list(question.options)
 
 
@@ -78,12 +76,10 @@ class OptionLetter(LikelihoodMethod):
     end_of_turn = False
 
     def request(self, question: Question) -> Request:
-        """See :meth:`LikelihoodMethod.request`."""
         options = f"\n{lettered(question.options)}\n{self._instruction}"
         return Request(with_words(question, after=options), question.id)
 
     def candidates(self, question: Question) -> list[str]:
-        """See :meth:`LikelihoodMethod.candidates`."""
         return list(string.ascii_uppercase[: len(question.options)])
 
 
@@ -97,9 +93,7 @@ class PrefixLikelihood(LikelihoodMethod):
     end_of_turn = False
 
     def request(self, question: Question) -> Request:
-        """See :meth:`LikelihoodMethod.request`."""
         return Request(with_words(question, before="Question: "), question.id, answer_prefix="The answer is")
 
     def candidates(self, question: Question) -> list[str]:
-        """See :meth:`LikelihoodMethod.candidates`."""
         return [f" {option}." for option in question.options]

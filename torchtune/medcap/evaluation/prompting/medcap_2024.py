@@ -40,7 +40,6 @@ class MedcapMode(PromptMethod):
         self.template = self.mode.template
 
     def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`PromptMethod.ask`."""
         described = self.mode.describes
         said = self._descriptions(questions, engine, store) if described else [NOTHING_SAID] * len(questions)
         limit = answer_limit(engine.sampling.max_new_tokens)
@@ -58,7 +57,6 @@ class MedcapMode(PromptMethod):
             return collect(questions, requests, engine.generate, make, file)
 
     def last_request(self, question: Question, entry: Entry) -> Request | None:
-        """See :meth:`PromptMethod.last_request`."""
         return Request(self.mode.answer_turns(question, entry.get("description") or ""), question.id)
 
     def _descriptions(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[str | None]:

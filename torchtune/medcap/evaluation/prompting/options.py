@@ -61,13 +61,11 @@ class ListedOptions(PromptMethod):
     template = f"user: {{image}}\n{{question}}{_instruction}\nassistant: "
 
     def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`PromptMethod.ask`."""
         requests = [self.last_request(question, {}) or NO_OPTIONS for question in questions]
         with store.open(self.file, {"asked": self.name}) as file:
             return collect(questions, requests, engine.generate, lambda _, result: generated(result), file)
 
     def last_request(self, question: Question, entry: Entry) -> Request | None:
-        """See :meth:`PromptMethod.last_request`."""
         if not question.options:
             return None
         options = list(question.options)
@@ -96,7 +94,6 @@ class MappedOption(PromptMethod):
         self.template = f"{free.template}\n---\n{mapping}\nassistant: "
 
     def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
-        """See :meth:`PromptMethod.ask`."""
         answers = self.free.ask(questions, engine, store)
         requests = [self._request(question, answer) for question, answer in zip(questions, answers, strict=True)]
 

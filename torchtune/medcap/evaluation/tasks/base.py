@@ -133,8 +133,8 @@ class Task(ABC):
         """Read the benchmark.
 
         Args:
-            source: a folder that holds the benchmark's own folder (medcap's ``./datasets``), that folder itself, or
-                a data file.
+            source: a folder that holds the benchmark's own folder (medcap 2024's ``./datasets``), that folder itself,
+                or a data file.
             options: see :class:`LoadOptions`.
 
         Returns:

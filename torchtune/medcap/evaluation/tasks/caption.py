@@ -1,4 +1,4 @@
-"""Captions: the first answer of each conversation is the reference (medcap's ``test_metrics``)."""
+"""Captions: the first answer of each conversation is the reference (medcap 2024's ``test_metrics``)."""
 
 from __future__ import annotations
 

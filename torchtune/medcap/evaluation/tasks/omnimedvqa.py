@@ -17,7 +17,7 @@ from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task, is_whole,
 from medcap.evaluation.tasks.official import find_benchmark, row_maker
 from medcap.scoring.question import Question
 
-# medcap's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
+# medcap 2024's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (
     "CT(Computed Tomography)",
     "X-Ray",
@@ -39,7 +39,7 @@ class OmniMedVqaOptions(LoadOptions):
     """Which part is read.
 
     Attributes:
-        modalities: None for medcap's eight, ``all``, one name or several.
+        modalities: None for medcap 2024's eight, ``all``, one name or several.
         test_chunk: number of parts that the rows are cut into; None or -1 for everything.
         test_chunk_idx: the part to take, from 0; None or -1 for everything.
     """
@@ -129,8 +129,8 @@ def select_modalities(
 
     Args:
         rows: all of them.
-        modalities: None for medcap's eight, ``all``, or names (a list, or text with commas between them): as in the
-            files, or the part before the bracket, in any case: ``CT`` is ``CT(Computed Tomography)``.
+        modalities: None for medcap 2024's eight, ``all``, or names (a list, or text with commas between them): as in
+            the files, or the part before the bracket, in any case: ``CT`` is ``CT(Computed Tomography)``.
 
     Returns:
         The rows, a line about those left out if there are any, and whether the published count applies.
@@ -153,7 +153,7 @@ def select_modalities(
     dropped = [f"{name} ({number:,})" for name, number in sorted(present.items()) if name not in wanted]
     if not kept:
         raise UserError(
-            f"modalities: no row is of medcap's eight modalities; there are {', '.join(dropped) or 'none at all'};"
+            f"modalities: no row is of medcap 2024's eight modalities; there are {', '.join(dropped) or 'none at all'};"
             " modalities=all reads everything"
         )
     line = (

@@ -123,7 +123,6 @@ class LayerCache:
         self._values[start:end].zero_()
 
     def keep(self, rows: list[int]) -> None:
-        """See :meth:`KVCache.keep`."""
         capacity = self._cache.capacity
         for slots in (self._keys, self._values):
             if slots is not None:

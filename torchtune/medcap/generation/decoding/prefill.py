@@ -58,7 +58,7 @@ def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedT
     image_rows = torch.cat(seen) if seen else None  # [N, K, d]
     image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
-    # Added, not boolean: a boolean mask would be turned into this one anew in every layer.
+    # Added, not boolean: a boolean mask would be turned into this one again in every layer.
     mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
     return model.hidden_at(embeddings, places, mask, packed.positions)
 

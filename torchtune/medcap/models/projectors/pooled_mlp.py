@@ -1,4 +1,4 @@
-"""medcap's first projector: all image tokens from one pooled vector."""
+"""medcap 2024's first projector: all image tokens from one pooled vector."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def fetch(repository: str, required: Sequence[str], one_of: Sequence[str] = (), 
         cached = _fetch_cached(repository, required, one_of)
     except HFValidationError as error:
         raise UserError(
-            f"{repository} is no name of a hub repository; if a folder is meant, it is not there"
+            f"{repository} is not a name of a hub repository; if a folder is meant, it is not there"
         ) from error
     return cached if cached is not None else _download(repository, required, one_of, optional)
 

@@ -22,7 +22,7 @@ class CaptionScores:
     """Scores of a whole set and of each row.
 
     Attributes:
-        scores: name -> score of the set, in medcap's order: Bleu_1..Bleu_4, METEOR, ROUGE_L, CIDEr (SPICE).
+        scores: name -> score of the set, in medcap 2024's order: Bleu_1..Bleu_4, METEOR, ROUGE_L, CIDEr (SPICE).
         rows: name -> one score a row. The set's BLEU and METEOR come from summed counts, so they are not the mean
             of the rows; ROUGE_L and CIDEr are.
         bleu_counts: [n, 10] float64: for each row its matching n-grams (4), its n-grams (4), its length, and the

@@ -1,4 +1,4 @@
-"""Rules for questions with options: OmniMedVQA's difflib match, medcap's letters, and robust parsing."""
+"""Rules for questions with options: OmniMedVQA's difflib match, medcap 2024's letters, and robust parsing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MultipleChoice(Protocol):
     """Accuracy over rows, and as the unweighted mean over modalities.
 
     Rows without a modality form one group of their own. A row without options, or whose reference is not among them,
-    cannot be answered rightly: it is wrong and counted.
+    cannot be answered correctly: it is wrong and counted.
 
     Attributes:
         over_rows: name of the accuracy over rows.
@@ -134,7 +134,7 @@ class OmniMedVqaQa(MultipleChoice):
 
 
 class MedcapLetter(MultipleChoice):
-    """medcap's ``eval_vqa``: the reply's first character is the letter.
+    """medcap 2024's ``eval_vqa``: the reply's first character is the letter.
 
     Source: medcap, ``torchtune/custom_generate_func.py`` (:301-366).
     """
@@ -142,10 +142,10 @@ class MedcapLetter(MultipleChoice):
     name = "medcap_letter"
     prompt = Prompt.MAPPED_OPTION
     description = (
-        "medcap's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is the"
-        " letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous row's"
-        " letter), and so is the second letter of an option that stands twice; accuracy is the unweighted mean over"
-        " modalities"
+        "medcap 2024's option mapping: the first character of the reply, behind a model's reasoning, upper-cased, is"
+        " the letter (A to D), and anything else is wrong, an empty reply too (where medcap 2024 took the previous"
+        " row's letter), and so is the second letter of an option that stands twice; accuracy is the unweighted mean"
+        " over modalities"
     )
     headline = over_modalities = "accuracy"
     over_rows = "accuracy_rows"
@@ -167,7 +167,7 @@ class MedcapLetter(MultipleChoice):
 
 
 class MedcapOption(MultipleChoice):
-    """medcap's option mapping with robust parsing of the reply."""
+    """medcap 2024's option mapping with robust parsing of the reply."""
 
     name = "medcap_option"
     prompt = Prompt.MAPPED_OPTION

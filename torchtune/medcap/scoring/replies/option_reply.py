@@ -171,9 +171,7 @@ def _letters_of(text: str, matches: Iterable[re.Match], after_cue: bool = False)
 
 
 def _letters(text: str, match: re.Match, after_cue: bool) -> set[str]:
-    """Return the letter of a match, and those that a list adds to it; none where it is a word, part of one, or
-    denied.
-    """
+    """Return the letters of a match and of the list behind it; none if it is a word, part of one, or denied."""
     letter, start, end = match[match.lastindex], match.start(match.lastindex), match.end(match.lastindex)
     following = _FOLLOWING_WORD.match(text, end)
     if letter in "AaIi" and following and following[1] not in _AFTER_A_LETTER:

@@ -83,7 +83,7 @@ def _fold_character(character: str) -> str:
     if _LETTER_SIGNS[0] <= code <= _LETTER_SIGNS[1] and (code - _LETTER_SIGNS[0]) % 32 < 26:
         return chr(ord("A") + (code - _LETTER_SIGNS[0]) % 32)
     kind = unicodedata.decomposition(character).partition(" ")[0]
-    # A digit in a circle stands for an image in medcap's texts, "①".
+    # A digit in a circle stands for an image in medcap 2024's texts, "①".
     if kind in _SAME_MEANING and not (kind == "<circle>" and character.isnumeric()):
         return unicodedata.normalize("NFKC", character)
     if any(first <= code <= last for first, last in _COMPATIBLE):

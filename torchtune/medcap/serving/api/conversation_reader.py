@@ -229,9 +229,7 @@ def _append_placed(parts: list[dict[str, Any]], placed: Placed, named: Iterator[
 
 
 def _append(parts: list[dict[str, Any]], kind: str, content: Any) -> None:
-    """Add words; a line break stands between words and what comes before or after them, as in ``<image>\\n`` and the
-    question.
-    """
+    """Add a part; a line break parts words from images, as in ``<image>\\n`` before the question."""
     if parts:
         before = parts[-1]
         between = "" if before["type"] == "image" else before["content"][-1:]

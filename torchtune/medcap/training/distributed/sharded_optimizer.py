@@ -348,9 +348,7 @@ class ShardedOptimizer:
 
 
 def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
-    """Return the entries of a parameter group that a configuration or the optimizer's class sets, and no step
-    changes.
-    """
+    """Return the entries of a parameter group that no step changes: those of the configuration and the class."""
     makers = [component, *(kind.__init__ for kind in type(optimizer).__mro__ if kind not in (optim.Optimizer, object))]
     return {name for maker in makers for name in signature(maker).parameters} - {"params", "self"}
 

@@ -82,7 +82,7 @@ class BackgroundWriter:
         except (OSError, RuntimeError, SafetensorError, UserError) as error:
             reason = describe_failure(error, folder)
             self._failure = (
-                f"the last checkpoint, step {step}, could not be written ({reason}): make room or mend the folder, then"
+                f"the last checkpoint, step {step}, could not be written ({reason}): make room or fix the folder, then"
                 " go on from the newest complete one with resume_from_checkpoint=latest"
             )
             lines = [

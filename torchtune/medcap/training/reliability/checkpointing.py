@@ -96,7 +96,7 @@ class RunCheckpoints:
             step: optimizer steps made; names the folder.
             components: the model's; they may change as soon as this returns.
             state: what ``restore`` gives back, as ``save_tree`` takes it.
-            meta_model_epoch: also write medcap's ``meta_model_{epoch}.pt``, epochs counted from 1.
+            meta_model_epoch: also write medcap 2024's ``meta_model_{epoch}.pt``, epochs counted from 1.
 
         Raises:
             UserError: if the state holds something that cannot be written; the message says where.
@@ -154,7 +154,7 @@ class RunCheckpoints:
             raise UserError(
                 f"resume_from_checkpoint: {folder} "
                 + (f"keeps its state in {_FORMER_STATE_FILE}, an older format" if former else "holds no training state")
-                + f", so it cannot be resumed from; start anew from its weights with vision_checkpoint={folder}"
+                + f", so it cannot be resumed from; start over from its weights with vision_checkpoint={folder}"
             )
         state = load_tree(folder / STATE_FOLDER, STATE_FOLDER)
         try:
@@ -241,7 +241,7 @@ def check_writable(folder: Path, key: str = "output_dir") -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{key}={folder} cannot be a folder: a file is in the way; choose another") from error
     except OSError as error:
-        raise UserError(f"{key}={folder} cannot be written to ({error.strerror}): mend it or choose another") from error
+        raise UserError(f"{key}={folder} cannot be written to ({error.strerror}): fix it or choose another") from error
 
 
 def random_state() -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _explain_in_worker(error: BaseException, text: str, kind: str) -> str | None
     if memory is not None:
         return f"in a data-loader worker: {memory}"
     if isinstance(error, OSError):
-        return f"a data-loader worker could not read its data: {message}; mend that and go on from the last checkpoint"
+        return f"a data-loader worker could not read its data: {message}; fix that and go on from the last checkpoint"
     return None
 
 
@@ -190,7 +190,7 @@ class BadRows:
     Args:
         num_rows: of the training data.
         allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
-        folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts anew with
+        folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts over with
             the first ``add``, or is gone on with where ``load`` was called before.
     """
 

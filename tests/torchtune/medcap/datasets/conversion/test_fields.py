@@ -15,8 +15,8 @@ def test_numbers_are_words_and_blanks_are_taken_away():
         ("", "'a' is empty"),
         ("NaN", "'a' is empty"),
         (float("nan"), "'a' is empty"),
-        ([], "'a' is no text"),
-        (True, "'a' is no text"),
+        ([], "'a' is not text"),
+        (True, "'a' is not text"),
     ],
 )
 def test_what_is_no_text_is_said(value, reason):

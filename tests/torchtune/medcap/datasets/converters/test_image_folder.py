@@ -43,7 +43,7 @@ def test_the_words_are_the_first_folder_s_name(downloads):
 
 
 def test_a_folder_must_be_named(downloads):
-    with pytest.raises(UserError, match=r"folder: --data-dir \(not given\) is no folder"):
+    with pytest.raises(UserError, match=r"folder: --data-dir \(not given\) is not a folder"):
         convert(ImageFolder(), "", downloads.folder / "out")
 
 

@@ -61,10 +61,10 @@ def test_damaged_rows_are_left_out_with_the_reason(tmp_path):
     assert (written.rows, written.tally.read) == (1, 11)
     assert left_out(written) == {
         "not valid JSON": 1,
-        "the row is no object": 1,
+        "the row is not an object": 1,
         "there is no 'caption'": 1,
         "'caption' is empty": 1,
-        "'caption' is no text": 1,
+        "'caption' is not text": 1,
         "the image's name leads out of its folder": 2,
         "the image is missing": 1,
         "half of a character, which no text may hold": 1,

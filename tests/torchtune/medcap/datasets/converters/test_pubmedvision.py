@@ -33,7 +33,7 @@ def test_records_without_images_or_words_are_left_out(tmp_path):
     (written,) = downloads.convert(PubMedVision())
     assert [said(row)[1] for row in rows_of(written)] == ["a"]
     assert left_out(written) == {
-        "'image' is no list of names": 2,
+        "'image' is not a list of names": 2,
         "there are no 'conversations'": 1,
         "there is no 'value'": 1,
     }

@@ -79,7 +79,7 @@ def test_what_is_wrong_with_a_row_is_told_and_its_images_are_still_looked_at(fol
 def test_sources_without_images_are_errors(folder, tmp_path_factory):
     with pytest.raises(UserError, match="none does not exist"):
         list(list_images(folder / "none"))
-    with pytest.raises(UserError, match="no folder and no JSON or JSONL file"):
+    with pytest.raises(UserError, match="neither a folder nor a JSON or JSONL file"):
         list(list_images(folder / "notes.txt"))
     with pytest.raises(UserError, match="holds no images"):
         list(list_images(tmp_path_factory.mktemp("empty")))

@@ -78,7 +78,7 @@ def test_done_is_done_and_failures_are_tried_again(source, tmp_path, monkeypatch
     assert (out / "failures.jsonl").read_text() == ""
 
 
-def test_what_changed_or_vanished_is_made_anew(source, tmp_path):
+def test_what_changed_or_vanished_is_made_again(source, tmp_path):
     out = tmp_path / "out"
     prepare(source, out)
     Image.new("RGB", (30, 10), (200, 0, 0)).save(source / "wide.png")

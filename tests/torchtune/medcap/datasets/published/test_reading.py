@@ -94,7 +94,7 @@ def test_lines_between_bars_are_read_in_either_encoding(downloads):
     [
         ('[\n{"a": 1},\n{"a": 2', "a.json, line 3: not valid JSON .* is the file cut off"),
         ('{"a": 1}\n{"a"\n', "a.json, row 1: not valid JSON; .* download the file again"),
-        ('[{"a": 1}, 3]', "a.json, row 1: the row is no object; .* download the file again"),
+        ('[{"a": 1}, 3]', "a.json, row 1: the row is not an object; .* download the file again"),
         ("", "a.json is empty"),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_damaged_row_is_an_error_of_that_row_alone(tmp_path):
     rows = open_rows(path)
     assert [rows.read(0), rows.read(2)] == [{"a": 1}, {"a": 3}]
     for index, message in (
-        (1, r"row 1: not valid JSON \(Expecting value\); mend"),
+        (1, r"row 1: not valid JSON \(Expecting value\); fix"),
         (3, r"row 3: not valid JSON \(nested too deeply\)"),
         (4, r"row 4: not valid JSON \(Unterminated string starting at\); is the file cut off\?"),
     ):

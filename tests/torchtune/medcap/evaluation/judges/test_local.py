@@ -31,7 +31,7 @@ def ask(judge, prompts):
 
 
 def plain_reply(folder, prompt, count):
-    """The whole text computed anew for each token, with the repository's own tokenizer of the same ids."""
+    """The whole text computed again for each token, with the repository's own tokenizer of the same ids."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -68,7 +68,7 @@ def test_sum_and_mean_may_choose_differently_and_the_first_of_equals_wins(tmp_pa
     assert (entry["prediction"], entry["prediction_normalized"]) == ("upper", "upper left")
 
 
-def test_a_second_run_asks_nothing_and_other_options_are_asked_anew(tmp_path):
+def test_a_second_run_asks_nothing_and_other_options_are_asked_again(tmp_path):
     OptionText().ask([make_row()], Model([-3.0, -1.0, -2.0]).engine(), PredictionStore(tmp_path, {}))
     again, other = Model([-1.0, -2.0, -3.0]), Model([-1.0, -2.0])
     (entry,) = OptionText().ask([make_row()], again.engine(), PredictionStore(tmp_path, {}))
@@ -100,9 +100,9 @@ def test_one_row_that_fails_does_not_stop_the_others(tmp_path, method):
     }
     assert (entries[2]["prediction"], entries[5]["prediction"]) == ("", "")
     assert "prediction_normalized" not in entries[2]
-    mended = RecordedEngine()
-    method().ask(rows, mended.engine(), PredictionStore(tmp_path, {}))
-    assert sorted(mended.ids) == ["q2", "q5"]
+    repaired = RecordedEngine()
+    method().ask(rows, repaired.engine(), PredictionStore(tmp_path, {}))
+    assert sorted(repaired.ids) == ["q2", "q5"]
 
 
 def test_options_are_shown_beside_the_image_only_where_letters_are_scored(tmp_path):

@@ -75,7 +75,7 @@ def test_two_questions_on_one_image_take_the_published_number_of_calls(mode, ids
 
 
 class CountingChat:
-    """Gives prompts the token counts that Llama 3's tokenizer gives medcap's, and fewer to the model's own."""
+    """Gives prompts the token counts that Llama 3's tokenizer gives medcap 2024's, and fewer to the model's own."""
 
     image_token_id, vocab_size = 118075, 128256
 
@@ -164,7 +164,7 @@ def test_exchanged_images_take_the_descriptions_that_there_are(limits, tmp_path)
     assert len(lines(tmp_path / "predictions_shuffled_image.jsonl")) == 3
 
 
-def test_an_exchanged_image_is_described_anew_for_its_question(tmp_path):
+def test_an_exchanged_image_is_described_again_for_its_question(tmp_path):
     method = MedcapMode("cond_desc")
     method.ask(TWO_IMAGES, RecordedEngine().engine(), store(tmp_path))
     control = RecordedEngine()
@@ -198,9 +198,9 @@ def test_a_failed_description_makes_its_rows_failures(trouble, tmp_path):
     assert [entry["prediction"] for entry in entries] == ["", "", "fine"]
     assert [bool(entry["error"]) for entry in entries] == [True, True, False]
     assert [name for name in model.ids if name.startswith("q")] == ["q1"]
-    mended = RecordedEngine(lambda request: "fine")
-    entries = MedcapMode("no_cond_desc").ask(rows, mended.engine(), store(tmp_path))
-    assert mended.ids == ["head.png", "q2", "q3"]
+    repaired = RecordedEngine(lambda request: "fine")
+    entries = MedcapMode("no_cond_desc").ask(rows, repaired.engine(), store(tmp_path))
+    assert repaired.ids == ["head.png", "q2", "q3"]
     assert [entry["prediction"] for entry in entries] == ["fine"] * 3
 
 
@@ -230,7 +230,7 @@ def engine_of(generator, max_new_tokens):
     return Engine(generator, Sampling(max_new_tokens=max_new_tokens))
 
 
-# The tiny tokenizer spells most words, so medcap's limits leave a description no room within 240 tokens.
+# The tiny tokenizer spells most words, so medcap 2024's limits leave a description no room within 240 tokens.
 @pytest.mark.slow
 @pytest.mark.parametrize(("max_new_tokens", "max_seq_len"), [(6, 700), (600, 275), (600, 240)])
 def test_answers_equal_one_call_after_the_other(generator, tmp_path, max_new_tokens, max_seq_len):

@@ -121,13 +121,13 @@ def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
     assert turns_of(MedcapMode("no_cond_desc").last_request(row, entry)) == turns_of(model.requests[1])
 
 
-def test_another_free_answer_is_mapped_anew(tmp_path):
+def test_another_free_answer_is_mapped_again(tmp_path):
     rows = [make_row("q0"), make_row("q1")]
     MappedOption(Direct()).ask(rows, fake_engine(Model(["x", None, "A"]).generate), PredictionStore(tmp_path, {}))
-    mended = Model(["y", "B"])
-    entries = MappedOption(Direct()).ask(rows, fake_engine(mended.generate), PredictionStore(tmp_path, {}))
+    repaired = Model(["y", "B"])
+    entries = MappedOption(Direct()).ask(rows, fake_engine(repaired.generate), PredictionStore(tmp_path, {}))
     assert [entry["prediction"] for entry in entries] == ["A", "B"]
-    assert ["Our answer: y" in words(request) for request in mended.asked] == [False, True]
+    assert ["Our answer: y" in words(request) for request in repaired.asked] == [False, True]
 
 
 def test_the_mapping_of_each_way_of_asking_has_its_own_settings(tmp_path):

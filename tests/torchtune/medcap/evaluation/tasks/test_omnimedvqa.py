@@ -120,7 +120,7 @@ def test_modalities_may_be_named_by_the_part_before_the_bracket(tmp_path):
 
 def test_files_without_any_of_the_eight_are_refused(tmp_path):
     write(tmp_path, {"a": [record(0, modality_type="Endoscopy")]})
-    with pytest.raises(UserError, match=r"no row is of medcap's eight .* Endoscopy \(1\); modalities=all"):
+    with pytest.raises(UserError, match=r"no row is of medcap 2024's eight .* Endoscopy \(1\); modalities=all"):
         load(tmp_path)
 
 

@@ -131,5 +131,5 @@ def test_compiled_steps_have_few_shapes_and_give_the_same_answers(tmp_path, monk
     torch._dynamo.utils.counters.clear()
     compiled = generator_of(tmp_path, llm_weights, compile=True)
     assert compiled.generate(requests, Sampling(max_new_tokens=7)) == expected
-    # Two sizes of rows, and nothing compiled anew as the rows fill, empty and move on.
+    # Two sizes of rows, and nothing compiled again as the rows fill, empty and move on.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

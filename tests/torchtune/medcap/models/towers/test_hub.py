@@ -54,7 +54,7 @@ def test_any_failure_of_the_network_is_that_line(cache, monkeypatch):
 
 
 def test_a_name_that_the_hub_cannot_have_is_refused(cache):
-    with pytest.raises(UserError, match="no name of a hub repository"):
+    with pytest.raises(UserError, match="not a name of a hub repository"):
         resolve_tower("models/..")
 
 

@@ -48,7 +48,7 @@ def test_omnimedvqa_counts_over_rows_and_over_modalities():
     assert result.notices == []
 
 
-# medcap's own judge: replies and verdicts.
+# medcap 2024's own judge: replies and verdicts.
 @pytest.mark.parametrize(
     ("reply", "reference", "letter", "right"),
     [

@@ -100,7 +100,11 @@ def test_each_node_has_a_first_process(tmp_path: Path) -> None:
 def test_others_do_not_wait_for_a_main_that_failed() -> None:
     def work(world: DistributedContext) -> Any:
         def index() -> None:
-            raise UserError("data.json: row 3 is no object") if world.local_rank == 0 else AssertionError("never runs")
+            raise (
+                UserError("data.json: row 3 is not an object")
+                if world.local_rank == 0
+                else AssertionError("never runs")
+            )
 
         try:
             world.main_first(index, "index of data.json")
@@ -110,7 +114,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
         return told
 
     assert run_in_processes(work) == [
-        ["data.json: row 3 is no object", False],
+        ["data.json: row 3 is not an object", False],
         ["index of data.json failed on rank 0: see its message", True],
     ]
 

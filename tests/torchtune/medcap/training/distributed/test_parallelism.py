@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
+from helpers.plain_component import PlainComponent
 from helpers.processes import run_in_processes
 from helpers.workspace import Workspace
 from medcap.checkpoints.build_model import plan_model
@@ -20,7 +21,6 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.errors import UserError
-from medcap.models.component import Component
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss
@@ -125,7 +125,7 @@ def test_low_precision_layers_are_never_divided() -> None:
         )
 
 
-class Tower(Component):
+class Tower(PlainComponent):
     name = "vision"
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class Tower(Component):
         return self.linear(images.flatten(1)).unflatten(1, (1, 32))
 
 
-class Projector(Component):
+class Projector(PlainComponent):
     name = "projector"
     takes, num_image_tokens = "patches", 1
 

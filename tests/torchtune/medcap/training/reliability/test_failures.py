@@ -68,7 +68,7 @@ def explained_by_loader(fault):
 def test_what_a_worker_raises_is_one_line():
     assert explained_by_loader(raise_user_error) == "data.json, row 3: not an image"
     assert explained_by_loader(raise_os_error) == (
-        "a data-loader worker could not read its data: [Errno 5] Input/output error: '/data/x.png'; mend that and go on"
+        "a data-loader worker could not read its data: [Errno 5] Input/output error: '/data/x.png'; fix that and go on"
         " from the last checkpoint"
     )
     assert explained_by_loader(fill_memory) == (
@@ -212,7 +212,7 @@ def test_a_resumed_run_counts_and_logs_as_if_it_had_not_stopped(tmp_path):
     assert names == [f"data.json, row {n}" for n in (1, 2, 3, 4)]
 
 
-def test_a_new_run_starts_the_file_anew_and_other_processes_write_none(tmp_path):
+def test_a_new_run_starts_the_file_over_and_other_processes_write_none(tmp_path):
     (tmp_path / "bad_rows.jsonl").write_text('{"name": "of an earlier run", "reason": ""}\n')
     BadRows(100, 0.5).add(bad(1))
     rows = BadRows(100, 0.5, tmp_path)

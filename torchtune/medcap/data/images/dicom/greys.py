@@ -161,9 +161,7 @@ def _checked(number: int, count: int) -> int:
 
 
 def _voi_tables(item: Dataset, little_endian: bool) -> tuple[list[LookupTable], UserError | None]:
-    """Return the VOI LUTs that can be used, and what is wrong with the first of the others; empty items are passed
-    over.
-    """
+    """Return the usable VOI LUTs, and what is wrong with the first of the others; skip empty items."""
     tables: list[LookupTable] = []
     problem: UserError | None = None
     for found in item.get("VOILUTSequence") or []:

@@ -199,9 +199,7 @@ class TiffFile:
         return values
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        """Return a strip or a tile as it stands in the file; where the file does not tell its size, all from there
-        on.
-        """
+        """Return a strip or a tile as it stands in the file; everything from there on if its size is not given."""
         self._file.seek(offset)
         data = self._file.read(size)
         if not data or len(data) < size:

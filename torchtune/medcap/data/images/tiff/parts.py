@@ -138,9 +138,7 @@ def _strip_file(data: bytes, compression: int, rows: int, per_row: int) -> tuple
 
 
 def _unpack(packed: np.ndarray, encoding: Encoding, count: int) -> np.ndarray:
-    """Return samples that share bytes, in either byte order the highest bit first: ``[rows, bytes]`` -> ``[rows,
-    count]``.
-    """
+    """Unpack samples that share bytes, the highest bit first: ``[rows, bytes]`` -> ``[rows, count]``."""
     values = np.empty((len(packed), count), encoding.dtype)
     weights = 1 << np.arange(encoding.bits - 1, -1, -1, dtype=np.uint16)
     step = max(1, _UNPACKED // count)
