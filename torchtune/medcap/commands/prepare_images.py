@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="folders of images; or one JSON or JSONL file, whose images are prepared and which is written again",
+        help="folders of images; or one JSON or JSONL file, whose images are prepared; the file is rewritten",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new, empty, or to go on with")
     parser.add_argument("--format", choices=("png", "jpeg", "shards"), default="png", help="what to write (png)")

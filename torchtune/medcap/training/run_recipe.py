@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -45,6 +46,7 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         if status == 0:
             recipe.cleanup()
     except Exception as error:
+        _ignore_ended_workers()
         line = explain(error) or unforeseen(error, f"the training run {shown_command(sys.argv[1:])}")
         status = 2 if isinstance(error, UserError) else 1
         # A process that only learned of an error stays silent: it might ask first, and the reason would be lost.
@@ -60,6 +62,16 @@ def run_recipe(recipe: TrainingRecipe) -> None:
         recipe.world.leave()
     if status:
         sys.exit(status)
+
+
+def _ignore_ended_workers() -> None:
+    """Let workers of the data loader end without an error of their own.
+
+    torch raises one for each worker that dies, in the middle of whatever the main thread does. Here it would take the
+    place of the error that is being reported.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _let_others_notice(world: DistributedContext) -> None:

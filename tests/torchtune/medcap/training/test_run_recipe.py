@@ -1,3 +1,5 @@
+import signal
+import subprocess
 import sys
 import time
 
@@ -28,6 +30,14 @@ class Recipe:
 
     def cleanup(self):
         self.called.append("cleanup")
+
+
+@pytest.fixture(autouse=True)
+def same_signal_handler():
+    """Leave the handler of ended child processes as it was."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 def alone():
@@ -69,6 +79,23 @@ def test_an_error_that_has_an_explanation_is_one_line(capsys, error, status, lin
     printed = capsys.readouterr().err
     assert printed.startswith(line)
     assert printed.count("\n") == 1
+
+
+@pytest.mark.processes
+def test_a_worker_that_ends_while_an_error_is_told_does_not_take_its_place(capsys, monkeypatch):
+    def raise_another(number, frame):
+        raise RuntimeError("DataLoader worker (pid 2) is killed by signal: Killed.")
+
+    def explain(error):
+        subprocess.run([sys.executable, "-c", ""], check=True)  # a child ends
+        return str(error)
+
+    signal.signal(signal.SIGCHLD, raise_another)
+    monkeypatch.setattr(program, "explain", explain)
+    with pytest.raises(SystemExit) as end:
+        run_recipe(failing(RuntimeError("worker 1 died")))
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "medcap: worker 1 died\n"
 
 
 @pytest.mark.parametrize("wanted", ["", "1"])
