@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 
 from medcap.checkpoints.atomic import write_text
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, open_model
-from medcap.configuration import SEED, Value, recipe
+from medcap.checkpoints.build_model import choose_device, open_model
+from medcap.checkpoints.keys import ModelConfiguration
+from medcap.configuration import HOME_EXPANDED, Number, OneOf, PathText, Seed
 from medcap.data.images.reader import ImageReader
+from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.controls import CONTROLS
@@ -28,35 +30,57 @@ from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
 from medcap.legacy.prompt import PROMPT_FORMATS, PlainTextChat
 
-KEYS = MODEL_KEYS | {
-    "output_dir": Value((str,), is_path=True),
-    "image": Value((str, list), None, is_path=True),
-    "prompt": Value((str,), None),
-    "dataset_source": Value((str,), None, is_path=True),
-    "dataset_conversation_style": Value((str,), "auto"),
-    "dataset_max_seq_len": Value((int,), 1024, minimum=1),
-    "image_roots": Value((list,), None, is_path=True),
-    "limit": Value((int,), None, minimum=1),
-    "controls": Value((bool, list), False),
-    "max_new_tokens": Value((int,), 300, minimum=1),
-    "temperature": Value((float,), 0.0, minimum=0),
-    "top_k": Value((int,), None, minimum=1),
-    "top_p": Value((float,), None, above=0, maximum=1),
-    "seed": replace(SEED, default=1234),
-    "batch_size": Value((int,), 16, minimum=1),
-    "max_batch_tokens": Value((int,), None, minimum=1),
-    "compile": Value((bool,), None),
-    "overwrite": Value((bool,), False),
-    "keep_old_answers": Value((bool,), False),
-    "debug": Value((bool,), False),
-    "protocols": Value((str, list), None),
-    "vqa_type": Value((str,), "direct", choices=VQA_TYPES),
-    "prompt_format": Value((str,), "chat", choices=PROMPT_FORMATS),
-    "modalities": Value((str, list), None),
-    "test_chunk": Value((int,), None),
-    "test_chunk_idx": Value((int,), None),
-    "results_csv": Value((str,), None, is_path=True),
-}
+
+class GenerateConfiguration(ModelConfiguration):
+    """Keys of a generation; ``test_<task>: true`` asks for a task beside them."""
+
+    output_dir: PathText = Field(description="Folder of the results; each task has a folder in it.")
+    image: Annotated[str | list[str] | None, HOME_EXPANDED] = Field(
+        None, description="Image file, or several, to describe or to ask about."
+    )
+    prompt: str | None = Field(None, description="Question about the image; null asks for a caption.")
+    dataset_source: PathText | None = Field(
+        None, description="Data file of the tasks, or the folder that holds the benchmarks' own folders."
+    )
+    dataset_conversation_style: str = Field("auto", description="Layout of chat rows; auto finds it.")
+    dataset_max_seq_len: int = Field(1024, ge=1, description="Longest prompt and answer together, in tokens.")
+    image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(
+        None, description="Folders that images may lie in, beside those of the benchmark."
+    )
+    limit: int | None = Field(None, ge=1, description="Ask only this many rows, the first ones; null asks all.")
+    controls: bool | list[str] = Field(
+        False, description="Controls that ask the questions with other images or without; true is all of them."
+    )
+    max_new_tokens: int = Field(300, ge=1, description="Longest answer, in tokens.")
+    temperature: Number = Field(0.0, ge=0, description="Divisor of the logits in sampling; 0 is greedy.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many of the likeliest tokens; null from all.")
+    top_p: Number | None = Field(
+        None, gt=0, le=1, description="Sample from the likeliest tokens that have this probability together."
+    )
+    seed: Seed = Field(1234, description="Seed of the sampling.")
+    batch_size: int = Field(16, ge=1, description="Answers that are decoded together.")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of a batch, where lengths differ much; null sets no limit."
+    )
+    compile: bool | None = Field(None, description="Compile the decoding step; null does on CUDA.")
+    overwrite: bool = Field(False, description="Start a task again rather than go on from its answers.")
+    keep_old_answers: bool = Field(False, description="Keep answers that were made under other settings.")
+    debug: bool = Field(False, description="Print each prompt and answer to standard error.")
+    protocols: str | list[str] | None = Field(
+        None, description="Scoring rules, one or several; null takes the task's own."
+    )
+    vqa_type: Annotated[str, OneOf(VQA_TYPES)] = Field("direct", description="How a free answer is asked for.")
+    prompt_format: Annotated[str, OneOf(PROMPT_FORMATS)] = Field(
+        "chat", description="Template of the prompts; medcap_2024 writes its markers as plain text."
+    )
+    modalities: str | list[str] | None = Field(
+        None, description="Modalities of OmniMedVQA: all, one or several; null is medcap 2024's eight."
+    )
+    test_chunk: int | None = Field(None, description="Number of parts that OmniMedVQA is cut into; null or -1 is one.")
+    test_chunk_idx: int | None = Field(None, description="Part of OmniMedVQA to run, counted from 0.")
+    results_csv: PathText | None = Field(
+        None, description="Table that gets a line for each task of each run; null is results.csv in output_dir."
+    )
 
 
 class GenerateRecipe:
@@ -72,16 +96,16 @@ class GenerateRecipe:
           not come from the image.
 
     Args:
-        cfg: checked against ``KEYS``.
+        cfg: checked.
 
     Raises:
         UserError: if nothing is asked for, or keys do not fit together.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: GenerateConfiguration) -> None:
         self.cfg = cfg
-        self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg)]
-        self.images = [cfg.image] if isinstance(cfg.image, str) else list(cfg.image or [])
+        self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg.flags)]
+        self.images = [cfg.image] if isinstance(cfg.image, str) else cfg.image or []
         if not self.tasks and not self.images:
             names = ", ".join(f"test_{name}=True" for name in TASKS)
             raise UserError(
@@ -91,7 +115,7 @@ class GenerateRecipe:
             raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file or folder")
         if cfg.vqa_type != "direct" and all(task.name == "caption" for task in self.tasks):
             print("note: vqa_type is not used by captions", file=sys.stderr)
-        self.controls = list(CONTROLS) if cfg.controls is True else list(cfg.controls or [])
+        self.controls = list(CONTROLS) if cfg.controls is True else cfg.controls or []
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(f"controls: {control} is unknown; there are {', '.join(CONTROLS)}, or true for all")
@@ -148,16 +172,16 @@ class GenerateRecipe:
         cfg = self.cfg
         vqa_type = "direct" if task.name == "caption" else cfg.vqa_type
         wanted = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
-        names = default_protocols(task.protocols, vqa_type) if wanted is None else list(wanted)
+        names = default_protocols(task.protocols, vqa_type) if wanted is None else wanted
         return plan_protocols(names, vqa_type)
 
     def _load(self, task: Task) -> Benchmark:
         cfg = self.cfg
         options = LoadOptions(
             conversation_style=cfg.dataset_conversation_style,
-            image_roots=None if cfg.image_roots is None else list(cfg.image_roots),
+            image_roots=cfg.image_roots,
             work_folder=Path(cfg.output_dir, self._folder(task), "images"),
-            modalities=cfg.modalities if isinstance(cfg.modalities, str | None) else list(cfg.modalities),
+            modalities=cfg.modalities,
             chunk=cfg.test_chunk,
             chunk_index=cfg.test_chunk_idx,
         )
@@ -182,7 +206,7 @@ class GenerateRecipe:
         if not self.benchmarks[task.name].rows:
             print(f"{folder.name}: this part holds no rows, there is nothing to do")
             return
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        write_text(folder / "config.yaml", cfg.to_yaml())
         generate = self._generate_and_show if cfg.debug else self._generate
         engine = Engine(generate, self._score, self.generator.tokenizer, self.generator.max_seq_len, cfg.max_new_tokens)
         options = RunOptions(
@@ -213,8 +237,8 @@ class GenerateRecipe:
             "top_k",
             "top_p",
         )
-        settings = {name: OmegaConf.to_container(cfg)[name] for name in (*names, "seed")}
-        settings |= {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        settings = cfg.model_dump(include={*names, "seed"})
+        settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings
@@ -240,8 +264,8 @@ class GenerateRecipe:
         return self._generate(requests, show)
 
 
-@recipe(KEYS, flags=("test_",))
-def recipe_main(cfg: DictConfig) -> None:
+@recipe(GenerateConfiguration, flags=("test_",))
+def recipe_main(cfg: GenerateConfiguration) -> None:
     """Entry point: ``tune run medcap/recipes/generate --config CONFIG [key=value ...]``."""
     generate = GenerateRecipe(cfg)
     generate.setup()

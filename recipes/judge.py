@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from pydantic import Field
 
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, choose_dtype, plan_model
-from medcap.configuration import Component, Section, Value, check, recipe
+from medcap.checkpoints.build_model import choose_device, choose_dtype, plan_model
+from medcap.checkpoints.keys import CheckpointerSection, ModelConfiguration, TokenizerArguments
+from medcap.configuration import ComponentRule, Number, OneOf, PathText, check
+from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.judges import JUDGES, PARSINGS, EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
 from medcap.evaluation.judges.chat import chat
@@ -26,40 +28,59 @@ ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path
 OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}
 
 
-def _optional(rule: Value | Component | Section) -> Value | Component | Section:
-    if isinstance(rule, Section):
-        return Section({name: _optional(inner) for name, inner in rule.keys.items()})
-    if isinstance(rule, Component):
-        return rule if rule.default else replace(rule, optional=True)
-    return replace(rule, default=None) if rule.default is ... else rule
+class JudgeCheckpointer(CheckpointerSection):
+    """Files of the model under test, which only judge=self needs."""
+
+    checkpoint_dir: PathText | None = Field(None, description="Folder of the language model's weights, for judge=self.")
 
 
-KEYS = {name: _optional(rule) for name, rule in MODEL_KEYS.items()} | {
-    "exp": Value((str,), "eval_vqa", choices=("eval_vqa", "chat")),
-    "judge": Value((str,), LocalJudge.kind, choices=tuple(JUDGES)),
-    "csv_path": Value((str,), None, is_path=True),
-    "predictions": Value((str,), None, is_path=True),
-    "output_dir": Value((str,), None, is_path=True),
-    "parsing": Value((str,), STRICT, choices=tuple(PARSINGS)),
-    "limit": Value((int,), None, minimum=1),
-    "overwrite": Value((bool,), False),
-    "keep_old_answers": Value((bool,), False),
-    "max_new_tokens": Value((int,), 200, minimum=1),
-    "batch_size": Value((int,), 16, minimum=1),
-    "checkpoint_dir": Value((str,), None, is_path=True),
-    "ckpt_dir": Value((str,), None, is_path=True),
-    "bits": Value((int,), None),
-    "bit": Value((int,), None),
-    "base_url": Value((str,), None),
-    "model": Value((str,), None),
+class JudgeConfiguration(ModelConfiguration):
+    """Keys of a judge; those of the model are for judge=self."""
+
+    llm: Annotated[dict[str, Any] | None, ComponentRule(optional=True)] = Field(
+        None, description="Builder of the language model under test, for judge=self."
+    )
+    tokenizer: Annotated[dict[str, Any] | None, ComponentRule(optional=True, arguments=TokenizerArguments)] = Field(
+        None, description="Tokenizer of the model under test, for judge=self."
+    )
+    checkpointer: JudgeCheckpointer = Field(description="Files of the model under test, for judge=self.")
+    exp: Literal["eval_vqa", "chat"] = Field(
+        "eval_vqa", description="Judge answers, or chat with the judge's model on the terminal."
+    )
+    judge: Annotated[str, OneOf(tuple(JUDGES))] = Field(
+        LocalJudge.kind, description="Who judges: a model on this machine, the model under test, or a server."
+    )
+    csv_path: PathText | None = Field(
+        None, description="Answers to judge: medcap 2024's raw CSV, a predictions.jsonl, or rows of JSON."
+    )
+    predictions: PathText | None = Field(None, description="Another name of csv_path.")
+    output_dir: PathText | None = Field(None, description="Folder of the verdicts; null is that of the answers.")
+    parsing: Annotated[str, OneOf(tuple(PARSINGS))] = Field(
+        STRICT, description="How a verdict is read from a reply; medcap accepts any reply with right in it."
+    )
+    limit: int | None = Field(None, ge=1, description="Judge only this many rows, the first ones; null judges all.")
+    overwrite: bool = Field(False, description="Ask for all verdicts again rather than go on.")
+    keep_old_answers: bool = Field(False, description="Keep verdicts of another judge.")
+    max_new_tokens: int = Field(200, ge=1, description="Longest reply of the judge, in tokens.")
+    batch_size: int = Field(16, ge=1, description="Replies that are decoded together; not for judge=endpoint.")
+    checkpoint_dir: PathText | None = Field(
+        None, description="Hugging Face folder of the judge's model, for judge=local."
+    )
+    ckpt_dir: PathText | None = Field(None, description="Another name of checkpoint_dir.")
+    bits: int | None = Field(None, description="Bits of a weight of the local judge: 4, 8 or 16; null is 4.")
+    bit: int | None = Field(None, description="Another name of bits.")
+    base_url: str | None = Field(
+        None,
+        description="Address of the server, for judge=endpoint; null takes that of OPENAI_BASE_URL.",
+    )
+    model: str | None = Field(None, description="Name of the model at the server, for judge=endpoint.")
     # A number is taken too: the message about a wrong type would show it.
-    "api_key": Value((str, int), None),
-    "api_key_env": Value((str,), "OPENAI_API_KEY"),
-    "timeout": Value((float,), 60.0, minimum=0.001, maximum=1_000_000),
-    "retries": Value((int,), 3, minimum=0),
-    "concurrency": Value((int,), 8, minimum=1),
-    "request": Value((dict,), None),
-}
+    api_key: str | int | None = Field(None, description="Key of the server; it is written nowhere.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key of the server.")
+    timeout: Number = Field(60.0, ge=0.001, le=1_000_000, description="Seconds to wait for a reply of the server.")
+    retries: int = Field(3, ge=0, description="How often a prompt that failed is sent to the server again.")
+    concurrency: int = Field(8, ge=1, description="Prompts that are sent to the server at a time.")
+    request: dict[str, Any] | None = Field(None, description="Further fields of each request to the server.")
 
 
 class JudgeRecipe:
@@ -74,13 +95,13 @@ class JudgeRecipe:
           ``judge=endpoint``: any server that speaks OpenAI's chat completions.
 
     Args:
-        cfg: checked against ``KEYS``.
+        cfg: checked.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: JudgeConfiguration) -> None:
         self.cfg = _resolve_aliases(cfg)
         for judge, key in [(judge, key) for judge, keys in OWN_KEYS.items() for key in keys]:
-            if judge != cfg.judge and cfg[key] is not None:
+            if judge != cfg.judge and getattr(cfg, key) is not None:
                 raise UserError(
                     f"{key} goes with judge={judge}, not with judge={cfg.judge}: set judge={judge} or drop it"
                 )
@@ -146,8 +167,8 @@ class JudgeRecipe:
 
     def _self(self) -> ModelUnderTestJudge:
         cfg = self.cfg
-        given = OmegaConf.to_container(cfg)
-        model = check(OmegaConf.create({name: given[name] for name in MODEL_KEYS}), MODEL_KEYS)
+        given = cfg.model_dump(include={*ModelConfiguration.model_fields})
+        model = check(OmegaConf.create(given), ModelConfiguration)
         device = choose_device(cfg.device)
         plan = plan_model(model)
         for notice in plan.vision.notices:
@@ -172,22 +193,24 @@ class JudgeRecipe:
             cfg.timeout,
             cfg.retries,
             cfg.concurrency,
-            request=None if cfg.request is None else OmegaConf.to_container(cfg.request),
+            request=cfg.request,
         )
 
 
-def _resolve_aliases(cfg: DictConfig) -> DictConfig:
+def _resolve_aliases(cfg: JudgeConfiguration) -> JudgeConfiguration:
     for alias, name in ALIASES.items():
-        if cfg[alias] is None:
+        second, first = getattr(cfg, alias), getattr(cfg, name)
+        if second is None:
             continue
-        if cfg[name] not in (None, cfg[alias]):
-            raise UserError(f"{alias}={cfg[alias]} and {name}={cfg[name]} are two names of one key: give one of them")
-        cfg[name], cfg[alias] = cfg[alias], None
+        if first not in (None, second):
+            raise UserError(f"{alias}={second} and {name}={first} are two names of one key: give one of them")
+        setattr(cfg, name, second)
+        setattr(cfg, alias, None)
     return cfg
 
 
-@recipe(KEYS)
-def recipe_main(cfg: DictConfig) -> None:
+@recipe(JudgeConfiguration)
+def recipe_main(cfg: JudgeConfiguration) -> None:
     """Entry point: ``tune run medcap/recipes/judge --config CONFIG [key=value ...]``."""
     judge = JudgeRecipe(cfg)
     judge.setup()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from omegaconf import DictConfig
-
 from medcap.checkpoints.build_model import choose_dtype, plan_model
 from medcap.training.data import TrainingData
 from medcap.training.distributed.parallelism import plan_parallelism
 from medcap.training.distributed.sharded_optimizer import TrainedPart
 from medcap.training.distributed.world import World
+from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
@@ -49,17 +48,17 @@ class FineTuneRecipe:
         - A process that ends or hangs ends the run: ``timeout_minutes``.
 
     Args:
-        cfg: checked against ``TRAINING_KEYS``, on several processes against ``DISTRIBUTED_KEYS``.
+        cfg: a :class:`DistributedConfiguration` on several processes.
         world: the processes; one process is a world of size 1.
 
     Raises:
         UserError: if ``trainable`` names something that cannot be trained.
     """
 
-    def __init__(self, cfg: DictConfig, world: World) -> None:
+    def __init__(self, cfg: TrainingConfiguration, world: World) -> None:
         check_trainable(cfg.trainable)
         self.cfg, self.world = cfg, world
-        self.distributed = "parallelism" in cfg
+        self.distributed = isinstance(cfg, DistributedConfiguration)
 
     def setup(self) -> None:
         """Check everything, then read the weights.
