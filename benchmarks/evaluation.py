@@ -27,13 +27,13 @@ from medcap.configuration import check
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 from medcap.evaluation.answering import Engine, PredictionStore
+from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting.likelihood import OptionText
 from medcap.evaluation.prompting.medcap_2024 import MedcapMode
 from medcap.evaluation.prompting.options import MappedOption
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
-from medcap.recipes.generate import GenerateConfiguration
 from medcap.scoring.question import Row
 
 MAX_NEW_TOKENS = 64

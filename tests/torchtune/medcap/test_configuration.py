@@ -186,8 +186,8 @@ MEDCAP_2024_JUDGE = ("bit=4", "ckpt_dir=./models/llama3/judge", "exp=eval_vqa", 
 
 def recipe_of(name):
     """The keys and flags of the recipe that a packaged configuration is for, and the documented overrides."""
-    from medcap.recipes.generate import GenerateConfiguration
-    from medcap.recipes.judge import JudgeConfiguration
+    from medcap.evaluation.generate_keys import GenerateConfiguration
+    from medcap.evaluation.judge_keys import JudgeConfiguration
     from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 
     kind = name.rpartition("/")[2]
