@@ -78,7 +78,7 @@ class Configuration(BaseModel):
         """Let a section be absent or null where none of its keys must be given."""
         if not isinstance(given, dict):
             return given
-        sections = [name for name, field in cls.model_fields.items() if _is_section(field)]
+        sections = [name for name, field in cls.model_fields.items() if is_section(field)]
         return given | {name: given.get(name) or {} for name in sections}
 
     @property
@@ -91,23 +91,29 @@ class Configuration(BaseModel):
         return OmegaConf.to_yaml(OmegaConf.create(self._flags | self.model_dump()))
 
 
-def _is_section(field: FieldInfo) -> bool:
+def is_section(field: FieldInfo) -> bool:
+    """Check whether a key holds further keys."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, Configuration)
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Allow the values of a table that is filled elsewhere; a fixed set is a ``Literal``.
+    """Allow the values of a table that is filled elsewhere, or of several types; another set is a ``Literal``.
 
     Attributes:
         choices: the allowed values.
     """
 
-    choices: tuple[str, ...]
+    choices: tuple[Any, ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return pydantic's schema of a ``Literal``."""
-        return core_schema.literal_schema(list(self.choices))
+        """Return the schema of the type with a check behind it."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: Any) -> Any:
+        if value not in self.choices:
+            raise PydanticCustomError("literal_error", "is none of the choices")
+        return value
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
         given = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration refers to something that is not there: {error}") from error
-    through = {key: given.pop(key) for key in [*given] if key not in keys.model_fields and key.startswith(flags)}
+    through = {key: given.pop(key) for key in [*given] if key not in keys.model_fields and str(key).startswith(flags)}
     found = _validated(keys, given)
     found._flags = through
     return found
@@ -207,14 +213,14 @@ def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
 def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str) -> list[str]:
     """Say in our words what pydantic found, unknown keys first, each key once."""
     by_name: dict[str, list[ErrorDetails]] = {}
-    for error in sorted(errors, key=lambda error: error["type"] != "extra_forbidden"):
+    for error in sorted(errors, key=lambda error: error["type"] not in ("extra_forbidden", "invalid_key")):
         by_name.setdefault(str(error["loc"][0]), []).append(error)
     found = []
     for name, problems in by_name.items():
         key, value, field = prefix + name, given.get(name), keys.model_fields.get(name)
         if field is None:
             found.append(_unknown(name, keys.model_fields, prefix))
-        elif _is_section(field) and len(problems[0]["loc"]) > 1:
+        elif is_section(field) and len(problems[0]["loc"]) > 1:
             deeper = [problem | {"loc": problem["loc"][1:]} for problem in problems]
             found += _mistakes(field.annotation, value or {}, deeper, f"{key}.")
         else:
@@ -232,23 +238,21 @@ def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails
     if kind == "component":
         return limits["words"]
     if value is None and field.is_required():
-        is_component = any(isinstance(rule, ComponentRule) for rule in field.metadata)
-        return f"{key} is missing: " + (
-            "it needs a _component_ and its arguments" if is_component else f"add {key}=..."
-        )
+        remedy = f"add {key}=..." if rule_of(field) is None else "it needs a _component_ and its arguments"
+        return f"{key} is missing: {remedy}"
     if kind == "model_type":
         return f"{key} holds further keys ({', '.join(field.annotation.model_fields)}), not {value!r}"
     if any(isinstance(part, int) for problem in problems for part in problem["loc"]):
         return f"{key}={value!r} must be a list of texts"
-    types = type_names(field.annotation)
-    value = _as_number(value) if "float" in types else value
+    names = type_names(field.annotation)
+    value = _as_number(value) if "float" in names else value
     without = ", or null for none" if "gt" in limits and field.default is None else ""
     if kind == "literal_error":
         wanted = f"one of {', '.join(map(str, allowed_values(field)))}"
     elif kind == "finite_number":
         wanted = "a finite number"
     else:
-        wanted = limit_words(limits) + without or f"of type {' or '.join(types)}"
+        wanted = limit_words(limits) + without or f"of type {' or '.join(names)}"
     return f"{key}={value!r} must be {wanted}"
 
 
@@ -262,6 +266,11 @@ def type_names(hint: Any) -> list[str]:
     if typing.get_origin(hint) is Literal:
         return list(dict.fromkeys(type(choice).__name__ for choice in typing.get_args(hint)))
     return [(typing.get_origin(hint) or hint).__name__]
+
+
+def rule_of(field: FieldInfo) -> ComponentRule | None:
+    """Return the rule of a key that holds a component; None of another key."""
+    return next((rule for rule in field.metadata if isinstance(rule, ComponentRule)), None)
 
 
 def allowed_values(field: FieldInfo) -> tuple[Any, ...]:

@@ -81,6 +81,24 @@ def test_mistakes_name_the_key(given, message):
     assert message in str(caught.value)
 
 
+def test_all_mistakes_of_a_configuration_are_told_in_one_line():
+    with pytest.raises(UserError) as caught:
+        check(OmegaConf.create({"epoch": 2, "epochs": 0, "lr": "fast", "inner": {"path": 1}, "part": PART, 5: 6}), Keys)
+    assert str(caught.value) == (
+        "unknown key epoch: did you mean epochs?; unknown key 5; epochs=0 must be at least 1; lr='fast' must be of type"
+        " float; name is missing: add name=...; inner.path=1 must be of type str; part.size is missing: add"
+        " part.size=..."
+    )
+
+
+def test_keys_with_a_known_prefix_are_kept_apart_and_written():
+    cfg = check(OmegaConf.create({"name": "x", "test_a": True}), Keys, ("test_",))
+    assert cfg.flags == {"test_a": True}
+    assert cfg.to_yaml().startswith("test_a: true\nepochs: 1\nlr: 0.1\nname: x\n")
+    with pytest.raises(UserError, match=r"^unknown key tes_a$"):
+        check(OmegaConf.create({"name": "x", "tes_a": True}), Keys, ("test_",))
+
+
 def test_an_optional_component_can_be_removed_on_the_command_line():
     assert checked(part={"_component_": None, "size": 3}).part is None
 
@@ -245,6 +263,8 @@ TRAIN, DISTRIBUTED, GENERATE = "medcap/tiny/single_device", "medcap/tiny/distrib
         (TRAIN, "seed=-1", "seed=-1 must be at least 0"),
         (TRAIN, "seed=4294967296", "seed=4294967296 must be at most 4294967295"),
         (TRAIN, "seed=null", "seed=None must be of type int"),
+        (TRAIN, "save_meta_model=always", "save_meta_model='always' must be one of True, False, auto"),
+        (TRAIN, "save_meta_model=1", "save_meta_model=1 must be of type bool or str"),
         (TRAIN, "optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
         (TRAIN, "optimizer.lr=.inf", "optimizer.lr=inf must be a finite number"),
         (TRAIN, "optimizer.lr=fast", "optimizer.lr='fast' must be of type float"),

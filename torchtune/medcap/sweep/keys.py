@@ -12,9 +12,7 @@ from medcap.configuration import ComponentRule, Configuration, PathText, Seed
 class SweepObjective(Configuration):
     """The number that a trial is judged by."""
 
-    metric: str = Field(
-        "validation_loss", description="Key of log/metrics.jsonl, or <task>.<path> into <task>/metrics.json."
-    )
+    metric: str = Field("validation_loss", description="Key of log/metrics.jsonl, or TASK.PATH into TASK/metrics.json.")
     take: Literal["last", "min", "max"] = Field("last", description="Which of the values in the log counts.")
     direction: Literal["minimize", "maximize"] = Field(description="Whether a low or a high value is good.")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, Number, PathText, Seed
+from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, Number, OneOf, PathText, Seed
 from medcap.data.images.reader import MAX_PIXELS
 
 
@@ -91,7 +91,7 @@ class TrainingConfiguration(ModelConfiguration):
     save_every_minutes: Number | None = Field(
         None, gt=0, description="Minutes between two checkpoints, beside the one after each epoch."
     )
-    save_meta_model: Literal[True, False, "auto"] = Field(
+    save_meta_model: Annotated[bool | str, OneOf((True, False, "auto"))] = Field(
         False,
         description="Write medcap 2024's meta_model_*.pt after each epoch; auto does where it fits.",
     )
