@@ -34,6 +34,8 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from medcap.argument_types import convert, limit_words
 from medcap.errors import UserError
 
+# Pydantic's names of a key that is not known.
+_UNKNOWN = ("extra_forbidden", "invalid_key")
 C = TypeVar("C", bound="Configuration")
 
 # Components that documented commands of other projects name, and what does their work here.
@@ -207,13 +209,17 @@ def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
     try:
         return keys.model_validate(given)
     except ValidationError as error:
-        raise UserError("; ".join(_mistakes(keys, given, error.errors(include_url=False), prefix))) from None
+        errors = error.errors(include_url=False)
+        # A key that is misspelt is missing under its own name too.
+        if any(problem["type"] in _UNKNOWN for problem in errors):
+            errors = [problem for problem in errors if problem["type"] != "missing"]
+        raise UserError("; ".join(_mistakes(keys, given, errors, prefix))) from None
 
 
 def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str) -> list[str]:
     """Say in our words what pydantic found, unknown keys first, each key once."""
     by_name: dict[str, list[ErrorDetails]] = {}
-    for error in sorted(errors, key=lambda error: error["type"] not in ("extra_forbidden", "invalid_key")):
+    for error in sorted(errors, key=lambda error: error["type"] not in _UNKNOWN):
         by_name.setdefault(str(error["loc"][0]), []).append(error)
     found = []
     for name, problems in by_name.items():

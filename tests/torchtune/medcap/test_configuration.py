@@ -86,7 +86,7 @@ def test_all_mistakes_of_a_configuration_are_told_in_one_line():
         check(OmegaConf.create({"epoch": 2, "epochs": 0, "lr": "fast", "inner": {"path": 1}, "part": PART, 5: 6}), Keys)
     assert str(caught.value) == (
         "unknown key epoch: did you mean epochs?; unknown key 5; epochs=0 must be at least 1; lr='fast' must be of type"
-        " float; name is missing: add name=...; inner.path=1 must be of type str; part.size is missing: add"
+        " float; inner.path=1 must be of type str; part.size is missing: add"
         " part.size=..."
     )
 
