@@ -58,7 +58,6 @@ class FineTuneRecipe:
     def __init__(self, cfg: TrainingConfiguration, world: World) -> None:
         check_trainable(cfg.trainable)
         self.cfg, self.world = cfg, world
-        self.distributed = isinstance(cfg, DistributedConfiguration)
 
     def setup(self) -> None:
         """Check everything, then read the weights.
@@ -73,14 +72,14 @@ class FineTuneRecipe:
         plan = plan_model(cfg)
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
-        parallelism = plan_parallelism(cfg, plan, world, dtype) if self.distributed else None
+        parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None
         data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_preamble)
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
         self.proof = FrozenProof(cfg, plan, model)
         trained = TrainedPart(prepare_model(model, cfg), cfg.optimizer, world)
-        if self.distributed:
+        if parallelism is not None:
             # Loading may have drawn a different number of values on each process.
             seed_everything(cfg.seed + world.rank)
         if world.is_main:
