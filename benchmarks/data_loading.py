@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_machine
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image, features
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -42,7 +42,7 @@ from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import Preprocess
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import single_world
-from medcap.training.keys import TRAINING_KEYS
+from medcap.training.keys import TrainingConfiguration
 
 BATCH_SIZE = 16
 NUM_IMAGE_TOKENS = 16
@@ -249,11 +249,11 @@ def _write_rows(folder: Path, name: str, count: int) -> Path:
     return folder / "rows.json"
 
 
-def _config(rows: Path, workers: int) -> DictConfig:
+def _config(rows: Path, workers: int) -> TrainingConfiguration:
     config = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
     config.dataset = {"_component_": "medcap.datasets.chat_dataset", "source": str(rows), "max_seq_len": 128}
     config.merge_with({"num_workers": workers, "batch_size": BATCH_SIZE, "check_images": 0})
-    return check(config, TRAINING_KEYS)
+    return check(config, TrainingConfiguration)
 
 
 def _decoders(kind: str) -> dict[str, Callable[[bytes], Pixels]]:

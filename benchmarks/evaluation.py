@@ -21,12 +21,13 @@ from machine import describe_machine
 from omegaconf import OmegaConf
 
 from helpers.plain_medcap import MODE, plain_no_cond_desc, plain_option_text
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, choose_dtype, plan_model
+from medcap.checkpoints.build_model import choose_device, choose_dtype, plan_model
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.data.images.reader import ImageReader
 from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
 from medcap.evaluation.answering import Engine, PredictionStore
+from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting.likelihood import OptionText
 from medcap.evaluation.prompting.medcap_2024 import MedcapMode
 from medcap.evaluation.prompting.options import MappedOption
@@ -121,7 +122,7 @@ def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")
-    plan = plan_model(check(OmegaConf.masked_copy(config, [key for key in config if key in MODEL_KEYS]), MODEL_KEYS))
+    plan = plan_model(check(config, GenerateConfiguration))
     device = choose_device("auto")
     model = plan.load(device, choose_dtype("auto", device))
     reader = ImageReader([images])

@@ -38,7 +38,7 @@ from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear,
 from medcap.modules.label_loss import IGNORE_INDEX
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import single_world
-from medcap.training.keys import TRAINING_KEYS
+from medcap.training.keys import TrainingConfiguration
 
 SMALL = {"vocab_size": 768, "num_layers": 4, "num_heads": 6, "num_kv_heads": 3, "embed_dim": 192}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -113,7 +113,7 @@ def demo_subject(demo: Path, device: torch.device) -> Subject:
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")
     config.dataset.source = str(demo / "data/test/questions.jsonl")
-    cfg = check(config, TRAINING_KEYS)
+    cfg = check(config, TrainingConfiguration)
     plan = plan_model(cfg)
     data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), single_world(device))
     batches = [batch.to(device) for step in data.steps(0, 0) for batch in step.batches if batch is not None]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from omegaconf import DictConfig
-
-from medcap.configuration import recipe
+from medcap.entry_point import recipe
 from medcap.training.distributed.context import join_world
 from medcap.training.finetune_recipe import FineTuneRecipe
-from medcap.training.keys import DISTRIBUTED_KEYS
+from medcap.training.keys import DistributedConfiguration
 from medcap.training.run_recipe import run_recipe
 
 
-@recipe(DISTRIBUTED_KEYS)
-def recipe_main(cfg: DictConfig) -> None:
+@recipe(DistributedConfiguration)
+def recipe_main(cfg: DistributedConfiguration) -> None:
     """Entry point: ``tune run --nproc_per_node N medcap/recipes/full_finetune_distributed --config CONFIG ...``."""
     run_recipe(FineTuneRecipe(cfg, join_world(cfg.device, cfg.timeout_minutes)))
 

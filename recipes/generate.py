@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, open_model
-from medcap.configuration import SEED, Value, recipe
+from medcap.checkpoints.build_model import choose_device, open_model
 from medcap.data.images.reader import ImageReader
+from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.controls import CONTROLS
+from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.predictions import checkpoint_fingerprint
-from medcap.evaluation.prompting import VQA_TYPES, check_plans
+from medcap.evaluation.prompting import check_plans
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
@@ -26,37 +25,7 @@ from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
-from medcap.legacy.prompt import PROMPT_FORMATS, PlainTextChat
-
-KEYS = MODEL_KEYS | {
-    "output_dir": Value((str,), is_path=True),
-    "image": Value((str, list), None, is_path=True),
-    "prompt": Value((str,), None),
-    "dataset_source": Value((str,), None, is_path=True),
-    "dataset_conversation_style": Value((str,), "auto"),
-    "dataset_max_seq_len": Value((int,), 1024, minimum=1),
-    "image_roots": Value((list,), None, is_path=True),
-    "limit": Value((int,), None, minimum=1),
-    "controls": Value((bool, list), False),
-    "max_new_tokens": Value((int,), 300, minimum=1),
-    "temperature": Value((float,), 0.0, minimum=0),
-    "top_k": Value((int,), None, minimum=1),
-    "top_p": Value((float,), None, above=0, maximum=1),
-    "seed": replace(SEED, default=1234),
-    "batch_size": Value((int,), 16, minimum=1),
-    "max_batch_tokens": Value((int,), None, minimum=1),
-    "compile": Value((bool,), None),
-    "overwrite": Value((bool,), False),
-    "keep_old_answers": Value((bool,), False),
-    "debug": Value((bool,), False),
-    "protocols": Value((str, list), None),
-    "vqa_type": Value((str,), "direct", choices=VQA_TYPES),
-    "prompt_format": Value((str,), "chat", choices=PROMPT_FORMATS),
-    "modalities": Value((str, list), None),
-    "test_chunk": Value((int,), None),
-    "test_chunk_idx": Value((int,), None),
-    "results_csv": Value((str,), None, is_path=True),
-}
+from medcap.legacy.prompt import PlainTextChat
 
 
 class GenerateRecipe:
@@ -72,16 +41,16 @@ class GenerateRecipe:
           not come from the image.
 
     Args:
-        cfg: checked against ``KEYS``.
+        cfg: checked.
 
     Raises:
         UserError: if nothing is asked for, or keys do not fit together.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: GenerateConfiguration) -> None:
         self.cfg = cfg
-        self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg)]
-        self.images = [cfg.image] if isinstance(cfg.image, str) else list(cfg.image or [])
+        self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg.flags)]
+        self.images = [cfg.image] if isinstance(cfg.image, str) else cfg.image or []
         if not self.tasks and not self.images:
             names = ", ".join(f"test_{name}=True" for name in TASKS)
             raise UserError(
@@ -92,11 +61,11 @@ class GenerateRecipe:
         if self.tasks and not any(cfg.vqa_type in task.vqa_types for task in self.tasks):
             names = ", ".join(f"test_{task.name}" for task in self.tasks)
             print(f"note: vqa_type={cfg.vqa_type} is not used by {names}", file=sys.stderr)
-        self.controls = list(CONTROLS) if cfg.controls is True else list(cfg.controls or [])
+        self.controls = list(CONTROLS) if cfg.controls is True else cfg.controls or []
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(f"controls: {control} is unknown; there are {', '.join(CONTROLS)}, or true for all")
-        keys = OmegaConf.to_container(cfg)
+        keys = cfg.model_dump()
         self.options = {task.name: task.Options.of_keys(keys) for task in self.tasks}
         protocols = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
         self.plans = {task.name: task.plan(cfg.vqa_type, protocols) for task in self.tasks}
@@ -169,7 +138,7 @@ class GenerateRecipe:
         if not self.benchmarks[task.name].rows:
             print(f"{folder.name}: this part holds no rows, there is nothing to do")
             return
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        write_text(folder / "config.yaml", cfg.to_yaml())
         engine = Engine(self.generator, self.sampling, cfg.debug)
         options = RunOptions(
             output_dir=Path(cfg.output_dir),
@@ -199,15 +168,15 @@ class GenerateRecipe:
             "top_k",
             "top_p",
         )
-        settings = {name: OmegaConf.to_container(cfg)[name] for name in (*names, "seed")}
-        settings |= {"llm": cfg.llm._component_, "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        settings = cfg.model_dump(include={*names, "seed"})
+        settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings
 
 
-@recipe(KEYS, flags=("test_",))
-def recipe_main(cfg: DictConfig) -> None:
+@recipe(GenerateConfiguration, flags=("test_",))
+def recipe_main(cfg: GenerateConfiguration) -> None:
     """Entry point: ``tune run medcap/recipes/generate --config CONFIG [key=value ...]``."""
     generate = GenerateRecipe(cfg)
     generate.setup()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from medcap.checkpoints.build_model import MODEL_KEYS, choose_device, plan_model
-from medcap.configuration import Component, Section, Value, check, recipe
+from medcap.checkpoints.build_model import choose_device, plan_model
+from medcap.checkpoints.keys import ModelConfiguration
+from medcap.configuration import check
+from medcap.entry_point import recipe
 from medcap.errors import UserError
-from medcap.evaluation.judges import JUDGES, PARSINGS, EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
+from medcap.evaluation.judge_keys import JudgeConfiguration
+from medcap.evaluation.judges import EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
 from medcap.evaluation.judges.chat import chat
 from medcap.evaluation.judges.inputs import read_judged
-from medcap.evaluation.judges.reading.parsing import STRICT
 from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
 
@@ -24,42 +25,6 @@ DEFAULT_BITS = 4
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
 OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}
-
-
-def _optional(rule: Value | Component | Section) -> Value | Component | Section:
-    if isinstance(rule, Section):
-        return Section({name: _optional(inner) for name, inner in rule.keys.items()})
-    if isinstance(rule, Component):
-        return rule if rule.default else replace(rule, optional=True)
-    return replace(rule, default=None) if rule.default is ... else rule
-
-
-KEYS = {name: _optional(rule) for name, rule in MODEL_KEYS.items()} | {
-    "exp": Value((str,), "eval_vqa", choices=("eval_vqa", "chat")),
-    "judge": Value((str,), LocalJudge.kind, choices=tuple(JUDGES)),
-    "csv_path": Value((str,), None, is_path=True),
-    "predictions": Value((str,), None, is_path=True),
-    "output_dir": Value((str,), None, is_path=True),
-    "parsing": Value((str,), STRICT, choices=tuple(PARSINGS)),
-    "limit": Value((int,), None, minimum=1),
-    "overwrite": Value((bool,), False),
-    "keep_old_answers": Value((bool,), False),
-    "max_new_tokens": Value((int,), 200, minimum=1),
-    "batch_size": Value((int,), 16, minimum=1),
-    "checkpoint_dir": Value((str,), None, is_path=True),
-    "ckpt_dir": Value((str,), None, is_path=True),
-    "bits": Value((int,), None),
-    "bit": Value((int,), None),
-    "base_url": Value((str,), None),
-    "model": Value((str,), None),
-    # A number is taken too: the message about a wrong type would show it.
-    "api_key": Value((str, int), None),
-    "api_key_env": Value((str,), "OPENAI_API_KEY"),
-    "timeout": Value((float,), 60.0, minimum=0.001, maximum=1_000_000),
-    "retries": Value((int,), 3, minimum=0),
-    "concurrency": Value((int,), 8, minimum=1),
-    "request": Value((dict,), None),
-}
 
 
 class JudgeRecipe:
@@ -74,13 +39,13 @@ class JudgeRecipe:
           ``judge=endpoint``: any server that speaks OpenAI's chat completions.
 
     Args:
-        cfg: checked against ``KEYS``.
+        cfg: checked.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: JudgeConfiguration) -> None:
         self.cfg = _resolve_aliases(cfg)
         for judge, key in [(judge, key) for judge, keys in OWN_KEYS.items() for key in keys]:
-            if judge != cfg.judge and cfg[key] is not None:
+            if judge != cfg.judge and getattr(cfg, key) is not None:
                 raise UserError(
                     f"{key} goes with judge={judge}, not with judge={cfg.judge}: set judge={judge} or drop it"
                 )
@@ -146,8 +111,8 @@ class JudgeRecipe:
 
     def _self(self) -> ModelUnderTestJudge:
         cfg = self.cfg
-        given = OmegaConf.to_container(cfg)
-        model = check(OmegaConf.create({name: given[name] for name in MODEL_KEYS}), MODEL_KEYS)
+        given = cfg.model_dump(include={*ModelConfiguration.model_fields})
+        model = check(OmegaConf.create(given), ModelConfiguration)
         plan = plan_model(model)
         settings = {"llm": given["llm"], "checkpoint_dir": given["checkpointer"]["checkpoint_dir"]}
         settings |= {name: given[name] for name in ("vision", "vision_checkpoint", "llm_weights")}
@@ -168,22 +133,24 @@ class JudgeRecipe:
             cfg.timeout,
             cfg.retries,
             cfg.concurrency,
-            request=None if cfg.request is None else OmegaConf.to_container(cfg.request),
+            request=cfg.request,
         )
 
 
-def _resolve_aliases(cfg: DictConfig) -> DictConfig:
+def _resolve_aliases(cfg: JudgeConfiguration) -> JudgeConfiguration:
     for alias, name in ALIASES.items():
-        if cfg[alias] is None:
+        second, first = getattr(cfg, alias), getattr(cfg, name)
+        if second is None:
             continue
-        if cfg[name] not in (None, cfg[alias]):
-            raise UserError(f"{alias}={cfg[alias]} and {name}={cfg[name]} are two names of one key: give one of them")
-        cfg[name], cfg[alias] = cfg[alias], None
+        if first not in (None, second):
+            raise UserError(f"{alias}={second} and {name}={first} are two names of one key: give one of them")
+        setattr(cfg, name, second)
+        setattr(cfg, alias, None)
     return cfg
 
 
-@recipe(KEYS)
-def recipe_main(cfg: DictConfig) -> None:
+@recipe(JudgeConfiguration)
+def recipe_main(cfg: JudgeConfiguration) -> None:
     """Entry point: ``tune run medcap/recipes/judge --config CONFIG [key=value ...]``."""
     judge = JudgeRecipe(cfg)
     judge.setup()

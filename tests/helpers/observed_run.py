@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from helpers.warm_start import WarmStart
 from helpers.workspace import Workspace
-from medcap.configuration import recipe
+from medcap.entry_point import recipe
 from medcap.training.data import LoadedStep
 from medcap.training.distributed.context import join_world
 from medcap.training.finetune_recipe import FineTuneRecipe
-from medcap.training.keys import DISTRIBUTED_KEYS
+from medcap.training.keys import DistributedConfiguration
 from medcap.training.run_recipe import run_recipe
 
 
@@ -83,8 +81,8 @@ def observations(output: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(output.glob("observed_*.json"))]
 
 
-@recipe(DISTRIBUTED_KEYS)
-def main(cfg: DictConfig) -> None:
+@recipe(DistributedConfiguration)
+def main(cfg: DistributedConfiguration) -> None:
     """Entry point."""
     run_recipe(ObservedRecipe(cfg, join_world(cfg.device, cfg.timeout_minutes)))
 

@@ -4,21 +4,21 @@ import json
 
 import pytest
 import torch
+from pydantic.fields import FieldInfo
 from safetensors.torch import load_file
 
 from helpers.image_gain import ImageGain
 from helpers.workspace import log
-from medcap.checkpoints import build_model as assembly
 from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.checkpoints.keys import ModelConfiguration, further_keys
 from medcap.checkpoints.run import read_run
-from medcap.configuration import Component
 from medcap.errors import UserError
 from medcap.export.formats import export_run
 from medcap.export.model_card import model_card
 from medcap.export.run_facts import read_facts
 from medcap.generation.run import open_run
 from medcap.models.components import COMPONENTS
-from medcap.training.keys import TRAINING_KEYS
+from medcap.training.keys import TrainingConfiguration
 
 GAIN = ("image_gain._component_=helpers.image_gain.image_gain", "image_gain.start=1.5")
 BOTH = "trainable=[projector,image_gain]"
@@ -27,8 +27,15 @@ BOTH = "trainable=[projector,image_gain]"
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(COMPONENTS, "image_gain", ImageGain)
-    for keys in (assembly.MODEL_KEYS, TRAINING_KEYS):
-        monkeypatch.setitem(keys, "image_gain", Component(passed=1, optional=True))
+    kinds = (ModelConfiguration, TrainingConfiguration)
+    for kind in kinds:
+        annotation, default = further_keys()["image_gain"]
+        kind.model_fields["image_gain"] = FieldInfo.from_annotated_attribute(annotation, default)
+        kind.model_rebuild(force=True)
+    yield
+    for kind in kinds:
+        del kind.model_fields["image_gain"]
+        kind.model_rebuild(force=True)
 
 
 def factors(folder):

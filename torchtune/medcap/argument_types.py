@@ -46,17 +46,25 @@ def convert(value: Any, parameter: inspect.Parameter, component: Callable[..., A
     except PydanticUserError:  # a hint that pydantic has no rule for
         return value
     except ValidationError as error:
-        problem = error.errors()[0]
-        limits = [
-            f"{words} {problem['ctx'][name]}" for name, words in _LIMITS.items() if name in problem.get("ctx", ())
-        ]
-        raise UserError(f"{key}={value!r} must be {' and '.join(limits) or 'of type ' + _shown(hint)}") from None
+        limits = limit_words(error.errors()[0].get("ctx", {}))
+        raise UserError(f"{key}={value!r} must be {limits or 'of type ' + _shown(hint)}") from None
     # true is not the number 1.
     if isinstance(value, bool) and not isinstance(found, bool):
         raise UserError(f"{key}={value!r} must be of type {_shown(hint)}")
     if isinstance(found, float) and not math.isfinite(found):
         raise UserError(f"{key}={value!r} must be a finite number")
     return found if isinstance(found, bool | int | float | str | list | tuple | dict) else value
+
+
+def limit_words(limits: Mapping[str, Any]) -> str:
+    """Say the limits of a number, such as "at least 1"; empty without any.
+
+    Args:
+        limits: pydantic's name of a limit -> number.
+    """
+    # Pydantic makes floats of a float's limits.
+    numbers = {name: int(limit) if limit == int(limit) else limit for name, limit in limits.items() if name in _LIMITS}
+    return " and ".join(f"{_LIMITS[name]} {number}" for name, number in numbers.items())
 
 
 def _hint(parameter: inspect.Parameter, component: Callable[..., Any]) -> Any:

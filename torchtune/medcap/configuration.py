@@ -1,175 +1,186 @@
-"""What a recipe accepts on its command line: known keys, packaged configs by name, one clear line for a mistake."""
+"""What a configuration may hold: keys with types and limits, components with arguments, one clear line for mistakes."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
-import gc
 import importlib
 import inspect
-import math
 import os
-import sys
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from medcap.argument_types import convert
-from medcap.configs import packaged_configs
+from medcap.argument_types import convert, limit_words
 from medcap.errors import UserError
-from medcap.overrides import override
-from medcap.reporting import run_program
+
+# Pydantic's names of a key that is not known.
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+C = TypeVar("C", bound="Configuration")
 
 # Components that documented commands of other projects name, and what does their work here.
 COMPONENT_ALIASES = {"torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset"}
 
 
+def _as_number(value: Any) -> Any:
+    """Take a whole number and a text such as ``2e-5``, which YAML does not read as a number, for a float."""
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value)
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    """Put the home folder in place of ``~`` at the start of a text: no shell saw ``key=~/run``."""
+    if isinstance(value, list | tuple):
+        return [_expanded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+HOME_EXPANDED = AfterValidator(_expanded)
+Number = Annotated[float, BeforeValidator(_as_number)]
+PathText = Annotated[str, HOME_EXPANDED]
+# A key of random numbers: what NumPy, torch and Python take alike.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Configuration(BaseModel):
+    """Keys with their types, defaults, limits and descriptions; :func:`check` makes one of a YAML file's values."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, arbitrary_types_allowed=True
+    )
+    _flags: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_sections(cls, given: Any) -> Any:
+        """Let a section be absent or null where none of its keys must be given."""
+        if not isinstance(given, dict):
+            return given
+        sections = [name for name, field in cls.model_fields.items() if is_section(field)]
+        return given | {name: given.get(name) or {} for name in sections}
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The keys that only their prefix lets through, such as ``test_vqarad``."""
+        return self._flags
+
+    def to_yaml(self) -> str:
+        """Return the checked values as a YAML file."""
+        return OmegaConf.to_yaml(OmegaConf.create(self._flags | self.model_dump()))
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Check whether a key holds further keys."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Configuration)
+
+
 @dataclass(frozen=True)
-class Value:
-    """A key that holds a plain value.
+class OneOf:
+    """Allow the values of a table that is filled elsewhere, or of several types; another set is a ``Literal``.
 
     Attributes:
-        types: what it may be; None is accepted where the default is None.
-        default: what it is when absent; ``...`` means that it must be given.
-        minimum: smallest allowed number.
-        above: number that it must be above.
-        maximum: largest allowed number.
-        choices: allowed values, if only some are.
-        is_path: whether ``~`` at the start of its text, or of the text in it, is the home folder.
+        choices: the allowed values.
     """
 
-    types: tuple[type, ...]
-    default: Any = ...
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    choices: tuple[Any, ...] | None = None
-    is_path: bool = False
+    choices: tuple[Any, ...]
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the type with a check behind it."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
-# A key of random numbers: what NumPy, torch and Python take alike.
-SEED = Value((int,), 0, minimum=0, maximum=2**32 - 1)
+    def _checked(self, value: Any) -> Any:
+        if value not in self.choices:
+            raise PydanticCustomError("literal_error", "is none of the choices")
+        return value
 
 
 @dataclass(frozen=True)
-class Component:
-    """A key that holds a ``_component_`` and its arguments.
+class ComponentRule:
+    """Make a key hold a ``_component_`` and its arguments, checked against the component's signature.
 
     Attributes:
         passed: leading arguments that the recipe gives, so the configuration may not.
         optional: whether the key may be absent or null.
         default: the ``_component_`` if none is named.
         given: keyword arguments that the recipe gives.
-        ranges: what some arguments may be, whatever the component says of them.
+        arguments: what some arguments may be, whatever the component says of them.
     """
 
     passed: int = 0
     optional: bool = False
     default: str | None = None
     given: tuple[str, ...] = ()
-    ranges: Mapping[str, Value] = field(default_factory=dict)
+    arguments: type[Configuration] | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return a schema that calls :meth:`checked`; what it refuses is collected with the other mistakes."""
+
+        def validate(node: Any, info: ValidationInfo) -> Any:
+            try:
+                return self.checked(node, info.field_name)
+            except UserError as error:
+                raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
+
+        return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
+
+    def checked(self, node: Any, path: str) -> dict[str, Any] | None:
+        """Check the node of the key ``path``.
+
+        Returns:
+            ``_component_`` and its arguments; None for an optional one that is not wanted.
+
+        Raises:
+            UserError: naming the key that is wrong.
+        """
+        # torchtune turns the override key=null of a component into key._component_=null.
+        removed = node is None or (isinstance(node, dict) and node.get("_component_", ...) is None)
+        if removed and self.optional:
+            return None
+        if isinstance(node, str):
+            node = {"_component_": node}
+        if node is None and self.default:
+            node = {}
+        if not isinstance(node, dict):
+            wrong = "is missing" if node is None else f"cannot be {node!r}"
+            raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")
+        name = node.get("_component_", self.default)
+        if not isinstance(name, str):
+            wrong = "is missing" if name is None else f"must be a dotted name, not {name!r}"
+            raise UserError(f"{path}._component_ {wrong}")
+        name = COMPONENT_ALIASES.get(name, name)
+        component = find_component(name, f"{path}._component_")
+        arguments = {key: _expanded(value) for key, value in node.items() if key != "_component_"}
+        if self.arguments is not None:
+            limited = {key: value for key, value in arguments.items() if key in self.arguments.model_fields}
+            arguments |= _validated(self.arguments, limited, f"{path}.").model_dump(include={*limited})
+        return {"_component_": name, **check_arguments(component, arguments, path, self.passed, self.given)}
 
 
-@dataclass(frozen=True)
-class Section:
-    """A key that holds further keys."""
-
-    keys: Mapping[str, Value | Component | Section]
-
-
-Keys = Mapping[str, Value | Component | Section]
-
-
-def recipe(keys: Keys, flags: tuple[str, ...] = ()) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Make a function the entry point of a recipe.
-
-    ``--config medcap/FOLDER/NAME`` finds a packaged configuration, ``key=value`` overrides it as in torchtune, every
-    key is checked against ``keys``, and a :class:`UserError` from anywhere ends the program with its one line on
-    standard error and status 2.
-
-    Args:
-        keys: everything that the recipe reads.
-        flags: prefixes of further boolean keys, such as ``test_``, that the recipe itself checks.
-
-    Returns:
-        A decorator.
-    """
-
-    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-        @functools.wraps(main)
-        def entry() -> Any:
-            def program() -> NoReturn:
-                cfg = read_arguments(sys.argv[1:], keys, flags, main.__doc__)
-                # A collection that walks through all that the imports left behind takes 0.2 s, in the middle of a step.
-                if not gc.get_freeze_count():
-                    gc.freeze()
-                sys.exit(main(cfg))
-
-            run_program(program, [Path(sys.argv[0]).name, *sys.argv[1:]])
-
-        # For programs that start recipes and want to find mistakes before that.
-        entry.rules = (keys, flags)
-        return entry
-
-    return decorate
-
-
-def read_arguments(
-    arguments: list[str], keys: Keys, flags: tuple[str, ...] = (), description: str | None = None
-) -> DictConfig:
-    """Return what a recipe makes of a command line.
-
-    Args:
-        arguments: ``--config`` and ``key=value``, as for :func:`recipe`.
-        keys: everything that the recipe reads.
-        flags: prefixes of keys that are let through.
-        description: what ``--help`` prints.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        UserError: if the file or an override cannot be read, or a key is wrong.
-        SystemExit: after ``--help``.
-    """
-    from torchtune.config._parse import TuneRecipeArgumentParser
-
-    parser = TuneRecipeArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
-    try:
-        values, words = parser.parse_known_args(_find_packaged(list(arguments)))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"the command line or the config file cannot be read: {error}") from error
-    return check(override(vars(values), words), keys, flags)
-
-
-def _find_packaged(arguments: list[str]) -> list[str]:
-    if "--config" not in arguments or arguments[-1] == "--config":
-        raise UserError(
-            "name a configuration: --config FILE.yaml or --config medcap/FOLDER/NAME (medcap ls lists them)"
-        )
-    place = arguments.index("--config") + 1
-    name = arguments[place] = os.path.expanduser(arguments[place])
-    if not Path(name).is_file():
-        packaged = packaged_configs()
-        if name.removesuffix(".yaml") not in packaged:
-            near = difflib.get_close_matches(name, packaged, n=1, cutoff=0.4)
-            raise UserError(
-                f"--config {name}: neither a file nor a packaged configuration"
-                + (f"; did you mean {near[0]}?" if near else "; medcap ls lists them")
-            )
-        arguments[place] = str(packaged[name.removesuffix(".yaml")])
-    return arguments
-
-
-def check(cfg: DictConfig, keys: Keys, flags: tuple[str, ...] = ()) -> DictConfig:
+def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
     """Check a configuration and fill in what is absent.
 
     Args:
@@ -178,102 +189,100 @@ def check(cfg: DictConfig, keys: Keys, flags: tuple[str, ...] = ()) -> DictConfi
         flags: prefixes of keys that are let through.
 
     Returns:
-        A resolved copy in which every key of ``keys`` exists.
+        The configuration, its interpolations resolved.
 
     Raises:
-        UserError: for an unknown key, a missing or impossible value, a component that does not exist or does not
-            take an argument; the message names the key.
+        UserError: for unknown keys, missing or impossible values, components that do not exist or do not take an
+            argument; one line that names each key that is wrong.
     """
     try:
         given = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration refers to something that is not there: {error}") from error
-    return OmegaConf.create(_check_section(given, keys, "", flags))
+    through = {key: given.pop(key) for key in [*given] if key not in keys.model_fields and str(key).startswith(flags)}
+    found = _validated(keys, given)
+    found._flags = through
+    return found
 
 
-def _check_section(given: dict[str, Any], keys: Keys, prefix: str, flags: tuple[str, ...]) -> dict[str, Any]:
-    for name in given:
-        if name not in keys and not name.startswith(flags or ("\0",)):
-            near = difflib.get_close_matches(name, keys, n=1)
-            raise UserError(f"unknown key {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else ""))
-    filled = {name: value for name, value in given.items() if name not in keys}
-    for name, rule in keys.items():
-        path = prefix + name
-        if isinstance(rule, Section):
-            section = given.get(name) or {}
-            if not isinstance(section, dict):
-                raise UserError(f"{path} holds further keys ({', '.join(rule.keys)}), not {section!r}")
-            filled[name] = _check_section(section, rule.keys, path + ".", ())
-        elif isinstance(rule, Component):
-            filled[name] = _check_component(given.get(name), rule, path)
-        else:
-            filled[name] = _check_value(given.get(name, rule.default), rule, path)
-    return filled
+def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
+    try:
+        return keys.model_validate(given)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        # A key that is misspelt is missing under its own name too.
+        if any(problem["type"] in _UNKNOWN for problem in errors):
+            errors = [problem for problem in errors if problem["type"] != "missing"]
+        raise UserError("; ".join(_mistakes(keys, given, errors, prefix))) from None
 
 
-def _check_value(value: Any, rule: Value, path: str) -> Any:
-    if value is ... or (value is None and rule.default is ...):
-        raise UserError(f"{path} is missing: add {path}=...")
-    if value is None and rule.default is None:
-        return None
-    if float in rule.types and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if float in rule.types and isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML reads 2e-5 as text
-    if not isinstance(value, rule.types) or (isinstance(value, bool) and bool not in rule.types):
-        wanted = " or ".join(kind.__name__ for kind in rule.types)
-        raise UserError(f"{path}={value!r} must be of type {wanted}")
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        raise UserError(f"{path}={value!r} must be a list of texts")
-    if rule.choices is not None and value not in rule.choices:
-        raise UserError(f"{path}={value!r} must be one of {', '.join(map(str, rule.choices))}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{path}={value!r} must be a finite number")
-    if rule.minimum is not None and value < rule.minimum:
-        raise UserError(f"{path}={value!r} must be at least {rule.minimum}")
-    if rule.above is not None and value <= rule.above:
-        without = ", or null for none" if rule.default is None else ""
-        raise UserError(f"{path}={value!r} must be above {rule.above}{without}")
-    if rule.maximum is not None and value > rule.maximum:
-        raise UserError(f"{path}={value!r} must be at most {rule.maximum}")
-    return _expanded(value) if rule.is_path else value
-
-
-def _expanded(value: Any) -> Any:
+def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str) -> list[str]:
     """Return a value with the home folder in place of ``~`` at the start of its text: no shell saw ``key=~/run``."""
-    if isinstance(value, list | tuple):
-        return [_expanded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _expanded(item) for key, item in value.items()}
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+    by_name: dict[str, list[ErrorDetails]] = {}
+    for error in sorted(errors, key=lambda error: error["type"] not in _UNKNOWN):
+        by_name.setdefault(str(error["loc"][0]), []).append(error)
+    found = []
+    for name, problems in by_name.items():
+        key, value, field = prefix + name, given.get(name), keys.model_fields.get(name)
+        if field is None:
+            found.append(_unknown(name, keys.model_fields, prefix))
+        elif is_section(field) and len(problems[0]["loc"]) > 1:
+            deeper = [problem | {"loc": problem["loc"][1:]} for problem in problems]
+            found += _mistakes(field.annotation, value or {}, deeper, f"{key}.")
+        else:
+            found.append(_mistake(key, value, field, problems))
+    return found
 
 
-def _check_component(node: Any, rule: Component, path: str) -> dict[str, Any] | None:
-    # torchtune turns the override key=null of a component into key._component_=null.
-    removed = node is None or (isinstance(node, dict) and node.get("_component_", ...) is None)
-    if removed and rule.optional:
-        return None
-    if isinstance(node, str):
-        node = {"_component_": node}
-    if node is None and rule.default:
-        node = {}
-    if not isinstance(node, dict):
-        wrong = "is missing" if node is None else f"cannot be {node!r}"
-        raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")
-    name = node.get("_component_", rule.default)
-    if not isinstance(name, str):
-        wrong = "is missing" if name is None else f"must be a dotted name, not {name!r}"
-        raise UserError(f"{path}._component_ {wrong}")
-    name = COMPONENT_ALIASES.get(name, name)
-    component = find_component(name, f"{path}._component_")
-    arguments = {key: _expanded(value) for key, value in node.items() if key != "_component_"}
-    arguments |= {
-        key: _check_value(arguments[key], found, f"{path}.{key}")
-        for key, found in rule.ranges.items()
-        if key in arguments
-    }
-    return {"_component_": name, **check_arguments(component, arguments, path, rule.passed, rule.given)}
+def _unknown(name: str, known: Iterable[str], prefix: str) -> str:
+    near = difflib.get_close_matches(name, [*known], n=1)
+    return f"unknown key {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "")
+
+
+def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails]) -> str:
+    kind, limits = problems[0]["type"], problems[0].get("ctx", {})
+    if kind == "component":
+        return limits["words"]
+    if value is None and field.is_required():
+        remedy = f"add {key}=..." if rule_of(field) is None else "it needs a _component_ and its arguments"
+        return f"{key} is missing: {remedy}"
+    if kind == "model_type":
+        return f"{key} holds further keys ({', '.join(field.annotation.model_fields)}), not {value!r}"
+    if any(isinstance(part, int) for problem in problems for part in problem["loc"]):
+        return f"{key}={value!r} must be a list of texts"
+    names = type_names(field.annotation)
+    value = _as_number(value) if "float" in names else value
+    without = ", or null for none" if "gt" in limits and field.default is None else ""
+    if kind == "literal_error":
+        wanted = f"one of {', '.join(map(str, allowed_values(field)))}"
+    elif kind == "finite_number":
+        wanted = "a finite number"
+    else:
+        wanted = limit_words(limits) + without or f"of type {' or '.join(names)}"
+    return f"{key}={value!r} must be {wanted}"
+
+
+def type_names(hint: Any) -> list[str]:
+    """Return the names of the types that a hint allows beside null, such as ``str`` and ``list``."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        names = [name for part in typing.get_args(hint) for name in type_names(part)]
+        return [name for name in dict.fromkeys(names) if name != "NoneType"]
+    if typing.get_origin(hint) is Annotated:
+        return type_names(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is Literal:
+        return list(dict.fromkeys(type(choice).__name__ for choice in typing.get_args(hint)))
+    return [(typing.get_origin(hint) or hint).__name__]
+
+
+def rule_of(field: FieldInfo) -> ComponentRule | None:
+    """Return the rule of a key that holds a component; None of another key."""
+    return next((rule for rule in field.metadata if isinstance(rule, ComponentRule)), None)
+
+
+def allowed_values(field: FieldInfo) -> tuple[Any, ...]:
+    """Return the values that a key is limited to; empty where it is not."""
+    rules = [rule.choices for rule in field.metadata if isinstance(rule, OneOf)]
+    return rules[0] if rules else typing.get_args(field.annotation) * (typing.get_origin(field.annotation) is Literal)
 
 
 def find_component(name: str, path: str) -> Callable[..., Any]:
@@ -323,8 +332,7 @@ def check_arguments(
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for name in arguments:
         if name not in names and not takes_any:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise UserError(f"unknown key {path}.{name}" + (f": did you mean {path}.{near[0]}?" if near else ""))
+            raise UserError(_unknown(name, names, f"{path}."))
     for parameter in parameters:
         required = parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_OR_KEYWORD,
@@ -354,7 +362,7 @@ def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
         UserError: if a component of another package refuses its arguments, whatever it raises then; our own say what
             is wrong themselves, and anything else is a fault of theirs.
     """
-    options = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    options = dict(node)
     name = options.pop("_component_")
     component = find_component(name, f"{key}._component_")
     try:

@@ -1,22 +1,30 @@
 import gc
 import re
 import sys
+from typing import Annotated, Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
+from pydantic import Field
 
 from medcap.configs import packaged_configs
-from medcap.configuration import Component, Section, Value, build, check, read_arguments, recipe
+from medcap.configuration import ComponentRule, Configuration, Number, OneOf, build, check
+from medcap.entry_point import read_arguments, recipe
 from medcap.errors import UserError
 
-KEYS = {
-    "epochs": Value((int,), 1, minimum=1),
-    "lr": Value((float,), 0.1),
-    "name": Value((str,)),
-    "style": Value((str,), "a", choices=("a", "b")),
-    "inner": Section({"path": Value((str,), None)}),
-    "part": Component(passed=1, optional=True),
-}
+
+class Inner(Configuration):
+    path: str | None = None
+
+
+class Keys(Configuration):
+    epochs: int = Field(1, ge=1)
+    lr: Number = 0.1
+    name: str
+    style: Literal["a", "b"] = "a"
+    table: Annotated[str, OneOf(("c", "d"))] = "c"
+    inner: Inner
+    part: Annotated[dict[str, Any] | None, ComponentRule(passed=1, optional=True)] = None
 
 
 def build_part(given, size, depth=2):
@@ -33,7 +41,7 @@ def importable(monkeypatch):
 
 
 def checked(**given):
-    return check(OmegaConf.create({"name": "x"} | given), KEYS)
+    return check(OmegaConf.create({"name": "x"} | given), Keys)
 
 
 def test_defaults_are_filled_in_and_numbers_read_as_meant():
@@ -56,6 +64,8 @@ def test_interpolation_is_resolved():
         ({"epochs": True}, "epochs=True must be of type int"),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"style": "c"}, "style='c' must be one of a, b"),
+        ({"table": "a"}, "table='a' must be one of c, d"),
+        ({"inner": [3]}, "inner holds further keys (path), not [3]"),
         ({"name": None}, "name is missing: add name=..."),
         ({"inner": {"path": "${nowhere}"}}, "refers to something that is not there"),
         ({"part": {"size": 2}}, "part._component_ is missing"),
@@ -71,6 +81,24 @@ def test_mistakes_name_the_key(given, message):
     assert message in str(caught.value)
 
 
+def test_all_mistakes_of_a_configuration_are_told_in_one_line():
+    with pytest.raises(UserError) as caught:
+        check(OmegaConf.create({"epoch": 2, "epochs": 0, "lr": "fast", "inner": {"path": 1}, "part": PART, 5: 6}), Keys)
+    assert str(caught.value) == (
+        "unknown key epoch: did you mean epochs?; unknown key 5; epochs=0 must be at least 1; lr='fast' must be of type"
+        " float; inner.path=1 must be of type str; part.size is missing: add"
+        " part.size=..."
+    )
+
+
+def test_keys_with_a_known_prefix_are_kept_apart_and_written():
+    cfg = check(OmegaConf.create({"name": "x", "test_a": True}), Keys, ("test_",))
+    assert cfg.flags == {"test_a": True}
+    assert cfg.to_yaml().startswith("test_a: true\nepochs: 1\nlr: 0.1\nname: x\n")
+    with pytest.raises(UserError, match=r"^unknown key tes_a$"):
+        check(OmegaConf.create({"name": "x", "tes_a": True}), Keys, ("test_",))
+
+
 def test_an_optional_component_can_be_removed_on_the_command_line():
     assert checked(part={"_component_": None, "size": 3}).part is None
 
@@ -78,7 +106,7 @@ def test_an_optional_component_can_be_removed_on_the_command_line():
 def run(monkeypatch, *arguments, body=lambda cfg: None):
     monkeypatch.setattr(sys, "argv", ["recipe", *arguments])
     with pytest.raises(SystemExit) as end:
-        recipe(KEYS)(body)()
+        recipe(Keys)(body)()
     return end.value.code
 
 
@@ -176,16 +204,16 @@ MEDCAP_2024_JUDGE = ("bit=4", "ckpt_dir=./models/llama3/judge", "exp=eval_vqa", 
 
 def recipe_of(name):
     """The keys and flags of the recipe that a packaged configuration is for, and the documented overrides."""
-    from medcap.recipes.generate import KEYS as GENERATE
-    from medcap.recipes.judge import KEYS as JUDGE
-    from medcap.training.keys import DISTRIBUTED_KEYS, TRAINING_KEYS
+    from medcap.evaluation.generate_keys import GenerateConfiguration
+    from medcap.evaluation.judge_keys import JudgeConfiguration
+    from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 
     kind = name.rpartition("/")[2]
     if kind == "generation":
-        return GENERATE, ("test_",), MEDCAP_2024_GENERATION
+        return GenerateConfiguration, ("test_",), MEDCAP_2024_GENERATION
     if kind == "judge":
-        return JUDGE, (), MEDCAP_2024_JUDGE
-    return DISTRIBUTED_KEYS if kind.endswith("distributed") else TRAINING_KEYS, (), MEDCAP_2024_TRAINING
+        return JudgeConfiguration, (), MEDCAP_2024_JUDGE
+    return DistributedConfiguration if kind.endswith("distributed") else TrainingConfiguration, (), MEDCAP_2024_TRAINING
 
 
 @pytest.mark.parametrize("name", packaged_configs())
@@ -204,9 +232,10 @@ def test_every_documented_key_of_medcap_2024_is_taken_with_every_packaged_config
     for word in words:
         read_arguments(["--config", name, word], keys, flags)
     cfg = read_arguments(["--config", name, *words], keys, flags)
+    written = OmegaConf.create(cfg.to_yaml())
     for word in words:
         key, _, text = word.partition("=")
-        found = OmegaConf.select(cfg, key)
+        found = OmegaConf.select(written, key)
         if key == "dataset._component_":
             assert found == "medcap.datasets.chat_dataset"
         else:
@@ -234,6 +263,8 @@ TRAIN, DISTRIBUTED, GENERATE = "medcap/tiny/single_device", "medcap/tiny/distrib
         (TRAIN, "seed=-1", "seed=-1 must be at least 0"),
         (TRAIN, "seed=4294967296", "seed=4294967296 must be at most 4294967295"),
         (TRAIN, "seed=null", "seed=None must be of type int"),
+        (TRAIN, "save_meta_model=always", "save_meta_model='always' must be one of True, False, auto"),
+        (TRAIN, "save_meta_model=1", "save_meta_model=1 must be of type bool or str"),
         (TRAIN, "optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
         (TRAIN, "optimizer.lr=.inf", "optimizer.lr=inf must be a finite number"),
         (TRAIN, "optimizer.lr=fast", "optimizer.lr='fast' must be of type float"),
@@ -292,8 +323,7 @@ def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch):
         *("dataset.source=~/c.json", "dataset.image_roots=[~/images, ~/more]", "metric_logger.log_dir=~/log"),
         "resume_from_checkpoint=~/run/checkpoint/step_000001",
     )
-    cfg = OmegaConf.to_container(read_arguments(["--config", TRAIN, *words], keys, flags))
-    found = str(cfg)
+    found = read_arguments(["--config", TRAIN, *words], keys, flags).to_yaml()
     assert "~" not in found
     assert found.count("/home/anna/") == 12
     keys, flags, _ = recipe_of(GENERATE)

@@ -8,44 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
+from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision
-from medcap.configuration import Component, Section, Value, build
+from medcap.configuration import build
 from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
-from medcap.models.component import Component as ModelComponent
+from medcap.models.component import Component
 from medcap.models.components import further_components
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, check_device
+from medcap.modules.frozen_linear import check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-# The keys that say which model; every recipe has them.
-MODEL_KEYS = {
-    "llm": Component(),
-    "llm_weights": Value((str,), UNQUANTISED, choices=LLM_WEIGHTS),
-    "tokenizer": Component(ranges={"max_seq_len": Value((int,), None, minimum=1)}),
-    "checkpointer": Section(
-        {
-            "checkpoint_dir": Value((str,), is_path=True),
-            "checkpoint_files": Value((list,), None),
-            "output_dir": Value((str,), None, is_path=True),
-        }
-    ),
-    "vision": Value((str, dict), None, is_path=True),
-    "vision_checkpoint": Value((str,), None, is_path=True),
-    "projector": Component(passed=2, default="medcap.models.mlp"),
-    **{name: Component(passed=1, optional=True) for name in further_components()},
-    "device": Value((str,), "auto"),
-    "dtype": Value((str,), "auto", choices=("auto", *DTYPES)),
-}
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,7 +70,7 @@ class ComponentPlan:
     config: dict[str, Any]
     weights: TensorFiles | None = None
 
-    def build(self, plan: ModelPlan) -> ModelComponent:
+    def build(self, plan: ModelPlan) -> Component:
         """Build the component and load its weights, fp32 on the CPU."""
         return materialise(lambda: build(self.config, plan, key=self.name), self.weights)
 
@@ -157,12 +137,12 @@ class OpenedModel:
 
 
 def open_model(
-    cfg: DictConfig, plan: ModelPlan | None = None, decoder: TransformerDecoder | None = None
+    cfg: ModelConfiguration, plan: ModelPlan | None = None, decoder: TransformerDecoder | None = None
 ) -> OpenedModel:
     """Open the model that a configuration names, on its device and in its dtype; notices go to standard error.
 
     Args:
-        cfg: has the keys of ``MODEL_KEYS``.
+        cfg: says which model.
         plan: of this configuration, where it was made before; None makes it.
         decoder: another model's of the same language model, to share.
 
@@ -185,11 +165,11 @@ def show_notices(plan: ModelPlan) -> None:
         print(f"note: {notice}", file=sys.stderr)
 
 
-def plan_model(cfg: DictConfig) -> ModelPlan:
+def plan_model(cfg: ModelConfiguration) -> ModelPlan:
     """Check everything that a configuration says of the model, reading only the headers of weight files.
 
     Args:
-        cfg: has the keys of ``MODEL_KEYS``.
+        cfg: says which model.
 
     Returns:
         The plan.
@@ -201,13 +181,10 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
         raise UserError(
             "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
         )
-    node = OmegaConf.to_container(cfg.llm, resolve=True)
-    files = None if cfg.checkpointer.checkpoint_files is None else list(cfg.checkpointer.checkpoint_files)
     check_device(cfg.llm_weights, choose_device(cfg.device))
-    llm = plan_llm(node, cfg.checkpointer.checkpoint_dir, files, cfg.llm_weights)
-    vision_name = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
-    projector = OmegaConf.to_container(cfg.projector, resolve=True)
-    vision = plan_vision(vision_name, cfg.vision_checkpoint, projector, llm.dim)
+    files = cfg.checkpointer
+    llm = plan_llm(cfg.llm, files.checkpoint_dir, files.checkpoint_files, cfg.llm_weights)
+    vision = plan_vision(cfg.vision, cfg.vision_checkpoint, cfg.projector, llm.dim)
     check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
@@ -220,12 +197,11 @@ def plan_model(cfg: DictConfig) -> ModelPlan:
     return ModelPlan(llm, vision, chat, _plan_further(cfg, vision))
 
 
-def _plan_further(cfg: DictConfig, vision: VisionPlan) -> list[ComponentPlan]:
+def _plan_further(cfg: ModelConfiguration, vision: VisionPlan) -> list[ComponentPlan]:
     """Plan the components that the configuration or the checkpoint names; a checkpoint's own weights win."""
     plans = []
     for name in further_components():
-        node = cfg.get(name)
-        given = None if node is None else OmegaConf.to_container(node, resolve=True)
+        given = getattr(cfg, name)
         saved = None if vision.saved is None else vision.saved.configs.get(name)
         if saved is None and given is not None:
             plans.append(ComponentPlan(name, given))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import TiedLinear, TransformerDecoder
 
@@ -68,8 +67,6 @@ def component_of(llm: Mapping[str, Any] | str | None) -> dict[str, Any]:
     Raises:
         UserError: if there is no ``_component_``.
     """
-    if OmegaConf.is_config(llm):
-        llm = OmegaConf.to_container(llm, resolve=True)
     llm = {"_component_": llm} if isinstance(llm, str) else dict(llm or {})
     if not isinstance(llm.get("_component_"), str):
         raise UserError("llm._component_ is missing: name a builder such as torchtune.models.llama3_1.llama3_1_8b")

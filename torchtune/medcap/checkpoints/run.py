@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from medcap.checkpoints.atomic import latest_checkpoint
-from medcap.checkpoints.build_model import MODEL_KEYS
+from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
 from medcap.configuration import check
 from medcap.errors import UserError
@@ -19,7 +19,7 @@ from medcap.overrides import override
 CONFIG_FILE = "config.yaml"
 
 
-def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfiguration:
     """Read which model a run trained.
 
     The language model's files are looked for in the run's folder first, as an imported run holds them, and then from
@@ -32,7 +32,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             are those of the working directory.
 
     Returns:
-        The keys of ``MODEL_KEYS``, ``vision_checkpoint`` being the run's own; ``plan_model`` takes it.
+        The run's model, ``vision_checkpoint`` being the run's own.
 
     Raises:
         UserError: if the folder is no run, holds no complete checkpoint, or an override is no model key.
@@ -49,7 +49,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         )
     try:
         written = OmegaConf.load(config)
-        cfg = OmegaConf.create({name: written[name] for name in MODEL_KEYS if name in written})
+        cfg = OmegaConf.create({name: written[name] for name in ModelConfiguration.model_fields if name in written})
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{config} cannot be read: {reason}") from error
@@ -62,7 +62,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     if stray is not None:
         raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")
     values = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
-    return check(override(values, overrides), MODEL_KEYS)
+    return check(override(values, overrides), ModelConfiguration)
 
 
 def run_root(run: str | Path) -> Path:

@@ -155,9 +155,9 @@ def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> d
 
     if file.cfg is None or file.vision is None:
         return None
-    cfg = file.cfg.copy()
-    cfg.batch_size = options.batch_size or cfg.batch_size
-    cfg.dataset.max_seq_len = file.checker.max_seq_len
+    cfg = file.cfg
+    dataset = cfg.dataset | {"max_seq_len": file.checker.max_seq_len}
+    cfg = cfg.model_copy(update={"batch_size": options.batch_size or cfg.batch_size, "dataset": dataset})
     dtype = DTYPES.get(cfg.dtype, torch.float32 if cfg.device == "cpu" else torch.bfloat16)
     full_mask = not plan.packed or cfg.device == "cpu"
     found = estimate_step(cfg, file.vision, dtype, plan.most_images, full_mask)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from medcap.checkpoints.keys import ModelConfiguration
     from medcap.checkpoints.vision import VisionPlan
     from medcap.data.tokenization import ChatTokenizer
     from medcap.datasets.inspection.rows import RowChecker
+    from medcap.training.keys import TrainingConfiguration
 
 # BiomedCLIP's patches; chat_dataset's own default.
 NUM_IMAGE_TOKENS, MAX_SEQ_LEN = 196, 1024
@@ -31,7 +31,7 @@ class TrainingFile:
     """
 
     checker: RowChecker
-    cfg: DictConfig | None = None
+    cfg: TrainingConfiguration | None = None
     vision: VisionPlan | None = None
 
 
@@ -78,8 +78,6 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     Raises:
         UserError: for an impossible option, or a file that cannot be read.
     """
-    from omegaconf import OmegaConf
-
     from medcap.data.conversations import STYLES
     from medcap.data.images.reader import MAX_PIXELS
     from medcap.data.tokenization import LabelRules
@@ -91,7 +89,7 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
     cfg = _config(options)
-    settings = {} if cfg is None else OmegaConf.to_container(cfg.dataset, resolve=True)
+    settings = {} if cfg is None else cfg.dataset
     source = options.file or settings.get("source")
     if not source:
         raise UserError("name the file to look at, or a training configuration by --config")
@@ -134,9 +132,9 @@ def write_findings(path: Path | None, found: object) -> None:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from error
 
 
-def _config(options: argparse.Namespace) -> DictConfig | None:
-    from medcap.configuration import read_arguments
-    from medcap.training.keys import DISTRIBUTED_KEYS
+def _config(options: argparse.Namespace) -> TrainingConfiguration | None:
+    from medcap.entry_point import read_arguments
+    from medcap.training.keys import DistributedConfiguration
 
     if not options.config:
         return None
@@ -144,17 +142,15 @@ def _config(options: argparse.Namespace) -> DictConfig | None:
     stray = next((word for word in overrides if "=" not in word), None)
     if stray is not None:
         raise UserError(f"--config takes key=value behind the name, not {stray}: name the file before --config")
-    return read_arguments(["--config", name, *overrides], DISTRIBUTED_KEYS)
+    return read_arguments(["--config", name, *overrides], DistributedConfiguration)
 
 
-def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
+def _plan_vision(cfg: ModelConfiguration) -> VisionPlan | None:
     """Return the tower and the projector, without reading or fetching weights that a name alone stands for."""
-    from omegaconf import DictConfig, OmegaConf
-
     from medcap.checkpoints.llm_architecture import build_decoder
     from medcap.checkpoints.vision import plan_vision
 
-    vision = OmegaConf.to_container(cfg.vision) if isinstance(cfg.vision, DictConfig) else cfg.vision
+    vision = cfg.vision
     if vision is None and cfg.vision_checkpoint is None:
         raise UserError(
             "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
@@ -162,10 +158,12 @@ def _plan_vision(cfg: DictConfig) -> VisionPlan | None:
     if cfg.vision_checkpoint is None and isinstance(vision, str) and not Path(vision).exists():
         vision = {"name": vision, **({} if vision == "tiny" else {"pretrained": False})}
     llm_dim = build_decoder(cfg.llm).tok_embeddings.embedding_dim
-    return plan_vision(vision, cfg.vision_checkpoint, OmegaConf.to_container(cfg.projector, resolve=True), llm_dim)
+    return plan_vision(vision, cfg.vision_checkpoint, cfg.projector, llm_dim)
 
 
-def _tokenizer(options: argparse.Namespace, cfg: DictConfig | None, vision: VisionPlan | None) -> ChatTokenizer | None:
+def _tokenizer(
+    options: argparse.Namespace, cfg: ModelConfiguration | None, vision: VisionPlan | None
+) -> ChatTokenizer | None:
     from medcap.configuration import build
     from medcap.data.tokenization import ChatTokenizer
     from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import plan_model
+from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.run import read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
@@ -91,11 +91,11 @@ def check_empty(folder: Path) -> None:
         raise UserError(f"--out {folder} exists already: remove it, or name another folder")
 
 
-def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
     _check_components("hf", [component.name for component in plan.further])
     check_llava(plan)
-    with tiktoken_file(cfg.tokenizer.path) as tokenizer_file:
+    with tiktoken_file(cfg.tokenizer["path"]) as tokenizer_file:
         write_llava(folder, plan, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
     notices = list(plan.vision.notices)
     if plan.llm.llm_weights != "bf16":
@@ -106,13 +106,13 @@ def _hugging_face(cfg: DictConfig, folder: Path, options: ExportOptions) -> list
     return notices
 
 
-def _medcap(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+def _medcap(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = _vision_side(cfg)
     _check_components("medcap", further_components(plan.saved.configs))
     return [*plan.notices, *write_meta_model(folder, plan, DTYPES[options.dtype])]
 
 
-def _vision(cfg: DictConfig, folder: Path, options: ExportOptions) -> list[str]:
+def _vision(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     if options.dtype not in ("auto", "fp32"):
         raise UserError(
             f"--dtype {options.dtype}: --format vision writes fp32, as the encoder was trained; leave it out"
@@ -129,13 +129,13 @@ def _check_components(format: str, further: Sequence[str]) -> None:
         )
 
 
-def _vision_side(cfg: DictConfig) -> VisionPlan:
+def _vision_side(cfg: ModelConfiguration) -> VisionPlan:
     """Tower and projector of a run, whose language model need not be there."""
     saved = read_vision_checkpoint(find_vision_checkpoint(Path(cfg.vision_checkpoint)))
     return plan_vision(None, cfg.vision_checkpoint, saved.projector_config, saved.llm["dim"])
 
 
-FORMATS: dict[str, Callable[[DictConfig, Path, ExportOptions], list[str]]] = {
+FORMATS: dict[str, Callable[[ModelConfiguration, Path, ExportOptions], list[str]]] = {
     "hf": _hugging_face,
     "vision": _vision,
     "medcap": _medcap,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.run import CONFIG_FILE
 from medcap.checkpoints.vision_files import SavedVision, find_vision_checkpoint, read_vision_checkpoint
 from medcap.data.json_text import parse_json
@@ -54,7 +55,7 @@ class RunFacts:
     other_scores: list[str]
 
 
-def read_facts(root: Path, cfg: DictConfig, base_model: str | None = None) -> RunFacts:
+def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = None) -> RunFacts:
     """Read the folder.
 
     Args:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from omegaconf import DictConfig
-
-from medcap.configuration import read_arguments
+from medcap.configuration import Configuration
+from medcap.entry_point import read_arguments
 from medcap.errors import UserError
 from medcap.evaluation.tasks import requested_tasks
 from medcap.sweep.definition import Definition, Program
@@ -57,7 +56,7 @@ def _overrides(definition: Definition) -> Iterator[dict[str, str]]:
             yield first | {key: text}
 
 
-def _configured(program: Program, command: list[str], key: str) -> DictConfig | None:
+def _configured(program: Program, command: list[str], key: str) -> Configuration | None:
     """Return a recipe's configuration; None if the recipe does not say what it takes."""
     module = _recipe_module(program.recipe)
     rules = getattr(getattr(module, "recipe_main", None), "rules", None)
@@ -87,10 +86,11 @@ def _recipe_module(recipe: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _check_training(definition: Definition, folder: Path, cfg: DictConfig) -> None:
+def _check_training(definition: Definition, folder: Path, cfg: Configuration) -> None:
+    given = cfg.model_dump()
     for path in ("checkpointer.output_dir", "metric_logger.log_dir"):
         section, _, name = path.partition(".")
-        value = (cfg.get(section) or {}).get(name)
+        value = (given.get(section) or {}).get(name)
         wanted = {"output_dir": folder / "checkpoint", "log_dir": folder / "log"}[name]
         if value is not None and Path(value) != wanted:
             raise UserError(
@@ -99,13 +99,13 @@ def _check_training(definition: Definition, folder: Path, cfg: DictConfig) -> No
             )
     metric, _ = watched(definition.objective)
     if metric == VALIDATION_LOSS and (definition.objective.task is None or definition.pruner is not None):
-        if cfg.get("validation_source") is None:
+        if given.get("validation_source") is None:
             raise UserError(f"{metric} needs held-out rows: add validation_source=FILE to overrides")
-        if definition.pruner is not None and cfg.get("eval_every_n_steps") is None:
+        if definition.pruner is not None and given.get("eval_every_n_steps") is None:
             raise UserError("pruner needs values while a trial trains: add eval_every_n_steps=N to overrides")
 
 
-def _check_task(definition: Definition, cfg: DictConfig | None) -> None:
+def _check_task(definition: Definition, cfg: Configuration | None) -> None:
     task = definition.objective.task
-    if cfg is not None and task is not None and task not in requested_tasks(cfg):
+    if cfg is not None and task is not None and task not in requested_tasks(cfg.flags):
         raise UserError(f"objective.metric={definition.objective.metric}: add test_{task}: true to test.overrides")

@@ -16,41 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from medcap.configs import packaged_sweeps
-from medcap.configuration import SEED, Component, Section, Value, check
+from medcap.configuration import check
 from medcap.errors import UserError
+from medcap.sweep.keys import SweepConfiguration
 from medcap.sweep.overrides import flat, override_text
 
-KEYS = {
-    "output_dir": Value((str,), is_path=True),
-    "name": Value((str,), None),
-    "storage": Value((str,), None),
-    "recipe": Value((str,), "medcap/recipes/full_finetune_single_device"),
-    "config": Value((str,), is_path=True),
-    "overrides": Value((dict,), {}),
-    "processes_per_trial": Value((int,), 1, minimum=1),
-    "grid": Value((dict,), None),
-    "search": Value((dict,), None),
-    "trials": Value((int,), None, minimum=1),
-    "seed": SEED,
-    "sampler": Component(optional=True, given=("seed",)),
-    "pruner": Component(optional=True),
-    "objective": Section(
-        {
-            "metric": Value((str,), "validation_loss"),
-            "take": Value((str,), "last", choices=("last", "min", "max")),
-            "direction": Value((str,), choices=("minimize", "maximize")),
-        }
-    ),
-    "test": Section(
-        {
-            "recipe": Value((str,), "medcap/recipes/generate"),
-            "config": Value((str,), None, is_path=True),
-            "overrides": Value((dict,), {}),
-        }
-    ),
-    "workers": Value((int,), None, minimum=1),
-    "retries": Value((int,), 1, minimum=0),
-}
 SPACE_KEYS = {"low", "high", "step", "log"}
 # Each trial has its own of these.
 OWN_KEYS = ("output_dir", "resume_from_checkpoint")
@@ -192,7 +162,7 @@ def read_definition(sweep: str | Path | Mapping[str, Any]) -> Definition:
 
 
 def _definition(content: Any) -> Definition:
-    given: dict[str, Any] = OmegaConf.to_container(check(content, KEYS))
+    given = check(content, SweepConfiguration).model_dump()
     train = Program(given["recipe"], given["config"], _overrides(given["overrides"], "overrides"))
     test = given["test"]
     choices, ranges, trials = _space(given)

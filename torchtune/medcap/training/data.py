@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from inspect import signature
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +19,7 @@ from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
 from medcap.training.distributed.context import DistributedContext
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.checkpointing import Position
 from medcap.training.reliability.loader_worker import begin_worker
 
@@ -47,7 +47,7 @@ class TrainingData:
     """The training and the validation set, and how their plans become batches.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         tokenizer: of the model.
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
@@ -59,7 +59,7 @@ class TrainingData:
 
     def __init__(
         self,
-        cfg: DictConfig,
+        cfg: TrainingConfiguration,
         tokenizer: ChatTokenizer,
         transform: Callable[..., Tensor],
         world: DistributedContext,
@@ -69,7 +69,7 @@ class TrainingData:
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
             self._settings["share_preamble"] = False
-        self.dataset = self._open(cfg.dataset.source, tokenizer, "dataset")
+        self.dataset = self._open(cfg.dataset["source"], tokenizer, "dataset")
         self.validation = None
         if cfg.validation_source is not None:
             self.validation = self._open(cfg.validation_source, tokenizer, "validation")
@@ -95,7 +95,7 @@ class TrainingData:
             )
         if key == "dataset" and not dataset.has_images():
             return (
-                f"dataset.source={self.cfg.dataset.source}: none of its rows that can be used has an image, so"
+                f"dataset.source={self.cfg.dataset['source']}: none of its rows that can be used has an image, so"
                 f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
             )
         return None
@@ -181,8 +181,8 @@ class TrainingData:
         )
 
 
-def _parameters(cfg: DictConfig) -> Collection[str]:
-    return signature(find_component(cfg.dataset._component_, "dataset._component_")).parameters
+def _parameters(cfg: TrainingConfiguration) -> Collection[str]:
+    return signature(find_component(cfg.dataset["_component_"], "dataset._component_")).parameters
 
 
 class _Parts(Dataset):

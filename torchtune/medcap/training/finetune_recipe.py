@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from omegaconf import DictConfig
-
 from medcap.checkpoints.build_model import choose_dtype, plan_model
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
@@ -49,17 +48,16 @@ class FineTuneRecipe:
         - A process that ends or hangs ends the run: ``timeout_minutes``.
 
     Args:
-        cfg: checked against ``TRAINING_KEYS``, on several processes against ``DISTRIBUTED_KEYS``.
+        cfg: a :class:`DistributedConfiguration` on several processes.
         world: the processes; one process is a world of size 1.
 
     Raises:
         UserError: if ``trainable`` names something that cannot be trained.
     """
 
-    def __init__(self, cfg: DictConfig, world: DistributedContext) -> None:
+    def __init__(self, cfg: TrainingConfiguration, world: DistributedContext) -> None:
         check_trainable(cfg.trainable)
         self.cfg, self.world = cfg, world
-        self.distributed = "parallelism" in cfg
 
     def setup(self) -> None:
         """Check everything, then read the weights.
@@ -74,7 +72,7 @@ class FineTuneRecipe:
         plan = plan_model(cfg)
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
-        parallelism = plan_parallelism(cfg, plan, world, dtype) if self.distributed else None
+        parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None
         data = TrainingData(
             cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_prompt_prefix
         )
@@ -83,7 +81,7 @@ class FineTuneRecipe:
         model.always_backward = parallelism is not None and parallelism.sharded
         self.proof = FrozenWeightCheck(cfg, plan, model)
         trained = ShardedOptimizer(prepare_model(model, cfg), cfg.optimizer, world)
-        if self.distributed:
+        if parallelism is not None:
             # Loading may have drawn a different number of values on each process.
             seed_everything(cfg.seed + world.rank)
         if world.is_main:

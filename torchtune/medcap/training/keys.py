@@ -2,54 +2,115 @@
 
 from __future__ import annotations
 
-from medcap.checkpoints.build_model import MODEL_KEYS
-from medcap.configuration import SEED, Component, Value
+from typing import Annotated, Any, Literal
 
-TRAINING_KEYS = MODEL_KEYS | {
-    "output_dir": Value((str,), is_path=True),
-    "trainable": Value((list,), ["vision", "projector"]),
-    "dataset": Component(
-        passed=1,
-        default="medcap.datasets.chat_dataset",
-        ranges={"max_seq_len": Value((int,), minimum=1), "max_image_pixels": Value((int,), minimum=1)},
-    ),
-    "validation_source": Value((str,), None, is_path=True),
-    "seed": SEED,
-    "shuffle": Value((bool,), True),
-    "batch_size": Value((int,), 4, minimum=1),
-    "epochs": Value((int,), 1, minimum=1),
-    "max_steps_per_epoch": Value((int,), None, minimum=1),
-    "gradient_accumulation_steps": Value((int,), 1, minimum=1),
-    "optimizer": Component(passed=1, ranges={"lr": Value((float,), None, minimum=0)}),
-    "lr_scheduler": Component(
-        passed=1,
-        optional=True,
-        given=("num_training_steps",),
-        ranges={"num_warmup_steps": Value((int,), None, minimum=0)},
-    ),
-    "losses": Value((dict,), None),
-    "clip_grad_norm": Value((float,), None, above=0),
-    "loss_chunk_size": Value((int,), 256, minimum=1),
-    "compile": Value((bool,), False),
-    "enable_activation_checkpointing": Value((bool,), False),
-    "activation_memory_budget": Value((float,), 1.0, minimum=0, maximum=1),
-    "num_workers": Value((int,), 4, minimum=0),
-    "check_images": Value((int,), 1000, minimum=0),
-    "max_bad_fraction": Value((float,), 0.0, minimum=0, maximum=1),
-    "max_bad_steps": Value((int,), 10, minimum=1),
-    "metric_logger": Component(optional=True, default="torchtune.training.metric_logging.DiskLogger"),
-    "log_every_n_steps": Value((int,), 1, minimum=1),
-    "eval_every_n_steps": Value((int,), None, minimum=1),
-    "save_every_n_steps": Value((int,), None, minimum=1),
-    "save_every_minutes": Value((float,), None, above=0),
-    "save_meta_model": Value((bool, str), False, choices=(True, False, "auto")),
-    "keep_last": Value((int,), None, minimum=1),
-    "resume_from_checkpoint": Value((bool, str), None, is_path=True),
-    "verify_frozen": Value((bool,), True),
-}
+from pydantic import Field
 
-DISTRIBUTED_KEYS = TRAINING_KEYS | {
-    "parallelism": Value((str,), "auto", choices=("auto", "replicate", "shard")),
-    "cpu_offload": Value((bool,), False),
-    "timeout_minutes": Value((float,), 10.0, minimum=0.1, maximum=525_600),
-}
+from medcap.checkpoints.keys import ModelConfiguration
+from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, Number, OneOf, PathText, Seed
+from medcap.data.images.reader import MAX_PIXELS
+
+
+class DatasetArguments(Configuration):
+    """What the dataset's arguments may be, whatever the component says of them."""
+
+    max_seq_len: int = Field(1024, ge=1, description="Longest sample, and the length of a packed row, in tokens.")
+    max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
+
+
+class OptimizerArguments(Configuration):
+    """What the optimizer's arguments may be, whatever the component says of them."""
+
+    lr: Number | None = Field(None, ge=0, description="Learning rate.")
+
+
+class SchedulerArguments(Configuration):
+    """What the scheduler's arguments may be, whatever the component says of them."""
+
+    num_warmup_steps: int | None = Field(None, ge=0, description="Optimizer steps until the full learning rate.")
+
+
+class TrainingConfiguration(ModelConfiguration):
+    """Keys of a training run in one process."""
+
+    output_dir: PathText = Field(description="Folder of the run: configuration, log, checkpoints.")
+    trainable: list[str] = Field(["vision", "projector"], description="Names of the components that are trained.")
+    dataset: Annotated[
+        dict[str, Any],
+        ComponentRule(passed=1, default="medcap.datasets.chat_dataset", arguments=DatasetArguments),
+    ] = Field(default_factory=dict, description="Training data: a source file and how its rows become samples.")
+    validation_source: PathText | None = Field(
+        None, description="Data file of held-out rows, read as dataset says; null validates nothing."
+    )
+    seed: Seed = Field(0, description="Seed of the weights that start fresh and of the order of the samples.")
+    shuffle: bool = Field(True, description="Draw a new order of the samples for each epoch.")
+    batch_size: int = Field(4, ge=1, description="Samples in a batch of one process; rows if dataset.packed is true.")
+    epochs: int = Field(1, ge=1, description="Passes over the training data.")
+    max_steps_per_epoch: int | None = Field(
+        None, ge=1, description="Most optimizer steps of an epoch; null takes all samples."
+    )
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches whose gradients make one optimizer step.")
+    optimizer: Annotated[dict[str, Any], ComponentRule(passed=1, arguments=OptimizerArguments)] = Field(
+        description="Optimizer of the trained components, such as torch.optim.AdamW."
+    )
+    lr_scheduler: Annotated[
+        dict[str, Any] | None,
+        ComponentRule(passed=1, optional=True, given=("num_training_steps",), arguments=SchedulerArguments),
+    ] = Field(None, description="Schedule of the learning rate over the optimizer steps; null keeps it constant.")
+    losses: dict[str, Any] | None = Field(None, description="Weight of each loss term by its name; null weighs all 1.")
+    clip_grad_norm: Number | None = Field(
+        None, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it."
+    )
+    loss_chunk_size: int = Field(256, ge=1, description="Label tokens whose logits are computed at a time.")
+    compile: bool = Field(False, description="Compile the layers of the language model with torch.compile.")
+    enable_activation_checkpointing: bool = Field(
+        False, description="Keep no layer's activations and compute them again: an activation_memory_budget of 0."
+    )
+    activation_memory_budget: Number = Field(
+        1.0, ge=0, le=1, description="Share of the layers whose activations are kept; the others compute them again."
+    )
+    num_workers: int = Field(4, ge=0, description="Processes that load data for each training process.")
+    check_images: int = Field(1000, ge=0, description="Images that are decoded before training to find damaged ones.")
+    max_bad_fraction: Number = Field(
+        0.0, ge=0, le=1, description="Share of rows that may be unusable and are skipped before the run ends."
+    )
+    max_bad_steps: int = Field(
+        10, ge=1, description="Optimizer steps in a row without a finite gradient that end the run."
+    )
+    metric_logger: Annotated[
+        dict[str, Any] | None,
+        ComponentRule(optional=True, default="torchtune.training.metric_logging.DiskLogger"),
+    ] = Field(None, description="Further logger of the training metrics beside log/metrics.jsonl.")
+    log_every_n_steps: int = Field(1, ge=1, description="Optimizer steps between two lines of the log.")
+    eval_every_n_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between two validations, beside the one after each epoch."
+    )
+    save_every_n_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between two checkpoints, beside the one after each epoch."
+    )
+    save_every_minutes: Number | None = Field(
+        None, gt=0, description="Minutes between two checkpoints, beside the one after each epoch."
+    )
+    save_meta_model: Annotated[bool | str, OneOf((True, False, "auto"))] = Field(
+        False,
+        description="Write medcap 2024's meta_model_*.pt after each epoch; auto does where it fits.",
+    )
+    keep_last: int | None = Field(None, ge=1, description="Newest checkpoints that are kept; null keeps all.")
+    resume_from_checkpoint: Annotated[bool | str | None, HOME_EXPANDED] = Field(
+        None, description="Go on from a checkpoint: true or latest for the run's newest, or a step folder."
+    )
+    verify_frozen: bool = Field(
+        True, description="Hash the frozen weights before and after the run and compare the hashes."
+    )
+
+
+class DistributedConfiguration(TrainingConfiguration):
+    """Keys of a training run in several processes."""
+
+    parallelism: Literal["auto", "replicate", "shard"] = Field(
+        "auto", description="Whole language model on each GPU, or its layers divided; auto decides by memory."
+    )
+    cpu_offload: bool = Field(False, description="Keep divided layers in the memory of the host until they are used.")
+    timeout_minutes: Number = Field(
+        10.0, ge=0.1, le=525_600, description="Minutes without an answer of another process that end the run."
+    )

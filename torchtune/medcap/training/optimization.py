@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from medcap.configuration import build
+from medcap.training.keys import TrainingConfiguration
 
 
 def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -50,11 +50,11 @@ def build_scheduler(
     return scheduler
 
 
-def check_optimization(cfg: DictConfig, device: torch.device) -> None:
+def check_optimization(cfg: TrainingConfiguration, device: torch.device) -> None:
     """See that optimizer and schedule take their arguments, before any weight is read.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         device: of what will train.
 
     Raises:
@@ -64,11 +64,11 @@ def check_optimization(cfg: DictConfig, device: torch.device) -> None:
     build_scheduler(cfg.lr_scheduler, optimizer, num_steps=1)
 
 
-def learning_rate_notes(cfg: DictConfig, num_steps: int) -> list[str]:
+def learning_rate_notes(cfg: TrainingConfiguration, num_steps: int) -> list[str]:
     """Lines about settings with which a run learns next to nothing.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         num_steps: optimizer steps of the whole run.
     """
     notes = []

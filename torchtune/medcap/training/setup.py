@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from medcap.checkpoints.build_model import ModelPlan
@@ -18,6 +17,7 @@ from medcap.models import component
 from medcap.models.components import COMPONENTS
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
+from medcap.training.keys import TrainingConfiguration
 
 
 def seed_everything(seed: int) -> None:
@@ -87,7 +87,7 @@ def _line(name: str, count: int, example: nn.Parameter) -> str:
     return f"  {name:<20} {state:<8} {count:>14,} parameters  {str(example.dtype).removeprefix('torch.')}"
 
 
-def checkpointed_layers(cfg: DictConfig, num_layers: int) -> int:
+def checkpointed_layers(cfg: TrainingConfiguration, num_layers: int) -> int:
     """Tell how many of the decoder's layers are computed again in the backward pass.
 
     Args:
@@ -109,12 +109,12 @@ def checkpointed_layers(cfg: DictConfig, num_layers: int) -> int:
     return num_layers if cfg.enable_activation_checkpointing else round(num_layers * (1 - budget))
 
 
-def prepare_model(model: VisionLanguageModel, cfg: DictConfig) -> dict[str, nn.Parameter]:
+def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dict[str, nn.Parameter]:
     """Set what a configuration says of a loaded model.
 
     Args:
         model: changed in place.
-        cfg: has the training keys.
+        cfg: of the training.
 
     Returns:
         The trainable parameters by name.
@@ -159,10 +159,10 @@ class FrozenWeightCheck:
             without a notice; ``weights`` is their ``llm_weights``.
     """
 
-    def __init__(self, cfg: DictConfig, plan: ModelPlan, model: VisionLanguageModel) -> None:
+    def __init__(self, cfg: TrainingConfiguration, plan: ModelPlan, model: VisionLanguageModel) -> None:
         self._decoder, self._wanted = model.decoder, cfg.verify_frozen
         weights = weights_of(model.decoder)
-        self.llm = {"component": cfg.llm._component_, "dim": plan.llm.dim, "weights": weights, "fingerprint": None}
+        self.llm = {"component": cfg.llm["_component_"], "dim": plan.llm.dim, "weights": weights, "fingerprint": None}
         self._before = None
         if self._wanted:
             self._before = llm_fingerprint(model.decoder)

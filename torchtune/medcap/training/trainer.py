@@ -10,7 +10,6 @@ from signal import Signals
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from medcap.data.batch import TEXT, Batch, dummy_batch
@@ -20,6 +19,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.losses import LossWeights
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
@@ -36,7 +36,7 @@ class Trainer:
     All processes make the same steps: whether to save, to stop or to skip is agreed in each of them.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         world: the processes.
         model: on every process; what trains is the same on all of them.
         trained: what trains, and its optimizer.
@@ -56,7 +56,7 @@ class Trainer:
 
     def __init__(
         self,
-        cfg: DictConfig,
+        cfg: TrainingConfiguration,
         world: DistributedContext,
         model: VisionLanguageModel,
         trained: ShardedOptimizer,

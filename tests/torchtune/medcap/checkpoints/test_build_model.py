@@ -1,10 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
 
 from helpers.decoder_tokenizers import family_tokenizer
 from medcap.checkpoints import build_model as assembly
+from medcap.checkpoints.keys import CheckpointerSection, ModelConfiguration
 
 
 @pytest.mark.parametrize(("family", "notices"), [("gemma", 1), ("gemma_chat", 0), ("llama2", 0), ("qwen2_5", 0)])
@@ -15,8 +15,8 @@ def test_a_tokenizer_without_turn_marks_is_a_notice(tmp_path, monkeypatch, famil
     monkeypatch.setattr(assembly, "check_tokenizer_fits", lambda *args: None)
     monkeypatch.setattr(assembly, "build", lambda node, key: family_tokenizer(family, tmp_path))
     keys = {"vision": "tiny", "vision_checkpoint": None, "llm": {}, "projector": {}, "tokenizer": {}}
-    keys |= {"checkpointer": {"checkpoint_files": None, "checkpoint_dir": "x"}, "llm_weights": "bf16", "device": "cpu"}
-    plan = assembly.plan_model(OmegaConf.create(keys))
+    keys["checkpointer"] = CheckpointerSection.model_construct(checkpoint_dir="x")
+    plan = assembly.plan_model(ModelConfiguration.model_construct(**keys, device="cpu"))
     assert (
         plan.vision.notices
         == [

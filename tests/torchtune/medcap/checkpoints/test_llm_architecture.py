@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from helpers.llm_checkpoints import tiny_llm
 from medcap.checkpoints.llm_architecture import (
@@ -100,9 +99,8 @@ def test_differences_from_params_are_told() -> None:
     ]
 
 
-def test_llm_key_is_read_from_yaml_too() -> None:
-    cfg = OmegaConf.create({"llm": {"_component_": "a.b", "dim": "${dim}"}, "dim": 3})
-    assert component_of(cfg.llm) == {"_component_": "a.b", "dim": 3}
+def test_llm_key_is_a_node_or_a_name() -> None:
+    assert component_of({"_component_": "a.b", "dim": 3}) == {"_component_": "a.b", "dim": 3}
     assert component_of("a.b") == {"_component_": "a.b"}
 
 

@@ -28,10 +28,10 @@ def run(tmp_path):
 
 def test_a_run_gives_its_model_keys_and_its_newest_checkpoint(run):
     cfg = read_run(run)
-    assert cfg.llm._component_ == "torchtune.models.llama3_2.llama3_2_1b"
+    assert cfg.llm["_component_"] == "torchtune.models.llama3_2.llama3_2_1b"
     assert cfg.checkpointer.checkpoint_dir == "llm"
     assert cfg.vision is None and cfg.vision_checkpoint == str(run / "checkpoint/step_000002")
-    assert "optimizer" not in cfg and cfg.llm_weights == "bf16"
+    assert not hasattr(cfg, "optimizer") and cfg.llm_weights == "bf16"
 
 
 def test_a_step_of_a_run_gives_itself(run):
@@ -57,8 +57,8 @@ def test_a_run_that_holds_its_language_model_can_be_moved(run, tmp_path, monkeyp
     run.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     cfg = read_run("moved")
-    assert (cfg.checkpointer.checkpoint_dir, cfg.tokenizer.path) == ("moved/llm", "moved/llm/tokenizer.model")
-    assert read_run("moved", ["tokenizer.path=other"]).tokenizer.path == "other"
+    assert (cfg.checkpointer.checkpoint_dir, cfg.tokenizer["path"]) == ("moved/llm", "moved/llm/tokenizer.model")
+    assert read_run("moved", ["tokenizer.path=other"]).tokenizer["path"] == "other"
 
 
 def test_an_unfinished_step_is_not_taken(run):

@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from medcap.data.epoch_order import EpochOrder
 from medcap.datasets.chat import BadRow
@@ -11,6 +10,7 @@ from medcap.errors import UserError
 from medcap.training import data as training_data
 from medcap.training.data import LoaderWatch, TrainingData
 from medcap.training.distributed.context import DistributedContext
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.checkpointing import Position
 
 KEYS = {
@@ -61,7 +61,7 @@ def opened(monkeypatch):
         world = DistributedContext(rank, size, 0, 1, torch.device("cpu"))
         monkeypatch.setattr(world, "gather", lambda value: [value] * size)
         monkeypatch.setattr(training_data, "build", lambda *_, key: dataset or Numbers())
-        return TrainingData(OmegaConf.create({**KEYS, **changes}), None, None, world)
+        return TrainingData(TrainingConfiguration.model_construct(**KEYS | changes), None, None, world)
 
     return open_data
 

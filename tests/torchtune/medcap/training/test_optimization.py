@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from medcap.errors import UserError
 from medcap.training.distributed.context import single_world
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.optimization import build_scheduler, check_optimization, learning_rate_notes
 
 ONE = single_world(torch.device("cpu"))
@@ -177,7 +177,7 @@ def test_a_longer_run_with_another_learning_rate_has_the_schedule_of_such_a_run(
 
 def config(**changes):
     given = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.1}, "lr_scheduler": COSINE}
-    return OmegaConf.create(given | changes)
+    return TrainingConfiguration.model_construct(**given | changes)
 
 
 @pytest.mark.parametrize(

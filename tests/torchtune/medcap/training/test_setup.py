@@ -4,12 +4,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.modules.frozen_linear import quantise_layer
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (
     FrozenWeightCheck,
     check_trainable,
@@ -116,7 +116,7 @@ def plan_of(projector):
 
 def test_a_frozen_weight_that_changed_is_found():
     model = Model("medcap.models.mlp")
-    cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
+    cfg = TrainingConfiguration.model_construct(llm={"_component_": "torchtune.models.llama3_1.llama3_1"})
     proof = FrozenWeightCheck(cfg, plan_of("mlp"), model)
     same = proof.after()
     assert same["llm_sha256_before"] == same["llm_sha256_after"] == proof.llm["fingerprint"] is not None
@@ -138,7 +138,7 @@ def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
     model.dtype = torch.float32
     plan = plan_of("mlp")
     plan.llm.fingerprint = lambda dtype: f"of the files in {dtype}"
-    cfg = OmegaConf.create({"verify_frozen": True, "llm": {"_component_": "torchtune.models.llama3_1.llama3_1"}})
+    cfg = TrainingConfiguration.model_construct(llm={"_component_": "torchtune.models.llama3_1.llama3_1"})
     proof = FrozenWeightCheck(cfg, plan, model)
     assert proof.llm["fingerprint"] == "of the files in torch.float32"
     assert proof.llm["weights"] == "int8"
@@ -154,11 +154,11 @@ def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
 )
 def test_a_memory_budget_says_how_many_layers_are_computed_again(checkpointing, budget, expected):
     cfg = {"enable_activation_checkpointing": checkpointing, "activation_memory_budget": budget}
-    assert checkpointed_layers(OmegaConf.create(cfg), 8) == expected
+    assert checkpointed_layers(TrainingConfiguration.model_construct(**cfg), 8) == expected
 
 
 @pytest.mark.parametrize(("checkpointing", "budget", "reason"), [(False, 1.5, "from 0 to 1"), (True, 0.5, "only one")])
 def test_an_impossible_memory_budget_is_an_error(checkpointing, budget, reason):
     cfg = {"enable_activation_checkpointing": checkpointing, "activation_memory_budget": budget}
     with pytest.raises(UserError, match=f"activation_memory_budget={budget}.*{reason}"):
-        checkpointed_layers(OmegaConf.create(cfg), 8)
+        checkpointed_layers(TrainingConfiguration.model_construct(**cfg), 8)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
@@ -23,6 +22,7 @@ from medcap.modules.frozen_linear import UNQUANTISED
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate, device_memory, estimate, vision_activations
 from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE
+from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.setup import checkpointed_layers
 
 # What an estimate leaves out: the allocator's waste, the kernels' own memory, a batch larger than most.
@@ -53,11 +53,13 @@ class Parallelism:
         return self.mode == "shard"
 
 
-def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype) -> Parallelism:
+def plan_parallelism(
+    cfg: DistributedConfiguration, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype
+) -> Parallelism:
     """Decide how the decoder lies on the processes, before a weight is read; every process must call it.
 
     Args:
-        cfg: has ``parallelism``, ``cpu_offload`` and the training keys.
+        cfg: of the training.
         plan: the model.
         world: the processes.
         dtype: of the decoder.
@@ -74,7 +76,9 @@ def plan_parallelism(cfg: DictConfig, plan: ModelPlan, world: DistributedContext
     return Parallelism(mode, why, world.device, after_layer)
 
 
-def _estimate(cfg: DictConfig, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype) -> MemoryEstimate:
+def _estimate(
+    cfg: TrainingConfiguration, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype
+) -> MemoryEstimate:
     row_length, packed = cfg.dataset.get("max_seq_len", 1024), cfg.dataset.get("packed", False)
     images = cfg.batch_size
     if packed:
@@ -84,12 +88,12 @@ def _estimate(cfg: DictConfig, plan: ModelPlan, world: DistributedContext, dtype
 
 
 def estimate_step(
-    cfg: DictConfig, vision: VisionPlan, dtype: torch.dtype, images: int, full_mask: bool, processes: int = 1
+    cfg: TrainingConfiguration, vision: VisionPlan, dtype: torch.dtype, images: int, full_mask: bool, processes: int = 1
 ) -> MemoryEstimate:
     """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         vision: tower and projector; their weights are not read.
         dtype: of the decoder.
         images: of a batch, on one process.

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from omegaconf import DictConfig, OmegaConf
 from torchtune.training.metric_logging import MetricLoggerInterface
 
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE
@@ -16,6 +15,7 @@ from medcap.errors import UserError
 from medcap.files import plain, write_text
 from medcap.locks import lock_file
 from medcap.training.distributed.context import DistributedContext
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.metering import MetricsFile
 from medcap.training.reliability.checkpointing import check_writable, find_resume_folder
 
@@ -24,7 +24,7 @@ class RunFolder:
     """Where a run's files go; only the main process writes.
 
     Args:
-        cfg: has the training keys.
+        cfg: of the training.
         world: the processes.
 
     Attributes:
@@ -38,11 +38,11 @@ class RunFolder:
             or the checkpoint to go on from is not a complete one.
     """
 
-    def __init__(self, cfg: DictConfig, world: DistributedContext) -> None:
+    def __init__(self, cfg: TrainingConfiguration, world: DistributedContext) -> None:
         self._cfg, self._world = cfg, world
         self.path = Path(cfg.output_dir)
         self.checkpoints = Path(cfg.checkpointer.output_dir or self.path / "checkpoint")
-        self._logger = {} if cfg.metric_logger is None else OmegaConf.to_container(cfg.metric_logger)
+        self._logger = cfg.metric_logger or {}
         self.log = Path(self._logger.get("log_dir") or self.path / "log")
         if world.is_main:
             check_writable(self.path)
@@ -66,7 +66,7 @@ class RunFolder:
         """
         if not self._world.is_main:
             return []
-        _write(self.path / "config.yaml", OmegaConf.to_yaml(self._cfg))
+        _write(self.path / "config.yaml", self._cfg.to_yaml())
         # It says that a run has ended; an earlier and shorter one may have left its own.
         (self.path / "summary.json").unlink(missing_ok=True)
         loggers: list[MetricLoggerInterface] = [MetricsFile(self.log, step)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -27,7 +27,7 @@ from medcap.modules.label_loss import label_loss
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate
 from medcap.training.distributed.parallelism import LayerSharder, choose, plan_parallelism
-from medcap.training.keys import DISTRIBUTED_KEYS
+from medcap.training.keys import DistributedConfiguration
 from medcap.training.setup import set_trainable
 
 # 16 GB of layers and 4 GB of everything else; divided by 8 it takes 2 + 2 * 0.5 + 4.
@@ -241,10 +241,10 @@ def test_each_node_has_the_whole_decoder_between_its_processes(tmp_path: Path) -
     ]
 
 
-def _configuration(workspace: Workspace, *overrides: str) -> DictConfig:
+def _configuration(workspace: Workspace, *overrides: str) -> DistributedConfiguration:
     options = [*workspace.model_overrides(), f"dataset.source={workspace.data}", "output_dir=.", "vision.width=32"]
     file = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
-    return check(OmegaConf.merge(file, OmegaConf.from_dotlist([*options, *overrides])), DISTRIBUTED_KEYS)
+    return check(OmegaConf.merge(file, OmegaConf.from_dotlist([*options, *overrides])), DistributedConfiguration)
 
 
 @pytest.mark.processes

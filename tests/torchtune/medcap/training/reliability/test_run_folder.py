@@ -8,26 +8,34 @@ import torch
 from omegaconf import OmegaConf
 
 from medcap.checkpoints.atomic import MARKER
+from medcap.checkpoints.keys import CheckpointerSection
 from medcap.errors import UserError
 from medcap.training.distributed.context import DistributedContext, single_world
+from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.run_folder import RunFolder
 
 ALONE = single_world(torch.device("cpu"))
 HOLDER = """
 import sys, torch
-from omegaconf import OmegaConf
-from medcap.training.reliability.run_folder import RunFolder
+from medcap.checkpoints.keys import CheckpointerSection
 from medcap.training.distributed.context import single_world
-folder = RunFolder(OmegaConf.create({"output_dir": sys.argv[1], "checkpointer": {"output_dir": None},
-    "metric_logger": None, "resume_from_checkpoint": False}), single_world(torch.device("cpu")))
+from medcap.training.keys import TrainingConfiguration
+from medcap.training.reliability.run_folder import RunFolder
+folder = RunFolder(
+    TrainingConfiguration.model_construct(
+        output_dir=sys.argv[1], checkpointer=CheckpointerSection.model_construct()
+    ),
+    single_world(torch.device("cpu")),
+)
 print("holds", flush=True)
 sys.stdin.read()
 """
 
 
 def config(path, **changes):
-    keys = {"output_dir": str(path), "checkpointer": {"output_dir": None}, "metric_logger": None}
-    return OmegaConf.create({**keys, "resume_from_checkpoint": "latest", **changes})
+    keys = {"output_dir": str(path), "checkpointer": {}, "resume_from_checkpoint": "latest"} | changes
+    keys["checkpointer"] = CheckpointerSection.model_construct(**keys["checkpointer"])
+    return TrainingConfiguration.model_construct(**keys)
 
 
 def complete(folder):

@@ -1,0 +1,74 @@
+"""The keys that say which model: every recipe has them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, OneOf, PathText
+from medcap.models.components import COMPONENTS, further_components
+from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
+
+
+class TokenizerArguments(Configuration):
+    """What the tokenizer's arguments may be, whatever the component says of them."""
+
+    max_seq_len: int | None = Field(None, ge=1, description="Longest text that the tokenizer makes, in tokens.")
+
+
+class CheckpointerSection(Configuration):
+    """Files of the language model, and where checkpoints go."""
+
+    checkpoint_dir: PathText = Field(description="Folder of the language model's weights.")
+    checkpoint_files: list[str] | None = Field(
+        None, description="Names of the weight files in that folder; null finds them."
+    )
+    output_dir: PathText | None = Field(
+        None, description="Folder of the checkpoints that training writes; null is checkpoint in output_dir."
+    )
+
+
+def further_keys() -> dict[str, Any]:
+    """Return the keys of the registered components beside tower and projector, as ``create_model`` takes them."""
+    return {
+        name: (
+            Annotated[dict[str, Any] | None, ComponentRule(passed=1, optional=True)],
+            Field(None, description=_first_line(COMPONENTS[name])),
+        )
+        for name in further_components()
+    }
+
+
+def _first_line(component: type) -> str:
+    """Return the first sentence of a component's docstring."""
+    return (component.__doc__ or component.__name__).strip().splitlines()[0].strip()
+
+
+class ModelConfiguration(create_model("FurtherComponents", __base__=Configuration, **further_keys())):
+    """Which model: what is frozen, what can be trained, and where it computes."""
+
+    llm: Annotated[dict[str, Any], ComponentRule()] = Field(
+        description="Builder of the frozen language model, such as torchtune.models.llama3_1.llama3_1_8b."
+    )
+    llm_weights: Annotated[str, OneOf(LLM_WEIGHTS)] = Field(
+        UNQUANTISED, description="Precision in which the layers of the frozen language model are kept."
+    )
+    tokenizer: Annotated[dict[str, Any], ComponentRule(arguments=TokenizerArguments)] = Field(
+        description="Tokenizer of the language model, such as medcap.models.llama3_tokenizer."
+    )
+    checkpointer: CheckpointerSection = Field(description="Files of the language model, and where checkpoints go.")
+    vision: Annotated[str | dict[str, Any] | None, HOME_EXPANDED] = Field(
+        None,
+        description="Vision tower: biomedclip, siglip, clip, tiny, open_clip:NAME, timm:NAME, a hub name or a folder.",
+    )
+    vision_checkpoint: PathText | None = Field(
+        None, description="Run or step folder, or a meta_model_*.pt of medcap 2024, that brings tower and projector."
+    )
+    projector: Annotated[dict[str, Any], ComponentRule(passed=2, default="medcap.models.mlp")] = Field(
+        default_factory=dict, description="Projector from the tower's patches to image tokens of the language model."
+    )
+    device: str = Field("auto", description="Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if any.")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Precision of the frozen language model; auto is bf16 on a GPU and fp32 on a CPU."
+    )
