@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig
-
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model
+from medcap.checkpoints.keys import ModelConfiguration
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
@@ -23,7 +22,7 @@ class ModelUnderTestJudge(Judge):
     """Asks the model that is evaluated, by text alone.
 
     Args:
-        cfg: has the keys of ``MODEL_KEYS``.
+        cfg: names the model.
         plan: of this configuration; its weights are read at the first question.
         settings: what decides its replies: weights and template, as the recipe names them.
         max_new_tokens: most tokens of a reply.
@@ -35,7 +34,7 @@ class ModelUnderTestJudge(Judge):
 
     def __init__(
         self,
-        cfg: DictConfig,
+        cfg: ModelConfiguration,
         plan: ModelPlan,
         settings: Mapping[str, Any],
         max_new_tokens: int = 200,

@@ -6,6 +6,7 @@ from torchtune.data import Message
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
+from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting import VQA_TYPES
 from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.base import (
@@ -20,7 +21,6 @@ from medcap.evaluation.tasks.base import (
 )
 from medcap.evaluation.tasks.caption import CaptionOptions
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaOptions
-from medcap.recipes.generate import KEYS
 from medcap.scoring.question import Question
 
 
@@ -169,7 +169,7 @@ def test_every_option_of_a_task_is_a_key_of_the_recipe(task):
     options = TASKS[task].Options()
     for option in dataclasses.fields(options):
         if option.name != "work_folder":
-            assert KEYS[option.name].default == getattr(options, option.name)
+            assert GenerateConfiguration.model_fields[option.name].default == getattr(options, option.name)
 
 
 def test_a_part_of_omnimedvqa_has_a_result_folder_of_its_own():
