@@ -12,6 +12,7 @@
 #   make bench-generation     how fast a model answers and scores, against transformers: five minutes
 #   make bench-serving        how many requests the server answers, after make demo
 #   make bench-memory         what memory a training step takes, computed from shapes
+#   make bench-optimizer      what dividing the optimizer state costs and saves, beside torch's own ways
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
@@ -25,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-serving bench-probe bench-frozen-weights bench-convert bench-data
+	bench-optimizer bench-serving bench-probe bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench $(BENCHMARKS)
 
@@ -86,6 +87,9 @@ bench-memory: $(INSTALLED)
 
 bench-startup: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/startup.py
+
+bench-optimizer: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/optimizer_sharding.py
 
 bench-probe: $(INSTALLED)
 	python benchmarks/probe.py

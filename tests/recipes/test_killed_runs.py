@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends with the same files as one that nobody disturbed."""
+"""A run that is killed at any moment and resumed ends with the same files as an undisturbed one."""
 
 import json
 import random

@@ -41,13 +41,13 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
 
     Raises:
         SystemExit: with status 2 for a mistake of the user's, 1 for an error that was not foreseen, 130 for Ctrl-C and
-            141 where nobody reads the output any more (``medcap ls | head``).
+            141 where the output is not read any more (``medcap ls | head``).
     """
     try:
         try:
             return work()
         finally:
-            # Here, because Python's own flush at its end would print a traceback if nobody reads any more.
+            # Here, because Python's own flush at its end would print a traceback if the reader is gone.
             sys.stdout.flush()
     except UserError as error:
         stop(error)
@@ -193,7 +193,7 @@ def _is_no_torchao_notice(record: logging.LogRecord) -> bool:
 
 
 def _output_is_closed() -> bool:
-    """Tell whether standard output or standard error is a pipe that nobody reads any more."""
+    """Tell whether standard output or standard error is a pipe whose reader is gone."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

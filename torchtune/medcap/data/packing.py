@@ -4,7 +4,7 @@ A *document* is a shared prefix (branch 0: the beginning of the text up to its l
 each sample that continues it. A token attends to the prefix of its own document and to its own branch, so the
 branches do not see each other, and the loss and its gradient are exactly the sums over the separate samples.
 
-Who shares what, and which row holds what, is decided on a table of lengths: neither tokens nor images are needed.
+Which samples share a prefix, and which row holds which samples, is decided on a table of lengths: neither tokens nor images are needed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SampleTable:
 
     Attributes:
         lengths: ``[n]`` int32 tokens; 0 for a row that cannot be used.
-        prefixes: ``[n]`` int32 tokens up to the last image token; 0 for a sample that shares with nobody.
+        prefixes: ``[n]`` int32 tokens up to the last image token; 0 for a sample that shares nothing.
         groups: ``[n]`` int64; samples with a prefix and the same number have the same images and prefix.
     """
 
@@ -177,7 +177,7 @@ def make_documents(table: SampleTable, order: np.ndarray, row_length: int, share
 
 def _group(groups: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places by group, groups by their first place: members ``[n]`` and starts ``[g + 1]``."""
-    ids = np.arange(len(groups), dtype=np.int64)  # a sample that shares with nobody is its own group
+    ids = np.arange(len(groups), dtype=np.int64)  # a sample that shares nothing is its own group
     if shares.any():
         _, first, inverse = np.unique(groups[shares], return_index=True, return_inverse=True)
         ids[shares] = ids[shares][first][inverse]  # a group is called after its first place

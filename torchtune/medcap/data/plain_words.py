@@ -19,7 +19,7 @@ class WordEncoder:
     """Encodes words so that those that spell a special token, or a tag of the template, stay words.
 
     Some tokenizers find special tokens in any text (Qwen 2.5, and the user-defined symbols of Gemma's SentencePiece
-    model). Somebody who writes one could end a turn or open another, and an answer would teach one in its middle.
+    model). A user who writes one could end a turn or open another, and an answer would teach one in its middle.
     Llama 2 and Mistral write their tags, such as ``[INST]``, as ordinary text; in words these are spelled letter by
     letter, which gives other ids than the template's own.
 

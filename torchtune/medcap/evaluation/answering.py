@@ -20,7 +20,7 @@ Entry = dict[str, Any]
 OnResult = Callable[[int, Any], None]
 Run = Callable[[list[Request], OnResult], Any]
 
-# So many rows that fail one after another, and none that succeeds, are no matter of single rows.
+# After this many failures without a success, the cause is not a single row.
 _HOPELESS = 16
 
 

@@ -62,7 +62,7 @@ _WITHOUT = {
 _LIMITS = """\
 ## Intended use
 
-Research on medical images and text. **Not for clinical use**: it is no medical device, nobody has approved it for
+Research on medical images and text. **Not for clinical use**: it is not a medical device, it is not approved for
 diagnosis or treatment, and it must not decide about a patient, alone or beside a physician.
 
 ## Limits

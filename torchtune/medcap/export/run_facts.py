@@ -34,8 +34,8 @@ class RunFacts:
         summary: summary.json.
         language_model: the language model's name: on the hub, or that of its folder.
         language_model_on_hub: its name on the hub.
-        tower: likewise.
-        tower_on_hub: likewise.
+        tower: the tower's name: on the hub, or that of its folder.
+        tower_on_hub: its name on the hub.
         data: names of the data files.
         data_fingerprint: of rows, tokenizer and settings of the training set.
         scores: content of the tasks' metrics.json that belong to this checkpoint.

@@ -19,7 +19,7 @@ from medcap.generation.decoding.prefix_tree import Prompt, plan_trees
 from medcap.generation.generator import Generator
 from medcap.generation.request import Generation, PreparedImage, Request, Sampling
 
-# So many failures in a row are no accident: whoever watches should start over.
+# After this many failures in a row the server should be started again.
 MAX_FAILURES = 3
 CLOSING = "the model is being shut down"
 OUT_OF_MEMORY = "the device's memory is too small for the requests that came together"
@@ -48,7 +48,7 @@ class RequestHandle:
 class LiveGenerator:
     """Answers requests from many threads with one model, in one batch.
 
-    A request joins as soon as a row is free, and leaves when its answer is complete; nobody waits for a batch to end.
+    A request joins as soon as a row is free, and leaves when its answer is complete; no request waits for a batch to end.
     Its tokens are those that ``Generator.generate`` gives for it alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
     apart.

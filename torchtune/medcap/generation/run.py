@@ -13,7 +13,7 @@ from medcap.checkpoints.run import read_run
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.generation.generator import Generator
 
-# Relative paths from the working directory, absolute ones anywhere: who calls from Python names the files himself.
+# Relative paths from the working directory, absolute ones anywhere: callers from Python choose the files.
 ANYWHERE = (".", "/")
 
 

@@ -1,4 +1,4 @@
-"""Who attends to whom in packed rows: one function for FlexAttention and for a boolean mask."""
+"""Which tokens attend to which in packed rows: one function for FlexAttention and for a boolean mask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def packed_attention_mask(
     Args:
         document: ``[R, S]`` int64.
         branch: ``[R, S]`` int64.
-        flex: make a block mask for FlexAttention, which skips the blocks that nobody attends to.
+        flex: make a block mask for FlexAttention, which skips the blocks that no query attends to.
         after_prompt_prefix: ``[R, S]`` int64, 1 where a token's document continues the prompt prefix, else 0.
         prompt_prefix_length: P, keys of the prompt prefix before those of the row.
 

@@ -30,7 +30,7 @@ class Piece:
 
 
 class RaggedAttention:
-    """Who attends to whom in a flat list of documents, for all layers of a step.
+    """Which tokens attend to which in a flat list of documents, for all layers of a step.
 
     Args:
         document: ``[n]`` int64, which document each token belongs to, ascending.

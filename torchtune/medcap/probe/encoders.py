@@ -31,7 +31,7 @@ class Encoder:
     Attributes:
         name: in words.
         tower: in evaluation mode.
-        projector: likewise.
+        projector: in evaluation mode.
         features: of ``FEATURES``.
     """
 

@@ -158,7 +158,7 @@ def difference(first: np.ndarray, second: np.ndarray, groups: Sequence[Hashable]
 
     Args:
         first: ``[n]`` bool.
-        second: likewise.
+        second: ``[n]`` bool.
         groups: ``[n]`` rows of one group are drawn together.
         names: what the two are.
 

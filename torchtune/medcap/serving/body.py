@@ -102,7 +102,7 @@ class FinishBodies:
                 await send(message)
                 return
             await send({**message, "more_body": True})
-            # Who waits for "100 Continue" has not begun to send.
+            # A client that waits for "100 Continue" has not begun to send.
             if b"expect" not in headers:
                 await _drain(receive)
             await send({"type": "http.response.body"})

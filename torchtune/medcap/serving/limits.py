@@ -60,5 +60,5 @@ class Limits:
 
     @property
     def max_characters(self) -> int:
-        """Most characters of a conversation: words have no more than so many to a token."""
+        """Most characters of a conversation: a token has no more than this many."""
         return 16 * self.max_seq_len

@@ -28,7 +28,7 @@ _OTHER_FILES = 256
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address; nobody can connect yet.
+    """Take an address; clients cannot connect yet.
 
     Args:
         host: name or address.

@@ -134,7 +134,7 @@ class Study:
         """Take the next trial.
 
         Args:
-            worker: name of who takes it, for the table.
+            worker: name of the worker that takes it, for the table.
 
         Returns:
             It, or None if all that is left is being run by others.

@@ -48,7 +48,7 @@ class Worker:
 
     def _wait(self, seconds: float) -> bool:
         time.sleep(seconds)
-        # Without its manager nobody would tell the user, or stop this process.
+        # Without its manager nothing would tell the user, or stop this process.
         return self._stopping or os.getppid() != self._parent
 
 

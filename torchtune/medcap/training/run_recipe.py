@@ -75,7 +75,7 @@ def _ignore_ended_workers() -> None:
 
 
 def _let_others_notice(world: DistributedContext) -> None:
-    """End the collectives that the others wait in, and stay while they ask who tells of the error.
+    """End the collectives that the others wait in, and stay while they ask which process reports the error.
 
     Where torchrun does not answer them, this process may be the one that does.
     """

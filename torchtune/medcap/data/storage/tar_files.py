@@ -241,7 +241,7 @@ class TarFiles:
 
 
 class _Descriptor:
-    """An open tar file that closes itself when nobody holds it any more."""
+    """An open tar file that closes itself when nothing refers to it any more."""
 
     def __init__(self, path: Path, state: tuple[int, int], sequential: bool) -> None:
         self.number = -1

@@ -21,7 +21,7 @@ class ImageFacts:
         reason: why it cannot be used; None if it can.
         content: a 64-bit number for size and pixels; 0 where it was not decoded.
         width: in pixels; 0 where it is not known.
-        height: likewise.
+        height: the same.
         format: Pillow's name of it, DICOM or NIfTI; empty where it was not asked for.
     """
 

@@ -50,7 +50,7 @@ class RowLengths:
         sample: that are computed of it: up to the last one learnt, behind the prompt prefix.
         start: tokens of the prompt prefix that it leaves out.
         prefix: as in ``SampleTable``.
-        group: likewise.
+        group: as in ``SampleTable``.
     """
 
     whole: int

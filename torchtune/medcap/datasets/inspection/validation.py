@@ -124,7 +124,7 @@ def validate(survey: Survey, against: Survey | None = None) -> Validation:
 
     Args:
         survey: of the file, its images decoded.
-        against: of another file, likewise.
+        against: of another file, its images decoded.
 
     Returns:
         The findings.

@@ -172,7 +172,7 @@ def open_rows(source: str | Path) -> JsonRows:
 
 
 class _Descriptor:
-    """An open file that is closed when nobody uses it any more."""
+    """An open file that is closed when nothing refers to it any more."""
 
     def __init__(self, path: Path) -> None:
         self.number = -1

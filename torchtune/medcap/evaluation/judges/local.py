@@ -22,7 +22,7 @@ from medcap.models.foreign_files import check_file, check_safetensors
 
 BITS = (4, 8, 16)
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
-_WINDOW_BATCHES = 16  # sorting by length within so many batches saves nearly all padding
+_WINDOW_BATCHES = 16  # sorting by length within this many batches saves nearly all padding
 _FINGERPRINT_BYTES = 1 << 20
 _LONGEST_LINE = 300
 _TURN_END = "<|eot_id|>"

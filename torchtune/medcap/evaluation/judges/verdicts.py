@@ -43,7 +43,7 @@ def judge_answers(
     empty answer is wrong and is not asked.
 
     Args:
-        judge: who says what is right.
+        judge: says which answers are right.
         answers: from ``read_judged``, or some of them.
         output_dir: where to.
         source: the file of the answers.

@@ -21,7 +21,7 @@ from medcap.models.component import Component
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
-# Beyond so many times its short side, nothing of an image reaches the pixels of its centre crop.
+# Beyond this many times its short side, nothing of an image reaches the pixels of its centre crop.
 MAX_ASPECT = 50
 
 

@@ -221,7 +221,7 @@ def _find_bare(name: str) -> Callable[[bool], TowerSource]:
 
     known = open_clip.list_models()
     base = name.partition(":")[0]
-    # Some timm names are also open_clip configurations, but of models that nobody has trained.
+    # Some timm names are also open_clip configurations, but of models without trained weights.
     if base in known and (open_clip.list_pretrained_tags_by_model(base) or not is_timm_name(base)):
         return lambda weights: open_clip_from_name(name, weights)
     if is_timm_name(name):

@@ -11,7 +11,7 @@ from typing import Any
 
 from medcap.errors import UserError
 
-# A log that nobody reads must not fill the disk.
+# A log that is never read must not fill the disk.
 MAX_BYTES = 256 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, and the few words that they exchange beside gradients."""
+"""The processes of a run: their ranks, and the few values that they exchange beside gradients."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.d
 
 
 def _end_with_torchrun() -> None:
-    """Ask this process to stop when torchrun is gone: nobody else would, and the next run would find it at work."""
+    """Ask this process to stop when torchrun is gone: nothing else would, and the next run would find it at work."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -166,7 +166,7 @@ def choose(
     if world.local_size == 1:
         mode, reason = (
             "replicate",
-            f"one process on each node: nobody to share the language model with{_fit(whole, available)}",
+            f"one process on each node: no other to share the language model with{_fit(whole, available)}",
         )
     elif low_precision:
         mode, reason = (

@@ -62,7 +62,7 @@ class ShardedOptimizer:
 
     Args:
         parameters: name -> fp32 parameter. On several processes their ``data`` and ``grad`` become views of the flat
-            buffers: nobody may replace these, only write into them.
+            buffers: do not replace these, only write into them.
         optimizer: ``_component_`` and arguments.
         world: the processes.
         shard: divide the optimizer state where that is possible.
@@ -280,7 +280,7 @@ class ShardedOptimizer:
         self._shard_size = -(-end // unit) * unit // self._world.size
         self._gradients = torch.zeros(self._shard_size * self._world.size, device=self._list[0].device)
         self._gradient_views = self._views(self._gradients)
-        # Who got a gradient since the last step: a view of zeros does not tell.
+        # Which parameters got a gradient since the last step: a view of zeros does not show it.
         self._met = [0] * len(self._list)
         for index, parameter in enumerate(self._list):
             parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._met.__setitem__(index, 1))

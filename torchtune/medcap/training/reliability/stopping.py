@@ -73,7 +73,7 @@ class StopRequests:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if os.getpid() != self._process:
-            _stop_at_once(number)  # a forked process, which nobody would save for
+            _stop_at_once(number)  # a forked process, which has nothing to save
         elif self.received is None:
             self.received, self._first = number, now
             if self.announce:
@@ -96,13 +96,13 @@ def ignore_stop_signals(worker_id: int = 0) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _CAN_WAIT_FOR_SIGNALS:
-        # Blocked here, so that the thread below gets it, and with it who sent it, which a handler is not told.
+        # Blocked here, so that the thread below gets it, with the sender's number, which a handler does not get.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True, name="parent-watch").start()
 
 
 def _watch(parent: int) -> None:
-    # torch's worker looks for its parent too, but then waits until its batches are read, which nobody does any more.
+    # torch's worker looks for its parent too, but then waits until its batches are read, which never happens then.
     first = float("inf")
     while os.getppid() == parent:
         if not _CAN_WAIT_FOR_SIGNALS:

@@ -88,7 +88,7 @@ def test_choice_is_by_memory_and_says_why(wanted: str, available: int, mode: str
 def test_one_process_a_node_has_nobody_to_share_with(wanted: str) -> None:
     mode, line = choose(wanted, DistributedContext(0, 2, 0, 1, CPU), ESTIMATE, 80 * GB)
     assert mode == "replicate"
-    assert "one process on each node: nobody to share the language model with" in line
+    assert "one process on each node: no other to share the language model with" in line
 
 
 def test_offloading_shards_and_is_refused_where_it_cannot_work() -> None:

@@ -186,7 +186,7 @@ def from_coded(values: np.ndarray, precision: int, colours: str, layout: Layout)
 
 
 def sign_extended(values: np.ndarray, bits: int) -> np.ndarray:
-    """Give values of so many bits their sign."""
+    """Give values of a number of bits their sign."""
     return np.where(values >= 2 ** (bits - 1), values - 2**bits, values)
 
 
