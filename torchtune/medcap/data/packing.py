@@ -4,7 +4,8 @@ A *document* is a shared prefix (branch 0: the beginning of the text up to its l
 each sample that continues it. A token attends to the prefix of its own document and to its own branch, so the
 branches do not see each other, and the loss and its gradient are exactly the sums over the separate samples.
 
-Which samples share a prefix, and which row holds which samples, is decided on a table of lengths: neither tokens nor images are needed.
+Which samples share a prefix, and which row holds which samples, is decided on a table of lengths:
+neither tokens nor images are needed.
 """
 
 from __future__ import annotations

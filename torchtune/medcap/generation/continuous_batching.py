@@ -48,7 +48,7 @@ class RequestHandle:
 class LiveGenerator:
     """Answers requests from many threads with one model, in one batch.
 
-    A request joins as soon as a row is free, and leaves when its answer is complete; no request waits for a batch to end.
+    A request joins as soon as a row is free, and leaves when its answer is complete; none waits for a batch to end.
     Its tokens are those that ``Generator.generate`` gives for it alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
     apart.
