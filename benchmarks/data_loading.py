@@ -36,8 +36,8 @@ from torchvision.transforms import v2
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.configs import packaged_configs
 from medcap.configuration import check
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import ChatTokenizer
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.base import Preprocess
 from medcap.training.data import TrainingData

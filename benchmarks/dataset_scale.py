@@ -26,9 +26,9 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.packing import SampleTable
-from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.datasets.rows.json_file import JsonRows, open_rows
 from medcap.datasets.rows.json_rows import read_rows

@@ -17,9 +17,9 @@ from training_workloads import ASSISTANT, BOS, BREAK, END, EOT, IMAGE, PAD, STAR
 from transformers import LogitsProcessorList
 
 from helpers.tiny_generation import plain_answer, plain_score
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.decoding.prefill import prefill_tokens
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request

@@ -21,7 +21,7 @@ from medcap.models.projectors.mlp import mlp
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.training.setup import set_trainable
+from medcap.training.trainable import set_trainable
 
 Prepared = list[Any]
 

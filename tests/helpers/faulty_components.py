@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.models.projectors.mlp import PatchMLP
 from medcap.models.towers.base import TowerShape

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from medcap.data.tokenization import TokenizedPrompt
+from medcap.data.chat_tokenizer import TokenizedPrompt
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.generation.prompt import user_message

@@ -17,8 +17,8 @@ from torchtune.modules import TransformerDecoder
 
 from helpers.plain_component import PlainComponent
 from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request

@@ -17,7 +17,7 @@ from medcap.export.formats import export_run
 from medcap.export.model_card import model_card
 from medcap.export.run_facts import read_facts
 from medcap.generation.run import open_run
-from medcap.models.components import COMPONENTS
+from medcap.models.component_registry import COMPONENTS
 from medcap.training.keys import TrainingConfiguration
 
 GAIN = ("image_gain._component_=helpers.image_gain.image_gain", "image_gain.start=1.5")

@@ -1,4 +1,4 @@
-"""``key=value`` of a command line over the values of a YAML file."""
+"""``key=value`` of a command line over the values of a YAML file; ``configuration.py`` checks the keys."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision
 from medcap.configuration import build
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.models.component import Component
-from medcap.models.components import further_components
+from medcap.models.component_registry import further_components
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles

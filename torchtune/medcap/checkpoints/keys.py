@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, OneOf, PathText
-from medcap.models.components import COMPONENTS, further_components
+from medcap.models.component_registry import COMPONENTS, further_components
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 
 

@@ -16,7 +16,7 @@ from medcap.checkpoints.atomic import LATEST, is_complete, latest_checkpoint, st
 from medcap.errors import UserError
 from medcap.files import atomic_file, write_json
 from medcap.models.component import ComponentState
-from medcap.models.components import COMPONENTS, VISION_SIDE
+from medcap.models.component_registry import COMPONENTS, VISION_SIDE
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
 

@@ -12,7 +12,7 @@ from medcap.errors import UserError
 if TYPE_CHECKING:
     from medcap.checkpoints.keys import ModelConfiguration
     from medcap.checkpoints.vision import VisionPlan
-    from medcap.data.tokenization import ChatTokenizer
+    from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.datasets.inspection.rows import RowChecker
     from medcap.training.keys import TrainingConfiguration
 
@@ -78,9 +78,9 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     Raises:
         UserError: for an impossible option, or a file that cannot be read.
     """
+    from medcap.data.chat_tokenizer import LabelRules
     from medcap.data.conversations import STYLES
     from medcap.data.images.reader import MAX_PIXELS
-    from medcap.data.tokenization import LabelRules
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
     from medcap.datasets.rows.source import open_source
@@ -165,7 +165,7 @@ def _tokenizer(
     options: argparse.Namespace, cfg: ModelConfiguration | None, vision: VisionPlan | None
 ) -> ChatTokenizer | None:
     from medcap.configuration import build
-    from medcap.data.tokenization import ChatTokenizer
+    from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
 
     if options.tokenizer is not None:

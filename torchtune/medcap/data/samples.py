@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, TokenizedChat
 from medcap.data.conversations import Record
 from medcap.data.packing import Sample
-from medcap.data.tokenization import ChatTokenizer, LabelRules, TokenizedChat
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medcap.data.batch import Batch, make_batch
+from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
 from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
@@ -22,7 +23,6 @@ from medcap.data.packing import Sample, SampleTable, make_documents, make_table,
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.data.storage.cache import cache_folder
-from medcap.data.tokenization import ChatTokenizer, LabelRules
 from medcap.datasets.rows.source import RowSource, open_source
 from medcap.datasets.token_counts import count_tokens
 from medcap.errors import UserError

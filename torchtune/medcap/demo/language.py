@@ -13,8 +13,8 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.modules import TransformerDecoder
 from tqdm import tqdm
 
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.conversations import ROLES, read_record
-from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 

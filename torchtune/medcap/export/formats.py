@@ -20,7 +20,7 @@ from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
 from medcap.export.vision_folder import write_vision_folder
 from medcap.legacy.meta_model import write_meta_model
-from medcap.models.components import further_components
+from medcap.models.component_registry import further_components
 from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

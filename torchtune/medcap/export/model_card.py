@@ -10,7 +10,7 @@ from typing import Any
 from medcap.evaluation.summary import value_at
 from medcap.export.llava.vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
-from medcap.models.components import COMPONENTS
+from medcap.models.component_registry import COMPONENTS
 from medcap.models.towers.base import Tower
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.scoring.protocols.coco import Coco

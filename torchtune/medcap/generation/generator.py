@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows

@@ -1,4 +1,4 @@
-"""Requests whose messages are those of the training records."""
+"""Requests whose messages are those of the training records; ``data/chat_tokenizer.py`` writes them by the template."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import ChatTokenizer, TokenizedPrompt, Tokenizer, check_text
 from medcap.data.conversations import PLACEHOLDER
-from medcap.data.tokenization import ChatTokenizer, TokenizedPrompt, Tokenizer, check_text
 from medcap.errors import UserError
 
 PROMPT_FORMATS = ("chat", "medcap_2024")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from medcap.models.projectors import PROJECTORS
+
 # name -> module that defines it; imported on first use, so that importing medcap.models costs nothing.
 _COMPONENTS = {
-    "linear": "medcap.models.projectors.linear",
     "llama3_tokenizer": "medcap.models.tokenizers",
-    "mlp": "medcap.models.projectors.mlp",
-    "pooled_mlp": "medcap.models.projectors.pooled_mlp",
+    **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},
 }
 
 

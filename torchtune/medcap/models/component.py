@@ -33,7 +33,7 @@ class Component(nn.Module, ABC):
 
     Everything that trains is a component. Setup, optimizer, memory estimate, banner, checkpoints and model card loop
     over the components of a model, so a new one is a subclass in a file of its own and a line in
-    ``medcap.models.components.COMPONENTS``.
+    ``medcap.models.component_registry.COMPONENTS``.
 
     Attributes:
         name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.

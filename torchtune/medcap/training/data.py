@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcap.configuration import build, find_component
 from medcap.data.batch import Batch
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
-from medcap.data.tokenization import ChatTokenizer
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
 from medcap.training.distributed.context import DistributedContext

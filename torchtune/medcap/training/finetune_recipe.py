@@ -14,12 +14,12 @@ from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenWeightCheck,
-    check_trainable,
     describe_parts,
     prepare_model,
     seed_everything,
     wants_meta_model,
 )
+from medcap.training.trainable import check_trainable
 from medcap.training.trainer import Trainer
 
 

@@ -1,9 +1,8 @@
-"""What every training recipe does first: seeds, what trains, and proof of what does not."""
+"""What every training recipe does first: seeds, the banner, and proof of what does not train."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,11 +12,10 @@ from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
-from medcap.models import component
-from medcap.models.components import COMPONENTS
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
 from medcap.training.keys import TrainingConfiguration
+from medcap.training.trainable import set_trainable
 
 
 def seed_everything(seed: int) -> None:
@@ -29,39 +27,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def check_trainable(names: Sequence[str]) -> None:
-    """Check the key ``trainable``.
-
-    Raises:
-        UserError: for an unknown component, or none.
-    """
-    unknown = [name for name in names if name not in COMPONENTS]
-    if unknown or not names:
-        raise UserError(f"trainable={list(names)}: choose from {', '.join(COMPONENTS)}")
-
-
-def set_trainable(model: VisionLanguageModel, names: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Set which components learn; the language model never does.
-
-    Args:
-        model: its ``requires_grad`` flags are set.
-        names: some of the model's components.
-
-    Returns:
-        The trainable parameters, by their names in the model.
-
-    Raises:
-        UserError: for an unknown component, none, or one that the model does not have.
-    """
-    check_trainable(names)
-    for name in names:
-        if name not in model.components:
-            raise UserError(f"trainable: this model has no {name}; add {name}._component_=... or leave it out")
-    model.requires_grad_(False)
-    component.set_trainable(model.components, names)
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def describe_parts(model: VisionLanguageModel) -> str:

@@ -20,11 +20,12 @@ from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.keys import TrainingConfiguration
-from medcap.training.losses import LossWeights
+from medcap.training.loss_weights import LossWeights
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
+from medcap.training.reliability.bad_rows import BadRows
+from medcap.training.reliability.bad_steps import BadSteps
 from medcap.training.reliability.checkpointing import Position, RunCheckpoints, random_state, set_random_state
-from medcap.training.reliability.failures import BadRows, BadSteps
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.reliability.stopping import StopRequests
 from medcap.training.setup import seed_everything

@@ -54,7 +54,7 @@ class Process:
 
     def end(self, number):
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +141,7 @@ def test_a_killed_server_starts_again_at_its_port_and_ends_when_asked(workspace,
         again.process.send_signal(signal.SIGTERM)
         chunks = [first, *stream]
         assert chunks[-1].choices[0].finish_reason in ("stop", "length")
-        import time
-
-        t = time.time()
-        assert again.process.wait(20) == 0
-        print("END", time.time() - t)
+        assert again.process.wait(60) == 0
         with pytest.raises(ConnectionRefusedError):
             again.client.connect()
         assert "Traceback" not in (workspace.folder / "second.log").read_text()

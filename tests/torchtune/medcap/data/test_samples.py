@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from medcap.data.chat_tokenizer import TokenizedChat
 from medcap.data.samples import tokenize_record
-from medcap.data.tokenization import TokenizedChat
 from medcap.errors import UserError
 
 IMAGE = 9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchtune.data import Message
 
 from helpers.decoder_tokenizers import FAMILIES, family_tokenizer
-from medcap.data.tokenization import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.errors import UserError
 
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from torchvision.transforms.functional import resize, to_tensor
 
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
-from medcap.data.tokenization import ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
 from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer

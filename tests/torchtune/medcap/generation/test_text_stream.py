@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.generation.text_stream import TextStream
 from medcap.models.tokenizers import llama3_tokenizer
 

@@ -6,8 +6,8 @@ from torchtune.models.llama3 import llama3
 
 from helpers.decoder_tokenizers import FAMILIES, family_tokenizer
 from helpers.tiny_generation import DIM, NUM_IMAGE_TOKENS, FakeProjector, FakeTower
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import ChatTokenizer
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Request, Sampling

@@ -3,7 +3,7 @@ from torchtune.data import Message
 
 from helpers.tiny_generation import plain_answer, plain_score, tiny_generator, write_images
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request, user_message

@@ -165,7 +165,7 @@ def test_without_an_image_it_is_the_plain_decoder(model):
 
 
 def test_one_step_changes_what_trains_and_nothing_else(model, images):
-    from medcap.training.setup import set_trainable
+    from medcap.training.trainable import set_trainable
 
     trainable = set_trainable(model, ["vision", "projector"])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -184,14 +184,14 @@ def test_one_step_changes_what_trains_and_nothing_else(model, images):
 
 @pytest.mark.parametrize(("parts", "prefixes"), [(["projector"], {"projector"}), (["vision"], {"tower"})])
 def test_trainable_parts_are_chosen(model, parts, prefixes):
-    from medcap.training.setup import set_trainable
+    from medcap.training.trainable import set_trainable
 
     assert {name.partition(".")[0] for name in set_trainable(model, parts)} == prefixes
 
 
 def test_an_unknown_trainable_part_is_an_error(model):
     from medcap.errors import UserError
-    from medcap.training.setup import set_trainable
+    from medcap.training.trainable import set_trainable
 
     with pytest.raises(UserError, match="choose from vision, projector"):
         set_trainable(model, ["llm"])

@@ -12,13 +12,12 @@ from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (
     FrozenWeightCheck,
-    check_trainable,
     checkpointed_layers,
     describe_parts,
     seed_everything,
-    set_trainable,
     wants_meta_model,
 )
+from medcap.training.trainable import set_trainable
 
 TINY = {"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2, "pooled_dim": 12}
 
@@ -31,10 +30,6 @@ class Model(nn.Module):
         self.components = {"vision": self.tower, "projector": self.projector}
 
 
-def trained(parts, projector="medcap.models.mlp"):
-    return set(set_trainable(Model(projector), parts))
-
-
 def test_a_seed_fixes_every_generator():
     drawn = []
     for seed in (3, 3, 4):
@@ -42,31 +37,6 @@ def test_a_seed_fixes_every_generator():
         drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
     assert drawn[0] == drawn[1]
     assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
-
-
-@pytest.mark.parametrize("parts", [[], ["llm"], ["vision", "lora"]])
-def test_parts_that_cannot_be_trained_are_refused(parts):
-    with pytest.raises(UserError) as error:
-        check_trainable(parts)
-    assert str(error.value) == f"trainable={parts}: choose from vision, projector"
-
-
-@pytest.mark.slow
-def test_only_the_named_parts_learn_and_the_language_model_never():
-    both = trained(["vision", "projector"])
-    assert {name.partition(".")[0] for name in both} == {"tower", "projector"}
-    assert trained(["vision"]) == {name for name in both if name.startswith("tower.")}
-    assert trained(["projector"]) == {name for name in both if name.startswith("projector.")}
-
-
-@pytest.mark.slow
-def test_a_pooling_head_learns_only_where_the_projector_uses_it():
-    model = Model("medcap.models.mlp")
-    unused = {f"tower.{name}" for name in model.tower.unused_parameters("patches")}
-    assert unused
-    patches, pooled = trained(["vision"]), trained(["vision"], "medcap.models.pooled_mlp")
-    assert pooled - patches >= unused
-    assert not patches & unused
 
 
 def test_the_banner_counts_what_is_frozen_and_what_learns():

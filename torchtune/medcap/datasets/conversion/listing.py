@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medcap.data.images.files import is_image_file
+from medcap.data.images.suffixes import is_image_file
 from medcap.datasets.conversion.disk_table import DiskTable
 
 

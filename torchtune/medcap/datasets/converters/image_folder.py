@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.data.images.files import without_suffix
+from medcap.data.images.suffixes import without_suffix
 from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally, each
 from medcap.datasets.conversion.instructions import DESCRIBE

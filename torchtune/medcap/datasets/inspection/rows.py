@@ -9,12 +9,12 @@ from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.data.conversations import Record, read_record
 from medcap.data.images.reader import ImageReader
 from medcap.data.packing import sharing
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
-from medcap.data.tokenization import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.rows.source import RowSource
 from medcap.errors import UserError, is_of_the_machine

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.data.images.files import is_image_file, without_suffix
+from medcap.data.images.suffixes import is_image_file, without_suffix
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcap.data.conversations import CONVERSATION_KEYS, IMAGE_FIELDS, split_images
-from medcap.data.images.files import is_image_name
+from medcap.data.images.suffixes import is_image_name
 from medcap.data.json_text import JsonError, parse_json
 from medcap.data.storage.cache import keep_arrays
 from medcap.data.storage.tar_files import TarFiles, find_tars, is_tar_pattern, member_name

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.conversations import split_images
-from medcap.data.tokenization import ChatTokenizer
 from medcap.errors import UserError
 
 _WORDS = "Is there a 2.5 cm nodule in the left upper lobe? (SUVmax = 12.7, naïve, 胸部)\n\nAnswer “yes” or “no”."

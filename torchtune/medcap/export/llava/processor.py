@@ -8,7 +8,7 @@ from pathlib import Path
 from torchtune.models.llama3 import Llama3Tokenizer
 
 from medcap.checkpoints.hf_llama_writer import write_fast_tokenizer
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.export.image_processor import image_processor_config
 from medcap.export.llava.vision import LlavaTower

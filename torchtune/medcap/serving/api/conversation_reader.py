@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import check_text
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
-from medcap.data.tokenization import check_text
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.placeholders import Placed, find_placeholders

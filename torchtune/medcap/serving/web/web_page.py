@@ -18,8 +18,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from medcap.data.boxes import find_boxes
-from medcap.data.images.files import is_image_file
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.suffixes import is_image_file
 from medcap.errors import UserError
 from medcap.serving.api.api_error import ApiError
 from medcap.serving.api.conversation_reader import decode_picture

@@ -28,7 +28,7 @@ from medcap.checkpoints.tensor_tree import CpuCopies, check_tree, load_tree, sav
 from medcap.checkpoints.vision_files import WEIGHTS_FILE, read_vision_checkpoint, save_components, save_meta_model
 from medcap.errors import UserError
 from medcap.models.component import Component
-from medcap.models.components import VISION_SIDE
+from medcap.models.component_registry import VISION_SIDE
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.reliability.checkpoint_writer import BackgroundWriter, describe_failure
 

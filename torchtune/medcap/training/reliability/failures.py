@@ -1,29 +1,22 @@
-"""What goes wrong on a long run: errors in one line, rows that cannot be used, steps that are not finite."""
+"""What goes wrong on a long run: the one line for an error."""
 
 from __future__ import annotations
 
 import errno
 import re
 import resource
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 import torch
 from torch import distributed
 
 from medcap.errors import UserError
-from medcap.training.metering import JsonLinesFile
 from medcap.training.reliability.loader_worker import (
     OUT_OF_FILES,
     OUT_OF_SHARED_MEMORY,
     SHARED_MEMORY,
     is_out_of_files,
 )
-
-if TYPE_CHECKING:
-    from medcap.datasets.chat import BadRow
 
 _WORKER_TRACEBACK = re.compile(r"Caught (\w+) in .*DataLoader worker process \d+\.\nOriginal Traceback")
 _WORKER_DIED = re.compile(
@@ -42,7 +35,6 @@ _CONNECTION = (
     "wait timeout after",
     "monitoredBarrier",
 )
-_MOST_NAMES = 5
 # Below, a handful of workers may need more.
 _FEW_OPEN_FILES = 256
 
@@ -182,144 +174,3 @@ def _lost_worker(error: BaseException) -> bool:
 
 def _first_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[0]
-
-
-class BadRows:
-    """The rows that turned out to be unusable: each is counted, said and logged once.
-
-    Args:
-        num_rows: of the training data.
-        allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
-        folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts over with
-            the first ``add``, or is gone on with where ``load`` was called before.
-    """
-
-    def __init__(self, num_rows: int, allowed_fraction: float, folder: Path | None = None) -> None:
-        self.num_rows = num_rows
-        self.allowed_fraction = allowed_fraction
-        self._names: dict[str, None] = {}
-        self._last_reason = ""
-        self._folder = folder
-        self._file: JsonLinesFile | None = None
-        self._resumed = False
-        self._logged: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def add(self, rows: Iterable[BadRow]) -> list[BadRow]:
-        """Count rows.
-
-        Args:
-            rows: with ``name`` and ``reason``; a row may come many times.
-
-        Returns:
-            Those that are new, their reasons without their names.
-
-        Raises:
-            UserError: if the file cannot be opened at the first call.
-        """
-        if self._folder is not None and self._file is None:
-            self._file = JsonLinesFile(self._folder / "bad_rows.jsonl", self._stays)
-        new = []
-        for row in rows:
-            if row.name in self._names:
-                continue
-            self._names[row.name] = None
-            self._last_reason = row.reason
-            # Both are shown side by side.
-            row = replace(row, reason=row.reason.removeprefix(f"{row.name}: "))
-            new.append(row)
-            if self._file is not None and row.name not in self._logged:
-                self._logged.add(row.name)
-                self._file.write({"name": row.name, "reason": row.reason})
-        return new
-
-    def check(self) -> None:
-        """See whether the run may go on.
-
-        Raises:
-            UserError: if more rows are unusable than allowed.
-        """
-        if len(self._names) > self.allowed_fraction * self.num_rows:
-            raise UserError(
-                f"{len(self._names)} of {self.num_rows} rows turned out to be damaged, more than"
-                f" max_bad_fraction={self.allowed_fraction} allows; the last: {self._last_reason}"
-            )
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as ``save_tree`` takes it."""
-        return {"names": list(self._names), "last_reason": self._last_reason}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Count the rows of a checkpoint too, before those that were added since.
-
-        Args:
-            state: of ``state``.
-        """
-        self._names = dict.fromkeys([*state["names"], *self._names])
-        self._last_reason = self._last_reason or state["last_reason"]
-        self._resumed = True
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether a row of the file stays: once each, also those that were met after the checkpoint."""
-        name = row.get("name")
-        if not self._resumed or not isinstance(name, str) or name in self._logged:
-            return False
-        self._logged.add(name)
-        return True
-
-
-class BadSteps:
-    """Steps in a row whose loss or gradient is not finite.
-
-    Args:
-        most: the number of them that ends the run, ``max_bad_steps``.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.in_a_row = 0
-
-    def add(self, step: int, names: Sequence[str]) -> str:
-        """Count a step that was skipped.
-
-        Args:
-            step: its number.
-            names: the records in it.
-
-        Returns:
-            The line to print.
-
-        Raises:
-            UserError: if it is one too many.
-        """
-        self.in_a_row += 1
-        if self.in_a_row >= self.most:
-            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            raise UserError(
-                f"{self.in_a_row} steps in a row had a loss or gradient that is not finite: lower optimizer.lr or set"
-                f" clip_grad_norm; the last: step {step}, its records: {', '.join(names[:_MOST_NAMES])}{more}"
-            )
-        return f"step {step} skipped: loss or gradient is not finite; its records: {', '.join(names)}"
-
-    def good(self) -> None:
-        """Count a step that was made."""
-        self.in_a_row = 0
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as ``save_tree`` takes it."""
-        return {"in_a_row": self.in_a_row}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Count on from a checkpoint.
-
-        Args:
-            state: of ``state``.
-        """
-        self.in_a_row = state["in_a_row"]

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.downloads import PMC_OA_IMAGES, Downloads, rows_of, write_own, write_pmcoa, write_textplus
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import chat_dataset
 from medcap.datasets.conversion.run import convert, image_roots, summary
 from medcap.datasets.converters.image_folder import ImageFolder

@@ -3,7 +3,7 @@ import pytest
 
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import chat_dataset
 from medcap.datasets.inspection.images import read_header
 from medcap.datasets.inspection.rows import RowChecker

@@ -8,7 +8,7 @@ from PIL import Image
 
 from helpers.damaged_rows import MAX_PIXELS, MAX_SEQ_LEN, NUM_IMAGE_TOKENS, damages, good_row, write_images
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import chat_dataset
 from medcap.datasets.inspection.rows import Problem, RowChecker
 from medcap.datasets.inspection.survey import survey

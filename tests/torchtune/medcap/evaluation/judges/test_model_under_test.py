@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from helpers.judge_checkpoints import write_chat_checkpoint
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.tiny_generation import NUM_IMAGE_TOKENS, FakeProjector, FakeTower
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.evaluation.judges.local import LocalJudge
 from medcap.evaluation.judges.model_under_test import ModelUnderTestJudge
 from medcap.models.tokenizers import llama3_tokenizer

@@ -2,7 +2,7 @@ import pytest
 from torchtune.models.llama3 import Llama3Tokenizer
 
 from helpers.tokenizers import tiny_ranks, tiny_tokenizer_file, tiny_vocab_size
-from medcap.data.tokenization import ChatTokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.export.llava.processor import check_tokenizer
 from medcap.models.tokenizers import llama3_special_tokens, llama3_tokenizer

@@ -28,7 +28,7 @@ from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate
 from medcap.training.distributed.parallelism import LayerSharder, choose, plan_parallelism
 from medcap.training.keys import DistributedConfiguration
-from medcap.training.setup import set_trainable
+from medcap.training.trainable import set_trainable
 
 # 16 GB of layers and 4 GB of everything else; divided by 8 it takes 2 + 2 * 0.5 + 4.
 ESTIMATE = MemoryEstimate(

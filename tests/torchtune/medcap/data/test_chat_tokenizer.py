@@ -12,8 +12,8 @@ from torchtune.models.phi3 import phi3_mini_tokenizer
 from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
 from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.data.conversations import split_images
-from medcap.data.tokenization import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 
@@ -141,7 +141,7 @@ def test_an_answer_is_nobodys_to_change(chat_tokenizer):
 
 
 def test_more_answers_than_are_remembered(chat_tokenizer, monkeypatch):
-    monkeypatch.setattr("medcap.data.tokenization._MOST_ANSWERS", 2)
+    monkeypatch.setattr("medcap.data.chat_tokenizer._MOST_ANSWERS", 2)
     texts = ["Yes", "No", "left", "right", "Yes"]
     assert [chat_tokenizer.answer(text, False) for text in texts] == [plain(chat_tokenizer, text) for text in texts]
     assert len(chat_tokenizer._answers) <= 2

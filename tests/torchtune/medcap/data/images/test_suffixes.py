@@ -1,6 +1,6 @@
 import pytest
 
-from medcap.data.images.files import is_image_file, is_image_name, without_suffix
+from medcap.data.images.suffixes import is_image_file, is_image_name, without_suffix
 
 
 @pytest.mark.parametrize(
