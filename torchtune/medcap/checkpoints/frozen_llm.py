@@ -121,6 +121,15 @@ class LLMPlan:
                 raise UserError(f"llm._component_={self.llm['_component_']}: no checkpoint fills {name}")
         return decoder.requires_grad_(False).eval()
 
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the linear maps of the layers: name in the decoder -> output and input width."""
+        decoder = build_decoder(self.llm)
+        return {
+            f"layers.{name}": (part.out_features, part.in_features)
+            for name, part in decoder.layers.named_modules()
+            if isinstance(part, nn.Linear)
+        }
+
     def fingerprint(self, dtype: torch.dtype) -> str:
         """``llm_fingerprint`` of the model in a dtype before it is quantised, from the files alone.
 

@@ -33,7 +33,7 @@ def further_keys() -> dict[str, Any]:
     """Return the keys of the registered components beside tower and projector, as ``create_model`` takes them."""
     return {
         name: (
-            Annotated[dict[str, Any] | None, ComponentRule(passed=1, optional=True)],
+            Annotated[dict[str, Any] | None, ComponentRule(passed=1, optional=True, default=COMPONENTS[name].builder)],
             Field(None, description=_first_line(COMPONENTS[name])),
         )
         for name in further_components()

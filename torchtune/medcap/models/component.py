@@ -39,11 +39,16 @@ class Component(nn.Module, ABC):
         name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.
         label: what the banner and the model card call it.
         loss_terms: names of the loss terms that it adds to ``text``.
+        builder: the ``_component_`` of a configuration that names none; None where one must be named.
+        changes_language_model: whether the frozen layers compute something else with it. Models that differ in such a
+            component cannot share one copy of the language model.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     loss_terms: ClassVar[tuple[str, ...]] = ()
+    builder: ClassVar[str | None] = None
+    changes_language_model: ClassVar[bool] = False
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medcap.models.component import Component
+from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 
 # In the order of the banner, the optimizer's parameters and the checkpoints.
-COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Projector)}
+COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Projector, LanguageModelAdapters)}
 # A model always has these two. They fit each other and the language model, so they are planned together.
 VISION_SIDE = (Tower.name, Projector.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from medcap.checkpoints.build_model import choose_dtype, plan_model
+from medcap.models.component_registry import COMPONENTS
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
@@ -73,9 +74,11 @@ class FineTuneRecipe:
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None
-        data = TrainingData(
-            cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, plan.llm.continues_prompt_prefix
+        # What is kept of a prompt prefix holds as long as the language model computes the same.
+        keeps_prefix = plan.llm.continues_prompt_prefix and not any(
+            COMPONENTS[name].changes_language_model for name in cfg.trainable
         )
+        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, keeps_prefix)
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded

@@ -1,0 +1,194 @@
+"""Low-rank updates beside the linear maps of the frozen language model: LoRA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from medcap.errors import UserError
+from medcap.models.component import Component
+
+ALL_LINEAR = "all-linear"
+# Name that users know from transformers and PEFT -> the map within torchtune's layer.
+TARGETS = {
+    "q_proj": "attn.q_proj",
+    "k_proj": "attn.k_proj",
+    "v_proj": "attn.v_proj",
+    "o_proj": "attn.output_proj",
+    "gate_proj": "mlp.w1",
+    "up_proj": "mlp.w3",
+    "down_proj": "mlp.w2",
+}
+
+
+class _LanguageModelPlan(Protocol):
+    def linear_shapes(self) -> dict[str, tuple[int, int]]: ...
+
+
+class _ModelPlan(Protocol):
+    """What is used of ``ModelPlan`` in ``medcap.checkpoints.build_model``, which this layer may not import."""
+
+    @property
+    def llm(self) -> _LanguageModelPlan: ...
+
+
+def llm_lora(
+    plan: _ModelPlan,
+    rank: int = 16,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    targets: str | list[str] = ALL_LINEAR,
+    rank_stabilised: bool = False,
+) -> LanguageModelAdapters:
+    """Build the adapters of a language model.
+
+    Args:
+        plan: of the model.
+        rank: of each update.
+        alpha: an update is multiplied by ``alpha / rank``; None is twice the rank.
+        dropout: share of the inputs of an update that training leaves out, 0 to less than 1.
+        targets: ``all-linear``, or names of ``TARGETS``.
+        rank_stabilised: multiply by ``alpha / sqrt(rank)`` instead (https://arxiv.org/abs/2312.03732).
+
+    Returns:
+        The adapters, whose updates are zero.
+
+    Raises:
+        UserError: if an option is impossible, or the language model lacks a target.
+    """
+    alpha = 2.0 * rank if alpha is None else float(alpha)
+    if rank < 1:
+        raise UserError(f"llm_lora.rank={rank}: it must be at least 1")
+    if not 0 < alpha < math.inf:
+        raise UserError(f"llm_lora.alpha={alpha}: it must be above 0")
+    if not 0 <= dropout < 1:
+        raise UserError(f"llm_lora.dropout={dropout}: it must be at least 0 and below 1")
+    shapes = _choose(plan.llm.linear_shapes(), targets)
+    return LanguageModelAdapters(shapes, rank, alpha, dropout, targets, rank_stabilised)
+
+
+def _choose(shapes: Mapping[str, tuple[int, int]], targets: str | Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the linear maps that get an update."""
+    if targets == ALL_LINEAR:
+        return dict(shapes)
+    names = [targets] if isinstance(targets, str) else list(targets)
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
+        raise UserError(f"llm_lora.targets={names}: choose {ALL_LINEAR}, or from {', '.join(TARGETS)}")
+    for name in names:
+        if not any(map_name.endswith(f".{TARGETS[name]}") for map_name in shapes):
+            raise UserError(f"llm_lora.targets: the layers of this language model have no {name}")
+    ends = tuple(f".{TARGETS[name]}" for name in names)
+    return {name: shape for name, shape in shapes.items() if name.endswith(ends)}
+
+
+class _Update(nn.Module):
+    """``x -> scale * B A x``, with torchtune's names ``lora_a.weight`` and ``lora_b.weight``."""
+
+    def __init__(self, shape: tuple[int, int], rank: int) -> None:
+        super().__init__()
+        out_features, in_features = shape
+        self.lora_a = nn.Linear(in_features, rank, bias=False)
+        self.lora_b = nn.Linear(rank, out_features, bias=False)
+        nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_b.weight)
+
+
+class LanguageModelAdapters(Component):
+    """Low-rank updates (https://arxiv.org/abs/2106.09685) beside the linear maps of the language model.
+
+    The language model's own weights, their names and their precision stay as they are: each map calls its update by a
+    hook, so that the adapters can be left out at any time. State keys are those of torchtune's adapter files:
+    ``layers.0.attn.q_proj.lora_a.weight``.
+
+    Args:
+        shapes: name of a map in the decoder -> its output and input width.
+        rank: of each update.
+        alpha: with the rank, the updates' scale.
+        dropout: share of an update's inputs that training leaves out.
+        targets: as configured.
+        rank_stabilised: divide alpha by the root of the rank.
+
+    Attributes:
+        scale: what every update is multiplied by.
+        enabled: whether the language model uses them now.
+    """
+
+    name = "llm_lora"
+    label = "LLM adapters"
+    builder = "medcap.models.llm_lora.llm_lora"
+    changes_language_model = True
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: str | Sequence[str],
+        rank_stabilised: bool,
+    ) -> None:
+        super().__init__()
+        self.rank, self.alpha, self.dropout, self.rank_stabilised = rank, alpha, dropout, rank_stabilised
+        self.targets = targets if isinstance(targets, str) else list(targets)
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
+        self.enabled = True
+        self._names = list(shapes)
+        self._handles: list[RemovableHandle] = []
+        for name, shape in shapes.items():
+            *path, leaf = name.split(".")
+            parent: nn.Module = self
+            for part in path:
+                if not hasattr(parent, part):
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(leaf, _Update(shape, rank))
+
+    def config(self) -> dict[str, Any]:
+        """Return the function's name and its options."""
+        return {
+            "_component_": self.builder,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "targets": self.targets,
+            "rank_stabilised": self.rank_stabilised,
+        }
+
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Name rank, alpha and targets."""
+        targets = config["targets"] if isinstance(config["targets"], str) else ", ".join(config["targets"])
+        return f"rank {config['rank']}, alpha {config['alpha']:g}, {targets}"
+
+    def attach(self, model: nn.Module) -> None:
+        """Let every target call its update."""
+        for name in self._names:
+            update = self.get_submodule(name)
+            self._handles.append(model.decoder.get_submodule(name).register_forward_hook(self._hook(update)))
+
+    def detach(self) -> None:
+        """Take the updates off the language model for good, so that another model can use it."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, update: nn.Module) -> Any:
+        def add(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return self._added(update, inputs[0], output) if self.enabled else output
+
+        return add
+
+    def _added(self, update: nn.Module, states: Tensor, output: Tensor) -> Tensor:
+        """``[..., in]`` and what the frozen map gives of it, ``[..., out]`` -> their sum with the update."""
+        down, up = (part.weight.to(output.dtype) for part in (update.lora_a, update.lora_b))
+        if self.training and self.dropout:
+            states = functional.dropout(states, self.dropout)
+        low = functional.linear(states.to(output.dtype), down).flatten(0, -2)  # [n, rank]
+        return torch.addmm(output.flatten(0, -2), low, up.t(), alpha=self.scale).view_as(output)
