@@ -180,6 +180,49 @@ class ComponentRule:
         return {"_component_": name, **check_arguments(component, arguments, path, self.passed, self.given)}
 
 
+@dataclass(frozen=True)
+class NamedSections:
+    """Make a key hold a list of names, or a mapping from each name to further keys.
+
+    Attributes:
+        section: the further keys, all of them optional.
+    """
+
+    section: type[Configuration]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return a schema that calls :meth:`checked`; what it refuses is collected with the other mistakes."""
+
+        def validate(value: Any, info: ValidationInfo) -> Any:
+            try:
+                return self.checked(value, info.field_name)
+            except UserError as error:
+                raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
+
+        return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
+
+    def checked(self, value: Any, path: str) -> list[str] | dict[str, dict[str, Any]]:
+        """Check the value of the key ``path``.
+
+        Returns:
+            The names, or what is given for each.
+
+        Raises:
+            UserError: naming the key that is wrong.
+        """
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return value
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{path}={value!r} must be a list of names, or a mapping from names to their keys")
+        found = {}
+        for name, given in value.items():
+            if not isinstance(given, dict | None):
+                keys = ", ".join(self.section.model_fields)
+                raise UserError(f"{path}.{name} holds further keys ({keys}), not {given!r}")
+            found[name] = _validated(self.section, given or {}, f"{path}.{name}.").model_dump(exclude_none=True)
+        return found
+
+
 def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
     """Check a configuration and fill in what is absent.
 

@@ -20,7 +20,7 @@ from medcap.training.setup import (
     seed_everything,
     wants_meta_model,
 )
-from medcap.training.trainable import check_trainable
+from medcap.training.trainable import check_trainable, optimizer_options
 from medcap.training.trainer import Trainer
 
 
@@ -83,7 +83,8 @@ class FineTuneRecipe:
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
         self.proof = FrozenWeightCheck(cfg, plan, model)
-        trained = ShardedOptimizer(prepare_model(model, cfg), cfg.optimizer, world)
+        parameters = prepare_model(model, cfg)
+        trained = ShardedOptimizer(parameters, cfg.optimizer, world, options=optimizer_options(model, cfg))
         if parallelism is not None:
             # Loading may have drawn a different number of values on each process.
             seed_everything(cfg.seed + world.rank)

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, Number, OneOf, PathText, Seed
+from medcap.configuration import (
+    HOME_EXPANDED,
+    ComponentRule,
+    Configuration,
+    NamedSections,
+    Number,
+    OneOf,
+    PathText,
+    Seed,
+)
 from medcap.data.images.reader import MAX_PIXELS
 
 
@@ -30,11 +39,24 @@ class SchedulerArguments(Configuration):
     num_warmup_steps: int | None = Field(None, ge=0, description="Optimizer steps until the full learning rate.")
 
 
+class TrainedComponent(Configuration):
+    """What is different for the parameters of one component."""
+
+    lr: Number | None = Field(None, ge=0, description="Its learning rate; null is optimizer.lr.")
+    weight_decay: Number | None = Field(None, ge=0, description="Its weight decay; null is optimizer.weight_decay.")
+
+
 class TrainingConfiguration(ModelConfiguration):
     """Keys of a training run in one process."""
 
     output_dir: PathText = Field(description="Folder of the run: configuration, log, checkpoints.")
-    trainable: list[str] = Field(["vision", "projector"], description="Names of the components that are trained.")
+    trainable: Annotated[list[str] | dict[str, Any], NamedSections(TrainedComponent)] = Field(
+        ["vision", "projector"],
+        description="Names of the components that are trained, or a mapping from name to lr and weight_decay.",
+    )
+    weight_decay_of: Literal["all", "matrices"] = Field(
+        "all", description="What the optimizer's weight decay shrinks: all weights, or no biases and norms."
+    )
     dataset: Annotated[
         dict[str, Any],
         ComponentRule(passed=1, default="medcap.datasets.chat_dataset", arguments=DatasetArguments),

@@ -15,8 +15,12 @@ from medcap.configuration import build
 from medcap.training.keys import TrainingConfiguration
 
 
-def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter] | list[dict[str, Any]]) -> Optimizer:
     """Return the configured optimizer over the trainable parameters, which are fp32 master weights.
+
+    Args:
+        node: ``_component_`` and arguments.
+        parameters: or groups of them, each with ``params`` and its own arguments.
 
     Raises:
         UserError: if it refuses its arguments.

@@ -1,8 +1,9 @@
-"""Which components train: the key ``trainable``."""
+"""Which components train, and with which options of the optimizer: the key ``trainable``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -10,9 +11,10 @@ from medcap.errors import UserError
 from medcap.models import component
 from medcap.models.component_registry import COMPONENTS
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.training.keys import TrainingConfiguration
 
 
-def check_trainable(names: Sequence[str]) -> None:
+def check_trainable(names: Collection[str]) -> None:
     """Check the key ``trainable``.
 
     Raises:
@@ -23,7 +25,7 @@ def check_trainable(names: Sequence[str]) -> None:
         raise UserError(f"trainable={list(names)}: choose from {', '.join(COMPONENTS)}")
 
 
-def set_trainable(model: VisionLanguageModel, names: Sequence[str]) -> dict[str, nn.Parameter]:
+def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[str, nn.Parameter]:
     """Set which components learn; the language model never does.
 
     Args:
@@ -43,3 +45,29 @@ def set_trainable(model: VisionLanguageModel, names: Sequence[str]) -> dict[str,
     model.requires_grad_(False)
     component.set_trainable(model.components, names)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_options(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dict[str, dict[str, Any]]:
+    """Collect what the optimizer does otherwise for some parameters.
+
+    Args:
+        model: its ``requires_grad`` flags are set.
+        cfg: ``trainable`` as a mapping has a learning rate and a weight decay for each component;
+            ``weight_decay_of: matrices`` leaves out what has fewer than two dimensions: biases and norms.
+
+    Returns:
+        Name of a trained parameter in the model -> arguments of the optimizer, where it has its own.
+    """
+    given = cfg.trainable if isinstance(cfg.trainable, Mapping) else {}
+    own = {
+        id(parameter): given.get(name, {})
+        for name, component in model.components.items()
+        for parameter in component.parameters()
+    }
+    options = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            options[name] = dict(own[id(parameter)])
+            if cfg.weight_decay_of == "matrices" and parameter.dim() < 2:
+                options[name]["weight_decay"] = 0.0
+    return {name: found for name, found in options.items() if found}

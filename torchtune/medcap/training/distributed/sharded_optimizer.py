@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -66,6 +68,8 @@ class ShardedOptimizer:
         optimizer: ``_component_`` and arguments.
         world: the processes.
         shard: divide the optimizer state where that is possible.
+        options: name -> arguments of the optimizer that this parameter has of its own, such as ``lr``; none for those
+            that are not in it. Parameters with equal ones make a group.
 
     Attributes:
         parameters: as given.
@@ -84,9 +88,12 @@ class ShardedOptimizer:
         optimizer: Mapping[str, Any],
         world: DistributedContext,
         shard: bool = True,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.parameters = parameters
-        self._list = list(parameters.values())
+        self._groups = _group(parameters, options or {})
+        # Group after group, as torch numbers the parameters of an optimizer.
+        self._list = [parameter for members, _ in self._groups for parameter in members]
         self._world = world
         component = find_component(optimizer["_component_"], "optimizer._component_")
         self.sharded = shard and world.size > 1 and component in ELEMENT_WISE
@@ -97,7 +104,7 @@ class ShardedOptimizer:
             self._flatten_gradients()
             if self.sharded:
                 trained = self._flatten_weights()
-        self.optimizer = build_optimizer(optimizer, trained)
+        self.optimizer = build_optimizer(optimizer, self._grouped(trained))
         self._settings = _argument_names(component, self.optimizer)
         self._resumed = False
         self._trained: list[nn.Parameter] = trained
@@ -204,9 +211,7 @@ class ShardedOptimizer:
                 states[index][name] = flat[place].view(parameter.shape).clone()
         if not self._world.is_main:
             return None
-        groups = [
-            {**group, "params": list(range(len(self._list)))} for group in self.optimizer.state_dict()["param_groups"]
-        ]
+        groups = _numbered(self.optimizer.state_dict()["param_groups"], [len(members) for members, _ in self._groups])
         return {"state": dict(sorted(states.items())), "param_groups": _on_cpu(groups)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
@@ -236,7 +241,7 @@ class ShardedOptimizer:
                     name: value if name in _KEPT_ONCE or value is None else value.view(-1)[piece.start : piece.stop]
                     for name, value in state["state"][piece.index].items()
                 }
-        groups = [{**group, "params": list(range(len(self._trained)))} for group in groups]
+        groups = _numbered(groups, [len(group["params"]) for group in self.optimizer.param_groups])
         self.optimizer.load_state_dict({"state": mine, "param_groups": groups})
         return changes
 
@@ -256,6 +261,24 @@ class ShardedOptimizer:
                 if name in before and _comparable(before[name]) != _comparable(value)
             ]
         return merged, changes
+
+    def _grouped(self, trained: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """Return the optimizer's groups of what this process updates: ``trained`` lies in the order of the list."""
+        if not self._pieces:
+            sizes = [len(members) for members, _ in self._groups]
+        else:
+            starts = [0, *itertools.accumulate(len(members) for members, _ in self._groups)]
+            indices = [piece.index for piece in self._pieces]
+            sizes = [
+                bisect_left(indices, end) - bisect_left(indices, start) for start, end in itertools.pairwise(starts)
+            ]
+        if sum(sizes) != len(trained):  # a shard of padding alone
+            sizes = [len(trained), *[0] * (len(sizes) - 1)]
+        parts = iter(trained)
+        return [
+            {"params": list(itertools.islice(parts, size)), **own}
+            for size, (_, own) in zip(sizes, self._groups, strict=True)
+        ]
 
     def _explain(self, shard: bool, component: str) -> str:
         size = self._world.size
@@ -333,18 +356,48 @@ class ShardedOptimizer:
         return None if shards is None else torch.cat([shard.cpu() for shard in shards])
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        (group, *others) = state["param_groups"]
-        if others or len(group["params"]) != len(self._list):
+        groups = state["param_groups"]
+        found, own = [len(group["params"]) for group in groups], [len(members) for members, _ in self._groups]
+        if sum(found) != len(self._list):
             raise UserError(
-                f"resume_from_checkpoint: its optimizer state is of {len(group['params'])} parameters, but"
+                f"resume_from_checkpoint: its optimizer state is of {sum(found)} parameters, but"
                 f" {len(self._list)} train here: resume with the same vision, projector and trainable"
             )
-        absent = sorted(set(self.optimizer.defaults) - set(group))
+        if found != own:
+            raise UserError(
+                f"resume_from_checkpoint: its optimizer has groups of {found} parameters, but here they are {own}:"
+                " resume with the same options under trainable"
+            )
+        absent = sorted(set(self.optimizer.defaults) - set(groups[0]))
         if absent:
             raise UserError(
                 f"resume_from_checkpoint: its optimizer state is not of a {type(self.optimizer).__name__} (it lacks"
                 f" {absent[0]}): resume with the same optimizer"
             )
+
+
+def _group(
+    parameters: Mapping[str, nn.Parameter], options: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[list[nn.Parameter], dict[str, Any]]]:
+    """Put parameters with equal options together, groups and members in the order of the parameters."""
+    groups: list[tuple[list[nn.Parameter], dict[str, Any]]] = []
+    for name, parameter in parameters.items():
+        own = dict(options.get(name, {}))
+        members = next((members for members, other in groups if other == own), None)
+        if members is None:
+            groups.append(([parameter], own))
+        else:
+            members.append(parameter)
+    return groups
+
+
+def _numbered(groups: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Return groups whose parameters are numbered one after another."""
+    starts = itertools.accumulate(sizes, initial=0)
+    return [
+        {**group, "params": list(range(start, start + size))}
+        for group, start, size in zip(groups, starts, sizes, strict=False)
+    ]
 
 
 def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
