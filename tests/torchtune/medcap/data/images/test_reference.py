@@ -36,4 +36,4 @@ def test_another_view_shows_other_pixels(tmp_path):
     path = str(write_dicom(tmp_path / "a.dcm", frames))
     reader = ImageReader([tmp_path])
     shown = [path, ImageRef(path), ImageRef(path, View(frames=4)), ImageRef(path, View(window=(40, 80), frames=4))]
-    assert [reader.open(image).getpixel((0, 0))[0] for image in shown] == [20, 20, 40, 128]
+    assert [reader.open(image).getpixel((0, 0))[0] for image in shown] == [20, 20, 40, 129]
