@@ -15,6 +15,7 @@ from helpers.plain_training import pad, plain_loss
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.data.batch import Batch, make_batch
 from medcap.data.epoch_order import plan_packed
+from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, make_table, pack_row
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.models.projectors.mlp import mlp
@@ -95,7 +96,12 @@ class Ours(Side):
             for row in plan.rows(0, len(plan))
         ]
         batch = make_batch(
-            rows, IMAGE, self.preset.image_tokens, images.__getitem__, prompt_prefix=prompt_prefix, static_shape=True
+            rows,
+            IMAGE,
+            self.preset.image_tokens,
+            lambda image: images[int(image.path)],
+            prompt_prefix=prompt_prefix,
+            static_shape=True,
         )
         return [batch.to(self.device)]
 
@@ -111,7 +117,11 @@ class Ours(Side):
         tokens, labels = example.tokens(self.preset.image_tokens)
         end = 5 + self.preset.image_tokens
         return Sample(
-            np.array(tokens[:-1], dtype=np.int32), np.array(labels[1:], dtype=np.int32), (example.image,), end, "sample"
+            np.array(tokens[:-1], dtype=np.int32),
+            np.array(labels[1:], dtype=np.int32),
+            (ImageRef(str(example.image)),),
+            end,
+            "sample",
         )
 
 

@@ -15,9 +15,10 @@ def make_answer(
     options: tuple[str, ...] = (),
     answer_type: str = "",
     groups: Mapping[str, str] | None = None,
-    image: str | None = None,
+    image: str = "",
     columns: tuple[str, ...] = (),
 ) -> Answer:
     """An answer to a question of these words; see :class:`Question` for the rest."""
-    question = Question(id, (), references, image, options, answer_type, groups or {}, words=text, columns=columns)
+    named = {"words": text, "columns": columns, "image_name": image}
+    question = Question(id, (), references, options, answer_type, groups or {}, **named)
     return Answer(question, prediction)

@@ -15,7 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medcap.data.images.reader import ImageReader
-from medcap.data.images.views import View
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.errors import UserError
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -77,7 +78,7 @@ def write_jpeg_dicom(path: Path, pixels: np.ndarray, header_shape: tuple[int, in
 
 def levels(reader: ImageReader, path: Path, view: View | None = None) -> list[list[int]]:
     """The grey levels of a picture whose three channels are equal: ``[rows][columns]``, 0 to 255."""
-    image = reader.open(path, view) if view else reader.open(path)
+    image = reader.open(ImageRef(str(path), view or DEFAULT_VIEW))
     assert image.mode == "RGB"
     red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
     assert (red == green).all()

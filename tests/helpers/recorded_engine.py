@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.chat_tokenizer import TokenizedPrompt
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.generation.prompt import user_message
@@ -125,7 +126,7 @@ def turns_of(request: Request | None) -> Turns:
     return [
         (
             message.role,
-            [Path(part["content"]) if part["type"] == "image" else part["content"] for part in message.content],
+            [Path(str(part["content"])) if part["type"] == "image" else part["content"] for part in message.content],
         )
         for message in request.messages
     ]
@@ -140,5 +141,5 @@ def question_row(
     **fields: Any,
 ) -> Question:
     """A row with one question; ``fields`` are those of :class:`Row`."""
-    path = None if image is None else Path(image)
-    return Question(id, [user_message(image, question)], (reference,), path, options, **fields)
+    shown = None if image is None else ImageRef(image)
+    return Question(id, [user_message(shown, question)], (reference,), options, **fields)

@@ -144,7 +144,7 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
     """Greedy answer to one request: the whole text is computed again for every token."""
     model, tokenizer = generator.model, generator.tokenizer
     prompt = tokenizer.prompt(request.messages, request.answer_prefix)
-    pictures = [generator.reader.open(generator.reader.resolve(image)) for image in prompt.images]
+    pictures = [generator.reader.open(generator.reader.resolve(str(image))) for image in prompt.images]
     model.tower.eval()
     answer: list[int] = []
     with torch.no_grad():
@@ -173,7 +173,7 @@ def plain_score(generator: Generator, request: Request, candidate: str, end_of_t
     given = tokenizer.prompt(request.messages, request.answer_prefix)
     start = len(given.tokens) - len(tokenizer.answer(request.answer_prefix, end_of_turn=False))
     ids = given.tokens[:start] + tokenizer.answer(request.answer_prefix + candidate, end_of_turn)
-    pictures = [generator.reader.open(generator.reader.resolve(image)) for image in given.images]
+    pictures = [generator.reader.open(generator.reader.resolve(str(image))) for image in given.images]
     model.tower.eval()
     with torch.no_grad():
         rows = None

@@ -260,7 +260,7 @@ def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
 
 
 def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails], prefix: str) -> list[str]:
-    """Return a value with the home folder in place of ``~`` at the start of its text: no shell saw ``key=~/run``."""
+    """Say in our words what pydantic found, unknown keys first, each key once."""
     by_name: dict[str, list[ErrorDetails]] = {}
     for error in sorted(errors, key=lambda error: error["type"] not in _UNKNOWN):
         by_name.setdefault(str(error["loc"][0]), []).append(error)

@@ -41,7 +41,7 @@ def check(downloads, converter, task, question="What is it?", answer="cyst"):
     work = downloads.folder.parent / "work"
     (loaded,) = TASKS[task]().load(downloads.folder, LoadOptions(work_folder=work)).rows
     assert (loaded.text, loaded.references[0], loaded.problem) == ("What is it?", "cyst", None)
-    assert loaded.image.is_file()
+    assert os.path.isfile(loaded.image.path)
 
 
 @pytest.mark.parametrize("folder", [*RAD, *SLAKE, *PATH])

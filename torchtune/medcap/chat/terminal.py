@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reference import ImageRef
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
@@ -47,7 +48,7 @@ class Chat:
         self.alone = alone
         self.conversation = Conversation(_checked_system(system))
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
-        self._images: list[str] = []
+        self._images: list[ImageRef] = []
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
@@ -74,8 +75,9 @@ class Chat:
         if not named.is_file():
             raise UserError(f"{named}: there is no such file")
         resolved = self._reader.resolve(named)
-        width, height = self._reader.open(resolved).size
-        self._images.append(str(resolved))
+        image = ImageRef.of(resolved)
+        width, height = self._reader.open(image).size
+        self._images.append(image)
         _note(f"{resolved.name}: {width} x {height}, shown with your next words")
 
     def talk(self, generator: Generator) -> None:

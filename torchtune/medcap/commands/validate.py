@@ -126,7 +126,7 @@ def _repeated(findings: Validation) -> list[str]:
 
 
 def _image_names(survey: Survey, rows: list[int]) -> str:
-    names = (", ".join(Path(path).name for path in survey.checker.images(row)) for row in rows)
+    names = (", ".join(Path(image.path).name for image in survey.checker.images(row)) for row in rows)
     return " = ".join(f"row {row}'s {name}" for row, name in zip(rows, names, strict=True))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
 from medcap.modules.label_loss import IGNORE_INDEX
 
@@ -179,7 +180,7 @@ def make_batch(
     rows: Sequence[PackedRow],
     image_token_id: int,
     num_image_tokens: int,
-    load_image: Callable[[object], Tensor],
+    load_image: Callable[[ImageRef], Tensor],
     names: tuple[str, ...] = (),
     prompt_prefix: tuple[int, ...] = (),
     static_shape: bool = False,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Record:
     """One row, read and checked.
 
     Attributes:
-        messages: the turns; an image is a content part ``{"type": "image", "content": path}``.
+        messages: the turns; an image is a content part ``{"type": "image", "content": ImageRef}``.
         source: the file it stands in.
         index: its row there, from 0.
     """
@@ -59,7 +60,7 @@ class Record:
     index: int
 
     @property
-    def images(self) -> list[str]:
+    def images(self) -> list[ImageRef]:
         """The images in the order of their placeholders."""
         return [part["content"] for message in self.messages for part in message.content if part["type"] == "image"]
 
@@ -95,11 +96,11 @@ def read_record(
         turns = row[key]
         if not isinstance(turns, list) or not turns:
             raise UserError(f"'{key}' must be a list with at least one turn")
-        paths = [str(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
+        images = [ImageRef.of(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
         messages = _messages_from_parts(turns, find_image) if key == "messages" else _messages_from_turns(turns)
         shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]
-        _check_other_fields(row, key, has_images=bool(paths) or any(shown))
-        return Record(_fill_images(_with_system(row, messages), paths), source, index)
+        _check_other_fields(row, key, has_images=bool(images) or any(shown))
+        return Record(_fill_images(_with_system(row, messages), images), source, index)
     except UserError as error:
         raise UserError(f"{source}, row {index}: {error}") from None
 
@@ -265,7 +266,7 @@ def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dic
         return split_images(text_of_value(value, key or "text"))
     if value is not None and not isinstance(value, str):
         raise UserError(f"an image part must hold a path, not {json.dumps(value)}")
-    return [{"type": "image", "content": str(find_image(value, None)) if value else None}]
+    return [{"type": "image", "content": ImageRef.of(find_image(value, None)) if value else None}]
 
 
 def split_images(text: str) -> list[dict[str, Any]]:
@@ -278,7 +279,7 @@ def split_images(text: str) -> list[dict[str, Any]]:
         text: the turn.
 
     Returns:
-        torchtune content parts; an image part holds None until it is given its path.
+        torchtune content parts; an image part holds None until it is given its image.
     """
     leading = _LEADING_TAGS.match(text)
     head, text = (leading.group(), text[leading.end() :]) if leading else ("", text)
@@ -298,7 +299,7 @@ def split_images(text: str) -> list[dict[str, Any]]:
     return [dict(part) for part in kept] or [{"type": "text", "content": ""}]
 
 
-def _fill_images(messages: list[Message], paths: list[str]) -> list[Message]:
+def _fill_images(messages: list[Message], images: list[ImageRef]) -> list[Message]:
     empty = [part for part in _all_parts(messages) if part["type"] == "image" and part["content"] is None]
     for number, message in enumerate(messages, start=1):
         if message.role == "assistant" and any(part["type"] == "image" for part in message.content):
@@ -307,10 +308,10 @@ def _fill_images(messages: list[Message], paths: list[str]) -> list[Message]:
                 " it, in the turns before"
             )
     # [Contract] one placeholder for each image: a mismatch would show a question the wrong picture.
-    if len(empty) != len(paths):
-        raise UserError(f"{len(empty)} image placeholder(s) but {len(paths)} image(s){_hint(messages, empty, paths)}")
-    for part, path in zip(empty, paths, strict=True):
-        part["content"] = path
+    if len(empty) != len(images):
+        raise UserError(f"{len(empty)} image placeholder(s) but {len(images)} image(s){_hint(messages, empty, images)}")
+    for part, image in zip(empty, images, strict=True):
+        part["content"] = image
     for before, message in zip([None, *messages[:-1]], messages, strict=True):
         if before is not None and before.role == message.role == "assistant":
             raise UserError("two assistant turns in a row: join them")
@@ -318,10 +319,10 @@ def _fill_images(messages: list[Message], paths: list[str]) -> list[Message]:
     return messages
 
 
-def _hint(messages: list[Message], empty: list[Any], paths: list[str]) -> str:
+def _hint(messages: list[Message], empty: list[Any], images: list[ImageRef]) -> str:
     texts = [part["content"] for part in _all_parts(messages) if part["type"] == "text"]
     if any("<image>" in text for text in texts):
         return "; <image> counts only at the start or the end of a turn, elsewhere it is a word"
-    if len(empty) < len(paths):
+    if len(empty) < len(images):
         return "; write <image> at the start of the turn that shows it"
-    return "" if paths else "; name the images under 'image'"
+    return "" if images else "; name the images under 'image'"

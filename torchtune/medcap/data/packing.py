@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from medcap.data.images.reference import ImageRef
 from medcap.modules.label_loss import IGNORE_INDEX
 
 PADDING_DOCUMENT = -1
@@ -40,7 +41,7 @@ class Sample:
 
     tokens: np.ndarray
     targets: np.ndarray
-    images: tuple[Hashable, ...]
+    images: tuple[ImageRef, ...]
     images_end: int
     name: str
     start: int = 0
@@ -109,7 +110,7 @@ class PackedRow:
     document: np.ndarray
     branch: np.ndarray
     after_prompt_prefix: np.ndarray
-    images: tuple[Hashable, ...]
+    images: tuple[ImageRef, ...]
 
 
 # The arrays of a row with an entry for each token, and what stands in them where nothing is; pad_id for tokens.
@@ -132,7 +133,8 @@ def sharing(sample: Sample) -> tuple[int, int]:
     # What predicts something must stand in the sample's own branch.
     if not sample.images or sample.images_end > _first_target(sample):
         return 0, 0
-    digest = hashlib.blake2b(repr((sample.start, sample.images)).encode(), digest_size=8)
+    shown = tuple(map(str, sample.images))  # the text, as the digest is kept on disk
+    digest = hashlib.blake2b(repr((sample.start, shown)).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(sample.tokens[: sample.images_end], dtype=np.int32).tobytes())
     return sample.images_end, int.from_bytes(digest.digest(), "little", signed=True)
 
@@ -272,7 +274,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         name: np.full(row_length, pad_id if padding is None else padding, dtype=np.int64)
         for name, padding in TOKEN_FIELDS.items()
     }
-    images: list[Hashable] = []
+    images: list[ImageRef] = []
     position = 0
     for number, samples in enumerate(documents):
         first = samples[0]

@@ -19,6 +19,7 @@ from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
 from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
@@ -212,9 +213,9 @@ class ChatDataset:
 
     def _read(
         self, wanted: list[int], transform: Callable[..., Tensor]
-    ) -> tuple[dict[int, Sample], dict[str, Tensor], list[BadRow]]:
+    ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
         samples: dict[int, Sample] = {}
-        images: dict[str, Tensor] = {}
+        images: dict[ImageRef, Tensor] = {}
         bad: list[BadRow] = []
         for index in wanted:
             try:
@@ -261,7 +262,7 @@ class ChatDataset:
             Those of them that cannot be used.
         """
         chosen = np.unique(np.linspace(0, self.num_rows - 1, min(limit, self.num_rows)).astype(np.int64))
-        opened: dict[str, str | None] = {}
+        opened: dict[ImageRef, str | None] = {}
 
         def reason(index: int) -> str | None:
             try:
@@ -304,7 +305,7 @@ class ChatDataset:
                     return True
         return False
 
-    def _problem(self, image: str) -> str | None:
+    def _problem(self, image: ImageRef) -> str | None:
         try:
             self.reader.open(image)
         except UserError as error:

@@ -230,7 +230,7 @@ def _run_around_failures(
 def _about(question: Question) -> Entry:
     entry: Entry = {
         "question_id": question.id,
-        "image": str(question.image) if question.image else None,
+        "image": question.image_entry or None,
         "question": question.text,
     }
     entry["reference"] = question.reference

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchtune.data import Message
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.scoring.question import Question
 
@@ -21,7 +21,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     every image is used, and questions that share an image still share one.
 
     Args:
-        questions: what is asked; images are told apart by their path. A question with a problem is left as it is.
+        questions: what is asked; images are told apart by path and view. A question with a problem is left as it is.
         seed: of the cycle.
 
     Returns:
@@ -39,8 +39,8 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
 
     def exchange(question: Question) -> Question:
-        messages = [_map_images(message, lambda path: other[str(path)]) for message in question.messages]
-        return replace(question, messages=messages, image=Path(other[str(question.image)]) if question.image else None)
+        messages = [_map_images(message, other.__getitem__) for message in question.messages]
+        return replace(question, messages=messages)
 
     return [exchange(question) if question.problem is None and question.images else question for question in questions]
 
@@ -57,7 +57,7 @@ def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:
         stays a failure.
     """
     return [
-        replace(question, messages=[_without_images(message) for message in question.messages], image=None)
+        replace(question, messages=[_without_images(message) for message in question.messages])
         for question in questions
     ]
 
@@ -68,7 +68,7 @@ CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {
 }
 
 
-def _map_images(message: Message, change: Callable[[Any], str]) -> Message:
+def _map_images(message: Message, change: Callable[[ImageRef], ImageRef]) -> Message:
     content = [
         {**part, "content": change(part["content"])} if part["type"] == "image" else dict(part)
         for part in message.content

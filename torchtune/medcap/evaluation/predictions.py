@@ -65,7 +65,7 @@ def request_fingerprint(request: Request, extra: Any = None) -> str:
     """SHA-256 over a request.
 
     Args:
-        request: images count by their path, or by their pixels where a picture itself is given.
+        request: images count by path and view, or by their pixels where a picture itself is given.
         extra: what decides the result beside the request, such as candidates; JSON values.
 
     Returns:

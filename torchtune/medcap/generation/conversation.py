@@ -8,6 +8,7 @@ from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.images.reference import ImageRef
 from medcap.generation.placeholders import fitting, place_images, row_text, without_placeholders
 from medcap.generation.request import Request
 
@@ -18,12 +19,12 @@ class Exchange:
 
     Attributes:
         text: the user's words; none asks for a caption. A placeholder in them says where an image stands.
-        images: paths; those that no placeholder names stand before the words.
+        images: those that no placeholder names stand before the words.
         answer: None until there is one.
     """
 
     text: str
-    images: list[str] = field(default_factory=list)
+    images: list[ImageRef] = field(default_factory=list)
     answer: str | None = None
 
 
@@ -39,12 +40,12 @@ class Conversation:
     system: str = ""
     exchanges: list[Exchange] = field(default_factory=list)
 
-    def ask(self, text: str, images: Sequence[str] = ()) -> None:
+    def ask(self, text: str, images: Sequence[ImageRef] = ()) -> None:
         """Add a user's turn.
 
         Args:
             text: the words.
-            images: paths.
+            images: of this turn.
         """
         self.exchanges.append(Exchange(text, list(images)))
 
@@ -86,7 +87,7 @@ class Conversation:
         """
         rows = [{"from": "system", "value": self.system}] if self.system else []
         turns = self._turns()
-        images = [image for turn in turns for image in turn.images]
+        images = [str(image) for turn in turns for image in turn.images]
         for turn in turns:
             rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
             rows.append({"from": "gpt", "value": turn.answer or ""})
@@ -111,7 +112,7 @@ class Conversation:
             last: the turn to answer; it is there whatever its answer.
         """
         turns: list[Exchange] = []
-        waiting: list[str] = []
+        waiting: list[ImageRef] = []
         for exchange in self.exchanges:
             images = [*waiting, *exchange.images]
             words = None if exchange is last else without_placeholders(exchange.answer or "")

@@ -13,6 +13,7 @@ from PIL import Image
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows
@@ -22,7 +23,7 @@ from medcap.generation.decoding.prefill import decode_one
 from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
-from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
+from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -323,13 +324,17 @@ class Generator:
             )
         return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, candidates=scored)
 
-    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[Any]]:
+    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage]]:
         name = f"request {request.id or index}"
         try:
             prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
-        return name, request.id or str(index), prompt.tokens, prompt.images
+        # Here alone a path becomes a reference: requests of users' programs may hold paths.
+        images = [
+            image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
+        ]
+        return name, request.id or str(index), prompt.tokens, images
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def caption_request(image: Any, id: str = "") -> Request:
     """Ask for a caption: the image alone, as the caption records have it.
 
     Args:
-        image: a path or a PIL image.
+        image: a reference, a path or a PIL image.
         id: name of the request.
 
     Returns:
@@ -27,7 +27,7 @@ def question_request(image: Any | None, question: str, id: str = "") -> Request:
     """Ask a question about an image.
 
     Args:
-        image: a path, a PIL image, or None to ask without one.
+        image: a reference, a path, a PIL image, or None to ask without one.
         question: the words.
         id: name of the request.
 
@@ -41,7 +41,7 @@ def user_message(image: Any | Sequence[Any] | None = None, text: str = "") -> Me
     """Return a user's turn, cut into the parts that ``<image>\\n`` and the text are cut into in a training record.
 
     Args:
-        image: a path, a PIL image or a prepared one, a list of them, or None.
+        image: a reference, a path, a PIL image or a prepared one, a list of them, or None.
         text: the words; a character that stands for an image must not occur in them.
 
     Returns:

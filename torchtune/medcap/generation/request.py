@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from PIL import Image
 from torch import Tensor
 from torchtune.data import Message
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 
 
@@ -23,13 +25,16 @@ class PreparedImage:
     key: str
 
 
+RequestImage = ImageRef | Image.Image | PreparedImage
+
+
 @dataclass(frozen=True)
 class Request:
     """One conversation that wants an answer.
 
     Args:
         messages: all turns up to and including the user's last one; an image is a content part
-            ``{"type": "image", "content": path, PIL image or PreparedImage}``.
+            ``{"type": "image", "content": RequestImage}``; a path counts as a reference in the default view.
         id: name of the request in messages and files; with a seed it fixes what is sampled.
         max_new_tokens: most tokens of this answer; None leaves it to the sampling.
         answer_prefix: words that the answer begins with; they are given, not generated and not scored.

@@ -8,7 +8,7 @@ import io
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.report.sections import Section
 
@@ -35,7 +36,7 @@ class Sample:
     Attributes:
         generated: what the model said; "" is shown as a failure.
         references: what was expected; the first is compared word by word.
-        image: path or picture; None for a question without one.
+        image: reference, path or picture; None for a question without one.
         question: what was asked; "" hides the line.
         correct: True right, False wrong, None where there is no such verdict.
         score: name and value of the row's score.
@@ -49,7 +50,7 @@ class Sample:
 
     generated: str
     references: Sequence[str]
-    image: str | Path | Image.Image | None = None
+    image: ImageRef | str | Path | Image.Image | None = None
     question: str = ""
     correct: bool | None = None
     score: tuple[str, float] | None = None
@@ -264,11 +265,11 @@ def _span(text: str, tag: str | None) -> Markup:
     return Markup("{}<{tag}>{}</{tag}>").format(text[: len(text) - len(words)], words, tag=tag)
 
 
-def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None) -> str:
+def thumbnail(image: ImageRef | str | Path | Image.Image, reader: ImageReader | None = None) -> str:
     """Return a small picture that stands in the page itself.
 
     Args:
-        image: path or picture of any mode.
+        image: reference, path or picture of any mode.
         reader: resolves and opens paths; None opens only a file that lies where the path says.
 
     Returns:
@@ -277,9 +278,10 @@ def thumbnail(image: str | Path | Image.Image, reader: ImageReader | None = None
     Raises:
         UserError: if the image is missing or damaged.
     """
-    if isinstance(image, (str, Path)):
-        reader = reader or ImageReader([Path(image).parent])
-        small = reader.open(reader.resolve(image))
+    if isinstance(image, (ImageRef, str, Path)):
+        named = ImageRef.of(image)
+        reader = reader or ImageReader([Path(named.path).parent])
+        small = reader.open(replace(named, path=str(reader.resolve(named.path))))
     else:
         small = to_rgb(image).copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -310,10 +312,12 @@ def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[s
     ]
 
 
-def _picture(sample: Sample, reader: ImageReader | None, known: dict[str | int, tuple[str, str]]) -> tuple[str, str]:
+def _picture(
+    sample: Sample, reader: ImageReader | None, known: dict[ImageRef | int, tuple[str, str]]
+) -> tuple[str, str]:
     if sample.image is None:
         return "", ""
-    key = str(sample.image) if isinstance(sample.image, (str, Path)) else id(sample.image)
+    key = ImageRef.of(sample.image) if isinstance(sample.image, (ImageRef, str, Path)) else id(sample.image)
     if key not in known:
         try:
             known[key] = thumbnail(sample.image, reader), ""

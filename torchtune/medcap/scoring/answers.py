@@ -159,12 +159,12 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
         id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
         messages=(),
         references=tuple(_texts(reference if isinstance(reference, list) else [reference], "'reference'")),
-        image=image if isinstance(image, str) else None,
         options=given,
         answer_type="" if _missing(value.get("answer_type")) else _text(value["answer_type"], "answer_type"),
         meta=groups,
         words="" if _missing(value.get("question")) else _text(value["question"], "question"),
         columns=columns if len(given) < len(columns) else (),
+        image_name=image if isinstance(image, str) else "",
     )
     return Answer(question, "" if _missing(prediction) else _text(prediction, "prediction"))
 

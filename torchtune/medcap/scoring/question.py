@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchtune.data import Message
+
+    from medcap.data.images.reference import ImageRef
 
 # The fields that tables split the scores by.
 GROUPS = ("modality", "question_type", "answer_type", "organ")
@@ -20,28 +21,28 @@ class Question:
 
     Attributes:
         id: unique in its benchmark or file.
-        messages: the turns before the answer; image parts hold paths that an ``ImageReader`` resolved. Empty in a file
-            of answers, where only ``words`` are known.
+        messages: the turns before the answer; image parts hold references whose paths an ``ImageReader`` resolved.
+            Empty in a file of answers, where only ``words`` are known.
         references: accepted answers or captions, at least one; a protocol that knows only one takes the first.
-        image: the first image; as the row names it in a file of answers; None where there is none.
         options: of a multiple-choice question, in their order, without empty ones.
         answer_type: ``OPEN``, ``CLOSED``, or empty where the benchmark does not say.
         meta: further text fields, such as modality, question_type, organ; an ``answer_type`` among them is the one
             that tables show.
         problem: why this question cannot be asked; it then counts as a failure, in every denominator.
         words: the question where there are no turns.
+        image_name: the image where there are no turns, as the file of answers names it.
         columns: the options with "" for each column that holds none; empty where every column holds one.
     """
 
     id: str
     messages: Sequence[Message]
     references: tuple[str, ...]
-    image: Path | str | None = None
     options: tuple[str, ...] = ()
     answer_type: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
     words: str = ""
+    image_name: str = ""
     columns: tuple[str, ...] = ()
 
     @property
@@ -50,9 +51,19 @@ class Question:
         return message_text(self.messages[-1]) if self.messages else self.words
 
     @property
-    def images(self) -> list[str]:
-        """The image paths in the order of the turns."""
-        return [path for message in self.messages for path in message_images(message)]
+    def images(self) -> list[ImageRef]:
+        """The images in the order of the turns."""
+        return [image for message in self.messages for image in message_images(message)]
+
+    @property
+    def image(self) -> ImageRef | None:
+        """The first image; None where there is none."""
+        return next(iter(self.images), None)
+
+    @property
+    def image_entry(self) -> str:
+        """What files of answers say of the first image; "" where there is none."""
+        return str(self.image or self.image_name)
 
     @property
     def reference(self) -> str | list[str]:
@@ -96,6 +107,6 @@ def message_text(message: Message) -> str:
     return "".join(part["content"] for part in message.content if part["type"] == "text").strip()
 
 
-def message_images(message: Message) -> list[str]:
-    """Return the paths of a turn's images, in order."""
-    return [str(part["content"]) for part in message.content if part["type"] == "image"]
+def message_images(message: Message) -> list[ImageRef]:
+    """Return a turn's images, in order."""
+    return [part["content"] for part in message.content if part["type"] == "image"]

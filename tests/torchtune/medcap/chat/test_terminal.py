@@ -114,7 +114,9 @@ def say(generator, monkeypatch):
         left = list(outcomes)
 
         def generate(asked, sampling, on_token):
-            requests.append([(turn.role, [part["content"] for part in turn.content]) for turn in asked[0].messages])
+            requests.append(
+                [(turn.role, [str(part["content"]) for part in turn.content]) for turn in asked[0].messages]
+            )
             outcome = left.pop(0)
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -205,7 +207,7 @@ def test_typed_placeholders_stand_for_the_image_and_the_saved_row_can_be_trained
     (row,) = json.loads((tmp_path / "it.json").read_text())
     assert [turn["value"] for turn in row["conversations"]] == [value, "Yes,", "and red?", "No"]
     record = read_record(row, Path("it.json"), 0, lambda image, folder: image)
-    turns = [(turn.role, [part["content"] for part in turn.content]) for turn in record.messages]
+    turns = [(turn.role, [str(part["content"]) for part in turn.content]) for turn in record.messages]
     assert turns[:3] == requests[1] and turns[:1] == requests[0]
 
 

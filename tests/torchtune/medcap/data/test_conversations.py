@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from medcap.data.conversations import read_record, split_images
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 
 SOURCE = Path("rows.json")
@@ -28,7 +29,7 @@ def test_medcap_row_takes_its_folder_from_meta():
         "meta": "dir=./datasets/x=y/Image Folder",
     }
     record = read(row)
-    assert parts(record) == [[("image", "datasets/x=y/Image Folder/a.jpg")], [("text", "Clear lungs.")]]
+    assert parts(record) == [[("image", ImageRef("datasets/x=y/Image Folder/a.jpg"))], [("text", "Clear lungs.")]]
     assert [message.role for message in record.messages] == ["user", "assistant"]
     assert [message.masked for message in record.messages] == [True, False]
 
@@ -70,7 +71,7 @@ def test_misspelt_key_numbers_and_several_turns():
     }
     record = read(row)
     assert parts(record)[1] == [("text", "2")]
-    assert record.images == ["root/a.jpg"]
+    assert record.images == [ImageRef("root/a.jpg")]
     assert [message.role for message in record.messages] == ["user", "assistant"] * 2
 
 
@@ -80,7 +81,7 @@ def test_coloninst_opens_the_file_named_by_id():
         "image": "11",
         "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "polyp"}],
     }
-    assert read(row).images == ["root/CVC/Train/polyp/11.png"]
+    assert read(row).images == [ImageRef("root/CVC/Train/polyp/11.png")]
 
 
 def test_torchtune_messages_with_image_parts_and_text_only_rows():
@@ -91,7 +92,7 @@ def test_torchtune_messages_with_image_parts_and_text_only_rows():
             {"role": "assistant", "content": "CT"},
         ]
     }
-    assert parts(read(row))[1] == [("image", "root/b.png"), ("text", "What?")]
+    assert parts(read(row))[1] == [("image", ImageRef("root/b.png")), ("text", "What?")]
     text_only = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
     assert read(text_only).images == []
 
@@ -168,8 +169,8 @@ def test_finite_numbers_and_words_are_text(value, words):
 @pytest.mark.parametrize("row", [talk, lambda **keys: chat(keys.pop("question"), "Yes", **keys)])
 def test_every_key_of_images_is_read(key, row):
     for named in ("a.jpg", ["a.jpg"]):
-        assert read(row(question="<image>\nIs it?", **{key: named})).images == ["root/a.jpg"]
-    assert read(row(question="<image>?", image="a.jpg", images=["a.jpg"])).images == ["root/a.jpg"]
+        assert read(row(question="<image>\nIs it?", **{key: named})).images == [ImageRef("root/a.jpg")]
+    assert read(row(question="<image>?", image="a.jpg", images=["a.jpg"])).images == [ImageRef("root/a.jpg")]
     with pytest.raises(UserError, match=r"0 image placeholder\(s\) but 1 image\(s\); write <image> at the start"):
         read(row(question="Is it?", **{key: "a.jpg"}))
     with pytest.raises(UserError, match="name different images: keep one of them"):
@@ -212,8 +213,10 @@ def test_other_keys_that_carry_content_are_refused_by_name(keys, message):
 
 def test_keys_that_carry_nothing_more_are_passed_over():
     more = {"id": 7, "tools": "[]", "videos": [], "system_prompt": None, "type": "x", "image_path": "/data/a.jpg"}
-    assert read(talk(question="<image>?", image="a.jpg", **more)).images == ["root/a.jpg"]
-    assert read(chat([*part("image", image="a.jpg"), *part("text", text="?")], "Yes", **more)).images == ["root/a.jpg"]
+    assert read(talk(question="<image>?", image="a.jpg", **more)).images == [ImageRef("root/a.jpg")]
+    assert read(chat([*part("image", image="a.jpg"), *part("text", text="?")], "Yes", **more)).images == [
+        ImageRef("root/a.jpg")
+    ]
 
 
 @pytest.mark.parametrize("key", ["image", "images", "img_path", "video"])
@@ -248,7 +251,7 @@ def test_a_part_of_a_table_has_null_under_the_other_keys():
     row = chat(
         [*part("image", text=None, image="a.jpg"), *part("text", content=None, text="Is it?", image=None)], "Yes"
     )
-    assert parts(read(row))[0] == [("image", "root/a.jpg"), ("text", "Is it?")]
+    assert parts(read(row))[0] == [("image", ImageRef("root/a.jpg")), ("text", "Is it?")]
     with pytest.raises(UserError, match="'text' must be text, not NoneType"):
         read(chat(part("text", text=None), "Yes"))
 

@@ -3,6 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.data.packing import Sample, make_documents, make_table, pack_documents, pack_row, sharing
 
 
@@ -13,9 +15,11 @@ def sample(tokens, first_target, images=(), images_end=0, name="row", start=0):
     return Sample(tokens[:-1], targets, images, images_end, name, start)
 
 
+A = ImageRef("a")
+
 # One image (99 99), two questions: what they share ends with the image, [1, 99, 99].
-FIRST = sample([1, 99, 99, 5, 6, 7], 5, ("a",), 3)
-SECOND = sample([1, 99, 99, 5, 8, 9, 10], 5, ("a",), 3)
+FIRST = sample([1, 99, 99, 5, 6, 7], 5, (A,), 3)
+SECOND = sample([1, 99, 99, 5, 8, 9, 10], 5, (A,), 3)
 TEXT = sample([1, 4, 3], 2)
 
 
@@ -40,47 +44,61 @@ def test_layout_of_a_shared_document_and_a_text_row():
     assert row.document.tolist() == [0] * 8 + [1] * 2 + [-1] * 2
     assert row.branch.tolist() == [0] * 3 + [1] * 2 + [2] * 3 + [0] * 4
     assert row.after_prompt_prefix.tolist() == [0] * 12
-    assert row.images == ("a",)
+    assert row.images == (A,)
+
+
+def test_only_the_same_view_of_the_same_image_is_shared():
+    slices = [sample([1, 99, 99, 5, 6, 7], 5, (ImageRef("a", View(frames=number)),), 3) for number in (0, 1, 1)]
+    assert documents_of([FIRST, *slices])[0] == [[0], [1], [2, 3]]
+    with pytest.raises(ValueError, match="row does not begin like row"):
+        pack_row([[FIRST, slices[0]]], 12, pad_id=0)
+
+
+def test_the_group_of_an_image_in_the_default_view_is_that_of_its_path():
+    # Kept on disk with the counted tokens; these are the numbers of plain paths.
+    assert sharing(FIRST) == (3, 6488145592074204737)
+    both = sample([1, 99, 99, 5, 6, 7], 5, (ImageRef("a'\"\\é.png"), ImageRef("b")), 3)
+    assert sharing(both) == (3, -4392945291373667298)
 
 
 def test_documents_that_continue_a_prompt_prefix_begin_behind_it():
-    row = pack_row([[sample([99, 99, 5, 7], 3, ("a",), 2, start=4)], [TEXT]], 6, pad_id=0)
+    row = pack_row([[sample([99, 99, 5, 7], 3, (A,), 2, start=4)], [TEXT]], 6, pad_id=0)
     assert row.tokens.tolist() == [99, 99, 5, 1, 4, 0]
     assert row.input_pos.tolist() == [4, 5, 6, 0, 1, 0]
     assert row.after_prompt_prefix.tolist() == [1, 1, 1, 0, 0, 0]
 
 
 def test_a_sample_behind_the_prompt_prefix_shares_with_none_before_it():
-    begun = sample([99, 5, 6], 2, ("a",), 1, start=2)
-    assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1)])[0] == [[0], [1]]
-    assert documents_of([begun, sample([99, 5, 7], 2, ("a",), 1, start=2)])[0] == [[0, 1]]
+    begun = sample([99, 5, 6], 2, (A,), 1, start=2)
+    assert documents_of([begun, sample([99, 5, 7], 2, (A,), 1)])[0] == [[0], [1]]
+    assert documents_of([begun, sample([99, 5, 7], 2, (A,), 1, start=2)])[0] == [[0, 1]]
 
 
 def test_what_predicts_something_stands_in_its_own_branch():
     # The answer follows the image at once: the image token predicts it, so it cannot be shared.
-    same = [sample([1, 99, value], 2, ("a",), 2) for value in (7, 8)]
+    same = [sample([1, 99, value], 2, (A,), 2) for value in (7, 8)]
     assert documents_of(same) == ([[0], [1]], [2, 2])
     assert sharing(same[0]) == (0, 0)
     # One token between them is enough.
-    later = [sample([1, 99, 6, value], 3, ("a",), 2) for value in (7, 8)]
+    later = [sample([1, 99, 6, value], 3, (A,), 2) for value in (7, 8)]
     assert documents_of(later) == ([[0, 1]], [4])
     assert pack_row([later], 6, pad_id=0).tokens.tolist() == [1, 99, 6, 6, 0, 0]
 
 
 def test_another_text_before_the_image_is_not_shared():
-    early = sample([1, 99, 5, 6], 3, ("a",), 2)
-    late = sample([1, 5, 99, 4, 6], 4, ("a",), 3)
+    early = sample([1, 99, 5, 6], 3, (A,), 2)
+    late = sample([1, 5, 99, 4, 6], 4, (A,), 3)
     assert documents_of([early, late])[0] == [[0], [1]]
 
 
 def test_sharing_can_be_turned_off_and_differing_images_never_share():
-    other = sample([1, 99, 99, 5, 6, 7], 5, ("b",), 3)
+    other = sample([1, 99, 99, 5, 6, 7], 5, (ImageRef("b"),), 3)
     assert documents_of([FIRST, SECOND], share=False)[0] == [[0], [1]]
     assert documents_of([FIRST, other])[0] == [[0], [1]]
 
 
 def test_samples_that_do_not_begin_alike_cannot_be_laid_out_together():
-    other = sample([1, 99, 99, 5, 6, 7], 5, ("b",), 3, name="another row")
+    other = sample([1, 99, 99, 5, 6, 7], 5, (ImageRef("b"),), 3, name="another row")
     with pytest.raises(ValueError, match="another row does not begin like row"):
         pack_row([[FIRST, other]], 20, pad_id=0)
     with pytest.raises(ValueError, match="does not fit into a row of 4 tokens"):
@@ -88,7 +106,7 @@ def test_samples_that_do_not_begin_alike_cannot_be_laid_out_together():
 
 
 def test_questions_that_do_not_fit_go_into_another_document():
-    questions = [sample([1, 99, 99, 5, value, value], 5, ("a",), 3) for value in range(10, 17)]
+    questions = [sample([1, 99, 99, 5, value, value], 5, (A,), 3) for value in range(10, 17)]
     groups, lengths = documents_of(questions, row_length=9)
     assert groups == [[0, 1, 2], [3, 4, 5], [6]]
     assert lengths == [9, 9, 5]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from torchvision.transforms.functional import resize, to_tensor
 
+from helpers.dicom_files import write_dicom
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
+from medcap.data.images.views import View
 from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
@@ -48,6 +50,24 @@ def test_units_are_samples_or_rows(workspace, tokenizer):
     batch, bad = packed.load(plan, 0, 2, small)
     assert batch.tokens.shape == (2, 96)
     assert not bad
+
+
+def test_each_view_of_an_image_is_opened_once_and_stands_in_its_own_row(workspace, tokenizer, monkeypatch):
+    frames = np.stack([np.full((4, 4), 51 * number, dtype=np.uint8) for number in range(3)])
+    write_dicom(workspace.folder / "images" / "scan.dcm", frames)
+    row = {**workspace.records()[0], "image": "images/scan.dcm"}
+    dataset = chat_dataset(tokenizer, source=str(workspace.write_data("scans.json", [row] * 4)), max_seq_len=96)
+    plain = dataset.sample
+    last = dataclasses.replace(plain(0).images[0], view=View(frames=2))
+    monkeypatch.setattr(
+        dataset,
+        "sample",
+        lambda index: dataclasses.replace(plain(index), images=(last,)) if index > 1 else plain(index),
+    )
+    opened = []
+    batch, bad = dataset.load(dataset.plan(), 0, 4, lambda image: opened.append(image) or small(image))
+    assert (len(opened), batch.num_images, bad) == (2, 2, [])
+    assert sorted(batch.images[:, 0, 0, 0].tolist()) == pytest.approx([0.2, 0.4])
 
 
 def test_a_damaged_image_takes_only_its_own_samples_along(workspace, tokenizer):

@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 from torchtune.data import Message
 
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.errors import UserError
 from medcap.evaluation.predictions import (
     PredictionFile,
@@ -104,7 +106,11 @@ def test_a_request_is_known_by_its_id_words_and_images():
     assert request_fingerprint(request()) == request_fingerprint(request())
     others = [request(id="2"), request(text="r"), request(image="b.png"), request(image=Image.new("L", (2, 2)))]
     others += [request(image=Image.new("L", (2, 2), 1)), request(image=Image.new("L", (4, 1)))]
-    assert len({request_fingerprint(other) for other in [request(), *others]}) == 7
+    others += [request(image=ImageRef("a.png", View(frames=number))) for number in (0, 1)]
+    assert len({request_fingerprint(other) for other in [request(), *others]}) == 9
+    # Files that were written when images were plain paths are gone on with.
+    known = "a4b183232521362a77c4f0cd77a9124204c6f6354bd9749e5700f622d5c49709"
+    assert request_fingerprint(request()) == request_fingerprint(request(image=ImageRef("a.png"))) == known
 
 
 def test_dataset_fingerprint_is_the_sha256_of_the_bytes(tmp_path):

@@ -52,7 +52,7 @@ class Answers:
 
 def image_name(request):
     images = [part["content"] for part in request.messages[-1].content if part["type"] == "image"]
-    return images[0].rpartition("/")[2].removesuffix(".png") if images else "none"
+    return images[0].path.rpartition("/")[2].removesuffix(".png") if images else "none"
 
 
 @pytest.fixture

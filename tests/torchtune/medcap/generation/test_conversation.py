@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from medcap.data.conversations import read_record
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
+
+A, B, C = map(ImageRef, ("a.png", "b.png", "c.png"))
 
 
 def parts(request):
@@ -13,9 +16,9 @@ def parts(request):
 
 def two_turns():
     conversation = Conversation("Be brief.")
-    conversation.ask("Is there a mass?", ["a.png", "b.png"])
+    conversation.ask("Is there a mass?", [A, B])
     conversation.answer("No.")
-    conversation.ask("", ["c.png"])
+    conversation.ask("", [C])
     return conversation
 
 
@@ -23,18 +26,18 @@ def test_a_request_holds_everything_that_was_said():
     conversation = two_turns()
     assert parts(conversation.request()) == [
         ("system", ["Be brief."]),
-        ("user", ["a.png", "b.png", "\nIs there a mass?"]),
+        ("user", [A, B, "\nIs there a mass?"]),
         ("assistant", ["No."]),
-        ("user", ["c.png"]),
+        ("user", [C]),
     ]
 
 
 def test_a_turn_alone_is_about_the_images_that_were_shown_last():
     conversation = two_turns()
-    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", ["c.png"])]
+    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", [C])]
     conversation.answer("A lung.")
     conversation.ask("Which side?")
-    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", ["c.png", "\nWhich side?"])]
+    assert parts(conversation.request(alone=True)) == [("system", ["Be brief."]), ("user", [C, "\nWhich side?"])]
     without = Conversation()
     without.ask("Which side?")
     assert parts(without.request(alone=True)) == [("user", ["Which side?"])]
@@ -43,7 +46,7 @@ def test_a_turn_alone_is_about_the_images_that_were_shown_last():
 def test_the_last_answer_is_not_part_of_what_is_asked_again():
     conversation = two_turns()
     conversation.answer("A lung.")
-    assert parts(conversation.request())[-1] == ("user", ["c.png"])
+    assert parts(conversation.request())[-1] == ("user", [C])
     conversation.answer("Two lungs.")
     assert [exchange.answer for exchange in conversation.exchanges] == ["No.", "Two lungs."]
 
@@ -64,14 +67,14 @@ def test_a_saved_conversation_is_read_as_the_same_turns():
 @pytest.mark.parametrize("lost", ["", " ", None, "<image>"])
 def test_the_images_of_a_turn_without_an_answer_go_with_the_next(lost):
     conversation = Conversation()
-    conversation.ask("Is there a mass?", ["a.png"])
+    conversation.ask("Is there a mass?", [A])
     conversation.exchanges[-1].answer = lost
-    conversation.ask("Please look again.", ["b.png"])
-    assert parts(conversation.request()) == [("user", ["a.png", "b.png", "\nPlease look again."])]
+    conversation.ask("Please look again.", [B])
+    assert parts(conversation.request()) == [("user", [A, B, "\nPlease look again."])]
     conversation.answer("No.")
     conversation.ask("Sure?")
     assert parts(conversation.request()) == [
-        ("user", ["a.png", "b.png", "\nPlease look again."]),
+        ("user", [A, B, "\nPlease look again."]),
         ("assistant", ["No."]),
         ("user", ["Sure?"]),
     ]
@@ -86,10 +89,10 @@ def test_the_images_of_a_turn_without_an_answer_go_with_the_next(lost):
 
 def test_a_placeholder_that_was_asked_alone_is_left_out_of_later_turns():
     conversation = Conversation()
-    conversation.ask("", ["a.png"])
+    conversation.ask("", [A])
     conversation.answer("A lung.")
     conversation.ask("<image> Which side?")
-    assert parts(conversation.request(alone=True)) == [("user", ["a.png", "\nWhich side?"])]
+    assert parts(conversation.request(alone=True)) == [("user", [A, "\nWhich side?"])]
     with pytest.raises(UserError, match="1 image placeholder"):
         conversation.request()
     conversation.answer("Left.")
@@ -103,6 +106,6 @@ def test_a_placeholder_that_was_asked_alone_is_left_out_of_later_turns():
 
 def test_markdown_shows_images_words_and_answers():
     conversation = Conversation()
-    conversation.ask("", ["my file.png"])
+    conversation.ask("", [ImageRef("my file.png")])
     conversation.answer("A chest.")
     assert conversation.to_markdown() == "![my file.png](<my file.png>)\n**You:** (describe)\n\nA chest.\n"

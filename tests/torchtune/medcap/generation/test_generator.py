@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from PIL import Image
 from torchtune.data import Message
 
 from helpers.tiny_generation import FAMILIES, mixed_requests, plain_answer, tiny_generator, write_images
+from medcap.data.images.reference import ImageRef
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
@@ -45,6 +47,16 @@ def test_one_generator_gives_the_same_answers_again(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 1))
     generator = tiny_generator(tmp_path, batch_size=2)
     assert generator.generate(requests, GREEDY) == generator.generate(requests, GREEDY)
+
+
+def test_a_path_and_its_reference_are_the_same_image(tmp_path):
+    (name,) = write_images(tmp_path, 1)
+    generator = tiny_generator(tmp_path)
+    (expected,) = tokens_of(generator, [caption_request(name)])
+    before = generator.model.tower.num_seen
+    shown = [name, Path(name), ImageRef(name)]
+    assert tokens_of(generator, [caption_request(image) for image in shown]) == [expected] * 3
+    assert generator.model.tower.num_seen - before == 1
 
 
 def test_several_images_and_turns_in_one_request(tmp_path):

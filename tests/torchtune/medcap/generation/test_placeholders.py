@@ -29,7 +29,7 @@ def trained(value, images):
     """The parts that a training row with these words has."""
     turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "Yes"}]
     record = read_record({"image": images, "conversations": turns}, Path("row.json"), 0, lambda image, folder: image)
-    return [part["content"] for part in record.messages[0].content]
+    return [str(part["content"]) for part in record.messages[0].content]
 
 
 @pytest.mark.parametrize(

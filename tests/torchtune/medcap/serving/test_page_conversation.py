@@ -216,4 +216,4 @@ def test_rows_are_those_of_the_terminal_and_can_be_trained_on(converse, conversa
         (found,) = page["rows"]
         assert found["conversations"] == row["conversations"] and found["image"] == row.get("image", [])
         record = read_record(found, Path("export.json"), 0, lambda image, folder: image)
-        assert record.images == found["image"]
+        assert [image.path for image in record.images] == found["image"]

@@ -15,6 +15,7 @@ from medcap.data.images.dicom import START_BYTES, DicomFile, has_preamble, is_ba
 from medcap.data.images.nifti import NiftiFile, is_nifti
 from medcap.data.images.png import SixteenBitPng
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
+from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiff.file import TiffFile
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.storage.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
@@ -192,12 +193,12 @@ class ImageReader:
             image = self._open_header(Path(path), closing)
             return ImageHeader(str(image.format), *image.size)
 
-    def open(self, path: str | Path, view: View = DEFAULT_VIEW, keep_grey: bool = False) -> Image.Image:
+    def open(self, image: ImageRef | str | Path, keep_grey: bool = False) -> Image.Image:
         """Decode an image.
 
         Args:
-            path: a path that :meth:`resolve` returned.
-            view: which frame or slice, and which window; by default the middle frame, and the window of the file.
+            image: a reference whose path :meth:`resolve` returned, or such a path: then the middle frame, and the
+                window of the file.
             keep_grey: leave a picture without colour in mode L; resizing it takes half the time, to the same pixels.
 
         Returns:
@@ -209,7 +210,7 @@ class ImageReader:
         Raises:
             UserError: if the file is too large, of another format, truncated or otherwise damaged.
         """
-        with contextlib.closing(self.open_frames(path, view, keep_grey)) as pictures:
+        with contextlib.closing(self.open_frames(ImageRef.of(image), keep_grey)) as pictures:
             return next(pictures)[1]
 
     def open_bytes(self, data: bytes, view: View = DEFAULT_VIEW) -> Image.Image:
@@ -217,7 +218,7 @@ class ImageReader:
 
         Args:
             data: the content of a file, of any format that :meth:`open` reads.
-            view: as in :meth:`open`.
+            view: which frame or slice, and which window.
 
         Returns:
             As :meth:`open`.
@@ -235,14 +236,11 @@ class ImageReader:
                     return coloured(decode(image, view))
                 return coloured(next(image.pictures(view))[1])
 
-    def open_frames(
-        self, path: str | Path, view: View, keep_grey: bool = False
-    ) -> Generator[tuple[int | None, Image.Image]]:
+    def open_frames(self, image: ImageRef, keep_grey: bool = False) -> Generator[tuple[int | None, Image.Image]]:
         """Decode frames of a DICOM file or slices of a NIfTI volume, one after the other; of other formats the first.
 
         Args:
-            path: a path that :meth:`resolve` returned.
-            view: which frames, and which window.
+            image: a reference whose path :meth:`resolve` returned.
             keep_grey: as in :meth:`open`.
 
         Yields:
@@ -252,19 +250,19 @@ class ImageReader:
             UserError: as :meth:`open`, or if there is no such frame or window.
         """
         with contextlib.ExitStack() as closing:
-            image = self._open_header(Path(path), closing, whole=True)
-            if isinstance(image, Image.Image):
-                with self._named(path):
-                    picture = decode(image, view)
+            file = self._open_header(Path(image.path), closing, whole=True)
+            if isinstance(file, Image.Image):
+                with self._named(image.path):
+                    picture = decode(file, image.view)
                 yield None, picture if keep_grey else coloured(picture)
                 return
-            pictures = image.pictures(view)
+            pictures = file.pictures(image.view)
             while True:
-                with self._named(path):
+                with self._named(image.path):
                     found = next(pictures, None)
                 if found is None:
                     return
-                yield found[0] if image.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
+                yield found[0] if file.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
 
     def _open_header(
         self, path: Path, closing: contextlib.ExitStack, whole: bool = False

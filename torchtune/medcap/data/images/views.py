@@ -14,7 +14,7 @@ AXES = ("sagittal", "coronal", "axial")
 _SQUARE = 1.01  # ratio of spacings up to which pixels count as square
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """Which pictures of a file are wanted, and of which values.
 

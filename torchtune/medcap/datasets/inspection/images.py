@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.inspection.rows import RowChecker
 from medcap.errors import UserError, is_of_the_machine
 
@@ -32,18 +33,18 @@ class ImageFacts:
     format: str = ""
 
 
-def decode(reader: ImageReader, path: str) -> ImageFacts:
+def decode(reader: ImageReader, image: ImageRef) -> ImageFacts:
     """Open an image as training does; raises what ``ImageReader.open`` raises."""
-    picture = reader.open(path)
+    picture = reader.open(image)
     digest = hashlib.blake2b(repr(picture.size).encode(), digest_size=8)
     digest.update(picture.tobytes())
     content = int.from_bytes(digest.digest(), "little") or 1
     return ImageFacts(content=content, width=picture.width, height=picture.height)
 
 
-def read_header(reader: ImageReader, path: str) -> ImageFacts:
+def read_header(reader: ImageReader, image: ImageRef) -> ImageFacts:
     """Size and format alone; raises what ``ImageReader.check`` raises."""
-    header = reader.check(path)
+    header = reader.check(image.path)
     return ImageFacts(width=header.width, height=header.height, format=header.format)
 
 
@@ -52,14 +53,14 @@ class ImageChecker:
     """Looks at images that rows name.
 
     Attributes:
-        rows: finds the paths.
+        rows: finds the images.
         look: ``decode`` or ``read_header``.
         starts: ``[n + 1]`` int64: the images of row i are ``starts[i]`` to ``starts[i + 1]`` of all that are named.
         wanted: ``[m]`` bool: of all that are named, those to look at.
     """
 
     rows: RowChecker
-    look: Callable[[ImageReader, str], ImageFacts]
+    look: Callable[[ImageReader, ImageRef], ImageFacts]
     starts: np.ndarray
     wanted: np.ndarray
 
@@ -70,8 +71,8 @@ class ImageChecker:
             index: of the row, from 0.
         """
         wanted = self.wanted[self.starts[index] : self.starts[index + 1]]
-        paths = self.rows.images(index)
-        return [self._look(path) for path, want in zip(paths, wanted, strict=True) if want]
+        images = self.rows.images(index)
+        return [self._look(image) for image, want in zip(images, wanted, strict=True) if want]
 
     def crashed(self, index: int) -> list[ImageFacts]:
         """Return the facts for a row whose images ended the process that opened them."""
@@ -79,12 +80,12 @@ class ImageChecker:
         reason = "opening its image ends the process (damaged file, or memory ran out)"
         return [ImageFacts(reason)] * count
 
-    def _look(self, path: str) -> ImageFacts:
+    def _look(self, image: ImageRef) -> ImageFacts:
         try:
-            return self.look(self.rows.reader, path)
+            return self.look(self.rows.reader, image)
         except UserError as error:
             return ImageFacts(str(error))
         except Exception as error:  # a decoder may raise anything
             if is_of_the_machine(error):
                 raise
-            return ImageFacts(f"image {path} cannot be opened: {type(error).__name__}: {error}")
+            return ImageFacts(f"image {image.path} cannot be opened: {type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ from torchtune.data import Message
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_answers, check_text
 from medcap.data.conversations import Record, read_record
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.packing import sharing
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
@@ -70,7 +71,7 @@ class RowFacts:
     Attributes:
         problem: None for a row that can be used as far as its words go.
         words: a 64-bit number for what is said in it, and where its images stand.
-        images: a 64-bit number for the path of each image.
+        images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
     """
 
@@ -120,8 +121,8 @@ class RowChecker:
                 raise
             return RowFacts(Problem("crash", f"reading it fails: {type(error).__name__}: {error}"))
 
-    def images(self, index: int) -> list[str]:
-        """Return the paths of a row's images, in order; the row must be good as far as its words go."""
+    def images(self, index: int) -> list[ImageRef]:
+        """Return a row's images, in order; the row must be good as far as its words go."""
         row = self.rows.read(index)
         if self._only_names(row):
             return self._named_images(row)
@@ -132,7 +133,7 @@ class RowChecker:
         stage.rule = "layout"
         if self._only_names(row):
             stage.rule = "image path"
-            return RowFacts(images=tuple(map(number_of, self._named_images(row))))
+            return RowFacts(images=_numbers_of(self._named_images(row)))
 
         def find(name: Any, folder: str | None = None) -> Path:
             stage.rule = "image path"
@@ -141,7 +142,7 @@ class RowChecker:
             return found
 
         record = read_record(row, self.rows.path, index, find, self.style)
-        images = tuple(map(number_of, record.images))
+        images = _numbers_of(record.images)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
@@ -173,11 +174,11 @@ class RowChecker:
     def _only_names(self, row: Any) -> bool:
         return self.any_layout and not has_turns(row)
 
-    def _named_images(self, row: Any) -> list[str]:
-        found: list[str] = []
+    def _named_images(self, row: Any) -> list[ImageRef]:
+        found: list[ImageRef] = []
 
         def note(name: str, folder: str | None) -> str:
-            found.append(str(self.reader.resolve(name, folder)))
+            found.append(ImageRef.of(self.reader.resolve(name, folder)))
             return name
 
         rename_images(row, note)
@@ -195,6 +196,10 @@ class _Stage:
     """How far the check of a row has come: by which rule it fails if it fails now."""
 
     rule: str = "json"
+
+
+def _numbers_of(images: list[ImageRef]) -> tuple[int, ...]:
+    return tuple(number_of(str(image)) for image in images)
 
 
 def number_of(text: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.images.resize import SUFFIXES, encode, fit, pad_wide
 from medcap.data.images.views import View
 from medcap.data.storage.tar_files import SEPARATOR
@@ -153,7 +154,7 @@ class Worker:
         settings = self.settings
         path = self.reader.resolve(picture.source)
         suffix = SUFFIXES[settings.file_format]
-        for number, opened in self.reader.open_frames(path, settings.view):
+        for number, opened in self.reader.open_frames(ImageRef(str(path), settings.view)):
             try:
                 fitted = fit(pad_wide(opened, settings.pad_above), settings.size, settings.fit)
             except UserError as error:

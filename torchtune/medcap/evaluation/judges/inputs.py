@@ -106,10 +106,10 @@ def _answer(row: Mapping[str, str], number: int) -> Answer:
         id=row.get("question_id") or str(number),
         messages=(),
         references=(row["output"],),
-        image=row.get("image"),
         answer_type=row.get("answer_type", ""),
         meta={group: value for group, value in groups.items() if value},
         words=last_question(row["instruction"]),
+        image_name=row.get("image", ""),
     )
     return Answer(question, row["generated"])
 

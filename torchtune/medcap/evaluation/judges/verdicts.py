@@ -214,7 +214,7 @@ def _entry(
     question = answer.question
     return {
         "question_id": question.id,
-        "image": question.image or None,
+        "image": question.image_entry or None,
         "question": question.text,
         "reference": question.reference,
         **question.groups,

@@ -67,13 +67,13 @@ class MedcapMode(PromptMethod):
         keys = []
         for question in questions:
             images = [] if question.problem else question.images
-            key = question.id if conditional and images else "\n".join(images)
+            key = question.id if conditional and images else "\n".join(map(str, images))
             keys.append(key)
             if key and key not in wanted:
                 turns = self.mode.description_turns(question)
                 # Without a condition, the first question about an image limits what is said of it for all.
                 wanted[key] = Request(turns, key, _limit(question, turns, engine))
-                about[key] = Question(key, turns, ("",), question.image)
+                about[key] = Question(key, turns, ("",))
         if not wanted:
             return [NOTHING_SAID if question.problem is None else None for question in questions]
         name = "descriptions_for_questions" if conditional else "descriptions"

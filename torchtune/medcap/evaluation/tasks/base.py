@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
@@ -156,7 +157,7 @@ class ImageFinder:
     def __init__(self, reader: ImageReader) -> None:
         self.reader = reader
         self.problem: str | None = None
-        self._known: dict[tuple[str, ...], tuple[Path, str | None]] = {}
+        self._known: dict[tuple[str, ...], tuple[ImageRef, str | None]] = {}
 
     def __call__(self, path: str, folder: str | None = None) -> Path:
         """Resolve ``path``; where that fails, set ``problem`` and return the path as it is."""
@@ -166,7 +167,7 @@ class ImageFinder:
             self.problem = str(error)
             return Path(folder or "", path)
 
-    def first_of(self, *names: str) -> Path:
+    def first_of(self, *names: str) -> ImageRef:
         """Resolve the first of several names that exists, and set ``problem`` to None or to what fails.
 
         Args:
@@ -186,9 +187,9 @@ class ImageFinder:
                 problems.append(self.problem)
             else:
                 path, self.problem = Path(names[0]), problems[0]
-            self._known[names] = path, self.problem
-        path, self.problem = self._known[names]
-        return path
+            self._known[names] = ImageRef.of(path), self.problem
+        image, self.problem = self._known[names]
+        return image
 
 
 def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = None) -> ImageReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from medcap.data.conversations import Record, read_record
@@ -72,5 +72,4 @@ def _row(record: Record, problem: str | None) -> Question:
     reference = message_text(record.messages[answer])
     if not reference:
         raise UserError(f"{record.name}: the first assistant turn, which is the reference, is empty")
-    row = Question(str(record.index), prompt, (reference,), problem=problem)
-    return replace(row, image=Path(row.images[0])) if row.images else row
+    return Question(str(record.index), prompt, (reference,), problem=problem)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.published.fields import field_text, field_words, question_text
 from medcap.datasets.published.finding import HUB, Found, Layout, find_files
 from medcap.datasets.published.question import PublishedQuestion
@@ -88,13 +89,13 @@ def yes_no_type(answers: Sequence[str]) -> str:
 
 
 def official_row(
-    question: PublishedQuestion, image: Path | None, problem: str | None, answer_type: str = ""
+    question: PublishedQuestion, image: ImageRef | None, problem: str | None, answer_type: str = ""
 ) -> Question:
     """Return a benchmark's row, kept whatever is wrong with it.
 
     Args:
         question: what the file says; empty answers and further fields are left out.
-        image: where it lies, or should lie.
+        image: its path is where it lies, or should lie.
         problem: what is wrong with the image.
         answer_type: ``OPEN``, ``CLOSED`` or empty.
 
@@ -111,9 +112,8 @@ def official_row(
         problem = problem or "the file gives no answer"
     return Question(
         id=question.id,
-        messages=[user_message(str(image) if image else None, text)],
+        messages=[user_message(image, text)],
         references=tuple(references) or (NO_ANSWER,),
-        image=image,
         options=question.options,
         answer_type=answer_type,
         meta={key: field_text(value) for key, value in question.meta.items() if field_text(value)},
@@ -151,18 +151,18 @@ def row_maker(
         find, roots = image_finder(found.folder, layout.images, options.image_roots)
 
     def make_row(question: PublishedQuestion) -> Question:
-        path, problem, name = None, None, field_text(question.image)
+        image, problem, name = None, None, field_text(question.image)
         if hub and question.content is None:
             problem = "the parquet file holds no image for it"
         elif hub:
-            path = store.write(question.content)
+            image = ImageRef.of(store.write(question.content))
         elif name:
-            path = find.first_of(*(name + suffix for suffix in question.suffixes))
+            image = find.first_of(*(name + suffix for suffix in question.suffixes))
             problem = find.problem
         kind = answer_type_of(question.answer_type)
         if hub or derive:
             kind = kind or yes_no_type(list(map(field_words, question.answers)))
-        return official_row(question, path, problem, kind)
+        return official_row(question, image, problem, kind)
 
     return make_row, roots
 

@@ -102,15 +102,14 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     other = next((key for key in (*IMAGE_KEYS, "img") if key != "image" and value.get(key)), None)
     if not image and other is not None:
         raise UserError(f"'{other}' is not read: name the image under 'image'")
-    path = find.first_of(image) if image else None
+    found = find.first_of(image) if image else None
     problem = find.problem if image else None
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [
         Question(
             id=name,
-            messages=[user_message(path and str(path), question)],
+            messages=[user_message(found, question)],
             references=references,
-            image=path,
             options=_options(value.get("options")) or _options_of(question),
             answer_type=answer_type_of(value.get("answer_type")),
             meta={key: field_text(value[key]) for key in _META_KEYS if field_text(value.get(key))},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +16,7 @@ from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.generation.decoding.prefix_tree import image_key
-from medcap.generation.request import PreparedImage
+from medcap.generation.request import PreparedImage, RequestImage
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.workers import num_processors
@@ -31,7 +31,7 @@ class ImageRows:
     Args:
         model: encodes; its tower and projector must be in eval mode.
         preprocess: the tower's.
-        reader: opens paths.
+        reader: opens references.
         batch_size: images that are encoded together.
         max_bytes: device memory for images beyond those of the current batch.
     """
@@ -62,22 +62,22 @@ class ImageRows:
     ) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def prefetch(self, images: Iterable[Any]) -> None:
+    def prefetch(self, images: Iterable[RequestImage]) -> None:
         """Begin to read images in the background.
 
         Args:
-            images: paths, PIL images and prepared ones.
+            images: of any kind.
         """
         for image in images:
             key = image_key(image)
             if self._is_new(key) and key not in self._pending:
                 self._pending[key] = self._threads.submit(self._read, image)
 
-    def encode(self, images: Sequence[Any], ahead: Iterable[Any] = ()) -> None:
+    def encode(self, images: Sequence[RequestImage], ahead: Iterable[RequestImage] = ()) -> None:
         """Make the rows of images; those that cannot be read get a failure instead.
 
         Args:
-            images: paths, PIL images and prepared ones, repeated ones are encoded once.
+            images: of any kind; repeated ones are encoded once.
             ahead: images that come next; they fill the batch, and the batch after it is begun to be read.
         """
         wanted = dict.fromkeys(image_key(image) for image in images)
@@ -90,7 +90,7 @@ class ImageRows:
         following = iter(ahead)
         self._take(missing, following, self._batch_size)
         self.prefetch(missing.values())
-        later: dict[Hashable, Any] = {}
+        later: dict[Hashable, RequestImage] = {}
         self._take(later, (image for image in following if image_key(image) not in missing), self._batch_size)
         self.prefetch(later.values())
         pixels: dict[Hashable, Tensor] = {}
@@ -111,18 +111,18 @@ class ImageRows:
                 self._rows.move_to_end(key)
         self._forget(keep=len(wanted))
 
-    def failure(self, image: Any) -> str:
+    def failure(self, image: RequestImage) -> str:
         """Why an encoded image has no rows, or an empty text."""
         return self._failures.get(image_key(image), "")
 
-    def stack(self, images: Sequence[Any]) -> Tensor:
+    def stack(self, images: Sequence[RequestImage]) -> Tensor:
         """Return the rows of images that were encoded without failure: ``[N, K, d]``."""
         return torch.stack([self._rows[image_key(image)] for image in images])
 
     def _is_new(self, key: Hashable) -> bool:
         return key not in self._rows and key not in self._failures
 
-    def _take(self, into: dict[Hashable, Any], images: Iterable[Any], most: int) -> None:
+    def _take(self, into: dict[Hashable, RequestImage], images: Iterable[RequestImage], most: int) -> None:
         if len(into) >= most:
             return
         for image in images:
@@ -132,13 +132,14 @@ class ImageRows:
                 if len(into) >= most:
                     return
 
-    def _read(self, image: Any) -> Tensor:
+    def _read(self, image: RequestImage) -> Tensor:
         if isinstance(image, PreparedImage):
             return image.pixels
         try:
             if isinstance(image, Image.Image):
                 return self._transform(to_rgb(image))
-            return self._transform(self._reader.open(self._reader.resolve(image), keep_grey=True))
+            found = replace(image, path=str(self._reader.resolve(image.path)))
+            return self._transform(self._reader.open(found, keep_grey=True))
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UserError(f"the image cannot be read: {error}") from error
 

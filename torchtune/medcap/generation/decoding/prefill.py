@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.prefix_tree import PackedTrees, Tree
+from medcap.generation.request import RequestImage
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import added_mask, tree_attention_mask
 
@@ -24,7 +24,7 @@ def prefill_tokens(device: torch.device) -> int:
     return PREFILL_TOKENS_ON_CPU if device.type == "cpu" else PREFILL_TOKENS
 
 
-def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[Any]) -> Tree | str:
+def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]) -> Tree | str:
     """Look at a tree's images.
 
     Args:

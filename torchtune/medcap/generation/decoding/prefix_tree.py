@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medcap.generation.request import GREEDY, PreparedImage, Sampling
+from medcap.generation.request import GREEDY, PreparedImage, RequestImage, Sampling
 
 MAX_TREE_TOKENS = 2048
 
@@ -37,7 +37,7 @@ class Prompt:
     index: int
     key: str
     tokens: np.ndarray
-    images: list[Any]
+    images: list[RequestImage]
     limit: int = 0
     candidates: Sequence[np.ndarray] = ()
     sampling: Sampling = GREEDY
@@ -79,7 +79,7 @@ class Tree:
         return max(prompt.capacity for prompt in self.prompts)
 
     @property
-    def images(self) -> list[Any]:
+    def images(self) -> list[RequestImage]:
         """Of the runs of image tokens in the row."""
         return self.prompts[0].images
 
@@ -123,11 +123,11 @@ class PackedTrees:
         return np.concatenate([start + np.arange(num_shared), own])
 
 
-def image_key(image: Any) -> Hashable:
-    """Return what two requests about the same image have in common: its path, its content, or the very picture."""
+def image_key(image: RequestImage) -> Hashable:
+    """Return what two requests about the same image have in common: the reference, its content, or the very picture."""
     if isinstance(image, PreparedImage):
         return ("prepared", image.key)
-    return ("memory", id(image)) if isinstance(image, Image.Image) else str(image)
+    return ("memory", id(image)) if isinstance(image, Image.Image) else image
 
 
 def plan_trees(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medcap.data.images.reader import ImageHeader, ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.images.views import View
 from medcap.errors import UserError
 
@@ -31,7 +32,7 @@ def save(path, values=PATIENT, affine=None, kind=nibabel.Nifti1Image, **header):
 
 
 def slice_of(reader, path, **view):
-    return np.asarray(reader.open(path, View(**view)))[..., 0]
+    return np.asarray(reader.open(ImageRef(str(path), View(**view))))[..., 0]
 
 
 def test_the_header_tells_the_first_two_axes(reader, tmp_path):
@@ -41,7 +42,7 @@ def test_the_header_tells_the_first_two_axes(reader, tmp_path):
 
 def problem(reader, path, **view):
     with pytest.raises(UserError) as caught:
-        reader.open(path, View(**view))
+        reader.open(ImageRef(str(path), View(**view)))
     message = str(caught.value)
     assert message.startswith(f"image {path} ")
     assert "\n" not in message
@@ -129,8 +130,9 @@ def test_second_version_and_big_endian(reader, tmp_path):
 
 def test_frames_are_slices(reader, tmp_path):
     path = save(tmp_path / "a.nii")
-    assert [number for number, _ in reader.open_frames(path, View(frames="all"))] == [0, 1, 2]
-    assert [number for number, _ in reader.open_frames(path, View(frames="all", axis="coronal"))] == list(range(6))
+    for axis, count in (("axial", 3), ("coronal", 6)):
+        pictures = reader.open_frames(ImageRef(str(path), View(frames="all", axis=axis)))
+        assert [number for number, _ in pictures] == list(range(count))
     assert "has no frame 3: it has 3" in problem(reader, path, frames=3)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,9 @@ def test_each_layout_is_read_by_its_task_and_asks_what_is_true(written, task, nu
 
 def test_pictures_are_the_same_in_every_layout(written, tmp_path):
     pictures = {
-        task: {hashlib.sha256(row.image.read_bytes()).hexdigest() for row in load(written, task, tmp_path).rows}
+        task: {
+            hashlib.sha256(Path(row.image.path).read_bytes()).hexdigest() for row in load(written, task, tmp_path).rows
+        }
         for task in written.rows
     }
     assert len(pictures["omnimedvqa"]) == COUNT
@@ -53,7 +56,7 @@ def test_omnimedvqa_has_real_modalities_two_and_four_options_and_the_misspelt_re
     assert set(MODALITIES.values()) < set(MEDCAP_MODALITIES)
     benchmark = load(written, "omnimedvqa", tmp_path)
     for row in benchmark.rows:
-        kind = row.image.parent.name.removeprefix("Phantom ")
+        kind = Path(row.image.path).parent.name.removeprefix("Phantom ")
         assert row.meta["modality"] == MODALITIES[kind]
         assert row.references[0] in row.options
         (options,) = [values for values in OPTIONS.values() if set(row.options) <= set(values)]

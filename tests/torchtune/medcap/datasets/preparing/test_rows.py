@@ -45,8 +45,8 @@ def prepare(folder, rows, shards=False, **options):
     return prepare_images(Request([source], folder / "out", Settings(4, view=view), shards, workers=0, **options))
 
 
-def shown(reader, name):
-    return reader.open(reader.resolve(name)).getpixel((0, 0))[0]
+def shown(reader, image):
+    return reader.open(image).getpixel((0, 0))[0]
 
 
 def records(folder):

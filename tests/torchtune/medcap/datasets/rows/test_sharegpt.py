@@ -1,6 +1,7 @@
 import pytest
 
 from medcap.data.conversations import read_record
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.rows.sharegpt import caption_row, conversation_row, plain_words
 
 
@@ -22,7 +23,7 @@ def test_the_image_stands_in_the_first_turn_alone(last, value):
     row = conversation_row([("<image> q ①", "a <image>"), ("r", "b")], "x.jpg", "d", image_last=last)
     assert [turn["value"] for turn in row["conversations"]] == [value, "a", "r", "b"]
     record = read_record(row, "file", 0, lambda image, folder: f"{folder}/{image}")
-    assert record.images == ["d/x.jpg"]
+    assert record.images == [ImageRef("d/x.jpg")]
 
 
 def test_a_row_of_words_names_no_image():

@@ -12,7 +12,7 @@ def test_the_row_is_asked_as_it_stands(tmp_path):
     rows = [
         question_row("q1", "Is there a lung?", "a.png", meta={"modality": "CT"}, answer_type="CLOSED"),
         question_row("q2", "What is a lung?", reference="an organ"),
-        Question("c1", [user_message("a.png")], ("a lung", "lungs"), Path("a.png")),
+        Question("c1", [user_message("a.png")], ("a lung", "lungs")),
     ]
     model = RecordedEngine(lambda request: f"answer to {request.id}")
     entries = Direct().ask(rows, model.engine(), PredictionStore(tmp_path, {"checkpoint": "abc"}))

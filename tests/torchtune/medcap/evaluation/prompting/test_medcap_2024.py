@@ -265,7 +265,7 @@ def test_a_question_that_cannot_be_asked_does_not_stop_the_others(generator, tmp
 def test_all_images_of_a_conversation_are_described_and_shown(tmp_path):
     earlier = [user_message(["1.png", "2.png"], "What is it?"), Message(role="assistant", content="a lung")]
     messages = [*earlier, user_message("3.png", "And here?")]
-    rows = [Question("q1", messages, ("x",), Path("1.png")), Question("q2", messages[:1], ("x",), Path("1.png"))]
+    rows = [Question("q1", messages, ("x",)), Question("q2", messages[:1], ("x",))]
     model = RecordedEngine(lambda request: "two lungs")
     MedcapMode("no_cond_desc").ask(rows, model.engine(), store(tmp_path))
     all_three, both = [[Path(f"{number}.png") for number in range(1, count + 1)] for count in (3, 2)]

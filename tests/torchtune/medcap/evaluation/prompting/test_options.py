@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from torchtune.data import Message
@@ -114,7 +113,7 @@ def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
 
 def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
     model = RecordedEngine(lambda request: {"chest.png": "a heart", "q0": "a ring"}.get(request.id, "B"))
-    row = Question("q0", [user_message("chest.png", "What is it?")], ("ring",), Path("chest.png"), FOUR)
+    row = Question("q0", [user_message("chest.png", "What is it?")], ("ring",), FOUR)
     (entry,) = MappedOption(MedcapMode("no_cond_desc")).ask([row], model.engine(), PredictionStore(tmp_path, {}))
     assert (entry["description"], entry["free_answer"]) == ("a heart", "a ring")
     assert model.ids == ["chest.png", "q0", "q0"]

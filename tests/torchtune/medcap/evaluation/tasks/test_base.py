@@ -5,6 +5,7 @@ import pytest
 from torchtune.data import Message
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting import VQA_TYPES
@@ -55,9 +56,9 @@ def test_the_first_name_that_exists_is_taken_and_the_problem_is_that_of_the_last
     (tmp_path / "a.png").touch()
     find = ImageFinder(ImageReader([tmp_path]))
     for _ in range(2):  # the second time from memory
-        assert find.first_of("a", "a.jpg", "a.png") == tmp_path / "a.png"
+        assert find.first_of("a", "a.jpg", "a.png") == ImageRef.of(tmp_path / "a.png")
         assert find.problem is None
-        assert find.first_of("b.jpg", "b.png") == Path("b.jpg")
+        assert find.first_of("b.jpg", "b.png") == ImageRef("b.jpg")
         assert find.problem.startswith("image b.jpg does not exist")
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.caption import CaptionOptions, CaptionTask
 from medcap.scoring.question import message_text
@@ -28,9 +29,14 @@ def test_the_first_answer_is_the_reference_and_what_precedes_it_the_prompt(tmp_p
     path = write(tmp_path, [{"conversations": turns, "image": "a.png", "meta": ""}])
     benchmark = CaptionTask().load(path)
     (row,) = benchmark.rows
-    assert (row.id, row.references, row.image, row.problem) == ("0", ("Clear lungs.",), tmp_path / "a.png", None)
+    assert (row.id, row.references, row.image, row.problem) == (
+        "0",
+        ("Clear lungs.",),
+        ImageRef.of(tmp_path / "a.png"),
+        None,
+    )
     assert [message.role for message in row.messages] == ["system", "user"]
-    assert row.images == [str(tmp_path / "a.png")]
+    assert row.images == [ImageRef.of(tmp_path / "a.png")]
     assert message_text(row.messages[1]) == row.text == "Describe."
     assert (benchmark.source, benchmark.files, benchmark.notices) == (str(path), [path], [])
     assert tmp_path in benchmark.image_roots
@@ -51,7 +57,7 @@ def test_images_may_lie_in_a_root(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "pictures" / "b.png")
     path = write(tmp_path, [{"conversations": [HUMAN, {"from": "gpt", "value": "b"}], "image": "b.png"}])
     benchmark = CaptionTask().load(path, CaptionOptions(image_roots=[tmp_path / "pictures"]))
-    assert benchmark.rows[0].image == tmp_path / "pictures" / "b.png"
+    assert benchmark.rows[0].image == ImageRef.of(tmp_path / "pictures" / "b.png")
     assert benchmark.image_roots == [tmp_path / "pictures"]
 
 

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -37,7 +38,7 @@ def test_rows_that_share_a_picture_share_its_path_and_it_is_written_once(tmp_pat
     found = Found(tmp_path, "hub", [path])
     for _ in range(2):  # a second run finds them
         rows, roots = hub_rows(found, LoadOptions(work_folder=tmp_path / "images"))
-    paths = [row.image for row in rows]
+    paths = [Path(row.image.path) for row in rows]
     assert paths[0] == paths[2] != paths[1]
     assert [path.suffix for path in paths[:2]] == [".png", ".jpg"]
     assert [path.read_bytes() for path in paths] == [red, blue, red]

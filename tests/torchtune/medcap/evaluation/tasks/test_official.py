@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.question import PublishedQuestion
 from medcap.errors import UserError
@@ -73,9 +74,9 @@ def row_of(question, answers, image, problem, **meta):
 
 def test_a_row_is_kept_whatever_it_lacks(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    row = row_of(" Is it?\n<image> ", [4, "", None], tmp_path / "a.png", None, modality="CT", organ=" ")
+    row = row_of(" Is it?\n<image> ", [4, "", None], ImageRef.of(tmp_path / "a.png"), None, modality="CT", organ=" ")
     assert (row.text, row.references, dict(row.meta), row.problem) == ("Is it?", ("4",), {"modality": "CT"}, None)
-    assert row.messages[0].content[0] == {"type": "image", "content": str(tmp_path / "a.png")}
+    assert row.messages[0].content[0] == {"type": "image", "content": ImageRef.of(tmp_path / "a.png")}
     assert row_of("q", [""], tmp_path / "a.png", None).references == (NO_ANSWER,)
     assert row_of("q", [""], tmp_path / "a.png", None).problem == "the file gives no answer"
     assert row_of(None, ["a"], tmp_path / "a.png", None).problem == "the file gives no question"

@@ -3,6 +3,7 @@ import json
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.omnimedvqa import MODALITIES, OmniMedVqaOptions, OmniMedVqaTask
 
@@ -44,10 +45,10 @@ def test_records_are_read_in_the_order_of_the_file_names(tmp_path):
     benchmark = load(tmp_path)
     assert [row.id for row in benchmark.rows] == ["ACRIMA_0000", "ACRIMA_0001", "ACRIMA_0002"]
     row = benchmark.rows[0]
-    image = tmp_path / "OmniMedVQA" / "Images" / "ACRIMA" / "a.png"
+    image = ImageRef.of(tmp_path / "OmniMedVQA" / "Images" / "ACRIMA" / "a.png")
     assert (row.text, row.references) == ("What imaging technique was employed?", ("Fundus imaging",))
     assert row.options == ("PET scan", "CT scan", "Blood test", "Fundus imaging")
-    assert (row.image, row.images, row.answer_type, row.problem) == (image, [str(image)], "", None)
+    assert (row.image, row.images, row.answer_type, row.problem) == (image, [image], "", None)
     assert row.groups == {"modality": "Fundus Photography", "question_type": "Modality Recognition"}
     assert row.meta["dataset"] == "ACRIMA"
     assert benchmark.notices == ["read 3 rows; the published test set has 88,996"]

@@ -6,6 +6,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
@@ -57,7 +58,7 @@ def test_llava_med_s_json_is_read(tmp_path):
     (loaded,) = benchmark.rows
     assert (loaded.id, loaded.text, loaded.references) == ("300648006", "Where is this?", ("urinary",))
     assert (loaded.answer_type, loaded.meta, loaded.problem) == ("OPEN", {"question_type": "where"}, None)
-    assert loaded.image == path.parent / "images" / "test" / "test_0648.jpg"
+    assert loaded.image == ImageRef.of(path.parent / "images" / "test" / "test_0648.jpg")
     assert benchmark.notices == ["read 1 rows; the published test set has 6,761"]
 
 
@@ -70,7 +71,7 @@ def test_plain_rows_are_read_with_image_names_that_lack_their_suffix(tmp_path):
     path = write_json(tmp_path, rows)
     benchmark = PathVqaTask().load(path)
     assert [row.answer_type for row in benchmark.rows] == ["OPEN", "CLOSED", "CLOSED"]
-    assert benchmark.rows[0].image == path.parent / "images" / "test" / "test_0648.jpg"
+    assert benchmark.rows[0].image == ImageRef.of(path.parent / "images" / "test" / "test_0648.jpg")
     assert "image lost does not exist" in benchmark.rows[2].problem
     assert any("yes or no count as closed" in line for line in benchmark.notices)
 

@@ -3,6 +3,7 @@ import csv
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
 
@@ -43,7 +44,7 @@ def test_choices_lose_their_letters_and_the_label_gives_the_answer(tmp_path):
     (row,) = benchmark.rows
     assert row.options == ("Diffuse uptake", "Focal uptake", "No uptake: none", "A:b")
     assert (row.id, row.references, row.text) == ("0", ("Focal uptake",), "What is the uptake?")
-    assert (row.image, row.answer_type, row.problem) == (path.parent / "images" / "PMC1_F1.jpg", "", None)
+    assert (row.image, row.answer_type, row.problem) == (ImageRef.of(path.parent / "images" / "PMC1_F1.jpg"), "", None)
     assert (benchmark.files, benchmark.expected) == ([path], {"rows": 2_000})
     assert benchmark.notices == ["read 1 rows; the published test set has 2,000"]
 
@@ -55,7 +56,7 @@ def test_version_2_has_the_letter_as_its_answer_and_its_figures_elsewhere(tmp_pa
     (loaded,) = benchmark.rows
     assert (loaded.id, loaded.text, loaded.options) == ("17", "What?", ("MRI", "CT", "PET", "None"))
     assert loaded.references == ("None",)
-    assert loaded.image == path.parent / "figures" / "PMC1_F1.jpg"
+    assert loaded.image == ImageRef.of(path.parent / "figures" / "PMC1_F1.jpg")
     assert benchmark.expected == {"rows": 33_430}
 
 

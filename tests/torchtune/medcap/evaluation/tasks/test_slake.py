@@ -6,6 +6,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.slake import SlakeTask
@@ -51,7 +52,7 @@ def test_the_english_questions_are_read(tmp_path):
         ("CT",),
     )
     assert first.groups == {"modality": "CT", "question_type": "Modality", "answer_type": "OPEN", "organ": "Lung"}
-    assert first.image == path.parent / "imgs" / "xmlab102" / "source.jpg"
+    assert first.image == ImageRef.of(path.parent / "imgs" / "xmlab102" / "source.jpg")
     assert (second.id, second.answer_type) == ("11936", "CLOSED")
     assert benchmark.notices == [
         "read 2 rows; the published test set has 1,061",

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from medcap.data.conversations import read_record
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.vqa import VqaTask
 
@@ -28,7 +29,7 @@ def test_questions_are_asked_exactly_as_training_records_put_them(tmp_path):
     training = {"image": "images/a.png", "conversations": turns}
     record = read_record(training, tmp_path / "x.json", 0, lambda image, folder: tmp_path / image)
     assert loaded.messages[0].content == record.messages[0].content
-    assert (loaded.id, loaded.references, loaded.image) == ("7", ("Yes",), tmp_path / "images" / "a.png")
+    assert (loaded.id, loaded.references, loaded.image) == ("7", ("Yes",), ImageRef.of(tmp_path / "images" / "a.png"))
     assert (loaded.answer_type, loaded.options) == ("CLOSED", ("yes", "no"))
     assert dict(loaded.meta) == {"modality": "X-Ray", "question_type": "finding"}
 
@@ -78,7 +79,7 @@ def test_llava_med_rows_are_read_a_pair_of_turns_each(tmp_path, key):
         ("r1", "Is it clear?", ("yes",)),
         ("r1#2", "Which view?", ("PA",)),
     ]
-    assert first.images == second.images == [str(tmp_path / "images" / "a.png")]
+    assert first.images == second.images == [ImageRef.of(tmp_path / "images" / "a.png")]
     assert first.answer_type == second.answer_type == "OPEN"
 
 
@@ -149,4 +150,4 @@ def test_an_image_under_another_key_is_not_passed_over(tmp_path, key):
     with pytest.raises(UserError, match=f"row 0: '{key}' is not read: name the image under 'image'"):
         load(tmp_path, [{"question": "q", "answer": "a", key: "images/a.png"}])
     (row,) = load(tmp_path, [{"question": "q", "answer": "a", "image": "images/a.png", key: "images/a.png"}])
-    assert row.image == tmp_path / "images" / "a.png"
+    assert row.image == ImageRef.of(tmp_path / "images" / "a.png")

@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.published.vqamed import accepted_answers
 from medcap.errors import UserError
 from medcap.evaluation.tasks.vqamed import VqaMedTask
@@ -63,7 +64,7 @@ def test_2019_has_four_categories(tmp_path):
         ("synpic1#2", "OPEN", "plane", ("axial",)),
         ("synpic2", "OPEN", "abnormality", ("mass", "lesion (left)", "lesion left", "lesion")),
     ]
-    assert benchmark.rows[0].image == folder / "VQAMed2019_Test_Images" / "synpic1.jpg"
+    assert benchmark.rows[0].image == ImageRef.of(folder / "VQAMed2019_Test_Images" / "synpic1.jpg")
     assert "synpic2.jpg does not exist" in benchmark.rows[2].problem
     assert benchmark.notices[0] == "read 3 rows; the published test set has 500"
     assert benchmark.expected == {"rows": 500}
@@ -80,7 +81,7 @@ def test_2021_has_its_answers_in_a_second_file(tmp_path):
         ("what is abnormal?", ("cyst",)),
     ]
     assert benchmark.rows[0].groups == {"question_type": "abnormality", "answer_type": "OPEN"}
-    assert benchmark.rows[0].image == folder / "images" / "VQA-500-Images" / "synpic1.jpg"
+    assert benchmark.rows[0].image == ImageRef.of(folder / "images" / "VQA-500-Images" / "synpic1.jpg")
     assert [path.name for path in benchmark.files] == [
         "Task1-VQA-2021-TestSet-Questions.txt",
         "Task1-VQA-2021-TestSet-ReferenceAnswers.txt",

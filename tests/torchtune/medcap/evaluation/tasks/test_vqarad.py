@@ -6,6 +6,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.vqarad import VqaRadTask
@@ -57,7 +58,7 @@ def test_the_test_phrases_are_read_with_what_the_file_tells(tmp_path):
     row = benchmark.rows[2]
     assert row.groups == {"question_type": "COUNT", "organ": "CHEST", "answer_type": "OPEN"}
     assert row.meta["phrase_type"] == "test_freeform"
-    assert row.image == path.parent / "VQA_RAD Image Folder" / "synpic1.jpg"
+    assert row.image == ImageRef.of(path.parent / "VQA_RAD Image Folder" / "synpic1.jpg")
     assert row.options == ()
     assert benchmark.files == [path]
     assert benchmark.notices == ["read 3 rows; the published test set has 451"]
@@ -78,7 +79,7 @@ def test_the_file_and_its_folder_may_be_named(tmp_path):
     path = write(tmp_path, [record(1)], "elsewhere")
     for source in (path, path.parent):
         benchmark = VqaRadTask().load(source)
-        assert benchmark.rows[0].image == path.parent / "VQA_RAD Image Folder" / "synpic1.jpg"
+        assert benchmark.rows[0].image == ImageRef.of(path.parent / "VQA_RAD Image Folder" / "synpic1.jpg")
         assert benchmark.rows[0].problem is None
 
 
@@ -95,7 +96,7 @@ def test_images_may_lie_in_another_folder_that_is_allowed(tmp_path):
     (tmp_path / "more").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "more" / "other.png")
     benchmark = VqaRadTask().load(tmp_path, LoadOptions(image_roots=[tmp_path / "more"]))
-    assert benchmark.rows[0].image == tmp_path / "more" / "other.png"
+    assert benchmark.rows[0].image == ImageRef.of(tmp_path / "more" / "other.png")
     assert tmp_path / "more" in benchmark.image_roots
 
 

@@ -1,15 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from helpers.dicom_files import write_dicom
 from helpers.tiny_generation import tiny_generator, write_images
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.generator import Generator
 
 
 @pytest.fixture
 def images(tmp_path):
-    return write_images(tmp_path, 5)
+    return [ImageRef(name) for name in write_images(tmp_path, 5)]
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def test_rows_stand_in_the_order_asked_for_and_equal_direct_encoding(tmp_path, g
         stacked = rows.stack([images[1], images[3], images[3]])
         transform = generator.preprocess.transform()
         direct = [
-            generator.model.encode_images(transform(Image.open(tmp_path / images[n]))[None])[0] for n in (1, 3, 3)
+            generator.model.encode_images(transform(Image.open(tmp_path / images[n].path))[None])[0] for n in (1, 3, 3)
         ]
         torch.testing.assert_close(stacked, torch.stack(direct))
 
@@ -40,6 +44,19 @@ def test_no_image_is_encoded_twice(generator, images):
         rows.encode(images[:3])
         rows.encode(images[1:])
         assert generator.model.tower.num_seen == 5
+
+
+def test_each_view_of_an_image_is_encoded_once(tmp_path, generator):
+    frames = np.stack([np.full((4, 4), 60 * number, dtype=np.uint8) for number in range(3)])
+    write_dicom(tmp_path / "scan.dcm", frames)
+    middle, last = ImageRef("scan.dcm"), ImageRef("scan.dcm", View(frames=2))
+    transform = generator.preprocess.transform()
+    with torch.no_grad(), make_rows(generator) as rows:
+        rows.encode([middle, last, middle])
+        rows.encode([last, ImageRef("scan.dcm", View(frames=2))])
+        assert generator.model.tower.num_seen == 2
+        pixels = torch.stack([transform(Image.new("L", (4, 4), level)) for level in (60, 120)])
+        torch.testing.assert_close(rows.stack([middle, last]), generator.model.encode_images(pixels))
 
 
 def test_least_recently_used_is_forgotten_but_never_the_batchs_own(generator, images):
@@ -57,12 +74,13 @@ def test_least_recently_used_is_forgotten_but_never_the_batchs_own(generator, im
 
 
 def test_unreadable_picture_in_memory_is_a_failure(tmp_path, generator, images):
-    whole = (tmp_path / images[0]).read_bytes()
+    whole = (tmp_path / images[0].path).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:150])
     with torch.no_grad(), make_rows(generator) as rows, Image.open(tmp_path / "cut.png") as cut:
-        rows.encode([cut, images[1], "outside/../../etc/passwd"])
+        outside = ImageRef("outside/../../etc/passwd")
+        rows.encode([cut, images[1], outside])
         assert "cannot be read" in rows.failure(cut)
-        assert "does not exist" in rows.failure("outside/../../etc/passwd")
+        assert "does not exist" in rows.failure(outside)
         assert rows.failure(images[1]) == ""
         rows.encode([cut])
         assert "cannot be read" in rows.failure(cut)

@@ -15,6 +15,7 @@ from helpers.dicom_files import dicom_dataset, levels, problem, write_dicom, wri
 from medcap.data.images.dicom import is_bare
 from medcap.data.images.dicom.greys import window_levels
 from medcap.data.images.reader import ImageHeader, ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.images.views import View
 
 RAMP = np.array([[0, 100], [200, 500]], dtype=np.uint16)
@@ -133,7 +134,8 @@ def test_the_middle_frame_is_the_picture_and_others_can_be_had(reader, tmp_path)
     path = write_dicom(tmp_path / "a.dcm", frames)
     assert levels(reader, path) == [[20, 20], [20, 20]]
     assert levels(reader, path, View(frames=4)) == [[40, 40], [40, 40]]
-    every = [(number, image.getpixel((0, 0))[0]) for number, image in reader.open_frames(path, View(frames="all"))]
+    pictures = reader.open_frames(ImageRef(str(path), View(frames="all")))
+    every = [(number, image.getpixel((0, 0))[0]) for number, image in pictures]
     assert every == [(0, 0), (1, 10), (2, 20), (3, 30), (4, 40)]
     assert "has no frame 5: it has 5, numbered from 0" in problem(reader, path, View(frames=5))
 
