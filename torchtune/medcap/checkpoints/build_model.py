@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from medcap.configuration import build
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.models.component import Component
-from medcap.models.component_registry import further_components
+from medcap.models.component_registry import COMPONENTS, further_components
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
@@ -64,15 +65,35 @@ class ComponentPlan:
         name: the component's.
         config: ``_component_`` and options; its function is called with the :class:`ModelPlan` and the options.
         weights: None for what the component initialises itself.
+        file: that holds the weights.
     """
 
     name: str
     config: dict[str, Any]
     weights: TensorFiles | None = None
+    file: Path = Path()
+
+    @property
+    def kind(self) -> type[Component]:
+        """The component's class."""
+        return COMPONENTS[self.name]
 
     def build(self, plan: ModelPlan) -> Component:
         """Build the component and load its weights, fp32 on the CPU."""
         return materialise(lambda: build(self.config, plan, key=self.name), self.weights)
+
+    def on_meta(self, plan: ModelPlan) -> Component:
+        """Build the component without memory, and compare it with its weights' shapes.
+
+        Raises:
+            UserError: if its options are impossible, or the weights are of another one.
+        """
+        with torch.device("meta"):
+            component = build(self.config, plan, key=self.name)
+        if self.weights is not None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
+            self.weights.check(shapes, self.file, f"the component {self.name}")
+        return component
 
 
 @dataclass
@@ -90,6 +111,10 @@ class ModelPlan:
     vision: VisionPlan
     tokenizer: ChatTokenizer
     further: list[ComponentPlan] = field(default_factory=list)
+
+    def base(self) -> ModelPlan:
+        """Return the plan of the same model without the components that change the language model."""
+        return replace(self, further=[part for part in self.further if not part.kind.changes_language_model])
 
     def load(
         self,
@@ -194,19 +219,29 @@ def plan_model(cfg: ModelConfiguration) -> ModelPlan:
             "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"
             " tokenizer.prompt_template to the model's own marks, as README_FINETUNE.md shows for Gemma"
         )
-    return ModelPlan(llm, vision, chat, _plan_further(cfg, vision))
+    plan = ModelPlan(llm, vision, chat, _plan_further(cfg, vision))
+    for component in plan.further:
+        component.on_meta(plan)
+    return plan
 
 
 def _plan_further(cfg: ModelConfiguration, vision: VisionPlan) -> list[ComponentPlan]:
     """Plan the components that the configuration or the checkpoint names; a checkpoint's own weights win."""
     plans = []
+    there = {} if vision.saved is None else vision.saved.configs
+    for name in cfg.without:
+        if name not in further_components() or (name not in there and getattr(cfg, name) is None):
+            raise UserError(f"without={name}: this model has no such component that can be left out")
     for name in further_components():
+        if name in cfg.without:
+            continue
         given = getattr(cfg, name)
-        saved = None if vision.saved is None else vision.saved.configs.get(name)
+        saved = there.get(name)
         if saved is None and given is not None:
             plans.append(ComponentPlan(name, given))
         elif saved is not None:
-            plans.append(ComponentPlan(name, saved, vision.saved.tensors[name]))
-            if given not in (None, saved):
+            file = vision.saved.path.with_name(f"{name}.safetensors")
+            plans.append(ComponentPlan(name, saved, vision.saved.tensors[name], file))
+            if any(saved.get(key) != value for key, value in (given or {}).items()):
                 vision.notices.append(f"{vision.saved.path.parent} brings its own {name}; {given} is not used")
     return plans

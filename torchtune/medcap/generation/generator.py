@@ -132,7 +132,7 @@ class Generator:
         results: dict[int, Generation] = {}
         # Sampled answers differ even where requests are equal.
         distinct, same = _distinct(prompts) if is_greedy(sampling) else (prompts, {})
-        phases = self._phases(distinct)
+        phases = [phase for alike in _by_model(distinct) for phase in self._phases(alike)]
         sizes = [self._size(phase) for phase in phases]
         cache = KVCache(max(num_rows * capacity for num_rows, capacity in sizes))
         progress = Progress(len(prompts), self.progress and len(prompts) > 1)
@@ -152,7 +152,8 @@ class Generator:
             for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
                 try:
                     decoder = self.decoder(cache, num_rows, capacity, _longest_answer(phase))
-                    answer_all(decoder, phase, images, finish, None if on_token is None else tell)
+                    with self.model.without(phase[0].prompts[0].without):
+                        answer_all(decoder, phase, images, finish, None if on_token is None else tell)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
                         f"the device's memory is too small for {num_rows} rows of {capacity} tokens:"
@@ -191,8 +192,6 @@ class Generator:
             return []
         results: dict[int, CandidateScores] = {}
         distinct, same = _distinct(prompts)
-        trees = plan_trees(distinct, self.model.image_token_id, len(distinct), self.max_tree_tokens)
-        trees.sort(key=lambda tree: -tree.num_tokens)
         progress = Progress(len(prompts), self.progress and len(prompts) > 1, "score")
 
         def finish(prompt: Prompt, scores: CandidateScores) -> None:
@@ -203,13 +202,17 @@ class Generator:
                     on_result(index, scores)
 
         with progress, self.running() as images:
-            try:
-                score_trees(self.model, trees, images, self.tokenizer.vocab_size, finish)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"the device's memory is too small for a row of {trees[0].num_tokens} tokens:"
-                    f" lower dataset_max_seq_len={self.max_seq_len} or ask about fewer candidates"
-                ) from error
+            for alike in _by_model(distinct):
+                trees = plan_trees(alike, self.model.image_token_id, len(alike), self.max_tree_tokens)
+                trees.sort(key=lambda tree: -tree.num_tokens)
+                try:
+                    with self.model.without(alike[0].without):
+                        score_trees(self.model, trees, images, self.tokenizer.vocab_size, finish)
+                except torch.OutOfMemoryError as error:
+                    raise UserError(
+                        f"the device's memory is too small for a row of {trees[0].num_tokens} tokens:"
+                        f" lower dataset_max_seq_len={self.max_seq_len} or ask about fewer candidates"
+                    ) from error
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
@@ -262,7 +265,8 @@ class Generator:
             )
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         limit = max(1, min(room, wanted))
-        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, limit, sampling=sampling)
+        tokens = np.asarray(tokens, dtype=np.int32)
+        return Prompt(index, key, tokens, images, limit, sampling=sampling, without=request.without)
 
     def prepare(self, image: Image.Image, key: str) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
@@ -322,7 +326,8 @@ class Generator:
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
             )
-        return Prompt(index, key, np.asarray(tokens, dtype=np.int32), images, candidates=scored)
+        tokens = np.asarray(tokens, dtype=np.int32)
+        return Prompt(index, key, tokens, images, candidates=scored, without=request.without)
 
     def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage]]:
         name = f"request {request.id or index}"
@@ -363,10 +368,18 @@ def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int, list[i
     for prompt in prompts:
         candidates = tuple(candidate.tobytes() for candidate in prompt.candidates)
         images = tuple(map(image_key, prompt.images))
-        known = first.setdefault((prompt.tokens.tobytes(), images, prompt.limit, candidates), prompt)
+        known = first.setdefault((prompt.tokens.tobytes(), images, prompt.limit, candidates, prompt.without), prompt)
         if known is not prompt:
             same.setdefault(known.index, []).append(prompt.index)
     return list(first.values()), same
+
+
+def _by_model(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Put prompts together that the same components answer."""
+    found: dict[tuple[str, ...], list[Prompt]] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.without, []).append(prompt)
+    return list(found.values())
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

@@ -38,12 +38,14 @@ class Request:
         id: name of the request in messages and files; with a seed it fixes what is sampled.
         max_new_tokens: most tokens of this answer; None leaves it to the sampling.
         answer_prefix: words that the answer begins with; they are given, not generated and not scored.
+        without: components that this request does without, such as ``llm_lora``.
     """
 
     messages: list[Message]
     id: str = ""
     max_new_tokens: int | None = None
     answer_prefix: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtyp
 from medcap.checkpoints.run import read_run
 from medcap.data.images.reader import ImageReader, LimitKeys
 from medcap.generation.generator import Generator
-from medcap.models.component_registry import COMPONENTS
 
 # Relative paths from the working directory, absolute ones anywhere: callers from Python choose the files.
 ANYWHERE = (".", "/")
@@ -84,5 +83,5 @@ def open_runs(
 def _same_llm(plan: ModelPlan) -> str:
     """Return what two plans have in common that can share a copy of the language model: weights and precision."""
     files = [str(path.resolve()) for path in plan.llm.files.paths]
-    own = [id(plan) for component in plan.further if COMPONENTS[component.name].changes_language_model]
+    own = [id(plan) for component in plan.further if component.kind.changes_language_model]
     return repr((sorted(plan.llm.llm.items()), files, plan.llm.llm_weights, own))

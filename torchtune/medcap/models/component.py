@@ -42,6 +42,7 @@ class Component(nn.Module, ABC):
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
         changes_language_model: whether the frozen layers compute something else with it. Models that differ in such a
             component cannot share one copy of the language model.
+        enabled: whether the language model uses the component now, where it changes it.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Component(nn.Module, ABC):
     loss_terms: ClassVar[tuple[str, ...]] = ()
     builder: ClassVar[str | None] = None
     changes_language_model: ClassVar[bool] = False
+    enabled: bool = True
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

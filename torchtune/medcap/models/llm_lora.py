@@ -117,7 +117,6 @@ class LanguageModelAdapters(Component):
 
     Attributes:
         scale: what every update is multiplied by.
-        enabled: whether the language model uses them now.
     """
 
     name = "llm_lora"
@@ -138,7 +137,6 @@ class LanguageModelAdapters(Component):
         self.rank, self.alpha, self.dropout, self.rank_stabilised = rank, alpha, dropout, rank_stabilised
         self.targets = targets if isinstance(targets, str) else list(targets)
         self.scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-        self.enabled = True
         self._names = list(shapes)
         self._handles: list[RemovableHandle] = []
         for name, shape in shapes.items():

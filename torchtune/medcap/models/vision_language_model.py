@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchtune.modules import TransformerDecoder
 
 from medcap.data.batch import TEXT, Batch
+from medcap.errors import UserError
 from medcap.models.component import Component
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
@@ -76,6 +78,34 @@ class VisionLanguageModel(nn.Module):
     def components(self) -> Mapping[str, Component]:
         """All components by name."""
         return {component.name: component for component in (self.tower, self.projector, *self.further)}
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the components that change the language model."""
+        return tuple(name for name, component in self.components.items() if component.changes_language_model)
+
+    @contextmanager
+    def without(self, names: Collection[str]) -> Iterator[None]:
+        """Let the language model compute without some components while the block lasts.
+
+        Args:
+            names: components that change the language model.
+
+        Raises:
+            UserError: for one that the model does not have, or that changes nothing.
+        """
+        for name in names:
+            if name not in self.adapters:
+                there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
+                raise UserError(f"without={name}: this model has no such component; {there}")
+        switched = [self.components[name] for name in names if self.components[name].enabled]
+        try:
+            for component in switched:
+                component.enabled = False
+            yield
+        finally:
+            for component in switched:
+                component.enabled = True
 
     def compile_layers(self, static: bool = True, backend: str = "inductor") -> None:
         """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is.

@@ -19,7 +19,7 @@ from medcap.generation.request import Generation, Request, Sampling
 
 
 class ModelUnderTestJudge(Judge):
-    """Asks the model that is evaluated, by text alone.
+    """Asks the language model of the run that is evaluated, by text alone and without adapters.
 
     Args:
         cfg: names the model.
@@ -84,7 +84,8 @@ class ModelUnderTestJudge(Judge):
 
     @cached_property
     def _generator(self) -> Generator:
-        opened = open_model(self._cfg, self._plan)
+        # The language model that everyone has, as the docstring says: adapters are of the run under test.
+        opened = open_model(self._cfg, self._plan.base())
         reader = ImageReader([Path.cwd()])
         return Generator(
             opened.model, opened.tokenizer, opened.preprocess, reader, self._batch_size, progress=self._progress

@@ -32,6 +32,7 @@ class Prompt:
         limit: most tokens of its answer.
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
         sampling: how the tokens of its answer are chosen.
+        without: components that the model does without for it.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Prompt:
     limit: int = 0
     candidates: Sequence[np.ndarray] = ()
     sampling: Sampling = GREEDY
+    without: tuple[str, ...] = ()
 
     @property
     def capacity(self) -> int:
