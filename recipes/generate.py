@@ -170,6 +170,8 @@ class GenerateRecipe:
         )
         settings = cfg.model_dump(include={*names, "seed"})
         settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        if cfg.without:
+            settings["without"] = sorted(cfg.without)
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from medcap.data.chat_tokenizer import TokenizedPrompt
@@ -35,6 +36,7 @@ class FakeGenerator:
         self.score = score
         self.tokenizer = tokenizer
         self.max_seq_len = max_seq_len
+        self.model = SimpleNamespace(adapters=())
 
     def generate(self, requests: list[Request], sampling: Sampling, on_result: Callable[[int, Any], None]) -> None:
         """See :class:`Generator`."""

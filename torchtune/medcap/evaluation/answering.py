@@ -39,6 +39,11 @@ class Engine:
     sampling: Sampling
     debug: bool = False
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Components that a request to the plain language model does without."""
+        return self.generator.model.adapters
+
     def generate(self, requests: list[Request], on_result: OnGeneration) -> None:
         """Answer requests; ``on_result`` is called with the place of each and its ``Generation``, once it is there."""
 

@@ -50,10 +50,17 @@ def checkpoint_fingerprint(vision_checkpoint: str | Path) -> str:
         UserError: if there are none, or they cannot be read.
     """
     from medcap.checkpoints.vision_files import find_vision_checkpoint
+    from medcap.models.component_registry import further_components
     from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
 
     path = Path(vision_checkpoint)
-    return dataset_fingerprint(path if path.suffix in PICKLE_SUFFIXES else find_vision_checkpoint(path))
+    if path.suffix in PICKLE_SUFFIXES:
+        return dataset_fingerprint(path)
+    weights = find_vision_checkpoint(path)
+    files = [weights, *(weights.with_name(f"{name}.safetensors") for name in further_components())]
+    digests = [dataset_fingerprint(file) for file in files if file.is_file()]
+    # Of a run without further components it stays what it always was.
+    return digests[0] if len(digests) == 1 else _digest(digests)
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -72,7 +79,8 @@ def request_fingerprint(request: Request, extra: Any = None) -> str:
         64 hexadecimal digits.
     """
     turns = [[message.role, [_part(part) for part in message.content]] for message in request.messages]
-    return _digest([request.id, turns, request.answer_prefix, request.max_new_tokens, plain(extra)])
+    without = [sorted(request.without)] if request.without else []
+    return _digest([request.id, turns, request.answer_prefix, request.max_new_tokens, plain(extra), *without])
 
 
 def _part(part: Mapping[str, Any]) -> list[str]:

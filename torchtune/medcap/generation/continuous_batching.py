@@ -51,7 +51,7 @@ class LiveGenerator:
     A request joins as soon as a row is free, and leaves when its answer is complete; none waits for a batch to end.
     Its tokens are those that ``Generator.generate`` gives for it alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
-    apart.
+    apart. A request that does without adapters waits for those that use them, and they for it.
 
     Args:
         generators: one for each run; all of them over one decoder object.
@@ -192,20 +192,38 @@ class LiveGenerator:
                 while not (self._waiting or self._dropped or self._taken or self._closing):
                     self._changed.wait()
                 self._drop(decoder)
-                arrived = [self._waiting.popleft() for _ in range(min(decoder.room, len(self._waiting)))]
+                arrived = self._admitted(decoder.room)
                 self._taken |= {ticket.prompt: ticket for ticket in arrived}
                 if self._closing and (self._closing_now or not self._taken):
                     break
-            for place, rows in enumerate(images):
-                prompts = [ticket.prompt for ticket in arrived if ticket.place == place]
-                generator = self.generators[place]
-                if prompts:
-                    trees = plan_trees(prompts, generator.model.image_token_id, len(prompts), generator.max_tree_tokens)
-                    trees.sort(key=lambda tree: -tree.num_tokens)
-                    take_in(decoder, deque(trees), rows, self._end)
-            if decoder.num_open:
-                decoder.step(self._end, self._tell, shrink=not self._waiting)
+            # Runs that share a language model have no adapters, so any model of theirs will do.
+            with self.generators[0].model.without(next((prompt.without for prompt in self._taken), ())):
+                self._advance(decoder, images, arrived)
         self._fail(CLOSING)
+
+    def _admitted(self, room: int) -> list[RequestHandle]:
+        """Take waiting requests in their order, as long as the same components answer them as those that run."""
+        arrived: list[RequestHandle] = []
+        running = next((prompt.without for prompt in self._taken), None)
+        while self._waiting and len(arrived) < room:
+            without = self._waiting[0].prompt.without
+            if running not in (None, without):
+                break
+            running = without
+            arrived.append(self._waiting.popleft())
+        return arrived
+
+    def _advance(self, decoder: Decoder, images: Sequence[ImageRows], arrived: Sequence[RequestHandle]) -> None:
+        """Prefill what arrived, and decode a token of every answer."""
+        for place, rows in enumerate(images):
+            prompts = [ticket.prompt for ticket in arrived if ticket.place == place]
+            generator = self.generators[place]
+            if prompts:
+                trees = plan_trees(prompts, generator.model.image_token_id, len(prompts), generator.max_tree_tokens)
+                trees.sort(key=lambda tree: -tree.num_tokens)
+                take_in(decoder, deque(trees), rows, self._end)
+        if decoder.num_open:
+            decoder.step(self._end, self._tell, shrink=not self._waiting)
 
     def _drop(self, decoder: Decoder) -> None:
         for ticket in self._dropped:

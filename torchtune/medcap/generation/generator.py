@@ -331,6 +331,7 @@ class Generator:
 
     def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage]]:
         name = f"request {request.id or index}"
+        self.model.check_without(request.without)
         try:
             prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
         except UserError as error:

@@ -84,6 +84,17 @@ class VisionLanguageModel(nn.Module):
         """Names of the components that change the language model."""
         return tuple(name for name, component in self.components.items() if component.changes_language_model)
 
+    def check_without(self, names: Collection[str]) -> None:
+        """See that :meth:`without` takes these names.
+
+        Raises:
+            UserError: if it does not.
+        """
+        for name in names:
+            if name not in self.adapters:
+                there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
+                raise UserError(f"without={name}: this model has no such component; {there}")
+
     @contextmanager
     def without(self, names: Collection[str]) -> Iterator[None]:
         """Let the language model compute without some components while the block lasts.
@@ -94,10 +105,7 @@ class VisionLanguageModel(nn.Module):
         Raises:
             UserError: for one that the model does not have, or that changes nothing.
         """
-        for name in names:
-            if name not in self.adapters:
-                there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
-                raise UserError(f"without={name}: this model has no such component; {there}")
+        self.check_without(names)
         switched = [self.components[name] for name in names if self.components[name].enabled]
         try:
             for component in switched:

@@ -50,7 +50,11 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         top_p=body.top_p or None,
         seed=seed if body.seed is None else body.seed,
     )
-    request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix)
+    for name in body.without:
+        if name not in run.generator.model.adapters:
+            known = ", ".join(run.generator.model.adapters) or "none"
+            raise bad_request(f"this model has no such component to leave out; there are: {known}", "without")
+    request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix, without=tuple(sorted(set(body.without))))
     try:
         return run.live.prepare(request, sampling, run.place)
     except WordsError as error:

@@ -75,7 +75,8 @@ class ListedOptions(PromptMethod):
 
 class MappedOption(PromptMethod):
     """A free answer, then the same language model says which option it means (custom_generate_func.py, lines 301-330,
-    of myeongkyunkang/medcap at c8910f0): text alone, the reply is a letter. A model's reasoning is not shown to it.
+    of myeongkyunkang/medcap at c8910f0): text alone and without adapters, the reply is a letter. A model's
+    reasoning is not shown to it.
 
     Args:
         free: how the free answer is asked for.
@@ -95,7 +96,10 @@ class MappedOption(PromptMethod):
 
     def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
         answers = self.free.ask(questions, engine, store)
-        requests = [self._request(question, answer) for question, answer in zip(questions, answers, strict=True)]
+        requests = [
+            self._request(question, answer, engine.adapters)
+            for question, answer in zip(questions, answers, strict=True)
+        ]
 
         def make(index: int, result: Generation) -> Entry:
             answer = answers[index]
@@ -106,7 +110,7 @@ class MappedOption(PromptMethod):
         with store.open(self.file, {"asked": self.name, "free": self.free.name}) as file:
             return collect(questions, requests, engine.generate, make, file)
 
-    def _request(self, question: Question, answer: Entry) -> Request | str:
+    def _request(self, question: Question, answer: Entry, adapters: tuple[str, ...]) -> Request | str:
         if not question.options:
             return NO_OPTIONS
         if answer["error"]:
@@ -115,4 +119,5 @@ class MappedOption(PromptMethod):
         if answer["prediction"].strip() and not said:
             return "there is no free answer to map: it ends within its reasoning"
         lines = [f"Question: {question.text}", f"Our answer: {said}", lettered(question.options), ""]
-        return Request([user_message(text="\n".join([*lines, self._instruction]))], question.id, MAPPING_LIMIT)
+        message = user_message(text="\n".join([*lines, self._instruction]))
+        return Request([message], question.id, MAPPING_LIMIT, without=adapters)

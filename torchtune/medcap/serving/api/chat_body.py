@@ -14,6 +14,7 @@ from medcap.serving.api.strict_model import StrictModel, refusal
 # Brackets and commas of a body. Image data has none, so this bounds what the parser makes of a large body.
 MAX_STRUCTURE = 200_000
 MAX_STOP_TEXTS = 4
+MAX_WITHOUT = 8
 MAX_STOP_CHARACTERS = 200
 SYSTEM = ("system", "developer")
 
@@ -85,7 +86,7 @@ class StreamOptions(StrictModel):
 
 
 class ChatBody(StrictModel):
-    """A chat completion request; fields as OpenAI has them, and ``top_k``."""
+    """A chat completion request; fields as OpenAI has them, ``top_k``, and ``without``, components to leave out."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -100,6 +101,7 @@ class ChatBody(StrictModel):
         BeforeValidator(_as_list),
         Field(max_length=MAX_STOP_TEXTS, default_factory=list),
     ]
+    without: Annotated[list[str], BeforeValidator(_as_list), Field(max_length=MAX_WITHOUT, default_factory=list)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
