@@ -131,7 +131,7 @@ class Gallery(Section):
     def shown(self) -> Shown:
         """Choose the rows, read their pictures and see which filters they need."""
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
-        pictures: dict[str | int, tuple[str, str]] = {}
+        pictures: dict[ImageRef | int, tuple[str, str]] = {}
         numbers = _group_numbers(samples)
         cards = [(sample, numbers[sample.group], _picture(sample, self.reader, pictures)) for sample in samples]
         verdicts, groups = [], []
