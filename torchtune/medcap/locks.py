@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -57,7 +57,7 @@ def hold(path: Path, wait: bool = False) -> TextIO | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Generator[None]:
     """Wait for a lock on a file of its own and hold it for the block."""
     with contextlib.ExitStack() as stack:
         file = hold(path, wait=True)

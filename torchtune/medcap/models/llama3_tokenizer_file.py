@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def tokenizer_model(file: Path) -> str | None:
     return "".join(lines)
 
 
-def _patterns(node: Any) -> Iterator[str]:
+def _patterns(node: Any) -> Generator[str]:
     """Yield the expressions by which a pre-tokenizer splits text."""
     if isinstance(node, dict):
         if isinstance(node.get("Regex"), str):

@@ -6,11 +6,12 @@ nibabel reads them; it is imported when the first volume is opened.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -132,7 +133,7 @@ class NiftiFile:
         from nibabel.orientations import apply_orientation, io_orientation
 
         stream = _inflated(self._file)
-        image = self._kind.from_stream(stream)
+        image: Any = self._kind.from_stream(cast(io.IOBase, stream))
         header = image.header
         values = image.dataobj.get_unscaled().reshape(image.shape[: len(self._shape)], order="F")
         _check_end(stream)
@@ -152,7 +153,7 @@ class NiftiFile:
 
 def _colours(values: np.ndarray) -> PixelSamples:
     """RGB24 or RGBA32."""
-    red, green, blue, *alpha = (values[name] for name in values.dtype.names)
+    red, green, blue, *alpha = (values[name] for name in values.dtype.names or ())
     return PixelSamples(np.stack([red, green, blue], axis=-1), alpha[0] / 255 if alpha else None, full=255)
 
 

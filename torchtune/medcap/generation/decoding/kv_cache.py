@@ -7,7 +7,7 @@ sight until it is overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -158,7 +158,7 @@ class LayerCache:
 
 
 @contextmanager
-def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
+def attached(decoder: nn.Module, cache: KVCache) -> Generator[KVCache]:
     """Let the decoder's attention layers use a cache, and leave them as they were, whatever happens.
 
     Args:

@@ -30,7 +30,8 @@ class FrozenLinear(nn.Module, ABC):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        bias: Tensor | None = linear.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply.
@@ -71,11 +72,14 @@ class FrozenLinear(nn.Module, ABC):
 class RowScaledLinear(FrozenLinear):
     """One of 8-bit numbers with an fp32 scale for each row of the weight."""
 
+    quantised: Tensor  # [out, in]
+    scale: Tensor  # [out]
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         quantised, scale = self.quantise(linear.weight.detach())
-        self.register_buffer("quantised", quantised)  # [out, in]
-        self.register_buffer("scale", scale.squeeze(1))  # [out]
+        self.register_buffer("quantised", quantised)
+        self.register_buffer("scale", scale.squeeze(1))
 
     @staticmethod
     @abstractmethod

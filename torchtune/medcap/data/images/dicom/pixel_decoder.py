@@ -24,7 +24,7 @@ def decode(source: Any, syntax: Any, frame: int, **options: Any) -> np.ndarray:
     Raises:
         UserError: if a decoder crashes. Whatever pydicom and its decoders raise.
     """
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     try:
         return get_decoder(syntax).as_array(source, index=frame, raw=True, correct_unused_bits=False, **options)[0]
