@@ -188,7 +188,7 @@ class Transformers:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         preset: Preset,
         pixels: dict[Path, Tensor],
         static_cache: bool = False,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Sample:
 
     tokens: np.ndarray
     targets: np.ndarray
-    images: tuple[Hashable, ...]
+    images: tuple[Any, ...]
     images_end: int
     name: str
     start: int = 0
@@ -108,7 +109,7 @@ class PackedRow:
     document: np.ndarray
     branch: np.ndarray
     after_prompt_prefix: np.ndarray
-    images: tuple[Hashable, ...]
+    images: tuple[Any, ...]
 
 
 # The arrays of a row with an entry for each token, and what stands in them where nothing is; pad_id for tokens.
@@ -271,7 +272,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         name: np.full(row_length, pad_id if padding is None else padding, dtype=np.int64)
         for name, padding in TOKEN_FIELDS.items()
     }
-    images: list[Hashable] = []
+    images: list[Any] = []
     position = 0
     for number, samples in enumerate(documents):
         first = samples[0]

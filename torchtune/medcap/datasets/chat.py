@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -164,6 +165,7 @@ class ChatDataset:
         order = self.rows.order(generator)
         if not self.packed:
             return EpochOrder(order if self._table is None else order[self._table.lengths[order] > 0])
+        assert self._table is not None, "count() comes before"
         generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
         return plan_packed(
             self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
@@ -212,9 +214,9 @@ class ChatDataset:
 
     def _read(
         self, wanted: list[int], transform: Callable[..., Tensor]
-    ) -> tuple[dict[int, Sample], dict[str, Tensor], list[BadRow]]:
+    ) -> tuple[dict[int, Sample], dict[Any, Tensor], list[BadRow]]:
         samples: dict[int, Sample] = {}
-        images: dict[str, Tensor] = {}
+        images: dict[Any, Tensor] = {}
         bad: list[BadRow] = []
         for index in wanted:
             try:
@@ -261,7 +263,7 @@ class ChatDataset:
             Those of them that cannot be used.
         """
         chosen = np.unique(np.linspace(0, self.num_rows - 1, min(limit, self.num_rows)).astype(np.int64))
-        opened: dict[str, str | None] = {}
+        opened: dict[Any, str | None] = {}
 
         def reason(index: int) -> str | None:
             try:

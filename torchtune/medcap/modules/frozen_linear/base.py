@@ -30,8 +30,7 @@ class FrozenLinear(nn.Module, ABC):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        bias: Tensor | None = linear.bias
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply.
