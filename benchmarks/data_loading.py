@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -209,7 +209,7 @@ def _image_sets(paths: Sequence[Path]) -> dict[str, Images]:
     )
     return {
         OURS: Images(paths, lambda path: transform(reader.open(reader.resolve(path), keep_grey=True))),
-        PLAIN: Images(paths, lambda path: plain(Image.open(path).convert("RGB"))),
+        PLAIN: Images(paths, lambda path: cast(Tensor, plain(Image.open(path).convert("RGB")))),
     }
 
 

@@ -303,7 +303,9 @@ def times(
         with torch.no_grad():
             _forward(model, batch, image_rows)
 
-    weights = [part.quantised for part in model.decoder.modules() if getattr(part, "precision", None) == "fp8"]
+    weights: list[Any] = [
+        part.quantised for part in model.decoder.modules() if getattr(part, "precision", None) == "fp8"
+    ]
     result = {"forward_ms": _median(forward, repeats)}
     torch.cuda.reset_peak_memory_stats()
     result["step_ms"] = _median(lambda: run(model, batch, image_rows), repeats)

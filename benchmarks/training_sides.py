@@ -96,7 +96,12 @@ class Ours(Side):
             for row in plan.rows(0, len(plan))
         ]
         batch = make_batch(
-            rows, IMAGE, self.preset.image_tokens, images.__getitem__, prompt_prefix=prompt_prefix, static_shape=True
+            rows,
+            IMAGE,
+            self.preset.image_tokens,
+            lambda image: images[image],
+            prompt_prefix=prompt_prefix,
+            static_shape=True,
         )
         return [batch.to(self.device)]
 

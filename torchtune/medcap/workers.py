@@ -76,7 +76,7 @@ class _Pool:
     def __init__(self, work: Callable[[Any], Any], crashed: Callable[[Any], Any], method: str) -> None:
         self._work, self._crashed, self._method = work, crashed, method
 
-    def results(self, batches: Iterator[list[Any]], processes: int) -> Iterator[list[Any]]:
+    def results(self, batches: Iterator[list[Any]], processes: int) -> Generator[list[Any]]:
         waiting: deque[tuple[list[Any], Future[list[Any]]]] = deque()
         pool = self._start(processes)
         try:

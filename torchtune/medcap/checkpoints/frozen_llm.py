@@ -112,7 +112,8 @@ class LLMPlan:
                     if after_layer is not None:
                         after_layer(decoder.layers[number])
         if self.shares_embedding:
-            decoder.output.weight = decoder.tok_embeddings.weight
+            output: Any = decoder.output
+            output.weight = decoder.tok_embeddings.weight
         if self.copied_output:
             self._check_copied_output(self.copied_output, decoder.tok_embeddings.weight, reader)
         _rebuild_rotary_tables(decoder, torch.device(device))

@@ -28,10 +28,14 @@ class CheckpointerFiles(Configuration):
     )
 
 
-class CheckpointerSection(CheckpointerFiles):
-    """Files of the language model, and where checkpoints go."""
+class CheckpointFolder(Configuration):
+    """Where the language model lies."""
 
     checkpoint_dir: PathText = Field(description="Folder of the language model's weights.")
+
+
+class CheckpointerSection(CheckpointerFiles, CheckpointFolder):
+    """Files of the language model, and where checkpoints go."""
 
 
 def further_keys() -> dict[str, Any]:

@@ -180,7 +180,7 @@ def make_batch(
     rows: Sequence[PackedRow],
     image_token_id: int,
     num_image_tokens: int,
-    load_image: Callable[[object], Tensor],
+    load_image: Callable[[Any], Tensor],
     names: tuple[str, ...] = (),
     prompt_prefix: tuple[int, ...] = (),
     static_shape: bool = False,

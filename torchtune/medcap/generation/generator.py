@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -213,7 +214,7 @@ class Generator:
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
-    def running(self) -> Generator[ImageRows]:
+    def running(self) -> abc.Generator[ImageRows]:
         """Have the model in the state in which it answers: no gradients, every part in eval mode.
 
         Yields:
@@ -334,7 +335,7 @@ class Generator:
 
 
 @contextmanager
-def eval_mode(model: torch.nn.Module) -> Generator[None]:
+def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
     """Put every part into eval mode, and each back into its own mode afterwards.
 
     Args:

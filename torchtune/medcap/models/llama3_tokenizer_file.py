@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def find_tokenizer_file(path: str | Path) -> Path:
 
 
 @contextmanager
-def tiktoken_file(path: str | Path) -> Iterator[Path]:
+def tiktoken_file(path: str | Path) -> Generator[Path]:
     """Give a tokenizer's file in the format of tokenizer.model, as long as the block runs.
 
     Args:

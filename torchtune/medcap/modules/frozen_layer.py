@@ -71,6 +71,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         """
         if not training_pass:
             if states.shape[1] == 1 and self.attn.kv_cache is not None and self.attn.cache_enabled:
+                assert not isinstance(mask, BlockMask), "decoding has none"
                 return self._decode_one(states, mask, input_pos)
             if places is not None:
                 return self._prefill_at(states, places, mask, input_pos)

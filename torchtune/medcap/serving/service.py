@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+from collections import abc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ class Service:
             raise overloaded("too many requests wait already: come back later")
 
     @contextlib.contextmanager
-    def admitted(self) -> Generator[None]:
+    def admitted(self) -> abc.Generator[None]:
         """Count a request in while the block lasts.
 
         Raises:

@@ -152,10 +152,9 @@ def row_maker(
 
     def make_row(question: PublishedQuestion) -> Question:
         path, problem, name = None, None, field_text(question.image)
-        if store is not None and question.content is None:
-            problem = "the parquet file holds no image for it"
-        elif store is not None:
-            path = store.write(question.content)
+        if store is not None:
+            path = None if question.content is None else store.write(question.content)
+            problem = "the parquet file holds no image for it" if path is None else None
         elif find is not None and name:
             path = find.first_of(*(name + suffix for suffix in question.suffixes))
             problem = find.problem
