@@ -6,12 +6,11 @@ nibabel reads them; it is imported when the first volume is opened.
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -133,7 +132,7 @@ class NiftiFile:
         from nibabel.orientations import apply_orientation, io_orientation
 
         stream = _inflated(self._file)
-        image: Any = self._kind.from_stream(cast(io.IOBase, stream))
+        image = self._kind.from_stream(stream)
         header = image.header
         values = image.dataobj.get_unscaled().reshape(image.shape[: len(self._shape)], order="F")
         _check_end(stream)

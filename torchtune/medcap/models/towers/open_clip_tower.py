@@ -204,5 +204,5 @@ def _build_visual(spec: Mapping[str, Any]) -> Any:
     # open_clip has no public function that builds one half of a model.
     from open_clip.model import _build_vision_tower
 
-    vision: Any = {**spec["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0}
+    vision = {**spec["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0}
     return _build_vision_tower(spec["embed_dim"], vision, spec.get("quick_gelu", False))

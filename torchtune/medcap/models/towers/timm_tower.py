@@ -37,7 +37,7 @@ class TimmTower(Tower):
 
         options = {} if spec["image_size"] is None else {"img_size": spec["image_size"]}
         options |= spec.get("pooling", {})
-        self.trunk: Any = timm.create_model(spec["name"], pretrained=False, num_classes=0, **options)
+        self.trunk = timm.create_model(spec["name"], pretrained=False, num_classes=0, **options)
         self.has_pooled = options.get("global_pool") != ""  # timm's name for no pooling
 
     def encode_patches(self, images: Tensor) -> Tensor:
