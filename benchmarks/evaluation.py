@@ -118,7 +118,7 @@ def _questions(data: Path, images: int) -> list[Question]:
 
 
 def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
-    config = OmegaConf.load(packaged_configs()["medcap/tiny/generation"])
+    config: Any = OmegaConf.load(packaged_configs()["medcap/tiny/generation"])
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")

@@ -80,6 +80,7 @@ class WordIds:
     """
 
     eos_id = EOT
+    max_seq_len: int | None = None
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -188,7 +189,7 @@ class Transformers:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         preset: Preset,
         pixels: dict[Path, Tensor],
         static_cache: bool = False,

@@ -47,8 +47,9 @@ def recipe(keys: type[C], flags: tuple[str, ...] = ()) -> Callable[[Callable[[C]
             run_program(program, [Path(sys.argv[0]).name, *sys.argv[1:]])
 
         # For programs that start recipes and want to find mistakes before that.
-        entry.rules = (keys, flags)
-        return entry
+        named: Any = entry
+        named.rules = (keys, flags)
+        return named
 
     return decorate
 

@@ -202,11 +202,11 @@ def _plan_further(cfg: ModelConfiguration, vision: VisionPlan) -> list[Component
     plans = []
     for name in further_components():
         given = getattr(cfg, name)
-        saved = None if vision.saved is None else vision.saved.configs.get(name)
-        if saved is None and given is not None:
-            plans.append(ComponentPlan(name, given))
-        elif saved is not None:
-            plans.append(ComponentPlan(name, saved, vision.saved.tensors[name]))
+        source = vision.saved
+        if source is not None and (saved := source.configs.get(name)) is not None:
+            plans.append(ComponentPlan(name, saved, source.tensors[name]))
             if given not in (None, saved):
-                vision.notices.append(f"{vision.saved.path.parent} brings its own {name}; {given} is not used")
+                vision.notices.append(f"{source.path.parent} brings its own {name}; {given} is not used")
+        elif given is not None:
+            plans.append(ComponentPlan(name, given))
     return plans

@@ -112,9 +112,10 @@ class LLMPlan:
                     if after_layer is not None:
                         after_layer(decoder.layers[number])
         if self.shares_embedding:
-            decoder.output.weight = decoder.tok_embeddings.weight
+            output: Any = decoder.output
+            output.weight = decoder.tok_embeddings.weight
         if self.copied_output:
-            self._check_copied_output(decoder.tok_embeddings.weight, reader)
+            self._check_copied_output(self.copied_output, decoder.tok_embeddings.weight, reader)
         _rebuild_rotary_tables(decoder, torch.device(device))
         for name, tensor in [*decoder.named_parameters(), *decoder.named_buffers()]:
             if tensor.is_meta:
@@ -142,9 +143,9 @@ class LLMPlan:
                 _hash_tensor(digest, name, tensors.pop(name).to(dtype))
         return digest.hexdigest()
 
-    def _check_copied_output(self, embedding: nn.Parameter, reader: TensorReader) -> None:
+    def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
         # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
-        output = reader.read(self.copied_output, self.sources[self.copied_output])
+        output = reader.read(name, self.sources[name])
         if not torch.equal(output.to(embedding), embedding):
             raise UserError(
                 f"{_KEY}={self.files.folder}: {self.copied_output} differs from the embedding table, but"
@@ -237,14 +238,15 @@ def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
 def _hash_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
     for part in _whole(tensor).reshape(-1).split(_HASH_ELEMENTS):
-        digest.update(part.cpu().view(torch.uint8).numpy())
+        digest.update(part.cpu().view(torch.uint8).numpy().data)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     # What is offloaded to the CPU is still gathered by the devices.
-    return tensor.to(tensor.device_mesh.device_type).full_tensor()
+    gathered: Any = tensor.to(tensor.device_mesh.device_type)
+    return gathered.full_tensor()
 
 
 def _layer_number(source: str) -> int:
@@ -325,8 +327,9 @@ def _stream(
 
 def _rebuild_rotary_tables(decoder: TransformerDecoder, device: torch.device) -> None:
     for module in decoder.modules():
-        if hasattr(module, "rope_init"):
+        rebuild: Any = getattr(module, "rope_init", None)
+        if rebuild is not None:
             # On the CPU whatever the device: a last-bit difference in a frequency, times position 100,000, is an angle.
             with torch.device("cpu"):
-                module.rope_init()
+                rebuild()
             module.to(device)

@@ -88,7 +88,7 @@ def find_llm_files(checkpoint_dir: str | Path, checkpoint_files: Sequence[str] |
     return LLMFiles(folder, kind, tuple(paths), headers, _read_json(folder / "config.json"), params)
 
 
-def _named_files(folder: Path, names: Sequence[str]) -> list[Path]:
+def _named_files(folder: Path, names: Sequence[Any]) -> list[Path]:
     key = "checkpointer.checkpoint_files"
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key} must be a list of file names in {folder}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -287,7 +287,7 @@ def materialise(build: Callable[[], AnyModule], weights: TensorFiles | None) -> 
 
 
 @contextlib.contextmanager
-def _full_precision(device: str) -> Iterator[None]:
+def _full_precision(device: str) -> Generator[None]:
     """Build in fp32 on this device, whatever the defaults are."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

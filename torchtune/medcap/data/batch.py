@@ -98,8 +98,9 @@ class Batch:
         """Return the batch on ``device``, copied without waiting where the memory is pinned."""
         if self.tokens.device == device:
             return self
-        whole = self if self.buffer is not None else self.in_one_buffer()
-        return whole._over(whole.buffer.to(device, non_blocking=True))
+        buffer = self.in_one_buffer().buffer if self.buffer is None else self.buffer
+        assert buffer is not None
+        return self._over(buffer.to(device, non_blocking=True))
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "buffer"}

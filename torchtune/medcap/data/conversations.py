@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from torchtune.data import Message
+    from torchtune.data import Message, Role
 
     from medcap.data.images.reference import ImageRef
 
@@ -33,7 +33,7 @@ _OTHER_IMAGE_FIELDS = (
 )
 _UNREAD_FIELDS = ("system_prompt", "video", "videos", "audio", "audios", "tools")
 _UNREAD_IN_TURNS = (*IMAGE_FIELDS, *_OTHER_IMAGE_FIELDS, "video", "videos", "audio", "audios", "tool_calls")
-ROLES = {
+ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -214,7 +214,7 @@ def is_coloninst(row: Mapping[str, Any]) -> bool:
     return isinstance(name, str) and bool(Path(name).suffix) and Path(name).stem == row.get("image")
 
 
-def _role(turn: Mapping[str, Any], key: str) -> str:
+def _role(turn: Mapping[str, Any], key: str) -> Role:
     role = ROLES.get(str(turn.get(key)).lower())
     if role is None:
         raise UserError(f"'{key}' is {repr(turn.get(key))[:60]}: known are {', '.join(sorted(ROLES))}")

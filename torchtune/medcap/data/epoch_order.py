@@ -32,6 +32,7 @@ class EpochOrder:
 
     def rows(self, start: int, stop: int) -> list[list[list[int]]]:
         """Packed rows ``start`` to ``stop``: for each its documents, for each document its samples."""
+        assert self.documents is not None and self.units is not None, "an epoch of samples has no rows"
         bounds = self.units[start : stop + 1]
         return [
             [
@@ -43,7 +44,7 @@ class EpochOrder:
 
     def samples_of(self, start: int, stop: int) -> list[int]:
         """Return the samples of units ``start`` to ``stop``."""
-        if self.units is None:
+        if self.units is None or self.documents is None:
             return self.samples[start:stop].tolist()
         return self.samples[self.documents[self.units[start]] : self.documents[self.units[stop]]].tolist()
 

@@ -165,6 +165,7 @@ class ChatDataset:
         order = self.rows.order(generator)
         if not self.packed:
             return EpochOrder(order if self._table is None else order[self._table.lengths[order] > 0])
+        assert self._table is not None, "count() comes before"
         generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
         return plan_packed(
             self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
@@ -242,10 +243,10 @@ class ChatDataset:
         documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
         row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
         packed = pack_documents(documents.lengths, row_length)
-        plan = EpochOrder(documents.samples, documents.starts)
+        bounds = documents.starts
         rows = [
             [
-                [samples[index] for index in plan.samples[plan.documents[place] : plan.documents[place + 1]]]
+                [samples[index] for index in documents.samples[bounds[place] : bounds[place + 1]]]
                 for place in packed.documents[packed.starts[row] : packed.starts[row + 1]]
             ]
             for row in range(len(packed.starts) - 1)

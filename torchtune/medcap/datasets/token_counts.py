@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import numpy as np
@@ -85,7 +85,7 @@ def _count(
     )
     bad: dict[int, str] = {}
     done = 0
-    counted: Iterator[list[_Chunk]] = ([_count_chunk(sample, chunk)] for chunk in chunks)
+    counted: Generator[list[_Chunk]] = ([_count_chunk(sample, chunk)] for chunk in chunks)
     if workers > 1:
         # Forked, the processes have the tokenizer and the index of the rows already.
         counted = ordered_map(

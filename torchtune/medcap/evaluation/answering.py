@@ -187,7 +187,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
 
 
 def _run_around_failures(
-    requests: list[Request | str],
+    requests: list[Any],
     pending: list[int],
     run: Run,
     keep: OnResult,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.scoring.question import Question
@@ -84,4 +85,5 @@ def _without_images(message: Message) -> Message:
 
 
 def _like(message: Message, content: list[dict[str, Any]]) -> Message:
-    return Message(role=message.role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot)
+    role = role_of(message)
+    return Message(role=role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,6 +146,7 @@ class Generator:
                     on_result(index, generation)
 
         def tell(prompt: Prompt, token: int) -> None:
+            assert on_token is not None
             for index in (prompt.index, *same.get(prompt.index, ())):
                 on_token(index, token)
 
@@ -213,7 +215,7 @@ class Generator:
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
-    def running(self) -> Iterator[ImageRows]:
+    def running(self) -> abc.Generator[ImageRows]:
         """Have the model in the state in which it answers: no gradients, every part in eval mode.
 
         Yields:
@@ -338,7 +340,7 @@ class Generator:
 
 
 @contextmanager
-def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
     """Put every part into eval mode, and each back into its own mode afterwards.
 
     Args:

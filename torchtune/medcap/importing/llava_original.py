@@ -54,8 +54,7 @@ def import_llava_original(
         )
     if config.get("mm_vision_select_feature", "patch") != "patch":
         raise UserError(f"{place}: mm_vision_select_feature must be patch: medcap reads patch tokens only")
-    if select_layer is None:
-        select_layer = config.get("mm_vision_select_layer", DEFAULT_LAYER)
+    layer: int = config.get("mm_vision_select_layer", DEFAULT_LAYER) if select_layer is None else select_layer
     named = vision or config.get("mm_vision_tower")
     if not named:
         raise UserError(f"{place} names no mm_vision_tower: give it as --vision FOLDER")
@@ -63,7 +62,7 @@ def import_llava_original(
     language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, place)
     tensors = SourceTensors(folder)
     imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
-    tower, notices = _tower(tensors, folder, named, select_layer)
+    tower, notices = _tower(tensors, folder, named, layer)
     projector = projector_from_tensors(tensors.named(_projector_name), tower, language["hidden_size"], folder)
     notices += padding_notices(config)
     if config.get("mm_use_im_start_end"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def find_tokenizer_file(path: str | Path) -> Path:
 
 
 @contextmanager
-def tiktoken_file(path: str | Path) -> Iterator[Path]:
+def tiktoken_file(path: str | Path) -> Generator[Path]:
     """Give a tokenizer's file in the format of tokenizer.model, as long as the block runs.
 
     Args:
@@ -104,7 +104,7 @@ def tokenizer_model(file: Path) -> str | None:
     return "".join(lines)
 
 
-def _patterns(node: Any) -> Iterator[str]:
+def _patterns(node: Any) -> Generator[str]:
     """Yield the expressions by which a pre-tokenizer splits text."""
     if isinstance(node, dict):
         if isinstance(node.get("Regex"), str):

@@ -75,7 +75,8 @@ class VisionLanguageModel(nn.Module):
     @property
     def components(self) -> Mapping[str, Component]:
         """All components by name."""
-        return {component.name: component for component in (self.tower, self.projector, *self.further)}
+        further: Any = self.further
+        return {component.name: component for component in (self.tower, self.projector, *further)}
 
     def compile_layers(self, static: bool = True, backend: str = "inductor") -> None:
         """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is.
@@ -204,7 +205,8 @@ class VisionLanguageModel(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Apply the final norm and the output head: ``[..., d] -> [..., V]`` float32."""
-        return self.decoder.unembed(hidden)
+        logits: Any = self.decoder.unembed(hidden)
+        return logits
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
@@ -280,7 +282,7 @@ class VisionLanguageModel(nn.Module):
                 batch.document, batch.branch, flex, batch.after_prompt_prefix, len(batch.prompt_prefix)
             )
             # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
-            options["mask"] = mask if flex else added_mask(mask, self.dtype)
+            options["mask"] = mask if isinstance(mask, BlockMask) else added_mask(mask, self.dtype)
         prompt_prefixes = (
             self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
         )
@@ -297,11 +299,12 @@ class VisionLanguageModel(nn.Module):
 
     def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
         """Each layer's; torchtune's layers share one module, so that it is made once."""
-        rotations = [layer.attn.pos_embeddings for layer in self.decoder.layers]
+        layers: Any = self.decoder.layers
+        rotations = [layer.attn.pos_embeddings for layer in layers]
         tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
         return [tables[rotation] for rotation in rotations]
 
-    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Any:
         if number < self.checkpointed_layers and torch.is_grad_enabled():
             return checkpoint(layer, states, use_reentrant=False, **options)
         return layer(states, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         """
         if not training_pass:
             if states.shape[1] == 1 and self.attn.kv_cache is not None and self.attn.cache_enabled:
+                assert not isinstance(mask, BlockMask), "decoding has none"
                 return self._decode_one(states, mask, input_pos)
             if places is not None:
                 return self._prefill_at(states, places, mask, input_pos)
@@ -82,7 +83,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         value = self._heads(self.attn.v_proj(normed))  # [R, S, H_kv, h]
         if places is not None and ragged is not None:
             states, normed = _take(states, places), _take(normed, places)  # [1, m, d]
-            input_pos = _take(input_pos, places)
+            input_pos = None if input_pos is None else _take(input_pos, places)
             table = None if table is None else _take(table, places)
         query = self._heads(self.attn.q_proj(normed))  # [R, S, H, h]
         query = rotate(self.attn.pos_embeddings, query, table, input_pos)
@@ -121,8 +122,9 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         )  # [R, 1, heads, h]
         if attn.pos_embeddings is not None:
             query, key = (attn.pos_embeddings(tensor, input_pos=input_pos) for tensor in (query, key))
-        if attn.q_norm is not None:
+        if attn.q_norm is not None and attn.k_norm is not None:  # torchtune takes both or none
             query, key = attn.q_norm(query), attn.k_norm(key)
+        assert attn.kv_cache is not None, "forward asks before"
         keys, values = attn.kv_cache.update(key.transpose(1, 2), value.transpose(1, 2))  # [R, H_kv, used, h]
         grouped = query.reshape(len(query), keys.shape[1], -1, attn.head_dim)  # [R, H_kv, H / H_kv, h]
         attended = scaled_dot_product_attention(
@@ -164,17 +166,17 @@ def _attend(
     return attended.transpose(1, 2)
 
 
-def _flex() -> Callable[..., Tensor]:
+def _flex() -> Callable[..., Any]:
     """FlexAttention; on its own it must be compiled, within a compiled layer it is compiled with it."""
     return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
 
 
 @functools.cache
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def can_freeze(layer: nn.Module) -> bool:
+def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
     """Tell whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
     return (
         type(layer) is TransformerSelfAttentionLayer

@@ -65,7 +65,7 @@ def encode(
     transforms = [encoder.preprocess.transform() for encoder in encoders]
     rows: list[list[np.ndarray]] = [[] for _ in encoders]
     places: dict[Path, int] = {}
-    unreadable: dict[Path, str] = {}
+    unreadable: dict[Path | None, str] = {}
     bar = tqdm(total=len(paths), desc=label, unit=" images", delay=1, mininterval=1)
     with bar, ThreadPoolExecutor(min(_MAX_THREADS, num_processors())) as threads:
         for batch in _read_ahead(paths, transforms, reader, threads, batch_size):

@@ -202,7 +202,7 @@ def _probe_target(
     encoded: dict[str, Features],
     sides: Sequence[str],
     options: ProbeOptions,
-    bar: tqdm,
+    bar: tqdm[Any],
 ) -> TargetResult:
     broken = encoded["training"].problems
     rows = [place for place, example in enumerate(train) if target in example.labels and place not in broken]

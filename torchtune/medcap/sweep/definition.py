@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,7 +39,7 @@ class Objective:
 
     metric: str
     take: str
-    direction: str
+    direction: Literal["minimize", "maximize"]
 
     @property
     def task(self) -> str | None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,12 +126,13 @@ class Manager:
             "environment": self._environments[place],
         }
         # Through a pipe and not a file, because a storage's URL may hold a password.
+        assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             json.dump(job, pipe)
         return process
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signal is None:
                 self._say(f"{signal.Signals(number).name}: the trials save and end; the sweep can be gone on with")
@@ -151,7 +152,7 @@ class Manager:
             for process in self._processes.values():
                 process.terminate()
 
-    def _update(self, bar: tqdm, last: bool = False) -> list[dict[str, Any]]:
+    def _update(self, bar: tqdm[Any], last: bool = False) -> list[dict[str, Any]]:
         from medcap.sweep.table import results
 
         rows = results(self._study)

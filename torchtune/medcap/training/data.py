@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,10 +164,11 @@ class TrainingData:
 
     def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
         """Yield this process's part of the validation set; the same number of batches on every process."""
+        assert self.validation is not None, "asked for only where there is one"
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
 
-    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader:
+    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
         parts = _Parts(dataset, plan, start, stop, self._units_per_batch, self.world, self.transform)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
@@ -185,7 +187,7 @@ def _parameters(cfg: TrainingConfiguration) -> Collection[str]:
     return signature(find_component(cfg.dataset["_component_"], "dataset._component_")).parameters
 
 
-class _Parts(Dataset):
+class _Parts(Dataset[Any]):
     """One process's part of each batch of a plan."""
 
     def __init__(
@@ -215,13 +217,13 @@ class _Parts(Dataset):
 
 def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:
     copies, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    waiting: deque[tuple[LoadedStep, torch.cuda.Event]] = deque()
+    waiting: deque[tuple[LoadedStep, Any]] = deque()  # with the event of the copy
 
     def finished() -> LoadedStep:
         step, copied = waiting.popleft()
         computing.wait_event(copied)
         for batch in step.batches:
-            if batch is not None:
+            if batch is not None and batch.buffer is not None:
                 # Else its memory could be used for another copy while this stream still reads it.
                 batch.buffer.record_stream(computing)
         return step

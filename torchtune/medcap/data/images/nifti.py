@@ -152,7 +152,7 @@ class NiftiFile:
 
 def _colours(values: np.ndarray) -> PixelSamples:
     """RGB24 or RGBA32."""
-    red, green, blue, *alpha = (values[name] for name in values.dtype.names)
+    red, green, blue, *alpha = (values[name] for name in values.dtype.names or ())
     return PixelSamples(np.stack([red, green, blue], axis=-1), alpha[0] / 255 if alpha else None, full=255)
 
 

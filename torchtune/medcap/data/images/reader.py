@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -307,7 +307,7 @@ class ImageReader:
         raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
     @contextlib.contextmanager
-    def _named(self, path: str | Path) -> Iterator[None]:
+    def _named(self, path: str | Path) -> Generator[None]:
         """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
         limit = f" ({self.keys.pixels})" if self.keys.pixels else ""
         try:

@@ -145,6 +145,7 @@ def _images_of_rows(plan: EpochOrder, images_of: np.ndarray) -> np.ndarray:
     """``[u]``: images of each packed row, a document's once, which are those of its first sample."""
     if not len(plan):
         return np.zeros(0, dtype=np.int64)
+    assert plan.documents is not None and plan.units is not None, "packed rows are counted"
     of_documents = images_of[plan.samples[plan.documents[:-1]]]
     return np.add.reduceat(of_documents, plan.units[:-1])
 

@@ -116,7 +116,7 @@ def _inside(distance: Plane, softness: float = 0.012) -> Plane:
     return 1 / (1 + np.exp(np.clip(distance / softness * 4, -60, 60)))
 
 
-def _bump(distance: Plane, width: float) -> Plane:
+def _bump(distance: Plane, width: float | Plane) -> Plane:
     return np.exp(-((distance / width) ** 2))
 
 

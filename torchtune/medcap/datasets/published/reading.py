@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,7 +182,7 @@ def parquet_records(
 
 
 @contextlib.contextmanager
-def _utf8(path: Path) -> Iterator[None]:
+def _utf8(path: Path) -> Generator[None]:
     try:
         yield
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 from medcap.datasets.rows.data_files import check_data_file
 from medcap.errors import UserError
@@ -144,7 +144,7 @@ def _records(
                 except csv.Error as error:
                     fields, problem = [], _problem(error)
                 if advance is not None and number % _STEP == 0:
-                    advance(file.buffer.tell())
+                    advance(cast(BinaryIO, file.buffer).tell())
                 if fields or problem is not None:
                     yield Record(number, tuple(lines.taken), fields, problem)
     except OSError as error:

@@ -88,7 +88,7 @@ def stream_rows(path: Path) -> Iterator[bytes]:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
-def _byte_progress(size: int, name: str) -> tqdm:
+def _byte_progress(size: int, name: str) -> tqdm[Any]:
     return tqdm(
         total=size,
         desc=name,
@@ -120,7 +120,7 @@ def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
     return begin, text[:1]
 
 
-def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm) -> Iterator[bytes]:
+def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm[Any]) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
     last = False
@@ -259,7 +259,9 @@ class _Array:
     def _next(self) -> str:
         """Return the next character that is not a blank; empty at the end of the file."""
         while True:
-            self._place = _BLANKS.match(self._text, self._place).end()
+            blanks = _BLANKS.match(self._text, self._place)
+            assert blanks is not None, "none match too"
+            self._place = blanks.end()
             if self._place < len(self._text):
                 return self._text[self._place]
             if not self._extend():

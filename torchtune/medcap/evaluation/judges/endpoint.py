@@ -284,7 +284,7 @@ class _Run:
             threading.Thread(target=self._work, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop("stopped")
         for _ in range(self._num_threads):
             self._waiting.put(None)

@@ -210,7 +210,6 @@ def _entry(
     answer: Answer, fingerprint: str, verdict: Verdict | None = None, value: str | None = None, error: str | None = None
 ) -> dict[str, Any]:
     reply = verdict.reply if verdict else None
-    asked = reply is not None and not reply.error
     question = answer.question
     return {
         "question_id": question.id,
@@ -220,7 +219,7 @@ def _entry(
         **question.groups,
         "prediction": answer.prediction,
         "verdict": verdict.value if verdict else value,
-        "reply": reply.text if asked else None,
+        "reply": reply.text if reply and not reply.error else None,
         "finish": reply.finish if reply else None,
         "num_tokens": reply.num_tokens if reply else 0,
         "error": (reply.error or None) if reply else error,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ def check_tower(tower: Tower, exported: LlavaTower) -> None:
 
 
 @contextlib.contextmanager
-def without_progress() -> Iterator[None]:
+def without_progress() -> Generator[None]:
     """Hide the bar that transformers shows even for a moment's work."""
     from transformers.utils import logging
 

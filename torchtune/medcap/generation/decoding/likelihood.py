@@ -63,7 +63,7 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
     targets = torch.tensor(tokens, device=model.device)
     log_probabilities = iter(_log_probabilities(model, hidden, inverse, targets, vocab_size).tolist())
     for prompt in prompts:
-        sums = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
+        sums: list[float] = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
         counts = [len(candidate) for candidate in prompt.candidates]
         if all(abs(total) < float("inf") for total in sums):
             finish(prompt, CandidateScores(sums, counts))

@@ -194,8 +194,8 @@ def pack_trees(trees: Sequence[Tree], device: torch.device) -> PackedTrees:
                 branch[row, start:end] = number
                 leaf[row, start:end] = place
                 leaves[-1].append(first + start)
-    tensors = (torch.from_numpy(array).to(device) for array in (tokens, positions, branch, leaf))
-    return PackedTrees(*tensors, last, shared, own, leaves)
+    arrays = [torch.from_numpy(array).to(device) for array in (tokens, positions, branch, leaf)]
+    return PackedTrees(arrays[0], arrays[1], arrays[2], arrays[3], last, shared, own, leaves)
 
 
 def chunks(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:

@@ -56,7 +56,7 @@ class HuggingFaceTower(Tower):
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
         super().__init__(spec, preprocess)
         self.is_clip = spec["config"]["model_type"] == "clip_vision_model"
-        self.vision_model = _build_vision_model(spec["config"])
+        self.vision_model: Any = _build_vision_model(spec["config"])
         self.visual_projection = None
         if spec["projection_dim"] is not None:
             self.visual_projection = nn.Linear(spec["config"]["hidden_size"], spec["projection_dim"], bias=False)
@@ -104,7 +104,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
         UserError: if a file is missing or the model is of another kind.
     """
     config = read_json(folder / "config.json")
-    vision_type = _VISION_TYPES.get(config.get("model_type"))
+    vision_type = _VISION_TYPES.get(str(config.get("model_type")))
     if vision_type is None:
         raise UserError(
             f"{folder / 'config.json'}: model_type {config.get('model_type')!r} is no vision tower; "

@@ -87,7 +87,7 @@ def places(text: str, option: str) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _words(option: str) -> re.Pattern:
+def _words(option: str) -> re.Pattern[str]:
     parts = _BETWEEN_WORDS.split(option.replace("\n", " ").lower())
     # "X-ray" is "x ray" and "xray" too; two words are never written as one.
     joints = {"-": "[- ]?", " ": "[- ]"}

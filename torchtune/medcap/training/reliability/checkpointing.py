@@ -115,7 +115,8 @@ class RunCheckpoints:
             if meta_model_epoch is not None:
                 # Written first: a resume at an epoch's end then finds that epoch's file as well.
                 file = self.folder / f"meta_model_{meta_model_epoch}.pt"
-                save_meta_model(file, *(states[name] for name in VISION_SIDE))
+                tower, projector = (states[name] for name in VISION_SIDE)
+                save_meta_model(file, tower, projector)
             with atomic_folder(folder) as temporary:
                 save_components(temporary, list(states.values()), llm)
                 save_tree(temporary / STATE_FOLDER, STATE_FOLDER, copied["state"])
@@ -251,7 +252,8 @@ def random_state() -> dict[str, Any]:
         Numbers, lists and text alone: processes exchange it as JSON.
     """
     version, numbers, gauss = random.getstate()
-    algorithm, keys, place, has_gauss, cached = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    algorithm, keys, place, has_gauss, cached = numpy_state
     # Only where CUDA runs already: to ask would start it, which takes a second and GPU memory.
     uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {

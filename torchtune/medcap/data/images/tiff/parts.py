@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Encoding:
         UserError: if no file is read that is stored so.
     """
 
-    order: str
+    order: Literal["<", ">"]
     kind: str
     bits: int
     compression: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from medcap.errors import UserError
 
@@ -18,7 +18,12 @@ _KNOWN = {
     *(STRIP_BYTES, PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES, INK_SET),
     *(EXTRA_SAMPLES, SAMPLE_FORMAT),
 }
-_STARTS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+_STARTS: dict[bytes, tuple[Literal["<", ">"], bool]] = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers without a sign
 _MAX_ENTRIES = 65_535
 _MAX_VALUES = 4_000_000  # of one tag: strips of a large file
@@ -35,7 +40,7 @@ class Tags:
         values: by the number of the tag.
     """
 
-    order: str
+    order: Literal["<", ">"]
     big: bool
     place: int
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
