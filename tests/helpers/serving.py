@@ -151,7 +151,11 @@ def checked(reply: Reply) -> Reply:
 
 @contextlib.contextmanager
 def running(
-    service: Service, keys: Sequence[str] = (), grace: float = PATIENCE, routes: Sequence[BaseRoute] = (), **options: Any
+    service: Service,
+    keys: Sequence[str] = (),
+    grace: float = PATIENCE,
+    routes: Sequence[BaseRoute] = (),
+    **options: Any,
 ) -> Iterator[Client]:
     """Run a server while the block lasts; its service is closed afterwards."""
     taken = bind("127.0.0.1", 0)
