@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
+from helpers.waiting import PATIENCE
 from helpers.workspace import TINY_VISION, Workspace
 
 TESTS = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ class Run:
             if self.pids[rank] not in self._ended:
                 os.kill(self.pids[rank], number)
 
-    def wait(self, timeout: float = 60) -> list[int]:
+    def wait(self, timeout: float = PATIENCE) -> list[int]:
         """Wait for all ranks to end.
 
         Returns:
@@ -69,7 +70,7 @@ class Run:
             time.sleep(0.01)
         return [self._ended[pid] for pid in self.pids]
 
-    def wait_as_torchrun(self, timeout: float = 60) -> list[int]:
+    def wait_as_torchrun(self, timeout: float = PATIENCE) -> list[int]:
         """Wait for one rank to end, end the others as torchrun does, and give what ``wait`` gives."""
         end = time.monotonic() + timeout
         while self.alive() and not self._ended and time.monotonic() < end:
@@ -99,7 +100,7 @@ class WarmStart:
 
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
     def ask(self, request: Mapping[str, object]) -> int | None:
         """Send a request and read its answer."""
