@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.faulty_runs import wait_until
 from helpers.observed_run import hash_of, observe
+from helpers.waiting import PATIENCE
 from helpers.workspace import TINY_VISION, log, tune
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
@@ -181,8 +183,7 @@ def test_without_torchrun_the_command_is_told(workspace, capsys):
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(workspace, server):
     first = server.train(workspace, "out", "epochs=2000", "num_workers=1")
     folder = workspace.folder / "out" / "checkpoint"
-    while latest_checkpoint(folder) is None:
-        assert first.alive(), first.printed()
+    wait_until(lambda: latest_checkpoint(folder), first)
     second = server.train(workspace, "out", "epochs=3")
     assert second.wait() == [2]
     assert "another run is writing to" in second.printed()
@@ -204,7 +205,7 @@ def test_torchrun_runs_the_recipe(workspace):
         "dataset.max_seq_len=96",
         "epochs=1",
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=workspace.folder)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=workspace.folder)
     assert ended.returncode == 0, ended.stderr
     assert "optimizer state sharded over 2 processes" in ended.stderr
     assert json.loads((workspace.folder / "out" / "summary.json").read_text())["processes"] == 2

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.inspection.images import ImageChecker, ImageFacts, decode
 from medcap.datasets.inspection.processes import over_rows
 from medcap.datasets.inspection.rows import Problem, RowChecker, RowFacts, RowLengths
@@ -77,7 +78,7 @@ class Survey:
 def survey(
     checker: RowChecker,
     processes: int,
-    look: Callable[[ImageReader, str], ImageFacts] = decode,
+    look: Callable[[ImageReader, ImageRef], ImageFacts] = decode,
     label: str = "checking",
 ) -> Survey:
     """Read every row, then look at every image file that they name, once.
@@ -137,7 +138,7 @@ class _Columns:
 
 
 def _look_at_images(
-    result: Survey, first: np.ndarray, processes: int, look: Callable[[ImageReader, str], ImageFacts], label: str
+    result: Survey, first: np.ndarray, processes: int, look: Callable[[ImageReader, ImageRef], ImageFacts], label: str
 ) -> None:
     wanted = np.zeros(len(result.files), dtype=bool)
     wanted[first] = True
