@@ -132,7 +132,7 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
     seconds, plan = _timed(
         lambda: plan_packed(everything, generator.permutation(num_rows), ROW_LENGTH, generator=generator)
     )
-    columns = (plan.samples, plan.documents, plan.units)
+    columns = (plan.samples, plan.documents, plan.items)
     return {
         "loader": loader,
         "counted_rows": len(dataset.rows),

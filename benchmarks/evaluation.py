@@ -92,9 +92,11 @@ def measure(
             started = time.perf_counter()
             outputs[name] = run(asked, folder / f"{name}-{repeat}")
             rates[name].append(len(asked) / (time.perf_counter() - started))
-    places = [rows.index(row) for row in few]
+    positions = [rows.index(row) for row in few]
     for ours, plain in (("generation", "plain generation"), ("likelihood", "plain likelihood")):
-        assert [outputs[ours][place] for place in places] == outputs[plain], f"{ours} gives other outputs than {plain}"
+        assert [outputs[ours][position] for position in positions] == outputs[plain], (
+            f"{ours} gives other outputs than {plain}"
+        )
     return {
         "machine": describe_machine(),
         "batch_size": generator.batch_size,

@@ -140,13 +140,13 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocabulary, (rows, row_length), generator=generator)
     tokens[:, : vision.num_image_tokens] = vocabulary
-    places = torch.arange(row_length).repeat(rows, 1)  # [R, S]
-    labelled = (places >= vision.num_image_tokens) & (places % LABEL_EVERY == 0) & (places < row_length - 1)
+    positions = torch.arange(row_length).repeat(rows, 1)  # [R, S]
+    labelled = (positions >= vision.num_image_tokens) & (positions % LABEL_EVERY == 0) & (positions < row_length - 1)
     targets = torch.where(labelled, tokens.roll(-1, 1), IGNORE_INDEX)
     batch = Batch(
         tokens=tokens,
         targets=targets,
-        input_pos=places,
+        input_pos=positions,
         document=torch.zeros_like(tokens),
         branch=torch.zeros_like(tokens),
         after_prompt_prefix=torch.zeros_like(tokens),

@@ -76,10 +76,10 @@ def make_bodies(folder: Path, count: int) -> list[dict[str, Any]]:
     """Return requests about images that are not cached: captions and questions in turn."""
     write_phantoms(folder, count, seed=2024)
     bodies = []
-    for place, path in enumerate(sorted((folder / "images").iterdir())):
+    for position, path in enumerate(sorted((folder / "images").iterdir())):
         url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
-        question = QUESTIONS[place % len(QUESTIONS)]
+        question = QUESTIONS[position % len(QUESTIONS)]
         if question:
             parts.append({"type": "text", "text": question})
         bodies.append({"model": "train", "messages": [{"role": "user", "content": parts}]})
@@ -117,12 +117,12 @@ async def ask_all(api: AsyncOpenAI, bodies: Sequence[dict[str, Any]], clients: i
     queue = iter(enumerate(bodies))
 
     async def client() -> None:
-        for place, body in queue:
-            replies[place] = await ask(api, body)
+        for position, body in queue:
+            replies[position] = await ask(api, body)
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return time.perf_counter() - began, [replies[place] for place in range(len(bodies))]
+    return time.perf_counter() - began, [replies[position] for position in range(len(bodies))]
 
 
 async def measure(url: str, bodies: Sequence[dict[str, Any]], count: int, repeats: int) -> dict[str, Any]:

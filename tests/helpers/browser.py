@@ -30,7 +30,7 @@ class Pointing(InstantAnswers):
         super().__init__(run.live)
         self._tokens = run.generator.tokenizer.answer(BOXED, end_of_turn=False)
 
-    def submit(self, prompt: Any, on_token: Any, on_end: Any, place: int) -> None:
+    def submit(self, prompt: Any, on_token: Any, on_end: Any, position: int) -> None:
         for token in self._tokens:
             on_token(token)
         on_end(Generation(BOXED, self._tokens, "stop"))

@@ -113,7 +113,7 @@ class UnreadableDataset(ChatDataset):
     """A dataset on a disk that fails after the first rows."""
 
     def load(self, plan: Any, start: int, stop: int, transform: Any) -> Any:
-        """As ``ChatDataset.load``, up to the tenth unit."""
+        """As ``ChatDataset.load``, up to the tenth item."""
         if stop > 9:
             raise OSError(5, "Input/output error", "/data/train.jsonl")
         return super().load(plan, start, stop, transform)

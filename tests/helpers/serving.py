@@ -191,7 +191,7 @@ class InstantAnswers:
         self.prepare = live.prepare
         self.capacity = live.capacity
 
-    def submit(self, prompt: Any, on_token: Callable[[int], None], on_end: Callable[[Any], None], place: int) -> None:
+    def submit(self, prompt: Any, on_token: Callable[[int], None], on_end: Callable[[Any], None], index: int) -> None:
         on_end(Generation("said", [], "stop"))
 
     def cancel(self, ticket: Any) -> None:

@@ -74,7 +74,7 @@ ADAFACTOR = ("optimizer._component_=torch.optim.Adafactor", "~optimizer.betas", 
 @pytest.mark.parametrize("optimizer", [ADAMW, SGD, ADAFACTOR], ids=["adamw", "sgd", "adafactor"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_make_the_steps_of_one(finish, layout, optimizer):
-    # 13 samples, one of them without an image: the last batch is odd, and of one unit for two processes.
+    # 13 samples, one of them without an image: the last batch is odd, and of one item for two processes.
     overrides = ("epochs=3", *LAYOUTS[layout], *optimizer)
     one = finish("one", *overrides, "batch_size=4")
     two = finish("two", *overrides, "batch_size=2", processes=2)
@@ -91,7 +91,7 @@ def test_two_processes_make_the_steps_of_one(finish, layout, optimizer):
 @pytest.mark.parametrize("mode", ["replicate", "shard"])
 def test_processes_and_steps_without_an_image_make_the_steps_of_one(workspace, finish, mode):
     image, text = workspace.records()[0], workspace.records()[-1]
-    # Of four: the second process has none; nobody has one; the first process has none; the first has no unit at all.
+    # Of four: the second process has none; none has one; the first process has none; the first has no item at all.
     rows = [image, image, text, text, text, text, text, text, text, text, image, image, image]
     workspace.data = workspace.write_data("mixed.json", rows)
     overrides = ("dataset.packed=false", "shuffle=false", "epochs=2", "clip_grad_norm=0.5", *ADAMW)
@@ -109,7 +109,7 @@ def test_processes_and_steps_without_an_image_make_the_steps_of_one(workspace, f
 
 @pytest.mark.parametrize("packed", ["false", "true"])
 def test_sharded_layers_make_the_steps_of_one_process(finish, packed):
-    # Three processes and a batch of one unit: in the last step of an epoch two of them have nothing to do.
+    # Three processes and a batch of one item: in the last step of an epoch two of them have nothing to do.
     overrides = ("epochs=2", f"dataset.packed={packed}", "dataset.max_seq_len=48", *SGD)
     one = finish("one", *overrides, "batch_size=3")
     divided = finish("divided", *overrides, "batch_size=1", "parallelism=shard", processes=3)

@@ -35,18 +35,18 @@ def raw_table(tmp_path):
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "instruction", "output", "generated"])
-        for place, (question, reference, answer) in enumerate(ROWS):
+        for position, (question, reference, answer) in enumerate(ROWS):
             turns = f"{USER}①{ASSISTANT}...<|eot_id|>{USER}{question}{ASSISTANT}"
-            writer.writerow([f"{place}.png", turns, reference, answer])
+            writer.writerow([f"{position}.png", turns, reference, answer])
     return path
 
 
 def write_predictions(folder, count):
     folder.mkdir(exist_ok=True)
     rows = [
-        {"question_id": str(place), "question": "Q?", "reference": "yes", "prediction": f"answer {place}"}
-        | {"modality": ("CT", "MR")[place % 2], "fingerprint": str(place)}
-        for place in range(count)
+        {"question_id": str(position), "question": "Q?", "reference": "yes", "prediction": f"answer {position}"}
+        | {"modality": ("CT", "MR")[position % 2], "fingerprint": str(position)}
+        for position in range(count)
     ]
     path = folder / "predictions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -228,8 +228,8 @@ def llm_fingerprint(decoder: nn.Module) -> str:
 
 def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
     return {
-        f"{place}.{name}": tensor
-        for place, module in decoder.named_modules()
+        f"{location}.{name}": tensor
+        for location, module in decoder.named_modules()
         if isinstance(module, FrozenLinear)
         for name, tensor in module.named_buffers()
     }
@@ -297,8 +297,8 @@ def _match(
             sources[name] = concatenation_dim([piece.shape for piece in pieces], shape)
         except ValueError as error:
             why = next((why_empty(piece.shape) for piece in pieces if why_empty(piece.shape)), "")
-            place = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
-            mistakes.append(f"{place}{name} {error}{why}")
+            location = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
+            mistakes.append(f"{location}{name} {error}{why}")
     unexpected = [name for name in files.headers if name not in expected and not is_rotary_table(name)]
     mistakes += [f"{files.headers[name][0].path.name}: {name} is unexpected" for name in unexpected]
     if mistakes:

@@ -113,11 +113,11 @@ def _present_files(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("model*.safetensors"))
     if paths:
         return paths
-    for place in (folder / "original", folder):
-        paths = sorted(path for path in place.glob("consolidated.*.pth") if re.fullmatch(r"\d+", path.name[13:-4]))
+    for location in (folder / "original", folder):
+        paths = sorted(path for path in location.glob("consolidated.*.pth") if re.fullmatch(r"\d+", path.name[13:-4]))
         for number, path in enumerate(paths):
             if int(path.name[13:-4]) != number:
-                raise UserError(f"{_KEY}: {place} lacks consolidated.{number:02d}.pth; download it again")
+                raise UserError(f"{_KEY}: {location} lacks consolidated.{number:02d}.pth; download it again")
         if paths:
             return paths
     other = "; its pytorch_model*.bin files cannot be used" if any(folder.glob("pytorch_model*.bin")) else ""

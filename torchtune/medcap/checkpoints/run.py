@@ -85,8 +85,8 @@ def run_root(run: str | Path) -> Path:
 def _find_config(folder: Path) -> Path | None:
     """Return the nearest one upwards: a checkpoint lies two folders below its run."""
     start = folder if folder.is_dir() else folder.parent
-    places = [start, *start.absolute().parents][:3]
-    return next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)
+    locations = [start, *start.absolute().parents][:3]
+    return next((location / CONFIG_FILE for location in locations if (location / CONFIG_FILE).is_file()), None)
 
 
 def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:

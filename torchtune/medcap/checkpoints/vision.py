@@ -138,12 +138,12 @@ def _plan(
         tower = build_tower(source.spec, source.preprocess)
         shape = _measure(tower)
         built = build_projector(projector, shape, llm_dim)
-    place = source.place or Path(".")
+    location = source.location or Path(".")
     if source.weights is not None:
-        source.weights.check(_shapes(tower), place, f"the {source.spec['kind']} tower")
+        source.weights.check(_shapes(tower), location, f"the {source.spec['kind']} tower")
     if projector_weights is not None:
         purpose = f"a projector of this kind for a language model of width {llm_dim}"
-        projector_weights.check(_shapes(built), place, purpose)
+        projector_weights.check(_shapes(built), location, purpose)
     return VisionPlan(
         source.spec,
         source.preprocess,
@@ -201,7 +201,7 @@ def _plan_meta_model(
     if hidden != llm_dim:
         config["hidden_dim"] = hidden
     source = _tower_source(vision, weights=False)
-    source.weights, source.place = tensors.under("visual."), path
+    source.weights, source.location = tensors.under("visual."), path
     plan = _plan(source, config, llm_dim, weights)
     if given.get("_component_") != POOLED_MLP or given.get("num_image_tokens") not in (None, plan.num_image_tokens):
         plan.notices.append(f"{path} brings the projector {_describe(config)}; {_describe(given)} is not used")

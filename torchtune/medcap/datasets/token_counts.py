@@ -96,8 +96,8 @@ def _count(
         tqdm(total=len(rows), desc="counting tokens", unit="row", delay=3, mininterval=1, disable=None) as progress,
     ):
         for ((lengths, prefixes, groups, reasons),) in counted:
-            place = slice(done, done + len(lengths))
-            table.lengths[place], table.prefixes[place], table.groups[place] = lengths, prefixes, groups
+            position = slice(done, done + len(lengths))
+            table.lengths[position], table.prefixes[position], table.groups[position] = lengths, prefixes, groups
             bad.update(reasons)
             done += len(lengths)
             progress.update(len(lengths))
@@ -114,11 +114,11 @@ def _stop_at_crash(rows: np.ndarray) -> _Chunk:
 def _count_chunk(sample: Callable[[int], Sample], rows: np.ndarray) -> _Chunk:
     counts = np.zeros((3, len(rows)), dtype=np.int64)
     bad = {}
-    for place, row in enumerate(rows.tolist()):
+    for position, row in enumerate(rows.tolist()):
         try:
             made = sample(row)
         except UserError as error:
             bad[row] = str(error)
             continue
-        counts[:, place] = (len(made.tokens), *sharing(made))
+        counts[:, position] = (len(made.tokens), *sharing(made))
     return counts[0].astype(np.int32), counts[1].astype(np.int32), counts[2], bad

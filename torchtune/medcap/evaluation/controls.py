@@ -37,7 +37,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     if len(images) < 2:
         raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
     order = np.random.default_rng(seed).permutation(len(images))
-    other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
+    other = {images[position]: images[following] for position, following in zip(order, np.roll(order, -1), strict=True)}
 
     def exchange(question: Question) -> Question:
         messages = [_map_images(message, other.__getitem__) for message in question.messages]

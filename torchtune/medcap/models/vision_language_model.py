@@ -183,12 +183,12 @@ class VisionLanguageModel(nn.Module):
             states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
         return states
 
-    def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
+    def hidden_at(self, embeddings: Tensor, output_positions: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
         """Run the decoder's layers where only a few hidden states are wanted, without gradients.
 
         Args:
             embeddings: ``[R, S, d]``.
-            places: ``[n]`` int64 flat positions.
+            output_positions: ``[n]`` int64 flat positions.
             mask: ``[R, S, keys]`` bool; None is causal.
             input_pos: ``[R, S]`` int64.
 
@@ -200,8 +200,8 @@ class VisionLanguageModel(nn.Module):
         for layer in layers:
             states = layer(states, mask=mask, input_pos=input_pos)
         if isinstance(last, FrozenLayer):
-            return last(states, mask=mask, input_pos=input_pos, places=places)[0]
-        return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[places]
+            return last(states, mask=mask, input_pos=input_pos, output_positions=output_positions)[0]
+        return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[output_positions]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Apply the final norm and the output head: ``[..., d] -> [..., V]`` float32."""
@@ -256,14 +256,14 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
-        places = batch.target_positions
-        targets = batch.targets.flatten()[places]
+        output_positions = batch.target_positions
+        targets = batch.targets.flatten()[output_positions]
         if self.frozen_layers:
-            return self._train_layers(embeddings, batch, places, ragged), targets
+            return self._train_layers(embeddings, batch, output_positions, ragged), targets
         mask = packed_attention_mask(batch.document, batch.branch)
-        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places], targets
+        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[output_positions], targets
 
-    def _train_layers(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
+    def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
         if ragged:
@@ -272,7 +272,7 @@ class VisionLanguageModel(nn.Module):
                 batch.branch[0],
                 batch.after_prompt_prefix[0] > 0,
                 len(batch.prompt_prefix),
-                places,
+                output_positions,
                 self.dtype,
             )
         else:
@@ -291,9 +291,9 @@ class VisionLanguageModel(nn.Module):
         for number, (layer, prompt_prefix, table) in enumerate(
             zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
         ):
-            wanted = places if number == last else None
+            wanted = output_positions if number == last else None
             states = self._run(
-                number, layer, states, prompt_prefix=prompt_prefix, table=table, places=wanted, **options
+                number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options
             )
         return states[0]
 

@@ -230,7 +230,7 @@ def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, b
 def _spread(values: list[int], count: int) -> list[int]:
     if count <= 1:
         return values[:count]
-    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+    return [values[round(position * (len(values) - 1) / (count - 1))] for position in range(count)]
 
 
 def mark_differences(reference: str, generated: str) -> tuple[Markup, Markup]:

@@ -37,7 +37,7 @@ class ServedRun:
         name: the model id.
         generator: of the run.
         live: answers; runs over one language model share it.
-        place: of the generator in it.
+        index: of the generator in it.
         reader: makes messages of requests.
         created: when it was loaded, in seconds since 1970.
     """
@@ -45,7 +45,7 @@ class ServedRun:
     name: str
     generator: Generator
     live: LiveGenerator
-    place: int
+    index: int
     reader: ConversationReader
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -83,8 +83,8 @@ class Service:
             members = [generators[name] for name in names]
             live = LiveGenerator(members, limits.max_rows, max(member.max_seq_len for member in members))
             self._lives.append(live)
-            for place, (name, generator) in enumerate(zip(names, members, strict=True)):
-                self.runs[name] = ServedRun(name, generator, live, place, ConversationReader(generator, limits))
+            for index, (name, generator) in enumerate(zip(names, members, strict=True)):
+                self.runs[name] = ServedRun(name, generator, live, index, ConversationReader(generator, limits))
         self.threads = ThreadPoolExecutor(min(_MAX_THREADS, num_processors()), thread_name_prefix="medcap-prepare")
         self.metrics = Metrics(
             lambda: sum(live.num_waiting for live in self._lives), lambda: sum(live.num_running for live in self._lives)
@@ -136,9 +136,9 @@ class Service:
         picture = Image.new("L", (64, 64), 128)
         for run in self.runs.values():
             request = caption_request(run.generator.prepare(picture, "warm-up"))
-            prompt = run.live.prepare(request, Sampling(max_new_tokens=2), run.place)
+            prompt = run.live.prepare(request, Sampling(max_new_tokens=2), run.index)
             answers: queue.SimpleQueue[Generation] = queue.SimpleQueue()
-            run.live.submit(prompt, lambda token: None, answers.put, run.place)
+            run.live.submit(prompt, lambda token: None, answers.put, run.index)
             answer = answers.get()
             if answer.finish == "error":
                 raise UserError(f"{run.name} cannot answer: {answer.error}")

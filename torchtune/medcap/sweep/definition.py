@@ -236,7 +236,7 @@ def _choices(values: Any, path: str) -> list[str]:
     if not isinstance(values, list) or not values:
         raise UserError(f"{path} must be a list of values to try, such as [1, 2], not {values!r}")
     texts = [override_text(value, path) for value in values]
-    twice = [text for place, text in enumerate(texts) if text in texts[:place]]
+    twice = [text for position, text in enumerate(texts) if text in texts[:position]]
     if twice:
         raise UserError(f"{path} lists {twice[0]} twice: remove one")
     return texts

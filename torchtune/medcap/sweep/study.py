@@ -97,8 +97,8 @@ class Study:
             except UserError:
                 raise
             except Exception as error:  # of whatever database it is
-                place = definition.storage or self.folder
-                raise UserError(f"the sweep's storage {place} cannot be opened: {error}") from error
+                location = definition.storage or self.folder
+                raise UserError(f"the sweep's storage {location} cannot be opened: {error}") from error
             self._check_same()
 
     def _check_same(self) -> None:
@@ -235,8 +235,8 @@ class Study:
         if not self.definition.grid:
             return {}
         sizes, fixed = [len(texts) for texts in self.definition.choices.values()], {}
-        for place, (key, texts) in enumerate(self.definition.choices.items()):
-            fixed[key] = texts[slot // math.prod(sizes[place + 1 :]) % sizes[place]]
+        for location, (key, texts) in enumerate(self.definition.choices.items()):
+            fixed[key] = texts[slot // math.prod(sizes[location + 1 :]) % sizes[location]]
         return fixed
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, str]:

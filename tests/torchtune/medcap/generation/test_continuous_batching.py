@@ -30,10 +30,10 @@ class Answers:
         self.order = []
         self.done = threading.Condition()
 
-    def submit(self, name, request, sampling, place=0):
-        prompt = self.live.prepare(prepared(self.live.generators[place], request), sampling, place)
+    def submit(self, name, request, sampling, index=0):
+        prompt = self.live.prepare(prepared(self.live.generators[index], request), sampling, index)
         self.tokens[name] = []
-        return self.live.submit(prompt, self.tokens[name].append, lambda answer: self._end(name, answer), place)
+        return self.live.submit(prompt, self.tokens[name].append, lambda answer: self._end(name, answer), index)
 
     def wait(self, count):
         with self.done:
@@ -202,8 +202,8 @@ def test_runs_that_share_a_language_model_are_decoded_in_one_batch(tmp_path, sta
     event, reached = hold(first)
     answers.submit("hold", request, Sampling(max_new_tokens=1))
     assert reached.wait(PATIENCE)
-    answers.submit(0, request, Sampling(max_new_tokens=9), place=0)
-    answers.submit(1, request, Sampling(max_new_tokens=9), place=1)
+    answers.submit(0, request, Sampling(max_new_tokens=9), index=0)
+    answers.submit(1, request, Sampling(max_new_tokens=9), index=1)
     event.set()
     results = answers.wait(3)
     assert [results[0], results[1]] == expected

@@ -57,7 +57,7 @@ class Survey:
         """Return the row that each of some named images stands in.
 
         Args:
-            mentions: places in ``files``.
+            mentions: indices in ``files``.
         """
         return np.searchsorted(self.starts, mentions, side="right") - 1
 
@@ -66,10 +66,10 @@ class Survey:
         mixed = self.words.copy()
         shown = self.images["content"][self.files]
         counts = np.diff(self.starts)
-        for place in range(int(counts.max(initial=0))):
-            rows = np.flatnonzero(counts > place)
+        for position in range(int(counts.max(initial=0))):
+            rows = np.flatnonzero(counts > position)
             # Wraps around at 64 bits; the factor is odd, so that no two states become one.
-            mixed[rows] = (mixed[rows] ^ shown[self.starts[rows] + place]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed[rows] = (mixed[rows] ^ shown[self.starts[rows] + position]) * np.uint64(0x9E3779B97F4A7C15)
         mixed[self.words == 0] = 0
         mixed[list(self.problems)] = 0
         return mixed

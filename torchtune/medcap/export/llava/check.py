@@ -51,12 +51,12 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
         made = processor.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
         theirs = made["input_ids"][0]
         if list(theirs) != own:
-            place = next(
+            position = next(
                 (at for at, (a, b) in enumerate(zip(theirs, own, strict=False)) if a != b), min(len(theirs), len(own))
             )
             raise UserError(
                 f"--format hf: the exported tokenizer writes sample conversation {number} with other ids than the run's"
-                f" own ({len(theirs)} and {len(own)} ids, the first difference at {place}), so nothing was exported"
+                f" own ({len(theirs)} and {len(own)} ids, the first difference at {position}), so nothing was exported"
             )
 
 

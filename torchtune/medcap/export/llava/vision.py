@@ -239,8 +239,8 @@ def _vit_names(name: str) -> tuple[str, ...]:
     if name in VIT_OUTSIDE:
         return (VIT_OUTSIDE[name],)
     first, _, rest = name.partition(".")
-    number, _, place = rest.partition(".")
-    part, _, leaf = place.rpartition(".")
+    number, _, location = rest.partition(".")
+    part, _, leaf = location.rpartition(".")
     if first != "blocks" or part not in VIT_BLOCK:
         return ()
     return tuple(f"encoder.layer.{number}.{new}.{leaf}" for new in VIT_BLOCK[part])

@@ -139,7 +139,7 @@ class Decoder:
         rows = self._free()[: len(prompts)]
         packed = pack_trees(trees, self.device)
         slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
-        sources = [torch.from_numpy(packed.sources(place, length)) for place, length in enumerate(lengths)]
+        sources = [torch.from_numpy(packed.sources(number, length)) for number, length in enumerate(lengths)]
         self.cache.fill(torch.cat(slots).to(self.device), torch.cat(sources).to(self.device))
         last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
         self.hidden[rows] = last

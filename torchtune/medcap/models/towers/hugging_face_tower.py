@@ -121,7 +121,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
         if path is None:
             raise UserError(f"{folder} holds config.json but no {WEIGHT_FILES[0]}: download it into the same folder")
         source.weights = _tower_names(open_tensor_files(path))
-        source.place = path
+        source.location = path
         source.notices += note_pickle(path)
         has_projection = "visual_projection.weight" in source.weights.names
         spec["projection_dim"] = source.weights.shape("visual_projection.weight")[0] if has_projection else None

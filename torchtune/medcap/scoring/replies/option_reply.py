@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from medcap.scoring.replies.denial import Denial, denial
 from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.replies.numbers import same_number
-from medcap.scoring.replies.option_words import named_options, places
+from medcap.scoring.replies.option_words import named_options, positions
 from medcap.scoring.replies.reply_text import bare, clean, loose
 
 # A letter that stands alone: "A" but not "A-line", "patient's" or "3A".
@@ -113,7 +113,7 @@ def _settle(text: str, options: list[str]) -> int | None:
         if letters := letters - false:
             return _only(letters, options)
     for index, option in enumerate(options):
-        if option.lower() in _VERDICTS and places(text, option)[:1] == [(0, len(option))] and index in named:
+        if option.lower() in _VERDICTS and positions(text, option)[:1] == [(0, len(option))] and index in named:
             return index
     if len(named) == 1:
         return next(iter(named))

@@ -167,7 +167,7 @@ def choose(
         )
     whole, divided = needed.total(), needed.total(world.local_size, cpu_offload)
     usable = _USABLE_SHARE * available
-    place = "GPU" if world.device.type == "cuda" else "process"
+    holder = "GPU" if world.device.type == "cuda" else "process"
     if world.local_size == 1:
         mode, reason = (
             "replicate",
@@ -176,11 +176,11 @@ def choose(
     elif low_precision:
         mode, reason = (
             "replicate",
-            f"the whole language model on every {place}, its layers in {llm_weights} are not divided"
+            f"the whole language model on every {holder}, its layers in {llm_weights} are not divided"
             f"{_fit(whole, available)}",
         )
     elif wanted == "replicate" or (wanted == "auto" and whole <= usable and not cpu_offload):
-        mode, reason = "replicate", f"the whole language model on every {place}{_fit(whole, available)}"
+        mode, reason = "replicate", f"the whole language model on every {holder}{_fit(whole, available)}"
     else:
         why = "as asked" if wanted == "shard" or cpu_offload else f"whole it would take {_gigabytes(whole)}"
         mode = "shard"

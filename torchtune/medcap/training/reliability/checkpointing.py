@@ -44,7 +44,7 @@ class Position:
     Attributes:
         step: optimizer steps made.
         epoch: the epoch it is in, from 0.
-        unit: units of that epoch's plan already used: packed rows, or samples.
+        unit: batch items of that epoch's plan already used: packed rows, or samples.
     """
 
     step: int = 0
@@ -253,12 +253,12 @@ def random_state() -> dict[str, Any]:
     """
     version, numbers, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()
-    algorithm, keys, place, has_gauss, cached = numpy_state
+    algorithm, keys, position, has_gauss, cached = numpy_state
     # Only where CUDA runs already: to ask would start it, which takes a second and GPU memory.
     uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "python": [version, list(numbers), gauss],
-        "numpy": [algorithm, keys.tolist(), place, has_gauss, cached],
+        "numpy": [algorithm, keys.tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state().tolist(),
         "cuda": torch.cuda.get_rng_state().tolist() if uses_cuda else None,
     }
@@ -272,8 +272,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    algorithm, keys, place, has_gauss, cached = state["numpy"]
-    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
+    algorithm, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

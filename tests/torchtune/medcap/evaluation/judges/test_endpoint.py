@@ -29,20 +29,20 @@ def judge(base_url, **options):
 
 def ask(judge, prompts):
     replies = {}
-    judge.ask(prompts, lambda place, reply: replies.update({place: reply}))
+    judge.ask(prompts, lambda position, reply: replies.update({position: reply}))
     assert sorted(replies) == list(range(len(prompts)))
-    return [replies[place] for place in range(len(prompts))]
+    return [replies[position] for position in range(len(prompts))]
 
 
 def numbered(count):
-    return [f"prompt {place}" for place in range(count)]
+    return [f"prompt {position}" for position in range(count)]
 
 
 @pytest.mark.slow
 def test_a_request_is_greedy_and_a_reply_keeps_its_place():
     with chat_server(lambda prompt, _: f" RIGHT {prompt} ") as server:
         replies = ask(judge(server.base_url, api_key=KEY, max_new_tokens=7), numbered(20))
-    assert [reply.text for reply in replies] == [f"RIGHT prompt {place}" for place in range(20)]
+    assert [reply.text for reply in replies] == [f"RIGHT prompt {position}" for position in range(20)]
     assert {(reply.finish, reply.num_tokens, reply.error) for reply in replies} == {("stop", 2, "")}
     first = next(request for request in server.requests if request["messages"][0]["content"] == "prompt 0")
     assert first == {
@@ -291,7 +291,7 @@ def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
     replies = []
     down = nobody_there()
     with pytest.raises(UserError) as error:
-        judge(down, concurrency=2, retries=1).ask(numbered(1000), lambda place, reply: replies.append(reply))
+        judge(down, concurrency=2, retries=1).ask(numbered(1000), lambda position, reply: replies.append(reply))
     message = str(error.value)
     assert "\n" not in message
     assert f"the endpoint {down} does not reply (no connection" in message
@@ -368,7 +368,7 @@ def test_prompts_that_are_left_do_not_keep_the_program(monkeypatch):
 
     with chat_server(respond) as server:
 
-        def interrupt(place, reply):
+        def interrupt(position, reply):
             interrupted.set()
             raise KeyboardInterrupt
 
