@@ -1,4 +1,4 @@
-# make demo   the whole way on drawn images      make lint   ruff, import layers
+# make demo   the whole way on drawn images      make lint   ruff, import layers, types
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make test-quick  what takes no time, after each save      make coverage  all tests, and how much they run
 # make docs   the documents as a site in site/     make wheel  the wheel in dist/, tried alone
@@ -46,6 +46,7 @@ coverage: $(INSTALLED)
 lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
+	pyright
 	lint-imports
 
 # Material for MkDocs otherwise says on each build that another program will follow it.

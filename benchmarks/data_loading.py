@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ def measure_resizing(repeats: int) -> dict[str, Any]:
             ),
         }
         if _installed("cv2"):
-            import cv2
+            import cv2  # pyright: ignore[reportMissingImports] - measured only where it is installed
 
             cv2.setNumThreads(1)
             pixels = np.asarray(image)
@@ -179,7 +179,7 @@ def measure_loading(folder: Path, name: str, count: int, repeats: int) -> dict[s
     return found
 
 
-class Images(Dataset):
+class Images(Dataset[Tensor]):
     """One image a sample.
 
     Args:
@@ -209,11 +209,11 @@ def _image_sets(paths: Sequence[Path]) -> dict[str, Images]:
     )
     return {
         OURS: Images(paths, lambda path: transform(reader.open(reader.resolve(path), keep_grey=True))),
-        PLAIN: Images(paths, lambda path: plain(Image.open(path).convert("RGB"))),
+        PLAIN: Images(paths, lambda path: cast(Tensor, plain(Image.open(path).convert("RGB")))),
     }
 
 
-def _loader(images: Images, workers: int) -> DataLoader:
+def _loader(images: Images, workers: int) -> DataLoader[Tensor]:
     return DataLoader(images, BATCH_SIZE, num_workers=workers, prefetch_factor=4 if workers else None)
 
 
@@ -250,7 +250,7 @@ def _write_rows(folder: Path, name: str, count: int) -> Path:
 
 
 def _config(rows: Path, workers: int) -> TrainingConfiguration:
-    config = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
+    config: Any = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
     config.dataset = {"_component_": "medcap.datasets.chat_dataset", "source": str(rows), "max_seq_len": 128}
     config.merge_with({"num_workers": workers, "batch_size": BATCH_SIZE, "check_images": 0})
     return check(config, TrainingConfiguration)
@@ -267,12 +267,12 @@ def _decoders(kind: str) -> dict[str, Callable[[bytes], Pixels]]:
         ),
     }
     if _installed("cv2"):
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports] - measured only where it is installed
 
         cv2.setNumThreads(1)
         found["OpenCV"] = lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if kind == "JPEG" and _installed("simplejpeg"):
-        import simplejpeg
+        import simplejpeg  # pyright: ignore[reportMissingImports] - measured only where it is installed
 
         found["simplejpeg"] = simplejpeg.decode_jpeg
         # What it would take to keep the resize, whose pixels are Pillow's alone.

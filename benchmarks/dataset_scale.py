@@ -110,12 +110,13 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
     loader = _in_fork(_load_batches, whole, whole.plan())
     dataset = chat_dataset(tokenizer, source=str(few), max_seq_len=ROW_LENGTH, packed=True)
     assert dataset.bad == []
-    counting = {}
+    counting, tables = {}, []
     for processes in sorted({1, len(os.sched_getaffinity(0))}):
         key = f"{processes} processes"
         seconds, (table, _) = _timed(
             lambda key=key, n=processes: count_tokens(dataset.sample, len(dataset.rows), key, n)
         )
+        tables.append(table)
         again, _ = _timed(lambda key=key: count_tokens(dataset.sample, len(dataset.rows), key))
         rate = len(dataset.rows) / seconds
         counting[processes] = {
@@ -124,13 +125,14 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
             "rows_per_second": rate,
             "seconds_for_all_rows": num_rows / rate,
         }
+    table = tables[-1]
     # Planning looks at the counts alone: those of the few rows, repeated, stand for all.
     everything = SampleTable(*(np.resize(column, num_rows) for column in (table.lengths, table.prefixes, table.groups)))
     generator = np.random.default_rng([0, 0])
     seconds, plan = _timed(
         lambda: plan_packed(everything, generator.permutation(num_rows), ROW_LENGTH, generator=generator)
     )
-    columns = (plan.samples, plan.documents, plan.units)
+    columns = (plan.samples, plan.documents, plan.items)
     return {
         "loader": loader,
         "counted_rows": len(dataset.rows),
@@ -139,7 +141,7 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
         "row_length": ROW_LENGTH,
         "plan_seconds": seconds,
         "plan_rows": len(plan),
-        "plan_bytes": sum(column.nbytes for column in columns),
+        "plan_bytes": sum(column.nbytes for column in columns if column is not None),
     }
 
 
@@ -170,7 +172,9 @@ def _write_rows(lines: Path, array: Path, num_rows: int, num_images: int) -> Non
                 separator = ",\n"
         other.write("\n]\n")
     for path in (lines, array):
-        os.utime(path, (time.time() - 3600,) * 2)  # the index of a file that was written just now is not kept
+        os.utime(
+            path, (time.time() - 3600, time.time() - 3600)
+        )  # the index of a file that was written just now is not kept
 
 
 def _write_head(source: Path, target: Path, num_rows: int) -> None:

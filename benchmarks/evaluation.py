@@ -92,9 +92,11 @@ def measure(
             started = time.perf_counter()
             outputs[name] = run(asked, folder / f"{name}-{repeat}")
             rates[name].append(len(asked) / (time.perf_counter() - started))
-    places = [rows.index(row) for row in few]
+    positions = [rows.index(row) for row in few]
     for ours, plain in (("generation", "plain generation"), ("likelihood", "plain likelihood")):
-        assert [outputs[ours][place] for place in places] == outputs[plain], f"{ours} gives other outputs than {plain}"
+        assert [outputs[ours][position] for position in positions] == outputs[plain], (
+            f"{ours} gives other outputs than {plain}"
+        )
     return {
         "machine": describe_machine(),
         "batch_size": generator.batch_size,
@@ -118,7 +120,7 @@ def _questions(data: Path, images: int) -> list[Question]:
 
 
 def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
-    config = OmegaConf.load(packaged_configs()["medcap/tiny/generation"])
+    config: Any = OmegaConf.load(packaged_configs()["medcap/tiny/generation"])
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")

@@ -108,7 +108,7 @@ def main() -> None:
 
 def demo_subject(demo: Path, device: torch.device) -> Subject:
     """Return the demo's trained model and the questions about its test images."""
-    config = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
+    config: Any = OmegaConf.load(packaged_configs()["medcap/tiny/single_device"])
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")
@@ -140,13 +140,13 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocabulary, (rows, row_length), generator=generator)
     tokens[:, : vision.num_image_tokens] = vocabulary
-    places = torch.arange(row_length).repeat(rows, 1)  # [R, S]
-    labelled = (places >= vision.num_image_tokens) & (places % LABEL_EVERY == 0) & (places < row_length - 1)
+    positions = torch.arange(row_length).repeat(rows, 1)  # [R, S]
+    labelled = (positions >= vision.num_image_tokens) & (positions % LABEL_EVERY == 0) & (positions < row_length - 1)
     targets = torch.where(labelled, tokens.roll(-1, 1), IGNORE_INDEX)
     batch = Batch(
         tokens=tokens,
         targets=targets,
-        input_pos=places,
+        input_pos=positions,
         document=torch.zeros_like(tokens),
         branch=torch.zeros_like(tokens),
         after_prompt_prefix=torch.zeros_like(tokens),
@@ -185,9 +185,10 @@ def random_decoder(
         if isinstance(part, nn.Module):  # an output head that is tied to the table is none
             fill(part)
     for part in decoder.modules():
-        if hasattr(part, "rope_init"):
+        rebuild: Any = getattr(part, "rope_init", None)
+        if rebuild is not None:
             with torch.device("cpu"):
-                part.rope_init()
+                rebuild()
             part.to(device)
     return decoder
 
@@ -206,7 +207,7 @@ def measure(subject: Subject, dtypes: list[torch.dtype], compile_layers: bool, r
     """
     model = subject.load(UNQUANTISED, torch.float32)
     with torch.no_grad():
-        image_rows = [model.encode_images(batch.images) for batch in subject.batches]
+        image_rows = [model.encode_images(batch.images) for batch in subject.batches if batch.images is not None]
     expected = [run(model, batch, rows) for batch, rows in zip(subject.batches, image_rows, strict=True)]
     unquantised = layer_bytes(model.decoder) // 2
     del model
@@ -246,6 +247,7 @@ def run(model: VisionLanguageModel, batch: Batch, image_rows: Tensor) -> Outputs
     """
     logits, targets, image_rows = _forward(model, batch, image_rows)
     cross_entropy(logits.float(), targets, reduction="sum").backward()
+    assert image_rows.grad is not None
     return Outputs(logits.detach().float().log_softmax(dim=-1), image_rows.grad.float())
 
 
@@ -301,7 +303,9 @@ def times(
         with torch.no_grad():
             _forward(model, batch, image_rows)
 
-    weights = [part.quantised for part in model.decoder.modules() if getattr(part, "precision", None) == "fp8"]
+    weights: list[Any] = [
+        part.quantised for part in model.decoder.modules() if getattr(part, "precision", None) == "fp8"
+    ]
     result = {"forward_ms": _median(forward, repeats)}
     torch.cuda.reset_peak_memory_stats()
     result["step_ms"] = _median(lambda: run(model, batch, image_rows), repeats)

@@ -80,6 +80,7 @@ class WordIds:
     """
 
     eos_id = EOT
+    max_seq_len: int | None = None
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -188,7 +189,7 @@ class Transformers:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         preset: Preset,
         pixels: dict[Path, Tensor],
         static_cache: bool = False,
@@ -248,13 +249,13 @@ class Transformers:
             logits_to_keep=tokens.shape[1] - first,
         ).logits  # [B, S - first, V]
         row = [number for number, answer in enumerate(answers) for _ in answer]
-        place = [
+        position = [
             len(prompt) - 1 - first + step
             for prompt, answer in zip(prompts, answers, strict=True)
             for step in range(len(answer))
         ]
         wanted = torch.tensor([token for answer in answers for token in answer], device=logits.device)
-        found = logits[row, place].float().log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)  # [n]
+        found = logits[row, position].float().log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)  # [n]
         return [part.sum().item() for part in found.double().cpu().split([len(answer) for answer in answers])]
 
     def _prompt(self, question: Question) -> list[int]:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 @contextmanager
-def server(demo: Path) -> Iterator[str]:
+def server(demo: Path) -> Generator[str]:
     """Run ``medcap serve`` on the demo's run; gives its address."""
     program = "import sys; from medcap.cli import main; sys.exit(main())"
     # The demo's configuration names its language model from the folder that the demo was started in.
@@ -65,7 +65,8 @@ def server(demo: Path) -> Iterator[str]:
         text=True,
     )
     try:
-        yield re.search(r"http://\S+", process.stdout.readline()).group()
+        assert process.stdout is not None
+        yield re.findall(r"http://\S+", process.stdout.readline())[0]
     finally:
         process.terminate()
         process.wait()
@@ -75,10 +76,10 @@ def make_bodies(folder: Path, count: int) -> list[dict[str, Any]]:
     """Return requests about images that are not cached: captions and questions in turn."""
     write_phantoms(folder, count, seed=2024)
     bodies = []
-    for place, path in enumerate(sorted((folder / "images").iterdir())):
+    for position, path in enumerate(sorted((folder / "images").iterdir())):
         url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
-        question = QUESTIONS[place % len(QUESTIONS)]
+        question = QUESTIONS[position % len(QUESTIONS)]
         if question:
             parts.append({"type": "text", "text": question})
         bodies.append({"model": "train", "messages": [{"role": "user", "content": parts}]})
@@ -99,14 +100,15 @@ async def ask(api: AsyncOpenAI, body: dict[str, Any]) -> Reply:
     """One streamed request."""
     began = time.perf_counter()
     first = None
-    pieces = []
+    pieces, num_tokens = [], 0
     async for chunk in await api.chat.completions.create(**body, stream=True, stream_options={"include_usage": True}):
+        num_tokens = chunk.usage.completion_tokens if chunk.usage else num_tokens
         piece = chunk.choices[0].delta.content if chunk.choices else ""
         if piece:
             first = first or time.perf_counter()
             pieces.append(piece)
     end = time.perf_counter()
-    return Reply("".join(pieces), chunk.usage.completion_tokens, (first or end) - began, end - began)
+    return Reply("".join(pieces), num_tokens, (first or end) - began, end - began)
 
 
 async def ask_all(api: AsyncOpenAI, bodies: Sequence[dict[str, Any]], clients: int) -> tuple[float, list[Reply]]:
@@ -115,12 +117,12 @@ async def ask_all(api: AsyncOpenAI, bodies: Sequence[dict[str, Any]], clients: i
     queue = iter(enumerate(bodies))
 
     async def client() -> None:
-        for place, body in queue:
-            replies[place] = await ask(api, body)
+        for position, body in queue:
+            replies[position] = await ask(api, body)
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return time.perf_counter() - began, [replies[place] for place in range(len(bodies))]
+    return time.perf_counter() - began, [replies[position] for position in range(len(bodies))]
 
 
 async def measure(url: str, bodies: Sequence[dict[str, Any]], count: int, repeats: int) -> dict[str, Any]:
@@ -138,6 +140,7 @@ async def measure(url: str, bodies: Sequence[dict[str, Any]], count: int, repeat
     rounds = iter([bodies[start : start + count] for start in range(0, len(bodies), count)])
     report: dict[str, Any] = {"machine": {**describe_machine(), "openai": version("openai")}, "requests": count}
     sides: dict[int, list[dict[str, float]]] = {1: [], CLIENTS: []}
+    asked, replies = [], []
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as api:
         await ask_all(api, next(rounds), CLIENTS)
         for _ in range(repeats):

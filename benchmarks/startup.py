@@ -119,6 +119,7 @@ class Programs:
         """Seconds from the start of a program that only imports until it has, without its end."""
         started = time.perf_counter()
         process = self.start(f"{code}; print('imported', flush=True)")
+        assert process.stdout is not None
         while process.stdout.readline() not in (b"imported\n", b""):
             pass
         seconds = time.perf_counter() - started

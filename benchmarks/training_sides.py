@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Side(ABC):
         dtype: of the frozen language model.
     """
 
-    model: nn.Module
+    model: Any
 
     def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         self.preset, self.device, self.dtype = preset, device, dtype
@@ -201,7 +202,7 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
         whole = Transformers(preset, device, dtype)
         sides["transformers"] = whole
         checkpointed = Transformers.__new__(Transformers)
-        checkpointed.__dict__.update(whole.__dict__, checkpointing=True)
+        vars(checkpointed).update(vars(whole), checkpointing=True)
         sides["transformers, checkpointing"] = checkpointed
     if any(not name.startswith("transformers") for name in names):
         ours = Ours(preset, device, dtype)
@@ -209,7 +210,7 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
             _copy_weights(sides["transformers"].model, ours.model)
         sides["ours"] = ours
         sides["plain"] = Plain.__new__(Plain)
-        sides["plain"].__dict__.update(ours.__dict__)
+        vars(sides["plain"]).update(vars(ours))
     for side in sides.values():
         side.start()
     return {name: sides[name] for name in names}
@@ -248,7 +249,7 @@ def _our_model(preset: Preset, device: torch.device, dtype: torch.dtype) -> Visi
 
     from medcap.models.towers.hugging_face_tower import hugging_face_spec
 
-    spec = hugging_face_spec("clip_vision_model", _vision_config(preset), "")
+    spec = hugging_face_spec("clip_vision_model", _vision_config(preset), Path("benchmark"))
     with torch.device(device):
         tower = HuggingFaceTower(spec, Preprocess(preset.image_size))
         projector = mlp(tower.shape, preset.dim)
@@ -263,7 +264,8 @@ def _our_model(preset: Preset, device: torch.device, dtype: torch.dtype) -> Visi
             intermediate_dim=preset.intermediate_dim,
         )
         torch.set_default_dtype(torch.float32)
-    for layer in decoder.layers:
+    layers: Any = decoder.layers
+    for layer in layers:
         layer.attn.pos_embeddings.rope_init()
     model = VisionLanguageModel(tower, projector, decoder, IMAGE).to(device)
     return model.train()
@@ -306,13 +308,13 @@ def _llava(preset: Preset, device: torch.device, dtype: torch.dtype) -> nn.Modul
     return model.to(device)
 
 
-def _vision(llava: nn.Module) -> nn.Module:
+def _vision(llava: Any) -> nn.Module:
     tower = llava.model.vision_tower
     return getattr(tower, "vision_model", tower)
 
 
 @torch.no_grad()
-def _copy_weights(llava: nn.Module, ours: VisionLanguageModel) -> None:
+def _copy_weights(llava: Any, ours: Any) -> None:
     ours.tower.vision_model.load_state_dict(_vision(llava).state_dict())
     theirs = llava.model.multi_modal_projector.state_dict()
     names = {"linear_1": "0", "linear_2": "2"}

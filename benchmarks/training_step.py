@@ -94,6 +94,7 @@ def _workload(
     flops: dict[str, list[int]] = {side: [] for side in sides}
     memory: dict[str, int] = {}
     samples, tokens = 0, 0
+    counts: dict[str, int] = {}
     seen: list[Example] = []
     for repeat in range(options.repeats):
         examples = WORKLOADS[name](preset, repeat)

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from medcap.argument_types import limit_words
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.configuration import Configuration, allowed_values, is_section, rule_of, type_names
+from medcap.configuration import Configuration, allowed_values, rule_of, section_of, type_names
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.judge_keys import JudgeConfiguration
 from medcap.evaluation.tasks import ALIASES, TASKS
@@ -72,12 +72,11 @@ def reference() -> str:
 
 
 def _lines(key: str, field: FieldInfo, argument: bool = False) -> list[str]:
-    if is_section(field):
-        return [
-            line for name, inner in field.annotation.model_fields.items() for line in _lines(f"{key}.{name}", inner)
-        ]
+    section = section_of(field)
+    if section is not None:
+        return [line for name, inner in section.model_fields.items() for line in _lines(f"{key}.{name}", inner)]
     rule = rule_of(field)
-    cells = (f"`{key}`", _type(field), _default(field, argument), _allowed(field), field.description)
+    cells = (f"`{key}`", _type(field), _default(field, argument), _allowed(field), field.description or "")
     further = {} if rule is None or rule.arguments is None else rule.arguments.model_fields
     return [
         f"| {' | '.join(cells)} |",

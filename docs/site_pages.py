@@ -45,15 +45,15 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     pages = _outside()
     own = page.file.src_uri
     source = pages.get(own, f"docs/{own}")
-    places = {name: place for place, name in pages.items()}
+    locations = {name: location for location, name in pages.items()}
 
     def change(link: re.Match[str]) -> str:
         path, sign, anchor = link[2].partition("#")
         if not path:
             return link[0]
         name = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        place = places.get(name, name.removeprefix("docs/"))
-        return f"{link[1]}{posixpath.relpath(place, posixpath.dirname(own) or '.')}{sign}{anchor}{link[3]}"
+        location = locations.get(name, name.removeprefix("docs/"))
+        return f"{link[1]}{posixpath.relpath(location, posixpath.dirname(own) or '.')}{sign}{anchor}{link[3]}"
 
     return _LINK.sub(change, markdown)
 

@@ -120,6 +120,7 @@ class GenerateRecipe:
     def _load(self, task: Task) -> Benchmark:
         cfg = self.cfg
         options = self.options[task.name]
+        assert cfg.dataset_source is not None, "asked for at the start"
         benchmark = task.load(cfg.dataset_source, replace(options, work_folder=self._folder(task) / "images"))
         if cfg.limit is not None and cfg.limit < len(benchmark.rows):
             notice = f"only the first {cfg.limit:,} of {len(benchmark.rows):,} rows were asked (limit={cfg.limit})"

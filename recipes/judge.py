@@ -73,6 +73,7 @@ class JudgeRecipe:
         if cfg.exp == "chat":
             chat(self.judge)
             return
+        assert cfg.csv_path is not None, "asked for at the start"
         source = Path(cfg.csv_path)
         self.output_dir = source.parent if cfg.output_dir is None else Path(cfg.output_dir)
         metrics = judge_answers(

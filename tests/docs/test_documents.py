@@ -32,7 +32,7 @@ def anchors(path):
 def test_every_file_that_a_page_names_exists(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     names = set(_NAMED.findall(text)) - FOREIGN
-    assert [name for name in sorted(names) if not any((place / name).is_file() for place in PLACES)] == []
+    assert [name for name in sorted(names) if not any((location / name).is_file() for location in PLACES)] == []
 
 
 def test_the_architecture_names_files():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.serving import Client, InstantAnswers, noise_png
+from helpers.waiting import PATIENCE
 from medcap.generation.request import Generation
 from medcap.serving.service import ServedRun
 
@@ -29,7 +30,7 @@ class Pointing(InstantAnswers):
         super().__init__(run.live)
         self._tokens = run.generator.tokenizer.answer(BOXED, end_of_turn=False)
 
-    def submit(self, prompt: Any, on_token: Any, on_end: Any, place: int) -> None:
+    def submit(self, prompt: Any, on_token: Any, on_end: Any, position: int) -> None:
         for token in self._tokens:
             on_token(token)
         on_end(Generation(BOXED, self._tokens, "stop"))
@@ -109,7 +110,7 @@ def visiting(browser: Any, url: str, key: str | None = KEY, **options: Any) -> I
     """
     context = browser.new_context(**options)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(1000 * PATIENCE)
     visit = Visit(page)
     context.on("request", lambda request: visit.requests.append(request.url))
     page.on("pageerror", lambda error: visit.errors.append(str(error)))

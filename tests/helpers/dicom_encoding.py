@@ -71,7 +71,7 @@ def encode_rle(cells: np.ndarray) -> bytes:
         octets = np.ascontiguousarray(planes[..., sample]).view(np.uint8).reshape(-1, width)
         for number in reversed(range(width)):
             data = octets[:, number].tobytes()
-            runs = [data[place : place + 128] for place in range(0, len(data), 128)]
+            runs = [data[position : position + 128] for position in range(0, len(data), 128)]
             coded = b"".join(bytes([len(run) - 1]) + run for run in runs)
             segments.append(coded + b"\x80" * (len(coded) % 2))
     starts = np.cumsum([64, *map(len, segments)])[:-1]

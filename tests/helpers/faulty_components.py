@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ def faulty_mlp(
     signal_call: int | None = None,
     signal_evaluation: int | None = None,
     signal_number: int = 15,
+    hold_calls: list[int] | None = None,
+    hold_folder: str = "",
     delay: float = 0.0,
 ) -> FaultyMLP:
     """A patch MLP whose forward pass in training, counted from 1, goes wrong on one rank.
@@ -41,6 +44,8 @@ def faulty_mlp(
         signal_call: the pass in which the process gets a signal, twice.
         signal_evaluation: the same, a pass of an evaluation, which are counted for themselves.
         signal_number: which signal.
+        hold_calls: passes that wait until the test lets them go on (``faulty_runs.Holds``).
+        hold_folder: where they tell so.
         delay: seconds that each pass takes, on all ranks.
     """
     here = rank is None or int(os.environ.get("RANK", "0")) == rank
@@ -48,10 +53,11 @@ def faulty_mlp(
         "nan": (nan_calls or []) if here else [],
         "memory": [out_of_memory_call] if here else [],
         "bug": [bug_call] if here else [],
+        "hold": (hold_calls or []) if here else [],
         "signal": [signal_call] if here else [],
         "signal_evaluation": [signal_evaluation] if here else [],
     }
-    return FaultyMLP(tower_shape, llm_dim, faults, signal_number, delay)
+    return FaultyMLP(tower_shape, llm_dim, faults, signal_number, Path(hold_folder), delay)
 
 
 class FaultyMLP(PatchMLP):
@@ -62,14 +68,21 @@ class FaultyMLP(PatchMLP):
         llm_dim: width of the language model's embeddings.
         faults: what happens -> the numbers of the passes.
         signal_number: which signal.
+        hold_folder: where a pass tells that it waits.
         delay: seconds that each pass takes.
     """
 
     def __init__(
-        self, tower_shape: TowerShape, llm_dim: int, faults: dict[str, list[int]], signal_number: int, delay: float
+        self,
+        tower_shape: TowerShape,
+        llm_dim: int,
+        faults: dict[str, list[int]],
+        signal_number: int,
+        hold_folder: Path,
+        delay: float,
     ) -> None:
         super().__init__(tower_shape, llm_dim, llm_dim, None, None)
-        self.faults, self.signal_number, self.delay = faults, signal_number, delay
+        self.faults, self.signal_number, self.hold_folder, self.delay = faults, signal_number, hold_folder, delay
         self.calls = {True: 0, False: 0}
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -83,6 +96,10 @@ class FaultyMLP(PatchMLP):
             os.kill(os.getpid(), self.signal_number)
         if not self.training:
             return rows
+        if call in self.faults["hold"]:
+            (self.hold_folder / f"waits_{call}").touch()
+            while not (self.hold_folder / f"go_on_{call}").exists():
+                time.sleep(0.01)
         if call in self.faults["memory"]:
             raise torch.OutOfMemoryError(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 4.00 GiB"
@@ -96,7 +113,7 @@ class UnreadableDataset(ChatDataset):
     """A dataset on a disk that fails after the first rows."""
 
     def load(self, plan: Any, start: int, stop: int, transform: Any) -> Any:
-        """As ``ChatDataset.load``, up to the tenth unit."""
+        """As ``ChatDataset.load``, up to the tenth item."""
         if stop > 9:
             raise OSError(5, "Input/output error", "/data/train.jsonl")
         return super().load(plan, start, stop, transform)

@@ -2,8 +2,8 @@
 
 import json
 import resource
-import time
 
+from helpers.waiting import wait_for
 from helpers.workspace import Workspace, log
 
 FAULTY = ("projector._component_=helpers.faulty_components.faulty_mlp", "dataset.packed=false", "batch_size=2")
@@ -26,16 +26,52 @@ def train(server, workspace, output, *overrides, processes=1, **options):
     return server.train(workspace, output, "num_workers=0", *overrides, processes=processes, **options)
 
 
-def wait_until(condition, run, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert run.alive() and time.monotonic() < deadline, run.printed()
-        time.sleep(0.01)
+def wait_until(condition, run):
+    """Wait until a condition holds; fails if the run ends before."""
+
+    def holds():
+        alive = run.alive()
+        found = condition()
+        assert found or alive, run.printed()
+        return found
+
+    return wait_for(holds)
 
 
 def wait_for_step(run, output, step):
-    """Until the log has a step."""
+    """Wait until the log has a step."""
     wait_until(lambda: (output / "log" / "metrics.jsonl").is_file() and len(log(output)) >= step, run)
+
+
+class Holds:
+    """Passes of the faulty projector at which a run waits, so that a test can do something to it there.
+
+    Args:
+        folder: for empty files, which can be made although the disk is full.
+        calls: the passes, counted from 1.
+        rank: that waits; None means all.
+    """
+
+    def __init__(self, folder, *calls, rank=None):
+        self.folder, self.calls, self.rank = folder, calls, rank
+        folder.mkdir()
+
+    @property
+    def overrides(self):
+        rank = "null" if self.rank is None else self.rank
+        return (
+            f"projector.hold_calls={list(self.calls)}",
+            f"projector.hold_folder={self.folder}",
+            f"projector.rank={rank}",
+        )
+
+    def reached(self, run, call):
+        """Wait until the run waits in a pass."""
+        wait_until((self.folder / f"waits_{call}").exists, run)
+
+    def go_on(self, call):
+        """Let it go on."""
+        (self.folder / f"go_on_{call}").touch()
 
 
 def files_of(checkpoint):

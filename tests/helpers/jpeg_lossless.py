@@ -61,4 +61,6 @@ def _coded(differences: np.ndarray) -> bytes:
             bits.append(f"{difference if difference > 0 else difference + 2**category - 1:0{category}b}")
     text = "".join(bits)
     text += "1" * (-len(text) % 8)
-    return bytes(int(text[place : place + 8], 2) for place in range(0, len(text), 8)).replace(b"\xff", b"\xff\0")
+    return bytes(int(text[position : position + 8], 2) for position in range(0, len(text), 8)).replace(
+        b"\xff", b"\xff\0"
+    )

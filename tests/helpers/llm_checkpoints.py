@@ -112,8 +112,8 @@ def write_meta_llm(folder: Path, decoder: TransformerDecoder, pieces: int = 1, e
     Returns:
         The folder.
     """
-    place = folder / "original"
-    place.mkdir(parents=True, exist_ok=True)
+    original = folder / "original"
+    original.mkdir(parents=True, exist_ok=True)
     tensors = tune_to_meta(decoder.state_dict())
     if isinstance(decoder.output, TiedLinear):
         tensors["output.weight"] = tensors["tok_embeddings.weight"].clone()
@@ -126,7 +126,7 @@ def write_meta_llm(folder: Path, decoder: TransformerDecoder, pieces: int = 1, e
                 embedding = name == "tok_embeddings.weight" and embedding_dim == 1
                 dim = 1 if embedding or name.endswith(_COLUMN_PARALLEL) else 0
                 part[name] = tensor.chunk(pieces, dim)[number].clone()
-        torch.save(part, place / f"consolidated.{number:02d}.pth")
+        torch.save(part, original / f"consolidated.{number:02d}.pth")
     attention = decoder.layers[0].attn
     params = {
         "dim": decoder.tok_embeddings.embedding_dim,
@@ -141,6 +141,6 @@ def write_meta_llm(folder: Path, decoder: TransformerDecoder, pieces: int = 1, e
     }
     if hasattr(attention.pos_embeddings, "scale_factor"):
         params["use_scaled_rope"] = True
-    (place / "params.json").write_text(json.dumps(params), encoding="utf-8")
-    tiny_tokenizer_file(place)
+    (original / "params.json").write_text(json.dumps(params), encoding="utf-8")
+    tiny_tokenizer_file(original)
     return folder

@@ -27,8 +27,8 @@ def plain_loss(model: VisionLanguageModel, tokens: Tensor, labels: Tensor, image
     """
     states = model.decoder.tok_embeddings(tokens.masked_fill(tokens == model.image_token_id, 0))  # [B, S, d]
     if images is not None:
-        places = (tokens.flatten() == model.image_token_id).nonzero().flatten()
-        states = inject_image_rows(states, model.encode_images(images), places)
+        image_positions = (tokens.flatten() == model.image_token_id).nonzero().flatten()
+        states = inject_image_rows(states, model.encode_images(images), image_positions)
     for layer in model.decoder.layers:
         states = checkpoint(layer, states, use_reentrant=False)
     logits = model.unembed(states)  # [B, S, V]

@@ -12,11 +12,16 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
+from helpers.waiting import PATIENCE
 from medcap.training.distributed.context import DistributedContext, join_world
 
 
 def run_in_processes(
-    function: Callable[..., Any], *arguments: Any, size: int = 2, local_size: int | None = None, timeout: float = 60
+    function: Callable[..., Any],
+    *arguments: Any,
+    size: int = 2,
+    local_size: int | None = None,
+    timeout: float = PATIENCE,
 ) -> list[Any]:
     """Run ``function(world, *arguments)`` in ``size`` processes that exchange over gloo on the CPU.
 
@@ -59,7 +64,7 @@ def run_in_processes(
             found[rank] = result
     finally:
         for process in processes:
-            process.join(timeout=5 if len(found) == size else 0)
+            process.join(timeout=PATIENCE if len(found) == size else 0)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -76,7 +81,7 @@ def _run(
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
     world: DistributedContext | None = None
     try:
-        world = join_world("cpu", timeout_minutes=0.5)
+        world = join_world("cpu", timeout_minutes=PATIENCE / 60)
         results.put((rank, function(world, *arguments), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))

@@ -71,8 +71,10 @@ def pack(rows: np.ndarray, bits: int, order: str) -> np.ndarray:
     if bits in (8, 16, 32, 64):
         kind = rows.dtype.kind
         return np.ascontiguousarray(rows.astype(f"{order}{kind}{bits // 8}")).view(np.uint8).reshape(len(rows), -1)
-    places = np.arange(bits - 1, -1, -1)
-    return np.packbits((rows.astype(np.int64)[..., None] >> places & 1).astype(np.uint8).reshape(len(rows), -1), axis=1)
+    positions = np.arange(bits - 1, -1, -1)
+    return np.packbits(
+        (rows.astype(np.int64)[..., None] >> positions & 1).astype(np.uint8).reshape(len(rows), -1), axis=1
+    )
 
 
 def tiff_bytes(
@@ -111,7 +113,7 @@ def tiff_bytes(
     """
     height, width, count = samples.shape
     down, across = tile or (rows_per_strip or height, width)
-    planes = [samples[..., place : place + 1] for place in range(count)] if planar else [samples]
+    planes = [samples[..., position : position + 1] for position in range(count)] if planar else [samples]
     parts = []
     for plane in planes:
         for y in range(0, height, down):
@@ -156,13 +158,13 @@ def _with_directory(data: bytes, tags: dict[int, tuple[str, tuple[int, ...]]], o
     head = b"II" if order == "<" else b"MM"
     start = 16 if big else 8
     data += bytes(-len(data) % 2)
-    place = start + len(data)
+    position = start + len(data)
     if big:
-        head += struct.pack(order + "HHHQ", 43, 8, 0, place)
+        head += struct.pack(order + "HHHQ", 43, 8, 0, position)
     else:
-        head += struct.pack(order + "HI", 42, place)
+        head += struct.pack(order + "HI", 42, position)
     size, inline, word = (20, 8, "Q") if big else (12, 4, "I")
-    behind = place + (8 if big else 2) + size * len(tags) + inline
+    behind = position + (8 if big else 2) + size * len(tags) + inline
     entries, values = b"", b""
     for number, (kind, content) in sorted(tags.items()):
         packed = struct.pack(f"{order}{len(content)}{kind}", *content)

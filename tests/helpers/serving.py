@@ -24,6 +24,7 @@ from PIL import Image
 from starlette.routing import BaseRoute
 
 from helpers.tiny_generation import tiny_generator
+from helpers.waiting import PATIENCE
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.decoding.decoder import Decoder
 from medcap.generation.generator import Generator
@@ -70,16 +71,15 @@ class Client:
     def openai(self, **options: Any) -> openai.OpenAI:
         """The real client, without its repetitions."""
         key = self.headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
-        return openai.OpenAI(**{"base_url": self.base_url, "api_key": key, "max_retries": 0, "timeout": 30, **options})
+        defaults = {"base_url": self.base_url, "api_key": key, "max_retries": 0, "timeout": PATIENCE}
+        return openai.OpenAI(**{**defaults, **options})
 
-    def request(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 30
-    ) -> Reply:
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         """One request on a connection of its own; ``body`` is bytes, an iterable of chunks, or made JSON."""
         own = {**self.headers, "Content-Type": "application/json", **(headers or {})}
         if body is not None and not isinstance(body, bytes | Iterator):
             body = json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             # The reply may lie there already.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -96,9 +96,15 @@ class Client:
         """A chat completion request."""
         return self.request("POST", "/v1/chat/completions", body, **options)
 
-    def connect(self, timeout: float = 10) -> socket.socket:
+    def is_answered(self) -> bool:
+        """Whether the server answers. It may be told to give up clients that need less time than a busy machine has."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.request("GET", "/health").status == 200
+        return False
+
+    def connect(self) -> socket.socket:
         """A bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
 
     def chat_at_once(self, body: Any, count: int) -> list[Reply]:
         """The same request from many clients; bare sockets, as so many real clients would take all of the processor."""
@@ -145,7 +151,11 @@ def checked(reply: Reply) -> Reply:
 
 @contextlib.contextmanager
 def running(
-    service: Service, keys: Sequence[str] = (), grace: float = 5, routes: Sequence[BaseRoute] = (), **options: Any
+    service: Service,
+    keys: Sequence[str] = (),
+    grace: float = PATIENCE,
+    routes: Sequence[BaseRoute] = (),
+    **options: Any,
 ) -> Iterator[Client]:
     """Run a server while the block lasts; its service is closed afterwards."""
     taken = bind("127.0.0.1", 0)
@@ -160,7 +170,7 @@ def running(
         yield client
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(2 * PATIENCE)
         assert not thread.is_alive(), "the server did not end"
 
 
@@ -181,7 +191,7 @@ class InstantAnswers:
         self.prepare = live.prepare
         self.capacity = live.capacity
 
-    def submit(self, prompt: Any, on_token: Callable[[int], None], on_end: Callable[[Any], None], place: int) -> None:
+    def submit(self, prompt: Any, on_token: Callable[[int], None], on_end: Callable[[Any], None], index: int) -> None:
         on_end(Generation("said", [], "stop"))
 
     def cancel(self, ticket: Any) -> None:
@@ -219,19 +229,18 @@ def asking(text: str, *images: bytes, **fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": parts}], **fields}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something is so.
+def slow_down(patch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """Make every decoding step take longer, so that answers are still under way when a test looks.
 
-    Raises:
-        AssertionError: if it does not come about.
+    Returns:
+        A list that gets an item with each step.
     """
-    until = time.perf_counter() + seconds
-    while not condition():
-        assert time.perf_counter() < until, "it did not come about"
-        time.sleep(0.01)
+    step, steps = Decoder.step, []
 
+    def slow(decoder: Decoder, *arguments: Any, **options: Any) -> Any:
+        steps.append(len(steps))
+        time.sleep(seconds)
+        return step(decoder, *arguments, **options)
 
-def slow_down(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have every decoding step take longer, so that answers are still under way when a test looks."""
-    step = Decoder.step
-    patch.setattr(Decoder, "step", lambda self, *a, **k: (time.sleep(seconds), step(self, *a, **k))[1])
+    patch.setattr(Decoder, "step", slow)
+    return steps

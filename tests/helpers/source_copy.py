@@ -72,12 +72,12 @@ class SourceCopy:
         Raises:
             AssertionError: if it fails.
         """
-        places = [self.folder / "torchtune", REPOSITORY / "tests"]
+        locations = [self.folder / "torchtune", REPOSITORY / "tests"]
         check = f"import medcap; assert medcap.__file__.startswith({str(self.folder)!r}), medcap.__file__\n"
         done = subprocess.run(
             [sys.executable, "-c", check + program, *arguments],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, locations)), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

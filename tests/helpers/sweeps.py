@@ -7,13 +7,12 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import medcap.recipes.full_finetune_single_device
 import medcap.recipes.generate  # noqa: F401
+from helpers.waiting import wait_for
 from medcap.cli import main
 from medcap.sweep import checking, manager  # noqa: F401
 
@@ -69,9 +68,9 @@ class Running:
         """Send it a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60) -> tuple[int, str, str]:
+    def wait(self) -> tuple[int, str, str]:
         """Wait for its end: status, standard output, standard error."""
-        status = wait_for(lambda: (ended := os.waitpid(self.pid, os.WNOHANG))[0] and ended, seconds)[1]
+        _, status = wait_for(lambda: (ended := os.waitpid(self.pid, os.WNOHANG))[0] and ended)
         printed, messages = (path.read_text(encoding="utf-8") for path in self._printed)
         return os.waitstatus_to_exitcode(status), printed, messages
 
@@ -87,19 +86,14 @@ def starts(output: Path) -> dict[str, list[str]]:
     return {path.parent.name: path.read_text().split() for path in sorted(output.glob("trials/*/starts.txt"))}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What a condition gives as soon as that is true.
-
-    Raises:
-        TimeoutError: if it does not become true.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise TimeoutError("what was waited for did not come")
+def waiting_trial(manager: int, output: Path) -> tuple[int, int]:
+    """Wait until the first trial, with seed 93, waits after step 2: its worker and its process."""
+    checkpoint = output / "trials" / "0000" / "checkpoint.json"
+    wait_for(lambda: checkpoint.exists() and checkpoint.read_text() == "2")
+    for worker in children(manager, "medcap.sweep.worker"):
+        for trial in children(worker, "trials/0000"):
+            return worker, trial
+    raise AssertionError("no worker has the trial that waits")
 
 
 def children(pid: int, word: str) -> list[int]:

@@ -154,10 +154,12 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
             rows = model.encode_images(pixels.to(model.device))
         while len(answer) < max_new_tokens:
             tokens = torch.tensor([prompt.tokens + answer], device=model.device)
-            places = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
+            image_positions = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
             causal = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=model.device).tril()
             positions = torch.arange(tokens.shape[1], device=model.device)[None]
-            hidden = model.hidden(model.embed(tokens, rows, places if len(places) else None), causal, positions)
+            hidden = model.hidden(
+                model.embed(tokens, rows, image_positions if len(image_positions) else None), causal, positions
+            )
             logits = model.unembed(hidden)[0, -1, : tokenizer.vocab_size]
             logits[tokenizer.image_token_id : tokenizer.image_token_id + 1] = -torch.inf
             token = int(logits.argmax())
@@ -181,10 +183,10 @@ def plain_score(generator: Generator, request: Request, candidate: str, end_of_t
             pixels = torch.stack([generator.preprocess.transform()(image) for image in pictures])
             rows = model.encode_images(pixels.to(model.device))
         tokens = torch.tensor([ids], device=model.device)
-        places = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
+        image_positions = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
         causal = torch.ones(1, len(ids), len(ids), dtype=torch.bool, device=model.device).tril()
         positions = torch.arange(len(ids), device=model.device)[None]
-        embeddings = model.embed(tokens, rows, places if len(places) else None)
+        embeddings = model.embed(tokens, rows, image_positions if len(image_positions) else None)
         logits = model.unembed(model.hidden(embeddings, causal, positions))[0]
         logits[:, tokenizer.vocab_size :] = -torch.inf
         logits[:, tokenizer.image_token_id : tokenizer.image_token_id + 1] = -torch.inf

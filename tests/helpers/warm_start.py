@@ -5,6 +5,7 @@ A recipe's start is mostly imports. Tests that start dozens of processes to kill
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
+from helpers.waiting import PATIENCE
 from helpers.workspace import TINY_VISION, Workspace
 
 TESTS = Path(__file__).parents[1]
@@ -52,7 +54,7 @@ class Run:
             if self.pids[rank] not in self._ended:
                 os.kill(self.pids[rank], number)
 
-    def wait(self, timeout: float = 60) -> list[int]:
+    def wait(self, timeout: float = PATIENCE) -> list[int]:
         """Wait for all ranks to end.
 
         Returns:
@@ -69,7 +71,7 @@ class Run:
             time.sleep(0.01)
         return [self._ended[pid] for pid in self.pids]
 
-    def wait_as_torchrun(self, timeout: float = 60) -> list[int]:
+    def wait_as_torchrun(self, timeout: float = PATIENCE) -> list[int]:
         """Wait for one rank to end, end the others as torchrun does, and give what ``wait`` gives."""
         end = time.monotonic() + timeout
         while self.alive() and not self._ended and time.monotonic() < end:
@@ -99,7 +101,7 @@ class WarmStart:
 
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
     def ask(self, request: Mapping[str, object]) -> int | None:
         """Send a request and read its answer."""
@@ -202,6 +204,10 @@ def serve() -> None:
     """Answer requests on standard input until it ends: start a process, or tell the exit status of one."""
     for recipe in RECIPES:
         __import__(recipe)
+    _warm_up()
+    # Without this each fork's first collection would touch, and so copy, all that was imported.
+    gc.collect()
+    gc.freeze()
     ended: dict[int, int] = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -217,6 +223,22 @@ def serve() -> None:
             if answer == 0:
                 _become(request)
         print(json.dumps(answer), flush=True)
+
+
+def _warm_up() -> None:
+    """Import what a recipe imports only when it runs."""
+    import pydantic.type_adapter
+    import torch
+    from PIL import Image
+
+    from medcap.checkpoints.vision import plan_vision
+
+    Image.init()
+    tiny = {"name": "tiny", "image_size": 16, "stride": 8, "width": 32, "depth": 1, "heads": 2}
+    tower, _ = plan_vision(tiny, None, {"_component_": "medcap.models.mlp", "num_image_tokens": 4}, 32).build()
+    with torch.no_grad():
+        tower.on_meta().encode_patches(torch.zeros(1, 3, 16, 16, device="meta"))
+    pydantic.TypeAdapter(int | None)
 
 
 def _become(request: dict[str, object]) -> None:

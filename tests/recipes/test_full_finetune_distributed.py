@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.faulty_runs import wait_until
 from helpers.observed_run import hash_of, observe
+from helpers.waiting import PATIENCE
 from helpers.workspace import TINY_VISION, log, tune
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.tensor_tree import load_tree
@@ -72,7 +74,7 @@ ADAFACTOR = ("optimizer._component_=torch.optim.Adafactor", "~optimizer.betas", 
 @pytest.mark.parametrize("optimizer", [ADAMW, SGD, ADAFACTOR], ids=["adamw", "sgd", "adafactor"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_make_the_steps_of_one(finish, layout, optimizer):
-    # 13 samples, one of them without an image: the last batch is odd, and of one unit for two processes.
+    # 13 samples, one of them without an image: the last batch is odd, and of one item for two processes.
     overrides = ("epochs=3", *LAYOUTS[layout], *optimizer)
     one = finish("one", *overrides, "batch_size=4")
     two = finish("two", *overrides, "batch_size=2", processes=2)
@@ -89,7 +91,7 @@ def test_two_processes_make_the_steps_of_one(finish, layout, optimizer):
 @pytest.mark.parametrize("mode", ["replicate", "shard"])
 def test_processes_and_steps_without_an_image_make_the_steps_of_one(workspace, finish, mode):
     image, text = workspace.records()[0], workspace.records()[-1]
-    # Of four: the second process has none; nobody has one; the first process has none; the first has no unit at all.
+    # Of four: the second process has none; none has one; the first process has none; the first has no item at all.
     rows = [image, image, text, text, text, text, text, text, text, text, image, image, image]
     workspace.data = workspace.write_data("mixed.json", rows)
     overrides = ("dataset.packed=false", "shuffle=false", "epochs=2", "clip_grad_norm=0.5", *ADAMW)
@@ -107,7 +109,7 @@ def test_processes_and_steps_without_an_image_make_the_steps_of_one(workspace, f
 
 @pytest.mark.parametrize("packed", ["false", "true"])
 def test_sharded_layers_make_the_steps_of_one_process(finish, packed):
-    # Three processes and a batch of one unit: in the last step of an epoch two of them have nothing to do.
+    # Three processes and a batch of one item: in the last step of an epoch two of them have nothing to do.
     overrides = ("epochs=2", f"dataset.packed={packed}", "dataset.max_seq_len=48", *SGD)
     one = finish("one", *overrides, "batch_size=3")
     divided = finish("divided", *overrides, "batch_size=1", "parallelism=shard", processes=3)
@@ -181,8 +183,7 @@ def test_without_torchrun_the_command_is_told(workspace, capsys):
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(workspace, server):
     first = server.train(workspace, "out", "epochs=2000", "num_workers=1")
     folder = workspace.folder / "out" / "checkpoint"
-    while latest_checkpoint(folder) is None:
-        assert first.alive(), first.printed()
+    wait_until(lambda: latest_checkpoint(folder), first)
     second = server.train(workspace, "out", "epochs=3")
     assert second.wait() == [2]
     assert "another run is writing to" in second.printed()
@@ -204,7 +205,7 @@ def test_torchrun_runs_the_recipe(workspace):
         "dataset.max_seq_len=96",
         "epochs=1",
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=workspace.folder)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=workspace.folder)
     assert ended.returncode == 0, ended.stderr
     assert "optimizer state sharded over 2 processes" in ended.stderr
     assert json.loads((workspace.folder / "out" / "summary.json").read_text())["processes"] == 2

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
 from helpers.chat_server import chat_server, completion
 from helpers.judge_checkpoints import constant_decoder, write_chat_checkpoint
+from helpers.waiting import PATIENCE, wait_for
 from helpers.workspace import TINY_VISION, Workspace, tune
 
 pytest.importorskip("openai")
@@ -34,18 +35,18 @@ def raw_table(tmp_path):
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "instruction", "output", "generated"])
-        for place, (question, reference, answer) in enumerate(ROWS):
+        for position, (question, reference, answer) in enumerate(ROWS):
             turns = f"{USER}①{ASSISTANT}...<|eot_id|>{USER}{question}{ASSISTANT}"
-            writer.writerow([f"{place}.png", turns, reference, answer])
+            writer.writerow([f"{position}.png", turns, reference, answer])
     return path
 
 
 def write_predictions(folder, count):
     folder.mkdir(exist_ok=True)
     rows = [
-        {"question_id": str(place), "question": "Q?", "reference": "yes", "prediction": f"answer {place}"}
-        | {"modality": ("CT", "MR")[place % 2], "fingerprint": str(place)}
-        for place in range(count)
+        {"question_id": str(position), "question": "Q?", "reference": "yes", "prediction": f"answer {position}"}
+        | {"modality": ("CT", "MR")[position % 2], "fingerprint": str(position)}
+        for position in range(count)
     ]
     path = folder / "predictions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -135,7 +136,14 @@ def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(tmp_path)
     with chat_server(by_number) as server:
         endpoint(server, f"csv_path={path}", f"output_dir={whole}")
 
-        server.respond = lambda prompt, number: time.sleep(0.05) or by_number(prompt, number)
+        asked, killed_it = len(server.requests), threading.Event()
+
+        def respond(prompt, number):
+            if number >= asked + 30:
+                killed_it.wait(PATIENCE)
+            return by_number(prompt, number)
+
+        server.respond = respond
         command = [f"base_url={server.base_url}", "judge=endpoint", "model=big/Judge", "concurrency=2"]
         command += [f"csv_path={path}", f"output_dir={killed}"]
         module = "import sys; from torchtune._cli.tune import main; sys.argv[0] = 'tune'; main()"
@@ -144,11 +152,10 @@ def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(tmp_path)
             [sys.executable, "-c", module, *recipe, *command], env=os.environ, stderr=subprocess.DEVNULL
         )
         verdicts = killed / "verdicts.jsonl"
-        while not verdicts.exists() or verdicts.read_bytes().count(b"\n") < 20:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") >= 20)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        killed_it.set()
         done = verdicts.read_bytes().count(b"\n")
         assert 20 <= done < 60
         verdicts.write_bytes(verdicts.read_bytes() + b'{"question_id": "7", "verd')

@@ -1,14 +1,17 @@
 """A run that is killed at any moment and resumed ends with the same files as an undisturbed one."""
 
 import json
-import random
-import time
+import signal
 
 import pytest
 
 from medcap.checkpoints.atomic import latest_checkpoint
 
-NUM_KILLS = 14
+# Operations of a checkpoint's writer before which the process is killed, and milliseconds after which it is.
+MOMENTS = {
+    1: [(1, 0), (2, 0), (3, 0), (5, 0), (7, 0), (9, 0), (11, 0), (13, 0), (0, 3), (0, 20)],
+    2: [(2, 0), (4, 0), (6, 0), (8, 0), (10, 0), (0, 10)],
+}
 
 
 def files_of(checkpoint):
@@ -23,30 +26,10 @@ def logged(output):
     return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
 
 
-def wait_for_a_moment(run, folder, chance, number):
-    """Until a checkpoint is being written (odd numbers), or for a random time; False if the run ended before."""
-    before = latest_checkpoint(folder)
-    deadline = time.monotonic() + 60
-    # Something new must be on disk first: else the run would never get on.
-    while latest_checkpoint(folder) == before and time.monotonic() < deadline:
-        if not run.alive():
-            return False
-        time.sleep(0.002)
-    if number % 2 == 0:
-        time.sleep(chance.uniform(0, 0.3))
-        return run.alive()
-    while run.alive() and time.monotonic() < deadline:
-        for _ in range(200):
-            if any(folder.glob(".step_*.partial")):
-                time.sleep(chance.uniform(0, 0.003))
-                return True
-    return False
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, server, processes):
     overrides = (
-        "epochs=8",
+        f"epochs={4 * processes}",
         "batch_size=1",
         "dataset.packed=false",
         "num_workers=1",
@@ -55,21 +38,25 @@ def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, serve
     )
     quiet = server.train(workspace, "quiet", *overrides, processes=processes)
     assert quiet.wait() == [0] * processes, quiet.printed()
-    chance = random.Random(processes)
     folder = workspace.folder / "killed" / "checkpoint"
-    kills = while_writing = 0
-    while True:
-        run = server.train(workspace, "killed", *overrides, processes=processes)
-        if (kills >= NUM_KILLS and while_writing >= 3) or not wait_for_a_moment(run, folder, chance, kills):
-            break
-        # One process of two is enough: the other must notice, and end by itself.
-        run.kill(*(range(processes) if kills % 2 else [chance.randrange(processes)]))
-        run.wait()
-        kills += 1
+    while_writing = 0
+    for operation, milliseconds in MOMENTS[processes]:
+        words = (*overrides, f"kill_at={operation},{milliseconds}")
+        run = server.train(workspace, "killed", *words, processes=processes, module="helpers.killed_run")
+        # One process of two is killed: the other must notice, and end by itself.
+        assert run.wait()[0] == -(signal.SIGKILL if operation else signal.SIGALRM), run.printed()
         while_writing += any(folder.glob(".step_*.partial"))
-    assert run.wait() == [0] * processes, run.printed()
-    assert kills >= 12
     assert while_writing >= 3
+    run = server.train(workspace, "killed", *overrides, processes=processes)
+    if processes == 2:
+        # The other way round: the process that writes must notice.
+        before = latest_checkpoint(folder)
+        while run.alive() and latest_checkpoint(folder) == before:
+            pass
+        run.kill(1)
+        run.wait()
+        run = server.train(workspace, "killed", *overrides, processes=processes)
+    assert run.wait() == [0] * processes, run.printed()
     quiet_files = files_of(latest_checkpoint(workspace.folder / "quiet"))
     killed_files = files_of(latest_checkpoint(workspace.folder / "killed"))
     assert {"vision.safetensors", "vision.json", "state/state.json", "state/state.safetensors"} <= quiet_files.keys()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from helpers.small_biomedclip import install_in_children, small_biomedclip
 from helpers.vision_checkpoints import write_meta_model, write_open_clip_folder
+from helpers.waiting import PATIENCE
 from helpers.workspace import Workspace, log, tune
 from medcap.models.towers import registry
 
@@ -199,7 +200,7 @@ def test_textplus_fine_tune_on_two_processes(workspace):
         env=os.environ | install_in_children(workspace.folder / "site") | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0, ended.stderr
     output = workspace.folder / TEXTPLUS

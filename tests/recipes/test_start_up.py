@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from helpers.waiting import PATIENCE
 from helpers.workspace import Workspace, run_arguments
 
 pytestmark = pytest.mark.processes
@@ -31,7 +32,7 @@ NOT_FOR_LISTING = NOT_FOR_TRAINING | {"numpy", "omegaconf", "pandas", "PIL", "py
 
 def modules_after(code: str, *arguments: str) -> set[str]:
     """Names of modules that a program prints last."""
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     return set(ended.stdout.splitlines()[-1].split())
 

@@ -83,7 +83,7 @@ def _hint(parameter: inspect.Parameter, component: Callable[..., Any]) -> Any:
 
 
 def _hint_of_default(default: Any) -> Any:
-    for kind, hint in ((bool, bool), (int, int | float), (float, float), (str, str), (list | tuple, list)):
+    for kind, hint in ((bool, bool), (int, int | float), (float, float), (str, str), ((list, tuple), list)):
         if isinstance(default, kind):
             return hint
     return None

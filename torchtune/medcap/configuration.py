@@ -80,7 +80,7 @@ class Configuration(BaseModel):
         """Let a section be absent or null where none of its keys must be given."""
         if not isinstance(given, dict):
             return given
-        sections = [name for name, field in cls.model_fields.items() if is_section(field)]
+        sections = [name for name, field in cls.model_fields.items() if section_of(field) is not None]
         return given | {name: given.get(name) or {} for name in sections}
 
     @property
@@ -93,9 +93,10 @@ class Configuration(BaseModel):
         return OmegaConf.to_yaml(OmegaConf.create(self._flags | self.model_dump()))
 
 
-def is_section(field: FieldInfo) -> bool:
-    """Check whether a key holds further keys."""
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Configuration)
+def section_of(field: FieldInfo) -> type[Configuration] | None:
+    """Return the further keys that a key holds; None for a key that holds a value."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Configuration) else None
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class ComponentRule:
 
         def validate(node: Any, info: ValidationInfo) -> Any:
             try:
-                return self.checked(node, info.field_name)
+                return self.checked(node, info.field_name or "")
             except UserError as error:
                 raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
 
@@ -239,7 +240,7 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
             argument; one line that names each key that is wrong.
     """
     try:
-        given = OmegaConf.to_container(cfg, resolve=True)
+        given: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration refers to something that is not there: {error}") from error
     through = {key: given.pop(key) for key in [*given] if key not in keys.model_fields and str(key).startswith(flags)}
@@ -269,9 +270,9 @@ def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails],
         key, value, field = prefix + name, given.get(name), keys.model_fields.get(name)
         if field is None:
             found.append(_unknown(name, keys.model_fields, prefix))
-        elif is_section(field) and len(problems[0]["loc"]) > 1:
-            deeper = [problem | {"loc": problem["loc"][1:]} for problem in problems]
-            found += _mistakes(field.annotation, value or {}, deeper, f"{key}.")
+        elif (section := section_of(field)) is not None and len(problems[0]["loc"]) > 1:
+            deeper: Any = [problem | {"loc": problem["loc"][1:]} for problem in problems]
+            found += _mistakes(section, value or {}, deeper, f"{key}.")
         else:
             found.append(_mistake(key, value, field, problems))
     return found
@@ -289,8 +290,8 @@ def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails
     if value is None and field.is_required():
         remedy = f"add {key}=..." if rule_of(field) is None else "it needs a _component_ and its arguments"
         return f"{key} is missing: {remedy}"
-    if kind == "model_type":
-        return f"{key} holds further keys ({', '.join(field.annotation.model_fields)}), not {value!r}"
+    if kind == "model_type" and (section := section_of(field)) is not None:
+        return f"{key} holds further keys ({', '.join(section.model_fields)}), not {value!r}"
     if any(isinstance(part, int) for problem in problems for part in problem["loc"]):
         return f"{key}={value!r} must be a list of texts"
     names = type_names(field.annotation)

@@ -47,8 +47,9 @@ def recipe(keys: type[C], flags: tuple[str, ...] = ()) -> Callable[[Callable[[C]
             run_program(program, [Path(sys.argv[0]).name, *sys.argv[1:]])
 
         # For programs that start recipes and want to find mistakes before that.
-        entry.rules = (keys, flags)
-        return entry
+        named: Any = entry
+        named.rules = (keys, flags)
+        return named
 
     return decorate
 
@@ -88,8 +89,8 @@ def _find_packaged(arguments: list[str]) -> list[str]:
         raise UserError(
             "name a configuration: --config FILE.yaml or --config medcap/FOLDER/NAME (medcap ls lists them)"
         )
-    place = arguments.index("--config") + 1
-    name = arguments[place] = os.path.expanduser(arguments[place])
+    position = arguments.index("--config") + 1
+    name = arguments[position] = os.path.expanduser(arguments[position])
     if not Path(name).is_file():
         packaged = packaged_configs()
         if name.removesuffix(".yaml") not in packaged:
@@ -98,5 +99,5 @@ def _find_packaged(arguments: list[str]) -> list[str]:
                 f"--config {name}: neither a file nor a packaged configuration"
                 + (f"; did you mean {near[0]}?" if near else "; medcap ls lists them")
             )
-        arguments[place] = str(packaged[name.removesuffix(".yaml")])
+        arguments[position] = str(packaged[name.removesuffix(".yaml")])
     return arguments

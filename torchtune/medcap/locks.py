@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 
-def lock_file(file: IO | int, wait: bool = False, with_children: bool = True) -> bool | None:
+def lock_file(file: IO[Any] | int, wait: bool = False, with_children: bool = True) -> bool | None:
     """Lock an open file.
 
     filelock drops a lock in the children of its holder. A sweep's trial must hold the lock of the process that started
@@ -57,7 +57,7 @@ def hold(path: Path, wait: bool = False) -> TextIO | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Generator[None]:
     """Wait for a lock on a file of its own and hold it for the block."""
     with contextlib.ExitStack() as stack:
         file = hold(path, wait=True)

@@ -59,7 +59,8 @@ def _make_room(base: dict[str, Any], word: str) -> None:
     if not sign or word.startswith("~"):
         return
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        value = read["value"]
     except Exception:  # told when it is merged
         return
     *parents, last = key.split(".")

@@ -82,7 +82,7 @@ def unforeseen(error: BaseException, doing: str) -> str:
     words = words if len(words) <= _MOST_LETTERS else words[:_MOST_LETTERS] + " ..."
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     return (
-        f"{doing} ended in an error that was not foreseen: {kind}: {words} ({_place(error)}{where});"
+        f"{doing} ended in an error that was not foreseen: {kind}: {words} ({_location(error)}{where});"
         f" run it again with {TRACEBACK_VARIABLE}=1 and report all that it prints as a fault of medcap"
     )
 
@@ -96,7 +96,7 @@ def _message(error: BaseException) -> str:
     return " ".join(lines[len(lines) - end :])
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Return the innermost of our own lines that the error passed."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}medcap{os.sep}" in frame.filename or "recipes" in frame.filename]

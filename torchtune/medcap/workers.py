@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -41,7 +41,7 @@ def ordered_map(
     crashed: Callable[[Item], Result],
     *,
     fork: bool = False,
-) -> Iterator[list[Result]]:
+) -> Generator[list[Result]]:
     """Do something with every item in several processes, reading only as far ahead as keeps them busy.
 
     When a process dies, the items that were not done are done again, in ever smaller batches, until the item that kills
@@ -76,7 +76,7 @@ class _Pool:
     def __init__(self, work: Callable[[Any], Any], crashed: Callable[[Any], Any], method: str) -> None:
         self._work, self._crashed, self._method = work, crashed, method
 
-    def results(self, batches: Iterator[list[Any]], processes: int) -> Iterator[list[Any]]:
+    def results(self, batches: Iterator[list[Any]], processes: int) -> Generator[list[Any]]:
         waiting: deque[tuple[list[Any], Future[list[Any]]]] = deque()
         pool = self._start(processes)
         try:

@@ -28,7 +28,7 @@ def component(
     old: Optional[int] = 3,  # noqa: UP045
     kind: torch.dtype = torch.float32,
     call: Callable[[int], int] = abs,
-    place: Path = Path(),
+    location: Path = Path(),
     later: "NotImported" = None,  # noqa: F821
     written: "list[str] | None" = None,
     flag=False,
@@ -70,7 +70,7 @@ def converted(name, value):
         ("call", "abs", "abs"),
         ("later", {"a": 1}, {"a": 1}),
         ("unknown", object, object),
-        ("place", "x/y", "x/y"),
+        ("location", "x/y", "x/y"),
         ("written", ["a"], ["a"]),
         ("flag", True, True),
         ("number", "1e-3", 1e-3),

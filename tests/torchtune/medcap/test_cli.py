@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import medcap.recipes
+from helpers.waiting import PATIENCE
 from medcap import cli
 from medcap.cli import main
 from medcap.commands.arguments import expand_home
@@ -60,7 +61,7 @@ def test_a_reader_that_goes_away_sees_no_traceback(words, status):
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(timeout=60) == status
+    assert process.wait(timeout=PATIENCE) == status
 
 
 def test_a_command_that_fails_in_an_unforeseen_way_is_one_line(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from helpers.waiting import PATIENCE
 from medcap import reporting
 from medcap.errors import UserError
 
@@ -155,7 +156,7 @@ def test_output_that_nobody_reads_ends_the_program_silently(where):
     closed.close()
     assert other.read() == ""
     other.close()
-    assert process.wait(timeout=30) == 141
+    assert process.wait(timeout=PATIENCE) == 141
 
 
 def test_only_torchaos_notice_about_extensions_is_kept_from_the_user(caplog):
@@ -173,6 +174,9 @@ def test_only_torchaos_notice_about_extensions_is_kept_from_the_user(caplog):
 @pytest.mark.processes
 def test_importing_torchtune_after_medcap_prints_nothing():
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "import medcap, torchao"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", "import medcap, torchao"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert "cpp extensions" not in ended.stderr

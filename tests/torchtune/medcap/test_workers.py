@@ -1,26 +1,17 @@
+import contextlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from helpers.waiting import wait_for
+from helpers.work import die_at_some, double
 from medcap.errors import UserError
 from medcap.workers import batched, ordered_map
 
 pytestmark = pytest.mark.processes
-
-
-def double(item):
-    return item * 2
-
-
-def die_at_some(item):
-    if item in (0, 30, 31, 69):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
 
 
 def refuse(item):
@@ -78,17 +69,18 @@ def test_no_items_are_no_results():
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     code = (
         "import os, pathlib, sys, time\nfrom medcap.workers import ordered_map\n"
-        "def work(item):\n    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n    time.sleep(60)\n"
+        "def work(item):\n    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n    time.sleep(3600)\n"
         "list(ordered_map(work, [[1]], 1, print, fork=True))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")])
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = int((tmp_path / "pid").read_text())
     process.kill()
     process.wait()
-    while os.path.exists(f"/proc/{worker}") and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not os.path.exists(f"/proc/{worker}") or is_zombie(worker))
+
+
+def is_zombie(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().split()[2] == "Z"
+    return True

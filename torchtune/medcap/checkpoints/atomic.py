@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from medcap.files import sync, temporary_name, write_text
@@ -57,7 +57,7 @@ def finish_folder(path: Path, marked: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, marked: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, marked: bool = True) -> Generator[Path]:
     """Write a folder so that its name only ever means a whole one, with the marker in it.
 
     Args:

@@ -236,12 +236,12 @@ def _plan_further(cfg: ModelConfiguration, vision: VisionPlan) -> list[Component
         if name in cfg.without:
             continue
         given = getattr(cfg, name)
-        saved = there.get(name)
-        if saved is None and given is not None:
-            plans.append(ComponentPlan(name, given))
-        elif saved is not None:
-            file = vision.saved.path.with_name(f"{name}.safetensors")
-            plans.append(ComponentPlan(name, saved, vision.saved.tensors[name], file))
+        source = vision.saved
+        if source is not None and (saved := source.configs.get(name)) is not None:
+            file = source.path.with_name(f"{name}.safetensors")
+            plans.append(ComponentPlan(name, saved, source.tensors[name], file))
             if any(saved.get(key) != value for key, value in (given or {}).items()):
-                vision.notices.append(f"{vision.saved.path.parent} brings its own {name}; {given} is not used")
+                vision.notices.append(f"{source.path.parent} brings its own {name}; {given} is not used")
+        elif given is not None:
+            plans.append(ComponentPlan(name, given))
     return plans

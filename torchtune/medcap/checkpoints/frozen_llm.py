@@ -112,9 +112,10 @@ class LLMPlan:
                     if after_layer is not None:
                         after_layer(decoder.layers[number])
         if self.shares_embedding:
-            decoder.output.weight = decoder.tok_embeddings.weight
+            output: Any = decoder.output
+            output.weight = decoder.tok_embeddings.weight
         if self.copied_output:
-            self._check_copied_output(decoder.tok_embeddings.weight, reader)
+            self._check_copied_output(self.copied_output, decoder.tok_embeddings.weight, reader)
         _rebuild_rotary_tables(decoder, torch.device(device))
         for name, tensor in [*decoder.named_parameters(), *decoder.named_buffers()]:
             if tensor.is_meta:
@@ -151,9 +152,9 @@ class LLMPlan:
                 _hash_tensor(digest, name, tensors.pop(name).to(dtype))
         return digest.hexdigest()
 
-    def _check_copied_output(self, embedding: nn.Parameter, reader: TensorReader) -> None:
+    def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
         # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
-        output = reader.read(self.copied_output, self.sources[self.copied_output])
+        output = reader.read(name, self.sources[name])
         if not torch.equal(output.to(embedding), embedding):
             raise UserError(
                 f"{_KEY}={self.files.folder}: {self.copied_output} differs from the embedding table, but"
@@ -236,8 +237,8 @@ def llm_fingerprint(decoder: nn.Module) -> str:
 
 def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
     return {
-        f"{place}.{name}": tensor
-        for place, module in decoder.named_modules()
+        f"{location}.{name}": tensor
+        for location, module in decoder.named_modules()
         if isinstance(module, FrozenLinear)
         for name, tensor in module.named_buffers()
     }
@@ -246,14 +247,15 @@ def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
 def _hash_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
     for part in _whole(tensor).reshape(-1).split(_HASH_ELEMENTS):
-        digest.update(part.cpu().view(torch.uint8).numpy())
+        digest.update(part.cpu().view(torch.uint8).numpy().data)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     # What is offloaded to the CPU is still gathered by the devices.
-    return tensor.to(tensor.device_mesh.device_type).full_tensor()
+    gathered: Any = tensor.to(tensor.device_mesh.device_type)
+    return gathered.full_tensor()
 
 
 def _layer_number(source: str) -> int:
@@ -304,8 +306,8 @@ def _match(
             sources[name] = concatenation_dim([piece.shape for piece in pieces], shape)
         except ValueError as error:
             why = next((why_empty(piece.shape) for piece in pieces if why_empty(piece.shape)), "")
-            place = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
-            mistakes.append(f"{place}{name} {error}{why}")
+            location = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
+            mistakes.append(f"{location}{name} {error}{why}")
     unexpected = [name for name in files.headers if name not in expected and not is_rotary_table(name)]
     mistakes += [f"{files.headers[name][0].path.name}: {name} is unexpected" for name in unexpected]
     if mistakes:
@@ -334,8 +336,9 @@ def _stream(
 
 def _rebuild_rotary_tables(decoder: TransformerDecoder, device: torch.device) -> None:
     for module in decoder.modules():
-        if hasattr(module, "rope_init"):
+        rebuild: Any = getattr(module, "rope_init", None)
+        if rebuild is not None:
             # On the CPU whatever the device: a last-bit difference in a frequency, times position 100,000, is an angle.
             with torch.device("cpu"):
-                module.rope_init()
+                rebuild()
             module.to(device)

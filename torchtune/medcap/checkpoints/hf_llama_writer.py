@@ -73,7 +73,7 @@ def write_hugging_face_llama(
 
 def is_llama(decoder: TransformerDecoder) -> bool:
     """Tell whether transformers' LlamaForCausalLM computes what this decoder does."""
-    layer = decoder.layers[0]
+    layer: Any = decoder.layers[0]
     plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
     biased = layer.attn.q_proj.bias is not None
     return plain and not biased and isinstance(layer.sa_norm, nn.RMSNorm | RMSNorm)

@@ -17,16 +17,25 @@ class TokenizerArguments(Configuration):
     max_seq_len: int | None = Field(None, ge=1, description="Longest text that the tokenizer makes, in tokens.")
 
 
-class CheckpointerSection(Configuration):
-    """Files of the language model, and where checkpoints go."""
+class CheckpointerFiles(Configuration):
+    """Names of the language model's files, and where checkpoints go."""
 
-    checkpoint_dir: PathText = Field(description="Folder of the language model's weights.")
     checkpoint_files: list[str] | None = Field(
         None, description="Names of the weight files in that folder; null finds them."
     )
     output_dir: PathText | None = Field(
         None, description="Folder of the checkpoints that training writes; null is checkpoint in output_dir."
     )
+
+
+class CheckpointFolder(Configuration):
+    """Where the language model lies."""
+
+    checkpoint_dir: PathText = Field(description="Folder of the language model's weights.")
+
+
+class CheckpointerSection(CheckpointerFiles, CheckpointFolder):
+    """Files of the language model, and where checkpoints go."""
 
 
 def further_keys() -> dict[str, Any]:
@@ -45,19 +54,24 @@ def _first_line(component: type) -> str:
     return (component.__doc__ or component.__name__).strip().splitlines()[0].strip()
 
 
-class ModelConfiguration(create_model("FurtherComponents", __base__=Configuration, **further_keys())):
-    """Which model: what is frozen, what can be trained, and where it computes."""
+class LanguageModelKeys(Configuration):
+    """The frozen language model and its files."""
 
     llm: Annotated[dict[str, Any], ComponentRule()] = Field(
         description="Builder of the frozen language model, such as torchtune.models.llama3_1.llama3_1_8b."
-    )
-    llm_weights: Annotated[str, OneOf(LLM_WEIGHTS)] = Field(
-        UNQUANTISED, description="Precision in which the layers of the frozen language model are kept."
     )
     tokenizer: Annotated[dict[str, Any], ComponentRule(arguments=TokenizerArguments)] = Field(
         description="Tokenizer of the language model, such as medcap.models.llama3_tokenizer."
     )
     checkpointer: CheckpointerSection = Field(description="Files of the language model, and where checkpoints go.")
+
+
+class ComponentKeys(create_model("FurtherComponents", __base__=Configuration, **further_keys())):
+    """What can be trained, and where all of it computes."""
+
+    llm_weights: Annotated[str, OneOf(LLM_WEIGHTS)] = Field(
+        UNQUANTISED, description="Precision in which the layers of the frozen language model are kept."
+    )
     vision: Annotated[str | dict[str, Any] | None, HOME_EXPANDED] = Field(
         None,
         description="Vision tower: biomedclip, siglip, clip, tiny, open_clip:NAME, timm:NAME, a hub name or a folder.",
@@ -75,3 +89,7 @@ class ModelConfiguration(create_model("FurtherComponents", __base__=Configuratio
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Precision of the frozen language model; auto is bf16 on a GPU and fp32 on a CPU."
     )
+
+
+class ModelConfiguration(ComponentKeys, LanguageModelKeys):
+    """Which model: what is frozen, what can be trained, and where it computes."""

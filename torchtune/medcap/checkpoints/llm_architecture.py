@@ -114,7 +114,7 @@ def describe(decoder: TransformerDecoder) -> DecoderShape:
     Returns:
         Its shape.
     """
-    layer = decoder.layers[0]
+    layer: Any = decoder.layers[0]
     attention, rope = layer.attn, layer.attn.pos_embeddings
     scaling = None
     if isinstance(rope, Llama3ScaledRoPE):

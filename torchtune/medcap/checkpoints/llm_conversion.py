@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torchtune.models import convert_weights
@@ -56,7 +57,7 @@ def meta_conversion(decoder: TransformerDecoder) -> Conversion:
     Raises:
         UserError: if the decoder is none of Meta's.
     """
-    layer = decoder.layers[0]
+    layer: Any = decoder.layers[0]
     if not isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE) or isinstance(
         layer.sa_norm, GemmaRMSNorm
     ):
@@ -78,7 +79,8 @@ def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
     Raises:
         UserError: if the decoder's rotary positions are none of torchtune's, or for Gemma 2.
     """
-    shape, layer = describe(decoder), decoder.layers[0]
+    shape = describe(decoder)
+    layer: Any = decoder.layers[0]
     rope = layer.attn.pos_embeddings
     heads = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "dim": shape.embed_dim}
     if isinstance(rope, Phi3RotaryPositionalEmbeddings):

@@ -88,7 +88,7 @@ def find_llm_files(checkpoint_dir: str | Path, checkpoint_files: Sequence[str] |
     return LLMFiles(folder, kind, tuple(paths), headers, _read_json(folder / "config.json"), params)
 
 
-def _named_files(folder: Path, names: Sequence[str]) -> list[Path]:
+def _named_files(folder: Path, names: Sequence[Any]) -> list[Path]:
     key = "checkpointer.checkpoint_files"
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key} must be a list of file names in {folder}")
@@ -113,11 +113,11 @@ def _present_files(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("model*.safetensors"))
     if paths:
         return paths
-    for place in (folder / "original", folder):
-        paths = sorted(path for path in place.glob("consolidated.*.pth") if re.fullmatch(r"\d+", path.name[13:-4]))
+    for location in (folder / "original", folder):
+        paths = sorted(path for path in location.glob("consolidated.*.pth") if re.fullmatch(r"\d+", path.name[13:-4]))
         for number, path in enumerate(paths):
             if int(path.name[13:-4]) != number:
-                raise UserError(f"{_KEY}: {place} lacks consolidated.{number:02d}.pth; download it again")
+                raise UserError(f"{_KEY}: {location} lacks consolidated.{number:02d}.pth; download it again")
         if paths:
             return paths
     other = "; its pytorch_model*.bin files cannot be used" if any(folder.glob("pytorch_model*.bin")) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,7 +49,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
             f" or lay the {CONFIG_FILE} of the run that wrote it into the folder"
         )
     try:
-        written = OmegaConf.load(config)
+        written: Any = OmegaConf.load(config)
         cfg = OmegaConf.create({name: written[name] for name in ModelConfiguration.model_fields if name in written})
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -61,8 +62,14 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
     stray = next((word for word in overrides if "=" not in word), None)
     if stray is not None:
         raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")
-    values = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
+    values: Any = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
     return check(override(values, overrides), ModelConfiguration)
+
+
+def checkpoint_of(cfg: ModelConfiguration) -> Path:
+    """Return the file of tower and projector of a configuration from :func:`read_run`, which always names them."""
+    assert cfg.vision_checkpoint is not None
+    return find_vision_checkpoint(Path(cfg.vision_checkpoint))
 
 
 def run_root(run: str | Path) -> Path:
@@ -78,8 +85,8 @@ def run_root(run: str | Path) -> Path:
 def _find_config(folder: Path) -> Path | None:
     """Return the nearest one upwards: a checkpoint lies two folders below its run."""
     start = folder if folder.is_dir() else folder.parent
-    places = [start, *start.absolute().parents][:3]
-    return next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)
+    locations = [start, *start.absolute().parents][:3]
+    return next((location / CONFIG_FILE for location in locations if (location / CONFIG_FILE).is_file()), None)
 
 
 def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:

@@ -112,7 +112,7 @@ def map_tensors(value: Any, function: Callable[[str, Tensor], Tensor], path: str
     if isinstance(value, dict):
         return {key: map_tensors(item, function, f"{path}/{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [map_tensors(item, function, f"{path}/{place}") for place, item in enumerate(value)]
+        items = [map_tensors(item, function, f"{path}/{position}") for position, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     return value
 
@@ -181,9 +181,9 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return {_TENSOR: _add_tensor(value, path, tensors)}
     if isinstance(value, list):
-        return [_encode(item, f"{path}/{place}", tensors) for place, item in enumerate(value)]
+        return [_encode(item, f"{path}/{position}", tensors) for position, item in enumerate(value)]
     if isinstance(value, tuple):
-        return {_TUPLE: [_encode(item, f"{path}/{place}", tensors) for place, item in enumerate(value)]}
+        return {_TUPLE: [_encode(item, f"{path}/{position}", tensors) for position, item in enumerate(value)]}
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str | int) or isinstance(key, bool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,12 +138,12 @@ def _plan(
         tower = build_tower(source.spec, source.preprocess)
         shape = _measure(tower)
         built = build_projector(projector, shape, llm_dim)
-    place = source.place or Path(".")
+    location = source.location or Path(".")
     if source.weights is not None:
-        source.weights.check(_shapes(tower), place, f"the {source.spec['kind']} tower")
+        source.weights.check(_shapes(tower), location, f"the {source.spec['kind']} tower")
     if projector_weights is not None:
         purpose = f"a projector of this kind for a language model of width {llm_dim}"
-        projector_weights.check(_shapes(built), place, purpose)
+        projector_weights.check(_shapes(built), location, purpose)
     return VisionPlan(
         source.spec,
         source.preprocess,
@@ -201,7 +201,7 @@ def _plan_meta_model(
     if hidden != llm_dim:
         config["hidden_dim"] = hidden
     source = _tower_source(vision, weights=False)
-    source.weights, source.place = tensors.under("visual."), path
+    source.weights, source.location = tensors.under("visual."), path
     plan = _plan(source, config, llm_dim, weights)
     if given.get("_component_") != POOLED_MLP or given.get("num_image_tokens") not in (None, plan.num_image_tokens):
         plan.notices.append(f"{path} brings the projector {_describe(config)}; {_describe(given)} is not used")
@@ -287,7 +287,7 @@ def materialise(build: Callable[[], AnyModule], weights: TensorFiles | None) -> 
 
 
 @contextlib.contextmanager
-def _full_precision(device: str) -> Iterator[None]:
+def _full_precision(device: str) -> Generator[None]:
     """Build in fp32 on this device, whatever the defaults are."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

@@ -123,7 +123,7 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
             ("A wrong, B right", f"{comparison.second_only:,}", within),
         ]
     lines.append(("p", f"{comparison.p:.4g}", _test(comparison)))
-    widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
+    widths = [max(len(line[position]) for line in lines) for position in (0, 1)]
     body = [f"{label:<{widths[0]}}  {value:>{widths[1]}}  {detail}".rstrip() for label, value, detail in lines]
     return "\n".join([f"protocol {comparison.protocol}", *body, comparison.verdict])
 

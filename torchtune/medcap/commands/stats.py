@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: of ``medcap stats``.
     """
     training_data.add_arguments(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help=f"units of a batch ({BATCH_SIZE})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"samples or rows of a batch ({BATCH_SIZE})")
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--tokens-per-second", type=float, metavar="X", help="measured speed, for the time of an epoch")
     speed.add_argument("--metrics", type=Path, metavar="FILE", help="log/metrics.jsonl of a run, for the same")

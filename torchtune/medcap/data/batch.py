@@ -85,21 +85,22 @@ class Batch:
             pin: use page-locked memory, which a copy need not wait for.
         """
         tensors = [tensor.contiguous() for tensor in self._tensors().values()]
-        places, end = [], 0
+        begins, end = [], 0
         for tensor in tensors:
-            places.append(end)
+            begins.append(end)
             end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         buffer = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
-        for tensor, place in zip(tensors, places, strict=True):
-            buffer[place : place + tensor.nbytes] = tensor.flatten().view(torch.uint8)
+        for tensor, begin in zip(tensors, begins, strict=True):
+            buffer[begin : begin + tensor.nbytes] = tensor.flatten().view(torch.uint8)
         return self._over(buffer)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``, copied without waiting where the memory is pinned."""
         if self.tokens.device == device:
             return self
-        whole = self if self.buffer is not None else self.in_one_buffer()
-        return whole._over(whole.buffer.to(device, non_blocking=True))
+        buffer = self.in_one_buffer().buffer if self.buffer is None else self.buffer
+        assert buffer is not None
+        return self._over(buffer.to(device, non_blocking=True))
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "buffer"}
@@ -107,10 +108,10 @@ class Batch:
 
     def _over(self, buffer: Tensor) -> Batch:
         """Return the batch whose tensors lie in ``buffer``, in their order."""
-        views, place = {}, 0
+        views, begin = {}, 0
         for name, tensor in self._tensors().items():
-            views[name] = buffer[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            place += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+            views[name] = buffer[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            begin += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         return replace(self, **views, buffer=buffer)
 
     def _on_axis(self, axis: Mapping[str, str]) -> dict[str, Tensor]:

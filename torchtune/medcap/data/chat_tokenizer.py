@@ -13,9 +13,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from torchtune.data import Message
+from torchtune.data import Message, Role
 
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.plain_words import WordEncoder
@@ -45,9 +45,14 @@ _PROBE = (
 class Tokenizer(Protocol):
     """What is needed of a torchtune tokenizer."""
 
-    def encode(self, text: str, **options: Any) -> list[int]: ...
-    def decode(self, token_ids: list[int], **options: Any) -> str: ...
-    def tokenize_messages(self, messages: list[Message], **options: Any) -> tuple[list[int], list[bool]]: ...
+    max_seq_len: int | None
+    # Their further arguments differ from tokenizer to tokenizer.
+    encode: Callable[..., list[int]]
+    decode: Callable[..., str]
+    tokenize_messages: Callable[..., tuple[list[int], list[bool]]]
+
+    @property
+    def eos_id(self) -> int: ...
 
 
 @dataclass
@@ -306,7 +311,12 @@ def _marked(message: Message, rules: LabelRules) -> Message:
     text = "".join(IMAGE_MARK if part["type"] == "image" else check_text(part["content"]) for part in message.content)
     mark = ANSWER_MARK if message.role == "assistant" else WORDS_MARK
     masked = message.role != "assistant" and not rules.train_on_input
-    return Message(role=message.role, content=mark + text.strip() + END_MARK, masked=masked)
+    return Message(role=role_of(message), content=mark + text.strip() + END_MARK, masked=masked)
+
+
+def role_of(message: Message) -> Role:
+    """Return a message's role, which torchtune annotates as any text."""
+    return cast(Role, message.role)
 
 
 def check_text(text: str) -> str:

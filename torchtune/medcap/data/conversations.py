@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from torchtune.data import Message
+    from torchtune.data import Message, Role
+
+    from medcap.data.images.reference import ImageRef
 
 PLACEHOLDER = "\u2460"  # medcap 2024's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
@@ -32,7 +33,7 @@ _OTHER_IMAGE_FIELDS = (
 )
 _UNREAD_FIELDS = ("system_prompt", "video", "videos", "audio", "audios", "tools")
 _UNREAD_IN_TURNS = (*IMAGE_FIELDS, *_OTHER_IMAGE_FIELDS, "video", "videos", "audio", "audios", "tool_calls")
-ROLES = {
+ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -96,13 +97,19 @@ def read_record(
         turns = row[key]
         if not isinstance(turns, list) or not turns:
             raise UserError(f"'{key}' must be a list with at least one turn")
-        images = [ImageRef.of(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
+        images = [_reference(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
         messages = _messages_from_parts(turns, find_image) if key == "messages" else _messages_from_turns(turns)
         shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]
         _check_other_fields(row, key, has_images=bool(images) or any(shown))
         return Record(_fill_images(_with_system(row, messages), images), source, index)
     except UserError as error:
         raise UserError(f"{source}, row {index}: {error}") from None
+
+
+def _reference(path: Path) -> ImageRef:
+    from medcap.data.images.reference import ImageRef  # on first use: the constants above serve programs without numpy
+
+    return ImageRef.of(path)
 
 
 def _turns_key(row: Mapping[str, Any], style: str) -> str:
@@ -207,7 +214,7 @@ def is_coloninst(row: Mapping[str, Any]) -> bool:
     return isinstance(name, str) and bool(Path(name).suffix) and Path(name).stem == row.get("image")
 
 
-def _role(turn: Mapping[str, Any], key: str) -> str:
+def _role(turn: Mapping[str, Any], key: str) -> Role:
     role = ROLES.get(str(turn.get(key)).lower())
     if role is None:
         raise UserError(f"'{key}' is {repr(turn.get(key))[:60]}: known are {', '.join(sorted(ROLES))}")
@@ -266,7 +273,7 @@ def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dic
         return split_images(text_of_value(value, key or "text"))
     if value is not None and not isinstance(value, str):
         raise UserError(f"an image part must hold a path, not {json.dumps(value)}")
-    return [{"type": "image", "content": ImageRef.of(find_image(value, None)) if value else None}]
+    return [{"type": "image", "content": _reference(find_image(value, None)) if value else None}]
 
 
 def split_images(text: str) -> list[dict[str, Any]]:

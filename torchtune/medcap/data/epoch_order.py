@@ -11,41 +11,42 @@ from medcap.data.packing import SampleTable, make_documents, pack_documents
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """An epoch as a list of units: packed rows of documents, or samples.
+    """An epoch as a list of batch items: packed rows of documents, or samples.
 
-    A batch is a stretch of consecutive units, whatever the number of processes that share it. So the place of a run in
-    an epoch is one number, the units that are used, and it means the same to any number of processes.
+    A batch is a stretch of consecutive items, whatever the number of processes that share it. So the place of a run in
+    an epoch is one number, the items that are used, and it means the same to any number of processes.
 
     Attributes:
         samples: ``[n]`` int64 samples in order.
-        documents: ``[d + 1]`` int64 places in ``samples`` where the documents of packed rows start; None if the units
-            are samples.
-        units: ``[u + 1]`` int64 places in ``documents`` where the rows start; None if the units are samples.
+        documents: ``[d + 1]`` int64 positions in ``samples`` where the documents of packed rows start; None if
+            the items are samples.
+        items: ``[u + 1]`` int64 positions in ``documents`` where the rows start; None if the items are samples.
     """
 
     samples: np.ndarray
     documents: np.ndarray | None = None
-    units: np.ndarray | None = None
+    items: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.samples) if self.units is None else len(self.units) - 1
+        return len(self.samples) if self.items is None else len(self.items) - 1
 
     def rows(self, start: int, stop: int) -> list[list[list[int]]]:
         """Packed rows ``start`` to ``stop``: for each its documents, for each document its samples."""
-        bounds = self.units[start : stop + 1]
+        assert self.documents is not None and self.items is not None, "an epoch of samples has no rows"
+        bounds = self.items[start : stop + 1]
         return [
             [
-                self.samples[self.documents[place] : self.documents[place + 1]].tolist()
-                for place in range(bounds[row], bounds[row + 1])
+                self.samples[self.documents[position] : self.documents[position + 1]].tolist()
+                for position in range(bounds[row], bounds[row + 1])
             ]
             for row in range(stop - start)
         ]
 
     def samples_of(self, start: int, stop: int) -> list[int]:
-        """Return the samples of units ``start`` to ``stop``."""
-        if self.units is None:
+        """Return the samples of items ``start`` to ``stop``."""
+        if self.items is None or self.documents is None:
             return self.samples[start:stop].tolist()
-        return self.samples[self.documents[self.units[start]] : self.documents[self.units[stop]]].tolist()
+        return self.samples[self.documents[self.items[start]] : self.documents[self.items[stop]]].tolist()
 
 
 def plan_packed(
@@ -67,31 +68,31 @@ def plan_packed(
         far: exchange all of them, and not only those that lie near each other.
 
     Returns:
-        The plan; its units are rows.
+        The plan; its items are rows.
     """
     documents = make_documents(table, order, row_length, share_images)
     rows = pack_documents(documents.lengths, row_length, generator=generator, far=far)
     sizes = np.diff(documents.starts)[rows.documents]
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    # The places of the samples, document after document in the order of the rows.
-    places = np.repeat(documents.starts[:-1][rows.documents] - starts[:-1], sizes) + np.arange(starts[-1])
-    return EpochOrder(documents.samples[places], starts, rows.starts)
+    # The positions of the samples, document after document in the order of the rows.
+    positions = np.repeat(documents.starts[:-1][rows.documents] - starts[:-1], sizes) + np.arange(starts[-1])
+    return EpochOrder(documents.samples[positions], starts, rows.starts)
 
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of a batch: units ``start`` to ``stop`` of the plan; none if they are equal."""
+    """One process's part of a batch: items ``start`` to ``stop`` of the plan; none if they are equal."""
 
     start: int
     stop: int
 
 
 def share_batch(start: int, stop: int, rank: int, size: int) -> Share:
-    """Cut the units of a batch into parts that differ by one unit at most.
+    """Cut the items of a batch into parts that differ by one item at most.
 
     Args:
-        start: the batch's first unit.
-        stop: the unit behind its last.
+        start: the batch's first item.
+        stop: the item behind its last.
         rank: whose part.
         size: how many parts.
 

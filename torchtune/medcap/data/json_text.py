@@ -42,8 +42,8 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise json_error(error) from error
-    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if sum(map(text.count, brackets)) > DEEPEST and _is_deeper(value, DEEPEST):
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if brackets > DEEPEST and _is_deeper(value, DEEPEST):
         raise JsonError(_TOO_DEEP)
     return value
 

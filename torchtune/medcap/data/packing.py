@@ -195,11 +195,11 @@ def _split(
     new = []
     for group in np.flatnonzero(totals > row_length):
         length = prefixes[starts[group]]
-        for place in range(starts[group], starts[group + 1]):
-            if place > starts[group] and length + own[place] > row_length:
-                new.append(place)
-                length = prefixes[place]
-            length += own[place]
+        for member in range(starts[group], starts[group + 1]):
+            if member > starts[group] and length + own[member] > row_length:
+                new.append(member)
+                length = prefixes[member]
+            length += own[member]
     return np.sort(np.concatenate([starts, np.array(new, dtype=np.int64)]))
 
 
@@ -238,9 +238,9 @@ def pack_documents(
         placing[start : start + window] = start + np.argsort(-block, kind="stable")
         for index in (placing[start : start + window] - start).tolist():
             size = sizes[index]
-            place = bisect_left(open_rows, (size, -1))
-            if place < len(open_rows):
-                space, row = open_rows.pop(place)
+            member = bisect_left(open_rows, (size, -1))
+            if member < len(open_rows):
+                space, row = open_rows.pop(member)
             else:
                 space, row = row_length, rows_of_block
                 rows_of_block += 1

@@ -33,7 +33,7 @@ class WordEncoder:
 
     def __init__(self, tokenizer: Any, encode: Callable[..., list[int]]) -> None:
         self._encode = encode
-        self._pieces = getattr(getattr(tokenizer, "_spm_model", None), "spm_model", None)
+        self._pieces: Any = getattr(getattr(tokenizer, "_spm_model", None), "spm_model", None)
         self._names = {token: name for name, token in (getattr(tokenizer, "special_tokens", None) or {}).items()}
         if self._pieces is not None:
             self._names |= dict(_symbols(self._pieces))

@@ -53,7 +53,7 @@ class ChatDataset:
         conversation_style: the layout of the rows.
         rules: what is learnt.
         row_length: tokens that a sample keeps, and the length of a packed row.
-        packed: whether the units of a batch are full rows rather than samples.
+        packed: whether the items of a batch are full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
     """
@@ -151,7 +151,7 @@ class ChatDataset:
             raise UserError(f"{self.rows.path} holds no usable row; the first problem: {reason}")
 
     def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
-        """Put every usable sample into exactly one unit of the epoch.
+        """Put every usable sample into exactly one item of the epoch.
 
         Args:
             seed: with the epoch, decides the order.
@@ -165,6 +165,7 @@ class ChatDataset:
         order = self.rows.order(generator)
         if not self.packed:
             return EpochOrder(order if self._table is None else order[self._table.lengths[order] > 0])
+        assert self._table is not None, "count() comes before"
         generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
         return plan_packed(
             self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
@@ -173,15 +174,15 @@ class ChatDataset:
     def load(
         self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
     ) -> tuple[Batch | None, list[BadRow]]:
-        """Read units ``start`` to ``stop`` of a plan with their images and lay them out.
+        """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
 
         Rows that are damaged, or whose image is, are left out; that depends on the files alone, so it is the same every
         time.
 
         Args:
             plan: from :meth:`plan`.
-            start: the first unit.
-            stop: the unit behind the last.
+            start: the first item.
+            stop: the item behind the last.
             transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
@@ -242,11 +243,11 @@ class ChatDataset:
         documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
         row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
         packed = pack_documents(documents.lengths, row_length)
-        plan = EpochOrder(documents.samples, documents.starts)
+        bounds = documents.starts
         rows = [
             [
-                [samples[index] for index in plan.samples[plan.documents[place] : plan.documents[place + 1]]]
-                for place in packed.documents[packed.starts[row] : packed.starts[row + 1]]
+                [samples[index] for index in documents.samples[bounds[position] : bounds[position + 1]]]
+                for position in packed.documents[packed.starts[row] : packed.starts[row + 1]]
             ]
             for row in range(len(packed.starts) - 1)
         ]

@@ -52,7 +52,7 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
         changed["image"] = Path(changed["id"]).stem
     if "messages" in row:
         _rename_parts(changed["messages"], rename)
-    if named:
+    if named and isinstance(meta, str):
         changed["meta"] = (meta[: named.start()] + meta[named.end() :]).strip("; ")
         if not changed["meta"]:
             del changed["meta"]

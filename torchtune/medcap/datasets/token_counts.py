@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import numpy as np
@@ -85,7 +85,7 @@ def _count(
     )
     bad: dict[int, str] = {}
     done = 0
-    counted: Iterator[list[_Chunk]] = ([_count_chunk(sample, chunk)] for chunk in chunks)
+    counted: Generator[list[_Chunk]] = ([_count_chunk(sample, chunk)] for chunk in chunks)
     if workers > 1:
         # Forked, the processes have the tokenizer and the index of the rows already.
         counted = ordered_map(
@@ -96,8 +96,8 @@ def _count(
         tqdm(total=len(rows), desc="counting tokens", unit="row", delay=3, mininterval=1, disable=None) as progress,
     ):
         for ((lengths, prefixes, groups, reasons),) in counted:
-            place = slice(done, done + len(lengths))
-            table.lengths[place], table.prefixes[place], table.groups[place] = lengths, prefixes, groups
+            position = slice(done, done + len(lengths))
+            table.lengths[position], table.prefixes[position], table.groups[position] = lengths, prefixes, groups
             bad.update(reasons)
             done += len(lengths)
             progress.update(len(lengths))
@@ -114,11 +114,11 @@ def _stop_at_crash(rows: np.ndarray) -> _Chunk:
 def _count_chunk(sample: Callable[[int], Sample], rows: np.ndarray) -> _Chunk:
     counts = np.zeros((3, len(rows)), dtype=np.int64)
     bad = {}
-    for place, row in enumerate(rows.tolist()):
+    for position, row in enumerate(rows.tolist()):
         try:
             made = sample(row)
         except UserError as error:
             bad[row] = str(error)
             continue
-        counts[:, place] = (len(made.tokens), *sharing(made))
+        counts[:, position] = (len(made.tokens), *sharing(made))
     return counts[0].astype(np.int32), counts[1].astype(np.int32), counts[2], bad

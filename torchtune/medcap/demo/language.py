@@ -156,7 +156,8 @@ def _build(architecture: Mapping[str, Any], vocab_size: int) -> TransformerDecod
             nn.init.normal_(matrix, std=(matrix.shape[1] * (writers if writes else 1)) ** -0.5)
     nn.init.normal_(decoder.tok_embeddings.weight)
     with torch.no_grad():
-        decoder.output.weight.copy_(decoder.tok_embeddings.weight * decoder.tok_embeddings.embedding_dim**-0.5)
+        output: Any = decoder.output
+        output.weight.copy_(decoder.tok_embeddings.weight * decoder.tok_embeddings.embedding_dim**-0.5)
     return decoder
 
 

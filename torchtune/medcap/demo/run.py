@@ -169,7 +169,8 @@ def _command_key(command: Sequence[str]) -> list[Any]:
 def _packaged(name: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.load(packaged_configs()[name]))
+    config: Any = OmegaConf.to_container(OmegaConf.load(packaged_configs()[name]))
+    return config
 
 
 def _run(command: list[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torchtune.models.llama3._tokenizer import CL100K_PATTERN
 
@@ -71,7 +72,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int):
     return bpe
 
 
-def _ranked_tokens(bpe) -> list[str]:
+def _ranked_tokens(bpe: Any) -> list[str]:
     vocabulary = json.loads(bpe.to_str())["model"]["vocab"]
     return sorted(vocabulary, key=vocabulary.get)
 

@@ -45,7 +45,7 @@ class Engine:
         return self.generator.model.adapters
 
     def generate(self, requests: list[Request], on_result: OnGeneration) -> None:
-        """Answer requests; ``on_result`` is called with the place of each and its ``Generation``, once it is there."""
+        """Answer requests; ``on_result`` is called with the index of each and its ``Generation``, once it is there."""
 
         def show(index: int, generation: Generation) -> None:
             tokenizer = self.generator.tokenizer
@@ -192,7 +192,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
 
 
 def _run_around_failures(
-    requests: list[Request | str],
+    requests: list[Any],
     pending: list[int],
     run: Run,
     keep: OnResult,
@@ -207,10 +207,10 @@ def _run_around_failures(
         if not group:
             continue
 
-        def on_result(place: int, result: Any, group: list[int] = group) -> None:
-            if group[place] not in answered:
-                answered.add(group[place])
-                keep(group[place], result)
+        def on_result(position: int, result: Any, group: list[int] = group) -> None:
+            if group[position] not in answered:
+                answered.add(group[position])
+                keep(group[position], result)
 
         try:
             run([requests[index] for index in group], on_result)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torchtune.data import Message
 
+from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.scoring.question import Question
@@ -36,7 +37,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     if len(images) < 2:
         raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
     order = np.random.default_rng(seed).permutation(len(images))
-    other = {images[place]: images[following] for place, following in zip(order, np.roll(order, -1), strict=True)}
+    other = {images[position]: images[following] for position, following in zip(order, np.roll(order, -1), strict=True)}
 
     def exchange(question: Question) -> Question:
         messages = [_map_images(message, other.__getitem__) for message in question.messages]
@@ -84,4 +85,5 @@ def _without_images(message: Message) -> Message:
 
 
 def _like(message: Message, content: list[dict[str, Any]]) -> Message:
-    return Message(role=message.role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot)
+    role = role_of(message)
+    return Message(role=role, content=content, masked=message.masked, ipython=message.ipython, eot=message.eot)

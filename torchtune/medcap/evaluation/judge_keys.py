@@ -6,19 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medcap.checkpoints.keys import CheckpointerSection, ModelConfiguration, TokenizerArguments
+from medcap.checkpoints.keys import CheckpointerFiles, ComponentKeys, TokenizerArguments
 from medcap.configuration import ComponentRule, Number, OneOf, PathText
 from medcap.evaluation.judges import JUDGES, PARSINGS, LocalJudge
 from medcap.evaluation.judges.reading.parsing import STRICT
 
 
-class JudgeCheckpointer(CheckpointerSection):
+class JudgeCheckpointer(CheckpointerFiles):
     """Files of the model under test, which only judge=self needs."""
 
     checkpoint_dir: PathText | None = Field(None, description="Folder of the language model's weights, for judge=self.")
 
 
-class JudgeConfiguration(ModelConfiguration):
+class JudgeConfiguration(ComponentKeys):
     """Keys of a judge; those of the model are for judge=self."""
 
     llm: Annotated[dict[str, Any] | None, ComponentRule(optional=True)] = Field(

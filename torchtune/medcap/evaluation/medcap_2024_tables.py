@@ -68,8 +68,8 @@ def omnimedvqa_tables(questions: Sequence[Question], scored: Sequence[Scored], o
     part = next((part for part in scored if isinstance(part.plan.method, MappedOption)), _free(scored))
     if part is None:
         return
-    mapped = isinstance(part.plan.method, MappedOption)
-    method, answer = (part.plan.method.free, "free_answer") if mapped else (part.plan.method, "prediction")
+    asked, mapped = part.plan.method, isinstance(part.plan.method, MappedOption)
+    method, answer = (asked.free, "free_answer") if isinstance(asked, MappedOption) else (asked, "prediction")
     stem = f"omnimedvqa-{method.name}-raw-{options.name or 'omnimedvqa'}{options.folder.removeprefix('omnimedvqa')}"
     raw = []
     for question, entry in zip(questions, part.entries, strict=True):

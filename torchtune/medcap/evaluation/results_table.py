@@ -49,9 +49,9 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
             columns, rows = _read(path)
             columns += [column for column in new if column not in columns]
             run = _run(new)
-            places = [place for place, old in enumerate(rows) if _run(old) == run]
-            if places:
-                rows[places[0]] = new
+            positions = [position for position, old in enumerate(rows) if _run(old) == run]
+            if positions:
+                rows[positions[0]] = new
             else:
                 rows.append(new)
             table = io.StringIO()

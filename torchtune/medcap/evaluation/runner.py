@@ -94,8 +94,8 @@ def run_task(
         controls[control] = _ask_and_score(changed, plans, engine, replace(store, suffix=f"_{control}"))
 
     blocks = {
-        scored.plan.protocol.name: _block(rows, scored, {name: parts[place] for name, parts in controls.items()})
-        for place, scored in enumerate(own)
+        scored.plan.protocol.name: _block(rows, scored, {name: parts[position] for name, parts in controls.items()})
+        for position, scored in enumerate(own)
     }
     head = next(iter(blocks.values()))
     result = plain(

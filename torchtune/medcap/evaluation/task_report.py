@@ -170,7 +170,7 @@ def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
             between = f"{interval[0]:.3f}\u2060–\u2060{interval[1]:.3f}" if interval else "–"
             others = [_read(part, score).value for part in block["controls"].values()]
             lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
-    names = [CONTROL_NAMES.get(control, control) for control in metrics["controls"]]
+    names = [CONTROL_NAMES.get(str(control), str(control)) for control in metrics["controls"]]
     return (
         Table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)
         if lines
@@ -254,9 +254,9 @@ def _samples(result: TaskResult) -> list[Sample]:
 def _chosen(row: Question, scores: Mapping[str, Any]) -> str | None:
     """Return the option that an answer was taken for; a protocol may tell it by its letter."""
     choice = scores.get("choice")
-    place = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1
-    if choice not in row.options and 0 <= place < len(row.options):
-        return row.options[place]
+    position = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1
+    if choice not in row.options and 0 <= position < len(row.options):
+        return row.options[position]
     return choice
 
 

@@ -11,9 +11,9 @@ import torch
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.checkpoints.run import read_run, run_root
+from medcap.checkpoints.run import checkpoint_of, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
-from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
+from medcap.checkpoints.vision_files import read_vision_checkpoint
 from medcap.errors import UserError
 from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
@@ -108,6 +108,7 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
 
 def _medcap(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = _vision_side(cfg)
+    assert plan.saved is not None, "the run's own checkpoint"
     _check_components("medcap", further_components(plan.saved.configs))
     return [*plan.notices, *write_meta_model(folder, plan, DTYPES[options.dtype])]
 
@@ -131,7 +132,7 @@ def _check_components(format: str, further: Sequence[str]) -> None:
 
 def _vision_side(cfg: ModelConfiguration) -> VisionPlan:
     """Tower and projector of a run, whose language model need not be there."""
-    saved = read_vision_checkpoint(find_vision_checkpoint(Path(cfg.vision_checkpoint)))
+    saved = read_vision_checkpoint(checkpoint_of(cfg))
     return plan_vision(None, cfg.vision_checkpoint, saved.projector_config, saved.llm["dim"])
 
 

@@ -209,7 +209,7 @@ def _scores(facts: RunFacts) -> str:
         return f"## Scores\n\nNone were measured for this checkpoint.\n{left_out}"
     controls = sorted({name for metrics in facts.scores for block in _blocks(metrics) for name in block["controls"]})
     heads = ["task", "protocol", "score", "value", "95 % interval", "rows", "failures"]
-    heads += [CONTROL_NAMES.get(name, name) for name in controls]
+    heads += [CONTROL_NAMES.get(str(name), str(name)) for name in controls]
     lines = ["## Scores\n", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     notes = []
     for metrics in facts.scores:

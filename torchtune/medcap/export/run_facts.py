@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.checkpoints.run import CONFIG_FILE
-from medcap.checkpoints.vision_files import SavedVision, find_vision_checkpoint, read_vision_checkpoint
+from medcap.checkpoints.run import CONFIG_FILE, checkpoint_of
+from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.evaluation.predictions import checkpoint_fingerprint
@@ -70,8 +70,8 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
         raise UserError(
             f"--base-model {base_model} is not a name on the hub: write it as meta-llama/Llama-3.1-8B-Instruct"
         )
-    file = find_vision_checkpoint(Path(cfg.vision_checkpoint))
-    config = OmegaConf.to_container(OmegaConf.load(root / CONFIG_FILE))
+    file = checkpoint_of(cfg)
+    config: Any = OmegaConf.to_container(OmegaConf.load(root / CONFIG_FILE))
     assert isinstance(config, dict), "read_run has read it"
     tower, tower_on_hub = _tower(config.get("vision"))
     llm_folder = Path(cfg.checkpointer.checkpoint_dir)

@@ -70,12 +70,12 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
     Raises:
         UserError: if the tower has no such format, ``text_from`` does not fit it.
     """
-    if text_from is not None and not isinstance(tower, OpenClipTimmTower | OpenClipTower):
-        raise UserError(f"--text-from {text_from}: only an open_clip encoder has a text half to go with")
+    if text_from is not None:
+        if not isinstance(tower, OpenClipTimmTower | OpenClipTower):
+            raise UserError(f"--text-from {text_from}: only an open_clip encoder has a text half to go with")
+        return _write_open_clip(tower, folder, text_from)
     if isinstance(tower, HuggingFaceTower):
         return _write_hugging_face(tower, folder)
-    if text_from is not None:
-        return _write_open_clip(tower, folder, text_from)
     if isinstance(tower, OpenClipTower):
         raise UserError(
             "open_clip has no format for this encoder without its text half: give the folder of the model that it was"

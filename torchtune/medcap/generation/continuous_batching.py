@@ -34,13 +34,13 @@ class RequestHandle:
 
     Attributes:
         prompt: the request, ready to run.
-        place: of its generator.
+        index: of its generator.
         on_token: called with each token.
         on_end: called once, with the answer.
     """
 
     prompt: Prompt
-    place: int
+    index: int
     on_token: Callable[[int], None]
     on_end: Callable[[Generation], None]
 
@@ -95,14 +95,14 @@ class LiveGenerator:
         """Whether requests can be answered: the thread lives and has not failed again and again."""
         return self._thread.is_alive() and self._failures < MAX_FAILURES
 
-    def prepare(self, request: Request, sampling: Sampling, place: int = 0) -> Prompt:
+    def prepare(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
         """Check a request and make it ready to run; this is work for the caller's thread.
 
         Args:
             request: its images must be :class:`PreparedImage`; a path is never opened. Its id fixes, with the seed,
                 what is sampled.
             sampling: how tokens are chosen, and how many.
-            place: of the generator that answers.
+            index: of the generator that answers.
 
         Returns:
             The prompt.
@@ -111,7 +111,7 @@ class LiveGenerator:
             UserError: if it leaves no room for an answer.
             TypeError: for other images.
         """
-        generator = self.generators[place]
+        generator = self.generators[index]
         prompt = generator.prompt(request, sampling)
         if not all(isinstance(image, PreparedImage) for image in prompt.images):
             raise TypeError("images of live requests must be prepared")
@@ -125,20 +125,20 @@ class LiveGenerator:
         prompt: Prompt,
         on_token: Callable[[int], None],
         on_end: Callable[[Generation], None],
-        place: int = 0,
+        index: int = 0,
     ) -> RequestHandle:
         """Have a prompt answered.
 
         Args:
-            prompt: from :meth:`prepare`, with the same ``place``.
+            prompt: from :meth:`prepare`, with the same ``index``.
             on_token: called in the model's thread with each token; it must be quick.
             on_end: called in the model's thread once, with the complete answer or an error.
-            place: of the generator that answers.
+            index: of the generator that answers.
 
         Returns:
             A ticket, for :meth:`cancel`.
         """
-        ticket = RequestHandle(prompt, place, on_token, on_end)
+        ticket = RequestHandle(prompt, index, on_token, on_end)
         with self._changed:
             if not self._closing and self._thread.is_alive():
                 self._waiting.append(ticket)
@@ -215,9 +215,9 @@ class LiveGenerator:
 
     def _advance(self, decoder: Decoder, images: Sequence[ImageRows], arrived: Sequence[RequestHandle]) -> None:
         """Prefill what arrived, and decode a token of every answer."""
-        for place, rows in enumerate(images):
-            prompts = [ticket.prompt for ticket in arrived if ticket.place == place]
-            generator = self.generators[place]
+        for index, rows in enumerate(images):
+            prompts = [ticket.prompt for ticket in arrived if ticket.index == index]
+            generator = self.generators[index]
             if prompts:
                 trees = plan_trees(prompts, generator.model.image_token_id, len(prompts), generator.max_tree_tokens)
                 trees.sort(key=lambda tree: -tree.num_tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,9 +114,9 @@ class Generator:
         Args:
             requests: any number.
             sampling: how tokens are chosen, and how many.
-            on_result: called with a request's place in the list and its answer as soon as that is complete, in the
+            on_result: called with a request's index in the list and its answer as soon as that is complete, in the
                 order of completion.
-            on_token: called with a request's place and each token of its answer as soon as it is chosen;
+            on_token: called with a request's index and each token of its answer as soon as it is chosen;
                 :class:`medcap.generation.text_stream.TextStream` makes words of them.
 
         Returns:
@@ -145,6 +146,7 @@ class Generator:
                     on_result(index, generation)
 
         def tell(prompt: Prompt, token: int) -> None:
+            assert on_token is not None
             for index in (prompt.index, *same.get(prompt.index, ())):
                 on_token(index, token)
 
@@ -216,7 +218,7 @@ class Generator:
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
-    def running(self) -> Iterator[ImageRows]:
+    def running(self) -> abc.Generator[ImageRows]:
         """Have the model in the state in which it answers: no gradients, every part in eval mode.
 
         Yields:
@@ -247,7 +249,7 @@ class Generator:
         Args:
             request: its id, or else ``index``, fixes with the seed what is sampled.
             sampling: how tokens are chosen, and how many.
-            index: its place in a list of requests.
+            index: in a list of requests.
 
         Returns:
             The prompt.
@@ -344,7 +346,7 @@ class Generator:
 
 
 @contextmanager
-def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
     """Put every part into eval mode, and each back into its own mode afterwards.
 
     Args:
@@ -360,7 +362,7 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int, list[int]]]:
-    """Prompts without repetitions, and for the place of each the places of those that ask the same.
+    """Prompts without repetitions, and for the index of each the indices of those that ask the same.
 
     Benchmarks ask with few words about many images, so what is asked without the image repeats itself.
     """
@@ -390,7 +392,7 @@ def _longest_answer(trees: Sequence[Tree]) -> int:
 def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
     """Tokens that both begin with."""
     return next(
-        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        (position for position, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
         min(len(first), len(second)),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import read_run
@@ -70,7 +70,7 @@ def open_runs(
     plans = [plan_model(cfg) for cfg in configs]
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []
-    decoders: dict[Any, nn.Module] = {}
+    decoders: dict[Any, TransformerDecoder] = {}
     for cfg, plan in zip(configs, plans, strict=True):
         device = choose_device(cfg.device)
         key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))

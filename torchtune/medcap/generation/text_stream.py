@@ -69,8 +69,10 @@ class TextStream:
         return piece
 
     def _find_stop(self, text: str) -> int | None:
-        places = [place for place in (text.find(stop, self._num_before) for stop in self._stop) if place >= 0]
-        return min(places, default=None)
+        positions = [
+            position for position in (text.find(stop, self._num_before) for stop in self._stop) if position >= 0
+        ]
+        return min(positions, default=None)
 
     def _may_become_stop(self, text: str) -> int:
         """Characters at the end of the text that a stop text begins with."""

@@ -108,13 +108,13 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     OmegaConf.save(OmegaConf.create(config), folder / CONFIG_FILE)
 
 
-def load_part(module: nn.Module, tensors: Mapping[str, Tensor], place: Path, purpose: str) -> None:
+def load_part(module: nn.Module, tensors: Mapping[str, Tensor], location: Path, purpose: str) -> None:
     """Load weights that must fit one to one.
 
     Args:
         module: gets them.
         tensors: under its own names.
-        place: where they come from, for messages.
+        location: where they come from, for messages.
         purpose: what they are, for messages.
 
     Raises:
@@ -127,7 +127,7 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], place: Path, pur
             needs = f"needs {list(expected[name])}" if name in expected else "has no place for it"
             has = list(found[name]) if name in found else "missing"
             why = why_empty(found.get(name, ()))
-            raise UserError(f"{place}: tensor {name} of {purpose} is {has}, but its configuration {needs}{why}")
+            raise UserError(f"{location}: tensor {name} of {purpose} is {has}, but its configuration {needs}{why}")
     module.load_state_dict(dict(tensors))
 
 

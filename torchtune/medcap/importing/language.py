@@ -71,19 +71,19 @@ class SourceTensors:
         return list(self.files.headers)
 
 
-def llm_component(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
+def llm_component(config: Mapping[str, Any], location: Path) -> dict[str, Any]:
     """Return the ``llm`` key for a Hugging Face Llama or Mistral.
 
     Args:
         config: of the language model, with every field; see :func:`complete_config`.
-        place: where it stands, for messages.
+        location: where it stands, for messages.
 
     Raises:
         UserError: for another family, or a variant that torchtune's builders lack.
     """
     if config.get("model_type") not in _ARCHITECTURES:
         raise UserError(
-            f"{place}: the language model is a {config.get('model_type')}; medcap import knows llama and mistral"
+            f"{location}: the language model is a {config.get('model_type')}; medcap import knows llama and mistral"
         )
     rope = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
     theta = config.get("rope_theta", rope.get("rope_theta", 10000.0))
@@ -108,16 +108,16 @@ def llm_component(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
         llm |= {"_component_": "torchtune.models.llama3_2.llama3_2", "scale_factor": int(rope.get("factor", 1))}
     mistakes = config_mismatches(describe(build_decoder(llm)), config)
     if mistakes:
-        raise UserError(f"{place}: no torchtune builder makes this language model: {', '.join(mistakes)}")
+        raise UserError(f"{location}: no torchtune builder makes this language model: {', '.join(mistakes)}")
     return llm
 
 
-def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
+def complete_config(config: Mapping[str, Any], location: Path) -> dict[str, Any]:
     """Fill in transformers' defaults: the folders of LLaVA leave out what is as in a 7B model.
 
     Args:
         config: with ``model_type``.
-        place: where it stands, for messages.
+        location: where it stands, for messages.
 
     Raises:
         UserError: if transformers refuses it.
@@ -126,7 +126,9 @@ def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
 
     kind = config.get("model_type")
     if kind not in _ARCHITECTURES:
-        raise UserError(f"{place}: the language model is a {kind}; medcap import knows {' and '.join(_ARCHITECTURES)}")
+        raise UserError(
+            f"{location}: the language model is a {kind}; medcap import knows {' and '.join(_ARCHITECTURES)}"
+        )
     fields = {name: value for name, value in config.items() if name != "model_type"}
     own = {name: fields[name] for name in ("max_position_embeddings",) if name in fields}
     rope = {**_table(config.get("rope_parameters")), **_table(config.get("rope_scaling"))}
@@ -137,7 +139,7 @@ def complete_config(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     try:
         complete = AutoConfig.for_model(kind, **fields).to_dict()
     except Exception as error:  # transformers' validation raises classes of several libraries
-        raise UserError(f"{place}: the language model's configuration is impossible: {error}") from error
+        raise UserError(f"{location}: the language model's configuration is impossible: {error}") from error
     return complete | own | {"model_type": kind, "architectures": [_ARCHITECTURES[kind]]}
 
 
@@ -203,10 +205,10 @@ def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:
     Raises:
         UserError: if it is none.
     """
-    place = folder / "config.json"
-    config = complete_config(read_json(place), place)
+    location = folder / "config.json"
+    config = complete_config(read_json(location), location)
     return ImportedLanguage(
-        llm_component(config, place), tokenizer_component(folder, config["model_type"], tokenizer), folder
+        llm_component(config, location), tokenizer_component(folder, config["model_type"], tokenizer), folder
     )
 
 

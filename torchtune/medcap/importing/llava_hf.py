@@ -40,9 +40,9 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     Raises:
         UserError: if it holds something that we have no place for.
     """
-    place = folder / "config.json"
-    check_activation(config.get("projector_hidden_act", "gelu"), place)
-    language = complete_config(config.get("text_config") or {"model_type": "llama"}, place)
+    location = folder / "config.json"
+    check_activation(config.get("projector_hidden_act", "gelu"), location)
+    language = complete_config(config.get("text_config") or {"model_type": "llama"}, location)
     if config.get("tie_word_embeddings"):
         language["tie_word_embeddings"] = True
     tensors = SourceTensors(folder)
@@ -85,16 +85,16 @@ def _check_names(names: list[str], folder: Path) -> None:
 
 
 def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Tower:
-    place = folder / "config.json"
+    location = folder / "config.json"
     vision = config.get("vision_config") or {}
     kind = vision.get("model_type")
     if kind not in _STRATEGIES:
-        raise UserError(f"{place}: the vision model is a {kind}; medcap import knows {', '.join(_STRATEGIES)}")
+        raise UserError(f"{location}: the vision model is a {kind}; medcap import knows {', '.join(_STRATEGIES)}")
     layer = config.get("vision_feature_layer", -2)
     strategy = config.get("vision_feature_select_strategy", "default")
     if not isinstance(layer, int) or strategy != _STRATEGIES[kind]:
         raise UserError(
-            f"{place}: vision_feature_layer={layer} with vision_feature_select_strategy={strategy} is not supported;"
+            f"{location}: vision_feature_layer={layer} with vision_feature_select_strategy={strategy} is not supported;"
             f" medcap reads all patches of one layer of a {kind} ({_STRATEGIES[kind]!r})"
         )
     if kind == "vit":
@@ -102,7 +102,7 @@ def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) 
     if kind == "siglip_vision_model":
         vision = {**vision, "vision_use_head": any(name.startswith("head.") for name in tensors)}
     spec = hugging_face_spec(kind, vision, folder)
-    source = TowerSource(spec, read_preprocess(folder, kind, spec["config"]["image_size"]), place=folder)
+    source = TowerSource(spec, read_preprocess(folder, kind, spec["config"]["image_size"]), location=folder)
     named = {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
     return tower_from_tensors(source, named, folder, layer)
 
@@ -115,7 +115,7 @@ def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str,
             " tie_last_hidden_states)"
         )
     spec = {"kind": "timm", "name": name, "image_size": vision["image_size"]}
-    source = TowerSource(spec, read_preprocess(folder, "clip_vision_model", vision["image_size"]), place=folder)
+    source = TowerSource(spec, read_preprocess(folder, "clip_vision_model", vision["image_size"]), location=folder)
     return tower_from_tensors(source, _timm_tensors(tensors), folder, layer)
 
 

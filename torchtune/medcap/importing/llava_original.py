@@ -44,26 +44,25 @@ def import_llava_original(
     Raises:
         UserError: if it holds something that we have no place for.
     """
-    place = folder / "config.json"
+    location = folder / "config.json"
     kind = config.get("mm_projector_type", "linear")
     if kind not in _PROJECTORS:
-        raise UserError(f"{place}: mm_projector_type={kind}; medcap import knows {', '.join(_PROJECTORS)}")
+        raise UserError(f"{location}: mm_projector_type={kind}; medcap import knows {', '.join(_PROJECTORS)}")
     if "unpad" in config.get("mm_patch_merge_type", "flat") or config.get("image_aspect_ratio") == "anyres":
         raise UserError(
-            f"{place}: LLaVA 1.6 cuts a picture into tiles, which medcap does not; LLaVA 1 and 1.5 can be imported"
+            f"{location}: LLaVA 1.6 cuts a picture into tiles, which medcap does not; LLaVA 1 and 1.5 can be imported"
         )
     if config.get("mm_vision_select_feature", "patch") != "patch":
-        raise UserError(f"{place}: mm_vision_select_feature must be patch: medcap reads patch tokens only")
-    if select_layer is None:
-        select_layer = config.get("mm_vision_select_layer", DEFAULT_LAYER)
+        raise UserError(f"{location}: mm_vision_select_feature must be patch: medcap reads patch tokens only")
+    layer: int = config.get("mm_vision_select_layer", DEFAULT_LAYER) if select_layer is None else select_layer
     named = vision or config.get("mm_vision_tower")
     if not named:
-        raise UserError(f"{place} names no mm_vision_tower: give it as --vision FOLDER")
+        raise UserError(f"{location} names no mm_vision_tower: give it as --vision FOLDER")
     plain = {key: value for key, value in config.items() if not key.startswith("mm_")}
-    language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, place)
+    language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, location)
     tensors = SourceTensors(folder)
     imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
-    tower, notices = _tower(tensors, folder, named, select_layer)
+    tower, notices = _tower(tensors, folder, named, layer)
     projector = projector_from_tensors(tensors.named(_projector_name), tower, language["hidden_size"], folder)
     notices += padding_notices(config)
     if config.get("mm_use_im_start_end"):

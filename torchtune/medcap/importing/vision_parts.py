@@ -41,7 +41,7 @@ def named_tower(vision: str, select_layer: int) -> tuple[Tower, list[str]]:
     if source.weights is None:
         raise UserError(f"--vision {vision} has no weights: give its folder")
     tower = build_tower(source.spec, source.preprocess)
-    load_part(tower, source.weights.read(), source.place or Path(vision), "the vision tower")
+    load_part(tower, source.weights.read(), source.location or Path(vision), "the vision tower")
     return tower.eval(), source.notices
 
 
@@ -102,13 +102,13 @@ def kept_layers(select_layer: int, num_layers: int) -> int:
     return kept
 
 
-def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place: Path, select_layer: int) -> Tower:
+def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], location: Path, select_layer: int) -> Tower:
     """Return a tower whose weights came with the model.
 
     Args:
         source: describes the whole tower.
         tensors: under the tower's own names.
-        place: of the model, for messages.
+        location: of the model, for messages.
         select_layer: as in LLaVA's configurations.
 
     Raises:
@@ -119,11 +119,11 @@ def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], place
     if cut.spec["kind"] == "hugging_face":
         stays = _below(cut.spec["config"]["num_hidden_layers"])
         tensors = {name: tensor for name, tensor in tensors.items() if stays(name)}
-    load_part(tower, tensors, place, "the vision tower")
+    load_part(tower, tensors, location, "the vision tower")
     return tower.eval()
 
 
-def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim: int, place: Path) -> Projector:
+def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim: int, location: Path) -> Projector:
     """Build LLaVA's projector.
 
     Args:
@@ -131,7 +131,7 @@ def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim:
             bias is zero, no tensor at all is the identity.
         tower: that it reads.
         llm_dim: width of the language model's embeddings.
-        place: where the tensors come from, for messages.
+        location: where the tensors come from, for messages.
 
     Returns:
         The projector.
@@ -140,11 +140,11 @@ def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim:
         UserError: for another projector.
     """
     weights = dict(tensors)
-    check_not_empty(weights, place)
+    check_not_empty(weights, location)
     if not weights:
         if tower.shape.patch_dim != llm_dim:
             raise UserError(
-                f"{place}: no projector, but the tower's patches have width {tower.shape.patch_dim} and the language"
+                f"{location}: no projector, but the tower's patches have width {tower.shape.patch_dim} and the language"
                 f" model {llm_dim}"
             )
         weights = {"weight": torch.eye(llm_dim)}
@@ -155,11 +155,11 @@ def projector_from_tensors(tensors: Mapping[str, Tensor], tower: Tower, llm_dim:
         hidden = len(weights["0.weight"])
         config = {**_MLP, **({} if hidden == llm_dim else {"hidden_dim": hidden})}
     projector = build_projector(config, tower.shape, llm_dim)
-    load_part(projector, weights, place, "the projector")
+    load_part(projector, weights, location, "the projector")
     return projector
 
 
-def check_not_empty(tensors: Mapping[str, Tensor], place: Path) -> None:
+def check_not_empty(tensors: Mapping[str, Tensor], location: Path) -> None:
     """See that a projector's tensors have values.
 
     Raises:
@@ -167,17 +167,17 @@ def check_not_empty(tensors: Mapping[str, Tensor], place: Path) -> None:
     """
     for name, tensor in tensors.items():
         if reason := why_empty(tensor.shape):
-            raise UserError(f"{place}: tensor {name} of the projector has shape {list(tensor.shape)}{reason}")
+            raise UserError(f"{location}: tensor {name} of the projector has shape {list(tensor.shape)}{reason}")
 
 
-def check_activation(name: str, place: Path) -> None:
+def check_activation(name: str, location: Path) -> None:
     """See that the two-layer projector has the exact GELU.
 
     Raises:
         UserError: otherwise.
     """
     if name != "gelu":
-        raise UserError(f"{place}: the projector's activation is {name}, and medcap.models.mlp has gelu")
+        raise UserError(f"{location}: the projector's activation is {name}, and medcap.models.mlp has gelu")
 
 
 def _below(kept: int) -> Callable[[str], str | None]:

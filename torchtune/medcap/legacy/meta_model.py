@@ -34,8 +34,8 @@ def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) 
             f"--format medcap: a meta_model file can only hold projector={POOLED_MLP}, and this run has {component};"
             " --format hf takes medcap.models.mlp"
         )
-    states = [component.state() for component in plan.build()]
-    save_meta_model(folder / FILE, *states, dtype or torch.bfloat16)
+    tower, projector = plan.build()
+    save_meta_model(folder / FILE, tower.state(), projector.state(), dtype or torch.bfloat16)
     if same_architecture(plan.tower_spec, NAMED_TOWERS["biomedclip"].spec):
         return []
     return [f"medcap 2024 itself builds BiomedCLIP and no other tower; {FILE} is for medcap import"]

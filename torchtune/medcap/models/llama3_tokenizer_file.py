@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def find_tokenizer_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        return next((path / place for place in _PLACES if (path / place).is_file()), path)
+        return next((path / location for location in _PLACES if (path / location).is_file()), path)
     if path.is_file() or path.name != "tokenizer.model":
         return path
     folder = path.parent.parent if path.parent.name == "original" else path.parent
@@ -40,7 +40,7 @@ def find_tokenizer_file(path: str | Path) -> Path:
 
 
 @contextmanager
-def tiktoken_file(path: str | Path) -> Iterator[Path]:
+def tiktoken_file(path: str | Path) -> Generator[Path]:
     """Give a tokenizer's file in the format of tokenizer.model, as long as the block runs.
 
     Args:
@@ -104,7 +104,7 @@ def tokenizer_model(file: Path) -> str | None:
     return "".join(lines)
 
 
-def _patterns(node: Any) -> Iterator[str]:
+def _patterns(node: Any) -> Generator[str]:
     """Yield the expressions by which a pre-tokenizer splits text."""
     if isinstance(node, dict):
         if isinstance(node.get("Regex"), str):
@@ -119,8 +119,8 @@ def _patterns(node: Any) -> Iterator[str]:
 def _in_order(ranks: dict[str, int], merges: list[str | list[str]]) -> bool:
     """Tell whether the merges make the tokens in the order of their ranks."""
     made = ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
-    places = [ranks.get(token, -1) for token in made]
-    return bool(places) and places == sorted(places) and places[0] >= 0
+    locations = [ranks.get(token, -1) for token in made]
+    return bool(locations) and locations == sorted(locations) and locations[0] >= 0
 
 
 def _letter_bytes() -> dict[str, int]:

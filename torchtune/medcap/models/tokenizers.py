@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def _num_used_ids(tokenizer: Any) -> int:
 
 
 @contextmanager
-def uncached_tiktoken() -> Iterator[None]:
+def uncached_tiktoken() -> Generator[None]:
     """Have tiktoken read the file that is named.
 
     It keeps a copy of every file, local ones too, under a name made of the path alone, in a temporary folder that any

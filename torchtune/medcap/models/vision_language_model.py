@@ -77,7 +77,8 @@ class VisionLanguageModel(nn.Module):
     @property
     def components(self) -> Mapping[str, Component]:
         """All components by name."""
-        return {component.name: component for component in (self.tower, self.projector, *self.further)}
+        further: Any = self.further
+        return {component.name: component for component in (self.tower, self.projector, *further)}
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -220,12 +221,12 @@ class VisionLanguageModel(nn.Module):
             states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
         return states
 
-    def hidden_at(self, embeddings: Tensor, places: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
+    def hidden_at(self, embeddings: Tensor, output_positions: Tensor, mask: Tensor | None, input_pos: Tensor) -> Tensor:
         """Run the decoder's layers where only a few hidden states are wanted, without gradients.
 
         Args:
             embeddings: ``[R, S, d]``.
-            places: ``[n]`` int64 flat positions.
+            output_positions: ``[n]`` int64 flat positions.
             mask: ``[R, S, keys]`` bool; None is causal.
             input_pos: ``[R, S]`` int64.
 
@@ -237,12 +238,13 @@ class VisionLanguageModel(nn.Module):
         for layer in layers:
             states = layer(states, mask=mask, input_pos=input_pos)
         if isinstance(last, FrozenLayer):
-            return last(states, mask=mask, input_pos=input_pos, places=places)[0]
-        return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[places]
+            return last(states, mask=mask, input_pos=input_pos, output_positions=output_positions)[0]
+        return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[output_positions]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Apply the final norm and the output head: ``[..., d] -> [..., V]`` float32."""
-        return self.decoder.unembed(hidden)
+        logits: Any = self.decoder.unembed(hidden)
+        return logits
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
@@ -292,14 +294,14 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
-        places = batch.target_positions
-        targets = batch.targets.flatten()[places]
+        output_positions = batch.target_positions
+        targets = batch.targets.flatten()[output_positions]
         if self.frozen_layers:
-            return self._train_layers(embeddings, batch, places, ragged), targets
+            return self._train_layers(embeddings, batch, output_positions, ragged), targets
         mask = packed_attention_mask(batch.document, batch.branch)
-        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[places], targets
+        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[output_positions], targets
 
-    def _train_layers(self, embeddings: Tensor, batch: Batch, places: Tensor, ragged: bool) -> Tensor:
+    def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
         if ragged:
@@ -308,7 +310,7 @@ class VisionLanguageModel(nn.Module):
                 batch.branch[0],
                 batch.after_prompt_prefix[0] > 0,
                 len(batch.prompt_prefix),
-                places,
+                output_positions,
                 self.dtype,
             )
         else:
@@ -318,7 +320,7 @@ class VisionLanguageModel(nn.Module):
                 batch.document, batch.branch, flex, batch.after_prompt_prefix, len(batch.prompt_prefix)
             )
             # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
-            options["mask"] = mask if flex else added_mask(mask, self.dtype)
+            options["mask"] = mask if isinstance(mask, BlockMask) else added_mask(mask, self.dtype)
         prompt_prefixes = (
             self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
         )
@@ -327,19 +329,20 @@ class VisionLanguageModel(nn.Module):
         for number, (layer, prompt_prefix, table) in enumerate(
             zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
         ):
-            wanted = places if number == last else None
+            wanted = output_positions if number == last else None
             states = self._run(
-                number, layer, states, prompt_prefix=prompt_prefix, table=table, places=wanted, **options
+                number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options
             )
         return states[0]
 
     def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
         """Each layer's; torchtune's layers share one module, so that it is made once."""
-        rotations = [layer.attn.pos_embeddings for layer in self.decoder.layers]
+        layers: Any = self.decoder.layers
+        rotations = [layer.attn.pos_embeddings for layer in layers]
         tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
         return [tables[rotation] for rotation in rotations]
 
-    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Tensor:
+    def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Any:
         if number < self.checkpointed_layers and torch.is_grad_enabled():
             return checkpoint(layer, states, use_reentrant=False, **options)
         return layer(states, **options)

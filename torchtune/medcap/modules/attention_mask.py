@@ -29,6 +29,7 @@ def packed_attention_mask(
         ``[R, S, P + S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
     """
     rows, length = document.shape
+    after = after_prompt_prefix if prompt_prefix_length else None
     if flex:
 
         def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -36,18 +37,18 @@ def packed_attention_mask(
             same_document = document[row, query] == document[row, own]
             visible = (branch[row, own] == 0) | (branch[row, own] == branch[row, query])
             inside = (query >= own) & same_document & visible
-            if not prompt_prefix_length:
+            if after is None:
                 return inside
-            return torch.where(key < prompt_prefix_length, after_prompt_prefix[row, query] > 0, inside)
+            return torch.where(key < prompt_prefix_length, after[row, query] > 0, inside)
 
         return create_block_mask(attends, rows, None, length, prompt_prefix_length + length, device=document.device)
     causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
     same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
     visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     inside = causal & same_document & visible
-    if not prompt_prefix_length:
+    if after is None:
         return inside
-    return torch.cat([(after_prompt_prefix > 0)[:, :, None].expand(-1, -1, prompt_prefix_length), inside], 2)
+    return torch.cat([(after > 0)[:, :, None].expand(-1, -1, prompt_prefix_length), inside], 2)
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,8 @@ Autograd's own versions compute and keep what only a weight gradient needs, or w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,14 +42,14 @@ class _FrozenRMSNorm(torch.autograd.Function):
     """y = w x r with r = 1 / sqrt(mean(x^2) + eps), so dx = r (w dy) - x r^3 mean(w dy x)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, scale: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, states: Tensor, scale: Tensor, eps: float) -> Tensor:
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)  # [..., 1]
         inverse = length.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(states, scale, inverse)
         return (states * inverse).mul_(scale).to(states.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         states, scale, inverse = ctx.saved_tensors
         gradient = grad_output.float() * scale
         along = torch.linalg.vecdot(gradient, states.float()).unsqueeze_(-1)  # [..., 1]
@@ -77,12 +79,12 @@ class _GatedSiLU(torch.autograd.Function):
     """silu(gate) * up that keeps its two inputs and not silu(gate) too: a sixth of what a layer keeps."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         return functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         grad_gate = grad_output * up
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
@@ -99,12 +101,13 @@ def rotation_table(rotation: nn.Module | None, positions: Tensor) -> Tensor | No
     Returns:
         ``[R, S, 1, h / 2, 2]`` float32; None where :func:`rotate` must ask the module itself.
     """
-    if type(rotation) not in _PAIRED_ROTATIONS:
+    if rotation is None or type(rotation) not in _PAIRED_ROTATIONS:
         return None
-    return rotation.cache[positions].unsqueeze(2)
+    cache: Any = rotation.cache
+    return cache[positions].unsqueeze(2)
 
 
-def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, positions: Tensor) -> Tensor:
+def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, positions: Tensor | None) -> Tensor:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864).
 
     Args:

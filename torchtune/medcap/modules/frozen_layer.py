@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         table: Tensor | None = None,
         ragged: RaggedAttention | None = None,
         prompt_prefix: tuple[Tensor, Tensor] | None = None,
-        places: Tensor | None = None,
+        output_positions: Tensor | None = None,
         with_keys: bool = False,
         **others: Any,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
@@ -61,51 +61,52 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             table: from ``rotation_table``; like the next two and ``with_keys`` only in training.
             ragged: in the place of ``mask``.
             prompt_prefix: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
-            places: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted. Every position
-                still gives its key and value to the others.
+            output_positions: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted.
+                Every position still gives its key and value to the others.
             with_keys: return the keys and values too, ``[R, S, H_kv, h]`` each.
             others: what torchtune's decoder passes to layers of other kinds.
 
         Returns:
-            ``[R, S, d]``, or ``[1, m, d]`` of the places.
+            ``[R, S, d]``, or ``[1, m, d]`` of the output positions.
         """
         if not training_pass:
             if states.shape[1] == 1 and self.attn.kv_cache is not None and self.attn.cache_enabled:
+                assert not isinstance(mask, BlockMask), "decoding has none"
                 return self._decode_one(states, mask, input_pos)
-            if places is not None:
-                return self._prefill_at(states, places, mask, input_pos)
+            if output_positions is not None:
+                return self._prefill_at(states, output_positions, mask, input_pos)
             return super().forward(states, mask=mask, input_pos=input_pos)
         normed = normalise(self.sa_norm, states)
         key = rotate(self.attn.pos_embeddings, self._heads(self.attn.k_proj(normed)), table, input_pos)
         if self.attn.k_norm is not None:
             key = self.attn.k_norm(key)
         value = self._heads(self.attn.v_proj(normed))  # [R, S, H_kv, h]
-        if places is not None and ragged is not None:
-            states, normed = _take(states, places), _take(normed, places)  # [1, m, d]
-            input_pos = _take(input_pos, places)
-            table = None if table is None else _take(table, places)
+        if output_positions is not None and ragged is not None:
+            states, normed = _take(states, output_positions), _take(normed, output_positions)  # [1, m, d]
+            input_pos = None if input_pos is None else _take(input_pos, output_positions)
+            table = None if table is None else _take(table, output_positions)
         query = self._heads(self.attn.q_proj(normed))  # [R, S, H, h]
         query = rotate(self.attn.pos_embeddings, query, table, input_pos)
         if self.attn.q_norm is not None:
             query = self.attn.q_norm(query)
         if ragged is not None:
-            attended = ragged.attend(query[0], key[0], value[0], prompt_prefix, last=places is not None)[None]
+            attended = ragged.attend(query[0], key[0], value[0], prompt_prefix, last=output_positions is not None)[None]
         else:
             attended = _attend(query, key, value, prompt_prefix, mask)
         attended = attended.flatten(2)  # [R, S, H * h]
-        if places is not None and ragged is None:
-            states, attended = _take(states, places), _take(attended, places)
+        if output_positions is not None and ragged is None:
+            states, attended = _take(states, output_positions), _take(attended, output_positions)
         states = self.sa_scale(self.attn.output_proj(attended)) + states
         states = states + self.mlp_scale(feed_forward(self.mlp, normalise(self.mlp_norm, states)))
         return (states, key, value) if with_keys else states
 
     def _prefill_at(
-        self, states: Tensor, places: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor | None
+        self, states: Tensor, output_positions: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor | None
     ) -> Tensor:
         """Return what follows attention concerns a position alone: ``[R, S, d] -> [1, m, d]``."""
         normed = self.sa_norm(states)
-        attended = _take(self.attn(normed, normed, mask=mask, input_pos=input_pos), places)
-        kept = self.sa_scale(attended) + _take(states, places)
+        attended = _take(self.attn(normed, normed, mask=mask, input_pos=input_pos), output_positions)
+        kept = self.sa_scale(attended) + _take(states, output_positions)
         return kept + self.mlp_scale(self.mlp(self.mlp_norm(kept)))
 
     def _decode_one(self, states: Tensor, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
@@ -121,8 +122,9 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         )  # [R, 1, heads, h]
         if attn.pos_embeddings is not None:
             query, key = (attn.pos_embeddings(tensor, input_pos=input_pos) for tensor in (query, key))
-        if attn.q_norm is not None:
+        if attn.q_norm is not None and attn.k_norm is not None:  # torchtune takes both or none
             query, key = attn.q_norm(query), attn.k_norm(key)
+        assert attn.kv_cache is not None, "forward asks before"
         keys, values = attn.kv_cache.update(key.transpose(1, 2), value.transpose(1, 2))  # [R, H_kv, used, h]
         grouped = query.reshape(len(query), keys.shape[1], -1, attn.head_dim)  # [R, H_kv, H / H_kv, h]
         attended = scaled_dot_product_attention(
@@ -135,8 +137,8 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         return tensor.unflatten(-1, (-1, self.attn.head_dim))
 
 
-def _take(tensor: Tensor, places: Tensor) -> Tensor:
-    return tensor.flatten(0, 1)[places][None]
+def _take(tensor: Tensor, output_positions: Tensor) -> Tensor:
+    return tensor.flatten(0, 1)[output_positions][None]
 
 
 def _attend(
@@ -164,17 +166,17 @@ def _attend(
     return attended.transpose(1, 2)
 
 
-def _flex() -> Callable[..., Tensor]:
+def _flex() -> Callable[..., Any]:
     """FlexAttention; on its own it must be compiled, within a compiled layer it is compiled with it."""
     return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
 
 
 @functools.cache
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def can_freeze(layer: nn.Module) -> bool:
+def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
     """Tell whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
     return (
         type(layer) is TransformerSelfAttentionLayer

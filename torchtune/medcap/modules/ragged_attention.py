@@ -37,7 +37,7 @@ class RaggedAttention:
         branch: ``[n]`` int64, 0 in a document's shared prefix, then 1, 2, ... in its branches.
         after_prompt_prefix: ``[n]`` bool, whether the token's document continues the prompt prefix.
         prompt_prefix_length: tokens of the prompt prefix; 0 without one.
-        places: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
+        output_positions: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
         dtype: of the scores.
     """
 
@@ -47,15 +47,15 @@ class RaggedAttention:
         branch: Tensor,
         after_prompt_prefix: Tensor,
         prompt_prefix_length: int,
-        places: Tensor,
+        output_positions: Tensor,
         dtype: torch.dtype,
     ) -> None:
-        self.places = places
+        self.output_positions = output_positions
         sizes = torch.unique_consecutive(document, return_counts=True)[1]
         self.sizes: list[int] = sizes.tolist()
         starts = [0, *sizes.cumsum(0).tolist()]
         self.follows: list[bool] = after_prompt_prefix[torch.tensor(starts[:-1], dtype=torch.int64)].tolist()
-        kept = torch.searchsorted(places, torch.tensor(starts)).tolist()
+        kept = torch.searchsorted(output_positions, torch.tensor(starts)).tolist()
         longest = max(self.sizes) + prompt_prefix_length
         forbidden = torch.ones(longest, longest, dtype=torch.bool).triu(1)
         self._causal = torch.zeros(longest, longest, dtype=dtype).masked_fill_(forbidden, -torch.inf)
@@ -63,7 +63,7 @@ class RaggedAttention:
         self._last_pieces: list[Piece] = []
         for index, size in enumerate(self.sizes):
             before = prompt_prefix_length if self.follows[index] else 0
-            own = places[kept[index] : kept[index + 1]] - starts[index]  # [m_i]
+            own = output_positions[kept[index] : kept[index + 1]] - starts[index]  # [m_i]
             self._add(index, branch[starts[index] : starts[index] + size], before, own)
 
     def _add(self, index: int, branch: Tensor, before: int, own: Tensor) -> None:
@@ -92,11 +92,11 @@ class RaggedAttention:
         """Attention of one layer.
 
         Args:
-            query: ``[n, H, h]``, or ``[m, H, h]`` of the places in the last layer.
+            query: ``[n, H, h]``, or ``[m, H, h]`` of the output positions in the last layer.
             key: ``[n, H_kv, h]``.
             value: ``[n, H_kv, h]``.
             prompt_prefix: its keys and values, ``[P, H_kv, h]`` each.
-            last: whether the queries are those of the places only.
+            last: whether the queries are those of the output positions only.
 
         Returns:
             ``[n or m, H, h]``.

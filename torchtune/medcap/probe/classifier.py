@@ -100,7 +100,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, strength: float, seed: int) -
 def _quality(model: Pipeline, features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Share of right answers and negative log loss; a class that the fit has not seen counts as hardly possible."""
     logarithms = _log_probabilities(model, features)  # [n, c]
-    column = {label: place for place, label in enumerate(model.classes_)}
+    column = {label: position for position, label in enumerate(model.classes_)}
     own = [logarithms[row, column[label]] if label in column else _LEAST for row, label in enumerate(labels)]
     right = model.classes_[logarithms.argmax(axis=1)] == labels
     return float(right.mean()), float(np.maximum(own, _LEAST).mean())

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from medcap.checkpoints.run import CONFIG_FILE, read_run, run_root
+from medcap.checkpoints.run import CONFIG_FILE, checkpoint_of, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
 from medcap.errors import UserError
@@ -149,8 +149,7 @@ def _plan_base(vision: str) -> VisionPlan:
 def _plan_trained(run: str) -> tuple[VisionPlan, Path]:
     folder = Path(run).expanduser()
     has_config = (run_root(folder) / CONFIG_FILE).is_file()
-    place = Path(read_run(run).vision_checkpoint) if has_config else folder
-    path = find_vision_checkpoint(place)
+    path = checkpoint_of(read_run(run)) if has_config else find_vision_checkpoint(folder)
     saved = read_vision_checkpoint(path)
     llm_dim = saved.llm.get("dim")
     if not isinstance(llm_dim, int):
@@ -166,7 +165,7 @@ def _read_start(run: str, notices: list[str]) -> Start | None:
         )
         return None
     read_run(run)  # says what is wrong with the file, if anything is
-    cfg = OmegaConf.to_container(OmegaConf.load(config))
+    cfg: Any = OmegaConf.to_container(OmegaConf.load(config))
     if cfg.get("vision") is None and cfg.get("vision_checkpoint") is None:
         raise UserError(f"{config} names no vision, so what its training began from is not known: give --before")
     return Start(cfg.get("vision"), cfg.get("vision_checkpoint"), cfg.get("projector"), cfg.get("seed", 0))

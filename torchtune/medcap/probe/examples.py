@@ -152,16 +152,16 @@ def _class_folders(folder: Path) -> list[Example]:
 def _table(path: Path, columns: TableColumns, image_roots: Sequence[str | Path]) -> list[Example]:
     reader = ImageReader([path.parent, Path.cwd(), *image_roots], keys=_KEYS)
     examples = []
-    for place, row in _rows(path, columns):
+    for location, row in _rows(path, columns):
         image = row.get(columns.image)
         if not isinstance(image, str) or not image:
-            raise UserError(f"{place}: {columns.image} is {image!r}, not the name of an image (--image-column)")
+            raise UserError(f"{location}: {columns.image} is {image!r}, not the name of an image (--image-column)")
         group = None
         if columns.group is not None:
             group = row.get(columns.group)
             if group is None or group == "":
-                raise UserError(f"{place}: {columns.group} is empty, so its group is not known (--group-column)")
-        labels, several = _labels(row, columns, place)
+                raise UserError(f"{location}: {columns.group} is empty, so its group is not known (--group-column)")
+        labels, several = _labels(row, columns, location)
         examples.append(_found(reader, image, labels, None if group is None else str(group), several))
     return examples
 
@@ -174,7 +174,7 @@ def _rows(path: Path, columns: TableColumns) -> Iterator[tuple[str, Mapping[str,
             heading = read_heading(path, wanted, delimiter)
             for record in read_records(path, heading, delimiter):
                 if record.problem is not None:
-                    raise UserError(f"{path}, {record.place}: {record.problem}")
+                    raise UserError(f"{path}, {record.location}: {record.problem}")
                 yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not readable as CSV in UTF-8 ({error.reason})") from error
@@ -191,7 +191,7 @@ def _rows(path: Path, columns: TableColumns) -> Iterator[tuple[str, Mapping[str,
 
 
 def _labels(
-    row: Mapping[str, Any], columns: TableColumns, place: str
+    row: Mapping[str, Any], columns: TableColumns, location: str
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     labels: dict[str, str] = {}
     several: dict[str, tuple[str, ...]] = {}
@@ -200,16 +200,16 @@ def _labels(
         if isinstance(value, str) and columns.separator is not None:
             value = [part.strip() for part in value.split(columns.separator) if part.strip()]
         if isinstance(value, list):
-            several[column] = tuple(dict.fromkeys(_text(label, place, column) for label in value))
+            several[column] = tuple(dict.fromkeys(_text(label, location, column) for label in value))
         elif field_text(value):
-            labels[column] = _text(value, place, column)
+            labels[column] = _text(value, location, column)
     return labels, several
 
 
-def _text(value: Any, place: str, column: str) -> str:
+def _text(value: Any, location: str, column: str) -> str:
     if isinstance(value, bool | int | float | str):
         return str(value)
-    raise UserError(f"{place}: {column} is a {type(value).__name__}; a label is a text or a number (--label-column)")
+    raise UserError(f"{location}: {column} is a {type(value).__name__}; a label is a text or a number (--label-column)")
 
 
 def _found(

@@ -64,8 +64,8 @@ def encode(
     paths = list(dict.fromkeys(example.path for example in examples if example.path is not None))
     transforms = [encoder.preprocess.transform() for encoder in encoders]
     rows: list[list[np.ndarray]] = [[] for _ in encoders]
-    places: dict[Path, int] = {}
-    unreadable: dict[Path, str] = {}
+    positions: dict[Path, int] = {}
+    unreadable: dict[Path | None, str] = {}
     bar = tqdm(total=len(paths), desc=label, unit=" images", delay=1, mininterval=1)
     with bar, ThreadPoolExecutor(min(_MAX_THREADS, num_processors())) as threads:
         for batch in _read_ahead(paths, transforms, reader, threads, batch_size):
@@ -74,7 +74,7 @@ def encode(
                 if isinstance(found, str):
                     unreadable[path] = found
                 else:
-                    places[path] = len(places)
+                    positions[path] = len(positions)
                     pixels.append(found)
             if pixels:
                 for number, encoder in enumerate(encoders):
@@ -83,22 +83,22 @@ def encode(
                         raise UserError(f"{encoder.name} gives numbers that are not finite: are its weights damaged?")
                     rows[number].append(output.numpy())
             bar.update(len(batch))
-    if not places:
+    if not positions:
         reason = next(iter([*unreadable.values(), *(e.problem for e in examples if e.problem)]), "there are none")
         raise UserError(f"none of the {len(examples):,} {label} can be read; the first: {reason}")
     problems = {
-        place: example.problem or unreadable[example.path]
-        for place, example in enumerate(examples)
+        position: example.problem or unreadable[example.path]
+        for position, example in enumerate(examples)
         if example.path is None or example.path in unreadable
     }
-    return Features([_in_order(np.concatenate(own), examples, places) for own in rows], problems)
+    return Features([_in_order(np.concatenate(own), examples, positions) for own in rows], problems)
 
 
-def _in_order(values: np.ndarray, examples: Sequence[Example], places: dict[Path, int]) -> np.ndarray:
+def _in_order(values: np.ndarray, examples: Sequence[Example], positions: dict[Path, int]) -> np.ndarray:
     ordered = np.zeros((len(examples), values.shape[1]), dtype=np.float32)
     for row, example in enumerate(examples):
-        if example.path in places:
-            ordered[row] = values[places[example.path]]
+        if example.path in positions:
+            ordered[row] = values[positions[example.path]]
     return ordered
 
 

@@ -33,12 +33,12 @@ def text(report: ProbeReport) -> str:
     rows = [["target", "labels", "test", "majority", "", "accuracy", "95 % interval", "balanced", "AUROC", "C"]]
     for result in report.targets:
         rows += _rows(result)
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[position]) for row in rows) for position in range(len(rows[0]))]
     left = (0, 4, 6)
     for row in rows:
         cells = [
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if position in left else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     lines += [_comparison(result) for result in report.targets if result.difference is not None]
@@ -141,10 +141,10 @@ def _predictions(result: TargetResult) -> list[dict[str, Any]]:
         {
             "image": image,
             "target": result.target,
-            "label": str(labels[place]),
-            **{side: predictions[place] for side, predictions in sides.items()},
+            "label": str(labels[position]),
+            **{side: predictions[position] for side, predictions in sides.items()},
         }
-        for place, image in enumerate(result.images)
+        for position, image in enumerate(result.images)
     ]
 
 

@@ -167,7 +167,7 @@ def probe(run: str, options: ProbeOptions) -> ProbeReport:
         for target in targets:
             results.append(_probe_target(target, train, test, encoded, list(used), options, bar))
     problems = {
-        part: [(examples[place].image, reason) for place, reason in encoded[part].problems.items()]
+        part: [(examples[position].image, reason) for position, reason in encoded[part].problems.items()]
         for part, examples in (("training", train), ("test", test))
     }
     notices = [*encoders.notices, *_notices(results)]
@@ -202,11 +202,11 @@ def _probe_target(
     encoded: dict[str, Features],
     sides: Sequence[str],
     options: ProbeOptions,
-    bar: tqdm,
+    bar: tqdm[Any],
 ) -> TargetResult:
     broken = encoded["training"].problems
-    rows = [place for place, example in enumerate(train) if target in example.labels and place not in broken]
-    labels = np.array([train[place].labels[target] for place in rows])
+    rows = [position for position, example in enumerate(train) if target in example.labels and position not in broken]
+    labels = np.array([train[position].labels[target] for position in rows])
     classes = {str(label): int((labels == label).sum()) for label in np.unique(labels)}
     if len(classes) < 2:
         found = next(iter(classes), None)
@@ -216,12 +216,12 @@ def _probe_target(
     _, chosen = split(own, options.validation_fraction, options.seed)
     held_out = np.isin([example.group for example in own], [example.group for example in chosen])
 
-    asked = [place for place, example in enumerate(test) if target in example.labels]
+    asked = [position for position, example in enumerate(test) if target in example.labels]
     if not asked:
         raise UserError(f"target {target}: no test image has a label of it; leave it out of --target")
-    right_labels = np.array([test[place].labels[target] for place in asked])
-    damaged = np.array([place in encoded["test"].problems for place in asked])
-    groups = [test[place].group for place in asked]
+    right_labels = np.array([test[position].labels[target] for position in asked])
+    damaged = np.array([position in encoded["test"].problems for position in asked])
+    groups = [test[position].group for position in asked]
     results = {}
     for number, side in enumerate(sides):
         fitted = fit(encoded["training"].values[number][rows], labels, held_out, options.seed)
@@ -243,7 +243,7 @@ def _probe_target(
         majority=float((right_labels == max(classes, key=classes.__getitem__)).mean()),
         results=results,
         difference=compared,
-        images=[test[place].image for place in asked],
+        images=[test[position].image for position in asked],
     )
 
 

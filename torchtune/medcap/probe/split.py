@@ -36,11 +36,11 @@ def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list
     ties = generator.random(len(members))
     offset = generator.random()
     mixtures = [_mixture(own) for own in members.values()]
-    order = sorted(range(len(members)), key=lambda place: (mixtures[place], ties[place]))
+    order = sorted(range(len(members)), key=lambda position: (mixtures[position], ties[position]))
     groups = list(members)
     second = {
-        groups[place]
-        for number, place in enumerate(order)
+        groups[position]
+        for number, position in enumerate(order)
         if math.floor((number + 1) * fraction + offset) > math.floor(number * fraction + offset)
     }
     parts = ([e for e in examples if e.group not in second], [e for e in examples if e.group in second])

@@ -92,7 +92,7 @@ class Confusion:
     @property
     def right(self) -> int:
         """Rows with the right answer."""
-        return sum(self.counts[place][place] for place in range(len(self.labels))) + self.merged_right
+        return sum(self.counts[index][index] for index in range(len(self.labels))) + self.merged_right
 
     @property
     def unanswered(self) -> int:
@@ -130,13 +130,13 @@ def confusion(pairs: Iterable[tuple[str, str]], most: int = MOST_CLASSES) -> Con
     classes = sorted((key for key in shown if key), key=lambda key: (-as_right[key], -as_given[key], key))
     # A rest of one class would take the room of that class.
     kept = classes if len(classes) <= most + 1 else classes[:most]
-    place_of = {key: place for place, key in enumerate(kept)}
+    index_of = {key: index for index, key in enumerate(kept)}
     rest, size = len(kept), len(kept) + (len(kept) < len(classes))
     counts = [[0] * (size + 1) for _ in range(size)]
     merged_right = 0
     for (right, given), count in cells.items():
-        row = place_of.get(right, rest)
-        counts[row][place_of.get(given, rest) if given else size] += count
+        row = index_of.get(right, rest)
+        counts[row][index_of.get(given, rest) if given else size] += count
         merged_right += count if row == rest and right == given else 0
     return Confusion(
         tuple(shown[key] for key in kept), tuple(map(tuple, counts)), len(classes) - len(kept), merged_right

@@ -131,14 +131,15 @@ class Gallery(Section):
     def shown(self) -> Shown:
         """Choose the rows, read their pictures and see which filters they need."""
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
-        pictures: dict[str | int, tuple[str, str]] = {}
+        pictures: dict[ImageRef | int, tuple[str, str]] = {}
         numbers = _group_numbers(samples)
         cards = [(sample, numbers[sample.group], _picture(sample, self.reader, pictures)) for sample in samples]
-        verdicts, groups = [], []
+        verdicts: list[tuple[str, str]] = []
+        groups: list[tuple[str, str]] = []
         if any(sample.correct is not None for sample in samples):
             wrong = sum(not sample.correct for sample in samples)
             words = (f"All {len(samples)}", f"✗ Wrong {wrong}", f"✓ Right {len(samples) - wrong}")
-            verdicts = list(zip(("show-all", "show-no", "show-yes"), words, strict=True))
+            verdicts += zip(("show-all", "show-no", "show-yes"), words, strict=True)
         if len(set(numbers.values())) > 1:
             names = (f"All {self.groups}", *_group_names(numbers))
             groups = [(f"in-{number}", name) for number, name in enumerate(names)]
@@ -206,9 +207,10 @@ def choose_samples(
             f" the {there[True]} right ones{evenly}, evenly spaced over the file."
         )
         return [samples[index] for index in chosen], rule
-    if all(sample.score is not None for sample in samples):
-        ranked = sorted(range(total), key=lambda index: samples[index].score[1])
-        rule = f"{limit} of {total} rows are shown, evenly spaced from the lowest {samples[0].score[0]} to the highest."
+    scores = [sample.score for sample in samples if sample.score is not None]
+    if len(scores) == total:
+        ranked = sorted(range(total), key=lambda index: scores[index][1])
+        rule = f"{limit} of {total} rows are shown, evenly spaced from the lowest {scores[0][0]} to the highest."
         return [samples[index] for index in _spread(ranked, limit)], rule
     rule = f"{limit} of {total} rows are shown, evenly spaced over the file."
     return [samples[index] for index in _spread(list(range(total)), limit)], rule
@@ -228,7 +230,7 @@ def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, b
 def _spread(values: list[int], count: int) -> list[int]:
     if count <= 1:
         return values[:count]
-    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+    return [values[round(position * (len(values) - 1) / (count - 1))] for position in range(count)]
 
 
 def mark_differences(reference: str, generated: str) -> tuple[Markup, Markup]:

@@ -60,16 +60,16 @@ class ParallelCoordinates(Section):
         scales = [
             _Scale(axis, [values[index] for values in self.lines.values()]) for index, axis in enumerate(self.axes)
         ]
-        places = [round(SIDE + (WIDTH - 2 * SIDE) * index / max(len(scales) - 1, 1), 1) for index in range(len(scales))]
+        lefts = [round(SIDE + (WIDTH - 2 * SIDE) * index / max(len(scales) - 1, 1), 1) for index in range(len(scales))]
         paths = []
         for name in sorted(self.lines, key=lambda name: name == self.best):
-            values = list(zip(self.axes, scales, places, self.lines[name], strict=True))
+            values = list(zip(self.axes, scales, lefts, self.lines[name], strict=True))
             points = [f"{x} {scale.y(value)}" for _, scale, x, value in values]
             words = [
                 f"{axis.label} {value if isinstance(value, str) else number(value)}" for axis, _, _, value in values
             ]
             paths.append((f"M{'L'.join(points)}", f"{name}: {', '.join(words)}", name == self.best))
-        axes = [(x, axis.label, scale.ticks) for x, axis, scale in zip(places, self.axes, scales, strict=True)]
+        axes = [(x, axis.label, scale.ticks) for x, axis, scale in zip(lefts, self.axes, scales, strict=True)]
         return Drawing(axes, paths)
 
 

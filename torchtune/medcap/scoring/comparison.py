@@ -288,7 +288,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     if isinstance(protocol, MultipleChoice) and protocol.headline == protocol.over_modalities:
         modalities = [modality for modality, _, _ in compared]
         difference = bootstrap_group_mean(differences, modalities, kind=DIFFERENCE)
-        means = [bootstrap_group_mean(values[:, place], modalities, draws=1).value for place in (0, 1)]
+        means = [bootstrap_group_mean(values[:, position], modalities, draws=1).value for position in (0, 1)]
     else:
         difference = bootstrap_interval(differences, kind=DIFFERENCE if protocol.share else NUMBER)
         means = [float(mean) for mean in values.mean(axis=0)]

@@ -13,7 +13,7 @@ NO_GROUP = "(none)"
 
 def group_tables(
     groups: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]], share: bool = True
-) -> dict[str, list[dict]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Split rows' values by every field of ``GROUPS`` that occurs.
 
     Args:

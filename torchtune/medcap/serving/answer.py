@@ -56,7 +56,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
             raise bad_request(f"this model has no such component to leave out; there are: {known}", "without")
     request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix, without=tuple(sorted(set(body.without))))
     try:
-        return run.live.prepare(request, sampling, run.place)
+        return run.live.prepare(request, sampling, run.index)
     except WordsError as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         if _is_foreign(error):
@@ -120,7 +120,7 @@ class Answer:
         self.finish: str | None = None
         self.first_token: float | None = None
         self._ended = False
-        self._ticket = run.live.submit(prompt, self._tell, self._tell, run.place)
+        self._ticket = run.live.submit(prompt, self._tell, self._tell, run.index)
 
     def _tell(self, event: int | Generation) -> None:
         """In the model's thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +22,7 @@ class ClientGone(Exception):
 
 
 @contextlib.asynccontextmanager
-async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncIterator[bytearray]:
+async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncGenerator[bytearray]:
     """Read a body; its bytes count as held while the block lasts.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections import abc
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class ServedRun:
         name: the model id.
         generator: of the run.
         live: answers; runs over one language model share it.
-        place: of the generator in it.
+        index: of the generator in it.
         reader: makes messages of requests.
         created: when it was loaded, in seconds since 1970.
     """
@@ -44,7 +45,7 @@ class ServedRun:
     name: str
     generator: Generator
     live: LiveGenerator
-    place: int
+    index: int
     reader: ConversationReader
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -82,8 +83,8 @@ class Service:
             members = [generators[name] for name in names]
             live = LiveGenerator(members, limits.max_rows, max(member.max_seq_len for member in members))
             self._lives.append(live)
-            for place, (name, generator) in enumerate(zip(names, members, strict=True)):
-                self.runs[name] = ServedRun(name, generator, live, place, ConversationReader(generator, limits))
+            for index, (name, generator) in enumerate(zip(names, members, strict=True)):
+                self.runs[name] = ServedRun(name, generator, live, index, ConversationReader(generator, limits))
         self.threads = ThreadPoolExecutor(min(_MAX_THREADS, num_processors()), thread_name_prefix="medcap-prepare")
         self.metrics = Metrics(
             lambda: sum(live.num_waiting for live in self._lives), lambda: sum(live.num_running for live in self._lives)
@@ -113,7 +114,7 @@ class Service:
             raise overloaded("too many requests wait already: come back later")
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self) -> abc.Generator[None]:
         """Count a request in while the block lasts.
 
         Raises:
@@ -135,9 +136,9 @@ class Service:
         picture = Image.new("L", (64, 64), 128)
         for run in self.runs.values():
             request = caption_request(run.generator.prepare(picture, "warm-up"))
-            prompt = run.live.prepare(request, Sampling(max_new_tokens=2), run.place)
+            prompt = run.live.prepare(request, Sampling(max_new_tokens=2), run.index)
             answers: queue.SimpleQueue[Generation] = queue.SimpleQueue()
-            run.live.submit(prompt, lambda token: None, answers.put, run.place)
+            run.live.submit(prompt, lambda token: None, answers.put, run.index)
             answer = answers.get()
             if answer.finish == "error":
                 raise UserError(f"{run.name} cannot answer: {answer.error}")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,7 +39,7 @@ class Objective:
 
     metric: str
     take: str
-    direction: str
+    direction: Literal["minimize", "maximize"]
 
     @property
     def task(self) -> str | None:
@@ -236,7 +236,7 @@ def _choices(values: Any, path: str) -> list[str]:
     if not isinstance(values, list) or not values:
         raise UserError(f"{path} must be a list of values to try, such as [1, 2], not {values!r}")
     texts = [override_text(value, path) for value in values]
-    twice = [text for place, text in enumerate(texts) if text in texts[:place]]
+    twice = [text for position, text in enumerate(texts) if text in texts[:position]]
     if twice:
         raise UserError(f"{path} lists {twice[0]} twice: remove one")
     return texts

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -95,43 +95,44 @@ class Manager:
 
     def _keep_running(self) -> bool:
         """Start workers where there is work; whether any of them runs."""
-        for place, process in list(self._processes.items()):
+        for slot, process in list(self._processes.items()):
             status = process.poll()
             if status is not None:
-                del self._processes[place]
+                del self._processes[slot]
                 if status and self._signal is None:
-                    self._say(f"worker {place} ended with status {status}")
+                    self._say(f"worker {slot} ended with status {status}")
                 else:
-                    self._starts[place] = 0
-        idle = [place for place in range(len(self._environments)) if place not in self._processes]
+                    self._starts[slot] = 0
+        idle = [slot for slot in range(len(self._environments)) if slot not in self._processes]
         if self._signal is None and idle and self._study.is_waiting():
-            for place in idle:
-                if self._starts[place] < MOST_STARTS:
-                    self._starts[place] += 1
-                    self._processes[place] = self._start(place)
+            for slot in idle:
+                if self._starts[slot] < MOST_STARTS:
+                    self._starts[slot] += 1
+                    self._processes[slot] = self._start(slot)
         return bool(self._processes)
 
-    def _start(self, place: int) -> subprocess.Popen[str]:
+    def _start(self, slot: int) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "medcap.sweep.worker"],
             stdin=subprocess.PIPE,
             text=True,
-            env={**os.environ, **self._environments[place]},
+            env={**os.environ, **self._environments[slot]},
             # The terminal's Ctrl-C reaches the manager, which asks the workers.
             start_new_session=True,
         )
         job = {
             "definition": self._definition.as_dict(),
-            "name": f"{socket.gethostname()}/{place}",
-            "environment": self._environments[place],
+            "name": f"{socket.gethostname()}/{slot}",
+            "environment": self._environments[slot],
         }
         # Through a pipe and not a file, because a storage's URL may hold a password.
+        assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             json.dump(job, pipe)
         return process
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signal is None:
                 self._say(f"{signal.Signals(number).name}: the trials save and end; the sweep can be gone on with")
@@ -151,7 +152,7 @@ class Manager:
             for process in self._processes.values():
                 process.terminate()
 
-    def _update(self, bar: tqdm, last: bool = False) -> list[dict[str, Any]]:
+    def _update(self, bar: tqdm[Any], last: bool = False) -> list[dict[str, Any]]:
         from medcap.sweep.table import results
 
         rows = results(self._study)
@@ -226,10 +227,10 @@ def worker_environments(workers: int | None, processes: int) -> list[dict[str, s
             " give fewer workers, or set CUDA_VISIBLE_DEVICES= to use the CPU"
         )
     found = []
-    for place in range(workers):
+    for slot in range(workers):
         environment = {}
         if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[place * processes : (place + 1) * processes])
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[slot * processes : (slot + 1) * processes])
         if "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(max(1, num_processors() // (workers * processes)))
         found.append(environment)

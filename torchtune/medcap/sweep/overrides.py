@@ -48,7 +48,7 @@ def override_text(value: Any, path: str) -> str:
 
 def _read(text: str) -> Any:
     try:
-        read = OmegaConf.from_dotlist([f"value={text}"])
-        return OmegaConf.to_container(read, resolve=False)["value"]
+        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        return read["value"]
     except (OmegaConfBaseException, YAMLError, ValueError):
         return ...

@@ -97,8 +97,8 @@ class Study:
             except UserError:
                 raise
             except Exception as error:  # of whatever database it is
-                place = definition.storage or self.folder
-                raise UserError(f"the sweep's storage {place} cannot be opened: {error}") from error
+                location = definition.storage or self.folder
+                raise UserError(f"the sweep's storage {location} cannot be opened: {error}") from error
             self._check_same()
 
     def _check_same(self) -> None:
@@ -147,7 +147,7 @@ class Study:
                 self._study.sampler = self._sampler(None)
                 trial = self._study.ask()
                 slot, attempt = (trial.user_attrs.get(name) for name in ("slot", "attempt"))
-                if slot is None or not self._is_first(trial):
+                if slot is None or attempt is None or not self._is_first(trial):
                     # Another machine took the last one, or planned the same one, at the same moment.
                     self.end(trial, TrialState.FAIL, SURPLUS, "planned twice")
                     continue
@@ -235,8 +235,8 @@ class Study:
         if not self.definition.grid:
             return {}
         sizes, fixed = [len(texts) for texts in self.definition.choices.values()], {}
-        for place, (key, texts) in enumerate(self.definition.choices.items()):
-            fixed[key] = texts[slot // math.prod(sizes[place + 1 :]) % sizes[place]]
+        for location, (key, texts) in enumerate(self.definition.choices.items()):
+            fixed[key] = texts[slot // math.prod(sizes[location + 1 :]) % sizes[location]]
         return fixed
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, str]:
@@ -246,15 +246,16 @@ class Study:
             if isinstance(distribution, CategoricalDistribution):
                 suggested[key] = str(trial.suggest_categorical(key, distribution.choices))
                 continue
-            suggest = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+            assert isinstance(distribution, IntDistribution | FloatDistribution)
+            suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
             options = {"step": distribution.step, "log": distribution.log}
             suggested[key] = override_text(suggest(key, distribution.low, distribution.high, **options), key)
         return suggested
 
     def _sampler(self, slot: int | None) -> optuna.samplers.BaseSampler:
         """Return a sampler of its own for each trial, so that workers do not draw the same values."""
-        node = {"_component_": "optuna.samplers.RandomSampler"} if self.definition.grid else self.definition.sampler
-        node = dict(node or DEFAULT_SAMPLER)
+        chosen = {"_component_": "optuna.samplers.RandomSampler"} if self.definition.grid else self.definition.sampler
+        node: dict[str, Any] = dict(chosen or DEFAULT_SAMPLER)
         seeded = "seed" in inspect.signature(find_component(node["_component_"], "sampler._component_")).parameters
         if seeded and slot is not None:
             node["seed"] = (self.definition.seed * 1_000_003 + slot) % 2**32  # NumPy takes no more

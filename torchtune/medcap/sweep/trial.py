@@ -75,9 +75,9 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
     claim.folder.mkdir(parents=True, exist_ok=True)
     log = Log(claim.folder / "log" / "metrics.jsonl", key)
     runs = commands(definition, claim.folder, claim.overrides)
-    for place, command in enumerate(runs):
+    for position, command in enumerate(runs):
         # summary.json says that a training has ended: only its test was killed.
-        if place == 0 and claim.attempt and (claim.folder / "summary.json").is_file():
+        if position == 0 and claim.attempt and (claim.folder / "summary.json").is_file():
             continue
         process = _Process(command, claim, environment)
         pruned: str | None = None

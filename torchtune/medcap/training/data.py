@@ -1,4 +1,4 @@
-"""The batches of a run: every unit of an epoch's plan once, shared out over the processes, read by workers."""
+"""The batches of a run: every item of an epoch's plan once, shared out over the processes, read by workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +34,13 @@ class LoadedStep:
     Attributes:
         batches: its part of each accumulated batch; None where nothing of it is usable, or it got no part.
         bad: the rows that were left out.
-        next_unit: the unit of the plan behind the step's last, over all processes.
+        next_item: the item of the plan behind the step's last, over all processes.
         waited: seconds that were spent waiting for it.
     """
 
     batches: list[Batch | None]
     bad: list[BadRow]
-    next_unit: int
+    next_item: int
     waited: float
 
 
@@ -101,32 +102,32 @@ class TrainingData:
         return None
 
     @property
-    def units_per_step(self) -> int:
+    def items_per_step(self) -> int:
         """Units of a plan that one optimizer step uses, over all processes."""
-        return self._units_per_batch * self.cfg.gradient_accumulation_steps
+        return self._items_per_batch * self.cfg.gradient_accumulation_steps
 
     @property
-    def _units_per_batch(self) -> int:
+    def _items_per_batch(self) -> int:
         return self.cfg.batch_size * self.world.size
 
     def plan(self, epoch: int) -> EpochOrder:
         """Return the plan of an epoch, the same on every process."""
         return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
 
-    def units(self, epoch: int, plan: EpochOrder | None = None) -> int:
-        """Tell how many units of an epoch's plan are used."""
+    def num_items(self, epoch: int, plan: EpochOrder | None = None) -> int:
+        """Tell how many items of an epoch's plan are used."""
         if epoch not in self._lengths:
             self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
         limit = self.cfg.max_steps_per_epoch
         length = self._lengths[epoch]
-        return length if limit is None else min(length, limit * self.units_per_step)
+        return length if limit is None else min(length, limit * self.items_per_step)
 
     def steps_left(self, position: Position) -> int:
         """Optimizer steps from a position to the end of the run."""
         steps = 0
         for epoch in range(position.epoch, self.cfg.epochs):
             done = position.unit if epoch == position.epoch else 0
-            steps += -(-max(self.units(epoch) - done, 0) // self.units_per_step)
+            steps += -(-max(self.num_items(epoch) - done, 0) // self.items_per_step)
         return steps
 
     def steps(self, epoch: int, start: int) -> Iterator[LoadedStep]:
@@ -134,19 +135,19 @@ class TrainingData:
 
         Args:
             epoch: from 0.
-            start: units of its plan that are used already.
+            start: items of its plan that are used already.
 
         Yields:
             This process's part of each step.
         """
         plan = self.plan(epoch)
         # Resumed with fewer processes, smaller batches or a smaller max_steps_per_epoch, an epoch can be over already.
-        stop = max(start, self.units(epoch, plan))
+        stop = max(start, self.num_items(epoch, plan))
         loader = iter(self._loader(self.dataset, plan, start, stop))
-        for first in range(start, stop, self.units_per_step):
-            last = min(first + self.units_per_step, stop)
+        for first in range(start, stop, self.items_per_step):
+            last = min(first + self.items_per_step, stop)
             started = time.perf_counter()
-            loaded = [next(loader) for _ in range(first, last, self._units_per_batch)]
+            loaded = [next(loader) for _ in range(first, last, self._items_per_batch)]
             waited = time.perf_counter() - started
             yield LoadedStep([batch for batch, _ in loaded], [row for _, bad in loaded for row in bad], last, waited)
 
@@ -163,11 +164,12 @@ class TrainingData:
 
     def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
         """Yield this process's part of the validation set; the same number of batches on every process."""
+        assert self.validation is not None, "asked for only where there is one"
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
 
-    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader:
-        parts = _Parts(dataset, plan, start, stop, self._units_per_batch, self.world, self.transform)
+    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
+        parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
             parts,
@@ -185,7 +187,7 @@ def _parameters(cfg: TrainingConfiguration) -> Collection[str]:
     return signature(find_component(cfg.dataset["_component_"], "dataset._component_")).parameters
 
 
-class _Parts(Dataset):
+class _Parts(Dataset[Any]):
     """One process's part of each batch of a plan."""
 
     def __init__(
@@ -194,20 +196,20 @@ class _Parts(Dataset):
         plan: EpochOrder,
         start: int,
         stop: int,
-        units_per_batch: int,
+        items_per_batch: int,
         world: DistributedContext,
         transform: Callable[..., Tensor],
     ) -> None:
         self.dataset, self.plan, self.transform = dataset, plan, transform
-        self.start, self.stop, self.units_per_batch = start, stop, units_per_batch
+        self.start, self.stop, self.items_per_batch = start, stop, items_per_batch
         self.rank, self.size = world.rank, world.size
 
     def __len__(self) -> int:
-        return -(-(self.stop - self.start) // self.units_per_batch)
+        return -(-(self.stop - self.start) // self.items_per_batch)
 
     def __getitem__(self, number: int) -> tuple[Batch | None, list[BadRow]]:
-        first = self.start + number * self.units_per_batch
-        part = share_batch(first, min(first + self.units_per_batch, self.stop), self.rank, self.size)
+        first = self.start + number * self.items_per_batch
+        part = share_batch(first, min(first + self.items_per_batch, self.stop), self.rank, self.size)
         if part.start == part.stop:
             return None, []
         return self.dataset.load(self.plan, part.start, part.stop, self.transform)
@@ -215,13 +217,13 @@ class _Parts(Dataset):
 
 def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:
     copies, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    waiting: deque[tuple[LoadedStep, torch.cuda.Event]] = deque()
+    waiting: deque[tuple[LoadedStep, Any]] = deque()  # with the event of the copy
 
     def finished() -> LoadedStep:
         step, copied = waiting.popleft()
         computing.wait_event(copied)
         for batch in step.batches:
-            if batch is not None:
+            if batch is not None and batch.buffer is not None:
                 # Else its memory could be used for another copy while this stream still reads it.
                 batch.buffer.record_stream(computing)
         return step

@@ -118,13 +118,13 @@ class JsonLinesFile:
         """Add one row; it is with the operating system when this returns."""
         data = (json.dumps(row) + "\n").encode()
         try:
-            self._open()
-            end = os.lseek(self._descriptor, 0, os.SEEK_END)
+            descriptor = self._open()
+            end = os.lseek(descriptor, 0, os.SEEK_END)
             try:
                 while data:
-                    data = data[os.write(self._descriptor, data) :]
+                    data = data[os.write(descriptor, data) :]
             except OSError:
-                os.ftruncate(self._descriptor, end)
+                os.ftruncate(descriptor, end)
                 raise
         except OSError as error:
             self.close()
@@ -144,11 +144,12 @@ class JsonLinesFile:
                 os.close(self._descriptor)
             self._descriptor = None
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         if self._descriptor is None:
             # Without a buffer, because one that could not be written would come again with the next line.
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             _cut_torn_line(self._descriptor)
+        return self._descriptor
 
 
 def _cut_torn_line(descriptor: int) -> None:

@@ -166,10 +166,10 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         epoch = self.position.epoch
-        end = self.data.units(epoch)
+        end = self.data.num_items(epoch)
         for loaded in self.data.steps_on_device(epoch, self.position.unit):
             wants_save = self._make_step(loaded)
-            last = loaded.next_unit >= end
+            last = loaded.next_item >= end
             self._evaluate_if_due(last)
             if self.exit_status:
                 self._save()
@@ -188,7 +188,7 @@ class Trainer:
         """
         position, cfg = self.position, self.cfg
         position.step += 1
-        position.unit = loaded.next_unit
+        position.unit = loaded.next_item
         batches = [batch for batch in loaded.batches if batch is not None]
         minutes = float("inf") if cfg.save_every_minutes is None else cfg.save_every_minutes
         due = (time.monotonic() - self.last_save) / 60 >= minutes

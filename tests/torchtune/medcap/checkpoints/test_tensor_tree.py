@@ -171,9 +171,9 @@ def test_copies_share_nothing_with_the_source_and_use_their_memory_again():
     with torch.no_grad():
         weight.mul_(2)
     assert_same({"a": [torch.ones(3), 1], "b": (torch.ones(3),)}, first)
-    place = first["a"][0].data_ptr()
+    position = first["a"][0].data_ptr()
     second = copies.copy({"a": [weight, 2]})
-    assert second["a"][0].data_ptr() == place and torch.equal(second["a"][0], 2 * torch.ones(3))
+    assert second["a"][0].data_ptr() == position and torch.equal(second["a"][0], 2 * torch.ones(3))
     assert not second["a"][0].requires_grad
     other_shape = copies.copy({"a": [torch.zeros(4), 2]})
     assert torch.equal(other_shape["a"][0], torch.zeros(4))

@@ -11,8 +11,8 @@ from medcap.errors import UserError
 def write(path, predictions, start=0, reference="yes", **more):
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"question_id": f"q{start + place}", "question": "q?", "reference": reference, "prediction": text, **more}
-        for place, text in enumerate(predictions)
+        {"question_id": f"q{start + inside}", "question": "q?", "reference": reference, "prediction": text, **more}
+        for inside, text in enumerate(predictions)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -78,9 +78,9 @@ def test_rows_without_a_verdict_get_a_p_of_random_signs(tmp_path, capsys):
     assert "B is better by 50.0 points: the interval excludes 0." in printed
 
 
-@pytest.mark.parametrize("place", ["", "vqarad", "vqarad/predictions.jsonl"])
-def test_a_run_a_task_and_a_file_are_found(files, tmp_path, place):
-    assert compare.find_predictions(tmp_path / "a" / place) == files[0]
+@pytest.mark.parametrize("inside", ["", "vqarad", "vqarad/predictions.jsonl"])
+def test_a_run_a_task_and_a_file_are_found(files, tmp_path, inside):
+    assert compare.find_predictions(tmp_path / "a" / inside) == files[0]
 
 
 def test_what_cannot_be_found_says_what_is_there(files, tmp_path):

@@ -9,7 +9,7 @@ from medcap.datasets.phantoms.writing import write_phantoms
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workplace(tmp_path_factory):
     """A run of a tiny encoder and two sets of phantoms."""
     folder = tmp_path_factory.mktemp("probe")
     Workspace(folder).train()
@@ -30,17 +30,17 @@ def refused(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_a_run_is_probed_before_and_after_on_phantoms(place, capsys):
-    probe(place / "run", "--train", place / "train", "--test", place / "test", "--target", "modality")
+def test_a_run_is_probed_before_and_after_on_phantoms(workplace, capsys):
+    probe(workplace / "run", "--train", workplace / "train", "--test", workplace / "test", "--target", "modality")
     printed = capsys.readouterr().out
     assert "before:  tiny, random weights of seed 0" in printed
     assert "features: patches; training 80 images; test 40 images" in printed
-    metrics = json.loads((place / "run/probe/metrics.json").read_text())
+    metrics = json.loads((workplace / "run/probe/metrics.json").read_text())
     assert list(metrics["targets"]) == ["modality"]
     target = metrics["targets"]["modality"]
     assert sum(target["training_labels"].values()) == 80 and target["test_rows"] == 40
-    rows = [json.loads(line) for line in (place / "run/probe/predictions.jsonl").read_text().splitlines()]
-    truth = [json.loads(line)["modality"] for line in (place / "test/records.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workplace / "run/probe/predictions.jsonl").read_text().splitlines()]
+    truth = [json.loads(line)["modality"] for line in (workplace / "test/records.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == truth
     for side in ("before", "after"):
         share = sum(row[side] == row["label"] for row in rows) / 40
@@ -49,18 +49,18 @@ def test_a_run_is_probed_before_and_after_on_phantoms(place, capsys):
     change = target["after"]["accuracy"]["value"] - target["before"]["accuracy"]["value"]
     assert target["difference"]["accuracy"]["value"] == pytest.approx(change)
     assert len(metrics["checkpoint_sha256"]) == len(metrics["data"]["test"]["fingerprint"]) == 64
-    page = (place / "run/probe/report.html").read_text()
+    page = (workplace / "run/probe/report.html").read_text()
     assert "Scores on the test images" in page and "modality" in page
 
 
 @pytest.mark.slow
-def test_damaged_images_are_named_and_stay_in_the_denominator(place, tmp_path, capsys):
-    shutil.copytree(place / "test", tmp_path / "test")
+def test_damaged_images_are_named_and_stay_in_the_denominator(workplace, tmp_path, capsys):
+    shutil.copytree(workplace / "test", tmp_path / "test")
     for number in range(10):
         (tmp_path / f"test/images/{number:06d}.png").write_bytes(b"\x89PNG cut off")
     (tmp_path / "test/images/000010.png").unlink()
-    source = ["--train", place / "train", "--test", tmp_path / "test", "--target", "modality", "--before", "none"]
-    probe(place / "run", *source, "--out", tmp_path / "out")
+    source = ["--train", workplace / "train", "--test", tmp_path / "test", "--target", "modality", "--before", "none"]
+    probe(workplace / "run", *source, "--out", tmp_path / "out")
     printed = capsys.readouterr().out
     assert "test 40 images, 11 cannot be read (count as wrong)" in printed
     assert "... and 6 more test images" in printed
@@ -73,12 +73,12 @@ def test_damaged_images_are_named_and_stay_in_the_denominator(place, tmp_path, c
 
 
 @pytest.mark.slow
-def test_one_table_is_divided_without_a_patient_on_both_sides(place, tmp_path, capsys):
-    records = [json.loads(line) for line in (place / "train/records.jsonl").read_text().splitlines()]
+def test_one_table_is_divided_without_a_patient_on_both_sides(workplace, tmp_path, capsys):
+    records = [json.loads(line) for line in (workplace / "train/records.jsonl").read_text().splitlines()]
     lines = [f"{row['image']},{row['modality']},{row['index'] // 2}" for row in records]
-    (place / "train/labels.csv").write_text("file,answer,patient\n" + "\n".join(lines))
+    (workplace / "train/labels.csv").write_text("file,answer,patient\n" + "\n".join(lines))
     columns = ["--image-column", "file", "--label-column", "answer", "--group-column", "patient"]
-    probe(place / "run", "--train", place / "train/labels.csv", *columns, "--out", tmp_path)
+    probe(workplace / "run", "--train", workplace / "train/labels.csv", *columns, "--out", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["data"]["training"]["groups"] == 32 and metrics["data"]["test"]["groups"] == 8
     assert metrics["data"]["test"]["images"] == 16
@@ -86,14 +86,14 @@ def test_one_table_is_divided_without_a_patient_on_both_sides(place, tmp_path, c
 
 
 @pytest.mark.slow
-def test_what_cannot_be_probed_is_refused_in_one_line(place, tmp_path, capsys):
-    run, train = place / "run", ["--train", place / "train"]
-    assert "both hold the phantoms of seed 0" in refused(capsys, run, *train, "--test", place / "train")
+def test_what_cannot_be_probed_is_refused_in_one_line(workplace, tmp_path, capsys):
+    run, train = workplace / "run", ["--train", workplace / "train"]
+    assert "both hold the phantoms of seed 0" in refused(capsys, run, *train, "--test", workplace / "train")
     assert "--target shape is no label of the training images" in refused(capsys, run, *train, "--target", "shape")
-    assert "nowhere does not exist" in refused(capsys, run, "--train", place / "nowhere")
+    assert "nowhere does not exist" in refused(capsys, run, "--train", workplace / "nowhere")
     assert "is no run's folder, so say where the results go: --out FOLDER" in refused(capsys, tmp_path, *train)
     (tmp_path / "one.csv").write_text("image,label\na.png,x\nb.png,x\n")
     for name in "ab":
-        shutil.copy(place / "train/images/000000.png", tmp_path / f"{name}.png")
+        shutil.copy(workplace / "train/images/000000.png", tmp_path / f"{name}.png")
     one = ["--train", tmp_path / "one.csv", "--test-fraction", "0.5"]
     assert "have one label only (x)" in refused(capsys, run, *one)

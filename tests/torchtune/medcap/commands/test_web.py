@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers.serving import Client, asking, noise_png
+from helpers.waiting import PATIENCE
 from helpers.workspace import Workspace
 from medcap.cli import main
 
@@ -47,7 +48,7 @@ def test_a_run_is_shown_in_a_browser(workspace):
         vote |= {"answers": {"run": answer.json["choices"][0]["message"]["content"]}, "settings": {}}
         assert client.request("POST", "/page/votes", vote).status == 204
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         row = json.loads((workspace.folder / "said/votes.jsonl").read_text(encoding="utf-8"))
         assert row.pop("time") and row == vote
     finally:

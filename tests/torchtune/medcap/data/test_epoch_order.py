@@ -64,8 +64,8 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_another():
 
 @pytest.mark.parametrize("count", range(9))
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_shares_cover_a_batch_once_and_differ_by_one_unit_at_most(count, size):
+def test_shares_cover_a_batch_once_and_differ_by_one_item_at_most(count, size):
     shares = [share_batch(100, 100 + count, rank, size) for rank in range(size)]
-    assert [unit for share in shares for unit in range(share.start, share.stop)] == list(range(100, 100 + count))
+    assert [item for share in shares for item in range(share.start, share.stop)] == list(range(100, 100 + count))
     lengths = [share.stop - share.start for share in shares]
     assert max(lengths) - min(lengths) <= 1

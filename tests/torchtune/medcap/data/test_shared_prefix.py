@@ -9,8 +9,10 @@ IMAGE = 99
 def sample(tokens, first_target):
     tokens = np.array(tokens, dtype=np.int32)
     targets = np.where(np.arange(len(tokens)) >= first_target, 7, -100).astype(np.int32)
-    places = np.flatnonzero(tokens == IMAGE)
-    return Sample(tokens, targets, ("a",) * bool(len(places)), int(places[-1]) + 1 if len(places) else 0, "row")
+    positions = np.flatnonzero(tokens == IMAGE)
+    return Sample(
+        tokens, targets, ("a",) * bool(len(positions)), int(positions[-1]) + 1 if len(positions) else 0, "row"
+    )
 
 
 def test_the_beginning_that_saves_most_is_chosen():

@@ -65,12 +65,12 @@ ROWS = (
 )
 
 
-def places(value, path=()):
+def positions(value, path=()):
     """Every place in a value, by its keys."""
     yield path
     if isinstance(value, dict | list):
         for key, held in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(held, (*path, key))
+            yield from positions(held, (*path, key))
 
 
 def put(row, path, value):
@@ -88,7 +88,7 @@ def put(row, path, value):
 def damaged_rows(draw):
     row = draw(st.sampled_from(ROWS))
     for _ in range(draw(st.integers(1, 2))):
-        row = put(row, draw(st.sampled_from(sorted(places(row), key=repr))), draw(VALUES))
+        row = put(row, draw(st.sampled_from(sorted(positions(row), key=repr))), draw(VALUES))
     if isinstance(row, dict) and draw(st.booleans()):
         keys = ["images", "img", "system", "videos", "image_path", "messages", "conversatons", "tools", "options"]
         row = {**row, draw(st.sampled_from(keys)): draw(VALUES)}

@@ -76,7 +76,7 @@ def test_accuracy_agrees_with_greedy_decoding(tokenizer):
     right = 0
     for record in records:
         ((tokens, labels),) = tokenize([record], tokenizer)
-        start = next(place for place, label in enumerate(labels) if label != -100)
+        start = next(position for position, label in enumerate(labels) if label != -100)
         said = tokens[:start]
         with torch.inference_mode():
             while len(said) < len(tokens) - 1:

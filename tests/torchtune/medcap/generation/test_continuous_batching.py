@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
+from helpers.waiting import PATIENCE
 from medcap.data.conversations import PLACEHOLDER
 from medcap.errors import UserError
 from medcap.generation import continuous_batching as live
@@ -29,14 +30,14 @@ class Answers:
         self.order = []
         self.done = threading.Condition()
 
-    def submit(self, name, request, sampling, place=0):
-        prompt = self.live.prepare(prepared(self.live.generators[place], request), sampling, place)
+    def submit(self, name, request, sampling, index=0):
+        prompt = self.live.prepare(prepared(self.live.generators[index], request), sampling, index)
         self.tokens[name] = []
-        return self.live.submit(prompt, self.tokens[name].append, lambda answer: self._end(name, answer), place)
+        return self.live.submit(prompt, self.tokens[name].append, lambda answer: self._end(name, answer), index)
 
     def wait(self, count):
         with self.done:
-            assert self.done.wait_for(lambda: len(self.results) >= count, timeout=60)
+            assert self.done.wait_for(lambda: len(self.results) >= count, timeout=PATIENCE)
         return self.results
 
     def _end(self, name, answer):
@@ -79,7 +80,7 @@ def hold(generator):
 
     def wait(*_):
         reached.set()
-        assert event.wait(60)
+        assert event.wait(PATIENCE)
 
     generator.model.decoder.layers[0].register_forward_pre_hook(wait)
     return event, reached
@@ -119,7 +120,7 @@ def test_each_request_has_its_own_rule_and_seed(tmp_path, start):
     event, reached = hold(generator)
     answers = start(generator)
     answers.submit("first", request, rules[0])
-    assert reached.wait(60)
+    assert reached.wait(PATIENCE)
     for number, rule in enumerate(rules):
         answers.submit(number, request, rule)
     event.set()
@@ -138,7 +139,7 @@ def test_a_request_joins_while_another_is_decoded(tmp_path, start):
     generator.model.decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: rows.append(inputs[0].shape[:2]))
     prompt = answers.live.prepare(prepared(generator, long), Sampling(max_new_tokens=150))
     answers.live.submit(prompt, lambda token: begun.set(), lambda answer: answers._end("long", answer))
-    assert begun.wait(60)
+    assert begun.wait(PATIENCE)
     answers.submit("short", short, Sampling(max_new_tokens=2))
     answers.wait(2)
     assert answers.order == ["short", "long"]
@@ -172,7 +173,7 @@ def test_what_is_cancelled_hears_no_more_and_frees_its_row(tmp_path, start):
     event, reached = hold(generator)
     answers = start(generator, max_rows=1)
     running = answers.submit("running", caption_request(image), Sampling(max_new_tokens=100))
-    assert reached.wait(60)
+    assert reached.wait(PATIENCE)
     waiting = answers.submit("waiting", caption_request(image), Sampling(max_new_tokens=100))
     answers.submit("last", caption_request(image), Sampling(max_new_tokens=3))
     assert answers.live.num_waiting == 2
@@ -200,9 +201,9 @@ def test_runs_that_share_a_language_model_are_decoded_in_one_batch(tmp_path, sta
     first.model.decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: rows.append(inputs[0].shape[0]))
     event, reached = hold(first)
     answers.submit("hold", request, Sampling(max_new_tokens=1))
-    assert reached.wait(60)
-    answers.submit(0, request, Sampling(max_new_tokens=9), place=0)
-    answers.submit(1, request, Sampling(max_new_tokens=9), place=1)
+    assert reached.wait(PATIENCE)
+    answers.submit(0, request, Sampling(max_new_tokens=9), index=0)
+    answers.submit(1, request, Sampling(max_new_tokens=9), index=1)
     event.set()
     results = answers.wait(3)
     assert [results[0], results[1]] == expected
@@ -235,12 +236,12 @@ def test_closing_now_ends_what_was_begun_with_an_error(tmp_path):
     answers = Answers(LiveGenerator([generator], max_rows=1))
     for number, request in enumerate(requests):
         answers.submit(number, request, Sampling(max_new_tokens=50))
-    assert reached.wait(60)
+    assert reached.wait(PATIENCE)
     closing = threading.Thread(target=answers.live.close, args=(True,))
     closing.start()
     time.sleep(0.05)
     event.set()
-    closing.join(60)
+    closing.join(PATIENCE)
     assert [answers.results[number].error for number in range(len(requests))] == [live.CLOSING] * len(requests)
     # The model is left as it was found.
     assert generator.model.decoder.layers[0].attn.kv_cache is None

@@ -108,7 +108,7 @@ def test_stop_token_ends_a_row_and_is_left_out(tmp_path):
     assert finishes["stop"] > 1
     assert finishes["length"] > 1
     for before, after in zip(free, stopped, strict=True):
-        stops = [place for place, token in enumerate(before.tokens) if token in generator.tokenizer.stop_tokens]
+        stops = [position for position, token in enumerate(before.tokens) if token in generator.tokenizer.stop_tokens]
         assert after.tokens == (before.tokens[: stops[0]] if stops else before.tokens)
         assert after.finish == ("stop" if stops else "length")
         assert after.text == generator.tokenizer.decode(after.tokens)

@@ -32,6 +32,6 @@ def test_prompt_is_the_beginning_of_the_training_tokens(tmp_path):
     for request in (caption_request("a.png"), question_request("a.png", "Is there a circle?")):
         prompt = tokenizer.prompt(request.messages)
         chat = tokenizer.tokenize([*request.messages, answer])
-        first_label = next(place for place, label in enumerate(chat.labels) if label != -100)
+        first_label = next(position for position, label in enumerate(chat.labels) if label != -100)
         assert prompt.tokens == chat.tokens[:first_label]
         assert prompt.images == ["a.png"]

@@ -86,11 +86,11 @@ def test_the_file_is_found_by_every_name_of_it(mirror, named):
 
 def test_the_original_comes_first(mirror):
     folder, original = mirror
-    for place in ("tokenizer.model", "original/tokenizer.model"):
-        (folder / place).parent.mkdir(exist_ok=True)
-        shutil.copyfile(original, folder / place)
-        assert find_tokenizer_file(folder) == folder / place
-        assert find_tokenizer_file(folder / place) == folder / place
+    for name in ("tokenizer.model", "original/tokenizer.model"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(original, folder / name)
+        assert find_tokenizer_file(folder) == folder / name
+        assert find_tokenizer_file(folder / name) == folder / name
     # A name that is a mistake is not replaced.
     assert find_tokenizer_file(folder / "original/tokenizer.mod") == folder / "original/tokenizer.mod"
 

@@ -18,20 +18,20 @@ PLACES = torch.tensor([1, 4, 9, 15])
 def states_and_gradient(layer, **options):
     states = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
     output = layer(states, input_pos=POSITIONS, **options)
-    output = output[0] if "places" in options else output.flatten(0, 1)[PLACES]
+    output = output[0] if "output_positions" in options else output.flatten(0, 1)[PLACES]
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
     return output.detach(), states.grad
 
 
-@pytest.mark.parametrize("with_places", [False, True])
+@pytest.mark.parametrize("with_output_positions", [False, True])
 @pytest.mark.parametrize("family", FREEZABLE)
-def test_the_way_of_training_equals_torchtunes_layer(family, with_places):
+def test_the_way_of_training_equals_torchtunes_layer(family, with_output_positions):
     layer = tiny_decoder(family).requires_grad_(False).layers[-1]
     mask = packed_attention_mask(DOCUMENT, BRANCH)
     expected = states_and_gradient(layer, mask=mask)
     frozen = FrozenLayer(layer)
     table = rotation_table(layer.attn.pos_embeddings, POSITIONS)
-    options = {"places": PLACES} if with_places else {}
+    options = {"output_positions": PLACES} if with_output_positions else {}
     found = states_and_gradient(frozen, mask=mask, table=table, training_pass=True, **options)
     for own, theirs in zip(found, expected, strict=True):
         # float32, added up in another order: how far the sums are apart depends on the processor's kernels.
@@ -75,13 +75,13 @@ def test_places_of_a_prefill_are_those_of_the_whole_layer(family):
     layer = FrozenLayer(tiny_decoder(family).eval().layers[-1])
     states = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 8, 8, dtype=torch.bool).tril()
-    places = torch.tensor([3, 0, 9, 15])
+    output_positions = torch.tensor([3, 0, 9, 15])
     seen = []
     layer.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     with torch.no_grad():
-        kept = layer(states, mask=mask, input_pos=POSITIONS, places=places)[0]
+        kept = layer(states, mask=mask, input_pos=POSITIONS, output_positions=output_positions)[0]
         whole = layer(states, mask=mask, input_pos=POSITIONS).flatten(0, 1)
-    torch.testing.assert_close(kept, whole[places], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kept, whole[output_positions], rtol=1e-5, atol=1e-5)
     assert seen == [torch.Size([1, 4, 32]), torch.Size([2, 8, 32])]
 
 
@@ -89,12 +89,12 @@ def test_places_of_a_prefill_are_those_of_the_whole_layer(family):
 def test_a_model_gives_the_hidden_states_of_the_places(tmp_path, family):
     model = tiny_generator(tmp_path, family).model.eval()
     embeddings = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(1))
-    positions, places = torch.arange(6).expand(2, 6), torch.tensor([3, 0, 9, 11])
+    positions, output_positions = torch.arange(6).expand(2, 6), torch.tensor([3, 0, 9, 11])
     for mask in (torch.ones(2, 6, 6, dtype=torch.bool).tril(), None):
         with torch.no_grad():
             whole = model.hidden(embeddings, mask, positions).flatten(0, 1)
-            kept = model.hidden_at(embeddings, places, mask, positions)
-        torch.testing.assert_close(kept, whole[places], rtol=1e-5, atol=1e-5)
+            kept = model.hidden_at(embeddings, output_positions, mask, positions)
+        torch.testing.assert_close(kept, whole[output_positions], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ PLACES = torch.tensor([2, 4, 5, 8, 12, 18])
 PROMPT_PREFIX = 3
 
 
-def plain(query, key, value, prompt_prefix, places=None):
+def plain(query, key, value, prompt_prefix, output_positions=None):
     after = AFTER if prompt_prefix is not None else torch.zeros_like(AFTER)
     mask = packed_attention_mask(
         DOCUMENT[None], BRANCH[None], False, after[None], PROMPT_PREFIX if prompt_prefix else 0
@@ -22,18 +22,18 @@ def plain(query, key, value, prompt_prefix, places=None):
         key, value = torch.cat([prompt_prefix[0], key]), torch.cat([prompt_prefix[1], value])
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    if places is not None:
-        mask = mask[places]
+    if output_positions is not None:
+        mask = mask[output_positions]
     heads = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]
     return scaled_dot_product_attention(*heads, attn_mask=mask)[0].transpose(0, 1)
 
 
-@pytest.mark.parametrize("places", [None, PLACES, PLACES[:0]], ids=["all", "places", "no place"])
+@pytest.mark.parametrize("output_positions", [None, PLACES, PLACES[:0]], ids=["all", "some", "none"])
 @pytest.mark.parametrize("with_prompt_prefix", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_attention_under_the_whole_mask(kv_heads, with_prompt_prefix, places):
+def test_equals_attention_under_the_whole_mask(kv_heads, with_prompt_prefix, output_positions):
     generator = torch.Generator().manual_seed(0)
-    queries = len(DOCUMENT) if places is None else len(places)
+    queries = len(DOCUMENT) if output_positions is None else len(output_positions)
     shapes = [(queries, 4, 8), (len(DOCUMENT), kv_heads, 8), (len(DOCUMENT), kv_heads, 8)]
     prompt_prefix = None
     if with_prompt_prefix:
@@ -44,13 +44,13 @@ def test_equals_attention_under_the_whole_mask(kv_heads, with_prompt_prefix, pla
         BRANCH,
         AFTER > 0,
         PROMPT_PREFIX if with_prompt_prefix else 0,
-        PLACES if places is None else places,
+        PLACES if output_positions is None else output_positions,
         torch.float32,
     )
     results = []
     for attend in (
-        lambda *heads: ragged.attend(*heads, prompt_prefix, last=places is not None),
-        lambda *heads: plain(*heads, prompt_prefix, places),
+        lambda *heads: ragged.attend(*heads, prompt_prefix, last=output_positions is not None),
+        lambda *heads: plain(*heads, prompt_prefix, output_positions),
     ):
         own = [tensor.clone().requires_grad_() for tensor in inputs]
         output = attend(*own)

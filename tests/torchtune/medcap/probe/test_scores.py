@@ -25,7 +25,7 @@ def test_scores_are_those_of_scikit_learn():
     labels = np.array(list("aaabbbbcccccc" * 5))
     scores = np.round(generator.normal(size=(len(labels), 3)) + 1.5 * (labels[:, None] == np.array(list("abc"))), 1)
     own = answers(scores, labels)
-    expected = np.mean([roc_auc_score(labels == label, scores[:, place]) for place, label in enumerate("abc")])
+    expected = np.mean([roc_auc_score(labels == label, scores[:, position]) for position, label in enumerate("abc")])
     found = macro_auroc(own)
     assert found.value == pytest.approx(expected)
     assert found.low < found.value < found.high

@@ -41,7 +41,7 @@ def test_a_single_rare_answer_keeps_its_own_row():
     pairs = [("a", "a"), ("a", "b"), ("b", "c"), ("c", "c")]
     assert confusion(pairs, most=2).merged == 0
     assert confusion([*pairs, ("d", "d")], most=2).merged == 2
-    assert len(confusion([(str(place), "0") for place in range(30)]).labels) == 8
+    assert len(confusion([(str(position), "0") for position in range(30)]).labels) == 8
 
 
 def test_an_empty_right_answer_is_a_class_and_not_taken_for_a_missing_one():

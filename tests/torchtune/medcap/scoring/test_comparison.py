@@ -39,7 +39,7 @@ class Doubled(Equal):
 
 
 def answers(predictions, question="q", start=0):
-    return [make_answer(str(start + place), question, ("yes",), text) for place, text in enumerate(predictions)]
+    return [make_answer(str(start + position), question, ("yes",), text) for position, text in enumerate(predictions)]
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_a_notice_of_one_side_names_the_side():
 
 def test_a_headline_over_modalities_is_compared_over_modalities():
     def side(ct, mr):
-        replies = [("CT", "A" if place < ct else "B") for place in range(8)]
-        replies += [("MR", "A" if place < mr else "B") for place in range(2)]
+        replies = [("CT", "A" if position < ct else "B") for position in range(8)]
+        replies += [("MR", "A" if position < mr else "B") for position in range(2)]
         return [
-            make_answer(str(place), "q", ("liver",), reply, ("liver", "aorta"), groups={"modality": modality})
-            for place, (modality, reply) in enumerate(replies)
+            make_answer(str(position), "q", ("liver",), reply, ("liver", "aorta"), groups={"modality": modality})
+            for position, (modality, reply) in enumerate(replies)
         ]
 
     result = compare(pair_answers(side(4, 0), side(6, 2)), make_protocol("medcap_letter"))
@@ -240,8 +240,8 @@ def test_sides_that_are_equal_on_every_row_have_an_interval_with_a_width():
 
 def test_a_difference_over_modalities_has_a_width_too():
     side = [
-        make_answer(str(place), "q", ("liver",), "A", ("liver", "aorta"), groups={"modality": modality})
-        for place, modality in enumerate(["CT"] * 8 + ["MR"] * 2)
+        make_answer(str(position), "q", ("liver",), "A", ("liver", "aorta"), groups={"modality": modality})
+        for position, modality in enumerate(["CT"] * 8 + ["MR"] * 2)
     ]
     # Two means of 8 and 2 rows tell as much as one of 4 / (1/8 + 1/2) = 6.4 rows.
     assert compare(pair_answers(side, side), make_protocol("medcap_letter")).difference.high == pytest.approx(

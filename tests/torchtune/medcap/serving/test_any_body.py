@@ -102,10 +102,10 @@ CONVERSATIONS = st.fixed_dictionaries(
 )
 
 
-def places_of(value, place=()):
+def positions_of(value, position=()):
     """The paths of all values within a value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place, *(deeper for key, inner in items for deeper in places_of(inner, (*place, key)))]
+    return [position, *(deeper for key, inner in items for deeper in positions_of(inner, (*position, key)))]
 
 
 @st.composite
@@ -113,21 +113,21 @@ def changed(draw, bodies):
     """A body with up to three values replaced, added or taken away anywhere."""
     body = json.loads(json.dumps(draw(st.sampled_from(bodies))))
     for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.sampled_from(places_of(body)))
+        position = draw(st.sampled_from(positions_of(body)))
         holder = body
-        for key in place[:-1]:
+        for key in position[:-1]:
             holder = holder[key]
-        target = holder[place[-1]] if place else body
+        target = holder[position[-1]] if position else body
         if isinstance(target, dict) and draw(st.booleans()):
             target[draw(st.sampled_from(NAMES) | st.text(max_size=5))] = draw(ANY)
         elif isinstance(target, list) and draw(st.booleans()):
             target.insert(0, draw(ANY))
-        elif not place:
+        elif not position:
             body = draw(ANY)
         elif draw(st.integers(0, 3)):
-            holder[place[-1]] = draw(ANY)
+            holder[position[-1]] = draw(ANY)
         else:
-            del holder[place[-1]]
+            del holder[position[-1]]
     return body
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from helpers.waiting import PATIENCE
 from medcap.data.conversations import read_record
 from medcap.generation.conversation import Conversation
 
@@ -59,7 +60,10 @@ def converse(tmp_path_factory):
 
     def converse_all(conversations):
         done = subprocess.run(
-            ["node", folder / "driver.mjs"], input=json.dumps(conversations).encode(), capture_output=True, timeout=60
+            ["node", folder / "driver.mjs"],
+            input=json.dumps(conversations).encode(),
+            capture_output=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)

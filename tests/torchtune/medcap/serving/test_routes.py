@@ -10,6 +10,7 @@ from torchtune.data import Message
 
 from helpers.serving import asking, image_part, noise_png, running, tiny_service
 from helpers.tiny_generation import tiny_generator
+from helpers.waiting import PATIENCE
 from medcap.generation.decoding.decoder import Decoder
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Request, Sampling
@@ -42,6 +43,7 @@ def text_of(completion):
 
 
 def test_text_is_answered_as_without_a_server(client, alone):
+    began = int(time.time())
     completion = client.openai().chat.completions.create(**asking(WORDS))
     expected = alone([user_message(None, WORDS)])
     assert text_of(completion) == expected.text != ""
@@ -51,7 +53,7 @@ def test_text_is_answered_as_without_a_server(client, alone):
     usage = completion.usage
     assert usage.completion_tokens == len(expected.tokens) == ALL
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert abs(completion.created - time.time()) < 60 and completion.id.startswith("chatcmpl-")
+    assert began <= completion.created <= time.time() and completion.id.startswith("chatcmpl-")
 
 
 @pytest.mark.slow
@@ -256,7 +258,7 @@ def test_32_clients_at_once_get_what_each_gets_alone_in_one_batch(client, alone,
     words = [WORDS + " Is there a circle?" * (number % 3) for number in range(32)]
 
     async def ask_all():
-        async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0, timeout=30) as api:
+        async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0, timeout=PATIENCE) as api:
             bodies = [asking(text, image) for text, image in zip(words, images, strict=True)]
             return await asyncio.gather(*(api.chat.completions.create(**body) for body in bodies))
 

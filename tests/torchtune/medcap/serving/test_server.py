@@ -1,4 +1,5 @@
 import contextlib
+import http.client
 import signal
 import socket
 import threading
@@ -9,8 +10,10 @@ import pytest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from helpers.serving import asking, running, slow_down, tiny_service, wait_for
+from helpers.serving import asking, running, slow_down, tiny_service
+from helpers.waiting import PATIENCE, wait_for
 from medcap.errors import UserError
+from medcap.generation.decoding.decoder import Decoder
 from medcap.serving.app import create_app
 from medcap.serving.server import Server, bind
 
@@ -24,11 +27,10 @@ def read_to_end(connection):
     return received
 
 
-def ends_within(connection, seconds):
-    began = time.perf_counter()
+def wait_for_end(connection):
+    """Wait until the server closes a connection; fails with a timeout if it does not."""
     with contextlib.suppress(ConnectionResetError):
         read_to_end(connection)
-    return time.perf_counter() - began < seconds
 
 
 @pytest.mark.slow
@@ -37,40 +39,56 @@ def test_a_head_that_does_not_come_is_given_up(folder, sent):
     with running(tiny_service(folder, read_timeout=0.4)) as client:
         with client.connect() as connection:
             connection.sendall(sent)
-            assert ends_within(connection, 2)
-        assert client.request("GET", "/health").status == 200
+            wait_for_end(connection)
+        wait_for(client.is_answered)
 
 
 @pytest.mark.slow
 def test_a_head_that_drips_is_given_up_also_after_a_first_request(folder):
-    with running(tiny_service(folder, read_timeout=0.4)) as client, client.connect() as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-        began = time.perf_counter()
-        with pytest.raises(ConnectionError):
-            for letter in b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 100:
-                connection.sendall(bytes([letter]))
-                time.sleep(0.05)
-        assert time.perf_counter() - began < 2
+    def after_a_first_request():
+        connection = client.connect()
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+                return connection
+        connection.close()  # a busy machine may need longer than the server waits
+        return None
+
+    def is_given_up():
+        try:
+            connection.sendall(b"a")
+        except ConnectionError:
+            return True
+        return False
+
+    with running(tiny_service(folder, read_timeout=0.4)) as client, wait_for(after_a_first_request) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        wait_for(is_given_up, pause=0.05)
 
 
 @pytest.mark.slow
 def test_answers_that_take_longer_than_a_head_may_are_not_cut_off(folder, monkeypatch):
     slow_down(monkeypatch, 0.1)
     with running(tiny_service(folder, read_timeout=0.3, max_new_tokens=8)) as client:
-        assert client.chat(asking(WORDS)).status == 200
+        # Where a busy machine is slow to send the head, the same is tried again.
+        wait_for(lambda: is_whole(client))
+
+
+def is_whole(client):
+    with contextlib.suppress(ConnectionError, http.client.HTTPException):
+        return client.chat(asking(WORDS)).status == 200
+    return False
 
 
 def test_connections_are_bounded(folder):
-    with running(tiny_service(folder, max_connections=3)) as client:
+    with running(tiny_service(folder, max_connections=3, read_timeout=3600.0)) as client:
         held = [client.connect() for _ in range(3)]
-        time.sleep(0.1)
         with client.connect() as one_more:
-            assert ends_within(one_more, 2)
+            wait_for_end(one_more)
         for connection in held:
             connection.close()
-        time.sleep(0.1)
-        assert client.request("GET", "/health").status == 200
+        wait_for(client.is_answered)
 
 
 @pytest.mark.slow
@@ -81,7 +99,7 @@ def test_a_client_that_takes_nothing_is_given_up(folder):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", client.port))
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: num_connections(client.port) == 1)
+        assert connection.recv(8) == b"HTTP/1.1"  # and no more
         wait_for(lambda: num_connections(client.port) == 0)
 
 
@@ -96,13 +114,20 @@ def test_what_is_no_http_is_closed(folder, junk):
     with running(tiny_service(folder, read_timeout=1)) as client:
         with client.connect() as connection:
             connection.sendall(junk)
-            assert ends_within(connection, 3)
-        assert client.request("GET", "/health").status == 200
+            wait_for_end(connection)
+        wait_for(client.is_answered)
 
 
 @pytest.mark.slow
 def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
-    slow_down(monkeypatch, 0.02)
+    step, all_are_there = Decoder.step, threading.Event()
+
+    def wait_and_step(*arguments, **options):
+        assert all_are_there.wait(PATIENCE)
+        time.sleep(0.02)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(Decoder, "step", wait_and_step)
     service = tiny_service(folder, max_rows=1, max_new_tokens=20)
     replies = []
     with running(service) as client:
@@ -110,8 +135,9 @@ def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
         for thread in threads:
             thread.start()
         wait_for(lambda: service.num_admitted == 3)
+        all_are_there.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert [reply.status for reply in replies] == [200] * 3
     with pytest.raises(ConnectionRefusedError):
         client.connect()
@@ -119,7 +145,7 @@ def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_not_done_after_the_grace_is_told_so(folder, monkeypatch):
-    slow_down(monkeypatch, 0.05)
+    slow_down(monkeypatch, 0.1)  # 20 s for each of two answers
     service = tiny_service(folder, max_rows=1, max_new_tokens=200)
     replies = []
     with running(service, grace=0.3) as client:
@@ -127,10 +153,8 @@ def test_what_is_not_done_after_the_grace_is_told_so(folder, monkeypatch):
         for thread in threads:
             thread.start()
         wait_for(lambda: service.num_admitted == 2)
-        began = time.perf_counter()
     for thread in threads:
-        thread.join(5)
-    assert time.perf_counter() - began < 4
+        thread.join(PATIENCE)
     assert [(reply.status, reply.error["code"]) for reply in replies] == [(503, "shutting_down")] * 2
 
 

@@ -77,7 +77,7 @@ def test_every_process_gets_its_part_of_each_step(opened):
 
 def test_a_step_says_what_was_left_out_and_where_the_epoch_is(opened):
     steps = list(opened(1, 2).steps(0, 0))
-    assert [step.next_unit for step in steps] == [4, 8, 12, 13]
+    assert [step.next_item for step in steps] == [4, 8, 12, 13]
     assert [[row.name for row in step.bad] for step in steps] == [[], ["row 7"], [], []]
 
 
@@ -90,7 +90,7 @@ def test_an_epoch_goes_on_where_it_was_left(opened):
 def test_accumulated_batches_make_one_step_and_the_last_is_shorter(opened):
     data = opened(gradient_accumulation_steps=4)
     assert parts(data) == [[[0, 1], [2, 3], [4, 5], [6]], [[8, 9], [10, 11], [12]]]
-    assert data.units_per_step == 8
+    assert data.items_per_step == 8
 
 
 @pytest.mark.parametrize(

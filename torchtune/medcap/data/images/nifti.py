@@ -30,13 +30,13 @@ _END_BYTES = 2**20
 
 def is_nifti(file: BinaryIO) -> bool:
     """Tell whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
-    place = file.tell()
+    position = file.tell()
     try:
         return _header_length(_start(file)) is not None
     except (OSError, EOFError, zlib.error):
         return False
     finally:
-        file.seek(place)
+        file.seek(position)
 
 
 class NiftiFile:
@@ -144,7 +144,7 @@ class NiftiFile:
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         return (
             apply_orientation(values, orientation),
-            [spacing[place] for place in order],
+            [spacing[position] for position in order],
             (float(slope), float(intercept)),
             (low, high) if high > low else None,
         )
@@ -152,7 +152,7 @@ class NiftiFile:
 
 def _colours(values: np.ndarray) -> PixelSamples:
     """RGB24 or RGBA32."""
-    red, green, blue, *alpha = (values[name] for name in values.dtype.names)
+    red, green, blue, *alpha = (values[name] for name in values.dtype.names or ())
     return PixelSamples(np.stack([red, green, blue], axis=-1), alpha[0] / 255 if alpha else None, full=255)
 
 
@@ -172,9 +172,9 @@ def _range(volume: np.ndarray) -> np.ndarray:
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:
-    place = file.tell()
+    position = file.tell()
     compressed = file.read(2) == _GZIP
-    file.seek(place)
+    file.seek(position)
     return gzip.GzipFile(fileobj=file, mode="rb") if compressed else file  # type: ignore[return-value]
 
 
@@ -187,16 +187,16 @@ def _check_end(stream: BinaryIO) -> None:
 
 def _start(file: BinaryIO) -> bytes:
     """Return the first bytes of the volume, inflated."""
-    place = file.tell()
+    position = file.tell()
     start = _inflated(file).read(_HEADER_BYTES)
-    file.seek(place)
+    file.seek(position)
     return start
 
 
 def _header_length(start: bytes) -> int | None:
     for order in "<>":
         length = struct.unpack(f"{order}i", start[:4])[0] if len(start) >= 4 else 0
-        place, magic = _HEADERS.get(length, (0, ()))
-        if magic and start[place : place + 4] in magic:
+        position, magic = _HEADERS.get(length, (0, ()))
+        if magic and start[position : position + 4] in magic:
             return length
     return None

@@ -60,7 +60,7 @@ def to_picture(samples: PixelSamples, view: View) -> Image.Image:
     colours, alpha, associated = samples.colours, samples.alpha, samples.associated
     if alpha is not None and (not alpha.any() or alpha.min() >= 1):
         alpha, associated = None, False
-    if associated and (samples.full is None or samples.white_is_zero):
+    if alpha is not None and associated and (samples.full is None or samples.white_is_zero):
         # Stretching and inverting move the zero point, so the colours themselves are needed.
         with np.errstate(divide="ignore", invalid="ignore"):
             colours = np.where(alpha[..., None] > 0, colours / alpha[..., None], 0)

@@ -130,10 +130,10 @@ def scale_colour_key(image: Image.Image, file: BinaryIO) -> None:
 
 
 def _bits_and_type(file: BinaryIO) -> tuple[int, int]:
-    place = file.tell()
+    position = file.tell()
     file.seek(len(SIGNATURE) + 16)
     found = file.read(2)
-    file.seek(place)
+    file.seek(position)
     return found[0], found[1]
 
 

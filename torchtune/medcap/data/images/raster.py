@@ -112,7 +112,7 @@ def _eight_bits(image: Image.Image, view: View) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode == "P" and keyed):
         picture = image.convert("RGBA")
         # An alpha of 0 everywhere hides the whole picture, which cannot be meant.
-        return _on_white(picture) if picture.getextrema()[3][1] else picture.convert("RGB")
+        return _on_white(picture) if picture.getchannel("A").getbbox() else picture.convert("RGB")
     if keyed:
         return _on_white(image.convert("RGBA"))
     return image if image.mode == "L" else image.convert("RGB")

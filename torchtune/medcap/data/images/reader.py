@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -168,13 +168,13 @@ class ImageReader:
     def _member(self, path: Path) -> tuple[TarFiles, int] | None:
         """Return the member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
         text = str(path)
-        place = text.find(SEPARATOR) if self._tars else -1
-        while place >= 0:
-            files, number = self._tar_numbers.get(text[:place], (None, 0))
+        position = text.find(SEPARATOR) if self._tars else -1
+        while position >= 0:
+            files, number = self._tar_numbers.get(text[:position], (None, 0))
             if files is not None:
-                member = files.find(text[place + len(SEPARATOR) :], number)
+                member = files.find(text[position + len(SEPARATOR) :], number)
                 return None if member is None else (files, member)
-            place = text.find(SEPARATOR, place + 1)
+            position = text.find(SEPARATOR, position + 1)
         return None
 
     def check(self, path: str | Path) -> ImageHeader:
@@ -307,7 +307,7 @@ class ImageReader:
         raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
     @contextlib.contextmanager
-    def _named(self, path: str | Path) -> Iterator[None]:
+    def _named(self, path: str | Path) -> Generator[None]:
         """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
         limit = f" ({self.keys.pixels})" if self.keys.pixels else ""
         try:

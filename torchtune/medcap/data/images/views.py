@@ -68,10 +68,8 @@ def stretch(values: np.ndarray, low: float | None = None, high: float | None = N
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
-    if low is None:
-        low = values[finite].min() if finite.any() else 0.0
-    if high is None:
-        high = values[finite].max() if finite.any() else 0.0
+    low = low if low is not None else float(values[finite].min()) if finite.any() else 0.0
+    high = high if high is not None else float(values[finite].max()) if finite.any() else 0.0
     if not high > low:
         return np.zeros(values.shape, dtype=np.uint8)
     if not 1e-300 < high - low < np.inf:

@@ -158,12 +158,12 @@ class TarFiles:
         """
         encoded = member_name(name).encode("utf-8", "surrogatepass")
         hashed = hash_name(encoded)
-        place, end = (int(np.searchsorted(self._hashes, hashed, side)) for side in ("left", "right"))
+        position, end = (int(np.searchsorted(self._hashes, hashed, side)) for side in ("left", "right"))
         if tar is not None:
             # Shards often number their samples from 0 each: one name may stand in thousands of them.
             first = self.starts[tar]
-            place += bisect.bisect_left(self._by_hash[place:end], True, key=lambda member: member >= first)
-        for member in map(int, self._by_hash[place:end]):
+            position += bisect.bisect_left(self._by_hash[position:end], True, key=lambda member: member >= first)
+        for member in map(int, self._by_hash[position:end]):
             if tar is not None and member >= self.starts[tar + 1]:
                 break
             if self._encoded_name(member) == encoded:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -124,7 +125,7 @@ def _walk(path: Path) -> _Walk:
                 fileobj=file, mode="r", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
             ) as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()
+                    cast(Any, tar).members.clear()
                     if tar.offset <= position:
                         raise UserError(f"tar file {path} is damaged at byte {position}: make or copy it again")
                     position = tar.offset

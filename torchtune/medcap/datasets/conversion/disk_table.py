@@ -49,8 +49,8 @@ class DiskTable:
         self._connection.close()
         self._temporary.cleanup()
         if isinstance(error, sqlite3.Error):
-            place = Path(self._temporary.name).parent
-            raise UserError(f"no temporary table can be kept in {place}: {error}") from error
+            location = Path(self._temporary.name).parent
+            raise UserError(f"no temporary table can be kept in {location}: {error}") from error
 
     def add(self, key: str, text: str = "") -> None:
         """Add a text behind those that the key has; all are added before any is asked for."""

@@ -40,18 +40,18 @@ def each(
     """Convert records one by one, and count those that cannot be.
 
     Args:
-        records: the place of each, and the record.
+        records: the location of each, and the record.
         convert: gives its examples, or raises ``SkipRecord``.
         tally: counts.
 
     Yields:
-        The place of each example and the example.
+        The location of each example and the example.
     """
-    for place, record in records:
+    for location, record in records:
         try:
             examples = list(convert(record))
         except SkipRecord as reason:
-            tally.skip(str(reason), place)
+            tally.skip(str(reason), location)
             continue
         for example in examples:
-            yield place, example
+            yield location, example

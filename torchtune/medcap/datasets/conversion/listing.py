@@ -48,12 +48,12 @@ def _sorted(folder: str | Path, keep: Callable[[str], bool], recursive: bool) ->
     with DiskTable() as table:
         folders = [""]
         while folders:
-            place = folders.pop()
-            with os.scandir(os.path.join(folder, place)) as entries:
+            location = folders.pop()
+            with os.scandir(os.path.join(folder, location)) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    name = f"{place}/{entry.name}" if place else entry.name
+                    name = f"{location}/{entry.name}" if location else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         folders += [name] * recursive
                     elif keep(entry.path):

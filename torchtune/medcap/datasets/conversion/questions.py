@@ -65,11 +65,11 @@ def question_examples(
     found = find_source(converter, folders, layout)
     if found.kind == HUB:
         return hub_examples(converter, folders, found, read, check)
-    places = image_folders(converter, folders, layout)
+    locations = image_folders(converter, folders, layout)
 
     def convert(question: PublishedQuestion) -> Iterator[Example]:
         check(question)
-        yield locate(Example([turn_of(question)], image_names(question)), places)
+        yield locate(Example([turn_of(question)], image_names(question)), locations)
 
     return examples_of(read, found, convert)
 
@@ -98,7 +98,7 @@ def hub_examples(
 
 def examples_of(read: Reader, found: Found, convert: Callable[[PublishedQuestion], Iterator[Example]]) -> Examples:
     """Read the questions of files that were found."""
-    return lambda tally: each(((it.place, it) for it in read(found, tally)), convert, tally)
+    return lambda tally: each(((it.location, it) for it in read(found, tally)), convert, tally)
 
 
 def turn_of(question: PublishedQuestion) -> tuple[str, str]:
@@ -121,9 +121,9 @@ def image_names(question: PublishedQuestion) -> tuple[str, ...]:
     return tuple(name + suffix for suffix in question.suffixes)
 
 
-def locate(example: Example, places: Sequence[str]) -> Example:
+def locate(example: Example, locations: Sequence[str]) -> Example:
     """Give an example the first of several folders that holds its image, or the first one if none does."""
-    for place in places:
-        if any(os.path.isfile(os.path.join(place, name)) for name in example.images):
-            return replace(example, folder=place)
-    return replace(example, folder=places[0])
+    for location in locations:
+        if any(os.path.isfile(os.path.join(location, name)) for name in example.images):
+            return replace(example, folder=location)
+    return replace(example, folder=locations[0])

@@ -62,7 +62,7 @@ class RowWriter:
 
         Args:
             path: ends in ``.jsonl`` (a row a line) or ``.json`` (an array, also a row a line).
-            examples: the place of each example and the example.
+            examples: the location of each example and the example.
             tally: what the source counts; what is left out here is counted too.
 
         Returns:
@@ -90,14 +90,14 @@ class RowWriter:
         return written
 
     def _lines(self, examples: Iterable[tuple[str, Example]], written: Written) -> Iterator[bytes]:
-        for place, example in examples:
-            row = self._row(place, example, written)
+        for location, example in examples:
+            row = self._row(location, example, written)
             if row is None:
                 continue
             try:
                 line = _encode(row).encode("utf-8")
             except UnicodeEncodeError:
-                written.tally.skip("half of a character, which no text may hold", place)
+                written.tally.skip("half of a character, which no text may hold", location)
                 continue
             written.rows += 1
             yield line
@@ -110,7 +110,7 @@ class RowWriter:
             raise UserError(f"the folder {folder!r} cannot stand in a row's meta: choose a name without ';' and '='")
         self._checked.add(folder)
 
-    def _row(self, place: str, example: Example, written: Written) -> dict[str, Any] | None:
+    def _row(self, location: str, example: Example, written: Written) -> dict[str, Any] | None:
         name = None
         if example.images:
             self._check_folder(example.folder)
@@ -123,7 +123,7 @@ class RowWriter:
             turns = [(self._instructions.choose(example.prompts), turns[0][1]), *turns[1:]]
         row = conversation_row(turns, name, example.folder, example.image_last)
         if not all(turn["value"] for turn in row["conversations"][1 if name else 0 :]):
-            written.tally.skip("a turn without words", place)
+            written.tally.skip("a turn without words", location)
             return None
         return row
 

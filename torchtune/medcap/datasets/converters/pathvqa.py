@@ -46,14 +46,14 @@ class PathVqa(Converter):
         if found.kind == HUB:
             return hub_examples(self, folders, found, pathvqa.questions)
         deepest_first = sorted(layout.images, key=lambda name: "/" not in name)
-        places = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
-        places.append(os.path.join(found.folder, ""))
+        locations = [os.path.join(found.folder, name) for name in deepest_first if (found.folder / name).is_dir()]
+        locations.append(os.path.join(found.folder, ""))
 
         def convert(question: PublishedQuestion) -> Iterator[Example]:
             if question.conversation is None:
-                yield locate(Example([turn_of(question)], image_names(question)), places)
+                yield locate(Example([turn_of(question)], image_names(question)), locations)
             elif question.turn == 0:  # the others are a part of this one's example
                 example = llava_example(question.conversation, "")
-                yield locate(replace(example, images=example.images and image_names(question)), places)
+                yield locate(replace(example, images=example.images and image_names(question)), locations)
 
         return examples_of(pathvqa.questions, found, convert)

@@ -37,12 +37,12 @@ class PmcPatients(Converter):
 
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             with DiskTable(folders.out) as patients:
-                for place, record in csv_records(file, _COLUMNS, tally):
+                for location, record in csv_records(file, _COLUMNS, tally):
                     try:
                         article = text_of(record, "file_path").rpartition("/")[2].partition(".")[0]
                         patients.add(article, text_of(record, "patient"))
                     except SkipRecord as reason:
-                        tally.skip(str(reason), place)
+                        tally.skip(str(reason), location)
                 for name in progress(sorted_files(images, (".jpg",)), "images", "image"):
                     texts = patients.texts(name.partition("_")[0])
                     if not texts:

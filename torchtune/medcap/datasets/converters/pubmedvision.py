@@ -34,13 +34,13 @@ class PubMedVision(Converter):
 
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             with DiskTable(folders.out) as captions:
-                for place, record in json_records(file, tally):
+                for location, record in json_records(file, tally):
                     try:
                         caption = _caption(record)
                         for name in _names(record):
                             captions.add(name, caption)
                     except SkipRecord as reason:
-                        tally.skip(str(reason), place)
+                        tally.skip(str(reason), location)
                 for name in progress(captions.sorted_keys(), "images", "image"):
                     yield f"{file}, {name}", Example([("", captions.texts(name)[-1])], (name,), images, DESCRIBE)
 

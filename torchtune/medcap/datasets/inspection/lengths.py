@@ -38,8 +38,8 @@ def describe_lengths(values: np.ndarray) -> dict[str, Any]:
         "p99": p99,
         "max": high,
         "histogram": [
-            {"from": first + place * width, "to": first + (place + 1) * width, "rows": count}
-            for place, count in enumerate(counts.tolist())
+            {"from": first + position * width, "to": first + (position + 1) * width, "rows": count}
+            for position, count in enumerate(counts.tolist())
         ],
     }
 

@@ -63,8 +63,8 @@ class Packing:
     """The first epoch as training plans it.
 
     Attributes:
-        packed: whether units are rows, not samples.
-        units: of the epoch.
+        packed: whether batch items are rows, not samples.
+        units: batch items of the epoch.
         steps: of the optimizer, at one batch size.
         samples: in it.
         documents: that they are put together in; of unpacked data each batch makes its own, so as many as samples.
@@ -96,9 +96,9 @@ def plan_epoch(
 
     Args:
         survey: made with a tokenizer.
-        batch_size: units of a batch, over all processes.
+        batch_size: items of a batch, over all processes.
         accumulated: batches of a step.
-        packed: whether units are rows of ``max_seq_len`` tokens; else they are samples.
+        packed: whether batch items are rows of ``max_seq_len`` tokens; else they are samples.
         share: samples of one image share it.
         seed: of the run.
 
@@ -145,8 +145,9 @@ def _images_of_rows(plan: EpochOrder, images_of: np.ndarray) -> np.ndarray:
     """``[u]``: images of each packed row, a document's once, which are those of its first sample."""
     if not len(plan):
         return np.zeros(0, dtype=np.int64)
+    assert plan.documents is not None and plan.items is not None, "packed rows are counted"
     of_documents = images_of[plan.samples[plan.documents[:-1]]]
-    return np.add.reduceat(of_documents, plan.units[:-1])
+    return np.add.reduceat(of_documents, plan.items[:-1])
 
 
 def _is_usable(survey: Survey) -> np.ndarray:

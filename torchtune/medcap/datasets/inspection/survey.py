@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.datasets.inspection.images import ImageChecker, ImageFacts, decode
 from medcap.datasets.inspection.processes import over_rows
 from medcap.datasets.inspection.rows import Problem, RowChecker, RowFacts, RowLengths
@@ -56,7 +57,7 @@ class Survey:
         """Return the row that each of some named images stands in.
 
         Args:
-            mentions: places in ``files``.
+            mentions: indices in ``files``.
         """
         return np.searchsorted(self.starts, mentions, side="right") - 1
 
@@ -65,10 +66,10 @@ class Survey:
         mixed = self.words.copy()
         shown = self.images["content"][self.files]
         counts = np.diff(self.starts)
-        for place in range(int(counts.max(initial=0))):
-            rows = np.flatnonzero(counts > place)
+        for position in range(int(counts.max(initial=0))):
+            rows = np.flatnonzero(counts > position)
             # Wraps around at 64 bits; the factor is odd, so that no two states become one.
-            mixed[rows] = (mixed[rows] ^ shown[self.starts[rows] + place]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed[rows] = (mixed[rows] ^ shown[self.starts[rows] + position]) * np.uint64(0x9E3779B97F4A7C15)
         mixed[self.words == 0] = 0
         mixed[list(self.problems)] = 0
         return mixed
@@ -77,7 +78,7 @@ class Survey:
 def survey(
     checker: RowChecker,
     processes: int,
-    look: Callable[[ImageReader, str], ImageFacts] = decode,
+    look: Callable[[ImageReader, ImageRef], ImageFacts] = decode,
     label: str = "checking",
 ) -> Survey:
     """Read every row, then look at every image file that they name, once.
@@ -137,7 +138,7 @@ class _Columns:
 
 
 def _look_at_images(
-    result: Survey, first: np.ndarray, processes: int, look: Callable[[ImageReader, str], ImageFacts], label: str
+    result: Survey, first: np.ndarray, processes: int, look: Callable[[ImageReader, ImageRef], ImageFacts], label: str
 ) -> None:
     wanted = np.zeros(len(result.files), dtype=bool)
     wanted[first] = True

@@ -167,13 +167,13 @@ def _compare(survey: Survey, other: Survey) -> Overlap:
 
 
 def _common(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """``[c, 2]``: places in ``here`` whose number, not 0, is in ``there``, and the first place of it there."""
+    """``[c, 2]``: positions in ``here`` whose number, not 0, is in ``there``, and the first one of it there."""
     values, first = np.unique(there, return_index=True)
     if not len(values):
         return np.empty((0, 2), dtype=np.int64)
-    places = np.minimum(np.searchsorted(values, here), len(values) - 1)
-    common = np.flatnonzero((values[places] == here) & (here != 0))
-    return np.stack([common, first[places[common]]], axis=1)
+    positions = np.minimum(np.searchsorted(values, here), len(values) - 1)
+    common = np.flatnonzero((values[positions] == here) & (here != 0))
+    return np.stack([common, first[positions[common]]], axis=1)
 
 
 def write_good_rows(survey: Survey, path: Path) -> int:
@@ -200,10 +200,10 @@ def write_good_rows(survey: Survey, path: Path) -> int:
     try:
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.write(b"[\n" if array else b"")
-            for place, row in enumerate(good.tolist()):
+            for position, row in enumerate(good.tolist()):
                 text = rows.text(row)
                 if array:
-                    file.write((b",\n" if place else b"") + text)
+                    file.write((b",\n" if position else b"") + text)
                 else:
                     file.write(text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
             file.write(b"\n]\n" if array else b"")

@@ -56,11 +56,11 @@ def list_images(source: str | Path, image_roots: Sequence[str | Path] = ()) -> I
 
 
 def _in_folder(folder: Path) -> Iterator[ImageFile]:
-    for place, folders, files in os.walk(folder):
+    for location, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            if is_image_file(os.path.join(place, name)):
-                yield ImageFile(os.path.join(place, name))
+            if is_image_file(os.path.join(location, name)):
+                yield ImageFile(os.path.join(location, name))
 
 
 def _in_rows(path: Path, image_roots: Sequence[str | Path]) -> Iterator[ImageFile]:

@@ -43,7 +43,9 @@ class Findings:
             return "\n".join(lines)
         lines += ["", *_table(_nearest(leakage.leaks)), ""]
         kinds = [leak.kind for leak in _nearest(leakage.leaks)]
-        counted = ", ".join(f"{kinds.count(place):,} {kind}" for place, kind in enumerate(KINDS) if place in kinds)
+        counted = ", ".join(
+            f"{kinds.count(position):,} {kind}" for position, kind in enumerate(KINDS) if position in kinds
+        )
         share = 100.0 * leakage.num_test / test.images
         lines.append(
             f"{leakage.num_test:,} of {test.images:,} test images ({share:.1f} %) were found in the training set:"

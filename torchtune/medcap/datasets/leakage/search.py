@@ -147,16 +147,16 @@ def find_leaks(train: Iterable[HashedImage], test: Iterable[HashedImage], distan
             near = np.flatnonzero(fine_distances <= FINE_FACTOR * distance)
             num_pairs += len(near)
             num_coarse += len(left) - len(near)
-            for place in near:
-                image, other = test[start + right[place]], block[left[place]]
+            for position in near:
+                image, other = test[start + right[position]], block[left[position]]
                 leak = Leak(
                     _kind(image, other),
-                    int(distances[left[place], right[place]]),
-                    int(fine_distances[place]),
+                    int(distances[left[position], right[position]]),
+                    int(fine_distances[position]),
                     image.name,
                     other.name,
                 )
-                _keep(nearest.setdefault(start + int(right[place]), []), leak)
+                _keep(nearest.setdefault(start + int(right[position]), []), leak)
     leaks = sorted(leak for kept in nearest.values() for leak in sorted(kept)[:MOST_KEPT])
     return Leakage(leaks, len(nearest), num_pairs, num_coarse)
 

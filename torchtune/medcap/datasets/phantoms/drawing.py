@@ -102,9 +102,9 @@ def _noise(stream: np.random.Generator, cells: int, x: Plane, y: Plane) -> Plane
 
 
 def _weights(axis: Plane, cells: int) -> Plane:
-    place = axis * cells
-    left = np.minimum(place.astype(int), cells - 1)
-    part = place - left
+    position = axis * cells
+    left = np.minimum(position.astype(int), cells - 1)
+    part = position - left
     part = part * part * (3 - 2 * part)
     weights = np.zeros((len(axis), cells + 1))
     rows = np.arange(len(axis))
@@ -116,7 +116,7 @@ def _inside(distance: Plane, softness: float = 0.012) -> Plane:
     return 1 / (1 + np.exp(np.clip(distance / softness * 4, -60, 60)))
 
 
-def _bump(distance: Plane, width: float) -> Plane:
+def _bump(distance: Plane, width: float | Plane) -> Plane:
     return np.exp(-((distance / width) ** 2))
 
 

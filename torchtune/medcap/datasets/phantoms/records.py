@@ -1,6 +1,7 @@
 """What is true of a phantom: its attributes, caption, questions, and text that describes it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -215,7 +216,7 @@ def _describe(phantom: Phantom, stream: np.random.Generator) -> str:
     return _choose(stream, _SEPARATORS).join(words[number] for number in stream.permutation(len(words)))
 
 
-def text_records(count: int, seed: int) -> list[dict]:
+def text_records(count: int, seed: int) -> list[dict[str, Any]]:
     """Conversations without images that teach to read about phantoms: a description and a question, or a repetition.
 
     Args:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -135,7 +136,7 @@ def _check_numbers(count: int, seed: int, image_size: int, questions_per_image: 
         raise UserError(f"questions_per_image: must be 1 to {len(QUESTION_TYPES)}, got {questions_per_image}")
 
 
-def _is_complete(out: Path, request: dict) -> bool:
+def _is_complete(out: Path, request: dict[str, Any]) -> bool:
     """Tell whether ``out`` already holds the whole request; raises when it holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; name a folder")
@@ -155,7 +156,7 @@ def _is_complete(out: Path, request: dict) -> bool:
     return False
 
 
-def _read_request(path: Path) -> dict:
+def _read_request(path: Path) -> dict[str, Any]:
     """Return the request in a marker; a marker cut short by a kill reads as an empty one and so matches no request."""
     try:
         request = parse_json(path.read_text(encoding="utf-8"))
@@ -168,7 +169,7 @@ def _image_name(phantom: Phantom) -> str:
     return f"images/{phantom.index:06d}.png"
 
 
-def _draw_and_record(phantom: Phantom, questions: list[Question], out: Path, image_size: int) -> dict:
+def _draw_and_record(phantom: Phantom, questions: list[Question], out: Path, image_size: int) -> dict[str, Any]:
     image, mask = draw(phantom, image_size)
     mask_name = f"masks/{phantom.index:06d}.png"
     Image.fromarray(image).save(out / _image_name(phantom), compress_level=1)
@@ -186,7 +187,7 @@ def _draw_and_record(phantom: Phantom, questions: list[Question], out: Path, ima
     }
 
 
-def _caption_record(phantom: Phantom, out: Path) -> dict:
+def _caption_record(phantom: Phantom, out: Path) -> dict[str, Any]:
     return caption_row(_image_name(phantom), phantom.caption, str(out))
 
 
@@ -194,7 +195,7 @@ def _question_id(phantom: Phantom, question: Question) -> str:
     return f"{phantom.seed}-{phantom.index:06d}-{question.question_type}"
 
 
-def _training_record(phantom: Phantom, question: Question) -> dict:
+def _training_record(phantom: Phantom, question: Question) -> dict[str, Any]:
     return {
         "id": _question_id(phantom, question),
         "image": _image_name(phantom),
@@ -202,7 +203,7 @@ def _training_record(phantom: Phantom, question: Question) -> dict:
     }
 
 
-def _evaluation_row(phantom: Phantom, question: Question) -> dict:
+def _evaluation_row(phantom: Phantom, question: Question) -> dict[str, Any]:
     return {
         "question_id": _question_id(phantom, question),
         "image": _image_name(phantom),
@@ -215,6 +216,6 @@ def _evaluation_row(phantom: Phantom, question: Question) -> dict:
     }
 
 
-def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -157,12 +157,12 @@ def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Pic
             continue
         paths = list(dict.fromkeys(found.of_row(index)))
         stems: dict[str, str] = {}
-        for place, path in enumerate(paths):
+        for position, path in enumerate(paths):
             if path in shared:
                 stems[path] = shared[path]
                 continue
             # [Contract] a row of several images may have to be left out with all of them, so no other relies on it.
-            stems[path] = f"{index:09d}" if len(paths) == 1 else f"{index:09d}.{place}"
+            stems[path] = f"{index:09d}" if len(paths) == 1 else f"{index:09d}.{position}"
             if len(paths) == 1:
                 shared[path] = stems[path]
             yield Picture(path, stems[path])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ def _write_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(out: Path) -> Generator[None]:
     """Make the folder, and keep other processes from preparing into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -114,13 +114,13 @@ def list_folders(folders: Sequence[Path], out: Path) -> tuple[list[Picture], int
             raise UserError(f"--source {folder} is neither a folder nor a JSON or JSONL file: correct the name")
         folder = folder.resolve()
         prefix = f"{folder.name}/" if len(folders) > 1 else ""
-        for place, inside, files in os.walk(folder):
-            inside[:] = sorted(name for name in inside if name[0] != "." and Path(place, name).resolve() != out)
-            relative = Path(place).relative_to(folder).as_posix()
+        for location, inside, files in os.walk(folder):
+            inside[:] = sorted(name for name in inside if name[0] != "." and Path(location, name).resolve() != out)
+            relative = Path(location).relative_to(folder).as_posix()
             relative = prefix + ("" if relative == "." else f"{relative}/")
             inner.update(relative + name for name in inside)
             for name in sorted(files):
-                path = os.path.join(place, name)
+                path = os.path.join(location, name)
                 if name[0] != "." and is_image_file(path):
                     found.append((path, relative + name))
                 else:

@@ -66,8 +66,8 @@ def find_files(root: Path, folders: Sequence[str], kinds: Mapping[str, Sequence[
         for kind, patterns in kinds.items():
             for pattern in patterns:
                 # An archive packed on a Mac brings a hidden `._name.json` beside each `name.json`.
-                places = (root / folder).glob(pattern)
-                files = sorted(path for path in places if path.is_file() and path.name[0] != ".")
+                locations = (root / folder).glob(pattern)
+                files = sorted(path for path in locations if path.is_file() and path.name[0] != ".")
                 if files:
                     return Found(root / folder, kind, files)
     return None

@@ -35,7 +35,7 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
         yield from read_questions(found, tally)
         return
     path = found.files[0]
-    for index, (place, row) in enumerate(json_records(path, tally)):
+    for index, (location, row) in enumerate(json_records(path, tally)):
         key = next((key for key in CONVERSATION_KEYS if key in row), None)
         tally.check_first(path, row, ("image",) if key else ("image", "question", "answer"))
         answer = row.get("answer")
@@ -44,11 +44,11 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
             try:
                 pairs = [(asked, [answered]) for asked, answered in conversation_questions(row[key], key)]
             except UserError as error:
-                tally.skip(str(error), place)
+                tally.skip(str(error), location)
                 continue
         for turn, (question, answers) in enumerate(pairs):
             yield PublishedQuestion(
-                place,
+                location,
                 next(filter(None, (field_text(row.get(key)) for key in _ID_KEYS)), str(index)),
                 question,
                 answers,

@@ -39,10 +39,10 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
         UserError: if the file lacks a column.
     """
     check_columns(found)
-    for index, (place, row) in enumerate(csv_records(found.files[0], COLUMNS, tally)):
+    for index, (location, row) in enumerate(csv_records(found.files[0], COLUMNS, tally)):
         choices = choices_of(row)
         yield PublishedQuestion(
-            place,
+            location,
             field_text(row.get("index")) or str(index),
             row["Question"],
             (right_answer(row, choices),),

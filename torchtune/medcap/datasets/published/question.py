@@ -19,7 +19,7 @@ class PublishedQuestion:
     """What a file says; values that are ``Any`` are as they stand there, unchecked.
 
     Attributes:
-        place: the file and row, for messages.
+        location: the file and row, for messages.
         id: its name in the file, or its number.
         question: its words.
         answers: accepted ones, at least one field, which may be empty.
@@ -34,7 +34,7 @@ class PublishedQuestion:
         meta: further fields, such as ``modality``, ``question_type``, ``organ``.
     """
 
-    place: str
+    location: str
     id: str
     question: Any
     answers: Sequence[Any]
@@ -72,11 +72,11 @@ def read_questions(
     """
     hub, path = found.kind == HUB, found.files[0]
     records = parquet_records(found.files, HUB_COLUMNS, tally) if hub else json_records(path, tally)
-    for index, (place, row) in enumerate(records):
+    for index, (location, row) in enumerate(records):
         if not hub:
             tally.check_first(path, row, (image_key, "question", "answer", *further))
         yield PublishedQuestion(
-            place,
+            location,
             field_text(row.get("qid")) or str(index),
             row.get("question"),
             (row.get("answer"),),

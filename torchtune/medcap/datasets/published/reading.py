@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,15 +25,15 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def skip(self, reason: str, place: str) -> None:
+    def skip(self, reason: str, location: str) -> None:
         """Count a record or a row that is left out.
 
         Args:
             reason: in words that are the same for all cases.
-            place: the file and row, or the image.
+            location: the file and row, or the image.
         """
         self.skipped[reason] += 1
-        self.first.setdefault(reason, place)
+        self.first.setdefault(reason, location)
 
     def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
         """Accept any file: records that lack a key are left out one by one."""
@@ -50,9 +50,9 @@ class Strict(Tally):
         super().__init__()
         self.title = title
 
-    def skip(self, reason: str, place: str) -> None:
+    def skip(self, reason: str, location: str) -> None:
         """Raise the error that names the record."""
-        raise UserError(f"{place}: {reason}; the benchmark is not complete without it: download the file again")
+        raise UserError(f"{location}: {reason}; the benchmark is not complete without it: download the file again")
 
     def check_first(self, path: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
         """Raise an error if the first record lacks one of ``keys``: the file is not what it is taken for."""
@@ -80,17 +80,17 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
     from medcap.datasets.rows.json_spans import stream_rows
 
     for index, text in enumerate(stream_rows(path)):
-        place = f"{path}, row {index}"
+        location = f"{path}, row {index}"
         tally.read += 1
         try:
             value = parse_json(text)
         except JsonError as error:
-            tally.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", place)
+            tally.skip("not valid JSON" if error.line is not None else f"not valid JSON ({error.reason})", location)
             continue
         if isinstance(value, Mapping):
-            yield place, value
+            yield location, value
         else:
-            tally.skip("the row is not an object", place)
+            tally.skip("the row is not an object", location)
 
 
 def csv_records(
@@ -121,7 +121,7 @@ def csv_records(
             # A quote that is not meant as one runs over rows: each of their lines is one that was not read.
             for _ in filter(str.strip, record.lines):
                 tally.read += 1
-                tally.skip(record.problem, f"{path}, {record.place}")
+                tally.skip(record.problem, f"{path}, {record.location}")
 
 
 def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[str]:
@@ -182,7 +182,7 @@ def parquet_records(
 
 
 @contextlib.contextmanager
-def _utf8(path: Path) -> Iterator[None]:
+def _utf8(path: Path) -> Generator[None]:
     try:
         yield
     except UnicodeDecodeError as error:

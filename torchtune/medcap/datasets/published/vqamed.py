@@ -63,17 +63,17 @@ def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
     """
     path = found.files[0]
     if found.kind == TEST_2019:
-        for place, (image, category, text, answers) in bar_records(path, "image|category|question|answers", tally):
-            yield _question(place, image, text, accepted_answers(answers), category)
+        for location, (image, category, text, answers) in bar_records(path, "image|category|question|answers", tally):
+            yield _question(location, image, text, accepted_answers(answers), category)
     elif found.kind == TEST_2021:
         layout = "image|answers"
         accepted = {image: rest.split("|") for _, (image, rest) in bar_records(answers_file(found), layout, tally)}
-        for place, (image, text) in bar_records(path, "image|question", tally):
+        for location, (image, text) in bar_records(path, "image|question", tally):
             answers = [answer.strip() for answer in accepted.get(image, []) if answer.strip()]
-            yield _question(place, image, text, answers, "abnormality")
+            yield _question(location, image, text, answers, "abnormality")
     else:
-        for place, (image, text, answer) in bar_records(path, "image|question|answer", tally):
-            yield _question(place, image, text, [answer], "")
+        for location, (image, text, answer) in bar_records(path, "image|question|answer", tally):
+            yield _question(location, image, text, [answer], "")
 
 
 def answers_file(found: Found) -> Path:
@@ -106,5 +106,5 @@ def accepted_answers(text: str) -> list[str]:
     return list(answers)
 
 
-def _question(place: str, image: str, text: str, answers: list[str], category: str) -> PublishedQuestion:
-    return PublishedQuestion(place, image, text, answers, image, _SUFFIXES, meta={"question_type": category})
+def _question(location: str, image: str, text: str, answers: list[str], category: str) -> PublishedQuestion:
+    return PublishedQuestion(location, image, text, answers, image, _SUFFIXES, meta={"question_type": category})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 from medcap.datasets.rows.data_files import check_data_file
 from medcap.errors import UserError
@@ -44,7 +44,7 @@ class Record:
         return self.number + len(self.lines) - 1
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where it stands, in words."""
         return f"line {self.number}" if len(self.lines) == 1 else f"lines {self.number} to {self.last}"
 
@@ -74,7 +74,7 @@ def read_heading(
     """
     heading = next(_records(path, delimiter, max_field), None)
     if heading is not None and heading.problem is not None:
-        raise UserError(f"{path}, {heading.place}: the heading is {heading.problem}")
+        raise UserError(f"{path}, {heading.location}: the heading is {heading.problem}")
     names = [] if heading is None else heading.fields
     for column in columns:
         if column not in names:
@@ -144,7 +144,7 @@ def _records(
                 except csv.Error as error:
                     fields, problem = [], _problem(error)
                 if advance is not None and number % _STEP == 0:
-                    advance(file.buffer.tell())
+                    advance(cast(BinaryIO, file.buffer).tell())
                 if fields or problem is not None:
                     yield Record(number, tuple(lines.taken), fields, problem)
     except OSError as error:
@@ -187,14 +187,14 @@ def _holds_rows(record: Record, delimiter: str) -> bool:
     if not spanning:
         return False
     first, last = spanning[0], spanning[-1]
-    for place, line in enumerate(record.lines):
+    for location, line in enumerate(record.lines):
         fields = _split(line, delimiter)
         if len(fields) != len(own):
             continue
         others = range(len(own))
-        if place == 0:  # begins with the record's own fields, and the last line ends with its own
+        if location == 0:  # begins with the record's own fields, and the last line ends with its own
             others = range(first + 1, len(own))
-        elif place == len(record.lines) - 1:
+        elif location == len(record.lines) - 1:
             others = range(last)
         if any(column not in spanning and _is_alike(own[column], fields[column]) for column in others):
             return True

@@ -43,7 +43,7 @@ class JsonRows:
         self.fingerprint = fingerprint
         self._resolved = path.resolve()
         self._state = state
-        self._places: np.ndarray | None = spans  # [n, 2] int64: first byte and the byte behind the last
+        self._positions: np.ndarray | None = spans  # [n, 2] int64: first byte and the byte behind the last
         self._num_rows = len(spans)
         self._file: tuple[int, _Descriptor] | None = None
 
@@ -100,16 +100,16 @@ class JsonRows:
         return generator.permutation(self._num_rows).astype(np.int64, copy=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The places would be copied out of the mapping: the other process maps the same cache entry instead.
+        # The spans would be copied out of the mapping: the other process maps the same cache entry instead.
         return {**self.__dict__, "_places": None, "_file": None}
 
     def _spans(self) -> np.ndarray:
-        if self._places is None:
+        if self._positions is None:
             rows = open_rows(self._resolved)
             if rows.fingerprint != self.fingerprint:
                 self._fail_changed()
-            self._places = rows._spans()
-        return self._places
+            self._positions = rows._spans()
+        return self._positions
 
     def _open(self) -> _Descriptor:
         file = self._file

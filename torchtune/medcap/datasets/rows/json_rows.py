@@ -63,9 +63,9 @@ def _load_lines(file: TextIO, path: Path, start: str) -> Iterator[tuple[int, Any
         row += 1
 
 
-def _not_json(place: str, error: JsonError, start: str) -> UserError:
+def _not_json(location: str, error: JsonError, start: str) -> UserError:
     if error.line is None:  # what is wrong has nothing to do with the end of the file
-        return UserError(f"{place}: not valid JSON ({error.reason})")
+        return UserError(f"{location}: not valid JSON ({error.reason})")
     if start.lstrip()[:1] not in ("{", "["):
-        return UserError(f"{place}: not valid JSON ({error.reason}): the file must be JSON or JSONL")
-    return UserError(f"{place}: not valid JSON ({error.reason}); is the file cut off?")
+        return UserError(f"{location}: not valid JSON ({error.reason}): the file must be JSON or JSONL")
+    return UserError(f"{location}: not valid JSON ({error.reason}); is the file cut off?")

@@ -88,7 +88,7 @@ def stream_rows(path: Path) -> Iterator[bytes]:
         raise UserError(f"data file {path} cannot be read: {error.strerror}") from error
 
 
-def _byte_progress(size: int, name: str) -> tqdm:
+def _byte_progress(size: int, name: str) -> tqdm[Any]:
     return tqdm(
         total=size,
         desc=name,
@@ -120,7 +120,7 @@ def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
     return begin, text[:1]
 
 
-def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm) -> Iterator[bytes]:
+def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm[Any]) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
     last = False
@@ -132,8 +132,8 @@ def _read_blocks(file: BinaryIO, path: Path, digest: Any, progress: tqdm) -> Ite
         try:
             decoder.decode(block, last)
         except UnicodeDecodeError as error:
-            place = position - pending + error.start
-            raise not_text(path, f"{error.reason} at byte {place}") from error
+            byte = position - pending + error.start
+            raise not_text(path, f"{error.reason} at byte {byte}") from error
         position += len(block)
         progress.update(len(block))
         if block:
@@ -160,14 +160,14 @@ def _line_spans(blocks: Iterator[bytes], file: BinaryIO, begin: int) -> np.ndarr
         is_end = content == _LINE_ENDS[0]
         if b"\r" in block:
             is_end |= content == _LINE_ENDS[1]
-        places = np.flatnonzero(is_end)
-        starts = places + 1
+        found = np.flatnonzero(is_end)
+        starts = found + 1
         if after_line_end:
             starts = np.concatenate([[0], starts])
         after_line_end = bool(is_end[-1])
         starts = starts[starts < len(block)]
         doubtful.append(position + starts[content[starts] <= b" "[0]])
-        ends.append(position + places)
+        ends.append(position + found)
         position += len(block)
     if not after_line_end:
         ends.append(np.array([position]))
@@ -203,7 +203,7 @@ class _Array:
         self._blocks = blocks
         self._path = path
         self._text = ""
-        self._place = 0  # of the next character in the text
+        self._cursor = 0  # of the next character in the text
         self._offset = 0  # of the text in the file, bytes
         self._lines = 0  # before the text
         self._decode = json.JSONDecoder().raw_decode
@@ -220,48 +220,50 @@ class _Array:
         Raises:
             UserError: at the first place that is not valid JSON.
         """
-        places = array("q")
+        found = array("q")
         for length in self._elements(begin):
-            places.append(self._offset + self._place)
-            places.append(self._offset + self._place + length)
-        return np.frombuffer(places, dtype=np.int64).reshape(-1, 2) if places else np.empty((0, 2), dtype=np.int64)
+            found.append(self._offset + self._cursor)
+            found.append(self._offset + self._cursor + length)
+        return np.frombuffer(found, dtype=np.int64).reshape(-1, 2) if found else np.empty((0, 2), dtype=np.int64)
 
     def rows(self, begin: int) -> Iterator[bytes]:
         """Yield the elements' texts; arguments and errors as for ``spans``."""
         for length in self._elements(begin):
-            yield self._text[self._place : self._place + length].encode("latin-1")
+            yield self._text[self._cursor : self._cursor + length].encode("latin-1")
 
     def _elements(self, begin: int) -> Iterator[int]:
         """Yield the length of each element, bytes, at the time when the place is its first."""
         while len(self._text) < begin and self._extend():
             pass
-        self._place = begin
+        self._cursor = begin
         if self._next() != "[":
-            self._fail(JsonError("Expecting value", position=self._place))
-        self._place += 1
+            self._fail(JsonError("Expecting value", position=self._cursor))
+        self._cursor += 1
         if self._next() == "]":
-            self._place += 1
+            self._cursor += 1
         else:
             while True:
                 self._next()
                 length = self._element()
                 yield length
-                self._place += length
+                self._cursor += length
                 character = self._next()
                 if character not in (",", "]"):
-                    self._fail(JsonError("Expecting ',' delimiter", position=self._place))
-                self._place += 1
+                    self._fail(JsonError("Expecting ',' delimiter", position=self._cursor))
+                self._cursor += 1
                 if character == "]":
                     break
         if self._next():
-            self._fail(JsonError("Extra data", position=self._place))
+            self._fail(JsonError("Extra data", position=self._cursor))
 
     def _next(self) -> str:
         """Return the next character that is not a blank; empty at the end of the file."""
         while True:
-            self._place = _BLANKS.match(self._text, self._place).end()
-            if self._place < len(self._text):
-                return self._text[self._place]
+            blanks = _BLANKS.match(self._text, self._cursor)
+            assert blanks is not None, "none match too"
+            self._cursor = blanks.end()
+            if self._cursor < len(self._text):
+                return self._text[self._cursor]
             if not self._extend():
                 return ""
 
@@ -269,7 +271,7 @@ class _Array:
         """Length of the element that begins here, bytes."""
         while True:
             try:
-                _, end = self._decode(self._text, self._place)
+                _, end = self._decode(self._text, self._cursor)
             except (ValueError, RecursionError) as error:
                 problem = json_error(error)
                 if problem.position is None or not self._extend():
@@ -277,11 +279,11 @@ class _Array:
             else:
                 # A number that is cut by the end of the window, such as 1.5e, also decodes, as 1.5.
                 if _SEPARATOR.match(self._text, end) or not self._extend():
-                    return end - self._place
+                    return end - self._cursor
 
     def _extend(self) -> bool:
         """Read on, by at least as much as is kept, so that even one huge element is decoded only a few times."""
-        kept = self._text[self._place :]
+        kept = self._text[self._cursor :]
         pieces, size = [], 0
         for block in self._blocks:
             pieces.append(block.decode("latin-1"))
@@ -290,14 +292,14 @@ class _Array:
                 break
         if not pieces:
             return False
-        self._lines += self._text.count("\n", 0, self._place)
-        self._offset += self._place
+        self._lines += self._text.count("\n", 0, self._cursor)
+        self._offset += self._cursor
         self._text = kept + "".join(pieces)
-        self._place = 0
+        self._cursor = 0
         return True
 
     def _fail(self, problem: JsonError) -> NoReturn:
         cut = problem.position is not None
-        line = self._lines + self._text.count("\n", 0, problem.position if cut else self._place) + 1
+        line = self._lines + self._text.count("\n", 0, problem.position if cut else self._cursor) + 1
         remedy = "; is the file cut off?" if cut else ""
         raise UserError(f"{self._path}, line {line}: not valid JSON ({problem.reason}){remedy}")

@@ -11,8 +11,10 @@ from medcap.errors import UserError
 from medcap.files import atomic_file
 
 _BATCH = 64  # rows whose images are held at a time
-_SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
-_SUFFIXES += ((b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"RIFF", ".webp"))
+_SUFFIXES = (
+    *((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp")),
+    *((b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"RIFF", ".webp")),
+)
 
 
 def read_parquet(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:

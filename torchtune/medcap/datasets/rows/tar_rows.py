@@ -168,7 +168,8 @@ class ShardRows:
         for group in np.array_split(shards, -(-len(shards) // SHARDS_AT_A_TIME)):
             turns = np.repeat(np.arange(len(group), dtype=np.uint8), counts[group])
             generator.shuffle(turns)
-            samples = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in group])
+            starts = self._starts.tolist()
+            samples = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in group])
             part = np.empty(len(turns), dtype=np.int64)
             # The i-th turn of a shard takes its i-th sample.
             part[np.argsort(turns, kind="stable")] = samples

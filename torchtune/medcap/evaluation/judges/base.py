@@ -74,7 +74,7 @@ class Judge(ABC):
 
         Args:
             prompts: the user turns.
-            on_reply: called once for every prompt with its place in the list, in the order of completion, always
+            on_reply: called once for every prompt with its index in the list, in the order of completion, always
                 from the calling thread. What concerns one prompt only (it is too long, say) is a reply with an
                 ``error``.
 
@@ -92,15 +92,15 @@ class Judge(ABC):
 
         Args:
             answers: with references, and not failed.
-            on_verdict: called once for every answer with its place in the list, in the order of completion.
+            on_verdict: called once for every answer with its index in the list, in the order of completion.
             parsing: one of ``PARSINGS``.
 
         Raises:
             UserError: if no answer at all can be judged.
         """
 
-        def on_reply(place: int, reply: Reply) -> None:
-            on_verdict(place, read_verdict(reply, parsing))
+        def on_reply(position: int, reply: Reply) -> None:
+            on_verdict(position, read_verdict(reply, parsing))
 
         self.ask([judge_prompt(answer) for answer in answers], on_reply)
 

@@ -135,7 +135,7 @@ class EndpointJudge(Judge):
             while num_done < len(prompts):
                 outcome = run.next()
                 num_done += 1
-                on_reply(outcome.place, outcome.reply)
+                on_reply(outcome.position, outcome.reply)
                 progress.add(outcome.reply.num_tokens)
                 replied += not outcome.reply.error
                 in_a_row = in_a_row + 1 if outcome.endpoint_failed else 0
@@ -252,7 +252,7 @@ def _tries(error: Any) -> str:
 
 @dataclass(frozen=True)
 class _Outcome:
-    place: int
+    position: int
     reply: Reply
     endpoint_failed: bool = False
 
@@ -284,7 +284,7 @@ class _Run:
             threading.Thread(target=self._work, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop("stopped")
         for _ in range(self._num_threads):
             self._waiting.put(None)
@@ -313,10 +313,10 @@ class _Run:
             except BaseException as error:
                 self._outcomes.put(error)
 
-    def _ask(self, place: int, prompt: str) -> _Outcome:
+    def _ask(self, position: int, prompt: str) -> _Outcome:
         if self._stop.is_set():
-            return _Outcome(place, Reply("", "error", error=self._why))
+            return _Outcome(position, Reply("", "error", error=self._why))
         try:
-            return _Outcome(place, self._judge.reply(prompt))
+            return _Outcome(position, self._judge.reply(prompt))
         except _Failure as failure:
-            return _Outcome(place, Reply("", "error", error=str(failure)), failure.of_endpoint)
+            return _Outcome(position, Reply("", "error", error=str(failure)), failure.of_endpoint)

@@ -87,14 +87,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             " tables have image,instruction,output,generated"
         )
     for record in read_records(path, columns):
-        place = f"{path}, {record.place}"
+        location = f"{path}, {record.location}"
         if record.problem == WRONG_COUNT:
             raise UserError(
-                f"{place}: {len(record.fields)} cells under {len(columns)} columns; is the file cut off, or a quote"
+                f"{location}: {len(record.fields)} cells under {len(columns)} columns; is the file cut off, or a quote"
                 " missing?"
             )
         if record.problem is not None:
-            raise UserError(f"{place}: not valid CSV ({record.problem}); is the file cut off?")
+            raise UserError(f"{location}: not valid CSV ({record.problem}); is the file cut off?")
         yield dict(zip(columns, record.fields, strict=True))
 
 

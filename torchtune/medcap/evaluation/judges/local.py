@@ -99,14 +99,14 @@ class LocalJudge(Judge):
         }
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
-        encoded = [_Prompt(place, self._tokenizer.encode(prompt)) for place, prompt in enumerate(prompts)]
+        encoded = [_Prompt(position, self._tokenizer.encode(prompt)) for position, prompt in enumerate(prompts)]
         model = self._model
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         fitting = [prompt for prompt in encoded if len(prompt.tokens) < room]
         for prompt in encoded:
             if len(prompt.tokens) >= room:
                 error = f"the prompt has {len(prompt.tokens)} tokens; the judge reads and writes at most {room}"
-                on_reply(prompt.place, Reply("", "error", error=error))
+                on_reply(prompt.position, Reply("", "error", error=error))
         with Progress(len(fitting), self.progress and len(prompts) > 1) as progress, torch.inference_mode():
             for batch in self._batches(fitting):
                 try:
@@ -117,7 +117,7 @@ class LocalJudge(Judge):
                         " or bits; verdicts so far are kept"
                     ) from error
                 for prompt, reply in zip(batch, replies, strict=True):
-                    on_reply(prompt.place, reply)
+                    on_reply(prompt.position, reply)
                     progress.add(reply.num_tokens)
 
     def _batches(self, prompts: list[_Prompt]) -> Iterator[list[_Prompt]]:
@@ -198,7 +198,7 @@ class LocalJudge(Judge):
 
 @dataclass(frozen=True)
 class _Prompt:
-    place: int
+    position: int
     tokens: list[int]
 
 
@@ -236,7 +236,7 @@ class _Tokenizer:
 
     def reply(self, tokens: list[int]) -> Reply:
         """Return what was said before the first stop token."""
-        end = next((place for place, token in enumerate(tokens) if token in self.stop_tokens), None)
+        end = next((position for position, token in enumerate(tokens) if token in self.stop_tokens), None)
         text = self._own.decode(tokens[:end], skip_special_tokens=True).strip()
         return Reply(text, "length" if end is None else "stop", len(tokens[:end]))
 

@@ -59,26 +59,26 @@ class ModelUnderTestJudge(Judge):
 
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
         generator = self._generator
-        places: list[int] = []
+        numbers: list[int] = []
         requests: list[Request] = []
-        for place, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts):
             # medcap 2024's own data writes the character that stands for an image so.
-            request = question_request(None, prompt.replace(PLACEHOLDER, "(1)"), str(place))
+            request = question_request(None, prompt.replace(PLACEHOLDER, "(1)"), str(number))
             try:
                 num_tokens = len(generator.tokenizer.prompt(request.messages).tokens)
             except UserError as error:
-                on_reply(place, Reply("", "error", error=str(error)))
+                on_reply(number, Reply("", "error", error=str(error)))
                 continue
             if num_tokens >= generator.max_seq_len:
                 error = f"the prompt has {num_tokens} tokens; the judge reads and writes at most"
-                on_reply(place, Reply("", "error", error=f"{error} {generator.max_seq_len}"))
+                on_reply(number, Reply("", "error", error=f"{error} {generator.max_seq_len}"))
                 continue
-            places.append(place)
+            numbers.append(number)
             requests.append(request)
 
         def on_result(index: int, generation: Generation) -> None:
             text, count = generation.text, len(generation.tokens)
-            on_reply(places[index], Reply(text, generation.finish, count, generation.error))
+            on_reply(numbers[index], Reply(text, generation.finish, count, generation.error))
 
         generator.generate(requests, self._sampling, on_result)
 

@@ -80,5 +80,5 @@ class RequestFields:
 
 
 def _first_named(sent: Mapping[str, Any], message: str) -> str | None:
-    places = {name: match.start() for name in sent if (match := re.search(rf"\b{re.escape(name)}\b", message))}
-    return min(places, key=places.__getitem__) if places else None
+    positions = {name: match.start() for name in sent if (match := re.search(rf"\b{re.escape(name)}\b", message))}
+    return min(positions, key=positions.__getitem__) if positions else None

@@ -101,8 +101,8 @@ def _check_same_source(folder: Path, source: Path, sha256: str) -> None:
 def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsing: str) -> list[dict[str, Any]]:
     fingerprints = [_fingerprint(answer) for answer in answers]
     pending = [
-        place
-        for place, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
+        position
+        for position, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
         if _must_be_asked(file, answer, fingerprint, parsing)
     ]
     known = [_parsed(row, parsing) for fingerprint in fingerprints if (row := file.rows.get(fingerprint))]
@@ -120,8 +120,8 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
 
     def keep(index: int, verdict: Verdict) -> None:
         nonlocal some_replied, some_read, num_unread
-        place = pending[index]
-        held.append(_entry(answers[place], fingerprints[place], verdict))
+        position = pending[index]
+        held.append(_entry(answers[position], fingerprints[position], verdict))
         some_replied |= not verdict.reply.error
         some_read |= verdict.value in (RIGHT, WRONG)
         num_unread += verdict.value == UNPARSED
@@ -136,7 +136,7 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
             raise _no_verdict(judge, [verdict.reply.text], num_unread)
 
     if pending:
-        judge.judge([answers[place] for place in pending], keep, parsing)
+        judge.judge([answers[position] for position in pending], keep, parsing)
     # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
     asked = [
         file.rows.get(fingerprint)
@@ -210,7 +210,6 @@ def _entry(
     answer: Answer, fingerprint: str, verdict: Verdict | None = None, value: str | None = None, error: str | None = None
 ) -> dict[str, Any]:
     reply = verdict.reply if verdict else None
-    asked = reply is not None and not reply.error
     question = answer.question
     return {
         "question_id": question.id,
@@ -220,7 +219,7 @@ def _entry(
         **question.groups,
         "prediction": answer.prediction,
         "verdict": verdict.value if verdict else value,
-        "reply": reply.text if asked else None,
+        "reply": reply.text if reply and not reply.error else None,
         "finish": reply.finish if reply else None,
         "num_tokens": reply.num_tokens if reply else 0,
         "error": (reply.error or None) if reply else error,

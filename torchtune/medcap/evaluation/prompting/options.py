@@ -31,14 +31,14 @@ def with_words(question: Question, before: str = "", after: str = "") -> list[Me
     """
     *earlier, last = question.messages
     parts = [dict(part) for part in last.content]
-    places = [place for place, part in enumerate(parts) if part["type"] == "text"]
-    if not places:
-        places = [len(parts)]
+    positions = [position for position, part in enumerate(parts) if part["type"] == "text"]
+    if not positions:
+        positions = [len(parts)]
         parts.append({"type": "text", "content": ""})
-    first, end = parts[places[0]], parts[places[-1]]
+    first, end = parts[positions[0]], parts[positions[-1]]
     # Words behind an image begin on a line of their own, as in the training records.
     end["content"] = end["content"].rstrip()
-    first["content"] = ("\n" if places[0] else "") + before + first["content"].lstrip()
+    first["content"] = ("\n" if positions[0] else "") + before + first["content"].lstrip()
     end["content"] += after
     return [*earlier, Message(role="user", content=parts, masked=True)]
 

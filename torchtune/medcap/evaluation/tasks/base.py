@@ -97,7 +97,7 @@ class Task(ABC):
     mode_protocols: ClassVar[tuple[str, ...]] = ()
     vqa_types: ClassVar[tuple[str, ...]] = VQA_TYPES
     Options: ClassVar[type[LoadOptions]] = LoadOptions
-    legacy_table: ClassVar[LegacyTable | None] = None
+    legacy_table: LegacyTable | None = None
 
     def vqa_type(self, wanted: str) -> str:
         """Tell how its free answers are asked for.
@@ -340,7 +340,7 @@ def take_chunk(rows: Sequence[Question], chunk: int | None, index: int | None) -
     Raises:
         UserError: if there is no such part.
     """
-    if is_whole(chunk, index):
+    if chunk is None or index is None or is_whole(chunk, index):
         return list(rows)
     if chunk < 1:
         raise UserError(f"test_chunk={chunk} must be at least 1, or -1 for everything")

@@ -138,12 +138,12 @@ def row_maker(
     Raises:
         UserError: if images have to be written and there is no work folder.
     """
-    hub = found.kind == HUB
-    if hub and options.work_folder is None:
-        raise UserError(
-            f"{found.source}: its images lie inside the parquet file and need an output_dir to be written to"
-        )
-    if hub:
+    store = find = None
+    if found.kind == HUB:
+        if options.work_folder is None:
+            raise UserError(
+                f"{found.source}: its images lie inside the parquet file and need an output_dir to be written to"
+            )
         store = ImageStore(options.work_folder)
         store.folder.mkdir(parents=True, exist_ok=True)
         roots = [store.folder]
@@ -152,15 +152,14 @@ def row_maker(
 
     def make_row(question: PublishedQuestion) -> Question:
         image, problem, name = None, None, field_text(question.image)
-        if hub and question.content is None:
-            problem = "the parquet file holds no image for it"
-        elif hub:
-            image = ImageRef.of(store.write(question.content))
-        elif name:
+        if store is not None:
+            image = None if question.content is None else ImageRef.of(store.write(question.content))
+            problem = "the parquet file holds no image for it" if image is None else None
+        elif find is not None and name:
             image = find.first_of(*(name + suffix for suffix in question.suffixes))
             problem = find.problem
         kind = answer_type_of(question.answer_type)
-        if hub or derive:
+        if store is not None or derive:
             kind = kind or yes_no_type(list(map(field_words, question.answers)))
         return official_row(question, image, problem, kind)
 

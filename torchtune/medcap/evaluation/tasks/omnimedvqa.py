@@ -84,10 +84,10 @@ class OmniMedVqaTask(Task):
         rows = []
         for path in found.files:
             strict = Strict(self.title)
-            for index, (place, record) in enumerate(json_records(path, strict)):
+            for index, (location, record) in enumerate(json_records(path, strict)):
                 strict.check_first(path, record, ("question", "gt_answer", "image_path"))
                 question = PublishedQuestion(
-                    place,
+                    location,
                     field_text(record.get("question_id")) or f"{path.stem}-{index}",
                     record.get("question"),
                     [record.get("gt_answer")],

@@ -10,7 +10,7 @@ from PIL import Image
 from torchtune.data import Message
 
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.conversations import split_images
+from medcap.data.conversations import ROLES, split_images
 from medcap.errors import UserError
 
 _WORDS = "Is there a 2.5 cm nodule in the left upper lobe? (SUVmax = 12.7, naïve, 胸部)\n\nAnswer “yes” or “no”."
@@ -51,19 +51,19 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
         made = processor.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
         theirs = made["input_ids"][0]
         if list(theirs) != own:
-            place = next(
+            position = next(
                 (at for at, (a, b) in enumerate(zip(theirs, own, strict=False)) if a != b), min(len(theirs), len(own))
             )
             raise UserError(
                 f"--format hf: the exported tokenizer writes sample conversation {number} with other ids than the run's"
-                f" own ({len(theirs)} and {len(own)} ids, the first difference at {place}), so nothing was exported"
+                f" own ({len(theirs)} and {len(own)} ids, the first difference at {position}), so nothing was exported"
             )
 
 
 def _message(role: str, parts: tuple[str | None, ...]) -> Message:
     """Return the turn of a training record: a tag for each picture, on a line of its own."""
-    written = "\n".join("<image>" if part is IMAGE else part for part in parts)
-    return Message(role=role, content=split_images(written), masked=role != "assistant")
+    written = "\n".join(part or "<image>" for part in parts)
+    return Message(role=ROLES[role], content=split_images(written), masked=role != "assistant")
 
 
 def _part(part: str | None, picture: Image.Image) -> dict[str, Any]:

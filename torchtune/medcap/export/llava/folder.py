@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torchtune.models.llama3 import Llama3Tokenizer
 
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.hf_llama_writer import token_ids
@@ -81,7 +82,7 @@ def write_llava(
 
 
 def _config(plan: ModelPlan, tower: LlavaTower, image_token: int, dtype: torch.dtype) -> dict[str, Any]:
-    language = language_config(plan.llm) | token_ids(plan.tokenizer.tokenizer)
+    language = language_config(plan.llm) | token_ids(cast(Llama3Tokenizer, plan.tokenizer.tokenizer))
     name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlavaForConditionalGeneration"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ def check_tower(tower: Tower, exported: LlavaTower) -> None:
 
 
 @contextlib.contextmanager
-def without_progress() -> Iterator[None]:
+def without_progress() -> Generator[None]:
     """Hide the bar that transformers shows even for a moment's work."""
     from transformers.utils import logging
 
@@ -239,8 +239,8 @@ def _vit_names(name: str) -> tuple[str, ...]:
     if name in VIT_OUTSIDE:
         return (VIT_OUTSIDE[name],)
     first, _, rest = name.partition(".")
-    number, _, place = rest.partition(".")
-    part, _, leaf = place.rpartition(".")
+    number, _, location = rest.partition(".")
+    part, _, leaf = location.rpartition(".")
     if first != "blocks" or part not in VIT_BLOCK:
         return ()
     return tuple(f"encoder.layer.{number}.{new}.{leaf}" for new in VIT_BLOCK[part])

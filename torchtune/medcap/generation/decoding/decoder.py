@@ -14,7 +14,7 @@ from medcap.generation.decoding.kv_cache import KVCache
 from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
 from medcap.generation.decoding.sampling import choose_tokens, draw_uniforms, is_greedy
-from medcap.generation.request import Generation
+from medcap.generation.request import Generation, Sampling
 from medcap.models.vision_language_model import VisionLanguageModel
 
 Finish = Callable[[Prompt, Generation], None]
@@ -139,7 +139,7 @@ class Decoder:
         rows = self._free()[: len(prompts)]
         packed = pack_trees(trees, self.device)
         slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
-        sources = [torch.from_numpy(packed.sources(place, length)) for place, length in enumerate(lengths)]
+        sources = [torch.from_numpy(packed.sources(number, length)) for number, length in enumerate(lengths)]
         self.cache.fill(torch.cat(slots).to(self.device), torch.cat(sources).to(self.device))
         last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
         self.hidden[rows] = last
@@ -175,17 +175,18 @@ class Decoder:
     def _by_each_rule(self, logits: Tensor) -> Tensor:
         """Rows with one rule are chosen for together: ``[R, V] -> [R]``."""
         uniforms = self.uniforms.gather(1, self.emitted[:, None]).squeeze(1)  # [R]
-        rules: dict[tuple[object, ...], list[int]] = {}
+        rules: dict[tuple[object, ...], tuple[Sampling, list[int]]] = {}
         for row, prompt in enumerate(self.rows):
             if prompt is not None:
                 sampling = prompt.sampling
-                rules.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
+                rule = (sampling.temperature, sampling.top_k, sampling.top_p)
+                rules.setdefault(rule, (sampling, []))[1].append(row)
         if len(rules) == 1:
-            ((row, *_),) = rules.values()
-            return choose_tokens(logits, self.rows[row].sampling, uniforms)
+            ((sampling, _),) = rules.values()
+            return choose_tokens(logits, sampling, uniforms)
         chosen = self._integers(len(self.rows))
-        for rows in rules.values():
-            chosen[rows] = choose_tokens(logits[rows], self.rows[rows[0]].sampling, uniforms[rows])
+        for sampling, rows in rules.values():
+            chosen[rows] = choose_tokens(logits[rows], sampling, uniforms[rows])
         return chosen
 
     def _tell(self, chosen: Tensor, silent: Tensor, on_token: OnToken) -> None:
@@ -198,6 +199,7 @@ class Decoder:
         answers = self.answers[rows].tolist()
         for row, is_broken, by_itself, count, answer in zip(rows, broken, stopped, counts, answers, strict=True):
             prompt, self.rows[row] = self.rows[row], None
+            assert prompt is not None, "an open row has one"
             if is_broken:
                 self.cache.clear(row)
                 self.hidden[row] = 0

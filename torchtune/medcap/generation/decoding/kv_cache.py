@@ -7,8 +7,9 @@ sight until it is overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,7 @@ class LayerCache:
     def _store(self, slots: Tensor, new: Tensor) -> Tensor:
         cache = self._cache
         tokens = new.transpose(1, 2).flatten(0, 1)  # [R * s, H, D]
+        assert cache.slots is not None, "each step chooses them first"
         if cache.sources is not None:
             slots.index_copy_(0, cache.slots, tokens[cache.sources])
             return new
@@ -158,7 +160,7 @@ class LayerCache:
 
 
 @contextmanager
-def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
+def attached(decoder: nn.Module, cache: KVCache) -> Generator[KVCache]:
     """Let the decoder's attention layers use a cache, and leave them as they were, whatever happens.
 
     Args:
@@ -169,7 +171,7 @@ def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
         The cache.
     """
     # By its own attribute: a wrapper around an attention layer answers for it too.
-    layers = [module for module in decoder.modules() if "cache_enabled" in vars(module)]
+    layers: list[Any] = [module for module in decoder.modules() if "cache_enabled" in vars(module)]
     before = [(layer.kv_cache, layer.cache_enabled) for layer in layers]
     cache.layers = [LayerCache(cache) for _ in layers]
     try:
@@ -182,7 +184,7 @@ def attached(decoder: nn.Module, cache: KVCache) -> Iterator[KVCache]:
         cache.layers = []
 
 
-def _put(layer: nn.Module, kv_cache: object, enabled: bool) -> None:
+def _put(layer: Any, kv_cache: object, enabled: bool) -> None:
     # A registered submodule (torchtune's own cache) cannot be assigned over by a plain object.
     del layer.kv_cache
     layer.kv_cache = kv_cache

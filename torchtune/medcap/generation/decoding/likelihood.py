@@ -51,19 +51,19 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
     packed = pack_trees(trees, model.device)
     prompts = [prompt for tree in trees for prompt in tree.prompts]
     # A candidate's first token is predicted at the prompt's last one, each further one at the one before it.
-    places: list[int] = []  # where a token is predicted
+    output_positions: list[int] = []  # where a token is predicted
     tokens: list[int] = []  # which one
     for number, prompt in enumerate(prompts):
         for start, candidate in zip(packed.leaves[number], prompt.candidates, strict=True):
-            places += [packed.last[number], *range(start, start + len(candidate) - 1)]
+            output_positions += [packed.last[number], *range(start, start + len(candidate) - 1)]
             tokens += candidate.tolist()
     # All candidates of a prompt begin at one place, which is computed once.
-    distinct, inverse = torch.tensor(places, device=model.device).unique(return_inverse=True)  # [p], [n]
+    distinct, inverse = torch.tensor(output_positions, device=model.device).unique(return_inverse=True)  # [p], [n]
     hidden = run_trees(model, trees, packed, distinct)  # [p, d]
     targets = torch.tensor(tokens, device=model.device)
     log_probabilities = iter(_log_probabilities(model, hidden, inverse, targets, vocab_size).tolist())
     for prompt in prompts:
-        sums = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
+        sums: list[float] = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
         counts = [len(candidate) for candidate in prompt.candidates]
         if all(abs(total) < float("inf") for total in sums):
             finish(prompt, CandidateScores(sums, counts))
@@ -72,7 +72,7 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
 
 
 def _log_probabilities(
-    model: VisionLanguageModel, hidden: Tensor, places: Tensor, tokens: Tensor, vocab_size: int
+    model: VisionLanguageModel, hidden: Tensor, output_positions: Tensor, tokens: Tensor, vocab_size: int
 ) -> Tensor:
     """Log-probability of each token (``[n]``) at its row (``[n]``) of the hidden states (``[p, d]``), float64."""
     result = torch.zeros(len(tokens), dtype=torch.float64, device=hidden.device)
@@ -80,7 +80,7 @@ def _log_probabilities(
     for start in range(0, len(hidden), size):
         logits = masked_logits(model, hidden[start : start + size], vocab_size)  # [c, V]
         normalizers = logits.logsumexp(dim=-1)  # [c]
-        here = ((places >= start) & (places < start + size)).nonzero().flatten()
-        rows = places[here] - start
+        here = ((output_positions >= start) & (output_positions < start + size)).nonzero().flatten()
+        rows = output_positions[here] - start
         result[here] = (logits[rows, tokens[here]] - normalizers[rows]).double()
     return result

@@ -42,14 +42,16 @@ def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]
     return failure or replace(tree, image_rows=images.stack(tree.images))
 
 
-def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, places: Tensor) -> Tensor:
+def run_trees(
+    model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, output_positions: Tensor
+) -> Tensor:
     """Run trees through the decoder.
 
     Args:
         model: in eval mode.
         trees: with their image rows.
         packed: the same trees laid out.
-        places: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
+        output_positions: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
 
     Returns:
         ``[n, d]``, their hidden states before the final norm.
@@ -60,7 +62,7 @@ def run_trees(model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedT
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
     # Added, not boolean: a boolean mask would be turned into this one again in every layer.
     mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
-    return model.hidden_at(embeddings, places, mask, packed.positions)
+    return model.hidden_at(embeddings, output_positions, mask, packed.positions)
 
 
 def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -> Tensor:

@@ -25,8 +25,8 @@ class Prompt:
     """A request, ready to run.
 
     Attributes:
-        index: its place in the list of requests.
-        key: its id, or its place where it has none.
+        index: in the list of requests.
+        key: its id, or its index where it has none.
         tokens: ``[n]`` int32.
         images: of its runs of image tokens, in order.
         limit: most tokens of its answer.
@@ -110,18 +110,18 @@ class PackedTrees:
     own: list[int]
     leaves: list[list[int]] = field(default_factory=list)
 
-    def sources(self, place: int, num_tokens: int) -> np.ndarray:
+    def sources(self, leaf_number: int, num_tokens: int) -> np.ndarray:
         """Flat indices of a prompt's tokens, from its first to its last.
 
         Args:
-            place: of the prompt.
+            leaf_number: of the prompt.
             num_tokens: of the prompt.
 
         Returns:
             ``[num_tokens]`` int64.
         """
-        start, num_shared = self.shared[place]
-        own = self.own[place] + np.arange(num_tokens - num_shared)
+        start, num_shared = self.shared[leaf_number]
+        own = self.own[leaf_number] + np.arange(num_tokens - num_shared)
         return np.concatenate([start + np.arange(num_shared), own])
 
 
@@ -189,15 +189,15 @@ def pack_trees(trees: Sequence[Tree], device: torch.device) -> PackedTrees:
             own.append(first + start)
             last.append(first + end - 1)
             leaves.append([])
-            for place, candidate in enumerate(prompt.candidates, start=1):
+            for leaf_number, candidate in enumerate(prompt.candidates, start=1):
                 start, end = end, end + len(candidate) - 1
                 tokens[row, start:end] = candidate[:-1]
                 positions[row, start:end] = np.arange(len(prompt.tokens), len(prompt.tokens) + len(candidate) - 1)
                 branch[row, start:end] = number
-                leaf[row, start:end] = place
+                leaf[row, start:end] = leaf_number
                 leaves[-1].append(first + start)
-    tensors = (torch.from_numpy(array).to(device) for array in (tokens, positions, branch, leaf))
-    return PackedTrees(*tensors, last, shared, own, leaves)
+    arrays = [torch.from_numpy(array).to(device) for array in (tokens, positions, branch, leaf)]
+    return PackedTrees(arrays[0], arrays[1], arrays[2], arrays[3], last, shared, own, leaves)
 
 
 def chunks(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:
@@ -245,6 +245,6 @@ def _num_shared(prompts: Sequence[Prompt], image_token_id: int) -> int:
     for prompt in prompts[1:]:
         differs = np.flatnonzero(first[:length] != prompt.tokens[:length])
         length = int(differs[0]) if len(differs) else length
-    places = np.flatnonzero(first == image_token_id)
+    image_positions = np.flatnonzero(first == image_token_id)
     # [Contract] an image belongs to the prefix as a whole: half a run would have half its rows.
-    return length if len(places) and places[-1] < length else 0
+    return length if len(image_positions) and image_positions[-1] < length else 0

@@ -43,6 +43,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
     """
     if is_greedy(sampling):
         return logits.argmax(dim=-1)
+    assert uniforms is not None, "sampling needs them"
     # The largest is taken off first: a tiny temperature must not divide to infinity.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature
     if sampling.top_k is None and sampling.top_p is None:

@@ -47,7 +47,7 @@ def mlp(
     return PatchMLP(tower_shape, llm_dim, hidden_dim, grid, pooled)
 
 
-class PatchMLP(nn.Sequential, Projector):
+class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleVariableOverride] - torch's own attribute
     """State keys ``0.weight 0.bias 2.weight 2.bias``.
 
     Args:

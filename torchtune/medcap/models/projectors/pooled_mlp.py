@@ -29,7 +29,7 @@ def pooled_mlp(
     return PooledMLP(pooled_dim(tower_shape), hidden_dim, positive("num_image_tokens", num_image_tokens), llm_dim)
 
 
-class PooledMLP(nn.Sequential, Projector):
+class PooledMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleVariableOverride] - torch's own attribute
     """State keys ``0.weight 0.bias 2.weight 2.bias``; token k is outputs ``k * llm_dim`` to ``(k + 1) * llm_dim``.
 
     Args:

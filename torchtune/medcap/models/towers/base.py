@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from medcap.errors import UserError
 from medcap.models.component import Component
 
 # Normalisation constants: OpenAI CLIP's, and the 0.5 of SigLIP.
+Channels = tuple[float, float, float]  # red, green, blue
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
@@ -38,8 +39,8 @@ class Preprocess:
     """
 
     image_size: int
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    mean: Channels = CLIP_MEAN
+    std: Channels = CLIP_STD
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
 
@@ -97,7 +98,7 @@ class Preprocess:
             raise UserError(f"preprocess: {error}") from error
 
 
-def channel_values(name: str, value: Any) -> tuple[float, float, float]:
+def channel_values(name: str, value: Any) -> Channels:
     """Check the numbers of the three channels.
 
     Args:
@@ -110,7 +111,8 @@ def channel_values(name: str, value: Any) -> tuple[float, float, float]:
     values = [value] * 3 if isinstance(value, int | float) else value
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
         raise UserError(f"{name}={value!r} must be three numbers, or one")
-    return tuple(values)
+    red, green, blue = values
+    return red, green, blue
 
 
 def _is_number(value: Any) -> bool:
@@ -118,7 +120,7 @@ def _is_number(value: Any) -> bool:
 
 
 @functools.lru_cache
-def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+def _channels(values: Channels, device: torch.device) -> Tensor:
     """Return a number for each channel: ``[3, 1, 1]`` float32; kept, because a copy to a GPU waits for it."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
@@ -245,7 +247,7 @@ class Tower(Component, ABC):
 
     def unused(self, components: Mapping[str, Component]) -> frozenset[str]:
         """Find the parameters that the model's projector leaves without a gradient; see ``unused_parameters``."""
-        return self.unused_parameters(components["projector"].takes)
+        return self.unused_parameters(cast(Any, components["projector"]).takes)
 
     def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.

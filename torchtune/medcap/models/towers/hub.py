@@ -52,7 +52,8 @@ def _fetch_cached(repository: str, required: Sequence[str], one_of: Sequence[str
     found = [find(name) for name in required]
     if one_of:
         found.append(next(filter(None, map(find, one_of)), None))
-    return None if None in found or not found else found[0].parent
+    files = [file for file in found if file is not None]
+    return files[0].parent if files and len(files) == len(found) else None
 
 
 def _download(repository: str, required: Sequence[str], one_of: Sequence[str], optional: Sequence[str]) -> Path:

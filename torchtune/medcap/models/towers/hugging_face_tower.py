@@ -56,7 +56,7 @@ class HuggingFaceTower(Tower):
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
         super().__init__(spec, preprocess)
         self.is_clip = spec["config"]["model_type"] == "clip_vision_model"
-        self.vision_model = _build_vision_model(spec["config"])
+        self.vision_model: Any = _build_vision_model(spec["config"])
         self.visual_projection = None
         if spec["projection_dim"] is not None:
             self.visual_projection = nn.Linear(spec["config"]["hidden_size"], spec["projection_dim"], bias=False)
@@ -104,7 +104,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
         UserError: if a file is missing or the model is of another kind.
     """
     config = read_json(folder / "config.json")
-    vision_type = _VISION_TYPES.get(config.get("model_type"))
+    vision_type = _VISION_TYPES.get(str(config.get("model_type")))
     if vision_type is None:
         raise UserError(
             f"{folder / 'config.json'}: model_type {config.get('model_type')!r} is no vision tower; "
@@ -121,7 +121,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
         if path is None:
             raise UserError(f"{folder} holds config.json but no {WEIGHT_FILES[0]}: download it into the same folder")
         source.weights = _tower_names(open_tensor_files(path))
-        source.place = path
+        source.location = path
         source.notices += note_pickle(path)
         has_projection = "visual_projection.weight" in source.weights.names
         spec["projection_dim"] = source.weights.shape("visual_projection.weight")[0] if has_projection else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess, channel_values
+from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Channels, Preprocess, channel_values
 from medcap.models.towers.source import first_file
 from medcap.models.towers.tensor_files import read_json
 
@@ -99,9 +99,9 @@ def _edge(size: Any) -> Any:
     return size
 
 
-def _normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[Channels, Channels]:
     """Mean and deviation on the scale 0 to 1, whatever scale the processor has."""
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if settings.get("do_normalize", True):
         mean = channel_values("image_mean", settings.get("image_mean", default.mean))
         std = channel_values("image_std", settings.get("image_std", default.std))
@@ -115,4 +115,9 @@ def _normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[tu
         scale = factor * _EIGHT_BITS
     if abs(scale - 1) < 1e-6:  # 1 / 255, or its digits
         return mean, std
-    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
+    return _divided(mean, scale), _divided(std, scale)
+
+
+def _divided(values: Channels, scale: float) -> Channels:
+    red, green, blue = values
+    return red / scale, green / scale, blue / scale

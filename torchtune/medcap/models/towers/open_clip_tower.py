@@ -181,11 +181,11 @@ def _attach_weights(source: TowerSource, path: Path) -> None:
         raise UserError(f"{path} holds no tensor named visual.*, so it is no open_clip model")
     timm = source.spec["vision_cfg"].get("timm_model_name")
     source.weights = visual if timm else visual.renamed(lambda name: f"visual.{name}")
-    source.place = path
+    source.location = path
     source.notices += note_pickle(path)
 
 
-def _preprocess(spec: Mapping[str, Any], settings: Mapping[str, Any], place: Path) -> Preprocess:
+def _preprocess(spec: Mapping[str, Any], settings: Mapping[str, Any], location: Path) -> Preprocess:
     """open_clip resizes to the model's size, whatever ``preprocess_cfg`` says of it."""
     size = spec["vision_cfg"].get("image_size", 224)
     if isinstance(size, list):
@@ -197,7 +197,7 @@ def _preprocess(spec: Mapping[str, Any], settings: Mapping[str, Any], place: Pat
             raise UserError(f"mode={settings['mode']!r}: only RGB images can be used")
         return Preprocess.from_dict({"image_size": size, **given})
     except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
 
 
 def _build_visual(spec: Mapping[str, Any]) -> Any:

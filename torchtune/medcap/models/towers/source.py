@@ -18,14 +18,14 @@ class TowerSource:
         spec: as ``Tower.spec``.
         preprocess: as ``Tower.preprocess``.
         weights: under the names of the tower's ``state_dict``; None for random initial weights.
-        place: file or folder of the weights, for messages.
+        location: file or folder of the weights, for messages.
         notices: lines that the user should see.
     """
 
     spec: dict[str, Any]
     preprocess: Preprocess
     weights: TensorFiles | None = None
-    place: Path | None = None
+    location: Path | None = None
     notices: list[str] = field(default_factory=list)
 
 

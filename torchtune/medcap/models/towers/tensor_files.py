@@ -71,12 +71,12 @@ class TensorFiles:
         """Return the tensors whose name begins with ``prefix``, without it."""
         return self.renamed(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], place: Path, purpose: str) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], location: Path, purpose: str) -> None:
         """Compare names and shapes with what a module needs.
 
         Args:
             expected: name -> shape, nothing more and nothing less.
-            place: file or folder to name when a tensor is missing.
+            location: file or folder to name when a tensor is missing.
             purpose: what needs the tensors, for the message.
 
         Raises:
@@ -92,7 +92,7 @@ class TensorFiles:
         missing = [name for name in expected if name not in self._tensors]
         if missing:
             shape = list(expected[missing[0]])
-            raise UserError(f"{place}: tensor {missing[0]} {shape} of {purpose} is missing{_and_more(missing)}")
+            raise UserError(f"{location}: tensor {missing[0]} {shape} of {purpose} is missing{_and_more(missing)}")
         extra = [name for name in self._tensors if name not in expected]
         if extra:
             stored = self._tensors[extra[0]]
@@ -119,12 +119,12 @@ class TensorFiles:
         return loaded
 
 
-def check_finite(tensor: Tensor, place: Path | str, name: str) -> None:
+def check_finite(tensor: Tensor, location: Path | str, name: str) -> None:
     """See that weights are numbers: one NaN in them makes every answer nonsense, without an error.
 
     Args:
         tensor: of any dtype and shape.
-        place: file or folder that it is from, for the message.
+        location: file or folder that it is from, for the message.
         name: of the tensor there.
 
     Raises:
@@ -137,7 +137,7 @@ def check_finite(tensor: Tensor, place: Path | str, name: str) -> None:
     if not count:
         return  # the sum alone was too large
     raise UserError(
-        f"{place}: {count} of {tensor.numel()} values of tensor {name} are NaN or infinite, as after an overflow in"
+        f"{location}: {count} of {tensor.numel()} values of tensor {name} are NaN or infinite, as after an overflow in"
         " fp16 or a diverged training: use another checkpoint, or save it again in fp32 or bf16"
     )
 

@@ -180,19 +180,19 @@ def _attach_weights(source: TowerSource, folder: Path, settings: dict[str, Any])
     source.weights = open_tensor_files(path).renamed(
         lambda name: None if name.startswith(parts or ("\0",)) else f"trunk.{name}"
     )
-    source.place = path
+    source.location = path
     source.notices += note_pickle(path)
 
 
-def _source(spec: dict[str, Any], settings: dict[str, Any], place: str) -> TowerSource:
-    """Return the tower and its preprocessing, which ``settings`` describe at ``place``."""
+def _source(spec: dict[str, Any], settings: dict[str, Any], location: str) -> TowerSource:
+    """Return the tower and its preprocessing, which ``settings`` describe at ``location``."""
     try:
         source = TowerSource(spec, _preprocess(settings, spec["image_size"]))
     except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
     if (settings.get("crop_pct") or 1) != 1:
         source.notices.append(
-            f"{place}: the crop of timm (crop_pct={settings['crop_pct']}) is left out: the border of a medical image"
+            f"{location}: the crop of timm (crop_pct={settings['crop_pct']}) is left out: the border of a medical image"
             " can hold the finding"
         )
     return source

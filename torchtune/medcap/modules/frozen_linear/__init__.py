@@ -59,8 +59,7 @@ def check_layers(layers: nn.Module, llm_weights: str) -> None:
     """
     if llm_weights == UNQUANTISED:
         return
-    for name in _linear_names(layers):
-        linear = layers.get_submodule(name)
+    for name, linear in _linears(layers):
         reason = _class_of(llm_weights).why_impossible(linear.out_features, linear.in_features)
         if reason is not None:
             raise UserError(f"llm_weights={llm_weights} cannot hold layers.{name}: {reason}; use llm_weights=int8")
@@ -77,9 +76,9 @@ def quantise_layer(layer: nn.Module, llm_weights: str) -> None:
     """
     if llm_weights == UNQUANTISED:
         return
-    for name in _linear_names(layer):
+    for name, linear in _linears(layer):
         parent, _, leaf = name.rpartition(".")
-        setattr(layer.get_submodule(parent), leaf, _class_of(llm_weights)(layer.get_submodule(name)))
+        setattr(layer.get_submodule(parent), leaf, _class_of(llm_weights)(linear))
 
 
 def weights_of(decoder: nn.Module) -> str:
@@ -106,14 +105,14 @@ def quantised_bytes(layer: nn.Module, dtype: torch.dtype, llm_weights: str) -> i
     numbers = sum(parameter.numel() for parameter in layer.parameters())
     if llm_weights == UNQUANTISED:
         return numbers * dtype.itemsize
-    linears = [layer.get_submodule(name) for name in _linear_names(layer)]
+    linears = [linear for _, linear in _linears(layer)]
     numbers -= sum(linear.weight.numel() for linear in linears)
     kind = _class_of(llm_weights)
     return numbers * dtype.itemsize + sum(kind.num_bytes(linear.out_features, linear.in_features) for linear in linears)
 
 
-def _linear_names(module: nn.Module) -> list[str]:
-    return [name for name, part in module.named_modules() if type(part) is nn.Linear]
+def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name, part) for name, part in module.named_modules() if type(part) is nn.Linear]
 
 
 def _class_of(llm_weights: str) -> type[FrozenLinear]:

@@ -71,11 +71,14 @@ class FrozenLinear(nn.Module, ABC):
 class RowScaledLinear(FrozenLinear):
     """One of 8-bit numbers with an fp32 scale for each row of the weight."""
 
+    quantised: Tensor  # [out, in]
+    scale: Tensor  # [out]
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         quantised, scale = self.quantise(linear.weight.detach())
-        self.register_buffer("quantised", quantised)  # [out, in]
-        self.register_buffer("scale", scale.squeeze(1))  # [out]
+        self.register_buffer("quantised", quantised)
+        self.register_buffer("scale", scale.squeeze(1))
 
     @staticmethod
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -78,12 +78,12 @@ def multiply_fp8(rows: Tensor, row_scale: Tensor, columns: Tensor, column_scale:
 
 class _Fp8Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, quantised: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, quantised: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(quantised, scale)
         return cast(multiply_fp8(*quantise_rows(rows), quantised, scale[None]), rows.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         quantised, scale = ctx.saved_tensors
         ones = scale.new_ones(1, quantised.shape[1])
         return cast(multiply_fp8(*quantise_rows(gradient * scale), quantised.t(), ones), gradient.dtype), None, None

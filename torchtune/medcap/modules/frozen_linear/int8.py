@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,11 +33,11 @@ class Int8Linear(RowScaledLinear):
 
 class _Int8Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, quantised: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, quantised: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(quantised, scale)
         return cast((rows @ quantised.to(rows.dtype).T) * scale, rows.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         quantised, scale = ctx.saved_tensors
         return cast(gradient * scale, gradient.dtype) @ quantised.to(gradient.dtype), None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
@@ -24,18 +24,24 @@ class Nf4Linear(FrozenLinear):
     """
 
     precision: ClassVar[str] = "nf4"
+    quantised: Tensor  # [out * in / 2, 1] uint8
+    maxima: Tensor  # [out * in / 64] uint8
+    maxima_mean: Tensor  # []
+    maxima_scale: Tensor  # [out * in / 64 / 256]
+    maxima_levels: Tensor  # [256]
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         # As one row, so that a block may begin within a row of the weight.
         flat = linear.weight.detach().reshape(-1)
         quantised, state = quantize_4bit(flat, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4")
-        self.register_buffer("quantised", quantised)  # [out * in / 2, 1] uint8
-        self.register_buffer("maxima", state.absmax)  # [out * in / 64] uint8
-        self.register_buffer("maxima_mean", state.offset)  # []
-        self.register_buffer("maxima_scale", state.state2.absmax)  # [out * in / 64 / 256]
+        self.register_buffer("quantised", quantised)
+        self.register_buffer("maxima", state.absmax)
+        self.register_buffer("maxima_mean", state.offset)
+        assert state.state2 is not None, "compress_statistics quantises the maxima too"
+        self.register_buffer("maxima_scale", state.state2.absmax)
         # A copy: on the CPU it is bitsandbytes' own table.
-        self.register_buffer("maxima_levels", state.state2.code.clone())  # [256]
+        self.register_buffer("maxima_levels", state.state2.code.clone())
 
     def product(self, rows: Tensor) -> Tensor:
         return _Nf4Product.apply(rows, self.out_features, *self._state())
@@ -60,13 +66,13 @@ class Nf4Linear(FrozenLinear):
 
 class _Nf4Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, out_features: int, *state: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, out_features: int, *state: Tensor) -> Tensor:
         ctx.save_for_backward(*state)
         ctx.out_features = out_features
         return rows @ _decode(rows.dtype, out_features, *state).T
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state = ctx.saved_tensors
         return gradient @ _decode(gradient.dtype, ctx.out_features, *state), None, *(None for _ in state)
 

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from medcap.errors import UserError
 
@@ -143,14 +144,17 @@ class _Silent(Exception):
 
 
 def _meteor_dialogue(
-    process: subprocess.Popen, hypotheses: list[str], references: list[list[str]]
+    process: subprocess.Popen[bytes], hypotheses: list[str], references: list[list[str]]
 ) -> tuple[float, list[float]]:
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None, "both are pipes"
+
     def say(line: str) -> None:
-        process.stdin.write(f"{line}\n".encode("utf-8", errors="replace"))
-        process.stdin.flush()
+        stdin.write(f"{line}\n".encode("utf-8", errors="replace"))
+        stdin.flush()
 
     def hear() -> str:
-        line = process.stdout.readline()
+        line = stdout.readline()
         if not line:
             raise ValueError("no answer")
         return line.decode().strip()
@@ -225,6 +229,6 @@ def _reason(errors: bytes) -> str:
     return told.removeprefix('Exception in thread "main" ')
 
 
-def _finite(value: object) -> float:
+def _finite(value: Any) -> float:
     number = float(value)
     return number if math.isfinite(number) else 0.0

@@ -155,8 +155,10 @@ class MedcapLetter(MultipleChoice):
         letter = final_reply(answer.prediction).strip()[:1].upper()
         index = LETTERS.find(letter) if len(letter) == 1 else -1
         question = answer.question
-        places = [place for place, option in enumerate(question.lettered) if option and self.is_right(option, question)]
-        return letter or None, places[:1] == [index]
+        positions = [
+            position for position, option in enumerate(question.lettered) if option and self.is_right(option, question)
+        ]
+        return letter or None, positions[:1] == [index]
 
     def _check_options(self, answers: Sequence[Answer]) -> list[str]:
         twice = [answer for answer in answers if len(set(answer.question.options)) < len(answer.question.options)]

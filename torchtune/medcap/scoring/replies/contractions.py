@@ -39,4 +39,4 @@ you'dve you'd've        youll you'll            youre you're            youve yo
 """
 _WORDS = _PAIRS.split()
 
-CONTRACTIONS = dict(zip(_WORDS[::2], _WORDS[1::2], strict=True))
+CONTRACTIONS: dict[str, str] = dict(zip(_WORDS[::2], _WORDS[1::2], strict=True))

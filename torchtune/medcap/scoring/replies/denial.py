@@ -186,7 +186,7 @@ def denial(text: str, start: int, end: int, letter: bool = False) -> Denial:
 
 def _denied_after(text: str, end: int, letter: bool) -> Denial:
     right = text[end : end + _LOOK_AHEAD].partition("\n")[0]
-    right = right[_REST_OF_OPTION.match(right).end() :] if letter else right.lstrip(_CLOSING)
+    right = _REST_OF_OPTION.sub("", right, count=1) if letter else right.lstrip(_CLOSING)
     if _REMARK.match(right):
         return Denial.TRUTH
     found = _DENIED_AFTER.match(right)
@@ -274,7 +274,7 @@ class _Reach:
             return False
         return True
 
-    def _cut(self, found: re.Match, ends: str = " ") -> None:
+    def _cut(self, found: re.Match[str], ends: str = " ") -> None:
         self.way = self.way[: found.start()].rstrip(ends)
 
     def _mentions_end(self) -> bool:
@@ -290,7 +290,7 @@ def _sentence_before(text: str, start: int) -> str:
     return left[ends[-1].end() :] if ends else left
 
 
-def _looks_like_denial(denying: re.Match, left: str, comma: bool) -> bool:
+def _looks_like_denial(denying: re.Match[str], left: str, comma: bool) -> bool:
     """Tell whether a word that denies elsewhere does not deny what stands behind it, or behind the next comma, here."""
     kind, word = denying.lastgroup, denying[0].strip().lower()
     before, between = left[: denying.start()], left[denying.start() + len(denying[0].rstrip()) :]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from medcap.scoring.replies.denial import Denial, denial
 from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.replies.numbers import same_number
-from medcap.scoring.replies.option_words import named_options, places
+from medcap.scoring.replies.option_words import named_options, positions
 from medcap.scoring.replies.reply_text import bare, clean, loose
 
 # A letter that stands alone: "A" but not "A-line", "patient's" or "3A".
@@ -113,7 +113,7 @@ def _settle(text: str, options: list[str]) -> int | None:
         if letters := letters - false:
             return _only(letters, options)
     for index, option in enumerate(options):
-        if option.lower() in _VERDICTS and places(text, option)[:1] == [(0, len(option))] and index in named:
+        if option.lower() in _VERDICTS and positions(text, option)[:1] == [(0, len(option))] and index in named:
             return index
     if len(named) == 1:
         return next(iter(named))
@@ -142,7 +142,7 @@ def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
     if len(alone) == 1:
         yield alone
     leading = _letters_of(rest, _LEADING.finditer(rest))
-    inline = _letters_of(rest, (match for match in _MARKED.finditer(rest) if match[match.lastindex].isupper()))
+    inline = _letters_of(rest, (match for match in _MARKED.finditer(rest) if match[match.lastindex or 0].isupper()))
     if len(leading) == 1 and _marked(lines[0]) == leading:
         yield leading
     yield leading | inline
@@ -166,13 +166,14 @@ def _only(letters: set[str], options: Sequence[str]) -> int | None:
     return _index(letters.pop(), options) if len(letters) == 1 else None
 
 
-def _letters_of(text: str, matches: Iterable[re.Match], after_cue: bool = False) -> set[str]:
+def _letters_of(text: str, matches: Iterable[re.Match[str]], after_cue: bool = False) -> set[str]:
     return {letter for match in matches for letter in _letters(text, match, after_cue)}
 
 
-def _letters(text: str, match: re.Match, after_cue: bool) -> set[str]:
+def _letters(text: str, match: re.Match[str], after_cue: bool) -> set[str]:
     """Return the letters of a match and of the list behind it; none if it is a word, part of one, or denied."""
-    letter, start, end = match[match.lastindex], match.start(match.lastindex), match.end(match.lastindex)
+    group = match.lastindex or 0
+    letter, start, end = match[group], match.start(group), match.end(group)
     following = _FOLLOWING_WORD.match(text, end)
     if letter in "AaIi" and following and following[1] not in _AFTER_A_LETTER:
         return set()

@@ -43,7 +43,7 @@ def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
         option = options[index].strip(" .,:;")
         if len(option) == 1 and option.isalpha():
             continue
-        own = places(hidden, option)
+        own = positions(hidden, option)
         spans += [(index, start, end) for start, end in own]
         hidden = _hide(hidden, own)
         # "Absent" as an option denies nothing; "no" does so among Yes and No, too.
@@ -66,7 +66,7 @@ def _hide(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join(shown) + text[ends[-1] :]
 
 
-def places(text: str, option: str) -> list[tuple[int, int]]:
+def positions(text: str, option: str) -> list[tuple[int, int]]:
     """Find an option's text as whole words, whatever the case, the line ends, and hyphens in the place of spaces.
 
     A number is found by its value, as a whole: 2 stands in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
@@ -87,11 +87,11 @@ def places(text: str, option: str) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _words(option: str) -> re.Pattern:
+def _words(option: str) -> re.Pattern[str]:
     parts = _BETWEEN_WORDS.split(option.replace("\n", " ").lower())
     # "X-ray" is "x ray" and "xray" too; two words are never written as one.
     joints = {"-": "[- ]?", " ": "[- ]"}
-    return re.compile("".join(joints[part] if place % 2 else re.escape(part) for place, part in enumerate(parts)))
+    return re.compile("".join(joints[part] if position % 2 else re.escape(part) for position, part in enumerate(parts)))
 
 
 def _whole(text: str, start: int, end: int) -> bool:

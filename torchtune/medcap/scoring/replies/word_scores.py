@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -107,10 +108,11 @@ def _bleu(prediction: list[str], reference: list[str]) -> list[float]:
         return [0.0] * len(_BLEU_WEIGHTS)
     from nltk.translate.bleu_score import sentence_bleu
 
-    return [float(score) for score in sentence_bleu([reference], prediction, _BLEU_WEIGHTS, _unsmoothed)]
+    scores: Any = sentence_bleu([reference], prediction, _BLEU_WEIGHTS, _unsmoothed)
+    return [float(score) for score in scores]
 
 
-def _unsmoothed(precisions: Sequence, **_: object) -> list:
+def _unsmoothed(precisions: Sequence[Any], **_: object) -> list[Any]:
     # NLTK's own method0 does this and warns at every short answer.
     return [precision if precision.numerator else sys.float_info.min for precision in precisions]
 

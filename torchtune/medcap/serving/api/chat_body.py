@@ -156,21 +156,21 @@ def _drop_idle_fields(values: dict[str, Any], max_messages: int) -> None:
     if isinstance(messages, list):
         if len(messages) > max_messages:
             raise bad_request(f"there are {len(messages)} messages; at most {max_messages} are taken", "messages")
-        for place, message in enumerate(messages):
+        for position, message in enumerate(messages):
             if isinstance(message, dict):
-                _drop_of_message(message, f"messages.{place}.")
+                _drop_of_message(message, f"messages.{position}.")
         _drop_of_prefill(values, messages)
     drop_idle(values, OF_REQUEST, ChatBody.model_fields, "")
 
 
-def _drop_of_message(message: dict[str, Any], place: str) -> None:
-    drop_idle(message, OF_MESSAGE, ChatMessage.model_fields, place)
+def _drop_of_message(message: dict[str, Any], position: str) -> None:
+    drop_idle(message, OF_MESSAGE, ChatMessage.model_fields, position)
     content = message.get("content")
     for number, part in enumerate(content if isinstance(content, list) else []):
         if isinstance(part, dict):
-            drop_idle(part, OF_PART, Part.model_fields, f"{place}content.{number}.")
+            drop_idle(part, OF_PART, Part.model_fields, f"{position}content.{number}.")
             if isinstance(part.get("image_url"), dict):
-                drop_idle(part["image_url"], {}, ImageUrl.model_fields, f"{place}content.{number}.image_url.")
+                drop_idle(part["image_url"], {}, ImageUrl.model_fields, f"{position}content.{number}.image_url.")
     if message.get("role") != "user" and content is None:
         # An answer without words, such as one that a stop text ended at once, is sent back so.
         message["content"] = []

@@ -110,6 +110,7 @@ class ConversationReader:
         pieces: list[str | PreparedImage] = []
         for index, part in enumerate(message.content):
             if part.type == "image_url":
+                assert part.image_url is not None, "the body was checked"
                 pieces.append(self._image(part.image_url.url, f"{field}.{index}.image_url.url", request_id))
             elif part.text:
                 pieces.append(part.text)

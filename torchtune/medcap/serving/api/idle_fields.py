@@ -118,14 +118,14 @@ OF_PART: dict[str, AsksForNothing] = {
 }
 
 
-def drop_idle(values: dict[str, Any], idle: Mapping[str, AsksForNothing], used: Mapping[str, Any], place: str) -> None:
+def drop_idle(values: dict[str, Any], idle: Mapping[str, AsksForNothing], used: Mapping[str, Any], path: str) -> None:
     """Take fields out of an object that do nothing.
 
     Args:
         values: the object; it is changed.
         idle: the fields that are known to do nothing here, each with a check of its value.
         used: the names of all others that are known.
-        place: the object's own path with a point behind it, for the refusal.
+        path: the object's own path with a point behind it, for the refusal.
 
     Raises:
         ApiError: 400 if such a field asks for something.
@@ -137,5 +137,5 @@ def drop_idle(values: dict[str, Any], idle: Mapping[str, AsksForNothing], used: 
             del values[name]
         elif name in idle:
             raise bad_request(
-                f"'{place}{name}' is not supported by this server: leave it out", place + name, "unsupported_value"
+                f"'{path}{name}' is not supported by this server: leave it out", path + name, "unsupported_value"
             )

@@ -106,21 +106,21 @@ class DistributedContext:
         if self.local_size == 1 or self._store is None:
             return function()
         turn = self._turns[key] = self._turns.get(key, 0) + 1
-        place = f"main_first/{key}/{turn}/{self.node}"
+        location = f"main_first/{key}/{turn}/{self.node}"
         if self.local_rank == 0:
             try:
                 result = function()
             except BaseException:
-                self._store.set(place, "failed")
+                self._store.set(location, "failed")
                 raise
-            self._store.set(place, "done")
+            self._store.set(location, "done")
             return result
         first = self.rank - self.local_rank
         # In Python, not in the store's wait: a signal is then answered at once.
         try:
-            while not self._store.check([place]):
+            while not self._store.check([location]):
                 time.sleep(_POLL_SECONDS)
-            failed = self._store.get(place) == b"failed"
+            failed = self._store.get(location) == b"failed"
         except RuntimeError as error:  # torch's store errors are; its server ended, so the first process did
             raise UserError(f"{key} failed on rank {first}: see its message") from error
         if failed:
@@ -215,11 +215,11 @@ def join_world(device: str, timeout_minutes: float) -> DistributedContext:
             timeout=timeout,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"rank {rank} of {size} cannot meet the others at {place} ({reason}): check that all processes of all nodes"
-            " are started with the same --rdzv_endpoint and can reach it"
+            f"rank {rank} of {size} cannot meet the others at {address} ({reason}): check that all processes of all"
+            " nodes are started with the same --rdzv_endpoint and can reach it"
         ) from error
     return DistributedContext(rank, size, local_rank, local_size, chosen, timeout, dist.PrefixStore("medcap", store))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.llm_architecture import build_decoder
@@ -18,6 +19,8 @@ from medcap.checkpoints.vision import VisionPlan
 from medcap.configuration import find_component
 from medcap.errors import UserError
 from medcap.models.component import set_trainable
+from medcap.models.projectors.base import Projector
+from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.memory import MemoryEstimate, device_memory, estimate, vision_activations
@@ -101,6 +104,8 @@ def estimate_step(
         processes: that share the optimizer's state, where it can be shared.
     """
     components = vision.on_meta()
+    tower, projector = components["vision"], components["projector"]
+    assert isinstance(tower, Tower) and isinstance(projector, Projector)
     trained = set_trainable(components, cfg.trainable)
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
     decoder = build_decoder(cfg.llm)
@@ -110,7 +115,7 @@ def estimate_step(
         cfg.batch_size,
         cfg.dataset.get("max_seq_len", 1024),
         sum(parameter.numel() for parameter in trained.values()),
-        image_activations=images * vision_activations(components["vision"], components["projector"], dtype),
+        image_activations=images * vision_activations(tower, projector, dtype),
         full_mask=full_mask,
         checkpointed_layers=checkpointed_layers(cfg, len(decoder.layers)),
         loss_chunk_size=cfg.loss_chunk_size,
@@ -162,7 +167,7 @@ def choose(
         )
     whole, divided = needed.total(), needed.total(world.local_size, cpu_offload)
     usable = _USABLE_SHARE * available
-    place = "GPU" if world.device.type == "cuda" else "process"
+    holder = "GPU" if world.device.type == "cuda" else "process"
     if world.local_size == 1:
         mode, reason = (
             "replicate",
@@ -171,11 +176,11 @@ def choose(
     elif low_precision:
         mode, reason = (
             "replicate",
-            f"the whole language model on every {place}, its layers in {llm_weights} are not divided"
+            f"the whole language model on every {holder}, its layers in {llm_weights} are not divided"
             f"{_fit(whole, available)}",
         )
     elif wanted == "replicate" or (wanted == "auto" and whole <= usable and not cpu_offload):
-        mode, reason = "replicate", f"the whole language model on every {place}{_fit(whole, available)}"
+        mode, reason = "replicate", f"the whole language model on every {holder}{_fit(whole, available)}"
     else:
         why = "as asked" if wanted == "shard" or cpu_offload else f"whole it would take {_gigabytes(whole)}"
         mode = "shard"
@@ -213,12 +218,12 @@ class LayerSharder:
         if cpu_offload and world.device.type != "cuda":
             raise UserError("cpu_offload=true: the weights are on the CPU already; use cpu_offload=false")
         if world.local_size == world.size:
-            group = dist.group.WORLD
+            group: Any = dist.group.WORLD
         else:
             group, _ = dist.new_subgroups(world.local_size, timeout=world.timeout)
         self._mesh = DeviceMesh.from_group(group, world.device.type)
         self._num_layers = num_layers
-        self._layers: list[FSDPModule] = []
+        self._layers: list[Any] = []  # FSDPModule and nn.Module at once
         self._policy: OffloadPolicy = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
 
     def __call__(self, layer: nn.Module) -> None:
@@ -238,7 +243,7 @@ class LayerSharder:
             layer.set_modules_to_forward_prefetch([following])
         # The model runs the layers and never the decoder. Without a root, run once, each layer would be one of its own,
         # and no layer know in the backward pass which comes next.
-        root = fully_shard(_Root(nn.ModuleList(self._layers)), mesh=self._mesh)
+        root: Any = fully_shard(_Root(nn.ModuleList(self._layers)), mesh=self._mesh)
         with torch.no_grad():
             root(torch.zeros((), device=self._mesh.device_type))
 

@@ -45,13 +45,13 @@ class _Piece:
         index: of the parameter.
         start: first element of the part, within the parameter.
         stop: end of it.
-        place: of its first element within the flat buffers.
+        position: of its first element within the flat buffers.
     """
 
     index: int
     start: int
     stop: int
-    place: int
+    position: int
 
 
 class ShardedOptimizer:
@@ -140,8 +140,8 @@ class ShardedOptimizer:
 
         dist.reduce_scatter_tensor(self._shard_of(self._gradients), self._gradients)
         for piece, parameter in zip(self._pieces, self._trained, strict=False):
-            place = slice(piece.place, piece.place + piece.stop - piece.start)
-            parameter.grad = self._gradients[place] if met[piece.index] else None
+            position = slice(piece.position, piece.position + piece.stop - piece.start)
+            parameter.grad = self._gradients[position] if met[piece.index] else None
         norm = self._norm_over_shards(scale_and_clip(self._trained, scale, None))
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trained, max_norm, norm)
@@ -207,8 +207,8 @@ class ShardedOptimizer:
                 continue
             for index in states:
                 parameter = self._list[index]
-                place = slice(self._places[index], self._places[index] + parameter.numel())
-                states[index][name] = flat[place].view(parameter.shape).clone()
+                position = slice(self._positions[index], self._positions[index] + parameter.numel())
+                states[index][name] = flat[position].view(parameter.shape).clone()
         if not self._world.is_main:
             return None
         groups = _numbered(self.optimizer.state_dict()["param_groups"], [len(members) for members, _ in self._groups])
@@ -235,9 +235,9 @@ class ShardedOptimizer:
             self.optimizer.load_state_dict({**state, "param_groups": groups})
             return changes
         mine: dict[int, dict[str, Any]] = {}
-        for place, piece in enumerate(self._pieces):
+        for position, piece in enumerate(self._pieces):
             if piece.index in state["state"]:
-                mine[place] = {
+                mine[position] = {
                     name: value if name in _KEPT_ONCE or value is None else value.view(-1)[piece.start : piece.stop]
                     for name, value in state["state"][piece.index].items()
                 }
@@ -294,10 +294,10 @@ class ShardedOptimizer:
     def _flatten_gradients(self) -> None:
         if {parameter.dtype for parameter in self._list} != {torch.float32}:
             raise ValueError("what trains must have fp32 weights")
-        self._places: list[int] = []
+        self._positions: list[int] = []
         end = 0
         for parameter in self._list:
-            self._places.append(end)
+            self._positions.append(end)
             end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         unit = _ALIGNMENT * self._world.size
         self._shard_size = -(-end // unit) * unit // self._world.size
@@ -315,18 +315,18 @@ class ShardedOptimizer:
             parameter.data = view.copy_(parameter.data)
         first = self._world.rank * self._shard_size
         last = first + self._shard_size
-        for index, (parameter, place) in enumerate(zip(self._list, self._places, strict=True)):
-            start, stop = max(first - place, 0), min(last - place, parameter.numel())
+        for index, (parameter, position) in enumerate(zip(self._list, self._positions, strict=True)):
+            start, stop = max(first - position, 0), min(last - position, parameter.numel())
             if start < stop:
-                self._pieces.append(_Piece(index, start, stop, place + start))
-        parts = [self._weights[piece.place : piece.place + piece.stop - piece.start] for piece in self._pieces]
+                self._pieces.append(_Piece(index, start, stop, position + start))
+        parts = [self._weights[piece.position : piece.position + piece.stop - piece.start] for piece in self._pieces]
         # A shard of padding alone: no optimizer takes an empty list.
         return [nn.Parameter(part) for part in parts or [self._shard_of(self._weights)]]
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         return [
-            flat[place : place + parameter.numel()].view(parameter.shape)
-            for parameter, place in zip(self._list, self._places, strict=True)
+            flat[position : position + parameter.numel()].view(parameter.shape)
+            for parameter, position in zip(self._list, self._positions, strict=True)
         ]
 
     def _shard_of(self, flat: Tensor) -> Tensor:
@@ -350,7 +350,7 @@ class ShardedOptimizer:
         for piece, parameter in zip(self._pieces, self._trained, strict=False):
             value = self.optimizer.state.get(parameter, {}).get(name)
             if value is not None:
-                shard[piece.place - first :][: len(value)] = value
+                shard[piece.position - first :][: len(value)] = value
         shards = [torch.empty_like(shard) for _ in range(self._world.size)] if self._world.is_main else None
         dist.gather(shard, shards, dst=0)
         return None if shards is None else torch.cat([shard.cpu() for shard in shards])

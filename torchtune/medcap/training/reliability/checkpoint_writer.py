@@ -119,9 +119,9 @@ def describe_failure(error: Exception, folder: Path) -> str:
 
 
 def _free_bytes(folder: Path) -> float:
-    for place in (folder, *folder.parents):
+    for location in (folder, *folder.parents):
         try:
-            return shutil.disk_usage(place).free
+            return shutil.disk_usage(location).free
         except OSError:
             continue
     return float("inf")

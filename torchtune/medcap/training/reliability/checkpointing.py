@@ -44,7 +44,7 @@ class Position:
     Attributes:
         step: optimizer steps made.
         epoch: the epoch it is in, from 0.
-        unit: units of that epoch's plan already used: packed rows, or samples.
+        unit: batch items of that epoch's plan already used: packed rows, or samples.
     """
 
     step: int = 0
@@ -115,7 +115,8 @@ class RunCheckpoints:
             if meta_model_epoch is not None:
                 # Written first: a resume at an epoch's end then finds that epoch's file as well.
                 file = self.folder / f"meta_model_{meta_model_epoch}.pt"
-                save_meta_model(file, *(states[name] for name in VISION_SIDE))
+                tower, projector = (states[name] for name in VISION_SIDE)
+                save_meta_model(file, tower, projector)
             with atomic_folder(folder) as temporary:
                 save_components(temporary, list(states.values()), llm)
                 save_tree(temporary / STATE_FOLDER, STATE_FOLDER, copied["state"])
@@ -251,12 +252,13 @@ def random_state() -> dict[str, Any]:
         Numbers, lists and text alone: processes exchange it as JSON.
     """
     version, numbers, gauss = random.getstate()
-    algorithm, keys, place, has_gauss, cached = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    algorithm, keys, position, has_gauss, cached = numpy_state
     # Only where CUDA runs already: to ask would start it, which takes a second and GPU memory.
     uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "python": [version, list(numbers), gauss],
-        "numpy": [algorithm, keys.tolist(), place, has_gauss, cached],
+        "numpy": [algorithm, keys.tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state().tolist(),
         "cuda": torch.cuda.get_rng_state().tolist() if uses_cuda else None,
     }
@@ -270,8 +272,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    algorithm, keys, place, has_gauss, cached = state["numpy"]
-    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
+    algorithm, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

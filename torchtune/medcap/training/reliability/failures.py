@@ -94,7 +94,7 @@ def _open_files_limit() -> int:
 def _explain_in_worker(error: BaseException, text: str, kind: str) -> str | None:
     """Torch packs a worker's traceback into the message, and the error's class is that of the worker's."""
     lines = text.rstrip().splitlines()
-    starts = [place for place, line in enumerate(lines) if re.match(rf"(?:[\w.]+\.)?{kind}(?::|$)", line)]
+    starts = [position for position, line in enumerate(lines) if re.match(rf"(?:[\w.]+\.)?{kind}(?::|$)", line)]
     if not starts:
         return None
     message = " ".join(lines[starts[-1] :]).partition(": ")[2]

@@ -33,7 +33,8 @@ def begin_worker(worker_id: int = 0) -> None:
     """
     ignore_stop_signals(worker_id)
     # Private to Python, but the only place that hears of it. It changes this worker's process alone.
-    Queue._on_queue_feeder_error = staticmethod(_end_at_lost_batch)
+    queue: Any = Queue
+    queue._on_queue_feeder_error = staticmethod(_end_at_lost_batch)
     sys.excepthook = _end_without_files
 
 

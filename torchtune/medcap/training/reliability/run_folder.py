@@ -44,6 +44,7 @@ class RunFolder:
         self.checkpoints = Path(cfg.checkpointer.output_dir or self.path / "checkpoint")
         self._logger = cfg.metric_logger or {}
         self.log = Path(self._logger.get("log_dir") or self.path / "log")
+        found = None
         if world.is_main:
             check_writable(self.path)
             check_writable(self.checkpoints, "checkpointer.output_dir" if cfg.checkpointer.output_dir else "output_dir")
@@ -52,7 +53,7 @@ class RunFolder:
             found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints)
             self._check_unused(found)
         # All processes go on from the one checkpoint that the main process finds, whatever is being written meanwhile.
-        (named, *_) = world.gather(str(found) if world.is_main and found is not None else None)
+        (named, *_) = world.gather(None if found is None else str(found))
         self.resume_from = None if named is None else Path(named)
 
     def begin(self, step: int) -> list[MetricLoggerInterface]:

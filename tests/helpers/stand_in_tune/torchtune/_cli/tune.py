@@ -1,7 +1,8 @@
 """``tune run`` as a sweep sees it, in milliseconds: a training's log, its checkpoints and how it is stopped; a test's
 scores. What a trial does is told by its overrides.
 
-- ``seed``: the loss falls to it; ``91``: ends with status 2 and a message; ``92``: becomes NaN;
+- ``seed``: the loss falls to it; ``91``: ends with status 2 and a message; ``92``: becomes NaN; ``93``: waits after
+  step 2 of its first start until it is asked to stop;
 - ``epochs``: validations; ``batch_size``: hundredths of a second between them.
 """
 
@@ -33,6 +34,7 @@ def train(overrides, folder):
         sys.exit("medcap: the data file is not there")
     checkpoint = folder / "checkpoint.json"
     done = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+    waits = seed == 93 and len((folder / "starts.txt").read_text().split()) == 1
     (folder / "log").mkdir(exist_ok=True)
     with (folder / "log" / "metrics.jsonl").open("a") as log:
         for step in range(done + 1, int(overrides["epochs"]) + 1):
@@ -41,6 +43,8 @@ def train(overrides, folder):
             log.write(json.dumps({"step": step, "validation_loss": loss}) + "\n")
             log.flush()
             checkpoint.write_text(json.dumps(step))
+            while waits and step == 2 and not stopped:
+                time.sleep(0.01)
             if stopped:
                 sys.exit(128 + stopped[0])
     (folder / "summary.json").write_text(json.dumps({"seed": seed}))

@@ -88,8 +88,8 @@ CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 2
 
 def changed(data, changes):
     data = bytearray(data)
-    for place, difference in changes:
-        data[int(place * len(data))] ^= difference
+    for position, difference in changes:
+        data[int(position * len(data))] ^= difference
     return bytes(data)
 
 
@@ -117,9 +117,9 @@ def test_changed_bytes_end_in_a_picture_or_in_one_line(name, changes):
 def test_changed_tags_end_in_a_picture_or_in_one_line(name, entry, value):
     data = bytearray(ALL[name])
     order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
-    (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    place += (8 if big else 2) + entry * (20 if big else 12) + (12 if big else 8)
-    struct.pack_into(order + "I", data, min(place, len(data) - 4), value)
+    (position,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    position += (8 if big else 2) + entry * (20 if big else 12) + (12 if big else 8)
+    struct.pack_into(order + "I", data, min(position, len(data) - 4), value)
     outcome(bytes(data))
 
 
@@ -165,8 +165,8 @@ GREY = BYTES[..., 0]
     ],
 )
 def test_what_is_not_the_picture_loses_no_picture(extra):
-    for places in ({"before": extra}, {"after": extra}, {"before": extra, "after": extra}):
-        found = READER.open_bytes(png_bytes(GREY, 8, 0, **places))
+    for positions in ({"before": extra}, {"after": extra}, {"before": extra, "after": extra}):
+        found = READER.open_bytes(png_bytes(GREY, 8, 0, **positions))
         assert np.array_equal(np.asarray(found)[..., 0], GREY)
 
 
@@ -181,8 +181,8 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"eXIf"])
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_an_orientation_beside_a_long_text_is_kept(kind, bits, place):
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_an_orientation_beside_a_long_text_is_kept(kind, bits, position):
     exif = Image.Exif()
     exif[0x0112] = 6
     words = b"\nexif\n%8d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode()
@@ -193,7 +193,7 @@ def test_an_orientation_beside_a_long_text_is_kept(kind, bits, place):
     else:
         orientation = text(kind, b"Raw profile type exif", words)
     samples = GREY if bits == 8 else GREY.astype(np.uint16) * 200
-    data = png_bytes(samples, bits, 0, **{place: text(b"zTXt", b"Comment", LONG) + orientation})
+    data = png_bytes(samples, bits, 0, **{position: text(b"zTXt", b"Comment", LONG) + orientation})
     found = np.asarray(READER.open_bytes(data))[..., 0]
     levels = GREY if bits == 8 else np.round((GREY - GREY.min()) * (255 / (GREY.max() - GREY.min())))
     assert np.array_equal(found, np.rot90(levels, -1))

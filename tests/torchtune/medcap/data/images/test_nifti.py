@@ -49,7 +49,7 @@ def problem(reader, path, **view):
     return message
 
 
-def places(levels):
+def positions(levels):
     return {int(levels[row, column]): (row, column) for row, column in np.argwhere(levels)}
 
 
@@ -62,13 +62,13 @@ def test_slices_are_turned_as_radiologists_look_at_them(reader, tmp_path, name):
     path = tmp_path / name
     axial = slice_of(reader, path)  # the middle slice; front at the top, the patient's right on the left
     assert axial.shape == (6, 4)
-    assert places(axial) == {85: (3, 0), 170: (0, 2)}
+    assert positions(axial) == {85: (3, 0), 170: (0, 2)}
     coronal = slice_of(reader, path, axis="coronal", frames=2)  # head at the top, right on the left
     assert coronal.shape == (3, 4)
-    assert places(coronal) == {85: (1, 0), 255: (0, 2)}
+    assert positions(coronal) == {85: (1, 0), 255: (0, 2)}
     sagittal = slice_of(reader, path, axis="sagittal", frames=1)  # head at the top, front on the left
     assert sagittal.shape == (3, 6)
-    assert places(sagittal) == {170: (1, 0), 255: (0, 3)}
+    assert positions(sagittal) == {170: (1, 0), 255: (0, 3)}
 
 
 def test_the_matrix_of_the_header_decides_how_it_is_turned(reader, tmp_path):
@@ -114,18 +114,18 @@ def test_float_volumes_with_holes(reader, tmp_path):
 
 def test_of_a_series_the_first_volume_and_one_slice_of_a_plane(reader, tmp_path):
     series = np.stack([PATIENT, PATIENT * 0], axis=-1)
-    assert places(slice_of(reader, save(tmp_path / "a.nii", series))) == {85: (3, 0), 170: (0, 2)}
+    assert positions(slice_of(reader, save(tmp_path / "a.nii", series))) == {85: (3, 0), 170: (0, 2)}
     plane = save(tmp_path / "b.nii", PATIENT[:, :, 1])
-    assert places(slice_of(reader, plane, window=(150, 300))) == {85: (3, 0), 170: (0, 2)}
+    assert positions(slice_of(reader, plane, window=(150, 300))) == {85: (3, 0), 170: (0, 2)}
 
 
 def test_second_version_and_big_endian(reader, tmp_path):
     second = save(tmp_path / "a.nii", kind=nibabel.Nifti2Image)
-    assert places(slice_of(reader, second)) == {85: (3, 0), 170: (0, 2)}
+    assert positions(slice_of(reader, second)) == {85: (3, 0), 170: (0, 2)}
     image = nibabel.Nifti1Image(PATIENT, np.eye(4), nibabel.Nifti1Header(endianness=">"))
     nibabel.save(image, tmp_path / "b.nii")
     assert (tmp_path / "b.nii").read_bytes()[:4] == b"\0\0\x01\x5c"
-    assert places(slice_of(reader, tmp_path / "b.nii")) == {85: (3, 0), 170: (0, 2)}
+    assert positions(slice_of(reader, tmp_path / "b.nii")) == {85: (3, 0), 170: (0, 2)}
 
 
 def test_frames_are_slices(reader, tmp_path):

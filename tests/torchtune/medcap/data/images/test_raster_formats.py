@@ -88,18 +88,18 @@ def test_rgb_tiff_has_one_range_for_its_colours(kind, bits):
 @pytest.mark.parametrize("extra", [(0,), (1,), (2,), (0, 2), (2, 0)])
 def test_extra_samples_of_tiff(bits, photometric, count, extra):
     samples = random_samples(bits, count + len(extra))
-    place = next((count + index for index, meaning in enumerate(extra) if meaning), None)
-    if place is not None:
-        samples[3:6, 2:9, place] = 0
-        samples[9, 2:9, place] = 2**bits - 1
+    position = next((count + index for index, meaning in enumerate(extra) if meaning), None)
+    if position is not None:
+        samples[3:6, 2:9, position] = 0
+        samples[9, 2:9, position] = 2**bits - 1
     if extra == (1,):
-        samples[..., :count] = samples[..., :count] // 2 * (samples[..., place:] / (2**bits - 1))
+        samples[..., :count] = samples[..., :count] // 2 * (samples[..., position:] / (2**bits - 1))
     colours = samples[..., :count].astype(np.float64)
-    if place is None:
+    if position is None:
         levels = colours if bits == 8 else stretched(colours)
         expected = 255 - levels if photometric == 0 else levels
     else:
-        alpha = samples[..., place] / (2**bits - 1)
+        alpha = samples[..., position] / (2**bits - 1)
         if extra == (1,) and (bits == 16 or photometric == 0):
             colours = np.divide(colours, alpha[..., None], out=np.zeros_like(colours), where=alpha[..., None] > 0)
         levels = np.clip(np.round(colours), 0, 255) if bits == 8 else stretched(colours, alpha > 0)
@@ -152,7 +152,7 @@ def test_cmyk_tiff(bits):
 @pytest.mark.parametrize("order", "<>")
 def test_ycbcr_tiff(compression, order):
     samples = random_samples(8, 3)
-    y, blue, red = (samples[..., place].astype(np.float64) - (128 if place else 0) for place in range(3))
+    y, blue, red = (samples[..., position].astype(np.float64) - (128 if position else 0) for position in range(3))
     expected = np.stack([y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue], axis=-1)
     found = read(tiff_bytes(samples, 8, 6, order, compression=compression, tags={530: ("H", (1, 1))}))
     assert np.abs(found - np.clip(expected, 0, 255)).max() <= 1

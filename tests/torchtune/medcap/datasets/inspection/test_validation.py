@@ -89,7 +89,7 @@ def test_training_refuses_the_same_rows(folder, tokenizer, tmp_path):
 def test_without_a_tokenizer_all_but_the_cuts_are_found(folder, tmp_path):
     path = write(tmp_path / "rows.jsonl", [damage.text for damage in DAMAGES.values()])
     found = check(path, roots=[folder])
-    missed = [name for place, name in enumerate(DAMAGES) if place not in found.problems]
+    missed = [name for position, name in enumerate(DAMAGES) if position not in found.problems]
     assert missed == ["answer behind the end", "image cut"]
     assert found.lengths == {}
 

@@ -57,7 +57,7 @@ def test_the_caption_names_every_attribute():
         size="large",
         brightness="bright",
         outline="spiky",
-        place="upper left",
+        position="upper left",
     )
     assert phantom.caption == "A korvogram showing a large bright nodule with a spiky outline in the upper left."
 
@@ -101,8 +101,8 @@ def test_the_lesion_stands_out_from_its_surroundings_in_every_modality(modality,
         assert difference > 60 if brightness == "bright" else difference < -45
 
 
-@pytest.mark.parametrize("place", list(CENTRES))
-def test_every_lesion_lies_inside_the_image_and_around_its_place(place):
+@pytest.mark.parametrize("position", list(CENTRES))
+def test_every_lesion_lies_inside_the_image_and_around_its_place(position):
     for kind in KINDS:
         for outline in OUTLINES:
             phantom = dataclasses.replace(
@@ -110,15 +110,15 @@ def test_every_lesion_lies_inside_the_image_and_around_its_place(place):
                 kind=kind,
                 outline=outline,
                 size="large",
-                place=place,
-                centre=CENTRES[place],
+                position=position,
+                centre=CENTRES[position],
                 radius=RADII["large"],
             )
             mask = draw(phantom, 96)[1]
             x1, y1, x2, y2 = bounding_box(mask)
             assert x1 > 0 and y1 > 0 and x2 < 96 and y2 < 96
-            assert abs((x1 + x2) / 2 / 96 - CENTRES[place][0]) < 0.03
-            assert abs((y1 + y2) / 2 / 96 - CENTRES[place][1]) < 0.06
+            assert abs((x1 + x2) / 2 / 96 - CENTRES[position][0]) < 0.03
+            assert abs((y1 + y2) / 2 / 96 - CENTRES[position][1]) < 0.06
 
 
 def test_the_same_scene_appears_at_every_resolution():

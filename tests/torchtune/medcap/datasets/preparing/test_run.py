@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers.dicom_files import write_dicom
+from helpers.waiting import wait_for
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.views import View
 from medcap.datasets.preparing.request import Request
@@ -215,28 +215,32 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     Image.fromarray(noise).save(tmp_path / "in" / "000.png")
     for number in range(1, 120):
         shutil.copy(tmp_path / "in" / "000.png", tmp_path / "in" / "sub" / f"{number:03d}.png")
-    command = [sys.executable, "-m", "medcap.cli", "prepare", "images", "--source", str(tmp_path / "in")]
-    command += ["--size", "64", "--workers", "2", "--out"]
+    words = ["prepare", "images", "--source", str(tmp_path / "in"), "--size", "64", "--workers", "2", "--out"]
     killed = tmp_path / "killed"
-    process = subprocess.Popen([*command, str(killed)])
-    deadline = time.time() + 60
-    while not (killed / "prepared.jsonl").is_file() or (killed / "prepared.jsonl").stat().st_size == 0:
-        assert process.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.005)
+    # It stops for good after 30 pictures, so that it can be killed there.
+    code = (
+        "import sys, time\nfrom medcap.cli import main\nfrom medcap.datasets.preparing import run\n"
+        "run_tasks = run.run_tasks\n"
+        "def some_tasks(*arguments):\n    for number, outcome in enumerate(run_tasks(*arguments)):\n"
+        "        time.sleep(3600 if number == 30 else 0)\n        yield outcome\n"
+        "run.run_tasks = some_tasks\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    (tmp_path / "program.py").write_text(code)
+    process = subprocess.Popen([sys.executable, tmp_path / "program.py", *words, str(killed)])
+    prepared = killed / "prepared.jsonl"
+    wait_for(lambda: process.poll() is not None or (prepared.is_file() and prepared.read_bytes().count(b"\n") == 30))
+    assert process.poll() is None
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = len((killed / "prepared.jsonl").read_text().splitlines())
-    assert 0 < done < 120
+    done = len(prepared.read_text().splitlines())
     for path in killed.rglob("*.png"):
         if not path.name.startswith("."):
             assert Image.open(path).size == (64, 64)
     assert workers
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.time() < deadline, "processes outlived the one that began"
-        time.sleep(0.01)
-    printed = subprocess.run([*command, str(killed)], capture_output=True, text=True, check=True).stdout
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    command = [sys.executable, "-m", "medcap.cli", *words, str(killed)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     already = int(printed.partition("(")[2].partition(" ")[0])
     assert already >= done - 1
     prepare_images(Request([tmp_path / "in"], tmp_path / "whole", Settings(size=64), workers=0))

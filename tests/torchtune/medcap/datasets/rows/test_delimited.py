@@ -91,7 +91,7 @@ def test_a_field_of_several_lines_is_read_as_pandas_writes_it(tmp_path, text):
 
 def test_where_a_record_stands(tmp_path):
     first, second, third = records(tmp_path, 'image,text\n1.jpg,a\n2.jpg,"b\nc"\n\n3.jpg,"d\n')
-    assert (first.place, second.place, second.last, third.place) == ("line 2", "lines 3 to 4", 4, "line 6")
+    assert (first.location, second.location, second.last, third.location) == ("line 2", "lines 3 to 4", 4, "line 6")
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def test_a_file_that_changes_while_it_is_indexed_is_refused(tmp_path, monkeypatc
     path = write(tmp_path / "rows", "1\n2\n")
     find_spans = row_index.find_spans
 
-    def find_while_it_grows(file, place):
-        result = find_spans(file, place)
+    def find_while_it_grows(file, position):
+        result = find_spans(file, position)
         with path.open("a") as more:
             more.write("3\n")
         return result

@@ -281,8 +281,8 @@ def test_an_order_is_a_permutation_that_keeps_each_shards_order(tmp_path, counts
     assert order.tolist() == rows.order(np.random.default_rng(5)).tolist()
     assert rows.order(None).tolist() == list(range(sum(counts)))
     # From the first to the last sample of a shard, at most eight shards are being read.
-    places = [np.flatnonzero(shard_of[order] == shard) for shard in range(len(counts))]
-    being_read = [sum(place[0] <= at <= place[-1] for place in places) for at in range(len(order))]
+    positions = [np.flatnonzero(shard_of[order] == shard) for shard in range(len(counts))]
+    being_read = [sum(position[0] <= at <= position[-1] for position in positions) for at in range(len(order))]
     assert max(being_read) <= 8
 
 

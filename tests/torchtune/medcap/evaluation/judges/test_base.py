@@ -16,8 +16,8 @@ class Fixed(Judge):
 
     def ask(self, prompts, on_reply):
         self.prompts = list(prompts)
-        for place in reversed(range(len(prompts))):
-            on_reply(place, self.replies[place])
+        for position in reversed(range(len(prompts))):
+            on_reply(position, self.replies[position])
 
 
 def test_the_user_turn_is_medcaps():
@@ -36,12 +36,12 @@ def test_the_user_turn_is_medcaps():
 
 def test_verdicts_come_from_replies_in_the_order_of_completion():
     judge = Fixed([Reply("Right."), Reply("the right lung"), Reply("", "error", error="too long")])
-    answers = [make_answer(str(place), "q", ("a",), "b") for place in range(3)]
+    answers = [make_answer(str(position), "q", ("a",), "b") for position in range(3)]
     verdicts = []
-    judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)))
+    judge.judge(answers, lambda position, verdict: verdicts.append((position, verdict.value)))
     assert verdicts == [(2, None), (1, "UNPARSED"), (0, "RIGHT")]
     verdicts.clear()
-    judge.judge(answers, lambda place, verdict: verdicts.append((place, verdict.value)), "medcap")
+    judge.judge(answers, lambda position, verdict: verdicts.append((position, verdict.value)), "medcap")
     assert verdicts == [(2, None), (1, "RIGHT"), (0, "RIGHT")]
     assert judge.prompts == [judge_prompt(answer) for answer in answers]
 

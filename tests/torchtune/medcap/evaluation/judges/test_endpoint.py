@@ -1,10 +1,12 @@
 import json
+import threading
 import time
 from email.utils import formatdate
 
 import pytest
 
 from helpers.chat_server import chat_server, completion, nobody_there
+from helpers.waiting import PATIENCE
 from medcap.errors import UserError
 from medcap.evaluation.judges.endpoint import EndpointJudge
 
@@ -21,26 +23,26 @@ def environment(monkeypatch):
 
 
 def judge(base_url, **options):
-    options = {"retries": 2, "timeout": 5.0, "progress": False, **options}
+    options = {"retries": 2, "timeout": PATIENCE, "progress": False, **options}
     return EndpointJudge("judge-model", base_url, **options)
 
 
 def ask(judge, prompts):
     replies = {}
-    judge.ask(prompts, lambda place, reply: replies.update({place: reply}))
+    judge.ask(prompts, lambda position, reply: replies.update({position: reply}))
     assert sorted(replies) == list(range(len(prompts)))
-    return [replies[place] for place in range(len(prompts))]
+    return [replies[position] for position in range(len(prompts))]
 
 
 def numbered(count):
-    return [f"prompt {place}" for place in range(count)]
+    return [f"prompt {position}" for position in range(count)]
 
 
 @pytest.mark.slow
 def test_a_request_is_greedy_and_a_reply_keeps_its_place():
     with chat_server(lambda prompt, _: f" RIGHT {prompt} ") as server:
         replies = ask(judge(server.base_url, api_key=KEY, max_new_tokens=7), numbered(20))
-    assert [reply.text for reply in replies] == [f"RIGHT prompt {place}" for place in range(20)]
+    assert [reply.text for reply in replies] == [f"RIGHT prompt {position}" for position in range(20)]
     assert {(reply.finish, reply.num_tokens, reply.error) for reply in replies} == {("stop", 2, "")}
     first = next(request for request in server.requests if request["messages"][0]["content"] == "prompt 0")
     assert first == {
@@ -53,7 +55,11 @@ def test_a_request_is_greedy_and_a_reply_keeps_its_place():
 
 
 def test_so_many_prompts_wait_at_the_same_time():
+    four_are_there = threading.Barrier(4)
+
     def slow(prompt, _):
+        if prompt.startswith("prompt"):
+            four_are_there.wait(PATIENCE)
         time.sleep(0.05)
         return "RIGHT"
 
@@ -61,7 +67,7 @@ def test_so_many_prompts_wait_at_the_same_time():
         ask(judge(server.base_url, concurrency=4), numbered(12))
         assert server.most_at_once == 4
         server.most_at_once = 0
-        ask(judge(server.base_url, concurrency=1), numbered(3))
+        ask(judge(server.base_url, concurrency=1), ["one", "two", "three"])
         assert server.most_at_once == 1
 
 
@@ -102,13 +108,17 @@ def test_tries_end_and_the_prompt_fails():
 
 @pytest.mark.slow
 def test_a_slow_server_is_a_timeout_of_that_prompt_only():
+    asked = threading.Event()
+
     def respond(prompt, _):
-        time.sleep(0.5 if prompt == "prompt 1" else 0)
+        if prompt == "prompt 1":
+            asked.wait(PATIENCE)
         return "RIGHT"
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, concurrency=1, timeout=0.1, retries=1), numbered(3))
-    assert [reply.error for reply in replies] == ["", "no answer within timeout=0.1 s (2 tries)", ""]
+        replies = ask(judge(server.base_url, concurrency=1, timeout=1.0, retries=1), numbered(3))
+        asked.set()
+    assert [reply.error for reply in replies] == ["", "no answer within timeout=1 s (2 tries)", ""]
 
 
 def test_a_request_that_the_server_refuses_is_not_tried_again():
@@ -148,13 +158,13 @@ def test_parts_of_reasoning_are_left_out():
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date", "milliseconds", "reset"])
 def test_the_pause_that_a_server_asks_for_is_waited_for(capsys, status, form):
-    opens = []
+    refused, both_are_there = {}, threading.Barrier(2)
 
-    def respond(_, number):
-        if not number:
-            opens.append(time.monotonic() + 1)
-        if time.monotonic() >= opens[0]:
-            return "RIGHT"
+    def respond(prompt, number):
+        if prompt in refused:
+            return "RIGHT" if time.monotonic() >= refused[prompt] + 1 else (400, "too early")
+        both_are_there.wait(PATIENCE)
+        refused[prompt] = time.monotonic()
         headers = {
             "seconds": {"Retry-After": "1.1"},
             "date": {"Retry-After": formatdate(time.time() + 2.5, usegmt=True)},
@@ -281,7 +291,7 @@ def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
     replies = []
     down = nobody_there()
     with pytest.raises(UserError) as error:
-        judge(down, concurrency=2, retries=1).ask(numbered(1000), lambda place, reply: replies.append(reply))
+        judge(down, concurrency=2, retries=1).ask(numbered(1000), lambda position, reply: replies.append(reply))
     message = str(error.value)
     assert "\n" not in message
     assert f"the endpoint {down} does not reply (no connection" in message
@@ -348,16 +358,21 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
 
 
 def test_prompts_that_are_left_do_not_keep_the_program(monkeypatch):
+    interrupted = threading.Event()
+
     def respond(_, number):
+        if number:
+            interrupted.wait(PATIENCE)
         time.sleep(0.02)
         return "RIGHT"
 
     with chat_server(respond) as server:
 
-        def interrupt(place, reply):
+        def interrupt(position, reply):
+            interrupted.set()
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             judge(server.base_url, concurrency=2).ask(numbered(1000), interrupt)
         time.sleep(0.1)
-        assert len(server.requests) < 10
+        assert len(server.requests) < 100

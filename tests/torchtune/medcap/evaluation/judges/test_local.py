@@ -25,9 +25,9 @@ def judge(folder, bits=16, **options):
 
 def ask(judge, prompts):
     replies = {}
-    judge.ask(prompts, lambda place, reply: replies.update({place: reply}))
+    judge.ask(prompts, lambda position, reply: replies.update({position: reply}))
     assert sorted(replies) == list(range(len(prompts)))
-    return [replies[place] for place in range(len(prompts))]
+    return [replies[position] for position in range(len(prompts))]
 
 
 def plain_reply(folder, prompt, count):
@@ -73,8 +73,8 @@ def test_quantised_judges_give_verdicts(tmp_path, bits, word):
     write_chat_checkpoint(tmp_path, constant_decoder(word, embed_dim=64, intermediate_dim=128))
     quantised = judge(tmp_path, bits)
     verdicts = []
-    answers = [make_answer(str(place), question, ("Yes",), "No") for place, question in enumerate(PROMPTS)]
-    quantised.judge(answers, lambda place, verdict: verdicts.append((verdict.value, verdict.reply.finish)))
+    answers = [make_answer(str(position), question, ("Yes",), "No") for position, question in enumerate(PROMPTS)]
+    quantised.judge(answers, lambda position, verdict: verdicts.append((verdict.value, verdict.reply.finish)))
     assert verdicts == [(word, "stop")] * 4
     kind = type(quantised._model.model.layers[0].self_attn.q_proj)
     assert kind.__name__ == {4: "Linear4bit", 8: "Linear8bitLt"}[bits]

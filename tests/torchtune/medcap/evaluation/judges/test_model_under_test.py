@@ -44,8 +44,8 @@ def judge(folder):
 
 def ask(judge, prompts):
     replies = {}
-    judge.ask(prompts, lambda place, reply: replies.update({place: reply}))
-    return [replies[place] for place in range(len(prompts))]
+    judge.ask(prompts, lambda position, reply: replies.update({position: reply}))
+    return [replies[position] for position in range(len(prompts))]
 
 
 def test_it_says_what_the_local_judge_says_with_the_same_weights(judge, folder):

@@ -31,13 +31,13 @@ class Scripted(Judge):
         return {"model": self.model, "temperature": self.temperature}
 
     def ask(self, prompts, on_reply):
-        for place, prompt in enumerate(prompts):
+        for position, prompt in enumerate(prompts):
             if len(self.asked) == self.stop_after:
                 raise KeyboardInterrupt
             answer = prompt.partition("Our answer: ")[2].partition("\n")[0]
             self.asked.append(answer)
             reply = self.replies.get(answer, "RIGHT")
-            on_reply(place, reply if isinstance(reply, Reply) else Reply(reply, "stop", 2))
+            on_reply(position, reply if isinstance(reply, Reply) else Reply(reply, "stop", 2))
 
 
 REPLIES = {"a1": "WRONG", "a2": "Right.", "a3": "the right lung", "a4": Reply("", "error", error="timed out")}
@@ -46,9 +46,9 @@ REPLIES = {"a1": "WRONG", "a2": "Right.", "a3": "the right lung", "a4": Reply(""
 @pytest.fixture
 def source(tmp_path):
     rows = [
-        {"question_id": f"q{place}", "question": "Q?", "reference": "r", "prediction": f"a{place}"}
-        | {"modality": "CT" if place % 2 else "MR", "image": f"{place}.png"}
-        for place in range(6)
+        {"question_id": f"q{position}", "question": "Q?", "reference": "r", "prediction": f"a{position}"}
+        | {"modality": "CT" if position % 2 else "MR", "image": f"{position}.png"}
+        for position in range(6)
     ]
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -212,10 +212,10 @@ def test_replies_without_words_in_an_older_file_are_asked_again(source, tmp_path
 
 
 def test_a_run_without_one_verdict_stops(source, tmp_path):
-    silent = Scripted({f"a{place}": NO_WORDS[0] for place in range(6)})
+    silent = Scripted({f"a{position}": NO_WORDS[0] for position in range(6)})
     with pytest.raises(UserError, match=r"none of the 6 answers can be judged; .*no words \(finish length\)"):
         run(source, tmp_path / "silent", silent)
-    vague = Scripted({f"a{place}": "Hm." for place in range(5)} | {"a5": NO_WORDS[0]})
+    vague = Scripted({f"a{position}": "Hm." for position in range(5)} | {"a5": NO_WORDS[0]})
     with pytest.raises(UserError, match=r"judge replied to 5 answers, and not one reply is RIGHT or WRONG .*'Hm\.'"):
         run(source, tmp_path / "vague", vague)
     assert not (tmp_path / "vague" / "verdicts_metrics.json").exists()
@@ -283,9 +283,9 @@ def test_an_empty_answer_is_wrong_and_a_row_without_reference_a_failure_without_
 def test_a_judge_that_fails_on_everything_stops_the_run(source, tmp_path):
     class Failing(Scripted):
         def ask(self, prompts, on_reply):
-            for place in range(len(prompts)):
-                self.asked.append(place)
-                on_reply(place, Reply("", "error", error="bad model"))
+            for position in range(len(prompts)):
+                self.asked.append(position)
+                on_reply(position, Reply("", "error", error="bad model"))
 
     with pytest.raises(UserError, match="none of the 6 answers can be judged; the first one: bad model"):
         run(source, tmp_path / "out", Failing())

@@ -238,9 +238,9 @@ def test_answers_equal_one_call_after_the_other(generator, tmp_path, max_new_tok
     questions = ["Is there a lung?", "What shows the left chest?", "Is there one large square?"]
     options = (("Yes", "No"), ("left lung", "right lung", "no lung", "two lungs"))
     rows = [
-        question_row(f"{place}-{image}", question, f"{image}.png", options=options[(place + image) % 2])
+        question_row(f"{position}-{image}", question, f"{image}.png", options=options[(position + image) % 2])
         for image in range(3)
-        for place, question in enumerate(questions[: 1 + image])
+        for position, question in enumerate(questions[: 1 + image])
     ]
     method = MappedOption(MedcapMode("no_cond_desc"))
     mapped = method.ask(rows, engine_of(generator, max_new_tokens), store(tmp_path / "out"))

@@ -71,14 +71,14 @@ def test_images_lie_in_the_file_s_folder_or_the_working_directory_by_default(tmp
 
 def test_a_fingerprint_goes_by_names_and_contents_and_neither_by_order_nor_by_place(tmp_path):
     digests = []
-    for place, first, second in (("x", "1", "2"), ("y", "1", "2"), ("z", "2", "1")):
-        folder = tmp_path / place / "sub"
+    for location, first, second in (("x", "1", "2"), ("y", "1", "2"), ("z", "2", "1")):
+        folder = tmp_path / location / "sub"
         folder.mkdir(parents=True)
         (folder / "a").write_text(first)
         (folder / "b").write_text(second)
         files = [folder / "a", folder / "b"]
-        digests.append(fingerprint(files, tmp_path / place))
-        assert fingerprint(files[::-1], tmp_path / place) == digests[-1]
+        digests.append(fingerprint(files, tmp_path / location))
+        assert fingerprint(files[::-1], tmp_path / location) == digests[-1]
     assert digests[0] == digests[1] != digests[2]
     # printf of "name NUL sha256sum newline" for both files, through sha256sum.
     assert digests[0] == "337bbcd97e5e659ffb2a08dc27fbd72ba8841d564eb9256df8c496511f271133"

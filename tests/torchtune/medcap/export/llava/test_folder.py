@@ -63,14 +63,14 @@ def our_logits(generator, turns):
     model = generator.model
     prompt = generator.tokenizer.prompt(ours(turns))
     tokens = torch.tensor([prompt.tokens])
-    rows = places = None
+    rows = image_positions = None
     if prompt.images:
         transform = model.tower.preprocess.transform()
         rows = model.encode_images(torch.stack([transform(image) for image in prompt.images]))
-        places = (tokens.flatten() == model.image_token_id).nonzero().flatten()
+        image_positions = (tokens.flatten() == model.image_token_id).nonzero().flatten()
     positions = torch.arange(tokens.shape[1])[None]
     mask = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-    return model.unembed(model.hidden(model.embed(tokens, rows, places), mask, positions))
+    return model.unembed(model.hidden(model.embed(tokens, rows, image_positions), mask, positions))
 
 
 @pytest.mark.parametrize("exported", ["siglip", "clip", "biomedclip"], indirect=True)

@@ -14,8 +14,8 @@ LIMITS = (1, 9, 2, 3, 12, 1, 5)
 def uneven_requests(images: list[str]) -> list[Request]:
     requests = mixed_requests(images)
     return [
-        Request(request.messages, id=str(place), max_new_tokens=LIMITS[place % len(LIMITS)])
-        for place, request in enumerate(requests)
+        Request(request.messages, id=str(position), max_new_tokens=LIMITS[position % len(LIMITS)])
+        for position, request in enumerate(requests)
     ]
 
 

@@ -15,7 +15,7 @@ def prefill(decoder: TransformerDecoder, cache: KVCache, tokens: Tensor, rows: l
     """Store the first tokens of rows."""
     width = tokens.shape[1]
     slots = [row * cache.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
-    sources = [place * width + torch.arange(length) for place, length in enumerate(lengths)]
+    sources = [number * width + torch.arange(length) for number, length in enumerate(lengths)]
     cache.fill(torch.cat(slots), torch.cat(sources))
     causal = torch.ones(len(tokens), width, width, dtype=torch.bool).tril()
     return decoder(tokens, mask=causal, input_pos=torch.arange(width).expand(len(tokens), width))

@@ -13,7 +13,7 @@ def scored_requests(images: list[str]) -> tuple[list[Request], list[list[str]]]:
     words = ["left lung", "a small red circle", "the chest"]
     requests = [question_request(image, f"Is there {word}?") for image in images for word in words]
     requests += [question_request(None, f"What shows {word}?") for word in words] + [caption_request(images[0])]
-    return requests, [OPTIONS[: 1 + place % len(OPTIONS)] for place in range(len(requests))]
+    return requests, [OPTIONS[: 1 + position % len(OPTIONS)] for position in range(len(requests))]
 
 
 @pytest.mark.parametrize("end_of_turn", [True, False])

@@ -62,10 +62,10 @@ def test_cached_files_are_used_without_asking_the_network(cache):
     folder = snapshot(cache, "owner/model")
     write_hugging_face_folder(folder, "siglip", sharded=True)
     source = resolve_tower("owner/model")
-    assert source.place == folder / "model.safetensors.index.json"
+    assert source.location == folder / "model.safetensors.index.json"
     folder = snapshot(cache, "owner/other")
     write_open_clip_folder(folder, as_pickle=True)
-    assert resolve_tower("owner/other").place == folder / "open_clip_pytorch_model.bin"
+    assert resolve_tower("owner/other").location == folder / "open_clip_pytorch_model.bin"
 
 
 def test_files_are_downloaded_one_by_one_and_a_missing_choice_is_skipped(cache, monkeypatch, tmp_path):
@@ -93,7 +93,7 @@ def test_files_are_downloaded_one_by_one_and_a_missing_choice_is_skipped(cache, 
 def test_a_copy_in_models_comes_before_the_hub(cache, tmp_path):
     folder = tmp_path / "models" / BIOMEDCLIP.rsplit("/", 1)[-1]
     write_open_clip_folder(folder)
-    assert resolve_tower("biomedclip").place.resolve() == folder / "open_clip_model.safetensors"
+    assert resolve_tower("biomedclip").location.resolve() == folder / "open_clip_model.safetensors"
 
 
 def test_nothing_is_asked_for_when_only_the_architecture_is_needed(cache):

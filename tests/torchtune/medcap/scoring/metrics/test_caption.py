@@ -68,7 +68,7 @@ def test_awkward_captions_score_and_stay_in_the_denominator(results):
     _, result = results
     assert all(len(values) == 8 for values in result.rows.values())
     assert all(np.isfinite(value) for values in result.rows.values() for value in values)
-    assert [result.rows[name][place] for name in result.rows for place in (0, 1)] == [0.0] * 14
+    assert [result.rows[name][position] for name in result.rows for position in (0, 1)] == [0.0] * 14
     assert result.rows["ROUGE_L"][3] == result.rows["METEOR"][3] == 1.0
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from medcap.scoring.replies.option_reply import parse_option
-from medcap.scoring.replies.option_words import named_options, places
+from medcap.scoring.replies.option_words import named_options, positions
 
 NUMBERS = ["2", "3"]
 WHOLE = (
@@ -39,7 +39,7 @@ def test_the_longer_option_is_found_first_and_all_are_hidden():
     ],
 )
 def test_whole_words(text, option, expected):
-    assert places(text, option) == expected
+    assert positions(text, option) == expected
 
 
 @pytest.mark.parametrize("reply", PARTS.split(" | "))

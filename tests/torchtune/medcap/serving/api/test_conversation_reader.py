@@ -144,7 +144,7 @@ def test_what_is_too_long_is_told_with_the_models_own_limit(reader):
 
 def test_a_conversation_of_several_turns_has_the_tokens_of_training(reader, generator):
     values = ["<image>\nIs there a circle?", "Yes", "Is the square red?", "No"]
-    turns = [{"from": ("human", "gpt")[place % 2], "value": value} for place, value in enumerate(values)]
+    turns = [{"from": ("human", "gpt")[position % 2], "value": value} for position, value in enumerate(values)]
     system = {"from": "system", "value": "the chest"}
     trained = read_record({"conversations": [system, *turns], "image": "a.png"}, "file", 0, lambda path, folder: path)
     messages = [said("developer", "the chest"), [IMAGE, QUESTION], said("assistant", "Yes"), "Is the square red?"]

@@ -26,7 +26,7 @@ VOTE = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     (folder / "examples").mkdir()
     (folder / "examples/b.png").write_bytes(noise_png(1, 300, 200))
@@ -36,10 +36,12 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(place):
+def client(workplace):
     """A page over two runs, that needs a key."""
-    service = tiny_service(place, "tiny", "second", max_pixels=4_000_000, max_body_bytes=2**20)
-    routes = page_routes(service, Keys(["secret"]), VoteLog(place / "votes.jsonl"), find_examples(place / "examples"))
+    service = tiny_service(workplace, "tiny", "second", max_pixels=4_000_000, max_body_bytes=2**20)
+    routes = page_routes(
+        service, Keys(["secret"]), VoteLog(workplace / "votes.jsonl"), find_examples(workplace / "examples")
+    )
     with running(service, ["secret"], routes=routes) as client:
         yield client
 
@@ -81,17 +83,17 @@ def test_settings_name_runs_examples_and_limits(client):
     }
 
 
-def test_examples_are_named_by_number(client, place):
+def test_examples_are_named_by_number(client, workplace):
     reply = client.request("GET", "/page/examples/1")
-    assert reply.body == (place / "examples/b.png").read_bytes()
+    assert reply.body == (workplace / "examples/b.png").read_bytes()
     thumbnail = Image.open(io.BytesIO(client.request("GET", "/page/examples/0/thumbnail").body))
     assert (thumbnail.format, thumbnail.size) == ("PNG", (8, 8))
     for path in ("2", "-1", "../votes.jsonl", "%2e%2e%2fvotes.jsonl", "99999999999999999999"):
         assert client.request("GET", f"/page/examples/{path}").status == 404
 
 
-def test_a_preview_is_what_the_model_reads(client, place):
-    data = (place / "examples/a.dcm").read_bytes()
+def test_a_preview_is_what_the_model_reads(client, workplace):
+    data = (workplace / "examples/a.dcm").read_bytes()
     reply = post(client, "preview", data)
     picture = Image.open(io.BytesIO(reply.body))
     assert reply.headers["content-type"] == "image/png"
@@ -128,10 +130,10 @@ def test_a_picture_of_too_many_pixels_is_refused_unseen(client):
     assert post(client, "preview", file.getvalue()).error["code"] == "invalid_image"
 
 
-def test_votes_are_kept(client, place):
+def test_votes_are_kept(client, workplace):
     assert post(client, "votes", VOTE).status == 204
     assert post(client, "votes", {**VOTE, "vote": "down"}).status == 204
-    rows = [json.loads(line) for line in (place / "votes.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (workplace / "votes.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row.pop("time")[:2] for row in rows] == ["20", "20"]
     assert rows == [VOTE, {**VOTE, "vote": "down"}]
 
@@ -147,11 +149,11 @@ def test_votes_are_kept(client, place):
         {"path": "/etc/passwd"},
     ],
 )
-def test_votes_of_another_form_are_refused(client, place, change):
-    before = (place / "votes.jsonl").read_bytes()
+def test_votes_of_another_form_are_refused(client, workplace, change):
+    before = (workplace / "votes.jsonl").read_bytes()
     reply = post(client, "votes", {**VOTE, **change})
     assert reply.status == 400 and next(iter(change)) in reply.error["message"]
-    assert (place / "votes.jsonl").read_bytes() == before
+    assert (workplace / "votes.jsonl").read_bytes() == before
 
 
 def test_boxes_in_an_answer_are_found(client):

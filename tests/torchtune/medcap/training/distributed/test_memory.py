@@ -52,13 +52,13 @@ def test_formula_is_what_autograd_keeps_of_a_layer(dtype: torch.dtype, rows: int
     decoder = _decoder(dtype)
     freeze_layers(decoder)
     layer = decoder.layers[0]
-    places = torch.arange(length).repeat(rows, 1)
-    table = rotation_table(layer.attn.pos_embeddings, places)
+    positions = torch.arange(length).repeat(rows, 1)
+    table = rotation_table(layer.attn.pos_embeddings, positions)
 
     def run() -> Tensor:
         # Not a leaf and twice as large: only what the layer itself refers to is counted.
         states = torch.randn(rows, length, 32, dtype=dtype, requires_grad=True) * 1
-        return layer(states, input_pos=places, table=table, training_pass=True)
+        return layer(states, input_pos=positions, table=table, training_pass=True)
 
     kept = saved_bytes(run, decoder) - table.nbytes
     formula = layer_activations(describe(decoder), dtype, rows * length)
@@ -127,11 +127,11 @@ def test_low_precision_counts_the_bytes_of_the_layers_linear_maps(llm_weights: s
 def test_low_precision_layer_keeps_no_more_than_a_plain_one(llm_weights: str) -> None:
     plain, decoder = _decoder(torch.bfloat16), _decoder(torch.bfloat16)
     quantise_layer(decoder.layers[0], llm_weights)
-    places = torch.arange(17).repeat(3, 1)
+    positions = torch.arange(17).repeat(3, 1)
 
     def run(layer: nn.Module) -> Tensor:
         states = torch.randn(3, 17, 32, dtype=torch.bfloat16, requires_grad=True) * 1
-        return layer(states, input_pos=places)
+        return layer(states, input_pos=positions)
 
     expected = saved_bytes(lambda: run(plain.layers[0]), plain)
     assert saved_bytes(lambda: run(decoder.layers[0]), decoder) == expected

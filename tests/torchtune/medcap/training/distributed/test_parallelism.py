@@ -170,8 +170,8 @@ def _loss_and_gradients(model: VisionLanguageModel, rank: int) -> list[Any]:
     loss.backward()
     gradients = [[p.grad.flatten().tolist() for p in part.parameters()] for part in (model.tower, model.projector)]
     with torch.no_grad():
-        places = torch.tensor([1, length + 3])
-        few = model.hidden_at(embeddings, places, None, torch.arange(length).repeat(2, 1))
+        output_positions = torch.tensor([1, length + 3])
+        few = model.hidden_at(embeddings, output_positions, None, torch.arange(length).repeat(2, 1))
     return [loss.item(), gradients, few.flatten().tolist()]
 
 

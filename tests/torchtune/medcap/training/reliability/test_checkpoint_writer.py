@@ -1,4 +1,5 @@
 import errno
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from helpers.waiting import PATIENCE, wait_for
 from medcap.errors import UserError
 from medcap.training.reliability.checkpoint_writer import BackgroundWriter, describe_failure
 
@@ -25,12 +27,12 @@ def failing(error):
 
 def test_a_write_goes_on_behind_its_caller_and_is_told():
     writer, may_end = BackgroundWriter(), threading.Event()
-    writer.start(120, FOLDER, lambda: [] if may_end.wait(10) else ["never"])
+    writer.start(120, FOLDER, lambda: [] if may_end.wait(PATIENCE) else ["never"])
     assert writer.messages() == []
     may_end.set()
     writer.finish()
     (line,) = writer.messages()
-    assert line.startswith("saved /results/step_000120 (0.") and line.endswith(" s in the background)")
+    assert re.fullmatch(r"saved /results/step_000120 \(\d+\.\d s in the background\)", line)
     assert writer.messages() == []
 
 
@@ -96,13 +98,18 @@ def test_torchs_unclear_message_on_a_full_disk_is_made_clear(monkeypatch, tmp_pa
 def test_writing_tensors_does_not_stop_other_threads(tmp_path):
     tensors = {"x": torch.zeros(32 * 2**20)}  # 128 MiB
     writer = BackgroundWriter()
-    writer.start(1, tmp_path, lambda: save_file(tensors, tmp_path / "x.safetensors") or [])
-    ticks = 0
-    while writer.messages() == []:
-        time.sleep(0.001)
-        ticks += 1
-    writer.finish()
-    assert ticks >= 10
+
+    def another_thread_works_meanwhile():
+        writer.start(1, tmp_path, lambda: save_file(tensors, tmp_path / "x.safetensors") or [])
+        ticks = 0
+        while writer.messages() == []:
+            time.sleep(0.001)
+            ticks += 1
+        writer.finish()
+        return ticks >= 10
+
+    # Other programs may take the processors for the time of one write.
+    wait_for(another_thread_works_meanwhile)
 
 
 @pytest.mark.processes

@@ -25,7 +25,7 @@ class Failing(Dataset):
     def __len__(self):
         return 2
 
-    def __getitem__(self, place):
+    def __getitem__(self, position):
         return self.fault()
 
 

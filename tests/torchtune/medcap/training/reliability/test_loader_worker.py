@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from helpers.waiting import PATIENCE
 from medcap.training.reliability.failures import explain
 from medcap.training.reliability.loader_worker import OUT_OF_FILES
 
@@ -71,7 +72,7 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loaders")
     cases = ", ".join(f"(lambda: {error}, {thread})" for error, thread, *_ in CASES)
     script = LOADER.format(cases=cases)
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=90, cwd=folder)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=PATIENCE, cwd=folder)
     return folder
 
 

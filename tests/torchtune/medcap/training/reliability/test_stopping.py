@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from helpers.waiting import PATIENCE, wait_for
 from medcap.training.reliability import stopping
 from medcap.training.reliability.stopping import StopRequests
 
@@ -69,7 +71,7 @@ def run(code, *arguments):
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     line = process.stdout.readline()
-    assert line == "ready\n", process.communicate(timeout=20)
+    assert line == "ready\n", process.communicate(timeout=PATIENCE)
     return process
 
 
@@ -89,7 +91,7 @@ sys.exit(stop.exit_status)
 def test_a_program_that_stops_on_request_has_the_signals_status():
     process = run(WAITING)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[1] == LINE.format("SIGTERM") and process.returncode == 143
+    assert process.communicate(timeout=PATIENCE)[1] == LINE.format("SIGTERM") and process.returncode == 143
 
 
 @pytest.mark.processes
@@ -97,10 +99,11 @@ def test_a_program_that_stops_on_request_has_the_signals_status():
 def test_a_second_request_stops_at_once(second):
     process = run(WAITING, "--never")
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    assert process.stderr.readline() == LINE.format("SIGTERM")
+    time.sleep(0.1)  # more than REPEAT_SECONDS
     assert process.poll() is None
     process.send_signal(second)
-    assert process.communicate(timeout=20)[1] == LINE.format("SIGTERM") and process.returncode == -second
+    assert process.communicate(timeout=PATIENCE)[1] == "" and process.returncode == -second
 
 
 def alive(pid):
@@ -112,26 +115,29 @@ def alive(pid):
 
 
 def wait_until_gone(pids):
-    limit = time.monotonic() + 10
-    while any(map(alive, pids)):
-        assert time.monotonic() < limit, "a process did not end"
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(alive, pids)))
 
 
 WORKER = """
-import os, signal, sys, time
+import os, sys, time, types
 from medcap.training.reliability import stopping
-stopping.REPEAT_SECONDS = stopping.PARENT_CHECK_SECONDS = 0.1
+stopping.PARENT_CHECK_SECONDS = 0.1
 if os.fork():
     if sys.argv[1] == "parent gone":
-        time.sleep(0.3)
+        sys.stdin.readline()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 else:
+    # Its clock goes on by two seconds with each line.
+    stopping.time = types.SimpleNamespace(monotonic=lambda: now, sleep=time.sleep)
+    now = 0.0
     stopping.ignore_stop_signals(3)
     print("ready", flush=True)
     print(os.getpid(), flush=True)
-    time.sleep(30)
+    while sys.argv[1] == "parent gone":
+        time.sleep(1)
+    for line in sys.stdin:
+        now += 2
 """
 
 
@@ -147,14 +153,21 @@ def test_a_worker_ignores_the_request_but_not_a_second_one():
         os.kill(worker, number)
     time.sleep(0.3)
     assert process.poll() is None
-    os.kill(worker, signal.SIGTERM)
-    assert process.communicate(timeout=20) == ("143\n", "")
+
+    def has_ended():
+        with contextlib.suppress(BrokenPipeError, ProcessLookupError):
+            os.write(process.stdin.fileno(), b"later\n")
+            os.kill(worker, signal.SIGTERM)
+        return process.poll() is not None
+
+    wait_for(has_ended, pause=0.1)
+    assert process.stdout.read() == "143\n" and process.stderr.read() == ""
 
 
 @pytest.mark.processes
 def test_a_worker_ends_when_its_process_is_gone():
     process, worker = start_worker("parent gone")
-    process.communicate(timeout=20)  # until the worker's end closes its standard output
+    process.communicate("end\n", timeout=PATIENCE)  # until the worker's end closes its standard output
     wait_until_gone([worker])
 
 
@@ -201,7 +214,7 @@ def test_workers_go_on_while_their_process_saves_and_end_with_it():
         os.kill(pid, signal.SIGINT) if pid != stopped.pid else None
     time.sleep(1.5)  # more than REPEAT_SECONDS: what the loader sends at the end is not a part of the same request
     stopped.stdin.write("leave\n")
-    output, errors = stopped.communicate(timeout=30)
+    output, errors = stopped.communicate(timeout=PATIENCE)
     assert (output, errors, stopped.returncode) == ("50\n", LINE.format("SIGTERM"), 143)
     assert not any(map(alive, workers[stopped]))
     wait_until_gone(workers[killed])

@@ -23,7 +23,7 @@ def colour_levels(frame: Frame) -> np.ndarray:
     levels = _eight_bits(frame.values, frame.bits or 8)
     if frame.colours == "RGB":
         return levels
-    from pydicom.pixels import convert_color_space
+    from pydicom.pixels.processing import convert_color_space
 
     if frame.bits is not None and frame.bits < 8:
         raise UserError(f"has YCbCr colours of {frame.bits} bits, which are not read: convert it to RGB")

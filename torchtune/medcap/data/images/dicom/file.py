@@ -111,7 +111,7 @@ class DicomFile:
             yield frame, self._picture(frame, view)
 
     def _check(self) -> int:
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
 
         dataset = self._dataset
         rows, columns = (_whole_number(dataset, key, 0) for key in ("Rows", "Columns"))
@@ -162,6 +162,8 @@ class DicomFile:
             match numbers(item, key):
                 case [float(rows), float(columns)]:
                     return rows, columns
+                case _:
+                    pass
         return 0.0, 0.0
 
 

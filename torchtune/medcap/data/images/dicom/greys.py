@@ -181,9 +181,10 @@ def _padding(frame: Frame, dataset: Dataset, little_endian: bool) -> np.ndarray:
     """Return which pixels only fill up the rectangle (PS3.3, C.7.5.1.1.2): bool ``[rows, columns]``."""
     if frame.bits is None:
         for kind in ("Float", "DoubleFloat"):
-            ends = [*numbers(dataset, f"{kind}PixelPaddingValue")[:1]]
-            ends += numbers(dataset, f"{kind}PixelPaddingRangeLimit")[:1] if ends else []
-            if ends and None not in ends:
+            given = [*numbers(dataset, f"{kind}PixelPaddingValue")[:1]]
+            given += numbers(dataset, f"{kind}PixelPaddingRangeLimit")[:1] if given else []
+            ends = [end for end in given if end is not None]
+            if ends and len(ends) == len(given):
                 low, high = (frame.values.dtype.type(end) for end in (min(ends), max(ends)))
                 return (frame.values >= low) & (frame.values <= high)
         return np.zeros(frame.values.shape, dtype=bool)
@@ -192,8 +193,8 @@ def _padding(frame: Frame, dataset: Dataset, little_endian: bool) -> np.ndarray:
     if not ends:
         return np.zeros(frame.values.shape, dtype=bool)
     signed = frame.values.dtype.kind == "i"
-    as_stored = [_as_stored(end, frame.bits, signed) for end in ends]
-    if None not in as_stored:
+    as_stored = [stored for end in ends if (stored := _as_stored(end, frame.bits, signed)) is not None]
+    if len(as_stored) == len(ends):
         return (frame.values >= min(as_stored)) & (frame.values <= max(as_stored))
     # The values lie outside the bits that are stored: padding that uses all bits that are allocated.
     ends = [_sixteen_bits(end, signed) for end in ends]

@@ -40,7 +40,7 @@ class Jpeg2000Stream:
         """Read the components; returns how many tiles there are (A.5.1)."""
         right, bottom, _, _, width, height, left, top = struct.unpack(">8I", self.data[8:40])
         self.components = struct.unpack(">H", self.data[40:42])[0]
-        kinds = {self.data[place : place + 3] for place in range(42, 42 + 3 * self.components, 3)}
+        kinds = {self.data[position : position + 3] for position in range(42, 42 + 3 * self.components, 3)}
         if len(kinds) != 1 or next(iter(kinds))[1:] != b"\1\1":
             raise UserError("has JPEG 2000 data whose components differ in bits or size: convert it")
         self.precision, self.signed = (self.data[42] & 0x7F) + 1, bool(self.data[42] & 0x80)
@@ -50,33 +50,33 @@ class Jpeg2000Stream:
 
     def _read_header(self) -> int:
         """Read the main header; returns the place of the first tile's first part."""
-        place = 2
-        while (marker := self._word(place)) != _TILE_PART:
+        position = 2
+        while (marker := self._word(position)) != _TILE_PART:
             if marker == _CODING:
-                self.transformed = self.data[place + 8] == 1
+                self.transformed = self.data[position + 8] == 1
             if marker < 0xFF00 or marker == _END:
                 raise _cut_off()
-            place += 2 + self._word(place + 2)
-        return place
+            position += 2 + self._word(position + 2)
+        return position
 
-    def _read_parts(self, place: int) -> None:
+    def _read_parts(self, position: int) -> None:
         found: dict[int, int] = {}
         wanted: dict[int, int] = {}
-        while self._word(place) == _TILE_PART:
-            tile, length, _, parts = struct.unpack(">HIBB", self.data[place + 4 : place + 12])
+        while self._word(position) == _TILE_PART:
+            tile, length, _, parts = struct.unpack(">HIBB", self.data[position + 4 : position + 12])
             found[tile] = found.get(tile, 0) + 1
             if parts:
                 wanted[tile] = parts
             # A length of 0 means up to the end.
-            place = place + length if length else self.data.rfind(b"\xff\xd9")
+            position = position + length if length else self.data.rfind(b"\xff\xd9")
             if length and length < 14:
                 raise _cut_off()
         complete = len(found) == self._tiles and all(found[tile] >= parts for tile, parts in wanted.items())
-        if self._word(place) != _END or not complete:
+        if self._word(position) != _END or not complete:
             raise _cut_off()
 
-    def _word(self, place: int) -> int:
-        return struct.unpack(">H", self.data[place : place + 2])[0]
+    def _word(self, position: int) -> int:
+        return struct.unpack(">H", self.data[position : position + 2])[0]
 
 
 def _cut_off() -> UserError:

@@ -111,46 +111,46 @@ class JpegStream:
         start, end = max(self._coded, key=lambda span: span[1] - span[0])
         if end - start < 4 * _LEFT_OVER:
             return None
-        place = end - _LEFT_OVER
+        position = end - _LEFT_OVER
         # No byte becomes FF, and none that only marks an FF as data changes.
-        marks = [not self._is_jpeg_ls and self._data[place + number - 1] == 0xFF for number in range(4)]
+        marks = [not self._is_jpeg_ls and self._data[position + number - 1] == 0xFF for number in range(4)]
         changed = bytes(
             byte if mark or byte == 0xD2 else byte ^ 0x2D
-            for byte, mark in zip(self._data[place : place + 4], marks, strict=True)
+            for byte, mark in zip(self._data[position : position + 4], marks, strict=True)
         )
-        same = changed == self._data[place : place + 4]
-        return None if same else self._edited(b"", [(place, place + 4, changed)])
+        same = changed == self._data[position : position + 4]
+        return None if same else self._edited(b"", [(position, position + 4, changed)])
 
     def _edited(self, added: bytes, others: list[tuple[int, int, bytes]] | None = None) -> bytes:
         changes = [*(others or []), *((end, end, added) for _, end in self._coded if added)]
         if len(self._parts) == 3 and not self._is_jpeg_ls:
             changes += [(start, end, b"") for start, end in self._colour_marks] + [(2, 2, _NO_TRANSFORM)]
-        parts, place = [], 0
+        parts, position = [], 0
         for start, end, inserted in sorted(changes):
-            parts += [self._data[place:start], inserted]
-            place = end
-        return b"".join([*parts, self._data[place:]])
+            parts += [self._data[position:start], inserted]
+            position = end
+        return b"".join([*parts, self._data[position:]])
 
     def _read(self) -> None:
-        data, place = self._data, 2
+        data, position = self._data, 2
         while True:
-            while data[place + 1] == 0xFF:
-                place += 1
-            if data[place] != 0xFF:
+            while data[position + 1] == 0xFF:
+                position += 1
+            if data[position] != 0xFF:
                 raise _cut_off("are damaged inside")
-            marker = data[place + 1]
+            marker = data[position + 1]
             if marker == _END:
                 break
             if marker == _START or marker in _RESTARTS:
                 raise _cut_off("have no end")
-            length = struct.unpack(">H", data[place + 2 : place + 4])[0]
-            body = data[place + 4 : place + 2 + length]
+            length = struct.unpack(">H", data[position + 2 : position + 4])[0]
+            body = data[position + 4 : position + 2 + length]
             if len(body) != length - 2:
                 raise _cut_off("have no end")
-            self._read_segment(marker, body, (place, place + 2 + length))
-            place += 2 + length
+            self._read_segment(marker, body, (position, position + 2 + length))
+            position += 2 + length
             if marker == _SCAN:
-                place = self._pass_coded_data(place, body)
+                position = self._pass_coded_data(position, body)
         if not self._parts or not self._is_sent():
             raise _cut_off("lack a scan")
 
@@ -159,8 +159,8 @@ class JpegStream:
             self._frame, self.precision = marker, body[0]
             self._height, self._width = struct.unpack(">HH", body[1:5])
             self._parts = [
-                _Component(body[place], body[place + 1] >> 4 or 1, body[place + 1] & 15 or 1)
-                for place in range(6, 6 + 3 * body[5], 3)
+                _Component(body[position], body[position + 1] >> 4 or 1, body[position + 1] & 15 or 1)
+                for position in range(6, 6 + 3 * body[5], 3)
             ]
         elif marker in _OTHER_FRAMES:
             raise UserError(f"has JPEG data of a kind (SOF{marker - 0xC0}) that DICOM does not know: convert it")
@@ -175,7 +175,7 @@ class JpegStream:
         elif marker == _APP8 and body.startswith(b"mrfx"):
             self._transformed = body[4:5] not in (b"", b"\0")
 
-    def _pass_coded_data(self, place: int, header: bytes) -> int:
+    def _pass_coded_data(self, position: int, header: bytes) -> int:
         """Note where the coded data of a scan end; returns the place of the marker behind them."""
         numbers = [header[1 + 2 * number] for number in range(header[0])]
         first, last, approximation = header[-3], header[-2], header[-1]
@@ -188,11 +188,11 @@ class JpegStream:
         pattern = _JPEG_LS_MARKER if self._is_jpeg_ls else _MARKER
         restarts = 0
         while True:
-            found = pattern.search(self._data, place)
+            found = pattern.search(self._data, position)
             if found is None:
                 raise _cut_off("have no end")
-            self._coded.append((place, found.start()))
-            marker, place = self._data[found.end() - 1], found.end()
+            self._coded.append((position, found.start()))
+            marker, position = self._data[found.end() - 1], found.end()
             if marker not in _RESTARTS:
                 break
             if marker - 0xD0 != restarts % 8:

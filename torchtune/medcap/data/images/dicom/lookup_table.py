@@ -41,8 +41,8 @@ class LookupTable:
         if values.dtype.kind == "f":
             finite = values[np.isfinite(values)]
             first = self._first_for(finite)
-            places = np.clip(np.nan_to_num(np.round(values.astype(np.float64)), nan=first), first, first + last)
-            return self.entries[places.astype(np.int64) - first]
+            positions = np.clip(np.nan_to_num(np.round(values.astype(np.float64)), nan=first), first, first + last)
+            return self.entries[positions.astype(np.int64) - first]
         first = self._first_for(values)
         return self.entries[np.clip(values.astype(np.int64) - first, 0, last)]
 

@@ -78,15 +78,15 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     last: int | None = None
     made = 0
 
-    def segment(place: int, within: bool) -> int | None:
+    def segment(position: int, within: bool) -> int | None:
         """Add the segment at a place; returns the place behind it, None for a damaged one."""
         nonlocal last, made
-        if place + 2 > len(values):
+        if position + 2 > len(values):
             return None
-        kind, length = int(values[place]), int(values[place + 1])
-        place += 2
+        kind, length = int(values[position]), int(values[position + 1])
+        position += 2
         if kind == _INDIRECT and not within:
-            words = values[place : place + 4 // width]
+            words = values[position : position + 4 // width]
             if len(words) < 4 // width:
                 return None
             source = int(sum(int(word) << (8 * width * number) for number, word in enumerate(words)))
@@ -95,28 +95,28 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
                 copied = segment(copied, True)
                 if copied is None or made > count:
                     return None
-            return place + 4 // width
+            return position + 4 // width
         if kind == _DISCRETE and length:
-            part = values[place : place + length]
+            part = values[position : position + length]
             if len(part) < length:
                 return None
-            place += length
-        elif kind == _LINEAR and length and last is not None and place < len(values):
-            part = np.round(np.linspace(last, values[place], length + 1)[1:]).astype(np.int64)
-            place += 1
+            position += length
+        elif kind == _LINEAR and length and last is not None and position < len(values):
+            part = np.round(np.linspace(last, values[position], length + 1)[1:]).astype(np.int64)
+            position += 1
         else:
             return None
         table.append(part)
         made += length
         last = int(part[-1])
-        return place
+        return position
 
-    place: int | None = 0
+    position: int | None = 0
     while made < count:
-        place = segment(place, False)
-        if place is None:
+        position = segment(position, False)
+        if position is None:
             return None
     # Behind the last segment only a zero may stand, which makes the length even.
-    if made != count or np.any(values[place:]) or len(values) - place > 1:
+    if made != count or np.any(values[position:]) or len(values) - position > 1:
         return None
     return np.concatenate(table)

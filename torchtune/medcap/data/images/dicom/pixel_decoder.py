@@ -24,10 +24,11 @@ def decode(source: Any, syntax: Any, frame: int, **options: Any) -> np.ndarray:
     Raises:
         UserError: if a decoder crashes. Whatever pydicom and its decoders raise.
     """
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     try:
-        return get_decoder(syntax).as_array(source, index=frame, raw=True, correct_unused_bits=False, **options)[0]
+        decoder: Any = get_decoder(syntax)
+        return decoder.as_array(source, index=frame, raw=True, correct_unused_bits=False, **options)[0]
     except BaseException as error:
         # A decoder in Rust that panics raises a BaseException, which would end the run.
         if type(error).__name__ == "PanicException":

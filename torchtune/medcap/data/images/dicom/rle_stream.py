@@ -26,11 +26,11 @@ def check_rle(data: bytes, segments: int, size: int) -> None:
         raise UserError(f"is damaged: cut off: its RLE data have {found} segments, its header says {segments}")
     starts = struct.unpack(f"<{segments}I", data[4 : 4 + 4 * segments])
     for start, end in zip(starts, (*starts[1:], len(data)), strict=True):
-        place, made = start, 0
-        while made < size and place < end <= len(data):
-            run = data[place]
-            place += run + 2 if run < _NO_RUN else 2 if run > _NO_RUN else 1
+        position, made = start, 0
+        while made < size and position < end <= len(data):
+            run = data[position]
+            position += run + 2 if run < _NO_RUN else 2 if run > _NO_RUN else 1
             made += run + 1 if run < _NO_RUN else 257 - run if run > _NO_RUN else 0
         # A byte may be added, which makes the length even.
-        if start < _HEADER_BYTES or made != size or not 0 <= end - place <= 1:
+        if start < _HEADER_BYTES or made != size or not 0 <= end - position <= 1:
             raise UserError("is damaged: cut off: a segment of its RLE data has another size than its header says")

@@ -122,9 +122,9 @@ class TiffFile:
         count = _COLOURS[self._photometric]
         full = 2**self._encoding.bits - 1
         colours, alpha = values[..., :count], None
-        place = next((index for index, meaning in enumerate(self._extra) if meaning in _ALPHAS), None)
-        if place is not None:
-            alpha = values[..., count + place].astype(np.float64) / (1 if kind == "f" else full)
+        position = next((index for index, meaning in enumerate(self._extra) if meaning in _ALPHAS), None)
+        if position is not None:
+            alpha = values[..., count + position].astype(np.float64) / (1 if kind == "f" else full)
             alpha = np.clip(np.nan_to_num(alpha), 0, 1)
         absolute = kind == "u" and full <= 255
         if self._photometric == SEPARATED:
@@ -136,7 +136,7 @@ class TiffFile:
             alpha,
             full if absolute else None,
             self._photometric == WHITE_IS_ZERO,
-            place is not None and self._extra[place] == _ASSOCIATED,
+            position is not None and self._extra[position] == _ASSOCIATED,
         )
         yield 0, self._turned(to_picture(samples, view))
 
@@ -146,7 +146,7 @@ class TiffFile:
     def _read_ycbcr(self) -> Image.Image:
         """By libtiff, which knows subsampling: Pillow alone takes uncompressed ones for four bytes a pixel."""
         self._file.seek(0)
-        options = ("libtiff", "RGBX", "raw", False, self._tags.place)
+        options = ("libtiff", "RGBX", "raw", False, self._tags.position)
         return Image.frombytes("RGB", self.size, self._file.read(), *options)
 
     def _check_colours(self) -> None:
@@ -194,8 +194,8 @@ class TiffFile:
             rows = down if tiled else min(down, height - y)
             data = self._bytes(offsets[number], sizes[number])
             part = decode_part(data, self._encoding, rows, across, 1 if self._planar else self._samples)
-            place = slice(plane, plane + 1) if self._planar else slice(None)
-            values[y : y + rows, x : x + across, place] = part[: height - y, : width - x]
+            position = slice(plane, plane + 1) if self._planar else slice(None)
+            values[y : y + rows, x : x + across, position] = part[: height - y, : width - x]
         return values
 
     def _bytes(self, offset: int, size: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Encoding:
         UserError: if no file is read that is stored so.
     """
 
-    order: str
+    order: Literal["<", ">"]
     kind: str
     bits: int
     compression: int
@@ -111,8 +112,8 @@ def _decompress(data: bytes, compression: int, rows: int, per_row: int) -> np.nd
         data = zlib.decompressobj().decompress(data, size + 1)  # one more, so that the checksum is looked at
     elif compression != NONE:
         # libtiff, which comes with Pillow: as if this were a file of one strip of 8-bit grey.
-        strip, place = _strip_file(data, compression, rows, per_row)
-        return np.asarray(Image.frombytes("L", (per_row, rows), strip, "libtiff", "L", "", False, place))
+        strip, position = _strip_file(data, compression, rows, per_row)
+        return np.asarray(Image.frombytes("L", (per_row, rows), strip, "libtiff", "L", "", False, position))
     if len(data) < size:
         raise UserError("is damaged: cut off")
     return np.frombuffer(data, np.uint8, size).reshape(rows, per_row)
@@ -131,10 +132,10 @@ def _strip_file(data: bytes, compression: int, rows: int, per_row: int) -> tuple
         tag.ROWS_PER_STRIP: rows,
         tag.STRIP_BYTES: len(data),
     }
-    place = 8
-    values[tag.STRIP_OFFSETS] = place + 2 + 12 * len(values) + 4
+    position = 8
+    values[tag.STRIP_OFFSETS] = position + 2 + 12 * len(values) + 4
     entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in values.items())
-    return b"II*\0" + struct.pack("<IH", place, len(values)) + entries + bytes(4) + data, place
+    return b"II*\0" + struct.pack("<IH", position, len(values)) + entries + bytes(4) + data, position
 
 
 def _unpack(packed: np.ndarray, encoding: Encoding, count: int) -> np.ndarray:

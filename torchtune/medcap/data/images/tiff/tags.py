@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from medcap.errors import UserError
 
@@ -18,7 +18,12 @@ _KNOWN = {
     *(STRIP_BYTES, PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES, INK_SET),
     *(EXTRA_SAMPLES, SAMPLE_FORMAT),
 }
-_STARTS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+_STARTS: dict[bytes, tuple[Literal["<", ">"], bool]] = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers without a sign
 _MAX_ENTRIES = 65_535
 _MAX_VALUES = 4_000_000  # of one tag: strips of a large file
@@ -31,13 +36,13 @@ class Tags:
     Attributes:
         order: ``<`` or ``>``, the byte order of the file.
         big: whether it is a BigTIFF file.
-        place: where the directory begins, in bytes.
+        position: where the directory begins, in bytes.
         values: by the number of the tag.
     """
 
-    order: str
+    order: Literal["<", ">"]
     big: bool
-    place: int
+    position: int
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def one(self, tag: int, default: int) -> int:
@@ -62,8 +67,8 @@ def read_tags(file: BinaryIO) -> Tags:
     order, big = _STARTS[file.read(4)]
     if big:
         file.seek(8)
-    (place,) = _numbers(file, order, "Q" if big else "I", 1)
-    file.seek(place)
+    (position,) = _numbers(file, order, "Q" if big else "I", 1)
+    file.seek(position)
     (count,) = _numbers(file, order, "Q" if big else "H", 1)
     if not 0 < count <= _MAX_ENTRIES:
         raise UserError(f"is damaged: its TIFF directory has {count} entries")
@@ -71,7 +76,7 @@ def read_tags(file: BinaryIO) -> Tags:
     entries = file.read(count * size)
     if len(entries) < count * size:
         raise UserError("is damaged: its TIFF directory is cut off")
-    tags = Tags(order, big, place)
+    tags = Tags(order, big, position)
     for number in range(count):
         entry = entries[number * size : (number + 1) * size]
         tag, kind, length = struct.unpack(f"{order}HH{'Q' if big else 'I'}", entry[:-inline])

@@ -109,13 +109,13 @@ def jpeg_2000(pixels, transform):
 
 
 def without_segments(stream, *markers):
-    place = 2
-    while stream[place + 1] != 0xDA:
-        length = int.from_bytes(stream[place + 2 : place + 4], "big") + 2
-        if stream[place + 1] in markers:
-            stream = stream[:place] + stream[place + length :]
+    position = 2
+    while stream[position + 1] != 0xDA:
+        length = int.from_bytes(stream[position + 2 : position + 4], "big") + 2
+        if stream[position + 1] in markers:
+            stream = stream[:position] + stream[position + length :]
         else:
-            place += length
+            position += length
     return stream
 
 

@@ -105,8 +105,8 @@ def test_random_damage_gives_one_line_or_a_picture(reader, tmp_path):
         whole = bytearray(Path(get_testdata_file(name, download=False)).read_bytes())
         for _ in range(25):
             damaged = bytearray(whole)
-            for place in random.integers(0, len(whole), 12):
-                damaged[place] = random.integers(0, 256)
+            for position in random.integers(0, len(whole), 12):
+                damaged[position] = random.integers(0, 256)
             (tmp_path / "a.dcm").write_bytes(damaged)
             try:
                 assert reader.open(tmp_path / "a.dcm").mode == "RGB"

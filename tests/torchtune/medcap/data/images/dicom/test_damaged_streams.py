@@ -102,20 +102,20 @@ def test_a_stream_that_lacks_its_middle_is_refused(kind):
 
 def scans(stream):
     """The places of the scans' headers, and of the end."""
-    places, place = [], 0
-    while (place := stream.find(b"\xff\xda", place)) >= 0:
-        places.append(place)
-        place += 2
-    return [*places, len(stream) - 2]
+    positions, position = [], 0
+    while (position := stream.find(b"\xff\xda", position)) >= 0:
+        positions.append(position)
+        position += 2
+    return [*positions, len(stream) - 2]
 
 
 def test_a_progressive_stream_that_lacks_a_scan_is_refused():
     stream = coded(COLOURS, progressive=True)
     dataset, _ = made(COLOURS, stream, JPEG_BASELINE)
     read(dataset, stream)
-    places = scans(stream)
-    assert len(places) > 5
-    for start, end in itertools.pairwise(places[1:]):
+    positions = scans(stream)
+    assert len(positions) > 5
+    for start, end in itertools.pairwise(positions[1:]):
         assert is_refused(dataset, stream[:start] + END)
         assert is_refused(dataset, stream[:start] + stream[end:])
 
@@ -127,7 +127,11 @@ def test_a_stream_that_lacks_restart_intervals_is_refused(step):
         (DEEP, encode_lossless(DEEP, 16, 5), LOSSLESS),
     ):
         dataset, _ = made(pixels, stream, syntax)
-        restarts = [place for place in range(len(stream) - 1) if stream[place] == 0xFF and stream[place + 1] >> 3 == 26]
+        restarts = [
+            position
+            for position in range(len(stream) - 1)
+            if stream[position] == 0xFF and stream[position + 1] >> 3 == 26
+        ]
         assert len(restarts) > 16
         assert is_refused(dataset, stream[: restarts[4]] + stream[restarts[4 + step] :])
         assert is_refused(dataset, stream[: restarts[-step]] + END)

@@ -184,8 +184,8 @@ WHOLE = list(whole_files())
 )
 def test_damaged_files_make_one_line_or_a_picture(number, flips, end):
     damaged = bytearray(WHOLE[number])
-    for place, change in flips:
-        damaged[128 + int(place * (len(damaged) - 129))] ^= change
+    for position, change in flips:
+        damaged[128 + int(position * (len(damaged) - 129))] ^= change
     if end is not None:
         damaged = damaged[: int(end * (len(damaged) - 8))]
         if not flips:

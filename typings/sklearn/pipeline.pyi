@@ -1,0 +1,6 @@
+from typing import Any
+
+class Pipeline:
+    def __getattr__(self, name: str) -> Any: ...
+
+def make_pipeline(*steps: Any) -> Pipeline: ...
