@@ -93,7 +93,8 @@ def check_empty(folder: Path) -> None:
 
 def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
-    _check_components("hf", [component.name for component in plan.further])
+    merged = [component.name for component in plan.further if component.kind.changes_language_model]
+    _check_components("hf", [component.name for component in plan.further if component.name not in merged])
     check_llava(plan)
     with tiktoken_file(cfg.tokenizer["path"]) as tokenizer_file:
         write_llava(folder, plan, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
@@ -103,6 +104,8 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
             f"the run saw through a language model in {plan.llm.llm_weights}, the export holds its original weights:"
             " answers may differ a little"
         )
+    if merged:
+        notices.append(f"{', '.join(merged)}: merged into the weights of the language model, which are its own no more")
     return notices
 
 

@@ -95,6 +95,17 @@ class Component(nn.Module, ABC):
             model: the ``VisionLanguageModel``, complete but for the components that come later.
         """
 
+    def added_weight(self, name: str) -> Tensor | None:
+        """Return what a weight of the language model needs added to do without this component.
+
+        Args:
+            name: of the decoder's parameter.
+
+        Returns:
+            fp32, of the weight's shape; None if the weight stays what it is.
+        """
+        return None
+
     def state(self) -> ComponentState:
         """Return the component as plain data; its tensors are the live ones, not copies."""
         return ComponentState(self.name, self.config(), dict(self.state_dict()))

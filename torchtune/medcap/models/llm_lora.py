@@ -171,6 +171,14 @@ class LanguageModelAdapters(Component):
             update = self.get_submodule(name)
             self._handles.append(model.decoder.get_submodule(name).register_forward_hook(self._hook(update)))
 
+    def added_weight(self, name: str) -> Tensor | None:
+        """Return the product of a map's two matrices, scaled: ``[out, in]``."""
+        name = name.removesuffix(".weight")
+        if name not in self._names:
+            return None
+        update = self.get_submodule(name)
+        return self.scale * (update.lora_b.weight.detach() @ update.lora_a.weight.detach())
+
     def detach(self) -> None:
         """Take the updates off the language model for good, so that another model can use it."""
         for handle in self._handles:

@@ -76,7 +76,7 @@ def write_llava(
     tensors = [
         *_vision_tensors(TOWER_PREFIX, exported.tensors, stored),
         *_vision_tensors(PROJECTOR_PREFIX, llava_projector(projector, plan.llm.dim), stored),
-        *language_tensors(plan.llm, dtype),
+        *language_tensors(plan.llm, dtype, [component.build(plan) for component in plan.further]),
     ]
     write_shards(folder, tensors, shard_bytes, "weights")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from medcap.checkpoints.llm_conversion import conversion_for, hugging_face_conve
 from medcap.checkpoints.llm_files import TensorReader
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
+from medcap.models.component import Component
 
 PREFIX = "language_model."
 
@@ -50,12 +52,15 @@ def language_dtype(plan: LLMPlan) -> torch.dtype:
     return dtype
 
 
-def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[PendingTensor]:
+def language_tensors(
+    plan: LLMPlan, dtype: torch.dtype | None, components: Sequence[Component] = ()
+) -> list[PendingTensor]:
     """Return the tensors, to be read one at a time.
 
     Args:
         plan: of a Llama.
         dtype: to store them in; None keeps that of the files.
+        components: whose ``added_weight`` goes into the tensors.
 
     Returns:
         Names as ``language_model.model.layers.0.self_attn.q_proj.weight``; no ``lm_head`` where the embedding table is
@@ -82,8 +87,16 @@ def language_tensors(plan: LLMPlan, dtype: torch.dtype | None) -> list[PendingTe
         stored_dtype = dtype or plan.files.headers[source][0].dtype
         assert stored_dtype is not None, "plan_llm takes floating-point tensors only"
 
-        def read(source: str = source, dim: int | None = dim) -> Tensor:
-            return convert(source, reader.read(source, dim))[1]
+        (own,) = to_decoder({source: torch.empty(shape, device="meta")})
+
+        def read(source: str = source, dim: int | None = dim, own: str = own) -> Tensor:
+            tensor = convert(source, reader.read(source, dim))[1]
+            for component in components:
+                added = component.added_weight(own)
+                if added is not None:
+                    ((_, added),) = to_hugging_face({own: added}).items()
+                    tensor = tensor.float() + added
+            return tensor
 
         tensors.append(PendingTensor(PREFIX + name, shape, stored_dtype, read))
     return tensors
