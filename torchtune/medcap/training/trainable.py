@@ -41,7 +41,8 @@ def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[st
     check_trainable(names)
     for name in names:
         if name not in model.components:
-            raise UserError(f"trainable: this model has no {name}; add {name}._component_=... or leave it out")
+            builder = COMPONENTS[name].builder or "..."
+            raise UserError(f"trainable: this model has no {name}; add {name}._component_={builder} or leave it out")
     model.requires_grad_(False)
     component.set_trainable(model.components, names)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
