@@ -125,7 +125,7 @@ def _estimate(
         rows,
         row_length,
         sum(parameter.numel() for parameter in trained),
-        image_activations=images * vision_activations(tower, projector, torch.bfloat16),
+        other_activations=images * vision_activations(tower, projector, torch.bfloat16),
         checkpointed_layers=len(decoder.layers) if checkpointing else 0,
         optimizer_shards=processes,
         llm_weights=llm_weights,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ class Component(nn.Module, ABC):
         Args:
             model: the ``VisionLanguageModel``, complete but for the components that come later.
         """
+
+    def layer_activations(self, tokens: int, dtype: torch.dtype) -> int:
+        """Count the bytes that training keeps for it in one layer of the language model, beside the layer's own.
+
+        Args:
+            tokens: of a batch.
+            dtype: of the layer's activations.
+        """
+        return 0
 
     def added_weight(self, name: str) -> Tensor | None:
         """Return what a weight of the language model needs added to do without this component.

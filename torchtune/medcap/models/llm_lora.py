@@ -25,6 +25,13 @@ TARGETS = {
     "up_proj": "mlp.w3",
     "down_proj": "mlp.w2",
 }
+# Maps of a layer that read the same tensor, which is kept once.
+_INPUTS = {
+    **dict.fromkeys(("attn.q_proj", "attn.k_proj", "attn.v_proj"), "before attention"),
+    "attn.output_proj": "attended",
+    **dict.fromkeys(("mlp.w1", "mlp.w3"), "before mlp"),
+    "mlp.w2": "within mlp",
+}
 
 
 class _LanguageModelPlan(Protocol):
@@ -170,6 +177,17 @@ class LanguageModelAdapters(Component):
         for name in self._names:
             update = self.get_submodule(name)
             self._handles.append(model.decoder.get_submodule(name).register_forward_hook(self._hook(update)))
+
+    def layer_activations(self, tokens: int, dtype: torch.dtype) -> int:
+        """Count the inputs of the updates, each once, and what ``A`` makes of them.
+
+        The input of ``attn.output_proj`` is what attention keeps anyway.
+        """
+        first = self._names[0].split(".")[1]
+        maps = {name.split(".", 2)[2]: name for name in self._names if name.split(".")[1] == first}
+        inputs = {_INPUTS[leaf]: self.get_submodule(name).lora_a.in_features for leaf, name in maps.items()}
+        inputs.pop("attended", None)
+        return tokens * dtype.itemsize * (sum(inputs.values()) + self.rank * len(maps))
 
     def added_weight(self, name: str) -> Tensor | None:
         """Return the product of a map's two matrices, scaled: ``[out, in]``."""

@@ -69,7 +69,7 @@ def estimate(
     row_length: int,
     trained_parameters: int,
     *,
-    image_activations: int = 0,
+    other_activations: int = 0,
     full_mask: bool = False,
     checkpointed_layers: int = 0,
     loss_chunk_size: int = 256,
@@ -85,7 +85,7 @@ def estimate(
         rows: R of one batch, on one process.
         row_length: S, tokens in each of them.
         trained_parameters: numbers in what trains.
-        image_activations: bytes that autograd keeps of the tower and projector for all images of a batch.
+        other_activations: bytes that autograd keeps of the components, such as the tower for all images of a batch.
         full_mask: attention takes a mask of numbers to add, one for all layers, instead of a block mask.
         checkpointed_layers: layers whose activations are computed again in the backward pass.
         loss_chunk_size: positions whose logits exist at one time.
@@ -117,7 +117,7 @@ def estimate(
         other_frozen=others * dtype.itemsize,
         trained=trained_parameters * (2 * _FP32 + low_precision),
         optimizer=-(-trained_parameters * optimizer_bytes // optimizer_shards),
-        activations=kept + image_activations,
+        activations=kept + other_activations,
         loss=loss,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import VisionPlan
 from medcap.configuration import find_component
 from medcap.errors import UserError
-from medcap.models.component import set_trainable
+from medcap.models.component import Component, set_trainable
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED
@@ -87,11 +87,18 @@ def _estimate(
     if packed:
         images *= max(1, row_length // (plan.vision.num_image_tokens + _WORDS_PER_IMAGE))
     full_mask = not (packed and world.device.type == "cuda")
-    return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size)
+    further = {component.name: component.on_meta(plan) for component in plan.further}
+    return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size, further)
 
 
 def estimate_step(
-    cfg: TrainingConfiguration, vision: VisionPlan, dtype: torch.dtype, images: int, full_mask: bool, processes: int = 1
+    cfg: TrainingConfiguration,
+    vision: VisionPlan,
+    dtype: torch.dtype,
+    images: int,
+    full_mask: bool,
+    processes: int = 1,
+    further: Mapping[str, Component] | None = None,
 ) -> MemoryEstimate:
     """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
 
@@ -102,22 +109,27 @@ def estimate_step(
         images: of a batch, on one process.
         full_mask: as for :func:`medcap.training.distributed.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
+        further: the components beside tower and projector, on the meta device.
     """
-    components = vision.on_meta()
+    components = {**vision.on_meta(), **(further or {})}
     tower, projector = components["vision"], components["projector"]
     assert isinstance(tower, Tower) and isinstance(projector, Projector)
     trained = set_trainable(components, cfg.trainable)
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
     decoder = build_decoder(cfg.llm)
+    row_length = cfg.dataset.get("max_seq_len", 1024)
+    recomputed = checkpointed_layers(cfg, len(decoder.layers))
+    beside = sum(part.layer_activations(cfg.batch_size * row_length, dtype) for part in components.values())
+    seen = images * vision_activations(tower, projector, dtype)
     return estimate(
         decoder,
         dtype,
         cfg.batch_size,
-        cfg.dataset.get("max_seq_len", 1024),
+        row_length,
         sum(parameter.numel() for parameter in trained.values()),
-        image_activations=images * vision_activations(tower, projector, dtype),
+        other_activations=seen + beside * (len(decoder.layers) - recomputed + min(recomputed, 1)),
         full_mask=full_mask,
-        checkpointed_layers=checkpointed_layers(cfg, len(decoder.layers)),
+        checkpointed_layers=recomputed,
         loss_chunk_size=cfg.loss_chunk_size,
         optimizer_shards=processes if component in ELEMENT_WISE else 1,
         llm_weights=cfg.llm_weights,

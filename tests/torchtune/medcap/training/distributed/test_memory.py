@@ -95,7 +95,7 @@ def test_vision_side_is_measured_on_the_meta_device() -> None:
 
 
 def test_parts_of_an_estimate_are_those_counted_by_hand() -> None:
-    found = estimate(build_decoder(LLAMA), torch.bfloat16, 2, 16, 1000, image_activations=7, optimizer_shards=3)
+    found = estimate(build_decoder(LLAMA), torch.bfloat16, 2, 16, 1000, other_activations=7, optimizer_shards=3)
     layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 80 + 2 * 32  # q and output, k and v, feed-forward, norms
     assert found.layers == 2 * 2 * layer
     assert found.largest_layer == 2 * layer
