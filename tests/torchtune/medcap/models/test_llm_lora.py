@@ -69,7 +69,7 @@ def test_the_base_model_is_there_bit_for_bit_without_them(updates):
 
 @pytest.mark.parametrize("prompt_prefix", [(), PROMPT_PREFIX], ids=["whole", "continued"])
 @pytest.mark.parametrize(
-    ("row_length", "share"), [(64, True), (64, False), (17, True)], ids=["shared", "packed", "cut"]
+    ("length", "share"), [(64, True), (64, False), (17, True)], ids=["shared", "packed", "cut"]
 )
 @pytest.mark.parametrize("options", [{}, {"targets": ["q_proj", "v_proj"]}, {"rank_stabilised": True, "alpha": 4}])
 def test_gradients_are_those_of_the_merged_weights(length, share, options, prompt_prefix):
@@ -185,6 +185,7 @@ def test_what_a_model_cannot_do_without_is_named():
 def test_what_training_keeps_for_them_is_the_formula(targets, dtype):
     model, adapters = adapted(targets=targets)
     model.decoder.to(dtype)
+    model.decoder.layers[0].attn.pos_embeddings.rope_init()  # fp32 in use, too
     layer = model.decoder.layers[0]
     positions = torch.arange(24)[None]
     table = rotation_table(layer.attn.pos_embeddings, positions)
