@@ -19,7 +19,7 @@ from medcap.configuration import build
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.models.component import Component
-from medcap.models.component_registry import COMPONENTS, further_components
+from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
@@ -111,6 +111,11 @@ class ModelPlan:
     vision: VisionPlan
     tokenizer: ChatTokenizer
     further: list[ComponentPlan] = field(default_factory=list)
+
+    @property
+    def components(self) -> list[str]:
+        """Names of all components that the model will have."""
+        return [*VISION_SIDE, *(component.name for component in self.further)]
 
     def base(self) -> ModelPlan:
         """Return the plan of the same model without the components that change the language model."""

@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --format vision: the open_clip folder that the encoder was tuned from, to write a whole model",
     )
     parser.add_argument(
+        "--adapters",
+        default="merge",
+        choices=("merge", "apart"),
+        help="with --format hf, of a run with llm_lora: merge them into the language model's weights, or write them"
+        " apart, in DIR/adapter, as PEFT and serving engines load them (merge)",
+    )
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
@@ -68,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     shard_bytes = parse_size(options.shard_size)
     from medcap.export.formats import ExportOptions, export_run
 
-    chosen = ExportOptions(options.dtype, shard_bytes, options.base_model, options.text_from)
+    chosen = ExportOptions(options.dtype, shard_bytes, options.base_model, options.text_from, options.adapters)
     for notice in export_run(options.trained_run, options.out, options.format, options.overrides, chosen):
         print(f"note: {notice}", file=sys.stderr)
     print(f"wrote {options.out} ({options.format})")

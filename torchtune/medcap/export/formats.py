@@ -11,10 +11,12 @@ import torch
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.keys import ModelConfiguration
+from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.checkpoints.run import checkpoint_of, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import read_vision_checkpoint
 from medcap.errors import UserError
+from medcap.export.adapter_folder import write_adapter
 from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
@@ -36,12 +38,14 @@ class ExportOptions:
         shard_bytes: most bytes of a weight file.
         base_model: the language model's name on the hub, for the model card.
         text_from: folder of the open_clip model that an encoder alone was tuned from, for its text half.
+        adapters: ``merge`` them into the language model's weights, or write them ``apart`` in PEFT's layout.
     """
 
     dtype: str = "auto"
     shard_bytes: int = 5 * GIGABYTE
     base_model: str | None = None
     text_from: Path | None = None
+    adapters: str = "merge"
 
 
 def export_run(
@@ -93,19 +97,29 @@ def check_empty(folder: Path) -> None:
 
 def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
-    merged = [component.name for component in plan.further if component.kind.changes_language_model]
-    _check_components("hf", [component.name for component in plan.further if component.name not in merged])
+    adapters = [component for component in plan.further if component.kind.changes_language_model]
+    _check_components("hf", [component.name for component in plan.further if component not in adapters])
     check_llava(plan)
+    apart = options.adapters == "apart"
+    if apart and not adapters:
+        raise UserError("--adapters apart: the run has no adapters; leave it out")
     with tiktoken_file(cfg.tokenizer["path"]) as tokenizer_file:
-        write_llava(folder, plan, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
+        written = plan.base() if apart else plan
+        write_llava(folder, written, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
     notices = list(plan.vision.notices)
+    if apart:
+        shape = describe(build_decoder(plan.llm.llm))
+        for component in adapters:
+            state = component.build(plan).state()
+            write_adapter(folder / "adapter", state.config, state.tensors, shape, options.base_model)
+        notices.append("adapter/ holds the adapters for PEFT; without them the folder is the untouched language model")
     if plan.llm.llm_weights != "bf16":
         notices.append(
             f"the run saw through a language model in {plan.llm.llm_weights}, the export holds its original weights:"
             " answers may differ a little"
         )
-    if merged:
-        notices.append(f"{', '.join(merged)}: merged into the weights of the language model, which are its own no more")
+    if adapters and not apart:
+        notices.append("the adapters are merged into the language model's weights, which are not the original ones")
     return notices
 
 

@@ -71,6 +71,7 @@ class FineTuneRecipe:
         check_optimization(cfg, world.device)
         self.folder = RunFolder(cfg, world)
         plan = plan_model(cfg)
+        check_trainable(cfg.trainable, plan.components)
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None

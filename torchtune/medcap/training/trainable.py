@@ -14,15 +14,23 @@ from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.keys import TrainingConfiguration
 
 
-def check_trainable(names: Collection[str]) -> None:
+def check_trainable(names: Collection[str], there: Collection[str] = COMPONENTS) -> None:
     """Check the key ``trainable``.
 
+    Args:
+        names: the components that are to learn.
+        there: those that the model has.
+
     Raises:
-        UserError: for an unknown component, or none.
+        UserError: for an unknown component, none, or one that the model does not have.
     """
     unknown = [name for name in names if name not in COMPONENTS]
     if unknown or not names:
         raise UserError(f"trainable={list(names)}: choose from {', '.join(COMPONENTS)}")
+    for name in names:
+        if name not in there:
+            builder = COMPONENTS[name].builder or "..."
+            raise UserError(f"trainable: this model has no {name}; add {name}._component_={builder} or leave it out")
 
 
 def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[str, nn.Parameter]:
@@ -38,11 +46,7 @@ def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[st
     Raises:
         UserError: for an unknown component, none, or one that the model does not have.
     """
-    check_trainable(names)
-    for name in names:
-        if name not in model.components:
-            builder = COMPONENTS[name].builder or "..."
-            raise UserError(f"trainable: this model has no {name}; add {name}._component_={builder} or leave it out")
+    check_trainable(names, model.components)
     model.requires_grad_(False)
     component.set_trainable(model.components, names)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

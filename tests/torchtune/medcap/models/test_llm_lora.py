@@ -68,9 +68,7 @@ def test_the_base_model_is_there_bit_for_bit_without_them(updates):
 
 
 @pytest.mark.parametrize("prompt_prefix", [(), PROMPT_PREFIX], ids=["whole", "continued"])
-@pytest.mark.parametrize(
-    ("length", "share"), [(64, True), (64, False), (17, True)], ids=["shared", "packed", "cut"]
-)
+@pytest.mark.parametrize(("length", "share"), [(64, True), (64, False), (17, True)], ids=["shared", "packed", "cut"])
 @pytest.mark.parametrize("options", [{}, {"targets": ["q_proj", "v_proj"]}, {"rank_stabilised": True, "alpha": 4}])
 def test_gradients_are_those_of_the_merged_weights(length, share, options, prompt_prefix):
     images = tiny_images()

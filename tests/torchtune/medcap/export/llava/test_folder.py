@@ -4,30 +4,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from torchtune.data import Message
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, pipeline
 
+from helpers.llava_parity import CONVERSATIONS, FIRST, inputs, our_logits, ours, theirs
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_meta_llm
 from helpers.run_folders import LLAMA3, POOLED_MLP, picture, write_run
 from medcap.errors import UserError
 from medcap.export.formats import ExportOptions, export_run
 from medcap.export.llava import processor as llava_processor
-from medcap.generation.prompt import user_message
 from medcap.generation.request import Request, Sampling
 from medcap.generation.run import open_run
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 
 pytestmark = pytest.mark.slow
-
-# Sides that leave an even margin to crop: transformers rounds an odd one another way.
-FIRST, SECOND, THIRD = picture(48, 32), picture(36, 36, seed=1), picture(40, 60, seed=2)
-CONVERSATIONS = {
-    "a question": [("user", FIRST, "Is there a circle?")],
-    "another picture": [("user", THIRD, "What is shown?")],
-    "a caption": [("user", SECOND, "")],
-    "words only": [("user", None, "Describe a normal chest.")],
-    "two pictures": [("user", FIRST, "What is shown?"), ("assistant", None, "A circle."), ("user", SECOND, "And now?")],
-}
 
 
 @pytest.fixture(scope="module")
@@ -37,40 +26,6 @@ def exported(tmp_path_factory, request):
     run = write_run(folder, request.param)
     assert export_run(run, folder / "out") == []
     return run, folder / "out"
-
-
-def ours(turns):
-    return [
-        user_message(image, text) if role == "user" else Message(role=role, content=text) for role, image, text in turns
-    ]
-
-
-def theirs(turns):
-    chat = []
-    for role, image, text in turns:
-        parts = [{"type": "image", "image": image}] if image is not None else []
-        chat.append({"role": role, "content": parts + ([{"type": "text", "text": text}] if text else [])})
-    return chat
-
-
-def inputs(folder, turns, **options):
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", **options}
-    return processor.apply_chat_template(theirs(turns), add_generation_prompt=True, **options)
-
-
-def our_logits(generator, turns):
-    model = generator.model
-    prompt = generator.tokenizer.prompt(ours(turns))
-    tokens = torch.tensor([prompt.tokens])
-    rows = image_positions = None
-    if prompt.images:
-        transform = model.tower.preprocess.transform()
-        rows = model.encode_images(torch.stack([transform(image) for image in prompt.images]))
-        image_positions = (tokens.flatten() == model.image_token_id).nonzero().flatten()
-    positions = torch.arange(tokens.shape[1])[None]
-    mask = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-    return model.unembed(model.hidden(model.embed(tokens, rows, image_positions), mask, positions))
 
 
 @pytest.mark.parametrize("exported", ["siglip", "clip", "biomedclip"], indirect=True)
