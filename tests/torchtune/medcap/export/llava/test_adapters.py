@@ -2,18 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from helpers.llava_parity import CONVERSATIONS, inputs, our_logits
+from helpers.llava_parity import CONVERSATIONS, inputs, our_logits, ours
 from helpers.run_folders import write_run
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.checkpoints.build_model import ComponentPlan, plan_model
+from medcap.checkpoints.llm_architecture import describe
 from medcap.checkpoints.run import read_run
 from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components
+from medcap.data.batch import make_batch
+from medcap.data.packing import Sample, pack_row
 from medcap.errors import UserError
+from medcap.export.adapter_folder import write_adapter
 from medcap.export.formats import ExportOptions, export_run
 from medcap.generation.run import open_run
 
@@ -31,7 +37,7 @@ def with_adapters(run: Path, **options) -> Path:
     adapters = ComponentPlan("llm_lora", {"_component_": "medcap.models.llm_lora.llm_lora", **options}).build(plan)
     with torch.no_grad():
         for parameter in adapters.parameters():
-            parameter.normal_(std=0.3)
+            parameter.normal_(std=0.15)
     step = latest_checkpoint(run)
     saved = read_vision_checkpoint(step / "vision.safetensors")
     parts = [*plan.vision.build(), adapters]
@@ -87,3 +93,38 @@ def test_adapters_apart_are_those_that_peft_loads(run, tmp_path):
 def test_adapters_apart_need_adapters(tmp_path):
     with pytest.raises(UserError, match="--adapters apart: the run has no adapters"):
         export_run(write_run(tmp_path), tmp_path / "out", options=ExportOptions(adapters="apart"))
+
+
+def test_gradients_are_those_of_peft(run, tmp_path):
+    export_run(run, tmp_path / "out", options=ExportOptions(adapters="apart"))
+    turns, answer = CONVERSATIONS["a question"], [40, 41, 42, 43]
+    base = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
+    theirs = PeftModel.from_pretrained(base, tmp_path / "out/adapter", is_trainable=True).eval()
+    given = inputs(tmp_path / "out", turns)
+    start = given["input_ids"].shape[1]
+    ids = torch.cat([given["input_ids"], torch.tensor([answer])], 1)
+    labels = torch.where(torch.arange(ids.shape[1]) >= start, ids, -100)
+    loss = theirs(**{**given, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels=labels).loss
+    loss.backward()
+
+    model = open_run(run).model
+    prompt = open_run(run).tokenizer.prompt(ours(turns))
+    tokens = np.array([*prompt.tokens, *answer], dtype=np.int32)
+    targets = np.where(np.arange(1, len(tokens)) >= start, tokens[1:], -100).astype(np.int32)
+    images_end = int(np.flatnonzero(tokens == model.image_token_id)[-1]) + 1
+    one = Sample(tokens[:-1], targets, ("picture",), images_end, "row")
+    row = pack_row([[one]], len(tokens), pad_id=0)
+    (picture,) = prompt.images
+    pixels = model.tower.preprocess.transform()(picture)
+    batch = make_batch([row], model.image_token_id, model.num_image_tokens, lambda _: pixels)
+    adapters = model.components["llm_lora"].requires_grad_(True)
+    own = model.losses(batch)["text"] / len(answer)
+    own.backward()
+    torch.testing.assert_close(own, loss, rtol=1e-5, atol=1e-5)
+
+    shape = describe(model.decoder)
+    gradients = {name: parameter.grad for name, parameter in adapters.named_parameters()}
+    write_adapter(tmp_path / "gradients", adapters.config(), gradients, shape, None)
+    for name, expected in load_file(tmp_path / "gradients/adapter_model.safetensors").items():
+        found = theirs.get_parameter(name.replace(".weight", ".default.weight")).grad
+        assert (found - expected).norm() <= 1e-5 * max(1.0, expected.norm()), name
