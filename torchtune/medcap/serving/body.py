@@ -14,7 +14,7 @@ from medcap.serving.service import Service
 
 # What is still read of a body after its refusal, so that the client finds the reply instead of a reset connection.
 DRAINED_BYTES = 64 * 2**20
-DRAINED_SECONDS = 15.0
+DRAINED_SECONDS = 30.0
 
 
 class ClientGone(Exception):
