@@ -21,7 +21,7 @@ class Damage:
 
     Attributes:
         text: the row as it stands in the file.
-        rule: by which rule it fails.
+        rule: rule by which it fails.
         reason: words of the reason.
     """
 

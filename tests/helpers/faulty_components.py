@@ -42,7 +42,7 @@ def faulty_mlp(
         out_of_memory_call: the pass that finds no memory.
         bug_call: the pass that raises something unexpected.
         signal_call: the pass in which the process gets a signal, twice.
-        signal_evaluation: the same, a pass of an evaluation, which are counted for themselves.
+        signal_evaluation: whether to signal in an evaluation pass instead; these are counted separately.
         signal_number: which signal.
         hold_calls: passes that wait until the test lets them go on (``faulty_runs.Holds``).
         hold_folder: where they tell so.

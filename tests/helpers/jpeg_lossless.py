@@ -18,7 +18,7 @@ def encode_lossless(
         samples: unsigned ``[rows, columns]`` or ``[rows, columns, components]``, below ``2**precision``.
         precision: 2 to 16 bits.
         restart_rows: rows between restart markers, 0 for none.
-        numbers: of the components.
+        numbers: component numbers.
         markers: segments to put behind the start marker.
     """
     planes = samples[..., None] if samples.ndim == 2 else samples

@@ -24,8 +24,8 @@ def convert(value: Any, parameter: inspect.Parameter, component: Callable[..., A
     """Check one argument and give it the type that its hint names, such as a number for the text ``2e-5``.
 
     Args:
-        value: from the configuration.
-        parameter: of the component that takes it.
+        value: value from the configuration.
+        parameter: parameter of the component that takes it.
         component: a function or a class. Without a hint, a default value of a plain type is one.
         key: names the value in messages.
 

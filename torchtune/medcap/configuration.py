@@ -185,7 +185,7 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
     """Check a configuration and fill in what is absent.
 
     Args:
-        cfg: as parsed from the file and the command line.
+        cfg: configuration as parsed from the file and the command line.
         keys: what the recipe reads.
         flags: prefixes of keys that are let through.
 
@@ -313,7 +313,7 @@ def check_arguments(
 
     Args:
         component: what will be called.
-        arguments: from the configuration.
+        arguments: arguments from the configuration.
         path: the key that holds them.
         passed: leading arguments that the caller gives.
         given: keyword arguments that the caller gives.
@@ -354,7 +354,7 @@ def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
     Args:
         node: ``_component_`` and its arguments.
         arguments: leading ones.
-        key: of the configuration, that holds the node.
+        key: key of the configuration, that holds the node.
 
     Returns:
         What the component returns.

@@ -41,7 +41,7 @@ def hold(path: Path, wait: bool = False) -> TextIO | None:
     """Take a lock on a file of its own.
 
     Args:
-        path: of the lock's file, made if it is not there.
+        path: path of the lock's file, made if it is not there.
         wait: until it is free, instead of giving up.
 
     Returns:

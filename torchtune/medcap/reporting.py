@@ -66,7 +66,7 @@ def unforeseen(error: BaseException, doing: str) -> str:
     """Return the one line for an error that no part of the program explains.
 
     Args:
-        error: as it was raised.
+        error: error as it was raised.
         doing: what the program was doing.
 
     Returns:

@@ -35,7 +35,7 @@ def finish_folder(path: Path, marked: bool = True) -> None:
     """Bring everything in the temporary folder to disk, mark it complete and give it its name.
 
     Args:
-        path: as given to ``begin_folder``; a folder that was there before is replaced.
+        path: path as given to ``begin_folder``; a folder that was there before is replaced.
         marked: whether the marker goes into it; a folder in a format of others has no place for it.
     """
     temporary = temporary_name(path)
@@ -62,7 +62,7 @@ def atomic_folder(path: Path, marked: bool = True) -> Generator[Path]:
 
     Args:
         path: the final name.
-        marked: as for ``finish_folder``.
+        marked: marked as for ``finish_folder``.
 
     Yields:
         A temporary folder to fill. When the block raises it is removed and ``path`` stays as it was.

@@ -43,7 +43,7 @@ def write_hugging_face_llama(
 
     Args:
         folder: must not exist, or be empty.
-        decoder: of torchtune's ``llama3``, ``llama3_1`` or ``llama3_2``, with real weights.
+        decoder: decoder of torchtune's ``llama3``, ``llama3_1`` or ``llama3_2``, with real weights.
         architecture: the arguments that built it; they must agree with it.
         tokenizer_file: tiktoken's format, as Llama 3's tokenizer.model.
 
@@ -94,7 +94,7 @@ def llama_config(shape: DecoderShape, dtype: torch.dtype) -> dict[str, Any]:
 
     Args:
         shape: the decoder's.
-        dtype: of the stored weights.
+        dtype: dtype of the stored weights.
     """
     scaling = shape.rope_scaling
     return {
@@ -145,7 +145,7 @@ def write_fast_tokenizer(
         tokenizer: torchtune's.
         file: its tokenizer.model.
         max_seq_len: positions of the language model.
-        chat_template: for ``apply_chat_template``.
+        chat_template: chat template for ``apply_chat_template``.
         renamed: id -> another name for it, among the special tokens.
         adds_bos: whether text without a template begins with the begin-of-text token.
     """

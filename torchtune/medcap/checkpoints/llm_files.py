@@ -198,7 +198,7 @@ class TensorReader:
         """Read a tensor.
 
         Args:
-            name: as the file has it.
+            name: name as the file has it.
             dim: along which the files' pieces are concatenated; None takes the first file's.
 
         Returns:

@@ -76,7 +76,7 @@ def run_root(run: str | Path) -> Path:
     """Return the folder that holds a run's configuration, logs and results.
 
     Args:
-        run: as for :func:`read_run`, which has accepted it.
+        run: run as for :func:`read_run`, which has accepted it.
     """
     config = _find_config(Path(run).expanduser())
     return Path(run).expanduser() if config is None else config.parent

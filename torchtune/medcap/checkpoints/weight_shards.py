@@ -23,8 +23,8 @@ class PendingTensor:
     """A tensor of a folder that is being written.
 
     Attributes:
-        name: in the file.
-        shape: of the tensor.
+        name: name in the file.
+        shape: shape of the tensor.
         dtype: that it is stored in.
         read: gives its numbers, in any dtype.
     """
@@ -44,9 +44,9 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
 
     Args:
         folder: exists.
-        tensors: in the order in which they are read.
+        tensors: tensors in the order in which they are read.
         shard_bytes: most bytes of one file; a larger tensor gets a file of its own.
-        title: of the progress bar, which only large models show.
+        title: title of the progress bar, which only large models show.
 
     Raises:
         UserError: if a tensor holds NaN or infinity, or gets one in the dtype that it is stored in.

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap chat``.
+        parser: parser of ``medcap chat``.
     """
     parser.add_argument("model", metavar="RUN", help="folder of a training run, or one of its checkpoint folders")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the model, such as device=cpu")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap serve``.
+        parser: parser of ``medcap serve``.
     """
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="output_dir of a training run; key=value changes a model key for all"
@@ -42,7 +42,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every server has: address, keys and limits.
 
     Args:
-        parser: of the command.
+        parser: parser of the command.
     """
     address = parser.add_argument_group("address and keys")
     address.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")

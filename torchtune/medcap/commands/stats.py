@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap stats``.
+        parser: parser of ``medcap stats``.
     """
     training_data.add_arguments(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help=f"samples or rows of a batch ({BATCH_SIZE})")

@@ -194,8 +194,8 @@ def make_batch(
         num_image_tokens: K, placeholders for each image.
         load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
-        prompt_prefix: as in ``Batch``.
-        static_shape: as in ``Batch``.
+        prompt_prefix: prompt prefix as in ``Batch``.
+        static_shape: static shape as in ``Batch``.
 
     Returns:
         The batch.

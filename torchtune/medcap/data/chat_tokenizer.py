@@ -61,7 +61,7 @@ class TokenizedChat:
 
     Attributes:
         tokens: the ids; every image is a run of ``num_image_tokens`` placeholder ids.
-        labels: as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
+        labels: list as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
         images: the content of the image parts, in the order of the runs.
     """
 
@@ -200,7 +200,7 @@ class ChatTokenizer:
 
         Args:
             text: the words; they do not depend on the turns before them.
-            end_of_turn: with the token that ends the turn.
+            end_of_turn: whether to append the token that ends the turn.
 
         Returns:
             The ids; the last one is a stop token if the template ends a turn by one.

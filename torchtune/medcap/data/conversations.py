@@ -188,7 +188,7 @@ def text_of_value(value: Any, name: str) -> str:
 
     Args:
         value: text, or a number.
-        name: of the field, for messages.
+        name: name of the field, for messages.
 
     Raises:
         UserError: for anything else. NaN is what pandas writes for an empty cell, and true is no answer's word.

@@ -60,7 +60,7 @@ def plan_packed(
     """Put every usable sample into exactly one packed row.
 
     Args:
-        table: of all samples.
+        table: table of all samples.
         order: ``[n]`` int64 samples in the order wanted, which rows keep roughly.
         row_length: tokens of a row.
         share_images: one copy of an image for all samples that show it.
@@ -93,7 +93,7 @@ def share_batch(start: int, stop: int, rank: int, size: int) -> Share:
     Args:
         start: the batch's first item.
         stop: the item behind its last.
-        rank: whose part.
+        rank: rank of the process whose part is returned.
         size: how many parts.
 
     Returns:

@@ -150,7 +150,7 @@ def make_documents(table: SampleTable, order: np.ndarray, row_length: int, share
     """Group the samples that show the same images, so that each image is computed once.
 
     Args:
-        table: of all samples.
+        table: table of all samples.
         order: ``[n]`` int64, the samples to use in the order wanted; unusable ones are left out.
         row_length: no document gets longer; the questions of one image are spread over as many as needed.
         share: False makes one document of every sample.

@@ -37,7 +37,7 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
 
     Args:
         sample: a whole one.
-        prompt_prefix: from :func:`find_prompt_prefix`.
+        prompt_prefix: prompt prefix from :func:`find_prompt_prefix`.
         image_token_id: the id at image positions.
 
     Returns:

@@ -105,7 +105,7 @@ class ChatDataset:
         """Read and tokenize one row.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             The sample.
@@ -154,8 +154,8 @@ class ChatDataset:
         """Put every usable sample into exactly one item of the epoch.
 
         Args:
-            seed: with the epoch, decides the order.
-            epoch: from 0.
+            seed: seed that decides the order together with the epoch.
+            epoch: epoch, counted from 0.
             shuffle: False keeps the order of the file.
 
         Returns:
@@ -180,7 +180,7 @@ class ChatDataset:
         time.
 
         Args:
-            plan: from :meth:`plan`.
+            plan: plan from :meth:`plan`.
             start: the first item.
             stop: the item behind the last.
             transform: RGB or grey image -> ``[3, H, W]`` uint8.

@@ -31,7 +31,7 @@ class Engine:
     Attributes:
         generator: answers, and scores candidates. A result with an ``error`` is a failure of its question; a UserError
             counts against the questions that cause it.
-        sampling: of free answers.
+        sampling: sampling of free answers.
         debug: print every prompt and its answer to standard error.
     """
 
@@ -64,9 +64,9 @@ class PredictionStore:
     """Where answers are kept.
 
     Attributes:
-        folder: of the task.
+        folder: folder of the task.
         settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling.
-        suffix: of the file's name, such as ``_shuffled_image``.
+        suffix: suffix of the file's name, such as ``_shuffled_image``.
         overwrite: answer every question again.
         keep_old: also use answers that were made under other settings.
         opened: files of this run, each with the number of its questions that other settings made; shared by the stores
@@ -84,8 +84,8 @@ class PredictionStore:
         """Open ``<folder>/<name><suffix>.jsonl``; see :class:`PredictionFile` for what it raises.
 
         Args:
-            name: of the file.
-            settings: of this file beside the common ones.
+            name: name of the file.
+            settings: settings of this file beside the common ones.
         """
         path = self.folder / f"{name}{self.suffix}.jsonl"
         # What this run has answered again is not to be answered a second time.
@@ -167,7 +167,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
 
     Args:
         candidates: what was scored.
-        scores: of each.
+        scores: scores of each row.
 
     Returns:
         ``prediction`` is the candidate with the highest log-probability, ``prediction_normalized`` that with the

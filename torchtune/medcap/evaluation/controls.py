@@ -23,7 +23,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
 
     Args:
         questions: what is asked; images are told apart by path and view. A question with a problem is left as it is.
-        seed: of the cycle.
+        seed: seed of the cycle.
 
     Returns:
         The questions in the same order, with the images exchanged.

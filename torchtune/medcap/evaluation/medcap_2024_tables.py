@@ -33,7 +33,7 @@ def caption_tables(questions: Sequence[Question], scored: Sequence[Scored], opti
     Args:
         questions: what was asked.
         scored: their answers.
-        options: of the run.
+        options: options of the run.
     """
     free = _free(scored)
     if free is None:

@@ -59,7 +59,7 @@ def run_task(
 
     Args:
         task: what to run.
-        benchmark: from ``task.load``, perhaps with fewer rows.
+        benchmark: benchmark from ``task.load``, perhaps with fewer rows.
         plans: protocols with their prompt methods; the first one gives the headline.
         engine: the model.
         options: see :class:`RunOptions`.

@@ -23,7 +23,7 @@ class RunOptions:
         name: the checkpoint's, for medcap 2024's file names; the task's name if empty.
         folder: name of the task's folder; the task's name if empty.
         controls: names of ``CONTROLS`` to run as well.
-        seed: of the controls.
+        seed: seed of the controls.
         overwrite: answer every row again.
         keep_old: use answers that were made under other settings, and say so.
         num_image_tokens: placeholder characters that medcap 2024's raw tables show for an image.

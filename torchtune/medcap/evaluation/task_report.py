@@ -37,7 +37,7 @@ class TaskResult:
         task: what was run.
         rows: what was asked.
         own: answers and scores, one for each protocol, the headline's first.
-        controls: the same for each control that was run.
+        controls: controls in the same form, for each control that was run.
         metrics: what metrics.json holds.
     """
 

@@ -21,7 +21,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
     """Upload an exported folder with the user's own login (``hf auth login``, or HF_TOKEN).
 
     Args:
-        folder: as ``medcap export`` writes it.
+        folder: folder in the form that ``medcap export`` writes.
         repository: ``owner/name``; made if it is not there.
         private: make the repository so, and see that one that is there already is.
         revision: a branch, made if it is not there; None is the main one.
@@ -76,7 +76,7 @@ def check_folder(folder: Path) -> list[Path]:
     """See that a folder is an export and nothing else lies in it.
 
     Args:
-        folder: to upload.
+        folder: folder to upload.
 
     Returns:
         Its files.

@@ -37,7 +37,7 @@ class RunFacts:
         tower: the tower's name: on the hub, or that of its folder.
         tower_on_hub: its name on the hub.
         data: names of the data files.
-        data_fingerprint: of rows, tokenizer and settings of the training set.
+        data_fingerprint: data fingerprint of rows, tokenizer and settings of the training set.
         scores: content of the tasks' metrics.json that belong to this checkpoint.
         other_scores: tasks that were scored with another checkpoint.
     """
@@ -60,7 +60,7 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
 
     Args:
         root: the run's.
-        cfg: as ``read_run`` gives it.
+        cfg: configuration as ``read_run`` gives it.
         base_model: the language model's name on the hub; None looks for it in its folder.
 
     Raises:

@@ -60,7 +60,7 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
     Weights are fp32.
 
     Args:
-        tower: with its weights.
+        tower: tower with its weights.
         folder: exists, and is empty; the caller makes it appear as a whole.
         text_from: folder of the open_clip model that the encoder was tuned from; gives the text half.
 

@@ -34,7 +34,7 @@ class RequestHandle:
 
     Attributes:
         prompt: the request, ready to run.
-        index: of its generator.
+        index: index of its generator.
         on_token: called with each token.
         on_end: called once, with the answer.
     """
@@ -102,7 +102,7 @@ class LiveGenerator:
             request: its images must be :class:`PreparedImage`; a path is never opened. Its id fixes, with the seed,
                 what is sampled.
             sampling: how tokens are chosen, and how many.
-            index: of the generator that answers.
+            index: index of the generator that answers.
 
         Returns:
             The prompt.
@@ -130,10 +130,10 @@ class LiveGenerator:
         """Have a prompt answered.
 
         Args:
-            prompt: from :meth:`prepare`, with the same ``index``.
+            prompt: prompt from :meth:`prepare`, with the same ``index``.
             on_token: called in the model's thread with each token; it must be quick.
             on_end: called in the model's thread once, with the complete answer or an error.
-            index: of the generator that answers.
+            index: index of the generator that answers.
 
         Returns:
             A ticket, for :meth:`cancel`.
@@ -151,7 +151,7 @@ class LiveGenerator:
         """Give up a request; it is not told anything any more.
 
         Args:
-            ticket: of a request that may have ended already.
+            ticket: ticket of a request that may have ended already.
         """
         with self._changed:
             self._dropped.append(ticket)

@@ -45,7 +45,7 @@ class Conversation:
 
         Args:
             text: the words.
-            images: of this turn.
+            images: images of this turn.
         """
         self.exchanges.append(Exchange(text, list(images)))
 

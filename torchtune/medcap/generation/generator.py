@@ -43,7 +43,7 @@ class Generator:
 
     Args:
         model: the vision-language model; it is left as it was found, so training may go on with it.
-        tokenizer: with the chat template of the training.
+        tokenizer: tokenizer with the chat template of the training.
         preprocess: the tower's.
         reader: opens the images that requests name by path.
         batch_size: answers that are decoded together.
@@ -173,9 +173,9 @@ class Generator:
 
         Args:
             requests: any number.
-            candidates: of each request, the answers to compare; they follow its ``answer_prefix``.
+            candidates: for each request, the answers to compare; they follow its ``answer_prefix``.
             end_of_turn: score also that the answer ends there, so that "upper" is another answer than "upper left".
-            on_result: as in :meth:`generate`.
+            on_result: callback as in :meth:`generate`.
 
         Returns:
             The scores in the order of the requests. A request whose image cannot be read, or for which the model
@@ -246,7 +246,7 @@ class Generator:
         Args:
             request: its id, or else ``index``, fixes with the seed what is sampled.
             sampling: how tokens are chosen, and how many.
-            index: in a list of requests.
+            index: index in a list of requests.
 
         Returns:
             The prompt.

@@ -73,7 +73,7 @@ def place_images(text: str, images: Sequence[Any]) -> list[dict[str, Any]]:
 
     Args:
         text: what was typed.
-        images: of the turn, in order.
+        images: images of the turn, in order.
 
     Returns:
         Content parts, as a training row of :func:`row_text` has them.
@@ -102,7 +102,7 @@ def row_text(text: str, num_images: int) -> str:
 
     Args:
         text: what was typed.
-        num_images: of the turn.
+        num_images: number of images of the turn.
 
     Returns:
         The words with a placeholder for each image, where :func:`place_images` puts it.
@@ -134,7 +134,7 @@ def fitting(text: str, num_images: int) -> str:
 
     Args:
         text: what was typed.
-        num_images: of the turn.
+        num_images: number of images of the turn.
 
     Returns:
         The text, without its placeholders if they are too many.

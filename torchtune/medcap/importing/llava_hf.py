@@ -33,7 +33,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     """Read the folder; the language model stays in its files until it is written.
 
     Args:
-        folder: with config.json and safetensors files.
+        folder: folder with config.json and safetensors files.
         config: its config.json.
         tokenizer: a tokenizer.model to use instead of the folder's.
 

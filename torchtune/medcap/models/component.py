@@ -55,7 +55,7 @@ class Component(nn.Module, ABC):
         """Describe a component in a few words, for the model card.
 
         Args:
-            config: as ``config()`` gave it.
+            config: configuration that ``config()`` returned.
         """
 
     def unused(self, components: Mapping[str, Component]) -> Collection[str]:
@@ -73,7 +73,7 @@ class Component(nn.Module, ABC):
         """Compute the component's own loss terms as sums.
 
         Args:
-            batch: on the model's device; its ``counts`` say what each term is to be divided by.
+            batch: batch on the model's device; its ``counts`` say what each term is to be divided by.
             hidden: ``[n, d]`` hidden states before the final norm, at the batch's target positions.
 
         Returns:

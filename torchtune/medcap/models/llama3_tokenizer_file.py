@@ -44,7 +44,7 @@ def tiktoken_file(path: str | Path) -> Generator[Path]:
     """Give a tokenizer's file in the format of tokenizer.model, as long as the block runs.
 
     Args:
-        path: as for :func:`find_tokenizer_file`.
+        path: path as for :func:`find_tokenizer_file`.
 
     Yields:
         The file, or a temporary one that is made of tokenizer.json.

@@ -83,7 +83,7 @@ class VisionLanguageModel(nn.Module):
 
         Args:
             static: batches have rows of one length, as packed ones do.
-            backend: of ``torch.compile``.
+            backend: backend of ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers[:-1]:
@@ -212,7 +212,7 @@ class VisionLanguageModel(nn.Module):
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
 
         Args:
-            batch: on any device.
+            batch: batch on any device.
 
         Returns:
             Batches whose losses add up to that of the whole one; just that on a GPU.
@@ -227,7 +227,7 @@ class VisionLanguageModel(nn.Module):
         """Compute the loss terms of a batch as sums; ``batch.counts`` says what each is to be divided by.
 
         Args:
-            batch: on the decoder's device.
+            batch: batch on the decoder's device.
             chunk_size: positions whose logits exist at one time.
 
         Returns:
@@ -244,8 +244,8 @@ class VisionLanguageModel(nn.Module):
         """Run the decoder's layers over a batch.
 
         Args:
-            batch: on the decoder's device.
-            image_rows: ``[N, K, d]`` of its images, or None.
+            batch: batch on the decoder's device.
+            image_rows: ``[N, K, d]`` image rows of its images, or None.
 
         Returns:
             ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.

@@ -113,7 +113,7 @@ def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, posi
     Args:
         rotation: a layer's ``pos_embeddings``.
         heads: ``[R, S, H, h]``.
-        table: from :func:`rotation_table`.
+        table: table from :func:`rotation_table`.
         positions: ``[R, S]`` int64.
 
     Returns:

@@ -23,7 +23,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
     cache and decoding over it. Called with ``training_pass`` it runs the way of training.
 
     Args:
-        layer: of which :func:`can_freeze` is true.
+        layer: layer for which :func:`can_freeze` is true.
     """
 
     def __init__(self, layer: TransformerSelfAttentionLayer) -> None:
@@ -58,8 +58,8 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             mask: ``[R, S, P + S]``, boolean or to be added, or the equal block mask; None is causal.
             input_pos: ``[R, S]`` int64.
             training_pass: run the way of training.
-            table: from ``rotation_table``; like the next two and ``with_keys`` only in training.
-            ragged: in the place of ``mask``.
+            table: table from ``rotation_table``; like the next two and ``with_keys``, only for training.
+            ragged: ragged attention, in place of ``mask``.
             prompt_prefix: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
             output_positions: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted.
                 Every position still gives its key and value to the others.

@@ -18,10 +18,10 @@ class Piece:
     """Queries that one kernel takes together.
 
     Attributes:
-        document: whose keys they attend to.
+        document: document whose keys the queries attend to.
         num_keys: how many of them, from the document's first.
-        mask: ``[queries, P + num_keys]`` of what is added to the scores, 0 or minus infinity. P is the length of the
-            prompt prefix if the document follows it, and 0 otherwise; these keys come first.
+        mask: ``[queries, P + num_keys]`` ``[queries, P + num_keys]``, added to the scores: 0 or minus infinity. P is
+            the length of the prompt prefix if the document follows it, and 0 otherwise; these keys come first.
     """
 
     document: int
@@ -38,7 +38,7 @@ class RaggedAttention:
         after_prompt_prefix: ``[n]`` bool, whether the token's document continues the prompt prefix.
         prompt_prefix_length: tokens of the prompt prefix; 0 without one.
         output_positions: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
-        dtype: of the scores.
+        dtype: dtype of the scores.
     """
 
     def __init__(

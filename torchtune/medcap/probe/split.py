@@ -20,8 +20,8 @@ def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list
 
     Args:
         examples: any.
-        fraction: of the groups that go to the second part, above 0 and below 1.
-        seed: of the order among equals.
+        fraction: fraction of the groups that go to the second part, above 0 and below 1.
+        seed: seed of the order among equals.
 
     Returns:
         Both parts, each in the order of ``examples``.

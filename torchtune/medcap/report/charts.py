@@ -24,9 +24,9 @@ class Line:
     """A series as it is drawn.
 
     Attributes:
-        name: of the series.
+        name: name of the series.
         style: number of its colour, dash pattern and marker in the style sheet.
-        path: of an SVG ``<path>``.
+        path: path of an SVG ``<path>``.
         marks: x, y and words of each point that gets a marker.
     """
 
@@ -69,7 +69,7 @@ class LineChart(Section):
         title: above it.
         series: name -> (x, y) pairs in the order of x; a y that is not finite interrupts the line.
         x_label: below the x axis.
-        y_label: beside the y axis; the title if empty.
+        y_label: label beside the y axis; the title if empty.
         note: a sentence below the title.
     """
 

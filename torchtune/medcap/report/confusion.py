@@ -22,8 +22,8 @@ class Cell:
 
     Attributes:
         kind: right, wrong, or mixed, where right and wrong answers meet.
-        count: as it is printed; "" for 0.
-        share: of its row.
+        count: count as it is printed; "" for 0.
+        share: share of its row.
         words: its tooltip.
     """
 

@@ -36,7 +36,7 @@ class ParallelCoordinates(Section):
 
     Attributes:
         title: above them.
-        axes: from left to right, at least two.
+        axes: axes from left to right, at least two.
         lines: name -> its value on each axis: a number, or one of the axis' ``values``.
         best: name of the line that stands out; it is drawn last.
         note: a sentence below the title.

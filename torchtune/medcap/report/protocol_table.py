@@ -17,7 +17,7 @@ class ProtocolLine:
     Attributes:
         protocol: its name.
         score: name of the score that stands for it.
-        value: of that score.
+        value: value of that score.
         description: the rule in a sentence.
         interval: (low, high) of the score, None where there is none.
         controls: control -> the same score without the right image.

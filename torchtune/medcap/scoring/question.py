@@ -24,7 +24,7 @@ class Question:
         messages: the turns before the answer; image parts hold references whose paths an ``ImageReader`` resolved.
             Empty in a file of answers, where only ``words`` are known.
         references: accepted answers or captions, at least one; a protocol that knows only one takes the first.
-        options: of a multiple-choice question, in their order, without empty ones.
+        options: options of a multiple-choice question, in their order, without empty ones.
         answer_type: ``OPEN``, ``CLOSED``, or empty where the benchmark does not say.
         meta: further text fields, such as modality, question_type, organ; an ``answer_type`` among them is the one
             that tables show.

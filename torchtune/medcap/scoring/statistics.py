@@ -49,7 +49,7 @@ def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
     the share of rows that differ, which lies on either side of 0 where no row does.
 
     Args:
-        interval: of the bootstrap.
+        interval: interval of the bootstrap.
         rows: how many rows, or groups of rows that were drawn together, it is made of; for a mean of several means, how
             many rows of one mean would tell as much.
         kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` stays as it is.
@@ -82,7 +82,7 @@ def bootstrap_interval(
     Args:
         values: [n] one number a row, finite.
         draws: number of bootstrap samples.
-        seed: of the random numbers: the same arguments give the same interval.
+        seed: seed of the random numbers: the same arguments give the same interval.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
 
@@ -110,7 +110,7 @@ def bootstrap_of_sums(
         rows: [n, f] float, finite.
         statistic: maps sums [b, f] of n drawn rows to values [b].
         draws: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
 
     Returns:
@@ -141,7 +141,7 @@ def bootstrap_of_weights(
         statistic: maps how often each row is drawn ``[b, rows]`` to values ``[b]``; NaN for a draw in which it is not
             defined, which is then left out of the interval.
         draws: number of bootstrap samples; such a statistic takes time in proportion to rows and draws.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
 
     Returns:
@@ -174,7 +174,7 @@ def bootstrap_group_mean(
         values: [n] one number a row, finite.
         groups: [n] the group of each row.
         draws: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
 
@@ -240,7 +240,7 @@ def _resamples(rows: int, repeats: np.ndarray | None, draws: int, seed: int) -> 
         rows: how many there are and how many a draw takes.
         repeats: [k] how many rows there are of each kind; None where every row is its own kind.
         draws: number of draws.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Yields:
         [b, k] int64: how often each kind is drawn, in blocks of b draws.

@@ -31,7 +31,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         body: the request.
         seed: what is sampled with where the request names none.
         limits: bounds.
-        request_id: for the log.
+        request_id: id of the request, for the log.
 
     Returns:
         The prompt.
@@ -87,14 +87,14 @@ class Answer:
 
     Args:
         run: answers.
-        prompt: from :func:`make_prompt`.
+        prompt: prompt from :func:`make_prompt`.
         stop: texts before which the answer ends.
-        deadline: in the loop's time, after which the answer is given up.
-        request_id: of the request.
+        deadline: time of the event loop's clock after which the answer is given up.
+        request_id: id of the request.
         prefix: words of the answer that the prompt ends with; they are not told again.
 
     Attributes:
-        num_tokens: of the answer so far.
+        num_tokens: number of tokens of the answer so far.
         finish: ``"stop"`` or ``"length"`` once it is complete.
         first_token: when the first token came (``time.perf_counter``).
     """

@@ -26,8 +26,8 @@ async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncGene
     """Read a body; its bytes count as held while the block lasts.
 
     Args:
-        scope: of the request.
-        receive: of the request.
+        scope: scope of the request.
+        receive: receive function of the request.
         service: counts bytes and has the limits.
 
     Yields:

@@ -90,7 +90,7 @@ class ChatCompletions:
 
     Args:
         service: answers.
-        keys: to check.
+        keys: keys to check.
     """
 
     def __init__(self, service: Service, keys: Keys) -> None:

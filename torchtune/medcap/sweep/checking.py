@@ -26,7 +26,7 @@ def check_runs(definition: Definition) -> None:
     """Read the configuration of trials as their recipes will, with each value that is tried at least once.
 
     Args:
-        definition: of the sweep.
+        definition: definition of the sweep.
 
     Raises:
         UserError: naming the value and what its recipe says against it.

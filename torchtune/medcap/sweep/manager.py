@@ -58,8 +58,8 @@ class Manager:
     """Keeps one worker for each environment running until nothing is left to claim.
 
     Args:
-        study: of the sweep.
-        environments: of the workers.
+        study: study of the sweep.
+        environments: environments of the workers.
     """
 
     def __init__(self, study: Any, environments: Sequence[dict[str, str]]) -> None:

@@ -75,7 +75,7 @@ def final_value(objective: Objective, folder: Path) -> float:
 
     Args:
         objective: says which.
-        folder: of the trial.
+        folder: folder of the trial.
 
     Raises:
         NoValueError: if it is not there, or is not finite.

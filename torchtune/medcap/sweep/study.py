@@ -63,7 +63,7 @@ class Study:
     a lock that is free the moment its last process is gone.
 
     Args:
-        definition: of the sweep.
+        definition: definition of the sweep.
         create: make it if it is not there.
 
     Raises:

@@ -39,8 +39,8 @@ def commands(definition: Definition, folder: Path, overrides: Mapping[str, str])
     """Return what a trial runs: the words after ``tune``, for the training and then the test if there is one.
 
     Args:
-        definition: of the sweep.
-        folder: of the trial.
+        definition: definition of the sweep.
+        folder: folder of the trial.
         overrides: what is tried.
     """
     processes = definition.processes_per_trial
@@ -64,7 +64,7 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
     Args:
         study: which is told of intermediate values, and asked whether the trial is still worth its time.
         claim: the trial.
-        environment: for its processes, besides this process's own.
+        environment: environment for its processes, in addition to this process's own.
         wait: sleeps for the given seconds; whether the worker has been asked to stop.
 
     Returns:

@@ -20,9 +20,9 @@ class Worker:
     """Claims trials until none is left.
 
     Args:
-        study: of the sweep.
-        name: for the table.
-        environment: for the trials' processes.
+        study: study of the sweep.
+        name: name for the table.
+        environment: environment for the trials' processes.
     """
 
     def __init__(self, study: Study, name: str, environment: dict[str, str]) -> None:

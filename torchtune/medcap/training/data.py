@@ -48,8 +48,8 @@ class TrainingData:
     """The training and the validation set, and how their plans become batches.
 
     Args:
-        cfg: of the training.
-        tokenizer: of the model.
+        cfg: configuration of the training.
+        tokenizer: tokenizer of the model.
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
@@ -134,7 +134,7 @@ class TrainingData:
         """Load the rest of an epoch.
 
         Args:
-            epoch: from 0.
+            epoch: epoch, counted from 0.
             start: items of its plan that are used already.
 
         Yields:
@@ -242,8 +242,8 @@ class LoaderWatch:
     """Says so when the data loader is what a run waits for.
 
     Args:
-        num_workers: of the run, for the advice.
-        share: of the time, above which it is worth saying.
+        num_workers: number of workers of the run, for the advice.
+        share: share of the time above which the message is printed.
         window: steps looked at together.
     """
 
@@ -258,8 +258,8 @@ class LoaderWatch:
         Args:
             waited: seconds spent waiting for its data.
             seconds: the whole step took.
-            images: in it.
-            samples: in it.
+            images: number of images in it.
+            samples: number of samples in it.
 
         Returns:
             A line for the user, at most once in ten minutes.

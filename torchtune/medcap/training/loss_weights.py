@@ -42,7 +42,7 @@ class LossWeights:
         """Take up the counts of a step.
 
         Args:
-            counts: of each term, over all batches and processes.
+            counts: counts of each term, over all batches and processes.
         """
         self._counts = list(counts)
         self._factors = [weight / count if count else 0.0 for weight, count in zip(self._weights, counts, strict=True)]
@@ -53,7 +53,7 @@ class LossWeights:
         """Combine a batch's terms into what the backward pass starts from; its gradient is still to be scaled.
 
         Args:
-            sums: of each term, scalars.
+            sums: sums of each term, scalars.
 
         Returns:
             A scalar: the batch's share of the loss, divided by ``scale``; the first term where nothing was counted.
@@ -71,7 +71,7 @@ class LossWeights:
         """Compute the loss of a step, and its terms where there are several.
 
         Args:
-            sums: of each term, over all batches and processes.
+            sums: sums of each term, over all batches and processes.
 
         Returns:
             ``loss``, and ``loss_NAME`` for each of several terms, before they are weighed.

@@ -55,9 +55,9 @@ class SpeedMeter:
         """Count a step that ended.
 
         Args:
-            num_tokens: that are not padding, on all processes.
-            num_labels: tokens to learn, likewise.
-            num_images: likewise.
+            num_tokens: number of tokens that are not padding, over all processes.
+            num_labels: number of tokens to learn, over all processes.
+            num_images: number of images, over all processes.
             waited_seconds: the part of its time in which this process had no batch to work on.
         """
         now = time.perf_counter()

@@ -37,9 +37,9 @@ class Trainer:
     All processes make the same steps: whether to save, to stop or to skip is agreed in each of them.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         world: the processes.
-        model: on every process; what trains is the same on all of them.
+        model: model on every process; the trainable parameters are the same on all of them.
         trained: what trains, and its optimizer.
         data: the batches.
         folder: where the run's files go, and which checkpoint it goes on from.

@@ -43,7 +43,7 @@ class NiftiFile:
     """One NIfTI volume.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         max_pixels: width x height above which a slice is refused.
 
     Attributes:

@@ -39,7 +39,7 @@ def orientation_of(image: Image.Image) -> int:
     """Read the orientation of a decoded picture.
 
     Args:
-        image: with EXIF or XMP data, or without.
+        image: image with or without EXIF or XMP data.
 
     Returns:
         1 to 8; 1, as it is stored, where it tells nothing or its metadata are damaged.

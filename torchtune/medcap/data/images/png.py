@@ -30,7 +30,7 @@ def without_extras(file: BinaryIO, whole: bool) -> BinaryIO:
     """Copy the chunks that make the picture, and check them.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         whole: False to read up to the pixels only.
 
     Returns:
@@ -56,7 +56,7 @@ class SixteenBitPng:
     """A picture with 16-bit samples, of which Pillow keeps the upper byte alone where a pixel has several.
 
     Args:
-        image: as Pillow opened it.
+        image: image as Pillow opened it.
         file: what :func:`without_extras` returned.
 
     Attributes:

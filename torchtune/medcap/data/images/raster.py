@@ -25,7 +25,7 @@ def open_raster(
     """Read the header of a picture.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         start: its first bytes.
         whole: whether it will be decoded.
         max_pixels: width x height above which it is refused.
@@ -65,7 +65,7 @@ def decode(image: Image.Image, view: View) -> Image.Image:
     """Decode an image of Pillow's.
 
     Args:
-        image: as :func:`open_raster` returned it, of the whole file.
+        image: image as :func:`open_raster` returned it, of the whole file.
         view: its window, in stored values, is applied to greys of more than 8 bits.
 
     Returns:

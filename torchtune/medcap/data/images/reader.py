@@ -33,8 +33,8 @@ class ImageHeader:
 
     Attributes:
         format: Pillow's name of it, ``DICOM`` or ``NIfTI``.
-        width: in stored pixels, before any rotation; of a volume, of its axial slices as they are stored.
-        height: in stored pixels as well.
+        width: width in stored pixels, before any rotation; for a volume, the width of its stored axial slices.
+        height: height in stored pixels as well.
     """
 
     format: str
@@ -124,7 +124,7 @@ class ImageReader:
         """Find the file that a row names.
 
         Args:
-            path: as it stands in the row.
+            path: path as it stands in the row.
             folder: medcap 2024's ``dir``: the folder of ``path``, relative to the working directory or to a root.
 
         Returns:
@@ -241,7 +241,7 @@ class ImageReader:
 
         Args:
             image: a reference whose path :meth:`resolve` returned.
-            keep_grey: as in :meth:`open`.
+            keep_grey: keep grey as in :meth:`open`.
 
         Yields:
             The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
@@ -270,7 +270,7 @@ class ImageReader:
         """Return the image, its header checked, not decoded yet.
 
         Args:
-            path: of a file or a member.
+            path: path of a file or a member.
             closing: gets what must be closed afterwards.
             whole: whether it will be decoded.
         """

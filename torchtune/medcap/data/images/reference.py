@@ -16,7 +16,7 @@ class ImageRef:
     they were; with another view it names the view too.
 
     Attributes:
-        path: of the file, or of a member of a tar file.
+        path: path of the file, or of a member of a tar file.
         view: which picture of the file, and of which values.
     """
 

@@ -23,7 +23,7 @@ class View:
             the windows that a DICOM file offers; None takes the file's first window, or where it has none the range
             of the values.
         frames: ``all``, ``middle``, or a number from 0: of DICOM frames and NIfTI slices.
-        axis: of ``AXES``: which slices of a NIfTI volume.
+        axis: one of ``AXES``: which slices of a NIfTI volume.
     """
 
     window: tuple[float, float] | int | None = None
@@ -38,7 +38,7 @@ def choose_frames(frames: str | int, count: int) -> range:
     """Return the frames that a user means.
 
     Args:
-        frames: as ``View.frames``.
+        frames: frames, in the form of ``View.frames``.
         count: how many there are.
 
     Returns:

@@ -86,7 +86,7 @@ def store_entry(folder: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[s
 
     Args:
         folder: its name. What is there stays if it is good.
-        arrays: of any shape; no object arrays.
+        arrays: arrays of any shape; no object arrays.
         notes: JSON values.
 
     Returns:

@@ -42,7 +42,7 @@ class Instructions:
 
     Args:
         kind: ``none`` says nothing, ``random`` takes any of the list, ``fixed`` always its first.
-        seed: of the random choice.
+        seed: seed of the random choice.
     """
 
     def __init__(self, kind: str = "none", seed: int = 0) -> None:

@@ -15,7 +15,7 @@ def sorted_files(folder: str | Path, suffixes: tuple[str, ...], recursive: bool 
 
     Args:
         folder: where to look.
-        suffixes: in lower case; those of the files may be in either.
+        suffixes: suffixes in lower case; the files may have either case.
         recursive: look into folders too, but not through links to folders, which may lead in circles.
 
     Yields:

@@ -50,7 +50,7 @@ def question_examples(
     """Find a data set and read its questions.
 
     Args:
-        converter: of the data set.
+        converter: converter of the data set.
         folders: where it lies; ``out`` receives the images of the hub's copy, in ``<name>_images``.
         layout: its names.
         read: its reader.

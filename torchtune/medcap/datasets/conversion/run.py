@@ -27,11 +27,11 @@ def convert(
     """Make training files. The same sources and arguments give the same bytes.
 
     Args:
-        converter: of the data set, with its options.
+        converter: converter of the data set, with its options.
         data: folder that the downloads lie in.
         out: folder to write to, or the file itself, which ends in .jsonl or .json.
         instruction: what stands before captions; see :class:`Instructions`.
-        seed: of the random instructions.
+        seed: seed of the random instructions.
         limit: rows of each file at most.
         keep_missing: keep rows whose image is not there.
 

@@ -27,8 +27,8 @@ class Problem:
     """Why a row cannot be used.
 
     Attributes:
-        rule: of ``RULES``.
-        reason: as training says it.
+        rule: one of ``RULES``.
+        reason: reason in the words of the training.
     """
 
     rule: str
@@ -44,14 +44,14 @@ class RowLengths:
     """Tokens of a row, as training makes them.
 
     Attributes:
-        whole: of the whole conversation.
-        kept: of what ``max_seq_len`` leaves of it.
-        learnt: of these, how many are learnt.
-        image: of these, how many stand for images.
+        whole: number of tokens of the whole conversation.
+        kept: number of tokens that ``max_seq_len`` leaves.
+        learnt: how many of the kept tokens are learnt.
+        image: how many of the kept tokens stand for images.
         sample: that are computed of it: up to the last one learnt, behind the prompt prefix.
         start: tokens of the prompt prefix that it leaves out.
-        prefix: as in ``SampleTable``.
-        group: as in ``SampleTable``.
+        prefix: prefix as in ``SampleTable``.
+        group: group as in ``SampleTable``.
     """
 
     whole: int
@@ -109,7 +109,7 @@ class RowChecker:
         """Check a row; whatever is wrong with it is in the facts.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
         """
         stage = _Stage()
         try:

@@ -30,7 +30,8 @@ class Survey:
         files: ``[m]`` int64: which of the image files each of them is.
         first_rows: ``[f]`` int64: the first row that names each image file.
         images: facts about each image file: ``content`` uint64, ``width`` and ``height`` int64, ``format`` text.
-        lengths: by the names of ``RowLengths``, ``[n]`` int64, 0 of rows that cannot be used; empty without tokenizer.
+        lengths: values by the names of ``RowLengths``, ``[n]`` int64, 0 for rows that cannot be used; empty without a
+            tokenizer.
     """
 
     checker: RowChecker

@@ -52,7 +52,7 @@ class Validation:
         num_repeated_rows: rows beside the first of each group.
         same_images: the first rows of image files that show the same, group by group.
         num_repeated_images: image files beside the first of each group.
-        overlap: with another file, if one was given.
+        overlap: overlap with another file, if one was given.
     """
 
     survey: Survey
@@ -123,8 +123,8 @@ def validate(survey: Survey, against: Survey | None = None) -> Validation:
     """Look for what stands in a file twice, or in another file too.
 
     Args:
-        survey: of the file, its images decoded.
-        against: of another file, its images decoded.
+        survey: survey of the file, with its images decoded.
+        against: survey of another file, with its images decoded.
 
     Returns:
         The findings.
@@ -182,7 +182,7 @@ def write_good_rows(survey: Survey, path: Path) -> int:
     Where a row of several lines becomes one of JSONL, its line ends become blanks.
 
     Args:
-        survey: of a JSON or JSONL file.
+        survey: survey of a JSON or JSONL file.
         path: ends in ``.jsonl`` (a row a line) or ``.json`` (an array); written whole or not at all.
 
     Returns:

@@ -80,7 +80,7 @@ def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> It
     """Hash images in several processes, reading only so far ahead as keeps them busy.
 
     Args:
-        images: from ``list_images``.
+        images: images from ``list_images``.
         processes: how many; by default one for each processor that this program may use. Few images are hashed by
             this process.
 

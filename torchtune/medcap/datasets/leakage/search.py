@@ -62,7 +62,7 @@ class ImageSet:
         """Count images, and pass on those that can be compared.
 
         Args:
-            hashed: from ``hash_images``.
+            hashed: hashes from ``hash_images``.
 
         Yields:
             The images that could be read and are not flat.

@@ -106,7 +106,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
     Args:
         out: folder to write; new, empty, or from the same request.
         count: number of images; each is drawn once.
-        seed: of the phantoms; not one that a model was trained on.
+        seed: seed of the phantoms; not one that a model was trained on.
         image_size: width and height in pixels.
 
     Returns:

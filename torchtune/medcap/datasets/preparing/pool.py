@@ -19,7 +19,7 @@ def run_tasks(worker: Worker, tasks: Iterable[Task], processes: int) -> Iterator
 
     Args:
         worker: does a task.
-        tasks: in their order.
+        tasks: tasks in their order.
         processes: how many; 0 does them in this one.
 
     Yields:

@@ -28,7 +28,7 @@ class RowPlan:
     """What rows ask for.
 
     Attributes:
-        tasks: for the images, and in shards for the rows.
+        tasks: tasks for the images, and in shards for the rows.
         reader: opens the images.
         failures: rows and images that are known to be of no use.
         finish: writes the rows beside the pictures, from the first picture of each source; gives further failures.
@@ -44,7 +44,7 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
     """Find out which images rows need.
 
     Args:
-        request: with one file of rows as its source.
+        request: request with one file of rows as its source.
         out: where the rows go.
         summary: gets the number of images, and of rows where it is known.
 
@@ -103,7 +103,7 @@ class _NamedImages:
 
     Attributes:
         rows: the rows.
-        paths: of the images, each once, in the order of the rows.
+        paths: paths of the images, each once, in the order of the rows.
         failures: rows that cannot be read, or name an image that does not exist.
     """
 

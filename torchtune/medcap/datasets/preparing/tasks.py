@@ -36,7 +36,7 @@ class Row:
         name: how the list of failures calls it.
         member: its name in the shard.
         text: the row, as JSON.
-        stems: of the pictures that it names.
+        stems: stems of the pictures that it names.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Task:
 
     Attributes:
         name: the shard's file name, or the picture's stem.
-        entries: in their order.
+        entries: entries in their order.
         is_shard: whether they go into one tar file.
     """
 

@@ -24,7 +24,7 @@ class Settings:
 
     Attributes:
         size: side in pixels; None keeps the size.
-        fit: of ``medcap.data.images.resize.FITS``.
+        fit: one of ``medcap.data.images.resize.FITS``.
         pad_above: ratio of the sides above which a picture is padded to a square; 0 never.
         file_format: ``png`` or ``jpeg``.
         view: which frames and which window.

@@ -14,7 +14,7 @@ class Layout:
     """The names that one split of a data set goes by.
 
     Attributes:
-        folders: of the data set, in the folder of all downloads.
+        folders: folders of the data set, in the folder of all downloads.
         kinds: kind of file -> patterns relative to the data set's folder; ``HUB`` means parquet files of the hub.
         images: folders of images, relative to the data set's folder.
     """
@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         folder: the data set's own; the names in the files are relative to it.
-        kind: of the files, a key of what was searched for.
+        kind: kind of the files, a key of what was searched for.
         files: at least one, sorted by name.
         named: whether the user named a single file, which may be a part of the data set.
     """

@@ -28,9 +28,9 @@ class PublishedQuestion:
         content: the encoded image, where it lies in the file; None where it lacks.
         conversation: the row that the question is from, where that is one of LLaVA's with several turns.
         turn: number of the question in it.
-        options: of a multiple-choice question, without empty ones.
+        options: options of a multiple-choice question, without empty ones.
         answer_type: open or closed, in the file's words.
-        language: of the question; empty where the file does not say it.
+        language: language of the question; empty where the file does not say it.
         meta: further fields, such as ``modality``, ``question_type``, ``organ``.
     """
 

@@ -29,7 +29,7 @@ class Tally:
         """Count a record or a row that is left out.
 
         Args:
-            reason: in words that are the same for all cases.
+            reason: reason, in words that are the same for all cases.
             location: the file and row, or the image.
         """
         self.skipped[reason] += 1
@@ -200,7 +200,7 @@ def progress(items: Iterable[Value], name: str, unit: str) -> Iterable[Value]:
     """Go through ``items`` behind a bar, on a terminal.
 
     Args:
-        items: of any number.
+        items: any number of items.
         name: what they are of.
         unit: what one is.
     """

@@ -27,7 +27,7 @@ class Record:
     """One record of the file.
 
     Attributes:
-        number: of its first line, from 1.
+        number: number of its first line, from 1.
         lines: its lines as they stand in the file; more than one where a quoted field runs over lines.
         fields: their texts; none where the problem is one of quotes.
         problem: why it cannot be used; None for a good one.
@@ -100,7 +100,7 @@ def read_records(
 
     Args:
         path: the file, UTF-8.
-        heading: as :func:`read_heading` gave it.
+        heading: heading as :func:`read_heading` gave it.
         delimiter: between fields.
         max_field: characters of a field at most.
         advance: is told the bytes that have been read so far, now and then.

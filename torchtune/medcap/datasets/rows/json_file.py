@@ -32,7 +32,7 @@ class JsonRows:
 
     Attributes:
         path: the file, as it was named.
-        fingerprint: of the content alone; copies of a file agree.
+        fingerprint: fingerprint of the content alone; copies of a file agree.
         sequential: False: a row is as near as any other.
     """
 
@@ -55,7 +55,7 @@ class JsonRows:
         """Decode one row.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             The row's value.

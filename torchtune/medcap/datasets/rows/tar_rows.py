@@ -131,7 +131,7 @@ class ShardRows:
         """Read one sample's row; its images are named by their members' paths and not read.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             A row as ``medcap.data.conversations.read_record`` takes it.

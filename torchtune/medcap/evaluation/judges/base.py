@@ -22,7 +22,7 @@ class Reply:
     Attributes:
         text: "" where there is no reply.
         finish: ``stop``, ``length``, another reason of the server's, or ``error``.
-        num_tokens: of the reply; 0 where it is not known.
+        num_tokens: number of tokens of the reply; 0 where it is not known.
         error: why there is no reply, one line; empty where there is one.
     """
 
@@ -53,7 +53,7 @@ class Judge(ABC):
     """A language model that gives verdicts. Nothing is read or connected to before the first question.
 
     Attributes:
-        kind: as users type it.
+        kind: kind as users type it.
     """
 
     kind: ClassVar[str]
@@ -91,7 +91,7 @@ class Judge(ABC):
         """Say of each answer whether it is right.
 
         Args:
-            answers: with references, and not failed.
+            answers: answers with references that did not fail.
             on_verdict: called once for every answer with its index in the list, in the order of completion.
             parsing: one of ``PARSINGS``.
 
@@ -109,7 +109,7 @@ def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:
     """Read what a reply says.
 
     Args:
-        reply: with or without an ``error``.
+        reply: reply with or without an ``error``.
         parsing: one of ``PARSINGS``.
 
     Returns:

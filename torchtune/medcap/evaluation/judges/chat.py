@@ -15,7 +15,7 @@ def chat(judge: Judge) -> None:
     """Read instructions until ``q``, the end of the input, or Ctrl-C; each is a conversation of its own.
 
     Args:
-        judge: whose model replies.
+        judge: judge whose model replies.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - the line can then be edited

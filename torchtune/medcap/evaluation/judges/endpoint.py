@@ -45,10 +45,10 @@ class EndpointJudge(Judge):
     only, and after 20 of them in a row the others are not sent any more.
 
     Args:
-        model: as the server names it.
+        model: model as the server names it.
         base_url: up to and without ``/chat/completions``; by default the environment variable ``OPENAI_BASE_URL``,
             else OpenAI's.
-        api_key: by default that of the environment variable ``api_key_env``; a server of one's own may want none.
+        api_key: key of the API; by default the environment variable ``api_key_env``. A local server may need none.
             It is never shown and never written.
         api_key_env: name of that variable.
         max_new_tokens: most tokens of a reply.

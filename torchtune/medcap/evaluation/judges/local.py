@@ -40,7 +40,7 @@ class LocalJudge(Judge):
 
     Args:
         checkpoint_dir: a downloaded Hugging Face folder: config.json, safetensors, tokenizer with a chat template.
-        bits: of the weights, one of ``BITS``.
+        bits: number of bits of the weights, one of ``BITS``.
         device: where it runs; a GPU without a number means all of them, in turn.
         dtype: ``auto``; with ``bits=16`` also ``fp32`` or ``bf16``.
         max_new_tokens: most tokens of a reply.

@@ -23,7 +23,7 @@ class ModelUnderTestJudge(Judge):
 
     Args:
         cfg: names the model.
-        plan: of this configuration; its weights are read at the first question.
+        plan: plan of this configuration; its weights are read at the first question.
         settings: what decides its replies: weights and template, as the recipe names them.
         max_new_tokens: most tokens of a reply.
         batch_size: prompts that are decoded together.

@@ -28,7 +28,7 @@ def write_csv(
 
     Args:
         folder: where to; the table that an earlier run left there under another accuracy is removed.
-        stem: of the judged file's name.
+        stem: stem of the judged file's name.
         judge: its name.
         answers: what was judged.
         rows: what the verdicts file holds for each answer.

@@ -19,9 +19,9 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     """Read the pause that a refusal asks for.
 
     Args:
-        headers: of the response, by names in small letters. ``retry-after-ms``, ``retry-after`` (seconds or a date) and
-            ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` behind it (seconds, "6m0s", or a moment), are read
-            in this order.
+        headers: headers of the response, by lower-case name. ``retry-after-ms``, ``retry-after`` (seconds or a date)
+            and ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` behind it (seconds, "6m0s", or a moment), are
+            read in this order.
 
     Returns:
         Seconds; None where no pause is asked for.

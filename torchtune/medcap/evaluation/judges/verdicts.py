@@ -44,7 +44,7 @@ def judge_answers(
 
     Args:
         judge: says which answers are right.
-        answers: from ``read_judged``, or some of them.
+        answers: answers from ``read_judged``, or some of them.
         output_dir: where to.
         source: the file of the answers.
         parsing: one of ``PARSINGS``.

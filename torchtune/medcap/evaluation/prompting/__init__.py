@@ -87,8 +87,8 @@ def check_plans(plans: Iterable[ScoringPlan], questions: Sequence[Question]) -> 
     """See that questions have what protocols need, before anything is computed.
 
     Args:
-        plans: of a run.
-        questions: of its benchmark.
+        plans: plans of a run.
+        questions: questions of its benchmark.
 
     Raises:
         UserError: if a protocol cannot score these questions, whatever is answered.

@@ -41,7 +41,7 @@ class LoadOptions:
         """Take each option from the recipe key of its name.
 
         Args:
-            keys: of a recipe; others are passed over.
+            keys: keys of a recipe; others are ignored.
         """
         return cls(**{option.name: keys[option.name] for option in fields(cls) if option.name in keys})
 
@@ -77,7 +77,7 @@ class Task(ABC):
 
     Attributes:
         name: the task's name, also that of its result folder.
-        title: the same in words, for a page.
+        title: the name in words, for a page.
         protocols: names of the rules by which its answers are scored unless others are asked for; the first one
             gives the headline.
         mode_protocols: those that come before them under a mode of medcap 2024.
@@ -232,7 +232,7 @@ def fingerprint(files: Sequence[Path], folder: Path) -> str:
     """SHA-256 over names and contents of files.
 
     Args:
-        files: in any order.
+        files: files in any order.
         folder: what the names are taken relative to, so that a benchmark keeps its fingerprint when it moves.
 
     Returns:

@@ -73,7 +73,7 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
     Args:
         source: the file, or a folder that holds one of ``names``.
         names: what a folder's file may be called.
-        folders: in the folder, that are looked into before it.
+        folders: subfolders in which to look first.
 
     Returns:
         The file.

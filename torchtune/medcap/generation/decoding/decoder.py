@@ -31,13 +31,13 @@ class Decoder:
     """Rows that answer prompts: each comes in with :meth:`admit`, and :meth:`step` gives all of them a token.
 
     Args:
-        model: in eval mode, its decoder attached to ``cache``.
+        model: model in eval mode, its decoder attached to ``cache``.
         tokenizer: knows the tokens that end an answer, and decodes.
         cache: has room for ``max_rows`` x ``capacity`` tokens.
         max_rows: most answers that are decoded together.
         capacity: most tokens of a prompt and its answer.
         most_new_tokens: most tokens of an answer.
-        step: from ``decode_one``, perhaps compiled.
+        step: step from ``decode_one``, perhaps compiled.
         static: keep every step at one shape, for a compiled ``step``.
     """
 
@@ -91,7 +91,7 @@ class Decoder:
         """Compute prompts, each into a free row; the next :meth:`step` gives them their first token.
 
         Args:
-            trees: with their image rows, the longer first; all in all no more than ``room`` prompts.
+            trees: trees with their image rows, the longer first; all in all no more than ``room`` prompts.
         """
         for part in chunks(trees, prefill_tokens(self.device)):
             self._prefill(part)
@@ -236,11 +236,11 @@ def answer_all(
     """Answer all prompts, refilling rows as they become free.
 
     Args:
-        decoder: without open rows.
+        decoder: decoder without open rows.
         trees: the longer first; none with more prompts than the decoder has rows.
         images: encodes images.
-        finish: as in :meth:`Decoder.step`.
-        on_token: as in :meth:`Decoder.step`.
+        finish: callback as in :meth:`Decoder.step`.
+        on_token: callback as in :meth:`Decoder.step`.
     """
     queue = deque(trees)
     while queue or decoder.num_open:

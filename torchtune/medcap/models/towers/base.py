@@ -32,8 +32,8 @@ class Preprocess:
 
     Attributes:
         image_size: height and width in pixels.
-        mean: of the red, green and blue channel, on the scale 0 to 1.
-        std: of each channel, on the same scale, above 0.
+        mean: means of the red, green and blue channels, on the scale 0 to 1.
+        std: standard deviations of the channels, on the same scale, above 0.
         interpolation: "bicubic" or "bilinear", with antialiasing.
         resize_mode: "shortest" resizes the short side and crops the centre, "squash" resizes both sides.
     """

@@ -50,7 +50,7 @@ class HuggingFaceTower(Tower):
 
     Args:
         spec: ``config`` (fields of transformers' vision configuration with its model_type), ``projection_dim`` or None.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -97,7 +97,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
     """Read a CLIP or SigLIP folder: ``config.json`` and ``model.safetensors``, single or sharded.
 
     Args:
-        folder: as ``hf download`` or ``save_pretrained`` writes it.
+        folder: folder written by ``hf download`` or ``save_pretrained``.
         weights: whether the weights are needed too.
 
     Raises:

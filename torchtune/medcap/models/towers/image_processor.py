@@ -30,9 +30,9 @@ def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preproce
     """Read the preprocessing of a folder's image processor, or take that of the model type if there is none.
 
     Args:
-        folder: with ``preprocessor_config.json`` or ``processor_config.json``.
+        folder: folder with ``preprocessor_config.json`` or ``processor_config.json``.
         vision_type: clip_vision_model or siglip_vision_model.
-        image_size: of the model, in pixels.
+        image_size: image size of the model, in pixels.
 
     Raises:
         UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.

@@ -24,8 +24,8 @@ class NamedTower:
 
     Attributes:
         repository: where its weights are on the hub.
-        spec: as ``Tower.spec``.
-        preprocess: as ``Tower.preprocess``.
+        spec: spec as ``Tower.spec``.
+        preprocess: preprocess as ``Tower.preprocess``.
     """
 
     repository: str
@@ -38,7 +38,7 @@ class TowerKind:
     """A class of towers; its module is imported only when such a tower is described or built.
 
     Attributes:
-        module: in this folder.
+        module: module in this folder.
         build: the class or function in it that is called with specification and preprocessing.
         spec: the function in it that makes both from the options of ``vision``, for a kind that is named in ``vision``
             itself and starts with random weights; None for a kind whose files say what it is.
@@ -129,8 +129,8 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
     """Build a tower with random initial weights on the current default device.
 
     Args:
-        spec: as ``Tower.spec``; ``spec["kind"]`` chooses the class.
-        preprocess: as ``Tower.preprocess``.
+        spec: spec as ``Tower.spec``; ``spec["kind"]`` chooses the class.
+        preprocess: preprocess as ``Tower.preprocess``.
 
     Raises:
         UserError: if there is no such architecture.

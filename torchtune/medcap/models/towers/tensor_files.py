@@ -33,7 +33,7 @@ class StoredTensor:
     Attributes:
         file: where it lies.
         name: what the file calls it.
-        shape: from the header.
+        shape: shape from the header.
         load: reads it; the result may be a view of the memory-mapped file.
     """
 
@@ -123,9 +123,9 @@ def check_finite(tensor: Tensor, location: Path | str, name: str) -> None:
     """See that weights are numbers: one NaN in them makes every answer nonsense, without an error.
 
     Args:
-        tensor: of any dtype and shape.
+        tensor: tensor of any dtype and shape.
         location: file or folder that it is from, for the message.
-        name: of the tensor there.
+        name: name of the tensor there.
 
     Raises:
         UserError: naming place and tensor.

@@ -28,7 +28,7 @@ class TimmTower(Tower):
     Args:
         spec: ``name`` with or without a pretrained tag, ``image_size`` or None for the model's own; ``pooling``, the
             model's arguments of that, only where they are not its own.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:

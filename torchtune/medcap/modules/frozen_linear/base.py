@@ -16,7 +16,7 @@ class FrozenLinear(nn.Module, ABC):
     there is one, keeps its dtype.
 
     Args:
-        linear: whose weight is quantised, once; it is not changed.
+        linear: linear layer whose weight is quantised, once; it is not changed.
 
     Attributes:
         precision: what the key ``llm_weights`` calls it.
@@ -36,7 +36,8 @@ class FrozenLinear(nn.Module, ABC):
         """Multiply.
 
         Args:
-            states: ``[..., in_features]``, of any floating-point dtype; zero tokens are none too few.
+            states: ``[..., in_features]``, ``[..., in_features]``, any floating-point dtype; the number of tokens may
+                be 0.
 
         Returns:
             ``[..., out_features]`` of the same dtype.

@@ -46,7 +46,8 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each row so that its largest number is the largest of e4m3.
 
     Args:
-        rows: ``[n, k]`` of any floating-point dtype. A row with a number that is not finite decodes to such numbers.
+        rows: ``[n, k]`` ``[n, k]``, any floating-point dtype. A row with a number that is not finite decodes to such
+            numbers.
 
     Returns:
         ``[n, k]`` float8_e4m3fn, and the fp32 scales ``[n, 1]`` that it must be multiplied with.

@@ -38,7 +38,7 @@ class OpenClosed(Protocol):
         """Tell open from closed questions.
 
         Args:
-            answer_type: as the row has it.
+            answer_type: answer type as the row has it.
 
         Returns:
             ``open``, ``closed``, or None for a row that the rule passes over.

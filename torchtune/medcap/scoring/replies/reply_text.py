@@ -53,7 +53,7 @@ def loose(text: str) -> str:
     """Return a cleaned text without article, hyphens, spaces and endings: "The X-rays." and "x ray" are one.
 
     Args:
-        text: from :func:`clean`.
+        text: text from :func:`clean`.
 
     Returns:
         What of it two spellings of one name have in common.

@@ -69,8 +69,8 @@ def overlap(prediction: str, reference: str) -> tuple[float, float, float, float
     Both texts are normalised here once more, as the published code does.
 
     Args:
-        prediction: from :func:`normalized`.
-        reference: from :func:`normalized`.
+        prediction: prediction from :func:`normalized`.
+        reference: reference from :func:`normalized`.
 
     Returns:
         exact match (distinct words in both / words of the prediction), precision, recall (both weigh a common word by
@@ -93,8 +93,8 @@ def word_scores(prediction: str, reference: str) -> tuple[float, ...]:
     """All of ``WORD_SCORES`` of one answer.
 
     Args:
-        prediction: from :func:`normalized`.
-        reference: from :func:`normalized`.
+        prediction: prediction from :func:`normalized`.
+        reference: reference from :func:`normalized`.
 
     Returns:
         A value for each of ``WORD_SCORES``, 0..1.

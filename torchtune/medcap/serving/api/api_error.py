@@ -17,9 +17,9 @@ class ApiError(Exception):
     another exception, which may hold paths or addresses of memory.
 
     Args:
-        status: of HTTP.
-        message: for the person who wrote the client.
-        code: for programs.
+        status: HTTP status.
+        message: message for the author of the client.
+        code: code for programs.
         param: the field of the request that is meant.
         retry_after: seconds after which to come back.
     """

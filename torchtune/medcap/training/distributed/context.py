@@ -35,12 +35,12 @@ class DistributedContext:
     """The processes of a run.
 
     Attributes:
-        rank: of this process, among all.
+        rank: rank of this process among all.
         size: how many there are, on all nodes.
-        local_rank: of this process, on its node.
+        local_rank: rank of this process on its node.
         local_size: how many there are on each node.
-        device: of this process.
-        timeout: after which a collective that somebody never joined fails.
+        device: device of this process.
+        timeout: time after which a collective fails if a process has not joined it.
     """
 
     rank: int
@@ -168,7 +168,7 @@ def single_world(device: torch.device) -> DistributedContext:
     """Return a run of one process.
 
     Args:
-        device: of the process.
+        device: device of the process.
     """
     return DistributedContext(rank=0, size=1, local_rank=0, local_size=1, device=device)
 
@@ -178,7 +178,7 @@ def join_world(device: str, timeout_minutes: float) -> DistributedContext:
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; each process of a node takes the GPU of its number.
-        timeout_minutes: after which a collective that somebody never joined fails, on the CPU and on the GPU.
+        timeout_minutes: time after which a collective fails if a process has not joined it, on the CPU and on the GPU.
 
     Returns:
         The world; its collectives on CPU tensors use gloo, on GPU tensors NCCL.

@@ -80,8 +80,8 @@ def estimate(
     """Estimate what a training step with a frozen decoder takes.
 
     Args:
-        decoder: as ``build_decoder`` makes it, on the meta device.
-        dtype: of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
+        decoder: decoder as ``build_decoder`` makes it, on the meta device.
+        dtype: dtype of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
         rows: R of one batch, on one process.
         row_length: S, tokens in each of them.
         trained_parameters: numbers in what trains.
@@ -138,7 +138,7 @@ def layer_activations(shape: DecoderShape, dtype: torch.dtype, tokens: int) -> i
 
     Args:
         shape: the decoder's.
-        dtype: of the activations.
+        dtype: dtype of the activations.
         tokens: n.
     """
     size = dtype.itemsize
@@ -181,9 +181,9 @@ def vision_activations(tower: Tower, projector: Projector, dtype: torch.dtype) -
     """Bytes that autograd keeps of the tower and the projector for one image.
 
     Args:
-        tower: on the meta device, its ``requires_grad`` flags as in training.
-        projector: likewise.
-        dtype: in which they compute; their weights are fp32.
+        tower: tower on the meta device, its ``requires_grad`` flags as in training.
+        projector: projector on the meta device, its ``requires_grad`` flags as in training.
+        dtype: dtype in which they compute; their weights are fp32.
 
     Returns:
         Rather more than a GPU keeps, because attention on the meta device keeps its probabilities.

@@ -62,10 +62,10 @@ def plan_parallelism(
     """Decide how the decoder lies on the processes, before a weight is read; every process must call it.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         plan: the model.
         world: the processes.
-        dtype: of the decoder.
+        dtype: dtype of the decoder.
 
     Raises:
         UserError: for ``cpu_offload`` where it cannot work; for ``shard`` with low-precision ``llm_weights``.
@@ -96,11 +96,11 @@ def estimate_step(
     """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         vision: tower and projector; their weights are not read.
-        dtype: of the decoder.
-        images: of a batch, on one process.
-        full_mask: as for :func:`medcap.training.distributed.memory.estimate`.
+        dtype: dtype of the decoder.
+        images: number of images of a batch on one process.
+        full_mask: full mask as for :func:`medcap.training.distributed.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
     """
     components = vision.on_meta()
@@ -204,7 +204,7 @@ class LayerSharder:
 
     Args:
         world: the processes; all of them must make a sharder at the same point.
-        num_layers: of the decoder.
+        num_layers: number of decoder layers.
         cpu_offload: keep the layers' parts in the memory of the CPU.
 
     Example:

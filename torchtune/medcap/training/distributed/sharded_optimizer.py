@@ -40,10 +40,10 @@ class _Piece:
     """The part of a parameter that lies in this process's shard.
 
     Attributes:
-        index: of the parameter.
+        index: index of the parameter.
         start: first element of the part, within the parameter.
         stop: end of it.
-        position: of its first element within the flat buffers.
+        position: position of its first element within the flat buffers.
     """
 
     index: int
@@ -68,8 +68,8 @@ class ShardedOptimizer:
         shard: divide the optimizer state where that is possible.
 
     Attributes:
-        parameters: as given.
-        optimizer: for the learning-rate schedule.
+        parameters: parameters in the order given.
+        optimizer: optimizer for the learning-rate schedule.
         sharded: whether the optimizer state is divided over the processes.
         why: a line that says so.
 
@@ -215,7 +215,7 @@ class ShardedOptimizer:
         The settings stay those that the optimizer was built with: only what it has learnt comes from the state.
 
         Args:
-            state: the same on every process; its tensors are on the CPU.
+            state: state dict, the same on every process; its tensors are on the CPU.
 
         Returns:
             The settings that were others before, each as ``name: before -> now``.

@@ -18,7 +18,7 @@ class BadRows:
     """The rows that turned out to be unusable: each is counted, said and logged once.
 
     Args:
-        num_rows: of the training data.
+        num_rows: number of rows of the training data.
         allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
         folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts over with
             the first ``add``, or is gone on with where ``load`` was called before.
@@ -41,7 +41,7 @@ class BadRows:
         """Count rows.
 
         Args:
-            rows: with ``name`` and ``reason``; a row may come many times.
+            rows: rows with ``name`` and ``reason``; a row may come many times.
 
         Returns:
             Those that are new, their reasons without their names.
@@ -85,7 +85,7 @@ class BadRows:
         """Count the rows of a checkpoint too, before those that were added since.
 
         Args:
-            state: of ``state``.
+            state: value of ``state``.
         """
         self._names = dict.fromkeys([*state["names"], *self._names])
         self._last_reason = self._last_reason or state["last_reason"]

@@ -103,7 +103,7 @@ def describe_failure(error: Exception, folder: Path) -> str:
     """Why something could not be written, in a few words.
 
     Args:
-        error: of the operating system, torch's or safetensors' writer, or ``UserError``.
+        error: error of the operating system, torch's or safetensors' writer, or ``UserError``.
         folder: what was being written.
     """
     if isinstance(error, UserError):

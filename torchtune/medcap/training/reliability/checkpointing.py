@@ -227,7 +227,7 @@ def check_writable(folder: Path, key: str = "output_dir") -> None:
 
     Args:
         folder: made if it is not there.
-        key: of the configuration, that names it.
+        key: key of the configuration, that names it.
 
     Raises:
         UserError: if it is read-only, full, or a file is in the way.
@@ -268,7 +268,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Put the random generators of this process back.
 
     Args:
-        state: of ``random_state``.
+        state: value of ``random_state``.
     """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

@@ -24,7 +24,7 @@ class RunFolder:
     """Where a run's files go; only the main process writes.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         world: the processes.
 
     Attributes:

@@ -29,7 +29,7 @@ class StopRequests:
 
     Attributes:
         received: number of the first signal, None if there was none.
-        announce: as given; False from when on the user knows already.
+        announce: whether to announce it, as given; False once the user knows.
 
     Example:
         >>> with StopRequests() as stop:

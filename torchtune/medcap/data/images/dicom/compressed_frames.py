@@ -129,7 +129,7 @@ def _check_samples(components: int, precision: int, layout: Layout, as_they_are:
     """Check the samples of a stream against the header.
 
     Args:
-        components: of the stream.
+        components: components of the stream.
         precision: bits of its samples.
         layout: the header's.
         as_they_are: whether fewer bits than the header says still make the values that were meant.

@@ -59,7 +59,7 @@ class DicomFile:
     """One DICOM file with pixels.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         start: its first ``START_BYTES`` bytes.
         max_pixels: rows x columns above which it is refused.
         max_bytes: what a deflated file may hold when inflated.

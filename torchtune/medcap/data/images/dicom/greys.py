@@ -29,7 +29,7 @@ def grey_levels(frame: Frame, number: int, dataset: Dataset, little_endian: bool
     """Turn a grey frame into levels; what the file calls padding, and what is not a number, is black.
 
     Args:
-        frame: with stored values ``[rows, columns]``.
+        frame: frame with stored values ``[rows, columns]``.
         number: the frame's, from 0.
         dataset: the file's.
         little_endian: its byte order.
@@ -73,9 +73,9 @@ def window_levels(values: np.ndarray, center: float, width: float, function: str
     """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3).
 
     Args:
-        values: in units of the modality.
-        center: of the window.
-        width: of the window, above 0.
+        values: values in units of the modality.
+        center: centre of the window.
+        width: width of the window, above 0.
         function: LINEAR, LINEAR_EXACT or SIGMOID.
 
     Returns:

@@ -28,7 +28,7 @@ class Frame:
         values: stored values ``[rows, columns]``, or ``[rows, columns, 3]`` for colours; signed or unsigned integers,
             or floats.
         colours: what they stand for: one of ``GREY``, ``PALETTE``, ``RGB`` or ``YBR_FULL``.
-        bits: of a value; None of floats.
+        bits: number of bits of a value; None of floats.
         cells: what held the values, with unused bits; of the same type and shape.
     """
 

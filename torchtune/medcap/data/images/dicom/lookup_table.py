@@ -20,7 +20,7 @@ class LookupTable:
 
     Attributes:
         first: the number that the first entry is for, with the sign that it was written with.
-        bits: of an entry, as the descriptor says. Files often say it wrong: take it as a hint.
+        bits: number of bits of an entry, as the descriptor says. Files often say it wrong: take it as a hint.
         entries: int64 ``[entries]``, never negative.
     """
 
@@ -67,7 +67,7 @@ def read_table(item: Dataset, little_endian: bool, name: str) -> LookupTable:
     """Read the table of an item of a Modality or VOI LUT Sequence.
 
     Args:
-        item: with LUTDescriptor and LUTData.
+        item: item with LUTDescriptor and LUTData.
         little_endian: byte order of the file.
         name: what the table is, for errors.
 
@@ -107,9 +107,9 @@ def table_entries(data: bytes, count: int, bits: int, name: str) -> np.ndarray:
     """Divide the data of a table into its entries: words, or two entries in a word.
 
     Args:
-        data: as :func:`table_bytes` returns it.
+        data: data as :func:`table_bytes` returns it.
         count: entries that the descriptor says.
-        bits: of an entry that the descriptor says; it matters only where the length allows both.
+        bits: number of bits of an entry that the descriptor says; it matters only where the length allows both.
         name: what the table is, for errors.
 
     Returns:

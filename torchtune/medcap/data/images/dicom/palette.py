@@ -70,7 +70,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     """Write out a segmented table (C.7.9.2); None where it does not make ``count`` entries.
 
     Args:
-        values: of all segments, int64.
+        values: values of all segments, int64.
         count: entries of the table.
         width: bytes of a value.
     """

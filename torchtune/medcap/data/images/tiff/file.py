@@ -62,7 +62,7 @@ class TiffFile:
 
     Args:
         file: the whole file.
-        tags: of its first directory.
+        tags: tags of its first directory.
         max_pixels: width x height above which it is refused.
 
     Attributes:

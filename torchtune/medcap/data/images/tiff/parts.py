@@ -29,8 +29,8 @@ class Encoding:
     Attributes:
         order: byte order, ``<`` or ``>``.
         kind: ``u``, ``i`` or ``f``.
-        bits: of a sample.
-        compression: of ``COMPRESSIONS``.
+        bits: number of bits of a sample.
+        compression: one of ``COMPRESSIONS``.
         predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
         reversed_bits: whether the lowest bit of a byte comes first.
 
@@ -77,11 +77,11 @@ def decode_part(data: bytes, encoding: Encoding, rows: int, columns: int, sample
     """Decode a strip or a tile.
 
     Args:
-        data: as it stands in the file.
-        encoding: of the file.
-        rows: of the part.
-        columns: of the part.
-        samples: of a pixel, 1 where each plane has parts of its own.
+        data: data as it stands in the file.
+        encoding: encoding of the file.
+        rows: rows of the part.
+        columns: columns of the part.
+        samples: number of samples of a pixel, 1 where each plane has parts of its own.
 
     Returns:
         ``[rows, columns, samples]``, type ``encoding.dtype``.

@@ -37,7 +37,7 @@ class Tags:
         order: ``<`` or ``>``, the byte order of the file.
         big: whether it is a BigTIFF file.
         position: where the directory begins, in bytes.
-        values: by the number of the tag.
+        values: values by tag number.
     """
 
     order: Literal["<", ">"]

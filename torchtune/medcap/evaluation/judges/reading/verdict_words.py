@@ -53,7 +53,7 @@ def leading_verdict(text: str) -> str | None:
     """Read a verdict that a text begins with, alone or with a reason behind it.
 
     Args:
-        text: without markup.
+        text: text without markup.
 
     Returns:
         ``RIGHT``, ``WRONG`` or None.
