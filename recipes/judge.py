@@ -33,7 +33,7 @@ class JudgeRecipe:
     Features:
         - ``exp=eval_vqa``: verdicts RIGHT or WRONG for ``csv_path``, medcap 2024's raw CSV, a predictions.jsonl or
           any file of answers; verdicts, scores and, for a CSV, the judged CSV go to ``output_dir``. A run that was
-          killed goes on where it stopped.
+          killed continues where it stopped.
         - ``exp=chat``: a conversation with the judge's model on the terminal.
         - ``judge=local``: a Hugging Face checkpoint in 4, 8 or 16 bit; ``judge=self``: the model under test;
           ``judge=endpoint``: any server that speaks OpenAI's chat completions.

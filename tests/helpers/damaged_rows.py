@@ -20,7 +20,7 @@ class Damage:
     """A row that cannot be used.
 
     Attributes:
-        text: the row as it stands in the file.
+        text: the row as it is in the file.
         rule: rule by which it fails.
         reason: words of the reason.
     """

@@ -34,7 +34,7 @@ def faulty_mlp(
     """A patch MLP whose forward pass in training, counted from 1, goes wrong on one rank.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         num_image_tokens: the tower's, or absent.
         rank: where it happens; None means everywhere.
@@ -64,7 +64,7 @@ class FaultyMLP(PatchMLP):
     """What ``faulty_mlp`` makes.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         faults: what happens -> the numbers of the passes.
         signal_number: which signal.

@@ -19,7 +19,7 @@ def encode_lossless(
         precision: 2 to 16 bits.
         restart_rows: rows between restart markers, 0 for none.
         numbers: component numbers.
-        markers: segments to put behind the start marker.
+        markers: segments to put after the start marker.
     """
     planes = samples[..., None] if samples.ndim == 2 else samples
     rows, columns, components = planes.shape

@@ -36,7 +36,7 @@ def png_bytes(
         transparent: content of tRNS.
         adam7: whether it is interlaced.
         before: chunks before the pixels.
-        after: chunks behind the pixels.
+        after: chunks after the pixels.
     """
     height, width = samples.shape[:2]
     parts = [samples[y::down, x::across] for x, y, across, down in _PASSES] if adam7 else [samples]

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never stopped, on any number of processes."""
+"""A run that continues from a checkpoint is the run that was never stopped, on any number of processes."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def logged(output):
 
 
 def forget(output, step):
-    """Make the checkpoints behind a step incomplete, as if the run had been killed while it wrote them."""
+    """Make the checkpoints after a step incomplete, as if the run had been killed while it wrote them."""
     for folder in (output / "checkpoint").glob("step_*"):
         if int(folder.name.removeprefix("step_")) > step:
             (folder / MARKER).unlink()

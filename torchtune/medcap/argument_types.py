@@ -90,7 +90,7 @@ def _hint_of_default(default: Any) -> Any:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Tell whether a value of a YAML file can be what a hint names."""
+    """Return whether a value of a YAML file can be what a hint names."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _is_plain(typing.get_args(hint)[0])

@@ -67,7 +67,7 @@ def locked(path: Path) -> Generator[None]:
 
 
 def is_held(path: Path) -> bool | None:
-    """Tell whether a process holds a lock; None if there is no such file, or no such locks here."""
+    """Return whether a process holds a lock; None if there is no such file, or no such locks here."""
     try:
         with path.open("a" if path.exists() else "r") as file:
             free = lock_file(file)

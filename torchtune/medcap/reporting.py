@@ -193,7 +193,7 @@ def _is_no_torchao_notice(record: logging.LogRecord) -> bool:
 
 
 def _output_is_closed() -> bool:
-    """Tell whether standard output or standard error is a pipe whose reader is gone."""
+    """Return whether standard output or standard error is a pipe whose reader is gone."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

@@ -109,7 +109,7 @@ def restore_interrupted(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether the marker is there."""
+    """Return whether the marker is there."""
     return (folder / MARKER).is_file()
 
 

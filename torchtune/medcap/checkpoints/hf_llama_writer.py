@@ -72,7 +72,7 @@ def write_hugging_face_llama(
 
 
 def is_llama(decoder: TransformerDecoder) -> bool:
-    """Tell whether transformers' LlamaForCausalLM computes what this decoder does."""
+    """Return whether transformers' LlamaForCausalLM computes what this decoder does."""
     layer: Any = decoder.layers[0]
     plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
     biased = layer.attn.q_proj.bias is not None
@@ -168,7 +168,7 @@ def write_fast_tokenizer(
         pad_token="<|finetune_right_pad_id|>",
         chat_template=chat_template,
         clean_up_tokenization_spaces=False,
-        # [Contract] of a batch that is padded on the right, generate() would go on behind the padding.
+        # [Contract] of a batch that is padded on the right, generate() would go on after the padding.
         padding_side="left",
         model_max_length=max_seq_len,
         # transformers 4 would add token_type_ids, which its generate() then refuses.

@@ -114,12 +114,12 @@ def conversion_for(decoder: TransformerDecoder, kind: str) -> Conversion:
 
 
 def is_rotary_table(name: str) -> bool:
-    """Tell whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
+    """Return whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
     return name == "rope.freqs" or name.endswith("rotary_emb.inv_freq")
 
 
 def concatenation_dim(pieces: list[tuple[int, ...]], expected: tuple[int, ...]) -> int | None:
-    """Tell how tensor-parallel pieces make one tensor.
+    """Return how tensor-parallel pieces make one tensor.
 
     Meta splits wq, wk, wv, w1, w3 and the output by rows, wo and w2 by columns, the embeddings by columns in Llama 2
     and by rows in Llama 3, and repeats the norms; the pieces' shapes tell which.

@@ -202,7 +202,7 @@ class TensorReader:
             dim: along which the files' pieces are concatenated; None takes the first file's.
 
         Returns:
-            The tensor on the CPU. It may lie in the memory map: copy it, and let go of it before the next one.
+            The tensor on the CPU. It may be in the memory map: copy it, and let go of it before the next one.
         """
         headers = self._files.headers[name]
         if self._files.kind == "hugging_face":

@@ -1,4 +1,4 @@
-"""A trained run by its folder: which model it is stands in its own configuration."""
+"""A trained run by its folder: which model it is is in its own configuration."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _find_config(folder: Path) -> Path | None:
 
 
 def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:
-    """Return the folder of the checkpoints, which may lie outside of the run's folder."""
+    """Return the folder of the checkpoints, which may be outside of the run's folder."""
     elsewhere = OmegaConf.select(cfg, "checkpointer.output_dir")
     inside = folder != config.parent or latest_checkpoint(folder) is not None or (folder / DESCRIPTION_FILE).is_file()
     return find_vision_checkpoint(folder if inside or elsewhere is None else Path(elsewhere))

@@ -39,7 +39,7 @@ class VisionPlan:
     Attributes:
         tower_spec: tower spec as ``Tower.spec``.
         preprocess: preprocess as ``Tower.preprocess``.
-        shape: what the tower gives.
+        shape: shape of the tower's output.
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
         llm_dim: width of the language model's embeddings.
@@ -233,7 +233,7 @@ def _saved_tower(saved: SavedVision) -> TowerSource:
 
 
 def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool:
-    """Tell whether ``vision`` is this architecture, as far as that is known without a network."""
+    """Return whether ``vision`` is this architecture, as far as that is known without a network."""
     on_the_hub = isinstance(vision, str) and "/" in vision and not Path(vision).expanduser().exists()
     if on_the_hub:
         return False

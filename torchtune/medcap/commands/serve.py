@@ -157,7 +157,7 @@ def read_keys(options: argparse.Namespace) -> list[str]:
         The keys.
 
     Raises:
-        UserError: if the file cannot be read or holds none, or a key is empty or cannot stand in a header.
+        UserError: if the file cannot be read or holds none, or a key is empty or cannot be in a header.
     """
     keys = [key for key in (options.api_key, os.environ.get(KEY_VARIABLE)) if key is not None]
     if options.api_key_file is not None:
@@ -176,7 +176,7 @@ def read_keys(options: argparse.Namespace) -> list[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     return address == "::1" or address.startswith("127.")
 
 

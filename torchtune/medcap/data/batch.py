@@ -107,7 +107,7 @@ class Batch:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _over(self, buffer: Tensor) -> Batch:
-        """Return the batch whose tensors lie in ``buffer``, in their order."""
+        """Return the batch whose tensors are in ``buffer``, in their order."""
         views, begin = {}, 0
         for name, tensor in self._tensors().items():
             views[name] = buffer[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -120,7 +120,7 @@ class Batch:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def without_padding(self) -> Batch:
-        """Return the same tokens in one row, one document behind another."""
+        """Return the same tokens in one row, one document after another."""
         kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
         # Documents are numbered within their row; in one row each needs a number of its own.
         document = self.document + (self.document.max() + 1) * torch.arange(len(self.document))[:, None]

@@ -26,7 +26,7 @@ from medcap.modules.label_loss import IGNORE_INDEX
 IMAGE_MARK = "\ufdd0"
 ANSWER_MARK = "\ufdd1"  # before the assistant's words
 WORDS_MARK = "\ufdd2"  # before the user's and the system's words
-END_MARK = "\ufdd3"  # behind the words of a turn
+END_MARK = "\ufdd3"  # after the words of a turn
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}
 _MARK = re.compile(f"([{''.join(_MARKS)}])")
 _INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of control characters, format marks and blanks
@@ -102,10 +102,10 @@ class ChatTokenizer:
 
     Attributes:
         image_token_id: the id at image positions: that of medcap 2024's character where the tokenizer has it as one
-            token (118075 for Llama 3), else the first id behind the vocabulary. Text can never produce it, because
+            token (118075 for Llama 3), else the first id after the vocabulary. Text can never produce it, because
             that character always means an image.
         stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its
-            chat template puts behind an answer, which torchtune does not always count among them.
+            chat template puts after an answer, which torchtune does not always count among them.
         marks_turns: False where the template puts nothing between a question and its answer, as with Gemma's tokenizer
             unless it is given a prompt template.
     """
@@ -247,7 +247,7 @@ class ChatTokenizer:
             raise WordsError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
 
     def _look_at_template(self) -> tuple[list[int], bool]:
-        """Return the special tokens by which an answer ends, and whether anything stands before it."""
+        """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
         ids, masked = self._template(turns, LabelRules())
         end = _last(ids, _MARKS[END_MARK])
@@ -283,7 +283,7 @@ class ChatTokenizer:
                 learnt = learnt and token != self._bos_id
                 labels.append(token if learnt else IGNORE_INDEX)
                 tokens.append(token)
-                # Generation stops here, so what the template writes behind it is never said.
+                # Generation stops here, so what the template writes after it is never said.
                 if behind_words and token in self.stop_tokens:
                     ended, in_answer = not rules.train_on_input, False
         return tokens, labels

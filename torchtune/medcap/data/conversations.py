@@ -1,7 +1,7 @@
 """One row of a data file -> torchtune messages with text and image parts in their order.
 
-Three layouts are read, told apart by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations`` with
-``from``/``value``; ``conversatons`` as it stands in a released file), and torchtune/OpenAI rows (``messages`` with
+Three layouts are read, distinguished by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations`` with
+``from``/``value``; ``conversatons`` as it is in a released file), and torchtune/OpenAI rows (``messages`` with
 ``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` beside the turns.
 """
 
@@ -52,7 +52,7 @@ class Record:
 
     Attributes:
         messages: the turns; an image is a content part ``{"type": "image", "content": ImageRef}``.
-        source: the file it stands in.
+        source: the file it is in.
         index: its row there, from 0.
     """
 

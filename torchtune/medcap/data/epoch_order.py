@@ -92,7 +92,7 @@ def share_batch(start: int, stop: int, rank: int, size: int) -> Share:
 
     Args:
         start: the batch's first item.
-        stop: the item behind its last.
+        stop: the item after its last.
         rank: rank of the process whose part is returned.
         size: how many parts.
 

@@ -27,14 +27,14 @@ PADDING_DOCUMENT = -1
 class Sample:
     """A tokenized record.
 
-    Nothing stands in it that need not be computed: it ends with the last token that predicts something, and does not
+    Nothing is in it that need not be computed: it ends with the last token that predicts something, and does not
     repeat the prompt prefix that it continues.
 
     Attributes:
         tokens: ``[n]`` int32.
         targets: ``[n]`` int32, what is to be predicted at each token: its successor, -100 where nothing is learnt.
         images: the images of its runs of placeholders, in order.
-        images_end: the place behind its last image token, 0 without images.
+        images_end: the place after its last image token, 0 without images.
         name: how messages to the user call it.
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
     """
@@ -113,7 +113,7 @@ class PackedRow:
     images: tuple[ImageRef, ...]
 
 
-# The arrays of a row with an entry for each token, and what stands in them where nothing is; pad_id for tokens.
+# The arrays of a row with an entry for each token, and what is in them where nothing is; pad_id for tokens.
 TOKEN_FIELDS = {
     "tokens": None,
     "targets": IGNORE_INDEX,
@@ -130,7 +130,7 @@ def sharing(sample: Sample) -> tuple[int, int]:
     Returns:
         Its prefix and its group, as in ``SampleTable``.
     """
-    # What predicts something must stand in the sample's own branch.
+    # Positions with a target must be in the sample's own branch.
     if not sample.images or sample.images_end > _first_target(sample):
         return 0, 0
     shown = tuple(map(str, sample.images))  # the text, as the digest is kept on disk
@@ -262,7 +262,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     Args:
         documents: the samples of each; together not longer than ``row_length``.
         row_length: S.
-        pad_id: the id behind the last document.
+        pad_id: the id after the last document.
 
     Returns:
         The row.

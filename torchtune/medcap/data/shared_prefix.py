@@ -44,7 +44,7 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
         The rest of it, or the sample itself if it begins otherwise or with something that is learnt.
     """
     count = len(prompt_prefix)
-    # The token behind the prompt prefix is computed, so something is left even of a sample that is nothing else.
+    # The token after the prompt prefix is computed, so something is left even of a sample that is nothing else.
     if not count or count > _head_length(sample, image_token_id) or count >= len(sample.tokens):
         return sample
     if tuple(sample.tokens[:count].tolist()) != prompt_prefix:

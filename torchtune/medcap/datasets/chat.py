@@ -182,7 +182,7 @@ class ChatDataset:
         Args:
             plan: plan from :meth:`plan`.
             start: the first item.
-            stop: the item behind the last.
+            stop: the item after the last.
             transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
@@ -295,7 +295,7 @@ class ChatDataset:
             ]
 
     def has_images(self) -> bool:
-        """Tell whether any row that can be used has an image; text alone teaches nothing to what makes image tokens."""
+        """Return whether any row that can be used has an image; text alone teaches nothing to what makes image tokens."""
         # A shared prefix ends with an image; without one, the rows must be looked at.
         if self._table is not None and self._table.prefixes.any():
             return True
@@ -342,7 +342,7 @@ def chat_dataset(
             samples a step, as an unpacked run does, and still pads next to nothing.
         share_images: compute an image once for all samples of a batch that show it.
         share_preamble: compute the words that all samples begin with once in a run.
-        image_roots: folders that images may lie in, or tar files that hold them; by default the file's own folder and
+        image_roots: folders that images may be in, or tar files that hold them; by default the file's own folder and
             the working directory.
         max_image_pixels: width x height above which an image is refused.
         train_on_input: learn the user's words too.

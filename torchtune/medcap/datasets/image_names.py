@@ -15,7 +15,7 @@ Rename = Callable[[str, str | None], str]
 
 
 def has_turns(row: Any) -> bool:
-    """Tell whether a row is one to train on, with ``conversations`` or ``messages``."""
+    """Return whether a row is one to train on, with ``conversations`` or ``messages``."""
     return isinstance(row, Mapping) and any(key in row for key in (*CONVERSATION_KEYS, "messages"))
 
 

@@ -22,7 +22,7 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
     every image is used, and questions that share an image still share one.
 
     Args:
-        questions: what is asked; images are told apart by path and view. A question with a problem is left as it is.
+        questions: what is asked; images are distinguished by path and view. A question with a problem is left as it is.
         seed: seed of the cycle.
 
     Returns:

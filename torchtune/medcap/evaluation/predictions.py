@@ -1,4 +1,4 @@
-"""The file of answers: written row by row, so that a killed run goes on where it stopped (``answering.py``)."""
+"""The file of answers: written row by row, so that a killed run continues where it stopped (``answering.py``)."""
 
 from __future__ import annotations
 

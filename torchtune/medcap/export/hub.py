@@ -73,7 +73,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """See that a folder is an export and nothing else lies in it.
+    """Check that a folder is an export and holds nothing else.
 
     Args:
         folder: folder to upload.
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        # A link's folder is not walked through: what it leads to lies outside.
+        # A link's folder is not walked through: what it leads to is outside.
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
         else:

@@ -42,7 +42,7 @@ class Generator:
     tokens that are almost equally likely may change places.
 
     Args:
-        model: the vision-language model; it is left as it was found, so training may go on with it.
+        model: the vision-language model; it is left as it was found, so training may continue with it.
         tokenizer: tokenizer with the chat template of the training.
         preprocess: the tower's.
         reader: opens the images that requests name by path.
@@ -96,7 +96,7 @@ class Generator:
         window = _sliding_window(model)
         self.decoder_limit = min(model.decoder.max_seq_len, window)
         self.max_seq_len = min(self.decoder_limit, max_seq_len or self.decoder_limit)
-        # Window layers count the tokens of a row, not its positions, so a whole tree must lie within the window.
+        # Window layers count the tokens of a row, not its positions, so a whole tree must be within the window.
         self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
         self._static = model.device.type == "cuda" if compile is None else compile
         step = decode_one(model)
@@ -169,7 +169,7 @@ class Generator:
         end_of_turn: bool = True,
         on_result: OnScores | None = None,
     ) -> list[CandidateScores]:
-        """Tell how likely candidates are as answers.
+        """Return how likely candidates are as answers.
 
         Args:
             requests: any number.

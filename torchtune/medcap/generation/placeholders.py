@@ -23,8 +23,8 @@ class Placed:
 
     Attributes:
         before: placeholders before the words.
-        words: the words; a placeholder may stand between them.
-        after: placeholders behind the words.
+        words: the words; a placeholder may be between them.
+        after: placeholders after the words.
     """
 
     before: int
@@ -52,7 +52,7 @@ def find_placeholders(text: str) -> Placed:
         text: one turn.
 
     Returns:
-        The words without white space around them, and the placeholders before and behind them.
+        The words without white space around them, and the placeholders before and after them.
     """
     found = list(_FOUND.finditer(text))
     start, before = 0, 0
@@ -130,7 +130,7 @@ def without_placeholders(text: str) -> str:
 def fitting(text: str, num_images: int) -> str:
     """Keep the placeholders of an earlier turn only where it has the images for them.
 
-    A question that was asked alone may name an image that stands in a turn before it.
+    A question that was asked alone may name an image that is in a turn before it.
 
     Args:
         text: what was typed.

@@ -64,7 +64,7 @@ def open_runs(
         A generator for each.
 
     Raises:
-        UserError: as :func:`open_run`; all runs are checked before the weights of any are read.
+        UserError: in the cases of :func:`open_run`; all runs are checked before the weights of any are read.
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]

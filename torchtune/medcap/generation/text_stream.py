@@ -18,7 +18,7 @@ class TextStream:
     Args:
         tokenizer: decodes.
         stop: texts before which the answer ends.
-        prefix: tokens of words that the answer goes on from; they are not given out.
+        prefix: tokens of words that the answer continues from; they are not given out.
 
     Attributes:
         stopped: whether a stop text has come; what follows it is not given out.

@@ -64,7 +64,7 @@ def padding_notices(config: Mapping[str, Any]) -> list[str]:
 
 
 def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
-    """Leave out the layers behind the one that is read; the last one that stays then gives that hidden state.
+    """Leave out the layers after the one that is read; the last one that stays then gives that hidden state.
 
     Args:
         source: source of any tower.
@@ -87,7 +87,7 @@ def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
 
 
 def kept_layers(select_layer: int, num_layers: int) -> int:
-    """Tell how many layers give the hidden state that is read.
+    """Return how many layers give the hidden state that is read.
 
     Args:
         select_layer: index into the hidden states, of which number 0 goes into the first layer.

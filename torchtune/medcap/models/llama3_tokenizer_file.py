@@ -117,7 +117,7 @@ def _patterns(node: Any) -> Generator[str]:
 
 
 def _in_order(ranks: dict[str, int], merges: list[str | list[str]]) -> bool:
-    """Tell whether the merges make the tokens in the order of their ranks."""
+    """Return whether the merges make the tokens in the order of their ranks."""
     made = ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     locations = [ranks.get(token, -1) for token in made]
     return bool(locations) and locations == sorted(locations) and locations[0] >= 0

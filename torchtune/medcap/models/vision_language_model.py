@@ -27,13 +27,13 @@ CPU_PASS_TOKENS = 1536
 
 
 class VisionLanguageModel(nn.Module):
-    """A language model that sees: image rows stand in its input where placeholders were.
+    """A language model that sees: image rows are in its input where placeholders were.
 
     Args:
         tower: the vision encoder.
         projector: tower output -> K rows of the decoder's width for each image.
         decoder: any torchtune decoder; it is frozen here and never changed.
-        image_token_id: the id at image positions; it may lie outside the decoder's vocabulary.
+        image_token_id: the id at image positions; it may be outside the decoder's vocabulary.
         further: the components beside tower and projector, in the order of ``COMPONENTS``.
 
     Attributes:

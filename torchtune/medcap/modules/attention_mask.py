@@ -57,7 +57,7 @@ def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:
-    """Causal in rows that each hold one tree: a shared prefix, branches behind it, leaves behind a branch.
+    """Causal in rows that each hold one tree: a shared prefix, branches after it, leaves after a branch.
 
     Args:
         branch: ``[R, S]`` int64; 0 is the prefix, everyone sees it; -1 is padding, which sees padding alone.

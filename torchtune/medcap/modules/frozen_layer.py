@@ -177,7 +177,7 @@ def _compiled_flex() -> Callable[..., Any]:
 
 
 def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
-    """Tell whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
+    """Return whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
     return (
         type(layer) is TransformerSelfAttentionLayer
         and type(layer.attn) is MultiHeadAttention
@@ -198,5 +198,5 @@ def freeze_layers(decoder: TransformerDecoder) -> None:
 
 
 def is_frozen(decoder: TransformerDecoder) -> bool:
-    """Tell whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
+    """Return whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
     return all(isinstance(layer, FrozenLayer) for layer in decoder.layers)

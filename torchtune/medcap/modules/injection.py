@@ -9,7 +9,7 @@ def inject_image_rows(embeddings: Tensor, image_rows: Tensor, image_positions: T
     """Put the projected image tokens where the placeholders stand.
 
     Args:
-        embeddings: ``[R, S, d]`` embeddings of the tokens; what stands at image positions is ignored.
+        embeddings: ``[R, S, d]`` embeddings of the tokens; what is at image positions is ignored.
         image_rows: ``[N, K, d]`` projector output.
         image_positions: ``[N * K]`` int64 flat positions, ascending.
 

@@ -1,4 +1,4 @@
-"""Attention within documents that lie one behind another, without padding between them and without a full mask.
+"""Attention within documents that lie one after another, without padding between them and without a full mask.
 
 This is the way of the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a mask over
 a row of several documents would be mostly forbidden.
@@ -69,14 +69,14 @@ class RaggedAttention:
     def _add(self, index: int, branch: Tensor, before: int, own: Tensor) -> None:
         size = len(branch)
         prefix = int((branch == 0).sum())
-        # A query sees the prompt prefix and what stands before it.
+        # A query sees the prompt prefix and what comes before it.
         rows = self._causal[before : before + size, : before + size]  # [s, P + s]
         if prefix == size:
             self._pieces.append(Piece(index, size, rows))
             if len(own):
                 self._last_pieces.append(Piece(index, size, rows[own]))
             return
-        # The prefix needs no key behind it; the branches need all, of which their mask hides each other's.
+        # The prefix needs no key after it; the branches need all, of which their mask hides each other's.
         others = (branch[prefix:, None] != branch) & (branch != 0)  # [s - prefix, s]
         branches = rows[prefix:].clone()
         branches[:, before:].masked_fill_(others, -torch.inf)

@@ -134,7 +134,7 @@ def load_encoders(
 
 
 def _is_base(name: str) -> bool:
-    """Tell whether this is an encoder to start from and no checkpoint of ours."""
+    """Return whether this is an encoder to start from and no checkpoint of ours."""
     path = Path(name).expanduser()
     if not path.exists():
         return True

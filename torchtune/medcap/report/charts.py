@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: the geometry. What is drawn there stands in ``line_chart.svg.j2``."""
+"""Line charts as inline SVG: the geometry. What is drawn there is in ``line_chart.svg.j2``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class LineChart(Section):
-    """Series of points as lines, told apart by colour, dash pattern and marker.
+    """Series of points as lines, distinguished by colour, dash pattern and marker.
 
     Attributes:
         title: above it.

@@ -268,7 +268,7 @@ def _span(text: str, tag: str | None) -> Markup:
 
 
 def thumbnail(image: ImageRef | str | Path | Image.Image, reader: ImageReader | None = None) -> str:
-    """Return a small picture that stands in the page itself.
+    """Return a small picture that is in the page itself.
 
     Args:
         image: reference, path or picture of any mode.

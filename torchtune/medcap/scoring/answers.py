@@ -116,7 +116,7 @@ def _rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _not_json(path: Path) -> bool:
-    """Tell whether a file is a table by its name, or no JSON from its first character on."""
+    """Return whether a file is a table by its name, or no JSON from its first character on."""
     if path.suffix.lower() in _TABLES:
         return True
     start = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").lstrip()

@@ -207,7 +207,7 @@ def bootstrap_group_mean(
 
 
 def rows_of_means(sizes: Sequence[int] | np.ndarray) -> float:
-    """Tell how many rows of one mean tell as much as the unweighted mean of several means.
+    """Return how many rows of one mean tell as much as the unweighted mean of several means.
 
     Args:
         sizes: [g] rows of each mean.

@@ -65,7 +65,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
 
 
 def _is_foreign(error: BaseException | None) -> bool:
-    """Tell whether the words of an error are those of a tokenizer, which may name what a client should not see."""
+    """Return whether the words of an error are those of a tokenizer, which may name what a client should not see."""
     while isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -105,7 +105,7 @@ class Answer:
         self._live = run.live
         tokenizer = run.generator.tokenizer
         self._words = TextStream(tokenizer, stop, tokenizer.answer(prefix, end_of_turn=False))
-        # The prompt ends with the prefix's last word: of white space behind it the answer brings its own.
+        # The prompt ends with the prefix's last word: of white space after it the answer brings its own.
         self._has_space = prefix != prefix.rstrip()
         self._deadline = deadline
         self._request_id = request_id

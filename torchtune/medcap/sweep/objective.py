@@ -21,7 +21,7 @@ class Log:
     """Follows a ``metrics.jsonl`` that is being written.
 
     Args:
-        path: the file; it need not be there yet, and may be replaced by a shorter one when a run goes on from a
+        path: the file; it need not be there yet, and may be replaced by a shorter one when a run continues from a
             checkpoint.
         key: the value to look for.
     """

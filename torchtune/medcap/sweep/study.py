@@ -196,7 +196,7 @@ class Study:
         return {slot: [attempts[number] for number in sorted(attempts)] for slot, attempts in found.items()}
 
     def is_waiting(self) -> bool:
-        """Tell whether there is anything to claim, now that what was lost is found."""
+        """Return whether there is anything to claim, now that what was lost is found."""
         with locked(self._locks / "claim"):
             self._reap()
             self.plan()
@@ -269,7 +269,7 @@ class Study:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Tell how a trial that is no more a result ended."""
+    """Return how a trial that is no more a result ended."""
     return trial.user_attrs.get("outcome", KILLED)
 
 

@@ -34,7 +34,7 @@ class LoadedStep:
     Attributes:
         batches: its part of each accumulated batch; None where nothing of it is usable, or it got no part.
         bad: the rows that were left out.
-        next_item: the item of the plan behind the step's last, over all processes.
+        next_item: the item of the plan after the step's last, over all processes.
         waited: seconds that were spent waiting for it.
     """
 
@@ -115,7 +115,7 @@ class TrainingData:
         return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
 
     def num_items(self, epoch: int, plan: EpochOrder | None = None) -> int:
-        """Tell how many items of an epoch's plan are used."""
+        """Return how many items of an epoch's plan are used."""
         if epoch not in self._lengths:
             self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
         limit = self.cfg.max_steps_per_epoch

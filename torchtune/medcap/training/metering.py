@@ -24,7 +24,7 @@ from medcap.files import atomic_file
 
 
 def say(text: str) -> None:
-    """Print a line on standard error; if that is a file on a full disk, the line is lost and training goes on."""
+    """Print a line on standard error; if that is a file on a full disk, the line is lost and training continues."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 

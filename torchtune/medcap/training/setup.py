@@ -53,7 +53,7 @@ def _line(name: str, count: int, example: nn.Parameter) -> str:
 
 
 def checkpointed_layers(cfg: TrainingConfiguration, num_layers: int) -> int:
-    """Tell how many of the decoder's layers are computed again in the backward pass.
+    """Return how many of the decoder's layers are computed again in the backward pass.
 
     Args:
         cfg: ``activation_memory_budget`` is the share of the layers whose activations are kept;
@@ -120,7 +120,7 @@ class FrozenWeightCheck:
 
     Attributes:
         llm: what checkpoints remember of the language model: ``fingerprint`` is that of its weights in the decoder's
-            dtype, unquantised, so that runs with different ``llm_weights`` can go on from each other's checkpoints
+            dtype, unquantised, so that runs with different ``llm_weights`` can continue from each other's checkpoints
             without a notice; ``weights`` is their ``llm_weights``.
     """
 

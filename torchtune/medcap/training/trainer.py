@@ -42,7 +42,7 @@ class Trainer:
         model: model on every process; the trainable parameters are the same on all of them.
         trained: what trains, and its optimizer.
         data: the batches.
-        folder: where the run's files go, and which checkpoint it goes on from.
+        folder: where the run's files go, and which checkpoint it continues from.
         llm: identity of the language model, for the checkpoints.
         save_meta_model: also medcap 2024's file at the end of each epoch.
 
@@ -51,7 +51,7 @@ class Trainer:
         exit_status: 128 and the signal's number after a signal asked to stop, else 0.
 
     Raises:
-        UserError: if the checkpoint to go on from does not fit: it is of another model or optimizer, or in the middle
+        UserError: if the checkpoint to continue from does not fit: it is of another model or optimizer, or in the middle
             of an epoch over other data.
     """
 
@@ -319,7 +319,7 @@ class Trainer:
 
     def _evaluate_and_log(self) -> None:
         loss = None if self.exit_status else self.evaluate()
-        # A run that is asked to stop does not begin what may take long; the one that goes on from it does.
+        # A run that is asked to stop does not begin what may take long; the one that continues from it does.
         self._owes_evaluation = loss is None
         if loss is not None:
             self._log({"validation_loss": loss})

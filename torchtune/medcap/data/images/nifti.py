@@ -29,7 +29,7 @@ _END_BYTES = 2**20
 
 
 def is_nifti(file: BinaryIO) -> bool:
-    """Tell whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
+    """Return whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
     position = file.tell()
     try:
         return _header_length(_start(file)) is not None
@@ -179,7 +179,7 @@ def _inflated(file: BinaryIO) -> BinaryIO:
 
 
 def _check_end(stream: BinaryIO) -> None:
-    """Read what is left behind the voxels, within bounds: the checksum of a gzip file is looked at with its end."""
+    """Read what is left after the voxels, within bounds: the checksum of a gzip file is looked at with its end."""
     for _ in range(_MAX_OFFSET // _END_BYTES):
         if not stream.read(_END_BYTES):
             return

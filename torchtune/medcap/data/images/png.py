@@ -118,7 +118,7 @@ class SixteenBitPng:
 
 
 def has_sixteen_bits(file: BinaryIO) -> bool:
-    """Tell whether a PNG file has 16 bits a sample; leaves it where it is."""
+    """Return whether a PNG file has 16 bits a sample; leaves it where it is."""
     return _bits_and_type(file)[0] == 16
 
 
@@ -162,7 +162,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _tells_orientation(kind: bytes, content: bytes) -> bool:
-    """Tell whether a text may hold the orientation, and Pillow takes it."""
+    """Return whether a text may hold the orientation, and Pillow takes it."""
     if kind not in _TEXTS or not content.startswith(_ORIENTATION):
         return False
     text = content.partition(b"\0")[2]

@@ -61,12 +61,12 @@ class ImageReader:
     A row may come from anywhere, so a path must resolve (links followed) inside one of ``roots``, and the size is
     read from the header before anything is decoded.
 
-    Images may also lie in tar files. A member is found by its name, where no folder has a file of that name, and is
+    Images may also be in tar files. A member is found by its name, where no folder has a file of that name, and is
     from then on called ``/folder/train-000000.tar!/sub/a.jpg``. A row may use this form too, but only for tar files
     that are among the roots: no other is ever opened.
 
     Args:
-        roots: folders that images may lie in, tar files, or names of many tar files as
+        roots: folders that images may be in, tar files, or names of many tar files as
             :func:`medcap.data.storage.tar_files.find_tars` expands them (``shards/train-{000000..000099}.tar``).
             Relative paths are tried against each in turn, folders first.
         max_pixels: width x height above which an image is refused.
@@ -124,14 +124,14 @@ class ImageReader:
         """Find the file that a row names.
 
         Args:
-            path: path as it stands in the row.
+            path: path as it is in the row.
             folder: medcap 2024's ``dir``: the folder of ``path``, relative to the working directory or to a root.
 
         Returns:
             The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
 
         Raises:
-            UserError: if it lies outside the roots or does not exist.
+            UserError: if it is outside the roots or does not exist.
         """
         named = Path(folder, path) if folder else Path(path)
         if "\0" in str(named):
@@ -224,7 +224,7 @@ class ImageReader:
             As :meth:`open`.
 
         Raises:
-            UserError: as :meth:`open`.
+            UserError: in the cases of :meth:`open`.
         """
         name = Path("of this request")
         with contextlib.ExitStack() as closing:
@@ -247,7 +247,7 @@ class ImageReader:
             The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
 
         Raises:
-            UserError: as :meth:`open`, or if there is no such frame or window.
+            UserError: in the cases of :meth:`open`, or if there is no such frame or window.
         """
         with contextlib.ExitStack() as closing:
             file = self._open_header(Path(image.path), closing, whole=True)

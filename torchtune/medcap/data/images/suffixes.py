@@ -9,12 +9,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file is an image by its name alone."""
+    """Return whether a file is an image by its name alone."""
     return name.lower().endswith(SUFFIXES)
 
 
 def is_image_file(path: str) -> bool:
-    """Tell whether a file is an image by its name, or because it begins as DICOM files do, whatever its name."""
+    """Return whether a file is an image by its name, or because it begins as DICOM files do, whatever its name."""
     if is_image_name(path):
         return True
     # Imported here, because listing the converters needs names alone.

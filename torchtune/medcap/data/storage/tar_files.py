@@ -37,7 +37,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_tar_pattern(name: str | Path) -> bool:
-    """Tell whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
+    """Return whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
     return str(name).lower().endswith((SUFFIX, *_COMPRESSED_SUFFIXES))
 
 
@@ -160,7 +160,7 @@ class TarFiles:
         hashed = hash_name(encoded)
         position, end = (int(np.searchsorted(self._hashes, hashed, side)) for side in ("left", "right"))
         if tar is not None:
-            # Shards often number their samples from 0 each: one name may stand in thousands of them.
+            # Shards often number their samples from 0 each: one name may be in thousands of them.
             first = self.starts[tar]
             position += bisect.bisect_left(self._by_hash[position:end], True, key=lambda member: member >= first)
         for member in map(int, self._by_hash[position:end]):

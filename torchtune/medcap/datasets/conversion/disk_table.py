@@ -53,7 +53,7 @@ class DiskTable:
             raise UserError(f"no temporary table can be kept in {location}: {error}") from error
 
     def add(self, key: str, text: str = "") -> None:
-        """Add a text behind those that the key has; all are added before any is asked for."""
+        """Add a text after those that the key has; all are added before any is asked for."""
         self._connection.execute("INSERT INTO texts VALUES (?, ?)", (_encode(key), _encode(text)))
 
     def sorted_keys(self) -> Iterator[str]:
@@ -69,7 +69,7 @@ class DiskTable:
         return [_decode(text) for (text,) in found]
 
     def _index(self) -> None:
-        # Once, behind all rows: an index that grows with them is written all over the disk again and again.
+        # Once, after all rows: an index that grows with them is written all over the disk again and again.
         if not self._indexed:
             self._connection.execute("CREATE INDEX by_key ON texts (key)")
             self._indexed = True

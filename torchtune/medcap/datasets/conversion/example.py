@@ -24,7 +24,7 @@ class Example:
         images: names that the image may have in ``folder``, of which the first that exists is taken; none for text.
         folder: what the names are relative to.
         prompts: instructions that may stand where nothing is asked, for captions; None where ``turns`` has questions.
-        image_last: the image stands behind the first question.
+        image_last: the image comes after the first question.
     """
 
     turns: Sequence[tuple[str, str]]

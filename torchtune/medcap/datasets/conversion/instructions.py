@@ -38,7 +38,7 @@ CASE_REPORT = (
 
 
 class Instructions:
-    """Chooses what stands before a caption; the same choices on every run.
+    """Chooses what comes before a caption; the same choices on every run.
 
     Args:
         kind: ``none`` says nothing, ``random`` takes any of the list, ``fixed`` always its first.

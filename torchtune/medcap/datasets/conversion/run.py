@@ -30,7 +30,7 @@ def convert(
         converter: converter of the data set, with its options.
         data: folder that the downloads lie in.
         out: folder to write to, or the file itself, which ends in .jsonl or .json.
-        instruction: what stands before captions; see :class:`Instructions`.
+        instruction: what comes before captions; see :class:`Instructions`.
         seed: seed of the random instructions.
         limit: rows of each file at most.
         keep_missing: keep rows whose image is not there.
@@ -69,7 +69,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
         data: folder that the downloads lie in.
 
     Returns:
-        Folders; none where training finds the images by itself, as they lie in the file's folder or the working
+        Folders; none where training finds the images by itself, as they are in the file's folder or the working
         directory.
     """
     defaults = [written.path.parent.resolve(), Path.cwd().resolve()]

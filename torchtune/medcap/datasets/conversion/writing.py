@@ -46,7 +46,7 @@ class RowWriter:
     """Turns examples into rows.
 
     Args:
-        instructions: chooses what stands before a caption.
+        instructions: chooses what comes before a caption.
         limit: rows to write at most; None for all.
         keep_missing: keep rows whose image is not there.
     """

@@ -48,7 +48,7 @@ class RowLengths:
         kept: number of tokens that ``max_seq_len`` leaves.
         learnt: how many of the kept tokens are learnt.
         image: how many of the kept tokens stand for images.
-        sample: that are computed of it: up to the last one learnt, behind the prompt prefix.
+        sample: that are computed of it: up to the last one learnt, after the prompt prefix.
         start: tokens of the prompt prefix that it leaves out.
         prefix: prefix as in ``SampleTable``.
         group: group as in ``SampleTable``.

@@ -55,7 +55,7 @@ class Survey:
         return np.flatnonzero(good)
 
     def rows_of(self, mentions: np.ndarray) -> np.ndarray:
-        """Return the row that each of some named images stands in.
+        """Return the row that each of some named images is in.
 
         Args:
             mentions: indices in ``files``.

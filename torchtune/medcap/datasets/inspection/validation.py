@@ -1,4 +1,4 @@
-"""A data file against every rule that training has: which rows are bad, what stands in it twice."""
+"""A data file against every rule that training has: which rows are bad, what is in it twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcap.datasets.rows.json_file import JsonRows
 from medcap.errors import UserError
 from medcap.files import atomic_file
 
-MOST_LISTED = 1000  # groups of what stands in a file twice, or in both files
+MOST_LISTED = 1000  # groups of what is in a file twice, or in both files
 FIX_SUFFIXES = (".json", ".jsonl")
 
 
@@ -27,7 +27,7 @@ class Overlap:
 
     Attributes:
         other: the other file.
-        rows: rows of this file that stand in the other, too, and one of that file's for each; the first ones.
+        rows: rows of this file that are in the other, too, and one of that file's for each; the first ones.
         num_rows: how many there are.
         images: image files of this one whose content is in the other, as (first row here, first row there).
         num_images: how many there are.
@@ -73,7 +73,7 @@ class Validation:
             }
 
     def rule_counts(self) -> dict[str, int]:
-        """Tell how many rows break which rule."""
+        """Return how many rows break which rule."""
         counts = Counter(rule for row in self.bad_rows() for rule in row["rules"])
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
@@ -120,7 +120,7 @@ class Validation:
 
 
 def validate(survey: Survey, against: Survey | None = None) -> Validation:
-    """Look for what stands in a file twice, or in another file too.
+    """Look for what is in a file twice, or in another file too.
 
     Args:
         survey: survey of the file, with its images decoded.
@@ -177,7 +177,7 @@ def _common(here: np.ndarray, there: np.ndarray) -> np.ndarray:
 
 
 def write_good_rows(survey: Survey, path: Path) -> int:
-    """Write the rows that can be used, byte for byte as they stand in the file.
+    """Write the rows that can be used, byte for byte as they are in the file.
 
     Where a row of several lines becomes one of JSONL, its line ends become blanks.
 

@@ -35,7 +35,7 @@ def list_images(source: str | Path, image_roots: Sequence[str | Path] = ()) -> I
     Args:
         source: a folder, searched with all folders in it; or a JSON or JSONL file with chat rows of any layout that
             training reads, or with rows that name their image under one of ``IMAGE_KEYS``.
-        image_roots: folders that images of a data file may lie in, beside the file's own and the working directory.
+        image_roots: folders that images of a data file may be in, beside the file's own and the working directory.
 
     Yields:
         The images, in the order of the file, or of the paths' names in a folder.

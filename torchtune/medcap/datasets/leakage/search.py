@@ -1,4 +1,4 @@
-"""Test images that stand in the training set, found by perceptual hashes."""
+"""Test images that are in the training set, found by perceptual hashes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Leakage:
         leaks: the nearest training images of each test image that has any, at most ``MOST_KEPT``; by kind and distance.
         num_test: test images that have any.
         num_pairs: all pairs, those not kept included.
-        num_coarse: pairs within the coarse distance that the fine hash told apart.
+        num_coarse: pairs within the coarse distance that the fine hash distinguished.
     """
 
     leaks: list[Leak]

@@ -136,7 +136,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
 
 
 def _is_complete(out: Path, request: Mapping[str, int]) -> bool:
-    """Tell whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
+    """Return whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
     if not out.exists():
         return False
     if not out.is_dir():

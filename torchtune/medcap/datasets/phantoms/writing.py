@@ -137,7 +137,7 @@ def _check_numbers(count: int, seed: int, image_size: int, questions_per_image: 
 
 
 def _is_complete(out: Path, request: dict[str, Any]) -> bool:
-    """Tell whether ``out`` already holds the whole request; raises when it holds something else."""
+    """Return whether ``out`` already holds the whole request; raises when it holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; name a folder")
     for name in (_MARKER, _UNFINISHED):

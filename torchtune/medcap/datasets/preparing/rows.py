@@ -148,7 +148,7 @@ class _NamedImages:
 
 
 def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Picture | Row]:
-    """Yield samples of a shard: an image stands before the first row that shows it alone; later rows only name it."""
+    """Yield samples of a shard: an image comes before the first row that shows it alone; later rows only name it."""
     shared: dict[str, str] = {}
     for index in group:
         if not has_turns(found.rows.read(index)):

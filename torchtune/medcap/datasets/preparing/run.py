@@ -29,7 +29,7 @@ DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
 def prepare_images(request: Request) -> Summary:
-    """Prepare images, or go on where an earlier run was stopped.
+    """Prepare images, or continue where an earlier run was stopped.
 
     ``out`` receives the pictures, in the folders that their sources lie in, or ``images-000000.tar`` and so on; the
     settings in ``prepare.json``; ``prepared.jsonl``, with the sources and the pictures of each task that is done;

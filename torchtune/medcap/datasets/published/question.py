@@ -23,9 +23,9 @@ class PublishedQuestion:
         id: its name in the file, or its number.
         question: its words.
         answers: accepted ones, at least one field, which may be empty.
-        image: name of the image; None where it lies in the file.
+        image: name of the image; None where it is in the file.
         suffixes: what may have to be added to the name.
-        content: the encoded image, where it lies in the file; None where it lacks.
+        content: the encoded image, where it is in the file; None where it lacks.
         conversation: the row that the question is from, where that is one of LLaVA's with several turns.
         turn: number of the question in it.
         options: options of a multiple-choice question, without empty ones.
@@ -56,7 +56,7 @@ def read_questions(
     further: Sequence[str] = (),
     meta: Mapping[str, str] | None = None,
 ) -> Iterator[PublishedQuestion]:
-    """Read a JSON file of rows, or the hub's parquet files, whose images lie in them; a row is a question.
+    """Read a JSON file of rows, or the hub's parquet files, whose images are in them; a row is a question.
 
     Both have ``question`` and ``answer``, and may have ``qid``, ``answer_type`` and ``q_lang``.
 

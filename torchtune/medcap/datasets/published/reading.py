@@ -65,7 +65,7 @@ class Strict(Tally):
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the objects of a JSON array or of JSONL; told apart by the content.
+    """Yield the objects of a JSON array or of JSONL; distinguished by the content.
 
     Args:
         path: the file, UTF-8.
@@ -197,7 +197,7 @@ def _decode(line: bytes) -> str:
 
 
 def progress(items: Iterable[Value], name: str, unit: str) -> Iterable[Value]:
-    """Go through ``items`` behind a bar, on a terminal.
+    """Go through ``items`` with a progress bar, on a terminal.
 
     Args:
         items: any number of items.

@@ -67,7 +67,7 @@ def one_object(path: Path) -> tuple[int, int] | None:
         path: a file of JSON that does not begin with ``[``.
 
     Returns:
-        Its first byte and the byte behind its last; None where the file is JSONL.
+        Its first byte and the byte after its last; None where the file is JSONL.
 
     Raises:
         UserError: if the object holds rows in a list instead of being a row, or objects of several lines follow one

@@ -1,4 +1,4 @@
-"""Files of fields with a heading (CSV, TSV), where a stray quote must not swallow the rows behind it."""
+"""Files of fields with a heading (CSV, TSV), where a stray quote must not swallow the rows after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Record:
 
     Attributes:
         number: number of its first line, from 1.
-        lines: its lines as they stand in the file; more than one where a quoted field runs over lines.
+        lines: its lines as they are in the file; more than one where a quoted field runs over lines.
         fields: their texts; none where the problem is one of quotes.
         problem: why it cannot be used; None for a good one.
     """
@@ -93,7 +93,7 @@ def read_records(
     max_field: int = MAX_FIELD,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Read what stands behind the heading; damaged records come with their problem.
+    """Read what comes after the heading; damaged records come with their problem.
 
     Fields of a comma-separated file may be quoted, and a quoted one may run over lines. A tab-separated file has no
     quoting: a quote in it is a character like any other.
@@ -177,7 +177,7 @@ def _problem(error: csv.Error) -> str:
 
 
 def _holds_rows(record: Record, delimiter: str) -> bool:
-    """Tell whether a line inside a quoted field looks like a row of its own, so that the quote may not be meant as one.
+    """Return whether a line inside a quoted field looks like a row of its own, so that the quote may not be meant as one.
 
     Such a line has as many fields as the record, and under one of the record's other columns something that looks
     like what stands there, such as another image's name.

@@ -12,7 +12,7 @@ from medcap.errors import UserError
 
 
 def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
-    """Read a JSON array, a single JSON object (over one line or many), or JSONL; told apart by the content.
+    """Read a JSON array, a single JSON object (over one line or many), or JSONL; distinguished by the content.
 
     Args:
         source: the file, UTF-8.

@@ -20,7 +20,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
 
     Args:
         headers: headers of the response, by lower-case name. ``retry-after-ms``, ``retry-after`` (seconds or a date)
-            and ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` behind it (seconds, "6m0s", or a moment), are
+            and ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` after it (seconds, "6m0s", or a moment), are
             read in this order.
 
     Returns:

@@ -38,7 +38,7 @@ def judge_answers(
     """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
 
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
-    killed goes on with the answers that have no verdict yet. An answer that the judge failed on is asked again, and so
+    killed continues with the answers that have no verdict yet. An answer that the judge failed on is asked again, and so
     is one whose reply had no words or was cut off before its verdict. Another ``parsing`` reads the same replies. An
     empty answer is wrong and is not asked.
 
@@ -161,7 +161,7 @@ def _no_verdict(judge: Judge, replies: Sequence[str], count: int) -> UserError:
 
 
 def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsing: str) -> bool:
-    """Tell whether an answer still needs a verdict; one that needs no judge gets it here."""
+    """Return whether an answer still needs a verdict; one that needs no judge gets it here."""
     known = file.rows.get(fingerprint)
     if known is not None and known["error"] is None:
         parsed = _parsed(known, parsing)
@@ -191,7 +191,7 @@ def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
 
 
 def _was_read(row: Mapping[str, Any]) -> bool:
-    """Tell whether the judge gave a verdict: a row of an empty answer has one without a reply."""
+    """Return whether the judge gave a verdict: a row of an empty answer has one without a reply."""
     return row["reply"] is not None and row["verdict"] in (RIGHT, WRONG)
 
 

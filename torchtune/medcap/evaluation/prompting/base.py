@@ -15,7 +15,7 @@ class PromptMethod(ABC):
     """A way to ask.
 
     Attributes:
-        name: name as it stands in files and settings.
+        name: name as it is in files and settings.
         file: name of its predictions file, without suffix.
         template: the turns that are asked, with ``{question}`` and the like where a question's words go; its SHA-256
             is the prompt hash that is written beside every score.

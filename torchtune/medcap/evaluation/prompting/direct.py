@@ -1,4 +1,4 @@
-"""The question beside its image, as it stands in the training records."""
+"""The question beside its image, as it is in the training records."""
 
 from __future__ import annotations
 

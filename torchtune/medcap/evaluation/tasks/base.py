@@ -28,9 +28,9 @@ class LoadOptions:
     """How a benchmark is read. A task with further options has a class of its own, whose fields are recipe keys.
 
     Attributes:
-        image_roots: folders that images may lie in, beside those of the benchmark. For ``caption`` and ``vqa`` they
+        image_roots: folders that images may be in, beside those of the benchmark. For ``caption`` and ``vqa`` they
             replace the data file's folder and the working directory.
-        work_folder: where images that lie inside a parquet file are written, ``<output_dir>/<task>/images``.
+        work_folder: where images that are inside a parquet file are written, ``<output_dir>/<task>/images``.
     """
 
     image_roots: Sequence[str | Path] | None = None
@@ -100,7 +100,7 @@ class Task(ABC):
     legacy_table: LegacyTable | None = None
 
     def vqa_type(self, wanted: str) -> str:
-        """Tell how its free answers are asked for.
+        """Return how its free answers are asked for.
 
         Args:
             wanted: value of the key ``vqa_type``.
@@ -197,7 +197,7 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
 
     Args:
         source: the data file.
-        image_roots: folders that images may lie in; by default the file's own and the working directory.
+        image_roots: folders that images may be in; by default the file's own and the working directory.
 
     Returns:
         A reader with these roots.
@@ -322,7 +322,7 @@ def make_benchmark(
 
 
 def is_whole(chunk: int | None, index: int | None) -> bool:
-    """Tell whether the numbers of :func:`take_chunk` mean everything."""
+    """Return whether the numbers of :func:`take_chunk` mean everything."""
     return chunk in _EVERYTHING or index in _EVERYTHING
 
 

@@ -95,7 +95,7 @@ def official_row(
 
     Args:
         question: what the file says; empty answers and further fields are left out.
-        image: its path is where it lies, or should lie.
+        image: its path is where it is, or should lie.
         problem: what is wrong with the image.
         answer_type: ``OPEN``, ``CLOSED`` or empty.
 

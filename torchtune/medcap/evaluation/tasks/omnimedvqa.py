@@ -17,7 +17,7 @@ from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task, is_whole,
 from medcap.evaluation.tasks.official import find_benchmark, row_maker
 from medcap.scoring.question import Question
 
-# medcap 2024's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
+# medcap 2024's eight, letter by letter as they are in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (
     "CT(Computed Tomography)",
     "X-Ray",

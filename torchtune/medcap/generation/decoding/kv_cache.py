@@ -1,7 +1,7 @@
 """Keys and values of the tokens seen so far, for rows of different lengths.
 
-A token lies in the slot of its own position, so what a row holds does not depend on its neighbours. A query attends to
-the slots up to its own position; whatever lies behind it, padding or the rest of an earlier request, is out of its
+A token is in the slot of its own position, so what a row holds does not depend on its neighbours. A query attends to
+the slots up to its own position; whatever lies after it, padding or the rest of an earlier request, is out of its
 sight until it is overwritten.
 """
 
@@ -108,7 +108,7 @@ class KVCache:
 
 
 class LayerCache:
-    """What stands in a torchtune attention layer as its ``kv_cache``."""
+    """The ``kv_cache`` of a torchtune attention layer as its ``kv_cache``."""
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache

@@ -61,7 +61,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Tell whether no random numbers are needed."""
+    """Return whether no random numbers are needed."""
     return sampling.temperature == 0 or sampling.top_k == 1
 
 

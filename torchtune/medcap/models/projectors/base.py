@@ -45,7 +45,7 @@ def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim:
 
     Args:
         config: ``_component_`` and its options.
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
 
     Raises:

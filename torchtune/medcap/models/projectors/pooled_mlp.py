@@ -14,7 +14,7 @@ def pooled_mlp(
     """Linear, exact GELU, Linear to K rows at once, as in ``meta_model_*.pt`` files.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings, d.
         num_image_tokens: K.
         hidden_dim: width between the two layers; None means ``llm_dim``.

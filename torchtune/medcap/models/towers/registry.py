@@ -149,7 +149,7 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
 
 
 def same_architecture(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Tell whether two specifications mean the same tower."""
+    """Return whether two specifications mean the same tower."""
     return _canonical(first) == _canonical(second)
 
 

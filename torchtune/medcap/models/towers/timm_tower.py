@@ -78,7 +78,7 @@ def features_to_tokens(trunk: nn.Module, features: Tensor) -> Tensor:
 
 
 def is_timm_name(name: str) -> bool:
-    """Tell whether timm has a model of this name, with or without a tag."""
+    """Return whether timm has a model of this name, with or without a tag."""
     import timm
 
     return timm.is_model(name)

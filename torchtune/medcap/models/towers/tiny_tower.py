@@ -1,4 +1,4 @@
-"""A small vision transformer behind a convolution stem: starts random, learns in minutes on a CPU."""
+"""A small vision transformer on a convolution stem: starts random, learns in minutes on a CPU."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def _meteor_dialogue(
 
 
 def spice_present() -> bool:
-    """Tell whether the language models that SPICE needs, and that no package installs, are there."""
+    """Return whether the language models that SPICE needs, and that no package installs, are there."""
     folder = jar_folder("spice") / "lib"
     return all((folder / f"stanford-corenlp-3.6.0{end}.jar").is_file() for end in ("", "-models"))
 

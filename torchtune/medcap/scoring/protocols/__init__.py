@@ -29,7 +29,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         Coco,
     )
 }
-# For a model that is asked here: what it finds likely stands in no other file of answers.
+# For a model that is asked here: what it finds likely is in no other file of answers.
 ALL_PROTOCOLS: dict[str, type[Protocol]] = PROTOCOLS | {
     protocol.name: protocol for protocol in (LikelyText, LikelyTextNormalized, LikelyLetter, OmniMedVqaPrefix)
 }

@@ -50,7 +50,7 @@ class LlavaMed(OpenClosed):
         self._index = CandidateIndex(candidates) if candidates else None
 
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Tell whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
+        """Return whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
         if self._index is None:
             return None
         return self._index.nearest(normalize_word(prediction)) == normalize_word(reference)

@@ -62,7 +62,7 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Tell whether an open question is answered correctly.
+        """Return whether an open question is answered correctly.
 
         Args:
             answer: the row.
@@ -75,7 +75,7 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def closed_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
-        """Tell whether a closed question is answered correctly; see :meth:`open_hit`."""
+        """Return whether a closed question is answered correctly; see :meth:`open_hit`."""
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
         """Return the values of ``WORD_SCORES`` of an open question; see :meth:`open_hit`."""

@@ -73,7 +73,7 @@ def parse_option(reply: str, options: Sequence[str]) -> int | None:
 
     A letter goes before a text that contradicts it. "A" before a word is an article, "I" a pronoun; a letter of an
     abbreviation ("N/A", "hepatitis B") is not an option. What is denied ("not B", "absence of fracture", "A is wrong")
-    is not named. What stands before "Wait, no." is taken back where something stands behind it.
+    is not named. What comes before "Wait, no." is taken back where something comes after it.
 
     Args:
         reply: what was answered.
@@ -171,7 +171,7 @@ def _letters_of(text: str, matches: Iterable[re.Match[str]], after_cue: bool = F
 
 
 def _letters(text: str, match: re.Match[str], after_cue: bool) -> set[str]:
-    """Return the letters of a match and of the list behind it; none if it is a word, part of one, or denied."""
+    """Return the letters of a match and of the list after it; none if it is a word, part of one, or denied."""
     group = match.lastindex or 0
     letter, start, end = match[group], match.start(group), match.end(group)
     following = _FOLLOWING_WORD.match(text, end)

@@ -26,7 +26,7 @@ _NO_ANSWER = re.compile(
 
 
 def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
-    """Find the options whose text stands in a reply as whole words and is not denied there.
+    """Find the options whose text is in a reply as whole words and is not denied there.
 
     Where one option's text is part of another's ("fracture", "no fracture"), the longer one is looked for first.
 
@@ -69,7 +69,7 @@ def _hide(text: str, spans: list[tuple[int, int]]) -> str:
 def positions(text: str, option: str) -> list[tuple[int, int]]:
     """Find an option's text as whole words, whatever the case, the line ends, and hyphens in the place of spaces.
 
-    A number is found by its value, as a whole: 2 stands in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
+    A number is found by its value, as a whole: 2 is in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
 
     Args:
         text: a cleaned reply.
@@ -104,7 +104,7 @@ def _whole(text: str, start: int, end: int) -> bool:
 
 
 def _joins(outside: str, edge: str) -> bool:
-    """Tell whether a character goes on with the word at whose edge it stands. Chinese beside a Latin word does not."""
+    """Return whether a character continues the word at whose edge it stands. Chinese beside a Latin word does not."""
     return outside.isalnum() and (not _is_cjk(outside) or _is_cjk(edge))
 
 

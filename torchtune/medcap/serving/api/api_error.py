@@ -77,5 +77,5 @@ def overloaded(message: str) -> ApiError:
 
 
 def internal_error(request_id: str) -> ApiError:
-    """Return a failure of ours; what it was stands in the log beside the id."""
+    """Return a failure of ours; what it was is in the log beside the id."""
     return ApiError(500, f"the server failed on this request; its log has the reason under {request_id}", "failed")

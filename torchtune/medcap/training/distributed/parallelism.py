@@ -238,7 +238,7 @@ class LayerSharder:
             self._link()
 
     def _link(self) -> None:
-        """Let each layer's weights travel while the one before it computes, and the one behind it backward."""
+        """Let each layer's weights travel while the one before it computes, and the one after it backward."""
         for layer, following in itertools.pairwise(self._layers):
             layer.set_modules_to_forward_prefetch([following])
         # The model runs the layers and never the decoder. Without a root, run once, each layer would be one of its own,

@@ -37,7 +37,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class _Piece:
-    """The part of a parameter that lies in this process's shard.
+    """The part of a parameter that is in this process's shard.
 
     Attributes:
         index: index of the parameter.
@@ -55,9 +55,9 @@ class _Piece:
 class ShardedOptimizer:
     """The trained parameters with their gradients and their optimizer.
 
-    On one process it is the optimizer over the parameters and nothing else. On several, all gradients lie in one flat
+    On one process it is the optimizer over the parameters and nothing else. On several, all gradients are in one flat
     buffer that is summed over the processes at once; what no process has a gradient for is left alone, as one process
-    would. If the optimizer works element by element, the weights lie in a flat buffer too, and each process updates
+    would. If the optimizer works element by element, the weights are in a flat buffer too, and each process updates
     its shard of it and keeps the optimizer state of that shard only; else every process does the same whole step.
 
     Args:

@@ -21,7 +21,7 @@ class BackgroundWriter:
     """Runs one write at a time in a thread.
 
     The thread is no daemon: an interpreter that ends for any reason but a signal's default action waits for it, so
-    that a checkpoint being written is not thrown away. Writing releases the interpreter's lock, training goes on.
+    that a checkpoint being written is not thrown away. Writing releases the interpreter's lock, training continues.
     """
 
     def __init__(self) -> None:

@@ -161,7 +161,7 @@ def _explain_connection(error: BaseException, text: str) -> str | None:
 
 
 def _lost_worker(error: BaseException) -> bool:
-    """Tell whether receiving a batch's tensors failed because the worker that holds them is gone."""
+    """Return whether receiving a batch's tensors failed because the worker that holds them is gone."""
     if not isinstance(error, ConnectionError | EOFError | FileNotFoundError):
         return False
     trace = error.__traceback__

@@ -39,7 +39,7 @@ def begin_worker(worker_id: int = 0) -> None:
 
 
 def is_out_of_files(error: BaseException) -> bool:
-    """Tell whether the limit of open files is what an error is about."""
+    """Return whether the limit of open files is what an error is about."""
     by_number = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     # The last are Python's words where a descriptor was sent and the limit kept it out.
     return by_number or any(words in str(error) for words in ("Too many open files", "items of ancdata"))

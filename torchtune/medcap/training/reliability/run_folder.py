@@ -31,11 +31,11 @@ class RunFolder:
         path: ``output_dir``.
         checkpoints: holds the step folders.
         log: holds ``metrics.jsonl``.
-        resume_from: the checkpoint to go on from, or None.
+        resume_from: the checkpoint to continue from, or None.
 
     Raises:
-        UserError: if it cannot be written, another run is writing to it or has written to it and is not gone on with,
-            or the checkpoint to go on from is not a complete one.
+        UserError: if it cannot be written, another run is writing to it or has written to it and is not continued,
+            or the checkpoint to continue from is not a complete one.
     """
 
     def __init__(self, cfg: TrainingConfiguration, world: DistributedContext) -> None:
@@ -52,7 +52,7 @@ class RunFolder:
             self._lock = _lock(self.checkpoints / ".lock")
             found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints)
             self._check_unused(found)
-        # All processes go on from the one checkpoint that the main process finds, whatever is being written meanwhile.
+        # All processes continue from the one checkpoint that the main process finds, whatever is being written meanwhile.
         (named, *_) = world.gather(None if found is None else str(found))
         self.resume_from = None if named is None else Path(named)
 
@@ -60,7 +60,7 @@ class RunFolder:
         """Write the configuration and open the logs.
 
         Args:
-            step: that the run goes on from; what the logs know of later ones is dropped.
+            step: that the run continues from; what the logs know of later ones is dropped.
 
         Returns:
             The loggers; none on other processes than the main one.
@@ -79,7 +79,7 @@ class RunFolder:
         """See that a run replaces nothing: its checkpoints and log would be mixed with those of another one.
 
         Args:
-            resume_from: the checkpoint to go on from.
+            resume_from: the checkpoint to continue from.
 
         Raises:
             UserError: naming what is there.

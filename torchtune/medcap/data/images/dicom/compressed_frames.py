@@ -70,9 +70,9 @@ def _coded_frame(dataset: Dataset, syntax: Any, frames: int, frame: int) -> byte
         elif offsets:
             found = offsets
         elif fragments != frames:
-            # Frames are told apart by their end markers then, which RLE has not.
+            # Frames are distinguished by their end markers then, which RLE has not.
             found = 0 if syntax == _RLE else sum(1 for _ in generate_frames(dataset.PixelData, number_of_frames=frames))
-        # One that is missing would move all that are behind it.
+        # One that is missing would move all that are after it.
         if found != frames or fragments < frames:
             raise UserError(f"is damaged: cut off: its compressed data do not hold the {frames} frames it says")
     return get_frame(

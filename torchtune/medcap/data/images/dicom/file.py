@@ -33,12 +33,12 @@ _DEFLATED, _IMPLICIT, _LITTLE, _BIG = (f"1.2.840.10008.1.2{end}" for end in (".1
 
 
 def has_preamble(start: bytes) -> bool:
-    """Tell whether a file is DICOM as PS3.10 wants it, by its first ``START_BYTES`` bytes."""
+    """Return whether a file is DICOM as PS3.10 wants it, by its first ``START_BYTES`` bytes."""
     return start[128:132] == _PREFIX
 
 
 def is_bare(start: bytes) -> bool:
-    """Tell whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
+    """Return whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
 
     An element is its number, then its type or its length. Ask this last: the pattern is weaker than that of any other
     format.
@@ -63,7 +63,7 @@ class DicomFile:
         start: its first ``START_BYTES`` bytes.
         max_pixels: rows x columns above which it is refused.
         max_bytes: what a deflated file may hold when inflated.
-        header_only: read nothing behind the header; no picture can be had then.
+        header_only: read nothing after the header; no picture can be had then.
 
     Attributes:
         format: ``DICOM``.

@@ -67,7 +67,7 @@ def _single_bits(dataset: Dataset, syntax: Any, frame: int) -> np.ndarray:
     """Return a frame of single bits, which need not begin with a byte (PS3.5, 8.1.1)."""
     data = dataset.PixelData
     if not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
-        # Bits lie in words, the first in the low byte: big endian turns the words round.
+        # Bits are in words, the first in the low byte: big endian turns the words round.
         data = np.frombuffer(data, dtype=">u2").astype("<u2").tobytes()
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     start, end = (number * rows * columns for number in (frame, frame + 1))

@@ -14,7 +14,7 @@ class Jpeg2000Stream:
     """A JPEG 2000 stream, read from part to part up to its end.
 
     Args:
-        data: the stream, or a JP2 file that holds it; what is behind its end is not looked at.
+        data: the stream, or a JP2 file that holds it; what is after its end is not looked at.
 
     Attributes:
         data: the stream alone.

@@ -1,7 +1,7 @@
 """What a JPEG or JPEG-LS stream says before it is decoded: its size, its colours, whether all of it is there.
 
 Decoders fill up what is missing and say nothing. A stream is whole if it ends with its end marker, has all its scans
-and restart intervals, and if no bits are missing inside: that is found by decoding it with bits added behind each
+and restart intervals, and if no bits are missing inside: that is found by decoding it with bits added after each
 interval. A decoder that has all the bits it needs never reads those, and the picture stays the same.
 """
 
@@ -39,7 +39,7 @@ class JpegStream:
     """A stream of the JPEG family, read up to its end.
 
     Args:
-        data: the stream; what is behind its end is not looked at.
+        data: the stream; what is after its end is not looked at.
 
     Attributes:
         precision: bits of a sample.
@@ -55,7 +55,7 @@ class JpegStream:
         self._width = self._height = self.precision = 0
         self._parts: list[_Component] = []
         self._interval = 0
-        self._coded: list[tuple[int, int]] = []  # where coded data are: from their first byte to the marker behind them
+        self._coded: list[tuple[int, int]] = []  # where coded data are: from their first byte to the marker after them
         self._colour_marks: list[tuple[int, int]] = []
         self._jfif = self._transformed = False
         self._adobe: int | None = None
@@ -93,7 +93,7 @@ class JpegStream:
         return self._edited(b"")
 
     def with_added_bits(self) -> bytes:
-        """Return the same with bits added behind all coded data: it decodes to the same if no bits were missing."""
+        """Return the same with bits added after all coded data: it decodes to the same if no bits were missing."""
         return self._edited(_ADDED_BITS)
 
     def with_changed_bits(self) -> bytes | None:
@@ -176,7 +176,7 @@ class JpegStream:
             self._transformed = body[4:5] not in (b"", b"\0")
 
     def _pass_coded_data(self, position: int, header: bytes) -> int:
-        """Note where the coded data of a scan end; returns the place of the marker behind them."""
+        """Note where the coded data of a scan end; returns the place of the marker after them."""
         numbers = [header[1 + 2 * number] for number in range(header[0])]
         first, last, approximation = header[-3], header[-2], header[-1]
         for number in numbers:
@@ -203,7 +203,7 @@ class JpegStream:
         return found.start()
 
     def _restarts(self, numbers: list[int]) -> int:
-        """Tell how many restart markers a scan of these components has (T.81, A.2)."""
+        """Return how many restart markers a scan of these components has (T.81, A.2)."""
         unit = 1 if self._frame == _LOSSLESS else 8
         across, down = (max(part.across for part in self._parts), max(part.down for part in self._parts))
         if len(numbers) == 1:

@@ -36,7 +36,7 @@ def palette_colours(indices: np.ndarray, dataset: Dataset, little_endian: bool) 
 
 
 def _bits(tables: list[LookupTable]) -> int:
-    """Tell how many bits the brightest entry of the three tables has.
+    """Return how many bits the brightest entry of the three tables has.
 
     The descriptor does not tell: entries of 8 bits are written with a descriptor of 16, and of 16 bits (each byte
     twice) with one of 8. Dark colours throughout are rarer than either.
@@ -57,7 +57,7 @@ def _read_palette(dataset: Dataset, colour: str, little_endian: bool) -> LookupT
     data = table_bytes(dataset, f"Segmented{colour}PaletteColorLookupTableData", little_endian)
     if not data:
         raise UserError(f"has no data of its {name}: correct the file")
-    # As with plain tables, entries of 8 bits may stand in words.
+    # As with plain tables, entries of 8 bits may be in words.
     for kind in ("u1", "<u2") if bits <= 8 else ("<u2", "u1"):
         values = np.frombuffer(data[: len(data) // 2 * 2], dtype=kind).astype(np.int64)
         entries = _expand(values, count, np.dtype(kind).itemsize)
@@ -79,7 +79,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     made = 0
 
     def segment(position: int, within: bool) -> int | None:
-        """Add the segment at a place; returns the place behind it, None for a damaged one."""
+        """Add the segment at a place; returns the place after it, None for a damaged one."""
         nonlocal last, made
         if position + 2 > len(values):
             return None

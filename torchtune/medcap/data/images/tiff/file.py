@@ -29,7 +29,7 @@ _CMYK = 1  # of the ink set
 
 
 def needs_samples(tags: Tags) -> bool:
-    """Tell whether Pillow does not read a file, or misreads it, and ``TiffFile`` must."""
+    """Return whether Pillow does not read a file, or misreads it, and ``TiffFile`` must."""
     bits = set(tags.values.get(tag.BITS, (1,)))
     photometric = tags.one(tag.PHOTOMETRIC, WHITE_IS_ZERO)
     usual = {8} if photometric in (RGB, SEPARATED) else {1, 2, 4, 8}
@@ -156,7 +156,7 @@ class TiffFile:
             raise unread(f"{bits} bits a sample and the photometric interpretation {self._photometric}")
 
     def _extra_samples(self) -> tuple[int, ...]:
-        """Return what each sample behind the colours is: a kind of alpha, or something to leave out."""
+        """Return what each sample after the colours is: a kind of alpha, or something to leave out."""
         count = self._samples - _COLOURS[self._photometric]
         extra = self._tags.values.get(tag.EXTRA_SAMPLES, ())
         if not extra and count == 1 and self._photometric == RGB:
@@ -199,7 +199,7 @@ class TiffFile:
         return values
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        """Return a strip or a tile as it stands in the file; everything from there on if its size is not given."""
+        """Return a strip or a tile as it is in the file; everything from there on if its size is not given."""
         self._file.seek(offset)
         data = self._file.read(size)
         if not data or len(data) < size:

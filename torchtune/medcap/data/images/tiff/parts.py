@@ -77,7 +77,7 @@ def decode_part(data: bytes, encoding: Encoding, rows: int, columns: int, sample
     """Decode a strip or a tile.
 
     Args:
-        data: data as it stands in the file.
+        data: data as it is in the file.
         encoding: encoding of the file.
         rows: rows of the part.
         columns: columns of the part.

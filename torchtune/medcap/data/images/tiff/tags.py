@@ -51,7 +51,7 @@ class Tags:
 
 
 def is_tiff(start: bytes) -> bool:
-    """Tell whether a file is a TIFF file, by its first bytes."""
+    """Return whether a file is a TIFF file, by its first bytes."""
     return start[:4] in _STARTS
 
 
