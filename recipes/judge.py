@@ -21,7 +21,7 @@ from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
 
 DEFAULT_BITS = 4
-# medcap 2024's names, and the word for a file that is no CSV.
+# The key names of medcap 2024, and the name used for a file that is not CSV.
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
 OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}

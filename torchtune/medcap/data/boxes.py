@@ -38,7 +38,7 @@ def find_boxes(text: str, width: int, height: int) -> list[Box]:
         height: height of the image, in pixels.
 
     Returns:
-        The boxes in their order, cut at the image's edges; what is no rectangle within the image is left out.
+        The boxes in their order, cut at the image's edges; a box that is not a rectangle within the image is left out.
     """
     found = [
         (match.start(), _box(match.groups(), (width, height, width, height), "")) for match in _PIXELS.finditer(text)

@@ -1,6 +1,6 @@
 """Chats -> token ids, with images expanded and labels on the assistant's words, for any torchtune tokenizer.
 
-The chat template is the tokenizer's own. Marks that cannot occur in text tell where an image stands and where the
+The chat template comes from the tokenizer. Marks that cannot occur in text show where an image is and where the
 assistant begins to speak; they are put into the messages, and taken out of the ids again.
 """
 
@@ -84,8 +84,8 @@ class LabelRules:
 
     Attributes:
         train_on_input: also the user's and the system's words and headers.
-        train_on_header: also the assistant's header (medcap and torchtune do so).
-        mask_after_image: never the token right after an image token (medcap does so).
+        train_on_header: also the assistant's header (as medcap 2024 and torchtune do).
+        mask_after_image: never the token right after an image token (as medcap 2024 does).
     """
 
     train_on_input: bool = False
@@ -102,7 +102,7 @@ class ChatTokenizer:
 
     Attributes:
         image_token_id: the id at image positions: that of medcap 2024's character where the tokenizer has it as one
-            token (118075 for Llama 3), else the first id after the vocabulary. Text can never produce it, because
+            token (118075 for Llama 3), otherwise the first id after the vocabulary. Text can never produce it, because
             that character always means an image.
         stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its
             chat template puts after an answer, which torchtune does not always count among them.
@@ -283,7 +283,7 @@ class ChatTokenizer:
                 learnt = learnt and token != self._bos_id
                 labels.append(token if learnt else IGNORE_INDEX)
                 tokens.append(token)
-                # Generation stops here, so what the template writes after it is never said.
+                # Generation stops here, so the text that the template writes afterwards is never generated.
                 if behind_words and token in self.stop_tokens:
                     ended, in_answer = not rules.train_on_input, False
         return tokens, labels
@@ -320,7 +320,7 @@ def role_of(message: Message) -> Role:
 
 
 def check_text(text: str) -> str:
-    """See that words hold no half of a character, and no character that stands for an image.
+    """Check that words contain no half of a character and no character that stands for an image.
 
     Args:
         text: the words.

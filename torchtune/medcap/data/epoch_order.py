@@ -1,4 +1,4 @@
-"""Which samples stand where in an epoch, as arrays: the same on every process and machine, and small for millions."""
+"""The order of the samples in an epoch, as arrays: the same on every process and machine, small even for millions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def plan_packed(
         row_length: tokens of a row.
         share_images: one copy of an image for all samples that show it.
         generator: exchanges rows; None keeps them as they are packed.
-        far: exchange all of them, and not only those that lie near each other.
+        far: exchange all of them, not only those near each other.
 
     Returns:
         The plan; its items are rows.

@@ -295,7 +295,7 @@ class ChatDataset:
             ]
 
     def has_images(self) -> bool:
-        """Return whether any row that can be used has an image; text alone teaches nothing to what makes image tokens."""
+        """Return whether any usable row has an image; text alone does not train the parts that make image tokens."""
         # A shared prefix ends with an image; without one, the rows must be looked at.
         if self._table is not None and self._table.prefixes.any():
             return True

@@ -1,4 +1,4 @@
-"""What a component is: a part beside the frozen language model that can be trained, saved and taken off again."""
+"""The interface of a component: a part next to the frozen language model that can be trained, saved and removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ComponentState:
 
 
 class Component(nn.Module, ABC):
-    """A part beside the frozen language model.
+    """A part next to the frozen language model.
 
     Everything that trains is a component. Setup, optimizer, memory estimate, banner, checkpoints and model card loop
     over the components of a model, so a new one is a subclass in a file of its own and a line in

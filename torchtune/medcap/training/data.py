@@ -1,4 +1,4 @@
-"""The batches of a run: every item of an epoch's plan once, shared out over the processes, read by workers."""
+"""The batches of a run: every item of an epoch's plan once, divided over the processes, read by workers."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class TrainingData:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=_READ_AHEAD if num_workers else None,
             worker_init_fn=begin_worker,
-            # Its own: a loader draws a seed when it starts, and a resumed run starts one more than an undisturbed one.
+            # A generator of its own: a loader draws a seed when it starts, and a resumed run starts one loader more.
             generator=torch.Generator().manual_seed(self.cfg.seed),
         )
 
@@ -224,7 +224,7 @@ def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator
         computing.wait_event(copied)
         for batch in step.batches:
             if batch is not None and batch.buffer is not None:
-                # Else its memory could be used for another copy while this stream still reads it.
+                # Otherwise its memory could be reused for another copy while this stream still reads it.
                 batch.buffer.record_stream(computing)
         return step
 

@@ -16,7 +16,7 @@ class LossWeights:
     processes: a mean of means would weigh a short batch's tokens more. The counts are known before the forward pass, so
     each term gets its factor before the backward pass.
 
-    What all factors have in common is applied once, to the reduced gradients: with a single term nothing is multiplied
+    A factor that all terms share is applied once, to the reduced gradients: with a single term nothing is multiplied
     in the backward pass, and the gradient is exactly that of the sum, scaled once.
 
     Args:
@@ -39,7 +39,7 @@ class LossWeights:
         self.begin([0.0] * len(self.terms))
 
     def begin(self, counts: Sequence[float]) -> None:
-        """Take up the counts of a step.
+        """Store the counts of a step.
 
         Args:
             counts: counts of each term, over all batches and processes.

@@ -32,7 +32,7 @@ def say(text: str) -> None:
 class SpeedMeter:
     """Tokens, label tokens and images a second over the last steps.
 
-    Three figures, because each alone misleads: total tokens count the questions and the image, label tokens only
+    Three figures, because each alone misleads: total tokens count the questions and the image, label tokens count only
     what is learnt; padding is in neither.
 
     Args:
@@ -80,7 +80,7 @@ class SpeedMeter:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory so far: allocated on a GPU, else resident of this process (workers not counted)."""
+    """Return the most memory so far: allocated on a GPU, otherwise resident (without workers)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,8 +90,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 class JsonLinesFile:
     """A file of one JSON object a line. A full disk or a folder that became read-only does not end the run.
 
-    What cannot be written is lost and said once; the file is written again as soon as it can be. A line that was cut
-    off (by a full disk, by a killed run) is removed, so that it spoils no other.
+    A line that cannot be written is lost, which is reported once; the file is written again as soon as it can be. A
+    line that was cut off (by a full disk, by a killed run) is removed, so that it spoils no other.
 
     Args:
         path: rows are added to what is there.
@@ -197,7 +197,7 @@ class MetricsFile(MetricLoggerInterface):
         self.log_dict({name: data}, step)
 
     def log_config(self, config: Any) -> None:
-        """Do nothing: the configuration is written beside the run."""
+        """Do nothing: the configuration is written next to the run."""
 
     def log_dict(self, payload: dict[str, Any], step: int) -> None:
         """Write the values of one step; a value that is not finite becomes null, which JSON has."""

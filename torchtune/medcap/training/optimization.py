@@ -43,7 +43,7 @@ def build_scheduler(
         return None
     scheduler = build({**node, "num_training_steps": num_steps}, optimizer, key="lr_scheduler")
     with warnings.catch_warnings():
-        # torch warns of a schedule that goes on before the optimizer does.
+        # torch warns when a schedule steps before the optimizer does.
         warnings.simplefilter("ignore", UserWarning)
         for _ in range(steps_made):
             scheduler.step()

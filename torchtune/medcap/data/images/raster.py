@@ -32,11 +32,11 @@ def open_raster(
         closing: gets what must be closed afterwards.
 
     Returns:
-        What :func:`decode` turns into a picture, or what has ``pictures`` as volumes have.
+        What :func:`decode` turns into a picture, or an object with ``pictures``, as volumes are.
 
     Raises:
         UserError: if it is too large, damaged, or of a kind that is not read. The message lacks the file's name.
-        PIL.UnidentifiedImageError: if it has none of ``FORMATS``.
+        PIL.UnidentifiedImageError: if its format is none of ``FORMATS``.
     """
     tags = None
     if start.startswith(SIGNATURE):
@@ -56,7 +56,7 @@ def open_raster(
     if tags is not None and image.mode in ("P", "PA"):
         colours = tags.values.get(tag.COLOUR_MAP, ())
         if max(colours, default=0) < 256:
-            # Some writers give 8 bits where the specification wants 16; libtiff tells them so, too.
+            # Some writers store 8 bits where the specification asks for 16; libtiff accepts them, too.
             image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     return image
 

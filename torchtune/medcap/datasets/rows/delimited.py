@@ -177,7 +177,7 @@ def _problem(error: csv.Error) -> str:
 
 
 def _holds_rows(record: Record, delimiter: str) -> bool:
-    """Return whether a line inside a quoted field looks like a row of its own, so that the quote may not be meant as one.
+    """Return whether a line inside a quoted field looks like a row: then the quote may be a stray one.
 
     Such a line has as many fields as the record, and under one of the record's other columns something that looks
     like what stands there, such as another image's name.

@@ -108,7 +108,7 @@ class KVCache:
 
 
 class LayerCache:
-    """The ``kv_cache`` of a torchtune attention layer as its ``kv_cache``."""
+    """The object that a torchtune attention layer holds as its ``kv_cache``."""
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache

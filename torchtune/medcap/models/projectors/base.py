@@ -12,7 +12,7 @@ from medcap.models.towers.base import TowerShape
 
 
 class Projector(Component):
-    """Turns a tower's output into the rows that stand at an image's placeholders.
+    """Turns a tower's output into the image tokens that replace an image's placeholders.
 
     A projector is one file with a function ``component(tower_shape, llm_dim, **options)`` that returns a subclass;
     a configuration names the function as ``_component_`` and gives the options. ``forward`` maps ``[N, T, D]``

@@ -54,8 +54,8 @@ class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleV
         tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         hidden_dim: width between the two layers.
-        grid: edge of the tower's token grid if it is pooled, else None.
-        pooled: edge of the pooled grid, else None.
+        grid: edge of the tower's token grid if it is pooled, otherwise None.
+        pooled: edge of the pooled grid, otherwise None.
     """
 
     takes = "patches"

@@ -68,7 +68,7 @@ class Preprocess:
         and a GPU is sent.
 
         Args:
-            pixels: ``[N, 3, H, W]`` uint8, as the transform gives them.
+            pixels: ``[N, 3, H, W]`` uint8, as the transform returns them.
 
         Returns:
             ``[N, 3, H, W]`` float32 on the same device.
@@ -164,7 +164,7 @@ class ImageTransform:
 
 
 def _middle_of_strip(image: Image) -> Image:
-    """Cut what lies far beyond the centre crop: resized to the tower's short side, a strip would fill the memory."""
+    """Cut off what lies far outside the centre crop: resizing a long strip would fill the memory."""
     longest = MAX_ASPECT * min(image.size)
     left, top = (max(0, side - longest) // 2 for side in image.size)
     if left == top == 0:
@@ -174,7 +174,7 @@ def _middle_of_strip(image: Image) -> Image:
 
 @dataclass(frozen=True)
 class TowerShape:
-    """What a tower gives for one image.
+    """Shape of a tower's output for one image.
 
     Attributes:
         num_patches: patch tokens, T.
@@ -252,7 +252,7 @@ class Tower(Component, ABC):
     def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.
 
-        Whoever counts, optimises or reduces trained parameters leaves these out.
+        Code that counts, optimises or reduces trained parameters leaves these out.
 
         Args:
             takes: "patches" or "pooled", as a projector's ``takes``.

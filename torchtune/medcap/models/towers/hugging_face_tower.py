@@ -35,7 +35,7 @@ _ARCHITECTURE = (
     "layer_norm_eps",
     "attention_dropout",
 )
-# What a whole CLIP or SigLIP model holds besides its vision half.
+# The parts of a whole CLIP or SigLIP model besides its vision half.
 _TEXT_HALF = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 _POSITION_IDS = "vision_model.embeddings.position_ids"
 
@@ -143,7 +143,7 @@ def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path)
     Args:
         vision_type: clip_vision_model or siglip_vision_model.
         fields: what is missing has transformers' default, what no tower needs is left out.
-        folder: where they stand, for messages.
+        folder: where the fields come from, for messages.
 
     Raises:
         UserError: if they are impossible.

@@ -20,7 +20,7 @@ from medcap.models.towers.tensor_files import read_json
 
 @dataclass(frozen=True)
 class NamedTower:
-    """A tower that has a name of its own; its architecture is known without any download.
+    """A tower with a name in medcap; its architecture is known without a download.
 
     Attributes:
         repository: where its weights are on the hub.
@@ -62,7 +62,7 @@ KINDS = {
 }
 _FRESH = tuple(name for name, kind in KINDS.items() if kind.spec is not None)
 
-# Architectures as the repositories' own configuration files give them.
+# Architectures as in the configuration files of the repositories.
 NAMED_TOWERS = {
     "biomedclip": NamedTower(
         "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
@@ -158,7 +158,7 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
 
     Args:
         vision: biomedclip, siglip, clip or tiny; a folder of open_clip's, Hugging Face's or timm's format; a hub
-            repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or such a name alone. Or a table with
+            repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or only such a name. Or a mapping with
             ``name`` (one of these), ``pretrained`` (False for random initial weights) and further options of the
             tower, such as ``image_size``.
         weights: False if only the architecture is needed; then nothing that is known already is downloaded.

@@ -21,7 +21,7 @@ class BadRows:
         num_rows: number of rows of the training data.
         allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
         folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts over with
-            the first ``add``, or is continued where ``load`` was called before.
+            the first ``add``, or is continued where ``load`` was called before it.
     """
 
     def __init__(self, num_rows: int, allowed_fraction: float, folder: Path | None = None) -> None:
@@ -66,7 +66,7 @@ class BadRows:
         return new
 
     def check(self) -> None:
-        """See whether the run may go on.
+        """Check whether the run may continue.
 
         Raises:
             UserError: if more rows are unusable than allowed.
@@ -97,7 +97,7 @@ class BadRows:
             self._file.close()
 
     def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row of the file stays: once each, also those that were met after the checkpoint."""
+        """Return whether to keep a row of the file: each row once, also those that were met after the checkpoint."""
         name = row.get("name")
         if not self._resumed or not isinstance(name, str) or name in self._logged:
             return False

@@ -24,7 +24,8 @@ SHARED_MEMORY = (
 def begin_worker(worker_id: int = 0) -> None:
     """Settle a worker process; a ``worker_init_fn``.
 
-    multiprocessing drops a batch that cannot be sent, prints a traceback and goes on: the run would wait for the batch
+    multiprocessing drops a batch that cannot be sent, prints a traceback and continues: the run would wait for the
+        batch
     for ever. Its server of file descriptors prints tracebacks without end where no more files may be opened. Here the
     worker ends in both cases, and the run with it, in one line.
 
@@ -32,14 +33,14 @@ def begin_worker(worker_id: int = 0) -> None:
         worker_id: not used.
     """
     ignore_stop_signals(worker_id)
-    # Private to Python, but the only place that hears of it. It changes this worker's process alone.
+    # A private name of Python, but the only place where the error is visible. The change concerns this worker only.
     queue: Any = Queue
     queue._on_queue_feeder_error = staticmethod(_end_at_lost_batch)
     sys.excepthook = _end_without_files
 
 
 def is_out_of_files(error: BaseException) -> bool:
-    """Return whether the limit of open files is what an error is about."""
+    """Return whether an error is about the limit of open files."""
     by_number = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     # The last are Python's words where a descriptor was sent and the limit kept it out.
     return by_number or any(words in str(error) for words in ("Too many open files", "items of ancdata"))

@@ -52,7 +52,8 @@ class RunFolder:
             self._lock = _lock(self.checkpoints / ".lock")
             found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints)
             self._check_unused(found)
-        # All processes continue from the one checkpoint that the main process finds, whatever is being written meanwhile.
+        # All processes continue from the one checkpoint that the main process finds, whatever is being written
+        # meanwhile.
         (named, *_) = world.gather(None if found is None else str(found))
         self.resume_from = None if named is None else Path(named)
 
@@ -135,7 +136,7 @@ def _write(path: Path, text: str) -> None:
 def _lock(path: Path) -> TextIO:
     """Keep a second run out of the folder: both would write the same checkpoints.
 
-    The lock belongs to the process and not to its children: it is gone when the process is, however it ends.
+    The lock belongs to the process and not to its children: it is released when the process ends, in whatever way.
     """
     file = path.open("w")
     if lock_file(file, with_children=False) is False:

@@ -21,7 +21,7 @@ _APP0, _APP8, _APP14 = 0xE0, 0xE8, 0xEE
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _JPEG_LS = 0xC0, 0xC1, 0xC2, 0xC3, 0xF7
 _OTHER_FRAMES = {0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _RESTARTS = range(0xD0, 0xD8)
-# Of a byte FF in coded data: 00 follows it in JPEG, a byte below 80 in JPEG-LS; all else are markers.
+# After a byte FF in coded data follows 00 in JPEG, or a byte below 80 in JPEG-LS; all else are markers.
 _MARKER, _JPEG_LS_MARKER = re.compile(rb"\xff+[\x01-\xfe]"), re.compile(rb"\xff+[\x80-\xfe]")
 _NO_TRANSFORM = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _LEFT_OVER = 16  # bytes of coded data that an encoder may leave over
@@ -39,7 +39,7 @@ class JpegStream:
     """A stream of the JPEG family, read up to its end.
 
     Args:
-        data: the stream; what is after its end is not looked at.
+        data: the stream; bytes after its end are ignored.
 
     Attributes:
         precision: bits of a sample.
@@ -103,7 +103,7 @@ class JpegStream:
         missing further up.
 
         Returns:
-            The stream; None where coded data are too short to tell, and of the lossless process, which never makes
+            The stream; None where coded data are too short to decide, and for the lossless process, which never makes
             more samples of fewer bits.
         """
         if self._frame == _LOSSLESS:
@@ -176,7 +176,7 @@ class JpegStream:
             self._transformed = body[4:5] not in (b"", b"\0")
 
     def _pass_coded_data(self, position: int, header: bytes) -> int:
-        """Note where the coded data of a scan end; returns the place of the marker after them."""
+        """Note where the coded data of a scan endand return the position of the marker after them."""
         numbers = [header[1 + 2 * number] for number in range(header[0])]
         first, last, approximation = header[-3], header[-2], header[-1]
         for number in numbers:

@@ -29,7 +29,7 @@ class LookupTable:
     entries: np.ndarray
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Map values; one before the first entry gets the first, one after the last gets the last.
+        """Map values; a value below the first entry gets the first entry, one above the last gets the last.
 
         Args:
             values: numbers of any type and shape; fractions are rounded, what is not a number gets the first entry.
@@ -97,7 +97,7 @@ def table_bytes(item: Dataset, key: str, little_endian: bool) -> bytes:
         return b""
     if not isinstance(value, bytes):
         return (np.atleast_1d(np.asarray(value, dtype=np.int64)) & 0xFFFF).astype("<u2").tobytes()
-    # Also entries of 8 bits are in words, the first in the low byte, and big endian turns the words round.
+    # Entries of 8 bits are stored in words too, the first in the low byte: in a big-endian file they must be swapped.
     if little_endian or item[key].VR == "OB" or len(value) % 2:
         return value
     return np.frombuffer(value, dtype=">u2").astype("<u2").tobytes()
