@@ -168,7 +168,7 @@ class Batch:
 
 
 def dummy_batch() -> Batch:
-    """Make a batch without samples: its loss and gradients are 0, but the language model's layers run.
+    """Make a batch without samples: its loss and gradients are 0, but the language model's layers run."""
     tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
     targets = torch.full_like(tokens, IGNORE_INDEX)
     positions = torch.arange(2)[None]  # [R, S]

@@ -38,7 +38,7 @@ def judge_answers(
     """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
 
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
-    killed continues with the answers that have no verdict yet. An answer that the judge failed on is asked again, and so
+    killed continues with the answers that have no verdict yet. A failed answer is asked again, and so
     is one whose reply had no words or was cut off before its verdict. Another ``parsing`` reads the same replies. An
     empty answer is wrong and is not asked.
 
