@@ -1,6 +1,6 @@
 """The CSV files that medcap 2024's users read, under their names and in their columns.
 
-They are in ``output_dir``, in UTF-8 with a byte order mark as medcap wrote them. A task names its function as
+They are in ``output_dir``, in UTF-8 with a byte order mark, as medcap 2024 wrote them. A task names its function as
 ``legacy_table``.
 """
 
@@ -92,7 +92,7 @@ def _free(scored: Sequence[Scored]) -> Scored | None:
 
 
 def _letter(question: Question, scored: Scored, choice: str | None) -> str:
-    # The other protocol of a mapped option tells the letter itself.
+    # The other protocol of a mapped option determines the letter itself.
     if isinstance(scored.plan.protocol, MedcapOption) and choice in question.options:
         return string.ascii_uppercase[question.options.index(choice)]
     return choice or ""

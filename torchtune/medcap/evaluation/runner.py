@@ -66,7 +66,7 @@ def run_task(
         reader: opens images for the page; None shows only those in their file's own folder.
 
     Returns:
-        What metrics.json holds.
+        The content of metrics.json.
 
     Raises:
         UserError: if the answers in the folder were made under other settings, a control is unknown, or no row at

@@ -14,12 +14,12 @@ from medcap.scoring.protocols import ProtocolScores
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run, beside its task.
+    """The options of a run other than its task.
 
     Attributes:
         output_dir: folder of the run.
-        settings: all that decides an answer beside the request (checkpoint fingerprint, sampling, prompt format): rows
-            made under other settings are never mixed in.
+        settings: everything that decides an answer besides the request (checkpoint fingerprint, sampling, prompt
+            format): rows made under other settings are never mixed in.
         name: the checkpoint's, for medcap 2024's file names; the task's name if empty.
         folder: name of the task's folder; the task's name if empty.
         controls: names of ``CONTROLS`` to run as well.

@@ -49,7 +49,7 @@ class LiveGenerator:
     """Answers requests from many threads with one model, in one batch.
 
     A request joins as soon as a row is free, and leaves when its answer is complete; none waits for a batch to end.
-    Its tokens are those that ``Generator.generate`` gives for it alone, within the limits that :class:`Generator`
+    Its tokens are those of ``Generator.generate`` for that request alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
     apart.
 
@@ -148,7 +148,7 @@ class LiveGenerator:
         return ticket
 
     def cancel(self, ticket: RequestHandle) -> None:
-        """Give up a request; it is not told anything any more.
+        """Give up a request; its callbacks are no longer called.
 
         Args:
             ticket: ticket of a request that may have ended already.
@@ -158,7 +158,7 @@ class LiveGenerator:
             self._changed.notify()
 
     def close(self, now: bool = False) -> None:
-        """Take no more requests, answer those that are there, and end.
+        """Refuse new requests, answer the waiting ones, and end.
 
         Args:
             now: end those that are there with an error instead.

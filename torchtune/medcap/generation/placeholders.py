@@ -23,7 +23,7 @@ class Placed:
 
     Attributes:
         before: placeholders before the words.
-        words: the words; a placeholder may be between them.
+        words: words, perhaps with placeholders between them.
         after: placeholders after the words.
     """
 
@@ -116,7 +116,7 @@ def row_text(text: str, num_images: int) -> str:
 
 
 def without_placeholders(text: str) -> str:
-    """Keep the words of a text alone, where a placeholder would ask for an image that is not there.
+    """Keep only the words of a text where a placeholder would ask for an image that does not exist.
 
     Args:
         text: an answer, or an earlier turn.
@@ -130,7 +130,7 @@ def without_placeholders(text: str) -> str:
 def fitting(text: str, num_images: int) -> str:
     """Keep the placeholders of an earlier turn only where it has the images for them.
 
-    A question that was asked alone may name an image that is in a turn before it.
+    A question without its earlier turns may name an image that is in a turn before it.
 
     Args:
         text: what was typed.

@@ -1,6 +1,7 @@
 """Attention within documents that lie one after another, without padding between them and without a full mask.
 
-This is the way of the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a mask over
+This implementation is for the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a
+    mask over
 a row of several documents would be mostly forbidden.
 """
 
@@ -76,7 +77,7 @@ class RaggedAttention:
             if len(own):
                 self._last_pieces.append(Piece(index, size, rows[own]))
             return
-        # The prefix needs no key after it; the branches need all, of which their mask hides each other's.
+        # Prefix queries see prefix keys. Branch queries get all keys; the mask hides the other branches.
         others = (branch[prefix:, None] != branch) & (branch != 0)  # [s - prefix, s]
         branches = rows[prefix:].clone()
         branches[:, before:].masked_fill_(others, -torch.inf)

@@ -178,13 +178,13 @@ class ImageReader:
         return None
 
     def check(self, path: str | Path) -> ImageHeader:
-        """Check size and format by the header alone.
+        """Check size and format from the header only.
 
         Args:
             path: a path that :meth:`resolve` returned.
 
         Returns:
-            What the header says.
+            The facts of the header.
 
         Raises:
             UserError: if the file is too large, of another format, or damaged at its start.
@@ -322,6 +322,6 @@ class ImageReader:
             if is_of_the_machine(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            # The system gives its errors a number, decoders do not.
+            # The system's errors have a number, decoders' errors have none.
             trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
             raise UserError(f"image {path} {trouble}: {reason}") from error

@@ -1,6 +1,6 @@
 """Members of tar files by name, read in place: nothing is ever extracted.
 
-A member is called ``/folder/train-000000.tar!/sub/a.jpg`` wherever a path is asked for: the tar file, ``!/`` and the
+A member is called ``/folder/train-000000.tar!/sub/a.jpg`` wherever a path is expected: the tar file, ``!/`` and the
 member's name. Names are data: one such as ``../a.jpg`` finds the member of that name and touches no other file.
 """
 
@@ -109,7 +109,7 @@ class TarFiles:
         paths: the tar files, links followed.
         starts: the number of the first member of each tar file, and the number of members at the end.
         fingerprint: identity of the content, from the members' names, sizes and header checksums in their order; the
-            paths and times of the tar files have no part in it.
+            paths and times of the tar files are not part of it.
 
     Raises:
         UserError: if a file is missing, compressed, cut off or damaged.
@@ -149,7 +149,7 @@ class TarFiles:
         """Look a member up.
 
         Args:
-            name: its name; ``./`` in it has no meaning.
+            name: its name; a leading ``./`` has no meaning.
             tar: number of the tar file to look in; None looks in all.
 
         Returns:

@@ -38,7 +38,7 @@ class Verdict:
 
     Attributes:
         value: ``RIGHT``, ``WRONG`` or ``UNPARSED``; None where there is no reply, or one that ended too early.
-        reply: what it was taken from; it has an ``error`` where there is no value.
+        reply: reply that it was taken from; it has an ``error`` where there is no value.
     """
 
     value: str | None
@@ -50,7 +50,7 @@ OnVerdict = Callable[[int, Verdict], None]
 
 
 class Judge(ABC):
-    """A language model that gives verdicts. Nothing is read or connected to before the first question.
+    """A language model that gives verdicts. It reads no weights and makes no connection before the first question.
 
     Attributes:
         kind: kind as users type it.
@@ -66,7 +66,7 @@ class Judge(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that decides a reply beside the prompt, without any secret."""
+        """Return everything that decides a reply besides the prompt, without any secret."""
 
     @abstractmethod
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
@@ -113,7 +113,7 @@ def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:
         parsing: one of ``PARSINGS``.
 
     Returns:
-        The verdict. A reply without words, or one that was cut off before it gave a verdict, gives none: its ``error``
+        The verdict. A reply without words, or one that was cut off before its verdict, has no value: its ``error``
         says why.
     """
     if reply.error:
@@ -145,7 +145,7 @@ def judge_prompt(answer: Answer) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a name as part of a file's: what is no letter, digit, ``.``, ``+`` or ``-`` becomes ``_``."""
+    """Return a name for use in a file name: all except letters, digits, ``.``, ``+`` and ``-`` becomes ``_``."""
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "judge"
 
 

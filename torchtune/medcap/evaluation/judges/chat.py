@@ -12,7 +12,7 @@ PROMPT = "Inst: "
 
 
 def chat(judge: Judge) -> None:
-    """Read instructions until ``q``, the end of the input, or Ctrl-C; each is a conversation of its own.
+    """Read instructions until ``q``, the end of the input, or Ctrl-C; each starts a new conversation.
 
     Args:
         judge: judge whose model replies.

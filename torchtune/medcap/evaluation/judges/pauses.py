@@ -30,7 +30,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     pauses = [None if milliseconds is None else milliseconds / 1000]
     after = headers.get("retry-after")
     pauses.append(_number(after) if _number(after) is not None else _until_date(after))
-    # Of several limits the one that was reached counts.
+    # If several limits apply, the one that was reached counts.
     kinds = [
         kind
         for kind in ("", "-requests", "-tokens")

@@ -52,7 +52,7 @@ def judge_answers(
         keep_old: use verdicts that were made under other settings, and say so.
 
     Returns:
-        What verdicts_metrics.json holds.
+        The content of verdicts_metrics.json.
 
     Raises:
         UserError: if the folder has verdicts made under other settings or on another file, or the judge gives not one
@@ -110,7 +110,7 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
     some_read = any(_was_read(row) for row in known)
     num_unread = 0
     # Written only when the judge has replied to something: failures of a judge that was set up wrongly would else
-    # stand in the way of the one that is set up correctly.
+    # prevent the judge that is set up correctly.
     held: list[dict[str, Any]] = []
 
     def release() -> None:

@@ -23,8 +23,8 @@ def with_words(question: Question, before: str = "", after: str = "") -> list[Me
 
     Args:
         question: its last turn may have images before, between and after its words.
-        before: comes before the first of its words.
-        after: comes after the last of them.
+        before: text before the first of its words.
+        after: text after the last of them.
 
     Returns:
         The turns.
@@ -99,7 +99,7 @@ class MappedOption(PromptMethod):
 
         def make(index: int, result: Generation) -> Entry:
             answer = answers[index]
-            # What the free answer was given to is told by the description, where its method has one.
+            # The prompt of the free answer is shown by the description, where its method has one.
             said = {"description": answer["description"]} if "description" in answer else {}
             return {**generated(result), "free_answer": answer["prediction"], **said}
 

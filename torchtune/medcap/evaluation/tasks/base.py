@@ -25,7 +25,7 @@ LegacyTable = Callable[[Sequence[Question], Sequence[Scored], RunOptions], None]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a benchmark is read. A task with further options has a class of its own, whose fields are recipe keys.
+    """How a benchmark is read. A task with further options has its own class, whose fields are recipe keys.
 
     Attributes:
         image_roots: folders that images may be in, beside those of the benchmark. For ``caption`` and ``vqa`` they
@@ -83,7 +83,7 @@ class Task(ABC):
         mode_protocols: those that come before them under a mode of medcap 2024.
         vqa_types: values of the key ``vqa_type`` that it uses.
         Options: what :meth:`load` takes.
-        legacy_table: writes medcap 2024's tables of its answers; None where there are none.
+        legacy_table: function that writes medcap 2024's tables of its answers; None where there are none.
 
     Example:
         >>> benchmark = TASKS["vqarad"]().load("./datasets", LoadOptions())
@@ -100,7 +100,7 @@ class Task(ABC):
     legacy_table: LegacyTable | None = None
 
     def vqa_type(self, wanted: str) -> str:
-        """Return how its free answers are asked for.
+        """Return the prompt method of its free answers.
 
         Args:
             wanted: value of the key ``vqa_type``.
@@ -126,7 +126,7 @@ class Task(ABC):
         return plan_protocols(protocols, vqa_type)
 
     def folder(self, options: LoadOptions) -> str:
-        """Name its result folder; a part of a benchmark has one of its own, so that parts can run side by side."""
+        """Return the name of its result folder; parts of a benchmark have their own, so that they can run side by side."""
         return self.name
 
     @abstractmethod
@@ -160,7 +160,7 @@ class ImageFinder:
         self._known: dict[tuple[str, ...], tuple[ImageRef, str | None]] = {}
 
     def __call__(self, path: str, folder: str | None = None) -> Path:
-        """Resolve ``path``; where that fails, set ``problem`` and return the path as it is."""
+        """Resolve ``path``; where that fails, set ``problem`` and return the path unchanged."""
         try:
             return self.reader.resolve(path, folder)
         except UserError as error:
@@ -174,7 +174,7 @@ class ImageFinder:
             names: paths that may stand for one image, such as a stem with several suffixes.
 
         Returns:
-            The image, or the first name as it is.
+            The image, or the first name unchanged.
         """
         # Many questions are asked about one image; each look at the disk costs as much as parsing a row.
         if names not in self._known:
@@ -210,7 +210,7 @@ def checked_rows(rows: list[Question], source: str | Path) -> list[Question]:
     """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
 
     Raises:
-        UserError: if there are no rows, or not one of them can be asked.
+        UserError: if there are no rows, or none of them can be asked.
     """
     if not rows:
         raise UserError(f"data file {source} holds no rows")
@@ -291,14 +291,14 @@ def make_benchmark(
         folder: that the files' names are taken relative to.
         roots: folders of the images.
         expected: published counts.
-        counted: numbers to compare with them, beside ``rows`` and the two answer types.
+        counted: numbers to compare with them, besides ``rows`` and the two answer types.
         notices: further lines.
 
     Returns:
         The benchmark.
 
     Raises:
-        UserError: if there are no rows, or not one of them can be asked.
+        UserError: if there are no rows, or none of them can be asked.
     """
     rows = checked_rows(rows, source)
     types = Counter(row.answer_type for row in rows)
@@ -322,7 +322,7 @@ def make_benchmark(
 
 
 def is_whole(chunk: int | None, index: int | None) -> bool:
-    """Return whether the numbers of :func:`take_chunk` mean everything."""
+    """Return whether the numbers of :func:`take_chunk` select everything."""
     return chunk in _EVERYTHING or index in _EVERYTHING
 
 

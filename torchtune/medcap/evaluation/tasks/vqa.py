@@ -55,7 +55,7 @@ class VqaTask(Task):
     protocols = ("exact",)
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
-        """Read questions; see :meth:`Task.load`. The layout is told by the keys, not by ``conversation_style``."""
+        """Read questions; see :meth:`Task.load`. The keys decide the layout, not by ``conversation_style``."""
         path = data_file(source, _FILES, _FOLDERS)
         find = ImageFinder(image_reader(path, options.image_roots))
         rows = []

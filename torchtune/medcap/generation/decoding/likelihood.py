@@ -16,7 +16,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 
 FinishScores = Callable[[Prompt, CandidateScores], None]
 
-# Most logits that are held at once.
+# Most logits held in memory at one time.
 _LOGITS = 1 << 26
 
 

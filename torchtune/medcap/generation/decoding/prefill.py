@@ -14,7 +14,7 @@ from medcap.generation.request import RequestImage
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import added_mask, tree_attention_mask
 
-# Most tokens of one pass, padding included: activations stay small beside the weights, on a CPU within its caches.
+# Most tokens of one pass, padding included: activations stay small next to the weights; on a CPU they fit its caches.
 PREFILL_TOKENS = 8192
 PREFILL_TOKENS_ON_CPU = 2048
 

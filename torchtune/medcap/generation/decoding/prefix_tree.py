@@ -1,6 +1,6 @@
 """Prompts about one image as a tree: what they begin with once, then a branch each, then a leaf for each candidate.
 
-A tree is one row of a forward pass. A branch is seen only by itself and its leaves, so the result is what each prompt
+A tree is one row of a forward pass. Only a branch itself and its leaves see it, so the result is what each prompt
 alone would give, while an image costs its tokens once however many questions follow.
 """
 
@@ -142,7 +142,7 @@ def plan_trees(
         max_tokens: most tokens of a tree; a single prompt may have more.
 
     Returns:
-        Trees in the order of their first prompts; text alone is never shared, it begins alike for a few tokens only.
+        Trees in the order of their first prompts; prompts of text only are never shared, as few of their tokens agree.
     """
     groups: dict[Any, list[Prompt]] = {}
     for prompt in prompts:

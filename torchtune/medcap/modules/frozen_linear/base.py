@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class FrozenLinear(nn.Module, ABC):
     """A linear map whose weight never learns and is kept in low precision.
 
-    Its backward pass gives the gradient of the input alone, so nothing of the input is kept for it. The bias, where
+    Its backward pass returns the gradient of the input only, so nothing of the input is kept for it. The bias, where
     there is one, keeps its dtype.
 
     Args:
@@ -53,7 +53,7 @@ class FrozenLinear(nn.Module, ABC):
 
     @abstractmethod
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight that the quantised one stands for, ``[out_features, in_features]``."""
+        """Return the dequantised weight, ``[out_features, in_features]``."""
 
     @staticmethod
     @abstractmethod
@@ -96,7 +96,7 @@ class RowScaledLinear(FrozenLinear):
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
     """Return what each row must be divided by for its largest magnitude to become ``largest``: ``[n, k] -> [n, 1]``."""
-    # A row of zeros has no largest number to divide by.
+    # A row of zeros has no largest magnitude to divide by.
     return (rows.abs().amax(dim=1, keepdim=True) / largest).clamp(min=torch.finfo(rows.dtype).tiny)
 
 

@@ -25,11 +25,11 @@ _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4, YCBCR: 3}
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # 4: the writer does not know; to be read as unsigned
 _ASSOCIATED, _UNASSOCIATED, _COREL_DRAW = 1, 2, 999
 _ALPHAS = (_ASSOCIATED, _UNASSOCIATED, _COREL_DRAW)
-_CMYK = 1  # of the ink set
+_CMYK = 1  # ink set
 
 
 def needs_samples(tags: Tags) -> bool:
-    """Return whether Pillow does not read a file, or misreads it, and ``TiffFile`` must."""
+    """Return whether Pillow cannot read a file, or misreads it, so that ``TiffFile`` must read it."""
     bits = set(tags.values.get(tag.BITS, (1,)))
     photometric = tags.one(tag.PHOTOMETRIC, WHITE_IS_ZERO)
     usual = {8} if photometric in (RGB, SEPARATED) else {1, 2, 4, 8}
@@ -144,7 +144,7 @@ class TiffFile:
         return turn(picture, self._tags.one(tag.ORIENTATION, 1))
 
     def _read_ycbcr(self) -> Image.Image:
-        """By libtiff, which knows subsampling: Pillow alone takes uncompressed ones for four bytes a pixel."""
+        """Decode with libtiff, which knows subsampling: Pillow takes uncompressed ones for four bytes a pixel."""
         self._file.seek(0)
         options = ("libtiff", "RGBX", "raw", False, self._tags.position)
         return Image.frombytes("RGB", self.size, self._file.read(), *options)

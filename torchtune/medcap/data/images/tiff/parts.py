@@ -109,7 +109,7 @@ def _decompress(data: bytes, compression: int, rows: int, per_row: int) -> np.nd
     """Return the bytes of a part: uint8 ``[rows, per_row]``."""
     size = rows * per_row
     if compression in (DEFLATE, OLD_DEFLATE):
-        data = zlib.decompressobj().decompress(data, size + 1)  # one more, so that the checksum is looked at
+        data = zlib.decompressobj().decompress(data, size + 1)  # One more, so that the checksum is verified.
     elif compression != NONE:
         # libtiff, which comes with Pillow: as if this were a file of one strip of 8-bit grey.
         strip, position = _strip_file(data, compression, rows, per_row)

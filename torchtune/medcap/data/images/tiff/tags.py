@@ -26,7 +26,7 @@ _STARTS: dict[bytes, tuple[Literal["<", ">"], bool]] = {
 }
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers without a sign
 _MAX_ENTRIES = 65_535
-_MAX_VALUES = 4_000_000  # of one tag: strips of a large file
+_MAX_VALUES = 4_000_000  # bytes of one tag: the strips of a large file
 
 
 @dataclass(frozen=True)

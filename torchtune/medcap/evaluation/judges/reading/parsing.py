@@ -56,12 +56,12 @@ _JOINS = re.compile(r"(?<!\w)(?:right|correct|wrong|incorrect)\W*(?:\b(?:or|and|
 
 
 def parse_strict(reply: str) -> str:
-    """Read a verdict where the reply gives one and no other.
+    """Read a verdict if the reply has exactly one.
 
     Reasoning in tags is left out, see ``final_reply``. A verdict is RIGHT or WRONG (CORRECT and INCORRECT too), in any
     case and any markup, at the beginning of the reply, with or without a reason after it; on a line of its own; after
     "Verdict:" or "The prediction is"; in ``\\boxed{}``, or in JSON. A word within a reason, such as "the right lung was
-    expected", is none.
+    expected", is not a verdict.
 
     Args:
         reply: the judge's words.
@@ -82,7 +82,7 @@ def parse_medcap(reply: str) -> str:
     """Read a verdict by medcap 2024's rule: the letters "right" occur anywhere (chat_llama3_quant.py, line 103).
 
     Args:
-        reply: the judge's words; reasoning in tags, which judges of 2024 did not give, is left out.
+        reply: the judge's words; reasoning in tags, which judges of 2024 did not have, is left out.
 
     Returns:
         ``RIGHT`` or ``WRONG``; "WRONG, it is the right lung" is RIGHT.

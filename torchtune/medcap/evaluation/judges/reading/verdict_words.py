@@ -8,7 +8,7 @@ RIGHT = "RIGHT"
 WRONG = "WRONG"
 UNPARSED = "UNPARSED"
 
-# Judges answer an English prompt; those of Chinese models sometimes do so in Chinese.
+# Judges answer an English prompt; Chinese models sometimes answer in Chinese.
 VERDICTS = {
     "right": RIGHT,
     "correct": RIGHT,
