@@ -112,7 +112,7 @@ class ImageRows:
         self._forget(keep=len(wanted))
 
     def failure(self, image: RequestImage) -> str:
-        """The reason why an encoded image has no image tokens, or an empty text."""
+        """Return why an encoded image has no image tokens, or an empty text."""
         return self._failures.get(image_key(image), "")
 
     def stack(self, images: Sequence[RequestImage]) -> Tensor:
