@@ -62,7 +62,7 @@ def _expanded(value: Any) -> Any:
 HOME_EXPANDED = AfterValidator(_expanded)
 Number = Annotated[float, BeforeValidator(_as_number)]
 PathText = Annotated[str, HOME_EXPANDED]
-# A key of random numbers: what NumPy, torch and Python take alike.
+# A seed: a number that NumPy, torch and Python all accept.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
@@ -264,7 +264,7 @@ def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails
 
 
 def type_names(hint: Any) -> list[str]:
-    """Return the names of the types that a hint allows beside null, such as ``str`` and ``list``."""
+    """Return the names of the types that a hint allows besides null, such as ``str`` and ``list``."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         names = [name for part in typing.get_args(hint) for name in type_names(part)]
         return [name for name in dict.fromkeys(names) if name != "NoneType"]
@@ -357,7 +357,7 @@ def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
         key: key of the configuration, that holds the node.
 
     Returns:
-        What the component returns.
+        The component's result.
 
     Raises:
         UserError: if a component of another package refuses its arguments, whatever it raises then; our own say what

@@ -1,4 +1,4 @@
-"""Locks on open files. The operating system drops them when their holder is gone, however it ended."""
+"""Locks on open files. The operating system releases them when their holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lock_file(file: IO[Any] | int, wait: bool = False, with_children: bool = Tru
     """Lock an open file.
 
     filelock drops a lock in the children of its holder. A sweep's trial must hold the lock of the process that started
-    it, so the system's own calls stand here.
+    it, so the system's own calls are used here.
 
     Args:
         file: an open file or its descriptor; closing it gives the lock back.

@@ -1,4 +1,4 @@
-"""How a program ends: one line for an error, told once, on one process and under torchrun."""
+"""How a program ends: one line for an error, reported once, on one process and under torchrun."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
         command: its command line, for the line about an error that was not foreseen.
 
     Returns:
-        What ``work`` returns.
+        The result of ``work``.
 
     Raises:
         SystemExit: with status 2 for a mistake of the user's, 1 for an error that was not foreseen, 130 for Ctrl-C and
@@ -158,9 +158,9 @@ def tell_torchrun(line: str) -> None:
 
 
 def report_common(line: str) -> None:
-    """Print an error that the other processes of the run probably meet too: the first one tells it.
+    """Print an error that the other processes of the run probably meet too: only the first one reports it.
 
-    The others tell it only if they are still there a while later, so it was theirs alone.
+    The others report it only if they still run a while later, because then only they had it.
 
     Args:
         line: the error in words.

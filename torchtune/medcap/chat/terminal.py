@@ -36,7 +36,7 @@ class Chat:
 
     Args:
         sampling: how answers are chosen; ``/set`` changes it.
-        system: what the model is told before everything.
+        system: system text before everything.
         alone: leave out the turns before a question, see ``Conversation.request``.
 
     Raises:

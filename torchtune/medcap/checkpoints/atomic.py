@@ -23,7 +23,7 @@ def begin_folder(path: Path) -> Path:
         path: the final name.
 
     Returns:
-        An empty temporary folder beside it; what an interrupted earlier attempt left there is gone.
+        An empty temporary folder next to it; the remains of an interrupted earlier attempt are removed.
     """
     temporary = temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -36,7 +36,7 @@ def finish_folder(path: Path, marked: bool = True) -> None:
 
     Args:
         path: path as given to ``begin_folder``; a folder that was there before is replaced.
-        marked: whether the marker goes into it; a folder in a format of others has no place for it.
+        marked: whether the marker goes into it; a folder in another project's format has no place for it.
     """
     temporary = temporary_name(path)
     for folder, _, files in os.walk(temporary):
@@ -125,7 +125,7 @@ def step_of(folder: Path) -> int | None:
 
 
 def point_latest(folder: Path) -> None:
-    """Make ``latest`` beside a complete step folder point to it.
+    """Make ``latest``, next to a complete step folder, point to it.
 
     It is a relative symbolic link, or a text file with the folder's name where the file system has no links.
     """

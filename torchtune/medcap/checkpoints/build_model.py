@@ -58,7 +58,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @dataclass
 class ComponentPlan:
-    """A component beside tower and projector, whose files are checked but not yet read.
+    """A component other than tower and projector, whose files are checked but not yet read.
 
     Attributes:
         name: the component's.
@@ -83,7 +83,7 @@ class ModelPlan:
         llm: the frozen language model.
         vision: tower and projector.
         tokenizer: tokenizer of the language model, with the image placeholders.
-        further: the components beside tower and projector.
+        further: the components other than tower and projector.
     """
 
     llm: LLMPlan

@@ -144,7 +144,7 @@ class LLMPlan:
         return digest.hexdigest()
 
     def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
-        # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
+        # [Contract] dropping a separate output projection would leave a model that still speaks, only worse.
         output = reader.read(name, self.sources[name])
         if not torch.equal(output.to(embedding), embedding):
             raise UserError(
@@ -318,7 +318,7 @@ def _stream(
     folder: Path,
 ) -> None:
     for name, tensor in tensors.items():
-        # A copy of its own: a view would keep the file's memory map, or a fused tensor, alive.
+        # A separate copy: a view would keep the file's memory map, or a fused tensor, alive.
         owned = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
         check_finite(owned, folder, name)
         module, _, leaf = name.rpartition(".")

@@ -49,7 +49,7 @@ def write_hugging_face_llama(
 
     Raises:
         UserError: if the folder holds something already, or the tokenizer file is of another format.
-        ValueError: if the decoder is no such Llama or was built with other arguments.
+        ValueError: if the decoder is not such a Llama or was built with other arguments.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -55,7 +55,7 @@ def meta_conversion(decoder: TransformerDecoder) -> Conversion:
     """Meta's ``consolidated.*.pth`` names.
 
     Raises:
-        UserError: if the decoder is none of Meta's.
+        UserError: if the decoder is not one of Meta's.
     """
     layer: Any = decoder.layers[0]
     if not isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE) or isinstance(
@@ -71,13 +71,13 @@ def meta_conversion(decoder: TransformerDecoder) -> Conversion:
 
 
 def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
-    """Hugging Face's names for the decoder's family, which is told by its modules.
+    """Hugging Face's names for the decoder's family, which is recognised by its modules.
 
     The family decides whether query and key rows are permuted (Hugging Face rotates half against half, torchtune's
     Llama neighbour against neighbour) and whether projections are fused (Phi-3).
 
     Raises:
-        UserError: if the decoder's rotary positions are none of torchtune's, or for Gemma 2.
+        UserError: if the decoder's rotary positions are not torchtune's, or for Gemma 2.
     """
     shape = describe(decoder)
     layer: Any = decoder.layers[0]

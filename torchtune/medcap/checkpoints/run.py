@@ -1,4 +1,4 @@
-"""A trained run by its folder: which model it is is in its own configuration."""
+"""Read a trained run from its folder: its own configuration says which model it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
         The run's model, ``vision_checkpoint`` being the run's own.
 
     Raises:
-        UserError: if the folder is no run, holds no complete checkpoint, or an override is no model key.
+        UserError: if the folder is not a run, holds no complete checkpoint, or an override is not a model key.
     """
     folder = Path(run).expanduser()
     if not folder.exists():

@@ -89,7 +89,7 @@ def load_tree(folder: Path, name: str) -> Any:
     if version != FORMAT_VERSION:
         raise UserError(f"{structure}: format_version {version!r} is unknown here; update medcap")
     try:
-        # A copy, because load_file maps the file into memory, and the file may be removed while the run goes on.
+        # A copy, because load_file maps the file into memory, and the file may be removed while the run continues.
         tensors = {path: tensor.clone() for path, tensor in load_file(weights).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights} is missing or damaged: {_first_line(error)}") from error

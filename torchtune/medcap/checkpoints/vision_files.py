@@ -40,7 +40,7 @@ class SavedVision:
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
         llm: what was saved about the language model: fingerprint, dim, component, weights.
-        configs: what rebuilds each component, by name, as ``Component.config`` gave it.
+        configs: configuration that rebuilds each component, by name, as ``Component.config`` returned it.
         tensors: tensors of each component, by component name, under their own names.
     """
 
@@ -143,7 +143,7 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
     """Read a checkpoint's description and the header of its weights.
 
     Args:
-        path: ``vision.safetensors``; ``vision.json`` lies beside it.
+        path: ``vision.safetensors``; ``vision.json`` is next to it.
 
     Raises:
         UserError: if a file is missing, damaged or of a later format.

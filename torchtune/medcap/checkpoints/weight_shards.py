@@ -26,7 +26,7 @@ class PendingTensor:
         name: name in the file.
         shape: shape of the tensor.
         dtype: that it is stored in.
-        read: gives its numbers, in any dtype.
+        read: returns its numbers, in any dtype.
     """
 
     name: str
@@ -60,7 +60,7 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
             file = "model.safetensors" if len(shards) == 1 else numbered
             content = {}
             for tensor in shard:
-                # A copy of its own: a view would keep the source's memory map alive, and may not be saved.
+                # A separate copy: a view would keep the source's memory map alive, and may not be saved.
                 content[tensor.name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.read())
                 check_finite(content[tensor.name], f"{title} as {tensor.dtype}", tensor.name)
                 weight_map[tensor.name] = file

@@ -1,4 +1,4 @@
-"""``medcap serve RUN``: trained runs behind OpenAI's chat interface."""
+"""``medcap serve RUN``: serve trained runs with OpenAI's chat interface."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
 
     Args:
         options: see :func:`add_arguments`.
-        page: gives the endpoints of a page that is served too.
+        page: returns the endpoints of a page that is served too.
 
     Raises:
         UserError: if a run, the address or a key cannot be used; before weights are loaded, if possible.
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
     routes = page(service, Keys(keys)) if page is not None else ()
     app = create_app(service, keys, names if is_local or options.allowed_host else None, routes)
-    # Whoever reads that it serves may connect at once.
+    # A client that reads that the server is ready may connect at once.
     taken.listen(BACKLOG)
     host, port = taken.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"

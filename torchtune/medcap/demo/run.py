@@ -33,7 +33,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
         seed: seed of the whole run; training and test images never share one.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         UserError: if a folder cannot be written or a step fails.

@@ -27,7 +27,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
         revision: a branch, made if it is not there; None is the main one.
 
     Returns:
-        Where it lies now.
+        The address of the uploaded folder.
 
     Raises:
         UserError: if the folder is none of a model or holds what does not belong, there is no login or no network, or
@@ -55,7 +55,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
             folder_path=folder,
             revision=revision,
             commit_message=message,
-            # What was looked at, not what may have come since.
+            # Upload what was checked, not what may have come since.
             allow_patterns=[glob.escape(name) for name in files],
         )
     except LocalTokenNotFoundError as error:

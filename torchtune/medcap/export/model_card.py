@@ -54,7 +54,7 @@ training from or to score.
 `medcap import meta_model.pt --vision biomedclip --llm FOLDER --out RUN`. The language model is not part of it.
 """,
 }
-# What of the three parts a format leaves out.
+# The part of the three that a format leaves out.
 _WITHOUT = {
     "vision": "\nThis folder holds the vision tower alone, for other work than answers in words.\n",
     "medcap": "\nThis folder holds the vision tower and the projector; the language model is its makers' own.\n",

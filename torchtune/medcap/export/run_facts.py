@@ -119,7 +119,7 @@ def _scores(root: Path, fingerprint: str) -> tuple[list[Mapping[str, Any]], list
         metrics = read_json(path)
         if "protocols" not in metrics or "task" not in metrics:
             continue
-        # [Contract] numbers of another step of the run would be told as this one's.
+        # [Contract] numbers of another step of the run would be reported as this one's.
         if metrics.get("settings", {}).get("vision_checkpoint_sha256") == fingerprint:
             scores.append(metrics)
         else:

@@ -76,7 +76,7 @@ def llm_component(config: Mapping[str, Any], location: Path) -> dict[str, Any]:
 
     Args:
         config: config of the language model, with every field; see :func:`complete_config`.
-        location: where it stands, for messages.
+        location: place of the configuration, for messages.
 
     Raises:
         UserError: for another family, or a variant that torchtune's builders lack.
@@ -117,7 +117,7 @@ def complete_config(config: Mapping[str, Any], location: Path) -> dict[str, Any]
 
     Args:
         config: config with ``model_type``.
-        location: where it stands, for messages.
+        location: place of the configuration, for messages.
 
     Raises:
         UserError: if transformers refuses it.

@@ -146,7 +146,7 @@ def probe(run: str, options: ProbeOptions) -> ProbeReport:
         options: see there.
 
     Returns:
-        What was found.
+        The report.
 
     Raises:
         UserError: if the run, the images or the labels cannot be used.

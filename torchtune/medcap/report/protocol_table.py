@@ -23,7 +23,7 @@ class ProtocolLine:
         controls: control -> the same score without the right image.
         falls: control -> (value, low, high) of what the score loses there; an interval above 0 shows that the image
             matters.
-        share: whether the score is a share of 1, told in percent.
+        share: whether the score is a share of 1, shown in percent.
     """
 
     protocol: str

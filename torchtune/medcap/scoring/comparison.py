@@ -169,7 +169,7 @@ def _short(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """What a protocol makes of one side's common rows.
+    """A protocol's result for the common rows of one side.
 
     Attributes:
         score: the protocol's headline.
@@ -203,7 +203,7 @@ class Comparison:
         second_only: wrong in A and right in B.
         p: two-sided p-value.
         test: ``MCNEMAR`` where every compared row is decided, else ``SIGN_FLIP``.
-        share: whether the headline is a share of 1, so that differences are told in points.
+        share: whether the headline is a share of 1, so that differences are given in points.
         notices: what a reader must know.
     """
 

@@ -62,7 +62,7 @@ class Question:
 
     @property
     def image_entry(self) -> str:
-        """What files of answers say of the first image; "" where there is none."""
+        """Return what files of answers say of the first image; "" if there is none."""
         return str(self.image or self.image_name)
 
     @property
@@ -89,7 +89,7 @@ class Answer:
     Attributes:
         question: what was asked.
         prediction: what was answered; "" where there is no answer, which is a failure.
-        outputs: what the model gave beside its words, such as boxes.
+        outputs: results of the model besides its words, such as boxes.
     """
 
     question: Question

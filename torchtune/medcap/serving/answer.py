@@ -91,7 +91,7 @@ class Answer:
         stop: texts before which the answer ends.
         deadline: time of the event loop's clock after which the answer is given up.
         request_id: id of the request.
-        prefix: words of the answer that the prompt ends with; they are not told again.
+        prefix: words of the answer that the prompt ends with; they are not sent again.
 
     Attributes:
         num_tokens: number of tokens of the answer so far.

@@ -95,7 +95,7 @@ class EventStream:
         """Send everything.
 
         Returns:
-            What went wrong, if anything.
+            The error, if any.
 
         Raises:
             ClientGone: when the client takes nothing any more.
@@ -148,7 +148,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         work: cancelled when the client leaves.
 
     Returns:
-        What the work returns.
+        The result of the work.
 
     Raises:
         ClientGone: when the client leaves before the work is done.

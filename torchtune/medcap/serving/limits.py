@@ -15,7 +15,7 @@ class Limits:
 
     Args:
         max_rows: most answers that one language model decodes together.
-        max_queue: most requests that wait beyond those; further ones are told to come back.
+        max_queue: most requests that wait beyond those; further ones get status 429.
         max_seq_len: most tokens of a conversation and its answer.
         max_new_tokens: most tokens of an answer, and how many there are where a request does not say.
         max_body_bytes: most bytes of one request.

@@ -37,7 +37,7 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 class Envelope:
-    """Gives every request an id, every reply its headers, and every failure a reply that tells nothing of ours.
+    """Gives every request an id, every reply its headers, and every failure a reply without internal details.
 
     The id is in ``scope["state"]["request_id"]``, in the header ``x-request-id`` and in the log. Endpoints leave
     what the log's line should say besides in ``scope["state"]["log"]``: names and numbers, never content.

@@ -56,7 +56,7 @@ class ServedRun:
 
 
 class Service:
-    """Loaded runs behind one door.
+    """Several loaded runs behind one interface.
 
     Args:
         generators: generators by model id; those with a common decoder share one batch.

@@ -82,7 +82,8 @@ class Converter(ABC):
             folders: where they are.
 
         Returns:
-            What reads them: counts what it leaves out, and gives the location of each example and the example.
+            The reader of the files: it counts what it leaves out, and yields the location of each example and the
+                example.
 
         Raises:
             UserError: if something is missing: the message names the path and what to download.

@@ -29,7 +29,7 @@ def sorted_images(folder: str | Path, leave_out: Callable[[str], None] = lambda 
 
     Args:
         folder: where to look.
-        leave_out: is told the name of every other file, in any order; not of hidden ones.
+        leave_out: called with the name of every other file, in any order; not for hidden files.
 
     Yields:
         Names as those of :func:`sorted_files`.

@@ -57,7 +57,7 @@ def question_examples(
         check: raises ``SkipRecord`` for a question that is not wanted.
 
     Returns:
-        What reads them.
+        The reader of the files.
 
     Raises:
         UserError: in the cases of :func:`find_source`, and if no folder of images is there.

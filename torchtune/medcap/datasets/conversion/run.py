@@ -36,7 +36,7 @@ def convert(
         keep_missing: keep rows whose image is not there.
 
     Returns:
-        What was written.
+        The summary of the written files.
 
     Raises:
         UserError: if a source is missing (then nothing is written) or damaged, or nothing of it can be used.
@@ -84,7 +84,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
 
 
 def summary(written: Written, data: str) -> str:
-    """Return what a user must know of a file, as lines of text."""
+    """Return lines of text about a file that the user must know."""
     tally = written.tally
     lines = [f"wrote {written.rows:,} rows to {written.path} (records read: {tally.read:,})"]
     for reason, number in tally.skipped.most_common():

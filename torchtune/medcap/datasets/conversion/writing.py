@@ -66,7 +66,7 @@ class RowWriter:
             tally: what the source counts; what is left out here is counted too.
 
         Returns:
-            What was written.
+            The summary of the written file.
 
         Raises:
             UserError: if there is not one row to write; then no file is written.

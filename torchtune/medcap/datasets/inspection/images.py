@@ -43,7 +43,7 @@ def decode(reader: ImageReader, image: ImageRef) -> ImageFacts:
 
 
 def read_header(reader: ImageReader, image: ImageRef) -> ImageFacts:
-    """Size and format alone; raises what ``ImageReader.check`` raises."""
+    """Read only size and format; raise what ``ImageReader.check`` raises."""
     header = reader.check(image.path)
     return ImageFacts(width=header.width, height=header.height, format=header.format)
 

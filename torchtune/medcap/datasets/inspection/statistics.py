@@ -1,4 +1,4 @@
-"""What a data file gives a training run: tokens and images, and how well they fill rows."""
+"""Statistics of a data file for a training run: tokens and images, and how well they fill rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image_statistics(survey: Survey) -> dict[str, Any]:
 
     Returns:
         ``files``, ``unreadable``, ``named``; ``formats`` with their counts; ``shorter_side`` and ``longer_side`` as
-        ``describe_lengths`` gives them; ``images_a_row`` with the number of usable rows that have so many.
+        ``describe_lengths`` returns them; ``images_a_row`` has the number of usable rows for each number of images.
     """
     known = survey.images["width"] > 0
     width, height = survey.images["width"][known], survey.images["height"][known]
@@ -67,7 +67,7 @@ class Packing:
         units: batch items of the epoch.
         steps: number of optimizer steps at one batch size.
         samples: number of samples in it.
-        documents: that they are put together in; of unpacked data each batch makes its own, so as many as samples.
+        documents: number of documents they are packed into; unpacked, each batch makes its own, so as many as samples.
         tokens: that are computed in the epoch.
         fill: share of the rows' places that hold tokens; None for unpacked data, whose rows vary.
         saved_by_sharing: tokens that need not be computed again because samples show the same image.

@@ -63,7 +63,7 @@ class Survey:
         return np.searchsorted(self.starts, mentions, side="right") - 1
 
     def contents(self) -> np.ndarray:
-        """``[n]`` uint64: a number for what is said and shown in each row, wherever its images lie; 0 where unknown."""
+        """``[n]`` uint64: a number for the words and images of each row, wherever its images are; 0 where unknown."""
         mixed = self.words.copy()
         shown = self.images["content"][self.files]
         counts = np.diff(self.starts)
@@ -91,7 +91,7 @@ def survey(
         label: what the progress bars say.
 
     Returns:
-        What there is. Beside the columns, only what is wrong takes memory.
+        The survey. Besides the columns, only problems take memory.
     """
     found = _Columns()
     rows = np.arange(len(checker.rows))

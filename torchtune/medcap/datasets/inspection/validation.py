@@ -1,4 +1,4 @@
-"""A data file against every rule that training has: which rows are bad, what is in it twice."""
+"""Check a data file against every rule of training: which rows are bad, which rows and images occur twice."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Validation:
     Attributes:
         survey: its rows and images.
         same_rows: groups of rows that say and show the same, the first ones.
-        num_repeated_rows: rows beside the first of each group.
+        num_repeated_rows: rows other than the first of each group.
         same_images: the first rows of image files that show the same, group by group.
-        num_repeated_images: image files beside the first of each group.
+        num_repeated_images: image files other than the first of each group.
         overlap: overlap with another file, if one was given.
     """
 
@@ -73,7 +73,7 @@ class Validation:
             }
 
     def rule_counts(self) -> dict[str, int]:
-        """Return how many rows break which rule."""
+        """Count the rows that break each rule."""
         counts = Counter(rule for row in self.bad_rows() for rule in row["rules"])
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 

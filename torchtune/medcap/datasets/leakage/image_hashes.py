@@ -85,7 +85,7 @@ def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> It
             this process.
 
     Yields:
-        For each image, in their order, its hashes, or itself with a ``problem`` where it cannot be read.
+        For each image, in order, its hashes, or the image with a ``problem`` where it cannot be read.
 
     Raises:
         UserError: if a process is killed.

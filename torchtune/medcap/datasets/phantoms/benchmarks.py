@@ -66,7 +66,7 @@ _LLAVA_MED_TYPES = ("kind_check", "finding", "size")
 
 @dataclass(frozen=True)
 class PhantomBenchmarks:
-    """What :func:`write_phantom_benchmarks` leaves behind; ``written`` is False when it was all there.
+    """The result of :func:`write_phantom_benchmarks`; ``written`` is False when everything existed.
 
     ``rows`` has the number of test questions by task.
     """
@@ -110,7 +110,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
         image_size: width and height in pixels.
 
     Returns:
-        Where the benchmarks lie and how much they ask.
+        The place of the benchmarks and their numbers of questions.
 
     Raises:
         UserError: for a number out of range, or a folder that holds anything else.

@@ -32,7 +32,7 @@ _UNFINISHED = "phantom.json.unfinished"
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What :func:`write_phantoms` leaves behind; ``written`` is False when the folder was already complete."""
+    """The result of :func:`write_phantoms`; ``written`` is False when the folder was already complete."""
 
     folder: Path
     images: int

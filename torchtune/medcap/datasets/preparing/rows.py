@@ -31,7 +31,7 @@ class RowPlan:
         tasks: tasks for the images, and in shards for the rows.
         reader: opens the images.
         failures: rows and images that are known to be of no use.
-        finish: writes the rows beside the pictures, from the first picture of each source; gives further failures.
+        finish: writes the rows next to the pictures, given the first picture of each source; returns further failures.
     """
 
     tasks: Iterable[Task]
@@ -125,7 +125,7 @@ class _NamedImages:
         self.paths = list(self._numbers)
 
     def usable(self) -> Iterator[int]:
-        """Return the rows that are no failures."""
+        """Return the rows that did not fail."""
         return (index for index, numbers in enumerate(self._of_row) if numbers is not None)
 
     def of_row(self, index: int) -> list[str]:

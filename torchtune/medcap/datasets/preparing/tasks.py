@@ -155,7 +155,7 @@ def shard_tasks(groups: Iterable[Sequence[Picture | Row]], shard_size: int) -> I
 
 
 def _state(source: str) -> tuple[int, int]:
-    """Size and time of the last change in ns, for a member of a tar file those of the tar; zeros for what is gone."""
+    """Size and time of the last change in ns, for a member of a tar file those of the tar; zeros for a missing file."""
     for path in (source, source.partition(SEPARATOR)[0]):
         with contextlib.suppress(OSError):
             found = os.stat(path)

@@ -77,7 +77,7 @@ class Worker:
             task: any.
 
         Returns:
-            What became of it; an image that cannot be read is a failure in it, whatever it makes its decoder raise.
+            The result; an image that cannot be read is a failure in it, whatever its decoder raises.
 
         Raises:
             UserError: if the file cannot be written.

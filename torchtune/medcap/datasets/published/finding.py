@@ -1,4 +1,4 @@
-"""Where a published data set lies: the names of its folders and files, and finding them."""
+"""Find a published data set: the names of its folders and files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HUB = "hub"
 
 @dataclass(frozen=True)
 class Layout:
-    """The names that one split of a data set goes by.
+    """The file names of one split of a data set.
 
     Attributes:
         folders: folders of the data set, in the folder of all downloads.
@@ -42,7 +42,7 @@ class Found:
 
     @property
     def source(self) -> Path:
-        """What messages call the data set: the file if there is one, else the folder."""
+        """Return how messages call the data set: by the file if there is one, else by the folder."""
         return self.files[0] if len(self.files) == 1 else self.folder
 
 

@@ -16,7 +16,7 @@ HUB_COLUMNS = ("image", "question", "answer")
 
 @dataclass(frozen=True, slots=True)
 class PublishedQuestion:
-    """What a file says; values that are ``Any`` are as they stand there, unchecked.
+    """The fields of a question in a file; values that are ``Any`` are unchecked.
 
     Attributes:
         location: the file and row, for messages.

@@ -65,7 +65,7 @@ class Strict(Tally):
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the objects of a JSON array or of JSONL; distinguished by the content.
+    """Yield the objects of a JSON array or of JSONL, recognised by the content.
 
     Args:
         path: the file, UTF-8.

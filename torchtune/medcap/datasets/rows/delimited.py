@@ -18,7 +18,7 @@ LIKE_ROWS = "damaged: a quoted field runs over lines that look like rows"
 NOT_READABLE = "not a readable line of CSV"
 WRONG_COUNT = "not as many fields as the heading"
 _STEP = 256  # lines between looks at the place in the file
-MAX_FIELD = 1 << 27  # characters; PMC-Patients tells whole cases in a field
+MAX_FIELD = 1 << 27  # characters; PMC-Patients has whole cases in a field
 _SUFFIX = re.compile(r"\.\w{2,5}$")
 
 
@@ -45,12 +45,12 @@ class Record:
 
     @property
     def location(self) -> str:
-        """Where it stands, in words."""
+        """Return its place in words."""
         return f"line {self.number}" if len(self.lines) == 1 else f"lines {self.number} to {self.last}"
 
 
 def delimiter_of(path: Path) -> str:
-    """Give a tab for ``.tsv``, else a comma."""
+    """Return a tab for ``.tsv``, else a comma."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
@@ -103,7 +103,7 @@ def read_records(
         heading: heading as :func:`read_heading` gave it.
         delimiter: between fields.
         max_field: characters of a field at most.
-        advance: is told the bytes that have been read so far, now and then.
+        advance: called with the bytes read so far, now and then.
 
     Yields:
         The records; empty lines are left out. A good one has as many fields as the heading.
@@ -152,7 +152,7 @@ def _records(
 
 
 class _Lines:
-    """Gives a reader the lines of a file and keeps those of its current record."""
+    """Pass the lines of a file to a reader and keep those of its current record."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

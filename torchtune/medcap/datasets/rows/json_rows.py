@@ -64,7 +64,7 @@ def _load_lines(file: TextIO, path: Path, start: str) -> Iterator[tuple[int, Any
 
 
 def _not_json(location: str, error: JsonError, start: str) -> UserError:
-    if error.line is None:  # what is wrong has nothing to do with the end of the file
+    if error.line is None:  # The problem has nothing to do with the end of the file.
         return UserError(f"{location}: not valid JSON ({error.reason})")
     if start.lstrip()[:1] not in ("{", "["):
         return UserError(f"{location}: not valid JSON ({error.reason}): the file must be JSON or JSONL")

@@ -126,7 +126,7 @@ class Task(ABC):
         return plan_protocols(protocols, vqa_type)
 
     def folder(self, options: LoadOptions) -> str:
-        """Return the name of its result folder; parts of a benchmark have their own, so that they can run side by side."""
+        """Return the name of its result folder; parts of a benchmark have their own, so they can run at once."""
         return self.name
 
     @abstractmethod

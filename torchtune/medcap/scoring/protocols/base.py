@@ -13,7 +13,7 @@ from medcap.scoring.question import Answer
 
 @dataclass
 class ProtocolScores:
-    """What a protocol makes of answers.
+    """A protocol's result for answers.
 
     Attributes:
         scores: dotted name -> number, ``open.recall`` or ``accuracy``; 0..1 but for CIDEr. A score whose

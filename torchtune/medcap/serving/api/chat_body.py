@@ -175,7 +175,7 @@ def _drop_of_message(message: dict[str, Any], position: str) -> None:
 
 
 def _drop_of_prefill(values: dict[str, Any], messages: list[Any]) -> None:
-    """Take out how vLLM is told to continue the last message, where that is what is done here."""
+    """Remove vLLM's fields for continuing the last message, where that is what is done here."""
     if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
         for name, value in (("continue_final_message", True), ("add_generation_prompt", False)):
             if values.get(name) is value:

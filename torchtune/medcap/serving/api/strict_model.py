@@ -1,4 +1,4 @@
-"""What bodies of requests are checked against, and how a mistake in one is told."""
+"""Validate bodies of requests, and report a mistake in one."""
 
 from __future__ import annotations
 
