@@ -20,7 +20,7 @@ def plain_loss(model: VisionLanguageModel, tokens: Tensor, labels: Tensor, image
         model: its decoder's layers run as torchtune has them.
         tokens: ``[B, S]`` int64.
         labels: ``[B, S]`` int64, not shifted, -100 where nothing is learnt.
-        images: ``[N, 3, H, W]`` ``[N, 3, H, W]`` in the order of the placeholders.
+        images: ``[N, 3, H, W]`` in the order of the placeholders.
 
     Returns:
         A float32 scalar.

@@ -1,9 +1,8 @@
 """One row of a data file -> torchtune messages with text and image parts in their order.
 
 Three layouts are read, distinguished by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations``
-    with
-``from``/``value``; ``conversatons`` as it is in a released file), and torchtune/OpenAI rows (``messages`` with
-``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` beside the turns.
+with ``from``/``value``; a released file spells it ``conversatons``), and torchtune/OpenAI rows (``messages`` with
+``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` next to the turns.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Piece:
     Attributes:
         document: document whose keys the queries attend to.
         num_keys: how many of them, from the document's first.
-        mask: ``[queries, P + num_keys]`` ``[queries, P + num_keys]``, added to the scores: 0 or minus infinity. P is
+        mask: ``[queries, P + num_keys]``, added to the scores: 0 or minus infinity. P is
             the length of the prompt prefix if the document follows it, and 0 otherwise; these keys come first.
     """
 

@@ -19,7 +19,7 @@ class PixelSamples:
 
     Attributes:
         colours: ``[height, width, 1]`` grey or ``[height, width, 3]`` RGB, any numeric type.
-        alpha: ``[height, width]`` ``[height, width]`` from 0, transparent, to 1; None where the file has none.
+        alpha: ``[height, width]`` from 0, transparent, to 1; None where the file has none.
         full: the value of full brightness, for samples of at most 8 bits without a sign; None for others, which are
             stretched from their own minimum and maximum.
         white_is_zero: whether the smallest value is white.

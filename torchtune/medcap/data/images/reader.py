@@ -241,7 +241,7 @@ class ImageReader:
 
         Args:
             image: a reference whose path :meth:`resolve` returned.
-            keep_grey: keep grey as in :meth:`open`.
+            keep_grey: whether to keep grey, as in :meth:`open`.
 
         Yields:
             The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.

@@ -36,7 +36,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
     Args:
         logits: ``[R, V]`` float32; minus infinity is never chosen.
         sampling: the rule.
-        uniforms: ``[R]`` numbers ``[R]`` in [0, 1); not needed when greedy.
+        uniforms: ``[R]``, numbers in [0, 1); not needed when greedy.
 
     Returns:
         ``[R]`` int64.

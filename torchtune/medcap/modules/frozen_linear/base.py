@@ -36,7 +36,7 @@ class FrozenLinear(nn.Module, ABC):
         """Multiply.
 
         Args:
-            states: ``[..., in_features]``, ``[..., in_features]``, any floating-point dtype; the number of tokens may
+            states: ``[..., in_features]``, any floating-point dtype; the number of tokens may
                 be 0.
 
         Returns:

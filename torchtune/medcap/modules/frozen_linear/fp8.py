@@ -46,7 +46,7 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each row so that its largest number is the largest of e4m3.
 
     Args:
-        rows: ``[n, k]`` ``[n, k]``, any floating-point dtype. A row with a number that is not finite decodes to such
+        rows: ``[n, k]``, any floating-point dtype. A row with a number that is not finite decodes to such
             numbers.
 
     Returns:

@@ -176,7 +176,7 @@ class JpegStream:
             self._transformed = body[4:5] not in (b"", b"\0")
 
     def _pass_coded_data(self, position: int, header: bytes) -> int:
-        """Note where the coded data of a scan endand return the position of the marker after them."""
+        """Note where the coded data of a scan end and return the position of the marker after them."""
         numbers = [header[1 + 2 * number] for number in range(header[0])]
         first, last, approximation = header[-3], header[-2], header[-1]
         for number in numbers:

@@ -79,7 +79,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     made = 0
 
     def segment(position: int, within: bool) -> int | None:
-        """Add the segment at a placeand return the position after it, None for a damaged one."""
+        """Add the segment at a place and return the position after it, None for a damaged one."""
         nonlocal last, made
         if position + 2 > len(values):
             return None
