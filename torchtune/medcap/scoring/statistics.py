@@ -11,9 +11,9 @@ import numpy as np
 DRAWS = 10_000
 FEW_DRAWS = 2_000
 LEVEL = 0.95
-# What a mean is of: shares of 1, differences of such shares, or numbers without bounds (CIDEr).
+# The kind of values in a mean: shares of 1, differences of such shares, or numbers without bounds (CIDEr).
 SHARE, DIFFERENCE, NUMBER = "share", "difference", "number"
-_BLOCK = 1 << 18  # drawn values held at once: what a processor core has in its cache
+_BLOCK = 1 << 18  # drawn values held at once: they fit the cache of a processor core
 _FEW = 64
 _ROWS_A_KIND = 32
 
@@ -42,7 +42,7 @@ class Interval:
 
 
 def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
-    """Give a bootstrap interval that has no width at the end of its range the width that its rows allow.
+    """Widen a bootstrap interval that has no width at the end of its range, as far as its rows allow.
 
     Where every row is right, every draw is 1: the bootstrap then says that 1 of 1 is certain. Wilson's score interval
     (Wilson, 1927, J. Am. Stat. Assoc. 22, 209-212) says 0.207 to 1, and 0 to 0.390 of 0 of 6. A difference is read as
@@ -52,10 +52,10 @@ def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
         interval: interval of the bootstrap.
         rows: how many rows, or groups of rows that were drawn together, it is made of; for a mean of several means, how
             many rows of one mean would tell as much.
-        kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` stays as it is.
+        kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` is not changed.
 
     Returns:
-        Wilson's interval, with 0 draws; any other interval as it is.
+        Wilson's interval, with 0 draws; any other interval unchanged.
 
     Example:
         >>> with_width(Interval(1.0, 1.0, 1.0, 0.95, 10_000), rows=1)

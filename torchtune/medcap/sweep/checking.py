@@ -70,7 +70,7 @@ def _configured(program: Program, command: list[str], key: str) -> Configuration
 
 def _recipe_module(recipe: str) -> ModuleType:
     name = recipe.removesuffix(".py").replace("/", ".")
-    # As tune does, so that a recipe of the user's own beside the sweep is found.
+    # As tune does, so that a user's recipe next to the sweep is found.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

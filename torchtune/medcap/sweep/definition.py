@@ -124,7 +124,7 @@ class Definition:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Definition:
-        """Return what ``as_dict`` gave."""
+        """Return the value from which ``as_dict`` made this."""
         programs = {name: values[name] and Program(**values[name]) for name in ("train", "test")}
         return Definition(**{**values, **programs, "objective": Objective(**values["objective"])})
 

@@ -58,7 +58,7 @@ def _values(lines: bytes, key: str) -> Iterator[tuple[int, float]]:
         try:
             row = parse_json(line)
         except JsonError:
-            continue  # what is then missing is told by its name
+            continue  # A missing field is reported by its name.
         if isinstance(row, dict) and key in row:
             yield int(row["step"]), math.nan if row[key] is None else float(row[key])
 

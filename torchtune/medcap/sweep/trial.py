@@ -62,7 +62,7 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
     """Run a claimed trial to its end.
 
     Args:
-        study: which is told of intermediate values, and asked whether the trial is still worth its time.
+        study: study that gets intermediate values, and decides whether the trial is still worth its time.
         claim: the trial.
         environment: environment for its processes, in addition to this process's own.
         wait: sleeps for the given seconds; whether the worker has been asked to stop.
@@ -92,7 +92,7 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
             if stopping or pruned:
                 process.stop()
         status = process.status()
-        # What has ended by itself meanwhile is not repeated.
+        # A process that has ended meanwhile is not started again.
         if status == 0 and (not stopping or command is runs[-1]):
             continue
         if pruned:

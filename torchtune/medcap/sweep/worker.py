@@ -1,4 +1,4 @@
-"""A worker: a process that runs one trial after another on its own GPUs. Started by the manager, told on its input."""
+"""A worker: a process that runs one trial after another on its own GPUs. The manager starts and directs it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Worker:
 
     def _wait(self, seconds: float) -> bool:
         time.sleep(seconds)
-        # Without its manager nothing would tell the user, or stop this process.
+        # Without its manager no process would report to the user or stop this one.
         return self._stopping or os.getppid() != self._parent
 
 

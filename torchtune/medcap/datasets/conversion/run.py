@@ -28,7 +28,7 @@ def convert(
 
     Args:
         converter: converter of the data set, with its options.
-        data: folder that the downloads lie in.
+        data: folder of the downloads.
         out: folder to write to, or the file itself, which ends in .jsonl or .json.
         instruction: what comes before captions; see :class:`Instructions`.
         seed: seed of the random instructions.
@@ -66,7 +66,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
 
     Args:
         written: the file.
-        data: folder that the downloads lie in.
+        data: folder of the downloads.
 
     Returns:
         Folders; none where training finds the images by itself, as they are in the file's folder or the working

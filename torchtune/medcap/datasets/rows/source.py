@@ -41,7 +41,7 @@ def open_source(
     Args:
         source: source as for :func:`medcap.datasets.chat_dataset`.
         image_roots: image roots as for :func:`medcap.datasets.chat_dataset`.
-        max_image_pixels: max image pixels as for :func:`medcap.datasets.chat_dataset`.
+        max_image_pixels: largest image in pixels, as for :func:`medcap.datasets.chat_dataset`.
 
     Raises:
         UserError: if the file or an image root cannot be read.

@@ -28,7 +28,7 @@ class LoadOptions:
     """How a benchmark is read. A task with further options has its own class, whose fields are recipe keys.
 
     Attributes:
-        image_roots: folders that images may be in, beside those of the benchmark. For ``caption`` and ``vqa`` they
+        image_roots: folders that images may be in, besides those of the benchmark. For ``caption`` and ``vqa`` they
             replace the data file's folder and the working directory.
         work_folder: where images that are inside a parquet file are written, ``<output_dir>/<task>/images``.
     """

@@ -50,7 +50,7 @@ def run_trees(
     Args:
         model: model in eval mode.
         trees: trees with their image rows.
-        packed: packed the same trees laid out.
+        packed: layout of the same trees.
         output_positions: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
 
     Returns:

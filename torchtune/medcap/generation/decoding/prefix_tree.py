@@ -1,7 +1,7 @@
 """Prompts about one image as a tree: what they begin with once, then a branch each, then a leaf for each candidate.
 
-A tree is one row of a forward pass. Only a branch itself and its leaves see it, so the result is what each prompt
-alone would give, while an image costs its tokens once however many questions follow.
+A tree is one row of a forward pass. A branch is visible only to itself and its leaves, so the result is what each
+prompt alone would give, while an image costs its tokens once however many questions follow.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path)
 
     Args:
         vision_type: clip_vision_model or siglip_vision_model.
-        fields: what is missing has transformers' default, what no tower needs is left out.
+        fields: configuration fields; a missing one has transformers' default, one that no tower needs is left out.
         folder: where the fields come from, for messages.
 
     Raises:

@@ -31,7 +31,7 @@ class StoredTensor:
     """One tensor of a file.
 
     Attributes:
-        file: where it is.
+        file: file that holds it.
         name: what the file calls it.
         shape: shape from the header.
         load: reads it; the result may be a view of the memory-mapped file.

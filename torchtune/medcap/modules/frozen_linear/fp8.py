@@ -22,7 +22,7 @@ class Fp8Linear(RowScaledLinear):
 
     A weight of e4m3 numbers times a power of two, with 448 times that power in each row, is kept exactly.
 
-    The hardware needs the second operand of a product column by column. Forward that is the weight as it lies; for
+    The hardware needs the second operand of a product column by column. Forward that is the weight as it is stored; for
     the gradient it is a transposed copy, which is made for each backward pass and not kept. Kept, it would make the
     weights as large as in bf16. Made, it moves 2 bytes for each weight, while the product takes 2 n operations for it
     (n tokens): at an H100's data-sheet rates (1979e12 fp8 operations and 3.35e12 bytes a second) 591 / n of the

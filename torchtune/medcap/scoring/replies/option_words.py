@@ -11,7 +11,8 @@ from medcap.scoring.replies.reply_text import CJK
 
 _LOOK = 8  # characters around a number that may belong to it
 _NUMBER = re.compile(r"(?:(?<![\w)])[+-])?(?:[0-9]+(?:\.[0-9]+)?)")
-# What makes a number a part of another one: "12.25", "1,000", "1/2", "2-3", "2 to 3", "-2", "<2", "2%", "2:30", "10^2".
+# Characters that make a number part of another one: "12.25", "1,000", "1/2", "2-3", "2 to 3", "-2", "<2", "2%", "2:30",
+# "10^2".
 _NUMBER_GOES_ON = re.compile(r"[.,:/^×][0-9]|\s?(?:[-–—/×]|to)\s?[0-9]|\s?[%‰½⅓¼¾]|[²³¹⁰⁴-⁹]", re.IGNORECASE)
 _NUMBER_BEGAN = re.compile(
     r"(?:[0-9][.,:/^×]|[0-9]\s?(?:[-–—/×]|to)\s?|(?<![\w)])[+-]|[<>≤≥]\s?|(?<![0-9])[.,])$", re.IGNORECASE
@@ -104,7 +105,7 @@ def _whole(text: str, start: int, end: int) -> bool:
 
 
 def _joins(outside: str, edge: str) -> bool:
-    """Return whether a character continues the word at whose edge it stands. Chinese beside a Latin word does not."""
+    """Return whether a character continues the word next to it. Chinese next to a Latin word does not."""
     return outside.isalnum() and (not _is_cjk(outside) or _is_cjk(edge))
 
 

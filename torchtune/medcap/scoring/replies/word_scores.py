@@ -137,7 +137,7 @@ class CandidateIndex:
     def __init__(self, candidates: Sequence[str]) -> None:
         if not candidates:
             raise ValueError("no candidates")
-        # Equal texts score alike, and the first of them wins.
+        # Equal texts have the same score, and the first of them wins.
         self._texts = list(dict.fromkeys(normalize_word(candidate) for candidate in candidates))
         words = [set(text.lower().split()) for text in self._texts]
         self._sizes = np.array([max(1, len(distinct)) for distinct in words])  # [c]

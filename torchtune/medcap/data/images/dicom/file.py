@@ -104,7 +104,7 @@ class DicomFile:
             The frame's number from 0, and the picture: mode L or RGB.
 
         Raises:
-            UserError: if there is no such frame or window. Also whatever pydicom and its decoders raise: a damaged
+            UserError: if there is no such frame or window. Also whatever pydicom and its decoders raise: what a damaged
                 file makes them raise cannot be foreseen.
         """
         for frame in choose_frames(view.frames, self.frames):
