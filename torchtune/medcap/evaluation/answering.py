@@ -125,8 +125,7 @@ def collect(
 
     Returns:
         For each question its entry in the file: question_id, image, question, reference, options and groups as far as
-            the
-        question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
+        the question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
 
     Raises:
         UserError: if every question fails.

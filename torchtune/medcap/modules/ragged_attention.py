@@ -1,8 +1,7 @@
 """Attention within documents that lie one after another, without padding between them and without a full mask.
 
 This implementation is for the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a
-    mask over
-a row of several documents would be mostly forbidden.
+mask over a row of several documents would be mostly forbidden.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ def run_recipe(recipe: TrainingRecipe) -> None:
     """Run a recipe to its end.
 
     An error that all processes meet, or that the end of one process causes in the others, is reported once: by the
-        process
-    that meets it first.
+    process that meets it first.
 
     Args:
         recipe: not set up yet; ``train`` returns the program's status, 0 at the end of the training.

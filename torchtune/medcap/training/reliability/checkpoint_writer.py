@@ -21,8 +21,7 @@ class BackgroundWriter:
     """Runs one write at a time in a thread.
 
     The thread is not a daemon thread: an interpreter that ends for any reason but a signal's default action waits for
-        it, so
-    that a checkpoint being written is not thrown away. Writing releases the GIL, so training continues.
+    it, so that a checkpoint being written is not thrown away. Writing releases the GIL, so training continues.
     """
 
     def __init__(self) -> None:

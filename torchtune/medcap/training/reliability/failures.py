@@ -47,8 +47,7 @@ def explain(error: BaseException) -> str | None:
 
     Returns:
         The message: what happened and what to do about it. None for everything that may be a mistake in the code, whose
-            traceback
-        is worth more than a line.
+        traceback is worth more than a line.
     """
     text = str(error)
     in_worker = _WORKER_TRACEBACK.search(text)

@@ -25,9 +25,8 @@ def begin_worker(worker_id: int = 0) -> None:
     """Settle a worker process; a ``worker_init_fn``.
 
     multiprocessing drops a batch that cannot be sent, prints a traceback and continues: the run would wait for the
-        batch
-    for ever. Its server of file descriptors prints tracebacks without end where no more files may be opened. Here the
-    worker ends in both cases, and the run with it, in one line.
+    batch for ever. Its server of file descriptors prints tracebacks without end where no more files may be opened. Here
+    the worker ends in both cases, and the run with it, in one line.
 
     Args:
         worker_id: not used.

@@ -138,7 +138,7 @@ def test_a_full_disk_is_reported_the_run_continues_and_old_checkpoints_stay(tmp_
     checkpoints.messages()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "step_000001" / "vision.safetensors").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # is in for the disk: EFBIG in every write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # stands in for a full disk: EFBIG in every write
     try:
         checkpoints.save(2, model.components.values(), {"step": 2})
         with pytest.raises(UserError, match=r"step 2, could not be written \(File too large: .*resume_from_checkpoint"):
