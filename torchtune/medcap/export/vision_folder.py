@@ -53,8 +53,9 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
     open_clip, with ``text_from``           a whole open_clip model: ``open_clip_config.json``,
                                             ``open_clip_model.safetensors``, the base's tokenizer files
     open_clip around timm (BiomedCLIP)      the timm trunk without open_clip's projection: ``config.json``,
-    ``model.safetensors`` timm the same ======================================
-    ==========================================================================
+                                            ``model.safetensors``
+    timm                                    the same
+    ======================================  ==========================================================================
 
     Weights are fp32.
 

@@ -54,7 +54,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
 
 
 def tower_name(name: str) -> str | None:
-    """Return what comes behind ``vision_tower.``, None for other tensors and for numbers that are no weights."""
+    """Return what follows ``vision_tower.``, None for other tensors and for entries that are not weights."""
     name = name.removeprefix("model.")
     if not name.startswith("vision_tower.") or name.endswith("position_ids"):
         return None

@@ -98,7 +98,7 @@ class TargetResult:
         unknown: those of them whose label no training image has.
         majority: share of right answers of always giving the most frequent training label.
         results: side -> result.
-        difference: difference: after minus before.
+        difference: after minus before.
         images: names of the test images, in the order of the answers.
     """
 
