@@ -14,7 +14,7 @@ from typing import Any
 
 from medcap.errors import UserError
 
-# What YAML can hold. Where a hint names nothing of it, the component alone knows what it makes of a value.
+# Types that YAML can hold. If a hint names none of them, only the component can judge a value.
 _PLAIN = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, type(None), Path)
 _PLAIN_ORIGINS = (list, tuple, dict, set, frozenset, Sequence, Mapping, Iterable, Set)
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -17,8 +17,8 @@ def lock_file(file: IO[Any] | int, wait: bool = False, with_children: bool = Tru
     Args:
         file: an open file or its descriptor; closing it gives the lock back.
         wait: until the lock is free, instead of giving up.
-        with_children: whether a child that inherits the descriptor holds the lock too. If not, the lock is gone with
-            this process, even while its children live on.
+        with_children: whether a child that inherits the descriptor holds the lock too. If not, the lock is released
+            with this process, even while its children live on.
 
     Returns:
         False if another process has the lock; None where the system or the file system has no such locks.

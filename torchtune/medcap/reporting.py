@@ -47,7 +47,7 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
         try:
             return work()
         finally:
-            # Here, because Python's own flush at its end would print a traceback if the reader is gone.
+            # Here, because Python's own flush at exit would print a traceback if the reader has closed the pipe.
             sys.stdout.flush()
     except UserError as error:
         stop(error)
@@ -193,7 +193,7 @@ def _is_no_torchao_notice(record: logging.LogRecord) -> bool:
 
 
 def _output_is_closed() -> bool:
-    """Return whether standard output or standard error is a pipe whose reader is gone."""
+    """Return whether standard output or standard error is a pipe whose reader has closed it."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

@@ -88,7 +88,7 @@ class _Pool:
                 try:
                     results = waiting[0][1].result()
                 except BrokenProcessPool:
-                    # Which item did it is not known: all that were not done are done again.
+                    # The item that caused it is unknown: repeat all items that are not done.
                     pool.shutdown(wait=True)
                     for batch, future in waiting:
                         yield self._again(batch) if future.exception() else future.result()

@@ -122,7 +122,7 @@ def concatenation_dim(pieces: list[tuple[int, ...]], expected: tuple[int, ...]) 
     """Return how tensor-parallel pieces make one tensor.
 
     Meta splits wq, wk, wv, w1, w3 and the output by rows, wo and w2 by columns, the embeddings by columns in Llama 2
-    and by rows in Llama 3, and repeats the norms; the pieces' shapes tell which.
+    and by rows in Llama 3, and repeats the norms; the shapes of the pieces show which.
 
     Args:
         pieces: shape of the tensor in each file, in file order.

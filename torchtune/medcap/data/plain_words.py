@@ -55,7 +55,7 @@ class WordEncoder:
         return self._spell_pieces(ids) if self._pieces is not None else self._spell_names(ids)
 
     def _spell_names(self, ids: list[int]) -> list[int]:
-        """Put the ids of its name in the place of each special id, for tokenizers that join texts by their bytes."""
+        """Put the ids of its name instead of each special id, for tokenizers that join texts by their bytes."""
         spelled: list[int] = []
         for token in ids:
             if token not in self.special_ids:

@@ -52,7 +52,7 @@ def open_runs(
     image_roots: Sequence[str | Path] = ANYWHERE,
     **options: Any,
 ) -> list[Generator]:
-    """Load several runs; those that saw through the same language model share one copy of it.
+    """Load several runs; runs trained with the same language model share one copy of it.
 
     Args:
         runs: runs as for :func:`open_run`.

@@ -18,6 +18,6 @@ def further_components(names: Iterable[str] | None = None) -> list[str]:
     """Return the names of the components other than tower and projector.
 
     Args:
-        names: the components to choose from; None for all that there are.
+        names: the components to choose from; None for all.
     """
     return [name for name in (COMPONENTS if names is None else names) if name not in VISION_SIDE]

@@ -187,7 +187,7 @@ def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
 
 
 def freeze_layers(decoder: TransformerDecoder) -> None:
-    """Put a :class:`FrozenLayer` in the place of every layer that can be one; weights and their names stay.
+    """Replace every layer that can be one by a :class:`FrozenLayer`; weights and their names stay.
 
     Args:
         decoder: any torchtune decoder; what it computes stays the same.

@@ -1,4 +1,4 @@
-"""Image rows in the place of placeholders."""
+"""Image tokens instead of placeholders."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Axis:
 
     Attributes:
         label: above it.
-        values: all that may stand on it from bottom to top, for values that are not numbers; empty for numbers.
+        values: all its values from bottom to top, for values that are not numbers; empty for numbers.
         log: whether numbers are spaced by their logarithm.
     """
 

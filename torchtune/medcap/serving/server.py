@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
         The socket.
 
     Raises:
-        UserError: if it cannot be had.
+        UserError: if it is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -43,7 +43,7 @@ class Objective:
 
     @property
     def task(self) -> str | None:
-        """Whose ``metrics.json`` holds it; None for the training's log."""
+        """The task whose ``metrics.json`` holds it; None for the training's log."""
         return self.metric.partition(".")[0] if "." in self.metric else None
 
 

@@ -137,7 +137,7 @@ class Study:
             worker: name of the worker that takes it, for the table.
 
         Returns:
-            It, or None if all that is left is being run by others.
+            The trial, or None if other workers run all that are left.
         """
         # Two processes could take the same trial from SQLite, which knows no SELECT ... FOR UPDATE.
         with locked(self._locks / "claim"):

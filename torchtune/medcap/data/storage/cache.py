@@ -1,6 +1,6 @@
 """What can be computed again from a data file, kept between runs: arrays that open without being read.
 
-An entry is a folder of ``.npy`` files and ``entry.json``. It is complete or invisible, whoever writes at the same
+An entry is a folder of ``.npy`` files and ``entry.json``. It is complete or invisible, even if others write at the same
 time, and a damaged one is as good as none: a cache may cost time, never a run.
 """
 

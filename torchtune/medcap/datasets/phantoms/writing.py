@@ -1,4 +1,4 @@
-"""Writes phantoms: drawn images of four made-up modalities with one lesion each, and all that is true of them."""
+"""Write phantoms: drawn images of four made-up modalities with one lesion each, and all facts about them."""
 
 import json
 import os

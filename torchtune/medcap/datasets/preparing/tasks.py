@@ -1,4 +1,4 @@
-"""What preparing images consists of: tasks that are done as a whole, each known by all that it depends on."""
+"""The tasks of preparing images: each is done as a whole and identified by everything that it depends on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """A picture file, or a shard with all that is in it.
+    """A picture file, or a shard with its content.
 
     Attributes:
         name: the shard's file name, or the picture's stem.

@@ -69,7 +69,7 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
 
     Args:
         path: the file, UTF-8.
-        tally: counts damaged lines of JSONL and rows that are no objects.
+        tally: counts damaged lines of JSONL and rows that are not objects.
 
     Yields:
         The row's place in words and the object.

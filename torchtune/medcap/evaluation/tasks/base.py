@@ -285,7 +285,7 @@ def make_benchmark(
     """Check rows, fingerprint their files and collect what a reader must know.
 
     Args:
-        rows: all that were read.
+        rows: all rows that were read.
         source: what messages call the benchmark.
         files: that the rows come from.
         folder: that the files' names are taken relative to.

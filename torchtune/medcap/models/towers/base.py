@@ -191,7 +191,7 @@ class Tower(Component, ABC):
     """A vision encoder; a subclass is built by ``(spec, preprocess)`` alone, without weights and without a network.
 
     Args:
-        spec: all that rebuilds the architecture, as JSON holds it; ``spec["kind"]`` names the class.
+        spec: everything that rebuilds the architecture, as JSON values; ``spec["kind"]`` names the class.
         preprocess: the preprocessing that the weights were trained with.
 
     Attributes:

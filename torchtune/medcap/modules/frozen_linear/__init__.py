@@ -66,7 +66,7 @@ def check_layers(layers: nn.Module, llm_weights: str) -> None:
 
 
 def quantise_layer(layer: nn.Module, llm_weights: str) -> None:
-    """Put quantised linear maps in the place of a decoder layer's own, one after the other.
+    """Replace a decoder layer's linear maps by quantised ones, one after the other.
 
     Norms and biases stay as they are.
 

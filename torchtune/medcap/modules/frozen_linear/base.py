@@ -58,7 +58,7 @@ class FrozenLinear(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def num_bytes(out_features: int, in_features: int) -> int:
-        """Bytes of a quantised weight with all that decodes it."""
+        """Bytes of a quantised weight with its scales and tables."""
 
     @staticmethod
     def why_impossible(out_features: int, in_features: int) -> str | None:

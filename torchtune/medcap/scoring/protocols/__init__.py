@@ -42,7 +42,7 @@ def make_protocol(name: str, candidates: Sequence[str] | None = None) -> Protoco
 
     Args:
         name: one of ``PROTOCOLS``.
-        candidates: answers of a training set, for ``llava_med``'s ``open.accuracy``; the others have no use for them.
+        candidates: answers of a training set, for ``llava_med``'s ``open.accuracy``; the other protocols ignore them.
 
     Returns:
         The protocol.

@@ -126,6 +126,6 @@ class LlavaMedStrict(OpenClosed):
         return bool(prediction) or reply == wanted
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
-        """With equality in the place of the exact match; see :class:`OpenClosed`."""
+        """Use equality instead of the exact match; see :class:`OpenClosed`."""
         values = super().open_values(answer, prediction, reference)
         return {**values, "exact_match": float(self.open_hit(answer, prediction, reference))}

@@ -46,7 +46,7 @@ class OpenClosed(Protocol):
         return {"OPEN": OPEN, "CLOSED": CLOSED}.get(answer_type)
 
     def reply(self, answer: Answer) -> str:
-        """Return the words that are scored: all that a model said, as the published rules take it."""
+        """Return the words that are scored: everything that a model said, as in the published rules."""
         return answer.prediction
 
     def prepare(self, answers: Sequence[Answer]) -> list[str]:

@@ -59,7 +59,7 @@ def final_reply(text: str) -> str:
     and tags like it.
 
     Args:
-        text: all that a model said.
+        text: everything that a model said.
 
     Returns:
         The reply. "" where the reasoning was cut off before it: nothing was answered then. A text without any of

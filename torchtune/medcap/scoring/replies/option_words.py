@@ -68,7 +68,7 @@ def _hide(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def positions(text: str, option: str) -> list[tuple[int, int]]:
-    """Find an option's text as whole words, whatever the case, the line ends, and hyphens in the place of spaces.
+    """Find an option's text as whole words, whatever the case, the line ends, and hyphens instead of spaces.
 
     A number is found by its value, as a whole: 2 is in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
 

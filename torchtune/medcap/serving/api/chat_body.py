@@ -11,7 +11,8 @@ from medcap.serving.api.api_error import bad_request
 from medcap.serving.api.idle_fields import OF_MESSAGE, OF_PART, OF_REQUEST, drop_idle
 from medcap.serving.api.strict_model import StrictModel, refusal
 
-# Brackets and commas of a body. Image data has none, so this bounds what the parser makes of a large body.
+# Brackets and commas of a body. Image data has none, so this bounds the objects that the parser creates for a large
+# body.
 MAX_STRUCTURE = 200_000
 MAX_STOP_TEXTS = 4
 MAX_STOP_CHARACTERS = 200

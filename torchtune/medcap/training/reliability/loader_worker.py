@@ -13,7 +13,7 @@ from medcap.training.reliability.stopping import ignore_stop_signals
 
 # Exit statuses of a worker that cannot send its batches; the run reads them in torch's message about the dead worker.
 OUT_OF_FILES, OUT_OF_SHARED_MEMORY = 124, 125
-# torch's own words, where a batch's memory cannot be had.
+# torch's message when a batch's memory cannot be allocated.
 SHARED_MEMORY = (
     "unable to open shared memory object",
     "unable to allocate shared memory",
