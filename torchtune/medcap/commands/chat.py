@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="show this first; may repeat",
     )
-    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before everything")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system text before all turns")
     parser.add_argument(
         "--alone", action="store_true", help="each question without the turns before it, for models trained so"
     )
