@@ -34,7 +34,7 @@ class GenerateRecipe:
     Features:
         - One picture: ``image=PATH``, with ``prompt=...`` or for a caption; the answer goes to standard output.
         - Tasks: ``test_<task>=True``, several at once, over ``dataset_source``; predictions, scores and a page go to
-          ``output_dir/<task>/``. A run that was killed goes on where it stopped.
+          ``output_dir/<task>/``. A run that was killed continues where it stopped.
         - ``protocols=[...]``: scoring rules, published and strict, side by side; answers are asked for once where
           rules need the same ones.
         - ``controls=true``: the same questions with the images exchanged, and without any; what does not fall does

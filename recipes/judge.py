@@ -21,7 +21,7 @@ from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
 
 DEFAULT_BITS = 4
-# medcap 2024's names, and the word for a file that is no CSV.
+# The key names of medcap 2024, and the name used for a file that is not CSV.
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
 OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}
@@ -33,7 +33,7 @@ class JudgeRecipe:
     Features:
         - ``exp=eval_vqa``: verdicts RIGHT or WRONG for ``csv_path``, medcap 2024's raw CSV, a predictions.jsonl or
           any file of answers; verdicts, scores and, for a CSV, the judged CSV go to ``output_dir``. A run that was
-          killed goes on where it stopped.
+          killed continues where it stopped.
         - ``exp=chat``: a conversation with the judge's model on the terminal.
         - ``judge=local``: a Hugging Face checkpoint in 4, 8 or 16 bit; ``judge=self``: the model under test;
           ``judge=endpoint``: any server that speaks OpenAI's chat completions.

@@ -1,4 +1,4 @@
-"""One browser and one server for the tests of the web page."""
+"""One browser and one server for the tests of a module of the web page."""
 
 import os
 import shutil
@@ -13,7 +13,8 @@ from medcap.serving.web.votes import VoteLog
 from medcap.serving.web.web_page import find_examples, page_routes
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: its event loop runs in this thread until it ends, and no other test could start one.
+@pytest.fixture(scope="module")
 def browser():
     """Chromium of the system; nothing is downloaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -118,7 +118,7 @@ def test_the_boxes_of_an_answer_are_drawn_on_the_picture(visit):
     assert drawn["rows"][0] < 80 and abs(drawn["rows"][1] - 240) <= 2
 
 
-def test_a_wrong_key_is_told_in_plain_words_and_the_right_one_still_works(browser, served):
+def test_a_wrong_key_is_reported_in_plain_words_and_the_right_one_still_works(browser, served):
     with visiting(browser, served.url, key=None) as visit:
         visit.page.wait_for_selector("#login[open]")
         assert visit.page.inner_text("#login p") == "This server asks for a key."
@@ -130,7 +130,7 @@ def test_a_wrong_key_is_told_in_plain_words_and_the_right_one_still_works(browse
         assert not visit.page.is_visible("#login")
 
 
-def test_what_is_no_image_is_refused_in_plain_words(visit):
+def test_something_that_is_not_an_image_is_refused_in_plain_words(visit):
     notes = {"name": "notes.png", "mimeType": "image/png", "buffer": b"no image"}
     visit.page.set_input_files("#file", notes)
     visit.page.wait_for_selector("#problem:visible")

@@ -41,7 +41,7 @@ class Served:
     """A server of two tiny models that sample, and of one that points; it needs a key.
 
     Args:
-        client: of its interface.
+        client: client of its interface.
         votes: the file of votes.
     """
 
@@ -60,7 +60,7 @@ class Visit:
     Args:
         page: Playwright's page.
         requests: the address of each request.
-        errors: of scripts, and of the content security policy.
+        errors: errors of scripts, and of the content security policy.
     """
 
     page: Any
@@ -101,9 +101,9 @@ def visiting(browser: Any, url: str, key: str | None = KEY, **options: Any) -> I
 
     Args:
         browser: Playwright's.
-        url: of the page.
+        url: URL of the page.
         key: typed into the login.
-        options: of the browser's context.
+        options: options of the browser's context.
 
     Yields:
         The visit.

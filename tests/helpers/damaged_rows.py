@@ -20,8 +20,8 @@ class Damage:
     """A row that cannot be used.
 
     Attributes:
-        text: the row as it stands in the file.
-        rule: by which rule it fails.
+        text: the row as it is in the file.
+        rule: rule by which it fails.
         reason: words of the reason.
     """
 

@@ -38,9 +38,10 @@ def dicom_bytes(cells: np.ndarray, syntax: str, photometric: str = "MONOCHROME2"
 
     Args:
         cells: ``[rows, columns]``, or with a last axis of 3 for colours.
-        syntax: of ``SYNTAXES``.
+        syntax: one of ``SYNTAXES``.
         photometric: how they are to be read.
-        elements: as in ``dicom_dataset``; or a pair of type and value, for one that is to have this type.
+        elements: elements as in ``dicom_dataset``; or a pair of type and value, for an element that must have this
+            type.
     """
     typed = {key: value for key, value in elements.items() if isinstance(value, tuple)}
     dataset = dicom_dataset(cells, photometric, **{key: elements[key] for key in elements.keys() - typed})

@@ -34,7 +34,7 @@ def faulty_mlp(
     """A patch MLP whose forward pass in training, counted from 1, goes wrong on one rank.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         num_image_tokens: the tower's, or absent.
         rank: where it happens; None means everywhere.
@@ -42,7 +42,7 @@ def faulty_mlp(
         out_of_memory_call: the pass that finds no memory.
         bug_call: the pass that raises something unexpected.
         signal_call: the pass in which the process gets a signal, twice.
-        signal_evaluation: the same, a pass of an evaluation, which are counted for themselves.
+        signal_evaluation: whether to signal in an evaluation pass instead; these are counted separately.
         signal_number: which signal.
         hold_calls: passes that wait until the test lets them go on (``faulty_runs.Holds``).
         hold_folder: where they tell so.
@@ -64,7 +64,7 @@ class FaultyMLP(PatchMLP):
     """What ``faulty_mlp`` makes.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         faults: what happens -> the numbers of the passes.
         signal_number: which signal.

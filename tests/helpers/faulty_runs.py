@@ -47,7 +47,7 @@ class Holds:
     """Passes of the faulty projector at which a run waits, so that a test can do something to it there.
 
     Args:
-        folder: for empty files, which can be made although the disk is full.
+        folder: folder for empty files; these can be created even on a full disk.
         calls: the passes, counted from 1.
         rank: that waits; None means all.
     """

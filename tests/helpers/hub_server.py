@@ -19,7 +19,7 @@ class HubServer:
         repositories: name -> what it was made with.
         branches: (repository, branch) that were made.
         files: (repository, revision) -> path -> content.
-        status: of the answer to the next repository that is made; 200 is success.
+        status: status of the answer to the next repository that is made; 200 is success.
     """
 
     def __init__(self) -> None:

@@ -18,8 +18,8 @@ def encode_lossless(
         samples: unsigned ``[rows, columns]`` or ``[rows, columns, components]``, below ``2**precision``.
         precision: 2 to 16 bits.
         restart_rows: rows between restart markers, 0 for none.
-        numbers: of the components.
-        markers: segments to put behind the start marker.
+        numbers: component numbers.
+        markers: segments to put after the start marker.
     """
     planes = samples[..., None] if samples.ndim == 2 else samples
     rows, columns, components = planes.shape

@@ -26,7 +26,7 @@ def write_chat_checkpoint(folder: Path, decoder: TransformerDecoder | None = Non
 
     Args:
         folder: where.
-        decoder: of a torchtune Llama builder; by default a random one.
+        decoder: decoder of a torchtune Llama builder; by default a random one.
         config: changes to config.json.
 
     Returns:

@@ -22,7 +22,8 @@ def kill_at(operation: int, milliseconds: int) -> None:
     Args:
         operation: files and folders that are made, renamed or removed after that checkpoint, in the writer's thread;
             the process is killed before the one of this number. 0 for never.
-        milliseconds: after that checkpoint; the moment may lie in the middle of a file. 0 for never.
+        milliseconds: milliseconds to wait after that checkpoint; the moment may be in the middle of a file. 0 never
+            kills.
     """
     process, done = os.getpid(), [-1]
 

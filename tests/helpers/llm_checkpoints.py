@@ -49,9 +49,9 @@ def write_hugging_face_llm(folder: Path, decoder: TransformerDecoder, shards: in
 
     Args:
         folder: where.
-        decoder: of a torchtune Llama builder.
+        decoder: decoder of a torchtune Llama builder.
         shards: 1 for ``model.safetensors``, else numbered files and ``model.safetensors.index.json``.
-        changes: to config.json; None removes the key.
+        changes: changes to config.json; None removes the key.
 
     Returns:
         The folder.
@@ -105,7 +105,7 @@ def write_meta_llm(folder: Path, decoder: TransformerDecoder, pieces: int = 1, e
 
     Args:
         folder: where; the files go into ``original/``.
-        decoder: of a torchtune Llama builder.
+        decoder: decoder of a torchtune Llama builder.
         pieces: tensor-parallel files, as the 70B models have eight.
         embedding_dim: how the embeddings are split: 0 as in Llama 3, 1 as in Llama 2.
 

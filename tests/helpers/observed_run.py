@@ -59,7 +59,7 @@ def observe(
 
     Args:
         server: that starts processes.
-        workspace: with the model and the data.
+        workspace: workspace with the model and the data.
         output: name of the output folder.
         overrides: ``key=value``.
         processes: how many.

@@ -13,7 +13,7 @@ _VOID = {"meta", "img", "input", "br"}
 
 
 def section_html(section: Section) -> str:
-    """Render a section as it stands in a page."""
+    """Render a section as it is in a page."""
     return render(section.template, section=section, identity="g0")
 
 

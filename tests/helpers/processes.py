@@ -28,8 +28,8 @@ def run_in_processes(
     They are forked: what the test has imported is there at once.
 
     Args:
-        function: of the world, then the arguments; it may be a local function.
-        arguments: for every process the same.
+        function: function of the world, then the arguments; it may be a local function.
+        arguments: arguments, the same for every process.
         size: how many processes.
         local_size: how many of them stand for one node; all, if None.
         timeout: seconds after which the processes are killed and the test fails.

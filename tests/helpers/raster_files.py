@@ -30,13 +30,13 @@ def png_bytes(
 
     Args:
         samples: ``[height, width]`` or ``[height, width, samples of a pixel]``, whole numbers.
-        bits: of a sample.
+        bits: number of bits of a sample.
         colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
         palette: content of PLTE.
         transparent: content of tRNS.
         adam7: whether it is interlaced.
         before: chunks before the pixels.
-        after: chunks behind the pixels.
+        after: chunks after the pixels.
     """
     height, width = samples.shape[:2]
     parts = [samples[y::down, x::across] for x, y, across, down in _PASSES] if adam7 else [samples]
@@ -97,7 +97,7 @@ def tiff_bytes(
 
     Args:
         samples: ``[height, width, samples of a pixel]``; its type says whether they have a sign or are floats.
-        bits: of a sample.
+        bits: number of bits of a sample.
         photometric: PhotometricInterpretation.
         order: byte order, ``<`` or ``>``.
         big: whether it is BigTIFF.
@@ -107,7 +107,7 @@ def tiff_bytes(
         tile: height and width of tiles, instead of strips.
         rows_per_strip: all by default.
         reversed_bits: whether FillOrder is 2.
-        sample_format: of the tag; by default the one of the type.
+        sample_format: sample format of the tag; by default the one of the type.
         extra: ExtraSamples.
         tags: further ones, or others: their type (a letter of ``struct``) and values.
     """

@@ -36,7 +36,7 @@ def write_run(
         tower: clip, siglip, biomedclip (small) or tiny.
         projector: its configuration.
         llm: the ``llm`` key.
-        dtype: of the language model's files.
+        dtype: dtype of the language model's files.
 
     Returns:
         The run's folder.

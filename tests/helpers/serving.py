@@ -59,8 +59,8 @@ class Client:
     """Sends what no decent client sends; every reply is searched for leaks.
 
     Args:
-        port: of a server on this machine.
-        key: of the API.
+        port: port of a server on this machine.
+        key: key of the API.
     """
 
     def __init__(self, port: int, key: str | None = None) -> None:

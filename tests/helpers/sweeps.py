@@ -35,9 +35,9 @@ class Running:
     """``medcap sweep`` in a process of its own, forked so that it need not import torch again.
 
     Args:
-        folder: for what it prints.
+        folder: folder for what it prints.
         sweep: the definition.
-        options: of the command.
+        options: options of the command.
     """
 
     def __init__(self, folder: Path, sweep: dict[str, Any], *options: str) -> None:

@@ -69,8 +69,8 @@ def tiny_decoder(family: str = "llama3", max_seq_len: int = 256, extra_rows: int
 
     Args:
         family: one of ``FAMILIES``.
-        max_seq_len: of the decoder.
-        extra_rows: embedding rows behind the tokenizer's vocabulary.
+        max_seq_len: longest sequence of the decoder.
+        extra_rows: embedding rows after the tokenizer's vocabulary.
     """
     shared = {
         "vocab_size": tiny_vocab_size() + extra_rows,

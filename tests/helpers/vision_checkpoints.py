@@ -55,7 +55,7 @@ def write_open_clip_folder(
     Args:
         folder: made if it is not there; its name may be given to open_clip as ``local-dir:``.
         vision: open_clip's ``vision_cfg``.
-        quick_gelu: of the model.
+        quick_gelu: quick gelu of the model.
         as_pickle: write ``open_clip_pytorch_model.bin`` instead of safetensors.
 
     Returns:

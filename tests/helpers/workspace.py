@@ -112,7 +112,7 @@ def tune(recipe: str, config: str, *overrides: str) -> None:
 
 
 def run_arguments(recipe: str, config: str, *overrides: str) -> list[str]:
-    """What stands behind ``tune`` on the command line."""
+    """What comes behind ``tune`` on the command line."""
     return ["run", f"medcap/recipes/{recipe}", "--config", config, *overrides]
 
 

@@ -41,7 +41,7 @@ def test_a_worker_that_cannot_read_ends_the_run_with_a_line(workspace, server, p
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_runs_out_of_memory_is_told_once_and_all_end(workspace, server, rank):
+def test_a_process_that_runs_out_of_memory_is_reported_once_and_all_end(workspace, server, rank):
     overrides = (*FAULTY, "epochs=5", "projector.out_of_memory_call=4", f"projector.rank={rank}")
     run = train(server, workspace, "out", *overrides, processes=2)
     assert run.wait() == [1, 1]
@@ -52,7 +52,7 @@ def test_a_process_that_runs_out_of_memory_is_told_once_and_all_end(workspace, s
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_that_is_not_foreseen_is_told_once_by_the_process_that_meets_it(workspace, server, rank):
+def test_an_error_that_is_not_foreseen_is_reported_once_by_the_process_that_meets_it(workspace, server, rank):
     run = train(server, workspace, "out", *FAULTY, "projector.bug_call=2", f"projector.rank={rank}", processes=2)
     assert run.wait() == [1, 1]
     (line,) = said(run)

@@ -59,7 +59,7 @@ def undisturbed(server, tmp_path_factory):
         (signal.SIGTERM, 2, "signal_evaluation=2", "1", 3),
     ],
 )
-def test_a_signal_saves_a_checkpoint_and_the_run_goes_on_as_if_nothing_had_been(
+def test_a_signal_saves_a_checkpoint_and_the_run_continues_as_if_nothing_had_been(
     undisturbed, server, number, processes, fault, rank, step
 ):
     output = undisturbed.folder / f"{number}_{processes}_{fault.replace('=', '_')}_{rank}"
@@ -112,7 +112,7 @@ def start_torchrun(workspace, *overrides):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_processes_save_when_torchrun_is_asked_to_stop_or_is_gone(workspace, number):
+def test_processes_save_when_torchrun_is_asked_to_stop_or_has_ended(workspace, number):
     process = start_torchrun(workspace)
     printed, output = workspace.folder / "torchrun.txt", workspace.folder / "out"
     try:
@@ -192,7 +192,7 @@ def damaged(workspace, share, count=200):
     return [f"{workspace.data}, row {index}" for index in bad]
 
 
-def test_three_percent_of_damaged_images_are_skipped_alike_by_every_run(workspace, server):
+def test_three_percent_of_damaged_images_are_skipped_equally_by_every_run(workspace, server):
     names = damaged(workspace, 0.03)
     overrides = ("max_bad_fraction=0.05", "check_images=0", "epochs=2", "batch_size=4", "save_every_n_steps=1")
     overrides += FAULTY[:1]
@@ -229,7 +229,7 @@ def test_thirty_percent_of_damaged_images_end_the_run(workspace, server, process
     assert " of 200 rows turned out to be damaged, more than max_bad_fraction=0.05 allows; the last: " in line
 
 
-def test_a_full_disk_is_told_while_training_goes_on_and_at_the_end(workspace, server):
+def test_a_full_disk_is_reported_while_training_continues_and_at_the_end(workspace, server):
     # No file may grow beyond this, as on a full disk; a checkpoint's tensors are larger, the logs are not.
     overrides = (*FAULTY, "epochs=1", "save_every_n_steps=1")
     run = train(server, workspace, "out", *overrides, file_limit=40_000)
@@ -289,7 +289,7 @@ def test_a_folder_that_becomes_unwritable_costs_only_what_was_saved_then(workspa
 @pytest.mark.parametrize(
     ("key", "processes"), [("output_dir", 1), ("checkpointer.output_dir", 1), ("checkpointer.output_dir", 2)]
 )
-def test_a_folder_that_cannot_be_made_is_told_before_weights_are_read(workspace, server, key, processes):
+def test_a_folder_that_cannot_be_made_is_reported_before_weights_are_read(workspace, server, key, processes):
     (workspace.folder / "file").write_text("in the way")
     shutil.rmtree(workspace.folder / "llm")
     run = train(server, workspace, "out", f"{key}={workspace.folder}/file/inside", processes=processes)
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_weights_are_read(workspace,
 
 
 @pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="has no folder that nobody may write to")
-def test_a_folder_that_nobody_may_write_to_is_told_before_weights_are_read(workspace, server):
+def test_a_folder_that_no_one_may_write_to_is_reported_before_weights_are_read(workspace, server):
     shutil.rmtree(workspace.folder / "llm")
     run = train(server, workspace, "out", "output_dir=/sys/kernel/medcap")
     assert run.wait() == [2]

@@ -163,7 +163,7 @@ def test_an_epoch_uses_every_record_once_on_any_number_of_processes(workspace, s
         ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
     ],
 )
-def test_a_mistake_is_told_once_and_nobody_waits(workspace, server, override, message):
+def test_a_mistake_is_reported_once_and_nobody_waits(workspace, server, override, message):
     if override == "device=cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     run = server.train(workspace, "out", override, processes=2)
@@ -173,14 +173,14 @@ def test_a_mistake_is_told_once_and_nobody_waits(workspace, server, override, me
     assert "Traceback" not in said
 
 
-def test_without_torchrun_the_command_is_told(workspace, capsys):
+def test_without_torchrun_the_command_is_shown(workspace, capsys):
     with pytest.raises(SystemExit) as end:
         tune("full_finetune_distributed", "medcap/tiny/distributed", *workspace.model_overrides(), "vision=tiny")
     assert end.value.code == 2
     assert "tune run --nproc_per_node 2 medcap/recipes/full_finetune_distributed" in capsys.readouterr().err
 
 
-def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(workspace, server):
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(workspace, server):
     first = server.train(workspace, "out", "epochs=2000", "num_workers=1")
     folder = workspace.folder / "out" / "checkpoint"
     wait_until(lambda: latest_checkpoint(folder), first)

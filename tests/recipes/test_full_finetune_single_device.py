@@ -96,7 +96,7 @@ def test_only_the_named_parts_change(workspace):
         assert torch.equal(weights(output)[name], tensor) == name.startswith("vision."), name
 
 
-def test_a_run_goes_on_from_another_runs_weights(workspace):
+def test_a_run_continues_from_another_runs_weights(workspace):
     first = workspace.train()
     second = workspace.train(f"vision_checkpoint={first}", "optimizer.lr=0", output="second")
     for name, tensor in weights(first).items():
@@ -266,7 +266,7 @@ def test_too_many_damaged_images_end_the_run(workspace, capsys):
     assert "more than max_bad_fraction=0.1 allows" in capsys.readouterr().err
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_ends_the_run_when_it_goes_on(workspace, capsys):
+def test_a_step_that_is_not_finite_is_skipped_and_ends_the_run_when_it_continues(workspace, capsys):
     with pytest.raises(SystemExit):
         workspace.train("optimizer.lr=1e38", "clip_grad_norm=null", "lr_scheduler=null", "epochs=9", "max_bad_steps=3")
     printed = capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_it_is_trained_saved_and_named(workspace, capsys):
     assert summary["llm_sha256_before"] == summary["llm_sha256_after"]
 
 
-def test_it_stays_as_it_is_where_it_is_not_trained(workspace):
+def test_it_stays_unchanged_where_it_is_not_trained(workspace):
     assert torch.equal(factors(workspace.train(*GAIN)), torch.full((32,), 1.5))
 
 
@@ -92,7 +92,7 @@ def test_a_format_without_a_place_for_it_refuses_it(workspace):
         export_run(output, workspace.folder / "out", format="medcap")
 
 
-def test_it_stands_on_the_model_card(workspace):
+def test_it_is_on_the_model_card(workspace):
     output = workspace.train(*GAIN, BOTH)
     card = model_card(read_facts(output, read_run(output)), "vision")
     assert "| image gain | starts at 1.5 | yes |" in card and "| vision tower | tiny, 16 x 16 pixels | no |" in card

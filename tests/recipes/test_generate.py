@@ -32,7 +32,7 @@ def test_one_picture_goes_to_standard_output(trained, capsys):
     assert [line.count("\t") for line in capsys.readouterr().out.splitlines()] == [1, 1]
 
 
-def test_a_task_writes_predictions_scores_and_a_page_and_goes_on(trained, capsys):
+def test_a_task_writes_predictions_scores_and_a_page_and_continues(trained, capsys):
     arguments = ("test_vqa=True", "controls=True", f"dataset_source={trained.folder}/vqa.json")
     generate(trained, *arguments)
     assert "images shuffled" in capsys.readouterr().out

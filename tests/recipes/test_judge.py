@@ -187,7 +187,7 @@ def test_an_endpoint_that_is_down_is_one_line_and_verdicts_are_kept(tmp_path, ca
     assert json.loads((tmp_path / "verdicts_metrics.json").read_text())["right"] == 9
 
 
-def test_a_server_with_other_fields_judges_and_the_change_is_told(tmp_path, capsys):
+def test_a_server_with_other_fields_judges_and_the_change_is_reported(tmp_path, capsys):
     path = write_predictions(tmp_path, 4)
 
     def respond(_, number):

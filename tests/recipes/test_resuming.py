@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never stopped, on any number of processes."""
+"""A run that continues from a checkpoint is the run that was never stopped, on any number of processes."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def logged(output):
 
 
 def forget(output, step):
-    """Make the checkpoints behind a step incomplete, as if the run had been killed while it wrote them."""
+    """Make the checkpoints after a step incomplete, as if the run had been killed while it wrote them."""
     for folder in (output / "checkpoint").glob("step_*"):
         if int(folder.name.removeprefix("step_")) > step:
             (folder / MARKER).unlink()
@@ -32,7 +32,9 @@ def forget(output, step):
     ("optimizer", "overrides"),
     [("torch.optim.AdamW", ["parallelism=shard"]), ("bitsandbytes.optim.AdamW8bit", ["~optimizer.fused"])],
 )
-def test_latest_skips_what_is_incomplete_and_two_processes_go_on_bit_for_bit(workspace, server, optimizer, overrides):
+def test_latest_skips_what_is_incomplete_and_two_processes_continue_bit_for_bit(
+    workspace, server, optimizer, overrides
+):
     overrides = (*SAVING, f"optimizer._component_={optimizer}", "batch_size=2", "num_workers=0", *overrides)
     assert server.train(workspace, "out", *overrides, processes=2).wait() == [0, 0]
     output = workspace.folder / "out"
@@ -54,7 +56,7 @@ def test_latest_skips_what_is_incomplete_and_two_processes_go_on_bit_for_bit(wor
 
 # Processes and samples on each of them; the samples of a step are the same before and after.
 @pytest.mark.parametrize(("before", "after"), [((2, 2), (1, 4)), ((1, 4), (2, 2)), ((2, 3), (3, 2))])
-def test_another_number_of_processes_goes_on_with_the_same_steps(workspace, server, before, after):
+def test_another_number_of_processes_continues_with_the_same_steps(workspace, server, before, after):
     output, steps = workspace.folder / "out", 2
     whole = observe(server, workspace, "out", *SAVING, f"batch_size={before[1]}", processes=before[0])
     rows = logged(output)

@@ -14,7 +14,7 @@ from typing import Any
 
 from medcap.errors import UserError
 
-# What YAML can hold. Where a hint names nothing of it, the component alone knows what it makes of a value.
+# Types that YAML can hold. If a hint names none of them, only the component can judge a value.
 _PLAIN = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, type(None), Path)
 _PLAIN_ORIGINS = (list, tuple, dict, set, frozenset, Sequence, Mapping, Iterable, Set)
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -24,8 +24,8 @@ def convert(value: Any, parameter: inspect.Parameter, component: Callable[..., A
     """Check one argument and give it the type that its hint names, such as a number for the text ``2e-5``.
 
     Args:
-        value: from the configuration.
-        parameter: of the component that takes it.
+        value: value from the configuration.
+        parameter: parameter of the component that takes it.
         component: a function or a class. Without a hint, a default value of a plain type is one.
         key: names the value in messages.
 
@@ -90,7 +90,7 @@ def _hint_of_default(default: Any) -> Any:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Tell whether a value of a YAML file can be what a hint names."""
+    """Return whether a value of a YAML file can be what a hint names."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _is_plain(typing.get_args(hint)[0])

@@ -63,7 +63,7 @@ def _run(words: list[str]) -> None:
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(words)
-    # argparse takes words that may be none only in one place; overrides may stand anywhere behind the command.
+    # argparse takes words that may be none only in one place; overrides may stand anywhere after the command.
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")

@@ -62,7 +62,7 @@ def _expanded(value: Any) -> Any:
 HOME_EXPANDED = AfterValidator(_expanded)
 Number = Annotated[float, BeforeValidator(_as_number)]
 PathText = Annotated[str, HOME_EXPANDED]
-# A key of random numbers: what NumPy, torch and Python take alike.
+# A seed: a number that NumPy, torch and Python all accept.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
@@ -110,7 +110,7 @@ class OneOf:
     choices: tuple[Any, ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of the type with a check behind it."""
+        """Return the schema of the type with a check after it."""
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def _checked(self, value: Any) -> Any:
@@ -228,7 +228,7 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
     """Check a configuration and fill in what is absent.
 
     Args:
-        cfg: as parsed from the file and the command line.
+        cfg: configuration as parsed from the file and the command line.
         keys: what the recipe reads.
         flags: prefixes of keys that are let through.
 
@@ -307,7 +307,7 @@ def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails
 
 
 def type_names(hint: Any) -> list[str]:
-    """Return the names of the types that a hint allows beside null, such as ``str`` and ``list``."""
+    """Return the names of the types that a hint allows besides null, such as ``str`` and ``list``."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         names = [name for part in typing.get_args(hint) for name in type_names(part)]
         return [name for name in dict.fromkeys(names) if name != "NoneType"]
@@ -356,7 +356,7 @@ def check_arguments(
 
     Args:
         component: what will be called.
-        arguments: from the configuration.
+        arguments: arguments from the configuration.
         path: the key that holds them.
         passed: leading arguments that the caller gives.
         given: keyword arguments that the caller gives.
@@ -397,10 +397,10 @@ def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
     Args:
         node: ``_component_`` and its arguments.
         arguments: leading ones.
-        key: of the configuration, that holds the node.
+        key: key of the configuration, that holds the node.
 
     Returns:
-        What the component returns.
+        The component's result.
 
     Raises:
         UserError: if a component of another package refuses its arguments, whatever it raises then; our own say what

@@ -23,7 +23,7 @@ class TooManyPixelsError(UserError):
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Tell whether open files or memory ran out.
+    """Return whether open files or memory ran out.
 
     A row or an image that met such an error is not bad: read again, it may be good.
     """

@@ -70,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
     Args:
         path: the file; an old one is replaced.
-        value: of JSON's types; ``plain`` makes it so.
+        value: value of JSON types; ``plain`` converts others.
 
     Raises:
         ValueError: for NaN or infinity, which JSON does not have.

@@ -1,4 +1,4 @@
-"""Locks on open files. The operating system drops them when their holder is gone, however it ended."""
+"""Locks on open files. The operating system releases them when their holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def lock_file(file: IO[Any] | int, wait: bool = False, with_children: bool = Tru
     """Lock an open file.
 
     filelock drops a lock in the children of its holder. A sweep's trial must hold the lock of the process that started
-    it, so the system's own calls stand here.
+    it, so the system's own calls are used here.
 
     Args:
         file: an open file or its descriptor; closing it gives the lock back.
         wait: until the lock is free, instead of giving up.
-        with_children: whether a child that inherits the descriptor holds the lock too. If not, the lock is gone with
-            this process, even while its children live on.
+        with_children: whether a child that inherits the descriptor holds the lock too. If not, the lock is released
+            with this process, even while its children live on.
 
     Returns:
         False if another process has the lock; None where the system or the file system has no such locks.
@@ -41,7 +41,7 @@ def hold(path: Path, wait: bool = False) -> TextIO | None:
     """Take a lock on a file of its own.
 
     Args:
-        path: of the lock's file, made if it is not there.
+        path: path of the lock's file, made if it is not there.
         wait: until it is free, instead of giving up.
 
     Returns:
@@ -67,7 +67,7 @@ def locked(path: Path) -> Generator[None]:
 
 
 def is_held(path: Path) -> bool | None:
-    """Tell whether a process holds a lock; None if there is no such file, or no such locks here."""
+    """Return whether a process holds a lock; None if there is no such file, or no such locks here."""
     try:
         with path.open("a" if path.exists() else "r") as file:
             free = lock_file(file)

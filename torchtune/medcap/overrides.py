@@ -18,7 +18,7 @@ def override(values: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
     """Apply overrides as torchtune does; one of another kind (a list where a mapping was) replaces what was there.
 
     Args:
-        values: of the YAML file, interpolations not resolved.
+        values: values of the YAML file, interpolations not resolved.
         words: ``key=value`` and ``~key``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a program ends: one line for an error, told once, on one process and under torchrun."""
+"""How a program ends: one line for an error, reported once, on one process and under torchrun."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
         command: its command line, for the line about an error that was not foreseen.
 
     Returns:
-        What ``work`` returns.
+        The result of ``work``.
 
     Raises:
         SystemExit: with status 2 for a mistake of the user's, 1 for an error that was not foreseen, 130 for Ctrl-C and
@@ -47,7 +47,7 @@ def run_program(work: Callable[[], T], command: Sequence[str]) -> T:
         try:
             return work()
         finally:
-            # Here, because Python's own flush at its end would print a traceback if the reader is gone.
+            # Here, because Python's own flush at exit would print a traceback if the reader has closed the pipe.
             sys.stdout.flush()
     except UserError as error:
         stop(error)
@@ -66,7 +66,7 @@ def unforeseen(error: BaseException, doing: str) -> str:
     """Return the one line for an error that no part of the program explains.
 
     Args:
-        error: as it was raised.
+        error: error as it was raised.
         doing: what the program was doing.
 
     Returns:
@@ -158,9 +158,9 @@ def tell_torchrun(line: str) -> None:
 
 
 def report_common(line: str) -> None:
-    """Print an error that the other processes of the run probably meet too: the first one tells it.
+    """Print an error that the other processes of the run probably meet too: only the first one reports it.
 
-    The others tell it only if they are still there a while later, so it was theirs alone.
+    The others report it only if they still run a while later, because then only they had it.
 
     Args:
         line: the error in words.
@@ -193,7 +193,7 @@ def _is_no_torchao_notice(record: logging.LogRecord) -> bool:
 
 
 def _output_is_closed() -> bool:
-    """Tell whether standard output or standard error is a pipe whose reader is gone."""
+    """Return whether standard output or standard error is a pipe whose reader has closed it."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()

@@ -1,4 +1,4 @@
-"""Work spread over several processes: results in order, and an item that kills its process fails alone."""
+"""Spread work over several processes: results in order; an item that kills its process fails without the others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ordered_map(
         work: item -> result, which must be picklable. So must ``work``, where processes are not forked.
         batches: items that are handed to a process together.
         processes: how many; at least 1.
-        crashed: gives the result of an item that ended the process that worked on it; it may raise.
+        crashed: returns the result of an item that ended the process that worked on it; it may raise.
         fork: fork the processes where that is possible, so that they have what this one has in memory. A process that
             is forked from one with threads can hang, so by default each starts afresh.
 
@@ -88,7 +88,7 @@ class _Pool:
                 try:
                     results = waiting[0][1].result()
                 except BrokenProcessPool:
-                    # Which item did it is not known: all that were not done are done again.
+                    # The item that caused it is unknown: repeat all items that are not done.
                     pool.shutdown(wait=True)
                     for batch, future in waiting:
                         yield self._again(batch) if future.exception() else future.result()
@@ -127,7 +127,7 @@ def _do(batch: list[Any]) -> list[Any]:
 
 
 def _end_with_parent() -> None:
-    # A pool's processes hold both ends of its pipes: none of them would ever notice that a killed parent is gone.
+    # A pool's processes hold both ends of its pipes: none of them would notice that the parent was killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -119,7 +119,7 @@ def test_values_get_the_type_of_the_hint(name, value, expected):
         ("numbers", "abc", "part.numbers='abc' must be of type list"),
     ],
 )
-def test_values_of_another_type_are_told_with_their_key(name, value, words):
+def test_values_of_another_type_are_reported_with_their_key(name, value, words):
     with pytest.raises(UserError, match=words) as error:
         converted(name, value)
     assert "\n" not in str(error.value)

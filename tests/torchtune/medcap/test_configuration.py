@@ -81,7 +81,7 @@ def test_mistakes_name_the_key(given, message):
     assert message in str(caught.value)
 
 
-def test_all_mistakes_of_a_configuration_are_told_in_one_line():
+def test_all_mistakes_of_a_configuration_are_reported_in_one_line():
     with pytest.raises(UserError) as caught:
         check(OmegaConf.create({"epoch": 2, "epochs": 0, "lr": "fast", "inner": {"path": 1}, "part": PART, 5: 6}), Keys)
     assert str(caught.value) == (
@@ -344,7 +344,7 @@ def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch):
     assert (cfg.csv_path, cfg.ckpt_dir, cfg.output_dir) == ("/home/anna/a.csv", "/home/anna/llm", "/home/anna/out")
 
 
-def test_a_component_that_refuses_its_arguments_is_told_with_its_key():
+def test_a_component_that_refuses_its_arguments_is_reported_with_its_key():
     with pytest.raises(UserError, match=r"^sampler: 'int' object is not iterable \(from builtins\.dict\)"):
         build({"_component_": "builtins.dict"}, 5, key="sampler")
     with pytest.raises(UserError, match=r"metric_logger\._component_=torch\.nothing cannot be found"):

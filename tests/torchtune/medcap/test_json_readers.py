@@ -50,7 +50,7 @@ def write(folder, name, text):
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", READERS)
-def test_a_file_that_is_no_json_is_named(tmp_path, name, text):
+def test_a_file_that_is_not_json_is_named(tmp_path, name, text):
     with pytest.raises((UserError, NoValueError)) as caught:
         READERS[name](write(tmp_path, name, text))
     assert Path(name).name in str(caught.value) or str(tmp_path) in str(caught.value)

@@ -10,7 +10,7 @@ from medcap.locks import hold, is_held
 pytestmark = pytest.mark.processes
 
 
-def test_a_lock_is_held_until_the_last_process_that_has_it_is_gone(tmp_path):
+def test_a_lock_is_held_until_the_last_process_that_has_it_has_ended(tmp_path):
     path = tmp_path / "folder" / "lock"
     assert is_held(path) is None
     lock = hold(path)

@@ -104,7 +104,7 @@ def test_the_row_that_an_error_was_met_in_is_named(capsys):
     assert ", train.json, row 7); run it again" in line
 
 
-def test_an_error_of_another_process_is_told_by_its_end():
+def test_an_error_of_another_process_is_reported_by_its_end():
     text = 'Caught ValueError in worker.\nOriginal Traceback (most recent call last):\n  File "x", line 1\n    call()\n'
     told = reporting.unforeseen(ValueError(text + "ValueError: odd\ntrain.json, row 7\n"), "it")
     assert told.startswith(

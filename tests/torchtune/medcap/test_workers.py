@@ -62,7 +62,7 @@ def test_only_as_many_batches_are_read_ahead_as_keep_the_processes_busy():
     results.close()
 
 
-def test_no_items_are_no_results():
+def test_no_items_are_not_results():
     assert flat(ordered_map(double, batched([], 4), 2, lambda item: None)) == []
 
 

@@ -22,7 +22,7 @@ from medcap.generation.text_stream import TextStream
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
-  /system [TEXT]   what the model is told before everything; no TEXT takes it away
+  /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
@@ -36,7 +36,7 @@ class Chat:
 
     Args:
         sampling: how answers are chosen; ``/set`` changes it.
-        system: what the model is told before everything.
+        system: system text before everything.
         alone: leave out the turns before a question, see ``Conversation.request``.
 
     Raises:

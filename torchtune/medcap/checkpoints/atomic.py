@@ -23,7 +23,7 @@ def begin_folder(path: Path) -> Path:
         path: the final name.
 
     Returns:
-        An empty temporary folder beside it; what an interrupted earlier attempt left there is gone.
+        An empty temporary folder next to it; the remains of an interrupted earlier attempt are removed.
     """
     temporary = temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -35,8 +35,8 @@ def finish_folder(path: Path, marked: bool = True) -> None:
     """Bring everything in the temporary folder to disk, mark it complete and give it its name.
 
     Args:
-        path: as given to ``begin_folder``; a folder that was there before is replaced.
-        marked: whether the marker goes into it; a folder in a format of others has no place for it.
+        path: path as given to ``begin_folder``; a folder that was there before is replaced.
+        marked: whether the marker goes into it; a folder in another project's format has no place for it.
     """
     temporary = temporary_name(path)
     for folder, _, files in os.walk(temporary):
@@ -62,7 +62,7 @@ def atomic_folder(path: Path, marked: bool = True) -> Generator[Path]:
 
     Args:
         path: the final name.
-        marked: as for ``finish_folder``.
+        marked: marked as for ``finish_folder``.
 
     Yields:
         A temporary folder to fill. When the block raises it is removed and ``path`` stays as it was.
@@ -109,7 +109,7 @@ def restore_interrupted(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether the marker is there."""
+    """Return whether the marker is there."""
     return (folder / MARKER).is_file()
 
 
@@ -125,7 +125,7 @@ def step_of(folder: Path) -> int | None:
 
 
 def point_latest(folder: Path) -> None:
-    """Make ``latest`` beside a complete step folder point to it.
+    """Make ``latest``, next to a complete step folder, point to it.
 
     It is a relative symbolic link, or a text file with the folder's name where the file system has no links.
     """

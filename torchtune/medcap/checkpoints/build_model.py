@@ -59,7 +59,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @dataclass
 class ComponentPlan:
-    """A component beside tower and projector, whose files are checked but not yet read.
+    """A component other than tower and projector, whose files are checked but not yet read.
 
     Attributes:
         name: the component's.
@@ -103,8 +103,8 @@ class ModelPlan:
     Attributes:
         llm: the frozen language model.
         vision: tower and projector.
-        tokenizer: of the language model, with the image's placeholders.
-        further: the components beside tower and projector.
+        tokenizer: tokenizer of the language model, with the image placeholders.
+        further: the components other than tower and projector.
     """
 
     llm: LLMPlan
@@ -132,8 +132,8 @@ class ModelPlan:
 
         Args:
             device: where the model goes.
-            dtype: of the frozen language model, where ``llm_weights`` does not say another precision; the vision side
-                keeps fp32 weights.
+            dtype: dtype of the frozen language model, where ``llm_weights`` does not say another precision; the vision
+                side keeps fp32 weights.
             after_layer: is called with each layer of the language model once it is loaded.
             decoder: another model's of the same language model, to share; its files are not read again.
 
@@ -173,7 +173,7 @@ def open_model(
 
     Args:
         cfg: says which model.
-        plan: of this configuration, where it was made before; None makes it.
+        plan: plan of this configuration, where it was made before; None makes it.
         decoder: another model's of the same language model, to share.
 
     Returns:

@@ -81,7 +81,7 @@ class LLMPlan:
 
         Args:
             device: where the model goes.
-            dtype: of the parameters that are not quantised; rotary tables stay float32.
+            dtype: dtype of the parameters that are not quantised; rotary tables stay float32.
             after_layer: is called with each decoder layer once its weights are there, quantised, and before the next
                 one's are read, such as to divide them over processes; the layer's rotary tables are still on the meta
                 device.
@@ -137,7 +137,7 @@ class LLMPlan:
         It names the language model whatever ``llm_weights`` is. Never more than one layer is held.
 
         Args:
-            dtype: of the parameters.
+            dtype: dtype of the parameters.
         """
         conversion = conversion_for(build_decoder(self.llm), self.files.kind)
         reader = TensorReader(self.files)
@@ -153,7 +153,7 @@ class LLMPlan:
         return digest.hexdigest()
 
     def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
-        # [Contract] dropping an output projection of its own would leave a model that still speaks, only worse.
+        # [Contract] dropping a separate output projection would leave a model that still speaks, only worse.
         output = reader.read(name, self.sources[name])
         if not torch.equal(output.to(embedding), embedding):
             raise UserError(
@@ -222,8 +222,8 @@ def llm_fingerprint(decoder: nn.Module) -> str:
     """Return a number that is the same exactly when all weights are.
 
     Args:
-        decoder: on any device; a parameter under two names counts once. Where it is divided over processes, all of
-            them must ask together, and get what the whole one gives.
+        decoder: decoder on any device; a parameter under two names counts once. Where it is divided over processes, all
+            of them must ask together, and get what the whole one gives.
 
     Returns:
         sha256 in hexadecimal over name, dtype, shape and bytes of the parameters and, where weights are quantised, of
@@ -327,7 +327,7 @@ def _stream(
     folder: Path,
 ) -> None:
     for name, tensor in tensors.items():
-        # A copy of its own: a view would keep the file's memory map, or a fused tensor, alive.
+        # A separate copy: a view would keep the file's memory map, or a fused tensor, alive.
         owned = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
         check_finite(owned, folder, name)
         module, _, leaf = name.rpartition(".")

@@ -43,13 +43,13 @@ def write_hugging_face_llama(
 
     Args:
         folder: must not exist, or be empty.
-        decoder: of torchtune's ``llama3``, ``llama3_1`` or ``llama3_2``, with real weights.
+        decoder: decoder of torchtune's ``llama3``, ``llama3_1`` or ``llama3_2``, with real weights.
         architecture: the arguments that built it; they must agree with it.
         tokenizer_file: tiktoken's format, as Llama 3's tokenizer.model.
 
     Raises:
         UserError: if the folder holds something already, or the tokenizer file is of another format.
-        ValueError: if the decoder is no such Llama or was built with other arguments.
+        ValueError: if the decoder is not such a Llama or was built with other arguments.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -72,7 +72,7 @@ def write_hugging_face_llama(
 
 
 def is_llama(decoder: TransformerDecoder) -> bool:
-    """Tell whether transformers' LlamaForCausalLM computes what this decoder does."""
+    """Return whether transformers' LlamaForCausalLM computes what this decoder does."""
     layer: Any = decoder.layers[0]
     plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
     biased = layer.attn.q_proj.bias is not None
@@ -94,7 +94,7 @@ def llama_config(shape: DecoderShape, dtype: torch.dtype) -> dict[str, Any]:
 
     Args:
         shape: the decoder's.
-        dtype: of the stored weights.
+        dtype: dtype of the stored weights.
     """
     scaling = shape.rope_scaling
     return {
@@ -145,7 +145,7 @@ def write_fast_tokenizer(
         tokenizer: torchtune's.
         file: its tokenizer.model.
         max_seq_len: positions of the language model.
-        chat_template: for ``apply_chat_template``.
+        chat_template: chat template for ``apply_chat_template``.
         renamed: id -> another name for it, among the special tokens.
         adds_bos: whether text without a template begins with the begin-of-text token.
     """
@@ -168,7 +168,7 @@ def write_fast_tokenizer(
         pad_token="<|finetune_right_pad_id|>",
         chat_template=chat_template,
         clean_up_tokenization_spaces=False,
-        # [Contract] of a batch that is padded on the right, generate() would go on behind the padding.
+        # [Contract] of a batch that is padded on the right, generate() would go on after the padding.
         padding_side="left",
         model_max_length=max_seq_len,
         # transformers 4 would add token_type_ids, which its generate() then refuses.

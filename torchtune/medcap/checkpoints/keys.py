@@ -29,7 +29,7 @@ class CheckpointerFiles(Configuration):
 
 
 class CheckpointFolder(Configuration):
-    """Where the language model lies."""
+    """Where the language model's files are."""
 
     checkpoint_dir: PathText = Field(description="Folder of the language model's weights.")
 

@@ -34,7 +34,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """What decides a decoder's computation beside its weights.
+    """Everything that decides a decoder's computation besides its weights.
 
     Attributes:
         vocab_size: rows of the embedding table.
@@ -161,7 +161,7 @@ def config_mismatches(shape: DecoderShape, config: Mapping[str, Any]) -> list[st
         ("rope_theta", config.get("rope_theta", rope.get("rope_theta")), shape.rope_base),
         ("partial_rotary_factor", config.get("partial_rotary_factor", rope.get("partial_rotary_factor")), 1.0),
     ]
-    # A tied checkpoint can fill a decoder with an output of its own, never the other way round.
+    # A tied checkpoint can fill a decoder with a separate output, never the other way round.
     if shape.tied:
         pairs.append(("tie_word_embeddings", config.get("tie_word_embeddings"), True))
     differences = [f"{key} {found} (the builder: {made})" for key, found, made in pairs if not _same(found, made)]

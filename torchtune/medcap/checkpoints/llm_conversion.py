@@ -55,7 +55,7 @@ def meta_conversion(decoder: TransformerDecoder) -> Conversion:
     """Meta's ``consolidated.*.pth`` names.
 
     Raises:
-        UserError: if the decoder is none of Meta's.
+        UserError: if the decoder is not one of Meta's.
     """
     layer: Any = decoder.layers[0]
     if not isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE) or isinstance(
@@ -71,13 +71,13 @@ def meta_conversion(decoder: TransformerDecoder) -> Conversion:
 
 
 def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
-    """Hugging Face's names for the decoder's family, which is told by its modules.
+    """Hugging Face's names for the decoder's family, which is recognised by its modules.
 
     The family decides whether query and key rows are permuted (Hugging Face rotates half against half, torchtune's
     Llama neighbour against neighbour) and whether projections are fused (Phi-3).
 
     Raises:
-        UserError: if the decoder's rotary positions are none of torchtune's, or for Gemma 2.
+        UserError: if the decoder's rotary positions are not torchtune's, or for Gemma 2.
     """
     shape = describe(decoder)
     layer: Any = decoder.layers[0]
@@ -114,15 +114,15 @@ def conversion_for(decoder: TransformerDecoder, kind: str) -> Conversion:
 
 
 def is_rotary_table(name: str) -> bool:
-    """Tell whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
+    """Return whether a tensor of a checkpoint is a precomputed rotary table, which torchtune computes itself."""
     return name == "rope.freqs" or name.endswith("rotary_emb.inv_freq")
 
 
 def concatenation_dim(pieces: list[tuple[int, ...]], expected: tuple[int, ...]) -> int | None:
-    """Tell how tensor-parallel pieces make one tensor.
+    """Return how tensor-parallel pieces make one tensor.
 
     Meta splits wq, wk, wv, w1, w3 and the output by rows, wo and w2 by columns, the embeddings by columns in Llama 2
-    and by rows in Llama 3, and repeats the norms; the pieces' shapes tell which.
+    and by rows in Llama 3, and repeats the norms; the shapes of the pieces show which.
 
     Args:
         pieces: shape of the tensor in each file, in file order.

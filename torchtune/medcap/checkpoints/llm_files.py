@@ -24,7 +24,7 @@ _KEY = "checkpointer.checkpoint_dir"
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file says of a tensor without its numbers; ``dtype`` is None if they are not floating-point."""
+    """The header's facts of a tensor, without its numbers; ``dtype`` is None if they are not floating-point."""
 
     path: Path
     dtype: torch.dtype | None
@@ -198,11 +198,11 @@ class TensorReader:
         """Read a tensor.
 
         Args:
-            name: as the file has it.
+            name: name as the file has it.
             dim: along which the files' pieces are concatenated; None takes the first file's.
 
         Returns:
-            The tensor on the CPU. It may lie in the memory map: copy it, and let go of it before the next one.
+            The tensor on the CPU. It may be in the memory map: copy it, and release it before the next one.
         """
         headers = self._files.headers[name]
         if self._files.kind == "hugging_face":

@@ -1,4 +1,4 @@
-"""A trained run by its folder: which model it is stands in its own configuration."""
+"""Read a trained run from its folder: its own configuration says which model it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
         The run's model, ``vision_checkpoint`` being the run's own.
 
     Raises:
-        UserError: if the folder is no run, holds no complete checkpoint, or an override is no model key.
+        UserError: if the folder is not a run, holds no complete checkpoint, or an override is not a model key.
     """
     folder = Path(run).expanduser()
     if not folder.exists():
@@ -76,7 +76,7 @@ def run_root(run: str | Path) -> Path:
     """Return the folder that holds a run's configuration, logs and results.
 
     Args:
-        run: as for :func:`read_run`, which has accepted it.
+        run: run as for :func:`read_run`, which has accepted it.
     """
     config = _find_config(Path(run).expanduser())
     return Path(run).expanduser() if config is None else config.parent
@@ -90,7 +90,7 @@ def _find_config(folder: Path) -> Path | None:
 
 
 def _find_checkpoint(folder: Path, config: Path, cfg: DictConfig) -> Path:
-    """Return the folder of the checkpoints, which may lie outside of the run's folder."""
+    """Return the folder of the checkpoints, which may be outside of the run's folder."""
     elsewhere = OmegaConf.select(cfg, "checkpointer.output_dir")
     inside = folder != config.parent or latest_checkpoint(folder) is not None or (folder / DESCRIPTION_FILE).is_file()
     return find_vision_checkpoint(folder if inside or elsewhere is None else Path(elsewhere))

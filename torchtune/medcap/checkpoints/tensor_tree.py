@@ -35,7 +35,7 @@ def save_tree(folder: Path, name: str, value: Any) -> None:
 
     Args:
         folder: made if it is not there.
-        name: of both files, without a suffix.
+        name: name of both files, without a suffix.
         value: dicts with keys of str or int, lists, tuples, str, int, float (inf and nan too), bool, None and tensors
             of any dtype that safetensors has. Tensors that share memory are written once each.
 
@@ -73,7 +73,7 @@ def load_tree(folder: Path, name: str) -> Any:
 
     Args:
         folder: holds both files.
-        name: of both files, without a suffix.
+        name: name of both files, without a suffix.
 
     Raises:
         UserError: if a file is missing or damaged.
@@ -89,7 +89,7 @@ def load_tree(folder: Path, name: str) -> Any:
     if version != FORMAT_VERSION:
         raise UserError(f"{structure}: format_version {version!r} is unknown here; update medcap")
     try:
-        # A copy, because load_file maps the file into memory, and the file may be removed while the run goes on.
+        # A copy, because load_file maps the file into memory, and the file may be removed while the run continues.
         tensors = {path: tensor.clone() for path, tensor in load_file(weights).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights} is missing or damaged: {_first_line(error)}") from error
@@ -103,9 +103,9 @@ def map_tensors(value: Any, function: Callable[[str, Tensor], Tensor], path: str
     """Return a nested value with every tensor replaced; dicts, lists and tuples are new ones.
 
     Args:
-        value: as ``save_tree`` takes it.
+        value: value in the form that ``save_tree`` takes.
         function: a tensor's path, such as ``optimizer/state/0/exp_avg``, and the tensor -> what to put there.
-        path: of the value itself.
+        path: path of the value itself.
     """
     if isinstance(value, Tensor):
         return function(path, value)
@@ -131,7 +131,7 @@ class CpuCopies:
         """Copy a value; what the last call returned is overwritten.
 
         Args:
-            value: as ``save_tree`` takes it.
+            value: value in the form that ``save_tree`` takes.
 
         Returns:
             An equal value that shares no memory with it.

@@ -37,9 +37,9 @@ class VisionPlan:
     """A tower and a projector that are known to fit together, the language model and their files.
 
     Attributes:
-        tower_spec: as ``Tower.spec``.
-        preprocess: as ``Tower.preprocess``.
-        shape: what the tower gives.
+        tower_spec: tower spec as ``Tower.spec``.
+        preprocess: preprocess as ``Tower.preprocess``.
+        shape: shape of the tower's output.
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
         llm_dim: width of the language model's embeddings.
@@ -121,7 +121,7 @@ def check_llm(plan: VisionPlan, fingerprint: str) -> None:
 
     Args:
         plan: gets the notice.
-        fingerprint: of the language model that is loaded now, before it is quantised.
+        fingerprint: fingerprint of the language model that is loaded now, before it is quantised.
     """
     trained_on = plan.llm.get("fingerprint")
     if trained_on is not None and trained_on != fingerprint:
@@ -233,7 +233,7 @@ def _saved_tower(saved: SavedVision) -> TowerSource:
 
 
 def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool:
-    """Tell whether ``vision`` is this architecture, as far as that is known without a network."""
+    """Return whether ``vision`` is this architecture, as far as that is known without a network."""
     on_the_hub = isinstance(vision, str) and "/" in vision and not Path(vision).expanduser().exists()
     if on_the_hub:
         return False
@@ -265,7 +265,7 @@ def materialise(build: Callable[[], AnyModule], weights: TensorFiles | None) -> 
 
     Args:
         build: builds the module on the current default device.
-        weights: under the module's own names; None keeps what ``build`` initialises.
+        weights: tensors under the module's own names; None keeps what ``build`` initialises.
 
     Returns:
         The module, fp32 on the CPU.

@@ -35,13 +35,13 @@ class SavedVision:
 
     Attributes:
         path: the weights file of tower and projector.
-        tower_spec: as ``Tower.spec``.
-        preprocess: as ``Tower.preprocess``.
+        tower_spec: tower spec as ``Tower.spec``.
+        preprocess: preprocess as ``Tower.preprocess``.
         projector_config: ``_component_`` and options.
         num_image_tokens: K.
         llm: what was saved about the language model: fingerprint, dim, component, weights.
-        configs: what rebuilds each component, by name, as ``Component.config`` gave it.
-        tensors: of each component, by name, under their own names.
+        configs: configuration that rebuilds each component, by name, as ``Component.config`` returned it.
+        tensors: tensors of each component, by component name, under their own names.
     """
 
     path: Path
@@ -61,7 +61,7 @@ def save_components(folder: Path, states: Sequence[ComponentState], llm: Mapping
 
     Args:
         folder: made if it is not there.
-        states: of the components.
+        states: states of the components.
         llm: what to remember of the language model: fingerprint, dim, component, weights.
     """
     files: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: {}}
@@ -91,8 +91,8 @@ def save_meta_model(
     Args:
         path: ``meta_model_{epoch}.pt``.
         tower: any; BiomedCLIP's keys are those of open_clip's ``model.visual``.
-        projector: of a ``pooled_mlp``, the only one that the format can describe.
-        dtype: of the stored tensors; medcap 2024's own files are bf16.
+        projector: projector of a ``pooled_mlp``, the only one that the format can describe.
+        dtype: dtype of the stored tensors; medcap 2024's own files are bf16.
 
     Raises:
         UserError: for another projector.
@@ -143,7 +143,7 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
     """Read a checkpoint's description and the header of its weights.
 
     Args:
-        path: ``vision.safetensors``; ``vision.json`` lies beside it.
+        path: ``vision.safetensors``; ``vision.json`` is next to it.
 
     Raises:
         UserError: if a file is missing, damaged or of a later format.

@@ -23,10 +23,10 @@ class PendingTensor:
     """A tensor of a folder that is being written.
 
     Attributes:
-        name: in the file.
-        shape: of the tensor.
+        name: name in the file.
+        shape: shape of the tensor.
         dtype: that it is stored in.
-        read: gives its numbers, in any dtype.
+        read: returns its numbers, in any dtype.
     """
 
     name: str
@@ -44,9 +44,9 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
 
     Args:
         folder: exists.
-        tensors: in the order in which they are read.
+        tensors: tensors in the order in which they are read.
         shard_bytes: most bytes of one file; a larger tensor gets a file of its own.
-        title: of the progress bar, which only large models show.
+        title: title of the progress bar, which only large models show.
 
     Raises:
         UserError: if a tensor holds NaN or infinity, or gets one in the dtype that it is stored in.
@@ -60,7 +60,7 @@ def write_shards(folder: Path, tensors: Sequence[PendingTensor], shard_bytes: in
             file = "model.safetensors" if len(shards) == 1 else numbered
             content = {}
             for tensor in shard:
-                # A copy of its own: a view would keep the source's memory map alive, and may not be saved.
+                # A separate copy: a view would keep the source's memory map alive, and may not be saved.
                 content[tensor.name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.read())
                 check_finite(content[tensor.name], f"{title} as {tensor.dtype}", tensor.name)
                 weight_map[tensor.name] = file

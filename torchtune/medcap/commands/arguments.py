@@ -9,7 +9,7 @@ from typing import Any
 
 # Largest seed that NumPy's older generators take, and so torch, Optuna and the recipes' key ``seed``.
 MAX_SEED = 2**32 - 1
-# Options whose words are no path, whatever they begin with.
+# Options whose values are not paths, whatever they begin with.
 _TEXTS = ("api_key", "question", "system")
 
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap chat``.
+        parser: parser of ``medcap chat``.
     """
     parser.add_argument("model", metavar="RUN", help="folder of a training run, or one of its checkpoint folders")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the model, such as device=cpu")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="show this first; may repeat",
     )
-    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before everything")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system text before all turns")
     parser.add_argument(
         "--alone", action="store_true", help="each question without the turns before it, for models trained so"
     )

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap compare``.
+        parser: parser of ``medcap compare``.
     """
     kinds = "predictions file, a task's result folder, or an output_dir with one task"
     parser.add_argument("a", type=Path, metavar="A", help=kinds)

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap export``.
+        parser: parser of ``medcap export``.
     """
     parser.add_argument(
         "trained_run", metavar="RUN", help="a run's folder, or one of its checkpoint folders for that step"

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap import``.
+        parser: parser of ``medcap import``.
     """
     parser.add_argument(
         "source",

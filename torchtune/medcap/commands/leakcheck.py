@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap leakcheck``.
+        parser: parser of ``medcap leakcheck``.
     """
     kinds = "a JSON or JSONL data file, or a folder of images"
     parser.add_argument("train", type=Path, metavar="TRAIN", help=kinds)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, converter: type[Converter]) -
     """Declare the command line of one converter.
 
     Args:
-        parser: of ``medcap prepare NAME``.
+        parser: parser of ``medcap prepare NAME``.
         converter: what it runs.
     """
     default = converter.default_data

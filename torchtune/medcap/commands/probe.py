@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap probe``.
+        parser: parser of ``medcap probe``.
     """
     kinds = "CSV or JSONL file, folder of class folders, or folder of medcap prepare phantom"
     parser.add_argument("encoder", metavar="RUN", help="a run's folder, a vision checkpoint, or what vision= takes")

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap push``.
+        parser: parser of ``medcap push``.
     """
     parser.add_argument("folder", type=Path, metavar="DIR", help="as medcap export writes it, model card included")
     parser.add_argument("repository", metavar="OWNER/NAME", help="on the hub; made if it is not there")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap score``.
+        parser: parser of ``medcap score``.
     """
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON or JSONL with question_id, reference, prediction in each row"

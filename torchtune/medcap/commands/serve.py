@@ -1,4 +1,4 @@
-"""``medcap serve RUN``: trained runs behind OpenAI's chat interface."""
+"""``medcap serve RUN``: serve trained runs with OpenAI's chat interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap serve``.
+        parser: parser of ``medcap serve``.
     """
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="output_dir of a training run; key=value changes a model key for all"
@@ -42,7 +42,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every server has: address, keys and limits.
 
     Args:
-        parser: of the command.
+        parser: parser of the command.
     """
     address = parser.add_argument_group("address and keys")
     address.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
 
     Args:
         options: see :func:`add_arguments`.
-        page: gives the endpoints of a page that is served too.
+        page: returns the endpoints of a page that is served too.
 
     Raises:
         UserError: if a run, the address or a key cannot be used; before weights are loaded, if possible.
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
     routes = page(service, Keys(keys)) if page is not None else ()
     app = create_app(service, keys, names if is_local or options.allowed_host else None, routes)
-    # Whoever reads that it serves may connect at once.
+    # A client that reads that the server is ready may connect at once.
     taken.listen(BACKLOG)
     host, port = taken.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -157,7 +157,7 @@ def read_keys(options: argparse.Namespace) -> list[str]:
         The keys.
 
     Raises:
-        UserError: if the file cannot be read or holds none, or a key is empty or cannot stand in a header.
+        UserError: if the file cannot be read or holds none, or a key is empty or cannot be in a header.
     """
     keys = [key for key in (options.api_key, os.environ.get(KEY_VARIABLE)) if key is not None]
     if options.api_key_file is not None:
@@ -176,7 +176,7 @@ def read_keys(options: argparse.Namespace) -> list[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     return address == "::1" or address.startswith("127.")
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap stats``.
+        parser: parser of ``medcap stats``.
     """
     training_data.add_arguments(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help=f"samples or rows of a batch ({BATCH_SIZE})")
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> float | None:
-    """Tokens a second as they were measured; there is no other source for it."""
+    """Measured tokens per second; there is no other source for it."""
     if options.metrics is None:
         if options.tokens_per_second is not None and not 0 < options.tokens_per_second < float("inf"):
             raise UserError(f"--tokens-per-second {options.tokens_per_second:g} must be above 0")

@@ -19,7 +19,7 @@ def write_plot(path: Path, findings: dict[str, Any]) -> None:
 
     Args:
         path: an ``.svg`` file.
-        findings: of ``medcap stats``.
+        findings: findings of ``medcap stats``.
 
     Raises:
         UserError: if the file cannot be written.

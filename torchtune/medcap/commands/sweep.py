@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap sweep``.
+        parser: parser of ``medcap sweep``.
     """
     parser.add_argument("sweep", metavar="SWEEP", help="YAML file, or a packaged one such as medcap/tiny/sweep")
     parser.add_argument(

@@ -110,7 +110,7 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
 
 
 def num_processes(options: argparse.Namespace) -> int:
-    """Tell how many processes work at it."""
+    """Return how many processes work at it."""
     from medcap.workers import num_processors
 
     return options.processes or num_processors()

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap validate``.
+        parser: parser of ``medcap validate``.
     """
     training_data.add_arguments(parser)
     parser.add_argument(

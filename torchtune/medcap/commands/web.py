@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
 
     Args:
-        parser: of ``medcap web``.
+        parser: parser of ``medcap web``.
     """
     serve.add_arguments(parser)
     page = parser.add_argument_group("page")

@@ -22,11 +22,12 @@ _ALIGNMENT = 64
 TEXT = "text"  # the loss term that every batch has: cross-entropy of the targets
 
 
-# What a field of a batch has one entry for; cutting a batch follows from it. Positions are flat: row * S + column.
+# The axis along which a field of a batch has entries; it decides how a batch is cut. Positions are flat: row * S +
+# column.
 _TOKEN = {"axis": "token"}  # [R, S]
 _INDEX = {"axis": "index"}  # positions of tokens
 _IMAGE = {"axis": "image"}  # one entry for each image
-_IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, equally many for each image
+_IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, the same number for each image
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Batch:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def _over(self, buffer: Tensor) -> Batch:
-        """Return the batch whose tensors lie in ``buffer``, in their order."""
+        """Return the batch whose tensors are in ``buffer``, in their order."""
         views, begin = {}, 0
         for name, tensor in self._tensors().items():
             views[name] = buffer[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
@@ -120,9 +121,9 @@ class Batch:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def without_padding(self) -> Batch:
-        """Return the same tokens in one row, one document behind another."""
+        """Return the same tokens in one row, one document after another."""
         kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
-        # Documents are numbered within their row; in one row each needs a number of its own.
+        # Documents are numbered within their row; joined into one row, each needs a new number.
         document = self.document + (self.document.max() + 1) * torch.arange(len(self.document))[:, None]
         rows = self._on_axis(_TOKEN) | {"document": document}
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
@@ -167,7 +168,7 @@ class Batch:
 
 
 def dummy_batch() -> Batch:
-    """Make a batch without samples: its loss is 0 and so are its gradients, but the language model's layers run."""
+    """Make a batch without samples: its loss and gradients are 0, but the language model's layers run."""
     tokens = torch.zeros(1, 2, dtype=torch.int64)  # [R, S]
     targets = torch.full_like(tokens, IGNORE_INDEX)
     positions = torch.arange(2)[None]  # [R, S]
@@ -194,8 +195,8 @@ def make_batch(
         num_image_tokens: K, placeholders for each image.
         load_image: an image of a row -> ``[3, H, W]`` uint8.
         names: the records in the rows.
-        prompt_prefix: as in ``Batch``.
-        static_shape: as in ``Batch``.
+        prompt_prefix: prompt prefix as in ``Batch``.
+        static_shape: static shape as in ``Batch``.
 
     Returns:
         The batch.

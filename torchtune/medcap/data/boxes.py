@@ -34,11 +34,11 @@ def find_boxes(text: str, width: int, height: int) -> list[Box]:
     Args:
         text: the answer; ``{<644><498><1039><1016>}`` holds pixels, ``<ref>liver</ref><box>(178,280),(803,894)</box>``
             thousandths.
-        width: of the original image in pixels.
-        height: of the image, in pixels.
+        width: width of the original image in pixels.
+        height: height of the image, in pixels.
 
     Returns:
-        The boxes in their order, cut at the image's edges; what is no rectangle within the image is left out.
+        The boxes in their order, cut at the image's edges; a box that is not a rectangle within the image is left out.
     """
     found = [
         (match.start(), _box(match.groups(), (width, height, width, height), "")) for match in _PIXELS.finditer(text)

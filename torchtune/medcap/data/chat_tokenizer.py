@@ -1,6 +1,6 @@
 """Chats -> token ids, with images expanded and labels on the assistant's words, for any torchtune tokenizer.
 
-The chat template is the tokenizer's own. Marks that cannot occur in text tell where an image stands and where the
+The chat template comes from the tokenizer. Marks that cannot occur in text show where an image is and where the
 assistant begins to speak; they are put into the messages, and taken out of the ids again.
 """
 
@@ -26,7 +26,7 @@ from medcap.modules.label_loss import IGNORE_INDEX
 IMAGE_MARK = "\ufdd0"
 ANSWER_MARK = "\ufdd1"  # before the assistant's words
 WORDS_MARK = "\ufdd2"  # before the user's and the system's words
-END_MARK = "\ufdd3"  # behind the words of a turn
+END_MARK = "\ufdd3"  # after the words of a turn
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}
 _MARK = re.compile(f"([{''.join(_MARKS)}])")
 _INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of control characters, format marks and blanks
@@ -61,7 +61,7 @@ class TokenizedChat:
 
     Attributes:
         tokens: the ids; every image is a run of ``num_image_tokens`` placeholder ids.
-        labels: as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
+        labels: list as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
         images: the content of the image parts, in the order of the runs.
     """
 
@@ -84,8 +84,8 @@ class LabelRules:
 
     Attributes:
         train_on_input: also the user's and the system's words and headers.
-        train_on_header: also the assistant's header (medcap and torchtune do so).
-        mask_after_image: never the token right after an image token (medcap does so).
+        train_on_header: also the assistant's header (as medcap 2024 and torchtune do).
+        mask_after_image: never the token right after an image token (as medcap 2024 does).
     """
 
     train_on_input: bool = False
@@ -102,10 +102,10 @@ class ChatTokenizer:
 
     Attributes:
         image_token_id: the id at image positions: that of medcap 2024's character where the tokenizer has it as one
-            token (118075 for Llama 3), else the first id behind the vocabulary. Text can never produce it, because
+            token (118075 for Llama 3), otherwise the first id after the vocabulary. Text can never produce it, because
             that character always means an image.
         stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its
-            chat template puts behind an answer, which torchtune does not always count among them.
+            chat template puts after an answer, which torchtune does not always count among them.
         marks_turns: False where the template puts nothing between a question and its answer, as with Gemma's tokenizer
             unless it is given a prompt template.
     """
@@ -200,7 +200,7 @@ class ChatTokenizer:
 
         Args:
             text: the words; they do not depend on the turns before them.
-            end_of_turn: with the token that ends the turn.
+            end_of_turn: whether to append the token that ends the turn.
 
         Returns:
             The ids; the last one is a stop token if the template ends a turn by one.
@@ -247,7 +247,7 @@ class ChatTokenizer:
             raise WordsError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
 
     def _look_at_template(self) -> tuple[list[int], bool]:
-        """Return the special tokens by which an answer ends, and whether anything stands before it."""
+        """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
         ids, masked = self._template(turns, LabelRules())
         end = _last(ids, _MARKS[END_MARK])
@@ -283,7 +283,7 @@ class ChatTokenizer:
                 learnt = learnt and token != self._bos_id
                 labels.append(token if learnt else IGNORE_INDEX)
                 tokens.append(token)
-                # Generation stops here, so what the template writes behind it is never said.
+                # Generation stops here, so the text that the template writes afterwards is never generated.
                 if behind_words and token in self.stop_tokens:
                     ended, in_answer = not rules.train_on_input, False
         return tokens, labels
@@ -320,7 +320,7 @@ def role_of(message: Message) -> Role:
 
 
 def check_text(text: str) -> str:
-    """See that words hold no half of a character, and no character that stands for an image.
+    """Check that words contain no half of a character and no character that stands for an image.
 
     Args:
         text: the words.

@@ -1,8 +1,8 @@
 """One row of a data file -> torchtune messages with text and image parts in their order.
 
-Three layouts are read, told apart by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations`` with
-``from``/``value``; ``conversatons`` as it stands in a released file), and torchtune/OpenAI rows (``messages`` with
-``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` beside the turns.
+Three layouts are read, distinguished by their keys: medcap 2024's sharegpt rows and LLaVA's rows (``conversations``
+with ``from``/``value``; a released file spells it ``conversatons``), and torchtune/OpenAI rows (``messages`` with
+``role``/``content``). LLaMA-Factory's rows are either of them with ``images`` and ``system`` next to the turns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PLACEHOLDER = "\u2460"  # medcap 2024's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
 CONVERSATION_KEYS = ("conversations", "conversatons")
-IMAGE_FIELDS = ("image", "images", "img")  # beside the turns
-# What else may stand there and says or shows something: leaving it out would teach another conversation.
+IMAGE_FIELDS = ("image", "images", "img")  # next to the turns
+# Other fields that may occur and that say or show something: leaving them out would teach another conversation.
 _OTHER_IMAGE_FIELDS = (
     *("image_path", "image_paths", "image_name", "image_file", "image_files", "image_url", "image_urls"),
     *("img_name", "img_path", "img_paths", "picture", "pictures"),
@@ -52,7 +52,7 @@ class Record:
 
     Attributes:
         messages: the turns; an image is a content part ``{"type": "image", "content": ImageRef}``.
-        source: the file it stands in.
+        source: the file it is in.
         index: its row there, from 0.
     """
 
@@ -80,8 +80,8 @@ def read_record(
         row: the decoded JSON value.
         source: the file, for messages to the user.
         index: the row's number from 0, for messages to the user.
-        find_image: gives the path of (image, medcap 2024's dir or None).
-        style: one of ``STYLES``; ``auto`` goes by the row's keys.
+        find_image: returns the path for (image, medcap 2024's dir or None).
+        style: one of ``STYLES``; ``auto`` decides by the row's keys.
 
     Returns:
         The record.
@@ -169,7 +169,7 @@ def _holds_something(value: Any) -> bool:
 
 
 def _with_system(row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
-    """Return the turns behind what stands under ``system``."""
+    """Return the turns after the text under ``system``."""
     from torchtune.data import Message
 
     system = row.get("system")
@@ -188,10 +188,10 @@ def text_of_value(value: Any, name: str) -> str:
 
     Args:
         value: text, or a number.
-        name: of the field, for messages.
+        name: name of the field, for messages.
 
     Raises:
-        UserError: for anything else. NaN is what pandas writes for an empty cell, and true is no answer's word.
+        UserError: for anything else. pandas writes NaN for an empty cell, and true is not a text.
     """
     if isinstance(value, str):
         return value
@@ -264,7 +264,7 @@ def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dic
     """One content part of a file: an image, or text that may hold placeholders."""
     if not isinstance(part, Mapping) or part.get("type") not in ("text", "image"):
         raise UserError("a content part needs 'type': 'text' or 'image'")
-    # Tables give every part every key, and null where it has nothing.
+    # Tables give every part every key, with null where a part has no value.
     key = next((key for key in ("content", "text", "image") if part.get(key) is not None), None)
     value = None if key is None else part[key]
     if isinstance(value, (dict, list)):
@@ -280,7 +280,7 @@ def split_images(text: str) -> list[dict[str, Any]]:
     """Split a turn's text at its image placeholders.
 
     A run of medcap 2024's character (any length, anywhere) is one image; so is LLaVA's ``<image>``, but only at the
-    start or the end of the turn: in the middle of a sentence it is a word that somebody wrote.
+    start or the end of the turn: in the middle of a sentence it is an ordinary word.
 
     Args:
         text: the turn.

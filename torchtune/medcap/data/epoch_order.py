@@ -1,4 +1,4 @@
-"""Which samples stand where in an epoch, as arrays: the same on every process and machine, and small for millions."""
+"""The order of the samples in an epoch, as arrays: the same on every process and machine, small even for millions."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def plan_packed(
     """Put every usable sample into exactly one packed row.
 
     Args:
-        table: of all samples.
+        table: table of all samples.
         order: ``[n]`` int64 samples in the order wanted, which rows keep roughly.
         row_length: tokens of a row.
         share_images: one copy of an image for all samples that show it.
         generator: exchanges rows; None keeps them as they are packed.
-        far: exchange all of them, and not only those that lie near each other.
+        far: exchange all of them, not only those near each other.
 
     Returns:
         The plan; its items are rows.
@@ -92,8 +92,8 @@ def share_batch(start: int, stop: int, rank: int, size: int) -> Share:
 
     Args:
         start: the batch's first item.
-        stop: the item behind its last.
-        rank: whose part.
+        stop: the item after its last.
+        rank: rank of the process whose part is returned.
         size: how many parts.
 
     Returns:

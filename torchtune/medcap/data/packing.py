@@ -1,4 +1,4 @@
-"""Several samples in one row, an image's questions behind one copy of the image.
+"""Pack several samples into one row, with all questions of an image after one copy of the image.
 
 A *document* is a shared prefix (branch 0: the beginning of the text up to its last image token) and one branch for
 each sample that continues it. A token attends to the prefix of its own document and to its own branch, so the
@@ -27,14 +27,14 @@ PADDING_DOCUMENT = -1
 class Sample:
     """A tokenized record.
 
-    Nothing stands in it that need not be computed: it ends with the last token that predicts something, and does not
+    It holds only what must be computed: it ends with the last token that predicts something, and does not
     repeat the prompt prefix that it continues.
 
     Attributes:
         tokens: ``[n]`` int32.
         targets: ``[n]`` int32, what is to be predicted at each token: its successor, -100 where nothing is learnt.
         images: the images of its runs of placeholders, in order.
-        images_end: the place behind its last image token, 0 without images.
+        images_end: the position after its last image token, 0 without images.
         name: how messages to the user call it.
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
     """
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleTable:
-    """What planning needs to know of n samples.
+    """The numbers of n samples that planning needs.
 
     Attributes:
         lengths: ``[n]`` int32 tokens; 0 for a row that cannot be used.
@@ -64,7 +64,7 @@ class SampleTable:
 
 @dataclass(frozen=True)
 class Documents:
-    """Samples put together.
+    """Several samples laid out in one row.
 
     Attributes:
         samples: ``[n]`` int64, document after document.
@@ -113,7 +113,7 @@ class PackedRow:
     images: tuple[ImageRef, ...]
 
 
-# The arrays of a row with an entry for each token, and what stands in them where nothing is; pad_id for tokens.
+# The arrays of a row with an entry for each token, and their values where there is no token; pad_id for tokens.
 TOKEN_FIELDS = {
     "tokens": None,
     "targets": IGNORE_INDEX,
@@ -130,7 +130,7 @@ def sharing(sample: Sample) -> tuple[int, int]:
     Returns:
         Its prefix and its group, as in ``SampleTable``.
     """
-    # What predicts something must stand in the sample's own branch.
+    # Positions with a target must be in the sample's own branch.
     if not sample.images or sample.images_end > _first_target(sample):
         return 0, 0
     shown = tuple(map(str, sample.images))  # the text, as the digest is kept on disk
@@ -150,7 +150,7 @@ def make_documents(table: SampleTable, order: np.ndarray, row_length: int, share
     """Group the samples that show the same images, so that each image is computed once.
 
     Args:
-        table: of all samples.
+        table: table of all samples.
         order: ``[n]`` int64, the samples to use in the order wanted; unusable ones are left out.
         row_length: no document gets longer; the questions of one image are spread over as many as needed.
         share: False makes one document of every sample.
@@ -262,7 +262,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     Args:
         documents: the samples of each; together not longer than ``row_length``.
         row_length: S.
-        pad_id: the id behind the last document.
+        pad_id: the id after the last document.
 
     Returns:
         The row.
@@ -283,7 +283,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         pieces = [(first, 0, prefix, 0)]
         pieces += [(sample, prefix, len(sample.tokens), branch) for branch, sample in enumerate(samples, start=1)]
         for sample, start, stop, branch in pieces:
-            # [Contract] a branch continues exactly this prefix: else a question would be shown another picture.
+            # [Contract] a branch continues exactly this prefix: otherwise a question would be shown another picture.
             if branch > 1 and (
                 (sample.start, sample.images) != (first.start, first.images)
                 or not np.array_equal(sample.tokens[:prefix], first.tokens[:prefix])

@@ -1,4 +1,4 @@
-"""Words that somebody wrote, as ids: no special token, and no tag of the chat template, comes out of them."""
+"""Encode ordinary text as ids: it yields no special token and no tag of the chat template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchtune.data import Message
 
 from medcap.errors import WordsError
 
-# <start_of_turn>, [multimodal] and the like: what vocabularies name the parts of a chat by.
+# <start_of_turn>, [multimodal] and similar: words by which vocabularies name the parts of a chat.
 _TAG = re.compile(r"<{1,2}[^<>\s]+>{1,2}|\[[^\[\]\s]+\]")
 _NOT_ASCII = "\ufffd"
 
@@ -55,7 +55,7 @@ class WordEncoder:
         return self._spell_pieces(ids) if self._pieces is not None else self._spell_names(ids)
 
     def _spell_names(self, ids: list[int]) -> list[int]:
-        """Put the ids of its name in the place of each special id, for tokenizers that join texts by their bytes."""
+        """Put the ids of its name instead of each special id, for tokenizers that join texts by their bytes."""
         spelled: list[int] = []
         for token in ids:
             if token not in self.special_ids:
@@ -111,7 +111,7 @@ def _symbols(pieces: Any) -> Iterator[tuple[int, str]]:
     for token, name in enumerate(pieces.id_to_piece(list(range(pieces.get_piece_size())))):
         if not _TAG.fullmatch(name) or pieces.is_byte(token) or pieces.is_unknown(token):
             continue
-        # SentencePiece does not tell the type. Its trainer gives user-defined symbols the score 0.
+        # SentencePiece does not store the type. Its trainer gives user-defined symbols the score 0.
         defined = pieces.get_score(token) == 0 and not _has_partner(pieces, name)
         if pieces.is_control(token) or defined:
             yield token, name

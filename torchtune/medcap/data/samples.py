@@ -30,7 +30,7 @@ def make_sample(chat: TokenizedChat, name: str, tokenizer: ChatTokenizer) -> Sam
     last = int(np.flatnonzero(labels != IGNORE_INDEX)[-1])
     if last == 0:
         raise UserError("no token is left to learn: nothing comes before the only one")
-    # Nothing is predicted from the last label on, so neither it nor what follows it is computed.
+    # Nothing is predicted from the last label, so neither it nor the tokens after it are computed.
     tokens = np.asarray(chat.tokens[:last], dtype=np.int32)
     image_tokens = np.flatnonzero(tokens == tokenizer.image_token_id)
     return Sample(

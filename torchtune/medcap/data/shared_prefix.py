@@ -17,7 +17,7 @@ from medcap.modules.label_loss import IGNORE_INDEX
 
 
 def find_prompt_prefix(samples: Iterable[Sample], image_token_id: int) -> tuple[int, ...]:
-    """Return the beginning that saves the most tokens if it is left out wherever it stands.
+    """Return the prefix that saves the most tokens if it is computed once for all samples that begin with it.
 
     Args:
         samples: some of a dataset, whole.
@@ -37,14 +37,14 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
 
     Args:
         sample: a whole one.
-        prompt_prefix: from :func:`find_prompt_prefix`.
+        prompt_prefix: prompt prefix from :func:`find_prompt_prefix`.
         image_token_id: the id at image positions.
 
     Returns:
         The rest of it, or the sample itself if it begins otherwise or with something that is learnt.
     """
     count = len(prompt_prefix)
-    # The token behind the prompt prefix is computed, so something is left even of a sample that is nothing else.
+    # Keep at least one token, so that no sample becomes empty.
     if not count or count > _head_length(sample, image_token_id) or count >= len(sample.tokens):
         return sample
     if tuple(sample.tokens[:count].tolist()) != prompt_prefix:

@@ -53,7 +53,7 @@ class ChatDataset:
         conversation_style: the layout of the rows.
         rules: what is learnt.
         row_length: tokens that a sample keeps, and the length of a packed row.
-        packed: whether the items of a batch are full rows rather than samples.
+        packed: whether a batch consists of full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
     """
@@ -82,7 +82,7 @@ class ChatDataset:
 
     @property
     def fingerprint(self) -> str:
-        """A number for the rows and how they become samples: where it is the same, so are all plans."""
+        """Return a number for the rows and their processing: datasets with equal numbers have the same plans."""
         settings = {
             "rows": self.rows.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
@@ -105,7 +105,7 @@ class ChatDataset:
         """Read and tokenize one row.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             The sample.
@@ -154,8 +154,8 @@ class ChatDataset:
         """Put every usable sample into exactly one item of the epoch.
 
         Args:
-            seed: with the epoch, decides the order.
-            epoch: from 0.
+            seed: seed that decides the order together with the epoch.
+            epoch: epoch, counted from 0.
             shuffle: False keeps the order of the file.
 
         Returns:
@@ -176,13 +176,13 @@ class ChatDataset:
     ) -> tuple[Batch | None, list[BadRow]]:
         """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
 
-        Rows that are damaged, or whose image is, are left out; that depends on the files alone, so it is the same every
-        time.
+        Damaged rows, and rows with a damaged image, are left out; that depends only on the files, so it is the same
+        every time.
 
         Args:
-            plan: from :meth:`plan`.
+            plan: plan from :meth:`plan`.
             start: the first item.
-            stop: the item behind the last.
+            stop: the item after the last.
             transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
@@ -295,8 +295,8 @@ class ChatDataset:
             ]
 
     def has_images(self) -> bool:
-        """Tell whether any row that can be used has an image; text alone teaches nothing to what makes image tokens."""
-        # A shared prefix ends with an image; without one, the rows must be looked at.
+        """Return whether any usable row has an image; text alone does not train the parts that make image tokens."""
+        # A shared prefix ends with an image; without one, the rows must be read.
         if self._table is not None and self._table.prefixes.any():
             return True
         some = np.linspace(0, self.num_rows - 1, min(_PROMPT_PREFIX_ROWS, self.num_rows)).astype(np.int64).tolist()
@@ -337,12 +337,12 @@ def chat_dataset(
             among them. Or tar shards in WebDataset's layout: a ``.tar``, a glob, or a pattern such as
             ``train-{000000..000099}.tar``.
         max_seq_len: tokens that a sample keeps, and the length of a packed row.
-        conversation_style: ``auto`` tells the layouts apart by their keys.
+        conversation_style: ``auto`` recognises the layouts by their keys.
         packed: True fills rows of ``max_seq_len`` tokens, and ``batch_size`` counts rows; False takes ``batch_size``
             samples a step, as an unpacked run does, and still pads next to nothing.
         share_images: compute an image once for all samples of a batch that show it.
         share_preamble: compute the words that all samples begin with once in a run.
-        image_roots: folders that images may lie in, or tar files that hold them; by default the file's own folder and
+        image_roots: folders that images may be in, or tar files that hold them; by default the file's own folder and
             the working directory.
         max_image_pixels: width x height above which an image is refused.
         train_on_input: learn the user's words too.

@@ -15,17 +15,17 @@ Rename = Callable[[str, str | None], str]
 
 
 def has_turns(row: Any) -> bool:
-    """Tell whether a row is one to train on, with ``conversations`` or ``messages``."""
+    """Return whether a row is one to train on, with ``conversations`` or ``messages``."""
     return isinstance(row, Mapping) and any(key in row for key in (*CONVERSATION_KEYS, "messages"))
 
 
 def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
-    """Give the images of a row other names; all else stays as it is, but for the folder in medcap 2024's ``meta``.
+    """Rename the images of a row; all else stays unchanged, except the folder in medcap 2024's ``meta``.
 
     Args:
         row: the decoded JSON value: a conversation of any layout, or a row of a benchmark that names its image under
             one of ``IMAGE_KEYS``.
-        rename: gives the new name, relative to no other folder, for (name, medcap 2024's dir or None).
+        rename: returns the new name, relative to no other folder, for (name, medcap 2024's dir or None).
 
     Returns:
         A changed copy.
@@ -60,7 +60,7 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
 
 
 def _fields(row: Mapping[str, Any]) -> list[str]:
-    """Return the fields that name images; those beside turns may name them twice."""
+    """Return the fields that name images; fields next to the turns may name them twice."""
     if any(key in row for key in CONVERSATION_KEYS) and is_coloninst(row):
         return ["id"]
     if has_turns(row):

@@ -30,10 +30,10 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
 
     Args:
         out: folder for everything; what an earlier run left there and still fits is used again.
-        seed: of the whole run; training and test images never share one.
+        seed: seed of the whole run; training and test images never share one.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         UserError: if a folder cannot be written or a step fails.

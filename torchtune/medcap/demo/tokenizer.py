@@ -19,7 +19,7 @@ def train_tiktoken_file(texts: Iterable[str], vocab_size: int, path: Path) -> in
 
     A line of the file is the base64 of a token's bytes and its rank; the 256 single bytes come first, then the
     merges in the order in which they were learnt, which is how tiktoken reads them back. Special tokens are not in
-    the file: a Llama 3 tokenizer adds 256 of them behind the last rank.
+    the file: a Llama 3 tokenizer adds 256 of them after the last rank.
 
     Args:
         texts (Iterable[str]): what to learn the merges from.

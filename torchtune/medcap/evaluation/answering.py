@@ -1,4 +1,4 @@
-"""Rows -> lines of a predictions file: only what has no answer yet is asked, and one bad row never stops the others."""
+"""Write answers to a predictions file: only questions without one are asked, and one bad row never stops the rest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Engine:
     Attributes:
         generator: answers, and scores candidates. A result with an ``error`` is a failure of its question; a UserError
             counts against the questions that cause it.
-        sampling: of free answers.
+        sampling: sampling of free answers.
         debug: print every prompt and its answer to standard error.
     """
 
@@ -69,9 +69,9 @@ class PredictionStore:
     """Where answers are kept.
 
     Attributes:
-        folder: of the task.
-        settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling.
-        suffix: of the file's name, such as ``_shuffled_image``.
+        folder: folder of the task.
+        settings: everything that decides an answer besides the request: checkpoint fingerprint, sampling.
+        suffix: suffix of the file's name, such as ``_shuffled_image``.
         overwrite: answer every question again.
         keep_old: also use answers that were made under other settings.
         opened: files of this run, each with the number of its questions that other settings made; shared by the stores
@@ -89,11 +89,11 @@ class PredictionStore:
         """Open ``<folder>/<name><suffix>.jsonl``; see :class:`PredictionFile` for what it raises.
 
         Args:
-            name: of the file.
-            settings: of this file beside the common ones.
+            name: name of the file.
+            settings: settings of this file in addition to the common ones.
         """
         path = self.folder / f"{name}{self.suffix}.jsonl"
-        # What this run has answered again is not to be answered a second time.
+        # A question that this run has already asked again is not asked a third time.
         overwrite = self.overwrite and path not in self.opened
         file = PredictionFile(path, {**self.settings, **(settings or {})}, overwrite, self.keep_old)
         self.opened.setdefault(path, file.num_old)
@@ -124,13 +124,13 @@ def collect(
         questions: what the requests are about.
         requests: one a question, or why the question cannot be asked, which is then a failure.
         run: asks; see :class:`Engine`.
-        make: a request's place and its result -> what the entry holds beside the question.
+        make: maps a request's index and its result to the entry's fields besides the question.
         file: the answers.
-        extra: what decides an answer beside the request, one a question.
+        extra: values that decide an answer besides the request, one for each question.
 
     Returns:
-        For each question what the file holds: question_id, image, question, reference, options and groups as far as the
-        question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
+        For each question its entry in the file: question_id, image, question, reference, options and groups as far as
+        the question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
 
     Raises:
         UserError: if every question fails.
@@ -172,7 +172,7 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
 
     Args:
         candidates: what was scored.
-        scores: of each.
+        scores: scores of each row.
 
     Returns:
         ``prediction`` is the candidate with the highest log-probability, ``prediction_normalized`` that with the
@@ -198,7 +198,7 @@ def _run_around_failures(
     keep: OnResult,
     fail: Callable[[int, UserError], None],
 ) -> None:
-    """Halve what a UserError stopped until the questions that cause it stand alone."""
+    """Halve the questions that raised a UserError until only those that cause it are left."""
     answered: set[int] = set()
     failures: list[tuple[int, UserError]] = []
     groups = [pending] if pending else []

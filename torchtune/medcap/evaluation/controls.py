@@ -18,12 +18,12 @@ from medcap.scoring.question import Question
 def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions about other images.
 
-    The distinct images are put into one random cycle and each gives way to its successor, so no question keeps its own,
-    every image is used, and questions that share an image still share one.
+    The distinct images are put into one random cycle and each is replaced by its successor, so no question keeps its
+    own, every image is used, and questions that share an image still share one.
 
     Args:
-        questions: what is asked; images are told apart by path and view. A question with a problem is left as it is.
-        seed: of the cycle.
+        questions: what is asked; images are distinguished by path and view. A question with a problem is not changed.
+        seed: seed of the cycle.
 
     Returns:
         The questions in the same order, with the images exchanged.
@@ -51,7 +51,7 @@ def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:
 
     Args:
         questions: what is asked.
-        seed: unused; every control is called alike.
+        seed: unused; all controls have the same signature.
 
     Returns:
         The questions without image parts and without the line break that followed them. One whose image is missing

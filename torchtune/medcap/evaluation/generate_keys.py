@@ -13,7 +13,7 @@ from medcap.legacy.prompt import PROMPT_FORMATS
 
 
 class GenerateConfiguration(ModelConfiguration):
-    """Keys of a generation; ``test_TASK: true`` asks for a task beside them."""
+    """Keys of a generation; ``test_TASK: true`` also runs a task."""
 
     output_dir: PathText = Field(description="Folder of the results; each task has a folder in it.")
     image: Annotated[str | list[str] | None, HOME_EXPANDED] = Field(

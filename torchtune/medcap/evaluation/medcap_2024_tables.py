@@ -1,6 +1,6 @@
 """The CSV files that medcap 2024's users read, under their names and in their columns.
 
-They lie in ``output_dir``, in UTF-8 with a byte order mark as medcap wrote them. A task names its function as
+They are in ``output_dir``, in UTF-8 with a byte order mark, as medcap 2024 wrote them. A task names its function as
 ``legacy_table``.
 """
 
@@ -33,7 +33,7 @@ def caption_tables(questions: Sequence[Question], scored: Sequence[Scored], opti
     Args:
         questions: what was asked.
         scored: their answers.
-        options: of the run.
+        options: options of the run.
     """
     free = _free(scored)
     if free is None:
@@ -60,7 +60,7 @@ def vqarad_table(questions: Sequence[Question], scored: Sequence[Scored], option
 
 
 def omnimedvqa_tables(questions: Sequence[Question], scored: Sequence[Scored], options: RunOptions) -> None:
-    """Write ``omnimedvqa-{vqa_type}-raw-{name}.csv``, with ``-{idx}_{chunk}`` behind the name of a part.
+    """Write ``omnimedvqa-{vqa_type}-raw-{name}.csv``, with ``-{idx}_{chunk}`` after the name of a part.
 
     Where an answer was mapped to an option, write also the same name with ``-{accuracy}`` and the columns
     predict_generated, predict, correct. See :func:`caption_tables` for the arguments.
@@ -92,7 +92,7 @@ def _free(scored: Sequence[Scored]) -> Scored | None:
 
 
 def _letter(question: Question, scored: Scored, choice: str | None) -> str:
-    # The other protocol of a mapped option tells the letter itself.
+    # The other protocol of a mapped option determines the letter itself.
     if isinstance(scored.plan.protocol, MedcapOption) and choice in question.options:
         return string.ascii_uppercase[question.options.index(choice)]
     return choice or ""

@@ -1,4 +1,4 @@
-"""The file of answers: written row by row, so that a killed run goes on where it stopped (``answering.py``)."""
+"""The file of answers: written row by row, so that a killed run continues where it stopped (``answering.py``)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dataset_fingerprint(path: str | Path) -> str:
 
 
 def checkpoint_fingerprint(vision_checkpoint: str | Path) -> str:
-    """SHA-256 of the weights that a ``vision_checkpoint`` stands for.
+    """Return the SHA-256 of the weights that a ``vision_checkpoint`` names.
 
     Args:
         vision_checkpoint: a run's folder, a checkpoint of ours, or medcap 2024's ``meta_model_*.pt``.
@@ -73,7 +73,7 @@ def request_fingerprint(request: Request, extra: Any = None) -> str:
 
     Args:
         request: images count by path and view, or by their pixels where a picture itself is given.
-        extra: what decides the result beside the request, such as candidates; JSON values.
+        extra: values that decide the result besides the request, such as candidates; JSON values.
 
     Returns:
         64 hexadecimal digits.
@@ -100,7 +100,7 @@ class PredictionFile:
 
     Args:
         path: the file; what is complete in it is read, a last line that a kill cut off is removed.
-        settings: everything that decides an answer beside the request: checkpoint fingerprint, sampling, prompt.
+        settings: everything that decides an answer besides the request: checkpoint fingerprint, sampling, prompt.
         overwrite: drop what is there.
         keep_old: keep rows that were made under other settings instead of refusing them.
 

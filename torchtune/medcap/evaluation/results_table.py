@@ -30,7 +30,7 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: if the row lacks one of ``RUN_COLUMNS`` or a value is a list or dictionary.
-        UserError: if the file is no such table or cannot be written.
+        UserError: if the file is not such a table or cannot be written.
 
     Example:
         >>> run = {"output_dir": "results/a", "task": "vqarad", "protocol": "exact", "settings": "3f2a…"}
@@ -44,7 +44,7 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
     new = {str(column): _cell(column, value) for column, value in row.items()}
     make_folder(path.parent)
     try:
-        # On a file of its own, because the table's name changes hands with each write.
+        # The lock is a separate file, because each write replaces the table's file.
         with locked(path.with_name(f".{path.name}.lock")):
             columns, rows = _read(path)
             columns += [column for column in new if column not in columns]

@@ -26,7 +26,7 @@ from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
 
 METRICS = "metrics.json"
-# The headline protocol's part of these stands at the top of metrics.json as well.
+# The headline protocol's part of these is at the top of metrics.json as well.
 _HEADLINE = (
     "protocol",
     "description",
@@ -55,18 +55,18 @@ def run_task(
     """Ask, score, and write ``<output_dir>/<task>/``.
 
     It holds predictions.jsonl and its like for other prompt methods and for controls, metrics.json and report.html;
-    medcap 2024's tables go to ``output_dir`` itself. A run that was killed goes on with the rows without an answer.
+    medcap 2024's tables go to ``output_dir`` itself. A run that was killed continues with the rows without an answer.
 
     Args:
         task: what to run.
-        benchmark: from ``task.load``, perhaps with fewer rows.
+        benchmark: benchmark from ``task.load``, perhaps with fewer rows.
         plans: protocols with their prompt methods; the first one gives the headline.
         engine: the model.
         options: see :class:`RunOptions`.
         reader: opens images for the page; None shows only those in their file's own folder.
 
     Returns:
-        What metrics.json holds.
+        The content of metrics.json.
 
     Raises:
         UserError: if the answers in the folder were made under other settings, a control is unknown, or no row at

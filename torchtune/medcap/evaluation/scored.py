@@ -14,16 +14,16 @@ from medcap.scoring.protocols import ProtocolScores
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run, beside its task.
+    """The options of a run other than its task.
 
     Attributes:
         output_dir: folder of the run.
-        settings: all that decides an answer beside the request (checkpoint fingerprint, sampling, prompt format): rows
-            made under other settings are never mixed in.
+        settings: everything that decides an answer besides the request (checkpoint fingerprint, sampling, prompt
+            format): rows made under other settings are never mixed in.
         name: the checkpoint's, for medcap 2024's file names; the task's name if empty.
         folder: name of the task's folder; the task's name if empty.
         controls: names of ``CONTROLS`` to run as well.
-        seed: of the controls.
+        seed: seed of the controls.
         overwrite: answer every row again.
         keep_old: use answers that were made under other settings, and say so.
         num_image_tokens: placeholder characters that medcap 2024's raw tables show for an image.

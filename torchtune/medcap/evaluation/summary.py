@@ -9,7 +9,7 @@ from medcap.report.protocol_table import CONTROL_NAMES
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
-    """Tell a task's scores.
+    """Print a task's scores.
 
     Args:
         metrics: what metrics.json holds.
@@ -36,7 +36,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 
 def value_at(tree: Mapping[str, Any], name: str) -> Any:
-    """Return the value under a dotted name, None where there is none."""
+    """Return the value under a dotted name, None if there is none."""
     value: Any = tree
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -37,7 +37,7 @@ class TaskResult:
         task: what was run.
         rows: what was asked.
         own: answers and scores, one for each protocol, the headline's first.
-        controls: the same for each control that was run.
+        controls: controls in the same form, for each control that was run.
         metrics: what metrics.json holds.
     """
 
@@ -252,7 +252,7 @@ def _samples(result: TaskResult) -> list[Sample]:
 
 
 def _chosen(row: Question, scores: Mapping[str, Any]) -> str | None:
-    """Return the option that an answer was taken for; a protocol may tell it by its letter."""
+    """Return the option that an answer was taken for; a protocol may name it by its letter."""
     choice = scores.get("choice")
     position = string.ascii_uppercase.find(choice) if choice and len(choice) == 1 else -1
     if choice not in row.options and 0 <= position < len(row.options):

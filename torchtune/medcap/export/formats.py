@@ -34,7 +34,7 @@ class ExportOptions:
     """What holds for every format.
 
     Attributes:
-        dtype: of the stored weights, one of ``DTYPES``; "auto" keeps what the format says.
+        dtype: dtype of the stored weights, one of ``DTYPES``; "auto" keeps what the format says.
         shard_bytes: most bytes of a weight file.
         base_model: the language model's name on the hub, for the model card.
         text_from: folder of the open_clip model that an encoder alone was tuned from, for its text half.

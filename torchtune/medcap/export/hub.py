@@ -21,13 +21,13 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
     """Upload an exported folder with the user's own login (``hf auth login``, or HF_TOKEN).
 
     Args:
-        folder: as ``medcap export`` writes it.
+        folder: folder in the form that ``medcap export`` writes.
         repository: ``owner/name``; made if it is not there.
         private: make the repository so, and see that one that is there already is.
         revision: a branch, made if it is not there; None is the main one.
 
     Returns:
-        Where it lies now.
+        The address of the uploaded folder.
 
     Raises:
         UserError: if the folder is none of a model or holds what does not belong, there is no login or no network, or
@@ -55,7 +55,7 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
             folder_path=folder,
             revision=revision,
             commit_message=message,
-            # What was looked at, not what may have come since.
+            # Upload what was checked, not what may have come since.
             allow_patterns=[glob.escape(name) for name in files],
         )
     except LocalTokenNotFoundError as error:
@@ -73,10 +73,10 @@ def push_folder(folder: Path, repository: str, private: bool = False, revision: 
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """See that a folder is an export and nothing else lies in it.
+    """Check that a folder is an export and holds nothing else.
 
     Args:
-        folder: to upload.
+        folder: folder to upload.
 
     Returns:
         Its files.
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        # A link's folder is not walked through: what it leads to lies outside.
+        # A link's folder is not walked through: what it leads to is outside.
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
         else:

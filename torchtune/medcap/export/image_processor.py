@@ -17,7 +17,7 @@ def image_processor_config(preprocess: Preprocess) -> dict[str, Any]:
     margin of 4 n + 3 pixels is cut one pixel apart.
 
     Args:
-        preprocess: of a tower.
+        preprocess: preprocess of a tower.
     """
     size, crops = preprocess.image_size, preprocess.resize_mode == "shortest"
     return {

@@ -54,7 +54,7 @@ training from or to score.
 `medcap import meta_model.pt --vision biomedclip --llm FOLDER --out RUN`. The language model is not part of it.
 """,
 }
-# What of the three parts a format leaves out.
+# The part of the three that a format leaves out.
 _WITHOUT = {
     "vision": "\nThis folder holds the vision tower alone, for other work than answers in words.\n",
     "medcap": "\nThis folder holds the vision tower and the projector; the language model is its makers' own.\n",
@@ -79,9 +79,9 @@ def write_model_card(folder: Path, facts: RunFacts, format: str, notices: Sequen
 
     Args:
         folder: the export's.
-        facts: of the run.
-        format: of the export.
-        notices: of the export; of an encoder alone they say how it is loaded.
+        facts: facts of the run.
+        format: format of the export.
+        notices: notices of the export; of an encoder alone they say how it is loaded.
     """
     (folder / CARD).write_text(model_card(facts, format, notices), encoding="utf-8")
 
@@ -90,9 +90,9 @@ def model_card(facts: RunFacts, format: str, notices: Sequence[str] = ()) -> str
     """Return the card's text.
 
     Args:
-        facts: of the run.
-        format: of the export.
-        notices: of the export; of an encoder alone they say how it is loaded.
+        facts: facts of the run.
+        format: format of the export.
+        notices: notices of the export; of an encoder alone they say how it is loaded.
     """
     use = _USE.get(format) or "".join(f"- {_without_folders(notice)}\n" for notice in notices)
     if format == "hf":

@@ -37,7 +37,7 @@ class RunFacts:
         tower: the tower's name: on the hub, or that of its folder.
         tower_on_hub: its name on the hub.
         data: names of the data files.
-        data_fingerprint: of rows, tokenizer and settings of the training set.
+        data_fingerprint: data fingerprint of rows, tokenizer and settings of the training set.
         scores: content of the tasks' metrics.json that belong to this checkpoint.
         other_scores: tasks that were scored with another checkpoint.
     """
@@ -60,7 +60,7 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
 
     Args:
         root: the run's.
-        cfg: as ``read_run`` gives it.
+        cfg: configuration as ``read_run`` gives it.
         base_model: the language model's name on the hub; None looks for it in its folder.
 
     Raises:
@@ -119,7 +119,7 @@ def _scores(root: Path, fingerprint: str) -> tuple[list[Mapping[str, Any]], list
         metrics = read_json(path)
         if "protocols" not in metrics or "task" not in metrics:
             continue
-        # [Contract] numbers of another step of the run would be told as this one's.
+        # [Contract] numbers of another step of the run would be reported as this one's.
         if metrics.get("settings", {}).get("vision_checkpoint_sha256") == fingerprint:
             scores.append(metrics)
         else:

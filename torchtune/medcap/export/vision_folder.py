@@ -60,12 +60,12 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
     Weights are fp32.
 
     Args:
-        tower: with its weights.
+        tower: tower with its weights.
         folder: exists, and is empty; the caller makes it appear as a whole.
         text_from: folder of the open_clip model that the encoder was tuned from; gives the text half.
 
     Returns:
-        What the user should know of the folder: how it is loaded, what is not in it.
+        Notices for the user about the folder: how it is loaded, what is not in it.
 
     Raises:
         UserError: if the tower has no such format, ``text_from`` does not fit it.

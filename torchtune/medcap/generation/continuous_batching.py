@@ -34,7 +34,7 @@ class RequestHandle:
 
     Attributes:
         prompt: the request, ready to run.
-        index: of its generator.
+        index: index of its generator.
         on_token: called with each token.
         on_end: called once, with the answer.
     """
@@ -49,7 +49,7 @@ class LiveGenerator:
     """Answers requests from many threads with one model, in one batch.
 
     A request joins as soon as a row is free, and leaves when its answer is complete; none waits for a batch to end.
-    Its tokens are those that ``Generator.generate`` gives for it alone, within the limits that :class:`Generator`
+    Its tokens are those of ``Generator.generate`` for that request alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
     apart. A request that does without adapters waits for those that use them, and they for it.
 
@@ -102,7 +102,7 @@ class LiveGenerator:
             request: its images must be :class:`PreparedImage`; a path is never opened. Its id fixes, with the seed,
                 what is sampled.
             sampling: how tokens are chosen, and how many.
-            index: of the generator that answers.
+            index: index of the generator that answers.
 
         Returns:
             The prompt.
@@ -130,10 +130,10 @@ class LiveGenerator:
         """Have a prompt answered.
 
         Args:
-            prompt: from :meth:`prepare`, with the same ``index``.
+            prompt: prompt from :meth:`prepare`, with the same ``index``.
             on_token: called in the model's thread with each token; it must be quick.
             on_end: called in the model's thread once, with the complete answer or an error.
-            index: of the generator that answers.
+            index: index of the generator that answers.
 
         Returns:
             A ticket, for :meth:`cancel`.
@@ -148,17 +148,17 @@ class LiveGenerator:
         return ticket
 
     def cancel(self, ticket: RequestHandle) -> None:
-        """Give up a request; it is not told anything any more.
+        """Give up a request; its callbacks are no longer called.
 
         Args:
-            ticket: of a request that may have ended already.
+            ticket: ticket of a request that may have ended already.
         """
         with self._changed:
             self._dropped.append(ticket)
             self._changed.notify()
 
     def close(self, now: bool = False) -> None:
-        """Take no more requests, answer those that are there, and end.
+        """Refuse new requests, answer the waiting ones, and end.
 
         Args:
             now: end those that are there with an error instead.

@@ -18,8 +18,8 @@ class Exchange:
     """What the user said, and the answer to it.
 
     Attributes:
-        text: the user's words; none asks for a caption. A placeholder in them says where an image stands.
-        images: those that no placeholder names stand before the words.
+        text: the user's words; none asks for a caption. A placeholder in them marks the place of an image.
+        images: images; those without a placeholder come before the words.
         answer: None until there is one.
     """
 
@@ -33,7 +33,7 @@ class Conversation:
     """All exchanges so far.
 
     Attributes:
-        system: what the model is told before everything; none by default, as in training.
+        system: system text before all turns; none by default, as in training.
         exchanges: the last one may lack its answer.
     """
 
@@ -45,7 +45,7 @@ class Conversation:
 
         Args:
             text: the words.
-            images: of this turn.
+            images: images of this turn.
         """
         self.exchanges.append(Exchange(text, list(images)))
 
@@ -57,11 +57,11 @@ class Conversation:
         """Ask for the answer to the last turn, whether it has one already or not.
 
         Args:
-            alone: leave out the turns before it, for models that were trained on single questions; a turn without
-                images is then about those that were shown last.
+            alone: whether to leave out the turns before it, for models that were trained on single questions; a turn
+                without images is then about those that were shown last.
 
         Returns:
-            The request; its id is always the same, so that a seed gives the same answer again.
+            The request; its id is always the same, so a seed gives the same answer again.
 
         Raises:
             UserError: if words name an image that was not shown.
@@ -106,7 +106,8 @@ class Conversation:
         """Return the turns that the model is shown, which are those that a row keeps.
 
         A turn whose answer has no words (it was stopped before one came) is left out.
-        [Contract] its images are not: they go with the next turn, else the model would answer that one blindly.
+        [Contract] its images are not: they go with the next turn, otherwise the model would answer that one without
+        them.
 
         Args:
             last: the turn to answer; it is there whatever its answer.

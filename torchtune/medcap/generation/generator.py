@@ -42,15 +42,15 @@ class Generator:
     tokens that are almost equally likely may change places.
 
     Args:
-        model: the vision-language model; it is left as it was found, so training may go on with it.
-        tokenizer: with the chat template of the training.
+        model: the vision-language model; it is left unchanged, so training may continue with it.
+        tokenizer: tokenizer with the chat template of the training.
         preprocess: the tower's.
         reader: opens the images that requests name by path.
         batch_size: answers that are decoded together.
         max_seq_len: most tokens of a prompt and its answer; the decoder's own limit holds in any case.
         max_batch_tokens: most tokens of all prompts and answers that are decoded together, for very different
             lengths; None bounds them by ``batch_size`` only.
-        compile: compile the decoding step; None does so on CUDA.
+        compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
 
     Raises:
@@ -81,7 +81,7 @@ class Generator:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1")
-        # [Contract] a tokenizer made for another projector would lay rows over words.
+        # [Contract] a tokenizer made for another projector would place image tokens over words.
         for name in ("num_image_tokens", "image_token_id"):
             ours, theirs = getattr(tokenizer, name), getattr(model, name)
             if ours != theirs:
@@ -96,7 +96,7 @@ class Generator:
         window = _sliding_window(model)
         self.decoder_limit = min(model.decoder.max_seq_len, window)
         self.max_seq_len = min(self.decoder_limit, max_seq_len or self.decoder_limit)
-        # Window layers count the tokens of a row, not its positions, so a whole tree must lie within the window.
+        # Window layers count the tokens of a row, not its positions, so a whole tree must be within the window.
         self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
         self._static = model.device.type == "cuda" if compile is None else compile
         step = decode_one(model)
@@ -170,13 +170,13 @@ class Generator:
         end_of_turn: bool = True,
         on_result: OnScores | None = None,
     ) -> list[CandidateScores]:
-        """Tell how likely candidates are as answers.
+        """Return how likely candidates are as answers.
 
         Args:
             requests: any number.
-            candidates: of each request, the answers to compare; they follow its ``answer_prefix``.
+            candidates: for each request, the answers to compare; they follow its ``answer_prefix``.
             end_of_turn: score also that the answer ends there, so that "upper" is another answer than "upper left".
-            on_result: as in :meth:`generate`.
+            on_result: callback as in :meth:`generate`.
 
         Returns:
             The scores in the order of the requests. A request whose image cannot be read, or for which the model
@@ -222,7 +222,7 @@ class Generator:
         """Have the model in the state in which it answers: no gradients, every part in eval mode.
 
         Yields:
-            What encodes the images of requests, and keeps them for further ones.
+            The object that encodes the images of requests, and keeps them for further ones.
         """
         images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size)
         # Not inference_mode: a tensor that a module keeps for later could then never be trained with.
@@ -249,7 +249,7 @@ class Generator:
         Args:
             request: its id, or else ``index``, fixes with the seed what is sampled.
             sampling: how tokens are chosen, and how many.
-            index: in a list of requests.
+            index: index in a list of requests.
 
         Returns:
             The prompt.
@@ -278,7 +278,7 @@ class Generator:
             key: names its content, such as a hash of its file.
 
         Returns:
-            What a request may hold in the picture's place; the answer is the same.
+            An object that a request may hold instead of the picture; the answer is the same.
         """
         return PreparedImage(self.preprocess.transform()(to_rgb(image)), key)
 
@@ -289,7 +289,7 @@ class Generator:
         trees.sort(key=lambda tree: -tree.capacity)
         phases: list[list[Tree]] = []
         for tree in trees:
-            # Half the capacity of the first at least: else most of a row would lie idle.
+            # At least half the capacity of the first: otherwise most of a row would be unused.
             if phases and 2 * tree.capacity > phases[-1][0].capacity:
                 phases[-1].append(tree)
             else:
@@ -338,7 +338,7 @@ class Generator:
             prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
-        # Here alone a path becomes a reference: requests of users' programs may hold paths.
+        # Only here a path becomes a reference: requests of users' programs may hold paths.
         images = [
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]

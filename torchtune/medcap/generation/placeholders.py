@@ -23,8 +23,8 @@ class Placed:
 
     Attributes:
         before: placeholders before the words.
-        words: the words; a placeholder may stand between them.
-        after: placeholders behind the words.
+        words: words, perhaps with placeholders between them.
+        after: placeholders after the words.
     """
 
     before: int
@@ -52,7 +52,7 @@ def find_placeholders(text: str) -> Placed:
         text: one turn.
 
     Returns:
-        The words without white space around them, and the placeholders before and behind them.
+        The words without white space around them, and the placeholders before and after them.
     """
     found = list(_FOUND.finditer(text))
     start, before = 0, 0
@@ -73,7 +73,7 @@ def place_images(text: str, images: Sequence[Any]) -> list[dict[str, Any]]:
 
     Args:
         text: what was typed.
-        images: of the turn, in order.
+        images: images of the turn, in order.
 
     Returns:
         Content parts, as a training row of :func:`row_text` has them.
@@ -102,7 +102,7 @@ def row_text(text: str, num_images: int) -> str:
 
     Args:
         text: what was typed.
-        num_images: of the turn.
+        num_images: number of images of the turn.
 
     Returns:
         The words with a placeholder for each image, where :func:`place_images` puts it.
@@ -116,7 +116,7 @@ def row_text(text: str, num_images: int) -> str:
 
 
 def without_placeholders(text: str) -> str:
-    """Keep the words of a text alone, where a placeholder would ask for an image that is not there.
+    """Keep only the words of a text where a placeholder would ask for an image that does not exist.
 
     Args:
         text: an answer, or an earlier turn.
@@ -130,11 +130,11 @@ def without_placeholders(text: str) -> str:
 def fitting(text: str, num_images: int) -> str:
     """Keep the placeholders of an earlier turn only where it has the images for them.
 
-    A question that was asked alone may name an image that stands in a turn before it.
+    A question without its earlier turns may name an image that is in a turn before it.
 
     Args:
         text: what was typed.
-        num_images: of the turn.
+        num_images: number of images of the turn.
 
     Returns:
         The text, without its placeholders if they are too many.

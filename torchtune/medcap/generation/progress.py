@@ -45,7 +45,7 @@ class Progress:
         """Count a finished request.
 
         Args:
-            num_tokens: of its answer.
+            num_tokens: number of tokens of its answer.
         """
         self._requests += 1
         self._tokens += num_tokens

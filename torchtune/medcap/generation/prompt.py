@@ -11,7 +11,7 @@ from medcap.generation.request import Request
 
 
 def caption_request(image: Any, id: str = "") -> Request:
-    """Ask for a caption: the image alone, as the caption records have it.
+    """Ask for a caption: only the image, as in the caption records.
 
     Args:
         image: a reference, a path or a PIL image.

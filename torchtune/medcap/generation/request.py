@@ -108,7 +108,7 @@ class CandidateScores:
 
     Args:
         sums: the log-probability of each candidate, natural logarithm, summed over its tokens.
-        num_tokens: of each candidate.
+        num_tokens: number of tokens of each candidate.
         error: what went wrong, one line; then ``sums`` and ``num_tokens`` are empty.
     """
 

@@ -29,7 +29,7 @@ def open_run(
         run: the run's folder, or one of its checkpoint folders.
         overrides: ``key=value`` of the model keys, such as ``device=cpu`` or ``llm_weights=int8``.
         image_roots: folders that requests may name images in.
-        options: of :class:`Generator`, such as ``batch_size`` and ``max_seq_len``.
+        options: options of :class:`Generator`, such as ``batch_size`` and ``max_seq_len``.
 
     Returns:
         A generator over the run's newest complete checkpoint.
@@ -52,19 +52,19 @@ def open_runs(
     image_roots: Sequence[str | Path] = ANYWHERE,
     **options: Any,
 ) -> list[Generator]:
-    """Load several runs; those that saw through the same language model share one copy of it.
+    """Load several runs; runs trained with the same language model share one copy of it.
 
     Args:
-        runs: as for :func:`open_run`.
-        overrides: for all of them.
-        image_roots: for all of them.
-        options: for all of them.
+        runs: runs as for :func:`open_run`.
+        overrides: overrides for all runs.
+        image_roots: image roots for all runs.
+        options: options for all runs.
 
     Returns:
         A generator for each.
 
     Raises:
-        UserError: as :func:`open_run`; all runs are checked before the weights of any are read.
+        UserError: in the cases of :func:`open_run`; all runs are checked before the weights of any are read.
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]

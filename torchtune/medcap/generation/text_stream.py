@@ -18,7 +18,7 @@ class TextStream:
     Args:
         tokenizer: decodes.
         stop: texts before which the answer ends.
-        prefix: tokens of words that the answer goes on from; they are not given out.
+        prefix: tokens of words that the answer continues from; they are not returned.
 
     Attributes:
         stopped: whether a stop text has come; what follows it is not given out.
@@ -56,7 +56,7 @@ class TextStream:
         """End a complete answer.
 
         Returns:
-            What was still held back.
+            The text that was still held back.
         """
         return "" if self.stopped else self._give(self._tokenizer.decode(self._tokens))
 

@@ -41,9 +41,10 @@ class ImportedLanguage:
         tokenizer: the ``tokenizer`` key, its path below ``folder``; empty where the source has none that torchtune
             reads.
         folder: where its files are.
-        config: of Hugging Face's config.json, if it is to be written; its weights stay where they are otherwise.
-        tensors: of a Hugging Face model, if it is to be written.
-        tokenizer_text: of original/tokenizer.model, where the source has only a tokenizer.json of Llama 3.
+        config: Hugging Face's config.json, if it is to be written; its weights stay where they are otherwise.
+        tensors: tensors of a Hugging Face model, if it is to be written.
+        tokenizer_text: tokenizer text of original/tokenizer.model, where the source has only a tokenizer.json of Llama
+            3.
     """
 
     llm: dict[str, Any]
@@ -59,8 +60,8 @@ class ImportedModel:
     """What a source holds.
 
     Attributes:
-        tower: with weights.
-        projector: with weights.
+        tower: tower with weights.
+        projector: projector with weights.
         llm_dim: width of the language model's embeddings.
         language: None where the source has no language model, and none was named.
         notices: lines that the user should see.
@@ -79,7 +80,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     What it holds is named from the folder itself, so that it can be moved.
 
     Args:
-        folder: to fill; empty.
+        folder: empty folder to fill.
         model: what to write.
     """
     language = model.language
@@ -113,7 +114,7 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], location: Path, 
 
     Args:
         module: gets them.
-        tensors: under its own names.
+        tensors: tensors under their own names.
         location: where they come from, for messages.
         purpose: what they are, for messages.
 

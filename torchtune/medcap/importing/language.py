@@ -27,7 +27,7 @@ class SourceTensors:
     """The tensors of a folder, by name, one at a time.
 
     Args:
-        folder: with safetensors files.
+        folder: folder with safetensors files.
 
     Raises:
         UserError: if it holds none, or a damaged one.
@@ -75,8 +75,8 @@ def llm_component(config: Mapping[str, Any], location: Path) -> dict[str, Any]:
     """Return the ``llm`` key for a Hugging Face Llama or Mistral.
 
     Args:
-        config: of the language model, with every field; see :func:`complete_config`.
-        location: where it stands, for messages.
+        config: config of the language model, with every field; see :func:`complete_config`.
+        location: place of the configuration, for messages.
 
     Raises:
         UserError: for another family, or a variant that torchtune's builders lack.
@@ -116,8 +116,8 @@ def complete_config(config: Mapping[str, Any], location: Path) -> dict[str, Any]
     """Fill in transformers' defaults: the folders of LLaVA leave out what is as in a 7B model.
 
     Args:
-        config: with ``model_type``.
-        location: where it stands, for messages.
+        config: config with ``model_type``.
+        location: place of the configuration, for messages.
 
     Raises:
         UserError: if transformers refuses it.
@@ -147,8 +147,8 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
     """Return the ``tokenizer`` key.
 
     Args:
-        folder: of the source.
-        model_type: of the language model.
+        folder: folder of the source.
+        model_type: model type of the language model.
         named: a tokenizer.model that the user names instead.
 
     Returns:
@@ -179,10 +179,10 @@ def stored_language(
     """Return the language model of a source that holds one; its files are copied.
 
     Args:
-        folder: of the source.
-        config: as :func:`complete_config` gives it.
-        tensors: under the names of a language model of its own.
-        tokenizer: as for :func:`tokenizer_component`.
+        folder: folder of the source.
+        config: config as :func:`complete_config` gives it.
+        tensors: tensors under the names of a stand-alone language model.
+        tokenizer: tokenizer as for :func:`tokenizer_component`.
 
     Raises:
         UserError: for a variant that torchtune's builders lack.
@@ -200,7 +200,7 @@ def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:
 
     Args:
         folder: a Hugging Face Llama or Mistral.
-        tokenizer: as for :func:`tokenizer_component`.
+        tokenizer: tokenizer as for :func:`tokenizer_component`.
 
     Raises:
         UserError: if it is none.

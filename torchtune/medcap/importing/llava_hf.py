@@ -33,7 +33,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     """Read the folder; the language model stays in its files until it is written.
 
     Args:
-        folder: with config.json and safetensors files.
+        folder: folder with config.json and safetensors files.
         config: its config.json.
         tokenizer: a tokenizer.model to use instead of the folder's.
 
@@ -54,7 +54,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
 
 
 def tower_name(name: str) -> str | None:
-    """Return what stands behind ``vision_tower.``, None for other tensors and for numbers that are no weights."""
+    """Return what follows ``vision_tower.``, None for other tensors and for entries that are not weights."""
     name = name.removeprefix("model.")
     if not name.startswith("vision_tower.") or name.endswith("position_ids"):
         return None

@@ -35,7 +35,7 @@ def import_llava_original(
     """Read the folder; the language model stays in its files until it is written.
 
     Args:
-        folder: with config.json and safetensors files.
+        folder: folder with config.json and safetensors files.
         config: its config.json.
         vision: the tower, if not the one that ``mm_vision_tower`` names.
         select_layer: if not ``mm_vision_select_layer``.

@@ -74,7 +74,7 @@ def read_source(source: Path, options: ImportOptions) -> ImportedModel:
     """Read a model; large language models stay in their files.
 
     Args:
-        source: as for :func:`import_model`.
+        source: source as for :func:`import_model`.
         options: see :class:`ImportOptions`.
 
     Raises:

@@ -28,7 +28,7 @@ def named_tower(vision: str, select_layer: int) -> tuple[Tower, list[str]]:
     """Return the tower that a name or folder means, cut to the layer that the model reads.
 
     Args:
-        vision: as ``vision=`` takes it.
+        vision: vision as ``vision=`` takes it.
         select_layer: which hidden state: -1 is the last layer's output, -2 the one before.
 
     Returns:
@@ -64,11 +64,11 @@ def padding_notices(config: Mapping[str, Any]) -> list[str]:
 
 
 def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
-    """Leave out the layers behind the one that is read; the last one that stays then gives that hidden state.
+    """Leave out the layers after the one that is read; the last one that stays then gives that hidden state.
 
     Args:
-        source: of any tower.
-        select_layer: as in LLaVA's configurations.
+        source: source of any tower.
+        select_layer: select layer as in LLaVA's configurations.
 
     Raises:
         UserError: if it is another than the last of a tower that is not transformers', or there is no such layer.
@@ -87,11 +87,11 @@ def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
 
 
 def kept_layers(select_layer: int, num_layers: int) -> int:
-    """Tell how many layers give the hidden state that is read.
+    """Return how many layers give the hidden state that is read.
 
     Args:
         select_layer: index into the hidden states, of which number 0 goes into the first layer.
-        num_layers: of the tower.
+        num_layers: number of layers of the tower.
 
     Raises:
         UserError: if no layer is left, or there is no such one.
@@ -107,9 +107,9 @@ def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], locat
 
     Args:
         source: describes the whole tower.
-        tensors: under the tower's own names.
-        location: of the model, for messages.
-        select_layer: as in LLaVA's configurations.
+        tensors: tensors under the tower's own names.
+        location: location of the model, for messages.
+        select_layer: select layer as in LLaVA's configurations.
 
     Raises:
         UserError: if the tensors do not fit.

@@ -19,8 +19,8 @@ def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) 
 
     Args:
         folder: exists.
-        plan: of the run's vision side.
-        dtype: of the stored weights; None is medcap 2024's own, bf16.
+        plan: plan of the run's vision side.
+        dtype: dtype of the stored weights; None is medcap 2024's own, bf16.
 
     Returns:
         Lines that the user should see.

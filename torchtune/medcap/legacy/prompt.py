@@ -49,9 +49,9 @@ def description_limit(
 
     Args:
         tokenizer: Llama 3's.
-        turns: of the first stage, the last turn the empty assistant's.
-        question: of the second stage.
-        max_seq_len: of both stages.
+        turns: turns of the first stage; the last turn is the empty one of the assistant.
+        question: question of the second stage.
+        max_seq_len: longest sequence of both stages.
         max_new_tokens: most tokens whatever the room.
 
     Returns:
@@ -72,10 +72,10 @@ def room_for_description(
     """Tokens that a description may have, for any projector and any language model.
 
     Args:
-        chat: of the model.
-        messages: of the first stage.
-        question: of the second stage.
-        max_seq_len: of both stages.
+        chat: chat of the model.
+        messages: messages of the first stage.
+        question: question of the second stage.
+        max_seq_len: longest sequence of both stages.
         max_new_tokens: most tokens whatever the room.
 
     Returns:

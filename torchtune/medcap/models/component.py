@@ -1,4 +1,4 @@
-"""What a component is: a part beside the frozen language model that can be trained, saved and taken off again."""
+"""The interface of a component: a part next to the frozen language model that can be trained, saved and removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ComponentState:
 
 
 class Component(nn.Module, ABC):
-    """A part beside the frozen language model.
+    """A part next to the frozen language model.
 
     Everything that trains is a component. Setup, optimizer, memory estimate, banner, checkpoints and model card loop
     over the components of a model, so a new one is a subclass in a file of its own and a line in
@@ -63,7 +63,7 @@ class Component(nn.Module, ABC):
         """Describe a component in a few words, for the model card.
 
         Args:
-            config: as ``config()`` gave it.
+            config: configuration that ``config()`` returned.
         """
 
     def unused(self, components: Mapping[str, Component]) -> Collection[str]:
@@ -81,7 +81,7 @@ class Component(nn.Module, ABC):
         """Compute the component's own loss terms as sums.
 
         Args:
-            batch: on the model's device; its ``counts`` say what each term is to be divided by.
+            batch: batch on the model's device; its ``counts`` say what each term is to be divided by.
             hidden: ``[n, d]`` hidden states before the final norm, at the batch's target positions.
 
         Returns:

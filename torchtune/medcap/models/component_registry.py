@@ -16,9 +16,9 @@ VISION_SIDE = (Tower.name, Projector.name)
 
 
 def further_components(names: Iterable[str] | None = None) -> list[str]:
-    """Return the names of the components beside tower and projector.
+    """Return the names of the components other than tower and projector.
 
     Args:
-        names: the components to choose from; None for all that there are.
+        names: the components to choose from; None for all.
     """
     return [name for name in (COMPONENTS if names is None else names) if name not in VISION_SIDE]

@@ -21,11 +21,11 @@ _PLACES = ("original/tokenizer.model", "tokenizer.model", _JSON)
 
 
 def find_tokenizer_file(path: str | Path) -> Path:
-    """Return the file that a tokenizer's path stands for.
+    """Return the file that a tokenizer's path means.
 
     Args:
         path: a tokenizer.model, a tokenizer.json, or a model's folder. Where ``FOLDER/original/tokenizer.model`` or
-            ``FOLDER/tokenizer.model`` is not there, ``FOLDER/tokenizer.json`` stands for it.
+            ``FOLDER/tokenizer.model`` is missing, ``FOLDER/tokenizer.json`` is used instead.
 
     Returns:
         The file; ``path`` where nothing is found.
@@ -41,10 +41,10 @@ def find_tokenizer_file(path: str | Path) -> Path:
 
 @contextmanager
 def tiktoken_file(path: str | Path) -> Generator[Path]:
-    """Give a tokenizer's file in the format of tokenizer.model, as long as the block runs.
+    """Yield a tokenizer file in the format of tokenizer.model; it exists while the block runs.
 
     Args:
-        path: as for :func:`find_tokenizer_file`.
+        path: path as for :func:`find_tokenizer_file`.
 
     Yields:
         The file, or a temporary one that is made of tokenizer.json.
@@ -117,7 +117,7 @@ def _patterns(node: Any) -> Generator[str]:
 
 
 def _in_order(ranks: dict[str, int], merges: list[str | list[str]]) -> bool:
-    """Tell whether the merges make the tokens in the order of their ranks."""
+    """Return whether the merges produce the tokens in the order of their ranks."""
     made = ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     locations = [ranks.get(token, -1) for token in made]
     return bool(locations) and locations == sorted(locations) and locations[0] >= 0

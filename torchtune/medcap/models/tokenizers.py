@@ -18,21 +18,21 @@ from medcap.models.llama3_tokenizer_file import tiktoken_file
 NUM_SPECIAL_TOKENS = 256
 IMAGE_TOKEN = "<|image|>"
 _LLAMA3_RANKS = 128_000
-# The one slot of Llama 3's 256 that torchtune's table leaves free: its <|image|> lies behind the embedding rows.
+# torchtune's table uses 255 of Llama 3's 256 slots; this one is free. Its <|image|> lies after the embedding rows.
 _FREE_SLOT = 11
 # Embedding tables are padded, and a few tokens added, but not by more than this.
 _MOST_SPARE_ROWS = 1024
 
 
 def llama3_special_tokens(num_ranks: int) -> dict[str, int]:
-    """Llama 3's special tokens behind a vocabulary of any size.
+    """Llama 3's special tokens after a vocabulary of any size.
 
     Args:
         num_ranks: ordinary tokens n; Llama 3 has 128,000.
 
     Returns:
-        Name -> id, the ids being n to n + 255. For 128,000 it is torchtune's table as it is, which has ``<|image|>`` at
-        128256, one behind the embedding rows, and 128011 free.
+        Name -> id, the ids being n to n + 255. For 128,000 it is torchtune's table, which has ``<|image|>`` at
+        128256, one after the embedding rows, and 128011 free.
     """
     moved = {name: token - _LLAMA3_RANKS + num_ranks for name, token in LLAMA3_SPECIAL_TOKENS.items()}
     if num_ranks != _LLAMA3_RANKS:
@@ -113,14 +113,14 @@ def check_tokenizer_files(node: Mapping[str, Any]) -> None:
 
 
 def check_tokenizer_fits(tokenizer: Any, vocab_size: int) -> None:
-    """Check that a tokenizer belongs to an LLM, as far as sizes tell.
+    """Check that a tokenizer belongs to an LLM, as far as their sizes show.
 
     Args:
         tokenizer: any torchtune model tokenizer.
         vocab_size: rows of the LLM's embedding table.
 
     Raises:
-        UserError: if it makes ids that have no row, or leaves many more rows without an id than padding explains.
+        UserError: if it has ids without an embedding row, or if many more rows have no id than padding explains.
     """
     needed = _num_used_ids(tokenizer)
     if needed > vocab_size:
@@ -136,7 +136,7 @@ def check_tokenizer_fits(tokenizer: Any, vocab_size: int) -> None:
 
 
 def _num_used_ids(tokenizer: Any) -> int:
-    # Llama 3's vocab_size counts <|image|>, which torchtune puts behind the embedding rows and medcap never uses.
+    # Llama 3's vocab_size counts <|image|>, which torchtune puts after the embedding rows and medcap never uses.
     sizes = [getattr(tokenizer, name, None) for name in ("base_vocab_size", "vocab_size")]
     sizes.append(len(getattr(tokenizer, "encoder", ())))
     text = next(size for size in sizes if size is not None)

@@ -24,29 +24,29 @@ from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
 from medcap.modules.ragged_attention import RaggedAttention
 
-# Tokens of one pass on a CPU: larger ones fall out of its caches and take more memory, and are no faster.
+# Most tokens of one pass on a CPU: larger passes do not fit its caches, take more memory, and are not faster.
 CPU_PASS_TOKENS = 1536
 
 
 class VisionLanguageModel(nn.Module):
-    """A language model that sees: image rows stand in its input where placeholders were.
+    """A language model that sees: image tokens replace the placeholders in its input.
 
     Args:
         tower: the vision encoder.
         projector: tower output -> K rows of the decoder's width for each image.
         decoder: any torchtune decoder; it is frozen here and never changed.
-        image_token_id: the id at image positions; it may lie outside the decoder's vocabulary.
-        further: the components beside tower and projector, in the order of ``COMPONENTS``.
+        image_token_id: the id at image positions; it may be outside the decoder's vocabulary.
+        further: the components other than tower and projector, in the order of ``COMPONENTS``.
 
     Attributes:
         components: tower, projector and the further ones, by name.
-        loss_terms: names of the terms that ``losses`` gives.
+        loss_terms: names of the terms that ``losses`` returns.
         checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
             their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
         compiled: the decoder's layers are compiled, so that rows of one length are better than none with padding.
-        frozen_layers: all of the decoder's layers run the way of training of ``FrozenLayer``.
+        frozen_layers: whether all of the decoder's layers support the training pass of ``FrozenLayer``.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class VisionLanguageModel(nn.Module):
                 component.enabled = True
 
     def compile_layers(self, static: bool = True, backend: str = "inductor") -> None:
-        """Compile the decoder's layers; the last one computes few and ever other positions, and stays as it is.
+        """Compile the decoder's layers, except the last one, which computes few positions and others each time.
 
         Args:
             static: batches have rows of one length, as packed ones do.
-            backend: of ``torch.compile``.
+            backend: backend of ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers[:-1]:
@@ -138,7 +138,7 @@ class VisionLanguageModel(nn.Module):
         return next(self.decoder.parameters()).device
 
     def train(self, mode: bool = True) -> VisionLanguageModel:
-        """Switch the vision side; the decoder stays as it is for use."""
+        """Set the mode of the vision side; the decoder stays in evaluation mode."""
         super().train(mode)
         self.decoder.eval()
         return self
@@ -149,7 +149,7 @@ class VisionLanguageModel(nn.Module):
         The trained parts keep fp32 weights; where the decoder runs in a lower precision they compute in it too.
 
         Args:
-            images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing gives them.
+            images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing returns them.
 
         Returns:
             ``[N, K, d]`` in the decoder's dtype.
@@ -195,7 +195,7 @@ class VisionLanguageModel(nn.Module):
         tokens = torch.tensor([prompt_prefix], device=self.device)
         positions = torch.arange(len(prompt_prefix), device=self.device)[None]  # [1, P]
         kept: list[tuple[Tensor, Tensor]] = []
-        # Not compiled: for one short row it does not pay, and its shape would be compiled for beside that of batches.
+        # Not compiled: it does not pay for one short row, and would compile one more shape.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             states = self.embed(tokens, None, None)
             for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
@@ -250,12 +250,12 @@ class VisionLanguageModel(nn.Module):
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
 
         Args:
-            batch: on any device.
+            batch: batch on any device.
 
         Returns:
             Batches whose losses add up to that of the whole one; just that on a GPU.
         """
-        # [Contract] processes that divide the layers among them make equally many passes.
+        # [Contract] processes that divide the layers among them make the same number of passes.
         return [batch] if self.always_backward or not self._is_ragged(batch) else batch.micro_batches(CPU_PASS_TOKENS)
 
     def _is_ragged(self, batch: Batch) -> bool:
@@ -265,7 +265,7 @@ class VisionLanguageModel(nn.Module):
         """Compute the loss terms of a batch as sums; ``batch.counts`` says what each is to be divided by.
 
         Args:
-            batch: on the decoder's device.
+            batch: batch on the decoder's device.
             chunk_size: positions whose logits exist at one time.
 
         Returns:
@@ -282,8 +282,8 @@ class VisionLanguageModel(nn.Module):
         """Run the decoder's layers over a batch.
 
         Args:
-            batch: on the decoder's device.
-            image_rows: ``[N, K, d]`` of its images, or None.
+            batch: batch on the decoder's device.
+            image_rows: ``[N, K, d]`` image rows of its images, or None.
 
         Returns:
             ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.
@@ -302,7 +302,7 @@ class VisionLanguageModel(nn.Module):
         return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[output_positions], targets
 
     def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
-        """``[R, S, d]`` -> ``[n, d]`` before the final norm, the way of training."""
+        """``[R, S, d]`` -> ``[n, d]`` before the final norm, by the training pass."""
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
         if ragged:
             options["ragged"] = RaggedAttention(

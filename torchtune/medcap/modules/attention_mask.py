@@ -52,15 +52,15 @@ def packed_attention_mask(
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a boolean mask as what is added to the scores: 0 where a query attends to a key, else minus infinity."""
+    """Return a boolean mask as a tensor to add to the scores: 0 where a query attends to a key, else minus infinity."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:
-    """Causal in rows that each hold one tree: a shared prefix, branches behind it, leaves behind a branch.
+    """Causal in rows that each hold one tree: a shared prefix, branches after it, leaves after a branch.
 
     Args:
-        branch: ``[R, S]`` int64; 0 is the prefix, everyone sees it; -1 is padding, which sees padding alone.
+        branch: ``[R, S]`` int64; 0 is the prefix, which all tokens see; -1 is padding, which sees only padding.
         leaf: ``[R, S]`` int64; 0 is the branch itself, all its leaves see it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What stands between the products of a frozen decoder layer, without a gradient of any weight.
+"""The functions between the matrix products of a frozen decoder layer, without gradients for any weight.
 
 Autograd's own versions compute and keep what only a weight gradient needs, or walk over memory more often. Under
 ``torch.compile`` the plain formulas are used, which the compiler fuses.
@@ -22,7 +22,7 @@ def normalise(norm: nn.Module, states: Tensor) -> Tensor:
     """Return a norm whose scale is frozen.
 
     Args:
-        norm: torchtune's ``RMSNorm``; any other module is called as it is.
+        norm: torchtune's ``RMSNorm``; any other module is called directly.
         states: ``[..., d]``.
 
     Returns:
@@ -34,7 +34,7 @@ def normalise(norm: nn.Module, states: Tensor) -> Tensor:
         return _FrozenRMSNorm.apply(states, norm.scale, norm.eps)
     if norm.scale.dtype != states.dtype:
         return norm(states)
-    # One kernel on a GPU, which keeps its input as it is; torchtune's own call keeps a float32 copy.
+    # One kernel on a GPU, which saves its input unchanged; torchtune's own call saves a float32 copy.
     return functional.rms_norm(states, norm.normalized_shape, norm.scale, norm.eps)
 
 
@@ -61,7 +61,7 @@ def feed_forward(mlp: nn.Module, states: Tensor) -> Tensor:
     """Return the gated feed-forward part.
 
     Args:
-        mlp: torchtune's ``FeedForward`` with SiLU; any other module is called as it is.
+        mlp: torchtune's ``FeedForward`` with SiLU; any other module is called directly.
         states: ``[..., d]``.
 
     Returns:
@@ -113,7 +113,7 @@ def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, posi
     Args:
         rotation: a layer's ``pos_embeddings``.
         heads: ``[R, S, H, h]``.
-        table: from :func:`rotation_table`.
+        table: table from :func:`rotation_table`.
         positions: ``[R, S]`` int64.
 
     Returns:
@@ -125,7 +125,7 @@ def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, posi
         return rotation(heads, input_pos=positions)
     pairs = heads.float().unflatten(-1, (-1, 2))  # [R, S, H, h / 2, 2]
     if heads.device.type == "cpu" and not torch.compiler.is_compiling():
-        # A complex product is one walk over memory, and so is its gradient.
+        # A complex product reads memory once, and so does its gradient.
         return (
             torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(3).to(heads.dtype)
         )

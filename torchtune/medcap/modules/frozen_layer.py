@@ -17,13 +17,13 @@ from medcap.modules.ragged_attention import RaggedAttention
 
 
 class FrozenLayer(TransformerSelfAttentionLayer):
-    """A self-attention layer that takes over another one's parts; their names stay.
+    """A self-attention layer built from another one's parts; their names stay.
 
     Called like the layer it came from (with ``mask`` and ``input_pos``) it does what that did, such as prefilling a
-    cache and decoding over it. Called with ``training_pass`` it runs the way of training.
+    cache and decoding over it. Called with ``training_pass`` it runs the training pass.
 
     Args:
-        layer: of which :func:`can_freeze` is true.
+        layer: layer for which :func:`can_freeze` is true.
     """
 
     def __init__(self, layer: TransformerSelfAttentionLayer) -> None:
@@ -57,12 +57,12 @@ class FrozenLayer(TransformerSelfAttentionLayer):
             states: ``[R, S, d]``; R is 1 with ``ragged``.
             mask: ``[R, S, P + S]``, boolean or to be added, or the equal block mask; None is causal.
             input_pos: ``[R, S]`` int64.
-            training_pass: run the way of training.
-            table: from ``rotation_table``; like the next two and ``with_keys`` only in training.
-            ragged: in the place of ``mask``.
+            training_pass: run the training pass.
+            table: table from ``rotation_table``; like the next two and ``with_keys``, only for training.
+            ragged: ragged attention, in place of ``mask``.
             prompt_prefix: keys and values of the P tokens that come before, ``[P, H_kv, h]`` each.
             output_positions: ``[m]`` int64 flat positions, ascending in training; only their outputs are wanted.
-                Every position still gives its key and value to the others.
+                The other positions still contribute their keys and values.
             with_keys: return the keys and values too, ``[R, S, H_kv, h]`` each.
             others: what torchtune's decoder passes to layers of other kinds.
 
@@ -103,7 +103,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
     def _prefill_at(
         self, states: Tensor, output_positions: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor | None
     ) -> Tensor:
-        """Return what follows attention concerns a position alone: ``[R, S, d] -> [1, m, d]``."""
+        """Return the part after attention, which treats each position separately: ``[R, S, d] -> [1, m, d]``."""
         normed = self.sa_norm(states)
         attended = _take(self.attn(normed, normed, mask=mask, input_pos=input_pos), output_positions)
         kept = self.sa_scale(attended) + _take(states, output_positions)
@@ -112,8 +112,8 @@ class FrozenLayer(TransformerSelfAttentionLayer):
     def _decode_one(self, states: Tensor, mask: Tensor | None, input_pos: Tensor | None) -> Tensor:
         """One token of every row over the cache: ``[R, 1, d] -> [R, 1, d]``.
 
-        torchtune copies all cached keys and values for every query head that shares them. Here these heads stand where
-        a sequence has its positions, so that they share one copy.
+        torchtune copies all cached keys and values for every query head that shares them. Here these heads are placed
+        where a sequence has its positions, so that they share one copy.
         """
         attn = self.attn
         normed = self.sa_norm(states)
@@ -177,7 +177,7 @@ def _compiled_flex() -> Callable[..., Any]:
 
 
 def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
-    """Tell whether :class:`FrozenLayer` can stand for a layer: torchtune's own, with its attention, without hooks."""
+    """Return whether :class:`FrozenLayer` can replace a layer: torchtune's own, with its attention, without hooks."""
     return (
         type(layer) is TransformerSelfAttentionLayer
         and type(layer.attn) is MultiHeadAttention
@@ -187,7 +187,7 @@ def can_freeze(layer: nn.Module) -> TypeGuard[TransformerSelfAttentionLayer]:
 
 
 def freeze_layers(decoder: TransformerDecoder) -> None:
-    """Put a :class:`FrozenLayer` in the place of every layer that can be one; weights and their names stay.
+    """Replace every layer that can be one by a :class:`FrozenLayer`; weights and their names stay.
 
     Args:
         decoder: any torchtune decoder; what it computes stays the same.
@@ -198,5 +198,5 @@ def freeze_layers(decoder: TransformerDecoder) -> None:
 
 
 def is_frozen(decoder: TransformerDecoder) -> bool:
-    """Tell whether all layers are :class:`FrozenLayer`, so that the whole decoder runs the way of training."""
+    """Return whether all layers are :class:`FrozenLayer`, so that the whole decoder can run the training pass."""
     return all(isinstance(layer, FrozenLayer) for layer in decoder.layers)

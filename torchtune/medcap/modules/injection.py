@@ -1,4 +1,4 @@
-"""Image rows in the place of placeholders."""
+"""Image tokens instead of placeholders."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def inject_image_rows(embeddings: Tensor, image_rows: Tensor, image_positions: Tensor) -> Tensor:
-    """Put the projected image tokens where the placeholders stand.
+    """Replace the embeddings at the placeholders with the projected image tokens.
 
     Args:
-        embeddings: ``[R, S, d]`` embeddings of the tokens; what stands at image positions is ignored.
+        embeddings: ``[R, S, d]`` embeddings of the tokens; the values at image positions are ignored.
         image_rows: ``[N, K, d]`` projector output.
         image_positions: ``[N * K]`` int64 flat positions, ascending.
 

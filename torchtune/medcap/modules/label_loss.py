@@ -14,7 +14,7 @@ IGNORE_INDEX = -100
 def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 256) -> Tensor:
     """Return summed cross-entropy, without ever holding the logits of more than one chunk.
 
-    The head is frozen, so the gradient of a chunk's hidden states is all that is needed of it; it is taken while
+    The head is frozen, so the gradient of a chunk's hidden states is all that is needed; it is taken while
     the chunk's logits exist, and only ``[n, d]`` is kept for the backward pass.
 
     Args:

@@ -1,7 +1,7 @@
-"""Attention within documents that lie one behind another, without padding between them and without a full mask.
+"""Attention within documents that lie one after another, without padding between them and without a full mask.
 
-This is the way of the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a mask over
-a row of several documents would be mostly forbidden.
+This implementation is for the CPU, where a kernel costs as many operations as its mask has entries, allowed or not: a
+mask over a row of several documents would be mostly forbidden.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Piece:
     """Queries that one kernel takes together.
 
     Attributes:
-        document: whose keys they attend to.
+        document: document whose keys the queries attend to.
         num_keys: how many of them, from the document's first.
-        mask: ``[queries, P + num_keys]`` of what is added to the scores, 0 or minus infinity. P is the length of the
-            prompt prefix if the document follows it, and 0 otherwise; these keys come first.
+        mask: ``[queries, P + num_keys]``, added to the scores: 0 or minus infinity. P is
+            the length of the prompt prefix if the document follows it, and 0 otherwise; these keys come first.
     """
 
     document: int
@@ -38,7 +38,7 @@ class RaggedAttention:
         after_prompt_prefix: ``[n]`` bool, whether the token's document continues the prompt prefix.
         prompt_prefix_length: tokens of the prompt prefix; 0 without one.
         output_positions: ``[m]`` int64 ascending, the tokens whose output the last layer is asked for.
-        dtype: of the scores.
+        dtype: dtype of the scores.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class RaggedAttention:
     def _add(self, index: int, branch: Tensor, before: int, own: Tensor) -> None:
         size = len(branch)
         prefix = int((branch == 0).sum())
-        # A query sees the prompt prefix and what stands before it.
+        # A query sees the prompt prefix and what comes before it.
         rows = self._causal[before : before + size, : before + size]  # [s, P + s]
         if prefix == size:
             self._pieces.append(Piece(index, size, rows))
             if len(own):
                 self._last_pieces.append(Piece(index, size, rows[own]))
             return
-        # The prefix needs no key behind it; the branches need all, of which their mask hides each other's.
+        # Prefix queries see prefix keys. Branch queries get all keys; the mask hides the other branches.
         others = (branch[prefix:, None] != branch) & (branch != 0)  # [s - prefix, s]
         branches = rows[prefix:].clone()
         branches[:, before:].masked_fill_(others, -torch.inf)

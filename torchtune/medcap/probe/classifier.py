@@ -51,7 +51,7 @@ def fit(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, seed: in
         features: ``[n, d]``.
         labels: ``[n]``, two classes at least.
         held_out: ``[n]`` bool: the validation images.
-        seed: of the classifier.
+        seed: seed of the classifier.
 
     Returns:
         The classifier.

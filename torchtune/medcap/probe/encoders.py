@@ -29,10 +29,10 @@ class Encoder:
     """A tower and what is read of it.
 
     Attributes:
-        name: in words.
-        tower: in evaluation mode.
-        projector: in evaluation mode.
-        features: of ``FEATURES``.
+        name: name in words.
+        tower: tower in evaluation mode.
+        projector: projector in evaluation mode.
+        features: one of ``FEATURES``.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Encoders:
     """What is compared.
 
     Attributes:
-        features: of ``FEATURES``.
+        features: one of ``FEATURES``.
         after: what the run trained, or the only encoder.
         before: what it began from; None if there is none to compare with.
         checkpoint: file of the weights of ``after``; None for a base encoder.
@@ -101,7 +101,7 @@ def load_encoders(
 
     Args:
         run: a run's folder, one of its checkpoints, a vision checkpoint without its run, or what ``vision`` takes.
-        features: of ``FEATURES``; None for what the run's projector takes.
+        features: one of ``FEATURES``; None for what the run's projector takes.
         before: another encoder to compare with, as ``vision`` takes it or a checkpoint, or "none"; None for the one
             that the run's configuration names, with its seed where it starts from random weights.
         device: where they go; None for the CPU.
@@ -134,7 +134,7 @@ def load_encoders(
 
 
 def _is_base(name: str) -> bool:
-    """Tell whether this is an encoder to start from and no checkpoint of ours."""
+    """Return whether this is an encoder to start from and no checkpoint of ours."""
     path = Path(name).expanduser()
     if not path.exists():
         return True

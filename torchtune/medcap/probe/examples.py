@@ -29,8 +29,8 @@ class Example:
     """One labelled image.
 
     Attributes:
-        image: as its source names it.
-        path: where it lies; None where it cannot be found.
+        image: image as its source names it.
+        path: where it is; None where it cannot be found.
         labels: target -> label; a target is left out where the source has no label of it.
         several: column -> labels, where a column holds any number of them; :func:`spread` makes targets of these.
         group: what must not stand on both sides of a split: a patient, or the image itself.
@@ -68,8 +68,8 @@ def read_examples(source: str | Path, columns: TableColumns, image_roots: Sequen
     Args:
         source: a CSV, TSV, JSON or JSONL file; a folder with a folder for each class; or a folder that
             ``medcap prepare phantom`` wrote, whose targets are all of its attributes.
-        columns: of a table. A list in a JSON row is several labels, as with ``separator``.
-        image_roots: folders that images of a table may lie in, beside its own and the working one.
+        columns: table columns. A list in a JSON row is several labels, as with ``separator``.
+        image_roots: folders that images of a table may be in, beside its own and the working one.
 
     Returns:
         The images in the order of the source.

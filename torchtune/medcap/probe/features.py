@@ -53,7 +53,7 @@ def encode(
         encoders: at least one.
         reader: opens the paths.
         batch_size: images that are encoded together.
-        label: of the progress bar.
+        label: label of the progress bar.
 
     Returns:
         Their features, in the order of ``examples``.

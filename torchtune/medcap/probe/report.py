@@ -63,7 +63,7 @@ def write(report: ProbeReport, out: Path) -> None:
 
 
 def page(report: ProbeReport) -> Page:
-    """Lay the results out as a page."""
+    """Lay out the results as a page."""
     encoders = report.encoders
     names = [f"{side}: {getattr(encoders, side).name}" for side in SIDES if getattr(encoders, side) is not None]
     problems = [

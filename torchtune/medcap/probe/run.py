@@ -34,16 +34,16 @@ class ProbeOptions:
     Attributes:
         train: source of labelled images.
         test: another; None to divide ``train``.
-        test_fraction: of the images or groups, where ``train`` is divided.
-        validation_fraction: of the training images or groups, on which the regularisation is chosen.
-        columns: of tables.
+        test_fraction: share of the images or groups that is held out where ``train`` is divided.
+        validation_fraction: share of the training images or groups, on which the regularisation is chosen.
+        columns: table columns.
         targets: what to predict; none for everything that has labels.
         image_roots: folders of images.
         features: of ``medcap.probe.encoders.FEATURES``; None for what the run's projector takes.
-        before: as in ``load_encoders``.
-        seed: of the divisions and the classifier.
+        before: earlier run, as in ``load_encoders``.
+        seed: seed of the divisions and the classifier.
         batch_size: images that are encoded together.
-        device: of the encoders.
+        device: device of the encoders.
     """
 
     train: Path
@@ -66,7 +66,7 @@ class Result:
 
     Attributes:
         probe: the classifier.
-        answers: to the test images.
+        answers: answers to the test images.
         accuracy: share of right answers.
         balanced_accuracy: its mean over classes.
         auroc: its mean over classes.
@@ -125,7 +125,7 @@ class ProbeReport:
         problems: side of the data -> image and why it could not be read.
         targets: one result each.
         notices: lines that the user should see.
-        seconds: of the whole.
+        seconds: seconds of the whole probe.
     """
 
     encoders: Encoders
@@ -142,11 +142,11 @@ def probe(run: str, options: ProbeOptions) -> ProbeReport:
     """Probe a run's encoder and the one that it began from.
 
     Args:
-        run: as in ``load_encoders``.
+        run: run as in ``load_encoders``.
         options: see there.
 
     Returns:
-        What was found.
+        The report.
 
     Raises:
         UserError: if the run, the images or the labels cannot be used.

@@ -98,7 +98,7 @@ def macro_auroc(answers: Answers) -> Interval | None:
     every other class. Classes that the classifier does not know, or that all or none of the images have, have no curve.
 
     Args:
-        answers: of the classifier.
+        answers: answers of the classifier.
 
     Returns:
         The mean and its interval; None where no class has a curve. A draw in which a class has no curve takes the mean
@@ -137,7 +137,7 @@ class Difference:
     """One classifier's share of right answers minus another's on the same images.
 
     Attributes:
-        interval: of the difference; paired bootstrap, or Wilson's where all images are alike.
+        interval: interval of the difference; paired bootstrap, or Wilson's where all images are alike.
         first_only: images that only the first has right.
         second_only: images that only the second has right.
         p: two-sided.

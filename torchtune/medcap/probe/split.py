@@ -13,15 +13,15 @@ from medcap.probe.examples import Example
 
 
 def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Divide images so that a group stands on one side only.
+    """Divide images so that all images of a group are on one side.
 
     Groups are ordered by their most frequent labels, at random among equals, and drawn at even steps: each mixture of
     labels is on both sides in proportion, to within one group.
 
     Args:
         examples: any.
-        fraction: of the groups that go to the second part, above 0 and below 1.
-        seed: of the order among equals.
+        fraction: fraction of the groups that go to the second part, above 0 and below 1.
+        seed: seed of the order among equals.
 
     Returns:
         Both parts, each in the order of ``examples``.

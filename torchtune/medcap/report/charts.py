@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: the geometry. What is drawn there stands in ``line_chart.svg.j2``."""
+"""Line charts as inline SVG: the geometry. What is drawn there is in ``line_chart.svg.j2``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Line:
     """A series as it is drawn.
 
     Attributes:
-        name: of the series.
+        name: name of the series.
         style: number of its colour, dash pattern and marker in the style sheet.
-        path: of an SVG ``<path>``.
+        path: path of an SVG ``<path>``.
         marks: x, y and words of each point that gets a marker.
     """
 
@@ -63,13 +63,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class LineChart(Section):
-    """Series of points as lines, told apart by colour, dash pattern and marker.
+    """Series of points as lines, distinguished by colour, dash pattern and marker.
 
     Attributes:
         title: above it.
         series: name -> (x, y) pairs in the order of x; a y that is not finite interrupts the line.
         x_label: below the x axis.
-        y_label: beside the y axis; the title if empty.
+        y_label: label beside the y axis; the title if empty.
         note: a sentence below the title.
     """
 

@@ -22,8 +22,8 @@ class Cell:
 
     Attributes:
         kind: right, wrong, or mixed, where right and wrong answers meet.
-        count: as it is printed; "" for 0.
-        share: of its row.
+        count: count as it is printed; "" for 0.
+        share: share of its row.
         words: its tooltip.
     """
 
@@ -41,7 +41,7 @@ class Confusion:
         labels: the classes in their order, the most frequent right answer first; the rest, where there is one, stands
             in a last row and column of its own.
         counts: [rows, columns] a row for each class and for the rest, if ``merged``; a column for each of these and a
-            last one for rows that have no answer or one that is no class anywhere.
+            last one for rows that have no answer or one that is not a class anywhere.
         merged: how many classes the rest stands for.
         merged_right: how many rows of the rest are right: where it meets itself, right and wrong answers meet.
     """

@@ -40,11 +40,11 @@ class Sample:
         question: what was asked; "" hides the line.
         correct: True right, False wrong, None where there is no such verdict.
         score: name and value of the row's score.
-        name: of the row.
+        name: name of the row.
         tags: short facts, such as the modality.
         problem: why there is no answer or picture.
         group: what the page's second filter goes by, such as the modality; "" for none.
-        options: of a multiple-choice question; they are listed with the right and the chosen one marked.
+        options: options of a multiple-choice question; they are listed with the right and the chosen one marked.
         chosen: the option that ``generated`` was taken for; None for that which it equals, if any.
     """
 
@@ -151,10 +151,10 @@ class Shown:
     """What a gallery shows.
 
     Attributes:
-        rule: by which the rows were chosen.
+        rule: rule by which the rows were chosen.
         cards: each row, the number of its group, and its picture: a ``data:`` address, or "" and why there is none.
         verdicts: style class and words of each choice in the filter by verdict.
-        groups: the same for the filter by group.
+        groups: filter names of the rows, in the same form, for the filter by group.
         empty: style classes of the sentences for choices of both filters that leave no row.
     """
 
@@ -268,7 +268,7 @@ def _span(text: str, tag: str | None) -> Markup:
 
 
 def thumbnail(image: ImageRef | str | Path | Image.Image, reader: ImageReader | None = None) -> str:
-    """Return a small picture that stands in the page itself.
+    """Return a small picture that is in the page itself.
 
     Args:
         image: reference, path or picture of any mode.

@@ -17,9 +17,9 @@ class Page:
     """A page.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         subtitle: a sentence below it.
-        sections: from top to bottom; None for one that has nothing to show.
+        sections: sections from top to bottom; None for one that has nothing to show.
         eyebrow: a short line above the title.
 
     Example:

@@ -21,7 +21,7 @@ class Axis:
 
     Attributes:
         label: above it.
-        values: all that may stand on it from bottom to top, for values that are not numbers; empty for numbers.
+        values: all its values from bottom to top, for values that are not numbers; empty for numbers.
         log: whether numbers are spaced by their logarithm.
     """
 
@@ -36,7 +36,7 @@ class ParallelCoordinates(Section):
 
     Attributes:
         title: above them.
-        axes: from left to right, at least two.
+        axes: axes from left to right, at least two.
         lines: name -> its value on each axis: a number, or one of the axis' ``values``.
         best: name of the line that stands out; it is drawn last.
         note: a sentence below the title.

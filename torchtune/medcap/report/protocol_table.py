@@ -17,13 +17,13 @@ class ProtocolLine:
     Attributes:
         protocol: its name.
         score: name of the score that stands for it.
-        value: of that score.
+        value: value of that score.
         description: the rule in a sentence.
         interval: (low, high) of the score, None where there is none.
         controls: control -> the same score without the right image.
         falls: control -> (value, low, high) of what the score loses there; an interval above 0 shows that the image
             matters.
-        share: whether the score is a share of 1, told in percent.
+        share: whether the score is a share of 1, shown in percent.
     """
 
     protocol: str

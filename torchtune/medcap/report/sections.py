@@ -58,7 +58,7 @@ class Card:
 
     Attributes:
         label: what it is.
-        value: as it is to be read.
+        value: value as it is displayed.
         detail: a short line below.
         bar: drawn below the value.
         main: whether it is the page's first number.

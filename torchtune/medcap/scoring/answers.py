@@ -30,7 +30,7 @@ def read_answers(path: str | Path) -> list[Answer]:
     the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
-    been fixed since, and a last line that was cut off is passed over.
+    been fixed since, and a last line that was cut off is skipped.
 
     Args:
         path: JSON or JSONL.
@@ -116,7 +116,7 @@ def _rows(path: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _not_json(path: Path) -> bool:
-    """Tell whether a file is a table by its name, or no JSON from its first character on."""
+    """Return whether a file is a table by its name, or no JSON from its first character on."""
     if path.suffix.lower() in _TABLES:
         return True
     start = path.read_bytes()[:4096].decode("utf-8-sig", errors="replace").lstrip()

@@ -47,7 +47,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, draws: int = DRAWS, s
     Args:
         differences: [n] second minus first, one number a row, finite.
         draws: random choices of all signs.
-        seed: of the random numbers: the same arguments give the same value.
+        seed: seed of the random numbers: the same arguments give the same value.
 
     Returns:
         ``(1 + choices at least as far from 0) / (1 + draws)``, which is never 0 (Phipson and Smyth, 2010, Stat. Appl.
@@ -80,8 +80,8 @@ class Pairs:
     """Answers to the same questions, in the same order.
 
     Attributes:
-        first: of A.
-        second: of B.
+        first: value of A.
+        second: value of B.
         only_first: ids that only A has, in its order.
         only_second: ids that only B has.
     """
@@ -169,7 +169,7 @@ def _short(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """What a protocol makes of one side's common rows.
+    """A protocol's result for the common rows of one side.
 
     Attributes:
         score: the protocol's headline.
@@ -199,11 +199,11 @@ class Comparison:
         only_first: how many rows only A has.
         only_second: how many rows only B has.
         decided: compared rows that the protocol calls right or wrong on both sides.
-        first_only: of these, right in A and wrong in B.
+        first_only: how many of these are right in A and wrong in B.
         second_only: wrong in A and right in B.
         p: two-sided p-value.
         test: ``MCNEMAR`` where every compared row is decided, else ``SIGN_FLIP``.
-        share: whether the headline is a share of 1, so that differences are told in points.
+        share: whether the headline is a share of 1, so that differences are given in points.
         notices: what a reader must know.
     """
 
@@ -355,9 +355,9 @@ def verdict(difference: Interval, p: float, share: bool = True, names: tuple[str
 
     Args:
         difference: B minus A.
-        p: of the same difference.
+        p: p-value of the same difference.
         share: whether the values are shares of 1.
-        names: of A and B.
+        names: names of A and B.
 
     Returns:
         A sentence. It names a better side only where the interval excludes 0 and p is below 0.05.

@@ -24,7 +24,7 @@ class Question:
         messages: the turns before the answer; image parts hold references whose paths an ``ImageReader`` resolved.
             Empty in a file of answers, where only ``words`` are known.
         references: accepted answers or captions, at least one; a protocol that knows only one takes the first.
-        options: of a multiple-choice question, in their order, without empty ones.
+        options: options of a multiple-choice question, in their order, without empty ones.
         answer_type: ``OPEN``, ``CLOSED``, or empty where the benchmark does not say.
         meta: further text fields, such as modality, question_type, organ; an ``answer_type`` among them is the one
             that tables show.
@@ -62,7 +62,7 @@ class Question:
 
     @property
     def image_entry(self) -> str:
-        """What files of answers say of the first image; "" where there is none."""
+        """Return what files of answers say of the first image; "" if there is none."""
         return str(self.image or self.image_name)
 
     @property
@@ -89,7 +89,7 @@ class Answer:
     Attributes:
         question: what was asked.
         prediction: what was answered; "" where there is no answer, which is a failure.
-        outputs: what the model gave beside its words, such as boxes.
+        outputs: results of the model besides its words, such as boxes.
     """
 
     question: Question

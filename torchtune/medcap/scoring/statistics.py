@@ -11,9 +11,9 @@ import numpy as np
 DRAWS = 10_000
 FEW_DRAWS = 2_000
 LEVEL = 0.95
-# What a mean is of: shares of 1, differences of such shares, or numbers without bounds (CIDEr).
+# The kind of values in a mean: shares of 1, differences of such shares, or numbers without bounds (CIDEr).
 SHARE, DIFFERENCE, NUMBER = "share", "difference", "number"
-_BLOCK = 1 << 18  # drawn values held at once: what a processor core has in its cache
+_BLOCK = 1 << 18  # drawn values held at once: they fit the cache of a processor core
 _FEW = 64
 _ROWS_A_KIND = 32
 
@@ -42,20 +42,20 @@ class Interval:
 
 
 def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
-    """Give a bootstrap interval that has no width at the end of its range the width that its rows allow.
+    """Widen a bootstrap interval that has no width at the end of its range, as far as its rows allow.
 
     Where every row is right, every draw is 1: the bootstrap then says that 1 of 1 is certain. Wilson's score interval
     (Wilson, 1927, J. Am. Stat. Assoc. 22, 209-212) says 0.207 to 1, and 0 to 0.390 of 0 of 6. A difference is read as
     the share of rows that differ, which lies on either side of 0 where no row does.
 
     Args:
-        interval: of the bootstrap.
+        interval: interval of the bootstrap.
         rows: how many rows, or groups of rows that were drawn together, it is made of; for a mean of several means, how
             many rows of one mean would tell as much.
-        kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` stays as it is.
+        kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` is not changed.
 
     Returns:
-        Wilson's interval, with 0 draws; any other interval as it is.
+        Wilson's interval, with 0 draws; any other interval unchanged.
 
     Example:
         >>> with_width(Interval(1.0, 1.0, 1.0, 0.95, 10_000), rows=1)
@@ -82,7 +82,7 @@ def bootstrap_interval(
     Args:
         values: [n] one number a row, finite.
         draws: number of bootstrap samples.
-        seed: of the random numbers: the same arguments give the same interval.
+        seed: seed of the random numbers: the same arguments give the same interval.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
 
@@ -110,7 +110,7 @@ def bootstrap_of_sums(
         rows: [n, f] float, finite.
         statistic: maps sums [b, f] of n drawn rows to values [b].
         draws: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
 
     Returns:
@@ -141,7 +141,7 @@ def bootstrap_of_weights(
         statistic: maps how often each row is drawn ``[b, rows]`` to values ``[b]``; NaN for a draw in which it is not
             defined, which is then left out of the interval.
         draws: number of bootstrap samples; such a statistic takes time in proportion to rows and draws.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
 
     Returns:
@@ -174,7 +174,7 @@ def bootstrap_group_mean(
         values: [n] one number a row, finite.
         groups: [n] the group of each row.
         draws: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
 
@@ -207,7 +207,7 @@ def bootstrap_group_mean(
 
 
 def rows_of_means(sizes: Sequence[int] | np.ndarray) -> float:
-    """Tell how many rows of one mean tell as much as the unweighted mean of several means.
+    """Return how many rows of one mean tell as much as the unweighted mean of several means.
 
     Args:
         sizes: [g] rows of each mean.
@@ -240,7 +240,7 @@ def _resamples(rows: int, repeats: np.ndarray | None, draws: int, seed: int) -> 
         rows: how many there are and how many a draw takes.
         repeats: [k] how many rows there are of each kind; None where every row is its own kind.
         draws: number of draws.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Yields:
         [b, k] int64: how often each kind is drawn, in blocks of b draws.

@@ -17,7 +17,7 @@ def group_tables(
     """Split rows' values by every field of ``GROUPS`` that occurs.
 
     Args:
-        groups: of each row.
+        groups: group of each row.
         rows: a protocol's; those without a ``value`` are left out.
         share: whether the values are shares of 1.
 
@@ -43,7 +43,7 @@ def averages(
     """Micro and macro averages of rows' values.
 
     Args:
-        groups: of each row.
+        groups: group of each row.
         rows: a protocol's.
         share: whether the values are shares of 1.
 

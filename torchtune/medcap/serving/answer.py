@@ -31,7 +31,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         body: the request.
         seed: what is sampled with where the request names none.
         limits: bounds.
-        request_id: for the log.
+        request_id: id of the request, for the log.
 
     Returns:
         The prompt.
@@ -69,7 +69,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
 
 
 def _is_foreign(error: BaseException | None) -> bool:
-    """Tell whether the words of an error are those of a tokenizer, which may name what a client should not see."""
+    """Return whether the words of an error are those of a tokenizer, which may name what a client should not see."""
     while isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -91,14 +91,14 @@ class Answer:
 
     Args:
         run: answers.
-        prompt: from :func:`make_prompt`.
+        prompt: prompt from :func:`make_prompt`.
         stop: texts before which the answer ends.
-        deadline: in the loop's time, after which the answer is given up.
-        request_id: of the request.
-        prefix: words of the answer that the prompt ends with; they are not told again.
+        deadline: time of the event loop's clock after which the answer is given up.
+        request_id: id of the request.
+        prefix: words of the answer that the prompt ends with; they are not sent again.
 
     Attributes:
-        num_tokens: of the answer so far.
+        num_tokens: number of tokens of the answer so far.
         finish: ``"stop"`` or ``"length"`` once it is complete.
         first_token: when the first token came (``time.perf_counter``).
     """
@@ -109,7 +109,7 @@ class Answer:
         self._live = run.live
         tokenizer = run.generator.tokenizer
         self._words = TextStream(tokenizer, stop, tokenizer.answer(prefix, end_of_turn=False))
-        # The prompt ends with the prefix's last word: of white space behind it the answer brings its own.
+        # The prompt ends with the prefix's last word: of white space after it the answer brings its own.
         self._has_space = prefix != prefix.rstrip()
         self._deadline = deadline
         self._request_id = request_id

@@ -29,7 +29,7 @@ def create_app(
     Args:
         service: answers; it is closed when the application ends.
         keys: API keys; none, if no key is needed.
-        allowed_hosts: names that this server goes by, without ports; None for any.
+        allowed_hosts: names of this server, without ports; None for any.
         routes: further ones, such as a page (``Route``) or a folder of static files (``Mount``). They need no key, and
             get the headers of all others; one that needs another Content-Security-Policy sets its own.
 

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medcap.serving.api.api_error import UNSUPPORTED_ENCODING, ApiError, one_line, overloaded
 from medcap.serving.service import Service
 
-# What is still read of a body after its refusal, so that the client finds the reply instead of a reset connection.
+# Bytes that are still read of a body after its refusal, so that the client gets the reply instead of a reset
+# connection.
 DRAINED_BYTES = 64 * 2**20
-DRAINED_SECONDS = 15.0
+DRAINED_SECONDS = 30.0
 
 
 class ClientGone(Exception):
@@ -26,8 +27,8 @@ async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncGene
     """Read a body; its bytes count as held while the block lasts.
 
     Args:
-        scope: of the request.
-        receive: of the request.
+        scope: scope of the request.
+        receive: receive function of the request.
         service: counts bytes and has the limits.
 
     Yields:
@@ -54,7 +55,7 @@ async def body_of(scope: Scope, receive: Receive, service: Service) -> AsyncGene
                         raise ClientGone
                     chunk = message.get("body", b"")
                     more = message.get("more_body", False)
-                    # A length that was announced may be a lie, or missing.
+                    # An announced length may be wrong or missing.
                     if len(body) + len(chunk) > limits.max_body_bytes:
                         raise too_large
                     if service.body_bytes + len(chunk) > limits.max_total_body_bytes:

@@ -28,7 +28,7 @@ class Completion:
     Args:
         body: the request.
         prompt: made of it.
-        name: of the model.
+        name: name of the model.
     """
 
     def __init__(self, body: ChatBody, prompt: Prompt, name: str) -> None:
@@ -80,8 +80,8 @@ class EventStream:
 
     Args:
         completion: forms the events.
-        answer: to send.
-        send: of the request.
+        answer: answer to send.
+        send: send function of the request.
         send_timeout: seconds within which the client must take each event.
     """
 
@@ -95,7 +95,7 @@ class EventStream:
         """Send everything.
 
         Returns:
-            What went wrong, if anything.
+            The error, if any.
 
         Raises:
             ClientGone: when the client takes nothing any more.
@@ -144,11 +144,11 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Do some work as long as the client is there.
 
     Args:
-        receive: of the request, whose body is read already.
+        receive: receive function of the request, whose body was read already.
         work: cancelled when the client leaves.
 
     Returns:
-        What the work returns.
+        The result of the work.
 
     Raises:
         ClientGone: when the client leaves before the work is done.

@@ -15,14 +15,14 @@ class Limits:
 
     Args:
         max_rows: most answers that one language model decodes together.
-        max_queue: most requests that wait beyond those; further ones are told to come back.
+        max_queue: most requests that wait beyond those; further ones get status 429.
         max_seq_len: most tokens of a conversation and its answer.
         max_new_tokens: most tokens of an answer, and how many there are where a request does not say.
-        max_body_bytes: of one request.
-        max_total_body_bytes: of all requests that are read or prepared at one moment.
+        max_body_bytes: most bytes of one request.
+        max_total_body_bytes: most bytes of all requests that are read or prepared at one moment.
         max_pixels: width x height of an image, by its header.
-        max_images: of one request.
-        max_messages: of one request.
+        max_images: most images of one request.
+        max_messages: most messages of one request.
         timeout: seconds from a request's arrival to the end of its answer.
         read_timeout: seconds within which a request's head, and then its body, must come.
         send_timeout: seconds within which a client must take what it is sent.

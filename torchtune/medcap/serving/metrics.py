@@ -14,8 +14,8 @@ class Metrics:
     """Counters of one server, in a registry of its own, so that several servers of a process do not meet.
 
     Args:
-        waiting: tells how many requests wait for a row.
-        running: tells how many answers are being decoded.
+        waiting: returns how many requests wait for a row.
+        running: returns how many answers are being decoded.
     """
 
     def __init__(self, waiting: Callable[[], int], running: Callable[[], int]) -> None:

@@ -37,9 +37,9 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 class Envelope:
-    """Gives every request an id, every reply its headers, and every failure a reply that tells nothing of ours.
+    """Gives every request an id, every reply its headers, and every failure a reply without internal details.
 
-    The id stands in ``scope["state"]["request_id"]``, in the header ``x-request-id`` and in the log. Endpoints leave
+    The id is in ``scope["state"]["request_id"]``, in the header ``x-request-id`` and in the log. Endpoints leave
     what the log's line should say besides in ``scope["state"]["log"]``: names and numbers, never content.
 
     Args:
@@ -131,5 +131,5 @@ def _name_of(host: str) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """Tell where the request went; of an unknown path nothing is shown, it is the client's text."""
+    """Return where the request went; of an unknown path nothing is shown, it is the client's text."""
     return getattr(scope.get("route"), "path", None) or "unknown"

@@ -28,7 +28,7 @@ from medcap.serving.service import ServedRun, Service
 
 
 class Keys:
-    """Tells whether a request has one of the keys.
+    """Checks whether a request has one of the keys.
 
     Args:
         keys: none, if no key is needed.
@@ -42,7 +42,7 @@ class Keys:
         if not self._digests:
             return
         kind, _, key = request.headers.get("authorization", "").partition(" ")
-        # Digests have one length, and every key is compared, so the time tells nothing.
+        # Digests have one length, and every key is compared, so the duration reveals nothing.
         given = hashlib.sha256(key.strip().encode("latin-1")).digest()
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if kind.lower() != "bearer" or not any(matches):
@@ -90,7 +90,7 @@ class ChatCompletions:
 
     Args:
         service: answers.
-        keys: to check.
+        keys: keys to check.
     """
 
     def __init__(self, service: Service, keys: Keys) -> None:
@@ -109,7 +109,7 @@ class ChatCompletions:
         request_id = request.state.request_id
         async with body_of(scope, receive, self._service) as data:
             with self._service.admitted():
-                # To the end, although the client may leave: what waits for a thread must stay counted.
+                # Not cancelled on disconnect: queued work must stay counted.
                 body, run, prompt = await self._prepare(data, request_id)
                 # Not needed any more, and much of what is held.
                 self._service.body_bytes -= len(data)

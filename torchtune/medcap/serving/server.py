@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
         The socket.
 
     Raises:
-        UserError: if it cannot be had.
+        UserError: if it is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -77,14 +77,14 @@ class Connection(H11Protocol):
             transport.abort()
             return
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # What was handed over to the kernel no timeout of ours sees any more; Linux can give it up itself.
+            # Our timeouts do not cover data in the kernel's send buffer; TCP_USER_TIMEOUT does.
             milliseconds = int(1000 * self._send_timeout)
             taken = transport.get_extra_info("socket")
             taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
-        """Go on waiting while a head is not whole."""
+        """Continue to wait while a head is incomplete."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
@@ -155,7 +155,7 @@ class Server(uvicorn.Server):
         self._service.stop_taking()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, wait for begun requests, and give up the rest after the grace."""
+        """Close the port, wait for running requests, and cancel the rest after the grace period."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._grace, lambda: loop.run_in_executor(None, self._service.close, True))
         try:

@@ -35,9 +35,9 @@ class ServedRun:
 
     Attributes:
         name: the model id.
-        generator: of the run.
+        generator: generator of the run.
         live: answers; runs over one language model share it.
-        index: of the generator in it.
+        index: index of the generator in it.
         reader: makes messages of requests.
         created: when it was loaded, in seconds since 1970.
     """
@@ -56,14 +56,14 @@ class ServedRun:
 
 
 class Service:
-    """Loaded runs behind one door.
+    """Several loaded runs behind one interface.
 
     Args:
-        generators: by model id; those over one decoder are answered in one batch.
+        generators: generators by model id; those with a common decoder share one batch.
         limits: bounds.
 
     Attributes:
-        runs: by model id.
+        runs: runs by model id.
         limits: bounds.
         threads: decode images and tokenize, so that the event loop does neither.
         metrics: counters.

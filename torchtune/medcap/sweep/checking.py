@@ -26,7 +26,7 @@ def check_runs(definition: Definition) -> None:
     """Read the configuration of trials as their recipes will, with each value that is tried at least once.
 
     Args:
-        definition: of the sweep.
+        definition: definition of the sweep.
 
     Raises:
         UserError: naming the value and what its recipe says against it.
@@ -70,7 +70,7 @@ def _configured(program: Program, command: list[str], key: str) -> Configuration
 
 def _recipe_module(recipe: str) -> ModuleType:
     name = recipe.removesuffix(".py").replace("/", ".")
-    # As tune does, so that a recipe of the user's own beside the sweep is found.
+    # As tune does, so that a user's recipe next to the sweep is found.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

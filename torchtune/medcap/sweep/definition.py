@@ -43,7 +43,7 @@ class Objective:
 
     @property
     def task(self) -> str | None:
-        """Whose ``metrics.json`` holds it; None for the training's log."""
+        """The task whose ``metrics.json`` holds it; None for the training's log."""
         return self.metric.partition(".")[0] if "." in self.metric else None
 
 
@@ -62,7 +62,7 @@ class Definition:
 
     Attributes:
         output_dir: holds everything.
-        name: of the study in the storage.
+        name: name of the study in the storage.
         storage: a database's URL; None for a journal in ``output_dir``.
         train: what each trial runs.
         test: what each trial runs afterwards, or None.
@@ -71,9 +71,9 @@ class Definition:
         ranges: key -> ``low``, ``high``, ``step``, ``log`` of a search.
         grid: whether each combination of ``choices`` is a trial.
         trials: how many.
-        seed: of the sampler.
+        seed: seed of the sampler.
         sampler: ``_component_`` and arguments, None for the default.
-        pruner: likewise; None for no pruning.
+        pruner: pruner of the study; None for no pruning.
         objective: what a trial is judged by.
         workers: trials side by side, None for one on each GPU.
         retries: how often a killed trial is started again.
@@ -124,7 +124,7 @@ class Definition:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Definition:
-        """Return what ``as_dict`` gave."""
+        """Return the value from which ``as_dict`` made this."""
         programs = {name: values[name] and Program(**values[name]) for name in ("train", "test")}
         return Definition(**{**values, **programs, "objective": Objective(**values["objective"])})
 

@@ -1,4 +1,4 @@
-"""``python -m medcap.sweep.launch run RECIPE ...``: torchtune's ``tune``, asked to stop when its parent is gone."""
+"""``python -m medcap.sweep.launch run RECIPE ...``: torchtune's ``tune``, asked to stop when its parent has ended."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from medcap.workers import num_processors
 POLL_SECONDS = 1.0
 TABLE, PAGE = "results.csv", "report.html"
 ENDED = ("complete", "pruned", "failed")
-# A worker that dies of something of its own would die of it again and again.
+# Limit restarts: such a worker would crash again.
 MOST_STARTS = 5
 
 
@@ -58,8 +58,8 @@ class Manager:
     """Keeps one worker for each environment running until nothing is left to claim.
 
     Args:
-        study: of the sweep.
-        environments: of the workers.
+        study: study of the sweep.
+        environments: environments of the workers.
     """
 
     def __init__(self, study: Any, environments: Sequence[dict[str, str]]) -> None:
@@ -168,7 +168,7 @@ class Manager:
                 line = f"{TABLE} and {PAGE} in {self._definition.folder} cannot be written: {error}"
                 if last:
                     raise UserError(f"{line}; make room, then start the same command again") from error
-                # A full disk may have room again by the next time; the trials go on.
+                # A full disk may have room again later; the trials continue.
                 self._say(line)
         return rows
 
@@ -206,7 +206,7 @@ class Manager:
 
 
 def worker_environments(workers: int | None, processes: int) -> list[dict[str, str]]:
-    """Return what each worker's trials find in their environment: GPUs of their own, and a share of the cores.
+    """Return the environment of each worker's trials: their own GPUs, and a share of the cores.
 
     Args:
         workers: how many, None for as many as the GPUs are enough for, and one without GPUs.

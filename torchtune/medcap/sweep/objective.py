@@ -21,7 +21,7 @@ class Log:
     """Follows a ``metrics.jsonl`` that is being written.
 
     Args:
-        path: the file; it need not be there yet, and may be replaced by a shorter one when a run goes on from a
+        path: the file; it need not be there yet, and may be replaced by a shorter one when a run continues from a
             checkpoint.
         key: the value to look for.
     """
@@ -58,7 +58,7 @@ def _values(lines: bytes, key: str) -> Iterator[tuple[int, float]]:
         try:
             row = parse_json(line)
         except JsonError:
-            continue  # what is then missing is told by its name
+            continue  # A missing field is reported by its name.
         if isinstance(row, dict) and key in row:
             yield int(row["step"]), math.nan if row[key] is None else float(row[key])
 
@@ -75,7 +75,7 @@ def final_value(objective: Objective, folder: Path) -> float:
 
     Args:
         objective: says which.
-        folder: of the trial.
+        folder: folder of the trial.
 
     Raises:
         NoValueError: if it is not there, or is not finite.

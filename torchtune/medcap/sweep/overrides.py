@@ -25,7 +25,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def override_text(value: Any, path: str) -> str:
-    """Return what stands to the right of ``=`` so that the recipe reads this value.
+    """Return the text after ``=`` from which the recipe reads this value.
 
     Args:
         value: text, number, True, False, None, or a list or dictionary of these.

@@ -29,8 +29,8 @@ def write_page(
 
     Args:
         path: the HTML file.
-        definition: of the sweep.
-        rows: of the table.
+        definition: definition of the sweep.
+        rows: rows of the table.
         attempts: slot -> its trials; the last one's intermediate values are its curve.
     """
     objective, winner = definition.objective, best(definition, rows)

@@ -1,4 +1,4 @@
-"""The trials of a sweep in Optuna's storage: planned, claimed by one worker each, found when their worker is gone."""
+"""The trials of a sweep in Optuna's storage: planned, claimed by one worker each, recovered if their worker dies."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Study:
     still to do follows from these alone, so any worker on any machine can plan it, at any time and any number of times.
 
     Optuna's own heartbeat is for relational storages and its own loop; here a worker leaves a time, and on one machine
-    a lock that is free the moment its last process is gone.
+    a lock that is released the moment its last process ends.
 
     Args:
-        definition: of the sweep.
+        definition: definition of the sweep.
         create: make it if it is not there.
 
     Raises:
@@ -96,7 +96,7 @@ class Study:
                 ) from None
             except UserError:
                 raise
-            except Exception as error:  # of whatever database it is
+            except Exception as error:  # for any database
                 location = definition.storage or self.folder
                 raise UserError(f"the sweep's storage {location} cannot be opened: {error}") from error
             self._check_same()
@@ -137,7 +137,7 @@ class Study:
             worker: name of the worker that takes it, for the table.
 
         Returns:
-            It, or None if all that is left is being run by others.
+            The trial, or None if other workers run all that are left.
         """
         # Two processes could take the same trial from SQLite, which knows no SELECT ... FOR UPDATE.
         with locked(self._locks / "claim"):
@@ -196,7 +196,7 @@ class Study:
         return {slot: [attempts[number] for number in sorted(attempts)] for slot, attempts in found.items()}
 
     def is_waiting(self) -> bool:
-        """Tell whether there is anything to claim, now that what was lost is found."""
+        """Return whether there is anything to claim, after lost trials were recovered."""
         with locked(self._locks / "claim"):
             self._reap()
             self.plan()
@@ -253,12 +253,12 @@ class Study:
         return suggested
 
     def _sampler(self, slot: int | None) -> optuna.samplers.BaseSampler:
-        """Return a sampler of its own for each trial, so that workers do not draw the same values."""
+        """Return a separate sampler for each trial, so that workers do not draw the same values."""
         chosen = {"_component_": "optuna.samplers.RandomSampler"} if self.definition.grid else self.definition.sampler
         node: dict[str, Any] = dict(chosen or DEFAULT_SAMPLER)
         seeded = "seed" in inspect.signature(find_component(node["_component_"], "sampler._component_")).parameters
         if seeded and slot is not None:
-            node["seed"] = (self.definition.seed * 1_000_003 + slot) % 2**32  # NumPy takes no more
+            node["seed"] = (self.definition.seed * 1_000_003 + slot) % 2**32  # NumPy's limit
         return build(node, key="sampler")
 
     def _lock_of(self, number: int) -> Path:
@@ -269,7 +269,7 @@ class Study:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Tell how a trial that is no more a result ended."""
+    """Return how a trial ended that is no longer a result."""
     return trial.user_attrs.get("outcome", KILLED)
 
 

@@ -31,7 +31,7 @@ def columns(definition: Definition) -> list[str]:
 
 
 def results(study: Study) -> list[dict[str, Any]]:
-    """Return a row for each trial of the sweep, in its order: column -> value, None where there is none."""
+    """Return a row for each trial of the sweep, in its order: column -> value, None if it has none."""
     return [_row(study, slot, attempts) for slot, attempts in study.attempts().items()]
 
 

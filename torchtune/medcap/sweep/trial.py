@@ -39,8 +39,8 @@ def commands(definition: Definition, folder: Path, overrides: Mapping[str, str])
     """Return what a trial runs: the words after ``tune``, for the training and then the test if there is one.
 
     Args:
-        definition: of the sweep.
-        folder: of the trial.
+        definition: definition of the sweep.
+        folder: folder of the trial.
         overrides: what is tried.
     """
     processes = definition.processes_per_trial
@@ -62,9 +62,9 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
     """Run a claimed trial to its end.
 
     Args:
-        study: which is told of intermediate values, and asked whether the trial is still worth its time.
+        study: study that gets intermediate values, and decides whether the trial is still worth its time.
         claim: the trial.
-        environment: for its processes, besides this process's own.
+        environment: environment for its processes, in addition to this process's own.
         wait: sleeps for the given seconds; whether the worker has been asked to stop.
 
     Returns:
@@ -92,7 +92,7 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
             if stopping or pruned:
                 process.stop()
         status = process.status()
-        # What has ended by itself meanwhile is not repeated.
+        # A process that has ended meanwhile is not started again.
         if status == 0 and (not stopping or command is runs[-1]):
             continue
         if pruned:

@@ -1,4 +1,4 @@
-"""A worker: a process that runs one trial after another on its own GPUs. Started by the manager, told on its input."""
+"""A worker: a process that runs one trial after another on its own GPUs. The manager starts and directs it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Worker:
     """Claims trials until none is left.
 
     Args:
-        study: of the sweep.
-        name: for the table.
-        environment: for the trials' processes.
+        study: study of the sweep.
+        name: name for the table.
+        environment: environment for the trials' processes.
     """
 
     def __init__(self, study: Study, name: str, environment: dict[str, str]) -> None:
@@ -48,7 +48,7 @@ class Worker:
 
     def _wait(self, seconds: float) -> bool:
         time.sleep(seconds)
-        # Without its manager nothing would tell the user, or stop this process.
+        # Without its manager no process would report to the user or stop this one.
         return self._stopping or os.getppid() != self._parent
 
 

@@ -1,4 +1,4 @@
-"""The batches of a run: every item of an epoch's plan once, shared out over the processes, read by workers."""
+"""The batches of a run: every item of an epoch's plan once, divided over the processes, read by workers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LoadedStep:
     Attributes:
         batches: its part of each accumulated batch; None where nothing of it is usable, or it got no part.
         bad: the rows that were left out.
-        next_item: the item of the plan behind the step's last, over all processes.
+        next_item: the item of the plan after the step's last, over all processes.
         waited: seconds that were spent waiting for it.
     """
 
@@ -48,8 +48,8 @@ class TrainingData:
     """The training and the validation set, and how their plans become batches.
 
     Args:
-        cfg: of the training.
-        tokenizer: of the model.
+        cfg: configuration of the training.
+        tokenizer: tokenizer of the model.
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
@@ -115,7 +115,7 @@ class TrainingData:
         return self.dataset.plan(self.cfg.seed, epoch, self.cfg.shuffle)
 
     def num_items(self, epoch: int, plan: EpochOrder | None = None) -> int:
-        """Tell how many items of an epoch's plan are used."""
+        """Return how many items of an epoch's plan are used."""
         if epoch not in self._lengths:
             self._lengths[epoch] = len(self.plan(epoch) if plan is None else plan)
         limit = self.cfg.max_steps_per_epoch
@@ -134,7 +134,7 @@ class TrainingData:
         """Load the rest of an epoch.
 
         Args:
-            epoch: from 0.
+            epoch: epoch, counted from 0.
             start: items of its plan that are used already.
 
         Yields:
@@ -178,7 +178,7 @@ class TrainingData:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=_READ_AHEAD if num_workers else None,
             worker_init_fn=begin_worker,
-            # Its own: a loader draws a seed when it starts, and a resumed run starts one more than an undisturbed one.
+            # A generator of its own: a loader draws a seed when it starts, and a resumed run starts one loader more.
             generator=torch.Generator().manual_seed(self.cfg.seed),
         )
 
@@ -224,7 +224,7 @@ def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator
         computing.wait_event(copied)
         for batch in step.batches:
             if batch is not None and batch.buffer is not None:
-                # Else its memory could be used for another copy while this stream still reads it.
+                # Otherwise its memory could be reused for another copy while this stream still reads it.
                 batch.buffer.record_stream(computing)
         return step
 
@@ -242,8 +242,8 @@ class LoaderWatch:
     """Says so when the data loader is what a run waits for.
 
     Args:
-        num_workers: of the run, for the advice.
-        share: of the time, above which it is worth saying.
+        num_workers: number of workers of the run, for the advice.
+        share: share of the time above which the message is printed.
         window: steps looked at together.
     """
 
@@ -258,8 +258,8 @@ class LoaderWatch:
         Args:
             waited: seconds spent waiting for its data.
             seconds: the whole step took.
-            images: in it.
-            samples: in it.
+            images: number of images in it.
+            samples: number of samples in it.
 
         Returns:
             A line for the user, at most once in ten minutes.

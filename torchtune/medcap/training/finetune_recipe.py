@@ -1,4 +1,4 @@
-"""Fine-tune through a frozen language model: the recipe that one process and many run alike."""
+"""Fine-tune through a frozen language model: the recipe for one process and for many."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FineTuneRecipe:
         - The gradient is that of the mean over all label tokens of the accumulated batches, whatever their shapes.
         - Any optimizer and learning-rate schedule: ``optimizer``, ``lr_scheduler``.
         - Loss on a held-out file: ``validation_source``, ``eval_every_n_steps`` (and at the end of each epoch).
-        - Checkpoints by step, by minutes, by epoch and when a signal asks to stop, written behind the training; exact
+        - Checkpoints by step, by minutes, by epoch and when a signal asks to stop, written in the background; exact
           resume: ``resume_from_checkpoint=latest``.
         - Damaged rows and steps that are not finite are skipped and named: ``max_bad_fraction``, ``max_bad_steps``.
         - Proof that the language model did not change: ``verify_frozen``.

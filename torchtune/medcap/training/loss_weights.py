@@ -16,7 +16,7 @@ class LossWeights:
     processes: a mean of means would weigh a short batch's tokens more. The counts are known before the forward pass, so
     each term gets its factor before the backward pass.
 
-    What all factors have in common is applied once, to the reduced gradients: with a single term nothing is multiplied
+    A factor that all terms share is applied once, to the reduced gradients: with a single term nothing is multiplied
     in the backward pass, and the gradient is exactly that of the sum, scaled once.
 
     Args:
@@ -39,10 +39,10 @@ class LossWeights:
         self.begin([0.0] * len(self.terms))
 
     def begin(self, counts: Sequence[float]) -> None:
-        """Take up the counts of a step.
+        """Store the counts of a step.
 
         Args:
-            counts: of each term, over all batches and processes.
+            counts: counts of each term, over all batches and processes.
         """
         self._counts = list(counts)
         self._factors = [weight / count if count else 0.0 for weight, count in zip(self._weights, counts, strict=True)]
@@ -53,7 +53,7 @@ class LossWeights:
         """Combine a batch's terms into what the backward pass starts from; its gradient is still to be scaled.
 
         Args:
-            sums: of each term, scalars.
+            sums: sums of each term, scalars.
 
         Returns:
             A scalar: the batch's share of the loss, divided by ``scale``; the first term where nothing was counted.
@@ -71,7 +71,7 @@ class LossWeights:
         """Compute the loss of a step, and its terms where there are several.
 
         Args:
-            sums: of each term, over all batches and processes.
+            sums: sums of each term, over all batches and processes.
 
         Returns:
             ``loss``, and ``loss_NAME`` for each of several terms, before they are weighed.

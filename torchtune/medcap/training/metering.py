@@ -24,7 +24,7 @@ from medcap.files import atomic_file
 
 
 def say(text: str) -> None:
-    """Print a line on standard error; if that is a file on a full disk, the line is lost and training goes on."""
+    """Print a line on standard error; if that is a file on a full disk, the line is lost and training continues."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 class SpeedMeter:
     """Tokens, label tokens and images a second over the last steps.
 
-    Three figures, because each alone misleads: total tokens count the questions and the image, label tokens only
+    Three figures, because each alone misleads: total tokens count the questions and the image, label tokens count only
     what is learnt; padding is in neither.
 
     Args:
@@ -55,9 +55,9 @@ class SpeedMeter:
         """Count a step that ended.
 
         Args:
-            num_tokens: that are not padding, on all processes.
-            num_labels: tokens to learn, likewise.
-            num_images: likewise.
+            num_tokens: number of tokens that are not padding, over all processes.
+            num_labels: number of tokens to learn, over all processes.
+            num_images: number of images, over all processes.
             waited_seconds: the part of its time in which this process had no batch to work on.
         """
         now = time.perf_counter()
@@ -80,7 +80,7 @@ class SpeedMeter:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory so far: allocated on a GPU, else resident of this process (workers not counted)."""
+    """Return the most memory so far: allocated on a GPU, otherwise resident (without workers)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,8 +90,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 class JsonLinesFile:
     """A file of one JSON object a line. A full disk or a folder that became read-only does not end the run.
 
-    What cannot be written is lost and said once; the file is written again as soon as it can be. A line that was cut
-    off (by a full disk, by a killed run) is removed, so that it spoils no other.
+    A line that cannot be written is lost, which is reported once; the file is written again as soon as it can be. A
+    line that was cut off (by a full disk, by a killed run) is removed, so that it spoils no other.
 
     Args:
         path: rows are added to what is there.
@@ -197,7 +197,7 @@ class MetricsFile(MetricLoggerInterface):
         self.log_dict({name: data}, step)
 
     def log_config(self, config: Any) -> None:
-        """Do nothing: the configuration is written beside the run."""
+        """Do nothing: the configuration is written next to the run."""
 
     def log_dict(self, payload: dict[str, Any], step: int) -> None:
         """Write the values of one step; a value that is not finite becomes null, which JSON has."""

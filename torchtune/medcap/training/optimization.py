@@ -35,9 +35,9 @@ def build_scheduler(
 
     Args:
         node: ``_component_`` and arguments; None for a constant learning rate.
-        optimizer: with the learning rate that the schedule multiplies.
+        optimizer: optimizer with the learning rate that the schedule multiplies.
         num_steps: optimizer steps of the whole run.
-        steps_made: of these, before a resume. The schedule is gone through up to there: a saved one would bring the
+        steps_made: steps made before a resume. The schedule is advanced to that step: a saved one would bring the
             learning rate and the length of the run that saved it.
 
     Raises:
@@ -47,7 +47,7 @@ def build_scheduler(
         return None
     scheduler = build({**node, "num_training_steps": num_steps}, optimizer, key="lr_scheduler")
     with warnings.catch_warnings():
-        # torch warns of a schedule that goes on before the optimizer does.
+        # torch warns when a schedule steps before the optimizer does.
         warnings.simplefilter("ignore", UserWarning)
         for _ in range(steps_made):
             scheduler.step()
@@ -58,8 +58,8 @@ def check_optimization(cfg: TrainingConfiguration, device: torch.device) -> None
     """See that optimizer and schedule take their arguments, before any weight is read.
 
     Args:
-        cfg: of the training.
-        device: of what will train.
+        cfg: configuration of the training.
+        device: device of what will train.
 
     Raises:
         UserError: if one of them refuses its arguments.
@@ -72,7 +72,7 @@ def learning_rate_notes(cfg: TrainingConfiguration, num_steps: int) -> list[str]
     """Lines about settings with which a run learns next to nothing.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         num_steps: optimizer steps of the whole run.
     """
     notes = []
@@ -91,7 +91,7 @@ def scale_and_clip(parameters: list[nn.Parameter], scale: float, max_norm: float
     """Multiply the accumulated gradients by a number, and clip them.
 
     Args:
-        parameters: with the gradients of all accumulated batches.
+        parameters: parameters with the gradients of all accumulated batches.
         scale: the number, the same for all parameters.
         max_norm: largest gradient norm, None for no clipping.
 

@@ -30,8 +30,8 @@ class TrainingRecipe(Protocol):
 def run_recipe(recipe: TrainingRecipe) -> None:
     """Run a recipe to its end.
 
-    An error that all processes meet, or that the end of one process causes in the others, is told once: by the process
-    that meets it first.
+    An error that all processes meet, or that the end of one process causes in the others, is reported once: by the
+    process that meets it first.
 
     Args:
         recipe: not set up yet; ``train`` returns the program's status, 0 at the end of the training.
@@ -65,7 +65,7 @@ def run_recipe(recipe: TrainingRecipe) -> None:
 
 
 def _ignore_ended_workers() -> None:
-    """Let workers of the data loader end without an error of their own.
+    """Let workers of the data loader end without reporting an error.
 
     torch raises one for each worker that dies, in the middle of whatever the main thread does. Here it would take the
     place of the error that is being reported.

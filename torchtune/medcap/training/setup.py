@@ -22,7 +22,7 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch.
 
     Args:
-        seed: from 0; NumPy takes what is left of it within 32 bits.
+        seed: seed, from 0; NumPy gets its remainder within 32 bits.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -53,12 +53,12 @@ def _line(name: str, count: int, example: nn.Parameter) -> str:
 
 
 def checkpointed_layers(cfg: TrainingConfiguration, num_layers: int) -> int:
-    """Tell how many of the decoder's layers are computed again in the backward pass.
+    """Return how many of the decoder's layers are computed again in the backward pass.
 
     Args:
         cfg: ``activation_memory_budget`` is the share of the layers whose activations are kept;
             ``enable_activation_checkpointing`` keeps none.
-        num_layers: of the decoder.
+        num_layers: number of decoder layers.
 
     Raises:
         UserError: for a budget above 1, or two different answers.
@@ -79,7 +79,7 @@ def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dic
 
     Args:
         model: changed in place.
-        cfg: of the training.
+        cfg: configuration of the training.
 
     Returns:
         The trainable parameters by name.
@@ -95,7 +95,7 @@ def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
 
     Args:
         wanted: True, False or ``auto``: where it is possible.
-        plan: of the model.
+        plan: plan of the model.
 
     Raises:
         UserError: if medcap 2024's file is wanted but cannot hold the projector.
@@ -115,12 +115,12 @@ class FrozenWeightCheck:
 
     Args:
         cfg: ``verify_frozen`` says whether it is wanted.
-        plan: of the model; gets a notice if ``vision_checkpoint`` was trained with another language model.
-        model: with its weights.
+        plan: plan of the model; gets a notice if ``vision_checkpoint`` was trained with another language model.
+        model: model with its weights.
 
     Attributes:
         llm: what checkpoints remember of the language model: ``fingerprint`` is that of its weights in the decoder's
-            dtype, unquantised, so that runs with different ``llm_weights`` can go on from each other's checkpoints
+            dtype, unquantised, so that runs with different ``llm_weights`` can continue from each other's checkpoints
             without a notice; ``weights`` is their ``llm_weights``.
     """
 

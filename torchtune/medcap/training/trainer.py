@@ -37,22 +37,22 @@ class Trainer:
     All processes make the same steps: whether to save, to stop or to skip is agreed in each of them.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         world: the processes.
-        model: on every process; what trains is the same on all of them.
+        model: model on every process; the trainable parameters are the same on all of them.
         trained: what trains, and its optimizer.
         data: the batches.
-        folder: where the run's files go, and which checkpoint it goes on from.
+        folder: where the run's files go, and which checkpoint it continues from.
         llm: identity of the language model, for the checkpoints.
         save_meta_model: also medcap 2024's file at the end of each epoch.
 
     Attributes:
         position: where the run is.
-        exit_status: 128 and the signal's number after a signal asked to stop, else 0.
+        exit_status: 128 and the signal's number after a signal asked to stop, otherwise 0.
 
     Raises:
-        UserError: if the checkpoint to go on from does not fit: it is of another model or optimizer, or in the middle
-            of an epoch over other data.
+        UserError: if the checkpoint to continue from does not fit: it is of another model or optimizer, or in the
+            middle of an epoch over other data.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Trainer:
         self.scheduler = build_scheduler(cfg.lr_scheduler, trained.optimizer, self.total_steps, steps_made)
         for note in learning_rate_notes(cfg, self.total_steps):
             self.progress.note(note)
-        # Without an image nothing that trains takes part. A resumed run may have no image left, and has had some.
+        # Without an image no trainable parameter takes part. A resumed run may have no image left but have had some.
         self._has_learnt = state is not None
 
     def _restore(self, state: dict[str, Any]) -> int:
@@ -115,7 +115,7 @@ class Trainer:
         self.progress.note(f"resuming from {self.folder.resume_from}, step {self.position.step}")
         if changes:
             self.progress.note(f"the optimizer's settings from now on: {', '.join(changes)}")
-        # Steps that were skipped are no steps of the schedule.
+        # Skipped steps do not count as steps of the schedule.
         return (state["scheduler"] or {}).get("last_epoch", self.position.step)
 
     def _optimizer_class(self) -> str:
@@ -235,7 +235,7 @@ class Trainer:
             "lr": self.trained.optimizer.param_groups[0]["lr"],
             "epoch": self.position.epoch,
         }
-        # The sums are the same bits on every process, so all of them decide alike.
+        # The sums are the same bits on every process, so all of them decide the same.
         if math.isfinite(self.values["loss"]) and math.isfinite(self.values["grad_norm"]):
             self._has_learnt = self._has_learnt or norm > 0
             self.trained.step()
@@ -305,7 +305,7 @@ class Trainer:
     def _agree_to_stop(self) -> None:
         received = [number for number in self.world.gather(self.stop.received) if number is not None]
         self.exit_status = 128 + received[0]
-        # Else its handler has said so. Its own signal may follow, when torchrun is gone or passes on what it got.
+        # Otherwise its handler has reported it. Its own signal may follow when torchrun ends or passes its signal on.
         if self.stop.received is None:
             self.stop.announce = False
             name = Signals(received[0]).name
@@ -319,7 +319,7 @@ class Trainer:
 
     def _evaluate_and_log(self) -> None:
         loss = None if self.exit_status else self.evaluate()
-        # A run that is asked to stop does not begin what may take long; the one that goes on from it does.
+        # A run that was asked to stop does not begin long work; the run that continues from it does.
         self._owes_evaluation = loss is None
         if loss is not None:
             self._log({"validation_loss": loss})
@@ -348,7 +348,7 @@ class Trainer:
         return loss
 
     def _save(self, end_of_epoch: bool = False) -> None:
-        """Take a copy of everything that an exact resume needs and write it behind the training."""
+        """Take a copy of everything that an exact resume needs and write it in the background."""
         optimizer = self.trained.state_dict()
         random_states = self.world.gather(random_state())
         if self.world.is_main:

@@ -71,7 +71,7 @@ def test_images_come_at_any_turn_and_turns_are_remembered(talk, generator, tmp_p
     assert out[2] != answer(generator, question_request(None, "Is it the left one?"))
 
 
-def test_a_system_text_is_told_first(talk, generator):
+def test_a_system_text_comes_first(talk, generator):
     out, err = talk("/system Be brief.", "What is it?", "/system", "/reset", "What is it?")
     assert out == [
         *conversed(generator, ("What is it?", []), system="Be brief."),
@@ -250,14 +250,14 @@ def test_a_turn_that_was_asked_alone_about_an_earlier_image_is_saved_and_remembe
         ("lung " * 300, "leaves no room for an answer within the model's 256: ask with fewer words"),
     ],
 )
-def test_a_mistake_is_one_line_and_the_chat_goes_on(talk, generator, tmp_path, line, words):
+def test_a_mistake_is_one_line_and_the_chat_continues(talk, generator, tmp_path, line, words):
     (tmp_path / "broken.png").write_text("<html>")
     out, err = talk(line, "What is it?")
     assert words in err[0]
     assert out == [answer(generator, question_request(None, "What is it?"))]
 
 
-def test_an_image_that_is_gone_leaves_the_turn_open(talk, generator, tmp_path):
+def test_an_image_that_is_missing_leaves_the_turn_open(talk, generator, tmp_path):
     chat = Chat(GREEDY)
     chat.show("0.png")
     picture = (tmp_path / "0.png").read_bytes()

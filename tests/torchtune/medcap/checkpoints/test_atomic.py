@@ -31,7 +31,7 @@ def write_step(folder, step, complete=True):
     return path
 
 
-def test_a_file_appears_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_file_appears_whole_and_leaves_nothing_next_to_it(tmp_path):
     write_json(tmp_path / "new" / "a.json", {"é": 1})
     assert (tmp_path / "new" / "a.json").read_text(encoding="utf-8") == '{\n  "é": 1\n}\n'
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]

@@ -240,7 +240,7 @@ def test_wrong_llm_key_is_named(tmp_path: Path, llm: dict, message: str) -> None
         plan_llm(llm, tmp_path)
 
 
-def test_all_wrong_tensors_are_told_in_one_line(tmp_path: Path) -> None:
+def test_all_wrong_tensors_are_reported_in_one_line(tmp_path: Path) -> None:
     write_hugging_face_llm(tmp_path, random_decoder(tiny_llm()))
     _edit_tensors(
         tmp_path,
@@ -273,7 +273,7 @@ def test_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
         plan_llm(tiny_llm(), tmp_path)
 
 
-def test_config_of_another_model_is_told_with_both_values(tmp_path: Path) -> None:
+def test_config_of_another_model_is_reported_with_both_values(tmp_path: Path) -> None:
     write_hugging_face_llm(tmp_path, random_decoder(tiny_llm(num_layers=1, num_heads=8)))
     with pytest.raises(
         UserError,
@@ -295,7 +295,7 @@ def test_builder_with_other_rotary_scaling_is_refused(tmp_path: Path, builder: s
         plan_llm(tiny_llm(builder), tmp_path)
 
 
-def test_params_of_another_model_are_told_with_both_values(tmp_path: Path) -> None:
+def test_params_of_another_model_are_reported_with_both_values(tmp_path: Path) -> None:
     write_meta_llm(tmp_path, random_decoder(tiny_llm(LLAMA3, rope_base=10_000)))
     with pytest.raises(
         UserError, match=r"params\.json has rope_theta 10000\.0 \(the builder: 500000\.0\), use_scaled_rope False"

@@ -69,7 +69,7 @@ def test_config_of_the_same_model_has_no_mismatch(config: dict[str, Any]) -> Non
         ({"partial_rotary_factor": 0.75}, "partial_rotary_factor 0.75 (the builder: 1.0)"),
     ],
 )
-def test_each_difference_from_the_config_is_told(change: dict[str, Any], mismatch: str) -> None:
+def test_each_difference_from_the_config_is_reported(change: dict[str, Any], mismatch: str) -> None:
     assert config_mismatches(LLAMA3_1_8B, {**VERSION_4, **change}) == [mismatch]
 
 
@@ -81,7 +81,7 @@ def test_each_difference_from_the_config_is_told(change: dict[str, Any], mismatc
         ({"type": "linear", "factor": 2.0}, "rope_scaling linear (the builder: llama3"),
     ],
 )
-def test_each_other_rope_scaling_is_told(scaling: dict[str, Any] | None, told: str) -> None:
+def test_each_other_rope_scaling_is_reported(scaling: dict[str, Any] | None, told: str) -> None:
     (mismatch,) = config_mismatches(LLAMA3_1_8B, {**VERSION_4, "rope_scaling": scaling})
     assert mismatch.startswith(told)
 
@@ -90,7 +90,7 @@ def test_params_of_the_same_model_have_no_mismatch() -> None:
     assert params_mismatches(LLAMA3_1_8B, PARAMS) == []
 
 
-def test_differences_from_params_are_told() -> None:
+def test_differences_from_params_are_reported() -> None:
     params = {**PARAMS, "n_heads": 64}
     del params["use_scaled_rope"]
     assert params_mismatches(LLAMA3_1_8B, params) == [

@@ -121,6 +121,6 @@ def test_shapes_tell_how_pieces_are_joined(
 
 
 @pytest.mark.parametrize("pieces", [[(4, 5)], [(2, 6)], [(2, 6), (3, 6)], [(4,), (6,)], [(2, 3), (2, 3)]])
-def test_pieces_that_do_not_fit_are_told(pieces: list[tuple[int, ...]]) -> None:
+def test_pieces_that_do_not_fit_are_reported(pieces: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=r"has shape \[.*\], expected \[4, 6\]"):
         concatenation_dim(pieces, (4, 6))

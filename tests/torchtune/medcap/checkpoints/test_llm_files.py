@@ -47,7 +47,7 @@ def test_meta_files_are_found_without_the_folder_original(tmp_path: Path, decode
     assert files.params["n_heads"] == 4
 
 
-def test_missing_folder_and_empty_folder_are_told(tmp_path: Path) -> None:
+def test_missing_folder_and_empty_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpointer\.checkpoint_dir=.*none: no such folder"):
         find_llm_files(tmp_path / "none")
     with pytest.raises(UserError, match=r"holds no weights: neither model\*\.safetensors nor"):

@@ -79,7 +79,7 @@ def test_overrides_that_mean_nothing_are_refused(run, override, words):
         read_run(run, [override])
 
 
-def test_what_is_no_run_is_refused(run, tmp_path):
+def test_something_that_is_not_a_run_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="there is no such run"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -212,7 +212,7 @@ def bitsandbytes_adamw(parameters):
     ],
     ids=["adamw", "adamw_tensor_lr", "sgd", "adafactor", "adamw8bit"],
 )
-def test_an_optimizer_goes_on_bit_for_bit(tmp_path, build):
+def test_an_optimizer_continues_bit_for_bit(tmp_path, build):
     def parts():
         torch.manual_seed(0)
         parameters = [nn.Parameter(torch.randn(80, 64)), nn.Parameter(torch.randn(8))]

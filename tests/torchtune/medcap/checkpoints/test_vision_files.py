@@ -66,12 +66,12 @@ def test_an_incomplete_step_is_ignored_or_refused_by_name(tmp_path, parts):
         find_vision_checkpoint(tmp_path / "step_000006")
 
 
-def test_a_folder_that_is_no_step_needs_no_marker(tmp_path, parts):
+def test_a_folder_that_is_not_a_step_needs_no_marker(tmp_path, parts):
     save_components(tmp_path / "handed_on", [part.state() for part in parts], LLM)
     assert find_vision_checkpoint(tmp_path / "handed_on").name == "vision.safetensors"
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_something_that_is_not_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         find_vision_checkpoint(tmp_path / "nothing")
     with pytest.raises(UserError, match="a base model's folder goes into vision="):

@@ -19,7 +19,7 @@ def workspace(tmp_path_factory):
 def test_a_run_is_talked_to(workspace, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("Is there a circle?\n"))
     image = str(workspace.folder / "images/0.png")
-    # Overrides may stand behind options.
+    # Overrides may come behind options.
     run = str(workspace.folder / "run")
     assert main(["chat", run, "--image", image, "--max-new-tokens", "5", "dtype=fp32", "device=cpu"]) == 0
     request = question_request(image, "Is there a circle?")

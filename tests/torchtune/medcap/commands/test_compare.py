@@ -59,7 +59,7 @@ def test_json_prints_one_object(files, capsys):
     assert result["test"] == "mcnemar_exact"
 
 
-def test_rows_of_one_side_are_told(files, tmp_path, capsys):
+def test_rows_of_one_side_are_reported(files, tmp_path, capsys):
     longer = write(tmp_path / "c.jsonl", ["yes"] * 30, start=20)
     run(files[0], longer)
     printed = capsys.readouterr().out

@@ -29,6 +29,6 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "5TB", "nanGB"])
-def test_what_is_no_size(text):
+def test_something_that_is_not_a_size(text):
     with pytest.raises(UserError, match="is no size: write it as 500MB or 5GB"):
         parse_size(text)

@@ -89,7 +89,7 @@ def test_candidates_give_the_open_accuracy(answers, tmp_path, capsys):
         (["--protocol", "llava_med", "--candidates", "c.json"], "candidates c.json cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_nothing_is_printed(answers, capsys, arguments, message):
+def test_what_cannot_be_done_is_reported_and_nothing_is_printed(answers, capsys, arguments, message):
     with pytest.raises(UserError, match=message):
         command(answers, *arguments)
     assert capsys.readouterr().out == ""
@@ -102,7 +102,7 @@ def test_the_answers_are_never_overwritten(answers):
     assert answers.read_text() == before
 
 
-def test_a_place_that_cannot_be_written_is_told(answers, tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(answers, tmp_path):
     with pytest.raises(UserError, match=r"--per-row .* cannot be written"):
         command(answers, "--protocol", "exact", "--per-row", tmp_path)
 

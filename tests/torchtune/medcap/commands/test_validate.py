@@ -56,7 +56,7 @@ def test_bad_rows_are_listed_written_and_end_with_status_1(folder, tmp_path, cap
     assert fixed.read_text() == lines[0] + "\n"
 
 
-def test_repeated_rows_and_another_file_are_told_and_are_no_mistake(folder, capsys):
+def test_repeated_rows_and_another_file_are_reported_and_are_not_an_error(folder, capsys):
     train = write(folder / "train.jsonl", [good_row(), good_row(), good_row("images/1.png")])
     test = write(folder / "test.jsonl", [{"image": "images/1.png", "question": "?"}])
     assert validate(train, "--against", test) == 0

@@ -43,7 +43,7 @@ def test_target_positions_are_where_something_is_predicted():
     assert made.num_tokens == 5 + 4 + 3 + 7
 
 
-def test_without_padding_the_tokens_stand_in_one_row():
+def test_without_padding_the_tokens_are_in_one_row():
     flat = batch().without_padding()
     assert flat.tokens.tolist() == [[9, 9, 3, 4, 5, 9, 9, 6, 7, 1, 5, 6, 9, 9, 3, 4, 5, 6, 7]]
     assert flat.document.tolist() == [[0] * 5 + [1] * 4 + [2] * 3 + [3] * 7]

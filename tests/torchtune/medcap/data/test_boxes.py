@@ -35,7 +35,7 @@ def test_a_box_is_cut_at_the_edges_of_the_image():
         "<box>(1,1)</box>",
     ],
 )
-def test_what_is_no_rectangle_in_the_image_is_left_out(text):
+def test_a_box_that_is_not_a_rectangle_in_the_image_is_left_out(text):
     assert find_boxes(text, 100, 100) == []
 
 

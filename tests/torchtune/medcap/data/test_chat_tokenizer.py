@@ -84,7 +84,7 @@ def test_training_on_input_with_medcaps_rule_masks_images_and_what_follows(chat_
     sample = chat_tokenizer.tokenize(chat(RUN, WORDS), 500, rules)
     assert learnt(sample) == [1, 2, 3, 4, *range(56, 61 + len(words))]
     instruction = chat_tokenizer.tokenize(chat(RUN + "\n\nDescribe", WORDS), 500, rules)
-    # Position 55 is the line break behind the image, 56 the instruction's first word.
+    # Position 55 is the line break after the image, 56 the instruction's first word.
     assert learnt(instruction)[:5] == [1, 2, 3, 4, 56]
 
 

@@ -143,7 +143,7 @@ def part(kind, **keys):
     ("value", "shown"),
     [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (True, "true")],
 )
-def test_what_is_no_number_and_no_text_is_refused_by_name(value, shown):
+def test_a_value_that_is_neither_number_nor_text_is_refused_by_name(value, shown):
     for row, name in (
         (talk(value), "value"),
         (talk(question=value), "value"),
@@ -177,7 +177,7 @@ def test_every_key_of_images_is_read(key, row):
         read(row(question="<image>?", image="a.jpg", images=["b.jpg"]))
 
 
-def test_system_beside_the_turns_is_the_first_turn():
+def test_system_next_to_the_turns_is_the_first_turn():
     for row in (talk(system="Be brief."), chat("Is it?", "Yes", system="Be brief.")):
         record = read(row)
         assert [(message.role, message.masked) for message in record.messages] == [
@@ -220,7 +220,7 @@ def test_keys_that_carry_nothing_more_are_passed_over():
 
 
 @pytest.mark.parametrize("key", ["image", "images", "img_path", "video"])
-def test_content_in_a_turn_beside_its_words_is_refused(key):
+def test_content_in_a_turn_next_to_its_words_is_refused(key):
     for row in (talk(), chat("Is it?", "Yes")):
         row[next(iter(row))][0][key] = "a.jpg"
         with pytest.raises(UserError, match=f"'{key}' in a turn is not read"):

@@ -29,7 +29,7 @@ def test_a_plan_of_samples_counts_samples():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_usable_sample_stands_in_exactly_one_row_and_no_row_overflows(seed):
+def test_every_usable_sample_is_in_exactly_one_row_and_no_row_overflows(seed):
     generator = np.random.default_rng(seed)
     own = generator.integers(1, 20, 5000)
     groups = generator.integers(0, 900, 5000)

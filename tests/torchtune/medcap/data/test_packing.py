@@ -61,20 +61,20 @@ def test_the_group_of_an_image_in_the_default_view_is_that_of_its_path():
     assert sharing(both) == (3, -4392945291373667298)
 
 
-def test_documents_that_continue_a_prompt_prefix_begin_behind_it():
+def test_documents_that_continue_a_prompt_prefix_begin_after_it():
     row = pack_row([[sample([99, 99, 5, 7], 3, (A,), 2, start=4)], [TEXT]], 6, pad_id=0)
     assert row.tokens.tolist() == [99, 99, 5, 1, 4, 0]
     assert row.input_pos.tolist() == [4, 5, 6, 0, 1, 0]
     assert row.after_prompt_prefix.tolist() == [1, 1, 1, 0, 0, 0]
 
 
-def test_a_sample_behind_the_prompt_prefix_shares_with_none_before_it():
+def test_a_sample_after_the_prompt_prefix_shares_with_none_before_it():
     begun = sample([99, 5, 6], 2, (A,), 1, start=2)
     assert documents_of([begun, sample([99, 5, 7], 2, (A,), 1)])[0] == [[0], [1]]
     assert documents_of([begun, sample([99, 5, 7], 2, (A,), 1, start=2)])[0] == [[0, 1]]
 
 
-def test_what_predicts_something_stands_in_its_own_branch():
+def test_what_predicts_something_is_in_its_own_branch():
     # The answer follows the image at once: the image token predicts it, so it cannot be shared.
     same = [sample([1, 99, value], 2, (A,), 2) for value in (7, 8)]
     assert documents_of(same) == ([[0], [1]], [2, 2])

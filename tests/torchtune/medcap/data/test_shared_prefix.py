@@ -33,7 +33,7 @@ def test_it_ends_before_the_image_and_before_what_is_learnt():
     assert find_prompt_prefix([sample([1, 2, IMAGE, 4], 1)] * 2, IMAGE) == (1,)
 
 
-def test_a_sample_leaves_it_out_and_begins_behind_it():
+def test_a_sample_leaves_it_out_and_begins_after_it():
     rest = continue_prompt_prefix(sample([1, 2, IMAGE, IMAGE, 5, 6], 5), (1, 2), IMAGE)
     assert rest.tokens.tolist() == [IMAGE, IMAGE, 5, 6]
     assert rest.targets.tolist() == [-100, -100, -100, 7]

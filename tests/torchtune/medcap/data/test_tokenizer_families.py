@@ -99,7 +99,7 @@ def test_an_empty_answer_is_refused(family, silence):
         chat.tokenize(turns("What is shown?", silence))
     with pytest.raises(UserError, match="the assistant says nothing in turn 2 of 4"):
         chat.tokenize(turns("What is shown?", silence, "Where?", "left"))
-    # It may stand in the history of a prompt: there nothing is learnt.
+    # It may be in the history of a prompt: there nothing is learnt.
     assert chat.prompt(turns("What is shown?", silence, "Where?")).tokens
 
 

@@ -32,7 +32,7 @@ def workspace(tmp_path):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_every_sample_stands_in_exactly_one_unit_of_an_epoch(workspace, tokenizer, packed, epoch):
+def test_every_sample_is_in_exactly_one_unit_of_an_epoch(workspace, tokenizer, packed, epoch):
     dataset = chat_dataset(tokenizer, source=str(workspace.data), max_seq_len=96, packed=packed)
     plans = [dataset.plan(seed=3, epoch=number) for number in (epoch, epoch, epoch + 1)]
     samples = [plan.samples_of(0, len(plan)) for plan in plans]
@@ -52,7 +52,7 @@ def test_units_are_samples_or_rows(workspace, tokenizer):
     assert not bad
 
 
-def test_each_view_of_an_image_is_opened_once_and_stands_in_its_own_row(workspace, tokenizer, monkeypatch):
+def test_each_view_of_an_image_is_opened_once_and_is_in_its_own_row(workspace, tokenizer, monkeypatch):
     frames = np.stack([np.full((4, 4), 51 * number, dtype=np.uint8) for number in range(3)])
     write_dicom(workspace.folder / "images" / "scan.dcm", frames)
     row = {**workspace.records()[0], "image": "images/scan.dcm"}
@@ -137,7 +137,7 @@ def test_a_file_without_a_usable_row_is_an_error(workspace, tokenizer):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_rows_that_show_no_image_are_told_from_others(workspace, tokenizer, packed):
+def test_rows_that_show_no_image_are_distinguished_from_others(workspace, tokenizer, packed):
     def has_images(rows):
         path = workspace.write_data("some.json", rows)
         return chat_dataset(tokenizer, source=str(path), max_seq_len=96, packed=packed).has_images()

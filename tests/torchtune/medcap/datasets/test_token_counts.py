@@ -160,7 +160,7 @@ def test_no_rows_make_an_empty_table():
     assert (columns(table), bad) == ([[], [], []], {})
 
 
-def test_a_key_may_hold_a_file_name_that_is_no_text():
+def test_a_key_may_hold_a_file_name_that_is_not_text():
     first, _ = count_tokens(Maker(), 3, "key \udcff")
     again, _ = count_tokens(Maker(), 3, "key \udcff")
     assert columns(again) == columns(first) and len(columns(first)[0]) == 3

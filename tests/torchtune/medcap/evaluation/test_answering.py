@@ -50,7 +50,7 @@ def test_an_entry_is_a_row_of_answers_with_its_groups(tmp_path):
     }
 
 
-def test_a_torn_file_goes_on_and_ends_like_a_whole_one(tmp_path):
+def test_a_torn_file_continues_and_ends_like_a_whole_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path / "torn", Model(stop_after=3))
     path = tmp_path / "torn" / "predictions.jsonl"

@@ -80,7 +80,7 @@ def test_omnimedvqa_in_medcaps_columns(tmp_path):
     ]
 
 
-def test_a_robustly_parsed_option_is_told_by_its_letter(tmp_path):
+def test_a_robustly_parsed_option_is_reported_by_its_letter(tmp_path):
     rows = [
         question_row("ct-1", "Which?", "a.png", "B", ("B", "A"), meta={"modality": "CT"}),
         question_row("xr-1", "Which?", "b.png", "no", ("yes", "no"), meta={"modality": "X-Ray"}),

@@ -108,7 +108,7 @@ def test_a_request_is_known_by_its_id_words_and_images():
     others += [request(image=Image.new("L", (2, 2), 1)), request(image=Image.new("L", (4, 1)))]
     others += [request(image=ImageRef("a.png", View(frames=number))) for number in (0, 1)]
     assert len({request_fingerprint(other) for other in [request(), *others]}) == 9
-    # Files that were written when images were plain paths are gone on with.
+    # Files that were written when images were plain paths are continued.
     known = "a4b183232521362a77c4f0cd77a9124204c6f6354bd9749e5700f622d5c49709"
     assert request_fingerprint(request()) == request_fingerprint(request(image=ImageRef("a.png"))) == known
 

@@ -80,7 +80,7 @@ def test_runs_that_write_at_the_same_time_lose_nothing(tmp_path):
     assert sorted(row["output_dir"] for row in rows_of(path)) == sorted(f"{n}{i}" for n in "abc" for i in range(10))
 
 
-def test_a_file_that_is_no_table_of_results_is_left_alone(tmp_path):
+def test_a_file_that_is_not_a_table_of_results_is_left_alone(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of results"):

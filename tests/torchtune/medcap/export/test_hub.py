@@ -78,7 +78,7 @@ def test_no_login_is_one_line(folder, hub, monkeypatch):
     assert hub.repositories == {}
 
 
-def test_a_wrong_name_or_folder_is_told_before_anything_is_sent(folder, hub, tmp_path):
+def test_a_wrong_name_or_folder_is_reported_before_anything_is_sent(folder, hub, tmp_path):
     with pytest.raises(UserError, match="no such folder; medcap export writes one"):
         push_folder(tmp_path / "nowhere", "tester/model")
     with pytest.raises(UserError, match="model is not a name on the hub: write OWNER/NAME"):

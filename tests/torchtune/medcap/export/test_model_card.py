@@ -91,7 +91,7 @@ def test_it_names_the_transformers_that_reads_the_right_features(card):
     assert "With transformers 5.0 or later: earlier releases may read other features" in card
 
 
-def test_no_path_of_the_machine_is_told(card, workspace):
+def test_no_path_of_the_machine_is_reported(card, workspace):
     assert str(workspace.folder) not in card
     assert re.search(r"(?<![\w.])/(tmp|home|root|work|mnt|data)/", card) is None
     assert "Not for clinical use" in card and "Built with Llama." in card
@@ -119,7 +119,7 @@ def test_the_example_of_the_card_runs(card, workspace, tmp_path, monkeypatch, ca
     assert capsys.readouterr().out == names["processor"].decode(names["answer"], skip_special_tokens=True) + "\n"
 
 
-def test_a_base_model_that_is_no_name_is_refused(workspace, tmp_path, capsys):
+def test_a_base_model_that_is_not_a_name_is_refused(workspace, tmp_path, capsys):
     with pytest.raises(UserError, match="--base-model /models/llama is not a name on the hub"):
         export_run(workspace.folder / "run", tmp_path / "out", options=ExportOptions(base_model="/models/llama"))
     with pytest.raises(SystemExit):

@@ -215,7 +215,7 @@ def test_each_part_gets_its_own_mode_back(tmp_path):
     assert tokens_of(generator, requests) == first
 
 
-def test_training_goes_on_after_generation(tmp_path):
+def test_training_continues_after_generation(tmp_path):
     generator = tiny_generator(tmp_path)
     generator.generate([caption_request(image) for image in write_images(tmp_path, 1)], GREEDY)
     model = generator.model.train()
@@ -312,7 +312,7 @@ def test_equal_questions_with_other_candidates_are_scored_each(tmp_path):
     assert scores[0].sums[0] != pytest.approx(scores[0].sums[1], abs=1e-2)
 
 
-def test_tokens_are_told_as_they_are_chosen(tmp_path):
+def test_tokens_are_reported_as_they_are_chosen(tmp_path):
     images = write_images(tmp_path, 2)
     generator = tiny_generator(tmp_path, batch_size=2)
     # The first and the last are equal and computed once.

@@ -76,7 +76,7 @@ def test_what_may_become_a_stop_text_is_held_back(tokenizer):
         ("", "yes", (), "yes"),
     ],
 )
-def test_an_answer_goes_on_from_a_prefix(tokenizer, prefix, text, stop, expected):
+def test_an_answer_continues_from_a_prefix(tokenizer, prefix, text, stop, expected):
     stream = TextStream(tokenizer, stop, ids(tokenizer, prefix))
     given = "".join([*(stream.push(token) for token in ids(tokenizer, text)), stream.finish()])
     assert (given, stream.stopped) == (expected, expected != text)

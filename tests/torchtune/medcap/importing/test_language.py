@@ -100,7 +100,7 @@ def test_the_tokenizer_goes_by_the_file(tmp_path):
         tokenizer_component(tmp_path, "llama", tmp_path / "nowhere")
 
 
-def test_pickled_weights_are_told_in_one_line(tmp_path):
+def test_pickled_weights_are_reported_in_one_line(tmp_path):
     (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
     with pytest.raises(UserError, match=r"pytorch_model\*.bin files cannot be used \(medcap import reads safetensors"):
         SourceTensors(tmp_path)

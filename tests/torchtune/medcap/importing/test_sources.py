@@ -230,7 +230,7 @@ def test_medcaps_meta_model_becomes_a_run_and_one_again(tmp_path, monkeypatch):
         ({"mm_projector_type": "linear"}, None),
     ],
 )
-def test_what_cannot_be_imported_is_told_in_one_line(tmp_path, changes, message):
+def test_what_cannot_be_imported_is_reported_in_one_line(tmp_path, changes, message):
     source, _ = llava_original(tmp_path, "mlp2x_gelu", MLP, False, **changes)
     if message is None:  # the tensors decide: an outdated key is no obstacle
         assert import_model(source, tmp_path / "run") == []
@@ -240,7 +240,7 @@ def test_what_cannot_be_imported_is_told_in_one_line(tmp_path, changes, message)
     assert "\n" not in str(caught.value) and not list(tmp_path.glob("*run*"))
 
 
-def test_transformers_variants_without_a_place_are_told_in_one_line(tmp_path):
+def test_transformers_variants_without_a_place_are_reported_in_one_line(tmp_path):
     llava(tmp_path, [-2, -1])
     with pytest.raises(UserError, match=r"vision_feature_layer=\[-2, -1\]"):
         import_model(tmp_path / "llava", tmp_path / "run")
@@ -371,7 +371,7 @@ def test_a_projector_of_empty_tensors_tells_the_reason(tmp_path):
         import_model(source, tmp_path / "run")
 
 
-def test_a_pointer_in_place_of_any_file_of_a_source_is_told(tmp_path):
+def test_a_pointer_in_place_of_any_file_of_a_source_is_reported(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     source, _ = llava_original(tmp_path, "mlp2x_gelu", MLP, False)
     for path in sorted([*source.glob("*.safetensors"), source / "config.json", source / "original/tokenizer.model"]):
@@ -385,7 +385,7 @@ def test_a_pointer_in_place_of_any_file_of_a_source_is_told(tmp_path):
     assert not list(tmp_path.glob("*run*"))
 
 
-def test_other_sources_are_told_in_one_line(tmp_path):
+def test_other_sources_are_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file or folder; download a model of the hub first"):
         import_model("llava-hf/llava-1.5-7b-hf", tmp_path / "run")
     (tmp_path / "notes.txt").write_text("no model")

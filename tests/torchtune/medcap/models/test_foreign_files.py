@@ -29,7 +29,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", ["model.safetensors", "mm_projector.bin", "meta_model_5.pt", "consolidated.00.pth"])
 @pytest.mark.parametrize(("content", "message"), FOREIGN)
-def test_what_a_download_leaves_is_told_as_what_it_is(tmp_path, name, content, message):
+def test_what_a_download_leaves_is_reported_as_what_it_is(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} {message}") as caught:
         open_tensor_files(tmp_path / name)

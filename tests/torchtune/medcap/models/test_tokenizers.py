@@ -118,6 +118,8 @@ def test_real_pairs_of_tokenizer_and_llm_fit(tokenizer: SimpleNamespace, rows: i
         (LLAMA3, 152_064, r"knows 128256 tokens"),
     ],
 )
-def test_pairs_that_do_not_fit_are_told_with_both_sizes(tokenizer: SimpleNamespace, rows: int, message: str) -> None:
+def test_pairs_that_do_not_fit_are_reported_with_both_sizes(
+    tokenizer: SimpleNamespace, rows: int, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         check_tokenizer_fits(tokenizer, rows)

@@ -42,7 +42,7 @@ def test_the_way_of_training_equals_torchtunes_layer(family, with_output_positio
 
 
 def decoded(layer, num_steps=5):
-    """Steps of three rows over a cache, each row at a position of its own, behind a prefill of two tokens."""
+    """Steps of three rows over a cache, each row at a position of its own, after a prefill of two tokens."""
     source = torch.Generator().manual_seed(0)
     cache = KVCache(3 * 8)
     outputs = []

@@ -107,7 +107,7 @@ def test_base_encoders_can_be_compared_too(tmp_path):
         load_encoders(str(tmp_path / "base"), "projected")
 
 
-def test_a_start_that_is_gone_is_named(trained, tmp_path):
+def test_a_missing_start_is_named(trained, tmp_path):
     run, _ = trained
     with pytest.raises(UserError, match=r"the encoder before tuning: .*nowhere.* \(--before NAME, FOLDER or none\)"):
         load_encoders(str(run), before="./nowhere")

@@ -39,7 +39,7 @@ def examples(tmp_path):
     return made
 
 
-def test_features_stand_in_the_order_of_the_images_and_each_is_read_once(examples):
+def test_features_are_in_the_order_of_the_images_and_each_is_read_once(examples):
     encoders = [MeanColour(4), MeanColour(8)]
     wanted = [examples[3], examples[0], examples[3], examples[4]]
     found = encode(wanted, encoders, ImageReader([]), batch_size=2)

@@ -41,7 +41,7 @@ def test_lines_go_through_their_values():
     assert ticks[0] == "0.0001" and ticks[4] == "0.01" and ticks[5:7] == ["4", "16"]
 
 
-def test_equal_values_stand_in_the_middle():
+def test_equal_values_are_in_the_middle():
     chart = svg(drawn([Axis("a"), Axis("b")], {"x": [1, 2.0]}, "x"))
     assert heights(chart) == {"x: a 1, b 2": [0.5, 0.5]}
 

@@ -50,7 +50,7 @@ def test_lines_without_controls_or_interval_leave_their_cells_empty():
     ]
 
 
-def test_scores_that_are_not_shares_are_told_as_numbers_without_a_strip():
+def test_scores_that_are_not_shares_are_reported_as_numbers_without_a_strip():
     line = ProtocolLine(
         "coco", "CIDEr", 1.2345, "", (1.1, 1.4), {"no_image": 0.4}, {"no_image": (0.8, 0.7, 0.9)}, False
     )

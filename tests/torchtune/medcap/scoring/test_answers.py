@@ -107,7 +107,7 @@ def test_in_our_own_files_a_last_line_that_was_cut_off_is_ignored(write, tail):
     assert [answer.question.id for answer in read_answers(path)] == ["1"]
 
 
-def test_anywhere_else_damage_is_told(write):
+def test_anywhere_else_damage_is_reported(write):
     path = write(ROW)
     with path.open("a") as file:
         file.write('{"question_id": "2", "predic')
@@ -129,7 +129,7 @@ def test_anywhere_else_damage_is_told(write):
         ("answers", "<!DOCTYPE html>"),
     ],
 )
-def test_what_is_not_json_is_told_so_and_not_called_cut_off(tmp_path, name, text):
+def test_what_is_not_json_is_reported_as_such_and_not_called_cut_off(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(UserError, match=rf"{name} is neither JSON nor JSONL, and score reads JSON and JSONL: .*pandas"):
@@ -207,7 +207,7 @@ def test_in_our_own_files_a_mended_failure_counts(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["reference", "prediction", "question", "question_id", "modality"])
-def test_what_is_not_finite_is_no_word(write, key):
+def test_what_is_not_finite_is_not_a_word(write, key):
     for value in (float("inf"), float("-inf"), True):
         with pytest.raises(UserError, match=r"row 0: .* must be text or a number, not"):
             read_answers(write({"question_id": 1, "reference": "a", "prediction": "b"} | {key: value}))

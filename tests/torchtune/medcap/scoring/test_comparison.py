@@ -152,7 +152,7 @@ def test_rows_outside_the_headline_are_not_compared():
         compare(pair_answers(skipped, skipped), Equal())
 
 
-def test_a_headline_that_is_no_mean_of_rows_is_told():
+def test_a_headline_that_is_not_a_mean_of_rows_is_reported():
     pairs = pair_answers(answers(["yes", "no"]), answers(["yes", "yes"]))
     result = compare(pairs, Doubled())
     assert (result.first.score, result.first.mean) == (1.0, 0.5)
@@ -258,7 +258,7 @@ def test_scores_without_bounds_keep_the_interval_that_they_have():
     assert result.verdict == "A and B score the same on every row."
 
 
-def test_rows_that_are_open_on_one_side_and_closed_on_the_other_are_told():
+def test_rows_that_are_open_on_one_side_and_closed_on_the_other_are_reported():
     first = [
         make_answer("0", "q", ("yes",), "yes", answer_type="OPEN"),
         make_answer("1", "q", ("yes",), "yes", answer_type="CLOSED"),

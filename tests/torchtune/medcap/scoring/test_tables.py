@@ -40,7 +40,7 @@ def test_rows_outside_the_denominator_are_in_no_table():
     assert {line["right"] for line in tables["modality"]} == {None}
 
 
-def test_right_is_told_only_where_every_row_is_right_or_wrong():
+def test_right_is_reported_only_where_every_row_is_right_or_wrong():
     mixed = [{"value": 1.0, "correct": True}, {"value": 0.5}]
     (line,) = group_tables([{"organ": "lung"}] * 2, mixed)["organ"]
     assert (line["n"], line["right"], line["value"]) == (2, None, 0.75)

@@ -181,7 +181,7 @@ def test_a_run_that_never_answered_has_no_row(converse):
     assert [row["model"] for row in said["rows"]] == ["A"]
 
 
-def test_a_turn_that_was_asked_alone_about_an_earlier_image_is_told_without_its_placeholder(converse):
+def test_a_turn_that_was_asked_alone_about_an_earlier_image_is_sent_without_its_placeholder(converse):
     said = converse(step("What?", "a.png", A="A lung"), step("<image> left?", A="No"), step("And red?", A=NEXT))
     assert sent(said["sent"]["A"])[2] == ("user", ["left?"])
     assert [turn["value"] for turn in said["rows"][0]["conversations"]][2] == "left?"

@@ -122,7 +122,7 @@ def test_an_empty_answer_can_be_sent_back_as_it_is(client, alone):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("prefix", ["Yes, the", "Yes, the ", "Yes, the le", ""])
-def test_an_answer_goes_on_from_the_assistants_last_words(client, folder, prefix, stream):
+def test_an_answer_continues_from_the_assistants_last_words(client, folder, prefix, stream):
     generator = tiny_generator(folder)
     request = Request([user_message(None, WORDS)], REQUEST_KEY, answer_prefix=prefix)
     tokens = generator.generate([request], Sampling(ALL))[0].tokens
@@ -157,7 +157,7 @@ def test_top_k_of_other_engines_asks_for_all_tokens(client):
 
 
 @pytest.mark.parametrize("max_seq_len", [2048, 256, 100])
-def test_the_context_that_is_told_is_the_lower_of_the_models_and_the_servers(tmp_path, max_seq_len):
+def test_the_context_that_is_reported_is_the_lower_of_the_models_and_the_servers(tmp_path, max_seq_len):
     lower = min(max_seq_len, 256)  # the tiny decoder's own
     service = Service({"tiny": tiny_generator(tmp_path, max_seq_len=max_seq_len)}, Limits(max_seq_len=max_seq_len))
     with running(service) as client:

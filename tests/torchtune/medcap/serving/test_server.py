@@ -110,7 +110,7 @@ def num_connections(port):
 
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01", b"\0" * 100, b"GET / HTTP/9\r\n\r\n", b"A" * 100_000])
-def test_what_is_no_http_is_closed(folder, junk):
+def test_a_connection_that_is_not_http_is_closed(folder, junk):
     with running(tiny_service(folder, read_timeout=1)) as client:
         with client.connect() as connection:
             connection.sendall(junk)
@@ -144,7 +144,7 @@ def test_the_end_waits_for_what_was_begun(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_not_done_after_the_grace_is_told_so(folder, monkeypatch):
+def test_what_is_not_done_after_the_grace_is_reported_as_such(folder, monkeypatch):
     slow_down(monkeypatch, 0.1)  # 20 s for each of two answers
     service = tiny_service(folder, max_rows=1, max_new_tokens=200)
     replies = []

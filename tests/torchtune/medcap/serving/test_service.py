@@ -13,7 +13,7 @@ WORDS = "Is there a circle?"
 
 
 @pytest.mark.slow
-def test_of_a_thousand_requests_as_many_wait_as_may_and_all_others_are_told(folder, monkeypatch):
+def test_of_a_thousand_requests_as_many_wait_as_may_and_all_others_get_an_error(folder, monkeypatch):
     slow_down(monkeypatch, 0.01)
     service = tiny_service(folder, max_rows=8, max_queue=40, max_new_tokens=8)
     most = []

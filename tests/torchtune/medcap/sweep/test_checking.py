@@ -54,7 +54,7 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_of_the_users_own_is_found_beside_the_sweep(tmp_path, monkeypatch):
+def test_a_recipe_of_the_users_own_is_found_next_to_the_sweep(tmp_path, monkeypatch):
     (tmp_path / "my_own_recipe.py").write_text("def recipe_main():\n    pass\n")
     (tmp_path / "my.yaml").write_text("seed: 1\n")
     monkeypatch.chdir(tmp_path)

@@ -60,7 +60,7 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_is_gone_on_with_and_nothing_finished_runs_again(tmp_path, run):
+def test_a_killed_sweep_is_continued_and_nothing_finished_runs_again(tmp_path, run):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 8, "batch_size": 1}
     sweep = definition(out, overrides=overrides, grid={"seed": [93, 1, 2]})
@@ -98,7 +98,7 @@ def test_a_killed_trial_is_tried_again_as_often_as_retries_says(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_saves_ends_and_goes_on(tmp_path, run):
+def test_a_stopped_sweep_saves_ends_and_continues(tmp_path, run):
     out = tmp_path / "out"
     overrides = definition(out)["overrides"] | {"epochs": 20, "batch_size": 1}
     sweep = definition(out, overrides=overrides, grid={"seed": [93]}, retries=0)

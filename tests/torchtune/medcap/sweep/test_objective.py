@@ -25,7 +25,7 @@ def test_a_log_is_followed_while_it_grows_and_when_it_is_replaced(tmp_path):
     ((step, value),) = log.news()
     assert step == 2 and math.isnan(value)
     assert log.news() == []
-    # A run that goes on from step 1 drops later rows by putting another file in place.
+    # A run that continues from step 1 drops later rows by putting another file in place.
     other = tmp_path / "other"
     other.write_text('{"step": 1, "validation_loss": 3.5}\n{"step": 2, "validation_loss": 2.5}\n')
     other.replace(path)

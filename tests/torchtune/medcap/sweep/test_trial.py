@@ -51,7 +51,7 @@ def test_the_commands_of_a_trial(tmp_path):
         (1, "", "failed", "status 1: it printed nothing"),
     ],
 )
-def test_a_failure_is_told_by_its_last_words(tmp_path, status, printed, outcome, reason):
+def test_a_failure_is_reported_by_its_last_words(tmp_path, status, printed, outcome, reason):
     (tmp_path / "output.txt").write_text(printed)
     end = _failure(status, tmp_path / "output.txt")
     assert (end.state.name, end.outcome, end.reason) == ("FAIL", outcome, reason)

@@ -81,7 +81,7 @@ def test_a_step_says_what_was_left_out_and_where_the_epoch_is(opened):
     assert [[row.name for row in step.bad] for step in steps] == [[], ["row 7"], [], []]
 
 
-def test_an_epoch_goes_on_where_it_was_left(opened):
+def test_an_epoch_continues_where_it_was_left(opened):
     assert parts(opened(0, 2), epoch=1, start=8) == [[[9, 10]], [None]]
     assert parts(opened(1, 2), epoch=1, start=8) == [[[11, 12]], [[0]]]
     assert parts(opened(), epoch=1, start=13) == []
@@ -124,7 +124,7 @@ def test_processes_make_equally_many_steps_of_the_validation_set(opened):
 
 
 @pytest.mark.parametrize(("allowed", "refused"), [(0.0, True), (0.15, True), (0.16, False)])
-def test_too_many_unusable_rows_are_told_with_the_remedy(opened, allowed, refused):
+def test_too_many_unusable_rows_are_reported_with_the_remedy(opened, allowed, refused):
     dataset = Numbers([BadRow("row 3", "row 3: no answer")], [BadRow("row 4", "4.png is damaged")])
     if not refused:
         assert opened(dataset=dataset, max_bad_fraction=allowed).dataset.checked == 5
@@ -137,7 +137,7 @@ def test_too_many_unusable_rows_are_told_with_the_remedy(opened, allowed, refuse
     )
 
 
-def test_a_slow_loader_is_told_at_most_once_in_ten_minutes(monkeypatch):
+def test_a_slow_loader_is_reported_at_most_once_in_ten_minutes(monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     monkeypatch.setattr(training_data, "time", clock)
     watch = LoaderWatch(num_workers=3, window=2)

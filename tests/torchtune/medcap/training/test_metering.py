@@ -53,7 +53,7 @@ def test_lines_that_are_no_objects_with_a_step_do_not_survive_a_resume(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
 
 
-def test_a_full_disk_is_said_once_and_the_file_goes_on_when_there_is_room(tmp_path, capsys):
+def test_a_full_disk_is_said_once_and_the_file_continues_when_there_is_room(tmp_path, capsys):
     metrics = MetricsFile(tmp_path)
     metrics.log("loss", 1.0, step=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

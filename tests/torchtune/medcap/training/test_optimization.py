@@ -60,7 +60,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(("name", "before", "after"), OPTIMIZERS, ids=NAMES)
-def test_equal_settings_go_on_bit_for_bit(name, before, after):
+def test_equal_settings_continue_bit_for_bit(name, before, after):
     whole = steps(part_of(name, before), range(5))
     part = part_of(name, before)
     first, state = steps(part, range(3)), part.state_dict()
@@ -161,7 +161,7 @@ def two_parts(optimizer, num_training_steps):
         {"_component_": "torch.optim.two_parts"},
     ],
 )
-def test_a_schedule_goes_on_where_it_was(monkeypatch, node):
+def test_a_schedule_continues_where_it_was(monkeypatch, node):
     monkeypatch.setattr(torch.optim, "exponential", exponential, raising=False)
     monkeypatch.setattr(torch.optim, "two_parts", two_parts, raising=False)
     whole = learning_rates(node, 8)
@@ -189,7 +189,7 @@ def config(**changes):
         ({"lr_scheduler": {**COSINE, "last_epoch": 5}}, "lr_scheduler: "),
     ],
 )
-def test_what_refuses_its_arguments_is_told_before_weights_are_read(changes, words):
+def test_what_refuses_its_arguments_is_reported_before_weights_are_read(changes, words):
     check_optimization(config(), torch.device("cpu"))
     with pytest.raises(UserError, match=f"^{words}") as error:
         check_optimization(config(**changes), torch.device("cpu"))

@@ -82,7 +82,7 @@ def test_an_error_that_has_an_explanation_is_one_line(capsys, error, status, lin
 
 
 @pytest.mark.processes
-def test_a_worker_that_ends_while_an_error_is_told_does_not_take_its_place(capsys, monkeypatch):
+def test_a_worker_that_ends_while_an_error_is_reported_does_not_take_its_place(capsys, monkeypatch):
     def raise_another(number, frame):
         raise RuntimeError("DataLoader worker (pid 2) is killed by signal: Killed.")
 
@@ -142,7 +142,7 @@ def told(world: DistributedContext, setup, monkeypatch):
 
 
 @pytest.mark.processes
-def test_an_error_of_all_processes_is_told_by_one(monkeypatch):
+def test_an_error_of_all_processes_is_reported_by_one(monkeypatch):
     def setup(world):
         raise UserError("no such file")
 

@@ -22,14 +22,14 @@ from medcap.errors import TooManyPixelsError, UserError
 MAX_VOLUME_BYTES = 2 * 2**30  # in memory, of one volume
 _MAX_OFFSET = 16 * 2**20
 _GZIP = b"\x1f\x8b"
-# nifti1.h and nifti2.h of the NIfTI standard: the header's length, and where its magic word stands.
+# nifti1.h and nifti2.h of the NIfTI standard: the header's length, and the position of its magic word.
 _HEADERS = {348: (344, (b"n+1\0",)), 540: (4, (b"n+2\0",))}
 _HEADER_BYTES = 540
 _END_BYTES = 2**20
 
 
 def is_nifti(file: BinaryIO) -> bool:
-    """Tell whether a file is a NIfTI volume in one file (.nii, .nii.gz); leaves it where it is."""
+    """Return whether a file is a NIfTI volume in one file (.nii, .nii.gz); the position in the file does not change."""
     position = file.tell()
     try:
         return _header_length(_start(file)) is not None
@@ -43,7 +43,7 @@ class NiftiFile:
     """One NIfTI volume.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         max_pixels: width x height above which a slice is refused.
 
     Attributes:
@@ -51,7 +51,7 @@ class NiftiFile:
         frames: slices along the axis that has most of them.
 
     Raises:
-        UserError: if nibabel is not installed, or the volume is too large, complex, or has no two dimensions.
+        UserError: if nibabel is not installed, or the volume is too large, complex, or has fewer than two dimensions.
     """
 
     format = "NIfTI"
@@ -93,7 +93,7 @@ class NiftiFile:
 
         The front or the head is at the top; the patient's right side, in sagittal slices the front, is on the left,
         as radiologists look at slices. Without a window, the range that the header names (``cal_min`` and
-        ``cal_max``) is shown, or else the range of the whole volume, so that all its slices have one contrast. Of a
+        ``cal_max``) is shown, otherwise the range of the whole volume, so that all its slices have one contrast. Of a
         series of volumes, the first is taken.
 
         Args:
@@ -103,7 +103,7 @@ class NiftiFile:
             The slice's number from 0, and the picture, mode L or RGB.
 
         Raises:
-            UserError: if there is no such slice, or not one finite value. Whatever nibabel raises for a damaged file.
+            UserError: if there is no such slice, or no finite value. Also whatever nibabel raises for a damaged file.
         """
         volume, spacing, scale, named = self._load()  # [sagittal, coronal, axial]
         axis = AXES.index(view.axis)
@@ -179,7 +179,7 @@ def _inflated(file: BinaryIO) -> BinaryIO:
 
 
 def _check_end(stream: BinaryIO) -> None:
-    """Read what is left behind the voxels, within bounds: the checksum of a gzip file is looked at with its end."""
+    """Read the rest after the voxels, within bounds: the checksum of a gzip file is verified at its end."""
     for _ in range(_MAX_OFFSET // _END_BYTES):
         if not stream.read(_END_BYTES):
             return

@@ -24,7 +24,7 @@ def turn(picture: Image.Image, orientation: int) -> Image.Image:
         orientation: the value of the tag of EXIF and TIFF, 1 to 8; others mean nothing.
 
     Returns:
-        The upright picture, which no longer tells an orientation; the same one where it is upright already.
+        The upright picture, without an orientation tag; the same object where it is upright already.
     """
     method = _TURNS.get(orientation)
     if method is None:
@@ -39,10 +39,10 @@ def orientation_of(image: Image.Image) -> int:
     """Read the orientation of a decoded picture.
 
     Args:
-        image: with EXIF or XMP data, or without.
+        image: image with or without EXIF or XMP data.
 
     Returns:
-        1 to 8; 1, as it is stored, where it tells nothing or its metadata are damaged.
+        1 to 8; 1 (as stored) where it has none or its metadata are damaged.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

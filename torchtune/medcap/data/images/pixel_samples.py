@@ -45,10 +45,10 @@ def to_picture(samples: PixelSamples, view: View) -> Image.Image:
 
     Samples of more than 8 bits, signed ones and floats are stretched from their own minimum and maximum, or windowed.
     Colours share one range, so that hues stay; what alpha hides does not count. Transparency is laid on white. An alpha
-    of 0 everywhere hides the whole picture, which cannot be meant: it is ignored.
+    of 0 everywhere hides the whole picture, which cannot be intended: it is ignored.
 
     Args:
-        samples: of one picture.
+        samples: samples of one picture.
         view: its window, in stored values.
 
     Returns:

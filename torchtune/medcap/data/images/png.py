@@ -16,8 +16,9 @@ from medcap.data.images.views import View
 from medcap.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The chunks that make the picture and its orientation; a text is kept only if it tells that. Pillow refuses a
-# picture for long texts and colour profiles (https://github.com/python-pillow/Pillow/issues/8363), which are not used.
+# The chunks that make the picture and its orientation; a text chunk is kept only if it holds the orientation. Pillow
+# refuses a picture for long texts and colour profiles (https://github.com/python-pillow/Pillow/issues/8363), which are
+# not used.
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _UNCHECKED = (*_TEXTS, b"iCCP", b"eXIf")
@@ -30,7 +31,7 @@ def without_extras(file: BinaryIO, whole: bool) -> BinaryIO:
     """Copy the chunks that make the picture, and check them.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         whole: False to read up to the pixels only.
 
     Returns:
@@ -53,10 +54,10 @@ def without_extras(file: BinaryIO, whole: bool) -> BinaryIO:
 
 
 class SixteenBitPng:
-    """A picture with 16-bit samples, of which Pillow keeps the upper byte alone where a pixel has several.
+    """A picture with 16-bit samples, of which Pillow keeps only the upper byte where a pixel has several.
 
     Args:
-        image: as Pillow opened it.
+        image: image as Pillow opened it.
         file: what :func:`without_extras` returned.
 
     Attributes:
@@ -100,10 +101,10 @@ class SixteenBitPng:
 
         if colour_type in (_RGB, _RGBA):
             mode = "RGB" if colour_type == _RGB else "RGBA"
-            # Pillow has no mode for them: the upper bytes, then the lower ones, as if the byte order were the other.
+            # Pillow has no mode for them: decode the upper bytes, then the lower ones, by exchanging the byte order.
             values = decode(mode, f"{mode};16B").astype(np.uint16) << 8 | decode(mode, f"{mode};16L")
         elif colour_type == _LA:
-            values = decode("RGBA", "RGBA").view(">u2").astype(np.uint16)  # four bytes a pixel, as they stand
+            values = decode("RGBA", "RGBA").view(">u2").astype(np.uint16)  # four bytes a pixel, unchanged
         else:
             values = decode("I;16", "I;16B")[..., None]
         if colour_type in (_LA, _RGBA):
@@ -118,12 +119,12 @@ class SixteenBitPng:
 
 
 def has_sixteen_bits(file: BinaryIO) -> bool:
-    """Tell whether a PNG file has 16 bits a sample; leaves it where it is."""
+    """Return whether a PNG file has 16 bits a sample; the position in the file does not change."""
     return _bits_and_type(file)[0] == 16
 
 
 def scale_colour_key(image: Image.Image, file: BinaryIO) -> None:
-    """Bring the transparent grey of a 2-bit or 4-bit picture to the 8 bits that Pillow makes of its pixels."""
+    """Bring the transparent grey of a 2-bit or 4-bit picture to the 8 bits to which Pillow converts its pixels."""
     bits, colour_type = _bits_and_type(file)
     if colour_type == 0 and bits in (2, 4) and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2**bits - 1)
@@ -162,7 +163,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _tells_orientation(kind: bytes, content: bytes) -> bool:
-    """Tell whether a text may hold the orientation, and Pillow takes it."""
+    """Return whether a text may hold the orientation, and Pillow takes it."""
     if kind not in _TEXTS or not content.startswith(_ORIENTATION):
         return False
     text = content.partition(b"\0")[2]

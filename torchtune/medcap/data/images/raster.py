@@ -25,18 +25,18 @@ def open_raster(
     """Read the header of a picture.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         start: its first bytes.
         whole: whether it will be decoded.
         max_pixels: width x height above which it is refused.
         closing: gets what must be closed afterwards.
 
     Returns:
-        What :func:`decode` turns into a picture, or what has ``pictures`` as volumes have.
+        What :func:`decode` turns into a picture, or an object with ``pictures``, as volumes are.
 
     Raises:
         UserError: if it is too large, damaged, or of a kind that is not read. The message lacks the file's name.
-        PIL.UnidentifiedImageError: if it has none of ``FORMATS``.
+        PIL.UnidentifiedImageError: if its format is none of ``FORMATS``.
     """
     tags = None
     if start.startswith(SIGNATURE):
@@ -56,7 +56,7 @@ def open_raster(
     if tags is not None and image.mode in ("P", "PA"):
         colours = tags.values.get(tag.COLOUR_MAP, ())
         if max(colours, default=0) < 256:
-            # Some writers give 8 bits where the specification wants 16; libtiff tells them so, too.
+            # Some writers store 8 bits where the specification asks for 16; libtiff accepts them, too.
             image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     return image
 
@@ -65,7 +65,7 @@ def decode(image: Image.Image, view: View) -> Image.Image:
     """Decode an image of Pillow's.
 
     Args:
-        image: as :func:`open_raster` returned it, of the whole file.
+        image: image as :func:`open_raster` returned it, of the whole file.
         view: its window, in stored values, is applied to greys of more than 8 bits.
 
     Returns:

@@ -33,8 +33,8 @@ class ImageHeader:
 
     Attributes:
         format: Pillow's name of it, ``DICOM`` or ``NIfTI``.
-        width: in stored pixels, before any rotation; of a volume, of its axial slices as they are stored.
-        height: in stored pixels as well.
+        width: width in stored pixels, before any rotation; for a volume, the width of its stored axial slices.
+        height: height in stored pixels as well.
     """
 
     format: str
@@ -61,12 +61,12 @@ class ImageReader:
     A row may come from anywhere, so a path must resolve (links followed) inside one of ``roots``, and the size is
     read from the header before anything is decoded.
 
-    Images may also lie in tar files. A member is found by its name, where no folder has a file of that name, and is
+    Images may also be in tar files. A member is found by its name, where no folder has a file of that name, and is
     from then on called ``/folder/train-000000.tar!/sub/a.jpg``. A row may use this form too, but only for tar files
     that are among the roots: no other is ever opened.
 
     Args:
-        roots: folders that images may lie in, tar files, or names of many tar files as
+        roots: folders that images may be in, tar files, or names of many tar files as
             :func:`medcap.data.storage.tar_files.find_tars` expands them (``shards/train-{000000..000099}.tar``).
             Relative paths are tried against each in turn, folders first.
         max_pixels: width x height above which an image is refused.
@@ -124,14 +124,14 @@ class ImageReader:
         """Find the file that a row names.
 
         Args:
-            path: as it stands in the row.
+            path: path as it is in the row.
             folder: medcap 2024's ``dir``: the folder of ``path``, relative to the working directory or to a root.
 
         Returns:
             The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
 
         Raises:
-            UserError: if it lies outside the roots or does not exist.
+            UserError: if it is outside the roots or does not exist.
         """
         named = Path(folder, path) if folder else Path(path)
         if "\0" in str(named):
@@ -178,13 +178,13 @@ class ImageReader:
         return None
 
     def check(self, path: str | Path) -> ImageHeader:
-        """Check size and format by the header alone.
+        """Check size and format from the header only.
 
         Args:
             path: a path that :meth:`resolve` returned.
 
         Returns:
-            What the header says.
+            The facts of the header.
 
         Raises:
             UserError: if the file is too large, of another format, or damaged at its start.
@@ -224,7 +224,7 @@ class ImageReader:
             As :meth:`open`.
 
         Raises:
-            UserError: as :meth:`open`.
+            UserError: in the cases of :meth:`open`.
         """
         name = Path("of this request")
         with contextlib.ExitStack() as closing:
@@ -241,13 +241,13 @@ class ImageReader:
 
         Args:
             image: a reference whose path :meth:`resolve` returned.
-            keep_grey: as in :meth:`open`.
+            keep_grey: whether to keep grey, as in :meth:`open`.
 
         Yields:
             The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
 
         Raises:
-            UserError: as :meth:`open`, or if there is no such frame or window.
+            UserError: in the cases of :meth:`open`, or if there is no such frame or window.
         """
         with contextlib.ExitStack() as closing:
             file = self._open_header(Path(image.path), closing, whole=True)
@@ -270,7 +270,7 @@ class ImageReader:
         """Return the image, its header checked, not decoded yet.
 
         Args:
-            path: of a file or a member.
+            path: path of a file or a member.
             closing: gets what must be closed afterwards.
             whole: whether it will be decoded.
         """
@@ -322,6 +322,6 @@ class ImageReader:
             if is_of_the_machine(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            # The system gives its errors a number, decoders do not.
+            # The system's errors have a number, decoders' errors have none.
             trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
             raise UserError(f"image {path} {trouble}: {reason}") from error

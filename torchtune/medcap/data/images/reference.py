@@ -12,11 +12,11 @@ from medcap.data.images.views import DEFAULT_VIEW, View
 class ImageRef:
     """An image by its file: equal references show equal pixels, so what is made of one is made once.
 
-    ``str`` of it is the path alone for the default view. Fingerprints and files use that text, so that they stay what
+    ``str`` of it is only the path for the default view. Fingerprints and files use that text, so that they stay what
     they were; with another view it names the view too.
 
     Attributes:
-        path: of the file, or of a member of a tar file.
+        path: path of the file, or of a member of a tar file.
         view: which picture of the file, and of which values.
     """
 
@@ -28,5 +28,5 @@ class ImageRef:
 
     @classmethod
     def of(cls, image: ImageRef | str | Path) -> ImageRef:
-        """Return a reference as it is, and a path in the default view."""
+        """Return a reference unchanged, or a path as a reference in the default view."""
         return image if isinstance(image, ImageRef) else cls(str(image))

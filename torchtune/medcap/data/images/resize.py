@@ -15,7 +15,7 @@ PNG_LEVEL = 4  # radiographs come out as small as with Pillow's 6, in half the t
 
 
 def pad_wide(picture: Image.Image, above: float) -> Image.Image:
-    """Lay a picture that is much longer than wide, or wider than long, on the middle of a black square.
+    """Lay a picture that is much longer than wide, or much wider than long, in the middle of a black square.
 
     The rule of preprocess_images.py of myeongkyunkang/medcap at c8910f0, with 1.8: a picture of exactly that ratio
     stays as it is; of an odd difference, the smaller half is on the left or at the top.
@@ -41,7 +41,7 @@ def fit(picture: Image.Image, size: int | None, how: str = "crop") -> Image.Imag
 
     Args:
         picture: mode RGB.
-        size: side in pixels; None leaves it as it is.
+        size: side in pixels; None keeps the size.
         how: ``crop`` resizes the short side and cuts out the centre; ``squash`` resizes both sides; ``shortest`` only
             resizes the short side.
 

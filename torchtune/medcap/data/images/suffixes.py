@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 
-# How an image is read goes by its content.
+# The reader decides by an image's content, not by its suffix.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz")
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file is an image by its name alone."""
+    """Return whether a file is an image by its name alone."""
     return name.lower().endswith(SUFFIXES)
 
 
 def is_image_file(path: str) -> bool:
-    """Tell whether a file is an image by its name, or because it begins as DICOM files do, whatever its name."""
+    """Return whether a file is an image by its name, or because it begins as DICOM files do, whatever its name."""
     if is_image_name(path):
         return True
-    # Imported here, because listing the converters needs names alone.
+    # Imported here, because listing the converters needs only names.
     from medcap.data.images.dicom import START_BYTES, has_preamble
 
     if os.path.basename(path).upper() == "DICOMDIR":  # a table of contents, without pixels

@@ -16,14 +16,14 @@ _SQUARE = 1.01  # ratio of spacings up to which pixels count as square
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which pictures of a file are wanted, and of which values.
+    """Which pictures of a file are wanted, and which range of their values.
 
     Attributes:
         window: centre and width in the file's own units (Hounsfield units in CT); or the number, from 0, of one of
             the windows that a DICOM file offers; None takes the file's first window, or where it has none the range
             of the values.
         frames: ``all``, ``middle``, or a number from 0: of DICOM frames and NIfTI slices.
-        axis: of ``AXES``: which slices of a NIfTI volume.
+        axis: one of ``AXES``: which slices of a NIfTI volume.
     """
 
     window: tuple[float, float] | int | None = None
@@ -38,7 +38,7 @@ def choose_frames(frames: str | int, count: int) -> range:
     """Return the frames that a user means.
 
     Args:
-        frames: as ``View.frames``.
+        frames: frames, in the form of ``View.frames``.
         count: how many there are.
 
     Returns:
@@ -60,8 +60,8 @@ def stretch(values: np.ndarray, low: float | None = None, high: float | None = N
 
     Args:
         values: any shape and type; those that are not finite become ``low``.
-        low: what becomes 0, as does all below; by default the smallest finite value.
-        high: what becomes 255, as does all above; by default the largest finite value.
+        low: value that becomes 0, as do all values below; by default the smallest finite value.
+        high: value that becomes 255, as do all values above; by default the largest finite value.
 
     Returns:
         uint8 of the same shape; all 0 where the range is empty.
@@ -84,7 +84,7 @@ def apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """Map the values from ``center - width / 2`` to ``center + width / 2`` to 0..255; uint8 of the same shape."""
     low, high = center - width / 2, center + width / 2
     if not low < high:
-        # So narrow that the two ends are one number: a threshold.
+        # The window is so narrow that both ends are one number: apply a threshold.
         return np.where(np.asarray(values) > center, 255, 0).astype(np.uint8)
     return stretch(values, low, high)
 

@@ -1,6 +1,6 @@
 """What can be computed again from a data file, kept between runs: arrays that open without being read.
 
-An entry is a folder of ``.npy`` files and ``entry.json``. It is complete or invisible, whoever writes at the same
+An entry is a folder of ``.npy`` files and ``entry.json``. It is complete or invisible, even if others write at the same
 time, and a damaged one is as good as none: a cache may cost time, never a run.
 """
 
@@ -86,7 +86,7 @@ def store_entry(folder: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[s
 
     Args:
         folder: its name. What is there stays if it is good.
-        arrays: of any shape; no object arrays.
+        arrays: arrays of any shape; no object arrays.
         notes: JSON values.
 
     Returns:
@@ -138,7 +138,7 @@ def _publish(partial: Path, folder: Path) -> Entry | None:
         entry = load_entry(folder)
         if entry is not None:  # another process was faster
             return entry
-        # A folder cannot be replaced in one step: what is damaged goes away under a name of its own, so that of two
+        # A folder cannot be replaced in one step: a damaged entry is moved away under a unique name, so that of two
         # processes that replace it neither removes what the other has just put there.
         damaged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         os.rename(folder, damaged)
@@ -148,7 +148,7 @@ def _publish(partial: Path, folder: Path) -> Entry | None:
 
 
 def _load_array(path: Path, checksum: int) -> np.ndarray:
-    # By reading, not through the mapping: pages that are looked at there would count as this process's memory.
+    # Read the file instead of the mapping: mapped pages that are read would count as this process's memory.
     if _checksum(path) != checksum:
         raise ValueError(f"{path} is damaged")
     with _HEADER_LOCK:

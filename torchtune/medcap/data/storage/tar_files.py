@@ -1,6 +1,6 @@
 """Members of tar files by name, read in place: nothing is ever extracted.
 
-A member is called ``/folder/train-000000.tar!/sub/a.jpg`` wherever a path is asked for: the tar file, ``!/`` and the
+A member is called ``/folder/train-000000.tar!/sub/a.jpg`` wherever a path is expected: the tar file, ``!/`` and the
 member's name. Names are data: one such as ``../a.jpg`` finds the member of that name and touches no other file.
 """
 
@@ -37,7 +37,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_tar_pattern(name: str | Path) -> bool:
-    """Tell whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
+    """Return whether a name means tar files: it ends in .tar, or as compressed ones do, which are refused later."""
     return str(name).lower().endswith((SUFFIX, *_COMPRESSED_SUFFIXES))
 
 
@@ -109,7 +109,7 @@ class TarFiles:
         paths: the tar files, links followed.
         starts: the number of the first member of each tar file, and the number of members at the end.
         fingerprint: identity of the content, from the members' names, sizes and header checksums in their order; the
-            paths and times of the tar files have no part in it.
+            paths and times of the tar files are not part of it.
 
     Raises:
         UserError: if a file is missing, compressed, cut off or damaged.
@@ -149,7 +149,7 @@ class TarFiles:
         """Look a member up.
 
         Args:
-            name: its name; ``./`` in it has no meaning.
+            name: its name; a leading ``./`` has no meaning.
             tar: number of the tar file to look in; None looks in all.
 
         Returns:
@@ -160,7 +160,7 @@ class TarFiles:
         hashed = hash_name(encoded)
         position, end = (int(np.searchsorted(self._hashes, hashed, side)) for side in ("left", "right"))
         if tar is not None:
-            # Shards often number their samples from 0 each: one name may stand in thousands of them.
+            # Shards often number their samples from 0 each: one name may be in thousands of them.
             first = self.starts[tar]
             position += bisect.bisect_left(self._by_hash[position:end], True, key=lambda member: member >= first)
         for member in map(int, self._by_hash[position:end]):

@@ -80,7 +80,7 @@ def walk_tars(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
     lengths = np.concatenate([table[2] for table in tables] or [np.empty(0, np.int64)])
     hashes = np.fromiter((hash_name(name) for *_, names, _ in tables for name in names), np.uint64, len(lengths))
-    # Of one name, the last member of the first tar file comes first.
+    # Of members with one name, the last one in the first tar file wins.
     member = np.arange(len(hashes))
     by_hash = np.lexsort((-member, np.repeat(np.arange(len(tables)), counts), hashes)).astype(np.int64)
     identity = hashlib.sha256(b"".join(digest for *_, digest in tables)).digest()

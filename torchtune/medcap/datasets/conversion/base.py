@@ -22,7 +22,7 @@ class Output:
     """One file that a converter writes.
 
     Attributes:
-        name: of the file, in the folder that the user names.
+        name: name of the file, in the folder that the user names.
         examples: reads the sources.
     """
 
@@ -55,7 +55,7 @@ class Converter(ABC):
         download: what to download, from where, and where it is put.
         output: the file that it writes, where its options do not decide it.
         captions: whether its rows are captions, before which an instruction may stand.
-        default_data: of the folder that holds all downloads; None where there is no such.
+        default_data: folder of all downloads; None where there is none.
     """
 
     name: ClassVar[str]
@@ -82,7 +82,8 @@ class Converter(ABC):
             folders: where they are.
 
         Returns:
-            What reads them: counts what it leaves out, and gives the location of each example and the example.
+            The reader of the files: it counts what it leaves out, and yields the location of each example and the
+                example.
 
         Raises:
             UserError: if something is missing: the message names the path and what to download.

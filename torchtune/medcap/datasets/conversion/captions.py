@@ -23,7 +23,7 @@ def json_captions(file: str, folder: str, image_key: str, text_key: str) -> Exam
         text_key: the field with its caption.
 
     Returns:
-        What reads it.
+        The reader of the files.
     """
 
     def convert(record: Mapping[str, Any]) -> Iterator[Example]:

@@ -13,10 +13,10 @@ from medcap.errors import UserError
 
 
 class DiskTable:
-    """Texts in the order in which they were added to their key; the file is gone when the block ends.
+    """Store texts in the order in which they were added to their key; the file is deleted when the block ends.
 
     Args:
-        folder: where the temporary file goes, beside the output and so on a disk that has room for it; None takes
+        folder: where the temporary file goes, next to the output and so on a disk that has room for it; None takes
             the system's folder.
 
     Raises:
@@ -53,7 +53,7 @@ class DiskTable:
             raise UserError(f"no temporary table can be kept in {location}: {error}") from error
 
     def add(self, key: str, text: str = "") -> None:
-        """Add a text behind those that the key has; all are added before any is asked for."""
+        """Add a text after those that the key has; all are added before any is asked for."""
         self._connection.execute("INSERT INTO texts VALUES (?, ?)", (_encode(key), _encode(text)))
 
     def sorted_keys(self) -> Iterator[str]:
@@ -69,7 +69,7 @@ class DiskTable:
         return [_decode(text) for (text,) in found]
 
     def _index(self) -> None:
-        # Once, behind all rows: an index that grows with them is written all over the disk again and again.
+        # Created once, after all rows: an index that grows with them is written all over the disk again and again.
         if not self._indexed:
             self._connection.execute("CREATE INDEX by_key ON texts (key)")
             self._indexed = True

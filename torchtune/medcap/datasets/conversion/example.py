@@ -1,4 +1,4 @@
-"""What a converter makes of one record, and what it says where it can make nothing."""
+"""The example that a converter makes of one record, and the reason if it can make none."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Example:
         turns: what is asked and what is answered, without placeholders.
         images: names that the image may have in ``folder``, of which the first that exists is taken; none for text.
         folder: what the names are relative to.
-        prompts: instructions that may stand where nothing is asked, for captions; None where ``turns`` has questions.
-        image_last: the image stands behind the first question.
+        prompts: instructions to use where nothing is asked, for captions; None where ``turns`` has questions.
+        image_last: the image comes after the first question.
     """
 
     turns: Sequence[tuple[str, str]]
@@ -41,7 +41,7 @@ def each(
 
     Args:
         records: the location of each, and the record.
-        convert: gives its examples, or raises ``SkipRecord``.
+        convert: returns its examples, or raises ``SkipRecord``.
         tally: counts.
 
     Yields:

@@ -30,7 +30,7 @@ def words(value: Any, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise SkipRecord(f"'{key}' is not text")
     text = field_text(value)
-    # What pandas wrote where a field was empty.
+    # The text that pandas wrote for an empty field.
     if not text or text.lower() == "nan":
         raise SkipRecord(f"'{key}' is empty")
     return text

@@ -38,11 +38,11 @@ CASE_REPORT = (
 
 
 class Instructions:
-    """Chooses what stands before a caption; the same choices on every run.
+    """Chooses what comes before a caption; the same choices on every run.
 
     Args:
         kind: ``none`` says nothing, ``random`` takes any of the list, ``fixed`` always its first.
-        seed: of the random choice.
+        seed: seed of the random choice.
     """
 
     def __init__(self, kind: str = "none", seed: int = 0) -> None:

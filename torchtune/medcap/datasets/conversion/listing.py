@@ -15,7 +15,7 @@ def sorted_files(folder: str | Path, suffixes: tuple[str, ...], recursive: bool 
 
     Args:
         folder: where to look.
-        suffixes: in lower case; those of the files may be in either.
+        suffixes: suffixes in lower case; the files may have either case.
         recursive: look into folders too, but not through links to folders, which may lead in circles.
 
     Yields:
@@ -29,7 +29,7 @@ def sorted_images(folder: str | Path, leave_out: Callable[[str], None] = lambda 
 
     Args:
         folder: where to look.
-        leave_out: is told the name of every other file, in any order; not of hidden ones.
+        leave_out: called with the name of every other file, in any order; not for hidden files.
 
     Yields:
         Names as those of :func:`sorted_files`.

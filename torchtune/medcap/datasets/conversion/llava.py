@@ -21,7 +21,7 @@ def llava_example(record: Mapping[str, Any], folder: str, image_key: str = "imag
         image_key: the field with its name.
 
     Returns:
-        Its turns; ``<image>`` stays before or behind the first question.
+        Its turns; ``<image>`` stays before or after the first question.
 
     Raises:
         SkipRecord: if the turns are not pairs, or ``<image>`` stands anywhere else.

@@ -33,7 +33,7 @@ def find_source(converter: Converter, folders: Folders, layout: Layout) -> Found
 
 
 def image_folders(converter: Converter, folders: Folders, layout: Layout) -> list[str]:
-    """Return the folders that a data set's images may lie in, at least one; see :meth:`Converter.need_images`."""
+    """Return the folders that a data set's images may be in, at least one; see :meth:`Converter.need_images`."""
     names = [f"{folder}/{name}" for folder in layout.folders for name in layout.images]
     first = converter.need_images(folders, *names)
     others = (os.path.join(folders.data, name) for name in names)
@@ -50,17 +50,17 @@ def question_examples(
     """Find a data set and read its questions.
 
     Args:
-        converter: of the data set.
-        folders: where it lies; ``out`` receives the images of the hub's copy, in ``<name>_images``.
+        converter: converter of the data set.
+        folders: where it is; ``out`` receives the images of the hub's copy, in ``<name>_images``.
         layout: its names.
         read: its reader.
         check: raises ``SkipRecord`` for a question that is not wanted.
 
     Returns:
-        What reads them.
+        The reader of the files.
 
     Raises:
-        UserError: as :func:`find_source`, and if no folder of images is there.
+        UserError: in the cases of :func:`find_source`, and if no folder of images is there.
     """
     found = find_source(converter, folders, layout)
     if found.kind == HUB:

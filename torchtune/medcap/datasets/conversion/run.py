@@ -27,16 +27,16 @@ def convert(
     """Make training files. The same sources and arguments give the same bytes.
 
     Args:
-        converter: of the data set, with its options.
-        data: folder that the downloads lie in.
+        converter: converter of the data set, with its options.
+        data: folder of the downloads.
         out: folder to write to, or the file itself, which ends in .jsonl or .json.
-        instruction: what stands before captions; see :class:`Instructions`.
-        seed: of the random instructions.
+        instruction: what comes before captions; see :class:`Instructions`.
+        seed: seed of the random instructions.
         limit: rows of each file at most.
         keep_missing: keep rows whose image is not there.
 
     Returns:
-        What was written.
+        The summary of the written files.
 
     Raises:
         UserError: if a source is missing (then nothing is written) or damaged, or nothing of it can be used.
@@ -66,10 +66,10 @@ def image_roots(written: Written, data: str) -> list[Path]:
 
     Args:
         written: the file.
-        data: folder that the downloads lie in.
+        data: folder of the downloads.
 
     Returns:
-        Folders; none where training finds the images by itself, as they lie in the file's folder or the working
+        Folders; none where training finds the images by itself, as they are in the file's folder or the working
         directory.
     """
     defaults = [written.path.parent.resolve(), Path.cwd().resolve()]
@@ -84,7 +84,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
 
 
 def summary(written: Written, data: str) -> str:
-    """Return what a user must know of a file, as lines of text."""
+    """Return lines of text about a file that the user must know."""
     tally = written.tally
     lines = [f"wrote {written.rows:,} rows to {written.path} (records read: {tally.read:,})"]
     for reason, number in tally.skipped.most_common():

@@ -46,7 +46,7 @@ class RowWriter:
     """Turns examples into rows.
 
     Args:
-        instructions: chooses what stands before a caption.
+        instructions: chooses what comes before a caption.
         limit: rows to write at most; None for all.
         keep_missing: keep rows whose image is not there.
     """
@@ -66,7 +66,7 @@ class RowWriter:
             tally: what the source counts; what is left out here is counted too.
 
         Returns:
-            What was written.
+            The summary of the written file.
 
         Raises:
             UserError: if there is not one row to write; then no file is written.

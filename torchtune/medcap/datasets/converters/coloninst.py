@@ -23,7 +23,8 @@ class ColonInst(Converter):
 
     Args:
         split: a key of ``_SPLITS``.
-        tasks: of ``TASKS``; by default captions and ``3tasks``, which holds the other three, or else each of them.
+        tasks: tasks from ``TASKS``; by default captions and ``3tasks``, which holds the other three, or else each of
+            them.
     """
 
     name = "coloninst"

@@ -1,4 +1,4 @@
-"""A folder of images: a text file beside each, or a subfolder for each class."""
+"""A folder of images: each has a text file next to it, or lies in the subfolder of its class."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ImageFolder(Converter):
 
         def images(tally: Tally) -> Iterator[tuple[str, str]]:
             def leave_out(name: str) -> None:
-                # Beside captions, a file without one may be anything.
+                # Next to captions, a file without one may be anything.
                 path = Path(folders.data, name)
                 if self.labels == "class" or (path.suffix != ".txt" and path.with_suffix(".txt").is_file()):
                     tally.skip("a file that is not an image", str(path))

@@ -52,7 +52,7 @@ class PathVqa(Converter):
         def convert(question: PublishedQuestion) -> Iterator[Example]:
             if question.conversation is None:
                 yield locate(Example([turn_of(question)], image_names(question)), locations)
-            elif question.turn == 0:  # the others are a part of this one's example
+            elif question.turn == 0:  # the others belong to this one's example
                 example = llava_example(question.conversation, "")
                 yield locate(replace(example, images=example.images and image_names(question)), locations)
 

@@ -16,7 +16,7 @@ from medcap.datasets.published.reading import json_records, progress
 
 class PubMedVision(Converter):
     """``PubMedVision_Alignment_VQA.json``: each record has a list of images and turns, of which the last describes
-    them. As medcap does it, each image is a row of its own, sorted by name; of two records the later one counts."""
+    them. As in medcap 2024, each image is a row of its own, sorted by name; of two records the later one counts."""
 
     name = "pubmedvision"
     converts = "PubMedVision (alignment): a description for each image"

@@ -13,7 +13,7 @@ from medcap.errors import UserError
 
 @dataclass(frozen=True)
 class VqaMed(Converter):
-    """Lines ``image|question|answer``; the image lacks its suffix. 2021 has no training set of its own.
+    """Lines ``image|question|answer``; the image lacks its suffix. 2021 has no separate training set.
 
     Args:
         year: ``2019``, ``2020`` or ``2021``.

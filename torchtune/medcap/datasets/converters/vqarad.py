@@ -7,7 +7,7 @@ from medcap.datasets.conversion.captions import json_captions
 
 
 class VqaRadText(Converter):
-    """``train_text.json`` and ``test_text.json`` of rows with ``image_name`` and ``text``, beside VQA-RAD's images."""
+    """``train_text.json`` and ``test_text.json`` of rows with ``image_name`` and ``text``, with VQA-RAD's images."""
 
     name = "vqarad"
     converts = "VQA-RAD-text: medcap 2024's paragraphs about VQA-RAD's images, train and test"

@@ -21,8 +21,8 @@ class ImageFacts:
     Attributes:
         reason: why it cannot be used; None if it can.
         content: a 64-bit number for size and pixels; 0 where it was not decoded.
-        width: in pixels; 0 where it is not known.
-        height: the same.
+        width: width in pixels; 0 where it is not known.
+        height: height in pixels; 0 where it is not known.
         format: Pillow's name of it, DICOM or NIfTI; empty where it was not asked for.
     """
 
@@ -43,7 +43,7 @@ def decode(reader: ImageReader, image: ImageRef) -> ImageFacts:
 
 
 def read_header(reader: ImageReader, image: ImageRef) -> ImageFacts:
-    """Size and format alone; raises what ``ImageReader.check`` raises."""
+    """Read only size and format; raise what ``ImageReader.check`` raises."""
     header = reader.check(image.path)
     return ImageFacts(width=header.width, height=header.height, format=header.format)
 
@@ -68,7 +68,7 @@ class ImageChecker:
         """Look at the wanted images of a row, in their order.
 
         Args:
-            index: of the row, from 0.
+            index: index of the row, from 0.
         """
         wanted = self.wanted[self.starts[index] : self.starts[index + 1]]
         images = self.rows.images(index)

@@ -18,7 +18,7 @@ def describe_lengths(values: np.ndarray) -> dict[str, Any]:
 
     Returns:
         ``rows``, ``total``, ``min``, ``mean``, ``median``, ``p95``, ``p99``, ``max``, and ``histogram``: bins of equal
-        width with ``from``, ``to`` (the first number behind it) and ``rows``. Without values only ``rows``, 0.
+        width with ``from``, ``to`` (the first number after it) and ``rows``. Without values only ``rows``, 0.
     """
     if not len(values):
         return {"rows": 0}

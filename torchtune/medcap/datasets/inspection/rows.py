@@ -27,15 +27,15 @@ class Problem:
     """Why a row cannot be used.
 
     Attributes:
-        rule: of ``RULES``.
-        reason: as training says it.
+        rule: one of ``RULES``.
+        reason: reason in the words of the training.
     """
 
     rule: str
     reason: str
 
 
-# What can be wrong: the row itself, its layout, the place of an image, its content, the tokens.
+# The kinds of problems: the row itself, its layout, the place of an image, its content, the tokens.
 RULES = ("json", "layout", "image path", "image", "tokens", "crash")
 
 
@@ -44,14 +44,14 @@ class RowLengths:
     """Tokens of a row, as training makes them.
 
     Attributes:
-        whole: of the whole conversation.
-        kept: of what ``max_seq_len`` leaves of it.
-        learnt: of these, how many are learnt.
-        image: of these, how many stand for images.
-        sample: that are computed of it: up to the last one learnt, behind the prompt prefix.
+        whole: number of tokens of the whole conversation.
+        kept: number of tokens that ``max_seq_len`` leaves.
+        learnt: how many of the kept tokens are learnt.
+        image: how many of the kept tokens stand for images.
+        sample: number of tokens that are computed: up to the last one learnt, after the prompt prefix.
         start: tokens of the prompt prefix that it leaves out.
-        prefix: as in ``SampleTable``.
-        group: as in ``SampleTable``.
+        prefix: prefix as in ``SampleTable``.
+        group: group as in ``SampleTable``.
     """
 
     whole: int
@@ -70,7 +70,7 @@ class RowFacts:
 
     Attributes:
         problem: None for a row that can be used as far as its words go.
-        words: a 64-bit number for what is said in it, and where its images stand.
+        words: a 64-bit number for its text and the positions of its images.
         images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
     """
@@ -109,14 +109,14 @@ class RowChecker:
         """Check a row; whatever is wrong with it is in the facts.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
         """
         stage = _Stage()
         try:
             return self._check(index, stage)
         except UserError as error:
             return RowFacts(Problem(stage.rule, self._without_name(index, str(error))))
-        except Exception as error:  # what no rule foresees would end a training run with a traceback
+        except Exception as error:  # An error that no rule foresees would end a training run with a traceback.
             if is_of_the_machine(error):
                 raise
             return RowFacts(Problem("crash", f"reading it fails: {type(error).__name__}: {error}"))
@@ -146,7 +146,7 @@ class RowChecker:
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
-            # What is wrong with its words does not keep its images from being looked at.
+            # Its images are checked even if its words have a problem.
             return RowFacts(Problem("tokens", str(error)), images=images)
         return RowFacts(None, number_of(repr(_said(record))), images, lengths)
 
@@ -164,7 +164,7 @@ class RowChecker:
 
     @staticmethod
     def _say_something(record: Record) -> None:
-        """Check what can be told of the tokens without a tokenizer."""
+        """Check what can be known of the tokens without a tokenizer."""
         if not any(message.role == "assistant" for message in record.messages):
             raise UserError("no token is left to learn: the assistant says nothing")
         check_answers(record.messages)
@@ -185,7 +185,7 @@ class RowChecker:
         return found
 
     def _without_name(self, index: int, reason: str) -> str:
-        """Return the reason alone: rules say in front which row they are about."""
+        """Return only the reason: rules begin with the row that they are about."""
         for name in (self.rows.name(index), f"{self.rows.path}, row {index}"):
             reason = reason.removeprefix(f"{name}: ")
         return reason
@@ -209,7 +209,7 @@ def number_of(text: str) -> int:
 
 
 def _said(record: Record) -> list[tuple[str, list[str | None]]]:
-    """Tell who says what, with None for an image."""
+    """Return who says what, with None for an image."""
     return [
         (message.role, [part["content"] if part["type"] == "text" else None for part in message.content])
         for message in record.messages

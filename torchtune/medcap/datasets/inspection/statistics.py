@@ -1,4 +1,4 @@
-"""What a data file gives a training run: tokens and images, and how well they fill rows."""
+"""Statistics of a data file for a training run: tokens and images, and how well they fill rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def image_statistics(survey: Survey) -> dict[str, Any]:
     """Count formats and sizes of the image files, and images a row.
 
     Args:
-        survey: with ``read_header`` as its look at images.
+        survey: survey whose images were looked at with ``read_header``.
 
     Returns:
         ``files``, ``unreadable``, ``named``; ``formats`` with their counts; ``shorter_side`` and ``longer_side`` as
-        ``describe_lengths`` gives them; ``images_a_row`` with the number of usable rows that have so many.
+        ``describe_lengths`` returns them; ``images_a_row`` has the number of usable rows for each number of images.
     """
     known = survey.images["width"] > 0
     width, height = survey.images["width"][known], survey.images["height"][known]
@@ -65,15 +65,15 @@ class Packing:
     Attributes:
         packed: whether batch items are rows, not samples.
         units: batch items of the epoch.
-        steps: of the optimizer, at one batch size.
-        samples: in it.
-        documents: that they are put together in; of unpacked data each batch makes its own, so as many as samples.
+        steps: number of optimizer steps at one batch size.
+        samples: number of samples in it.
+        documents: number of documents they are packed into; unpacked, each batch makes its own, so as many as samples.
         tokens: that are computed in the epoch.
         fill: share of the rows' places that hold tokens; None for unpacked data, whose rows vary.
         saved_by_sharing: tokens that need not be computed again because samples show the same image.
         saved_by_preamble: tokens that need not be computed again because samples begin alike.
         images: that are encoded in the epoch, one for each document that shows it.
-        most_images: of one batch.
+        most_images: most images of one batch.
     """
 
     packed: bool
@@ -100,7 +100,7 @@ def plan_epoch(
         accumulated: batches of a step.
         packed: whether batch items are rows of ``max_seq_len`` tokens; else they are samples.
         share: samples of one image share it.
-        seed: of the run.
+        seed: seed of the run.
 
     Returns:
         The plan's figures.

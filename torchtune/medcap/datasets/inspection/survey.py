@@ -30,7 +30,8 @@ class Survey:
         files: ``[m]`` int64: which of the image files each of them is.
         first_rows: ``[f]`` int64: the first row that names each image file.
         images: facts about each image file: ``content`` uint64, ``width`` and ``height`` int64, ``format`` text.
-        lengths: by the names of ``RowLengths``, ``[n]`` int64, 0 of rows that cannot be used; empty without tokenizer.
+        lengths: values by the names of ``RowLengths``, ``[n]`` int64, 0 for rows that cannot be used; empty without a
+            tokenizer.
     """
 
     checker: RowChecker
@@ -54,7 +55,7 @@ class Survey:
         return np.flatnonzero(good)
 
     def rows_of(self, mentions: np.ndarray) -> np.ndarray:
-        """Return the row that each of some named images stands in.
+        """Return the row that each of some named images is in.
 
         Args:
             mentions: indices in ``files``.
@@ -62,7 +63,7 @@ class Survey:
         return np.searchsorted(self.starts, mentions, side="right") - 1
 
     def contents(self) -> np.ndarray:
-        """``[n]`` uint64: a number for what is said and shown in each row, wherever its images lie; 0 where unknown."""
+        """``[n]`` uint64: a number for the words and images of each row, wherever its images are; 0 where unknown."""
         mixed = self.words.copy()
         shown = self.images["content"][self.files]
         counts = np.diff(self.starts)
@@ -90,7 +91,7 @@ def survey(
         label: what the progress bars say.
 
     Returns:
-        What there is. Beside the columns, only what is wrong takes memory.
+        The survey. Besides the columns, only problems take memory.
     """
     found = _Columns()
     rows = np.arange(len(checker.rows))

@@ -1,4 +1,4 @@
-"""A data file against every rule that training has: which rows are bad, what stands in it twice."""
+"""Check a data file against every rule of training: which rows are bad, which rows and images occur twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcap.datasets.rows.json_file import JsonRows
 from medcap.errors import UserError
 from medcap.files import atomic_file
 
-MOST_LISTED = 1000  # groups of what stands in a file twice, or in both files
+MOST_LISTED = 1000  # groups of what is in a file twice, or in both files
 FIX_SUFFIXES = (".json", ".jsonl")
 
 
@@ -27,7 +27,7 @@ class Overlap:
 
     Attributes:
         other: the other file.
-        rows: rows of this file that stand in the other, too, and one of that file's for each; the first ones.
+        rows: rows of this file that are in the other, too, and one of that file's for each; the first ones.
         num_rows: how many there are.
         images: image files of this one whose content is in the other, as (first row here, first row there).
         num_images: how many there are.
@@ -49,10 +49,10 @@ class Validation:
     Attributes:
         survey: its rows and images.
         same_rows: groups of rows that say and show the same, the first ones.
-        num_repeated_rows: rows beside the first of each group.
+        num_repeated_rows: rows other than the first of each group.
         same_images: the first rows of image files that show the same, group by group.
-        num_repeated_images: image files beside the first of each group.
-        overlap: with another file, if one was given.
+        num_repeated_images: image files other than the first of each group.
+        overlap: overlap with another file, if one was given.
     """
 
     survey: Survey
@@ -73,7 +73,7 @@ class Validation:
             }
 
     def rule_counts(self) -> dict[str, int]:
-        """Tell how many rows break which rule."""
+        """Count the rows that break each rule."""
         counts = Counter(rule for row in self.bad_rows() for rule in row["rules"])
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
@@ -120,11 +120,11 @@ class Validation:
 
 
 def validate(survey: Survey, against: Survey | None = None) -> Validation:
-    """Look for what stands in a file twice, or in another file too.
+    """Look for what is in a file twice, or in another file too.
 
     Args:
-        survey: of the file, its images decoded.
-        against: of another file, its images decoded.
+        survey: survey of the file, with its images decoded.
+        against: survey of another file, with its images decoded.
 
     Returns:
         The findings.
@@ -177,12 +177,12 @@ def _common(here: np.ndarray, there: np.ndarray) -> np.ndarray:
 
 
 def write_good_rows(survey: Survey, path: Path) -> int:
-    """Write the rows that can be used, byte for byte as they stand in the file.
+    """Write the rows that can be used, byte for byte as they are in the file.
 
     Where a row of several lines becomes one of JSONL, its line ends become blanks.
 
     Args:
-        survey: of a JSON or JSONL file.
+        survey: survey of a JSON or JSONL file.
         path: ends in ``.jsonl`` (a row a line) or ``.json`` (an array); written whole or not at all.
 
     Returns:

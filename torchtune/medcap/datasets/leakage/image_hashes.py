@@ -80,12 +80,12 @@ def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> It
     """Hash images in several processes, reading only so far ahead as keeps them busy.
 
     Args:
-        images: from ``list_images``.
+        images: images from ``list_images``.
         processes: how many; by default one for each processor that this program may use. Few images are hashed by
             this process.
 
     Yields:
-        For each image, in their order, its hashes, or itself with a ``problem`` where it cannot be read.
+        For each image, in order, its hashes, or the image with a ``problem`` where it cannot be read.
 
     Raises:
         UserError: if a process is killed.

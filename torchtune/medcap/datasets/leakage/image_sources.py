@@ -22,7 +22,7 @@ class ImageFile:
 
     Attributes:
         name: its path, or the row where the path cannot be told.
-        problem: why there is no image file of that name; None where there is one.
+        problem: the reason why there is no image file of that name; None where there is one.
     """
 
     name: str
@@ -35,7 +35,7 @@ def list_images(source: str | Path, image_roots: Sequence[str | Path] = ()) -> I
     Args:
         source: a folder, searched with all folders in it; or a JSON or JSONL file with chat rows of any layout that
             training reads, or with rows that name their image under one of ``IMAGE_KEYS``.
-        image_roots: folders that images of a data file may lie in, beside the file's own and the working directory.
+        image_roots: folders that images of a data file may be in, besides the file's own and the working directory.
 
     Yields:
         The images, in the order of the file, or of the paths' names in a folder.
@@ -103,7 +103,7 @@ def _of_row(row: Any, path: Path, index: int, reader: ImageReader) -> list[Image
         else:
             raise UserError(f"{path}, row {index}: a row must be an object, not {type(row).__name__}")
     except UserError as error:
-        # What is wrong with the words of a row does not keep its images from being looked at.
+        # The images of a row are checked even if its words have a problem.
         if not images:
             return [ImageFile(f"{path}, row {index}", str(error))]
     return images

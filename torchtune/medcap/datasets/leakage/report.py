@@ -1,4 +1,4 @@
-"""What a search for leaked test images found, told to people and to programs."""
+"""Report a search for leaked test images to people and to programs."""
 
 from __future__ import annotations
 

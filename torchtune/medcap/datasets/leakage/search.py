@@ -1,4 +1,4 @@
-"""Test images that stand in the training set, found by perceptual hashes."""
+"""Test images that are in the training set, found by perceptual hashes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ImageSet:
         """Count images, and pass on those that can be compared.
 
         Args:
-            hashed: from ``hash_images``.
+            hashed: hashes from ``hash_images``.
 
         Yields:
             The images that could be read and are not flat.
@@ -90,7 +90,7 @@ class Leakage:
         leaks: the nearest training images of each test image that has any, at most ``MOST_KEPT``; by kind and distance.
         num_test: test images that have any.
         num_pairs: all pairs, those not kept included.
-        num_coarse: pairs within the coarse distance that the fine hash told apart.
+        num_coarse: pairs within the coarse distance that the fine hash distinguished.
     """
 
     leaks: list[Leak]
@@ -119,14 +119,14 @@ def find_leaks(train: Iterable[HashedImage], test: Iterable[HashedImage], distan
     3 % cropped off each side            median 8, max 18  median 56, max 92
     ===================================  ================  ==================
 
-    So 8 and 48 find every copy of the first five kinds and most of the sixth, well short of the nearest different
+    So 8 and 48 find every copy of the first five kinds and most of the sixth, well below the nearest different
     images (74 bits of 256 among those within 8 of 64). Larger crops and turns, padding, mirroring and inversion are
     beyond these hashes. Images of one patient, such as neighbouring slices, may be found too: a pair is a reason to
     look.
 
     Args:
         train: hashes of the training images, read once, a block at a time.
-        test: hashes of the test images, all held (about 100 bytes each beside their names).
+        test: hashes of the test images, all in memory (about 100 bytes each besides their names).
         distance: 0..64.
 
     Returns:

@@ -66,7 +66,7 @@ _LLAVA_MED_TYPES = ("kind_check", "finding", "size")
 
 @dataclass(frozen=True)
 class PhantomBenchmarks:
-    """What :func:`write_phantom_benchmarks` leaves behind; ``written`` is False when it was all there.
+    """The result of :func:`write_phantom_benchmarks`; ``written`` is False when everything existed.
 
     ``rows`` has the number of test questions by task.
     """
@@ -106,11 +106,11 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
     Args:
         out: folder to write; new, empty, or from the same request.
         count: number of images; each is drawn once.
-        seed: of the phantoms; not one that a model was trained on.
+        seed: seed of the phantoms; not one that a model was trained on.
         image_size: width and height in pixels.
 
     Returns:
-        Where the benchmarks lie and how much they ask.
+        The place of the benchmarks and their numbers of questions.
 
     Raises:
         UserError: for a number out of range, or a folder that holds anything else.
@@ -136,7 +136,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
 
 
 def _is_complete(out: Path, request: Mapping[str, int]) -> bool:
-    """Tell whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
+    """Return whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
     if not out.exists():
         return False
     if not out.is_dir():

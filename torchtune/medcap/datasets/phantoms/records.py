@@ -204,7 +204,7 @@ def _question(phantom: Phantom, question_type: str, stream: np.random.Generator)
 def _describe(phantom: Phantom, stream: np.random.Generator) -> str:
     """Return the phantom in words: as often as not its caption, else other sentences or bare keywords in any order.
 
-    Whoever learns to answer from all of these reads an attribute wherever it stands, and so can later read it from
+    A model that learns to answer from all of these reads an attribute wherever it stands, and so can later read it from
     image tokens, which keep to no grammar.
     """
     form = stream.random()

@@ -1,4 +1,4 @@
-"""Writes phantoms: drawn images of four made-up modalities with one lesion each, and all that is true of them."""
+"""Write phantoms: drawn images of four made-up modalities with one lesion each, and all facts about them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ _UNFINISHED = "phantom.json.unfinished"
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What :func:`write_phantoms` leaves behind; ``written`` is False when the folder was already complete."""
+    """The result of :func:`write_phantoms`; ``written`` is False when the folder was already complete."""
 
     folder: Path
     images: int
@@ -137,7 +137,7 @@ def _check_numbers(count: int, seed: int, image_size: int, questions_per_image: 
 
 
 def _is_complete(out: Path, request: dict[str, Any]) -> bool:
-    """Tell whether ``out`` already holds the whole request; raises when it holds something else."""
+    """Return whether ``out`` already holds the whole request; raises when it holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; name a folder")
     for name in (_MARKER, _UNFINISHED):

@@ -1,4 +1,4 @@
-"""Tasks of preparing images over several processes; an image that kills its process fails alone."""
+"""Prepare images in several processes; an image that kills its process fails without the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcap.datasets.preparing.tasks import Picture, Task
 from medcap.datasets.preparing.worker import Outcome, Worker
 from medcap.workers import ordered_map
 
-_BATCH = 8  # picture files; a shard is a batch of its own
+_BATCH = 8  # picture files; a shard is one batch
 _CRASHED = "its decoder ended the process that read it (damaged file, or memory ran out)"
 
 
@@ -19,7 +19,7 @@ def run_tasks(worker: Worker, tasks: Iterable[Task], processes: int) -> Iterator
 
     Args:
         worker: does a task.
-        tasks: in their order.
+        tasks: tasks in their order.
         processes: how many; 0 does them in this one.
 
     Yields:
@@ -43,7 +43,7 @@ def _batches(tasks: Iterator[Task]) -> Iterator[list[Task]]:
 
 
 def _without_culprits(worker: Worker, task: Task) -> Outcome:
-    """Do a task that killed its process again, without the images that do so."""
+    """Repeat a task that killed its process, without the images that do so."""
     pictures = [entry for entry in task.entries if isinstance(entry, Picture)]
     if len(pictures) == 1:
         return Outcome(task.name, task.fingerprint(), [], 0, [(pictures[0].source, _CRASHED)])

@@ -24,7 +24,8 @@ class Request:
         settings: how pictures are made.
         shards: whether they go into tar shards.
         shard_size: rows, or images where there are no rows, of a shard.
-        image_roots: folders and tars that the images of rows may lie in, beside the rows' own and the working one.
+        image_roots: folders and tars that the images of rows may be in, besides the rows' own and the working
+            directory.
         workers: processes; 0 for none but this one.
         max_pixels: width x height above which an image is refused.
         overwrite: start over, whatever was prepared before.

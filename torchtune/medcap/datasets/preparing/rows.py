@@ -28,10 +28,10 @@ class RowPlan:
     """What rows ask for.
 
     Attributes:
-        tasks: for the images, and in shards for the rows.
+        tasks: tasks for the images, and in shards for the rows.
         reader: opens the images.
         failures: rows and images that are known to be of no use.
-        finish: writes the rows beside the pictures, from the first picture of each source; gives further failures.
+        finish: writes the rows next to the pictures, given the first picture of each source; returns further failures.
     """
 
     tasks: Iterable[Task]
@@ -44,7 +44,7 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
     """Find out which images rows need.
 
     Args:
-        request: with one file of rows as its source.
+        request: request with one file of rows as its source.
         out: where the rows go.
         summary: gets the number of images, and of rows where it is known.
 
@@ -103,7 +103,7 @@ class _NamedImages:
 
     Attributes:
         rows: the rows.
-        paths: of the images, each once, in the order of the rows.
+        paths: paths of the images, each once, in the order of the rows.
         failures: rows that cannot be read, or name an image that does not exist.
     """
 
@@ -125,7 +125,7 @@ class _NamedImages:
         self.paths = list(self._numbers)
 
     def usable(self) -> Iterator[int]:
-        """Return the rows that are no failures."""
+        """Return the rows that did not fail."""
         return (index for index, numbers in enumerate(self._of_row) if numbers is not None)
 
     def of_row(self, index: int) -> list[str]:
@@ -148,7 +148,7 @@ class _NamedImages:
 
 
 def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Picture | Row]:
-    """Yield samples of a shard: an image stands before the first row that shows it alone; later rows only name it."""
+    """Yield samples of a shard: an image comes before the first row that shows it alone; later rows only name it."""
     shared: dict[str, str] = {}
     for index in group:
         if not has_turns(found.rows.read(index)):

@@ -29,7 +29,7 @@ DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
 def prepare_images(request: Request) -> Summary:
-    """Prepare images, or go on where an earlier run was stopped.
+    """Prepare images, or continue where an earlier run was stopped.
 
     ``out`` receives the pictures, in the folders that their sources lie in, or ``images-000000.tar`` and so on; the
     settings in ``prepare.json``; ``prepared.jsonl``, with the sources and the pictures of each task that is done;
@@ -40,7 +40,7 @@ def prepare_images(request: Request) -> Summary:
         request: what is asked for.
 
     Returns:
-        What there is now.
+        The summary of the prepared images.
 
     Raises:
         UserError: if a source or ``out`` cannot be used, or holds pictures of other settings.
@@ -91,7 +91,7 @@ def _run(
     summary: Summary,
     failures: list[tuple[str, str]],
 ) -> dict[str, str]:
-    """Do what is not done yet; gives the first picture of each source."""
+    """Do what is not done yet; return the first picture of each source."""
     done = _read_done(out / DONE)
     lines: dict[str, str] = {}  # by task, in their order; text takes far less memory than what it says
 

@@ -1,4 +1,4 @@
-"""What preparing images consists of: tasks that are done as a whole, each known by all that it depends on."""
+"""The tasks of preparing images: each is done as a whole and identified by everything that it depends on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
         name: how the list of failures calls it.
         member: its name in the shard.
         text: the row, as JSON.
-        stems: of the pictures that it names.
+        stems: stems of the pictures that it names.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """A picture file, or a shard with all that is in it.
+    """A picture file, or a shard with its content.
 
     Attributes:
         name: the shard's file name, or the picture's stem.
-        entries: in their order.
+        entries: entries in their order.
         is_shard: whether they go into one tar file.
     """
 
@@ -155,7 +155,7 @@ def shard_tasks(groups: Iterable[Sequence[Picture | Row]], shard_size: int) -> I
 
 
 def _state(source: str) -> tuple[int, int]:
-    """Size and time of the last change in ns, for a member of a tar file those of the tar; zeros for what is gone."""
+    """Size and time of the last change in ns, for a member of a tar file those of the tar; zeros for a missing file."""
     for path in (source, source.partition(SEPARATOR)[0]):
         with contextlib.suppress(OSError):
             found = os.stat(path)

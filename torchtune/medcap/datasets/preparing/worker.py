@@ -24,7 +24,7 @@ class Settings:
 
     Attributes:
         size: side in pixels; None keeps the size.
-        fit: of ``medcap.data.images.resize.FITS``.
+        fit: one of ``medcap.data.images.resize.FITS``.
         pad_above: ratio of the sides above which a picture is padded to a square; 0 never.
         file_format: ``png`` or ``jpeg``.
         view: which frames and which window.
@@ -77,7 +77,7 @@ class Worker:
             task: any.
 
         Returns:
-            What became of it; an image that cannot be read is a failure in it, whatever it makes its decoder raise.
+            The result; an image that cannot be read is a failure in it, whatever its decoder raises.
 
         Raises:
             UserError: if the file cannot be written.

@@ -1,4 +1,4 @@
-"""Where a published data set lies: the names of its folders and files, and finding them."""
+"""Find a published data set: the names of its folders and files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ HUB = "hub"
 
 @dataclass(frozen=True)
 class Layout:
-    """The names that one split of a data set goes by.
+    """The file names of one split of a data set.
 
     Attributes:
-        folders: of the data set, in the folder of all downloads.
+        folders: folders of the data set, in the folder of all downloads.
         kinds: kind of file -> patterns relative to the data set's folder; ``HUB`` means parquet files of the hub.
         images: folders of images, relative to the data set's folder.
     """
@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         folder: the data set's own; the names in the files are relative to it.
-        kind: of the files, a key of what was searched for.
+        kind: kind of the files, a key of what was searched for.
         files: at least one, sorted by name.
         named: whether the user named a single file, which may be a part of the data set.
     """
@@ -42,7 +42,7 @@ class Found:
 
     @property
     def source(self) -> Path:
-        """What messages call the data set: the file if there is one, else the folder."""
+        """Return how messages call the data set: by the file if there is one, else by the folder."""
         return self.files[0] if len(self.files) == 1 else self.folder
 
 

@@ -17,7 +17,7 @@ def conversation_questions(turns: Any, key: str) -> Iterator[tuple[str, str]]:
         key: its name, for messages.
 
     Yields:
-        A question and its answer, as they stand there.
+        A question and its answer, unchanged.
 
     Raises:
         UserError: if they are not pairs of ``human`` and ``gpt``.

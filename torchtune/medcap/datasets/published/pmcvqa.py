@@ -69,7 +69,7 @@ def missing_columns(columns: Iterable[str]) -> list[str]:
 
 
 def choices_of(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the options by their letter, without the letter that stands before the text."""
+    """Return the options by their letter, without the letter that comes before the text."""
     return {letter: re.sub(rf"^\s*{letter}\s*:", "", record[f"Choice {letter}"]).strip() for letter in LETTERS}
 
 

@@ -16,21 +16,21 @@ HUB_COLUMNS = ("image", "question", "answer")
 
 @dataclass(frozen=True, slots=True)
 class PublishedQuestion:
-    """What a file says; values that are ``Any`` are as they stand there, unchecked.
+    """The fields of a question in a file; values that are ``Any`` are unchecked.
 
     Attributes:
         location: the file and row, for messages.
         id: its name in the file, or its number.
         question: its words.
         answers: accepted ones, at least one field, which may be empty.
-        image: name of the image; None where it lies in the file.
+        image: name of the image; None where it is in the file.
         suffixes: what may have to be added to the name.
-        content: the encoded image, where it lies in the file; None where it lacks.
+        content: the encoded image, where it is in the file; None where it lacks.
         conversation: the row that the question is from, where that is one of LLaVA's with several turns.
         turn: number of the question in it.
-        options: of a multiple-choice question, without empty ones.
+        options: options of a multiple-choice question, without empty ones.
         answer_type: open or closed, in the file's words.
-        language: of the question; empty where the file does not say it.
+        language: language of the question; empty where the file does not say it.
         meta: further fields, such as ``modality``, ``question_type``, ``organ``.
     """
 
@@ -56,7 +56,7 @@ def read_questions(
     further: Sequence[str] = (),
     meta: Mapping[str, str] | None = None,
 ) -> Iterator[PublishedQuestion]:
-    """Read a JSON file of rows, or the hub's parquet files, whose images lie in them; a row is a question.
+    """Read a JSON file of rows, or the hub's parquet files, whose images are in them; a row is a question.
 
     Both have ``question`` and ``answer``, and may have ``qid``, ``answer_type`` and ``q_lang``.
 

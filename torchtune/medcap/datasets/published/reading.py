@@ -29,7 +29,7 @@ class Tally:
         """Count a record or a row that is left out.
 
         Args:
-            reason: in words that are the same for all cases.
+            reason: reason, in words that are the same for all cases.
             location: the file and row, or the image.
         """
         self.skipped[reason] += 1
@@ -65,11 +65,11 @@ class Strict(Tally):
 
 
 def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the objects of a JSON array or of JSONL; told apart by the content.
+    """Yield the objects of a JSON array or of JSONL, recognised by the content.
 
     Args:
         path: the file, UTF-8.
-        tally: counts damaged lines of JSONL and rows that are no objects.
+        tally: counts damaged lines of JSONL and rows that are not objects.
 
     Yields:
         The row's place in words and the object.
@@ -197,10 +197,10 @@ def _decode(line: bytes) -> str:
 
 
 def progress(items: Iterable[Value], name: str, unit: str) -> Iterable[Value]:
-    """Go through ``items`` behind a bar, on a terminal.
+    """Go through ``items`` with a progress bar, on a terminal.
 
     Args:
-        items: of any number.
+        items: any number of items.
         name: what they are of.
         unit: what one is.
     """

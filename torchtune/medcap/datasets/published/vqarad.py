@@ -22,6 +22,6 @@ def layout(split: str) -> Layout:
 def questions(found: Found, tally: Tally) -> Iterator[PublishedQuestion]:
     """Read rows with ``qid``, ``phrase_type``, ``question``, ``answer``, ``answer_type``, ``question_type``,
     ``image_organ`` and ``image_name``, of both splits, or a split of the hub's copy, which has only image, question and
-    answer. The modality stands nowhere.
+    answer. It has no modality.
     """
     return read_questions(found, tally, "image_name", ("phrase_type",), _META)

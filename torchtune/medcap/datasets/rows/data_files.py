@@ -67,7 +67,7 @@ def one_object(path: Path) -> tuple[int, int] | None:
         path: a file of JSON that does not begin with ``[``.
 
     Returns:
-        Its first byte and the byte behind its last; None where the file is JSONL.
+        Its first byte and the byte after its last; None where the file is JSONL.
 
     Raises:
         UserError: if the object holds rows in a list instead of being a row, or objects of several lines follow one
@@ -99,7 +99,7 @@ def _over_lines(path: Path, content: bytes, begin: int) -> tuple[int, int] | Non
         text = content[blank:].decode("utf-8")
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
-        return None  # which row is damaged is told when it is read
+        return None  # A damaged row is reported when it is read.
     if "\n" not in text[:end].strip() and "\r" not in text[:end].strip():
         return None
     if text[end:].strip():

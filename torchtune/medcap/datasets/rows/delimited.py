@@ -1,4 +1,4 @@
-"""Files of fields with a heading (CSV, TSV), where a stray quote must not swallow the rows behind it."""
+"""Files of fields with a heading (CSV, TSV), where a stray quote must not swallow the rows after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIKE_ROWS = "damaged: a quoted field runs over lines that look like rows"
 NOT_READABLE = "not a readable line of CSV"
 WRONG_COUNT = "not as many fields as the heading"
 _STEP = 256  # lines between looks at the place in the file
-MAX_FIELD = 1 << 27  # characters; PMC-Patients tells whole cases in a field
+MAX_FIELD = 1 << 27  # characters; PMC-Patients has whole cases in a field
 _SUFFIX = re.compile(r"\.\w{2,5}$")
 
 
@@ -27,8 +27,8 @@ class Record:
     """One record of the file.
 
     Attributes:
-        number: of its first line, from 1.
-        lines: its lines as they stand in the file; more than one where a quoted field runs over lines.
+        number: number of its first line, from 1.
+        lines: its lines as they are in the file; more than one where a quoted field runs over lines.
         fields: their texts; none where the problem is one of quotes.
         problem: why it cannot be used; None for a good one.
     """
@@ -45,12 +45,12 @@ class Record:
 
     @property
     def location(self) -> str:
-        """Where it stands, in words."""
+        """Return its place in words."""
         return f"line {self.number}" if len(self.lines) == 1 else f"lines {self.number} to {self.last}"
 
 
 def delimiter_of(path: Path) -> str:
-    """Give a tab for ``.tsv``, else a comma."""
+    """Return a tab for ``.tsv``, else a comma."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
@@ -93,17 +93,17 @@ def read_records(
     max_field: int = MAX_FIELD,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Read what stands behind the heading; damaged records come with their problem.
+    """Read what comes after the heading; damaged records come with their problem.
 
     Fields of a comma-separated file may be quoted, and a quoted one may run over lines. A tab-separated file has no
     quoting: a quote in it is a character like any other.
 
     Args:
         path: the file, UTF-8.
-        heading: as :func:`read_heading` gave it.
+        heading: heading as :func:`read_heading` gave it.
         delimiter: between fields.
         max_field: characters of a field at most.
-        advance: is told the bytes that have been read so far, now and then.
+        advance: called with the bytes read so far, now and then.
 
     Yields:
         The records; empty lines are left out. A good one has as many fields as the heading.
@@ -152,7 +152,7 @@ def _records(
 
 
 class _Lines:
-    """Gives a reader the lines of a file and keeps those of its current record."""
+    """Pass the lines of a file to a reader and keep those of its current record."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -177,7 +177,7 @@ def _problem(error: csv.Error) -> str:
 
 
 def _holds_rows(record: Record, delimiter: str) -> bool:
-    """Tell whether a line inside a quoted field looks like a row of its own, so that the quote may not be meant as one.
+    """Return whether a line inside a quoted field looks like a row: then the quote may be a stray one.
 
     Such a line has as many fields as the record, and under one of the record's other columns something that looks
     like what stands there, such as another image's name.

@@ -32,7 +32,7 @@ class JsonRows:
 
     Attributes:
         path: the file, as it was named.
-        fingerprint: of the content alone; copies of a file agree.
+        fingerprint: fingerprint of the content alone; copies of a file agree.
         sequential: False: a row is as near as any other.
     """
 
@@ -43,7 +43,7 @@ class JsonRows:
         self.fingerprint = fingerprint
         self._resolved = path.resolve()
         self._state = state
-        self._positions: np.ndarray | None = spans  # [n, 2] int64: first byte and the byte behind the last
+        self._positions: np.ndarray | None = spans  # [n, 2] int64: first byte and the byte after the last
         self._num_rows = len(spans)
         self._file: tuple[int, _Descriptor] | None = None
 
@@ -55,7 +55,7 @@ class JsonRows:
         """Decode one row.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             The row's value.
@@ -83,7 +83,7 @@ class JsonRows:
         return content
 
     def name(self, index: int) -> str:
-        """Tell how messages to the user call a row."""
+        """Return how messages to the user call a row."""
         return f"{self.path}, row {index}"
 
     def order(self, generator: np.random.Generator | None) -> np.ndarray:
@@ -129,7 +129,7 @@ class JsonRows:
 
 
 def open_rows(source: str | Path) -> JsonRows:
-    """Open a JSON array, a single JSON object, or JSONL; told apart by the content.
+    """Open a JSON array, a single JSON object, or JSONL; distinguished by the content.
 
     The rows of JSONL are not decoded here: a damaged one is an error of ``JsonRows.read``.
 

@@ -12,7 +12,7 @@ from medcap.errors import UserError
 
 
 def read_rows(source: str | Path) -> Iterator[tuple[int, Any]]:
-    """Read a JSON array, a single JSON object (over one line or many), or JSONL; told apart by the content.
+    """Read a JSON array, a single JSON object (over one line or many), or JSONL; distinguished by the content.
 
     Args:
         source: the file, UTF-8.
@@ -64,7 +64,7 @@ def _load_lines(file: TextIO, path: Path, start: str) -> Iterator[tuple[int, Any
 
 
 def _not_json(location: str, error: JsonError, start: str) -> UserError:
-    if error.line is None:  # what is wrong has nothing to do with the end of the file
+    if error.line is None:  # The problem has nothing to do with the end of the file.
         return UserError(f"{location}: not valid JSON ({error.reason})")
     if start.lstrip()[:1] not in ("{", "["):
         return UserError(f"{location}: not valid JSON ({error.reason}): the file must be JSON or JSONL")

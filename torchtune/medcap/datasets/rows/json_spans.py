@@ -27,7 +27,7 @@ _SEPARATOR = re.compile(r"[ \t\n\r]*[,\]]")
 
 
 def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
-    """Find the rows of a JSON array or of JSONL; told apart by the content.
+    """Find the rows of a JSON array or of JSONL; distinguished by the content.
 
     The rows of JSONL are not decoded: whether one is valid JSON stays open.
 
@@ -36,7 +36,7 @@ def find_spans(file: BinaryIO, path: Path) -> tuple[str, np.ndarray]:
         path: how messages call it.
 
     Returns:
-        A fingerprint of the content, and ``[n, 2]`` int64: each row's first byte and the byte behind its last.
+        A fingerprint of the content, and ``[n, 2]`` int64: each row's first byte and the byte after its last.
 
     Raises:
         UserError: if the file is empty, not UTF-8, an array that is not valid JSON, or an object that holds the rows in
@@ -67,7 +67,7 @@ def stream_rows(path: Path) -> Iterator[bytes]:
 
     Raises:
         UserError: if the file cannot be read, is empty, changes meanwhile, is not UTF-8, or is an array that is not
-            valid JSON; behind the rows that stand before that place.
+            valid JSON; after the rows that stand before that place.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -101,7 +101,7 @@ def _byte_progress(size: int, name: str) -> tqdm[Any]:
 
 
 def _first_character(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Tell where the text begins, behind a byte order mark, and its first character that is not blank.
+    """Return where the text begins, after a byte order mark, and its first character that is not blank.
 
     The file is at its beginning before and after.
 
@@ -209,7 +209,7 @@ class _Array:
         self._decode = json.JSONDecoder().raw_decode
 
     def spans(self, begin: int) -> np.ndarray:
-        """Tell where the elements are.
+        """Return where the elements are.
 
         Args:
             begin: where the text begins, bytes.

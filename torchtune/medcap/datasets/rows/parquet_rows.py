@@ -1,4 +1,4 @@
-"""Rows of the hub's parquet files, and a place for the images that lie inside them."""
+"""Rows of the hub's parquet files, and a place for the images that are inside them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def conversation_row(
             word that somebody wrote, and is taken out or made ``(1)`` so that it cannot stand for an image.
         image: file name; None for a conversation in words.
         folder: what the file name is relative to.
-        image_last: put the image behind the first question instead of before it.
+        image_last: put the image after the first question instead of before it.
 
     Returns:
         The row.

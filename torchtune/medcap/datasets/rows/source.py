@@ -18,8 +18,8 @@ class RowSource(Protocol):
     """Rows by number, read from disk when they are needed; small to copy into a worker process.
 
     Attributes:
-        path: for messages to the user.
-        fingerprint: of the content.
+        path: path for messages to the user.
+        fingerprint: fingerprint of the content.
         sequential: whether rows should be read about in the order that ``order`` gives.
     """
 
@@ -39,9 +39,9 @@ def open_source(
     """Open the rows of a training file, or of tar shards, and what finds their images.
 
     Args:
-        source: as for :func:`medcap.datasets.chat_dataset`.
-        image_roots: as for :func:`medcap.datasets.chat_dataset`.
-        max_image_pixels: as for :func:`medcap.datasets.chat_dataset`.
+        source: source as for :func:`medcap.datasets.chat_dataset`.
+        image_roots: image roots as for :func:`medcap.datasets.chat_dataset`.
+        max_image_pixels: largest image in pixels, as for :func:`medcap.datasets.chat_dataset`.
 
     Raises:
         UserError: if the file or an image root cannot be read.

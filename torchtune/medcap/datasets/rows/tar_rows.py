@@ -24,7 +24,7 @@ _FORMAT = 1
 
 
 def is_shards(source: str | Path) -> bool:
-    """Tell whether a dataset's source means tar shards: a tar file, or a glob or brace pattern of them."""
+    """Return whether a dataset's source means tar shards: a tar file, or a glob or brace pattern of them."""
     return is_tar_pattern(source)
 
 
@@ -102,7 +102,7 @@ class ShardRows:
         self._cache = cache
         folder = cache / "shards" / f"{_FORMAT}-{files.fingerprint}" if cache else None
         samples = keep_arrays(folder, lambda: _group_samples(files))
-        # [samples] the first member and the one after the last, which lie in one shard.
+        # [samples] the first member and the one after the last, which are in one shard.
         self._first, self._end = samples["first"], samples["end"]
         if not len(self):
             raise UserError(f"{path} holds no samples: names in it must be like key.jpg, key.json or key.txt")
@@ -123,7 +123,7 @@ class ShardRows:
         return [self.files]
 
     def name(self, index: int) -> str:
-        """Tell how messages to the user call this row."""
+        """Return how messages to the user call this row."""
         first = int(self._first[index])
         return f"{self.files.paths[self.files.tar_of(first)]}, sample {self._key(first)}"
 
@@ -131,7 +131,7 @@ class ShardRows:
         """Read one sample's row; its images are named by their members' paths and not read.
 
         Args:
-            index: from 0.
+            index: index, counted from 0.
 
         Returns:
             A row as ``medcap.data.conversations.read_record`` takes it.

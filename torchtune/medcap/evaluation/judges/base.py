@@ -22,7 +22,7 @@ class Reply:
     Attributes:
         text: "" where there is no reply.
         finish: ``stop``, ``length``, another reason of the server's, or ``error``.
-        num_tokens: of the reply; 0 where it is not known.
+        num_tokens: number of tokens of the reply; 0 where it is not known.
         error: why there is no reply, one line; empty where there is one.
     """
 
@@ -38,7 +38,7 @@ class Verdict:
 
     Attributes:
         value: ``RIGHT``, ``WRONG`` or ``UNPARSED``; None where there is no reply, or one that ended too early.
-        reply: what it was taken from; it has an ``error`` where there is no value.
+        reply: reply that it was taken from; it has an ``error`` where there is no value.
     """
 
     value: str | None
@@ -50,10 +50,10 @@ OnVerdict = Callable[[int, Verdict], None]
 
 
 class Judge(ABC):
-    """A language model that gives verdicts. Nothing is read or connected to before the first question.
+    """A language model that gives verdicts. It reads no weights and makes no connection before the first question.
 
     Attributes:
-        kind: as users type it.
+        kind: kind as users type it.
     """
 
     kind: ClassVar[str]
@@ -66,7 +66,7 @@ class Judge(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that decides a reply beside the prompt, without any secret."""
+        """Return everything that decides a reply besides the prompt, without any secret."""
 
     @abstractmethod
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
@@ -91,7 +91,7 @@ class Judge(ABC):
         """Say of each answer whether it is right.
 
         Args:
-            answers: with references, and not failed.
+            answers: answers with references that did not fail.
             on_verdict: called once for every answer with its index in the list, in the order of completion.
             parsing: one of ``PARSINGS``.
 
@@ -109,11 +109,11 @@ def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:
     """Read what a reply says.
 
     Args:
-        reply: with or without an ``error``.
+        reply: reply with or without an ``error``.
         parsing: one of ``PARSINGS``.
 
     Returns:
-        The verdict. A reply without words, or one that was cut off before it gave a verdict, gives none: its ``error``
+        The verdict. A reply without words, or one that was cut off before its verdict, has no value: its ``error``
         says why.
     """
     if reply.error:
@@ -145,7 +145,7 @@ def judge_prompt(answer: Answer) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a name as part of a file's: what is no letter, digit, ``.``, ``+`` or ``-`` becomes ``_``."""
+    """Return a name for use in a file name: all except letters, digits, ``.``, ``+`` and ``-`` becomes ``_``."""
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "judge"
 
 

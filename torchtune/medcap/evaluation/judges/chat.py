@@ -12,10 +12,10 @@ PROMPT = "Inst: "
 
 
 def chat(judge: Judge) -> None:
-    """Read instructions until ``q``, the end of the input, or Ctrl-C; each is a conversation of its own.
+    """Read instructions until ``q``, the end of the input, or Ctrl-C; each starts a new conversation.
 
     Args:
-        judge: whose model replies.
+        judge: judge whose model replies.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - the line can then be edited

@@ -26,7 +26,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 # An endpoint that fails on this many prompts before it ever replied is not there.
 _NEVER_REPLIED = 3
-# One that fails on this many in a row after it had replied is gone: to wait for each of the others would take hours.
+# After this many failures in a row the endpoint is considered gone: waiting for all other prompts would take hours.
 _GONE = 20
 _LONGEST_PAUSE = 120  # seconds: the openai client does not wait longer for a server
 _BAD_REQUEST = (400, 422)
@@ -45,10 +45,10 @@ class EndpointJudge(Judge):
     only, and after 20 of them in a row the others are not sent any more.
 
     Args:
-        model: as the server names it.
+        model: model as the server names it.
         base_url: up to and without ``/chat/completions``; by default the environment variable ``OPENAI_BASE_URL``,
             else OpenAI's.
-        api_key: by default that of the environment variable ``api_key_env``; a server of one's own may want none.
+        api_key: key of the API; by default the environment variable ``api_key_env``. A local server may need none.
             It is never shown and never written.
         api_key_env: name of that variable.
         max_new_tokens: most tokens of a reply.
@@ -163,7 +163,7 @@ class EndpointJudge(Judge):
             The reply; one without words has the text "".
 
         Raises:
-            _Failure: where there is none.
+            _Failure: if there is no reply.
         """
         import openai
 
@@ -211,7 +211,7 @@ class EndpointJudge(Judge):
         )
 
     def _on_response(self, response: Any) -> None:
-        """Tell the user of a pause, and the client of one that it does not know."""
+        """Report a pause to the user; make the client wait where it does not know the header."""
         if response.status_code not in (429, 503):
             return
         pause = asked_pause(response.headers)
@@ -219,7 +219,7 @@ class EndpointJudge(Judge):
             return
         response.headers["retry-after-ms"] = f"{1000 * pause:.0f}"
         until = time.monotonic() + pause
-        # Prompts that wait at the same time are told of once.
+        # Prompts that wait at the same time are reported once.
         if 1 <= pause <= _LONGEST_PAUSE and until > self._paused_until + 1:
             self._paused_until = until
             print(f"note: the endpoint asks to wait {pause:.0f} s (status {response.status_code})", file=sys.stderr)
@@ -233,7 +233,7 @@ class EndpointJudge(Judge):
 
 
 def _text(content: Any) -> str:
-    """Return a message's words; some servers send a list of parts, in which reasoning stands apart."""
+    """Return a message's text; some servers send a list of parts, with the reasoning in separate parts."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
     return content or ""
@@ -258,7 +258,7 @@ class _Outcome:
 
 
 class _Failure(Exception):
-    """There is no reply. ``of_endpoint``: the next prompt will probably have none either."""
+    """No reply came. ``of_endpoint``: the next prompt will probably get none either."""
 
     def __init__(self, line: str, of_endpoint: bool = True) -> None:
         super().__init__(line)

@@ -26,7 +26,7 @@ _WINDOW_BATCHES = 16  # sorting by length within this many batches saves nearly 
 _FINGERPRINT_BYTES = 1 << 20
 _LONGEST_LINE = 300
 _TURN_END = "<|eot_id|>"
-# Llama 3.2's template else writes the day of the run into the prompt; 3.1's has this day by itself.
+# Otherwise Llama 3.2's template writes the date of the run into the prompt; 3.1's has this date by default.
 _TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
@@ -34,14 +34,14 @@ class LocalJudge(Judge):
     """A causal language model of transformers with its own chat template, decoded greedily.
 
     ``bits=4`` is nf4 with double quantisation and bf16 computation, ``bits=8`` int8 with threshold 6.0, both by
-    bitsandbytes (myeongkyunkang/medcap, chat_llama3_quant.py); ``bits=16`` is the checkpoint as it is. With
+    bitsandbytes (myeongkyunkang/medcap, chat_llama3_quant.py); ``bits=16`` is the checkpoint unchanged. With
     ``bits=16`` and ``dtype="fp32"`` a reply does not depend on the batch; in lower precisions the matrix kernels may
     round differently for another batch.
 
     Args:
         checkpoint_dir: a downloaded Hugging Face folder: config.json, safetensors, tokenizer with a chat template.
-        bits: of the weights, one of ``BITS``.
-        device: where it runs; a GPU without a number means all of them, in turn.
+        bits: number of bits of the weights, one of ``BITS``.
+        device: device to run on; a GPU without a number means all of them, in order.
         dtype: ``auto``; with ``bits=16`` also ``fp32`` or ``bf16``.
         max_new_tokens: most tokens of a reply.
         batch_size: prompts that are decoded together.
@@ -185,7 +185,7 @@ class LocalJudge(Judge):
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             what = f"checkpoint_dir={self.folder} cannot be loaded with bits={self.bits}"
             raise UserError(f"{what}: {_one_line(error)}") from error
-        # [Contract] transformers gives a tensor that no file holds random values, and only says so.
+        # [Contract] transformers fills a tensor that is in no file with random values, and only warns.
         if found["missing_keys"]:
             raise UserError(
                 f"checkpoint_dir={self.folder}: no *.safetensors file holds {sorted(found['missing_keys'])[0]}; is the"

@@ -19,11 +19,11 @@ from medcap.generation.request import Generation, Request, Sampling
 
 
 class ModelUnderTestJudge(Judge):
-    """Asks the language model of the run that is evaluated, by text alone and without adapters.
+    """Asks the language model of the run under evaluation, with text only and without adapters.
 
     Args:
         cfg: names the model.
-        plan: of this configuration; its weights are read at the first question.
+        plan: plan of this configuration; its weights are read at the first question.
         settings: what decides its replies: weights and template, as the recipe names them.
         max_new_tokens: most tokens of a reply.
         batch_size: prompts that are decoded together.
@@ -62,7 +62,7 @@ class ModelUnderTestJudge(Judge):
         numbers: list[int] = []
         requests: list[Request] = []
         for number, prompt in enumerate(prompts):
-            # medcap 2024's own data writes the character that stands for an image so.
+            # medcap 2024's own data writes the placeholder like this.
             request = question_request(None, prompt.replace(PLACEHOLDER, "(1)"), str(number))
             try:
                 num_tokens = len(generator.tokenizer.prompt(request.messages).tokens)

@@ -28,7 +28,7 @@ def write_csv(
 
     Args:
         folder: where to; the table that an earlier run left there under another accuracy is removed.
-        stem: of the judged file's name.
+        stem: stem of the judged file's name.
         judge: its name.
         answers: what was judged.
         rows: what the verdicts file holds for each answer.
@@ -53,7 +53,7 @@ def write_csv(
 
 
 def metrics_before(folder: Path) -> dict[str, Any]:
-    """Return what an earlier run left in the folder's verdicts_metrics.json; empty where there is none."""
+    """Return the content of an earlier run's verdicts_metrics.json in the folder; empty if there is none."""
     try:
         metrics = parse_json((folder / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -19,9 +19,9 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     """Read the pause that a refusal asks for.
 
     Args:
-        headers: of the response, by names in small letters. ``retry-after-ms``, ``retry-after`` (seconds or a date) and
-            ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` behind it (seconds, "6m0s", or a moment), are read
-            in this order.
+        headers: headers of the response, by lower-case name. ``retry-after-ms``, ``retry-after`` (seconds or a date)
+            and ``x-ratelimit-reset``, with ``-requests`` and ``-tokens`` after it (seconds, "6m0s", or a moment), are
+            read in this order.
 
     Returns:
         Seconds; None where no pause is asked for.
@@ -30,7 +30,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     pauses = [None if milliseconds is None else milliseconds / 1000]
     after = headers.get("retry-after")
     pauses.append(_number(after) if _number(after) is not None else _until_date(after))
-    # Of several limits the one that was reached counts.
+    # If several limits apply, the one that was reached counts.
     kinds = [
         kind
         for kind in ("", "-requests", "-tokens")

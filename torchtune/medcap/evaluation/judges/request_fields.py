@@ -9,7 +9,7 @@ from typing import Any
 
 from medcap.errors import UserError
 
-# What the judge itself decides.
+# Fields that the judge itself sets.
 _OWN = ("model", "messages", "stream", "n")
 # OpenAI's reasoning models take the limit under this name only, other servers only under the old one.
 _OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
@@ -22,7 +22,7 @@ _REFUSED = re.compile(
 
 
 class RequestFields:
-    """What a request holds beside model and messages; a field that the server does not take is remembered.
+    """The fields of a request besides model and messages; a field that the server refuses is remembered.
 
     Args:
         max_new_tokens: most tokens of a reply.
@@ -54,7 +54,7 @@ class RequestFields:
 
         Args:
             sent: the fields of the refused request.
-            code: the error's code, as OpenAI's servers give one.
+            code: the error's code, as OpenAI's servers send it.
             param: the field that the error names there; other servers send anything.
             message: the error's words.
 

@@ -38,13 +38,13 @@ def judge_answers(
     """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
 
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
-    killed goes on with the answers that have no verdict yet. An answer that the judge failed on is asked again, and so
+    killed continues with the answers that have no verdict yet. A failed answer is asked again, and so
     is one whose reply had no words or was cut off before its verdict. Another ``parsing`` reads the same replies. An
     empty answer is wrong and is not asked.
 
     Args:
         judge: says which answers are right.
-        answers: from ``read_judged``, or some of them.
+        answers: answers from ``read_judged``, or some of them.
         output_dir: where to.
         source: the file of the answers.
         parsing: one of ``PARSINGS``.
@@ -52,7 +52,7 @@ def judge_answers(
         keep_old: use verdicts that were made under other settings, and say so.
 
     Returns:
-        What verdicts_metrics.json holds.
+        The content of verdicts_metrics.json.
 
     Raises:
         UserError: if the folder has verdicts made under other settings or on another file, or the judge gives not one
@@ -110,7 +110,7 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
     some_read = any(_was_read(row) for row in known)
     num_unread = 0
     # Written only when the judge has replied to something: failures of a judge that was set up wrongly would else
-    # stand in the way of the one that is set up correctly.
+    # prevent the judge that is set up correctly.
     held: list[dict[str, Any]] = []
 
     def release() -> None:
@@ -161,7 +161,7 @@ def _no_verdict(judge: Judge, replies: Sequence[str], count: int) -> UserError:
 
 
 def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsing: str) -> bool:
-    """Tell whether an answer still needs a verdict; one that needs no judge gets it here."""
+    """Return whether an answer still needs a verdict; one that needs no judge gets it here."""
     known = file.rows.get(fingerprint)
     if known is not None and known["error"] is None:
         parsed = _parsed(known, parsing)
@@ -191,7 +191,7 @@ def _parsed(row: dict[str, Any], parsing: str) -> dict[str, Any]:
 
 
 def _was_read(row: Mapping[str, Any]) -> bool:
-    """Tell whether the judge gave a verdict: a row of an empty answer has one without a reply."""
+    """Return whether the judge gave a verdict: a row of an empty answer has one without a reply."""
     return row["reply"] is not None and row["verdict"] in (RIGHT, WRONG)
 
 

@@ -23,7 +23,7 @@ FREE_METHODS: dict[str, Callable[[], PromptMethod]] = {
     **{mode: partial(MedcapMode, mode) for mode in MODES},
 }
 VQA_TYPES = tuple(FREE_METHODS)
-# What makes the method that a protocol declares, of the one that asks for free answers.
+# Builds the method that a protocol declares from the method that asks for free answers.
 PROMPT_METHODS: dict[Prompt, Callable[[PromptMethod], PromptMethod]] = {
     Prompt.FREE: lambda free: free,
     Prompt.LISTED_OPTIONS: lambda free: ListedOptions(),
@@ -39,7 +39,7 @@ class ScoringPlan:
     """How a protocol's answers are asked for and scored.
 
     Attributes:
-        method: asks; protocols that ask alike share it.
+        method: prompt method; protocols with the same prompt share it.
         protocol: scores.
     """
 
@@ -58,7 +58,7 @@ def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[Scori
     """Plan a run.
 
     Args:
-        names: protocols, the first one gives the headline.
+        names: protocols; the first one gives the headline.
         vqa_type: how free answers are asked for, one of ``VQA_TYPES``.
 
     Returns:
@@ -87,8 +87,8 @@ def check_plans(plans: Iterable[ScoringPlan], questions: Sequence[Question]) -> 
     """See that questions have what protocols need, before anything is computed.
 
     Args:
-        plans: of a run.
-        questions: of its benchmark.
+        plans: plans of a run.
+        questions: questions of its benchmark.
 
     Raises:
         UserError: if a protocol cannot score these questions, whatever is answered.

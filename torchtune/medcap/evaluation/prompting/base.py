@@ -15,10 +15,10 @@ class PromptMethod(ABC):
     """A way to ask.
 
     Attributes:
-        name: as it stands in files and settings.
+        name: name as it is in files and settings.
         file: name of its predictions file, without suffix.
-        template: the turns that are asked, with ``{question}`` and the like where a question's words go; its SHA-256
-            is the prompt hash that is written beside every score.
+        template: the turns that are asked, with ``{question}`` and similar marks for a question's words; its SHA-256
+            is the prompt hash that is written next to every score.
     """
 
     name: ClassVar[str]
@@ -30,5 +30,5 @@ class PromptMethod(ABC):
         """Answer questions; see :func:`medcap.evaluation.answering.collect` for what is returned and raised."""
 
     def last_request(self, question: Question, entry: Entry) -> Request | None:
-        """Return the request that an answer was given to, for tables that show it; None where there is none."""
+        """Return the request that led to an answer, for tables that show it; None if there is none."""
         return None

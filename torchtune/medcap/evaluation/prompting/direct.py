@@ -1,4 +1,4 @@
-"""The question beside its image, as it stands in the training records."""
+"""The question with its image, as in the training records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medcap.scoring.question import Question
 
 
 class Direct(PromptMethod):
-    """Ask the question as it is."""
+    """Ask the question unchanged."""
 
     name = "direct"
     file = "predictions"

@@ -18,7 +18,7 @@ class LikelihoodMethod(PromptMethod):
     """What the methods by likelihood share.
 
     Attributes:
-        end_of_turn: whether that the answer ends behind the candidate is scored as well.
+        end_of_turn: whether to score also that the answer ends after the candidate.
     """
 
     end_of_turn: ClassVar[bool]
@@ -30,7 +30,7 @@ class LikelihoodMethod(PromptMethod):
 
     @abstractmethod
     def request(self, question: Question) -> Request:
-        """Return what stands before the candidates."""
+        """Return what comes before the candidates."""
 
     @abstractmethod
     def candidates(self, question: Question) -> list[str]:

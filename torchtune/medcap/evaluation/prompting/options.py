@@ -22,9 +22,9 @@ def with_words(question: Question, before: str = "", after: str = "") -> list[Me
     """Return a question's turns with further words around those of the last one, every image in its place.
 
     Args:
-        question: its last turn may have images before, between and behind its words.
-        before: stands before the first of its words.
-        after: stands behind the last of them.
+        question: its last turn may have images before, between and after its words.
+        before: text before the first of its words.
+        after: text after the last of them.
 
     Returns:
         The turns.
@@ -36,7 +36,7 @@ def with_words(question: Question, before: str = "", after: str = "") -> list[Me
         positions = [len(parts)]
         parts.append({"type": "text", "content": ""})
     first, end = parts[positions[0]], parts[positions[-1]]
-    # Words behind an image begin on a line of their own, as in the training records.
+    # Words after an image begin on a line of their own, as in the training records.
     end["content"] = end["content"].rstrip()
     first["content"] = ("\n" if positions[0] else "") + before + first["content"].lstrip()
     end["content"] += after
@@ -103,7 +103,7 @@ class MappedOption(PromptMethod):
 
         def make(index: int, result: Generation) -> Entry:
             answer = answers[index]
-            # What the free answer was given to is told by the description, where its method has one.
+            # The prompt of the free answer is shown by the description, where its method has one.
             said = {"description": answer["description"]} if "description" in answer else {}
             return {**generated(result), "free_answer": answer["prediction"], **said}
 

@@ -25,12 +25,12 @@ LegacyTable = Callable[[Sequence[Question], Sequence[Scored], RunOptions], None]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a benchmark is read. A task with further options has a class of its own, whose fields are recipe keys.
+    """How a benchmark is read. A task with further options has its own class, whose fields are recipe keys.
 
     Attributes:
-        image_roots: folders that images may lie in, beside those of the benchmark. For ``caption`` and ``vqa`` they
+        image_roots: folders that images may be in, besides those of the benchmark. For ``caption`` and ``vqa`` they
             replace the data file's folder and the working directory.
-        work_folder: where images that lie inside a parquet file are written, ``<output_dir>/<task>/images``.
+        work_folder: where images that are inside a parquet file are written, ``<output_dir>/<task>/images``.
     """
 
     image_roots: Sequence[str | Path] | None = None
@@ -41,7 +41,7 @@ class LoadOptions:
         """Take each option from the recipe key of its name.
 
         Args:
-            keys: of a recipe; others are passed over.
+            keys: keys of a recipe; others are ignored.
         """
         return cls(**{option.name: keys[option.name] for option in fields(cls) if option.name in keys})
 
@@ -77,13 +77,13 @@ class Task(ABC):
 
     Attributes:
         name: the task's name, also that of its result folder.
-        title: the same in words, for a page.
+        title: the name in words, for a page.
         protocols: names of the rules by which its answers are scored unless others are asked for; the first one
             gives the headline.
         mode_protocols: those that come before them under a mode of medcap 2024.
         vqa_types: values of the key ``vqa_type`` that it uses.
         Options: what :meth:`load` takes.
-        legacy_table: writes medcap 2024's tables of its answers; None where there are none.
+        legacy_table: function that writes medcap 2024's tables of its answers; None where there are none.
 
     Example:
         >>> benchmark = TASKS["vqarad"]().load("./datasets", LoadOptions())
@@ -100,7 +100,7 @@ class Task(ABC):
     legacy_table: LegacyTable | None = None
 
     def vqa_type(self, wanted: str) -> str:
-        """Tell how its free answers are asked for.
+        """Return the prompt method of its free answers.
 
         Args:
             wanted: value of the key ``vqa_type``.
@@ -126,7 +126,7 @@ class Task(ABC):
         return plan_protocols(protocols, vqa_type)
 
     def folder(self, options: LoadOptions) -> str:
-        """Name its result folder; a part of a benchmark has one of its own, so that parts can run side by side."""
+        """Return the name of its result folder; parts of a benchmark have their own, so they can run at once."""
         return self.name
 
     @abstractmethod
@@ -160,7 +160,7 @@ class ImageFinder:
         self._known: dict[tuple[str, ...], tuple[ImageRef, str | None]] = {}
 
     def __call__(self, path: str, folder: str | None = None) -> Path:
-        """Resolve ``path``; where that fails, set ``problem`` and return the path as it is."""
+        """Resolve ``path``; where that fails, set ``problem`` and return the path unchanged."""
         try:
             return self.reader.resolve(path, folder)
         except UserError as error:
@@ -174,7 +174,7 @@ class ImageFinder:
             names: paths that may stand for one image, such as a stem with several suffixes.
 
         Returns:
-            The image, or the first name as it is.
+            The image, or the first name unchanged.
         """
         # Many questions are asked about one image; each look at the disk costs as much as parsing a row.
         if names not in self._known:
@@ -197,7 +197,7 @@ def image_reader(source: str | Path, image_roots: Sequence[str | Path] | None = 
 
     Args:
         source: the data file.
-        image_roots: folders that images may lie in; by default the file's own and the working directory.
+        image_roots: folders that images may be in; by default the file's own and the working directory.
 
     Returns:
         A reader with these roots.
@@ -210,7 +210,7 @@ def checked_rows(rows: list[Question], source: str | Path) -> list[Question]:
     """Make ids unique (the second row of one id gets ``id#2``) and check that there is something to ask.
 
     Raises:
-        UserError: if there are no rows, or not one of them can be asked.
+        UserError: if there are no rows, or none of them can be asked.
     """
     if not rows:
         raise UserError(f"data file {source} holds no rows")
@@ -232,7 +232,7 @@ def fingerprint(files: Sequence[Path], folder: Path) -> str:
     """SHA-256 over names and contents of files.
 
     Args:
-        files: in any order.
+        files: files in any order.
         folder: what the names are taken relative to, so that a benchmark keeps its fingerprint when it moves.
 
     Returns:
@@ -285,20 +285,20 @@ def make_benchmark(
     """Check rows, fingerprint their files and collect what a reader must know.
 
     Args:
-        rows: all that were read.
+        rows: all rows that were read.
         source: what messages call the benchmark.
         files: that the rows come from.
         folder: that the files' names are taken relative to.
         roots: folders of the images.
         expected: published counts.
-        counted: numbers to compare with them, beside ``rows`` and the two answer types.
+        counted: numbers to compare with them, besides ``rows`` and the two answer types.
         notices: further lines.
 
     Returns:
         The benchmark.
 
     Raises:
-        UserError: if there are no rows, or not one of them can be asked.
+        UserError: if there are no rows, or none of them can be asked.
     """
     rows = checked_rows(rows, source)
     types = Counter(row.answer_type for row in rows)
@@ -322,7 +322,7 @@ def make_benchmark(
 
 
 def is_whole(chunk: int | None, index: int | None) -> bool:
-    """Tell whether the numbers of :func:`take_chunk` mean everything."""
+    """Return whether the numbers of :func:`take_chunk` select everything."""
     return chunk in _EVERYTHING or index in _EVERYTHING
 
 

@@ -1,4 +1,4 @@
-"""What the readers of official benchmark files share: where the files lie, how they are read, what a row becomes."""
+"""Helpers that the readers of official benchmark files share: finding the files, reading them, building a question."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_benchmark(source: str | Path, title: str, layout: Layout, expected: str
         The files.
 
     Raises:
-        UserError: if there is nothing, or a named file is of none of the kinds.
+        UserError: if there is nothing, or a named file has none of the kinds.
     """
     source = Path(source)
     if source.is_file():
@@ -67,7 +67,7 @@ def image_finder(
     Args:
         folder: the benchmark's own.
         subfolders: names in it that images are looked for in first, as far as they exist.
-        further: folders that the user allows beside them.
+        further: folders that the user allows besides them.
 
     Returns:
         The finder, and its folders.
@@ -95,7 +95,7 @@ def official_row(
 
     Args:
         question: what the file says; empty answers and further fields are left out.
-        image: its path is where it lies, or should lie.
+        image: image whose path is its place, or its expected place.
         problem: what is wrong with the image.
         answer_type: ``OPEN``, ``CLOSED`` or empty.
 
@@ -130,7 +130,7 @@ def row_maker(
         found: its files.
         layout: its names.
         options: its ``image_roots`` may hold images too, its ``work_folder`` receives those of the hub's copy.
-        derive: tell open from closed questions by their answers where the file does not, as in the hub's copy always.
+        derive: whether to derive open and closed from the answers where the file does not, as in the hub's copy always.
 
     Returns:
         The function, and the folders that the images lie in.

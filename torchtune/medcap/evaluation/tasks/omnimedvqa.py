@@ -17,7 +17,7 @@ from medcap.evaluation.tasks.base import Benchmark, LoadOptions, Task, is_whole,
 from medcap.evaluation.tasks.official import find_benchmark, row_maker
 from medcap.scoring.question import Question
 
-# medcap 2024's eight, letter by letter as they stand in the files (custom_generate_func.py, test_omnimedvqa).
+# medcap 2024's eight, exactly as in the files (custom_generate_func.py, test_omnimedvqa).
 MODALITIES = (
     "CT(Computed Tomography)",
     "X-Ray",
@@ -66,7 +66,7 @@ class OmniMedVqaTask(Task):
     legacy_table = staticmethod(omnimedvqa_tables)
 
     def folder(self, options: OmniMedVqaOptions) -> str:
-        """Name its result folder; a part of it has one of its own."""
+        """Return the name of its result folder; a part of it has its own."""
         chunk, index = options.test_chunk, options.test_chunk_idx
         return self.name if is_whole(chunk, index) else f"{self.name}-{index}_{chunk}"
 

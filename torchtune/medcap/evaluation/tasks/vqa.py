@@ -55,7 +55,7 @@ class VqaTask(Task):
     protocols = ("exact",)
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
-        """Read questions; see :meth:`Task.load`. The layout is told by the keys, not by ``conversation_style``."""
+        """Read questions; see :meth:`Task.load`. The keys decide the layout, not by ``conversation_style``."""
         path = data_file(source, _FILES, _FOLDERS)
         find = ImageFinder(image_reader(path, options.image_roots))
         rows = []
@@ -73,7 +73,7 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
     Args:
         source: the file, or a folder that holds one of ``names``.
         names: what a folder's file may be called.
-        folders: in the folder, that are looked into before it.
+        folders: subfolders in which to look first.
 
     Returns:
         The file.

@@ -33,7 +33,7 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
         folder: holds the exported processor and tokenizer.
         tokenizer: the run's.
         image_token: the id that stands for an image in the export.
-        image_size: of the tower, in pixels.
+        image_size: image size of the tower, in pixels.
 
     Raises:
         UserError: if one differs: then transformers would ask other questions than the run was trained on.

@@ -54,7 +54,7 @@ def write_llava(
         folder: empty.
         plan: that :func:`check_llava` has passed.
         tokenizer_file: Llama 3's tokenizer.model.
-        dtype: of the stored weights; None keeps that of the language model's files, for the vision side too.
+        dtype: dtype of the stored weights; None keeps that of the language model's files, for the vision side too.
         shard_bytes: most bytes of a weight file.
 
     Raises:

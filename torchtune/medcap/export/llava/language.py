@@ -37,7 +37,7 @@ def language_config(plan: LLMPlan) -> dict[str, Any]:
     """``text_config`` of a LLaVA's config.json.
 
     Args:
-        plan: of a Llama.
+        plan: plan of a Llama.
     """
     shape = describe(build_decoder(plan.llm))
     config = llama_config(shape, language_dtype(plan))
@@ -58,9 +58,9 @@ def language_tensors(
     """Return the tensors, to be read one at a time.
 
     Args:
-        plan: of a Llama.
-        dtype: to store them in; None keeps that of the files.
-        components: whose ``added_weight`` goes into the tensors.
+        plan: plan of a Llama.
+        dtype: dtype to store them in; None keeps that of the files.
+        components: components whose ``added_weight`` goes into the tensors.
 
     Returns:
         Names as ``language_model.model.layers.0.self_attn.q_proj.weight``; no ``lm_head`` where the embedding table is

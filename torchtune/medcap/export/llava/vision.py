@@ -29,7 +29,7 @@ class LlavaTower:
 
     Attributes:
         config: ``vision_config``.
-        tensors: behind ``vision_tower.``.
+        tensors: tensors under the names that follow ``vision_tower.``.
         select_strategy: "default" drops the first token, the class token; "full" keeps all.
         patch_size: edge of a patch in pixels.
     """
@@ -48,7 +48,7 @@ def llava_tower(tower: Tower) -> LlavaTower:
     key and value in one matrix.
 
     Args:
-        tower: with weights, or on the meta device.
+        tower: tower with weights, or on the meta device.
 
     Raises:
         UserError: if there is none.
@@ -73,7 +73,7 @@ def oldest_transformers(spec: Mapping[str, Any]) -> str:
     ``tie_last_hidden_states``.
 
     Args:
-        spec: of a tower that :func:`llava_tower` takes.
+        spec: spec of a tower that :func:`llava_tower` takes.
     """
     if spec["kind"] == "hugging_face":
         return {"clip_vision_model": "4.57", "siglip_vision_model": "5.0"}[spec["config"]["model_type"]]
@@ -87,7 +87,7 @@ def llava_projector(projector: nn.Module, llm_dim: int) -> dict[str, Tensor]:
     zero, which changes nothing: GELU(0) = 0.
 
     Args:
-        projector: with weights, or on the meta device.
+        projector: projector with weights, or on the meta device.
         llm_dim: width of the language model's embeddings, d.
 
     Raises:
@@ -124,7 +124,7 @@ def check_tower(tower: Tower, exported: LlavaTower) -> None:
     """Compare what transformers' model gives with what the tower gives, on random pixels.
 
     Args:
-        tower: with weights, fp32.
+        tower: tower with weights, fp32.
         exported: made of it.
 
     Raises:

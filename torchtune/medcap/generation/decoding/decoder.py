@@ -1,4 +1,4 @@
-"""Answers, token by token: rows of a cache that prompts come into and leave while the others go on."""
+"""Decode answers token by token: prompts enter and leave rows of a cache while the others continue."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from medcap.models.vision_language_model import VisionLanguageModel
 Finish = Callable[[Prompt, Generation], None]
 OnToken = Callable[[Prompt, int], None]
 
-# New prompts come in when so large a share of the rows is free: a prefill for every single row would cost more.
+# Refill once this share of the rows is free: a prefill for every single row would cost more.
 REFILL_SHARE = 0.25
 _NOT_FINITE = "the model's output is not finite"
-# Of every row; they grow, shrink and move with it.
+# State of every row; it grows, shrinks and moves with the row.
 _STATE = ("open", "positions", "emitted", "limits", "answers", "uniforms", "hidden")
 
 
 class Decoder:
-    """Rows that answer prompts: each comes in with :meth:`admit`, and :meth:`step` gives all of them a token.
+    """Rows that answer prompts: :meth:`admit` adds a prompt, and :meth:`step` decodes one token for all of them.
 
     Args:
-        model: in eval mode, its decoder attached to ``cache``.
+        model: model in eval mode, its decoder attached to ``cache``.
         tokenizer: knows the tokens that end an answer, and decodes.
         cache: has room for ``max_rows`` x ``capacity`` tokens.
         max_rows: most answers that are decoded together.
         capacity: most tokens of a prompt and its answer.
         most_new_tokens: most tokens of an answer.
-        step: from ``decode_one``, perhaps compiled.
+        step: step from ``decode_one``, perhaps compiled.
         static: keep every step at one shape, for a compiled ``step``.
     """
 
@@ -88,10 +88,10 @@ class Decoder:
         return self.max_rows - self.num_open
 
     def admit(self, trees: Sequence[Tree]) -> None:
-        """Compute prompts, each into a free row; the next :meth:`step` gives them their first token.
+        """Compute prompts, each into a free row; the next :meth:`step` returns their first tokens.
 
         Args:
-            trees: with their image rows, the longer first; all in all no more than ``room`` prompts.
+            trees: trees with their image rows, the longer first; together no more than ``room`` prompts.
         """
         for part in chunks(trees, prefill_tokens(self.device)):
             self._prefill(part)
@@ -111,7 +111,7 @@ class Decoder:
             self._decode()
 
     def drop(self, prompt: Prompt) -> None:
-        """Give up an answer; its row is free again."""
+        """Give up an answer and free its row."""
         row = self.rows.index(prompt)
         self.rows[row] = None
         self.open[row] = False
@@ -157,7 +157,7 @@ class Decoder:
     def _choose(self, finish: Finish, on_token: OnToken | None) -> None:
         logits = masked_logits(self.model, self.hidden, self.tokenizer.vocab_size)  # [R, V]
         chosen = self._by_each_rule(logits)  # [R]
-        # What may not be said is minus infinity and never chosen; one NaN makes the choice of its row meaningless.
+        # A forbidden token has minus infinity and is never chosen; one NaN makes the choice of its row meaningless.
         broken = ~torch.isfinite(logits.gather(1, chosen[:, None]).squeeze(1)) & self.open
         self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
         stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
@@ -213,7 +213,7 @@ class Decoder:
         chosen = self.answers.gather(1, (self.emitted - 1).clamp(min=0)[:, None]).squeeze(1)  # [R]
         furthest = max(offset for offset, prompt in zip(self.offsets, self.rows, strict=True) if prompt is not None)
         used = self.capacity if self.static else self.num_steps + furthest + 1
-        # A closed row may stand further than the open ones; what it is given is never read.
+        # A closed row may be further than the open ones; its values are never read.
         mask = self.cache.step(self.positions, used)
         self.hidden = self.step_model(chosen, mask, self.positions)
         self.positions += self.open
@@ -236,11 +236,11 @@ def answer_all(
     """Answer all prompts, refilling rows as they become free.
 
     Args:
-        decoder: without open rows.
+        decoder: decoder without open rows.
         trees: the longer first; none with more prompts than the decoder has rows.
         images: encodes images.
-        finish: as in :meth:`Decoder.step`.
-        on_token: as in :meth:`Decoder.step`.
+        finish: callback as in :meth:`Decoder.step`.
+        on_token: callback as in :meth:`Decoder.step`.
     """
     queue = deque(trees)
     while queue or decoder.num_open:

@@ -66,7 +66,7 @@ class ImageRows:
         """Begin to read images in the background.
 
         Args:
-            images: of any kind.
+            images: images of any kind.
         """
         for image in images:
             key = image_key(image)
@@ -77,7 +77,7 @@ class ImageRows:
         """Make the rows of images; those that cannot be read get a failure instead.
 
         Args:
-            images: of any kind; repeated ones are encoded once.
+            images: images of any kind; repeated ones are encoded once.
             ahead: images that come next; they fill the batch, and the batch after it is begun to be read.
         """
         wanted = dict.fromkeys(image_key(image) for image in images)
@@ -112,7 +112,7 @@ class ImageRows:
         self._forget(keep=len(wanted))
 
     def failure(self, image: RequestImage) -> str:
-        """Why an encoded image has no rows, or an empty text."""
+        """Return why an encoded image has no image tokens, or an empty text."""
         return self._failures.get(image_key(image), "")
 
     def stack(self, images: Sequence[RequestImage]) -> Tensor:

@@ -1,7 +1,7 @@
 """Keys and values of the tokens seen so far, for rows of different lengths.
 
-A token lies in the slot of its own position, so what a row holds does not depend on its neighbours. A query attends to
-the slots up to its own position; whatever lies behind it, padding or the rest of an earlier request, is out of its
+A token is in the slot of its own position, so what a row holds does not depend on its neighbours. A query attends to
+the slots up to its own position; everything after it, padding or the rest of an earlier request, is out of its
 sight until it is overwritten.
 """
 
@@ -82,7 +82,7 @@ class KVCache:
 
         Args:
             positions: ``[R]`` int64, each below ``used``.
-            used: slots of every row that the layers are given back; a step costs only these.
+            used: slots of every row that are passed to the layers; the cost of a step depends on these only.
 
         Returns:
             ``[R, 1, used]`` bool, True where a query attends to a key.
@@ -92,7 +92,7 @@ class KVCache:
         return self._key_positions[:used] <= positions[:, None, None]
 
     def keep(self, rows: list[int]) -> None:
-        """Let go of all rows but these, which move up in their order.
+        """Drop all rows except these, which move up in their order.
 
         Args:
             rows: ascending.
@@ -108,7 +108,7 @@ class KVCache:
 
 
 class LayerCache:
-    """What stands in a torchtune attention layer as its ``kv_cache``."""
+    """The object that a torchtune attention layer holds as its ``kv_cache``."""
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
@@ -140,7 +140,7 @@ class LayerCache:
             values: ``[R, H, s, D]``.
 
         Returns:
-            In a prefill the new keys and values themselves, else those of all tokens so far, ``[R, H, used, D]``.
+            In a prefill the new keys and values; otherwise those of all tokens so far, ``[R, H, used, D]``.
         """
         if self._keys is None or self._values is None:
             shape = (self._cache.num_slots, keys.shape[1], keys.shape[3])

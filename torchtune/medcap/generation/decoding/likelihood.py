@@ -16,7 +16,7 @@ from medcap.models.vision_language_model import VisionLanguageModel
 
 FinishScores = Callable[[Prompt, CandidateScores], None]
 
-# Most logits that are held at once.
+# Most logits held in memory at one time.
 _LOGITS = 1 << 26
 
 
@@ -26,10 +26,10 @@ def score_trees(
     """Score the candidates of all prompts.
 
     Args:
-        model: in eval mode.
+        model: model in eval mode.
         trees: the longer first; every prompt has candidates.
         images: encodes images.
-        vocab_size: of the tokenizer.
+        vocab_size: vocab size of the tokenizer.
         finish: called with each prompt and its scores as soon as they are known.
     """
     queue = deque(trees)

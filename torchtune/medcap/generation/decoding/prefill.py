@@ -14,7 +14,7 @@ from medcap.generation.request import RequestImage
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import added_mask, tree_attention_mask
 
-# Most tokens of one pass, padding included: activations stay small beside the weights, on a CPU within its caches.
+# Most tokens of one pass, padding included: activations stay small next to the weights; on a CPU they fit its caches.
 PREFILL_TOKENS = 8192
 PREFILL_TOKENS_ON_CPU = 2048
 
@@ -48,9 +48,9 @@ def run_trees(
     """Run trees through the decoder.
 
     Args:
-        model: in eval mode.
-        trees: with their image rows.
-        packed: the same trees laid out.
+        model: model in eval mode.
+        trees: trees with their image rows.
+        packed: layout of the same trees.
         output_positions: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
 
     Returns:
@@ -71,7 +71,7 @@ def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -
     Args:
         model: its final norm and head.
         hidden: ``[n, d]``.
-        vocab_size: of the tokenizer.
+        vocab_size: vocab size of the tokenizer.
 
     Returns:
         ``[n, V]`` float32, minus infinity where nothing may be said.

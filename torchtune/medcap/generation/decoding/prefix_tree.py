@@ -1,7 +1,7 @@
 """Prompts about one image as a tree: what they begin with once, then a branch each, then a leaf for each candidate.
 
-A tree is one row of a forward pass. A branch is seen only by itself and its leaves, so the result is what each prompt
-alone would give, while an image costs its tokens once however many questions follow.
+A tree is one row of a forward pass. A branch is visible only to itself and its leaves, so the result is what each
+prompt alone would give, while an image costs its tokens once however many questions follow.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Prompt:
     """A request, ready to run.
 
     Attributes:
-        index: in the list of requests.
+        index: index in the list of requests.
         key: its id, or its index where it has none.
         tokens: ``[n]`` int32.
-        images: of its runs of image tokens, in order.
+        images: images of its runs of image tokens, in order.
         limit: most tokens of its answer.
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
         sampling: how the tokens of its answer are chosen.
@@ -62,7 +62,7 @@ class Tree:
     Attributes:
         prompts: at least one.
         num_shared: tokens that all of them begin with; 0 for a single prompt.
-        image_rows: ``[N, K, d]`` of its images, once they are encoded.
+        image_rows: ``[N, K, d]`` image rows of its images, once they are encoded.
     """
 
     prompts: list[Prompt]
@@ -96,9 +96,9 @@ class PackedTrees:
         branch: ``[R, S]`` int64; see ``tree_attention_mask``.
         leaf: ``[R, S]`` int64.
         last: flat index of each prompt's last token, in the order of the trees' prompts.
-        shared: of each prompt, the flat index at which its row begins and the number of tokens it shares.
-        own: of each prompt, the flat index at which its branch begins.
-        leaves: of each prompt, the flat index at which each candidate's leaf begins.
+        shared: for each prompt, the flat index at which its row begins and the number of tokens it shares.
+        own: for each prompt, the flat index at which its branch begins.
+        leaves: for each prompt, the flat index at which each candidate's leaf begins.
     """
 
     tokens: Tensor
@@ -114,8 +114,8 @@ class PackedTrees:
         """Flat indices of a prompt's tokens, from its first to its last.
 
         Args:
-            leaf_number: of the prompt.
-            num_tokens: of the prompt.
+            leaf_number: number of the prompt's leaf.
+            num_tokens: number of tokens of the prompt.
 
         Returns:
             ``[num_tokens]`` int64.
@@ -138,13 +138,13 @@ def plan_trees(
     """Put the prompts about the same images together.
 
     Args:
-        prompts: in any order.
+        prompts: prompts in any order.
         image_token_id: the id at image positions.
         max_branches: most prompts of a tree.
         max_tokens: most tokens of a tree; a single prompt may have more.
 
     Returns:
-        Trees in the order of their first prompts; text alone is never shared, it begins alike for a few tokens only.
+        Trees in the order of their first prompts; prompts of text only are never shared, as few of their tokens agree.
     """
     groups: dict[Any, list[Prompt]] = {}
     for prompt in prompts:
@@ -165,7 +165,7 @@ def pack_trees(trees: Sequence[Tree], device: torch.device) -> PackedTrees:
 
     Args:
         trees: R of them.
-        device: of the tensors.
+        device: device of the tensors.
 
     Returns:
         The rows, padded on the right to the longest.

@@ -14,8 +14,8 @@ def draw_uniforms(seed: int, key: str, count: int) -> Tensor:
     """Return a request's random numbers, which depend on nothing but their arguments.
 
     Args:
-        seed: of the run.
-        key: of the request.
+        seed: seed of the run.
+        key: key of the request.
         count: how many.
 
     Returns:
@@ -36,7 +36,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
     Args:
         logits: ``[R, V]`` float32; minus infinity is never chosen.
         sampling: the rule.
-        uniforms: ``[R]`` in [0, 1); not needed when greedy.
+        uniforms: ``[R]``, numbers in [0, 1); not needed when greedy.
 
     Returns:
         ``[R]`` int64.
@@ -61,7 +61,7 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Tell whether no random numbers are needed."""
+    """Return whether no random numbers are needed."""
     return sampling.temperature == 0 or sampling.top_k == 1
 
 

@@ -12,7 +12,7 @@ from medcap.models.towers.base import TowerShape
 
 
 class Projector(Component):
-    """Turns a tower's output into the rows that stand at an image's placeholders.
+    """Turns a tower's output into the image tokens that replace an image's placeholders.
 
     A projector is one file with a function ``component(tower_shape, llm_dim, **options)`` that returns a subclass;
     a configuration names the function as ``_component_`` and gives the options. ``forward`` maps ``[N, T, D]``
@@ -45,7 +45,7 @@ def build_projector(config: Mapping[str, Any], tower_shape: TowerShape, llm_dim:
 
     Args:
         config: ``_component_`` and its options.
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
 
     Raises:

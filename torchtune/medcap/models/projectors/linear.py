@@ -12,7 +12,7 @@ def linear(tower_shape: TowerShape, llm_dim: int) -> PatchLinear:
     """Linear for each patch token (LLaVA, https://arxiv.org/abs/2304.08485, section 4.1).
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
 
     Returns:
@@ -25,7 +25,7 @@ class PatchLinear(nn.Linear, Projector):
     """State keys ``weight bias``.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
     """
 

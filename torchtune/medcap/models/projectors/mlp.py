@@ -18,7 +18,7 @@ def mlp(
     """Linear, GELU, Linear for each patch token (LLaVA 1.5, https://arxiv.org/abs/2310.03744).
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         num_image_tokens: K, a perfect square; the token grid is average-pooled to it. None keeps every token.
         hidden_dim: width between the two layers; None means ``llm_dim``.
@@ -51,11 +51,11 @@ class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleV
     """State keys ``0.weight 0.bias 2.weight 2.bias``.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         hidden_dim: width between the two layers.
-        grid: edge of the tower's token grid if it is pooled, else None.
-        pooled: edge of the pooled grid, else None.
+        grid: edge of the tower's token grid if it is pooled, otherwise None.
+        pooled: edge of the pooled grid, otherwise None.
     """
 
     takes = "patches"

@@ -11,10 +11,10 @@ from medcap.models.towers.base import TowerShape
 def pooled_mlp(
     tower_shape: TowerShape, llm_dim: int, num_image_tokens: int = 50, hidden_dim: int | None = None
 ) -> PooledMLP:
-    """Linear, exact GELU, Linear to K rows at once, as in ``meta_model_*.pt`` files.
+    """Linear, exact GELU, Linear to all K image tokens together, as in ``meta_model_*.pt`` files.
 
     Args:
-        tower_shape: what the tower gives.
+        tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings, d.
         num_image_tokens: K.
         hidden_dim: width between the two layers; None means ``llm_dim``.

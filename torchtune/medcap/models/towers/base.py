@@ -32,8 +32,8 @@ class Preprocess:
 
     Attributes:
         image_size: height and width in pixels.
-        mean: of the red, green and blue channel, on the scale 0 to 1.
-        std: of each channel, on the same scale, above 0.
+        mean: means of the red, green and blue channels, on the scale 0 to 1.
+        std: standard deviations of the channels, on the same scale, above 0.
         interpolation: "bicubic" or "bilinear", with antialiasing.
         resize_mode: "shortest" resizes the short side and crops the centre, "squash" resizes both sides.
     """
@@ -68,7 +68,7 @@ class Preprocess:
         and a GPU is sent.
 
         Args:
-            pixels: ``[N, 3, H, W]`` uint8, as the transform gives them.
+            pixels: ``[N, 3, H, W]`` uint8, as the transform returns them.
 
         Returns:
             ``[N, 3, H, W]`` float32 on the same device.
@@ -164,7 +164,7 @@ class ImageTransform:
 
 
 def _middle_of_strip(image: Image) -> Image:
-    """Cut what lies far beyond the centre crop: resized to the tower's short side, a strip would fill the memory."""
+    """Cut off what lies far outside the centre crop: resizing a long strip would fill the memory."""
     longest = MAX_ASPECT * min(image.size)
     left, top = (max(0, side - longest) // 2 for side in image.size)
     if left == top == 0:
@@ -174,7 +174,7 @@ def _middle_of_strip(image: Image) -> Image:
 
 @dataclass(frozen=True)
 class TowerShape:
-    """What a tower gives for one image.
+    """Shape of a tower's output for one image.
 
     Attributes:
         num_patches: patch tokens, T.
@@ -191,7 +191,7 @@ class Tower(Component, ABC):
     """A vision encoder; a subclass is built by ``(spec, preprocess)`` alone, without weights and without a network.
 
     Args:
-        spec: all that rebuilds the architecture, as JSON holds it; ``spec["kind"]`` names the class.
+        spec: everything that rebuilds the architecture, as JSON values; ``spec["kind"]`` names the class.
         preprocess: the preprocessing that the weights were trained with.
 
     Attributes:
@@ -252,7 +252,7 @@ class Tower(Component, ABC):
     def unused_parameters(self, takes: str) -> frozenset[str]:
         """Names of the parameters that get no gradient when only one output is used.
 
-        Whoever counts, optimises or reduces trained parameters leaves these out.
+        Code that counts, optimises or reduces trained parameters leaves these out.
 
         Args:
             takes: "patches" or "pooled", as a projector's ``takes``.

@@ -22,7 +22,7 @@ def fetch(repository: str, required: Sequence[str], one_of: Sequence[str] = (), 
     Args:
         repository: "owner/name".
         required: files that must be there.
-        one_of: files of which the first that exists is needed.
+        one_of: files of which the first one that exists is needed.
         optional: files that are taken if they exist.
 
     Returns:
@@ -93,7 +93,7 @@ def _download(repository: str, required: Sequence[str], one_of: Sequence[str], o
 
 
 def _probe(repository: str, name: str) -> None:
-    """Fail at once where there is no network; hf_hub_download alone would retry for half a minute."""
+    """Fail at once without a network; hf_hub_download by itself would retry for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     get_hf_file_metadata(hf_hub_url(repository, name))

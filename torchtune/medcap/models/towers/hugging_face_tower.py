@@ -35,7 +35,7 @@ _ARCHITECTURE = (
     "layer_norm_eps",
     "attention_dropout",
 )
-# What a whole CLIP or SigLIP model holds besides its vision half.
+# The parts of a whole CLIP or SigLIP model besides its vision half.
 _TEXT_HALF = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 _POSITION_IDS = "vision_model.embeddings.position_ids"
 
@@ -50,7 +50,7 @@ class HuggingFaceTower(Tower):
 
     Args:
         spec: ``config`` (fields of transformers' vision configuration with its model_type), ``projection_dim`` or None.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -97,7 +97,7 @@ def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
     """Read a CLIP or SigLIP folder: ``config.json`` and ``model.safetensors``, single or sharded.
 
     Args:
-        folder: as ``hf download`` or ``save_pretrained`` writes it.
+        folder: folder written by ``hf download`` or ``save_pretrained``.
         weights: whether the weights are needed too.
 
     Raises:
@@ -142,8 +142,8 @@ def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path)
 
     Args:
         vision_type: clip_vision_model or siglip_vision_model.
-        fields: what is missing has transformers' default, what no tower needs is left out.
-        folder: where they stand, for messages.
+        fields: configuration fields; a missing one has transformers' default, one that no tower needs is left out.
+        folder: where the fields come from, for messages.
 
     Raises:
         UserError: if they are impossible.

@@ -16,7 +16,7 @@ _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 _EIGHT_BITS = 255
 # Steps that are followed, or that change nothing: pictures are RGB before they come here.
 _FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-# Settings of other processors that change the pixels without a step of their own, and the values that change nothing.
+# Settings of other processors that change the pixels but are not steps, each with the value that changes nothing.
 _OTHERS: dict[str, tuple[Any, ...]] = {
     "crop_pct": (1, None),
     "offset": (False, None),
@@ -30,9 +30,9 @@ def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preproce
     """Read the preprocessing of a folder's image processor, or take that of the model type if there is none.
 
     Args:
-        folder: with ``preprocessor_config.json`` or ``processor_config.json``.
+        folder: folder with ``preprocessor_config.json`` or ``processor_config.json``.
         vision_type: clip_vision_model or siglip_vision_model.
-        image_size: of the model, in pixels.
+        image_size: image size of the model, in pixels.
 
     Raises:
         UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.
@@ -57,7 +57,7 @@ def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preproce
 
 
 def default_preprocess(vision_type: str, image_size: int) -> Preprocess:
-    """Give what transformers' image processor of this model type does unless told otherwise."""
+    """Return the settings that transformers' image processor of this model type has by default."""
     if vision_type == "clip_vision_model":
         return Preprocess(image_size, CLIP_MEAN, CLIP_STD)
     return Preprocess(image_size, HALF, HALF, resize_mode="squash")
@@ -75,7 +75,7 @@ def _check_steps(settings: Mapping[str, Any]) -> None:
 
 
 def _resize_mode(settings: Mapping[str, Any], usual: str, image_size: int) -> str:
-    """``shortest`` or ``squash``; refuses what gives another size than the model's."""
+    """Return ``shortest`` or ``squash``; refuse a result of another size than the model's."""
     size = settings.get("size", {"shortest_edge": image_size} if usual == "shortest" else image_size)
     crops = settings.get("do_center_crop", usual == "shortest")
     sizes = {_edge(size), _edge(settings.get("crop_size", image_size)) if crops else image_size}
@@ -91,7 +91,7 @@ def _resize_mode(settings: Mapping[str, Any], usual: str, image_size: int) -> st
 
 
 def _edge(size: Any) -> Any:
-    """One edge length out of 336, {"shortest_edge": 336} or {"height": 336, "width": 336}; -1 if there is none."""
+    """Return the edge length of 336, {"shortest_edge": 336} or {"height": 336, "width": 336}; -1 if there is none."""
     if isinstance(size, Mapping):
         edges = {str(value): value for value in size.values() if value is not None}
         known = set(size) <= {"shortest_edge"} or set(size) <= {"height", "width"}

@@ -30,7 +30,7 @@ class OpenClipTower(Tower):
 
     Args:
         spec: ``embed_dim``, ``vision_cfg`` and ``quick_gelu`` of an open_clip configuration.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -57,7 +57,7 @@ class OpenClipTimmTower(Tower):
 
     Args:
         spec: ``embed_dim`` and ``vision_cfg`` of an open_clip configuration.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -111,7 +111,7 @@ def open_clip_from_folder(folder: Path, weights: bool) -> TowerSource:
     """Read open_clip's folder format: ``open_clip_config.json`` and ``open_clip_model.safetensors``.
 
     Args:
-        folder: as ``hf download`` writes it.
+        folder: folder written by ``hf download``.
         weights: whether the weights are needed too.
 
     Raises:

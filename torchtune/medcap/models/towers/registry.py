@@ -20,12 +20,12 @@ from medcap.models.towers.tensor_files import read_json
 
 @dataclass(frozen=True)
 class NamedTower:
-    """A tower that has a name of its own; its architecture is known without any download.
+    """A tower with a name in medcap; its architecture is known without a download.
 
     Attributes:
         repository: where its weights are on the hub.
-        spec: as ``Tower.spec``.
-        preprocess: as ``Tower.preprocess``.
+        spec: spec as ``Tower.spec``.
+        preprocess: preprocess as ``Tower.preprocess``.
     """
 
     repository: str
@@ -38,7 +38,7 @@ class TowerKind:
     """A class of towers; its module is imported only when such a tower is described or built.
 
     Attributes:
-        module: in this folder.
+        module: module in this folder.
         build: the class or function in it that is called with specification and preprocessing.
         spec: the function in it that makes both from the options of ``vision``, for a kind that is named in ``vision``
             itself and starts with random weights; None for a kind whose files say what it is.
@@ -62,7 +62,7 @@ KINDS = {
 }
 _FRESH = tuple(name for name, kind in KINDS.items() if kind.spec is not None)
 
-# Architectures as the repositories' own configuration files give them.
+# Architectures as in the configuration files of the repositories.
 NAMED_TOWERS = {
     "biomedclip": NamedTower(
         "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
@@ -129,8 +129,8 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
     """Build a tower with random initial weights on the current default device.
 
     Args:
-        spec: as ``Tower.spec``; ``spec["kind"]`` chooses the class.
-        preprocess: as ``Tower.preprocess``.
+        spec: spec as ``Tower.spec``; ``spec["kind"]`` chooses the class.
+        preprocess: preprocess as ``Tower.preprocess``.
 
     Raises:
         UserError: if there is no such architecture.
@@ -149,7 +149,7 @@ def build_tower(spec: dict[str, Any], preprocess: Preprocess) -> Tower:
 
 
 def same_architecture(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Tell whether two specifications mean the same tower."""
+    """Return whether two specifications mean the same tower."""
     return _canonical(first) == _canonical(second)
 
 
@@ -158,7 +158,7 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
 
     Args:
         vision: biomedclip, siglip, clip or tiny; a folder of open_clip's, Hugging Face's or timm's format; a hub
-            repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or such a name alone. Or a table with
+            repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or only such a name. Or a mapping with
             ``name`` (one of these), ``pretrained`` (False for random initial weights) and further options of the
             tower, such as ``image_size``.
         weights: False if only the architecture is needed; then nothing that is known already is downloaded.

@@ -15,9 +15,9 @@ class TowerSource:
     """A tower that is described but not built.
 
     Attributes:
-        spec: as ``Tower.spec``.
-        preprocess: as ``Tower.preprocess``.
-        weights: under the names of the tower's ``state_dict``; None for random initial weights.
+        spec: spec as ``Tower.spec``.
+        preprocess: preprocess as ``Tower.preprocess``.
+        weights: weights under the names of the tower's ``state_dict``; None for random initial weights.
         location: file or folder of the weights, for messages.
         notices: lines that the user should see.
     """

@@ -1,4 +1,4 @@
-"""Named tensors in files: their shapes at once, their values only when asked for."""
+"""Named tensors in files: shapes are read at once, values only on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medcap.errors import UserError
 from medcap.models.foreign_files import check_error_body, check_file, check_pickle, check_safetensors
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
-# What torch.load raises for damaged files, beside its own refusal of code.
+# The errors of torch.load for damaged files, besides its refusal to run code.
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 _ZERO3 = (
     "; it is empty, as DeepSpeed's ZeRO-3 saves tensors that were not gathered: save the model again with"
@@ -31,9 +31,9 @@ class StoredTensor:
     """One tensor of a file.
 
     Attributes:
-        file: where it lies.
+        file: file that holds it.
         name: what the file calls it.
-        shape: from the header.
+        shape: shape from the header.
         load: reads it; the result may be a view of the memory-mapped file.
     """
 
@@ -44,7 +44,7 @@ class StoredTensor:
 
 
 class TensorFiles:
-    """Tensors by name, wherever they lie.
+    """Tensors by name, from any number of files.
 
     Args:
         tensors: name -> tensor.
@@ -63,7 +63,7 @@ class TensorFiles:
         return self._tensors[name].shape
 
     def renamed(self, new_name: Callable[[str], str | None]) -> TensorFiles:
-        """Return the same tensors under other names; those for which ``new_name`` gives None are left out."""
+        """Return the same tensors under other names; a tensor is left out if ``new_name`` returns None for it."""
         pairs = ((new_name(name), tensor) for name, tensor in self._tensors.items())
         return TensorFiles({name: tensor for name, tensor in pairs if name is not None})
 
@@ -123,9 +123,9 @@ def check_finite(tensor: Tensor, location: Path | str, name: str) -> None:
     """See that weights are numbers: one NaN in them makes every answer nonsense, without an error.
 
     Args:
-        tensor: of any dtype and shape.
+        tensor: tensor of any dtype and shape.
         location: file or folder that it is from, for the message.
-        name: of the tensor there.
+        name: name of the tensor there.
 
     Raises:
         UserError: naming place and tensor.
@@ -135,7 +135,7 @@ def check_finite(tensor: Tensor, location: Path | str, name: str) -> None:
         return
     count = int((~torch.isfinite(tensor)).sum())
     if not count:
-        return  # the sum alone was too large
+        return  # Only the sum was too large.
     raise UserError(
         f"{location}: {count} of {tensor.numel()} values of tensor {name} are NaN or infinite, as after an overflow in"
         " fp16 or a diverged training: use another checkpoint, or save it again in fp32 or bf16"

@@ -1,4 +1,4 @@
-"""Any timm model as a tower: ViT-like models give their tokens, convolution networks their last feature map."""
+"""Any timm model as a tower: ViT-like models return their tokens, convolutional networks their last feature map."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TimmTower(Tower):
     Args:
         spec: ``name`` with or without a pretrained tag, ``image_size`` or None for the model's own; ``pooling``, the
             model's arguments of that, only where they are not its own.
-        preprocess: of the same model.
+        preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
@@ -56,7 +56,7 @@ class TimmTower(Tower):
 
 
 def features_to_tokens(trunk: nn.Module, features: Tensor) -> Tensor:
-    """Patch tokens from what a timm trunk's ``forward_features`` gives.
+    """Return patch tokens from the output of a timm trunk's ``forward_features``.
 
     Args:
         trunk: says how many prefix tokens there are, or that a feature map is channels-last.
@@ -78,7 +78,7 @@ def features_to_tokens(trunk: nn.Module, features: Tensor) -> Tensor:
 
 
 def is_timm_name(name: str) -> bool:
-    """Tell whether timm has a model of this name, with or without a tag."""
+    """Return whether timm has a model of this name, with or without a tag."""
     import timm
 
     return timm.is_model(name)
@@ -153,7 +153,7 @@ def _known_tag(name: str) -> str | None:
 
 
 def _other_size(name: str, built_with: int | list[int] | None) -> int | None:
-    """Return the image size that a model was built with, if it is not the one that this architecture has by itself."""
+    """Return the image size that a model was built with, if it differs from the architecture's default."""
     from timm.models import get_pretrained_cfg
 
     sizes = {built_with} if isinstance(built_with, int) else set(built_with or ())

@@ -1,4 +1,4 @@
-"""A small vision transformer behind a convolution stem: starts random, learns in minutes on a CPU."""
+"""A small vision transformer on a convolution stem: starts random, learns in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiny_spec(options: Mapping[str, Any]) -> tuple[dict[str, Any], Preprocess]:
 
 
 class TinyTower(Tower):
-    """Stride-2 convolutions, then a pre-norm transformer; about 0.5 million parameters as it stands.
+    """Stride-2 convolutions, then a pre-norm transformer; about 0.5 million parameters by default.
 
     The group and layer norms see one image at a time, so an image's tokens do not depend on its batch.
 

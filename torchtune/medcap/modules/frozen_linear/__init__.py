@@ -52,7 +52,7 @@ def check_layers(layers: nn.Module, llm_weights: str) -> None:
 
     Args:
         layers: the decoder's, on any device.
-        llm_weights: of ``LLM_WEIGHTS``.
+        llm_weights: one of ``LLM_WEIGHTS``.
 
     Raises:
         UserError: if one cannot.
@@ -66,13 +66,13 @@ def check_layers(layers: nn.Module, llm_weights: str) -> None:
 
 
 def quantise_layer(layer: nn.Module, llm_weights: str) -> None:
-    """Put quantised linear maps in the place of a decoder layer's own, one after the other.
+    """Replace a decoder layer's linear maps by quantised ones, one after the other.
 
     Norms and biases stay as they are.
 
     Args:
-        layer: with its weights, frozen; changed in place.
-        llm_weights: of ``LLM_WEIGHTS``; ``bf16`` changes nothing.
+        layer: frozen layer with its weights; changed in place.
+        llm_weights: one of ``LLM_WEIGHTS``; ``bf16`` changes nothing.
     """
     if llm_weights == UNQUANTISED:
         return
@@ -99,8 +99,8 @@ def quantised_bytes(layer: nn.Module, dtype: torch.dtype, llm_weights: str) -> i
 
     Args:
         layer: not quantised yet, on any device.
-        dtype: of what is not quantised.
-        llm_weights: of ``LLM_WEIGHTS``.
+        dtype: dtype of what is not quantised.
+        llm_weights: one of ``LLM_WEIGHTS``.
     """
     numbers = sum(parameter.numel() for parameter in layer.parameters())
     if llm_weights == UNQUANTISED:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 class FrozenLinear(nn.Module, ABC):
     """A linear map whose weight never learns and is kept in low precision.
 
-    Its backward pass gives the gradient of the input alone, so nothing of the input is kept for it. The bias, where
+    Its backward pass returns the gradient of the input only, so nothing of the input is kept for it. The bias, where
     there is one, keeps its dtype.
 
     Args:
-        linear: whose weight is quantised, once; it is not changed.
+        linear: linear layer whose weight is quantised, once; it is not changed.
 
     Attributes:
         precision: what the key ``llm_weights`` calls it.
@@ -36,7 +36,8 @@ class FrozenLinear(nn.Module, ABC):
         """Multiply.
 
         Args:
-            states: ``[..., in_features]``, of any floating-point dtype; zero tokens are none too few.
+            states: ``[..., in_features]``, any floating-point dtype; the number of tokens may
+                be 0.
 
         Returns:
             ``[..., out_features]`` of the same dtype.
@@ -52,12 +53,12 @@ class FrozenLinear(nn.Module, ABC):
 
     @abstractmethod
     def decoded(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight that the quantised one stands for, ``[out_features, in_features]``."""
+        """Return the dequantised weight, ``[out_features, in_features]``."""
 
     @staticmethod
     @abstractmethod
     def num_bytes(out_features: int, in_features: int) -> int:
-        """Bytes of a quantised weight with all that decodes it."""
+        """Bytes of a quantised weight with its scales and tables."""
 
     @staticmethod
     def why_impossible(out_features: int, in_features: int) -> str | None:
@@ -95,7 +96,7 @@ class RowScaledLinear(FrozenLinear):
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
     """Return what each row must be divided by for its largest magnitude to become ``largest``: ``[n, k] -> [n, 1]``."""
-    # A row of zeros has no largest number to divide by.
+    # A row of zeros has no largest magnitude to divide by.
     return (rows.abs().amax(dim=1, keepdim=True) / largest).clamp(min=torch.finfo(rows.dtype).tiny)
 
 

@@ -22,13 +22,13 @@ class Fp8Linear(RowScaledLinear):
 
     A weight of e4m3 numbers times a power of two, with 448 times that power in each row, is kept exactly.
 
-    The hardware wants the second operand of a product column by column. Forward that is the weight as it lies; for
+    The hardware needs the second operand of a product column by column. Forward that is the weight as it is stored; for
     the gradient it is a transposed copy, which is made for each backward pass and not kept. Kept, it would make the
     weights as large as in bf16. Made, it moves 2 bytes for each weight, while the product takes 2 n operations for it
     (n tokens): at an H100's data-sheet rates (1979e12 fp8 operations and 3.35e12 bytes a second) 591 / n of the
     product's time, a seventh at 4096 tokens.
 
-    Without such hardware, on the CPU or for sides that are no multiples of 16, the same numbers are decoded and
+    Without such hardware, on the CPU or for sides that are not multiples of 16, the same numbers are decoded and
     multiplied in fp32: equal up to the rounding of sums and, from the hardware, of the result to bf16.
     """
 
@@ -46,7 +46,8 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each row so that its largest number is the largest of e4m3.
 
     Args:
-        rows: ``[n, k]`` of any floating-point dtype. A row with a number that is not finite decodes to such numbers.
+        rows: ``[n, k]``, any floating-point dtype. A row with a number that is not finite decodes to such
+            numbers.
 
     Returns:
         ``[n, k]`` float8_e4m3fn, and the fp32 scales ``[n, 1]`` that it must be multiplied with.
@@ -62,14 +63,14 @@ def multiply_fp8(rows: Tensor, row_scale: Tensor, columns: Tensor, column_scale:
     Args:
         rows: ``[n, k]`` float8_e4m3fn.
         row_scale: ``[n, 1]`` float32.
-        columns: ``[m, k]`` float8_e4m3fn, the second factor's columns; copied where they do not lie one by one.
+        columns: ``[m, k]`` float8_e4m3fn, the second factor's columns; copied where they are not contiguous.
         column_scale: ``[1, m]`` float32.
 
     Returns:
-        ``[n, m]``: bfloat16 from the hardware, else float32.
+        ``[n, m]``: bfloat16 from the hardware, otherwise float32.
     """
     if rows.is_cuda and columns.shape[0] % _TILE == 0 and columns.shape[1] % _TILE == 0:
-        # bf16 is what row-wise scaling gives. Without fast accumulation its kernels are slow: torchao's choice, too.
+        # Row-wise scaling returns bf16. Without fast accumulation its kernels are slow; torchao chooses the same.
         return torch._scaled_mm(
             rows, columns.contiguous().t(), row_scale, column_scale, out_dtype=torch.bfloat16, use_fast_accum=True
         )

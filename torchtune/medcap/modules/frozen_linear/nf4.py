@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medcap.modules.frozen_linear.base import FrozenLinear
 
 _BLOCK = 64
-# Block maxima that share one scale when they are quantised in turn.
+# Block maxima that share one scale when they are quantised themselves.
 _MAXIMA_BLOCK = 256
 _MAXIMA_LEVELS = 256
 
@@ -19,8 +19,8 @@ _MAXIMA_LEVELS = 256
 class Nf4Linear(FrozenLinear):
     """``y = x W^T`` with a weight of 4-bit NormalFloats: QLoRA's (Dettmers et al. 2023, section 3), block size 64.
 
-    The block maxima are quantised to 8 bits in turn ("double quantisation"): 4.13 bits a weight. It is decoded for each
-    product and no decoded copy stays.
+    The block maxima are themselves quantised to 8 bits ("double quantisation"): 4.13 bits a weight. It is decoded for
+    each product and no decoded copy stays.
     """
 
     precision: ClassVar[str] = "nf4"
@@ -90,7 +90,7 @@ def _decode(
     of_maxima = QuantState(absmax=maxima_scale, code=maxima_levels, blocksize=_MAXIMA_BLOCK, dtype=torch.float32)
     state = QuantState(
         absmax=maxima,
-        # One row: for a vector, bitsandbytes' kernel for the CPU gives another shape than it tells torch.compile.
+        # One row: for a vector, bitsandbytes' CPU kernel returns another shape than it reports to torch.compile.
         shape=torch.Size([1, 2 * quantised.numel()]),
         dtype=dtype,
         blocksize=_BLOCK,

@@ -173,7 +173,7 @@ def _meteor_dialogue(
 
 
 def spice_present() -> bool:
-    """Tell whether the language models that SPICE needs, and that no package installs, are there."""
+    """Return whether the language models that SPICE needs, and that no package installs, are there."""
     folder = jar_folder("spice") / "lib"
     return all((folder / f"stanford-corenlp-3.6.0{end}.jar").is_file() for end in ("", "-models"))
 
@@ -222,7 +222,7 @@ def _cannot_start(error: OSError) -> UserError:
 
 
 def _reason(errors: bytes) -> str:
-    """Return the line that tells why Java ended: the exception, not the places in the program that follow it."""
+    """Return the line with the reason why Java ended: the exception, not the stack trace below it."""
     lines = [line.strip() for line in errors.decode(errors="replace").splitlines()]
     lines = [line for line in lines if line and not line.startswith(("at ", "... "))]
     told = next(filter(_EXCEPTION.search, lines), lines[-1] if lines else "")

@@ -29,7 +29,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         Coco,
     )
 }
-# For a model that is asked here: what it finds likely stands in no other file of answers.
+# For a model that is asked here: what it finds likely is in no other file of answers.
 ALL_PROTOCOLS: dict[str, type[Protocol]] = PROTOCOLS | {
     protocol.name: protocol for protocol in (LikelyText, LikelyTextNormalized, LikelyLetter, OmniMedVqaPrefix)
 }
@@ -42,7 +42,7 @@ def make_protocol(name: str, candidates: Sequence[str] | None = None) -> Protoco
 
     Args:
         name: one of ``PROTOCOLS``.
-        candidates: answers of a training set, for ``llava_med``'s ``open.accuracy``; the others have no use for them.
+        candidates: answers of a training set, for ``llava_med``'s ``open.accuracy``; the other protocols ignore them.
 
     Returns:
         The protocol.

@@ -13,12 +13,12 @@ from medcap.scoring.question import Answer
 
 @dataclass
 class ProtocolScores:
-    """What a protocol makes of answers.
+    """A protocol's result for answers.
 
     Attributes:
         scores: dotted name -> number, ``open.recall`` or ``accuracy``; 0..1 but for CIDEr. A score whose
             denominator is empty is absent.
-        intervals: the same names -> ``Interval.as_dict()``; absent where there is none.
+        intervals: intervals under the same names, ``Interval.as_dict()``; absent where there is none.
         rows: a flat dictionary a row, in the order of the answers: ``question_id``, the values that the means are
             made of under their dotted names, ``correct`` (True or False, None where the protocol does not decide
             it) and, for the tables, ``value`` (a number, None where the row is not in the headline's denominator).
@@ -48,9 +48,9 @@ class Protocol(ABC):
     """A rule for scoring.
 
     Attributes:
-        name: as users type it.
+        name: name as users type it.
         prompt: how its questions are asked.
-        field: of a predictions file, that is scored.
+        field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.

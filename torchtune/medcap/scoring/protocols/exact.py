@@ -68,7 +68,7 @@ def _unquote(text: str) -> str:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Tell whether an answer equals any of the references.
+    """Return whether an answer equals any of the references.
 
     Args:
         prediction: the generated answer, of which the final reply counts; one without any character left after

@@ -50,7 +50,7 @@ class LlavaMed(OpenClosed):
         self._index = CandidateIndex(candidates) if candidates else None
 
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Tell whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
+        """Return whether the nearest candidate equals the reference; see :class:`OpenClosed`."""
         if self._index is None:
             return None
         return self._index.nearest(normalize_word(prediction)) == normalize_word(reference)
@@ -126,6 +126,6 @@ class LlavaMedStrict(OpenClosed):
         return bool(prediction) or reply == wanted
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
-        """With equality in the place of the exact match; see :class:`OpenClosed`."""
+        """Use equality instead of the exact match; see :class:`OpenClosed`."""
         values = super().open_values(answer, prediction, reference)
         return {**values, "exact_match": float(self.open_hit(answer, prediction, reference))}

@@ -18,7 +18,7 @@ class Medplib(OpenClosed):
     """``cal_metric.py`` with its candidate set, which is made of the references of the scored file itself.
 
     Published, the candidates are a set of Python strings, so that ties fall differently from run to run; here they
-    stand in the order in which the file has them.
+    are in the order in which the file has them.
     """
 
     name = "medplib"

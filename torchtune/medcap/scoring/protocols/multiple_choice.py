@@ -54,7 +54,7 @@ class MultipleChoice(Protocol):
         """
 
     def is_right(self, option: str, question: Question) -> bool:
-        """Tell whether an option is the question's reference: the same text, or the same number (2 and 2.0)."""
+        """Return whether an option is the question's reference: the same text, or the same number (2 and 2.0)."""
         return option == question.references[0] or same_number(option, question.references[0])
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
@@ -121,7 +121,7 @@ class OmniMedVqaQa(MultipleChoice):
     published = True
 
     def is_right(self, option: str, question: Question) -> bool:
-        """Tell whether it is the same text; see :class:`MultipleChoice`."""
+        """Return whether it is the same text; see :class:`MultipleChoice`."""
         return option == question.references[0]
 
     def choose(self, answer: Answer) -> tuple[str | None, bool]:

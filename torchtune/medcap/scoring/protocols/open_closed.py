@@ -38,7 +38,7 @@ class OpenClosed(Protocol):
         """Tell open from closed questions.
 
         Args:
-            answer_type: as the row has it.
+            answer_type: answer type as the row has it.
 
         Returns:
             ``open``, ``closed``, or None for a row that the rule passes over.
@@ -46,7 +46,7 @@ class OpenClosed(Protocol):
         return {"OPEN": OPEN, "CLOSED": CLOSED}.get(answer_type)
 
     def reply(self, answer: Answer) -> str:
-        """Return the words that are scored: all that a model said, as the published rules take it."""
+        """Return the words that are scored: everything that a model said, as in the published rules."""
         return answer.prediction
 
     def prepare(self, answers: Sequence[Answer]) -> list[str]:
@@ -62,7 +62,7 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def open_hit(self, answer: Answer, prediction: str, reference: str) -> bool | None:
-        """Tell whether an open question is answered correctly.
+        """Return whether an open question is answered correctly.
 
         Args:
             answer: the row.
@@ -75,7 +75,7 @@ class OpenClosed(Protocol):
 
     @abstractmethod
     def closed_hit(self, answer: Answer, prediction: str, reference: str) -> bool:
-        """Tell whether a closed question is answered correctly; see :meth:`open_hit`."""
+        """Return whether a closed question is answered correctly; see :meth:`open_hit`."""
 
     def open_values(self, answer: Answer, prediction: str, reference: str) -> dict[str, float]:
         """Return the values of ``WORD_SCORES`` of an open question; see :meth:`open_hit`."""

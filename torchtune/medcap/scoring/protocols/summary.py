@@ -35,7 +35,7 @@ def row_means(
     """Means over rows with their bootstrap intervals.
 
     Args:
-        rows: of a protocol.
+        rows: rows of a protocol.
         keys: name of a score -> key of the rows' values that it is the mean of. A row without the key, or with None,
             is not in its denominator.
 

@@ -76,7 +76,7 @@ _DENIED_BEFORE = re.compile(
     r"(?:\s+[\w'’]+){0,3}\s*$",
     _I,
 )
-# What may stand between the denial and the mention. Words of a clause end the reach at the comma before them.
+# What may be between the denial and the mention. Words of a clause end the reach at the comma before them.
 _FILLER = re.compile(
     r"(?:\b(?:an?|the|any|its?|be|been|being|to|as|do|does|did|options?|choices?|letters?|answers?|correct|right|best"
     r"|likely|probable|most|(?:any )?(?:evidence|signs?|indications?|suggestions?|features?|findings?|possibility"
@@ -291,7 +291,7 @@ def _sentence_before(text: str, start: int) -> str:
 
 
 def _looks_like_denial(denying: re.Match[str], left: str, comma: bool) -> bool:
-    """Tell whether a word that denies elsewhere does not deny what stands behind it, or behind the next comma, here."""
+    """Return whether a word that denies elsewhere does not deny what comes after it, or after the next comma, here."""
     kind, word = denying.lastgroup, denying[0].strip().lower()
     before, between = left[: denying.start()], left[denying.start() + len(denying[0].rstrip()) :]
     if kind == "not":

@@ -59,7 +59,7 @@ def final_reply(text: str) -> str:
     and tags like it.
 
     Args:
-        text: all that a model said.
+        text: everything that a model said.
 
     Returns:
         The reply. "" where the reasoning was cut off before it: nothing was answered then. A text without any of
@@ -83,7 +83,7 @@ def final_reply(text: str) -> str:
 
 
 def _without_channels(text: str) -> str:
-    """Return what stands in Harmony's final channel."""
+    """Return what is in Harmony's final channel."""
     if channel := _CHANNEL.search(text):
         finals = list(_FINAL_CHANNEL.finditer(text))
         if not finals:
@@ -97,7 +97,7 @@ def _without_channels(text: str) -> str:
 
 
 def _without_tags(text: str) -> str:
-    """Return what stands outside all reasoning tags, and behind a closing tag that was never opened."""
+    """Return what stands outside all reasoning tags, and after a closing tag that was never opened."""
     shown: list[str] = []
     hidden = ""  # the family of the tag that is open
     start = 0

@@ -22,7 +22,7 @@ def number_in(text: str) -> Decimal | None:
 
 
 def same_number(text: str, other: str) -> bool:
-    """Tell whether two texts are the same number, however it is written."""
+    """Return whether two texts are the same number, however it is written."""
     number = number_in(text)
     return number is not None and number == number_in(other)
 

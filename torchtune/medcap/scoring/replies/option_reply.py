@@ -11,7 +11,7 @@ from medcap.scoring.replies.numbers import same_number
 from medcap.scoring.replies.option_words import named_options, positions
 from medcap.scoring.replies.reply_text import bare, clean, loose
 
-# A letter that stands alone: "A" but not "A-line", "patient's" or "3A".
+# A letter with no other character next to it: "A" but not "A-line", "patient's" or "3A".
 _LETTER = r"(?<![\w-])(?<!\w['’])([A-Za-z])(?!['’-]?\w)"
 _BARE = re.compile(r"[(\[{<\"'“]?\s*([A-Za-z])\s*[)\]}>\"'”]?\s*[.:;,!)]?")
 # "B. lung", "B) lung", "B: lung", "B - lung" at the start of a line, and the letter in a line of its own.
@@ -19,7 +19,7 @@ _LEADING = re.compile(r"^[(\[{]?([A-Za-z])(?: ?[)\]}.:;,]| [-–—] |$)", re.MU
 # "(B)" anywhere, and "B. lung" within a line.
 _MARKED = re.compile(rf"[(\[{{]([A-Z])[)\]}}]|{_LETTER}[.):](?= \S)")
 _LINK = r"(?:\s+(?:is|are|was|be|would|should|must|option|choice|letter|therefore|thus|likely|most|probably|the))*"
-# What a reply says before the letter that it settles on, the surest first.
+# The words before the letter that a reply settles on, the surest first.
 _CUES = tuple(
     re.compile(rf"\b(?:{words})\b[\"'”]?{_LINK}\s*[:=]?\s*[(\[{{\"'“]?\s*{_LETTER}", re.IGNORECASE)
     for words in (
@@ -73,7 +73,7 @@ def parse_option(reply: str, options: Sequence[str]) -> int | None:
 
     A letter goes before a text that contradicts it. "A" before a word is an article, "I" a pronoun; a letter of an
     abbreviation ("N/A", "hepatitis B") is not an option. What is denied ("not B", "absence of fracture", "A is wrong")
-    is not named. What stands before "Wait, no." is taken back where something stands behind it.
+    is not named. What comes before "Wait, no." is taken back where something comes after it.
 
     Args:
         reply: what was answered.
@@ -149,7 +149,7 @@ def _letters_by_evidence(rest: str) -> Iterable[set[str]]:
 
 
 def _letters_in(text: str) -> set[str]:
-    """Return the capital letters that stand anywhere."""
+    """Return the capital letters anywhere in a text."""
     return _letters_of(text, (match for match in _MENTION.finditer(text) if match[1].isupper()))
 
 
@@ -171,7 +171,7 @@ def _letters_of(text: str, matches: Iterable[re.Match[str]], after_cue: bool = F
 
 
 def _letters(text: str, match: re.Match[str], after_cue: bool) -> set[str]:
-    """Return the letters of a match and of the list behind it; none if it is a word, part of one, or denied."""
+    """Return the letters of a match and of the list after it; none if it is a word, part of one, or denied."""
     group = match.lastindex or 0
     letter, start, end = match[group], match.start(group), match.end(group)
     following = _FOLLOWING_WORD.match(text, end)

@@ -11,7 +11,8 @@ from medcap.scoring.replies.reply_text import CJK
 
 _LOOK = 8  # characters around a number that may belong to it
 _NUMBER = re.compile(r"(?:(?<![\w)])[+-])?(?:[0-9]+(?:\.[0-9]+)?)")
-# What makes a number a part of another one: "12.25", "1,000", "1/2", "2-3", "2 to 3", "-2", "<2", "2%", "2:30", "10^2".
+# Characters that make a number part of another one: "12.25", "1,000", "1/2", "2-3", "2 to 3", "-2", "<2", "2%", "2:30",
+# "10^2".
 _NUMBER_GOES_ON = re.compile(r"[.,:/^×][0-9]|\s?(?:[-–—/×]|to)\s?[0-9]|\s?[%‰½⅓¼¾]|[²³¹⁰⁴-⁹]", re.IGNORECASE)
 _NUMBER_BEGAN = re.compile(
     r"(?:[0-9][.,:/^×]|[0-9]\s?(?:[-–—/×]|to)\s?|(?<![\w)])[+-]|[<>≤≥]\s?|(?<![0-9])[.,])$", re.IGNORECASE
@@ -26,7 +27,7 @@ _NO_ANSWER = re.compile(
 
 
 def named_options(text: str, options: list[str]) -> tuple[set[int], str]:
-    """Find the options whose text stands in a reply as whole words and is not denied there.
+    """Find the options whose text is in a reply as whole words and is not denied there.
 
     Where one option's text is part of another's ("fracture", "no fracture"), the longer one is looked for first.
 
@@ -67,9 +68,9 @@ def _hide(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def positions(text: str, option: str) -> list[tuple[int, int]]:
-    """Find an option's text as whole words, whatever the case, the line ends, and hyphens in the place of spaces.
+    """Find an option's text as whole words, whatever the case, the line ends, and hyphens instead of spaces.
 
-    A number is found by its value, as a whole: 2 stands in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
+    A number is found by its value, as a whole: 2 is in "2.0 cm", but not in "2.5", "-2", "2 %" or "2-3".
 
     Args:
         text: a cleaned reply.
@@ -104,7 +105,7 @@ def _whole(text: str, start: int, end: int) -> bool:
 
 
 def _joins(outside: str, edge: str) -> bool:
-    """Tell whether a character goes on with the word at whose edge it stands. Chinese beside a Latin word does not."""
+    """Return whether a character continues the word next to it. Chinese next to a Latin word does not."""
     return outside.isalnum() and (not _is_cjk(outside) or _is_cjk(edge))
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-# What differs in form only. The rest of NFKC changes the meaning: "10²" becomes "102", "№" becomes "No".
+# Differences of form only. The rest of NFKC changes the meaning: "10²" becomes "102", "№" becomes "No".
 _SAME_MEANING = ("<wide>", "<narrow>", "<font>", "<circle>")
 _COMPATIBLE = ((0x2160, 0x217F), (0x249C, 0x24B5), (0xFB00, 0xFB06))  # Roman numerals, "⒝", "ﬁ"
 _LETTER_SIGNS = (0x1F130, 0x1F189)  # "🄱" and "🅱": rows of 32, of which the first 26 are letters
@@ -53,7 +53,7 @@ def loose(text: str) -> str:
     """Return a cleaned text without article, hyphens, spaces and endings: "The X-rays." and "x ray" are one.
 
     Args:
-        text: from :func:`clean`.
+        text: text from :func:`clean`.
 
     Returns:
         What of it two spellings of one name have in common.

@@ -69,8 +69,8 @@ def overlap(prediction: str, reference: str) -> tuple[float, float, float, float
     Both texts are normalised here once more, as the published code does.
 
     Args:
-        prediction: from :func:`normalized`.
-        reference: from :func:`normalized`.
+        prediction: prediction from :func:`normalized`.
+        reference: reference from :func:`normalized`.
 
     Returns:
         exact match (distinct words in both / words of the prediction), precision, recall (both weigh a common word by
@@ -93,8 +93,8 @@ def word_scores(prediction: str, reference: str) -> tuple[float, ...]:
     """All of ``WORD_SCORES`` of one answer.
 
     Args:
-        prediction: from :func:`normalized`.
-        reference: from :func:`normalized`.
+        prediction: prediction from :func:`normalized`.
+        reference: reference from :func:`normalized`.
 
     Returns:
         A value for each of ``WORD_SCORES``, 0..1.
@@ -137,7 +137,7 @@ class CandidateIndex:
     def __init__(self, candidates: Sequence[str]) -> None:
         if not candidates:
             raise ValueError("no candidates")
-        # Equal texts score alike, and the first of them wins.
+        # Equal texts have the same score, and the first of them wins.
         self._texts = list(dict.fromkeys(normalize_word(candidate) for candidate in candidates))
         words = [set(text.lower().split()) for text in self._texts]
         self._sizes = np.array([max(1, len(distinct)) for distinct in words])  # [c]

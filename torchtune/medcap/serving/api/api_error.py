@@ -11,15 +11,15 @@ UNSUPPORTED_ENCODING = "unsupported_encoding"
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer.
+    """The error that a client gets instead of an answer.
 
     [Contract] the message is made of our own words, numbers and what the client itself wrote: never the text of
     another exception, which may hold paths or addresses of memory.
 
     Args:
-        status: of HTTP.
-        message: for the person who wrote the client.
-        code: for programs.
+        status: HTTP status.
+        message: message for the author of the client.
+        code: code for programs.
         param: the field of the request that is meant.
         retry_after: seconds after which to come back.
     """
@@ -77,5 +77,5 @@ def overloaded(message: str) -> ApiError:
 
 
 def internal_error(request_id: str) -> ApiError:
-    """Return a failure of ours; what it was stands in the log beside the id."""
+    """Return an internal failure; its reason is in the log with the id."""
     return ApiError(500, f"the server failed on this request; its log has the reason under {request_id}", "failed")

@@ -11,7 +11,8 @@ from medcap.serving.api.api_error import bad_request
 from medcap.serving.api.idle_fields import OF_MESSAGE, OF_PART, OF_REQUEST, drop_idle
 from medcap.serving.api.strict_model import StrictModel, refusal
 
-# Brackets and commas of a body. Image data has none, so this bounds what the parser makes of a large body.
+# Brackets and commas of a body. Image data has none, so this bounds the objects that the parser creates for a large
+# body.
 MAX_STRUCTURE = 200_000
 MAX_STOP_TEXTS = 4
 MAX_WITHOUT = 8
@@ -177,7 +178,7 @@ def _drop_of_message(message: dict[str, Any], position: str) -> None:
 
 
 def _drop_of_prefill(values: dict[str, Any], messages: list[Any]) -> None:
-    """Take out how vLLM is told to continue the last message, where that is what is done here."""
+    """Remove vLLM's fields for continuing the last message, where that is what is done here."""
     if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
         for name, value in (("continue_final_message", True), ("add_generation_prompt", False)):
             if values.get(name) is value:

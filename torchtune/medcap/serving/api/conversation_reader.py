@@ -48,7 +48,7 @@ class ConversationReader:
 
         Args:
             body: the request.
-            request_id: for the log.
+            request_id: id of the request, for the log.
 
         Returns:
             The turns; images are :class:`PreparedImage`.
@@ -128,8 +128,8 @@ def decode_picture(images: ImageReader, data: bytes, field: str, request_id: str
     Args:
         images: has the limits, and no roots.
         data: the content of a file.
-        field: of the request, for the refusal.
-        request_id: for the log.
+        field: field of the request, for the error message.
+        request_id: id of the request, for the log.
 
     Returns:
         The upright 8-bit RGB picture.
@@ -160,7 +160,7 @@ def too_long(context: int, num_tokens: int | None = None) -> ApiError:
 
     Args:
         context: most tokens of a conversation with its answer.
-        num_tokens: of the conversation, if they were counted.
+        num_tokens: number of tokens of the conversation, if they were counted.
     """
     counted = "" if num_tokens is None else f", and it has {num_tokens} without"
     return bad_request(

@@ -22,8 +22,8 @@ def read_data_url(url: str, field: str) -> bytes:
     What browsers and libraries write is read: white space, missing padding, percent encoding and the URL-safe alphabet.
 
     Args:
-        url: from a request.
-        field: of the request, for the refusal.
+        url: URL from a request.
+        field: field of the request, for the error message.
 
     Returns:
         The content; what the URL says of its type does not matter.

@@ -125,7 +125,7 @@ def drop_idle(values: dict[str, Any], idle: Mapping[str, AsksForNothing], used: 
         values: the object; it is changed.
         idle: the fields that are known to do nothing here, each with a check of its value.
         used: the names of all others that are known.
-        path: the object's own path with a point behind it, for the refusal.
+        path: the object's own path with a point after it, for the refusal.
 
     Raises:
         ApiError: 400 if such a field asks for something.

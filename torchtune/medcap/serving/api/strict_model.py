@@ -1,4 +1,4 @@
-"""What bodies of requests are checked against, and how a mistake in one is told."""
+"""Validate bodies of requests, and report a mistake in one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refusal(error: ValidationError) -> ApiError:
     """Return the first mistake as a 400 that names the field.
 
     Args:
-        error: of a :class:`StrictModel`.
+        error: error of a :class:`StrictModel`.
     """
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = one_line(".".join(map(str, first["loc"])), 200)

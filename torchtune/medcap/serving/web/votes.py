@@ -19,7 +19,7 @@ class VoteLog:
     """A JSONL file that votes are appended to, each written whole before the voter hears of it.
 
     Args:
-        path: is made if it is not there; a later server goes on with it.
+        path: is made if it is not there; a later server continues it.
 
     Raises:
         UserError: if it cannot be written.

@@ -103,7 +103,7 @@ def page_routes(service: Service, keys: Keys, votes: VoteLog, examples: Sequence
 
     Args:
         service: has the runs and the limits.
-        keys: to check.
+        keys: keys to check.
         votes: where votes go.
         examples: images that visitors may try; requests name them by number only.
 
@@ -181,7 +181,7 @@ class _Posted:
 
     Args:
         service: counts and bounds bodies.
-        keys: to check.
+        keys: keys to check.
         work: the body and the request's id -> the reply.
     """
 

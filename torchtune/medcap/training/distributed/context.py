@@ -1,4 +1,4 @@
-"""The processes of a run: their ranks, and the few values that they exchange beside gradients."""
+"""The processes of a run: their ranks, and the few values that they exchange besides gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PARENT_CHECK_SECONDS = 1.0
 
 
 class FailedElsewhere(UserError):
-    """Another process failed, and it tells why."""
+    """Another process failed and reports the reason."""
 
 
 @dataclass
@@ -35,12 +35,12 @@ class DistributedContext:
     """The processes of a run.
 
     Attributes:
-        rank: of this process, among all.
+        rank: rank of this process among all.
         size: how many there are, on all nodes.
-        local_rank: of this process, on its node.
+        local_rank: rank of this process on its node.
         local_size: how many there are on each node.
-        device: of this process.
-        timeout: after which a collective that somebody never joined fails.
+        device: device of this process.
+        timeout: time after which a collective fails if a process has not joined it.
     """
 
     rank: int
@@ -66,7 +66,7 @@ class DistributedContext:
         """Add numbers up over all processes, in float64, on the CPU: no GPU is waited for.
 
         Args:
-            values: equally many on every process.
+            values: numbers to add; the same count on every process.
 
         Returns:
             The sums, the same bits on every process: they are added in the order of the ranks.
@@ -90,17 +90,18 @@ class DistributedContext:
     def main_first(self, function: Callable[[], T], key: str) -> T:
         """Run a function on the first process of each node, then on the others, which find what it left in a cache.
 
-        The others wait as long as it takes: no collective and none of its timeouts is involved.
+        The others wait as long as it takes: no collective is used, so no timeout applies.
 
         Args:
             function: what to run.
             key: names it; every process makes its calls with a key in the same order.
 
         Returns:
-            What the function returned here.
+            The function's result on this process.
 
         Raises:
-            FailedElsewhere: on the other processes, if the first one's function raised; there it raises its own error.
+            FailedElsewhere: on the other processes, if the function raised on the first process, which raises the
+                original error.
             UserError: on the other processes, if the first one ended without a word.
         """
         if self.local_size == 1 or self._store is None:
@@ -116,7 +117,7 @@ class DistributedContext:
             self._store.set(location, "done")
             return result
         first = self.rank - self.local_rank
-        # In Python, not in the store's wait: a signal is then answered at once.
+        # Poll in Python, not in the store's wait, so that a signal is handled at once.
         try:
             while not self._store.check([location]):
                 time.sleep(_POLL_SECONDS)
@@ -128,7 +129,7 @@ class DistributedContext:
         return function()
 
     def claim(self, key: str) -> bool:
-        """Be the one process that does something, such as telling the user of an error that all of them meet.
+        """Be the one process that does something, such as reporting an error that all of them meet.
 
         Args:
             key: names what is done.
@@ -140,7 +141,7 @@ class DistributedContext:
             return True
         try:
             return self._store.add(f"claim/{key}", 1) == 1
-        except (RuntimeError, OSError):  # its server has gone, and torch's store errors are RuntimeErrors
+        except (RuntimeError, OSError):  # the store's server has ended; its errors are RuntimeErrors
             return True
 
     def leave(self) -> None:
@@ -168,7 +169,7 @@ def single_world(device: torch.device) -> DistributedContext:
     """Return a run of one process.
 
     Args:
-        device: of the process.
+        device: device of the process.
     """
     return DistributedContext(rank=0, size=1, local_rank=0, local_size=1, device=device)
 
@@ -178,7 +179,7 @@ def join_world(device: str, timeout_minutes: float) -> DistributedContext:
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; each process of a node takes the GPU of its number.
-        timeout_minutes: after which a collective that somebody never joined fails, on the CPU and on the GPU.
+        timeout_minutes: time after which a collective fails if a process has not joined it, on the CPU and on the GPU.
 
     Returns:
         The world; its collectives on CPU tensors use gloo, on GPU tensors NCCL.
@@ -239,7 +240,7 @@ def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.d
 
 
 def _end_with_torchrun() -> None:
-    """Ask this process to stop when torchrun is gone: nothing else would, and the next run would find it at work."""
+    """Ask this process to stop when torchrun has ended: otherwise it would still run when the next run starts."""
     parent = os.getppid()
 
     def watch() -> None:

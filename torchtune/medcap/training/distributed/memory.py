@@ -1,4 +1,4 @@
-"""How much memory a training step takes, from shapes alone."""
+"""Estimate the memory of a training step from shapes alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MemoryEstimate:
         trained: fp32 weights and gradients of what trains, and the low-precision copies that autocast makes.
         optimizer: its state, this process's share.
         activations: what autograd keeps of the forward pass.
-        loss: the logits of one chunk of labels and what the cross-entropy makes of them.
+        loss: the logits of one chunk of labels and the temporary tensors of the cross-entropy.
     """
 
     layers: int
@@ -80,8 +80,8 @@ def estimate(
     """Estimate what a training step with a frozen decoder takes.
 
     Args:
-        decoder: as ``build_decoder`` makes it, on the meta device.
-        dtype: of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
+        decoder: decoder as ``build_decoder`` makes it, on the meta device.
+        dtype: dtype of the decoder, where ``llm_weights`` does not say another precision, and of its activations.
         rows: R of one batch, on one process.
         row_length: S, tokens in each of them.
         trained_parameters: numbers in what trains.
@@ -126,7 +126,7 @@ def layer_activations(shape: DecoderShape, dtype: torch.dtype, tokens: int) -> i
     """Bytes that autograd keeps of one frozen decoder layer.
 
     Read off ``FrozenLayer``, whose input needs a gradient and whose weights do not. A frozen linear map keeps nothing
-    of its input, a sum keeps nothing at all. With n tokens, b bytes a number, width d, H heads and H_kv key heads of
+    of its input, and a sum keeps nothing. With n tokens, b bytes a number, width d, H heads and H_kv key heads of
     width h and feed-forward width f, there remain:
 
     - both norms: their input, ``2 b n d``, and one fp32 number a token, ``2 * 4 n``;
@@ -138,7 +138,7 @@ def layer_activations(shape: DecoderShape, dtype: torch.dtype, tokens: int) -> i
 
     Args:
         shape: the decoder's.
-        dtype: of the activations.
+        dtype: dtype of the activations.
         tokens: n.
     """
     size = dtype.itemsize
@@ -181,12 +181,12 @@ def vision_activations(tower: Tower, projector: Projector, dtype: torch.dtype) -
     """Bytes that autograd keeps of the tower and the projector for one image.
 
     Args:
-        tower: on the meta device, its ``requires_grad`` flags as in training.
-        projector: likewise.
-        dtype: in which they compute; their weights are fp32.
+        tower: tower on the meta device, its ``requires_grad`` flags as in training.
+        projector: projector on the meta device, its ``requires_grad`` flags as in training.
+        dtype: dtype in which they compute; their weights are fp32.
 
     Returns:
-        Rather more than a GPU keeps, because attention on the meta device keeps its probabilities.
+        This is more than a GPU keeps, because attention on the meta device keeps its probabilities.
     """
     size = tower.preprocess.image_size
     encode = tower.encode_patches if projector.takes == "patches" else tower.encode_pooled

@@ -1,4 +1,4 @@
-"""How the frozen decoder lies on the processes: whole on each, or its layers divided within a node."""
+"""Place the frozen decoder on the processes: whole on each, or its layers divided within a node."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from medcap.training.distributed.sharded_optimizer import ELEMENT_WISE
 from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.setup import checkpointed_layers
 
-# What an estimate leaves out: the allocator's waste, the kernels' own memory, a batch larger than most.
+# Reserve for what an estimate leaves out: the allocator's waste, kernel workspace, an unusually large batch.
 _USABLE_SHARE = 0.9
-# Of a packed row, beside each image's own tokens: a guess, the data is not read for it.
+# Text tokens of a packed row, besides each image's own tokens: a guess, the data is not read for it.
 _WORDS_PER_IMAGE = 60
 
 
@@ -59,13 +59,13 @@ class Parallelism:
 def plan_parallelism(
     cfg: DistributedConfiguration, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype
 ) -> Parallelism:
-    """Decide how the decoder lies on the processes, before a weight is read; every process must call it.
+    """Decide how the decoder is placed on the processes, before a weight is read; every process must call it.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         plan: the model.
         world: the processes.
-        dtype: of the decoder.
+        dtype: dtype of the decoder.
 
     Raises:
         UserError: for ``cpu_offload`` where it cannot work; for ``shard`` with low-precision ``llm_weights``.
@@ -103,11 +103,11 @@ def estimate_step(
     """Estimate the memory of a training step, on each process, from the shapes that a configuration gives.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         vision: tower and projector; their weights are not read.
-        dtype: of the decoder.
-        images: of a batch, on one process.
-        full_mask: as for :func:`medcap.training.distributed.memory.estimate`.
+        dtype: dtype of the decoder.
+        images: number of images of a batch on one process.
+        full_mask: full mask as for :func:`medcap.training.distributed.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
         further: the components beside tower and projector, on the meta device.
     """
@@ -208,15 +208,15 @@ def choose(
 class LayerSharder:
     """Divides a frozen decoder's layers over the processes of a node with FSDP2, each as soon as it is loaded.
 
-    A layer's weights are put together when it runs, forward and backward, and let go of again. No gradient of theirs
+    A layer's weights are gathered when it runs, forward and backward, and freed again. No gradient of theirs
     exists, and nothing crosses the network between nodes. Embedding table, last norm and output head stay whole: the
     processes run the head a different number of times.
 
-    [Contract] every process of a node runs every layer forward, and backward, equally often.
+    [Contract] every process of a node runs every layer the same number of times, forward and backward.
 
     Args:
         world: the processes; all of them must make a sharder at the same point.
-        num_layers: of the decoder.
+        num_layers: number of decoder layers.
         cpu_offload: keep the layers' parts in the memory of the CPU.
 
     Example:
@@ -250,11 +250,11 @@ class LayerSharder:
             self._link()
 
     def _link(self) -> None:
-        """Let each layer's weights travel while the one before it computes, and the one behind it backward."""
+        """Prefetch the weights of the layer that runs next, forward and backward, while one computes."""
         for layer, following in itertools.pairwise(self._layers):
             layer.set_modules_to_forward_prefetch([following])
-        # The model runs the layers and never the decoder. Without a root, run once, each layer would be one of its own,
-        # and no layer know in the backward pass which comes next.
+        # We call the layers directly, so FSDP2 sees no root module. Run a dummy root once: otherwise every layer is its
+        # own root, and prefetching in the backward pass is lost.
         root: Any = fully_shard(_Root(nn.ModuleList(self._layers)), mesh=self._mesh)
         with torch.no_grad():
             root(torch.zeros((), device=self._mesh.device_type))

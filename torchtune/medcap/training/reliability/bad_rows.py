@@ -18,10 +18,10 @@ class BadRows:
     """The rows that turned out to be unusable: each is counted, said and logged once.
 
     Args:
-        num_rows: of the training data.
+        num_rows: number of rows of the training data.
         allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
         folder: gets ``bad_rows.jsonl``, a row a line; None on all but the main process. The file starts over with
-            the first ``add``, or is gone on with where ``load`` was called before.
+            the first ``add``, or is continued where ``load`` was called before it.
     """
 
     def __init__(self, num_rows: int, allowed_fraction: float, folder: Path | None = None) -> None:
@@ -41,7 +41,7 @@ class BadRows:
         """Count rows.
 
         Args:
-            rows: with ``name`` and ``reason``; a row may come many times.
+            rows: rows with ``name`` and ``reason``; a row may come many times.
 
         Returns:
             Those that are new, their reasons without their names.
@@ -66,7 +66,7 @@ class BadRows:
         return new
 
     def check(self) -> None:
-        """See whether the run may go on.
+        """Check whether the run may continue.
 
         Raises:
             UserError: if more rows are unusable than allowed.
@@ -85,7 +85,7 @@ class BadRows:
         """Count the rows of a checkpoint too, before those that were added since.
 
         Args:
-            state: of ``state``.
+            state: value of ``state``.
         """
         self._names = dict.fromkeys([*state["names"], *self._names])
         self._last_reason = self._last_reason or state["last_reason"]
@@ -97,7 +97,7 @@ class BadRows:
             self._file.close()
 
     def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether a row of the file stays: once each, also those that were met after the checkpoint."""
+        """Return whether to keep a row of the file: each row once, also those that were met after the checkpoint."""
         name = row.get("name")
         if not self._resumed or not isinstance(name, str) or name in self._logged:
             return False

@@ -55,6 +55,6 @@ class BadSteps:
         """Count on from a checkpoint.
 
         Args:
-            state: of ``state``.
+            state: value of ``state``.
         """
         self.in_a_row = state["in_a_row"]

@@ -1,4 +1,4 @@
-"""Writes that go on behind the training: one at a time, in a thread, with failures told and not raised."""
+"""Write in the background of the training: one write at a time, in a thread; failures are reported, not raised."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 
 from medcap.errors import UserError
 
-_OS_ERROR = re.compile(r".*I/O error: (.*) \(os error \d+\)")  # safetensors' way of saying it
+_OS_ERROR = re.compile(r".*I/O error: (.*) \(os error \d+\)")  # the wording of safetensors
 _FULL = 16 * 2**20  # bytes free below which a writer's unclear message means a full disk
 
 
 class BackgroundWriter:
     """Runs one write at a time in a thread.
 
-    The thread is no daemon: an interpreter that ends for any reason but a signal's default action waits for it, so
-    that a checkpoint being written is not thrown away. Writing releases the interpreter's lock, training goes on.
+    The thread is not a daemon thread: an interpreter that ends for any reason but a signal's default action waits for
+    it, so that a checkpoint being written is not thrown away. Writing releases the GIL, so training continues.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class BackgroundWriter:
             write: does it, and returns further lines for the user. It cleans up after itself when it raises.
 
         Raises:
-            BaseException: what an earlier write raised, if it was no failure to write but a mistake in the code.
+            BaseException: what an earlier write raised, if it was a mistake in the code and not a failure to write.
         """
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(step, folder, write), name="checkpoint-writer")
@@ -50,7 +50,7 @@ class BackgroundWriter:
         """Wait for the write that runs, if one does.
 
         Raises:
-            BaseException: what it raised, if it was no failure to write but a mistake in the code.
+            BaseException: what it raised, if it was a mistake in the code and not a failure to write.
         """
         if self._thread is not None:
             self._thread.join()
@@ -103,7 +103,7 @@ def describe_failure(error: Exception, folder: Path) -> str:
     """Why something could not be written, in a few words.
 
     Args:
-        error: of the operating system, torch's or safetensors' writer, or ``UserError``.
+        error: error of the operating system, torch's or safetensors' writer, or ``UserError``.
         folder: what was being written.
     """
     if isinstance(error, UserError):

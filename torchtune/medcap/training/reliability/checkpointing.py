@@ -53,11 +53,11 @@ class Position:
 
 
 class RunCheckpoints:
-    """The checkpoints of one run, written behind the training.
+    """The checkpoints of one run, written in the background.
 
     Args:
         folder: holds the step folders, ``latest`` and the ``meta_model_{epoch}.pt`` files.
-        llm: identity of the language model, written beside the weights; as it is when ``save`` is called.
+        llm: identity of the language model, written next to the weights, with its value when ``save`` is called.
         keep_last: how many to keep; None keeps all.
         is_main: whether this process writes. It then removes what a killed run left half written.
     """
@@ -95,7 +95,7 @@ class RunCheckpoints:
         Args:
             step: optimizer steps made; names the folder.
             components: the model's; they may change as soon as this returns.
-            state: what ``restore`` gives back, as ``save_tree`` takes it.
+            state: what ``restore`` returns later, in the form that ``save_tree`` takes.
             meta_model_epoch: also write medcap 2024's ``meta_model_{epoch}.pt``, epochs counted from 1.
 
         Raises:
@@ -201,8 +201,8 @@ def find_resume_folder(resume_from: bool | str | None, folder: Path) -> Path | N
     """Return which checkpoint ``resume_from_checkpoint`` means.
 
     Args:
-        resume_from: False or None; True or ``latest`` for the newest complete one (none is no mistake: the run starts);
-            or a step folder.
+        resume_from: False or None; True or ``latest`` for the newest complete one (if there is none, the run starts
+            fresh); or a step folder.
         folder: where this run's checkpoints are.
 
     Returns:
@@ -227,7 +227,7 @@ def check_writable(folder: Path, key: str = "output_dir") -> None:
 
     Args:
         folder: made if it is not there.
-        key: of the configuration, that names it.
+        key: key of the configuration, that names it.
 
     Raises:
         UserError: if it is read-only, full, or a file is in the way.
@@ -249,7 +249,7 @@ def random_state() -> dict[str, Any]:
     """Return the random generators of this process: Python's, NumPy's, torch's and the one of the GPU in use.
 
     Returns:
-        Numbers, lists and text alone: processes exchange it as JSON.
+        Numbers, lists and text only: processes exchange it as JSON.
     """
     version, numbers, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()
@@ -268,7 +268,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Put the random generators of this process back.
 
     Args:
-        state: of ``random_state``.
+        state: value of ``random_state``.
     """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

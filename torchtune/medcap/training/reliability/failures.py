@@ -25,7 +25,7 @@ _WORKER_DIED = re.compile(
 _NO_SHARED_MEMORY = (*SHARED_MEMORY, f"exit code {OUT_OF_SHARED_MEMORY}.")
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
 _GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 ")
-# gloo raises plain RuntimeErrors, which only their text tells from others.
+# gloo raises plain RuntimeErrors; only their text tells them from others.
 _CONNECTION = (
     "gloo/transport/",
     "Application timeout caused pair closure",
@@ -46,8 +46,8 @@ def explain(error: BaseException) -> str | None:
         error: anything that training raised.
 
     Returns:
-        What happened and what to do about it. None for everything that may be a mistake in the code, whose traceback
-        is worth more than a line.
+        The message: what happened and what to do about it. None for everything that may be a mistake in the code, whose
+        traceback is worth more than a line.
     """
     text = str(error)
     in_worker = _WORKER_TRACEBACK.search(text)
@@ -114,7 +114,7 @@ def _explain_death(text: str, died: re.Match[str] | None) -> str:
         return f"{what}: /dev/shm is probably full; lower num_workers, or give the job more shared memory"
     if "killed by signal" in text and "Killed" not in text:
         return f"{what}: see with num_workers=0 which row it is that crashes, and remove it"
-    # A worker's exit status is not always told.
+    # A worker's exit status is not always known.
     files = f", or raise the limit of {_open_files_limit()} open files (ulimit -n)"
     return f"{what}: the system's memory is probably full; lower num_workers, or give the job more memory" + files * (
         _open_files_limit() < _FEW_OPEN_FILES
@@ -142,7 +142,7 @@ def _explain_memory(error: BaseException, text: str) -> str | None:
 
 
 def _explain_connection(error: BaseException, text: str) -> str | None:
-    # A class of its own only where torch was built with distributed training.
+    # This class exists only where torch was built with distributed training.
     lost = (ConnectionError, getattr(distributed, "DistError", ConnectionError))
     by_text = isinstance(error, RuntimeError) and any(part in text for part in _CONNECTION)
     if not isinstance(error, lost) and not by_text:
@@ -161,7 +161,7 @@ def _explain_connection(error: BaseException, text: str) -> str | None:
 
 
 def _lost_worker(error: BaseException) -> bool:
-    """Tell whether receiving a batch's tensors failed because the worker that holds them is gone."""
+    """Return whether receiving a batch's tensors failed because the worker that holds them has ended."""
     if not isinstance(error, ConnectionError | EOFError | FileNotFoundError):
         return False
     trace = error.__traceback__

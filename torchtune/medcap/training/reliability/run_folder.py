@@ -24,18 +24,18 @@ class RunFolder:
     """Where a run's files go; only the main process writes.
 
     Args:
-        cfg: of the training.
+        cfg: configuration of the training.
         world: the processes.
 
     Attributes:
         path: ``output_dir``.
         checkpoints: holds the step folders.
         log: holds ``metrics.jsonl``.
-        resume_from: the checkpoint to go on from, or None.
+        resume_from: the checkpoint to continue from, or None.
 
     Raises:
-        UserError: if it cannot be written, another run is writing to it or has written to it and is not gone on with,
-            or the checkpoint to go on from is not a complete one.
+        UserError: if it cannot be written, another run is writing to it or has written to it and is not continued,
+            or the checkpoint to continue from is not a complete one.
     """
 
     def __init__(self, cfg: TrainingConfiguration, world: DistributedContext) -> None:
@@ -52,7 +52,8 @@ class RunFolder:
             self._lock = _lock(self.checkpoints / ".lock")
             found = find_resume_folder(cfg.resume_from_checkpoint, self.checkpoints)
             self._check_unused(found)
-        # All processes go on from the one checkpoint that the main process finds, whatever is being written meanwhile.
+        # All processes continue from the one checkpoint that the main process finds, whatever is being written
+        # meanwhile.
         (named, *_) = world.gather(None if found is None else str(found))
         self.resume_from = None if named is None else Path(named)
 
@@ -60,7 +61,7 @@ class RunFolder:
         """Write the configuration and open the logs.
 
         Args:
-            step: that the run goes on from; what the logs know of later ones is dropped.
+            step: that the run continues from; what the logs know of later ones is dropped.
 
         Returns:
             The loggers; none on other processes than the main one.
@@ -79,7 +80,7 @@ class RunFolder:
         """See that a run replaces nothing: its checkpoints and log would be mixed with those of another one.
 
         Args:
-            resume_from: the checkpoint to go on from.
+            resume_from: the checkpoint to continue from.
 
         Raises:
             UserError: naming what is there.
@@ -135,7 +136,7 @@ def _write(path: Path, text: str) -> None:
 def _lock(path: Path) -> TextIO:
     """Keep a second run out of the folder: both would write the same checkpoints.
 
-    The lock belongs to the process and not to its children: it is gone when the process is, however it ends.
+    The lock belongs to the process and not to its children: it is released when the process ends, in whatever way.
     """
     file = path.open("w")
     if lock_file(file, with_children=False) is False:

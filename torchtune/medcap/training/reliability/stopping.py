@@ -29,7 +29,7 @@ class StopRequests:
 
     Attributes:
         received: number of the first signal, None if there was none.
-        announce: as given; False from when on the user knows already.
+        announce: whether to announce it, as given; False once the user knows.
 
     Example:
         >>> with StopRequests() as stop:
@@ -78,7 +78,7 @@ class StopRequests:
             self.received, self._first = number, now
             if self.announce:
                 name = signal.Signals(number).name
-                start = "\n" if sys.stderr.isatty() else ""  # a progress bar has no line end
+                start = "\n" if sys.stderr.isatty() else ""  # A progress bar has not ended its line.
                 _print(f"{start}{name}: saving a checkpoint at the end of this step; a second one stops at once\n")
         elif number != self.received or now - self._first > REPEAT_SECONDS:
             _stop_at_once(number)
@@ -88,8 +88,8 @@ def ignore_stop_signals(worker_id: int = 0) -> None:
     """Make a data-loader worker outlive the request to stop: its process still needs batches for the step it is in.
 
     A ``worker_init_fn``. The terminal's Ctrl-C and a cluster's SIGTERM reach workers as well. SIGINT is ignored, and
-    so is a SIGTERM that is not from the process it works for; another one after ``REPEAT_SECONDS`` ends it. A worker
-    ends with its loader, or a second after its process is gone, whatever it is doing then.
+    so is a SIGTERM that does not come from its parent process; another one after ``REPEAT_SECONDS`` ends it. A worker
+    ends with its loader, or a second after its parent process has ended, whatever it is doing then.
 
     Args:
         worker_id: not used.

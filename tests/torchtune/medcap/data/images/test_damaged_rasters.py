@@ -182,7 +182,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
 @pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"eXIf"])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_an_orientation_beside_a_long_text_is_kept(kind, bits, position):
+def test_an_orientation_next_to_a_long_text_is_kept(kind, bits, position):
     exif = Image.Exif()
     exif[0x0112] = 6
     words = b"\nexif\n%8d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode()
@@ -199,7 +199,7 @@ def test_an_orientation_beside_a_long_text_is_kept(kind, bits, position):
     assert np.array_equal(found, np.rot90(levels, -1))
 
 
-def test_bytes_behind_the_end_do_not_matter():
+def test_bytes_after_the_end_do_not_matter():
     assert np.array_equal(np.asarray(READER.open_bytes(png_bytes(GREY, 8, 0) + bytes(99)))[..., 0], GREY)
 
 

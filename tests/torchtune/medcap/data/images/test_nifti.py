@@ -152,7 +152,7 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_read(reader
     assert "has slices of 900,000,000 pixels" in claim(dim=[3, 30_000, 30_000, 1, 1, 1, 1, 1])
     assert "more than the 2,147,483,648 allowed" in claim(vox_offset=1e12)
     assert "only volumes" in claim(dim=[6, 2, 2, 2, 2, 2, 2, 1])
-    assert "is damaged" in claim()  # no voxels behind the header
+    assert "is damaged" in claim()  # no voxels after the header
 
 
 def test_a_volume_that_is_cut_off(reader, tmp_path):

@@ -122,7 +122,7 @@ def test_where_nothing_can_be_written_the_arrays_are_used_as_they_are(tmp_path):
     assert entry.notes == {"a": 1}
 
 
-def test_a_full_disc_is_no_error_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disc_is_not_an_error_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 

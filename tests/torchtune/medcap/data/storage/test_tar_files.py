@@ -106,7 +106,7 @@ def test_names_whose_hashes_are_equal_stay_apart(tmp_path, monkeypatch):
     assert files.find("w", 1) is None
 
 
-def test_the_system_is_told_of_sequential_reading(tar, monkeypatch):
+def test_the_system_is_notified_of_sequential_reading(tar, monkeypatch):
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: told.append(arguments[1:]), raising=False)
     TarFiles([tar]).read(0)

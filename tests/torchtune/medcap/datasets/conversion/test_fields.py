@@ -19,7 +19,7 @@ def test_numbers_are_words_and_blanks_are_taken_away():
         (True, "'a' is not text"),
     ],
 )
-def test_what_is_no_text_is_said(value, reason):
+def test_something_that_is_not_text_is_said(value, reason):
     with pytest.raises(SkipRecord, match=reason):
         text_of({"a": value}, "a")
 

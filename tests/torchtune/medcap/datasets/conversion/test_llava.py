@@ -12,7 +12,7 @@ def record(asked, **fields):
 @pytest.mark.parametrize(
     ("asked", "last"), [("<image>\nWhat?", False), ("What?\n<image>", True), ("<image>", False), ("What?", False)]
 )
-def test_where_the_image_stands(asked, last):
+def test_where_the_image_is(asked, last):
     example = llava_example(record(asked), "d")
     assert (example.images, example.folder, example.image_last) == (("a.png",), "d", last)
 

@@ -6,7 +6,7 @@ from medcap.datasets.converters.csv_table import CsvTable
 from medcap.errors import UserError
 
 
-def test_images_lie_beside_the_file(tmp_path):
+def test_images_are_next_to_the_file(tmp_path):
     write_own(Downloads(tmp_path))
     (written,) = convert(CsvTable(f"{tmp_path}/mine/rows.csv"), "", tmp_path / "out")
     assert written.path.name == "rows.jsonl"

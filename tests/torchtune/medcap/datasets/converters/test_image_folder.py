@@ -18,7 +18,7 @@ def run(downloads, name, converter, **options):
     return written
 
 
-def test_the_words_are_in_the_file_beside_the_image(downloads):
+def test_the_words_are_in_the_file_next_to_the_image(downloads):
     downloads.images("mine", "c.png", "deep/d.jpg")
     downloads.text("mine/c.txt", " ")
     downloads.text("mine/deep/d.txt", "Deep.")
@@ -73,7 +73,7 @@ def test_scans_are_images_whatever_their_suffix(downloads, scans):
     assert left_out(written) == {"a file that is not an image": 3}
 
 
-def test_the_words_beside_a_scan(downloads, scans):
+def test_the_words_next_to_a_scan(downloads, scans):
     for name in ("nodule/a.txt", "normal/c.txt", "normal/IM0001.txt", "normal/f.jp2", "normal/f.txt", "normal/g.csv"):
         (scans / name).write_text(f"Words of {name}.")
     written = run(downloads, "scans", ImageFolder())

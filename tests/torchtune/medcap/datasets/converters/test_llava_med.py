@@ -12,7 +12,7 @@ def downloads(tmp_path):
     return downloads
 
 
-def test_turns_stay_and_the_image_stays_behind_the_question(downloads):
+def test_turns_stay_and_the_image_stays_after_the_question(downloads):
     (written,) = downloads.convert(LlavaMed())
     assert written.path.name == "llava-med_instruct-60k-im.jsonl"
     (row,) = rows_of(written)

@@ -24,7 +24,7 @@ def test_references_may_be_absent_and_the_known_damaged_figure_is_left_out(tmp_p
     assert left_out(written) == {"a figure that is known to be damaged": 1, "there is no 's2_caption'": 1}
 
 
-def test_a_reference_that_is_no_text_is_not_taken(tmp_path):
+def test_a_reference_that_is_not_text_is_not_taken(tmp_path):
     from medcap.datasets.conversion.base import Folders
     from medcap.datasets.conversion.example import Tally
 

@@ -36,5 +36,5 @@ def test_an_error_reaches_the_caller():
         list(over_rows(work, np.array([5, 6]), 1, "working", lambda row: None))
 
 
-def test_no_rows_are_no_results():
+def test_no_rows_are_not_results():
     assert list(over_rows(str, np.arange(0), 2, "working", str)) == []

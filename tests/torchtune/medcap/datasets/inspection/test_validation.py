@@ -94,7 +94,7 @@ def test_without_a_tokenizer_all_but_the_cuts_are_found(folder, tmp_path):
     assert found.lengths == {}
 
 
-def test_every_problem_of_a_row_is_told(folder, tokenizer, tmp_path):
+def test_every_problem_of_a_row_is_reported(folder, tokenizer, tmp_path):
     row = good_row("images/cut.png", " ")
     found = validate(check(write(tmp_path / "rows.jsonl", [json.dumps(row)]), tokenizer, roots=[folder]))
     (bad,) = found.bad_rows()

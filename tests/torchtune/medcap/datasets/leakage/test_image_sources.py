@@ -57,7 +57,7 @@ def test_every_layout_names_its_images_once(folder):
     assert names(list_images(write(folder, [rows[4]])), folder) == ["sub/c.webp"]
 
 
-def test_image_roots_come_beside_the_files_own_folder(folder, tmp_path_factory):
+def test_image_roots_come_in_addition_to_the_files_own_folder(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     path = write(elsewhere, [{"image": "b.png"}])
     (missing,) = list_images(path)
@@ -66,7 +66,7 @@ def test_image_roots_come_beside_the_files_own_folder(folder, tmp_path_factory):
     assert (found.name, found.problem) == (str(folder / "b.png"), None)
 
 
-def test_what_is_wrong_with_a_row_is_told_and_its_images_are_still_looked_at(folder):
+def test_what_is_wrong_with_a_row_is_reported_and_its_images_are_still_looked_at(folder):
     turns = [{"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}]
     images = list(list_images(write(folder, [{"image": "b.png", "conversations": turns}, 7, {"image": 3}])))
     assert names(images[:1], folder) == ["b.png"]

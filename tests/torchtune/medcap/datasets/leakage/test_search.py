@@ -30,7 +30,7 @@ def test_pairs_within_both_distances_are_leaks_and_no_others():
     assert len(find_leaks(train, test, distance=9).leaks) == 4
 
 
-def test_same_files_and_same_pixels_are_told_from_look_alikes():
+def test_same_files_and_same_pixels_are_distinguished_from_look_alikes():
     test = [image("t", file="f", pixels="p")]
     train = [image("c"), image("b", pixels="p"), image("a", file="f", pixels="p")]
     assert [(leak.kind, leak.train) for leak in find_leaks(train, test).leaks] == [(0, "a"), (1, "b"), (2, "c")]
@@ -70,6 +70,6 @@ def test_flat_and_unreadable_images_are_counted_and_not_compared():
     assert (many.unreadable, len(many.problems)) == (MOST_LISTED + 5, MOST_LISTED)
 
 
-def test_nothing_on_one_side_is_no_leak():
+def test_nothing_on_one_side_is_not_a_leak():
     assert find_leaks([image("a")], []).leaks == []
     assert find_leaks([], [image("t")]).num_pairs == 0

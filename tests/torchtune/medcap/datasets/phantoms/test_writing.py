@@ -57,7 +57,7 @@ def test_the_caption_names_every_attribute():
         size="large",
         brightness="bright",
         outline="spiky",
-        position="upper left",
+        place="upper left",
     )
     assert phantom.caption == "A korvogram showing a large bright nodule with a spiky outline in the upper left."
 
@@ -110,7 +110,7 @@ def test_every_lesion_lies_inside_the_image_and_around_its_place(position):
                 kind=kind,
                 outline=outline,
                 size="large",
-                position=position,
+                place=position,
                 centre=CENTRES[position],
                 radius=RADII["large"],
             )

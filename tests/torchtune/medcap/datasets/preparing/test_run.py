@@ -209,7 +209,7 @@ def test_a_shard_of_failures_alone_can_be_read(tmp_path):
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
+def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
     (tmp_path / "in" / "sub").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "in" / "000.png")

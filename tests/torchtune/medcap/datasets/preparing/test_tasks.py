@@ -21,7 +21,7 @@ def touch(folder, *names):
         path.write_bytes(b"x")
 
 
-def test_images_are_told_by_suffix_or_as_dicom_by_content(tmp_path):
+def test_images_are_recognised_by_suffix_or_as_dicom_by_content(tmp_path):
     touch(tmp_path, "b/x.PNG", "b/a.nii.gz", "a.txt", "b/c/y.dcm", ".hidden.png", "._b.png", ".git/x.png", "DICOMDIR")
     write_dicom(tmp_path / "1.2.840.113", np.zeros((2, 2), dtype=np.uint8))
     write_dicom(tmp_path / "DICOMDIR", np.zeros((2, 2), dtype=np.uint8))
@@ -35,7 +35,7 @@ def test_images_are_told_by_suffix_or_as_dicom_by_content(tmp_path):
     assert others == 4
 
 
-def test_the_output_is_no_source(tmp_path):
+def test_the_output_is_not_a_source(tmp_path):
     touch(tmp_path, "a.png", "out/a.png")
     assert stems([tmp_path], tmp_path / "out") == (["a"], 0)
 

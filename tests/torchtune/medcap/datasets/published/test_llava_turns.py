@@ -22,6 +22,6 @@ def test_pairs_of_turns_without_the_system_s():
         ([turn("gpt", "a"), turn("human", "b")], "'key' must alternate"),
     ],
 )
-def test_what_is_no_pair_is_said(turns, message):
+def test_something_that_is_not_a_pair_is_said(turns, message):
     with pytest.raises(UserError, match=message):
         list(conversation_questions(turns, "key"))

@@ -19,7 +19,7 @@ def test_a_json_array_that_is_cut_off_ends_the_conversion(downloads):
         list(json_records(file, Tally()))
 
 
-def test_a_file_that_changes_meanwhile_is_no_damaged_row(downloads):
+def test_a_file_that_changes_meanwhile_is_not_a_damaged_row(downloads):
     file = downloads.lines("a.jsonl", [{"a": 1}, {"a": 2}])
     records = json_records(file, Tally())
     next(records)
@@ -52,7 +52,7 @@ def test_a_csv_field_that_is_too_long_is_left_out_and_nothing_else(downloads, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"a\nb\n\xff\n", b"a\n" + b"b\n" * 100_000 + b"\xff\n"])
-def test_a_csv_file_that_is_no_text_is_named(downloads, content):
+def test_a_csv_file_that_is_not_text_is_named(downloads, content):
     file = downloads.folder / "a.csv"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"a.csv is not UTF-8 text \(invalid start byte\): write it as UTF-8"):

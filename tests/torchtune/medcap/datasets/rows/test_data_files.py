@@ -68,7 +68,7 @@ def test_a_damaged_first_row_leaves_the_file_jsonl(tmp_path, text):
 
 
 @EVERY_READER
-def test_what_is_no_file_is_called_by_its_name(tmp_path, read):
+def test_something_that_is_not_a_file_is_called_by_its_name(tmp_path, read):
     with pytest.raises(UserError, match=r"does not exist|cannot be read: No such file"):
         read(tmp_path / "none.json")
     with pytest.raises(UserError, match=r"is a folder: name a file in it|Is a directory"):

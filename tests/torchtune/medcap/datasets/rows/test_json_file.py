@@ -145,7 +145,7 @@ def test_a_file_that_changes_while_it_is_indexed_is_refused(tmp_path, monkeypatc
         open_rows(path)
 
 
-def test_a_file_that_is_gone_is_an_error(tmp_path):
+def test_a_file_removed_after_opening_is_an_error(tmp_path):
     path = write(tmp_path / "rows", "[1, 2]")
     rows = open_rows(path)
     path.unlink()

@@ -13,7 +13,7 @@ from medcap.errors import UserError
         ("[]", []),
     ],
 )
-def test_arrays_and_lines_are_told_apart(tmp_path, text, rows):
+def test_arrays_and_lines_are_distinguished(tmp_path, text, rows):
     path = tmp_path / "rows"
     path.write_text(text, encoding="utf-8")
     assert list(read_rows(path)) == list(enumerate(rows))

@@ -13,13 +13,13 @@ def test_the_published_row():
     }
 
 
-def test_an_instruction_stands_behind_the_image():
+def test_an_instruction_comes_after_the_image():
     row = caption_row("x.jpg", "a", "./d", "Describe this image.")
     assert row["conversations"][0]["value"] == "①" * 50 + "\n\nDescribe this image."
 
 
 @pytest.mark.parametrize(("last", "value"), [(False, "①" * 50 + "\n\nq (1)"), (True, "q (1)\n" + "①" * 50)])
-def test_the_image_stands_in_the_first_turn_alone(last, value):
+def test_the_image_is_in_the_first_turn_alone(last, value):
     row = conversation_row([("<image> q ①", "a <image>"), ("r", "b")], "x.jpg", "d", image_last=last)
     assert [turn["value"] for turn in row["conversations"]] == [value, "a", "r", "b"]
     record = read_record(row, "file", 0, lambda image, folder: f"{folder}/{image}")

@@ -16,7 +16,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_images_lie_beside_the_rows_unless_roots_are_given(folder, tmp_path_factory):
+def test_images_are_next_to_the_rows_unless_roots_are_given(folder, tmp_path_factory):
     rows, reader = open_source(str(folder / "rows.json"))
     assert rows.read(0) == {"image": "a.png"}
     assert reader.resolve("a.png") == folder / "a.png"

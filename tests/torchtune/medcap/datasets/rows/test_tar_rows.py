@@ -176,7 +176,7 @@ def test_one_key_in_two_shards_means_two_pictures(tmp_path):
     assert [rows.name(index) for index in (0, 2)] == [f"{tmp_path}/{shard}.tar, sample k" for shard in "ab"]
 
 
-def test_a_key_does_not_go_on_in_the_next_shard(tmp_path):
+def test_a_key_does_not_continue_in_the_next_shard(tmp_path):
     write_shard(tmp_path / "a.tar", ("k.jpg", picture(1)))
     write_shard(tmp_path / "b.tar", ("k.txt", "caption"))
     assert len(open_shards(str(tmp_path / "*.tar"), None)) == 2
@@ -193,7 +193,7 @@ def test_a_picture_that_samples_of_a_shard_share_is_stored_once(tmp_path):
     assert [reds(rows, index) for index in range(4)] == [[4], [4], [5], [5]]
 
 
-def test_what_is_no_sample_stands_between(tmp_path):
+def test_a_file_that_is_not_a_sample_is_between(tmp_path):
     rows = open_one(
         tmp_path,
         *[("__info__/x.json", {}), ("LICENSE", "text"), ("k.jpg", picture(6)), ("._k.jpg", b""), ("k.txt", "caption")],

@@ -135,7 +135,7 @@ def test_a_request_that_the_server_refuses_is_not_tried_again():
 @pytest.mark.parametrize(
     "body", ["<html>login</html>", '"RIGHT"', "{}", '{"choices": []}', '{"choices": null}', '{"choices": [{}]}']
 )
-def test_what_is_no_completion_is_a_failure(body):
+def test_something_that_is_not_a_completion_is_a_failure(body):
     with chat_server(lambda prompt, _: (200, body) if prompt == "prompt 1" else "RIGHT") as server:
         replies = ask(judge(server.base_url, concurrency=1, retries=0), numbered(2))
     assert replies[1].error == "what came back is not a chat completion"
@@ -183,7 +183,7 @@ def test_the_pause_that_a_server_asks_for_is_waited_for(capsys, status, form):
     assert lines[0].endswith(f" s (status {status})")
 
 
-def test_a_pause_that_is_too_long_fails_at_once_and_is_told():
+def test_a_pause_that_is_too_long_fails_at_once_and_is_reported():
     body = '{"error": {"message": "quota"}}'
     with (
         chat_server(lambda *_: (429, body, {"Retry-After": "3600"})) as server,

@@ -84,7 +84,7 @@ def test_a_file_that_does_not_fit_is_named_with_the_row(tmp_path, name, text, me
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_one_that_is_no_text(tmp_path):
+def test_a_missing_file_and_one_that_is_not_text(tmp_path):
     with pytest.raises(UserError, match=r"csv_path=.*none\.csv: no such file"):
         read_judged(tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"image,\xff\xfe")

@@ -90,7 +90,7 @@ def test_a_wrapped_verdict_stays_the_same(word, wrapping, reason):
 @given(WORDS, WRAPPINGS, WRAPPINGS, REASONS, st.sampled_from(["\n", "\n\n", ". "]))
 def test_a_text_with_both_verdicts_is_not_read(word, first, second, reason, between):
     other = "WRONG" if word == "RIGHT" else "RIGHT"
-    second = second.rpartition("</think>")[2]  # what stands before it would be reasoning
+    second = second.rpartition("</think>")[2]  # what comes before it would be reasoning
     text = f"{first.format(word)}{between}{' '.join(reason)}{between}{second.format(other)}"
     assert parse_strict(text) == "UNPARSED"
 

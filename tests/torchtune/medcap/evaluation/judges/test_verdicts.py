@@ -103,7 +103,7 @@ def test_verdicts_and_metrics_are_written(source, tmp_path):
     assert (failed["verdict"], failed["reply"], failed["error"]) == (None, None, "timed out")
 
 
-def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(source, tmp_path):
+def test_a_killed_run_continues_and_ends_like_an_undisturbed_one(source, tmp_path):
     whole = run(source, tmp_path / "whole", Scripted(REPLIES))
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out", Scripted(REPLIES, stop_after=3))
@@ -142,7 +142,7 @@ def test_another_judge_needs_another_folder_or_overwrite(source, tmp_path):
     assert len(other.asked) == 6
 
 
-def test_old_verdicts_can_be_kept_and_are_told(source, tmp_path):
+def test_old_verdicts_can_be_kept_and_are_reported(source, tmp_path):
     run(source, tmp_path / "out", Scripted({"a5": Reply("", "error", error="down"), "a0": "bright"}))
     other = Scripted(name="other")
     metrics = run(source, tmp_path / "out", other, keep_old=True, parsing="medcap")

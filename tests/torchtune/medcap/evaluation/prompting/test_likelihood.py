@@ -105,7 +105,7 @@ def test_one_row_that_fails_does_not_stop_the_others(tmp_path, method):
     assert sorted(repaired.ids) == ["q2", "q5"]
 
 
-def test_options_are_shown_beside_the_image_only_where_letters_are_scored(tmp_path):
+def test_options_are_shown_next_to_the_image_only_where_letters_are_scored(tmp_path):
     shown = {}
     for method in (OptionText, OptionLetter, PrefixLikelihood):
         model = RecordedEngine()

@@ -182,7 +182,7 @@ def test_without_an_image_nothing_was_said_about_it(mode, tmp_path):
     assert [path.name for path in sorted(tmp_path.glob("*.jsonl"))] == ["predictions_no_image.jsonl"]
 
 
-def test_a_row_without_an_image_stands_beside_rows_that_have_one(tmp_path):
+def test_a_row_without_an_image_stands_next_to_rows_that_have_one(tmp_path):
     rows = [*TWO_ON_ONE_IMAGE, question_row("q3", "What is a lung?")]
     model = RecordedEngine(lambda request: "a heart")
     entries = MedcapMode("no_cond_desc").ask(rows, model.engine(), store(tmp_path))

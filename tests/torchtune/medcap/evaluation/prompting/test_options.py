@@ -111,7 +111,7 @@ def test_a_row_without_options_is_a_failure_of_its_own(tmp_path):
     assert (bare["error"], asked["error"], len(model.asked)) == ("the row has no options", None, 1)
 
 
-def test_a_description_stands_beside_the_option_that_came_of_it(tmp_path):
+def test_a_description_stands_next_to_the_option_that_came_of_it(tmp_path):
     model = RecordedEngine(lambda request: {"chest.png": "a heart", "q0": "a ring"}.get(request.id, "B"))
     row = Question("q0", [user_message("chest.png", "What is it?")], ("ring",), FOUR)
     (entry,) = MappedOption(MedcapMode("no_cond_desc")).ask([row], model.engine(), PredictionStore(tmp_path, {}))
@@ -188,7 +188,7 @@ def test_images_of_several_turns_stay_in_their_turns():
     assert contents(with_words(bare, after=" Here."))[2] == ("user", [said("Where? Here.")])
 
 
-def test_words_for_images_alone_begin_behind_them():
+def test_words_for_images_alone_begin_after_them():
     asked = with_words(Question("q", [turn(image("a.png"), image("b.png"))], ("x",)), after="Which?")
     assert contents(asked) == [("user", [image("a.png"), image("b.png"), said("\nWhich?")])]
 

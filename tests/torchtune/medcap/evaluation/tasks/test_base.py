@@ -29,7 +29,7 @@ def row(name, problem=None, **changes):
     return Question(name, [Message(role="user", content="What?")], ("a",), problem=problem, **changes)
 
 
-def test_rows_of_one_id_are_told_apart():
+def test_rows_of_one_id_are_distinguished():
     assert [r.id for r in checked_rows([row("a"), row("b"), row("a"), row("a")], "f")] == ["a", "b", "a#2", "a#3"]
     assert [r.id for r in checked_rows([row("a"), row("a#2"), row("a")], "f")] == ["a", "a#2", "a#3"]
 
@@ -62,7 +62,7 @@ def test_the_first_name_that_exists_is_taken_and_the_problem_is_that_of_the_last
         assert find.problem.startswith("image b.jpg does not exist")
 
 
-def test_images_lie_in_the_file_s_folder_or_the_working_directory_by_default(tmp_path, monkeypatch):
+def test_images_are_in_the_file_s_folder_or_the_working_directory_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert image_reader(tmp_path / "data" / "a.json").roots == [tmp_path / "data", tmp_path]
@@ -86,7 +86,7 @@ def test_a_fingerprint_goes_by_names_and_contents_and_neither_by_order_nor_by_pl
         fingerprint([tmp_path / "none"], tmp_path)
 
 
-def test_counts_that_differ_from_the_published_ones_are_told():
+def test_counts_that_differ_from_the_published_ones_are_reported():
     published = {"rows": 451, "OPEN": 179}
     assert count_notices({"rows": 451, "OPEN": 179}, published) == []
     assert count_notices({"rows": 120, "OPEN": 1}, published) == ["read 120 rows; the published test set has 451"]

@@ -85,7 +85,7 @@ def test_a_row_is_kept_whatever_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, ["a"], {"a": 1}])
-def test_an_answer_that_is_no_word_is_no_answer(answer):
+def test_an_answer_that_is_not_a_word_is_no_answer(answer):
     row = row_of("What?", [answer], None, "no image")
     assert row.references == (NO_ANSWER,)
     assert row_of("What?", [3, "b"], None, "no image").references == ("3", "b")

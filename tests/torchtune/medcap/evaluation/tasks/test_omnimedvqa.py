@@ -150,7 +150,7 @@ def test_a_missing_image_an_empty_answer_and_too_few_options_are_counted(tmp_pat
     assert "1 of 4 rows have fewer than two options; the first one: ACRIMA_0003" in benchmark.notices
 
 
-def test_repeated_ids_are_told_apart(tmp_path):
+def test_repeated_ids_are_distinguished(tmp_path):
     write(tmp_path, {"a": [record(0)], "b": [record(0)]})
     assert [row.id for row in load(tmp_path).rows] == ["ACRIMA_0000", "ACRIMA_0000#2"]
 

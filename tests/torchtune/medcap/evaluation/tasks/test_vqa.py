@@ -118,7 +118,7 @@ def test_a_bad_row_is_named(tmp_path, row, message):
 
 
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (True, "true")])
-def test_what_is_no_word_is_refused_by_name(tmp_path, value, shown):
+def test_something_that_is_not_a_word_is_refused_by_name(tmp_path, value, shown):
     question = {"question": "Where?", "answer": "left"}
     for row, name in (
         (question | {"answer": value}, "answer"),
@@ -138,7 +138,7 @@ def test_what_is_no_word_is_refused_by_name(tmp_path, value, shown):
 @pytest.mark.parametrize(
     ("options", "shown"), [(["a", True], "true"), ([float("inf")], "Infinity"), ([["a"]], "list"), ([{}], "dict")]
 )
-def test_an_option_that_is_no_word_is_refused_by_name(tmp_path, options, shown):
+def test_an_option_that_is_not_a_word_is_refused_by_name(tmp_path, options, shown):
     with pytest.raises(UserError, match=f"row 0: 'options' must be text, not {shown}"):
         load(tmp_path, [{"question": "q", "answer": "a", "options": options}])
     (row,) = load(tmp_path, [{"question": "q", "answer": "a", "options": [1, 2.5, float("nan"), None]}])

@@ -209,7 +209,7 @@ def test_a_narrow_projector_is_filled_up_and_computes_the_same(tmp_path):
         ("clip", {"_component_": "medcap.models.mlp", "hidden_dim": 40}, "projector.hidden_dim=40; train with 32 or"),
     ],
 )
-def test_what_llava_has_no_place_for_is_told_in_one_line(tmp_path, tower, projector, message):
+def test_what_llava_has_no_place_for_is_reported_in_one_line(tmp_path, tower, projector, message):
     run = write_run(tmp_path, tower, projector)
     with pytest.raises(UserError, match=message) as caught:
         export_run(run, tmp_path / "out")
@@ -217,7 +217,7 @@ def test_what_llava_has_no_place_for_is_told_in_one_line(tmp_path, tower, projec
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_another_language_model_or_tokenizer_is_told_in_one_line(tmp_path, monkeypatch):
+def test_another_language_model_or_tokenizer_is_reported_in_one_line(tmp_path, monkeypatch):
     run = write_run(tmp_path, "siglip")
     with monkeypatch.context() as patched, pytest.raises(UserError, match="is no Llama, and only Llama 3"):
         patched.setattr("medcap.export.llava.language.is_llama", lambda decoder: False)

@@ -27,7 +27,7 @@ def make_rows(generator: Generator, **options: int) -> ImageRows:
     return ImageRows(generator.model, generator.preprocess, generator.reader, batch_size=2, **options)
 
 
-def test_rows_stand_in_the_order_asked_for_and_equal_direct_encoding(tmp_path, generator, images):
+def test_rows_are_in_the_order_asked_for_and_equal_direct_encoding(tmp_path, generator, images):
     with torch.no_grad(), make_rows(generator) as rows:
         rows.encode([images[3], images[1], images[3], images[0]])
         stacked = rows.stack([images[1], images[3], images[3]])

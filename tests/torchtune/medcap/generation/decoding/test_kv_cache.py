@@ -62,7 +62,7 @@ def test_one_computed_prefix_serves_several_rows():
                 assert_close(decode(decoder, cache, tokens[:, position], now, position + 1), expected[:, position])
 
 
-def test_a_row_is_filled_again_while_others_go_on():
+def test_a_row_is_filled_again_while_others_continue():
     decoder = tiny_decoder().eval()
     tokens = torch.randint(0, 200, (3, 9), generator=torch.Generator().manual_seed(0))
     cache = KVCache(2 * 9)
@@ -78,7 +78,7 @@ def test_a_row_is_filled_again_while_others_go_on():
     assert_close(decoded, torch.stack([expected[0, 5], expected[2, 3]]))
 
 
-def test_kept_rows_move_up_and_go_on():
+def test_kept_rows_move_up_and_continue():
     decoder = tiny_decoder().eval()
     tokens = torch.randint(0, 200, (4, 6), generator=torch.Generator().manual_seed(0))
     cache = KVCache(4 * 6)

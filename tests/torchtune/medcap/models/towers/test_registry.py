@@ -57,7 +57,7 @@ def test_the_named_architectures_equal_their_configuration_files(tmp_path):
         assert source.preprocess == NAMED_TOWERS[name].preprocess
 
 
-def test_architectures_that_differ_are_told_apart():
+def test_architectures_that_differ_are_distinguished():
     first = resolve_tower("biomedclip", weights=False).spec
     second = copy.deepcopy(first)
     assert same_architecture(first, second)

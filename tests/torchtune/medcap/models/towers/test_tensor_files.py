@@ -101,7 +101,7 @@ def test_damaged_or_missing_files_are_one_clear_line(tmp_path):
         open_tensor_files(tmp_path / "model.npz")
 
 
-def test_json_that_is_no_object_is_refused(tmp_path):
+def test_json_that_is_not_an_object_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("[1]")
     (tmp_path / "b.json").write_text("{")
     for name in ("a.json", "b.json", "c.json"):

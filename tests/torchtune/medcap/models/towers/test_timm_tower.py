@@ -182,7 +182,7 @@ def test_an_image_size_of_zero_is_refused():
         resolve_tower({"name": "timm:test_vit", "pretrained": False, "image_size": 0})
 
 
-def test_the_crop_that_is_left_out_is_told(tmp_path):
+def test_the_crop_that_is_left_out_is_reported(tmp_path):
     assert timm_folder(tmp_path, {"crop_pct": 1.0}).notices == []
     (notice,) = timm_folder(tmp_path, {"crop_pct": 0.9}).notices
     assert notice.startswith(f"{tmp_path / 'config.json'}: the crop of timm (crop_pct=0.9) is left out")

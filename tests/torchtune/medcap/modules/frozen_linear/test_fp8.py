@@ -8,7 +8,7 @@ from medcap.modules.frozen_linear.fp8 import Fp8Linear, _Fp8Product, multiply_fp
 
 
 def test_rows_that_e4m3_can_represent_are_kept_exactly() -> None:
-    # 448 times a power of two, and numbers of three bits behind the leading one; the last is the smallest subnormal.
+    # 448 times a power of two, and numbers of three bits after the leading one; the last is the smallest subnormal.
     rows = torch.tensor([[448.0, -1.125, 0.0, 2.0**-9], [0.5 * 448, 15.0, -0.0546875, 2.0**-10]])
     numbers, scale = quantise_rows(rows)
     assert numbers.dtype == torch.float8_e4m3fn

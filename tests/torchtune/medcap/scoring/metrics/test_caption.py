@@ -140,7 +140,7 @@ def fails_on(rows, reason="java.lang.OutOfMemoryError: Java heap space"):
     return meteor
 
 
-def test_rows_that_meteor_fails_on_are_told_and_the_others_scored(monkeypatch):
+def test_rows_that_meteor_fails_on_are_reported_and_the_others_scored(monkeypatch):
     monkeypatch.setattr(java_scorers, "meteor", fails_on([1, 3]))
     result = caption_metrics(["clear", "large heart", "small", "of the heart", "x"], [["clear"]] * 5)
     assert result.rows["METEOR"] == [1.0, 0.0, 1.0, 0.0, 1.0]

@@ -91,7 +91,7 @@ exit 1
 """
 
 
-def test_the_row_and_the_first_line_of_the_trace_are_told_without_a_wrong_remedy(monkeypatch, tmp_path):
+def test_the_row_and_the_first_line_of_the_trace_are_reported_without_a_wrong_remedy(monkeypatch, tmp_path):
     answers = "read line; echo 1 2 3\n" * 2 + "read line\n"
     monkeypatch.setattr(java_scorers, "java_path", lambda: fake_java(tmp_path, answers + TRACE))
     with pytest.raises(RowFailure) as failure:
@@ -100,7 +100,7 @@ def test_the_row_and_the_first_line_of_the_trace_are_told_without_a_wrong_remedy
     assert "pip install" not in str(failure.value)
 
 
-def test_a_failure_behind_all_rows_names_none(monkeypatch, tmp_path):
+def test_a_failure_after_all_rows_names_none(monkeypatch, tmp_path):
     monkeypatch.setattr(
         java_scorers, "java_path", lambda: fake_java(tmp_path, "read line; echo 1 2 3\nread line\n" + TRACE)
     )

@@ -95,7 +95,7 @@ def test_a_meteor_that_fails_on_everything_names_the_row(monkeypatch):
         Coco().score(answers(CAPTIONS))
 
 
-def test_intervals_without_a_width_are_told(without_meteor):
+def test_intervals_without_a_width_are_reported(without_meteor):
     result = Coco().score(answers(REFERENCES))
     assert result.notices[-1].startswith("intervals without a width, because all rows score alike: Bleu_1")
     # The mean of shares has Wilson's interval, CIDEr has no bounds.

@@ -102,7 +102,7 @@ def test_retrieval_decides_open_questions_and_leaves_recall_the_headline():
     assert [(row["correct"], row["value"]) for row in result.rows] == [(True, 0.0), (False, 0.5)]
 
 
-def test_a_failure_that_the_published_rule_counts_as_right_is_told():
+def test_a_failure_that_the_published_rule_counts_as_right_is_reported():
     result = LlavaMedBatch().score([answer("", "A"), answer("no", "no")])
     assert result.notices == ["rows without an answer that the published rule counts as right: 1 of 2 (the first is q)"]
     assert LlavaMedStrict().score([answer("", "A"), answer("no", "no")]).notices == []
@@ -121,7 +121,7 @@ def test_other_answer_types_are_in_no_denominator_and_told():
     assert LlavaMedStrict().score(rows).counts["closed.n"] == 2
 
 
-def test_only_the_first_of_several_references_counts_and_that_is_told():
+def test_only_the_first_of_several_references_counts_and_that_is_reported():
     result = LlavaMed().score([make_answer("q", "", ("no", "yes"), "yes", answer_type="CLOSED")])
     assert result.scores["closed.accuracy"] == 0.0
     assert result.notices == [

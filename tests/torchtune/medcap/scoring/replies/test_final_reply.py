@@ -119,7 +119,7 @@ def test_any_text_has_a_reply_that_is_a_part_of_it(text):
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.text("AB .\n<", max_size=20), st.sampled_from(["B", "The answer is B.", "lung"]))
-def test_what_stands_in_the_reasoning_never_matters(thought, reply):
+def test_what_is_in_the_reasoning_never_matters(thought, reply):
     for before, after in (
         ("<think>", "</think>"),
         ("", "</think>"),

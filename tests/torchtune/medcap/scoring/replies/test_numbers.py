@@ -44,5 +44,5 @@ def test_a_whole_number_of_a_file_has_no_fraction(value, text):
 @pytest.mark.parametrize(
     ("text", "plain"), [("2.50", "2.5"), ("1e2", "100"), ("lung", "lung"), ("2 cm", "2 cm"), ("0.0", "0")]
 )
-def test_a_plain_number_has_no_zeros_behind_its_fraction(text, plain):
+def test_a_plain_number_has_no_zeros_after_its_fraction(text, plain):
     assert plain_number(text) == plain

@@ -92,7 +92,7 @@ def test_values_out_of_range_are_refused_by_name(fields, param, code):
         b"null",
     ],
 )
-def test_what_is_no_json_object_is_refused(data):
+def test_something_that_is_not_a_json_object_is_refused(data):
     assert refusal(data) == (None, "invalid_json")
 
 
@@ -119,7 +119,7 @@ def test_numbers_of_many_digits_are_refused():
         ({"a\nb": 1}, "there is no field 'messages.0.a\N{REPLACEMENT CHARACTER}b': leave it out"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_without_names_of_ours(change, words):
+def test_a_mistake_is_reported_in_one_line_without_names_of_ours(change, words):
     with pytest.raises(ApiError) as raised:
         read(messages=[{**TURN, **change}])
     assert raised.value.message == words

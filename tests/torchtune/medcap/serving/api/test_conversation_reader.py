@@ -137,7 +137,7 @@ def test_a_system_text_alone_can_be_answered(reader):
     assert shown(reader, said("system", "Describe the chest.")) == [("system", "Describe the chest.")]
 
 
-def test_what_is_too_long_is_told_with_the_models_own_limit(reader):
+def test_what_is_too_long_is_reported_with_the_models_own_limit(reader):
     with pytest.raises(ApiError, match="with its answer it may have 256 tokens"):
         reader.read(body("a" * 40_000), "req-1")
 
@@ -234,7 +234,7 @@ def png_header(width, height):
     ],
     ids=range(14),
 )
-def test_what_is_no_image_within_bounds_is_refused_without_saying_more(reader, data, caplog):
+def test_something_that_is_not_an_image_within_bounds_is_refused_without_saying_more(reader, data, caplog):
     with caplog.at_level("INFO"):
         assert refusal(reader, [image_part(data), QUESTION]) == "invalid_image"
     assert "req-1: image refused" in caplog.text

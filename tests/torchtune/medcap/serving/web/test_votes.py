@@ -8,7 +8,7 @@ from medcap.serving.web import votes
 from medcap.serving.web.votes import VoteLog
 
 
-def test_votes_are_appended_line_by_line_and_a_later_log_goes_on(tmp_path):
+def test_votes_are_appended_line_by_line_and_a_later_log_continues(tmp_path):
     path = tmp_path / "new/votes.jsonl"
     log = VoteLog(path)
     threads = [threading.Thread(target=log.add, args=({"vote": "up", "words": "ja ü\n" * 99},)) for _ in range(20)]

@@ -119,7 +119,7 @@ def test_a_large_image_is_shown_smaller(client):
         (b"x" * (2**20 + 1), 413, "too_large"),
     ],
 )
-def test_what_is_no_image_is_refused(client, data, status, code):
+def test_something_that_is_not_an_image_is_refused(client, data, status, code):
     reply = post(client, "preview", data)
     assert (reply.status, reply.error["code"]) == (status, code)
 

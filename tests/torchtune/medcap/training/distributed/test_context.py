@@ -120,7 +120,7 @@ def test_others_do_not_wait_for_a_main_that_failed() -> None:
 
 
 @pytest.mark.processes
-def test_one_process_claims_and_the_rest_do_once_the_store_is_gone() -> None:
+def test_one_process_claims_and_the_rest_do_once_the_store_has_ended() -> None:
     def ask(world: DistributedContext) -> Any:
         claims = [world.claim("out of memory"), world.claim("out of memory"), world.claim(f"rank {world.rank}")]
         world.sum([0.0])
@@ -141,14 +141,14 @@ def test_process_that_takes_too_long_fails_the_test() -> None:
         run_in_processes(lambda world: time.sleep(30 if world.rank == 0 else 0), timeout=1)
 
 
-def test_process_that_torchrun_did_not_start_is_told_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_torchrun_did_not_start_is_shown_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch, RANK=None)
     with pytest.raises(UserError, match=r"RANK is not set: .* tune run --nproc_per_node 2 medcap/recipes/full_fine"):
         join_world("cpu", 1)
 
 
 @pytest.mark.slow
-def test_unreachable_others_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_others_are_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch)
     with pytest.raises(UserError, match=r"^rank 1 of 2 cannot meet the others at 127\.0\.0\.1:1 \(") as caught:
         join_world("cpu", timeout_minutes=0.01)

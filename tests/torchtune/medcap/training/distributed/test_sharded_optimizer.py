@@ -145,7 +145,7 @@ def test_two_processes_learn_what_one_learns(optimizer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", sorted(ELEMENT_WISE, key=lambda kind: kind.__name__))
-def test_every_element_wise_optimizer_is_one_and_goes_on_from_a_state(optimizer: type[torch.optim.Optimizer]) -> None:
+def test_every_element_wise_optimizer_is_one_and_continues_from_a_state(optimizer: type[torch.optim.Optimizer]) -> None:
     node = {"_component_": f"torch.optim.{optimizer.__name__}", "lr": 0.003}
 
     def work(world: DistributedContext) -> Any:
@@ -179,7 +179,7 @@ def _unkeyed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("optimizer", [ADAMW, FUSED, SGD, ADAFACTOR], ids=["adamw", "fused", "sgd", "adafactor"])
-def test_state_of_one_process_goes_on_with_two_and_back(optimizer: dict[str, Any]) -> None:
+def test_state_of_one_process_continues_with_two_and_back(optimizer: dict[str, Any]) -> None:
     plain, state, _ = _plain(optimizer, range(2))
     after, _, _ = _plain(optimizer, range(4))
 
@@ -341,7 +341,7 @@ def test_state_of_something_else_is_refused_in_one_line() -> None:
         other.load_state_dict(state)
 
 
-def test_wrong_optimizer_is_told_with_its_key() -> None:
+def test_wrong_optimizer_is_reported_with_its_key() -> None:
     parameters = dict(Parts().named_parameters())
     with pytest.raises(UserError, match=r"optimizer: Invalid learning rate"):
         ShardedOptimizer(parameters, {**ADAMW, "lr": -1.0}, ONE)

@@ -25,7 +25,7 @@ def failing(error):
     return write
 
 
-def test_a_write_goes_on_behind_its_caller_and_is_told():
+def test_a_write_continues_after_its_caller_and_is_reported():
     writer, may_end = BackgroundWriter(), threading.Event()
     writer.start(120, FOLDER, lambda: [] if may_end.wait(PATIENCE) else ["never"])
     assert writer.messages() == []

@@ -132,13 +132,13 @@ def test_what_was_just_written_stays_although_later_steps_are_there(tmp_path, mo
     assert names(tmp_path) == ["latest", "step_000055", "step_000060"]
 
 
-def test_a_full_disk_is_told_the_run_goes_on_and_old_checkpoints_stay(tmp_path, model):
+def test_a_full_disk_is_reported_the_run_continues_and_old_checkpoints_stay(tmp_path, model):
     checkpoints = RunCheckpoints(tmp_path, LLM, keep_last=1)
     save(checkpoints, 1, model)
     checkpoints.messages()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (tmp_path / "step_000001" / "vision.safetensors").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # stands in for the disk: EFBIG in every write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # stands in for a full disk: EFBIG in every write
     try:
         checkpoints.save(2, model.components.values(), {"step": 2})
         with pytest.raises(UserError, match=r"step 2, could not be written \(File too large: .*resume_from_checkpoint"):
@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_the_run_goes_on_and_old_checkpoints_stay(tmp_path, 
     assert names(tmp_path) == ["latest", "step_000003"]
 
 
-def test_a_folder_that_becomes_a_file_is_told(tmp_path, model):
+def test_a_folder_that_becomes_a_file_is_reported(tmp_path, model):
     checkpoints = RunCheckpoints(tmp_path / "checkpoint", LLM)
     (tmp_path / "checkpoint").write_text("in the way")
     checkpoints.save(2, model.components.values(), {})
@@ -161,7 +161,7 @@ def test_a_folder_that_becomes_a_file_is_told(tmp_path, model):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_told(tmp_path, model):
+def test_a_read_only_folder_is_reported(tmp_path, model):
     checkpoints = RunCheckpoints(tmp_path / "checkpoint", LLM)
     (tmp_path / "checkpoint").mkdir(mode=0o500)
     checkpoints.save(2, model.components.values(), {})
@@ -171,7 +171,7 @@ def test_a_read_only_folder_is_told(tmp_path, model):
         check_writable(tmp_path / "checkpoint")
 
 
-def test_an_old_folder_that_cannot_be_removed_is_told(tmp_path, model, monkeypatch):
+def test_an_old_folder_that_cannot_be_removed_is_reported(tmp_path, model, monkeypatch):
     checkpoints = RunCheckpoints(tmp_path, LLM, keep_last=1)
     save(checkpoints, 1, model)
     checkpoints.messages()
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_run(tmp_path, mo
         check_writable(tmp_path, "log_dir")
 
 
-def test_random_generators_go_on_where_they_were(tmp_path):
+def test_random_generators_continue_where_they_were(tmp_path):
     def draw():
         return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()
 

@@ -84,7 +84,7 @@ def test_what_the_log_knows_of_later_steps_is_dropped(tmp_path):
     assert [row["step"] for row in rows] == [1, 2]
 
 
-def test_other_processes_write_nothing_and_go_on_from_what_the_main_one_found(tmp_path, monkeypatch):
+def test_other_processes_write_nothing_and_continue_from_what_the_main_one_found(tmp_path, monkeypatch):
     world = DistributedContext(1, 2, 1, 2, torch.device("cpu"))
     monkeypatch.setattr(world, "gather", lambda value: [str(tmp_path / "found"), value])
     folder = RunFolder(config(tmp_path / "run"), world)
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_is_named_must_be_complete(tmp_path):
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_a_folder_belongs_to_one_run_until_its_process_is_gone(tmp_path):
+def test_a_folder_belongs_to_one_run_until_its_process_has_ended(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -145,14 +145,14 @@ def test_a_new_run_is_kept_out_of_the_folder_of_another_one(tmp_path, name, resu
 
 
 @pytest.mark.parametrize("resume", ["latest", True])
-def test_a_run_goes_on_in_its_own_folder(tmp_path, resume):
+def test_a_run_continues_in_its_own_folder(tmp_path, resume):
     for name in (*LEFT, "log/metrics.jsonl"):
         leave(tmp_path / name)
     folder = RunFolder(config(tmp_path, resume_from_checkpoint=resume), ALONE)
     assert folder.resume_from == tmp_path / "checkpoint" / "step_000004"
 
 
-def test_a_run_goes_on_from_one_of_its_own_checkpoints_that_is_named(tmp_path, monkeypatch):
+def test_a_run_continues_from_one_of_its_own_checkpoints_that_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own, other = complete(tmp_path / "run/checkpoint/step_000002"), complete(tmp_path / "other/checkpoint/step_000002")
     assert RunFolder(config("run", resume_from_checkpoint=str(own)), ALONE).resume_from == own

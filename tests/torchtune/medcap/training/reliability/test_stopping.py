@@ -165,7 +165,7 @@ def test_a_worker_ignores_the_request_but_not_a_second_one():
 
 
 @pytest.mark.processes
-def test_a_worker_ends_when_its_process_is_gone():
+def test_a_worker_ends_when_its_process_has_ended():
     process, worker = start_worker("parent gone")
     process.communicate("end\n", timeout=PATIENCE)  # until the worker's end closes its standard output
     wait_until_gone([worker])
@@ -204,7 +204,7 @@ sys.exit(stop.exit_status)
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads the states of processes")
-def test_workers_go_on_while_their_process_saves_and_end_with_it():
+def test_workers_continue_while_their_process_saves_and_end_with_it():
     stopped, killed = run(LOADER, "stop"), run(LOADER, "kill")
     workers = {process: [int(pid) for pid in process.stdout.readline().split()] for process in (stopped, killed)}
     assert all(len(pids) == 2 and all(map(alive, pids)) for pids in workers.values())

@@ -14,7 +14,7 @@ def coded_size(data: bytes) -> tuple[int, int] | None:
     """Width and height, or None if the stream is of another kind or ends before it says them.
 
     Args:
-        data: one whole stream; a JPEG 2000 one may stand in the boxes of a JP2 file.
+        data: one whole stream; a JPEG 2000 one may be in the boxes of a JP2 file.
     """
     if data.startswith(_JPEG_START):
         return _jpeg_size(data)

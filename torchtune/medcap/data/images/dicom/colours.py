@@ -12,7 +12,7 @@ def colour_levels(frame: Frame) -> np.ndarray:
     """Turn RGB or YCbCr of any bits into levels.
 
     Args:
-        frame: of the colours RGB or YBR_FULL.
+        frame: frame of the colours RGB or YBR_FULL.
 
     Returns:
         uint8 ``[rows, columns, 3]``: RGB.

@@ -70,9 +70,9 @@ def _coded_frame(dataset: Dataset, syntax: Any, frames: int, frame: int) -> byte
         elif offsets:
             found = offsets
         elif fragments != frames:
-            # Frames are told apart by their end markers then, which RLE has not.
+            # Frames are distinguished by their end markers then, which RLE does not have.
             found = 0 if syntax == _RLE else sum(1 for _ in generate_frames(dataset.PixelData, number_of_frames=frames))
-        # One that is missing would move all that are behind it.
+        # A missing one would shift all that follow.
         if found != frames or fragments < frames:
             raise UserError(f"is damaged: cut off: its compressed data do not hold the {frames} frames it says")
     return get_frame(
@@ -129,7 +129,7 @@ def _check_samples(components: int, precision: int, layout: Layout, as_they_are:
     """Check the samples of a stream against the header.
 
     Args:
-        components: of the stream.
+        components: components of the stream.
         precision: bits of its samples.
         layout: the header's.
         as_they_are: whether fewer bits than the header says still make the values that were meant.
@@ -141,7 +141,7 @@ def _check_samples(components: int, precision: int, layout: Layout, as_they_are:
 
 
 def _options(dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """Return what pydicom wants to know of a frame that it gets without its file."""
+    """Return what pydicom needs to know of a frame that it gets without its file."""
     return {
         "rows": int(dataset.Rows),
         "columns": int(dataset.Columns),

@@ -24,7 +24,7 @@ from medcap.errors import TooManyPixelsError, UserError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_VOLUME_PIXELS = 1_000_000_000  # of all frames together; only the frames that are asked for are ever decoded
+MAX_VOLUME_PIXELS = 1_000_000_000  # for all frames together; only the frames that are requested are ever decoded
 START_BYTES = 132
 _PREFIX = b"DICM"
 _FIRST_GROUPS = (0x0002, 0x0008)
@@ -33,12 +33,12 @@ _DEFLATED, _IMPLICIT, _LITTLE, _BIG = (f"1.2.840.10008.1.2{end}" for end in (".1
 
 
 def has_preamble(start: bytes) -> bool:
-    """Tell whether a file is DICOM as PS3.10 wants it, by its first ``START_BYTES`` bytes."""
+    """Return whether a file is DICOM in the sense of PS3.10, by its first ``START_BYTES`` bytes."""
     return start[128:132] == _PREFIX
 
 
 def is_bare(start: bytes) -> bool:
-    """Tell whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
+    """Return whether a file may be DICOM without a preamble: it begins with an element of group 2 or 8.
 
     An element is its number, then its type or its length. Ask this last: the pattern is weaker than that of any other
     format.
@@ -59,18 +59,18 @@ class DicomFile:
     """One DICOM file with pixels.
 
     Args:
-        file: at its beginning.
+        file: file, positioned at its beginning.
         start: its first ``START_BYTES`` bytes.
         max_pixels: rows x columns above which it is refused.
         max_bytes: what a deflated file may hold when inflated.
-        header_only: read nothing behind the header; no picture can be had then.
+        header_only: read nothing after the header; no picture can be decoded then.
 
     Attributes:
         format: ``DICOM``.
         frames: how many there are.
 
     Raises:
-        UserError: if pydicom is not installed, there are no pixels, they are too many, or nothing can decode them.
+        UserError: if pydicom is not installed, there are no pixels, there are too many, or nothing can decode them.
     """
 
     format = "DICOM"
@@ -98,13 +98,13 @@ class DicomFile:
         """Decode frames, one after the other.
 
         Args:
-            view: which, and of which values.
+            view: which frame or slice, and which range of values.
 
         Yields:
             The frame's number from 0, and the picture: mode L or RGB.
 
         Raises:
-            UserError: if there is no such frame or window. Whatever pydicom and its decoders raise: what a damaged
+            UserError: if there is no such frame or window. Also whatever pydicom and its decoders raise: what a damaged
                 file makes them raise cannot be foreseen.
         """
         for frame in choose_frames(view.frames, self.frames):
@@ -196,7 +196,7 @@ def _whole_number(dataset: Dataset, key: str, default: int) -> int:
     try:
         stored = dataset.get_item(key)
         content = getattr(stored, "value", None)
-        # Blanks are blanks in text alone: the two bytes of a binary 32 are a blank and a zero.
+        # Blanks are blanks only in text: two bytes 32 of a binary value are a number.
         blank = isinstance(content, bytes) and stored.VR in ("IS", None) and not content.strip(b" \0")
         if content is None or (blank and key == "NumberOfFrames"):
             return default

@@ -67,7 +67,7 @@ def _single_bits(dataset: Dataset, syntax: Any, frame: int) -> np.ndarray:
     """Return a frame of single bits, which need not begin with a byte (PS3.5, 8.1.1)."""
     data = dataset.PixelData
     if not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
-        # Bits lie in words, the first in the low byte: big endian turns the words round.
+        # Bits are stored in words, the first in the low byte: in a big-endian file the bytes must be swapped.
         data = np.frombuffer(data, dtype=">u2").astype("<u2").tobytes()
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     start, end = (number * rows * columns for number in (frame, frame + 1))
@@ -79,7 +79,7 @@ def _single_bits(dataset: Dataset, syntax: Any, frame: int) -> np.ndarray:
 
 
 def _check_length(dataset: Dataset, frames: int, key: str, bits: int) -> None:
-    """Refuse data that hold a frame more than the header says: the bits of a pixel are told wrong, or the frames."""
+    """Refuse data that hold one frame more than the header says: the number of bits or of frames is wrong."""
     expected = math.ceil(int(dataset.Rows) * int(dataset.Columns) * frames * bits / 8)
     found = len(dataset[key].value or b"")
     if found >= expected + max(2, math.ceil(expected / frames)):

@@ -29,7 +29,7 @@ def grey_levels(frame: Frame, number: int, dataset: Dataset, little_endian: bool
     """Turn a grey frame into levels; what the file calls padding, and what is not a number, is black.
 
     Args:
-        frame: with stored values ``[rows, columns]``.
+        frame: frame with stored values ``[rows, columns]``.
         number: the frame's, from 0.
         dataset: the file's.
         little_endian: its byte order.
@@ -73,9 +73,9 @@ def window_levels(values: np.ndarray, center: float, width: float, function: str
     """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3).
 
     Args:
-        values: in units of the modality.
-        center: of the window.
-        width: of the window, above 0.
+        values: values in units of the modality.
+        center: centre of the window.
+        width: width of the window, above 0.
         function: LINEAR, LINEAR_EXACT or SIGMOID.
 
     Returns:
@@ -102,7 +102,7 @@ def _modality_transform(item: Dataset, little_endian: bool) -> Transform:
     if tables:
         return read_table(tables[0], little_endian, "modality LUT").apply
     slope, intercept = _first(item, "RescaleSlope", 1.0), _first(item, "RescaleIntercept", 0.0)
-    # A slope of 0, as secondary captures have it, tells nothing of the unit: the stored values are taken.
+    # A slope of 0, which secondary captures have, does not define a unit: the stored values are taken.
     if (slope, intercept) == (1.0, 0.0) or not slope or not math.isfinite(slope) or not math.isfinite(intercept):
         return lambda values: values
     return lambda values: values.astype(np.float64) * slope + intercept
@@ -196,7 +196,7 @@ def _padding(frame: Frame, dataset: Dataset, little_endian: bool) -> np.ndarray:
     as_stored = [stored for end in ends if (stored := _as_stored(end, frame.bits, signed)) is not None]
     if len(as_stored) == len(ends):
         return (frame.values >= min(as_stored)) & (frame.values <= max(as_stored))
-    # The values lie outside the bits that are stored: padding that uses all bits that are allocated.
+    # The values lie outside the stored bits: the padding uses all allocated bits.
     ends = [_sixteen_bits(end, signed) for end in ends]
     return (frame.cells >= min(ends)) & (frame.cells <= max(ends))
 
@@ -205,7 +205,7 @@ def _as_stored(value: int, bits: int, signed: bool) -> int | None:
     """Return a padding value as a stored value: its 16 bits in the type of the pixels, whatever type the file says.
 
     Returns:
-        The value; None where a stored value of so few bits cannot be it.
+        The value; None where a stored value of this few bits cannot equal it.
     """
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     value = _sixteen_bits(value, signed)

@@ -14,10 +14,10 @@ class Jpeg2000Stream:
     """A JPEG 2000 stream, read from part to part up to its end.
 
     Args:
-        data: the stream, or a JP2 file that holds it; what is behind its end is not looked at.
+        data: the stream, or a JP2 file that holds it; bytes after its end are ignored.
 
     Attributes:
-        data: the stream alone.
+        data: the stream without a container.
         precision: bits of a sample.
         signed: whether a sample has a sign.
         components: how many there are.

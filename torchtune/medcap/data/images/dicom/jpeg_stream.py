@@ -1,7 +1,7 @@
 """What a JPEG or JPEG-LS stream says before it is decoded: its size, its colours, whether all of it is there.
 
 Decoders fill up what is missing and say nothing. A stream is whole if it ends with its end marker, has all its scans
-and restart intervals, and if no bits are missing inside: that is found by decoding it with bits added behind each
+and restart intervals, and if no bits are missing inside: that is found by decoding it with bits added after each
 interval. A decoder that has all the bits it needs never reads those, and the picture stays the same.
 """
 
@@ -21,7 +21,7 @@ _APP0, _APP8, _APP14 = 0xE0, 0xE8, 0xEE
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _JPEG_LS = 0xC0, 0xC1, 0xC2, 0xC3, 0xF7
 _OTHER_FRAMES = {0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _RESTARTS = range(0xD0, 0xD8)
-# Of a byte FF in coded data: 00 follows it in JPEG, a byte below 80 in JPEG-LS; all else are markers.
+# After a byte FF in coded data follows 00 in JPEG, or a byte below 80 in JPEG-LS; all else are markers.
 _MARKER, _JPEG_LS_MARKER = re.compile(rb"\xff+[\x01-\xfe]"), re.compile(rb"\xff+[\x80-\xfe]")
 _NO_TRANSFORM = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _LEFT_OVER = 16  # bytes of coded data that an encoder may leave over
@@ -39,7 +39,7 @@ class JpegStream:
     """A stream of the JPEG family, read up to its end.
 
     Args:
-        data: the stream; what is behind its end is not looked at.
+        data: the stream; bytes after its end are ignored.
 
     Attributes:
         precision: bits of a sample.
@@ -55,7 +55,7 @@ class JpegStream:
         self._width = self._height = self.precision = 0
         self._parts: list[_Component] = []
         self._interval = 0
-        self._coded: list[tuple[int, int]] = []  # where coded data are: from their first byte to the marker behind them
+        self._coded: list[tuple[int, int]] = []  # where coded data are: from their first byte to the marker after them
         self._colour_marks: list[tuple[int, int]] = []
         self._jfif = self._transformed = False
         self._adobe: int | None = None
@@ -93,7 +93,7 @@ class JpegStream:
         return self._edited(b"")
 
     def with_added_bits(self) -> bytes:
-        """Return the same with bits added behind all coded data: it decodes to the same if no bits were missing."""
+        """Return the same with bits added after all coded data: it decodes to the same if no bits were missing."""
         return self._edited(_ADDED_BITS)
 
     def with_changed_bits(self) -> bytes | None:
@@ -103,7 +103,7 @@ class JpegStream:
         missing further up.
 
         Returns:
-            The stream; None where coded data are too short to tell, and of the lossless process, which never makes
+            The stream; None where coded data are too short to decide, and for the lossless process, which never makes
             more samples of fewer bits.
         """
         if self._frame == _LOSSLESS:
@@ -176,7 +176,7 @@ class JpegStream:
             self._transformed = body[4:5] not in (b"", b"\0")
 
     def _pass_coded_data(self, position: int, header: bytes) -> int:
-        """Note where the coded data of a scan end; returns the place of the marker behind them."""
+        """Note where the coded data of a scan end and return the position of the marker after them."""
         numbers = [header[1 + 2 * number] for number in range(header[0])]
         first, last, approximation = header[-3], header[-2], header[-1]
         for number in numbers:
@@ -203,7 +203,7 @@ class JpegStream:
         return found.start()
 
     def _restarts(self, numbers: list[int]) -> int:
-        """Tell how many restart markers a scan of these components has (T.81, A.2)."""
+        """Return how many restart markers a scan of these components has (T.81, A.2)."""
         unit = 1 if self._frame == _LOSSLESS else 8
         across, down = (max(part.across for part in self._parts), max(part.down for part in self._parts))
         if len(numbers) == 1:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 YCBCR = ("YBR_FULL", "YBR_FULL_422")
-TRANSFORMED = ("YBR_RCT", "YBR_ICT")  # of JPEG 2000, whose decoder makes RGB of it
+TRANSFORMED = ("YBR_RCT", "YBR_ICT")  # for JPEG 2000, whose decoder converts to RGB
 _SAMPLES = {**dict.fromkeys((*GREY, PALETTE), 1), **dict.fromkeys(("RGB", *YCBCR, *TRANSFORMED), 3)}
 _OVERLAY_GROUPS, _OVERLAY_BIT, _OVERLAY_DATA = range(0x6000, 0x6020, 2), 0x0102, 0x3000
 
@@ -27,8 +27,8 @@ class Frame:
     Attributes:
         values: stored values ``[rows, columns]``, or ``[rows, columns, 3]`` for colours; signed or unsigned integers,
             or floats.
-        colours: what they stand for: one of ``GREY``, ``PALETTE``, ``RGB`` or ``YBR_FULL``.
-        bits: of a value; None of floats.
+        colours: their meaning: one of ``GREY``, ``PALETTE``, ``RGB`` or ``YBR_FULL``.
+        bits: number of bits of a value; None for floats.
         cells: what held the values, with unused bits; of the same type and shape.
     """
 
@@ -112,7 +112,7 @@ def integer_layout(dataset: Dataset, colours: str) -> Layout:
             raise UserError(f"does not say its {key}: correct the file")
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = stored - 1 if stored == allocated else int(dataset.get("HighBit", stored - 1))
-    # Colours have no sign, whatever the header says of it.
+    # Colours are unsigned, whatever the header says.
     signed = bool(dataset.PixelRepresentation) and _SAMPLES[colours] == 1
     return Layout(colours, _SAMPLES[colours], allocated, stored, high, signed)
 
@@ -126,7 +126,7 @@ def from_cells(cells: np.ndarray, layout: Layout, dataset: Dataset) -> Frame:
         dataset: the file's.
 
     Raises:
-        UserError: if the bits below the values hold something that the header does not tell.
+        UserError: if the bits below the values hold data that the header does not mention.
     """
     cells = _native_order(cells)
     if layout.shifted < 0 or layout.high >= layout.allocated:
@@ -159,9 +159,9 @@ def from_coded(values: np.ndarray, precision: int, colours: str, layout: Layout)
     """Bring decoded samples to the bits that the header says; they may have had more.
 
     Args:
-        values: int32 or int64, with the sign that ``precision`` bits give them.
+        values: int32 or int64, with the sign of ``precision`` bits.
         precision: bits of a compressed sample.
-        colours: what they stand for.
+        colours: their meaning.
         layout: the header's.
     """
     bits = layout.stored
@@ -186,7 +186,7 @@ def from_coded(values: np.ndarray, precision: int, colours: str, layout: Layout)
 
 
 def sign_extended(values: np.ndarray, bits: int) -> np.ndarray:
-    """Give values of a number of bits their sign."""
+    """Interpret values of a number of bits as signed."""
     return np.where(values >= 2 ** (bits - 1), values - 2**bits, values)
 
 

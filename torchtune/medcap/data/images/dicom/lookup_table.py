@@ -20,7 +20,7 @@ class LookupTable:
 
     Attributes:
         first: the number that the first entry is for, with the sign that it was written with.
-        bits: of an entry, as the descriptor says. Files often say it wrong: take it as a hint.
+        bits: number of bits of an entry, as the descriptor says. Files often say it wrong: take it as a hint.
         entries: int64 ``[entries]``, never negative.
     """
 
@@ -29,7 +29,7 @@ class LookupTable:
     entries: np.ndarray
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Map values; one before the first entry gets the first, one behind the last gets the last.
+        """Map values; a value below the first entry gets the first entry, one above the last gets the last.
 
         Args:
             values: numbers of any type and shape; fractions are rounded, what is not a number gets the first entry.
@@ -67,7 +67,7 @@ def read_table(item: Dataset, little_endian: bool, name: str) -> LookupTable:
     """Read the table of an item of a Modality or VOI LUT Sequence.
 
     Args:
-        item: with LUTDescriptor and LUTData.
+        item: item with LUTDescriptor and LUTData.
         little_endian: byte order of the file.
         name: what the table is, for errors.
 
@@ -97,7 +97,7 @@ def table_bytes(item: Dataset, key: str, little_endian: bool) -> bytes:
         return b""
     if not isinstance(value, bytes):
         return (np.atleast_1d(np.asarray(value, dtype=np.int64)) & 0xFFFF).astype("<u2").tobytes()
-    # Also entries of 8 bits lie in words, the first in the low byte, and big endian turns the words round.
+    # Entries of 8 bits are stored in words too, the first in the low byte: in a big-endian file they must be swapped.
     if little_endian or item[key].VR == "OB" or len(value) % 2:
         return value
     return np.frombuffer(value, dtype=">u2").astype("<u2").tobytes()
@@ -107,9 +107,9 @@ def table_entries(data: bytes, count: int, bits: int, name: str) -> np.ndarray:
     """Divide the data of a table into its entries: words, or two entries in a word.
 
     Args:
-        data: as :func:`table_bytes` returns it.
+        data: data as :func:`table_bytes` returns it.
         count: entries that the descriptor says.
-        bits: of an entry that the descriptor says; it matters only where the length allows both.
+        bits: number of bits of an entry that the descriptor says; it matters only where the length allows both.
         name: what the table is, for errors.
 
     Returns:

@@ -36,9 +36,9 @@ def palette_colours(indices: np.ndarray, dataset: Dataset, little_endian: bool) 
 
 
 def _bits(tables: list[LookupTable]) -> int:
-    """Tell how many bits the brightest entry of the three tables has.
+    """Return the number of bits of the brightest entry of the three tables.
 
-    The descriptor does not tell: entries of 8 bits are written with a descriptor of 16, and of 16 bits (each byte
+    The descriptor does not say it: entries of 8 bits are written with a descriptor of 16, and of 16 bits (each byte
     twice) with one of 8. Dark colours throughout are rarer than either.
     """
     top = max(int(table.entries.max()) for table in tables)
@@ -57,7 +57,7 @@ def _read_palette(dataset: Dataset, colour: str, little_endian: bool) -> LookupT
     data = table_bytes(dataset, f"Segmented{colour}PaletteColorLookupTableData", little_endian)
     if not data:
         raise UserError(f"has no data of its {name}: correct the file")
-    # As with plain tables, entries of 8 bits may stand in words.
+    # As with plain tables, entries of 8 bits may be in words.
     for kind in ("u1", "<u2") if bits <= 8 else ("<u2", "u1"):
         values = np.frombuffer(data[: len(data) // 2 * 2], dtype=kind).astype(np.int64)
         entries = _expand(values, count, np.dtype(kind).itemsize)
@@ -70,7 +70,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     """Write out a segmented table (C.7.9.2); None where it does not make ``count`` entries.
 
     Args:
-        values: of all segments, int64.
+        values: values of all segments, int64.
         count: entries of the table.
         width: bytes of a value.
     """
@@ -79,7 +79,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
     made = 0
 
     def segment(position: int, within: bool) -> int | None:
-        """Add the segment at a place; returns the place behind it, None for a damaged one."""
+        """Add the segment at a place and return the position after it, None for a damaged one."""
         nonlocal last, made
         if position + 2 > len(values):
             return None
@@ -116,7 +116,7 @@ def _expand(values: np.ndarray, count: int, width: int) -> np.ndarray | None:
         position = segment(position, False)
         if position is None:
             return None
-    # Behind the last segment only a zero may stand, which makes the length even.
+    # After the last segment only a zero may follow, which makes the length even.
     if made != count or np.any(values[position:]) or len(values) - position > 1:
         return None
     return np.concatenate(table)

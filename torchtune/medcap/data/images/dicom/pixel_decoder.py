@@ -13,7 +13,7 @@ def decode(source: Any, syntax: Any, frame: int, **options: Any) -> np.ndarray:
     """Decode a frame by pydicom, its unused bits and its colours left as they are.
 
     Args:
-        source: a dataset; or its encapsulated pixels, with options for all that is to be known of them.
+        source: a dataset; or its encapsulated pixels, with all the options that decoding needs.
         syntax: its transfer syntax.
         frame: which frame.
         options: those of pydicom's decoders, in place of what the dataset says.

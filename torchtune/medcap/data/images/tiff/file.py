@@ -25,11 +25,11 @@ _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4, YCBCR: 3}
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # 4: the writer does not know; to be read as unsigned
 _ASSOCIATED, _UNASSOCIATED, _COREL_DRAW = 1, 2, 999
 _ALPHAS = (_ASSOCIATED, _UNASSOCIATED, _COREL_DRAW)
-_CMYK = 1  # of the ink set
+_CMYK = 1  # ink set
 
 
 def needs_samples(tags: Tags) -> bool:
-    """Tell whether Pillow does not read a file, or misreads it, and ``TiffFile`` must."""
+    """Return whether Pillow cannot read a file, or misreads it, so that ``TiffFile`` must read it."""
     bits = set(tags.values.get(tag.BITS, (1,)))
     photometric = tags.one(tag.PHOTOMETRIC, WHITE_IS_ZERO)
     usual = {8} if photometric in (RGB, SEPARATED) else {1, 2, 4, 8}
@@ -62,7 +62,7 @@ class TiffFile:
 
     Args:
         file: the whole file.
-        tags: of its first directory.
+        tags: tags of its first directory.
         max_pixels: width x height above which it is refused.
 
     Attributes:
@@ -144,7 +144,7 @@ class TiffFile:
         return turn(picture, self._tags.one(tag.ORIENTATION, 1))
 
     def _read_ycbcr(self) -> Image.Image:
-        """By libtiff, which knows subsampling: Pillow alone takes uncompressed ones for four bytes a pixel."""
+        """Decode with libtiff, which knows subsampling: Pillow takes uncompressed ones for four bytes a pixel."""
         self._file.seek(0)
         options = ("libtiff", "RGBX", "raw", False, self._tags.position)
         return Image.frombytes("RGB", self.size, self._file.read(), *options)
@@ -156,7 +156,7 @@ class TiffFile:
             raise unread(f"{bits} bits a sample and the photometric interpretation {self._photometric}")
 
     def _extra_samples(self) -> tuple[int, ...]:
-        """Return what each sample behind the colours is: a kind of alpha, or something to leave out."""
+        """Return what each sample after the colours is: a kind of alpha, or something to leave out."""
         count = self._samples - _COLOURS[self._photometric]
         extra = self._tags.values.get(tag.EXTRA_SAMPLES, ())
         if not extra and count == 1 and self._photometric == RGB:
@@ -199,7 +199,7 @@ class TiffFile:
         return values
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        """Return a strip or a tile as it stands in the file; everything from there on if its size is not given."""
+        """Return a strip or a tile as it is in the file; everything from there on if its size is not given."""
         self._file.seek(offset)
         data = self._file.read(size)
         if not data or len(data) < size:

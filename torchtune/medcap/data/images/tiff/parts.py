@@ -29,8 +29,8 @@ class Encoding:
     Attributes:
         order: byte order, ``<`` or ``>``.
         kind: ``u``, ``i`` or ``f``.
-        bits: of a sample.
-        compression: of ``COMPRESSIONS``.
+        bits: number of bits of a sample.
+        compression: one of ``COMPRESSIONS``.
         predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
         reversed_bits: whether the lowest bit of a byte comes first.
 
@@ -77,11 +77,11 @@ def decode_part(data: bytes, encoding: Encoding, rows: int, columns: int, sample
     """Decode a strip or a tile.
 
     Args:
-        data: as it stands in the file.
-        encoding: of the file.
-        rows: of the part.
-        columns: of the part.
-        samples: of a pixel, 1 where each plane has parts of its own.
+        data: data as it is in the file.
+        encoding: encoding of the file.
+        rows: rows of the part.
+        columns: columns of the part.
+        samples: number of samples of a pixel, 1 where each plane has parts of its own.
 
     Returns:
         ``[rows, columns, samples]``, type ``encoding.dtype``.
@@ -109,7 +109,7 @@ def _decompress(data: bytes, compression: int, rows: int, per_row: int) -> np.nd
     """Return the bytes of a part: uint8 ``[rows, per_row]``."""
     size = rows * per_row
     if compression in (DEFLATE, OLD_DEFLATE):
-        data = zlib.decompressobj().decompress(data, size + 1)  # one more, so that the checksum is looked at
+        data = zlib.decompressobj().decompress(data, size + 1)  # One more, so that the checksum is verified.
     elif compression != NONE:
         # libtiff, which comes with Pillow: as if this were a file of one strip of 8-bit grey.
         strip, position = _strip_file(data, compression, rows, per_row)

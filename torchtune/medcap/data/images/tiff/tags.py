@@ -26,7 +26,7 @@ _STARTS: dict[bytes, tuple[Literal["<", ">"], bool]] = {
 }
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # whole numbers without a sign
 _MAX_ENTRIES = 65_535
-_MAX_VALUES = 4_000_000  # of one tag: strips of a large file
+_MAX_VALUES = 4_000_000  # bytes of one tag: the strips of a large file
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tags:
         order: ``<`` or ``>``, the byte order of the file.
         big: whether it is a BigTIFF file.
         position: where the directory begins, in bytes.
-        values: by the number of the tag.
+        values: values by tag number.
     """
 
     order: Literal["<", ">"]
@@ -51,7 +51,7 @@ class Tags:
 
 
 def is_tiff(start: bytes) -> bool:
-    """Tell whether a file is a TIFF file, by its first bytes."""
+    """Return whether a file is a TIFF file, by its first bytes."""
     return start[:4] in _STARTS
 
 

@@ -24,7 +24,7 @@ STRICT = "strict"
 
 _FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.MULTILINE)
 _LATEX = re.compile(r"\\(?:boxed|fbox|text\w*|math\w+)\s*\{([^{}]*)\}")
-# <verdict>, </s>, <|eot_id|>; the words themselves may stand in angle brackets.
+# <verdict>, </s>, <|eot_id|>; the words themselves may be in angle brackets.
 _TAG = re.compile(rf"<\|[^<>|]*\|>|</?(?!{WORD.replace('?P<word>', '?:')})[A-Za-z][^<>]{{0,80}}>", re.IGNORECASE)
 _QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”„«»*`#$]")
 
@@ -56,12 +56,12 @@ _JOINS = re.compile(r"(?<!\w)(?:right|correct|wrong|incorrect)\W*(?:\b(?:or|and|
 
 
 def parse_strict(reply: str) -> str:
-    """Read a verdict where the reply gives one and no other.
+    """Read a verdict if the reply has exactly one.
 
     Reasoning in tags is left out, see ``final_reply``. A verdict is RIGHT or WRONG (CORRECT and INCORRECT too), in any
-    case and any markup, at the beginning of the reply, with or without a reason behind it; on a line of its own; behind
+    case and any markup, at the beginning of the reply, with or without a reason after it; on a line of its own; after
     "Verdict:" or "The prediction is"; in ``\\boxed{}``, or in JSON. A word within a reason, such as "the right lung was
-    expected", is none.
+    expected", is not a verdict.
 
     Args:
         reply: the judge's words.
@@ -82,7 +82,7 @@ def parse_medcap(reply: str) -> str:
     """Read a verdict by medcap 2024's rule: the letters "right" occur anywhere (chat_llama3_quant.py, line 103).
 
     Args:
-        reply: the judge's words; reasoning in tags, which judges of 2024 did not give, is left out.
+        reply: the judge's words; reasoning in tags, which judges of 2024 did not have, is left out.
 
     Returns:
         ``RIGHT`` or ``WRONG``; "WRONG, it is the right lung" is RIGHT.
@@ -121,7 +121,7 @@ def _declared(text: str) -> Iterator[str]:
 
 
 def _contradicts(text: str, verdict: str) -> bool:
-    """Tell whether the other verdict stands in the text too, as a verdict and not within a reason."""
+    """Return whether the other verdict is in the text too, as a verdict and not within a reason."""
     for match in _WORD.finditer(text):
         if verdict_of(match) == verdict or not ends_after(match):
             continue

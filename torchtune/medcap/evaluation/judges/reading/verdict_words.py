@@ -1,4 +1,4 @@
-"""The words that are a verdict, and a verdict that stands at the beginning of a text."""
+"""The words that are a verdict, and a verdict that is at the beginning of a text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RIGHT = "RIGHT"
 WRONG = "WRONG"
 UNPARSED = "UNPARSED"
 
-# Judges answer an English prompt; those of Chinese models sometimes do so in Chinese.
+# Judges answer an English prompt; Chinese models sometimes answer in Chinese.
 VERDICTS = {
     "right": RIGHT,
     "correct": RIGHT,
@@ -20,7 +20,7 @@ VERDICTS = {
 }
 WORD = rf"(?<!\w)(?P<word>{'|'.join(VERDICTS)})(?!\w)"
 
-# What may stand behind a verdict: the end, a mark, or the beginning of a reason. "the right lung" goes on.
+# What may come after a verdict: the end, a mark, or the beginning of a reason. "the right lung" goes on.
 _END = re.compile(
     r"[ \t]*(?:$|\n|[.,:;!?()\[\]{}…—–→])|[ \t]+-|-[ \t]|[ \t]+(?:because|since|as|for|due)\b", re.IGNORECASE
 )
@@ -35,25 +35,25 @@ def verdict_of(match: re.Match[str]) -> str:
 
 
 def is_side(match: re.Match[str]) -> bool:
-    """Tell whether the word may mean the right side: "right" in small letters."""
+    """Return whether the word may mean the right side: "right" in small letters."""
     return match["word"] == "right"
 
 
 def ends_after(match: re.Match[str]) -> bool:
-    """Tell whether a verdict may end behind a match: a noun that follows makes it an adjective."""
+    """Return whether a verdict may end after a match: a noun that follows makes it an adjective."""
     return _END.match(match.string, match.end()) is not None
 
 
 def has_words(text: str) -> bool:
-    """Tell whether a text has a letter or a digit."""
+    """Return whether a text has a letter or a digit."""
     return _HAS_WORDS.search(text) is not None
 
 
 def leading_verdict(text: str) -> str | None:
-    """Read a verdict that a text begins with, alone or with a reason behind it.
+    """Read a verdict that a text begins with, alone or with a reason after it.
 
     Args:
-        text: without markup.
+        text: text without markup.
 
     Returns:
         ``RIGHT``, ``WRONG`` or None.

@@ -32,7 +32,7 @@ def test_jpeg_ls():
     assert coded_size(bytes.fromhex("ffd8fff7000b0800210028010111 00".replace(" ", ""))) == (40, 33)
 
 
-def test_the_offset_of_a_jpeg_2000_image_is_no_part_of_it():
+def test_the_offset_of_a_jpeg_2000_image_is_not_a_part_of_it():
     header = bytes.fromhex("ff4fff5100290000") + np.array([100, 60, 20, 10], dtype=">u4").tobytes()
     assert coded_size(header) == (80, 50)
 

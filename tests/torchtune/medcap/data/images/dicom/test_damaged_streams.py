@@ -139,7 +139,7 @@ def test_a_stream_that_lacks_restart_intervals_is_refused(step):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tail", [b"", b"\0", b"\0\0\0\0", b"\xff", b"\xff\xff\xff", b"anything"])
-def test_what_is_behind_the_end_is_not_looked_at(tail):
+def test_what_is_after_the_end_is_ignored(tail):
     for kind in ("baseline", "lossless", "jpeg 2000", "jpeg-ls"):
         dataset, stream = KINDS[kind]()
         assert read(dataset, stream.rstrip(b"\0") + tail) == read(dataset, stream)

@@ -247,7 +247,7 @@ def test_a_file_without_preamble(reader, tmp_path, implicit):
 
 
 @pytest.mark.parametrize("start", [b"", b"\x08\x00", b"hello, this is a text", b"\x08\x00\x16\x00\xff\xff\xff\xff" * 2])
-def test_what_is_no_element_is_not_taken_for_one(start):
+def test_something_that_is_not_an_element_is_not_taken_for_one(start):
     assert not is_bare(start)
 
 
@@ -308,7 +308,7 @@ def test_a_number_of_frames_of_blanks_is_one(reader, tmp_path, blanks):
     assert levels(reader, path)[0] == [0, 17, 34, 51]
 
 
-def test_a_number_of_frames_that_is_no_number_is_named(reader, tmp_path):
+def test_a_number_of_frames_that_is_not_a_number_is_named(reader, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), NumberOfFrames=11)
     path.write_bytes(path.read_bytes().replace(b"IS\x02\x0011", b"IS\x02\x00ab"))
     assert problem(reader, path).endswith("has no whole number as NumberOfFrames")

@@ -14,7 +14,7 @@ from medcap.evaluation.judges.reading.parsing import PARSINGS, parse_medcap, par
         "---\n# RIGHT",
         "RIGHT\n\nBoth name the same finding.",
         "RIGHT\nRIGHT",
-        # A reason behind it.
+        # A reason after it.
         "RIGHT. The two answers agree.",
         "RIGHT: same",
         "RIGHT - same",
