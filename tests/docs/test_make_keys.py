@@ -29,7 +29,7 @@ def test_rows_say_type_default_and_limits(script):
         "| `dtype` | str | `auto` | `auto`, `fp32`, `bf16` | ",
         "| `projector` | component | `medcap.models.mlp` |  | ",
         "| `vision` | str or dict or null | `null` |  | ",
-        "| `trainable` | list | `[vision, projector]` |  | ",
+        "| `trainable` | list or dict | `[vision, projector]` |  | ",
         "| `optimizer.lr` | float or null | the component's | at least 0 | ",
         "| `clip_grad_norm` | float or null | `null` | above 0 | ",
         "| `activation_memory_budget` | float | `1.0` | at least 0 and at most 1 | ",

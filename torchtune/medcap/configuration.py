@@ -196,7 +196,7 @@ class NamedSections:
 
         def validate(value: Any, info: ValidationInfo) -> Any:
             try:
-                return self.checked(value, info.field_name)
+                return self.checked(value, info.field_name or "")
             except UserError as error:
                 raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
 

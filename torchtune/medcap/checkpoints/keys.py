@@ -82,9 +82,7 @@ class ComponentKeys(create_model("FurtherComponents", __base__=Configuration, **
     projector: Annotated[dict[str, Any], ComponentRule(passed=2, default="medcap.models.mlp")] = Field(
         default_factory=dict, description="Projector from the tower's patches to image tokens of the language model."
     )
-    without: list[str] = Field(
-        default_factory=list, description="Components of the run that are left out, such as llm_lora."
-    )
+    without: list[str] = Field([], description="Components of the run that are left out, such as llm_lora.")
     device: str = Field("auto", description="Device that computes: auto, cpu, cuda or cuda:N; auto is a GPU if any.")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Precision of the frozen language model; auto is bf16 on a GPU and fp32 on a CPU."

@@ -10,7 +10,12 @@ from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 
 # In the order of the banner, the optimizer's parameters and the checkpoints.
-COMPONENTS: dict[str, type[Component]] = {kind.name: kind for kind in (Tower, Projector, LanguageModelAdapters)}
+_KINDS: tuple[type[Component], ...] = (
+    Tower,
+    Projector,
+    LanguageModelAdapters,
+)
+COMPONENTS = {kind.name: kind for kind in _KINDS}
 # A model always has these two. They fit each other and the language model, so they are planned together.
 VISION_SIDE = (Tower.name, Projector.name)
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from medcap.errors import UserError
 from medcap.models.component import Component
@@ -144,16 +143,15 @@ class LanguageModelAdapters(Component):
         self.rank, self.alpha, self.dropout, self.rank_stabilised = rank, alpha, dropout, rank_stabilised
         self.targets = targets if isinstance(targets, str) else list(targets)
         self.scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-        self._names = list(shapes)
-        self._handles: list[RemovableHandle] = []
-        for name, shape in shapes.items():
+        self._updates = {name: _Update(shape, rank) for name, shape in shapes.items()}
+        for name, update in self._updates.items():
             *path, leaf = name.split(".")
             parent: nn.Module = self
             for part in path:
                 if not hasattr(parent, part):
                     parent.add_module(part, nn.Module())
                 parent = parent.get_submodule(part)
-            parent.add_module(leaf, _Update(shape, rank))
+            parent.add_module(leaf, update)
 
     def config(self) -> dict[str, Any]:
         """Return the function's name and its options."""
@@ -174,44 +172,37 @@ class LanguageModelAdapters(Component):
 
     def attach(self, model: nn.Module) -> None:
         """Let every target call its update."""
-        for name in self._names:
-            update = self.get_submodule(name)
-            self._handles.append(model.decoder.get_submodule(name).register_forward_hook(self._hook(update)))
+        decoder = model.get_submodule("decoder")
+        for name, update in self._updates.items():
+            decoder.get_submodule(name).register_forward_hook(self._hook(update))
 
     def layer_activations(self, tokens: int, dtype: torch.dtype) -> int:
         """Count the inputs of the updates, each once, and what ``A`` makes of them.
 
         The input of ``attn.output_proj`` is what attention keeps anyway.
         """
-        first = self._names[0].split(".")[1]
-        maps = {name.split(".", 2)[2]: name for name in self._names if name.split(".")[1] == first}
-        inputs = {_INPUTS[leaf]: self.get_submodule(name).lora_a.in_features for leaf, name in maps.items()}
+        layer = next(iter(self._updates)).split(".")[1]
+        maps = {name.split(".", 2)[2]: update for name, update in self._updates.items() if name.split(".")[1] == layer}
+        inputs = {_INPUTS[leaf]: update.lora_a.in_features for leaf, update in maps.items()}
         inputs.pop("attended", None)
         return tokens * dtype.itemsize * (sum(inputs.values()) + self.rank * len(maps))
 
     def added_weight(self, name: str) -> Tensor | None:
         """Return the product of a map's two matrices, scaled: ``[out, in]``."""
-        name = name.removesuffix(".weight")
-        if name not in self._names:
+        update = self._updates.get(name.removesuffix(".weight"))
+        if update is None:
             return None
-        update = self.get_submodule(name)
         return self.scale * (update.lora_b.weight.detach() @ update.lora_a.weight.detach())
 
-    def detach(self) -> None:
-        """Take the updates off the language model for good, so that another model can use it."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _hook(self, update: nn.Module) -> Any:
+    def _hook(self, update: _Update) -> Any:
         def add(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return self._added(update, inputs[0], output) if self.enabled else output
 
         return add
 
-    def _added(self, update: nn.Module, states: Tensor, output: Tensor) -> Tensor:
+    def _added(self, update: _Update, states: Tensor, output: Tensor) -> Tensor:
         """``[..., in]`` and what the frozen map gives of it, ``[..., out]`` -> their sum with the update."""
-        down, up = (part.weight.to(output.dtype) for part in (update.lora_a, update.lora_b))
+        down, up = (part.weight.to(output.dtype) for part in (update.lora_a, update.lora_b))  # [r, in], [out, r]
         if self.training and self.dropout:
             states = functional.dropout(states, self.dropout)
         low = functional.linear(states.to(output.dtype), down).flatten(0, -2)  # [n, rank]

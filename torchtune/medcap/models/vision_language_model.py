@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ class VisionLanguageModel(nn.Module):
                 raise UserError(f"without={name}: this model has no such component; {there}")
 
     @contextmanager
-    def without(self, names: Collection[str]) -> Iterator[None]:
+    def without(self, names: Collection[str]) -> Generator[None]:
         """Let the language model compute without some components while the block lasts.
 
         Args:

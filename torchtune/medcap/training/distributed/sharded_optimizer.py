@@ -349,7 +349,7 @@ class ShardedOptimizer:
         # Four times as fast as gloo's all-gather.
         ranks = range(self._world.size)
         sent = [dist.broadcast(self._shard_of(self._weights, rank), rank, async_op=True) for rank in ranks]
-        for work in sent:
+        for work in filter(None, sent):
             work.wait()
 
     def _check_views(self) -> None:
