@@ -12,7 +12,7 @@ from torchtune.models.convert_weights import tune_to_hf, tune_to_meta
 from torchtune.modules import TiedLinear, TransformerDecoder
 
 from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
-from medcap.configuration import find_component
+from medcap.instantiate import find_component
 
 _COLUMN_PARALLEL = ("wo.weight", "w2.weight")
 

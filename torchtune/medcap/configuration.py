@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib
-import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -31,8 +27,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from medcap.argument_types import convert, limit_words
+from medcap.argument_types import limit_words
 from medcap.errors import UserError
+from medcap.instantiate import check_arguments, find_component, unknown_key
 
 # Pydantic's names of a key that is not known.
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -269,18 +266,13 @@ def _mistakes(keys: type[Configuration], given: Any, errors: list[ErrorDetails],
     for name, problems in by_name.items():
         key, value, field = prefix + name, given.get(name), keys.model_fields.get(name)
         if field is None:
-            found.append(_unknown(name, keys.model_fields, prefix))
+            found.append(unknown_key(name, keys.model_fields, prefix))
         elif (section := section_of(field)) is not None and len(problems[0]["loc"]) > 1:
             deeper: Any = [problem | {"loc": problem["loc"][1:]} for problem in problems]
             found += _mistakes(section, value or {}, deeper, f"{key}.")
         else:
             found.append(_mistake(key, value, field, problems))
     return found
-
-
-def _unknown(name: str, known: Iterable[str], prefix: str) -> str:
-    near = difflib.get_close_matches(name, [*known], n=1)
-    return f"unknown key {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "")
 
 
 def _mistake(key: str, value: Any, field: FieldInfo, problems: list[ErrorDetails]) -> str:
@@ -327,92 +319,3 @@ def allowed_values(field: FieldInfo) -> tuple[Any, ...]:
     """Return the values that a key is limited to; empty where it is not."""
     rules = [rule.choices for rule in field.metadata if isinstance(rule, OneOf)]
     return rules[0] if rules else typing.get_args(field.annotation) * (typing.get_origin(field.annotation) is Literal)
-
-
-def find_component(name: str, path: str) -> Callable[..., Any]:
-    """Import what a dotted name stands for.
-
-    Raises:
-        UserError: if there is no function or class of that name; the message names the key ``path``.
-    """
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module does when it is imported
-        raise UserError(f"{path}={name} cannot be found: {error}") from error
-    if not callable(found):
-        raise UserError(f"{path}={name} is not a function or a class")
-    return found
-
-
-def check_arguments(
-    component: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    path: str,
-    passed: int = 0,
-    given: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Check that a component takes these keyword arguments and lacks none.
-
-    Args:
-        component: what will be called.
-        arguments: arguments from the configuration.
-        path: the key that holds them.
-        passed: leading arguments that the caller gives.
-        given: keyword arguments that the caller gives.
-
-    Returns:
-        The arguments, of the types that the component's hints name.
-
-    Raises:
-        UserError: naming the key that is unknown or missing, or whose value is of another type.
-    """
-    try:
-        parameters = list(inspect.signature(component).parameters.values())[passed:]
-    except (TypeError, ValueError):  # written in C, without a signature
-        return dict(arguments)
-    parameters = [parameter for parameter in parameters if parameter.name not in given]
-    names = [parameter.name for parameter in parameters]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for name in arguments:
-        if name not in names and not takes_any:
-            raise UserError(_unknown(name, names, f"{path}."))
-    for parameter in parameters:
-        required = parameter.default is parameter.empty and parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
-        )
-        if required and parameter.name not in arguments:
-            raise UserError(f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=...")
-    known = {parameter.name: parameter for parameter in parameters}
-    return {
-        name: convert(value, known[name], component, f"{path}.{name}") if name in known else value
-        for name, value in arguments.items()
-    }
-
-
-def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
-    """Call a checked component with leading arguments and its own.
-
-    Args:
-        node: ``_component_`` and its arguments.
-        arguments: leading ones.
-        key: key of the configuration, that holds the node.
-
-    Returns:
-        The component's result.
-
-    Raises:
-        UserError: if a component of another package refuses its arguments, whatever it raises then; our own say what
-            is wrong themselves, and anything else is a fault of theirs.
-    """
-    options = dict(node)
-    name = options.pop("_component_")
-    component = find_component(name, f"{key}._component_")
-    try:
-        return component(*arguments, **options)
-    except Exception as error:
-        if isinstance(error, UserError) or name.startswith("medcap."):
-            raise
-        plain = isinstance(error, TypeError | ValueError)
-        raise UserError(f"{key}: {error if plain else repr(error)} (from {name})") from error

@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from medcap.configs import packaged_configs
-from medcap.configuration import ComponentRule, Configuration, Number, OneOf, build, check
+from medcap.configuration import ComponentRule, Configuration, Number, OneOf, check
 from medcap.entry_point import read_arguments, recipe
 from medcap.errors import UserError
+from medcap.instantiate import build
 
 
 class Inner(Configuration):
@@ -291,7 +292,7 @@ TRAIN, DISTRIBUTED, GENERATE = "medcap/tiny/single_device", "medcap/tiny/distrib
         (TRAIN, "projector.num_image_tokens=4.5", "projector.num_image_tokens=4.5 must be of type int | None"),
         (TRAIN, "metric_logger.log_dir=5", "metric_logger.log_dir=5 must be of type str"),
         (TRAIN, "checkpointer.checkpoint_files=[5]", "checkpointer.checkpoint_files=[5] must be a list of texts"),
-        (TRAIN, "trainable={vision: {lr: 1}}", "trainable={'vision': {'lr': 1}} must be of type list"),
+        (TRAIN, "trainable={vision: {lr: abc}}", "trainable.vision.lr='abc' must be of type float"),
         (TRAIN, "checkpointer=[a]", "checkpointer holds further keys (checkpoint_dir"),
         (TRAIN, "vision=[tiny]", "vision=['tiny'] must be of type str or dict"),
         (DISTRIBUTED, "timeout_minutes=0", "timeout_minutes=0.0 must be at least 0.1"),

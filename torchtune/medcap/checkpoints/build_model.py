@@ -15,9 +15,9 @@ from torchtune.modules import TransformerDecoder
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision
-from medcap.configuration import build
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
+from medcap.instantiate import build
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits

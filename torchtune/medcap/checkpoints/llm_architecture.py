@@ -11,8 +11,8 @@ import torch
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import TiedLinear, TransformerDecoder
 
-from medcap.configuration import check_arguments, find_component
 from medcap.errors import UserError
+from medcap.instantiate import check_arguments, find_component
 
 
 @dataclass(frozen=True)

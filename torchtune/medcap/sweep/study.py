@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from medcap.configuration import build, find_component
 from medcap.errors import UserError
+from medcap.instantiate import build, find_component
 from medcap.locks import hold, is_held, locked
 from medcap.sweep.definition import Definition
 from medcap.sweep.overrides import override_text

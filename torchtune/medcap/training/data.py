@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medcap.configuration import build, find_component
 from medcap.data.batch import Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
 from medcap.datasets.chat import BadRow, ChatDataset
 from medcap.errors import UserError
+from medcap.instantiate import build, find_component
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.checkpointing import Position

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from medcap.configuration import build
+from medcap.instantiate import build
 from medcap.training.keys import TrainingConfiguration
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medcap.configuration import check_arguments, find_component
 from medcap.errors import UserError
+from medcap.instantiate import check_arguments, find_component
 from medcap.models.component import Component
 from medcap.models.towers.base import TowerShape
 

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import VisionPlan
-from medcap.configuration import find_component
 from medcap.errors import UserError
+from medcap.instantiate import find_component
 from medcap.models.component import Component, set_trainable
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn, optim
 
-from medcap.configuration import find_component
 from medcap.errors import UserError
+from medcap.instantiate import find_component
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.optimization import build_optimizer, scale_and_clip
 

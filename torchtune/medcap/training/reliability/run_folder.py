@@ -10,9 +10,9 @@ from typing import Any, TextIO
 from torchtune.training.metric_logging import MetricLoggerInterface
 
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE
-from medcap.configuration import build
 from medcap.errors import UserError
 from medcap.files import plain, write_text
+from medcap.instantiate import build
 from medcap.locks import lock_file
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
