@@ -164,8 +164,8 @@ def _plan_vision(cfg: ModelConfiguration) -> VisionPlan | None:
 def _tokenizer(
     options: argparse.Namespace, cfg: ModelConfiguration | None, vision: VisionPlan | None
 ) -> ChatTokenizer | None:
-    from medcap.instantiate import build
     from medcap.data.chat_tokenizer import ChatTokenizer
+    from medcap.instantiate import build
     from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
 
     if options.tokenizer is not None:
