@@ -161,6 +161,13 @@ def _how_it_was_made(facts: RunFacts) -> str:
     proof = "; its weights had one and the same fingerprint before and after" if before and before == after else ""
     precision = facts.vision.llm.get("weights", "bf16")
     seen = "" if precision == "bf16" else f" Training saw it in {precision}."
+    adapters = [COMPONENTS[name].label for name in facts.vision.configs if COMPONENTS[name].changes_language_model]
+    if adapters:
+        return (
+            f"A vision tower, a projector and {' and '.join(adapters)}, trained with medcap so that a frozen language"
+            f" model understands images. Training changed no weight of the language model itself{proof}; what makes it"
+            f" answer differently are the {' and '.join(adapters)}.{seen}"
+        )
     return (
         "A vision tower and a projector, trained with medcap so that a frozen language model understands images. Not"
         f" one weight of the language model was changed{proof}.{seen}"

@@ -128,3 +128,11 @@ def test_gradients_are_those_of_peft(run, tmp_path):
     for name, expected in load_file(tmp_path / "gradients/adapter_model.safetensors").items():
         found = theirs.get_parameter(name.replace(".weight", ".default.weight")).grad
         assert (found - expected).norm() <= 1e-5 * max(1.0, expected.norm()), name
+
+
+def test_the_card_of_a_merged_export_says_that_the_weights_are_not_the_original_ones(run, tmp_path):
+    export_run(run, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Training changed no weight of the language model itself" in card and "Not one weight" not in card
+    assert "merged into the language model's weights, which are not the original ones" in card.replace("\n", " ")
+    assert "| LLM adapters | rank" in card
