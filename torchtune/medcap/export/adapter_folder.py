@@ -16,6 +16,8 @@ from medcap.models.llm_lora import ALL_LINEAR, TARGETS
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+MERGED = "the adapters are merged into the language model's weights, which are not the original ones"
+APART = "adapter/ holds the adapters for PEFT; without them the folder is the untouched language model"
 # torchtune writes the names of a bare language model; in transformers' LLaVA it is a part of the model.
 _ALONE, _WITHIN_LLAVA = "base_model.model.model.", "base_model.model.model.language_model."
 

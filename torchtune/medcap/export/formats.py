@@ -16,7 +16,7 @@ from medcap.checkpoints.run import checkpoint_of, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import read_vision_checkpoint
 from medcap.errors import UserError
-from medcap.export.adapter_folder import write_adapter
+from medcap.export.adapter_folder import APART, MERGED, write_adapter
 from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
@@ -112,14 +112,14 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
         for component in adapters:
             state = component.build(plan).state()
             write_adapter(folder / "adapter", state.config, state.tensors, shape, options.base_model)
-        notices.append("adapter/ holds the adapters for PEFT; without them the folder is the untouched language model")
+        notices.append(APART)
     if plan.llm.llm_weights != "bf16":
         notices.append(
             f"the run saw through a language model in {plan.llm.llm_weights}, the export holds its original weights:"
             " answers may differ a little"
         )
     if adapters and not apart:
-        notices.append("the adapters are merged into the language model's weights, which are not the original ones")
+        notices.append(MERGED)
     return notices
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.evaluation.summary import value_at
+from medcap.export.adapter_folder import APART, MERGED
 from medcap.export.llava.vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
 from medcap.models.component_registry import COMPONENTS
@@ -94,7 +95,12 @@ def model_card(facts: RunFacts, format: str, notices: Sequence[str] = ()) -> str
         format: format of the export.
         notices: notices of the export; of an encoder alone they say how it is loaded.
     """
-    use = _USE.get(format) or "".join(f"- {_without_folders(notice)}\n" for notice in notices)
+    told = [notice for notice in notices if format not in _USE or notice in (APART, MERGED)]
+    use = (
+        _USE.get(format, "")
+        + ("\n" if told and format in _USE else "")
+        + "".join(f"- {_without_folders(notice)}\n" for notice in told)
+    )
     if format == "hf":
         oldest = oldest_transformers(facts.vision.tower_spec)
         use = (
