@@ -92,7 +92,8 @@ class FineTuneRecipe:
         if world.is_main:
             chosen = [] if parallelism is None else [parallelism.why, trained.why]
             notes = [f"note: {notice}" for notice in plan.vision.notices]
-            print(describe_parts(model), *chosen, *notes, sep="\n", file=sys.stderr)
+            own = cfg.trainable if isinstance(cfg.trainable, dict) else {}
+            print(describe_parts(model, own), *chosen, *notes, sep="\n", file=sys.stderr)
         self.trainer = Trainer(cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model)
 
     def train(self) -> int:

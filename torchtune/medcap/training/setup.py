@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +31,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def describe_parts(model: VisionLanguageModel) -> str:
-    """Write the banner: every part, frozen or trained, with its parameter count and dtype."""
+def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Write the banner: every part, frozen or trained, with its parameter count and dtype.
+
+    Args:
+        model: its ``requires_grad`` flags are set.
+        options: component -> arguments of the optimizer that it has of its own; they are shown behind it.
+    """
     weights = weights_of(model.decoder)
     layers = "" if weights == UNQUANTISED else f", layers in {weights}"
     language_model = _line("language model", count_parameters(model.decoder), next(model.decoder.parameters()))
@@ -43,7 +50,9 @@ def describe_parts(model: VisionLanguageModel) -> str:
             (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),
         ):
             if group:
-                lines.append(_line(label, sum(value.numel() for value in group), group[0]))
+                own = (options or {}).get(name, {}) if group[0].requires_grad else {}
+                shown = "".join(f", {key} {value:g}" for key, value in own.items())
+                lines.append(_line(label, sum(value.numel() for value in group), group[0]) + shown)
     return "\n".join(lines)
 
 

@@ -49,6 +49,14 @@ def test_the_banner_counts_what_is_frozen_and_what_learns():
     assert lines["projector"] == ["trained", f"{count:,}", "parameters", "float32"]
 
 
+def test_the_banner_shows_what_the_optimizer_does_otherwise_for_a_component():
+    model = Model("medcap.models.mlp")
+    set_trainable(model, ["projector"])
+    banner = describe_parts(model, {"vision": {"lr": 1.0}, "projector": {"lr": 2e-3, "weight_decay": 0.0}})
+    (line,) = [line for line in banner.splitlines() if "lr" in line]
+    assert line.startswith("  projector ") and line.endswith("parameters  float32, lr 0.002, weight_decay 0")
+
+
 def test_the_banner_counts_quantised_weights_and_names_their_precision():
     model = Model("medcap.models.mlp")
     model.decoder = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
