@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from medcap.configs import packaged_configs
 from medcap.configuration import C, check
 from medcap.errors import UserError
-from medcap.overrides import override
+from medcap.merge_overrides import override
 from medcap.reporting import run_program
 
 

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.roots import LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
 from medcap.generation.conversation import Conversation
 from medcap.generation.generator import Generator
-from medcap.generation.placeholders import find_placeholders
 from medcap.generation.request import Request, Sampling
 from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
+from medcap.generation.typed_placeholders import find_placeholders
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption

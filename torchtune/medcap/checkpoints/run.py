@@ -15,7 +15,7 @@ from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
 from medcap.configuration import check
 from medcap.errors import UserError
-from medcap.overrides import override
+from medcap.merge_overrides import override
 
 CONFIG_FILE = "config.yaml"
 

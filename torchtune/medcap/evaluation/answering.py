@@ -142,14 +142,13 @@ def collect(
     ]
     pending = []
     for index, (question, request, fingerprint) in enumerate(zip(questions, requests, fingerprints, strict=True)):
-        known = file.rows.get(fingerprint)
-        # A failure may have been fixed since, for instance by putting the image there.
-        if known is not None and known.get("error") is None:
+        if file.has_answer(fingerprint):
             continue
         if question.problem is None and isinstance(request, Request):
             pending.append(index)
             continue
         entry = _failure(question, question.problem or str(request))
+        known = file.rows.get(fingerprint)
         if known is None or known["error"] != entry["error"]:
             file.append({**entry, "fingerprint": fingerprint})
 

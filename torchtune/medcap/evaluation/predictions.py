@@ -144,6 +144,17 @@ class PredictionFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def has_answer(self, fingerprint: str) -> bool:
+        """Return whether a request was answered before, so that it need not be asked again.
+
+        A failure does not count: it may have been fixed since, for instance by putting the image there.
+
+        Args:
+            fingerprint: fingerprint of the request.
+        """
+        known = self.rows.get(fingerprint)
+        return known is not None and known.get("error") is None
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one answer; it is on its way to the disk when this returns.
 

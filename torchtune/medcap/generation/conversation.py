@@ -9,8 +9,8 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.images.reference import ImageRef
-from medcap.generation.placeholders import fitting, place_images, row_text, without_placeholders
 from medcap.generation.request import Request
+from medcap.generation.typed_placeholders import fitting, place_images, row_text, without_placeholders
 
 
 @dataclass

@@ -10,7 +10,8 @@ from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import read_run
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.generation.generator import Generator
 
 # Relative paths from the working directory, absolute ones anywhere: callers from Python choose the files.

@@ -121,7 +121,7 @@ class Component(nn.Module, ABC):
         return ComponentState(self.name, self.config(), dict(self.state_dict()))
 
 
-def set_trainable(components: Mapping[str, Component], names: Collection[str]) -> dict[str, nn.Parameter]:
+def set_gradient_flags(components: Mapping[str, Component], names: Collection[str]) -> dict[str, nn.Parameter]:
     """Set which components learn.
 
     A parameter that never gets a gradient (a pooling head where patch tokens are taken) stays frozen.

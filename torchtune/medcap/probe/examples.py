@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.datasets.conversion.listing import sorted_images
 from medcap.datasets.phantoms.records import OPTIONS
 from medcap.datasets.published.fields import field_text

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.datasets.phantoms.writing import check_disjoint
 from medcap.errors import UserError
 from medcap.evaluation.predictions import dataset_fingerprint

@@ -21,6 +21,7 @@ from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
+from medcap.training.reliability.bad_rows import refuse_before_training
 from medcap.training.reliability.checkpointing import Position
 from medcap.training.reliability.loader_worker import begin_worker
 
@@ -89,11 +90,9 @@ class TrainingData:
 
     def _mistake(self, dataset: ChatDataset, key: str) -> str | None:
         bad = dataset.bad + dataset.check_images(self.cfg.check_images)
-        if len(bad) > self.cfg.max_bad_fraction * dataset.num_rows:
-            return (
-                f"{len(bad)} of {dataset.num_rows} rows cannot be used, the first: {bad[0].reason};"
-                f" fix or remove them, or allow some with max_bad_fraction={len(bad) / dataset.num_rows:.2g}"
-            )
+        too_many = refuse_before_training(bad, dataset.num_rows, self.cfg.max_bad_fraction)
+        if too_many is not None:
+            return too_many
         if key == "dataset" and not dataset.has_images():
             return (
                 f"dataset.source={self.cfg.dataset['source']}: none of its rows that can be used has an image, so"

@@ -48,7 +48,7 @@ def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[st
     """
     check_trainable(names, model.components)
     model.requires_grad_(False)
-    component.set_trainable(model.components, names)
+    component.set_gradient_flags(model.components, names)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -16,9 +16,10 @@ from medcap.data.images.nifti import NiftiFile, is_nifti
 from medcap.data.images.png import SixteenBitPng
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
 from medcap.data.images.tiff.file import TiffFile
 from medcap.data.images.views import DEFAULT_VIEW, View
-from medcap.data.storage.tar_files import SEPARATOR, TarFiles, find_tars, is_tar_pattern
+from medcap.data.storage.tar_files import TarFiles
 from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
@@ -40,19 +41,6 @@ class ImageHeader:
     format: str
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class LimitKeys:
-    """What a command calls the limits of its :class:`ImageReader`, for messages; by default as in training.
-
-    Attributes:
-        roots: the key or option that names folders; None where there is none.
-        pixels: the key or option of ``max_pixels``; None where there is none.
-    """
-
-    roots: str | None = "dataset.image_roots"
-    pixels: str | None = "dataset.max_image_pixels"
 
 
 class ImageReader:
@@ -87,35 +75,10 @@ class ImageReader:
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         cache: Path | None = None,
-        keys: LimitKeys = LimitKeys(),
+        keys: LimitKeys = TRAINING_KEYS,
     ) -> None:
-        where = f" in {keys.roots}" if keys.roots else ""
-        folders: dict[Path, None] = {}
-        tars: dict[Path, None] = {}
-        self._tars: list[TarFiles] = []
-        for root in roots:
-            if isinstance(root, TarFiles):
-                self._tars.append(root)
-                continue
-            resolved = Path(root).resolve()
-            if resolved.is_dir():
-                folders[resolved] = None
-            elif is_tar_pattern(root):
-                try:
-                    tars.update((path, None) for path in find_tars(root))
-                except UserError as error:
-                    raise UserError(f"image root {root}: {error}{where}") from None
-            else:
-                raise UserError(f"image root {root} is not a folder{where and f': correct {keys.roots}'}")
-        known = {path for files in self._tars for path in files.paths}
-        new = [path for path in tars if path not in known]
-        if new:
-            self._tars.append(TarFiles(new, cache))
-        self._tar_numbers = {
-            str(path): (files, number) for files in reversed(self._tars) for number, path in enumerate(files.paths)
-        }
-        self._folders = list(folders)
-        self.roots = [*self._folders, *(path for files in self._tars for path in files.paths)]
+        self._within = ImageRoots(roots, cache, keys)
+        self.roots = self._within.all
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
         self.keys = keys
@@ -133,49 +96,7 @@ class ImageReader:
         Raises:
             UserError: if it is outside the roots or does not exist.
         """
-        named = Path(folder, path) if folder else Path(path)
-        if "\0" in str(named):
-            raise UserError(f"image path {str(named)!r} holds a NUL character")
-        if self._member(named) is not None:
-            return named
-        bases = [Path.cwd(), *self._folders] if folder else self._folders
-        outside = None
-        for base in bases:
-            try:
-                resolved = (base / named).resolve()
-                if not resolved.is_file():
-                    continue
-                if any(resolved.is_relative_to(root) for root in self._folders):
-                    return resolved
-                outside = resolved
-            except (OSError, ValueError, RuntimeError) as error:
-                if is_of_the_machine(error):
-                    raise
-                # Too long for a file system, half a character, links in a circle.
-                raise UserError(f"image path {str(named)[:80]!r} cannot be looked up: {error}") from error
-        if not named.is_absolute():
-            for files in self._tars:
-                member = files.find(str(named))
-                if member is not None:
-                    return files.path(member)
-        allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
-        allowed = allowed or "dataset.image_roots, which is empty"
-        if outside is not None:
-            remedy = f": add its folder to {self.keys.roots}" if self.keys.roots else ""
-            raise UserError(f"image {named} lies outside the allowed folders{remedy} (allowed now: {allowed})")
-        raise UserError(f"image {named} does not exist in {allowed}")
-
-    def _member(self, path: Path) -> tuple[TarFiles, int] | None:
-        """Return the member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""
-        text = str(path)
-        position = text.find(SEPARATOR) if self._tars else -1
-        while position >= 0:
-            files, number = self._tar_numbers.get(text[:position], (None, 0))
-            if files is not None:
-                member = files.find(text[position + len(SEPARATOR) :], number)
-                return None if member is None else (files, member)
-            position = text.find(SEPARATOR, position + 1)
-        return None
+        return self._within.resolve(path, folder)
 
     def check(self, path: str | Path) -> ImageHeader:
         """Check size and format from the header only.
@@ -274,7 +195,7 @@ class ImageReader:
             closing: gets what must be closed afterwards.
             whole: whether it will be decoded.
         """
-        member = self._member(path)
+        member = self._within.member(path)
         with self._named(path):
             self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
             file: BinaryIO

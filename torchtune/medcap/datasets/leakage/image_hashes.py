@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.datasets.leakage.image_sources import ImageFile
 from medcap.errors import UserError, is_of_the_machine
 from medcap.workers import batched, num_processors, ordered_map

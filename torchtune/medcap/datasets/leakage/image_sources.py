@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images.reader import IMAGE_KEYS, ImageReader, LimitKeys
+from medcap.data.images.reader import IMAGE_KEYS, ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.data.images.suffixes import SUFFIXES, is_image_file
 from medcap.errors import UserError
 

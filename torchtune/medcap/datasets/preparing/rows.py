@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
 from medcap.data.images.resize import SUFFIXES
+from medcap.data.images.roots import LimitKeys
 from medcap.data.images.views import ALL
 from medcap.data.storage.cache import cache_folder
 from medcap.data.storage.tar_files import SEPARATOR

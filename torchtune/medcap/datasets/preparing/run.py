@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.data.json_text import parse_json
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.preparing.pool import run_tasks

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from medcap.data.images.reader import ImageReader, LimitKeys
+from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.roots import LimitKeys
 from medcap.errors import UserError
 from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored

@@ -16,8 +16,8 @@ from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
-from medcap.generation.placeholders import Placed, find_placeholders
 from medcap.generation.request import PreparedImage
+from medcap.generation.typed_placeholders import Placed, find_placeholders
 from medcap.models.towers.base import MAX_ASPECT
 from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part

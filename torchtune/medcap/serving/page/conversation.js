@@ -1,6 +1,6 @@
 // What was said: exchanges of one question with an answer of each run.
 
-// What stands for an image in a turn, as medcap.generation.placeholders has it: <image> at the edges, ① anywhere.
+// What stands for an image in a turn, as medcap.generation.typed_placeholders has it: <image> at the edges, ① anywhere.
 const PLACEHOLDER = /<image>|\u2460+/g;
 const RUN = /\u2460+/g;
 // White space as Python has it, which reads the rows.

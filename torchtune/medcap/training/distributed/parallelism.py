@@ -18,7 +18,7 @@ from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.checkpoints.vision import VisionPlan
 from medcap.errors import UserError
 from medcap.instantiate import find_component
-from medcap.models.component import Component, set_trainable
+from medcap.models.component import Component, set_gradient_flags
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED
@@ -114,7 +114,7 @@ def estimate_step(
     components = {**vision.on_meta(), **(further or {})}
     tower, projector = components["vision"], components["projector"]
     assert isinstance(tower, Tower) and isinstance(projector, Projector)
-    trained = set_trainable(components, cfg.trainable)
+    trained = set_gradient_flags(components, cfg.trainable)
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
     decoder = build_decoder(cfg.llm)
     row_length = cfg.dataset.get("max_seq_len", 1024)

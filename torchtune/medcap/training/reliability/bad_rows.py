@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,22 @@ from medcap.training.metering import JsonLinesFile
 
 if TYPE_CHECKING:
     from medcap.datasets.chat import BadRow
+
+
+def refuse_before_training(bad: Sequence[BadRow], num_rows: int, allowed_fraction: float) -> str | None:
+    """Return why a data set has too many unusable rows to begin with; None if it has not.
+
+    Args:
+        bad: the rows that were found unusable.
+        num_rows: number of all rows.
+        allowed_fraction: how many of them may be unusable, ``max_bad_fraction``.
+    """
+    if len(bad) <= allowed_fraction * num_rows:
+        return None
+    return (
+        f"{len(bad)} of {num_rows} rows cannot be used, the first: {bad[0].reason};"
+        f" fix or remove them, or allow some with max_bad_fraction={len(bad) / num_rows:.2g}"
+    )
 
 
 class BadRows:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite, counted until they are too many."""
+"""Steps whose loss or gradient is not finite: ``training/trainer.py`` skips them, here they are counted."""
 
 from __future__ import annotations
 

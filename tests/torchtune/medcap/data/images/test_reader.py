@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from helpers.dicom_files import write_dicom
-from medcap.data.images.reader import ImageHeader, ImageReader, LimitKeys
+from medcap.data.images.reader import ImageHeader, ImageReader
+from medcap.data.images.roots import LimitKeys
 from medcap.data.storage.tar_files import TarFiles
 from medcap.errors import UserError
 

@@ -2,7 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from medcap.errors import UserError
-from medcap.overrides import override
+from medcap.merge_overrides import override
 
 VALUES = {
     "epochs": 3,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from medcap.data.conversations import read_record
 from medcap.errors import UserError
-from medcap.generation.placeholders import (
+from medcap.generation.typed_placeholders import (
     find_placeholders,
     fitting,
     place_images,
