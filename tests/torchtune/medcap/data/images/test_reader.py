@@ -241,7 +241,7 @@ def test_tars_that_are_given_open_are_not_opened_again(tmp_path):
     tar = write_tar(tmp_path / "a.tar", **{"x.png": png(1)})
     files = TarFiles([tar])
     reader = ImageReader([tar, files])
-    assert reader._tars == [files]
+    assert reader._within._tars == [files]
     assert red(reader.open(reader.resolve("x.png"))) == 1
 
 
