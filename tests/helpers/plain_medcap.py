@@ -37,7 +37,7 @@ def plain_no_cond_desc(
             described[key] = chat.decode(plain_answer(generator, Request(turns), max(1, limit)))
         asked = Request(method.mode.answer_turns(row, described[key]))
         answer = chat.decode(plain_answer(generator, asked, answer_limit(max_new_tokens)))
-        mapped = mapping._request(row, {"error": None, "prediction": answer})
+        mapped = mapping._request(row, {"error": None, "prediction": answer}, ())
         letter = chat.decode(plain_answer(generator, mapped, mapped.max_new_tokens))
         results.append((described[key], answer, letter))
     return results

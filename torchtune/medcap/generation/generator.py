@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,13 @@ from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
+from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.likelihood import score_trees
 from medcap.generation.decoding.prefill import decode_one
-from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, image_key, plan_trees
+from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
@@ -132,8 +132,8 @@ class Generator:
             return []
         results: dict[int, Generation] = {}
         # Sampled answers differ even where requests are equal.
-        distinct, same = _distinct(prompts) if is_greedy(sampling) else (prompts, {})
-        phases = [phase for alike in _by_model(distinct) for phase in self._phases(alike)]
+        distinct, same = distinct_prompts(prompts) if is_greedy(sampling) else (prompts, {})
+        phases = [phase for alike in by_components(distinct) for phase in self._phases(alike)]
         sizes = [self._size(phase) for phase in phases]
         cache = KVCache(max(num_rows * capacity for num_rows, capacity in sizes))
         progress = Progress(len(prompts), self.progress and len(prompts) > 1)
@@ -193,7 +193,7 @@ class Generator:
         if not prompts:
             return []
         results: dict[int, CandidateScores] = {}
-        distinct, same = _distinct(prompts)
+        distinct, same = distinct_prompts(prompts)
         progress = Progress(len(prompts), self.progress and len(prompts) > 1, "score")
 
         def finish(prompt: Prompt, scores: CandidateScores) -> None:
@@ -204,7 +204,7 @@ class Generator:
                     on_result(index, scores)
 
         with progress, self.running() as images:
-            for alike in _by_model(distinct):
+            for alike in by_components(distinct):
                 trees = plan_trees(alike, self.model.image_token_id, len(alike), self.max_tree_tokens)
                 trees.sort(key=lambda tree: -tree.num_tokens)
                 try:
@@ -359,30 +359,6 @@ def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _distinct(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int, list[int]]]:
-    """Prompts without repetitions, and for the index of each the indices of those that ask the same.
-
-    Benchmarks ask with few words about many images, so what is asked without the image repeats itself.
-    """
-    first: dict[Any, Prompt] = {}
-    same: dict[int, list[int]] = {}
-    for prompt in prompts:
-        candidates = tuple(candidate.tobytes() for candidate in prompt.candidates)
-        images = tuple(map(image_key, prompt.images))
-        known = first.setdefault((prompt.tokens.tobytes(), images, prompt.limit, candidates, prompt.without), prompt)
-        if known is not prompt:
-            same.setdefault(known.index, []).append(prompt.index)
-    return list(first.values()), same
-
-
-def _by_model(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-    """Put prompts together that the same components answer."""
-    found: dict[tuple[str, ...], list[Prompt]] = {}
-    for prompt in prompts:
-        found.setdefault(prompt.without, []).append(prompt)
-    return list(found.values())
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

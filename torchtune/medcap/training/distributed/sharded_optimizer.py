@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor, nn, optim
 from medcap.errors import UserError
 from medcap.instantiate import find_component
 from medcap.training.distributed.context import DistributedContext
+from medcap.training.distributed.optimizer_state import argument_names, as_plain, comparable, on_cpu, restored
+from medcap.training.distributed.parameter_groups import group_parameters, numbered
 from medcap.training.optimization import build_optimizer, scale_and_clip
 
 # Each element's update depends on that element alone, so any part of a tensor can be updated separately.
@@ -92,7 +93,7 @@ class ShardedOptimizer:
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.parameters = parameters
-        self._groups = _group(parameters, options or {})
+        self._groups = group_parameters(parameters, options or {})
         # Group after group, as torch numbers the parameters of an optimizer.
         self._list = [parameter for members, _ in self._groups for parameter in members]
         self._world = world
@@ -106,7 +107,7 @@ class ShardedOptimizer:
             if self.sharded:
                 trained = self._flatten_weights()
         self.optimizer = build_optimizer(optimizer, self._grouped(trained))
-        self._settings = _argument_names(component, self.optimizer)
+        self._settings = argument_names(component, self.optimizer)
         self._resumed = False
         self._trained: list[nn.Parameter] = trained
 
@@ -185,14 +186,14 @@ class ShardedOptimizer:
             its tensors copied to the CPU; None on the others.
         """
         if not self.sharded:
-            return _on_cpu(self.optimizer.state_dict()) if self._world.is_main else None
+            return on_cpu(self.optimizer.state_dict()) if self._world.is_main else None
         mine: dict[int, dict[str, Any]] = {}
         for piece, parameter in zip(self._pieces, self._trained, strict=False):
             if parameter in self.optimizer.state:
                 mine[piece.index] = self.optimizer.state[parameter]
         # [[index, {name: [whether it is a tensor, value]}]]: JSON keeps the bits of its numbers.
         once = [
-            [index, {name: _plain(state[name]) for name in state if name in _KEPT_ONCE}]
+            [index, {name: as_plain(state[name]) for name in state if name in _KEPT_ONCE}]
             for index, state in mine.items()
         ]
         divided = sorted({name for state in mine.values() for name in state if name not in _KEPT_ONCE})
@@ -201,7 +202,7 @@ class ShardedOptimizer:
         states: dict[int, dict[str, Any]] = {}
         for answer, _ in answers:
             for index, values in answer:
-                states[index] = {name: _restored(*value) for name, value in values.items()}
+                states[index] = {name: restored(*value) for name, value in values.items()}
         for name in sorted({name for _, names in answers for name in names}):
             flat = self._gather_divided(name)
             if flat is None:
@@ -212,8 +213,8 @@ class ShardedOptimizer:
                 states[index][name] = flat[position].view(parameter.shape).clone()
         if not self._world.is_main:
             return None
-        groups = _numbered(self.optimizer.state_dict()["param_groups"], [len(members) for members, _ in self._groups])
-        return {"state": dict(sorted(states.items())), "param_groups": _on_cpu(groups)}
+        groups = numbered(self.optimizer.state_dict()["param_groups"], [len(members) for members, _ in self._groups])
+        return {"state": dict(sorted(states.items())), "param_groups": on_cpu(groups)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Load a state that :meth:`state_dict` returned, on any number of processes.
@@ -242,7 +243,7 @@ class ShardedOptimizer:
                     name: value if name in _KEPT_ONCE or value is None else value.view(-1)[piece.start : piece.stop]
                     for name, value in state["state"][piece.index].items()
                 }
-        groups = _numbered(groups, [len(group["params"]) for group in self.optimizer.param_groups])
+        groups = numbered(groups, [len(group["params"]) for group in self.optimizer.param_groups])
         self.optimizer.load_state_dict({"state": mine, "param_groups": groups})
         return changes
 
@@ -259,7 +260,7 @@ class ShardedOptimizer:
             changes += [
                 f"{name}: {before[name]} -> {value}"
                 for name, value in settings.items()
-                if name in before and _comparable(before[name]) != _comparable(value)
+                if name in before and comparable(before[name]) != comparable(value)
             ]
         return merged, changes
 
@@ -394,55 +395,3 @@ class ShardedOptimizer:
                 f"resume_from_checkpoint: its optimizer state is not of a {type(self.optimizer).__name__} (it lacks"
                 f" {absent[0]}): resume with the same optimizer"
             )
-
-
-def _group(
-    parameters: Mapping[str, nn.Parameter], options: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[list[nn.Parameter], dict[str, Any]]]:
-    """Put parameters with equal options together, groups and members in the order of the parameters."""
-    groups: list[tuple[list[nn.Parameter], dict[str, Any]]] = []
-    for name, parameter in parameters.items():
-        own = dict(options.get(name, {}))
-        members = next((members for members, other in groups if other == own), None)
-        if members is None:
-            groups.append(([parameter], own))
-        else:
-            members.append(parameter)
-    return groups
-
-
-def _numbered(groups: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Return groups whose parameters are numbered one after another."""
-    starts = itertools.accumulate(sizes, initial=0)
-    return [
-        {**group, "params": list(range(start, start + size))}
-        for group, start, size in zip(groups, starts, sizes, strict=False)
-    ]
-
-
-def _argument_names(component: Callable[..., Any], optimizer: optim.Optimizer) -> set[str]:
-    """Return the entries of a parameter group that no step changes: those of the configuration and the class."""
-    makers = [component, *(kind.__init__ for kind in type(optimizer).__mro__ if kind not in (optim.Optimizer, object))]
-    return {name for maker in makers for name in signature(maker).parameters} - {"params", "self"}
-
-
-def _comparable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _plain(value: Any) -> list[Any]:
-    return [True, value.item()] if isinstance(value, Tensor) else [False, value]
-
-
-def _restored(is_tensor: bool, value: Any) -> Any:
-    return torch.tensor(value, dtype=torch.float32) if is_tensor else value
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(item) for item in value)
-    return value

@@ -25,6 +25,9 @@ class Plan:
         self.vision = SimpleNamespace(preprocess=tower.preprocess, notices=[])
         self.model = VisionLanguageModel(tower, FakeProjector(), decoder, self.tokenizer.image_token_id)
 
+    def base(self):
+        return self
+
     def load(self, device, dtype, decoder):
         self.num_loads += 1
         return self.model
