@@ -92,10 +92,11 @@ class ShardedOptimizer:
         shard: bool = True,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.parameters = parameters
         self._groups = group_parameters(parameters, options or {})
         # Group after group, as torch numbers the parameters of an optimizer.
         self._list = [parameter for members, _ in self._groups for parameter in members]
+        names = {parameter: name for name, parameter in parameters.items()}
+        self.parameters = {names[parameter]: parameter for parameter in self._list}
         self._world = world
         component = find_component(optimizer["_component_"], "optimizer._component_")
         self.sharded = shard and world.size > 1 and component in ELEMENT_WISE

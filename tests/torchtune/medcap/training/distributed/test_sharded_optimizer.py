@@ -347,3 +347,41 @@ def test_wrong_optimizer_is_reported_with_its_key() -> None:
         ShardedOptimizer(parameters, {**ADAMW, "lr": -1.0}, ONE)
     with pytest.raises(UserError, match=r"optimizer\._component_=torch\.optim\.AdamX"):
         ShardedOptimizer(parameters, {"_component_": "torch.optim.AdamX"}, ONE)
+
+
+OWN = {"bias": {"lr": 0.5}, "wide": {"weight_decay": 0.0}, "head": {"lr": 0.5}}
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, SGD, ADAFACTOR], ids=["adamw", "sgd", "adafactor"])
+def test_parameters_with_arguments_of_their_own_learn_alike_on_one_process_and_on_two(
+    optimizer: dict[str, Any],
+) -> None:
+    def make(world: DistributedContext) -> tuple[Parts, ShardedOptimizer]:
+        model = Parts()
+        part = ShardedOptimizer(dict(model.named_parameters()), optimizer, world, options=OWN)
+        part.synchronise()
+        return model, part
+
+    def work(world: DistributedContext) -> Any:
+        model, part = make(world)
+        ranks = range(world.rank, world.rank + 1)
+        norms = _train(part, model, range(2), ranks)
+        saved = _tensors(world.gather(_lists(part.state_dict()))[0])
+        saved["state"] = {int(index): state for index, state in saved["state"].items()}  # after their way as JSON
+        resumed, again = make(world)
+        resumed.load_state_dict(model.state_dict())
+        assert again.load_state_dict(saved) == []
+        norms += _train(again, resumed, range(2, 3), ranks)
+        return norms, _weights(resumed), _lists(again.state_dict())
+
+    model, part = make(ONE)
+    groups = part.optimizer.param_groups
+    assert [len(group["params"]) for group in groups] == [2, 2, 1]
+    assert [group["lr"] for group in groups] == [optimizer["lr"], 0.5, optimizer["lr"]]
+    norms = _train(part, model, range(3), range(2))
+    (found, weights, state), _ = run_in_processes(work)
+    assert found == pytest.approx(norms, rel=1e-5)
+    _assert_close(weights, _weights(model), 1e-5)
+    expected = _lists(part.state_dict())
+    assert [group["params"] for group in state["param_groups"]] == [[0, 1], [2, 3], [4]]
+    _assert_close(state["state"], expected["state"], 1e-5)
