@@ -1,5 +1,6 @@
 """Adapters on the language model, the whole way: trained, saved, resumed, divided over processes, answered with."""
 
+import io
 import itertools
 import json
 from dataclasses import replace
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.workspace import Workspace, log
 from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.cli import main
 from medcap.errors import UserError
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Sampling
@@ -159,3 +161,18 @@ def test_an_adapter_of_another_model_is_refused(workspace, capsys):
     save_file(found | {name: torch.zeros(4, 7)}, file)
     with pytest.raises(UserError, match=r"llm_lora.safetensors: tensor .*lora_a.weight has shape \[4, 7\], but"):
         open_run(output, ["device=cpu"])
+
+
+def test_the_chat_does_without_adapters_on_request(workspace, monkeypatch, capsys):
+    output = workspace.train(*LORA, "trainable=[llm_lora]", "optimizer.lr=0.05", "epochs=3")
+    image = str(workspace.folder / "images/0.png")
+    said = {}
+    for words in ((), ("--without", "llm_lora"), ("without=[llm_lora]",)):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Is there a circle?\n"))
+        assert main(["chat", str(output), "--image", image, "--max-new-tokens", "8", "device=cpu", *words]) == 0
+        said[words] = capsys.readouterr().out
+    assert said["--without", "llm_lora"] == said[("without=[llm_lora]",)] != said[()]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(SystemExit):
+        main(["chat", str(output), "--without", "lora", "device=cpu"])
+    assert "without=lora: this model has no such component" in capsys.readouterr().err

@@ -26,6 +26,23 @@ def add_image_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_without(parser: argparse.ArgumentParser) -> None:
+    """Add ``--without``, whose values :func:`model_overrides` turns into a model key."""
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="COMPONENT",
+        help="leave out a component of the run, such as llm_lora; may repeat",
+    )
+
+
+def model_overrides(options: argparse.Namespace) -> list[str]:
+    """Return the model keys of a command line: ``key=value`` words and ``--without``."""
+    without = [f"without=[{','.join(options.without)}]"] if options.without else []
+    return [*options.overrides, *without]
+
+
 def positive(text: str) -> int:
     """Read an argument as a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:

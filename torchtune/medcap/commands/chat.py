@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from medcap.commands.arguments import positive, seed
+from medcap.commands.arguments import add_without, model_overrides, positive, seed
 
 HELP = "talk to a trained run in the terminal, with images"
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="show this first; may repeat",
     )
+    add_without(parser)
     parser.add_argument("--system", default="", metavar="TEXT", help="system text before all turns")
     parser.add_argument(
         "--alone", action="store_true", help="each question without the turns before it, for models trained so"
@@ -52,4 +53,4 @@ def run(options: argparse.Namespace) -> None:
     chat = Chat(sampling, options.system, options.alone)
     for image in options.image:
         chat.show(image)
-    chat.talk(open_run(options.model, options.overrides, progress=False))
+    chat.talk(open_run(options.model, model_overrides(options), progress=False))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcap.commands.arguments import positive
+from medcap.commands.arguments import add_without, model_overrides, positive
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="+", metavar="RUN", help="output_dir of a training run; key=value changes a model key for all"
     )
     parser.set_defaults(overrides=[])
+    add_without(parser)
     parser.add_argument("--name", action="append", default=[], help="model id, once for each run (its folder's name)")
     add_server_arguments(parser)
 
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     _start_log()
     raise_file_limit(limits)
     runs = [word for word in options.runs if "=" not in word or Path(word).exists()]
-    overrides = [*options.overrides, *(word for word in options.runs if word not in runs)]
+    overrides = [*model_overrides(options), *(word for word in options.runs if word not in runs)]
     if not runs:
         raise UserError("name the output_dir of at least one training run")
     service = load_service(runs, limits, overrides, options.name)
