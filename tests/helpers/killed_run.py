@@ -36,7 +36,7 @@ def kill_at(operation: int, milliseconds: int) -> None:
         if done[0] < 0:
             if event == "os.rename" and str(arguments[1]).endswith("/latest"):
                 done[0] = 0
-                signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)  # nobody handles it, and so it kills
+                signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)  # it has no handler, so it ends the process
             return
         done[0] += 1
         if done[0] == operation:

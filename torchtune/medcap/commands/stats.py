@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> float | None:
-    """Measured tokens per second; there is no other source for it."""
+    """Use only tokens per second that were measured; nothing else gives this number."""
     if options.metrics is None:
         if options.tokens_per_second is not None and not 0 < options.tokens_per_second < float("inf"):
             raise UserError(f"--tokens-per-second {options.tokens_per_second:g} must be above 0")

@@ -113,7 +113,7 @@ class PackedRow:
     images: tuple[ImageRef, ...]
 
 
-# The arrays of a row with an entry for each token, and their values where there is no token; pad_id for tokens.
+# The arrays of a row that have one entry per token -> their value in padding. None stands for pad_id.
 TOKEN_FIELDS = {
     "tokens": None,
     "targets": IGNORE_INDEX,

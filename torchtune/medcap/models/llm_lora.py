@@ -56,7 +56,7 @@ def llm_lora(
 
     Args:
         plan: of the model.
-        rank: of each update.
+        rank: rank of each update.
         alpha: an update is multiplied by ``alpha / rank``; None is twice the rank.
         dropout: share of the inputs of an update that training leaves out, 0 to less than 1.
         targets: ``all-linear``, or names of ``TARGETS``.
@@ -115,8 +115,8 @@ class LanguageModelAdapters(Component):
 
     Args:
         shapes: name of a map in the decoder -> its output and input width.
-        rank: of each update.
-        alpha: with the rank, the updates' scale.
+        rank: rank of each update.
+        alpha: numerator of the updates' scale, whose denominator comes from the rank.
         dropout: share of an update's inputs that training leaves out.
         targets: as configured.
         rank_stabilised: divide alpha by the root of the rank.

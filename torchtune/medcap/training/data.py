@@ -102,7 +102,7 @@ class TrainingData:
 
     @property
     def items_per_step(self) -> int:
-        """Units of a plan that one optimizer step uses, over all processes."""
+        """Items of a plan that one optimizer step uses, over all processes."""
         return self._items_per_batch * self.cfg.gradient_accumulation_steps
 
     @property

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from medcap.errors import UserError
 from medcap.instantiate import build
 from medcap.training.keys import TrainingConfiguration
 
@@ -66,6 +67,24 @@ def check_optimization(cfg: TrainingConfiguration, device: torch.device) -> None
     """
     optimizer = build_optimizer(cfg.optimizer, [nn.Parameter(torch.zeros(1, device=device))])
     build_scheduler(cfg.lr_scheduler, optimizer, num_steps=1)
+    wanted = {
+        key: f"trainable.{name}.{key}" for name in cfg.trainable for key in component_options(cfg.trainable, name)
+    }
+    if cfg.weight_decay_of != "all":
+        wanted["weight_decay"] = f"weight_decay_of={cfg.weight_decay_of}"
+    for key, where in wanted.items():
+        if key not in optimizer.defaults:
+            raise UserError(f"{where}: {type(optimizer).__name__} has no {key}; leave it out, or use torch.optim.AdamW")
+
+
+def component_options(trainable: list[str] | Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the arguments of the optimizer that a component has of its own.
+
+    Args:
+        trainable: value of the key ``trainable``.
+        name: name of the component.
+    """
+    return trainable.get(name, {}) if isinstance(trainable, Mapping) else {}
 
 
 def learning_rate_notes(cfg: TrainingConfiguration, num_steps: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from medcap.models import component
 from medcap.models.component_registry import COMPONENTS
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.keys import TrainingConfiguration
+from medcap.training.optimization import component_options
 
 
 def check_trainable(names: Collection[str], there: Collection[str] = COMPONENTS) -> None:
@@ -63,9 +64,8 @@ def optimizer_options(model: VisionLanguageModel, cfg: TrainingConfiguration) ->
     Returns:
         Name of a trained parameter in the model -> arguments of the optimizer, where it has its own.
     """
-    given = cfg.trainable if isinstance(cfg.trainable, Mapping) else {}
     own = {
-        id(parameter): given.get(name, {})
+        id(parameter): component_options(cfg.trainable, name)
         for name, component in model.components.items()
         for parameter in component.parameters()
     }

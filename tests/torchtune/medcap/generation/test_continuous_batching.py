@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
+from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.vision_language_model import VisionLanguageModel
 
 SAMPLED = Sampling(max_new_tokens=9, temperature=1.3, top_k=25, seed=4)
@@ -314,3 +316,35 @@ def test_requests_that_cannot_be_answered_are_refused_before_they_wait(tmp_path,
     # [Contract] whatever a client sends, no path is opened.
     with pytest.raises(TypeError, match="must be prepared"):
         answers.live.prepare(caption_request(image), Sampling())
+
+
+def test_requests_with_and_without_adapters_are_answered_as_alone(tmp_path, start):
+    generator = tiny_generator(tmp_path)
+    shapes = {
+        f"layers.{name}": (part.out_features, part.in_features)
+        for name, part in generator.model.decoder.layers.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    }
+    torch.manual_seed(0)
+    adapters = LanguageModelAdapters(shapes, 2, 8.0, 0.0, "all-linear", False)
+    for parameter in adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    generator.model.further.append(adapters)
+    adapters.attach(generator.model)
+    sampling = Sampling(max_new_tokens=6)
+    request = question_request(None, "Is there a circle?")
+    bare = replace(request, without=("llm_lora",))
+    with_them, without = (generator.generate([one], sampling)[0].tokens for one in (request, bare))
+    assert with_them != without
+    answers = start(generator, max_rows=4, capacity=200)
+    event, reached = hold(generator)
+    for name, one in enumerate((request, bare, request, bare)):
+        prompt = answers.live.prepare(one, sampling)
+        answers.tokens[name] = []
+        answers.live.submit(prompt, answers.tokens[name].append, partial(answers._end, name))
+    assert reached.wait(PATIENCE)
+    event.set()
+    results = answers.wait(4)
+    assert [results[name].tokens for name in range(4)] == [with_them, without] * 2
+    with pytest.raises(UserError, match="without=projector: this model has no such component"):
+        answers.live.prepare(replace(request, without=("projector",)), sampling)

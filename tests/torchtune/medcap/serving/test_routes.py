@@ -146,6 +146,14 @@ def test_the_smallest_top_p_leaves_the_likeliest_words(client, alone):
     assert text_of(client.openai().chat.completions.create(**body)) == alone([user_message(None, WORDS)]).text
 
 
+def test_a_component_that_the_model_cannot_leave_out_is_refused(client):
+    reply = client.chat(asking(WORDS, without=["llm_lora"]))
+    assert reply.status == 400
+    error = reply.json["error"]
+    assert error["param"] == "without" and error["message"].endswith("there are: none")
+    assert client.chat(asking(WORDS, without=[], max_tokens=2)).status == 200
+
+
 @pytest.mark.slow
 def test_top_k_of_other_engines_asks_for_all_tokens(client):
     api = client.openai()

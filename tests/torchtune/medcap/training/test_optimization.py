@@ -213,3 +213,17 @@ def test_settings_that_train_next_to_nothing_are_said(warmup, lr, words):
     assert len(found) == len(words)
     for note, expected in zip(found, words, strict=True):
         assert expected in note
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"trainable": {"vision": {"weight_decay": 0.1}}}, "trainable.vision.weight_decay"),
+        ({"weight_decay_of": "matrices"}, "weight_decay_of=matrices"),
+    ],
+)
+def test_a_weight_decay_that_the_optimizer_does_not_have_is_refused(keys, where):
+    cfg = TrainingConfiguration.model_construct(optimizer={"_component_": "torch.optim.Rprop", "lr": 0.1}, **keys)
+    with pytest.raises(UserError) as error:
+        check_optimization(cfg, torch.device("cpu"))
+    assert str(error.value) == f"{where}: Rprop has no weight_decay; leave it out, or use torch.optim.AdamW"

@@ -103,7 +103,7 @@ class NiftiFile:
             The slice's number from 0, and the picture, mode L or RGB.
 
         Raises:
-            UserError: if there is no such slice, or no finite value. Also whatever nibabel raises for a damaged file.
+            UserError: if there is no such slice, or no finite value. A damaged file raises nibabel's own errors.
         """
         volume, spacing, scale, named = self._load()  # [sagittal, coronal, axial]
         axis = AXES.index(view.axis)

@@ -145,7 +145,7 @@ class ImageReader:
             As :meth:`open`.
 
         Raises:
-            UserError: in the cases of :meth:`open`.
+            UserError: as :meth:`open`.
         """
         name = Path("of this request")
         with contextlib.ExitStack() as closing:
@@ -168,7 +168,7 @@ class ImageReader:
             The frame's number from 0, None where there is only one; and the picture, as :meth:`open` returns it.
 
         Raises:
-            UserError: in the cases of :meth:`open`, or if there is no such frame or window.
+            UserError: as :meth:`open`, and if there is no such frame or window.
         """
         with contextlib.ExitStack() as closing:
             file = self._open_header(Path(image.path), closing, whole=True)

@@ -64,6 +64,7 @@ def test_values_are_read_as_they_are_given():
         ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"top_p": 1.01}, "top_p", "invalid_value"),
         ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"without": [1]}, "without.0", "invalid_value"),
         ({"seed": 2**63}, "seed", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
