@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from helpers.open_files import open_files_below
 from medcap.datasets.rows import json_file as row_index
 from medcap.datasets.rows.json_file import open_rows
 from medcap.errors import UserError
@@ -219,7 +220,8 @@ def test_threads_share_the_rows(tmp_path):
 
 def test_no_descriptor_stays_open(tmp_path):
     path = write(tmp_path / "rows", LINES)
-    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with path.open():
+        assert len(open_files_below(tmp_path)) == 1
     for _ in range(5):
         open_rows(path).read(0)
-    assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
+    assert open_files_below(tmp_path) == []
