@@ -16,7 +16,6 @@ import json
 import os
 import re
 import stat
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -127,7 +126,7 @@ class TarFiles:
         self._cache = cache
         self._sequential = sequential
         self._states = [_state(path) for path in self.paths]
-        self._descriptors: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._descriptors: dict[int, _Descriptor] = {}
         identity = json.dumps([_FORMAT, [[str(path), *at] for path, at in zip(self.paths, self._states, strict=True)]])
         folder = cache / "tars" / hashlib.sha256(identity.encode()).hexdigest() if cache else None
         arrays = keep_arrays(folder, lambda: walk_tars(self.paths))
@@ -224,16 +223,16 @@ class TarFiles:
         return b"".join(parts)
 
     def _descriptor(self, tar: int) -> _Descriptor:
-        # No lock: one held by another thread at a fork would never be released in the child. Each step is atomic,
-        # and a descriptor that another thread still reads from is closed only when that thread lets go of it.
-        descriptor = self._descriptors.get(tar)
+        # No lock: one held by another thread at a fork would never be released in the child. Each step on the plain
+        # dictionary is atomic, as an OrderedDict's are not, and a descriptor that another thread still reads from is
+        # closed only when that thread lets go of it.
+        descriptor = self._descriptors.pop(tar, None)
         if descriptor is None:
             descriptor = _Descriptor(self.paths[tar], self._states[tar], self._sequential)
-            self._descriptors[tar] = descriptor
-        with contextlib.suppress(KeyError):
-            self._descriptors.move_to_end(tar)
-            while len(self._descriptors) > _MAX_DESCRIPTORS:
-                self._descriptors.popitem(last=False)
+        self._descriptors[tar] = descriptor  # at the end: the first is the one that was used longest ago
+        while len(self._descriptors) > _MAX_DESCRIPTORS:
+            with contextlib.suppress(StopIteration, RuntimeError):  # another thread has changed it between two steps
+                self._descriptors.pop(next(iter(self._descriptors)), None)
         return descriptor
 
     def _encoded_name(self, member: int) -> bytes:

@@ -2,6 +2,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,10 +165,18 @@ def test_pickled_and_forked_copies_read_the_same(tar, tmp_path):
 
 def test_threads_read_more_files_than_may_be_open(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_files, "_MAX_DESCRIPTORS", 3)
-    files = TarFiles([write_tar(tmp_path / f"{index}.tar", [("x", b"%d" % index)]) for index in range(12)])
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(files.read, [*range(12)] * 50)) == [b"%d" % index for index in range(12)] * 50
-    assert 1 <= len(open_files_below(tmp_path)) <= 3
+    tars = [write_tar(tmp_path / f"{index}.tar", [("x", b"%d" % index)]) for index in range(12)]
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)  # the threads interrupt each other at every step
+        for _ in range(5):
+            files = TarFiles(tars)
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(files.read, [*range(12)] * 50)) == [b"%d" % index for index in range(12)] * 50
+            assert 1 <= len(open_files_below(tmp_path)) <= 3
+            del files
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_tar_that_changes_after_it_was_opened_is_an_error(tar):
