@@ -14,7 +14,9 @@ from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision
+from medcap.checkpoints.run import find_run_checkpoint
+from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision, plan_vision_of_run
+from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.instantiate import build
@@ -94,6 +96,33 @@ class ComponentPlan:
             shapes = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
             self.weights.check(shapes, self.file, f"the component {self.name}")
         return component
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run whose components a new one goes on with.
+
+    Attributes:
+        folder: the run's folder, or one of its step folders.
+        key: key of the configuration that names it, for messages.
+    """
+
+    folder: str
+    key: str = "init_from"
+
+    def open(self) -> SavedVision:
+        """Read the description of its newest checkpoint.
+
+        Raises:
+            UserError: if it has none, or it is damaged.
+        """
+        try:
+            return read_vision_checkpoint(find_run_checkpoint(self.folder))
+        except UserError as error:
+            raise UserError(f"{self.key}: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.folder}"
 
 
 @dataclass
@@ -195,11 +224,12 @@ def show_notices(plan: ModelPlan) -> None:
         print(f"note: {notice}", file=sys.stderr)
 
 
-def plan_model(cfg: ModelConfiguration) -> ModelPlan:
+def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> ModelPlan:
     """Check everything that a configuration says of the model, reading only the headers of weight files.
 
     Args:
         cfg: says which model.
+        start: a run whose weights are taken for each component that the configuration names and the run has.
 
     Returns:
         The plan.
@@ -207,14 +237,20 @@ def plan_model(cfg: ModelConfiguration) -> ModelPlan:
     Raises:
         UserError: if a file is missing or the parts do not fit together.
     """
-    if cfg.vision is None and cfg.vision_checkpoint is None:
+    if start is not None and cfg.vision_checkpoint is not None:
+        raise UserError(f"{start} and vision_checkpoint={cfg.vision_checkpoint}: give only one of them")
+    if cfg.vision is None and cfg.vision_checkpoint is None and start is None:
         raise UserError(
             "vision is missing: add vision=biomedclip (or siglip, clip, a folder), or vision_checkpoint=..."
         )
     check_device(cfg.llm_weights, choose_device(cfg.device))
     files = cfg.checkpointer
     llm = plan_llm(cfg.llm, files.checkpoint_dir, files.checkpoint_files, cfg.llm_weights)
-    vision = plan_vision(cfg.vision, cfg.vision_checkpoint, cfg.projector, llm.dim)
+    if start is None:
+        vision = plan_vision(cfg.vision, cfg.vision_checkpoint, cfg.projector, llm.dim)
+    else:
+        projector = cfg.projector if "projector" in cfg.model_fields_set else None
+        vision = plan_vision_of_run(start.open(), str(start), cfg.vision, projector, llm.dim)
     check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
@@ -224,28 +260,35 @@ def plan_model(cfg: ModelConfiguration) -> ModelPlan:
             "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"
             " tokenizer.prompt_template to the model's own marks, as README_FINETUNE.md shows for Gemma"
         )
-    plan = ModelPlan(llm, vision, chat, _plan_further(cfg, vision))
+    plan = ModelPlan(llm, vision, chat, _plan_further(cfg, vision, start))
     for component in plan.further:
         component.on_meta(plan)
     return plan
 
 
-def _plan_further(cfg: ModelConfiguration, vision: VisionPlan) -> list[ComponentPlan]:
-    """Plan the components that the configuration or the checkpoint names; a checkpoint's own weights win."""
+def _plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun | None) -> list[ComponentPlan]:
+    """Plan the components that the configuration or the checkpoint names.
+
+    A ``vision_checkpoint`` brings all its components and its own options win; of a run to start from only those
+    components are taken that the configuration names too, with the same options.
+    """
     plans = []
     there = {} if vision.saved is None else vision.saved.configs
     for name in cfg.without:
         if name not in further_components() or (name not in there and getattr(cfg, name) is None):
             raise UserError(f"without={name}: this model has no such component that can be left out")
     for name in further_components():
-        if name in cfg.without:
-            continue
         given = getattr(cfg, name)
+        if name in cfg.without or (start is not None and given is None):
+            continue
         source = vision.saved
         if source is not None and (saved := source.configs.get(name)) is not None:
             file = source.path.with_name(f"{name}.safetensors")
             plans.append(ComponentPlan(name, saved, source.tensors[name], file))
-            if any(saved.get(key) != value for key, value in (given or {}).items()):
+            other = {key: saved.get(key) for key, value in (given or {}).items() if saved.get(key) != value}
+            if other and start is not None:
+                raise UserError(f"{start}: its {name} has {other}, which this configuration gives otherwise: {given}")
+            if other:
                 vision.notices.append(f"{source.path.parent} brings its own {name}; {given} is not used")
         elif given is not None:
             plans.append(ComponentPlan(name, given))

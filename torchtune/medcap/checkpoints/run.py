@@ -48,12 +48,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
             f"{run} holds no {CONFIG_FILE}, so its language model is not known: give the output_dir of a training run,"
             f" or lay the {CONFIG_FILE} of the run that wrote it into the folder"
         )
-    try:
-        written: Any = OmegaConf.load(config)
-        cfg = OmegaConf.create({name: written[name] for name in ModelConfiguration.model_fields if name in written})
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{config} cannot be read: {reason}") from error
+    cfg = _load(config)
     for key in ("checkpointer.checkpoint_dir", "tokenizer.path"):
         named = OmegaConf.select(cfg, key)
         if isinstance(named, str) and (config.parent / named).exists():
@@ -64,6 +59,20 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
         raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")
     values: Any = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
     return check(override(values, overrides), ModelConfiguration)
+
+
+def find_run_checkpoint(run: str | Path) -> Path:
+    """Return the file of tower and projector of an earlier run: of several steps, of the newest complete one.
+
+    Args:
+        run: the run's folder, whose checkpoints may lie elsewhere, or one of its step folders.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folder = Path(run).expanduser()
+    config = _find_config(folder) if folder.exists() else None
+    return find_vision_checkpoint(folder) if config is None else _find_checkpoint(folder, config, _load(config))
 
 
 def checkpoint_of(cfg: ModelConfiguration) -> Path:
@@ -80,6 +89,16 @@ def run_root(run: str | Path) -> Path:
     """
     config = _find_config(Path(run).expanduser())
     return Path(run).expanduser() if config is None else config.parent
+
+
+def _load(config: Path) -> DictConfig:
+    """Read the model keys of a run's configuration."""
+    try:
+        written: Any = OmegaConf.load(config)
+        return OmegaConf.create({name: written[name] for name in ModelConfiguration.model_fields if name in written})
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{config} cannot be read: {reason}") from error
 
 
 def _find_config(folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -110,10 +110,41 @@ def plan_vision(
         if path.suffix in PICKLE_SUFFIXES:
             return _plan_meta_model(path, vision, projector, llm_dim)
         saved = read_vision_checkpoint(find_vision_checkpoint(path))
-        return _plan_saved(saved, vision, projector, llm_dim)
+        plan, others = _plan_saved(saved, vision, projector, llm_dim)
+        plan.notices += [f"{saved.path} brings its own {other.own}; {other.given} is not used" for other in others]
+        return plan
     if vision is None:
         raise UserError("vision is missing: give vision=biomedclip, siglip, clip, tiny or a folder")
     return _plan(_tower_source(vision, weights=True), projector, llm_dim)
+
+
+def plan_vision_of_run(
+    saved: SavedVision,
+    key: str,
+    vision: str | Mapping[str, Any] | None,
+    projector: Mapping[str, Any] | None,
+    llm_dim: int,
+) -> VisionPlan:
+    """Plan the tower and the projector of an earlier run, which must be those that the configuration names.
+
+    Args:
+        saved: checkpoint of the earlier run.
+        key: what names that run, such as ``init_from=runs/align``, for messages.
+        vision: tower of the configuration; None for the run's.
+        projector: ``_component_`` and options of the configuration; None for the run's.
+        llm_dim: width of the language model's embeddings.
+
+    Raises:
+        UserError: if the run has another tower or projector.
+    """
+    plan, others = _plan_saved(saved, vision, projector or {}, llm_dim)
+    for other in others:
+        if other.certain:
+            raise UserError(
+                f"{key} brings its own {other.own}, not {other.given}: name the same, or start from its tower alone"
+                " with vision=RUN in place of init_from"
+            )
+    return plan
 
 
 def check_llm(plan: VisionPlan, fingerprint: str) -> None:
@@ -157,9 +188,18 @@ def _plan(
     )
 
 
+class _Other(NamedTuple):
+    """A component of a checkpoint where the configuration names another one, and whether that is certain."""
+
+    own: str
+    given: str
+    certain: bool = True
+
+
 def _plan_saved(
     saved: SavedVision, vision: str | Mapping[str, Any] | None, projector: Mapping[str, Any], llm_dim: int
-) -> VisionPlan:
+) -> tuple[VisionPlan, list[_Other]]:
+    """Plan a checkpoint's own tower and projector, and list where the configuration names others."""
     plan = _plan(_saved_tower(saved), saved.projector_config, llm_dim, saved.tensors["projector"])
     if plan.num_image_tokens != saved.num_image_tokens:
         raise UserError(
@@ -167,14 +207,16 @@ def _plan_saved(
             f"but its projector gives {plan.num_image_tokens}"
         )
     plan.llm, plan.saved = saved.llm, saved
-    if vision is not None and not _is_tower(vision, saved.tower_spec):
+    others = []
+    same = True if vision is None else _is_tower(vision, saved.tower_spec)
+    if not same:
         name = vision.get("name") if isinstance(vision, Mapping) else vision
-        plan.notices.append(f"{saved.path} brings its own tower; vision={name} is not used")
+        others.append(_Other("tower", f"vision={name}", same is not None))
     held = {**saved.projector_config, "num_image_tokens": saved.num_image_tokens}
     wanted = {key: value for key, value in projector.items() if value is not None}
     if any(held.get(key) != value for key, value in wanted.items()):
-        plan.notices.append(f"{saved.path} brings its own projector {_describe(held)}; {_describe(wanted)} is not used")
-    return plan
+        others.append(_Other(f"projector {_describe(held)}", _describe(wanted)))
+    return plan, others
 
 
 def _plan_meta_model(
@@ -232,11 +274,11 @@ def _saved_tower(saved: SavedVision) -> TowerSource:
     return TowerSource(saved.tower_spec, saved.preprocess, saved.tensors["vision"], saved.path)
 
 
-def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool:
-    """Return whether ``vision`` is this architecture, as far as that is known without a network."""
+def _is_tower(vision: str | Mapping[str, Any], spec: dict[str, Any]) -> bool | None:
+    """Return whether ``vision`` is this architecture; None where that is not known without a network."""
     on_the_hub = isinstance(vision, str) and "/" in vision and not Path(vision).expanduser().exists()
     if on_the_hub:
-        return False
+        return None
     try:
         return same_architecture(_tower_source(vision, weights=False).spec, spec)
     except UserError:

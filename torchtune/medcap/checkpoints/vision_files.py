@@ -4,7 +4,7 @@ medcap 2024's ``meta_model_*.pt``."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class SavedVision:
         llm: what was saved about the language model: fingerprint, dim, component, weights.
         configs: configuration that rebuilds each component, by name, as ``Component.config`` returned it.
         tensors: tensors of each component, by component name, under their own names.
+        history: entries of :class:`~medcap.checkpoints.history.History`; empty where none were kept.
     """
 
     path: Path
@@ -52,9 +53,15 @@ class SavedVision:
     llm: dict[str, Any]
     configs: dict[str, dict[str, Any]]
     tensors: dict[str, TensorFiles]
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_components(folder: Path, states: Sequence[ComponentState], llm: Mapping[str, Any]) -> None:
+def save_components(
+    folder: Path,
+    states: Sequence[ComponentState],
+    llm: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write the weights (fp32) of all components and then ``vision.json``, each file atomically.
 
     Tower and projector share ``vision.safetensors``; each further component has ``<name>.safetensors``.
@@ -63,6 +70,7 @@ def save_components(folder: Path, states: Sequence[ComponentState], llm: Mapping
         folder: made if it is not there.
         states: states of the components.
         llm: what to remember of the language model: fingerprint, dim, component, weights.
+        history: entries of :class:`~medcap.checkpoints.history.History`.
     """
     files: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: {}}
     description: dict[str, Any] = {"format_version": FORMAT_VERSION}
@@ -77,6 +85,8 @@ def save_components(folder: Path, states: Sequence[ComponentState], llm: Mapping
             further[state.name] = dict(state.config)
     if further:
         description |= {"format_version": FURTHER_VERSION, "components": further}
+    if history:
+        description["history"] = [dict(entry) for entry in history]
     for name, tensors in files.items():
         with atomic_file(folder / name) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
@@ -181,7 +191,15 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
         description["llm"],
         configs,
         weights,
+        _history(description, description_path),
     )
+
+
+def _history(description: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    history = description.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise UserError(f"{path}: history is damaged: it is a list of runs, each a mapping")
+    return history
 
 
 def check_sections(tensors: TensorFiles, path: Path, prefixes: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from medcap.checkpoints.build_model import choose_dtype, plan_model
+from medcap.checkpoints.build_model import EarlierRun, ModelPlan, choose_dtype, plan_model
+from medcap.checkpoints.history import History, entries_of_descendant
 from medcap.models.component_registry import COMPONENTS
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
@@ -16,6 +17,7 @@ from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenWeightCheck,
     describe_parts,
+    describe_start,
     prepare_model,
     seed_everything,
     wants_meta_model,
@@ -36,6 +38,7 @@ class FineTuneRecipe:
         - Checkpoints by step, by minutes, by epoch and when a signal asks to stop, written in the background; exact
           resume: ``resume_from_checkpoint=latest``.
         - Damaged rows and steps that are not finite are skipped and named: ``max_bad_fraction``, ``max_bad_steps``.
+        - Weights of an earlier run for the components that both have: ``init_from``.
         - Proof that the language model did not change: ``verify_frozen``.
 
     On several processes also:
@@ -70,7 +73,8 @@ class FineTuneRecipe:
         seed_everything(cfg.seed)
         check_optimization(cfg, world.device)
         self.folder = RunFolder(cfg, world)
-        plan = plan_model(cfg)
+        start = self._start()
+        plan = plan_model(cfg, start)
         check_trainable(cfg.trainable, plan.components)
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
@@ -92,9 +96,28 @@ class FineTuneRecipe:
         if world.is_main:
             chosen = [] if parallelism is None else [parallelism.why, trained.why]
             notes = [f"note: {notice}" for notice in plan.vision.notices]
+            if start is not None and self.folder.resume_from is None:
+                chosen.append(describe_start(plan, start))
             own = cfg.trainable if isinstance(cfg.trainable, dict) else {}
             print(describe_parts(model, own), *chosen, *notes, sep="\n", file=sys.stderr)
-        self.trainer = Trainer(cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model)
+        self.trainer = Trainer(
+            cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model, self._history(plan)
+        )
+
+    def _start(self) -> EarlierRun | None:
+        """Return the run to take weights from; what resumes takes its own, wherever that run is by now."""
+        if self.cfg.init_from is None:
+            return None
+        if self.folder.resume_from is not None:
+            return EarlierRun(str(self.folder.resume_from), "resume_from_checkpoint")
+        return EarlierRun(self.cfg.init_from)
+
+    def _history(self, plan: ModelPlan) -> History:
+        """Return what the checkpoints say of the runs before this one; a resumed run reads it from its checkpoint."""
+        cfg, saved = self.cfg, plan.vision.saved
+        run = cfg.init_from or cfg.vision_checkpoint
+        earlier = [] if saved is None or run is None else entries_of_descendant(saved.history, run)
+        return History(earlier, list(cfg.trainable), [cfg.dataset["source"]])
 
     def train(self) -> int:
         """Run all epochs.

@@ -50,6 +50,9 @@ class TrainingConfiguration(ModelConfiguration):
     """Keys of a training run in one process."""
 
     output_dir: PathText = Field(description="Folder of the run: configuration, log, checkpoints.")
+    init_from: PathText | None = Field(
+        None, description="Earlier run, or a step of it, whose weights the components that both have start from."
+    )
     trainable: Annotated[list[str] | dict[str, Any], NamedSections(TrainedComponent)] = Field(
         ["vision", "projector"],
         description="Names of the components that are trained, or a mapping from name to lr and weight_decay.",

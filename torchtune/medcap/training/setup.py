@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medcap.checkpoints.build_model import ModelPlan
+from medcap.checkpoints.build_model import EarlierRun, ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
@@ -54,6 +54,26 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
                 shown = "".join(f", {key} {value:g}" for key, value in own.items())
                 lines.append(_line(label, sum(value.numel() for value in group), group[0]) + shown)
     return "\n".join(lines)
+
+
+def describe_start(plan: ModelPlan, start: EarlierRun) -> str:
+    """Write which components go on from an earlier run, which start fresh, and which are left out.
+
+    Args:
+        plan: plan that was made with the run.
+        start: the earlier run.
+    """
+    saved = plan.vision.saved
+    assert saved is not None, "its components are planned from its checkpoint"
+    named = {
+        "go on from it": [name for name in plan.components if name in saved.configs],
+        "start fresh": [name for name in plan.components if name not in saved.configs],
+        "left out, as the configuration does not name them": [
+            name for name in saved.configs if name not in plan.components
+        ],
+    }
+    parts = [f"{', '.join(names)}: {what}" for what, names in named.items() if names]
+    return f"{start} ({saved.path.parent.resolve().name}): {'; '.join(parts)}"
 
 
 def _line(name: str, count: int, example: nn.Parameter) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcap.checkpoints.history import History
 from medcap.data.batch import TEXT, Batch, dummy_batch
 from medcap.datasets.chat import BadRow
 from medcap.errors import UserError
@@ -45,6 +46,7 @@ class Trainer:
         folder: where the run's files go, and which checkpoint it continues from.
         llm: identity of the language model, for the checkpoints.
         save_meta_model: also medcap 2024's file at the end of each epoch.
+        history: where the weights come from, for the checkpoints.
 
     Attributes:
         position: where the run is.
@@ -65,12 +67,13 @@ class Trainer:
         folder: RunFolder,
         llm: dict[str, Any],
         save_meta_model: bool = False,
+        history: History | None = None,
     ) -> None:
         self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
         self.data, self.folder = data, folder
         self.save_meta_model = save_meta_model
         self.losses = LossWeights(model.loss_terms, cfg.losses)
-        self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main)
+        self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main, history)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
         for dataset in (data.dataset, data.validation):
@@ -382,4 +385,5 @@ class Trainer:
             "peak_memory_bytes": peak_memory_bytes(self.world.device),
             "trained_parameters": sum(parameter.numel() for parameter in self.trained.parameters.values()),
             "processes": self.world.size,
+            "history": self.checkpoints.history.entries(self.position.step),
         }

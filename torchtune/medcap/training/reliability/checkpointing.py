@@ -24,6 +24,7 @@ from medcap.checkpoints.atomic import (
     step_folder,
     step_of,
 )
+from medcap.checkpoints.history import History
 from medcap.checkpoints.tensor_tree import CpuCopies, check_tree, load_tree, save_tree
 from medcap.checkpoints.vision_files import WEIGHTS_FILE, read_vision_checkpoint, save_components, save_meta_model
 from medcap.errors import UserError
@@ -60,6 +61,7 @@ class RunCheckpoints:
         llm: identity of the language model, written next to the weights, with its value when ``save`` is called.
         keep_last: how many to keep; None keeps all.
         is_main: whether this process writes. It then removes what a killed run left half written.
+        history: where the weights come from; a restored checkpoint says what came before it.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class RunCheckpoints:
         llm: Mapping[str, Any],
         keep_last: int | None = None,
         is_main: bool = True,
+        history: History | None = None,
     ) -> None:
         self.folder = folder
         self.llm = llm
+        self.history = history or History()
         self.keep_last = keep_last
         self._copies = CpuCopies()
         self._writer = BackgroundWriter()
@@ -109,7 +113,7 @@ class RunCheckpoints:
         # Checked now and not in the background, because no later save could repair it.
         check_tree(copied["state"])
         states = {name: replace(part, tensors=copied["components"][name]) for name, part in live.items()}
-        folder, llm = step_folder(self.folder, step), dict(self.llm)
+        folder, llm, history = step_folder(self.folder, step), dict(self.llm), self.history.entries(step)
 
         def write() -> list[str]:
             if meta_model_epoch is not None:
@@ -118,7 +122,7 @@ class RunCheckpoints:
                 tower, projector = (states[name] for name in VISION_SIDE)
                 save_meta_model(file, tower, projector)
             with atomic_folder(folder) as temporary:
-                save_components(temporary, list(states.values()), llm)
+                save_components(temporary, list(states.values()), llm, history)
                 save_tree(temporary / STATE_FOLDER, STATE_FOLDER, copied["state"])
             point_latest(folder)
             return self._remove_old(folder)
@@ -162,6 +166,7 @@ class RunCheckpoints:
             saved = read_vision_checkpoint(folder / WEIGHTS_FILE)
         except UserError as error:
             raise UserError(f"resume_from_checkpoint: {error}") from error
+        self.history.earlier = saved.history[:-1]
         if set(saved.tensors) != set(model.components):
             raise UserError(
                 f"resume_from_checkpoint: {folder} holds {', '.join(saved.tensors)}, but this model has"
