@@ -28,6 +28,8 @@ def override(values: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
         UserError: naming the word that cannot be applied.
     """
     base = copy.deepcopy(dict(values))
+    # torchtune removes no component; here one that is not named has a default.
+    words = [word for word in words if not _remove_component(base, word)]
     for word in words:
         _make_room(base, word)
     try:
@@ -51,6 +53,15 @@ def _can_merge(base: Mapping[str, Any], words: Sequence[str]) -> bool:
     except Exception:
         return False
     return True
+
+
+def _remove_component(base: dict[str, Any], word: str) -> bool:
+    """Remove the section that a word such as ``~projector`` names, if it is a component's; whether it is."""
+    known = base.get(word.removeprefix("~")) if word.startswith("~") else None
+    if isinstance(known, dict) and _COMPONENT in known:
+        del base[word.removeprefix("~")]
+        return True
+    return False
 
 
 def _make_room(base: dict[str, Any], word: str) -> None:
