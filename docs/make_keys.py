@@ -13,6 +13,7 @@ from medcap.configuration import Configuration, allowed_values, rule_of, section
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.judge_keys import JudgeConfiguration
 from medcap.evaluation.tasks import ALIASES, TASKS
+from medcap.pipeline.keys import PipelineConfiguration
 from medcap.sweep.keys import SweepConfiguration
 from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 
@@ -54,6 +55,7 @@ TABLES: list[tuple[str, str, type[Configuration], type[Configuration] | None]] =
         JudgeConfiguration,
         ModelConfiguration,
     ),
+    ("medcap run", "The keys of a pipeline's own YAML file.", PipelineConfiguration, None),
     ("medcap sweep", "The keys of a sweep's own YAML file.", SweepConfiguration, None),
 ]
 

@@ -1,4 +1,4 @@
-"""Sweeps in tests: real managers, workers and trials, with a stand-in for ``tune`` that costs milliseconds."""
+"""Sweeps and pipelines in tests: real processes, with a stand-in for ``tune`` that costs milliseconds."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ def definition(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 class Running:
-    """``medcap sweep`` in a process of its own, forked so that it need not import torch again.
+    """``medcap sweep`` or ``medcap run`` in a process of its own, forked so that it need not import torch again.
 
     Args:
         folder: folder for what it prints.
-        sweep: the definition.
+        content: the definition.
         options: options of the command.
+        command: the command.
     """
 
-    def __init__(self, folder: Path, sweep: dict[str, Any], *options: str) -> None:
-        file = folder / "sweep.yaml"
-        file.write_text(json.dumps(sweep), encoding="utf-8")
+    def __init__(self, folder: Path, content: dict[str, Any], *options: str, command: str = "sweep") -> None:
+        file = folder / f"{command}.yaml"
+        file.write_text(json.dumps(content), encoding="utf-8")
         self.pid = os.fork()
         self._printed = [folder / f"{self.pid or os.getpid()}.{name}" for name in ("out", "err")]
         if self.pid == 0:
             try:
-                self._become(["sweep", str(file), *options])
+                self._become([command, str(file), *options])
             finally:
                 os._exit(1)
 
@@ -83,7 +84,7 @@ def table(output: Path) -> list[dict[str, str]]:
 
 def starts(output: Path) -> dict[str, list[str]]:
     """Trial's folder -> the recipes that were started in it."""
-    return {path.parent.name: path.read_text().split() for path in sorted(output.glob("trials/*/starts.txt"))}
+    return {path.parent.name: path.read_text().split() for path in sorted(output.rglob("starts.txt"))}
 
 
 def waiting_trial(manager: int, output: Path) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from medcap.commands import (
     prepare_images,
     probe,
     push,
+    run_pipeline,
     score,
     serve,
     stats,
@@ -29,7 +30,7 @@ from medcap.commands import (
     web,
 )
 from medcap.commands.arguments import expand_home, positive, seed
-from medcap.configs import packaged_configs, packaged_sweeps
+from medcap.configs import packaged_configs, packaged_pipelines, packaged_sweeps
 from medcap.errors import UserError
 from medcap.reporting import run_program
 
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("probe", probe, probe.HELP),
+        ("run", run_pipeline, run_pipeline.HELP),
         ("sweep", sweep, sweep.HELP),
         ("chat", chat, chat.HELP),
         ("serve", serve, serve.HELP),
@@ -162,6 +164,8 @@ def _list(options: argparse.Namespace) -> None:
         print(f"  {name:<46} {purpose}")
     print("CONFIGURATIONS (--config NAME, or medcap cp NAME FILE)")
     _list_files(packaged_configs())
+    print("PIPELINES (medcap run NAME, or medcap cp NAME FILE)")
+    _list_files(packaged_pipelines())
     print("SWEEPS (medcap sweep NAME, or medcap cp NAME FILE)")
     _list_files(packaged_sweeps())
 
@@ -173,7 +177,7 @@ def _list_files(files: Mapping[str, Path]) -> None:
 
 
 def _copy(options: argparse.Namespace) -> None:
-    configs = packaged_configs() | packaged_sweeps()
+    configs = packaged_configs() | packaged_pipelines() | packaged_sweeps()
     if options.name not in configs:
         raise UserError(f"there is no packaged configuration {options.name}: medcap ls lists them")
     destination: Path = options.destination

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.configs import packaged_configs
-from medcap.errors import UserError
 from medcap.files import write_json, write_text
+from medcap.pipeline.overrides import override_text
+from medcap.pipeline.program import RECIPE_FOLDER, Program, written_configuration
+from medcap.pipeline.run import run_words
+from medcap.pipeline.stages import Stages
 
 TRAIN_IMAGES = 4800
 QUESTIONS_PER_TRAIN_IMAGE = 3
@@ -44,7 +44,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     train, test = out / "data" / "train", out / "data" / "test"
     drawn = [TRAIN_IMAGES, QUESTIONS_PER_TRAIN_IMAGE, TEST_IMAGES, seed]
     stages.run("data", drawn, train / "train.jsonl", lambda: _draw(train, test, seed))
-    read = [TEXT_RECORDS, LANGUAGE_STEPS, seed, _packaged(TRAIN_CONFIG)["llm"]]
+    read = [TEXT_RECORDS, LANGUAGE_STEPS, seed, written_configuration(TRAIN_CONFIG)["llm"]]
     stages.run("language", read, out / "llm/config.json", lambda: _teach_language(out / "llm", seed))
     stages.run("train", _command_key(_train_command(out, seed)), out / "train/summary.json", lambda: _train(out, seed))
     vqa_command, caption_command = _generation_commands(out)
@@ -61,37 +61,6 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     print(_table(metrics))
     print(f"\nPage:    {out / 'report.html'}\nScores:  {out / 'metrics.json'}")
     return metrics
-
-
-class Stages:
-    """Which steps of the demo are done, and how long they took.
-
-    Args:
-        path: file that remembers them.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self._chain = ""
-        self.seconds: dict[str, float] = {}
-        self.cached: list[str] = []
-
-    def run(self, name: str, key: Any, makes: Path, work: Callable[[], None]) -> None:
-        """Do a step, unless it was done with the same key after the same earlier steps and its file is there."""
-        self._chain = hashlib.sha256(json.dumps([self._chain, name, key], default=str).encode()).hexdigest()
-        known = self._done.get(name)
-        if known is not None and known["key"] == self._chain and makes.is_file():
-            self.cached.append(name)
-            self.seconds[name] = known["seconds"]
-            print(f"[{name}] done before, took {known['seconds']} s", file=sys.stderr)
-            return
-        print(f"[{name}]", file=sys.stderr)
-        started = time.monotonic()
-        work()
-        self.seconds[name] = round(time.monotonic() - started, 1)
-        self._done[name] = {"key": self._chain, "seconds": self.seconds[name]}
-        write_json(self._path, self._done)
 
 
 def _draw(train: Path, test: Path, seed: int) -> None:
@@ -116,7 +85,7 @@ def _teach_language(folder: Path, seed: int) -> None:
     from medcap.demo.tokenizer import train_tiktoken_file
     from medcap.models.tokenizers import llama3_tokenizer
 
-    architecture = _packaged(TRAIN_CONFIG)["llm"]
+    architecture = written_configuration(TRAIN_CONFIG)["llm"]
     architecture.pop("_component_")
     records = text_records(TEXT_RECORDS, seed)
     file = folder.parent / "tokenizer.model"
@@ -137,47 +106,35 @@ def _train(out: Path, seed: int) -> None:
 
 def _train_command(out: Path, seed: int) -> list[str]:
     overrides = {"output_dir": out / "train", "dataset.source": out / "data/train/train.jsonl", "seed": seed}
-    return _tune("full_finetune_single_device", TRAIN_CONFIG, _llm_overrides(out) | overrides)
+    return _words("full_finetune_single_device", TRAIN_CONFIG, _llm_overrides(out) | overrides)
 
 
 def _generation_commands(out: Path) -> tuple[list[str], list[str]]:
     shared = _llm_overrides(out) | {"output_dir": out, "vision_checkpoint": out / "train", "overwrite": True}
-    vqa = {"test_vqa": True, "controls": "[shuffled_image]", "dataset_source": out / "data/test/vqa.jsonl"}
+    vqa = {"test_vqa": True, "controls": ["shuffled_image"], "dataset_source": out / "data/test/vqa.jsonl"}
     caption = {"test_caption": True, "dataset_source": out / "data/test/captions.json"}
-    return _tune("generate", GENERATION_CONFIG, shared | vqa), _tune("generate", GENERATION_CONFIG, shared | caption)
+    return _words("generate", GENERATION_CONFIG, shared | vqa), _words("generate", GENERATION_CONFIG, shared | caption)
 
 
 def _llm_overrides(out: Path) -> dict[str, Any]:
     return {"checkpointer.checkpoint_dir": out / "llm", "tokenizer.path": out / "llm/original/tokenizer.model"}
 
 
-def _tune(recipe: str, config: str, overrides: Mapping[str, Any]) -> list[str]:
-    return [
-        "run",
-        f"medcap/recipes/{recipe}",
-        "--config",
-        config,
-        *(f"{key}={value}" for key, value in overrides.items()),
-    ]
+def _words(recipe: str, config: str, overrides: Mapping[str, Any]) -> list[str]:
+    texts = {
+        key: override_text(value if isinstance(value, bool) else str(value), key) for key, value in overrides.items()
+    }
+    return Program(f"{RECIPE_FOLDER}/{recipe}", config, texts).words()
 
 
-def _command_key(command: Sequence[str]) -> list[Any]:
+def _command_key(words: list[str]) -> list[Any]:
     """Return a command and what its configuration says now."""
-    return [*command, _packaged(command[command.index("--config") + 1])]
+    return [words, written_configuration(words[words.index("--config") + 1])]
 
 
-def _packaged(name: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_container(OmegaConf.load(packaged_configs()[name]))
-    return config
-
-
-def _run(command: list[str]) -> None:
-    print("$ tune " + " ".join(command), file=sys.stderr, flush=True)
-    finished = subprocess.run([sys.executable, "-m", "medcap.demo.tune", *command])
-    if finished.returncode:
-        raise UserError(f"the demo stopped: 'tune {command[0]} {command[1]}' ended with status {finished.returncode}")
+def _run(words: list[str]) -> None:
+    print("$ " + " ".join(words), file=sys.stderr, flush=True)
+    run_words(words, "the demo")
 
 
 def _collect(out: Path) -> dict[str, Any]:

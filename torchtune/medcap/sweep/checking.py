@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from medcap.configuration import Configuration
-from medcap.entry_point import read_arguments
 from medcap.errors import UserError
 from medcap.evaluation.tasks import requested_tasks
-from medcap.sweep.definition import Definition, Program
+from medcap.pipeline.overrides import override_text
+from medcap.pipeline.program import read_configuration
+from medcap.sweep.definition import Definition
 from medcap.sweep.objective import VALIDATION_LOSS, watched
-from medcap.sweep.overrides import override_text
 from medcap.sweep.trial import commands
-
-RECIPE_FOLDER = "medcap/recipes"
 
 
 def check_runs(definition: Definition) -> None:
@@ -33,13 +26,13 @@ def check_runs(definition: Definition) -> None:
     """
     folder = definition.folder / "trials" / "0000"
     first, *others = _overrides(definition)
-    train = _configured(definition.train, commands(definition, folder, first)[0], "config")
+    train = read_configuration(commands(definition, folder, first)[0], "config")
     for overrides in others:
-        _configured(definition.train, commands(definition, folder, overrides)[0], "config")
+        read_configuration(commands(definition, folder, overrides)[0], "config")
     if train is not None:
         _check_training(definition, folder, train)
     if definition.test is not None:
-        test = _configured(definition.test, commands(definition, folder, first)[1], "test.config")
+        test = read_configuration(commands(definition, folder, first)[1], "test.config")
         _check_task(definition, test)
 
 
@@ -54,36 +47,6 @@ def _overrides(definition: Definition) -> Iterator[dict[str, str]]:
     for key, texts in values.items():
         for text in texts[1:]:
             yield first | {key: text}
-
-
-def _configured(program: Program, command: list[str], key: str) -> Configuration | None:
-    """Return a recipe's configuration; None if the recipe does not say what it takes."""
-    module = _recipe_module(program.recipe)
-    rules = getattr(getattr(module, "recipe_main", None), "rules", None)
-    arguments = command[command.index("--config") :]
-    if rules is None:
-        if not Path(program.config).is_file():
-            raise UserError(f"{key}={program.config} is not a file")
-        return None
-    return read_arguments(arguments, *rules)
-
-
-def _recipe_module(recipe: str) -> ModuleType:
-    name = recipe.removesuffix(".py").replace("/", ".")
-    # As tune does, so that a user's recipe next to the sweep is found.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or found.origin is None:
-        near = f"{RECIPE_FOLDER}/{Path(recipe).stem}"
-        known = importlib.util.find_spec(near.replace("/", ".")) is not None
-        raise UserError(
-            f"there is no recipe {recipe}" + (f": did you mean {near}?" if known else "; medcap ls lists them")
-        )
-    return importlib.import_module(name)
 
 
 def _check_training(definition: Definition, folder: Path, cfg: Configuration) -> None:

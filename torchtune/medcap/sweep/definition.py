@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from medcap.configs import packaged_sweeps
 from medcap.configuration import check
 from medcap.errors import UserError
+from medcap.pipeline.overrides import flat, override_text
+from medcap.pipeline.program import Program, load_yaml
 from medcap.sweep.keys import SweepConfiguration
-from medcap.sweep.overrides import flat, override_text
 
 SPACE_KEYS = {"low", "high", "step", "log"}
 # Each trial has its own of these.
@@ -45,15 +44,6 @@ class Objective:
     def task(self) -> str | None:
         """The task whose ``metrics.json`` holds it; None for the training's log."""
         return self.metric.partition(".")[0] if "." in self.metric else None
-
-
-@dataclass(frozen=True)
-class Program:
-    """A ``tune run``: recipe, configuration, and what all trials override, key -> text."""
-
-    recipe: str
-    config: str
-    overrides: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -149,12 +139,7 @@ def read_definition(sweep: str | Path | Mapping[str, Any]) -> Definition:
         if str(sweep) not in packaged:
             raise UserError(f"{sweep}: neither a file nor a packaged sweep; there is {', '.join(packaged)}")
         path = packaged[str(sweep)]
-    try:
-        content = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read as YAML: {error}") from error
-    if not OmegaConf.is_dict(content):
-        raise UserError(f"{path} holds no sweep: write keys such as output_dir, config and grid (medcap cp has one)")
+    content = load_yaml(path, "sweep")
     try:
         return _definition(content)
     except UserError as error:

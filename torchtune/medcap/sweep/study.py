@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.locks import hold, is_held, locked
+from medcap.pipeline.overrides import override_text
 from medcap.sweep.definition import Definition
-from medcap.sweep.overrides import override_text
 
 BEAT_SECONDS = 30.0
 # A trial of another machine counts as lost after this long without a sign; clocks may differ by a part of it.

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import TrialState
 
-from medcap.sweep.definition import Definition, Program
-from medcap.sweep.launch import PARENT_VARIABLE
+from medcap.pipeline.process import ProgramProcess
+from medcap.sweep.definition import Definition
 from medcap.sweep.objective import Log, NoValueError, final_value, watched
 from medcap.sweep.study import FAILED, KILLED, STOPPED, Claim, Study
 
 POLL_SECONDS = 0.25
-# A step of a large model and its checkpoint fit into this.
-STOP_SECONDS = 300.0
 OUTPUT = "output.txt"
 _ASKED_TO_STOP = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)}
 
@@ -36,26 +30,18 @@ class End:
 
 
 def commands(definition: Definition, folder: Path, overrides: Mapping[str, str]) -> list[list[str]]:
-    """Return what a trial runs: the words after ``tune``, for the training and then the test if there is one.
+    """Return what a trial runs: a command line for the training and then for the test if there is one.
 
     Args:
         definition: definition of the sweep.
         folder: folder of the trial.
         overrides: what is tried.
     """
-    processes = definition.processes_per_trial
-    launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
     own = {"output_dir": str(folder), "resume_from_checkpoint": "latest"}
-    found = [_command(definition.train, launch, {**definition.train.overrides, **overrides, **own})]
+    found = [definition.train.words({**overrides, **own}, definition.processes_per_trial)]
     if definition.test is not None:
-        own = {"output_dir": str(folder), "vision_checkpoint": str(folder)}
-        found.append(_command(definition.test, [], definition.test.overrides | own))
+        found.append(definition.test.words({"output_dir": str(folder), "vision_checkpoint": str(folder)}))
     return found
-
-
-def _command(program: Program, launch: list[str], overrides: Mapping[str, str]) -> list[str]:
-    words = [f"{key}={value}" for key, value in overrides.items()]
-    return ["run", *launch, program.recipe, "--config", program.config, *words]
 
 
 def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: Callable[[float], bool]) -> End:
@@ -79,7 +65,8 @@ def run_trial(study: Study, claim: Claim, environment: Mapping[str, str], wait: 
         # summary.json says that a training has ended: only its test was killed.
         if position == 0 and claim.attempt and (claim.folder / "summary.json").is_file():
             continue
-        process = _Process(command, claim, environment)
+        lock = () if claim.lock is None else (claim.lock.fileno(),)
+        process = ProgramProcess(command, claim.folder / OUTPUT, environment, lock)
         pruned: str | None = None
         stopping = False
         while process.status() is None:
@@ -121,35 +108,3 @@ def _last_words(output: Path) -> str:
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     told = [line.removeprefix("medcap: ") for line in lines if line.startswith("medcap: ")]
     return (told or lines or ["it printed nothing"])[-1][:500]
-
-
-class _Process:
-    """A running ``tune run``; what it prints is added to the trial's ``output.txt``."""
-
-    def __init__(self, command: list[str], claim: Claim, environment: Mapping[str, str]) -> None:
-        self._asked = 0.0
-        lock = [] if claim.lock is None else [claim.lock.fileno()]
-        with (claim.folder / OUTPUT).open("ab") as output:
-            output.write(("$ tune " + " ".join(command) + "\n").encode())
-            output.flush()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medcap.sweep.launch", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())},
-                pass_fds=lock,
-                start_new_session=True,
-            )
-
-    def status(self) -> int | None:
-        """Its exit status, minus the signal's number for a killed one; None while it runs."""
-        return self._process.poll()
-
-    def stop(self) -> None:
-        """Ask it to save and end, once; after ``STOP_SECONDS`` end it. To be called until it has ended."""
-        if not self._asked:
-            self._asked = time.monotonic()
-            self._process.terminate()
-        elif time.monotonic() - self._asked > STOP_SECONDS and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)

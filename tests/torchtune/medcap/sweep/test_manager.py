@@ -90,7 +90,7 @@ def test_a_killed_trial_is_tried_again_as_often_as_retries_says(tmp_path):
     (worker,) = wait_for(lambda: children(process.pid, "medcap.sweep.worker"))
     for attempt in (1, 2):
         wait_for(lambda attempt=attempt: len(starts(out).get("0000", [])) == attempt)
-        kill(wait_for(lambda: children(worker, "medcap.sweep.launch"))[0])
+        kill(wait_for(lambda: children(worker, "medcap.pipeline.launch"))[0])
     status, _, messages = process.wait()
     assert status == 2
     assert messages.splitlines()[-1] == "medcap: every trial failed; the first: killed by SIGKILL"
@@ -223,8 +223,8 @@ def test_devices_keep_the_names_that_the_user_gave(monkeypatch):
 
 def test_launch_does_not_start_without_its_parent():
     done = subprocess.run(
-        [sys.executable, "-m", "medcap.sweep.launch", "run"],
-        env=os.environ | {"MEDCAP_SWEEP_WORKER": "1", "PYTHONPATH": str(STAND_IN)},
+        [sys.executable, "-m", "medcap.pipeline.launch", "tune", "run"],
+        env=os.environ | {"MEDCAP_PARENT": "1", "PYTHONPATH": str(STAND_IN)},
     )
     assert done.returncode == 143
 

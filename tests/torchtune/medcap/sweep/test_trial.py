@@ -13,6 +13,7 @@ def test_the_commands_of_a_trial(tmp_path):
     folder = tmp_path / "trials" / "0001"
     assert commands(read_definition(sweep), folder, {"seed": "7"}) == [
         [
+            "tune",
             "run",
             "--nproc_per_node",
             "2",
@@ -25,6 +26,7 @@ def test_the_commands_of_a_trial(tmp_path):
             "resume_from_checkpoint=latest",
         ],
         [
+            "tune",
             "run",
             "medcap/recipes/generate",
             "--config",

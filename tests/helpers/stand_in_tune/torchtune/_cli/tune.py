@@ -1,5 +1,7 @@
-"""``tune run`` as a sweep sees it, in milliseconds: a training's log, its checkpoints and how it is stopped; a test's
-scores. What a trial does is told by its overrides.
+"""``tune run`` as a sweep or a pipeline sees it, in milliseconds.
+
+It writes a training's log and checkpoints and is stopped like one; it writes a test's scores. Its overrides say what it
+does.
 
 - ``seed``: the loss falls to it; ``91``: ends with status 2 and a message; ``92``: becomes NaN; ``93``: waits after
   step 2 of its first start until it is asked to stop;
@@ -16,6 +18,7 @@ from pathlib import Path
 def main():
     overrides = dict(word.split("=") for word in sys.argv[sys.argv.index("--config") + 2 :])
     folder = Path(overrides["output_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts.txt").open("a") as file:
         file.write(sys.argv[sys.argv.index("--config") - 1].rpartition("/")[2] + "\n")
     if "vision_checkpoint" in overrides:
@@ -28,7 +31,8 @@ def main():
 
 def train(overrides, folder):
     stopped = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.append(number))
     seed = int(overrides["seed"])
     if seed == 91:
         sys.exit("medcap: the data file is not there")

@@ -2,7 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from medcap.errors import UserError
-from medcap.sweep.overrides import flat, override_text
+from medcap.pipeline.overrides import flat, override_text
 
 
 def test_nested_keys_become_dotted():
