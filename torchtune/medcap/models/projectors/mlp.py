@@ -70,9 +70,13 @@ class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleV
     def forward(self, patches: Tensor) -> Tensor:
         """``[N, T, D]`` -> ``[N, K, llm_dim]``."""
         if self.pooled is not None:
-            patches = patches.unflatten(1, (self.grid, self.grid))  # [N, g, g, D]
-            patches = _pool_axis(_pool_axis(patches, 1, self.pooled), 2, self.pooled).flatten(1, 2)  # [N, K, D]
+            patches = pool_grid(patches.unflatten(1, (self.grid, self.grid)), self.pooled).flatten(1, 2)  # [N, K, D]
         return super().forward(patches)
+
+
+def pool_grid(values: Tensor, edge: int) -> Tensor:
+    """Average-pool ``[N, g, g, D]`` to ``[N, edge, edge, D]``, as torch's ``adaptive_avg_pool2d`` does."""
+    return _pool_axis(_pool_axis(values, 1, edge), 2, edge)
 
 
 def _pool_axis(values: Tensor, axis: int, size: int) -> Tensor:
