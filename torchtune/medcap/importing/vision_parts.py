@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ from medcap.importing.imported_model import load_part
 from medcap.models.projectors.base import Projector, build_projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.registry import build_tower, resolve_tower
+from medcap.models.towers.select_layer import cut_layers, stays_below
 from medcap.models.towers.source import TowerSource
 from medcap.models.towers.tensor_files import why_empty
 
-_LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 _MLP = {"_component_": "medcap.models.mlp"}
 _LINEAR = {"_component_": "medcap.models.linear"}
 
@@ -63,45 +61,6 @@ def padding_notices(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
-    """Leave out the layers after the one that is read; the last one that stays then gives that hidden state.
-
-    Args:
-        source: source of any tower.
-        select_layer: select layer as in LLaVA's configurations.
-
-    Raises:
-        UserError: if it is another than the last of a tower that is not transformers', or there is no such layer.
-    """
-    if source.spec["kind"] != "hugging_face":
-        if select_layer != -1:
-            raise UserError(
-                f"--select-layer {select_layer}: only CLIP and SigLIP towers of transformers can be cut, and this is a"
-                f" {source.spec['kind']} one; give --select-layer -1 if the projector reads its last layer"
-            )
-        return source
-    kept = kept_layers(select_layer, source.spec["config"]["num_hidden_layers"])
-    spec = {**source.spec, "config": {**source.spec["config"], "num_hidden_layers": kept}}
-    weights = source.weights
-    return replace(source, spec=spec, weights=None if weights is None else weights.renamed(_below(kept)))
-
-
-def kept_layers(select_layer: int, num_layers: int) -> int:
-    """Return how many layers give the hidden state that is read.
-
-    Args:
-        select_layer: index into the hidden states, of which number 0 goes into the first layer.
-        num_layers: number of layers of the tower.
-
-    Raises:
-        UserError: if no layer is left, or there is no such one.
-    """
-    kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
-    if not 1 <= kept <= num_layers:
-        raise UserError(f"the layer {select_layer} that is read is none of the tower's {num_layers}")
-    return kept
-
-
 def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], location: Path, select_layer: int) -> Tower:
     """Return a tower whose weights came with the model.
 
@@ -117,7 +76,7 @@ def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], locat
     cut = cut_layers(source, select_layer)
     tower = build_tower(cut.spec, cut.preprocess)
     if cut.spec["kind"] == "hugging_face":
-        stays = _below(cut.spec["config"]["num_hidden_layers"])
+        stays = stays_below(cut.spec["config"]["num_hidden_layers"])
         tensors = {name: tensor for name, tensor in tensors.items() if stays(name)}
     load_part(tower, tensors, location, "the vision tower")
     return tower.eval()
@@ -178,13 +137,3 @@ def check_activation(name: str, location: Path) -> None:
     """
     if name != "gelu":
         raise UserError(f"{location}: the projector's activation is {name}, and medcap.models.mlp has gelu")
-
-
-def _below(kept: int) -> Callable[[str], str | None]:
-    """Return the name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
-
-    def rename(name: str) -> str | None:
-        layer = _LAYER.match(name)
-        return None if layer and int(layer[1]) >= kept else name
-
-    return rename
