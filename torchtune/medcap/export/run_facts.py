@@ -79,8 +79,10 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
     on_hub = base_model or _hub_name_in(llm_folder / "config.json")
     state = _read(file.parent / _STATE)
     plan = state.get("value", {}).get("plan") or [None]
-    source = (config.get("dataset") or {}).get("source")
+    dataset = config.get("dataset") or {}
+    source = dataset.get("source")
     sources = source if isinstance(source, list) else [source] if source else []
+    sources += [given["source"] for given in dataset.get("sources") or []]
     return RunFacts(
         config=config,
         vision=read_vision_checkpoint(file),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from medcap.checkpoints.build_model import choose_dtype, plan_model
+from medcap.datasets.mixture import MixedDataset
 from medcap.models.component_registry import COMPONENTS
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
@@ -93,7 +94,8 @@ class FineTuneRecipe:
             chosen = [] if parallelism is None else [parallelism.why, trained.why]
             notes = [f"note: {notice}" for notice in plan.vision.notices]
             own = cfg.trainable if isinstance(cfg.trainable, dict) else {}
-            print(describe_parts(model, own), *chosen, *notes, sep="\n", file=sys.stderr)
+            sources = [data.dataset.describe()] if isinstance(data.dataset, MixedDataset) else []
+            print(describe_parts(model, own), *sources, *chosen, *notes, sep="\n", file=sys.stderr)
         self.trainer = Trainer(cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model)
 
     def train(self) -> int:

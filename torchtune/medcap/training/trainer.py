@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medcap.data.batch import TEXT, Batch, dummy_batch
-from medcap.datasets.chat import BadRow
+from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
