@@ -83,7 +83,7 @@ class TrainingConfiguration(ModelConfiguration):
         dict[str, Any],
         ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments),
         AfterValidator(_check_sources),
-    ] = Field(default_factory=dict, description="Training data: a source file and how its rows become samples.")
+    ] = Field(default_factory=dict, description="Training data: its source files, and how their rows become samples.")
     validation_source: PathText | None = Field(
         None, description="Data file of held-out rows, read as dataset says; null validates nothing."
     )
