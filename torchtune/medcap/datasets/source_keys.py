@@ -16,7 +16,7 @@ class SourceArguments(Configuration):
     """A file of a mixture, and how its rows are read where that differs from what ``dataset`` says."""
 
     source: PathText = Field(description="Data file or tar shards, as dataset.source.")
-    weight: Number | None = Field(None, gt=0, description="Its part of an epoch, of any sum; without weights, every row once.")
+    weight: Number | None = Field(None, gt=0, description="Its part of an epoch; without weights, every row once.")
     name: str | None = Field(None, description="How messages call it; null takes the file's name.")
     conversation_style: str | None = Field(None, description="As dataset.conversation_style, for this source.")
     image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(

@@ -110,33 +110,29 @@ def plan_epoch(
     Returns:
         The plan's figures.
     """
-    dataset = _dataset(survey, packed, share)
-    return _figures([survey], dataset, dataset.plan(seed), batch_size, accumulated)
+    return plan_dataset(_dataset(survey, packed, share), [survey], batch_size, accumulated, seed)
 
 
-def plan_mixture(
+def mix_surveys(
     surveys: Sequence[Survey],
     sources: Sequence[SourceArguments],
-    epoch_samples: int | None,
-    batch_size: int,
-    accumulated: int = 1,
+    epoch_samples: int | None = None,
     packed: bool = True,
     share: bool = True,
-    seed: int = 0,
-) -> Packing:
-    """Plan the first epoch of a run with several sources, as training does.
+) -> MixedDataset:
+    """Return the data set that training makes of several sources.
 
     Args:
         surveys: one of each source, made with a tokenizer.
         sources: their keys.
         epoch_samples: samples of the epoch; None for as many as there are usable rows.
-        batch_size: as in :func:`plan_epoch`, and so are the further ones.
+        packed: as in :func:`plan_epoch`.
+        share: as well.
 
     Raises:
         UserError: if the sources cannot be mixed.
     """
-    dataset = MixedDataset([_dataset(survey, packed, share) for survey in surveys], sources, epoch_samples)
-    return _figures(surveys, dataset, dataset.plan(seed), batch_size, accumulated)
+    return MixedDataset([_dataset(survey, packed, share) for survey in surveys], sources, epoch_samples)
 
 
 def _dataset(survey: Survey, packed: bool, share: bool) -> ChatDataset:
@@ -153,9 +149,20 @@ def _dataset(survey: Survey, packed: bool, share: bool) -> ChatDataset:
     return dataset
 
 
-def _figures(
-    surveys: Sequence[Survey], dataset: TrainingDataset, plan: EpochOrder, batch_size: int, accumulated: int
+def plan_dataset(
+    dataset: TrainingDataset, surveys: Sequence[Survey], batch_size: int, accumulated: int = 1, seed: int = 0
 ) -> Packing:
+    """Plan the first epoch of a data set.
+
+    Args:
+        dataset: of one source, or the mixture of several.
+        surveys: one of each source.
+        batch_size: as in :func:`plan_epoch`, and so are the further ones.
+
+    Returns:
+        The plan's figures.
+    """
+    plan = dataset.plan(seed)
     assert dataset.table is not None, "the surveys have counted"
     order = plan.samples
     lengths = dataset.table.lengths[order].astype(np.int64)
