@@ -50,7 +50,7 @@ def mix(
     sizes: Sequence[int],
     counts: Sequence[int],
     epoch: int,
-    order: Callable[[int, int], np.ndarray],
+    read: Callable[[int, range], np.ndarray],
     generator: np.random.Generator | None,
 ) -> MixedOrder:
     """Mix the samples of an epoch.
@@ -63,7 +63,7 @@ def mix(
         sizes: rows of each source.
         counts: samples of each source in an epoch, the same in all epochs.
         epoch: epoch, counted from 0.
-        order: source and pass, counted from 0 over all epochs -> that pass's rows in order, ``[size]`` int64.
+        read: source, and passes, counted from 0 over all epochs -> the rows of these passes, ``[passes * size]`` int64.
         generator: draws u; None takes 1/2.
 
     Returns:
@@ -73,9 +73,8 @@ def mix(
     for source, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         first = epoch * count  # samples that the earlier epochs have taken
         numbers = range(first // size, -(-(first + count) // size))
-        whole = np.concatenate([order(source, number) for number in numbers])
         start = first - numbers.start * size
-        rows.append(whole[start : start + count])
+        rows.append(read(source, numbers)[start : start + count])
         passes.append((start + np.arange(count)) // size)
         within = 0.5 if generator is None else generator.random(count)
         places.append((np.arange(count) + within) / count)

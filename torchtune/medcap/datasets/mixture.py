@@ -24,6 +24,9 @@ from medcap.errors import UserError
 # An odd number of 64 bits: added to the group of a sample once for each pass, it gives each pass groups of its own.
 _NEXT_PASS = np.int64(-7046029254386353131)
 
+# Up to this many rows, a source that is repeated in an epoch is shuffled in blocks of passes.
+_SMALL = 1 << 14
+
 
 class OneSource(Protocol):
     """What a mixture needs of a source: a data set of one file."""
@@ -138,12 +141,26 @@ class MixedDataset(TrainingDataset):
         return replace(packed, samples=order[packed.samples])
 
     def _mix(self, seed: int, epoch: int, shuffle: bool) -> MixedOrder:
-        def order(source: int, number: int) -> np.ndarray:
-            # NumPy fills up with zeros, so the passes of the first source are those of a run with it alone.
-            return self.parts[source].usable_rows(np.random.default_rng([seed, number, 0, source]) if shuffle else None)
+        def read(source: int, passes: range) -> np.ndarray:
+            part, size = self.parts[source], self.sizes[source]
+            if not shuffle:
+                return np.tile(part.usable_rows(None), len(passes))
+            if size > _SMALL or self.counts[source] <= size or part.rows.sequential:
+                return np.concatenate([part.usable_rows(generator_of(number, source)) for number in passes])
+            # A generator for each of many short passes would take longer than all the rest.
+            block = -(-_SMALL // size)
+            blocks = range(passes.start // block, -(-passes.stop // block))
+            rows = np.tile(part.usable_rows(None), (block, 1))
+            drawn = [generator_of(number, source).permuted(rows, axis=1) for number in blocks]
+            start = passes.start - blocks.start * block
+            return np.concatenate(drawn)[start : start + len(passes)].ravel()
+
+        def generator_of(number: int, source: int) -> np.random.Generator:
+            # NumPy fills up with zeros, so the passes of the first source are the epochs of a run with it alone.
+            return np.random.default_rng([seed, number, 0, source])
 
         generator = np.random.default_rng([seed, epoch, 2]) if shuffle else None
-        return mix(self.sizes, self.counts, epoch, order, generator)
+        return mix(self.sizes, self.counts, epoch, read, generator)
 
     def name(self, index: int) -> str:
         """Return how messages to the user call a row."""

@@ -7,11 +7,14 @@ from medcap.data.mixture import divide_epoch, mix
 
 
 def shuffled(sizes, seed=0):
-    return lambda source, number: np.random.default_rng([seed, number, source]).permutation(sizes[source])
+    def order(source, number):
+        return np.random.default_rng([seed, number, source]).permutation(sizes[source])
+
+    return lambda source, passes: np.concatenate([order(source, number) for number in passes])
 
 
 def in_order(sizes):
-    return lambda source, number: np.arange(sizes[source])
+    return lambda source, passes: np.tile(np.arange(sizes[source]), len(passes))
 
 
 def fractions(*texts):

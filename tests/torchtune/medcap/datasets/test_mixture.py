@@ -70,6 +70,16 @@ def test_shares_are_exact_and_rows_come_equally_often(open_mixture, packed):
     assert shown == Counter({**dict.fromkeys(range(5), 14), **dict.fromkeys(range(5, 12), 6), 12: 28})
 
 
+def test_passes_over_a_small_source_are_whole_from_epoch_to_epoch(open_mixture, monkeypatch):
+    monkeypatch.setattr("medcap.datasets.mixture._SMALL", 12)  # blocks of three passes over a, and of two over b
+    dataset = open_mixture(8, 1, 1, epoch_samples=20)
+    shown = [row for epoch in range(5) for row in samples(dataset, seed=1, epoch=epoch) if row < 5]
+    passes = [shown[start : start + 5] for start in range(0, 80, 5)]
+    assert len(shown) == 80
+    assert all(sorted(rows) == [0, 1, 2, 3, 4] for rows in passes)
+    assert len(set(map(tuple, passes))) > 12
+
+
 def test_a_row_that_comes_again_is_in_another_document(open_mixture):
     dataset = open_mixture(8, 1, 1, packed=True, epoch_samples=30)
     plan = dataset.plan(seed=2, epoch=3)
