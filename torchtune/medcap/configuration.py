@@ -116,8 +116,27 @@ class OneOf:
         return value
 
 
+class _Rule:
+    """Makes a key hold what :meth:`checked` accepts."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return a schema that calls :meth:`checked`; what it refuses is collected with the other mistakes."""
+
+        def validate(value: Any, info: ValidationInfo) -> Any:
+            try:
+                return self.checked(value, f"{(info.context or {}).get('prefix', '')}{info.field_name}")
+            except UserError as error:
+                raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
+
+        return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
+
+    def checked(self, value: Any, path: str) -> Any:
+        """Return the checked value of the key ``path``; a ``UserError`` names the key that is wrong."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class ComponentRule:
+class ComponentRule(_Rule):
     """Make a key hold a ``_component_`` and its arguments, checked against the component's signature.
 
     Attributes:
@@ -134,19 +153,8 @@ class ComponentRule:
     given: tuple[str, ...] = ()
     arguments: type[Configuration] | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return a schema that calls :meth:`checked`; what it refuses is collected with the other mistakes."""
-
-        def validate(node: Any, info: ValidationInfo) -> Any:
-            try:
-                return self.checked(node, info.field_name or "")
-            except UserError as error:
-                raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
-
-        return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
-
-    def checked(self, node: Any, path: str) -> dict[str, Any] | None:
-        """Check the node of the key ``path``.
+    def checked(self, value: Any, path: str) -> dict[str, Any] | None:
+        """Check the value of the key ``path``.
 
         Returns:
             ``_component_`` and its arguments; None for an optional one that is not wanted.
@@ -155,23 +163,23 @@ class ComponentRule:
             UserError: naming the key that is wrong.
         """
         # torchtune turns the override key=null of a component into key._component_=null.
-        removed = node is None or (isinstance(node, dict) and node.get("_component_", ...) is None)
+        removed = value is None or (isinstance(value, dict) and value.get("_component_", ...) is None)
         if removed and self.optional:
             return None
-        if isinstance(node, str):
-            node = {"_component_": node}
-        if node is None and self.default:
-            node = {}
-        if not isinstance(node, dict):
-            wrong = "is missing" if node is None else f"cannot be {node!r}"
+        if isinstance(value, str):
+            value = {"_component_": value}
+        if value is None and self.default:
+            value = {}
+        if not isinstance(value, dict):
+            wrong = "is missing" if value is None else f"cannot be {value!r}"
             raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")
-        name = node.get("_component_", self.default)
+        name = value.get("_component_", self.default)
         if not isinstance(name, str):
             wrong = "is missing" if name is None else f"must be a dotted name, not {name!r}"
             raise UserError(f"{path}._component_ {wrong}")
         name = COMPONENT_ALIASES.get(name, name)
         component = find_component(name, f"{path}._component_")
-        arguments = {key: _expanded(value) for key, value in node.items() if key != "_component_"}
+        arguments = {key: _expanded(given) for key, given in value.items() if key != "_component_"}
         if self.arguments is not None:
             limited = {key: value for key, value in arguments.items() if key in self.arguments.model_fields}
             arguments |= _validated(self.arguments, limited, f"{path}.").model_dump(include={*limited})
@@ -179,7 +187,7 @@ class ComponentRule:
 
 
 @dataclass(frozen=True)
-class NamedSections:
+class NamedSections(_Rule):
     """Make a key hold a list of names, or a mapping from each name to further keys.
 
     Attributes:
@@ -187,17 +195,6 @@ class NamedSections:
     """
 
     section: type[Configuration]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return a schema that calls :meth:`checked`; what it refuses is collected with the other mistakes."""
-
-        def validate(value: Any, info: ValidationInfo) -> Any:
-            try:
-                return self.checked(value, info.field_name or "")
-            except UserError as error:
-                raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
-
-        return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
 
     def checked(self, value: Any, path: str) -> list[str] | dict[str, dict[str, Any]]:
         """Check the value of the key ``path``.
@@ -218,6 +215,38 @@ class NamedSections:
                 keys = ", ".join(self.section.model_fields)
                 raise UserError(f"{path}.{name} holds further keys ({keys}), not {given!r}")
             found[name] = _validated(self.section, given or {}, f"{path}.{name}.").model_dump(exclude_none=True)
+        return found
+
+
+@dataclass(frozen=True)
+class SectionList(_Rule):
+    """Make a key hold a list of mappings that have the same keys.
+
+    Attributes:
+        section: the keys of each mapping.
+    """
+
+    section: type[Configuration]
+
+    def checked(self, value: Any, path: str) -> list[dict[str, Any]] | None:
+        """Check the value of the key ``path``.
+
+        Returns:
+            What is given for each mapping; None for null.
+
+        Raises:
+            UserError: naming the key that is wrong.
+        """
+        if value is None:
+            return None
+        keys = ", ".join(self.section.model_fields)
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{path}={value!r} must be a list of mappings, each with its keys ({keys})")
+        found = []
+        for number, given in enumerate(value):
+            if not isinstance(given, dict):
+                raise UserError(f"{path}.{number} holds further keys ({keys}), not {given!r}")
+            found.append(_validated(self.section, given, f"{path}.{number}.").model_dump(exclude_none=True))
         return found
 
 
@@ -248,7 +277,7 @@ def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:
 
 def _validated(keys: type[C], given: dict[str, Any], prefix: str = "") -> C:
     try:
-        return keys.model_validate(given)
+        return keys.model_validate(given, context={"prefix": prefix})
     except ValidationError as error:
         errors = error.errors(include_url=False)
         # A key that is misspelt is missing under its own name too.

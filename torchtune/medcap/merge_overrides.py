@@ -27,15 +27,16 @@ def override(values: Mapping[str, Any], words: Sequence[str]) -> DictConfig:
     Raises:
         UserError: naming the word that cannot be applied.
     """
-    base = copy.deepcopy(dict(values))
-    # torchtune removes no component; here one that is not named has a default.
-    words = [word for word in words if not _remove_component(base, word)]
+    base, others = copy.deepcopy(dict(values)), []
     for word in words:
-        _make_room(base, word)
+        # torchtune removes no component; here one that is not named has a default.
+        if not _remove_component(base, word) and not _set_in_list(base, word, others):
+            _make_room(base, word)
+            others.append(word)
     try:
-        return _merge(base, words)
+        return _merge(base, others)
     except Exception as error:  # OmegaConf, YAML and torchtune raise whatever comes to hand
-        culprit = next((word for end, word in enumerate(words, 1) if not _can_merge(base, words[:end])), "")
+        culprit = next((word for end, word in enumerate(others, 1) if not _can_merge(base, others[:end])), "")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the command line cannot be read{' at ' * bool(culprit)}{culprit}: {reason}") from error
 
@@ -62,6 +63,32 @@ def _remove_component(base: dict[str, Any], word: str) -> bool:
         del base[word.removeprefix("~")]
         return True
     return False
+
+
+def _set_in_list(base: dict[str, Any], word: str, earlier: Sequence[str]) -> bool:
+    """Apply an override such as ``dataset.sources.0.weight=0.7`` to a list of the file, which OmegaConf cannot merge.
+
+    Returns:
+        Whether it was one. A list that an earlier word gives is OmegaConf's work.
+    """
+    key, sign, text = word.partition("=")
+    parts, node, depth = key.split("."), base, 0
+    while depth < len(parts) - 2 and isinstance(node.get(parts[depth]), dict):
+        node, depth = node[parts[depth]], depth + 1
+    name, rest = ".".join(parts[: depth + 1]), parts[depth + 1 :]
+    known = node.get(parts[depth])
+    given_before = any(word.startswith(f"{name}=") for word in earlier)
+    if not sign or not isinstance(known, list) or not rest or not rest[0].isdigit() or given_before:
+        return False
+    try:
+        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={'null' if text == 'None' else text}"]))
+        changed = OmegaConf.create(known)
+        OmegaConf.update(changed, ".".join(rest), read["value"])
+    except Exception as error:
+        reason = f"{name} has {len(known)} entries" if int(rest[0]) >= len(known) else error
+        raise UserError(f"the command line cannot be read at {word}: {reason}") from error
+    node[parts[depth]] = OmegaConf.to_container(changed)
+    return True
 
 
 def _make_room(base: dict[str, Any], word: str) -> None:

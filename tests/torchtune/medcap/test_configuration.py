@@ -283,7 +283,7 @@ TRAIN, DISTRIBUTED, GENERATE = "medcap/tiny/single_device", "medcap/tiny/distrib
         (TRAIN, "dataset.packed=abc", "dataset.packed='abc' must be of type bool"),
         (TRAIN, "dataset.source=5", "dataset.source=5 must be of type str"),
         (TRAIN, "dataset.source=[a.json, b.json]", "dataset.source=['a.json', 'b.json'] must be of type str"),
-        (TRAIN, "dataset.source=null", "dataset.source=None must be of type str"),
+        (TRAIN, "dataset.source=null", "dataset.source is missing: add dataset.source=..., or dataset.sources"),
         (TRAIN, "dataset.image_roots=folder", "dataset.image_roots='folder' must be of type list[str] | None"),
         (TRAIN, "tokenizer.path=5", "tokenizer.path=5 must be of type str"),
         (TRAIN, "tokenizer.max_seq_len=long", "tokenizer.max_seq_len='long' must be of type int"),

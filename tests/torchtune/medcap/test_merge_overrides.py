@@ -54,6 +54,20 @@ def test_an_override_wins_whatever_kind_it_replaces(word, key, expected):
     assert found == expected
 
 
+def test_an_entry_of_a_list_can_be_changed():
+    listed = {"data": {"parts": [{"file": "a", "weight": 1}, {"file": "b=1"}]}, "log": "${data.parts.0.file}"}
+
+    def changed(*words):
+        return OmegaConf.to_container(override(listed, words), resolve=True)["data"]["parts"]
+
+    assert changed("data.parts.1.weight=2e-1") == [{"file": "a", "weight": 1}, {"file": "b=1", "weight": 0.2}]
+    assert changed("data.parts.0={file: c}", "data.parts.0.weight=None")[0] == {"file": "c", "weight": None}
+    assert changed("data.parts=[{file: c}]", "data.parts.0.weight=3") == [{"file": "c", "weight": 3}]
+    assert changed("data.parts.0.weight=3", "data.parts=[{file: c}]") == [{"file": "c"}]
+    with pytest.raises(UserError, match=r"at data.parts.2.weight=1: data.parts has 2 entries$"):
+        changed("data.parts.2.weight=1")
+
+
 def test_a_key_can_be_removed():
     assert "lr" not in overridden("~optimizer.lr")["optimizer"]
 

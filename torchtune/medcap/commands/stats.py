@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ from medcap.errors import UserError
 
 if TYPE_CHECKING:
     from medcap.commands.training_data import TrainingFile
+    from medcap.data.packing import Sample
     from medcap.datasets.inspection.statistics import Packing
     from medcap.datasets.inspection.survey import Survey
 
@@ -52,35 +54,43 @@ def run(options: argparse.Namespace) -> None:
     if options.plot is not None and options.plot.suffix != ".svg":
         raise UserError(f"--plot {options.plot} must end in .svg")
     speed = _speed(options)
-    file = training_data.open_training_file(options)
-    checker = file.checker
-    _find_prompt_prefix(file)
-    found = survey(checker, training_data.num_processes(options), read_header, "reading")
-    findings: dict[str, Any] = {
-        "file": str(checker.rows.path),
-        "rows": found.num_rows,
-        "bad_rows": len(found.problems),
-        "images": image_statistics(found),
-        "image_size": None if file.vision is None else file.vision.preprocess.image_size,
-        "tokens": None,
-        "packing": None,
-        "memory": None,
-        "epoch_seconds": None,
-    }
-    if checker.tokenizer is not None:
-        findings["settings"] = {
-            "max_seq_len": checker.max_seq_len,
-            "num_image_tokens": checker.tokenizer.num_image_tokens,
-            **_batch(options, file),
+    files = training_data.open_training_files(options)
+    first = files[0]
+    if options.plot is not None and len(files) > 1:
+        raise UserError("--plot is for one file, and the configuration has several sources: name one before --config")
+    _find_prompt_prefix(files)
+    surveys = [survey(file.checker, training_data.num_processes(options), read_header, "reading") for file in files]
+    sources = [
+        {
+            "file": str(found.checker.rows.path),
+            "rows": found.num_rows,
+            "bad_rows": len(found.problems),
+            "images": image_statistics(found),
+            "image_size": None if first.vision is None else first.vision.preprocess.image_size,
+            "tokens": None if found.checker.tokenizer is None else token_statistics(found),
         }
-        findings["tokens"] = token_statistics(found)
-        plans = [_plan(options, file, found, packed) for packed in (True, False)]
+        for found in surveys
+    ]
+    findings: dict[str, Any] = {"packing": None, "memory": None, "epoch_seconds": None}
+    mixture: list[str] = []
+    if first.checker.tokenizer is not None:
+        findings["settings"] = {
+            "max_seq_len": first.checker.max_seq_len,
+            "num_image_tokens": first.checker.tokenizer.num_image_tokens,
+            **_batch(options, first),
+        }
+        plans, mixtures = zip(*(_plan(options, files, surveys, packed) for packed in (True, False)), strict=True)
+        mixture = mixtures[0]
         findings["packing"] = [asdict(plan) for plan in plans]
         chosen = next(plan for plan in plans if plan.packed == findings["settings"]["packed"])
-        findings["memory"] = _memory(file, options, chosen)
+        findings["memory"] = _memory(first, options, chosen)
         if speed is not None:
             findings["tokens_per_second"], findings["epoch_seconds"] = speed, chosen.tokens / speed
-    print("\n".join(_text(findings)))
+    print("\n".join(_text(sources, mixture, findings)))
+    if len(files) == 1:
+        findings = sources[0] | findings
+    else:
+        findings["sources"] = {file.name: source for file, source in zip(files, sources, strict=True)}
     training_data.write_findings(options.json, findings)
     if options.plot is not None:
         from medcap.commands.stats_plot import write_plot
@@ -117,33 +127,38 @@ def _batch(options: argparse.Namespace, file: TrainingFile) -> dict[str, Any]:
     }
 
 
-def _find_prompt_prefix(file: TrainingFile) -> None:
+def _find_prompt_prefix(files: Sequence[TrainingFile]) -> None:
     """Let the samples leave out the words that all of them begin with, as training does."""
+    from medcap.data.shared_prefix import find_prompt_prefix
     from medcap.datasets.chat import ChatDataset
 
-    checker = file.checker
-    if checker.tokenizer is None or (file.cfg is not None and not file.cfg.dataset.get("share_preamble", True)):
+    first = files[0]
+    tokenizer = first.checker.tokenizer
+    if tokenizer is None or (first.cfg is not None and not first.cfg.dataset.get("share_preamble", True)):
         return
-    dataset = ChatDataset(
-        checker.rows,
-        checker.reader,
-        checker.tokenizer,
-        checker.style,
-        checker.label_rules,
-        checker.max_seq_len,
-        packed=True,
-    )
-    dataset.find_prompt_prefix()
-    checker.prompt_prefix = dataset.prompt_prefix
+    samples: list[Sample] = []
+    for of in (file.checker for file in files):
+        dataset = ChatDataset(of.rows, of.reader, tokenizer, of.style, of.label_rules, of.max_seq_len, packed=True)
+        samples += dataset.some_samples()
+    for file in files:
+        file.checker.prompt_prefix = find_prompt_prefix(samples, tokenizer.image_token_id)
 
 
-def _plan(options: argparse.Namespace, file: TrainingFile, found: Survey, packed: bool) -> Packing:
-    from medcap.datasets.inspection.statistics import plan_epoch
+def _plan(
+    options: argparse.Namespace, files: Sequence[TrainingFile], surveys: Sequence[Survey], packed: bool
+) -> tuple[Packing, list[str]]:
+    """Plan the first epoch; with the lines that say what it is mixed of."""
+    from medcap.datasets.inspection.statistics import mix_surveys, plan_dataset, plan_epoch
 
-    batch, cfg = _batch(options, file), file.cfg
+    cfg = files[0].cfg
+    batch = _batch(options, files[0])
+    sizes = (batch["batch_size"], batch["gradient_accumulation_steps"])
     share = True if cfg is None else cfg.dataset.get("share_images", True)
     seed = 0 if cfg is None else cfg.seed
-    return plan_epoch(found, batch["batch_size"], batch["gradient_accumulation_steps"], packed, share, seed)
+    if cfg is None or len(files) == 1:
+        return plan_epoch(surveys[0], *sizes, packed, share, seed), []
+    dataset = mix_surveys(surveys, [file.keys for file in files], cfg.dataset.get("epoch_samples"), packed, share)
+    return plan_dataset(dataset, surveys, *sizes, seed), ["an epoch of all sources:", dataset.describe()]
 
 
 def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> dict[str, Any] | None:
@@ -165,15 +180,17 @@ def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> d
     return {"dtype": str(dtype).removeprefix("torch."), "frozen": found.frozen(), **parts, "total": found.total()}
 
 
-def _text(findings: dict[str, Any]) -> list[str]:
-    bad = findings["bad_rows"]
-    lines = [f"{findings['file']}: {findings['rows']:,} rows"]
-    if bad:
-        lines[0] += f", {bad:,} of which cannot be used (medcap validate names them)"
-    lines += _image_lines(findings)
-    if findings["tokens"] is None:
+def _text(sources: Sequence[dict[str, Any]], mixture: Sequence[str], findings: dict[str, Any]) -> list[str]:
+    lines = []
+    for source in sources:
+        bad = source["bad_rows"]
+        left_out = f", {bad:,} of which cannot be used (medcap validate names them)" if bad else ""
+        lines += [f"{source['file']}: {source['rows']:,} rows{left_out}", *_image_lines(source)]
+        if source["tokens"] is not None:
+            lines += _token_lines(source["tokens"], findings["settings"])
+    if findings["packing"] is None:
         return [*lines, "tokens, packing and steps need --tokenizer, or --config"]
-    lines += _token_lines(findings)
+    lines += mixture
     lines += [line for plan in findings["packing"] for line in _packing_lines(plan, findings["settings"])]
     return lines + _memory_lines(findings) + _time_lines(findings)
 
@@ -194,10 +211,9 @@ def _image_lines(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _token_lines(findings: dict[str, Any]) -> list[str]:
+def _token_lines(tokens: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     from medcap.datasets.inspection.lengths import summary
 
-    tokens, settings = findings["tokens"], findings["settings"]
     names = ("total", "image", "question", "answer")
     return [
         f"tokens a row, {settings['num_image_tokens']} for an image, at most {settings['max_seq_len']:,}:",

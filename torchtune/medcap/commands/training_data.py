@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medcap.checkpoints.vision import VisionPlan
     from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.datasets.inspection.rows import RowChecker
+    from medcap.datasets.source_keys import SourceArguments
     from medcap.training.keys import TrainingConfiguration
 
 # BiomedCLIP's patches; chat_dataset's own default.
@@ -26,11 +27,15 @@ class TrainingFile:
 
     Attributes:
         checker: reads its rows.
+        keys: what is said of this source alone.
+        name: how messages call it beside other sources.
         cfg: the configuration, if one was named.
         vision: its tower and projector, without weights.
     """
 
     checker: RowChecker
+    keys: SourceArguments
+    name: str
     cfg: TrainingConfiguration | None = None
     vision: VisionPlan | None = None
 
@@ -38,7 +43,7 @@ class TrainingFile:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command's parser."""
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="JSON or JSONL, or tar shards, as dataset.source (that of --config)"
+        "file", nargs="?", metavar="FILE", help="JSON or JSONL, or tar shards, as dataset.source (what --config names)"
     )
     parser.add_argument(
         "--image-root",
@@ -69,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything that was found to a JSON file")
 
 
-def open_training_file(options: argparse.Namespace) -> TrainingFile:
-    """Open the file that the options name.
+def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
+    """Open the file that the options name, or all sources of the configuration.
 
     Args:
         options: what :func:`add_arguments` adds.
@@ -84,29 +89,37 @@ def open_training_file(options: argparse.Namespace) -> TrainingFile:
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
     from medcap.datasets.rows.source import open_source
+    from medcap.datasets.source_keys import check_sources, source_names
 
     for name in ("num_image_tokens", "max_seq_len", "max_image_pixels", "processes"):
         if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
     cfg = _config(options)
     settings = {} if cfg is None else cfg.dataset
+    sources = None if options.file else settings.get("sources")
     source = options.file or settings.get("source")
-    if not source:
+    if not source and not sources:
         raise UserError("name the file to look at, or a training configuration by --config")
-    style = options.conversation_style or settings.get("conversation_style", "auto")
-    if style not in STYLES:
-        raise UserError(f"--conversation-style {style} is unknown: use one of {', '.join(STYLES)}")
     vision = None if cfg is None else _plan_vision(cfg)
     tokenizer = _tokenizer(options, cfg, vision)
     max_seq_len = options.max_seq_len or settings.get("max_seq_len", MAX_SEQ_LEN)
     if tokenizer is not None:
         check_room_for_image(max_seq_len, tokenizer)
     max_pixels = options.max_image_pixels or settings.get("max_image_pixels", MAX_PIXELS)
-    rows, reader = open_source(source, options.image_root or settings.get("image_roots"), max_pixels)
-    rules = LabelRules(
-        *(bool(settings.get(name)) for name in ("train_on_input", "train_on_header", "mask_after_image"))
-    )
-    return TrainingFile(RowChecker(rows, reader, style, tokenizer, max_seq_len, rules), cfg, vision)
+    opened = []
+    keys = check_sources(source, sources)
+    for own, name in zip(keys, source_names(keys), strict=True):
+        known = settings | own.model_dump(exclude_none=True)
+        style = options.conversation_style or known.get("conversation_style", "auto")
+        if style not in STYLES:
+            raise UserError(f"--conversation-style {style} is unknown: use one of {', '.join(STYLES)}")
+        rows, reader = open_source(own.source, options.image_root or known.get("image_roots"), max_pixels)
+        rules = LabelRules(
+            *(bool(known.get(name)) for name in ("train_on_input", "train_on_header", "mask_after_image"))
+        )
+        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules)
+        opened.append(TrainingFile(checker, own, name, cfg, vision))
+    return opened
 
 
 def num_processes(options: argparse.Namespace) -> int:

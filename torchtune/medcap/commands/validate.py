@@ -44,11 +44,33 @@ def run(options: argparse.Namespace) -> None:
         UserError: for an impossible option, or a file that cannot be read or written.
         SystemExit: with status 1 if a row cannot be used.
     """
-    from medcap.datasets.inspection.survey import survey
-    from medcap.datasets.inspection.validation import validate, write_good_rows
+    from medcap.datasets.inspection.validation import write_good_rows
 
-    checker = training_data.open_training_file(options).checker
-    _check_fix(options, checker)
+    files = training_data.open_training_files(options)
+    if options.fix is not None and len(files) > 1:
+        raise UserError("--fix is for one file, and the configuration has several sources: name one before --config")
+    _check_fix(options, files[0].checker)
+    found: dict[str, Validation] = {}
+    for file in files:
+        if len(files) > 1:
+            print(f"{file.name}:")
+        found[file.name] = _validate(options, file.checker)
+    if options.json is not None:
+        each = {name: findings.as_dict() for name, findings in found.items()}
+        training_data.write_findings(options.json, each if len(files) > 1 else each[files[0].name])
+    if options.fix is not None:
+        (findings,) = found.values()
+        count = write_good_rows(findings.survey, options.fix)
+        print(f"wrote {count:,} rows to {options.fix}{_roots_hint(options, files[0].checker)}")
+    if any(findings.survey.problems for findings in found.values()):
+        raise SystemExit(1)
+
+
+def _validate(options: argparse.Namespace, checker: RowChecker) -> Validation:
+    """Check one file and print what is found."""
+    from medcap.datasets.inspection.survey import survey
+    from medcap.datasets.inspection.validation import validate
+
     other = None if options.against is None else _open_other(options, checker)
     processes = training_data.num_processes(options)
     found = survey(checker, processes)
@@ -56,12 +78,7 @@ def run(options: argparse.Namespace) -> None:
     findings = validate(found, against)
     # A name in a row may hold what no terminal can show.
     print(_text(findings).encode("utf-8", "backslashreplace").decode("utf-8"))
-    training_data.write_findings(options.json, findings.as_dict() if options.json else None)
-    if options.fix is not None:
-        count = write_good_rows(found, options.fix)
-        print(f"wrote {count:,} rows to {options.fix}{_roots_hint(options, checker)}")
-    if found.problems:
-        raise SystemExit(1)
+    return findings
 
 
 def _check_fix(options: argparse.Namespace, checker: RowChecker) -> None:

@@ -6,26 +6,26 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from medcap.data.batch import Batch, make_batch
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
 from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.images.reference import ImageRef
-from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
+from medcap.data.packing import Sample, SampleTable
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
-from medcap.data.storage.cache import cache_folder
+from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.rows.source import RowSource, open_source
+from medcap.datasets.source_keys import check_sources
 from medcap.datasets.token_counts import count_tokens
+from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
@@ -34,16 +34,8 @@ COUNT_ALWAYS = 100_000
 _PROMPT_PREFIX_ROWS = 64
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be used: how it is called, and why not."""
-
-    name: str
-    reason: str
-
-
 @dataclass
-class ChatDataset:
+class ChatDataset(TrainingDataset):
     """Conversations of a data file.
 
     Attributes:
@@ -56,6 +48,7 @@ class ChatDataset:
         packed: whether a batch consists of full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
+        table: the numbers of all samples; None before :meth:`count`.
     """
 
     rows: RowSource
@@ -67,7 +60,7 @@ class ChatDataset:
     packed: bool
     share_images: bool = True
     prompt_prefix: tuple[int, ...] = ()
-    _table: SampleTable | None = field(default=None, init=False)
+    table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
     @property
@@ -98,7 +91,7 @@ class ChatDataset:
     @property
     def plan_fingerprint(self) -> str:
         """A number for the order of an epoch: ``fingerprint``, and which rows can be used."""
-        lengths = b"" if self._table is None else np.ascontiguousarray(self._table.lengths).tobytes()
+        lengths = b"" if self.table is None else np.ascontiguousarray(self.table.lengths).tobytes()
         return hashlib.sha256(self.fingerprint.encode() + lengths).hexdigest()
 
     def sample(self, index: int) -> Sample:
@@ -129,13 +122,15 @@ class ChatDataset:
 
     def find_prompt_prefix(self) -> None:
         """Look at some rows for the words that samples begin with; from then on these are left out."""
+        self.prompt_prefix = find_prompt_prefix(self.some_samples(), self.tokenizer.image_token_id)
+
+    def some_samples(self) -> list[Sample]:
+        """Return the usable samples among a few rows that are evenly spread over the file."""
         samples = []
-        for index in np.unique(
-            np.linspace(0, self.num_rows - 1, min(_PROMPT_PREFIX_ROWS, self.num_rows)).astype(np.int64)
-        ):
+        for index in _spread(self.num_rows, _PROMPT_PREFIX_ROWS):
             with contextlib.suppress(UserError):
-                samples.append(self.sample(int(index)))
-        self.prompt_prefix = find_prompt_prefix(samples, self.tokenizer.image_token_id)
+                samples.append(self.sample(index))
+        return samples
 
     def count(self) -> None:
         """Learn the length of every sample, which packing needs; kept on disk for the next time.
@@ -145,7 +140,7 @@ class ChatDataset:
         """
         roots = "\n".join(map(str, self.reader.roots))
         key = f"{self.fingerprint}\n{self.rows.path.resolve()}\n{roots}"
-        self._table, self._bad = count_tokens(self.sample, self.num_rows, key)
+        self.table, self._bad = count_tokens(self.sample, self.num_rows, key)
         if len(self._bad) == self.num_rows:
             reason = self._bad[min(self._bad)]
             raise UserError(f"{self.rows.path} holds no usable row; the first problem: {reason}")
@@ -161,97 +156,34 @@ class ChatDataset:
         Returns:
             The plan; the same on every machine.
         """
-        generator = np.random.default_rng([seed, epoch]) if shuffle else None
-        order = self.rows.order(generator)
+        order = self.usable_rows(np.random.default_rng([seed, epoch]) if shuffle else None)
         if not self.packed:
-            return EpochOrder(order if self._table is None else order[self._table.lengths[order] > 0])
-        assert self._table is not None, "count() comes before"
+            return EpochOrder(order)
+        assert self.table is not None, "count() comes before"
         generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
         return plan_packed(
-            self._table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
+            self.table, order, self.row_length, self.share_images, generator, far=not self.rows.sequential
         )
 
-    def load(
-        self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
-    ) -> tuple[Batch | None, list[BadRow]]:
-        """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
-
-        Damaged rows, and rows with a damaged image, are left out; that depends only on the files, so it is the same
-        every time.
+    def usable_rows(self, generator: np.random.Generator | None) -> np.ndarray:
+        """Return every row that no count found unusable, once.
 
         Args:
-            plan: plan from :meth:`plan`.
-            start: the first item.
-            stop: the item after the last.
-            transform: RGB or grey image -> ``[3, H, W]`` uint8.
+            generator: decides the order; None for the order of the file.
 
         Returns:
-            The batch (None if nothing of it is usable) and the rows left out.
+            ``[n]`` int64.
         """
-        wanted = plan.samples_of(start, stop)
-        samples, images, bad = self._read(wanted, transform)
-        if not samples:
-            return None, bad
-        if self.packed:
-            rows = [
-                [[samples[index] for index in document if index in samples] for document in row]
-                for row in plan.rows(start, stop)
-            ]
-            row_length = self.row_length
-        else:
-            rows, row_length = self._lay_out([samples[index] for index in wanted if index in samples])
-        rows = [[document for document in row if document] for row in rows]
-        batch = make_batch(
-            [pack_row(row, row_length, self.tokenizer.stop_tokens[0]) for row in rows if row],
-            self.tokenizer.image_token_id,
-            self.tokenizer.num_image_tokens,
-            images.__getitem__,
-            tuple(samples[index].name for index in wanted if index in samples),
-            self.prompt_prefix,
-            static_shape=self.packed,
-        )
-        return batch, bad
+        order = self.rows.order(generator)
+        return order if self.table is None else order[self.table.lengths[order] > 0]
 
-    def _read(
-        self, wanted: list[int], transform: Callable[..., Tensor]
-    ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
-        samples: dict[int, Sample] = {}
-        images: dict[ImageRef, Tensor] = {}
-        bad: list[BadRow] = []
-        for index in wanted:
-            try:
-                sample = self.sample(index)
-                for image in sample.images:
-                    if image not in images:
-                        images[image] = transform(self.reader.open(image, keep_grey=True))
-            except UserError as error:
-                bad.append(BadRow(self.rows.name(index), str(error)))
-                continue
-            except Exception as error:
-                error.add_note(self.rows.name(index))
-                raise
-            # [Contract] the plan was made from these counts: another length would overflow a row.
-            if self._table is not None and self._table.lengths[index] != len(sample.tokens):
-                raise UserError(
-                    f"{sample.name} has {len(sample.tokens)} tokens, but {self._table.lengths[index]} were counted:"
-                    f" remove {cache_folder() / 'tokens'} and start again"
-                )
-            samples[index] = sample
-        return samples, images, bad
+    def name(self, index: int) -> str:
+        """Return how messages to the user call a row."""
+        return self.rows.name(index)
 
-    def _lay_out(self, samples: list[Sample]) -> tuple[list[list[list[Sample]]], int]:
-        documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
-        row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
-        packed = pack_documents(documents.lengths, row_length)
-        bounds = documents.starts
-        rows = [
-            [
-                [samples[index] for index in documents.samples[bounds[position] : bounds[position + 1]]]
-                for position in packed.documents[packed.starts[row] : packed.starts[row + 1]]
-            ]
-            for row in range(len(packed.starts) - 1)
-        ]
-        return rows, row_length
+    def open_image(self, index: int, image: ImageRef) -> Any:
+        """Open an image of a row."""
+        return self.reader.open(image, keep_grey=True)
 
     def check_images(self, limit: int) -> list[BadRow]:
         """Decode some pictures before a run.
@@ -262,7 +194,7 @@ class ChatDataset:
         Returns:
             Those of them that cannot be used.
         """
-        chosen = np.unique(np.linspace(0, self.num_rows - 1, min(limit, self.num_rows)).astype(np.int64))
+        chosen = _spread(self.num_rows, limit)
         opened: dict[ImageRef, str | None] = {}
 
         def reason(index: int) -> str | None:
@@ -277,7 +209,7 @@ class ChatDataset:
                     return opened[image]
             return None
 
-        rows = [index for index in chosen.tolist() if index not in self._bad]
+        rows = [index for index in chosen if index not in self._bad]
         with ThreadPoolExecutor() as pool:
             found = tqdm(
                 pool.map(reason, rows),
@@ -297,10 +229,9 @@ class ChatDataset:
     def has_images(self) -> bool:
         """Return whether any usable row has an image; text alone does not train the parts that make image tokens."""
         # A shared prefix ends with an image; without one, the rows must be read.
-        if self._table is not None and self._table.prefixes.any():
+        if self.table is not None and self.table.prefixes.any():
             return True
-        some = np.linspace(0, self.num_rows - 1, min(_PROMPT_PREFIX_ROWS, self.num_rows)).astype(np.int64).tolist()
-        for index in itertools.chain(some, range(self.num_rows)):
+        for index in itertools.chain(_spread(self.num_rows, _PROMPT_PREFIX_ROWS), range(self.num_rows)):
             with contextlib.suppress(UserError):
                 if self.sample(index).images:
                     return True
@@ -314,10 +245,17 @@ class ChatDataset:
         return None
 
 
+def _spread(num_rows: int, limit: int) -> list[int]:
+    """Return at most ``limit`` rows, evenly spread over all."""
+    return np.unique(np.linspace(0, num_rows - 1, min(limit, num_rows)).astype(np.int64)).tolist()
+
+
 def chat_dataset(
     tokenizer: ChatTokenizer,
     *,
-    source: str,
+    source: str | None = None,
+    sources: list[dict[str, Any]] | None = None,
+    epoch_samples: int | None = None,
     max_seq_len: int = 1024,
     conversation_style: str = "auto",
     packed: bool = False,
@@ -328,7 +266,7 @@ def chat_dataset(
     train_on_input: bool = False,
     train_on_header: bool = False,
     mask_after_image: bool = False,
-) -> ChatDataset:
+) -> TrainingDataset:
     """Conversations with images for a frozen language model.
 
     Args:
@@ -336,6 +274,9 @@ def chat_dataset(
         source: JSON or JSONL file of medcap 2024's, LLaVA's, ColonINST's or torchtune's rows; text-only rows may be
             among them. Or tar shards in WebDataset's layout: a ``.tar``, a glob, or a pattern such as
             ``train-{000000..000099}.tar``.
+        sources: instead of one ``source``, several, mixed by their weights: a mapping for each, with the keys of
+            :class:`medcap.datasets.source_keys.SourceArguments`.
+        epoch_samples: samples of an epoch of ``sources``; by default as many as they have usable rows.
         max_seq_len: tokens that a sample keeps, and the length of a packed row.
         conversation_style: ``auto`` recognises the layouts by their keys.
         packed: True fills rows of ``max_seq_len`` tokens, and ``batch_size`` counts rows; False takes ``batch_size``
@@ -353,23 +294,40 @@ def chat_dataset(
         The dataset, its rows indexed; tokens are made when they are needed.
 
     Raises:
-        UserError: if the file cannot be read or holds no usable row.
+        UserError: if a file cannot be read or holds no usable row, or the sources cannot be mixed.
 
     Example:
         >>> dataset = chat_dataset(tokenizer, source="datasets/medcap/vqarad_train.json", max_seq_len=500)
         >>> plan = dataset.plan(seed=0, epoch=0)
     """
     check_room_for_image(max_seq_len, tokenizer)
-    if conversation_style not in STYLES:
-        raise UserError(f"conversation_style={conversation_style} is unknown: use one of {', '.join(STYLES)}")
-    rows, reader = open_source(source, image_roots, max_image_pixels)
-    rules = LabelRules(train_on_input, train_on_header, mask_after_image)
-    dataset = ChatDataset(rows, reader, tokenizer, conversation_style, rules, max_seq_len, packed, share_images)
+    files = check_sources(source, sources, epoch_samples)
+    shared = {
+        "conversation_style": conversation_style,
+        "image_roots": image_roots,
+        "train_on_input": train_on_input,
+        "train_on_header": train_on_header,
+        "mask_after_image": mask_after_image,
+    }
+    parts = []
+    for file in files:
+        own = {key: value for key, value in file.model_dump(exclude_none=True).items() if key in shared}
+        style, roots, *learnt = (shared | own).values()
+        if style not in STYLES:
+            raise UserError(f"conversation_style={style} is unknown: use one of {', '.join(STYLES)}")
+        rows, reader = open_source(file.source, roots, max_image_pixels)
+        parts.append(
+            ChatDataset(rows, reader, tokenizer, style, LabelRules(*learnt), max_seq_len, packed, share_images)
+        )
     if share_preamble:
-        dataset.find_prompt_prefix()
-    if packed or len(rows) <= COUNT_ALWAYS:
-        dataset.count()
-    return dataset
+        samples = [sample for part in parts for sample in part.some_samples()]
+        prompt_prefix = find_prompt_prefix(samples, tokenizer.image_token_id)
+        for part in parts:
+            part.prompt_prefix = prompt_prefix
+    for part in parts:
+        if packed or part.num_rows <= COUNT_ALWAYS:
+            part.count()
+    return parts[0] if sources is None else MixedDataset(parts, files, epoch_samples)
 
 
 def check_room_for_image(max_seq_len: int, tokenizer: ChatTokenizer) -> None:

@@ -14,6 +14,7 @@ from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.run import CONFIG_FILE, checkpoint_of
 from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.json_text import parse_json
+from medcap.datasets.source_keys import source_files
 from medcap.errors import UserError
 from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.runner import METRICS
@@ -79,8 +80,6 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
     on_hub = base_model or _hub_name_in(llm_folder / "config.json")
     state = _read(file.parent / _STATE)
     plan = state.get("value", {}).get("plan") or [None]
-    source = (config.get("dataset") or {}).get("source")
-    sources = source if isinstance(source, list) else [source] if source else []
     return RunFacts(
         config=config,
         vision=read_vision_checkpoint(file),
@@ -89,7 +88,7 @@ def read_facts(root: Path, cfg: ModelConfiguration, base_model: str | None = Non
         language_model_on_hub=on_hub,
         tower=tower,
         tower_on_hub=tower_on_hub,
-        data=[Path(str(name)).name for name in sources],
+        data=[Path(str(name)).name for name in source_files(config.get("dataset") or {})],
         data_fingerprint=plan[0],
         scores=scores,
         other_scores=others,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from medcap.data.batch import Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
-from medcap.datasets.chat import BadRow, ChatDataset
+from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.training.distributed.context import DistributedContext
@@ -71,15 +71,16 @@ class TrainingData:
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
             self._settings["share_preamble"] = False
-        self.dataset = self._open(cfg.dataset["source"], tokenizer, "dataset")
+        self.dataset = self._open(self._settings, tokenizer, "dataset")
         self.validation = None
         if cfg.validation_source is not None:
-            self.validation = self._open(cfg.validation_source, tokenizer, "validation")
+            one = {key: value for key, value in self._settings.items() if key not in ("sources", "epoch_samples")}
+            self.validation = self._open(one | {"source": cfg.validation_source}, tokenizer, "validation")
         self._lengths: dict[int, int] = {}
 
-    def _open(self, source: str, tokenizer: ChatTokenizer, key: str) -> ChatDataset:
-        def build_dataset() -> ChatDataset:
-            return build({**self._settings, "source": source}, tokenizer, key="dataset")
+    def _open(self, settings: Mapping[str, Any], tokenizer: ChatTokenizer, key: str) -> TrainingDataset:
+        def build_dataset() -> TrainingDataset:
+            return build(settings, tokenizer, key="dataset")
 
         # One process of a machine indexes the file and counts its tokens; the others find what it has written.
         dataset = self.world.main_first(build_dataset, key)
@@ -88,14 +89,16 @@ class TrainingData:
             raise UserError(mistakes[0])
         return dataset
 
-    def _mistake(self, dataset: ChatDataset, key: str) -> str | None:
+    def _mistake(self, dataset: TrainingDataset, key: str) -> str | None:
         bad = dataset.bad + dataset.check_images(self.cfg.check_images)
         too_many = refuse_before_training(bad, dataset.num_rows, self.cfg.max_bad_fraction)
         if too_many is not None:
             return too_many
         if key == "dataset" and not dataset.has_images():
+            source = self.cfg.dataset.get("source")
+            key = "dataset.sources" if source is None else f"dataset.source={source}"
             return (
-                f"dataset.source={self.cfg.dataset['source']}: none of its rows that can be used has an image, so"
+                f"{key}: none of its rows that can be used has an image, so"
                 f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
             )
         return None
@@ -167,7 +170,7 @@ class TrainingData:
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
 
-    def _loader(self, dataset: ChatDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
+    def _loader(self, dataset: TrainingDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
         parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
@@ -191,7 +194,7 @@ class _Parts(Dataset[Any]):
 
     def __init__(
         self,
-        dataset: ChatDataset,
+        dataset: TrainingDataset,
         plan: EpochOrder,
         start: int,
         stop: int,

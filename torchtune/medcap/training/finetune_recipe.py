@@ -6,6 +6,8 @@ import sys
 
 from medcap.checkpoints.build_model import EarlierRun, ModelPlan, choose_dtype, plan_model
 from medcap.checkpoints.history import History, entries_of_descendant
+from medcap.datasets.mixture import MixedDataset
+from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
@@ -99,7 +101,8 @@ class FineTuneRecipe:
             if start is not None and self.folder.resume_from is None:
                 chosen.append(describe_start(plan, start))
             own = cfg.trainable if isinstance(cfg.trainable, dict) else {}
-            print(describe_parts(model, own), *chosen, *notes, sep="\n", file=sys.stderr)
+            sources = [data.dataset.describe()] if isinstance(data.dataset, MixedDataset) else []
+            print(describe_parts(model, own), *sources, *chosen, *notes, sep="\n", file=sys.stderr)
         self.trainer = Trainer(
             cfg, world, model, trained, data, self.folder, self.proof.llm, meta_model, self._history(plan)
         )
@@ -117,7 +120,7 @@ class FineTuneRecipe:
         cfg, saved = self.cfg, plan.vision.saved
         run = cfg.init_from or cfg.vision_checkpoint
         earlier = [] if saved is None or run is None else entries_of_descendant(saved.history, run)
-        return History(earlier, list(cfg.trainable), [cfg.dataset["source"]])
+        return History(earlier, list(cfg.trainable), source_files(cfg.dataset))
 
     def train(self) -> int:
         """Run all epochs.

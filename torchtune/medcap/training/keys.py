@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.configuration import (
@@ -15,9 +16,14 @@ from medcap.configuration import (
     Number,
     OneOf,
     PathText,
+    SectionList,
     Seed,
 )
 from medcap.data.images.reader import MAX_PIXELS
+from medcap.datasets.source_keys import SourceArguments, check_sources
+from medcap.errors import UserError
+
+CHAT_DATASET = "medcap.datasets.chat_dataset"
 
 
 class DatasetArguments(Configuration):
@@ -25,6 +31,22 @@ class DatasetArguments(Configuration):
 
     max_seq_len: int = Field(1024, ge=1, description="Longest sample, and the length of a packed row, in tokens.")
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
+    sources: Annotated[list[dict[str, Any]] | None, SectionList(SourceArguments)] = Field(
+        None, description="Several sources instead of dataset.source, mixed by their weights."
+    )
+    epoch_samples: int | None = Field(
+        None, ge=1, description="Samples of an epoch of dataset.sources; null is the usable rows of all of them."
+    )
+
+
+def _check_sources(dataset: dict[str, Any]) -> dict[str, Any]:
+    """See that the rows of our own data set come from somewhere."""
+    if dataset["_component_"] == CHAT_DATASET:
+        try:
+            check_sources(dataset.get("source"), dataset.get("sources"), dataset.get("epoch_samples"))
+        except UserError as error:
+            raise PydanticCustomError("component", "{words}", {"words": str(error)}) from error
+    return dataset
 
 
 class OptimizerArguments(Configuration):
@@ -62,8 +84,9 @@ class TrainingConfiguration(ModelConfiguration):
     )
     dataset: Annotated[
         dict[str, Any],
-        ComponentRule(passed=1, default="medcap.datasets.chat_dataset", arguments=DatasetArguments),
-    ] = Field(default_factory=dict, description="Training data: a source file and how its rows become samples.")
+        ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments),
+        AfterValidator(_check_sources),
+    ] = Field(default_factory=dict, description="Training data: its source files, and how their rows become samples.")
     validation_source: PathText | None = Field(
         None, description="Data file of held-out rows, read as dataset says; null validates nothing."
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medcap.checkpoints.history import History
 from medcap.data.batch import TEXT, Batch, dummy_batch
-from medcap.datasets.chat import BadRow
+from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.data import LoadedStep, LoaderWatch, TrainingData

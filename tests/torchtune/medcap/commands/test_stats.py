@@ -53,6 +53,29 @@ def test_the_figures_are_those_of_the_run(workspace, tmp_path, capsys):
     assert "memory of a step on one device in float32, computed: " in printed
 
 
+@pytest.mark.parametrize("packed", ["true", "false"])
+def test_the_figures_of_several_sources_are_those_of_the_run(workspace, tmp_path, capsys, packed):
+    rows = workspace.records()
+    parts = [{"source": str(workspace.write_data("many.json", rows[:9])), "weight": 1}]
+    parts.append({"source": str(workspace.write_data("few.json", rows[9:])), "weight": 2, "name": "captions"})
+    arguments = overrides(workspace, "dataset.source=null", f"dataset.sources={json.dumps(parts)}")
+    arguments += [f"dataset.packed={packed}", "dataset.epoch_samples=18", f"output_dir={tmp_path / 'run'}"]
+    tune("full_finetune_single_device", "medcap/tiny/single_device", *arguments, "num_workers=0", "epochs=1")
+    ran = capsys.readouterr().err
+    stats("--config", "medcap/tiny/single_device", *arguments, "--json", tmp_path / "out.json")
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [(name, part["rows"]) for name, part in found["sources"].items()] == [("many", 9), ("captions", 4)]
+    plan = next(plan for plan in found["packing"] if plan["packed"] == (packed == "true"))
+    assert (plan["samples"], plan["steps"]) == (18, len(log(tmp_path / "run")))
+    line = "  captions            4 rows           12 samples an epoch (66.7%), 3.00 passes"
+    assert line in printed and line in ran
+    assert f"{workspace.folder}/few.json: 4 rows" in printed
+    with pytest.raises(SystemExit, match="2"):
+        stats("--config", "medcap/tiny/single_device", *arguments, "--plot", tmp_path / "plot.svg")
+    assert "--plot is for one file" in capsys.readouterr().err
+
+
 def test_tokens_add_up(workspace, tmp_path):
     tokenizer = workspace.folder / "llm"
     arguments = (workspace.data, "--tokenizer", tokenizer, "--num-image-tokens", 4, "--max-seq-len", 96)

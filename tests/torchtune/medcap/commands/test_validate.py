@@ -5,6 +5,7 @@ import pytest
 
 from helpers.damaged_rows import damages, good_row, write_images
 from helpers.tokenizers import tiny_tokenizer_file
+from helpers.workspace import TINY_VISION, Workspace
 from medcap.cli import main
 
 pytestmark = pytest.mark.processes
@@ -71,6 +72,24 @@ def test_image_roots_are_those_of_training(folder, tmp_path):
     assert validate(path, "--image-root", tmp_path / "data" / "images") == 1
     elsewhere = write(tmp_path / "rows.jsonl", [good_row()])
     assert validate(elsewhere, "--image-root", folder) == 0
+
+
+def test_all_sources_of_a_configuration_are_checked(folder, tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    good = write(folder / "good.jsonl", [good_row()])
+    bad = write(tmp_path / "bad.jsonl", [good_row(), {}])
+    sources = [{"source": str(good)}, {"source": str(bad), "name": "other", "image_roots": [str(folder)]}]
+    words = (*workspace.model_overrides(), f"vision={TINY_VISION}", "projector.num_image_tokens=4", "output_dir=x")
+    words = ("--config", "medcap/tiny/single_device", *words, f"dataset.sources={json.dumps(sources)}")
+    assert validate(*words, "dataset.source=null") == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "good:" and "other:" in printed
+    assert f"{good}: all 1 rows can be used" in printed
+    assert printed[-1].startswith(f"{bad}: 1 of 2 rows cannot be used")
+    assert any(line.startswith("bad row 1: ") for line in printed)
+    assert validate(*words, "dataset.source=null", "--json", tmp_path / "out.json") == 1
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {name: part["rows"] for name, part in found.items()} == {"good": 1, "other": 2}
 
 
 def test_tar_shards_are_checked(folder, capsys):

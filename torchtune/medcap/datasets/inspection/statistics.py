@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from medcap.data.epoch_order import EpochOrder, plan_packed
-from medcap.data.packing import SampleTable, make_documents
+from medcap.data.epoch_order import EpochOrder
+from medcap.data.packing import SampleTable
+from medcap.datasets.chat import ChatDataset
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.survey import Survey
+from medcap.datasets.mixture import MixedDataset
+from medcap.datasets.source_keys import SourceArguments
+from medcap.datasets.training_dataset import TrainingDataset
 
 
 def image_statistics(survey: Survey) -> dict[str, Any]:
@@ -105,37 +110,86 @@ def plan_epoch(
     Returns:
         The plan's figures.
     """
-    checker = survey.checker
+    return plan_dataset(_dataset(survey, packed, share), [survey], batch_size, accumulated, seed)
+
+
+def mix_surveys(
+    surveys: Sequence[Survey],
+    sources: Sequence[SourceArguments],
+    epoch_samples: int | None = None,
+    packed: bool = True,
+    share: bool = True,
+) -> MixedDataset:
+    """Return the data set that training makes of several sources.
+
+    Args:
+        surveys: one of each source, made with a tokenizer.
+        sources: their keys.
+        epoch_samples: samples of the epoch; None for as many as there are usable rows.
+        packed: as in :func:`plan_epoch`.
+        share: as well.
+
+    Raises:
+        UserError: if the sources cannot be mixed.
+    """
+    return MixedDataset([_dataset(survey, packed, share) for survey in surveys], sources, epoch_samples)
+
+
+def _dataset(survey: Survey, packed: bool, share: bool) -> ChatDataset:
+    """Return the data set of training, counted by the survey."""
+    of = survey.checker
+    assert of.tokenizer is not None, "its caller has made the survey with one"
+    dataset = ChatDataset(
+        of.rows, of.reader, of.tokenizer, of.style, of.label_rules, of.max_seq_len, packed, share, of.prompt_prefix
+    )
     lengths = np.where(_is_usable(survey), survey.lengths["sample"], 0)
-    table = SampleTable(lengths.astype(np.int32), survey.lengths["prefix"].astype(np.int32), survey.lengths["group"])
-    order = checker.rows.order(np.random.default_rng([seed, 0]))
-    samples = int((lengths > 0).sum())
-    images_of = np.diff(survey.starts)
-    if packed:
-        generator = np.random.default_rng([seed, 0, 1])
-        far = not checker.rows.sequential
-        plan = plan_packed(table, order, checker.max_seq_len, share, generator, far)
-        documents = make_documents(table, order, checker.max_seq_len, share)
-        tokens, num_documents = int(documents.lengths.sum()), len(documents.lengths)
-        fill = tokens / (len(plan) * checker.max_seq_len) if len(plan) else 0.0
+    dataset.table = SampleTable(
+        lengths.astype(np.int32), survey.lengths["prefix"].astype(np.int32), survey.lengths["group"]
+    )
+    return dataset
+
+
+def plan_dataset(
+    dataset: TrainingDataset, surveys: Sequence[Survey], batch_size: int, accumulated: int = 1, seed: int = 0
+) -> Packing:
+    """Plan the first epoch of a data set.
+
+    Args:
+        dataset: of one source, or the mixture of several.
+        surveys: one of each source.
+        batch_size: as in :func:`plan_epoch`, and so are the further ones.
+
+    Returns:
+        The plan's figures.
+    """
+    plan = dataset.plan(seed)
+    assert dataset.table is not None, "the surveys have counted"
+    order = plan.samples
+    lengths = dataset.table.lengths[order].astype(np.int64)
+    prefixes = dataset.table.prefixes[order].astype(np.int64)
+    starts = np.concatenate([survey.lengths["start"] for survey in surveys])[order]
+    images_of = np.concatenate([np.diff(survey.starts) for survey in surveys])
+    if dataset.packed:
+        assert plan.documents is not None, "packed rows hold documents"
+        num_documents = len(plan.documents) - 1
+        tokens = int((lengths - prefixes).sum() + prefixes[plan.documents[:-1]].sum())
+        fill = tokens / (len(plan) * dataset.row_length) if len(plan) else 0.0
         images = _images_of_rows(plan, images_of)
     else:
-        plan = EpochOrder(order[lengths[order] > 0])
-        tokens, num_documents, fill = int(lengths.sum()), samples, None
-        images = images_of[plan.samples]
-    prompt_prefix = survey.lengths["start"][lengths > 0]
+        tokens, num_documents, fill = int(lengths.sum()), len(order), None
+        images = images_of[order]
     batches = np.add.reduceat(images, np.arange(0, len(images), batch_size)) if len(images) else images
     return Packing(
-        packed=packed,
+        packed=dataset.packed,
         units=len(plan),
         steps=-(-len(plan) // (batch_size * accumulated)),
-        samples=samples,
+        samples=len(order),
         documents=num_documents,
         tokens=tokens,
         fill=fill,
         saved_by_sharing=int(lengths.sum()) - tokens,
         # Computed once in a run.
-        saved_by_preamble=max(int(prompt_prefix.sum()) - len(checker.prompt_prefix), 0),
+        saved_by_preamble=max(int(starts.sum()) - len(dataset.prompt_prefix), 0),
         images=int(images.sum()),
         most_images=int(batches.max(initial=0)),
     )

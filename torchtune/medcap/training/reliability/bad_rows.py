@@ -11,7 +11,7 @@ from medcap.errors import UserError
 from medcap.training.metering import JsonLinesFile
 
 if TYPE_CHECKING:
-    from medcap.datasets.chat import BadRow
+    from medcap.datasets.training_dataset import BadRow
 
 
 def refuse_before_training(bad: Sequence[BadRow], num_rows: int, allowed_fraction: float) -> str | None:

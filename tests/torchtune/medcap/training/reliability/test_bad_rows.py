@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medcap.checkpoints.tensor_tree import load_tree, save_tree
-from medcap.datasets.chat import BadRow
+from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.training.reliability.bad_rows import BadRows
 

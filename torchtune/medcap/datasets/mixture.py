@@ -1,0 +1,209 @@
+"""Several data sources in one training, mixed by their weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+
+from medcap.data.epoch_order import EpochOrder, plan_packed
+from medcap.data.images.reference import ImageRef
+from medcap.data.mixture import MixedOrder, divide_epoch, mix
+from medcap.data.packing import Sample, SampleTable
+from medcap.datasets.rows.source import RowSource
+from medcap.datasets.source_keys import SourceArguments, source_names
+from medcap.datasets.training_dataset import BadRow, TrainingDataset
+from medcap.errors import UserError
+
+# An odd number of 64 bits: added to the group of a sample once for each pass, it gives each pass groups of its own.
+_NEXT_PASS = np.int64(-7046029254386353131)
+
+# Up to this many rows, a source that is repeated in an epoch is shuffled in blocks of passes.
+_SMALL = 1 << 14
+
+
+class OneSource(Protocol):
+    """What a mixture needs of a source: a data set of one file."""
+
+    rows: RowSource
+    tokenizer: Any
+    row_length: int
+    packed: bool
+    share_images: bool
+    prompt_prefix: tuple[int, ...]
+    table: SampleTable | None
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def bad(self) -> list[BadRow]: ...
+    @property
+    def plan_fingerprint(self) -> str: ...
+    def usable_rows(self, generator: np.random.Generator | None) -> np.ndarray: ...
+    def sample(self, index: int) -> Sample: ...
+    def open_image(self, index: int, image: ImageRef) -> Any: ...
+    def check_images(self, limit: int) -> list[BadRow]: ...
+    def has_images(self) -> bool: ...
+
+
+class MixedDataset(TrainingDataset):
+    """Several sources, their samples numbered one source after the other.
+
+    Args:
+        parts: the sources, counted, with the same settings but for how their rows are read.
+        sources: their keys.
+        epoch_samples: samples of an epoch; None for as many as there are usable rows.
+
+    Raises:
+        UserError: if the epoch is too small for one of the weights.
+    """
+
+    def __init__(
+        self, parts: Sequence[OneSource], sources: Sequence[SourceArguments], epoch_samples: int | None = None
+    ) -> None:
+        first = parts[0]
+        self.tokenizer, self.row_length, self.packed = first.tokenizer, first.row_length, first.packed
+        self.share_images, self.prompt_prefix = first.share_images, first.prompt_prefix
+        self.parts = list(parts)
+        self.names = source_names(sources)
+        # A generator draws nothing here: the number of usable rows does not depend on the order.
+        self.sizes = [len(part.usable_rows(None)) for part in parts]
+        # Exactly as written: 0.1 is a tenth.
+        self.weights = [
+            Fraction(size) if given.weight is None else Fraction(repr(given.weight))
+            for given, size in zip(sources, self.sizes, strict=True)
+        ]
+        self.epoch_samples = sum(self.sizes) if epoch_samples is None else epoch_samples
+        self.counts = divide_epoch(self.weights, self.epoch_samples)
+        for number, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
+            if not count:
+                raise UserError(
+                    f"dataset.sources.{number}.weight: {name} would have no sample in an epoch of"
+                    f" {self.epoch_samples:,}: raise its weight or dataset.epoch_samples, or leave it out"
+                )
+        self._starts = np.cumsum([0, *(part.num_rows for part in parts)]).tolist()
+        tables = [part.table for part in parts]
+        self.table = None if None in tables else _joined([table for table in tables if table is not None])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files, good and bad."""
+        return self._starts[-1]
+
+    @property
+    def bad(self) -> list[BadRow]:
+        """The rows that counting found unusable; no plan holds them."""
+        return [row for part in self.parts for row in part.bad]
+
+    @property
+    def plan_fingerprint(self) -> str:
+        """A number for the order of an epoch: that of each source, its weight, and the size of the epoch."""
+        settings = [
+            [part.plan_fingerprint for part in self.parts],
+            [str(weight / sum(self.weights)) for weight in self.weights],
+            self.epoch_samples,
+        ]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
+        """Mix the samples of an epoch; packed, every one of them is in exactly one row.
+
+        Args:
+            seed: seed that decides the order together with the epoch.
+            epoch: epoch, counted from 0.
+            shuffle: False keeps the order of the files.
+
+        Returns:
+            The plan; the same on every machine.
+        """
+        mixed = self._mix(seed, epoch, shuffle)
+        order = np.array(self._starts[:-1])[mixed.sources] + mixed.rows
+        if not self.packed:
+            return EpochOrder(order)
+        assert self.table is not None, "packed data sets are counted"
+        # A row that comes again in a later pass is another sample of the epoch: it must not share its first one's
+        # document, as both would then be learnt in the same step.
+        epoch_table = SampleTable(
+            self.table.lengths[order],
+            self.table.prefixes[order],
+            self.table.groups[order] + mixed.passes * _NEXT_PASS,
+        )
+        generator = np.random.default_rng([seed, epoch, 1]) if shuffle else None
+        far = not any(part.rows.sequential for part in self.parts)
+        numbers = np.arange(len(order), dtype=np.int64)
+        packed = plan_packed(epoch_table, numbers, self.row_length, self.share_images, generator, far)
+        return replace(packed, samples=order[packed.samples])
+
+    def _mix(self, seed: int, epoch: int, shuffle: bool) -> MixedOrder:
+        def read(source: int, passes: range) -> np.ndarray:
+            part, size = self.parts[source], self.sizes[source]
+            if not shuffle:
+                return np.tile(part.usable_rows(None), len(passes))
+            if size > _SMALL or self.counts[source] <= size or part.rows.sequential:
+                return np.concatenate([part.usable_rows(generator_of(number, source)) for number in passes])
+            # A generator for each of many short passes would take longer than all the rest.
+            block = -(-_SMALL // size)
+            blocks = range(passes.start // block, -(-passes.stop // block))
+            rows = np.tile(part.usable_rows(None), (block, 1))
+            drawn = [generator_of(number, source).permuted(rows, axis=1) for number in blocks]
+            start = passes.start - blocks.start * block
+            return np.concatenate(drawn)[start : start + len(passes)].ravel()
+
+        def generator_of(number: int, source: int) -> np.random.Generator:
+            # NumPy fills up with zeros, so the passes of the first source are the epochs of a run with it alone.
+            return np.random.default_rng([seed, number, 0, source])
+
+        generator = np.random.default_rng([seed, epoch, 2]) if shuffle else None
+        return mix(self.sizes, self.counts, epoch, read, generator)
+
+    def name(self, index: int) -> str:
+        """Return how messages to the user call a row."""
+        part, row = self._find(index)
+        return part.rows.name(row)
+
+    def sample(self, index: int) -> Sample:
+        """Read and tokenize one row; a ``UserError`` says that it cannot be used."""
+        part, row = self._find(index)
+        return part.sample(row)
+
+    def open_image(self, index: int, image: ImageRef) -> Any:
+        """Open an image of a row, as its source says."""
+        part, row = self._find(index)
+        return part.open_image(row, image)
+
+    def _find(self, index: int) -> tuple[OneSource, int]:
+        number = bisect_right(self._starts, index) - 1
+        return self.parts[number], index - self._starts[number]
+
+    def check_images(self, limit: int) -> list[BadRow]:
+        """Decode the images of some rows of each source, together about ``limit``; return those that are unusable."""
+        return [
+            row for part in self.parts for row in part.check_images(-(-limit * part.num_rows // max(self.num_rows, 1)))
+        ]
+
+    def has_images(self) -> bool:
+        """Return whether any usable row has an image."""
+        return any(part.has_images() for part in self.parts)
+
+    def describe(self) -> str:
+        """Return a table of the sources: rows, share of the samples, and passes in an epoch."""
+        width = max(map(len, self.names))
+        lines = []
+        for name, part, size, count in zip(self.names, self.parts, self.sizes, self.counts, strict=True):
+            share = f"{count:>12,} samples an epoch ({count / self.epoch_samples:.1%})"
+            lines.append(f"  {name:<{width}} {part.num_rows:>12,} rows {share}, {count / size:.2f} passes")
+        return "\n".join(lines)
+
+
+def _joined(tables: Sequence[SampleTable]) -> SampleTable:
+    return SampleTable(
+        np.concatenate([table.lengths for table in tables]),
+        np.concatenate([table.prefixes for table in tables]),
+        np.concatenate([table.groups for table in tables]),
+    )

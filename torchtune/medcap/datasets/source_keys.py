@@ -1,0 +1,78 @@
+"""The keys that say where training rows come from: ``dataset.source``, or ``dataset.sources`` for a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from medcap.configuration import HOME_EXPANDED, Configuration, Number, PathText, SectionList
+from medcap.errors import UserError
+
+
+class SourceArguments(Configuration):
+    """A file of a mixture, and how its rows are read where that differs from what ``dataset`` says."""
+
+    source: PathText = Field(description="Data file or tar shards, as dataset.source.")
+    weight: Number | None = Field(None, gt=0, description="Its part of an epoch; without weights, every row once.")
+    name: str | None = Field(None, description="How messages call it; null takes the file's name.")
+    conversation_style: str | None = Field(None, description="As dataset.conversation_style, for this source.")
+    image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(
+        None, description="As dataset.image_roots, for this source."
+    )
+    train_on_input: bool | None = Field(None, description="As dataset.train_on_input, for this source.")
+    train_on_header: bool | None = Field(None, description="As dataset.train_on_header, for this source.")
+    mask_after_image: bool | None = Field(None, description="As dataset.mask_after_image, for this source.")
+
+
+def check_sources(
+    source: str | None, sources: Sequence[Mapping[str, Any]] | None, epoch_samples: int | None = None
+) -> list[SourceArguments]:
+    """Check the keys that say where the rows come from.
+
+    Args:
+        source: ``dataset.source``.
+        sources: ``dataset.sources``.
+        epoch_samples: ``dataset.epoch_samples``.
+
+    Returns:
+        The sources; where ``source`` names the only one, that.
+
+    Raises:
+        UserError: naming the key that is wrong.
+    """
+    if sources is None:
+        if source is None:
+            raise UserError("dataset.source is missing: add dataset.source=..., or dataset.sources=[...] for several")
+        if epoch_samples is not None:
+            raise UserError("dataset.epoch_samples is for dataset.sources: name the file there, or remove it")
+        return [SourceArguments.model_validate({"source": source})]
+    if source is not None:
+        raise UserError("dataset.source and dataset.sources are both given: set one of them to null")
+    checked = SectionList(SourceArguments).checked([dict(given) for given in sources], "dataset.sources") or []
+    found = [SourceArguments.model_validate(given) for given in checked]
+    without = [number for number, given in enumerate(found) if given.weight is None]
+    if without and len(without) < len(found):
+        raise UserError(
+            f"dataset.sources.{without[0]}.weight is missing: give each source a weight, or none for all rows of all"
+            " sources once in an epoch"
+        )
+    names = source_names(found)
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise UserError(f"dataset.sources: two sources are called {twice}: give them a name, such as name: other")
+    return found
+
+
+def source_names(sources: Sequence[SourceArguments]) -> list[str]:
+    """Return how messages call the sources."""
+    return [given.name or Path(given.source).stem for given in sources]
+
+
+def source_files(dataset: Mapping[str, Any]) -> list[str]:
+    """Return the data files that a configuration's ``dataset`` names."""
+    source = dataset.get("source")
+    sources = source if isinstance(source, list) else [source] if source else []
+    return [*sources, *(given["source"] for given in dataset.get("sources") or [])]

@@ -1,0 +1,174 @@
+"""Samples by number, laid out as the batches of a plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medcap.data.batch import Batch, make_batch
+from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.epoch_order import EpochOrder
+from medcap.data.images.reference import ImageRef
+from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
+from medcap.data.storage.cache import cache_folder
+from medcap.errors import UserError
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: how it is called, and why not."""
+
+    name: str
+    reason: str
+
+
+class TrainingDataset(ABC):
+    """What a training needs of its data: samples by number, and plans of epochs.
+
+    Attributes:
+        tokenizer: makes the tokens.
+        row_length: tokens that a sample keeps, and the length of a packed row.
+        packed: whether a batch consists of full rows rather than samples.
+        share_images: compute an image once for all samples of a batch that show it.
+        prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
+        table: the numbers of all samples; None if they were not counted.
+    """
+
+    tokenizer: ChatTokenizer
+    row_length: int
+    packed: bool
+    share_images: bool
+    prompt_prefix: tuple[int, ...]
+    table: SampleTable | None
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """Rows of the files, good and bad."""
+
+    @property
+    @abstractmethod
+    def bad(self) -> list[BadRow]:
+        """The rows that counting found unusable; no plan holds them."""
+
+    @property
+    @abstractmethod
+    def plan_fingerprint(self) -> str:
+        """A number for the order of an epoch: datasets with equal numbers have the same plans."""
+
+    @abstractmethod
+    def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
+        """Return the items of an epoch, the same on every machine.
+
+        Args:
+            seed: seed that decides the order together with the epoch.
+            epoch: epoch, counted from 0.
+            shuffle: False keeps the order of the files.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return how messages to the user call a row."""
+
+    @abstractmethod
+    def sample(self, index: int) -> Sample:
+        """Read and tokenize one row; a ``UserError`` says that it cannot be used."""
+
+    @abstractmethod
+    def open_image(self, index: int, image: ImageRef) -> Any:
+        """Open an image of a row; a ``UserError`` says that it cannot be used."""
+
+    @abstractmethod
+    def check_images(self, limit: int) -> list[BadRow]:
+        """Decode the images of at most ``limit`` rows, and return the rows that cannot be used."""
+
+    @abstractmethod
+    def has_images(self) -> bool:
+        """Return whether any usable row has an image."""
+
+    def load(
+        self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
+    ) -> tuple[Batch | None, list[BadRow]]:
+        """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
+
+        Damaged rows, and rows with a damaged image, are left out; that depends only on the files, so it is the same
+        every time.
+
+        Args:
+            plan: plan from :meth:`plan`.
+            start: the first item.
+            stop: the item after the last.
+            transform: RGB or grey image -> ``[3, H, W]`` uint8.
+
+        Returns:
+            The batch (None if nothing of it is usable) and the rows left out.
+        """
+        wanted = plan.samples_of(start, stop)
+        samples, images, bad = self._read(wanted, transform)
+        if not samples:
+            return None, bad
+        if self.packed:
+            rows = [
+                [[samples[index] for index in document if index in samples] for document in row]
+                for row in plan.rows(start, stop)
+            ]
+            row_length = self.row_length
+        else:
+            rows, row_length = self._lay_out([samples[index] for index in wanted if index in samples])
+        rows = [[document for document in row if document] for row in rows]
+        batch = make_batch(
+            [pack_row(row, row_length, self.tokenizer.stop_tokens[0]) for row in rows if row],
+            self.tokenizer.image_token_id,
+            self.tokenizer.num_image_tokens,
+            images.__getitem__,
+            tuple(samples[index].name for index in wanted if index in samples),
+            self.prompt_prefix,
+            static_shape=self.packed,
+        )
+        return batch, bad
+
+    def _read(
+        self, wanted: list[int], transform: Callable[..., Tensor]
+    ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
+        samples: dict[int, Sample] = {}
+        images: dict[ImageRef, Tensor] = {}
+        bad: list[BadRow] = []
+        for index in wanted:
+            try:
+                sample = self.sample(index)
+                for image in sample.images:
+                    if image not in images:
+                        images[image] = transform(self.open_image(index, image))
+            except UserError as error:
+                bad.append(BadRow(self.name(index), str(error)))
+                continue
+            except Exception as error:
+                error.add_note(self.name(index))
+                raise
+            # [Contract] the plan was made from these counts: another length would overflow a row.
+            if self.table is not None and self.table.lengths[index] != len(sample.tokens):
+                raise UserError(
+                    f"{sample.name} has {len(sample.tokens)} tokens, but {self.table.lengths[index]} were counted:"
+                    f" remove {cache_folder() / 'tokens'} and start again"
+                )
+            samples[index] = sample
+        return samples, images, bad
+
+    def _lay_out(self, samples: list[Sample]) -> tuple[list[list[list[Sample]]], int]:
+        documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)
+        row_length = min(-(-int(documents.lengths.max()) // 16) * 16, self.row_length)
+        packed = pack_documents(documents.lengths, row_length)
+        bounds = documents.starts
+        rows = [
+            [
+                [samples[index] for index in documents.samples[bounds[position] : bounds[position + 1]]]
+                for position in packed.documents[packed.starts[row] : packed.starts[row + 1]]
+            ]
+            for row in range(len(packed.starts) - 1)
+        ]
+        return rows, row_length
