@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcap.checkpoints.history import describe_history
 from medcap.evaluation.summary import value_at
 from medcap.export.adapter_folder import APART, MERGED
 from medcap.export.llava.vision import oldest_transformers
@@ -137,7 +138,8 @@ def _without_folders(notice: str) -> str:
 
 def _what(facts: RunFacts, format: str) -> str:
     llm = facts.vision.llm
-    trainable = facts.config.get("trainable") or []
+    earlier = [name for entry in facts.vision.history for name in entry.get("trained", [])]
+    trainable = [*(facts.config.get("trainable") or []), *earlier]
     components = "".join(
         f"| {COMPONENTS[name].label} | {_component(facts, name)} | {_yes(name in trainable)} |\n"
         for name in facts.vision.configs
@@ -188,6 +190,7 @@ def _data(facts: RunFacts) -> str:
         lines.append(f"- rows: {facts.summary['samples']:,}; rows that could not be used: {bad:,}")
     if facts.data_fingerprint:
         lines.append(f"- fingerprint of rows, tokenizer and settings: `{facts.data_fingerprint}`")
+    lines += [f"- before that: {_without_folders(line)}" for line in describe_history(facts.vision.history[:-1])]
     return "\n".join(lines) + "\n"
 
 

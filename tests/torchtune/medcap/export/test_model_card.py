@@ -126,3 +126,15 @@ def test_a_base_model_that_is_not_a_name_is_refused(workspace, tmp_path, capsys)
         main(["export", str(workspace.folder / "run"), "--out", str(tmp_path / "out"), "--base-model", "llama"])
     assert "--base-model llama is not a name on the hub" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_of_a_run_that_goes_on_from_another_names_the_data_of_both(workspace, tmp_path):
+    captions = workspace.write_data("captions.json", workspace.records()[:4])
+    model = (f"vision={workspace.folder}/siglip-tiny", "projector.num_image_tokens=null")
+    earlier = workspace.train(*model, "trainable=[projector]", f"dataset.source={captions}", output="earlier")
+    run = workspace.train(*model, "trainable=[vision]", f"init_from={earlier}", output="later")
+    export_run(run, tmp_path / "mine")
+    text = (tmp_path / "mine/README.md").read_text(encoding="utf-8")
+    assert "- source: `train.json`" in text and "- before that: projector on captions.json, 1 steps" in text
+    assert "| projector | mlp, 16 tokens an image | yes |" in text  # by the earlier run
+    assert str(workspace.folder) not in text
