@@ -124,6 +124,7 @@ class ComponentRule:
         passed: leading arguments that the recipe gives, so the configuration may not.
         optional: whether the key may be absent or null.
         default: the ``_component_`` if none is named.
+        list_argument: the argument that a list in place of a mapping stands for; None refuses a list.
         given: keyword arguments that the recipe gives.
         arguments: what some arguments may be, whatever the component says of them.
     """
@@ -131,6 +132,7 @@ class ComponentRule:
     passed: int = 0
     optional: bool = False
     default: str | None = None
+    list_argument: str | None = None
     given: tuple[str, ...] = ()
     arguments: type[Configuration] | None = None
 
@@ -162,6 +164,8 @@ class ComponentRule:
             node = {"_component_": node}
         if node is None and self.default:
             node = {}
+        if isinstance(node, list) and self.list_argument:
+            node = {self.list_argument: node}
         if not isinstance(node, dict):
             wrong = "is missing" if node is None else f"cannot be {node!r}"
             raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")

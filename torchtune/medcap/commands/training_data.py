@@ -164,6 +164,8 @@ def _plan_vision(cfg: ModelConfiguration) -> VisionPlan | None:
 def _tokenizer(
     options: argparse.Namespace, cfg: ModelConfiguration | None, vision: VisionPlan | None
 ) -> ChatTokenizer | None:
+    from medcap.checkpoints.build_model import added_tokens, plan_further
+    from medcap.checkpoints.llm_architecture import build_decoder
     from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.instantiate import build
     from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
@@ -175,5 +177,8 @@ def _tokenizer(
         tokenizer = build(cfg.tokenizer, key="tokenizer")
     else:
         return None
-    of_vision = NUM_IMAGE_TOKENS if vision is None else vision.num_image_tokens
-    return ChatTokenizer(tokenizer, options.num_image_tokens or of_vision)
+    if cfg is None or vision is None:
+        return ChatTokenizer(tokenizer, options.num_image_tokens or NUM_IMAGE_TOKENS)
+    table = build_decoder(cfg.llm).tok_embeddings
+    added = added_tokens(plan_further(cfg, vision), table.num_embeddings)
+    return ChatTokenizer(tokenizer, options.num_image_tokens or vision.num_image_tokens, added)
