@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medcap.data.added_tokens import check_words
 from medcap.models.component import EMBEDDING, OUTPUT, Component
+from medcap.modules.added_rows import start_rows
 
 
 class _LanguageModelPlan(Protocol):
@@ -86,22 +87,11 @@ class AddedWords(Component):
     def attach(self, model: nn.Module) -> None:
         """Give new rows their first values."""
         decoder: Any = model.get_submodule("decoder")
-        self.start(EMBEDDING, decoder.tok_embeddings.weight)
+        start_rows(self.embedding.detach(), decoder.tok_embeddings.weight)
         if self.output is not None:
-            self.start(OUTPUT, decoder.output.weight)
+            start_rows(self.output.detach(), decoder.output.weight)
 
-    @torch.no_grad()
-    def start(self, name: str, table: Tensor) -> None:
-        """Give new rows the mean of a table's rows; rows that have values keep them.
-
-        Args:
-            name: of the table, ``EMBEDDING`` or ``OUTPUT``.
-            table: ``[V, d]``.
-        """
-        rows = self.added_rows(name)
-        if rows.isnan().all():
-            rows.copy_(table.mean(0, dtype=torch.float32))
-
-    def added_rows(self, name: str) -> Tensor:
-        """Return the words' rows of one of the two tables: ``[n, d]``."""
-        return self.embedding if name == EMBEDDING or self.output is None else self.output
+    def added_rows(self, name: str) -> Tensor | None:
+        """Return the words' rows of a table: ``[n, d]``."""
+        rows = {EMBEDDING: self.embedding, OUTPUT: self.embedding if self.output is None else self.output}
+        return rows.get(name)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn, where
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 from torchtune.models.gemma.gemma_norm_embedding import GemmaNormEmbeddings
+
+
+def start_rows(rows: Tensor, table: Tensor) -> Tensor:
+    """Give rows that are not a number the mean of a table's rows, as LLaVA starts new words.
+
+    Args:
+        rows: ``[n, d]``, changed in place.
+        table: ``[V, d]``.
+
+    Returns:
+        The rows; those that have values keep them.
+    """
+    if rows.isnan().all():
+        rows.copy_(table.mean(0, dtype=torch.float32))
+    return rows
 
 
 def embed_with_rows(table: nn.Embedding, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -25,4 +41,4 @@ def embed_with_rows(table: nn.Embedding, rows: Tensor, tokens: Tensor) -> Tensor
     further = functional.embedding((tokens - table.num_embeddings).masked_fill(~added, 0), rows.to(table.weight.dtype))
     if isinstance(table, GemmaNormEmbeddings):
         further = further * own.new_tensor(math.sqrt(table.embedding_dim))
-    return where(added[..., None], further, own)
+    return torch.where(added[..., None], further, own)
