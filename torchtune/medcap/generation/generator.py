@@ -89,9 +89,9 @@ class Generator:
             if ours != theirs:
                 raise ValueError(f"{name} is {ours} in the tokenizer and {theirs} in the model")
         rows = model.added_rows(EMBEDDING)
-        words = () if tokenizer.added is None else tokenizer.added.words
-        if len(words) != (0 if rows is None else len(rows)):
-            raise ValueError(f"the tokenizer adds the words {list(words)}, but the model has {rows and len(rows)} rows")
+        ours, theirs = len(tokenizer.added.words) if tokenizer.added else 0, 0 if rows is None else len(rows)
+        if ours != theirs:
+            raise ValueError(f"the tokenizer adds {ours} words, but the model has rows of {theirs}")
         self.model = model
         self.tokenizer = tokenizer
         self.preprocess = preprocess

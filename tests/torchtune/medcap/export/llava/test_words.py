@@ -29,8 +29,11 @@ COMPONENTS = {
 }
 TALKS = {
     "a question": CONVERSATIONS["a question"],
-    "words in words": [("user", FIRST, "<SEG>Is there <SEG>2 circle?<SEG>"), ("assistant", None, "No <SEG>.")]
-    + [("user", None, "a<SEG><SEG>2b")],
+    "words in words": [
+        ("user", FIRST, "<SEG>Is there <SEG>2 circle?<SEG>"),
+        ("assistant", None, "No <SEG>."),
+        ("user", None, "a<SEG><SEG>2b"),
+    ],
 }
 # An untied Llama, and one whose embedding table is its output projection.
 LLMS = {"untied": None, "tied": tiny_llm("torchtune.models.llama3_2.llama3_2", scale_factor=8)}
