@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
 from medcap.errors import UserError
+
+_ENDS = ("bos_id", "eos_id")
 
 
 @dataclass(frozen=True)
@@ -47,35 +50,45 @@ class AddedTokens:
 
         Args:
             encode: encodes the text between the words.
-            tokenizer: has ``bos_id`` and ``eos_id``.
+            tokenizer: whose ``encode`` it is, or calls.
         """
+        begin, end = ([] if (token := getattr(tokenizer, name, None)) is None else [token] for name in _ENDS)
+        # SentencePiece models put a blank before a text; before one that follows a word it would come back as a second.
+        trims = "trim_leading_whitespace" in signature(tokenizer.encode).parameters
+        after_word = {"trim_leading_whitespace": True} if trims else {}
 
         def encode_around(text: str, add_bos: bool = True, add_eos: bool = True, **options: Any) -> list[int]:
-            pieces = self._pattern.split(text)
-            if len(pieces) == 1:
+            first, *pieces = self._pattern.split(text)
+            if not pieces:
                 return encode(text, add_bos=add_bos, add_eos=add_eos, **options)
-            begin, end = (getattr(tokenizer, name, None) for name in ("bos_id", "eos_id"))
-            ids = [begin] if add_bos and begin is not None else []
-            for piece in pieces:
-                if piece in self.ids:
-                    ids.append(self.ids[piece])
-                elif piece:
-                    ids += encode(piece, add_bos=False, add_eos=False, **options)
-            return [*ids, end] if add_eos and end is not None else ids
+            ids = encode(first, add_bos=False, add_eos=False, **options) if first else []
+            for word, piece in zip(pieces[::2], pieces[1::2], strict=True):
+                ids.append(self.ids[word])
+                if piece:
+                    ids += encode(piece, add_bos=False, add_eos=False, **{**options, **after_word})
+            return [*(begin if add_bos else []), *ids, *(end if add_eos else [])]
 
         return encode_around
 
-    def decoder(self, decode: Callable[..., str]) -> Callable[..., str]:
-        """Return a decoder that writes the words, and leaves the ids between them to another one."""
+    def decoder(self, decode: Callable[..., str], encode: Callable[..., list[int]]) -> Callable[..., str]:
+        """Return a decoder that writes the words, and leaves the ids between them to another one.
+
+        Args:
+            decode: decodes the ids between the words.
+            encode: of the same tokenizer.
+        """
+        # SentencePiece models leave out a blank at the start of a text: what follows a word is decoded behind a letter.
+        letter = encode("a", add_bos=False, add_eos=False)
 
         def decode_around(token_ids: list[int], **options: Any) -> str:
-            if not any(token >= self.first_id for token in token_ids):
-                return decode(token_ids, **options)
-            pieces = []
+            text = ""
             for is_word, run in groupby(token_ids, lambda token: token >= self.first_id):
                 ids = list(run)
-                pieces += [self.words[token - self.first_id] for token in ids] if is_word else [decode(ids, **options)]
-            return "".join(pieces)
+                if is_word:
+                    text += "".join(self.words[token - self.first_id] for token in ids)
+                else:
+                    text += decode([*letter, *ids], **options).removeprefix("a") if text else decode(ids, **options)
+            return text
 
         return decode_around
 

@@ -140,7 +140,7 @@ class ChatTokenizer:
         self._special_ids = encode_words.special_ids.union(self.stop_tokens)
         self._can_keep_words = "skip_special_tokens" in signature(tokenizer.decode).parameters
         if added is not None:
-            tokenizer.decode = added.decoder(tokenizer.decode)
+            tokenizer.decode = added.decoder(tokenizer.decode, encode_words)
         self._answers: dict[tuple[str, bool], list[int]] = {}
 
     @property
