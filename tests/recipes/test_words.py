@@ -182,3 +182,11 @@ def test_other_words_than_the_checkpoints_are_refused(place, trained, monkeypatc
     monkeypatch.setattr("medcap.checkpoints.frozen_llm.TensorReader.read", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(UserError, match=r"words.tokens=\['<SEG>'\]: .* was trained with \['<SEG>', '<im_start>'"):
         open_run(trained, ["device=cpu", "words=[<SEG>]"])
+
+
+def test_a_run_is_not_resumed_with_other_words(place, capsys):
+    place.train("words=[<a>]", "trainable=[words]", *STEP, output="first")
+    step = latest_checkpoint(place.folder / "first")
+    with pytest.raises(SystemExit):
+        place.train("words=[<b>]", "trainable=[words]", *STEP, f"resume_from_checkpoint={step}", output="other")
+    assert "has words.tokens=['<a>'], this run ['<b>']" in capsys.readouterr().err

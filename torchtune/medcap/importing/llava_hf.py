@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
 from medcap.export.llava.folder import ADDED_WORDS
 from medcap.export.llava.vision import VIT_BLOCK, VIT_OUTSIDE
+from medcap.importing.added_words import take_words
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, padding_notices, projector_from_tensors, tower_from_tensors
-from medcap.models.component import EMBEDDING, OUTPUT
 from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import hugging_face_spec
 from medcap.models.towers.image_processor import read_preprocess
 from medcap.models.towers.source import TowerSource
-from medcap.models.words import AddedWords
 
 # The two layouts that transformers has written, without the part's name.
 _LANGUAGE = {
@@ -30,7 +28,6 @@ _LANGUAGE = {
     "language_model.lm_head.": "lm_head.",
     "lm_head.": "lm_head.",
 }
-_TABLES = {"model.embed_tokens.weight": EMBEDDING, "lm_head.weight": OUTPUT}
 _STRATEGIES = {"clip_vision_model": "default", "siglip_vision_model": "full", "vit": "default"}
 
 
@@ -53,13 +50,13 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     tensors = SourceTensors(folder)
     _check_names(tensors.names, folder)
     pending = tensors.pending(language_name)
-    words = None
+    further = []
     if ADDED_WORDS in config:
-        words, pending = _take_words(config[ADDED_WORDS], language, pending)
+        words, pending = take_words(config[ADDED_WORDS], language, pending)
+        further.append(words)
     imported = stored_language(folder, language, pending, tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
     projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)
-    further = [] if words is None else [words]
     return ImportedModel(tower, projector, language["hidden_size"], imported, padding_notices(config), further)
 
 
@@ -85,37 +82,6 @@ def language_name(name: str) -> str | None:
         if name.startswith(prefix):
             return instead + name.removeprefix(prefix)
     return None
-
-
-def _take_words(
-    added: Mapping[str, Any], language: dict[str, Any], tensors: Sequence[PendingTensor]
-) -> tuple[AddedWords, list[PendingTensor]]:
-    """Take the rows of added words off the language model's tables.
-
-    Args:
-        added: the words, as the export wrote them.
-        language: configuration of the language model; its vocabulary shrinks.
-        tensors: of the language model.
-
-    Returns:
-        The words, and the tensors of the language model without them.
-    """
-    tied = bool(language["tie_word_embeddings"])
-    words = AddedWords(added["tokens"], added["image_words"], language["hidden_size"], tied)
-    language["vocab_size"] -= len(words.tokens)
-    own = []
-    for tensor in tensors:
-        rows = words.added_rows(_TABLES.get(tensor.name, ""))
-        if rows is not None:
-            rows.data.copy_(tensor.read()[language["vocab_size"] :])
-            tensor = PendingTensor(
-                tensor.name,
-                (language["vocab_size"], *tensor.shape[1:]),
-                tensor.dtype,
-                lambda read=tensor.read: read()[: language["vocab_size"]],
-            )
-        own.append(tensor)
-    return words, own
 
 
 def _check_names(names: list[str], folder: Path) -> None:

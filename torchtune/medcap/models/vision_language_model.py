@@ -265,9 +265,10 @@ class VisionLanguageModel(nn.Module):
         states = self.decoder.norm(hidden)
         logits = self.decoder.output(states)
         rows = self.added_rows(OUTPUT)
-        if rows is not None:
-            logits = torch.cat([logits, functional.linear(states, rows.to(states.dtype))], dim=-1)
-        return logits.float()
+        if rows is None:
+            return logits.float()
+        # The copy to float32 is the one that joins them.
+        return torch.cat([logits, functional.linear(states, rows.to(states.dtype)).float()], dim=-1)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.

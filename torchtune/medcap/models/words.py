@@ -48,7 +48,7 @@ def added_words(plan: _ModelPlan, tokens: list[str], image_words: list[str] | No
 
 
 class AddedWords(Component):
-    """Embedding and output rows of added tokens, which are trained beside the frozen tables.
+    """Words that become one token each, with embedding and output rows of their own; a list is their `tokens`.
 
     New rows start as the mean of the table's own, as in LLaVA (``initialize_vision_tokenizer`` in
     llava/model/llava_arch.py). Where the language model uses one table for both ends, so do the words: only equal rows

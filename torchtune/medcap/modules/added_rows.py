@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,5 +38,5 @@ def embed_with_rows(table: nn.Embedding, rows: Tensor, tokens: Tensor) -> Tensor
     own = table(tokens.masked_fill(added, 0))  # [..., d]
     further = functional.embedding((tokens - table.num_embeddings).masked_fill(~added, 0), rows.to(table.weight.dtype))
     if isinstance(table, GemmaNormEmbeddings):
-        further = further * own.new_tensor(math.sqrt(table.embedding_dim))
+        further = further * torch.tensor(table.embedding_dim**0.5, dtype=own.dtype)
     return torch.where(added[..., None], further, own)

@@ -109,9 +109,11 @@ def _with_rows(table: PendingTensor, own: str, components: Sequence[Component]) 
     if rows is None:
         return table
 
+    rows = rows.detach()
+
     def read() -> Tensor:
         tensor = table.read()
         # Rows without values are those of words that nothing has trained yet.
-        return torch.cat([part.to(table.dtype) for part in (tensor, start_rows(rows.detach(), tensor))])
+        return torch.cat([part.to(table.dtype) for part in (tensor, start_rows(rows, tensor))])
 
     return PendingTensor(table.name, (table.shape[0] + len(rows), *table.shape[1:]), table.dtype, read)
