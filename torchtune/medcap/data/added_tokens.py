@@ -111,8 +111,8 @@ def check_words(words: Sequence[str], image_words: Sequence[str]) -> None:
         if word != word.strip():
             # Texts are stripped before they are encoded, so that such a word would be another one at a text's end.
             raise UserError(f"words.tokens: {word!r} begins or ends with white space: leave the white space out")
-        if word == "<image>":
-            raise UserError("words.tokens: '<image>' stands for an image already: choose another word")
+        if "<image>" in word:
+            raise UserError(f"words.tokens: {word!r} holds <image>, which stands for an image: choose another word")
         if word in words[:number]:
             raise UserError(f"words.tokens: {word!r} is given twice: remove one")
     if len(image_words) not in (0, 2):

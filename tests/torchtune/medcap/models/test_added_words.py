@@ -173,7 +173,7 @@ def test_rows_are_scaled_as_the_family_scales_its_embeddings():
         (["<a>", " "], None, "words.tokens: word 2 is empty: remove it"),
         (["<a> "], None, "words.tokens: '<a> ' begins or ends with white space: leave the white space out"),
         (["<a>", "<b>", "<a>"], None, "words.tokens: '<a>' is given twice: remove one"),
-        (["<image>"], None, "words.tokens: '<image>' stands for an image already"),
+        (["<image>2"], None, "words.tokens: '<image>2' holds <image>, which stands for an image"),
         (["<a>"], ["<a>"], "words.image_words=['<a>']: give two words, one before and one after an image"),
         (["<a>"], ["<a>", "<b>"], "words.image_words: '<b>' is none of words.tokens=['<a>']: add it there"),
     ],
