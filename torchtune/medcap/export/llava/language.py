@@ -105,15 +105,14 @@ def language_tensors(
 
 def _with_rows(table: PendingTensor, own: str, components: Sequence[Component]) -> PendingTensor:
     """Let the rows of added tokens follow a table; ``own`` is its name in the decoder."""
-    rows = next((rows for component in components if (rows := component.added_rows(own)) is not None), None)
-    if rows is None:
+    further = [rows.detach() for component in components if (rows := component.added_rows(own)) is not None]
+    if not further:
         return table
-
-    rows = rows.detach()
 
     def read() -> Tensor:
         tensor = table.read()
         # Rows without values are those of words that nothing has trained yet.
-        return torch.cat([part.to(table.dtype) for part in (tensor, start_rows(rows, tensor))])
+        return torch.cat([part.to(table.dtype) for part in (tensor, *(start_rows(rows, tensor) for rows in further))])
 
-    return PendingTensor(table.name, (table.shape[0] + len(rows), *table.shape[1:]), table.dtype, read)
+    shape = (table.shape[0] + sum(map(len, further)), *table.shape[1:])
+    return PendingTensor(table.name, shape, table.dtype, read)
