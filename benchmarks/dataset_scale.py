@@ -114,11 +114,11 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
     for processes in sorted({1, len(os.sched_getaffinity(0))}):
         key = f"{processes} processes"
         seconds, (table, _) = _timed(
-            lambda key=key, n=processes: count_tokens(dataset.sample, len(dataset.rows), key, n)
+            lambda key=key, n=processes: count_tokens(dataset.sample, dataset.num_rows, key, n)
         )
         tables.append(table)
-        again, _ = _timed(lambda key=key: count_tokens(dataset.sample, len(dataset.rows), key))
-        rate = len(dataset.rows) / seconds
+        again, _ = _timed(lambda key=key: count_tokens(dataset.sample, dataset.num_rows, key))
+        rate = dataset.num_rows / seconds
         counting[processes] = {
             "seconds": seconds,
             "again_seconds": again,
@@ -135,7 +135,7 @@ def _measure_dataset(folder: Path, lines: Path, few: Path, num_rows: int) -> dic
     columns = (plan.samples, plan.documents, plan.items)
     return {
         "loader": loader,
-        "counted_rows": len(dataset.rows),
+        "counted_rows": dataset.num_rows,
         "tokens_per_row": float(table.lengths.mean()),
         "counting": counting,
         "row_length": ROW_LENGTH,

@@ -143,6 +143,7 @@ class ComponentRule(_Rule):
         passed: leading arguments that the recipe gives, so the configuration may not.
         optional: whether the key may be absent or null.
         default: the ``_component_`` if none is named.
+        list_argument: the argument that a list in place of a mapping stands for; None refuses a list.
         given: keyword arguments that the recipe gives.
         arguments: what some arguments may be, whatever the component says of them.
     """
@@ -150,6 +151,7 @@ class ComponentRule(_Rule):
     passed: int = 0
     optional: bool = False
     default: str | None = None
+    list_argument: str | None = None
     given: tuple[str, ...] = ()
     arguments: type[Configuration] | None = None
 
@@ -170,6 +172,8 @@ class ComponentRule(_Rule):
             value = {"_component_": value}
         if value is None and self.default:
             value = {}
+        if isinstance(value, list) and self.list_argument:
+            value = {self.list_argument: value}
         if not isinstance(value, dict):
             wrong = "is missing" if value is None else f"cannot be {value!r}"
             raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.run import find_run_checkpoint
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision, plan_vision_of_run
 from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
+from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.instantiate import build
@@ -26,6 +27,7 @@ from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.models.words import AddedWords
 from medcap.modules.frozen_linear import check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -148,7 +150,8 @@ class ModelPlan:
 
     def base(self) -> ModelPlan:
         """Return the plan of the same model without the components that change the language model."""
-        return replace(self, further=[part for part in self.further if not part.kind.changes_language_model])
+        kept = [part for part in self.further if not part.kind.changes_language_model]
+        return replace(self, further=kept, tokenizer=self.tokenizer.without_added)
 
     def load(
         self,
@@ -254,19 +257,40 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
     check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
-    chat = ChatTokenizer(tokenizer, vision.num_image_tokens)
+    further = plan_further(cfg, vision, start)
+    chat = ChatTokenizer(tokenizer, vision.num_image_tokens, added_tokens(further, llm.vocab_size))
     if not chat.marks_turns:
         vision.notices.append(
             "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"
             " tokenizer.prompt_template to the model's own marks, as README_FINETUNE.md shows for Gemma"
         )
-    plan = ModelPlan(llm, vision, chat, _plan_further(cfg, vision, start))
+    plan = ModelPlan(llm, vision, chat, further)
     for component in plan.further:
         component.on_meta(plan)
     return plan
 
 
-def _plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun | None) -> list[ComponentPlan]:
+def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedTokens | None:
+    """Return the words that become tokens.
+
+    Args:
+        further: the components of a model beside tower and projector.
+        table_rows: rows of the language model's embedding table.
+
+    Returns:
+        The words; None for none.
+
+    Raises:
+        UserError: if a word is impossible.
+    """
+    for component in further:
+        if component.name == AddedWords.name:
+            options = component.config
+            return AddedTokens(tuple(options["tokens"]), table_rows, tuple(options.get("image_words") or ()))
+    return None
+
+
+def plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun | None = None) -> list[ComponentPlan]:
     """Plan the components that the configuration or the checkpoint names.
 
     A ``vision_checkpoint`` brings all its components and its own options win; of a run to start from only those
@@ -288,6 +312,12 @@ def _plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun
             other = {key: saved.get(key) for key, value in (given or {}).items() if saved.get(key) != value}
             if other and start is not None:
                 raise UserError(f"{start}: its {name} has {other}, which this configuration gives otherwise: {given}")
+            for key in COMPONENTS[name].fixed_arguments:
+                if given is not None and given.get(key) != saved[key]:
+                    raise UserError(
+                        f"{name}.{key}={given.get(key)}: {source.path.parent} was trained with {saved[key]}; leave"
+                        f" {name} out to use these"
+                    )
             if other:
                 vision.notices.append(f"{source.path.parent} brings its own {name}; {given} is not used")
         elif given is not None:

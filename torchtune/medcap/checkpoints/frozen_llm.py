@@ -68,6 +68,11 @@ class LLMPlan:
     continues_prompt_prefix: bool
     llm_weights: str = UNQUANTISED
 
+    @property
+    def tied(self) -> bool:
+        """Whether one table serves as embedding and as output projection."""
+        return self.shares_embedding or describe(build_decoder(self.llm)).tied
+
     def load(
         self,
         device: str | torch.device,

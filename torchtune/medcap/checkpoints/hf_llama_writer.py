@@ -18,6 +18,7 @@ from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
+from medcap.data.added_tokens import AddedTokens
 from medcap.errors import UserError
 from medcap.files import write_json
 from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
@@ -137,6 +138,7 @@ def write_fast_tokenizer(
     chat_template: str,
     renamed: Mapping[int, str] | None = None,
     adds_bos: bool = True,
+    added: AddedTokens | None = None,
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json, which make the same ids.
 
@@ -148,14 +150,18 @@ def write_fast_tokenizer(
         chat_template: chat template for ``apply_chat_template``.
         renamed: id -> another name for it, among the special tokens.
         adds_bos: whether text without a template begins with the begin-of-text token.
+        added: words that are one token each, after the others.
     """
-    from tokenizers import processors
+    from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    names = _special_names(tokenizer, renamed or {})
+    names = _special_names(tokenizer, renamed or {}, None if added is None else added.first_id)
     with uncached_tiktoken():
         fast = TikTokenConverter(vocab_file=str(file), extra_special_tokens=names).converted()
+    if added is not None:
+        # Not special, so that an answer shows them; not normalised, so that only the exact letters count.
+        fast.add_tokens([AddedToken(word, special=False, normalized=False) for word in added.words])
     steps: list[Any] = [processors.ByteLevel(trim_offsets=False)]
     if adds_bos:
         begun = {"single": f"{BOS} $A", "pair": f"{BOS} $A {BOS}:1 $B:1"}
@@ -179,11 +185,11 @@ def write_fast_tokenizer(
     write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str]) -> list[str]:
-    """Return the names at n to n + 255: a tokenizer.json numbers them in order, so a free slot needs a name too."""
+def _special_names(tokenizer: Llama3Tokenizer, renamed: Mapping[int, str], end: int | None = None) -> list[str]:
+    """Return the names at n to n + 255, or before ``end``: a tokenizer.json numbers them, so free slots need names."""
     first = tokenizer.base_vocab_size
     names = {token: name for name, token in tokenizer.special_tokens.items()} | dict(renamed)
     return [
         names.get(token, IMAGE_TOKEN if IMAGE_TOKEN not in names.values() else f"<|reserved_special_token_{token}|>")
-        for token in range(first, first + NUM_SPECIAL_TOKENS)
+        for token in range(first, end or first + NUM_SPECIAL_TOKENS)
     ]

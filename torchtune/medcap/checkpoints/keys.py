@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from medcap.configuration import HOME_EXPANDED, ComponentRule, Configuration, OneOf, PathText
+from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, further_components
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 
@@ -42,11 +43,15 @@ def further_keys() -> dict[str, Any]:
     """Return the keys of the registered components beside tower and projector, as ``create_model`` takes them."""
     return {
         name: (
-            Annotated[dict[str, Any] | None, ComponentRule(passed=1, optional=True, default=COMPONENTS[name].builder)],
+            Annotated[dict[str, Any] | None, _rule(COMPONENTS[name])],
             Field(None, description=_first_line(COMPONENTS[name])),
         )
         for name in further_components()
     }
+
+
+def _rule(component: type[Component]) -> ComponentRule:
+    return ComponentRule(passed=1, optional=True, default=component.builder, list_argument=component.list_argument)
 
 
 def _first_line(component: type) -> str:

@@ -6,17 +6,19 @@ assistant begins to speak; they are put into the messages, and taken out of the 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Protocol, cast
 
 from torchtune.data import Message, Role
 
+from medcap.data.added_tokens import AddedTokens
+from medcap.data.answers import check_answers
 from medcap.data.conversations import PLACEHOLDER
 from medcap.data.plain_words import WordEncoder
 from medcap.errors import UserError, WordsError
@@ -29,7 +31,6 @@ WORDS_MARK = "\ufdd2"  # before the user's and the system's words
 END_MARK = "\ufdd3"  # after the words of a turn
 _MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}
 _MARK = re.compile(f"([{''.join(_MARKS)}])")
-_INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of control characters, format marks and blanks
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_ANSWERS = 10_000
 _LONGEST_KEPT = 200  # characters
@@ -99,32 +100,47 @@ class ChatTokenizer:
     Args:
         tokenizer: any torchtune model tokenizer (Llama 2/3, Qwen 2.5, Mistral, Phi-3, Gemma, ...).
         num_image_tokens: placeholder tokens for each image, the projector's K.
+        added: words that are one token each, besides the tokenizer's own; None for none.
 
     Attributes:
+        vocab_size: ids of the tokenizer; those of added words come later.
         image_token_id: the id at image positions: that of medcap 2024's character where the tokenizer has it as one
-            token (118075 for Llama 3), otherwise the first id after the vocabulary. Text can never produce it, because
-            that character always means an image.
+            token (118075 for Llama 3), otherwise the first id after the vocabulary and the added words. Text can never
+            produce it, because that character always means an image.
+        without_added: the same without the added words, which are plain text to it.
         stop_tokens: the ids that end an answer, in ascending order: the tokenizer's own, and the special token that its
             chat template puts after an answer, which torchtune does not always count among them.
         marks_turns: False where the template puts nothing between a question and its answer, as with Gemma's tokenizer
             unless it is given a prompt template.
     """
 
-    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, added: AddedTokens | None = None) -> None:
+        self.without_added = self if added is None else ChatTokenizer(copy.copy(tokenizer), num_image_tokens)
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
+        self.added = added
         self._encode: Callable[..., list[int]] = tokenizer.encode
-        self._encode_words = WordEncoder(tokenizer, self._encode)
+        encode_words = WordEncoder(tokenizer, self._encode)
+        self._encode_words: Callable[..., list[int]] = encode_words
+        self._word_special_ids = encode_words.special_ids
         tokenizer.max_seq_len = None  # truncation must see image runs, so it is done here
         self.vocab_size = _vocab_size(tokenizer)
         ids = self._plain_ids(PLACEHOLDER)
         self.image_token_id = ids[0] if len(ids) == 1 else self.vocab_size
+        if added is not None:
+            self._check_new(added)
+            self._encode = added.encoder(self._encode, tokenizer)
+            self._encode_words = added.encoder(encode_words, tokenizer)
+            self.image_token_id = ids[0] if len(ids) == 1 else added.end
+            self.without_added.image_token_id = self.image_token_id
         self._bos_id = getattr(tokenizer, "bos_id", None)
         tokenizer.encode = self._encode_marked
         ends, self.marks_turns = self._look_at_template()
         self.stop_tokens: list[int] = sorted({*(getattr(tokenizer, "stop_tokens", None) or [tokenizer.eos_id]), *ends})
-        self._special_ids = self._encode_words.special_ids.union(self.stop_tokens)
+        self._special_ids = encode_words.special_ids.union(self.stop_tokens)
         self._can_keep_words = "skip_special_tokens" in signature(tokenizer.decode).parameters
+        if added is not None:
+            tokenizer.decode = added.decoder(tokenizer.decode, encode_words)
         self._answers: dict[tuple[str, bool], list[int]] = {}
 
     @property
@@ -136,6 +152,8 @@ class ChatTokenizer:
         ]
         chat = self.tokenize(turns, rules=LabelRules(train_on_input=True))
         known = [self.vocab_size, self.num_image_tokens, self.image_token_id, chat.tokens, chat.labels]
+        if self.added is not None:
+            known += [self.added.words, self.added.first_id, self.added.image_words]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def tokenize(
@@ -231,13 +249,18 @@ class ChatTokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of an answer: without special tokens, stripped."""
-        ids = [token for token in token_ids if token not in self._special_ids and token < self.vocab_size]
+        ids = self.spoken(token_ids, self._special_ids)
         # Llama 3's tokenizer would also take words out that only look like special tokens.
         options = {"skip_special_tokens": False} if self._can_keep_words else {}
         return self.tokenizer.decode(ids, **options).strip() if ids else ""
 
+    def spoken(self, token_ids: list[int], unspoken: Collection[int]) -> list[int]:
+        """Leave out the ids that stand for no text, and those in ``unspoken``."""
+        added = () if self.added is None else range(self.added.first_id, self.added.end)
+        return [token for token in token_ids if (token < self.vocab_size or token in added) and token not in unspoken]
+
     def _template(self, messages: list[Message], rules: LabelRules) -> tuple[list[int], list[bool]]:
-        marked = [_marked(message, rules) for message in messages]
+        marked = [_marked(message, rules, self.image_text(IMAGE_MARK)) for message in messages]
         try:
             return self.tokenizer.tokenize_messages(marked)
         except (UserError, MemoryError):
@@ -246,13 +269,18 @@ class ChatTokenizer:
             reason = (str(error).splitlines() or [""])[0]
             raise WordsError(f"the tokenizer cannot encode it ({type(error).__name__}: {reason})") from error
 
+    def image_text(self, image: str) -> str:
+        """Put the words that stand around every image around what stands for one."""
+        before, after = (self.added and self.added.image_words) or ("", "")
+        return f"{before}{image}{after}"
+
     def _look_at_template(self) -> tuple[list[int], bool]:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
         ids, masked = self._template(turns, LabelRules())
         end = _last(ids, _MARKS[END_MARK])
         behind = [token for token, is_masked in zip(ids[end:], masked[end:], strict=True) if not is_masked]
-        ends = [token for token in behind if token in self._encode_words.special_ids][:1]
+        ends = [token for token in behind if token in self._word_special_ids][:1]
         special = getattr(self.tokenizer, "special_tokens", None) or {}
         if ends == [special.get("<|end|>")]:
             # Phi-3's generation_config.json also stops where the model opens another turn of the assistant.
@@ -303,12 +331,18 @@ class ChatTokenizer:
                 ids += encode(piece, *args, **options)
         return ids
 
+    def _check_new(self, added: AddedTokens) -> None:
+        special = getattr(self.tokenizer, "special_tokens", None) or {}
+        for word in added.words:
+            if word in special or len(self._plain_ids(check_text(word))) == 1:
+                raise UserError(f"words.tokens: {word!r} is one token of the tokenizer already: leave it out")
+
     def _plain_ids(self, text: str) -> list[int]:
         return self._encode(text, add_bos=False, add_eos=False)
 
 
-def _marked(message: Message, rules: LabelRules) -> Message:
-    text = "".join(IMAGE_MARK if part["type"] == "image" else check_text(part["content"]) for part in message.content)
+def _marked(message: Message, rules: LabelRules, image: str) -> Message:
+    text = "".join(image if part["type"] == "image" else check_text(part["content"]) for part in message.content)
     mark = ANSWER_MARK if message.role == "assistant" else WORDS_MARK
     masked = message.role != "assistant" and not rules.train_on_input
     return Message(role=role_of(message), content=mark + text.strip() + END_MARK, masked=masked)
@@ -339,30 +373,6 @@ def check_text(text: str) -> str:
         near = text[max(half.start() - 20, 0) : half.start() + 20]
         raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
-
-
-def check_answers(messages: list[Message]) -> None:
-    """See that the assistant says something in every one of its turns.
-
-    Args:
-        messages: the turns of a sample for training.
-
-    Raises:
-        UserError: if not: an empty turn would teach to end an answer before it begins.
-    """
-    silent = [message.role == "assistant" and not _says_something(message) for message in messages]
-    if any(silent) and sum(silent) == sum(message.role == "assistant" for message in messages):
-        raise UserError("no token is left to learn: the assistant says nothing")
-    if any(silent):
-        raise UserError(
-            f"the assistant says nothing in turn {silent.index(True) + 1} of {len(messages)}: write an answer there, or"
-            " remove the turn and its question"
-        )
-
-
-def _says_something(message: Message) -> bool:
-    words = "".join(part["content"] for part in message.content if part["type"] == "text")
-    return any(unicodedata.category(character) not in _INVISIBLE for character in words)
 
 
 def _images(messages: list[Message]) -> list[Any]:

@@ -48,7 +48,7 @@ class Engine:
         """Answer requests; ``on_result`` is called with the index of each and its ``Generation``, once it is there."""
 
         def show(index: int, generation: Generation) -> None:
-            tokenizer = self.generator.tokenizer
+            tokenizer = self.generator.tokenizer_of(requests[index])
             prompt = tokenizer.prompt(requests[index].messages)
             words = [token for token in prompt.tokens if token != tokenizer.image_token_id]
             text = tokenizer.tokenizer.decode(words, skip_special_tokens=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from medcap.export.vision_folder import write_vision_folder
 from medcap.legacy.meta_model import write_meta_model
 from medcap.models.component_registry import further_components
 from medcap.models.llama3_tokenizer_file import tiktoken_file
+from medcap.models.llm_lora import LanguageModelAdapters
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIGABYTE = 10**9
@@ -97,14 +98,15 @@ def check_empty(folder: Path) -> None:
 
 def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
-    adapters = [component for component in plan.further if component.kind.changes_language_model]
-    _check_components("hf", [component.name for component in plan.further if component not in adapters])
+    others = [part.name for part in plan.further if not part.kind.changes_language_model]
+    _check_components("hf", others)
+    adapters = [part for part in plan.further if issubclass(part.kind, LanguageModelAdapters)]
     check_llava(plan)
     apart = options.adapters == "apart"
     if apart and not adapters:
         raise UserError("--adapters apart: the run has no adapters; leave it out")
     with tiktoken_file(cfg.tokenizer["path"]) as tokenizer_file:
-        written = plan.base() if apart else plan
+        written = replace(plan, further=[part for part in plan.further if not apart or part not in adapters])
         write_llava(folder, written, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
     notices = list(plan.vision.notices)
     if apart:
@@ -120,6 +122,11 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
         )
     if adapters and not apart:
         notices.append(MERGED)
+    if plan.tokenizer.added is not None:
+        count = len(plan.tokenizer.added.words)
+        notices.append(
+            f"the embedding and output tables have {count} more rows than the original ones: the added words"
+        )
     return notices
 
 

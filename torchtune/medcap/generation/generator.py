@@ -25,8 +25,10 @@ from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
+from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.models.words import AddedWords
 
 OnGeneration = Callable[[int, Generation], None]
 OnNewToken = Callable[[int, int], None]
@@ -86,6 +88,10 @@ class Generator:
             ours, theirs = getattr(tokenizer, name), getattr(model, name)
             if ours != theirs:
                 raise ValueError(f"{name} is {ours} in the tokenizer and {theirs} in the model")
+        rows = model.added_rows(EMBEDDING)
+        ours, theirs = len(tokenizer.added.words) if tokenizer.added else 0, 0 if rows is None else len(rows)
+        if ours != theirs:
+            raise ValueError(f"the tokenizer adds {ours} words, but the model has rows of {theirs}")
         self.model = model
         self.tokenizer = tokenizer
         self.preprocess = preprocess
@@ -282,6 +288,10 @@ class Generator:
         """
         return PreparedImage(self.preprocess.transform()(to_rgb(image)), key)
 
+    def tokenizer_of(self, request: Request) -> ChatTokenizer:
+        """Return the tokenizer of a request: one that does without added words reads them as plain text."""
+        return self.tokenizer.without_added if AddedWords.name in request.without else self.tokenizer
+
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
         branches = min(self._rows_for(prompt.capacity) for prompt in prompts)
@@ -314,8 +324,9 @@ class Generator:
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
         try:
-            prefix = self.tokenizer.answer(request.answer_prefix, end_of_turn=False)
-            answers = [self.tokenizer.answer(request.answer_prefix + text, end_of_turn) for text in texts]
+            tokenizer = self.tokenizer_of(request)
+            prefix = tokenizer.answer(request.answer_prefix, end_of_turn=False)
+            answers = [tokenizer.answer(request.answer_prefix + text, end_of_turn) for text in texts]
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # The last word of the prefix may become one token with the candidate's first; then it is scored with it.
@@ -335,7 +346,7 @@ class Generator:
         name = f"request {request.id or index}"
         self.model.check_without(request.without)
         try:
-            prompt = self.tokenizer.prompt(request.messages, request.answer_prefix)
+            prompt = self.tokenizer_of(request).prompt(request.messages, request.answer_prefix)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # Only here a path becomes a reference: requests of users' programs may hold paths.

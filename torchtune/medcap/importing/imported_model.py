@@ -16,6 +16,7 @@ from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.files import write_json
+from medcap.models.component import Component
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty
@@ -65,6 +66,7 @@ class ImportedModel:
         llm_dim: width of the language model's embeddings.
         language: None where the source has no language model, and none was named.
         notices: lines that the user should see.
+        further: components beside tower and projector.
     """
 
     tower: Tower
@@ -72,6 +74,7 @@ class ImportedModel:
     llm_dim: int
     language: ImportedLanguage | None = None
     notices: list[str] = field(default_factory=list)
+    further: Sequence[Component] = ()
 
 
 def write_imported(folder: Path, model: ImportedModel) -> None:
@@ -86,7 +89,8 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     language = model.language
     component = None if language is None else language.llm["_component_"]
     remembered = {"component": component, "dim": model.llm_dim, "weights": "bf16", "fingerprint": None}
-    save_components(folder, [model.tower.state(), model.projector.state()], remembered)
+    parts = (model.tower, model.projector, *model.further)
+    save_components(folder, [part.state() for part in parts], remembered)
     if language is None:
         return
     llm_folder = language.folder.absolute()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from medcap.errors import UserError
+from medcap.export.llava.folder import ADDED_WORDS
 from medcap.export.llava.vision import VIT_BLOCK, VIT_OUTSIDE
+from medcap.importing.added_words import take_words
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, stored_language
 from medcap.importing.vision_parts import check_activation, padding_notices, projector_from_tensors, tower_from_tensors
@@ -47,10 +49,15 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
         language["tie_word_embeddings"] = True
     tensors = SourceTensors(folder)
     _check_names(tensors.names, folder)
-    imported = stored_language(folder, language, tensors.pending(language_name), tokenizer)
+    pending = tensors.pending(language_name)
+    further = []
+    if ADDED_WORDS in config:
+        words, pending = take_words(config[ADDED_WORDS], language, pending)
+        further.append(words)
+    imported = stored_language(folder, language, pending, tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
     projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)
-    return ImportedModel(tower, projector, language["hidden_size"], imported, padding_notices(config))
+    return ImportedModel(tower, projector, language["hidden_size"], imported, padding_notices(config), further)
 
 
 def tower_name(name: str) -> str | None:

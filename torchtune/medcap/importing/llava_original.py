@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from medcap.errors import UserError
+from medcap.importing.added_words import take_words
 from medcap.importing.imported_model import ImportedModel
 from medcap.importing.language import SourceTensors, complete_config, named_language, stored_language
 from medcap.importing.vision_parts import (
@@ -27,6 +28,7 @@ DEFAULT_LAYER = -2
 _PROJECTORS = ("linear", "mlp2x_gelu", "identity")
 _TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "mm_projector."
+_IMAGE_WORDS = {"tokens": ["<im_start>", "<im_end>"], "image_words": ["<im_start>", "<im_end>"]}
 
 
 def import_llava_original(
@@ -61,15 +63,16 @@ def import_llava_original(
     plain = {key: value for key, value in config.items() if not key.startswith("mm_")}
     language = complete_config({**plain, "model_type": MODEL_TYPES[config["model_type"]]}, location)
     tensors = SourceTensors(folder)
-    imported = stored_language(folder, language, tensors.pending(_language_name), tokenizer)
+    pending, further = tensors.pending(_language_name), []
+    if config.get("mm_use_im_start_end"):
+        # LLaVA adds them last (initialize_vision_tokenizer in llava/model/llava_arch.py).
+        words, pending = take_words(_IMAGE_WORDS, language, pending)
+        further.append(words)
+    imported = stored_language(folder, language, pending, tokenizer)
     tower, notices = _tower(tensors, folder, named, layer)
     projector = projector_from_tensors(tensors.named(_projector_name), tower, language["hidden_size"], folder)
     notices += padding_notices(config)
-    if config.get("mm_use_im_start_end"):
-        notices.append(
-            "this model was trained with <im_start> and <im_end> around an image; medcap's prompts lack them"
-        )
-    return ImportedModel(tower, projector, language["hidden_size"], imported, notices)
+    return ImportedModel(tower, projector, language["hidden_size"], imported, notices, further)
 
 
 def import_projector(

@@ -7,7 +7,7 @@ count tokens of that encoding (custom_generate_func.py, lines 24-39 and 137-191,
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torchtune.data import Message
 
@@ -90,15 +90,13 @@ def room_for_description(
     return limit
 
 
-def text_turns(messages: Sequence[Message], num_image_tokens: int) -> list[Turn]:
-    """Roles and words, an image as a run of placeholders."""
-    turns = []
-    for message in messages:
-        parts = [
-            PLACEHOLDER * num_image_tokens if part["type"] == "image" else part["content"] for part in message.content
-        ]
-        turns.append((message.role, "".join(parts)))
-    return turns
+def text_turns(messages: Sequence[Message], num_image_tokens: int, surround: Callable[[str], str] = str) -> list[Turn]:
+    """Roles and words, an image as a run of placeholders, which ``surround`` may put between words."""
+    image = surround(PLACEHOLDER * num_image_tokens)
+    return [
+        (message.role, "".join(image if part["type"] == "image" else part["content"] for part in message.content))
+        for message in messages
+    ]
 
 
 class PlainTextChat(ChatTokenizer):
@@ -114,6 +112,7 @@ class PlainTextChat(ChatTokenizer):
     def __init__(self, chat: ChatTokenizer) -> None:
         # Not the base's: the tokenizer underneath has been prepared already.
         self.__dict__.update(vars(chat))
+        self.without_added = self if chat.added is None else PlainTextChat(chat.without_added)
         if chat.image_token_id >= chat.vocab_size:
             raise UserError(
                 "prompt_format=medcap_2024 needs a tokenizer that has the placeholder character as one token, as"
@@ -125,7 +124,7 @@ class PlainTextChat(ChatTokenizer):
         for part in parts:
             if part["type"] != "image":
                 check_text(part["content"])
-        turns = [*text_turns(messages, self.num_image_tokens), ("assistant", answer_prefix)]
+        turns = [*text_turns(messages, self.num_image_tokens, self.image_text), ("assistant", answer_prefix)]
         images = [part["content"] for part in parts if part["type"] == "image"]
         return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images)
 
@@ -135,7 +134,7 @@ class PlainTextChat(ChatTokenizer):
 
     def decode(self, token_ids: list[int]) -> str:
         """See :meth:`ChatTokenizer.decode`; the answer ends where it spells a marker."""
-        ids = [token for token in token_ids if token not in self.stop_tokens and token < self.vocab_size]
+        ids = self.spoken(token_ids, self.stop_tokens)
         # Not the base's: torchtune takes markers out of the text, with which the place to cut would be lost.
         text = self.tokenizer.decode(ids, skip_special_tokens=False) if ids else ""
         return re.split(r"<\|\w+\|>", text, maxsplit=1)[0].strip()

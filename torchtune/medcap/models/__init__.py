@@ -9,6 +9,7 @@ from medcap.models.projectors import PROJECTORS
 
 # name -> module that defines it; imported on first use, so that importing medcap.models costs nothing.
 _COMPONENTS = {
+    "added_words": "medcap.models.words",
     "llama3_tokenizer": "medcap.models.tokenizers",
     **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},
 }

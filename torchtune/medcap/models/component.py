@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from medcap.data.batch import Batch
 
 
+# Names of the language model's two tables, which can be one.
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
+
+
 @dataclass(frozen=True)
 class ComponentState:
     """A component as plain data, as files hold it.
@@ -41,6 +45,8 @@ class Component(nn.Module, ABC):
         label: what the banner and the model card call it.
         loss_terms: names of the loss terms that it adds to ``text``.
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
+        list_argument: the argument that a list in the place of ``_component_`` and arguments stands for.
+        fixed_arguments: arguments that a configuration may not give otherwise than the checkpoint that it starts from.
         changes_language_model: whether the frozen layers compute something else with it. Models that differ in such a
             component cannot share one copy of the language model.
         enabled: whether the language model uses the component now, where it changes it.
@@ -50,6 +56,8 @@ class Component(nn.Module, ABC):
     label: ClassVar[str]
     loss_terms: ClassVar[tuple[str, ...]] = ()
     builder: ClassVar[str | None] = None
+    list_argument: ClassVar[str | None] = None
+    fixed_arguments: ClassVar[tuple[str, ...]] = ()
     changes_language_model: ClassVar[bool] = False
     enabled: bool = True
 
@@ -113,6 +121,17 @@ class Component(nn.Module, ABC):
 
         Returns:
             fp32, of the weight's shape; None if the weight stays what it is.
+        """
+        return None
+
+    def added_rows(self, name: str) -> Tensor | None:
+        """Return rows that follow those of a table of the language model, of the ids after its own.
+
+        Args:
+            name: ``EMBEDDING`` or ``OUTPUT``.
+
+        Returns:
+            ``[n, d]`` fp32; None for no rows.
         """
         return None
 

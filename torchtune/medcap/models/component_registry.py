@@ -8,12 +8,14 @@ from medcap.models.component import Component
 from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
+from medcap.models.words import AddedWords
 
 # In the order of the banner, the optimizer's parameters and the checkpoints.
 _KINDS: tuple[type[Component], ...] = (
     Tower,
     Projector,
     LanguageModelAdapters,
+    AddedWords,
 )
 COMPONENTS = {kind.name: kind for kind in _KINDS}
 # A model always has these two. They fit each other and the language model, so they are planned together.

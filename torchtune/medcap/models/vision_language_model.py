@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 from torchtune.modules import TransformerDecoder
 
 from medcap.data.batch import TEXT, Batch
 from medcap.errors import UserError
-from medcap.models.component import Component
+from medcap.models.component import EMBEDDING, OUTPUT, Component
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
+from medcap.modules.added_rows import embed_with_rows
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
@@ -172,10 +174,27 @@ class VisionLanguageModel(nn.Module):
             ``[R, S, d]``.
         """
         words = tokens.masked_fill(tokens == self.image_token_id, 0)
-        embeddings = self.decoder.tok_embeddings(words)  # [R, S, d]
+        table, rows = self.decoder.tok_embeddings, self.added_rows(EMBEDDING)
+        embeddings = table(words) if rows is None else embed_with_rows(table, rows, words)  # [R, S, d]
         if image_rows is None or image_positions is None:
             return embeddings
         return inject_image_rows(embeddings, image_rows, image_positions)
+
+    def added_rows(self, name: str) -> Tensor | None:
+        """Return the rows of added tokens that follow a table of the language model.
+
+        Args:
+            name: ``EMBEDDING`` or ``OUTPUT`` of ``medcap.models.component``.
+
+        Returns:
+            ``[n, d]`` fp32; None where there are none, or the language model does without them now.
+        """
+        further: Any = self.further
+        for component in further:
+            rows = component.added_rows(name) if component.enabled else None
+            if rows is not None:
+                return rows
+        return None
 
     def cache_prompt_prefix(self, prompt_prefix: tuple[int, ...]) -> None:
         """Compute and keep the keys and values of words that batches will leave out.
@@ -242,9 +261,14 @@ class VisionLanguageModel(nn.Module):
         return last(states, mask=mask, input_pos=input_pos).flatten(0, 1)[output_positions]
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm and the output head: ``[..., d] -> [..., V]`` float32."""
-        logits: Any = self.decoder.unembed(hidden)
-        return logits
+        """Apply the final norm and the output head, of the added tokens too: ``[..., d] -> [..., V + n]`` float32."""
+        states = self.decoder.norm(hidden)
+        logits = self.decoder.output(states)
+        rows = self.added_rows(OUTPUT)
+        if rows is None:
+            return logits.float()
+        # The copy to float32 is the one that joins them.
+        return torch.cat([logits, functional.linear(states, rows.to(states.dtype)).float()], dim=-1)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
@@ -273,7 +297,8 @@ class VisionLanguageModel(nn.Module):
         """
         image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
         hidden, targets = self.hidden_at_targets(batch, image_rows)
-        terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size)}
+        rows = self.added_rows(OUTPUT)
+        terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size, () if rows is None else (rows,))}
         for component in self.components.values():
             terms |= component.losses(batch, hidden)
         return terms

@@ -1,8 +1,8 @@
-"""Cross-entropy at the label positions only, in chunks, for a frozen output head."""
+"""Cross-entropy at the label positions only, in chunks, for an output head whose table is frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,22 +11,31 @@ from torch import Tensor
 IGNORE_INDEX = -100
 
 
-def label_loss(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk_size: int = 256) -> Tensor:
+def label_loss(
+    hidden: Tensor,
+    targets: Tensor,
+    unembed: Callable[[Tensor], Tensor],
+    chunk_size: int = 256,
+    learnt: Sequence[Tensor] = (),
+) -> Tensor:
     """Return summed cross-entropy, without ever holding the logits of more than one chunk.
 
-    The head is frozen, so the gradient of a chunk's hidden states is all that is needed; it is taken while
-    the chunk's logits exist, and only ``[n, d]`` is kept for the backward pass.
+    The head's table is frozen, so the gradient of a chunk's hidden states is all that is needed, beside that of a few
+    rows that may be learnt; it is taken while the chunk's logits exist, and only ``[n, d]`` is kept for the backward
+    pass.
 
     Args:
         hidden: ``[n, d]`` decoder output before the final norm, where there is something to predict.
         targets: ``[n]`` int64, what is to be predicted there.
-        unembed: ``[m, d] -> [m, V]`` float32 logits; none of its parameters may need a gradient.
+        unembed: ``[m, d] -> [m, V]`` float32 logits.
         chunk_size: positions whose logits exist at one time.
+        learnt: parameters of ``unembed`` that may need a gradient; no other may.
 
     Returns:
         The sum over all targets, a float32 scalar.
     """
-    return _ChunkedCrossEntropy.apply(hidden, targets, unembed, chunk_size)
+    learnt = [parameter for parameter in learnt if parameter.requires_grad and torch.is_grad_enabled()]
+    return _ChunkedCrossEntropy.apply(hidden, targets, unembed, chunk_size, *learnt)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -37,9 +46,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         unembed: Callable[[Tensor], Tensor],
         chunk_size: int,
+        *learnt: Tensor,
     ) -> Tensor:
-        needs_gradient = hidden.requires_grad
+        needs_gradient = any(ctx.needs_input_grad)
         gradient = torch.empty_like(hidden) if needs_gradient else None  # [n, d]
+        of_learnt = [torch.zeros_like(parameter) for parameter in learnt]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), chunk_size):
             stop = start + chunk_size
@@ -48,15 +59,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits = unembed(chunk)  # [m, V]
             loss, grad_logits = _cross_entropy(logits.detach(), targets[start:stop, None], needs_gradient)
             if gradient is not None:
-                (gradient[start:stop],) = torch.autograd.grad(logits, chunk, grad_logits)
+                gradient[start:stop], *further = torch.autograd.grad(logits, [chunk, *learnt], grad_logits)
+                for parameter_gradient, part in zip(of_learnt, further, strict=True):
+                    parameter_gradient += part
             total += loss
-        ctx.gradient = gradient
+        ctx.gradients = None if gradient is None else [gradient, *of_learnt]
         return total
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = None if ctx.gradient is None else ctx.gradient * grad_output.to(ctx.gradient.dtype)
-        return gradient, None, None, None
+        gradients = [gradient * grad_output.to(gradient.dtype) for gradient in ctx.gradients]
+        return gradients[0], None, None, None, *gradients[1:]
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:

@@ -77,7 +77,7 @@ def _is_foreign(error: BaseException | None) -> bool:
 
 def _refusal(run: ServedRun, request: Request, request_id: str) -> ApiError:
     try:
-        num_tokens = len(run.generator.tokenizer.prompt(request.messages, request.answer_prefix).tokens)
+        num_tokens = len(run.generator.tokenizer_of(request).prompt(request.messages, request.answer_prefix).tokens)
     except (UserError, ValueError):
         # Some templates know no system turn, and some tokenizers not every character.
         return bad_request("the model's chat template cannot take these turns or their words", "messages")

@@ -9,7 +9,8 @@ from typing import Any
 
 from torchtune.data import Message
 
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_answers, check_text
+from medcap.data.answers import check_answers
+from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
 from medcap.data.conversations import Record, read_record
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torchtune.data import Message
 
+from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.conversations import ROLES, split_images
 from medcap.errors import UserError
@@ -16,7 +18,8 @@ from medcap.errors import UserError
 _WORDS = "Is there a 2.5 cm nodule in the left upper lobe? (SUVmax = 12.7, naïve, 胸部)\n\nAnswer “yes” or “no”."
 # Turns as their parts: IMAGE, or words.
 IMAGE = None
-SAMPLES: tuple[tuple[tuple[str, tuple[str | None, ...]], ...], ...] = (
+Sample = tuple[tuple[str, tuple[str | None, ...]], ...]
+SAMPLES: tuple[Sample, ...] = (
     (("user", (IMAGE, _WORDS)),),
     (("user", (IMAGE,)),),
     (("user", (_WORDS,)),),
@@ -24,6 +27,14 @@ SAMPLES: tuple[tuple[tuple[str, tuple[str | None, ...]], ...], ...] = (
     (("system", ("You read images.",)), ("user", (IMAGE, IMAGE, "  What changed?  "))),
     (("user", (IMAGE, "What is shown?")), ("assistant", (" A lung. ",)), ("user", (IMAGE, _WORDS))),
 )
+
+
+def _samples(added: AddedTokens | None) -> Sequence[Sample]:
+    """Return the conversations to compare; words are met at a text's ends, within it and beside each other."""
+    if added is None:
+        return SAMPLES
+    parts = f"{added.words[0]}Is there {added.words[-1]}a{''.join(added.words)} {added.words[-1]}"
+    return (*SAMPLES, (("user", (IMAGE, parts)), ("assistant", (parts,)), ("user", (parts,))))
 
 
 def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, image_size: int) -> None:
@@ -44,7 +55,7 @@ def check_prompts(folder: Path, tokenizer: ChatTokenizer, image_token: int, imag
     # Nothing is run, so that a sample may be longer than the language model's positions.
     processor.tokenizer.model_max_length = sys.maxsize
     picture = Image.new("RGB", (image_size + 20, image_size))
-    for number, sample in enumerate(SAMPLES, 1):
+    for number, sample in enumerate(_samples(tokenizer.added), 1):
         own = tokenizer.prompt([_message(role, parts) for role, parts in sample]).tokens
         own = [image_token if token == tokenizer.image_token_id else token for token in own]
         turns = [{"role": role, "content": [_part(part, picture) for part in parts]} for role, parts in sample]

@@ -27,6 +27,9 @@ from medcap.files import write_json
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower
 
+# Key of config.json for the words that this project has added to the language model's own.
+ADDED_WORDS = "medcap_added_words"
+
 
 def check_llava(plan: ModelPlan) -> None:
     """See whether LLaVA can be this model, before weights are read.
@@ -66,7 +69,7 @@ def write_llava(
     exported = llava_tower(tower)
     check_tower(tower, exported)
     stored = dtype or language_dtype(plan.llm)
-    write_tokenizer(folder, inner, tokenizer_file, image_token, plan.llm.max_seq_len)
+    write_tokenizer(folder, plan.tokenizer, tokenizer_file, image_token, plan.llm.max_seq_len)
     write_processor(folder, exported, tower.preprocess)
     check_prompts(folder, plan.tokenizer, image_token, tower.preprocess.image_size)
     # Behind the check: beside a config.json transformers would look at the language model's positions too, and warn
@@ -82,7 +85,9 @@ def write_llava(
 
 
 def _config(plan: ModelPlan, tower: LlavaTower, image_token: int, dtype: torch.dtype) -> dict[str, Any]:
-    language = language_config(plan.llm) | token_ids(cast(Llama3Tokenizer, plan.tokenizer.tokenizer))
+    added = plan.tokenizer.added
+    vocab_size = plan.llm.vocab_size if added is None else added.end
+    language = language_config(plan.llm, vocab_size) | token_ids(cast(Llama3Tokenizer, plan.tokenizer.tokenizer))
     name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -97,6 +102,8 @@ def _config(plan: ModelPlan, tower: LlavaTower, image_token: int, dtype: torch.d
         "torch_dtype": name,
         "text_config": language | {"torch_dtype": name},
         "vision_config": tower.config | {"torch_dtype": name},
+        # What medcap import takes the words off the tables by.
+        **({} if added is None else {ADDED_WORDS: {"tokens": added.words, "image_words": added.image_words}}),
     }
 
 

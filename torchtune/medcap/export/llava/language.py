@@ -16,6 +16,7 @@ from medcap.checkpoints.llm_files import TensorReader
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
 from medcap.models.component import Component
+from medcap.modules.added_rows import start_rows
 
 PREFIX = "language_model."
 
@@ -33,15 +34,15 @@ def check_language(plan: LLMPlan) -> None:
         )
 
 
-def language_config(plan: LLMPlan) -> dict[str, Any]:
+def language_config(plan: LLMPlan, vocab_size: int) -> dict[str, Any]:
     """``text_config`` of a LLaVA's config.json.
 
     Args:
         plan: plan of a Llama.
+        vocab_size: rows of the tables, with those of added tokens.
     """
-    shape = describe(build_decoder(plan.llm))
-    config = llama_config(shape, language_dtype(plan))
-    return config | {"tie_word_embeddings": shape.tied or plan.shares_embedding}
+    config = llama_config(describe(build_decoder(plan.llm)), language_dtype(plan))
+    return config | {"tie_word_embeddings": plan.tied, "vocab_size": vocab_size}
 
 
 def language_dtype(plan: LLMPlan) -> torch.dtype:
@@ -60,7 +61,7 @@ def language_tensors(
     Args:
         plan: plan of a Llama.
         dtype: dtype to store them in; None keeps that of the files.
-        components: components whose ``added_weight`` goes into the tensors.
+        components: components whose ``added_weight`` goes into the tensors, and whose ``added_rows`` follow them.
 
     Returns:
         Names as ``language_model.model.layers.0.self_attn.q_proj.weight``; no ``lm_head`` where the embedding table is
@@ -98,5 +99,20 @@ def language_tensors(
                     tensor = tensor.float() + added
             return tensor
 
-        tensors.append(PendingTensor(PREFIX + name, shape, stored_dtype, read))
+        tensors.append(_with_rows(PendingTensor(PREFIX + name, shape, stored_dtype, read), own, components))
     return tensors
+
+
+def _with_rows(table: PendingTensor, own: str, components: Sequence[Component]) -> PendingTensor:
+    """Let the rows of added tokens follow a table; ``own`` is its name in the decoder."""
+    further = [rows.detach() for component in components if (rows := component.added_rows(own)) is not None]
+    if not further:
+        return table
+
+    def read() -> Tensor:
+        tensor = table.read()
+        # Rows without values are those of words that nothing has trained yet.
+        return torch.cat([part.to(table.dtype) for part in (tensor, *(start_rows(rows, tensor) for rows in further))])
+
+    shape = (table.shape[0] + sum(map(len, further)), *table.shape[1:])
+    return PendingTensor(table.name, shape, table.dtype, read)

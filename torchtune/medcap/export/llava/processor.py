@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 from torchtune.models.llama3 import Llama3Tokenizer
 
@@ -76,7 +78,7 @@ def check_tokenizer(tokenizer: ChatTokenizer, vocab_size: int) -> int:
     return image_token
 
 
-def write_tokenizer(folder: Path, tokenizer: Llama3Tokenizer, file: Path, image_token: int, max_seq_len: int) -> None:
+def write_tokenizer(folder: Path, tokenizer: ChatTokenizer, file: Path, image_token: int, max_seq_len: int) -> None:
     """Write tokenizer.json and its settings, chat_template.jinja, and original/tokenizer.model for torchtune.
 
     Args:
@@ -86,9 +88,19 @@ def write_tokenizer(folder: Path, tokenizer: Llama3Tokenizer, file: Path, image_
         image_token: gets the name ``<image>``.
         max_seq_len: positions of the language model.
     """
+    template = CHAT_TEMPLATE.replace(repr(IMAGE_WORD), json.dumps(tokenizer.image_text(IMAGE_WORD)))
     # The template says where a text begins: a tokenizer that did so too would begin it twice.
-    write_fast_tokenizer(folder, tokenizer, file, max_seq_len, CHAT_TEMPLATE, {image_token: IMAGE_WORD}, adds_bos=False)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_fast_tokenizer(
+        folder,
+        cast(Llama3Tokenizer, tokenizer.tokenizer),
+        file,
+        max_seq_len,
+        template,
+        {image_token: IMAGE_WORD},
+        adds_bos=False,
+        added=tokenizer.added,
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     (folder / "original").mkdir()
     shutil.copyfile(file, folder / "original" / "tokenizer.model")
 

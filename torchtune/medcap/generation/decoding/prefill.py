@@ -71,13 +71,14 @@ def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -
     Args:
         model: its final norm and head.
         hidden: ``[n, d]``.
-        vocab_size: vocab size of the tokenizer.
+        vocab_size: vocab size of the tokenizer, without added words.
 
     Returns:
         ``[n, V]`` float32, minus infinity where nothing may be said.
     """
     logits = model.unembed(hidden)  # [n, V]
-    logits[:, vocab_size:] = -torch.inf
+    # Added words have their columns after those of the table.
+    logits[:, vocab_size : model.decoder.tok_embeddings.num_embeddings] = -torch.inf
     logits[:, model.image_token_id : model.image_token_id + 1] = -torch.inf
     return logits
 

@@ -173,6 +173,10 @@ class RunCheckpoints:
                 f" {', '.join(model.components)}: resume with the same components"
             )
         for name, component in model.components.items():
+            for key in component.fixed_arguments:
+                before, now = saved.configs[name][key], component.config()[key]
+                if before != now:
+                    raise UserError(f"resume_from_checkpoint: {folder} has {name}.{key}={before}, this run {now}")
             try:
                 component.load_state_dict(saved.tensors[name].read())
             except RuntimeError as error:

@@ -1,0 +1,122 @@
+"""Words that are one token each, with ids after those of the language model's tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from itertools import groupby
+from typing import Any
+
+from medcap.errors import UserError
+
+_ENDS = ("bos_id", "eos_id")
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """Words, their ids, and those that stand around every image.
+
+    Attributes:
+        words: each is one token wherever it occurs in a text.
+        first_id: rows of the language model's embedding table. A table can have more rows than the tokenizer has ids,
+            and reserved ids have rows too; a word never takes one of them, so that what the tables give for their own
+            ids stays the same, and the words' rows follow the tables when a model is written with larger ones.
+        image_words: the words before and after the image tokens of every image; none for no words.
+        ids: word -> id.
+    """
+
+    words: tuple[str, ...]
+    first_id: int
+    image_words: tuple[str, ...] = ()
+    ids: dict[str, int] = field(init=False, repr=False)
+    _pattern: re.Pattern[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_words(self.words, self.image_words)
+        object.__setattr__(self, "ids", {word: self.first_id + number for number, word in enumerate(self.words)})
+        # The longest first: of <seg> and <seg>2 the second wins where both begin.
+        longest_first = sorted(self.words, key=len, reverse=True)
+        object.__setattr__(self, "_pattern", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+
+    @property
+    def end(self) -> int:
+        """The first id after those of the words."""
+        return self.first_id + len(self.words)
+
+    def encoder(self, encode: Callable[..., list[int]], tokenizer: Any) -> Callable[..., list[int]]:
+        """Return an encoder that cuts text at the words before another one sees it.
+
+        Args:
+            encode: encodes the text between the words.
+            tokenizer: whose ``encode`` it is, or calls.
+        """
+        begin, end = ([] if (token := getattr(tokenizer, name, None)) is None else [token] for name in _ENDS)
+        # SentencePiece models put a blank before a text; before one that follows a word it would come back as a second.
+        trims = "trim_leading_whitespace" in signature(tokenizer.encode).parameters
+        after_word = {"trim_leading_whitespace": True} if trims else {}
+
+        def encode_around(text: str, add_bos: bool = True, add_eos: bool = True, **options: Any) -> list[int]:
+            first, *pieces = self._pattern.split(text)
+            if not pieces:
+                return encode(text, add_bos=add_bos, add_eos=add_eos, **options)
+            ids = encode(first, add_bos=False, add_eos=False, **options) if first else []
+            for word, piece in zip(pieces[::2], pieces[1::2], strict=True):
+                ids.append(self.ids[word])
+                if piece:
+                    ids += encode(piece, add_bos=False, add_eos=False, **{**options, **after_word})
+            return [*(begin if add_bos else []), *ids, *(end if add_eos else [])]
+
+        return encode_around
+
+    def decoder(self, decode: Callable[..., str], encode: Callable[..., list[int]]) -> Callable[..., str]:
+        """Return a decoder that writes the words, and leaves the ids between them to another one.
+
+        Args:
+            decode: decodes the ids between the words.
+            encode: of the same tokenizer.
+        """
+        # SentencePiece models leave out a blank at the start of a text: what follows a word is decoded behind a letter.
+        letter = encode("a", add_bos=False, add_eos=False)
+
+        def decode_around(token_ids: list[int], **options: Any) -> str:
+            text = ""
+            for is_word, run in groupby(token_ids, lambda token: token >= self.first_id):
+                ids = list(run)
+                if is_word:
+                    text += "".join(self.words[token - self.first_id] for token in ids)
+                else:
+                    text += decode([*letter, *ids], **options).removeprefix("a") if text else decode(ids, **options)
+            return text
+
+        return decode_around
+
+
+def check_words(words: Sequence[str], image_words: Sequence[str]) -> None:
+    """Check words for what no tokenizer is needed to see.
+
+    Args:
+        words: the key ``words.tokens``.
+        image_words: the key ``words.image_words``.
+
+    Raises:
+        UserError: naming the word.
+    """
+    if not words:
+        raise UserError("words.tokens is empty: name at least one word, such as words=[<SEG>], or leave words out")
+    for number, word in enumerate(words):
+        if not word.strip():
+            raise UserError(f"words.tokens: word {number + 1} is empty: remove it")
+        if word != word.strip():
+            # Texts are stripped before they are encoded, so that such a word would be another one at a text's end.
+            raise UserError(f"words.tokens: {word!r} begins or ends with white space: leave the white space out")
+        if "<image>" in word:
+            raise UserError(f"words.tokens: {word!r} holds <image>, which stands for an image: choose another word")
+        if word in words[:number]:
+            raise UserError(f"words.tokens: {word!r} is given twice: remove one")
+    if len(image_words) not in (0, 2):
+        raise UserError(f"words.image_words={list(image_words)}: give two words, one before and one after an image")
+    for word in image_words:
+        if word not in words:
+            raise UserError(f"words.image_words: {word!r} is none of words.tokens={list(words)}: add it there")
