@@ -13,6 +13,7 @@ MARKS = {
 }
 # Fixtures that start processes.
 STARTERS = {"server"}
+SERVER = pytest.StashKey()
 
 
 def pytest_configure(config):
@@ -28,6 +29,31 @@ def pytest_collection_modifyitems(items):
             item.add_marker(name)
         if folder == "recipes" and STARTERS & set(item.fixturenames):
             item.add_marker("processes")
+
+
+def pytest_sessionstart(session):
+    # A worker imports all of this anyway. The server must not inherit what tests do.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        start_server(session.config)
+
+
+def pytest_sessionfinish(session):
+    if SERVER in session.config.stash:
+        session.config.stash[SERVER].close()
+
+
+def start_server(config):
+    from helpers.warm_start import WarmStart
+
+    if SERVER not in config.stash:
+        config.stash[SERVER] = WarmStart()
+    return config.stash[SERVER]
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig):
+    """Starts processes in a fraction of a second."""
+    return start_server(pytestconfig)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,22 +1,24 @@
-"""Real training processes, quickly: a server that has imported everything forks itself for each process that is wanted.
+"""Real processes, quickly: a server that has imported everything forks itself for each process that is wanted.
 
-A recipe's start is mostly imports. Tests that start dozens of processes to kill them would wait for little else.
+A program's start is mostly imports. Tests that start dozens of processes to kill them would wait for little else.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
+import torch
 from torch.distributed import TCPStore
 
 from helpers.waiting import PATIENCE
@@ -85,29 +87,43 @@ class Run:
 
 
 class WarmStart:
-    """The server; a context manager."""
+    """The server: a fork of the process that makes it.
 
-    def __enter__(self) -> WarmStart:
-        environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from helpers.warm_start import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+    Make it before any test has run, so that a test's changes to modules, its threads and its files are not inherited.
+    """
+
+    def __init__(self) -> None:
+        for recipe in RECIPES:
+            __import__(recipe)
+        theirs, requests = os.pipe()
+        answers, ours = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(requests)
+            os.close(answers)
+            try:
+                _leave_pytest()
+                serve(os.fdopen(theirs), os.fdopen(ours, "w"))
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        os.close(ours)
+        self._requests, self._answers = os.fdopen(requests, "w"), os.fdopen(answers)
         self._number = 0
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(timeout=PATIENCE)
+    def close(self) -> None:
+        """End the server, once its processes have ended."""
+        # Its end of the pipe alone would not do: other processes that tests have forked may hold it too.
+        self.ask({"end": True})
+        os.waitpid(self._pid, 0)
+        self._requests.close()
+        self._answers.close()
 
     def ask(self, request: Mapping[str, object]) -> int | None:
         """Send a request and read its answer."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        return json.loads(self._answers.readline())
 
     def train(
         self,
@@ -200,16 +216,22 @@ class WarmStart:
         return Run(self, pids, files)
 
 
-def serve() -> None:
-    """Answer requests on standard input until it ends: start a process, or tell the exit status of one."""
-    for recipe in RECIPES:
-        __import__(recipe)
+def _leave_pytest() -> None:
+    """Make a fork of pytest what a program is that has just begun."""
+    faulthandler.disable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ |= {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until they end: start a process, or tell the exit status of one."""
     _warm_up()
     # Without this each fork's first collection would touch, and so copy, all that was imported.
     gc.collect()
     gc.freeze()
     ended: dict[int, int] = {}
-    for line in sys.stdin:
+    for line in requests:
         request = json.loads(line)
         if "poll" in request:
             pid = request["poll"]
@@ -218,17 +240,20 @@ def serve() -> None:
                 if found:
                     ended[pid] = os.waitstatus_to_exitcode(status)
             answer = ended.get(pid)
+        elif "end" in request:
+            answer = None
         else:
             answer = os.fork()
             if answer == 0:
                 _become(request)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
+        if "end" in request:
+            return
 
 
 def _warm_up() -> None:
     """Import what a recipe imports only when it runs."""
     import pydantic.type_adapter
-    import torch
     from PIL import Image
 
     from medcap.checkpoints.vision import plan_vision
@@ -243,9 +268,14 @@ def _warm_up() -> None:
 
 def _become(request: dict[str, object]) -> None:
     os.setsid()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
+    # pytest's own write elsewhere.
+    sys.stdin = sys.__stdin__ = os.fdopen(0)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
     os.environ.update(request["environment"])
     if request["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
