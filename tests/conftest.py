@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -31,10 +32,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
 
 
-def pytest_sessionstart(session):
-    # A worker imports all of this anyway. The server must not inherit what tests do.
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        start_server(session.config)
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    # Imports make millions of objects that stay. To look through them again and again takes seconds, now and later.
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    # Everything is imported, and the server does not inherit what tests do.
+    if not session.config.option.collectonly and any("server" in item.fixturenames for item in session.items):
+        from helpers.warm_start import WarmStart
+
+        session.config.stash[SERVER] = WarmStart()
 
 
 def pytest_sessionfinish(session):
@@ -42,18 +55,10 @@ def pytest_sessionfinish(session):
         session.config.stash[SERVER].close()
 
 
-def start_server(config):
-    from helpers.warm_start import WarmStart
-
-    if SERVER not in config.stash:
-        config.stash[SERVER] = WarmStart()
-    return config.stash[SERVER]
-
-
 @pytest.fixture(scope="session")
 def server(pytestconfig):
     """Starts processes in a fraction of a second."""
-    return start_server(pytestconfig)
+    return pytestconfig.stash[SERVER]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from medcap.probe import classifier
 from medcap.probe.classifier import fit
@@ -16,6 +14,9 @@ def clusters(classes, per_class, dim, spread, seed=0):
 
 
 def test_the_fit_is_that_of_scikit_learn_with_the_chosen_strength_on_all_rows():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = clusters(3, 40, 5, 0.8)
     held_out = np.arange(len(labels)) % 4 == 0
     probe = fit(features, labels, held_out, seed=0)
