@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from types import ModuleType
+from typing import Any, TextIO
 
 import torch
 from torch.distributed import TCPStore
 
-from helpers.waiting import PATIENCE
+from helpers.waiting import PATIENCE, wait_for
 from helpers.workspace import TINY_VISION, Workspace
 
 TESTS = Path(__file__).parents[1]
@@ -84,6 +85,31 @@ class Run:
     def printed(self, rank: int = 0) -> str:
         """What a rank has printed."""
         return self.logs[rank].read_text()
+
+
+class Program(Run):
+    """One process, started by ``WarmStart.program``.
+
+    Args:
+        server: that started it.
+        pids: its own.
+        logs: what it prints.
+        errors: what it prints on standard error.
+    """
+
+    def __init__(self, server: WarmStart, pids: list[int], logs: list[Path], errors: Path) -> None:
+        super().__init__(server, pids, logs)
+        self.pid, self.errors = pids[0], errors
+
+    def lines(self, count: int) -> list[str]:
+        """Wait until it has printed this many lines, or has ended."""
+        wait_for(lambda: self.printed().count("\n") >= count or not self.alive())
+        return self.printed().splitlines()[:count]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send it a signal, and wait for its end: its exit status."""
+        self.kill(number=number)
+        return self.wait()[0]
 
 
 class WarmStart:
@@ -215,6 +241,39 @@ class WarmStart:
             pids.append(self.ask(request))
         return Run(self, pids, files)
 
+    def program(
+        self,
+        output: Path,
+        code: str,
+        *arguments: str,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Start what ``python -c CODE ARGUMENTS`` would.
+
+        Args:
+            output: file for what it prints; what it prints on standard error goes to the same name with ``.err``.
+            code: its source.
+            arguments: what follows it on the command line.
+            folder: the folder that it starts in.
+            environment: variables that it has beside this process's.
+
+        Returns:
+            The program.
+        """
+        errors = output.with_name(output.name + ".err")
+        for file in (output, errors):
+            file.touch()
+        request = {
+            "code": code,
+            "arguments": list(arguments),
+            "folder": str(folder or Path.cwd()),
+            "log": str(output),
+            "errors": str(errors),
+            "environment": {**os.environ, **(environment or {})},
+        }
+        return Program(self, [self.ask(request)], [output], errors)
+
 
 def _leave_pytest() -> None:
     """Make a fork of pytest what a program is that has just begun."""
@@ -266,27 +325,35 @@ def _warm_up() -> None:
     pydantic.TypeAdapter(int | None)
 
 
-def _become(request: dict[str, object]) -> None:
+def _become(request: dict[str, Any]) -> None:
     os.setsid()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "errors" in request else log
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (errors, 2)):
         os.dup2(descriptor, target)
     # pytest's own write elsewhere.
     sys.stdin = sys.__stdin__ = os.fdopen(0)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
     os.environ.update(request["environment"])
-    if request["file_limit"]:
+    if "folder" in request:
+        os.chdir(request["folder"])
+    if request.get("file_limit"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
-    if request["open_files"]:
+    if request.get("open_files"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
     status = 0
     try:
-        name = request["module"]
-        sys.argv = [name, *request["arguments"]]
-        sys.modules.pop(name, None)
-        runpy.run_module(name, run_name="__main__")
+        if "code" in request:
+            sys.argv = ["-c", *request["arguments"]]
+            program = sys.modules["__main__"] = ModuleType("__main__")
+            exec(compile(request["code"], "<string>", "exec"), vars(program))
+        else:
+            name = request["module"]
+            sys.argv = [name, *request["arguments"]]
+            sys.modules.pop(name, None)
+            runpy.run_module(name, run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
