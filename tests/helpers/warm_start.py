@@ -119,8 +119,6 @@ class WarmStart:
     """
 
     def __init__(self) -> None:
-        for recipe in RECIPES:
-            __import__(recipe)
         theirs, requests = os.pipe()
         answers, ours = os.pipe()
         self._pid = os.fork()
@@ -285,6 +283,8 @@ def _leave_pytest() -> None:
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Answer requests until they end: start a process, or tell the exit status of one."""
+    for recipe in RECIPES:
+        __import__(recipe)
     _warm_up()
     # Without this each fork's first collection would touch, and so copy, all that was imported.
     gc.collect()
