@@ -8,16 +8,18 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
+import logging
 import os
 import resource
 import runpy
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import torch
 from torch.distributed import TCPStore
@@ -325,26 +327,10 @@ def _warm_up() -> None:
     pydantic.TypeAdapter(int | None)
 
 
-def _become(request: dict[str, Any]) -> None:
-    os.setsid()
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "errors" in request else log
-    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (errors, 2)):
-        os.dup2(descriptor, target)
-    # pytest's own write elsewhere.
-    sys.stdin = sys.__stdin__ = os.fdopen(0)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
-    os.environ.update(request["environment"])
-    if "folder" in request:
-        os.chdir(request["folder"])
-    if request.get("file_limit"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
-    if request.get("open_files"):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
-    status = 0
+def _become(request: dict[str, Any]) -> NoReturn:
+    status = 1
     try:
+        _enter(request)
         if "code" in request:
             sys.argv = ["-c", *request["arguments"]]
             program = sys.modules["__main__"] = ModuleType("__main__")
@@ -354,14 +340,37 @@ def _become(request: dict[str, Any]) -> None:
             sys.argv = [name, *request["arguments"]]
             sys.modules.pop(name, None)
             runpy.run_module(name, run_name="__main__")
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        status = 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _enter(request: dict[str, Any]) -> None:
+    """Take a program's session, files, folder, variables and limits."""
+    os.setsid()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "errors" in request else log
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (errors, 2)):
+        os.dup2(descriptor, target)
+    # pytest's own write elsewhere, and so do the log handlers that modules made when they were imported.
+    sys.stdin = sys.__stdin__ = os.fdopen(0)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if type(handler) is logging.StreamHandler:
+                handler.stream = sys.stderr
+    if "folder" in request:
+        os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    if request.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
+    if request.get("open_files"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
