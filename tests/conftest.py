@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(TESTS).parts[0]
         for name in MARKS.get(folder, ()):
             item.add_marker(name)
-        if folder == "recipes" and STARTERS & set(item.fixturenames):
+        if STARTERS & set(item.fixturenames):
             item.add_marker("processes")
 
 
