@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ MARKS = {
 }
 # Fixtures that start processes.
 STARTERS = {"server"}
+SERVER = pytest.StashKey()
 
 
 def pytest_configure(config):
@@ -26,8 +28,37 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(TESTS).parts[0]
         for name in MARKS.get(folder, ()):
             item.add_marker(name)
-        if folder == "recipes" and STARTERS & set(item.fixturenames):
+        if STARTERS & set(item.fixturenames):
             item.add_marker("processes")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    # Imports make millions of objects that stay. To look through them again and again takes seconds, now and later.
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    # Everything is imported, and the server does not inherit what tests do.
+    if not session.config.option.collectonly and any("server" in item.fixturenames for item in session.items):
+        from helpers.warm_start import WarmStart
+
+        session.config.stash[SERVER] = WarmStart()
+
+
+def pytest_sessionfinish(session):
+    if SERVER in session.config.stash:
+        session.config.stash[SERVER].close()
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig):
+    """Starts processes in a fraction of a second."""
+    return pytestconfig.stash[SERVER]
 
 
 @pytest.fixture(autouse=True, scope="session")

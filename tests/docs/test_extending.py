@@ -35,8 +35,8 @@ CLI = "import sys; from medcap.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
-def copy(tmp_path):
-    return SourceCopy(tmp_path)
+def copy(tmp_path, server):
+    return SourceCopy(tmp_path / "copy", server)
 
 
 def write_lines(path, rows):
@@ -56,6 +56,7 @@ def test_the_page_has_these_parts():
     ]
 
 
+@pytest.mark.slow
 def test_a_tower_encodes_an_image_and_is_trained(copy):
     copy.apply(SECTIONS["A tower"])
     program = """
@@ -83,6 +84,7 @@ assert set(load_file(step / "vision.safetensors")) >= {"vision.colours.weight", 
     assert "vision tower         trained" in printed
 
 
+@pytest.mark.slow
 def test_a_projector_is_built_by_the_configuration(copy):
     copy.apply(SECTIONS["A projector"])
     shown = """
@@ -92,6 +94,7 @@ assert tensors["projector.0.weight"].shape == (4, 32) and tensors["projector.1.w
     copy.run(TRAIN + shown, "projector=medcap.models.low_rank", "projector.rank=4")
 
 
+@pytest.mark.slow
 def test_a_component_is_trained_saved_and_opened(copy):
     copy.apply(SECTIONS["A component"])
     shown = """
@@ -111,6 +114,7 @@ assert torch.equal(open_run(folder / "run").model.components["token_gain"].facto
     assert "token gain           trained              32 parameters" in printed
 
 
+@pytest.mark.slow
 def test_a_task_is_run_and_scored(copy):
     copy.apply(SECTIONS["A task"])
     program = """
@@ -130,6 +134,7 @@ assert "How many nodules are there?" in predictions[0].read_text()
     copy.run(TRAIN + program)
 
 
+@pytest.mark.slow
 def test_a_protocol_scores_a_file_of_answers(copy):
     copy.apply(SECTIONS["A protocol"])
     answers = [

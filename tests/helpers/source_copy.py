@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from helpers.warm_start import WarmStart
 
 REPOSITORY = Path(__file__).parents[2]
 _FILE = re.compile(r'^```python title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -24,11 +25,12 @@ class SourceCopy:
     """A copy of the source in a folder of its own.
 
     Args:
-        folder: an empty one.
+        folder: where it is made.
+        server: that starts programs.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, server: WarmStart) -> None:
+        self.folder, self._server, self._number = folder, server, 0
         # Compiled files come along: their times are those of the source, so they stay valid.
         for name in ("torchtune", "recipes", "configs"):
             shutil.copytree(REPOSITORY / name, folder / name)
@@ -72,15 +74,23 @@ class SourceCopy:
         Raises:
             AssertionError: if it fails.
         """
-        locations = [self.folder / "torchtune", REPOSITORY / "tests"]
-        check = f"import medcap; assert medcap.__file__.startswith({str(self.folder)!r}), medcap.__file__\n"
-        done = subprocess.run(
-            [sys.executable, "-c", check + program, *arguments],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, locations)), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        locations = [str(self.folder / "torchtune"), str(REPOSITORY / "tests")]
+        # The warm server has imported the libraries, and the other medcap with what tests have of it.
+        start = (
+            f"import sys; sys.path[:0] = {locations}\n"
+            "for name in list(sys.modules):\n"
+            "    if name.partition('.')[0] in ('medcap', 'helpers') or 'test_' in name or 'conftest' in name:\n"
+            "        del sys.modules[name]\n"
+            f"import medcap; assert medcap.__file__.startswith({str(self.folder)!r}), medcap.__file__\n"
         )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        self._number += 1
+        done = self._server.program(
+            self.folder.parent / f"printed_{self._number}",
+            start + program,
+            *arguments,
+            folder=self.folder,
+            environment={"PYTHONPATH": os.pathsep.join(locations)},
+        )
+        status, printed = done.wait(), done.errors.read_text() + done.printed()
+        assert status == [0], printed
+        return printed

@@ -1,25 +1,30 @@
-"""Real training processes, quickly: a server that has imported everything forks itself for each process that is wanted.
+"""Real processes, quickly: a server that has imported everything forks itself for each process that is wanted.
 
-A recipe's start is mostly imports. Tests that start dozens of processes to kill them would wait for little else.
+A program's start is mostly imports. Tests that start dozens of processes to kill them would wait for little else.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
+import logging
 import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TextIO
 
+import torch
 from torch.distributed import TCPStore
 
-from helpers.waiting import PATIENCE
+from helpers.waiting import PATIENCE, wait_for
 from helpers.workspace import TINY_VISION, Workspace
 
 TESTS = Path(__file__).parents[1]
@@ -84,30 +89,67 @@ class Run:
         return self.logs[rank].read_text()
 
 
+class Program(Run):
+    """One process, started by ``WarmStart.program``.
+
+    Args:
+        server: that started it.
+        pids: its own.
+        logs: what it prints.
+        errors: what it prints on standard error.
+    """
+
+    def __init__(self, server: WarmStart, pids: list[int], logs: list[Path], errors: Path) -> None:
+        super().__init__(server, pids, logs)
+        self.pid, self.errors = pids[0], errors
+
+    def lines(self, count: int) -> list[str]:
+        """Wait until it has printed this many lines, or has ended."""
+        wait_for(lambda: self.printed().count("\n") >= count or not self.alive())
+        return self.printed().splitlines()[:count]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send it a signal, and wait for its end: its exit status."""
+        self.kill(number=number)
+        return self.wait()[0]
+
+
 class WarmStart:
-    """The server; a context manager."""
+    """The server: a fork of the process that makes it.
 
-    def __enter__(self) -> WarmStart:
-        environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from helpers.warm_start import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+    Make it before any test has run, so that a test's changes to modules, its threads and its files are not inherited.
+    """
+
+    def __init__(self) -> None:
+        theirs, requests = os.pipe()
+        answers, ours = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(requests)
+            os.close(answers)
+            try:
+                _leave_pytest()
+                serve(os.fdopen(theirs), os.fdopen(ours, "w"))
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        os.close(ours)
+        self._requests, self._answers = os.fdopen(requests, "w"), os.fdopen(answers)
         self._number = 0
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(timeout=PATIENCE)
+    def close(self) -> None:
+        """End the server, once its processes have ended."""
+        # Its end of the pipe alone would not do: other processes that tests have forked may hold it too.
+        self.ask({"end": True})
+        os.waitpid(self._pid, 0)
+        self._requests.close()
+        self._answers.close()
 
     def ask(self, request: Mapping[str, object]) -> int | None:
         """Send a request and read its answer."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        return json.loads(self._answers.readline())
 
     def train(
         self,
@@ -177,6 +219,7 @@ class WarmStart:
         pids, files = [], []
         for rank in range(processes):
             files.append(logs / f"run_{self._number}_rank_{rank}.txt")
+            files[-1].touch()  # a process that is ended at once may not have come to it
             environment = {}
             if processes > 1 or module:
                 environment = {
@@ -199,9 +242,50 @@ class WarmStart:
             pids.append(self.ask(request))
         return Run(self, pids, files)
 
+    def program(
+        self,
+        output: Path,
+        code: str,
+        *arguments: str,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Start what ``python -c CODE ARGUMENTS`` would.
 
-def serve() -> None:
-    """Answer requests on standard input until it ends: start a process, or tell the exit status of one."""
+        Args:
+            output: file for what it prints; what it prints on standard error goes to the same name with ``.err``.
+            code: its source.
+            arguments: what follows it on the command line.
+            folder: the folder that it starts in.
+            environment: variables that it has beside this process's.
+
+        Returns:
+            The program.
+        """
+        errors = output.with_name(output.name + ".err")
+        for file in (output, errors):
+            file.touch()
+        request = {
+            "code": code,
+            "arguments": list(arguments),
+            "folder": str(folder or Path.cwd()),
+            "log": str(output),
+            "errors": str(errors),
+            "environment": {**os.environ, **(environment or {})},
+        }
+        return Program(self, [self.ask(request)], [output], errors)
+
+
+def _leave_pytest() -> None:
+    """Make a fork of pytest what a program is that has just begun."""
+    faulthandler.disable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ |= {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until they end: start a process, or tell the exit status of one."""
     for recipe in RECIPES:
         __import__(recipe)
     _warm_up()
@@ -209,7 +293,7 @@ def serve() -> None:
     gc.collect()
     gc.freeze()
     ended: dict[int, int] = {}
-    for line in sys.stdin:
+    for line in requests:
         request = json.loads(line)
         if "poll" in request:
             pid = request["poll"]
@@ -218,17 +302,20 @@ def serve() -> None:
                 if found:
                     ended[pid] = os.waitstatus_to_exitcode(status)
             answer = ended.get(pid)
+        elif "end" in request:
+            answer = None
         else:
             answer = os.fork()
             if answer == 0:
                 _become(request)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
+        if "end" in request:
+            return
 
 
 def _warm_up() -> None:
     """Import what a recipe imports only when it runs."""
     import pydantic.type_adapter
-    import torch
     from PIL import Image
 
     from medcap.checkpoints.vision import plan_vision
@@ -238,33 +325,55 @@ def _warm_up() -> None:
     tower, _ = plan_vision(tiny, None, {"_component_": "medcap.models.mlp", "num_image_tokens": 4}, 32).build()
     with torch.no_grad():
         tower.on_meta().encode_patches(torch.zeros(1, 3, 16, 16, device="meta"))
+    # The tower of most tests: its shape is measured by now, and this is the other thing that every start asks of it.
+    tower.unused_parameters("patches")
     pydantic.TypeAdapter(int | None)
 
 
-def _become(request: dict[str, object]) -> None:
-    os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-        os.dup2(descriptor, target)
-    os.environ.update(request["environment"])
-    if request["file_limit"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
-    if request["open_files"]:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
-    status = 0
+def _become(request: dict[str, Any]) -> NoReturn:
+    status = 1
     try:
-        name = request["module"]
-        sys.argv = [name, *request["arguments"]]
-        sys.modules.pop(name, None)
-        runpy.run_module(name, run_name="__main__")
+        _enter(request)
+        if "code" in request:
+            sys.argv = ["-c", *request["arguments"]]
+            program = sys.modules["__main__"] = ModuleType("__main__")
+            exec(compile(request["code"], "<string>", "exec"), vars(program))
+        else:
+            name = request["module"]
+            sys.argv = [name, *request["arguments"]]
+            sys.modules.pop(name, None)
+            runpy.run_module(name, run_name="__main__")
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        status = 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _enter(request: dict[str, Any]) -> None:
+    """Take a program's session, files, folder, variables and limits."""
+    os.setsid()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "errors" in request else log
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (errors, 2)):
+        os.dup2(descriptor, target)
+    # pytest's own write elsewhere, and so do the log handlers that modules made when they were imported.
+    sys.stdin = sys.__stdin__ = os.fdopen(0)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if type(handler) is logging.StreamHandler:
+                handler.stream = sys.stderr
+    if "folder" in request:
+        os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    if request.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
+    if request.get("open_files"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))

@@ -100,8 +100,17 @@ def tune(recipe: str, config: str, *overrides: str) -> None:
     Raises:
         SystemExit: with the program's status, unless it is 0.
     """
+    tune_words(run_arguments(recipe, config, *overrides))
+
+
+def tune_words(words: Sequence[str]) -> None:
+    """Run ``tune`` with the words that follow it on the command line, in this process.
+
+    Raises:
+        SystemExit: with the program's status, unless it is 0.
+    """
     before = sys.argv
-    sys.argv = ["tune", *run_arguments(recipe, config, *overrides)]
+    sys.argv = ["tune", *words]
     try:
         tune_main()
     except SystemExit as end:

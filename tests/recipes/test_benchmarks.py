@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -158,7 +155,7 @@ def lines_of(file):
     return file.read_bytes().splitlines()
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(trained):
+def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(trained, server):
     wanted = ("test_vqarad=True", "batch_size=1", "controls=[shuffled_image]")
     trained.generate(*arguments(trained, "whole", *wanted))
     # It stops for good after some rows, so that it can be killed there.
@@ -168,17 +165,10 @@ def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(trained):
         " (append(file, row), rows.pop() if rows else time.sleep(3600)); rows = [0] * 9; sys.argv[0] = 'tune'; main()"
     )
     command = ["run", "medcap/recipes/generate", "--config", "medcap/tiny/generation", *trained.model_overrides()]
-    process = subprocess.Popen(
-        [sys.executable, "-c", module, *command, *arguments(trained, "killed", *wanted)],
-        env=os.environ,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    process = server.program(trained.folder / "printed", module, *command, *arguments(trained, "killed", *wanted))
     predictions = trained.folder / "killed" / "vqarad" / "predictions.jsonl"
-    wait_for(lambda: process.poll() is not None or (predictions.exists() and len(lines_of(predictions)) == 10))
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_for(lambda: not process.alive() or (predictions.exists() and len(lines_of(predictions)) == 10))
+    assert process.end(signal.SIGKILL) == -signal.SIGKILL, process.errors.read_text()
     trained.generate(*arguments(trained, "killed", *wanted))
     folders = [trained.folder / name / "vqarad" for name in ("whole", "killed")]
     for name in ("predictions.jsonl", "predictions_shuffled_image.jsonl"):

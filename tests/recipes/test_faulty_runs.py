@@ -100,7 +100,7 @@ def test_a_signal_to_the_workers_too_does_no_harm(undisturbed, server, number):
 
 
 def start_torchrun(workspace, *overrides):
-    command = [sys.executable, "-m", "torchtune._cli.tune", "run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "helpers.forking_torchrun", "run", "--nproc_per_node", "2", "--master_port", "0"]
     command += ["medcap/recipes/full_finetune_distributed", "--config", "medcap/tiny/distributed"]
     command += [*workspace.model_overrides(), f"output_dir={workspace.folder}/out", f"vision={TINY_VISION}"]
     command += [f"dataset.source={workspace.data}", "dataset.max_seq_len=96", "num_workers=1", "epochs=5000", *SLOW]

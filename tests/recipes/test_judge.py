@@ -1,9 +1,6 @@
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -130,39 +127,36 @@ def test_an_endpoint_judges_and_its_key_is_written_nowhere(tmp_path, monkeypatch
     assert KEY not in shown.out + shown.err
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(tmp_path):
+def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(tmp_path, server):
     path = write_predictions(tmp_path, 60)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with chat_server(by_number) as server:
-        endpoint(server, f"csv_path={path}", f"output_dir={whole}")
+    with chat_server(by_number) as answering:
+        endpoint(answering, f"csv_path={path}", f"output_dir={whole}")
 
-        asked, killed_it = len(server.requests), threading.Event()
+        asked, killed_it = len(answering.requests), threading.Event()
 
         def respond(prompt, number):
             if number >= asked + 30:
                 killed_it.wait(PATIENCE)
             return by_number(prompt, number)
 
-        server.respond = respond
-        command = [f"base_url={server.base_url}", "judge=endpoint", "model=big/Judge", "concurrency=2"]
+        answering.respond = respond
+        command = [f"base_url={answering.base_url}", "judge=endpoint", "model=big/Judge", "concurrency=2"]
         command += [f"csv_path={path}", f"output_dir={killed}"]
         module = "import sys; from torchtune._cli.tune import main; sys.argv[0] = 'tune'; main()"
         recipe = ["run", "medcap/recipes/judge", "--config", "medcap/judge"]
-        process = subprocess.Popen(
-            [sys.executable, "-c", module, *recipe, *command], env=os.environ, stderr=subprocess.DEVNULL
-        )
+        process = server.program(tmp_path / "printed", module, *recipe, *command)
         verdicts = killed / "verdicts.jsonl"
         wait_for(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") >= 20)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
         killed_it.set()
         done = verdicts.read_bytes().count(b"\n")
         assert 20 <= done < 60
         verdicts.write_bytes(verdicts.read_bytes() + b'{"question_id": "7", "verd')
-        server.respond = by_number
-        asked = len(server.requests)
-        endpoint(server, f"csv_path={path}", f"output_dir={killed}")
-        assert len(server.requests) - asked == 60 - done
+        answering.respond = by_number
+        asked = len(answering.requests)
+        endpoint(answering, f"csv_path={path}", f"output_dir={killed}")
+        assert len(answering.requests) - asked == 60 - done
     for folder in (whole, killed):
         assert len((folder / "verdicts.jsonl").read_text().splitlines()) == 60
     read = [sorted((folder / "verdicts.jsonl").read_bytes().splitlines()) for folder in (whole, killed)]

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -51,8 +52,9 @@ def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, serve
     if processes == 2:
         # The other way round: the process that writes must notice.
         before = latest_checkpoint(folder)
+        # Without a pause this would take a processor from the run that it watches.
         while run.alive() and latest_checkpoint(folder) == before:
-            pass
+            time.sleep(0.002)
         run.kill(1)
         run.wait()
         run = server.train(workspace, "killed", *overrides, processes=processes)

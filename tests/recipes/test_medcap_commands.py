@@ -196,7 +196,7 @@ def test_textplus_fine_tune_on_two_processes(workspace):
         f"output_dir=./{TEXTPLUS}",
     ]
     ended = subprocess.run(
-        [sys.executable, "-m", "torchtune._cli.tune", "run", *command],
+        [sys.executable, "-m", "helpers.forking_torchrun", "run", *command],
         env=os.environ | install_in_children(workspace.folder / "site") | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -227,6 +227,7 @@ def test_every_packaged_configuration_passes_its_recipes_check(name):
         assert re.search(wanted, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", packaged_configs())
 def test_every_documented_key_of_medcap_2024_is_taken_with_every_packaged_configuration(name):
     keys, flags, words = recipe_of(name)

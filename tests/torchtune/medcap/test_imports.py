@@ -1,6 +1,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import medcap
 
 ROOT = Path(medcap.__file__).parent
@@ -13,6 +15,7 @@ def imports(path):
         yield from names + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
 
 
+@pytest.mark.slow
 def test_nothing_imports_a_recipe():
     # The direction of all other imports is held by import-linter: see pyproject.toml.
     files = [
@@ -31,6 +34,7 @@ def test_no_file_hides_more_than_one_subject():
     assert [str(path) for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
 
 
+@pytest.mark.slow
 def test_nothing_dangerous_is_called():
     calls = []
     for path in [*ROOT.rglob("*.py"), *(REPOSITORY / "recipes").glob("*.py")]:

@@ -156,6 +156,7 @@ def test_one_file_tensor_is_alive_at_a_time(tmp_path: Path, kind: str, monkeypat
     assert {before for _, before in reads} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hugging_face", "meta"])
 def test_each_layer_is_handed_over_before_the_next_is_read(tmp_path: Path, kind: str) -> None:
     llm = tiny_llm(num_layers=12)  # "layers.10" sorts before "layers.2"

@@ -31,6 +31,7 @@ def test_headers_say_dtype_shape_and_file(tmp_path: Path, decoder: torch.nn.Modu
     assert files.params is None
 
 
+@pytest.mark.slow
 def test_reader_concatenates_pieces_and_maps_again(tmp_path: Path, decoder: torch.nn.Module) -> None:
     files = find_llm_files(write_meta_llm(tmp_path, decoder, pieces=4))
     assert [header.shape for header in files.headers["layers.1.feed_forward.w2.weight"]] == [(32, 16)] * 4

@@ -12,6 +12,7 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.modules.frozen_linear import FrozenLinear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("builder", ["torchtune.models.llama3.llama3", "torchtune.models.llama3_2.llama3_2"])
 def test_the_unquantised_models_fingerprint_comes_from_its_files(

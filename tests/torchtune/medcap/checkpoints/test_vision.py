@@ -100,6 +100,7 @@ def test_planning_reads_no_weights_and_touches_no_random_state(saved, monkeypatc
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_brings_its_own_parts_and_says_so_where_the_configuration_differs(saved):
     folder, _ = saved
     same = plan_vision(TINY, str(folder), MLP, 16)
@@ -112,12 +113,14 @@ def test_a_checkpoint_brings_its_own_parts_and_says_so_where_the_configuration_d
     assert len(plan_vision(None, str(folder), {**MLP, "num_image_tokens": 4}, 16).notices) == 1
 
 
+@pytest.mark.slow
 def test_base_weights_are_not_resolved_when_a_checkpoint_is_given(saved, monkeypatch):
     monkeypatch.setattr(registry, "fetch", lambda *_arguments: pytest.fail("a download was tried"))
     for vision in ("siglip", "owner/model", "./models/gone", "open_clip:ViT-B-16"):
         assert len(plan_vision(vision, str(saved[0]), MLP, 16).notices) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_folder_as_vision_gives_its_tower_and_a_new_projector(saved):
     folder, (tower, projector) = saved
     for name in (str(folder), str(folder / "vision.safetensors"), {"name": str(folder)}):

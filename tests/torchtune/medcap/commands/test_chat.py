@@ -16,6 +16,7 @@ def workspace(tmp_path_factory):
     return workspace
 
 
+@pytest.mark.slow
 def test_a_run_is_talked_to(workspace, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("Is there a circle?\n"))
     image = str(workspace.folder / "images/0.png")

@@ -9,6 +9,7 @@ from medcap.cli import main
 from medcap.datasets.converters import CONVERTERS
 
 
+@pytest.mark.slow
 def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
     write_all(tmp_path / "datasets")
     monkeypatch.chdir(tmp_path)

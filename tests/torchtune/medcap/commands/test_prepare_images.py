@@ -43,6 +43,7 @@ def test_a_window_is_given_or_chosen(source):
         assert pixels[0, 4] == expected or abs(int(pixels[0, 4]) - expected) <= 2
 
 
+@pytest.mark.slow
 def test_nothing_prepared_is_status_one(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.png").write_bytes(b"")

@@ -26,32 +26,40 @@ WORDS = "Is there a circle?"
 MEGABYTE = 2**20
 
 
+# What comes after a refusal is read, however long a busy machine takes for it.
+PROGRAM = (
+    "import sys; from medcap.cli import main; from medcap.serving import body;"
+    f" body.DRAINED_SECONDS = {PATIENCE}; sys.exit(main())"
+)
+
+
+def words(workspace, *arguments):
+    return ["serve", str(workspace.folder / "first"), str(workspace.folder / "second"), "device=cpu", *arguments]
+
+
+def client_of(lines, log):
+    """A client of what has printed these two lines."""
+    found = re.fullmatch(r"serving first, second at http://127\.0\.0\.1:(\d+)/v1", lines[0])
+    assert found, f"{lines} {log.read_text()}"
+    assert "a key is needed" in lines[1]
+    return Client(int(found.group(1)), KEY)
+
+
 class Process:
     """``medcap serve`` as a program of its own."""
 
     def __init__(self, workspace, log, *arguments):
         self.log = log
-        environment = {**os.environ, "MEDCAP_API_KEY": KEY, "OMP_WAIT_POLICY": "passive"}
-        # What comes after a refusal is read, however long a busy machine takes for it.
-        program = (
-            "import sys; from medcap.cli import main; from medcap.serving import body;"
-            f" body.DRAINED_SECONDS = {PATIENCE}; sys.exit(main())"
-        )
-        runs = [str(workspace.folder / "first"), str(workspace.folder / "second"), "device=cpu"]
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "serve", *runs, *arguments],
+                [sys.executable, "-c", PROGRAM, *words(workspace, *arguments)],
                 cwd=workspace.folder,
-                env=environment,
+                env={**os.environ, "MEDCAP_API_KEY": KEY, "OMP_WAIT_POLICY": "passive"},
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
             )
-        line = self.process.stdout.readline()
-        found = re.fullmatch(r"serving first, second at http://127\.0\.0\.1:(\d+)/v1\n", line)
-        assert found, f"{line!r} {log.read_text()}"
-        assert "a key is needed" in self.process.stdout.readline()
-        self.client = Client(int(found.group(1)), KEY)
+        self.client = client_of([self.process.stdout.readline().rstrip("\n") for _ in range(2)], log)
 
     @property
     def memory(self):
@@ -135,23 +143,30 @@ def abuse(client, body):
 
 
 @pytest.mark.slow
-def test_a_killed_server_starts_again_at_its_port_and_ends_when_asked(workspace, started):
+def test_a_killed_server_starts_again_at_its_port_and_ends_when_asked(workspace, started, server):
     client = started.client
     with client.begin_chat({**asking(WORDS, stream=True), "model": "first"}):
         assert started.end(signal.SIGKILL) == -signal.SIGKILL
-    again = Process(workspace, workspace.folder / "second.log", "--port", str(client.port))
+    again = server.program(
+        workspace.folder / "second.out",
+        PROGRAM,
+        *words(workspace, "--port", str(client.port)),
+        folder=workspace.folder,
+        environment={"MEDCAP_API_KEY": KEY},
+    )
     try:
-        stream = again.client.openai().chat.completions.create(**{**asking(WORDS), "model": "second"}, stream=True)
+        client = client_of(again.lines(2), again.errors)
+        stream = client.openai().chat.completions.create(**{**asking(WORDS), "model": "second"}, stream=True)
         first = next(stream)
-        again.process.send_signal(signal.SIGTERM)
+        again.kill(number=signal.SIGTERM)
         chunks = [first, *stream]
         assert chunks[-1].choices[0].finish_reason in ("stop", "length")
-        assert again.process.wait(PATIENCE) == 0
+        assert again.wait() == [0]
         with pytest.raises(ConnectionRefusedError):
-            again.client.connect()
-        assert "Traceback" not in (workspace.folder / "second.log").read_text()
+            client.connect()
+        assert "Traceback" not in again.errors.read_text()
     finally:
-        again.process.kill()
+        again.kill()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from helpers.serving import Client, asking, noise_png
-from helpers.waiting import PATIENCE
 from helpers.workspace import Workspace
 from medcap.cli import main
 
@@ -23,20 +19,16 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_shown_in_a_browser(workspace):
-    program = "import sys; from medcap.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "web", "run", "--port=0", "--votes=said/votes.jsonl", "--examples=images"]
-    process = subprocess.Popen(
-        [*command, "device=cpu"],
-        cwd=workspace.folder,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_a_run_is_shown_in_a_browser(workspace, server):
+    process = server.program(
+        workspace.folder / "printed",
+        "import sys; from medcap.cli import main; sys.exit(main())",
+        *("web", "run", "--port=0", "--votes=said/votes.jsonl", "--examples=images", "device=cpu"),
+        folder=workspace.folder,
     )
     try:
-        lines = [process.stdout.readline() for _ in range(3)]
-        address = re.fullmatch(r"open http://127\.0\.0\.1:(\d+)/ in a browser\n", lines[1])
+        lines = process.lines(3)
+        address = re.fullmatch(r"open http://127\.0\.0\.1:(\d+)/ in a browser", lines[1])
         assert address and lines[2].startswith("no key is needed"), lines
         client = Client(int(address.group(1)))
         assert b"<title>medcap</title>" in client.request("GET", "/").body
@@ -47,13 +39,11 @@ def test_a_run_is_shown_in_a_browser(workspace):
         vote = {"vote": "up", "model": "run", "question": "Is there a circle?", "images": [], "turn": 1}
         vote |= {"answers": {"run": answer.json["choices"][0]["message"]["content"]}, "settings": {}}
         assert client.request("POST", "/page/votes", vote).status == 204
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        assert process.end(signal.SIGTERM) == 0
         row = json.loads((workspace.folder / "said/votes.jsonl").read_text(encoding="utf-8"))
         assert row.pop("time") and row == vote
     finally:
         process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_a_box_that_is_not_a_rectangle_in_the_image_is_left_out(text):
     assert find_boxes(text, 100, 100) == []
 
 
+@pytest.mark.slow
 def test_long_and_hostile_text_takes_no_time():
     started = time.monotonic()
     assert len(find_boxes("{<1><2><3><4>}" * 40_000, 10, 10)) == 100
@@ -77,6 +78,7 @@ def test_any_text_gives_rectangles_within_the_image(text, width, height):
         assert box.label in text
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(
     st.lists(st.tuples(*[st.integers(0, 999)] * 4), max_size=6), SIZES, SIZES, st.sampled_from(["", " and ", "\n", "①"])
@@ -90,6 +92,7 @@ def test_boxes_are_found_in_their_order_whatever_is_between(corners, width, heig
     assert find_boxes(between.join(f"{{<{a}><{b}><{c}><{d}>}}" for a, b, c, d in corners), 1000, 1000) == expected
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(st.tuples(*[st.integers(0, 4000)] * 4), SIZES, SIZES)
 def test_pixels_scale_with_the_image(corners, width, height):

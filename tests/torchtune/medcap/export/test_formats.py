@@ -12,6 +12,7 @@ def test_an_unknown_format_names_the_known_ones(tmp_path):
         export_run(tmp_path, tmp_path / "out", "gguf")
 
 
+@pytest.mark.slow
 def test_a_run_in_low_precision_says_what_the_export_holds(tmp_path):
     run = write_run(tmp_path, "siglip")
     notices = export_run(run, tmp_path / "out", overrides=["llm_weights=int8"])
@@ -21,6 +22,7 @@ def test_a_run_in_low_precision_says_what_the_export_holds(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     run = write_run(tmp_path, "siglip")
 

@@ -56,6 +56,7 @@ def check_same_tensors(tower, folder):
     return again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "part", "model"),
     [

@@ -131,6 +131,7 @@ def test_each_request_has_its_own_rule_and_seed(tmp_path, start):
     assert len({tuple(result.tokens) for result in expected}) == 4
 
 
+@pytest.mark.slow
 def test_a_request_joins_while_another_is_decoded(tmp_path, start):
     generator = tiny_generator(tmp_path)
     images = write_images(tmp_path, 2)

@@ -43,6 +43,7 @@ def test_answers_do_not_depend_on_batch_size_and_order(tmp_path, batch_size):
     assert shuffled == [expected[index] for index in order]
 
 
+@pytest.mark.slow
 def test_one_generator_gives_the_same_answers_again(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 1))
     generator = tiny_generator(tmp_path, batch_size=2)
@@ -149,6 +150,7 @@ def test_sliding_window_layers_are_not_used_beyond_their_window(tmp_path):
     assert tiny_generator(tmp_path, "gemma2", max_seq_len=256).max_seq_len == 128
 
 
+@pytest.mark.slow
 def test_image_is_encoded_once_for_all_its_questions(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 3))
     generator = tiny_generator(tmp_path, batch_size=2)
@@ -156,6 +158,7 @@ def test_image_is_encoded_once_for_all_its_questions(tmp_path):
     assert generator.model.tower.num_seen == 3
 
 
+@pytest.mark.slow
 def test_forbidden_ids_are_never_produced(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 1))
     generator = tiny_generator(tmp_path, extra_rows=5, batch_size=4)
@@ -227,6 +230,7 @@ def test_training_continues_after_generation(tmp_path):
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
 
 
+@pytest.mark.slow
 def test_bfloat16_decoder_answers_deterministically(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 1))
     generator = tiny_generator(tmp_path, batch_size=4)
@@ -253,6 +257,7 @@ def test_no_requests_no_work(tmp_path):
     assert tiny_generator(tmp_path).generate([], GREEDY) == []
 
 
+@pytest.mark.slow
 def test_token_bounded_batches_give_the_same_answers(tmp_path):
     requests = mixed_requests(write_images(tmp_path, 1))
     bounded = tiny_generator(tmp_path, batch_size=4, max_batch_tokens=100)

@@ -24,6 +24,7 @@ def answer(generator, image):
     return generator.generate([question_request(image, "Is there a circle?")], Sampling(max_new_tokens=6))[0]
 
 
+@pytest.mark.slow
 def test_a_run_answers_about_a_path_and_about_a_picture_in_memory(workspace):
     generator = open_run(workspace.folder / "first")
     path = workspace.folder / "images/0.png"

@@ -74,6 +74,7 @@ def test_a_row_of_any_typed_words_has_the_parts_that_were_asked(text, more):
         assert trained(row_text(text, len(images)), images) == (contents(text, *images) or [""])
 
 
+@pytest.mark.slow
 @FEW
 @given(text=TYPED)
 def test_words_without_placeholders_ask_for_no_image(text):

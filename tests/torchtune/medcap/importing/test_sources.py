@@ -152,6 +152,7 @@ def expected_rows(clip, weights, shift=0.0):
         return hidden @ weights["2.weight"].T + weights["2.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "projector"), [("mlp2x_gelu", MLP), ("linear", LINEAR)])
 @pytest.mark.parametrize("tower_inside", [False, True])
 def test_llavas_own_format_sees_the_same(tmp_path, kind, projector, tower_inside):
@@ -162,6 +163,7 @@ def test_llavas_own_format_sees_the_same(tmp_path, kind, projector, tower_inside
     assert answer(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_projector_gives_its_patches(tmp_path):
     llm = tiny_llm(LLAMA3, embed_dim=16, num_heads=2, num_kv_heads=1)
     source, clip = llava_original(tmp_path, "identity", {}, False, llm)
@@ -175,6 +177,7 @@ def test_without_a_projector_the_tower_must_be_as_wide_as_the_language_model(tmp
         import_model(source, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_projectors_own_file_needs_its_tower(tmp_path):
     _, clip = llava_original(tmp_path, "linear", LINEAR, False)
     file = tmp_path / "mm_projector.bin"

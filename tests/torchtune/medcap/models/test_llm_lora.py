@@ -93,6 +93,7 @@ def test_gradients_are_those_of_the_merged_weights(length, share, options, promp
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("llm_weights", ["fp8", "int8", "nf4"])
 def test_low_precision_weights_train_adapters_too(llm_weights):
     images = tiny_images()
@@ -105,6 +106,7 @@ def test_low_precision_weights_train_adapters_too(llm_weights):
     torch.testing.assert_close(loss, other.losses(batch_of(SAMPLES, images, 64))["text"])
 
 
+@pytest.mark.slow
 def test_layers_that_are_computed_again_give_the_same_gradients():
     images = tiny_images()
     found = []

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from medcap.probe import classifier
 from medcap.probe.classifier import fit
@@ -15,7 +13,11 @@ def clusters(classes, per_class, dim, spread, seed=0):
     return features.astype(np.float32) * 50 + 7, np.array([f"class {label}" for label in labels])
 
 
+@pytest.mark.slow
 def test_the_fit_is_that_of_scikit_learn_with_the_chosen_strength_on_all_rows():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = clusters(3, 40, 5, 0.8)
     held_out = np.arange(len(labels)) % 4 == 0
     probe = fit(features, labels, held_out, seed=0)
@@ -26,6 +28,7 @@ def test_the_fit_is_that_of_scikit_learn_with_the_chosen_strength_on_all_rows():
     assert list(probe.classes) == ["class 0", "class 1", "class 2"] and probe.converged
 
 
+@pytest.mark.slow
 def test_the_strength_is_the_best_on_the_held_out_rows_to_an_eighth_of_a_decade():
     features, labels = clusters(2, 60, 20, 3.0)
     held_out = np.arange(len(labels)) % 3 == 0

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medcap.probe.scores import Answers, accuracy, balanced_accuracy, difference, macro_auroc
 
@@ -21,6 +20,8 @@ def test_an_image_that_cannot_be_read_is_wrong_whatever_its_scores():
 
 
 def test_scores_are_those_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
     generator = np.random.default_rng(0)
     labels = np.array(list("aaabbbbcccccc" * 5))
     scores = np.round(generator.normal(size=(len(labels), 3)) + 1.5 * (labels[:, None] == np.array(list("abc"))), 1)

@@ -22,6 +22,7 @@ def plain_bootstrap(values, draws):
     return np.quantile(means, [0.025, 0.975])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [True, False])
 def test_interval_agrees_with_drawing_rows_one_by_one(few):
     values = np.random.default_rng(0).random(200)
@@ -82,6 +83,7 @@ def plain_group_bootstrap(values, groups, draws):
     return np.quantile(results, [0.025, 0.975])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [True, False])
 def test_interval_of_a_mean_over_groups_agrees_with_drawing_rows_one_by_one(few):
     generator = np.random.default_rng(4)

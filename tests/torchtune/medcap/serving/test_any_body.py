@@ -172,12 +172,14 @@ def test_any_conversation(app, body):
     check(app, "/v1/chat/completions", body)
 
 
+@pytest.mark.slow
 @fuzz(40)
 @given(body=changed([VOTE]))
 def test_any_vote(app, body):
     check(app, "/page/votes", body)
 
 
+@pytest.mark.slow
 @fuzz(40)
 @given(body=changed([BOXED]))
 def test_any_text_with_boxes(app, body):

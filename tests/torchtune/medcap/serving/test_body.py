@@ -45,6 +45,7 @@ def chunks(count, size=MEGABYTE):
         yield b"x" * size
 
 
+@pytest.mark.slow
 def test_50_megabytes_are_refused_with_a_length_and_without(small):
     client, service = small
     for body in (b"x" * (50 * MEGABYTE), chunks(50)):

@@ -42,6 +42,7 @@ def text_of(completion):
     return completion.choices[0].message.content
 
 
+@pytest.mark.slow
 def test_text_is_answered_as_without_a_server(client, alone):
     began = int(time.time())
     completion = client.openai().chat.completions.create(**asking(WORDS))
@@ -67,6 +68,7 @@ def test_an_image_is_seen_as_without_a_server(client, alone):
     assert len(set(answers)) == 3
 
 
+@pytest.mark.slow
 def test_an_image_alone_asks_for_a_caption(client, alone):
     data = noise_png(4)
     assert (
@@ -120,6 +122,7 @@ def test_an_empty_answer_can_be_sent_back_as_it_is(client, alone):
     assert text_of(api.chat.completions.create(model="tiny", messages=turns)) == expected.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("prefix", ["Yes, the", "Yes, the ", "Yes, the le", ""])
 def test_an_answer_continues_from_the_assistants_last_words(client, folder, prefix, stream):
@@ -191,6 +194,7 @@ def test_words_that_the_chat_template_cannot_take_are_not_called_too_long(tmp_pa
         assert "the model's chat template cannot take these turns" in reply.error["message"]
 
 
+@pytest.mark.slow
 def test_a_stream_is_the_same_answer_in_pieces(client):
     body = asking(WORDS, noise_png(7))
     whole = client.openai().chat.completions.create(**body)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 # Beyond this many times its short side, nothing of an image reaches the pixels of its centre crop.
 MAX_ASPECT = 50
+
+T = TypeVar("T")
+# What was measured of an architecture. A program builds the same one more than once, on the meta device and to train.
+_MEASURED: dict[tuple[type, str, str], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,6 @@ class Tower(Component, ABC):
         super().__init__()
         self.spec = spec
         self.preprocess = preprocess
-        self._unused: dict[str, frozenset[str]] = {}
 
     @abstractmethod
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -224,9 +228,20 @@ class Tower(Component, ABC):
         with torch.device("meta"):
             return type(self)(self.spec, self.preprocess)
 
-    @functools.cached_property
+    @property
     def shape(self) -> TowerShape:
         """Measured by running the architecture without numbers."""
+        return self._measure("shape", self._find_shape)
+
+    def _measure(self, what: str, find: Callable[[], T]) -> T:
+        """Return what follows from the architecture alone; find it out only once in a program."""
+        architecture = json.dumps([self.spec, self.preprocess.to_dict()], sort_keys=True, default=repr)
+        key = (type(self), architecture, what)
+        if key not in _MEASURED:
+            _MEASURED[key] = find()
+        return _MEASURED[key]
+
+    def _find_shape(self) -> TowerShape:
         twin = self.on_meta().eval()
         with torch.no_grad():
             patches = twin.encode_patches(twin._blank_image())
@@ -260,9 +275,7 @@ class Tower(Component, ABC):
         Returns:
             Names as in ``named_parameters()``; exact, because the backward pass is run on the meta device.
         """
-        if takes not in self._unused:
-            self._unused[takes] = self._find_unused(takes)
-        return self._unused[takes]
+        return self._measure(f"unused, {takes}", lambda: self._find_unused(takes))
 
     def _find_unused(self, takes: str) -> frozenset[str]:
         twin = self.on_meta().eval()

@@ -93,6 +93,7 @@ def changed(data, changes):
     return bytes(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(name=st.sampled_from(sorted(SEALED)), changes=CHANGES)
 def test_changed_bytes_under_a_checksum_change_no_pixel(name, changes):
@@ -107,6 +108,7 @@ def test_changed_bytes_end_in_a_picture_or_in_one_line(name, changes):
     outcome(changed(ALL[name], changes))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(
     name=st.sampled_from([name for name in sorted(ALL) if name.startswith("tiff")]),

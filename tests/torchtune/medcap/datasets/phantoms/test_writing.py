@@ -132,6 +132,7 @@ def test_the_same_scene_appears_at_every_resolution():
         assert np.allclose(np.array(bounding_box(large_mask)) / 4, bounding_box(small_mask), atol=3)
 
 
+@pytest.mark.slow
 def test_sizes_do_not_overlap():
     areas = {size: [] for size in SIZES}
     for index in range(200):
@@ -259,6 +260,7 @@ def test_text_records_describe_every_attribute_and_ask_in_the_words_of_the_quest
     assert {"yes", "no", "korvogram", "ring", "upper left", "spiky"} <= asked
 
 
+@pytest.mark.slow
 def test_a_blind_guesser_finds_about_thirty_seven_percent():
     seen, guessed = {}, []
     for index in range(1500):

@@ -164,6 +164,7 @@ def test_a_relative_path_keeps_its_meaning_when_the_folder_changes(tmp_path, mon
     assert rows.name(1) == "rows, row 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_another_process_reads_the_same(tmp_path, cache, kept):
     rows = open_rows(write(tmp_path / "rows", LINES))

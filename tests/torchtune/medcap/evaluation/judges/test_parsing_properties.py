@@ -95,6 +95,7 @@ def test_a_text_with_both_verdicts_is_not_read(word, first, second, reason, betw
     assert parse_strict(text) == "UNPARSED"
 
 
+@pytest.mark.slow
 @bounded
 @given(WORDS, REASONS)
 def test_a_reason_with_the_right_lung_changes_nothing(word, reason):

@@ -76,6 +76,7 @@ def test_plain_rows_are_read_with_image_names_that_lack_their_suffix(tmp_path):
     assert any("yes or no count as closed" in line for line in benchmark.notices)
 
 
+@pytest.mark.slow
 def test_both_published_sizes_are_right_for_a_json_file(tmp_path):
     rows = [{"image": "test_0648", "question": "Is it?", "answer": "no", "answer_type": "CLOSED"}] * 6_719
     assert PathVqaTask().load(write_json(tmp_path, rows)).notices == []

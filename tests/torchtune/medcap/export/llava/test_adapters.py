@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
@@ -71,6 +70,8 @@ def test_merged_adapters_compute_what_the_run_computes(run, tmp_path):
 
 
 def test_adapters_apart_are_those_that_peft_loads(run, tmp_path):
+    from peft import PeftModel  # imports for seconds, which only the process that runs this need wait for
+
     (notice,) = export_run(run, tmp_path / "out", options=ExportOptions(adapters="apart"))
     assert notice.startswith("adapter/ holds the adapters for PEFT")
     generator = open_run(run)
@@ -96,6 +97,8 @@ def test_adapters_apart_need_adapters(tmp_path):
 
 
 def test_gradients_are_those_of_peft(run, tmp_path):
+    from peft import PeftModel
+
     export_run(run, tmp_path / "out", options=ExportOptions(adapters="apart"))
     turns, answer = CONVERSATIONS["a question"], [40, 41, 42, 43]
     base = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")

@@ -88,6 +88,7 @@ def test_questions_about_an_image_share_its_prefill(tmp_path):
     assert length < sum(lengths) - 2 * generator.tokenizer.num_image_tokens
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_refills(tmp_path):
     requests = uneven_requests(write_images(tmp_path, 2))
     sampling = Sampling(max_new_tokens=6, temperature=1.5, top_k=20, seed=3)

@@ -152,6 +152,7 @@ def test_exactly_the_parameters_named_unused_get_no_gradient(towers, kind, takes
     assert output.shape == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tower_in_low_precision_takes_float32_images(towers, kind):
     tower = towers[kind].on_meta().to(torch.bfloat16)

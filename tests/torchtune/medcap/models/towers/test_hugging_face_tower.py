@@ -121,6 +121,7 @@ def test_old_checkpoints_with_stored_position_numbers_are_read(tmp_path):
         assert torch.equal(load(tmp_path).encode_patches(IMAGES), hidden[:, 1:])
 
 
+@pytest.mark.slow
 def test_a_siglip_encoder_without_pooling_head_gives_patches_only(tmp_path):
     model = write_hugging_face_folder(tmp_path, "siglip", part="vision")
     config = json.loads((tmp_path / "config.json").read_text()) | {"vision_use_head": False}

@@ -55,6 +55,7 @@ def test_the_pooled_vector_is_open_clips_image_embedding(folders, name):
         torch.testing.assert_close(tower.encode_pooled(images), theirs.eval().encode_image(images))
 
 
+@pytest.mark.slow
 def test_patches_of_a_timm_trunk_are_its_normed_tokens_without_the_class_token(folders):
     tower = load(folders / "timm")
     images = torch.randn(2, 3, 160, 160)
@@ -82,6 +83,7 @@ def test_quick_gelu_of_the_configuration_is_used(folders):
     assert tower.spec["quick_gelu"] is True
 
 
+@pytest.mark.slow
 def test_the_text_half_is_neither_built_nor_read(folders, monkeypatch):
     def refuse(*_arguments, **_options):
         raise AssertionError("the text half was built")
@@ -98,6 +100,7 @@ def test_patch_dropout_is_left_out_because_it_changes_the_number_of_tokens(tmp_p
     assert tower.encode_patches(torch.randn(1, 3, 32, 32)).shape[1] == 16
 
 
+@pytest.mark.slow
 def test_a_folder_with_only_a_pickle_is_read_with_a_notice(tmp_path):
     state = write_open_clip_folder(tmp_path / "bin", as_pickle=True)
     plan = plan_vision(str(tmp_path / "bin"), None, MLP, 16)

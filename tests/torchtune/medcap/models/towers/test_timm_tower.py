@@ -82,6 +82,7 @@ def test_a_name_without_a_network_says_what_to_download(no_network):
     assert "vision=./models/test_vit.r160_in1k" in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_timm_folder_is_loaded_without_its_classifier(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_vit", pretrained=False).eval()
@@ -125,6 +126,7 @@ def test_a_model_without_one_feature_map_is_refused():
         features_to_tokens(torch.nn.Identity(), [torch.zeros(1, 4, 4)])
 
 
+@pytest.mark.slow
 def test_a_folder_says_its_image_size_its_pooling_and_that_images_are_squashed(tmp_path):
     config = {
         "architecture": "test_vit",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -45,6 +46,7 @@ class _Saved:
         self.saved_tensors = tensors
 
 
+@pytest.mark.slow
 def test_operands_are_what_the_hardware_product_demands() -> None:
     # A GPU's tensors without numbers: torch checks device, strides, sides and scales of its fp8 product all the same.
     calls = []

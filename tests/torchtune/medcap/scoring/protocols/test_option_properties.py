@@ -79,6 +79,7 @@ def test_any_text_gives_an_option_or_none(reply, options):
     assert chosen is None or options[chosen].strip()
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(options, st.sampled_from(SAYING), st.data())
 def test_a_letter_is_chosen_however_it_is_said(options, saying, data):
@@ -98,6 +99,7 @@ def test_what_is_denied_is_never_chosen(options, denying, data):
     assert parse_option(denying.format(text), options) != wanted
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(options, replies_in_words, st.randoms(use_true_random=False))
 def test_the_order_of_the_options_does_not_change_what_a_text_names(options, reply, random):
@@ -110,6 +112,7 @@ def wide(text):
     return "".join(chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character for character in text)
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(options, st.sampled_from(SAYING[:5]), st.data())
 def test_neither_case_nor_full_width_changes_a_choice(options, saying, data):
@@ -121,6 +124,7 @@ def test_neither_case_nor_full_width_changes_a_choice(options, saying, data):
     assert parse_option(wide(letter), options) == wanted
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(options, replies.filter(lambda text: "<" not in text), replies.filter(lambda text: "<" not in text))
 def test_reasoning_changes_no_choice(options, thought, reply):

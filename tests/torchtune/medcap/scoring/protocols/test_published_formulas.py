@@ -90,6 +90,7 @@ def test_the_random_texts_reach_the_quirks(answers):
     assert {normalize_word(text) for text in texts} >= {"", "0", "don't", "lung heart"}
 
 
+@pytest.mark.slow
 def test_normalisation(answers):
     for answer in answers:
         once = published.norm(answer.prediction)
@@ -144,6 +145,7 @@ def test_omnimedvqa_qa(answers):
     assert 0.2 < result.scores["accuracy"] < 0.8
 
 
+@pytest.mark.slow
 def test_medcap_letter(answers):
     replies = ["A", "b.", " C", "(D)", "the", "ABCD", "E", "", "\n", "ß", "d) x", "Because", "１"]
     random_ = random.Random(7)

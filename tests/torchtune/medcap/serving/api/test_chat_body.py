@@ -35,6 +35,7 @@ def test_values_are_read_as_they_are_given():
     assert read(max_tokens=7, max_completion_tokens=5).wanted_tokens == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [

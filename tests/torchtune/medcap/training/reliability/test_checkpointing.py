@@ -2,8 +2,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,7 +225,8 @@ def test_a_folder_that_was_being_replaced_when_the_run_was_killed_comes_back(tmp
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
+def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path, tmp_path_factory, server):
+    printed = tmp_path_factory.mktemp("printed")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pathlib, torch\nfrom test_checkpointing import *\n"
@@ -239,14 +238,10 @@ def test_a_run_killed_while_it_writes_leaves_complete_checkpoints(tmp_path):
         "    print(step, flush=True)\n"
     )
     generator = random.Random(0)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if int(line) == 20:
-            break
+    process = server.program(printed / "steps", code)
+    assert process.lines(20)[-1] == "20", process.errors.read_text()
     time.sleep(generator.random() / 20)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    assert process.end(signal.SIGKILL) == -signal.SIGKILL
     folder, model = find_resume_folder("latest", tmp_path), make_model(1)
     state = RunCheckpoints(tmp_path, LLM).restore(folder, model)
     assert state["step"] >= 18 and torch.equal(state["large"], torch.full((5000,), state["step"]))

@@ -151,6 +151,7 @@ def case_of(layout, sign, syntax, modality, display, colours, padding):
     return cells, elements, np.where(shown, expected, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_every_grey_image_has_the_levels_of_the_standard(syntax):
     reader = ImageReader([])

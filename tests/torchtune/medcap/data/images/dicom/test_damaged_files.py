@@ -98,6 +98,7 @@ def test_a_decoder_that_panics_is_a_damaged_image(reader, tmp_path):
     assert "is damaged: " in problem(reader, tmp_path / "a.dcm")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_random_damage_gives_one_line_or_a_picture(reader, tmp_path):
     random = np.random.default_rng(0)

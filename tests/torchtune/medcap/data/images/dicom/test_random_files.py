@@ -175,6 +175,7 @@ def whole_files():
 WHOLE = list(whole_files())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @QUICK
 @given(
