@@ -36,6 +36,9 @@ def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, serve
         "num_workers=1",
         "save_every_n_steps=1",
         "keep_last=3",
+        "llm_lora={rank: 2, dropout: 0.1}",
+        "words=[<SEG>]",
+        "trainable=[vision,projector,llm_lora,words]",
     )
     quiet = server.train(workspace, "quiet", *overrides, processes=processes)
     assert quiet.wait() == [0] * processes, quiet.printed()
@@ -61,7 +64,8 @@ def test_a_killed_run_ends_with_the_files_of_an_undisturbed_one(workspace, serve
     assert run.wait() == [0] * processes, run.printed()
     quiet_files = files_of(latest_checkpoint(workspace.folder / "quiet"))
     killed_files = files_of(latest_checkpoint(workspace.folder / "killed"))
-    assert {"vision.safetensors", "vision.json", "state/state.json", "state/state.safetensors"} <= quiet_files.keys()
+    weights = {f"{name}.safetensors" for name in ("vision", "llm_lora", "words")}
+    assert weights | {"vision.json", "state/state.json", "state/state.safetensors"} <= quiet_files.keys()
     assert killed_files.keys() == quiet_files.keys()
     assert [name for name in quiet_files if killed_files[name] != quiet_files[name]] == []
     assert logged(workspace.folder / "killed") == logged(workspace.folder / "quiet")
