@@ -14,6 +14,7 @@
 #   make bench-memory         what memory a training step takes, computed from shapes
 #   make bench-optimizer      what dividing the optimizer state costs and saves, beside torch's own ways
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
+#   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -26,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-frozen-weights bench-convert bench-data
+	bench-optimizer bench-serving bench-probe bench-stages bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench $(BENCHMARKS)
 
@@ -94,6 +95,9 @@ bench-optimizer: $(INSTALLED)
 
 bench-probe: $(INSTALLED)
 	python benchmarks/probe.py
+
+bench-stages: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/stages.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py
