@@ -45,11 +45,11 @@ def test_the_whole_way_and_a_second_run_from_what_is_there(tmp_path, monkeypatch
     programs, in_a_process = [], run._run
 
     def start(words):
-        programs.append(words[1])
-        if words[1].endswith("full_finetune_single_device"):
+        programs.append(words[2])
+        if words[2].endswith("full_finetune_single_device"):
             in_a_process(words)
         else:
-            tune_words(words)
+            tune_words(words[1:])
 
     monkeypatch.setattr(run, "_run", start)
     monkeypatch.setattr(java_scorers, "meteor", lambda hypotheses, references: (0.0, [0.0] * len(hypotheses)))
