@@ -121,9 +121,8 @@ def _llm_overrides(out: Path) -> dict[str, Any]:
 
 
 def _words(recipe: str, config: str, overrides: Mapping[str, Any]) -> list[str]:
-    texts = {
-        key: override_text(value if isinstance(value, bool) else str(value), key) for key, value in overrides.items()
-    }
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}
+    texts = {key: override_text(value, key) for key, value in given.items()}
     return Program(f"{RECIPE_FOLDER}/{recipe}", config, texts).words()
 
 
