@@ -1,0 +1,76 @@
+"""Every component of the registry: it alone changes when it alone trains, and it comes back as it was saved."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.vision_checkpoints import write_hugging_face_folder
+from helpers.workspace import Workspace
+from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.cli import main
+from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
+
+# What a small configuration says of each component beside tower and projector: a new one needs a line here.
+OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>]"}
+SUBSETS = [names for size in range(1, len(COMPONENTS) + 1) for names in itertools.combinations(COMPONENTS, size)]
+
+
+def test_every_component_is_tried_here():
+    assert set(OPTIONS) == set(further_components())
+
+
+def tensors(output):
+    """Every tensor of a run's newest checkpoint, or of an imported run, by component and name."""
+    step = latest_checkpoint(output) or output
+    files = [step / "vision.safetensors", *(step / f"{name}.safetensors" for name in OPTIONS)]
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace whose records hold the words."""
+    workspace = Workspace(tmp_path_factory.mktemp("components"))
+    rows = workspace.records()
+    for row in rows:
+        row["conversations"][0]["value"] += " <SEG> <region>"
+        row["conversations"][1]["value"] += " <SEG> <region>"
+    workspace.write_data("train.json", rows)
+    write_hugging_face_folder(workspace.folder / "tower", "clip")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def start(place):
+    """The weights before a step."""
+    return tensors(place.train(*OPTIONS.values(), "optimizer.lr=0", "trainable=[words]", output="start"))
+
+
+@pytest.mark.parametrize("trained", SUBSETS, ids="+".join)
+def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
+    names = ",".join(trained)
+    step = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
+    output = place.train(*OPTIONS.values(), f"trainable=[{names}]", *step, output=names)
+    changed = {name for name, tensor in tensors(output).items() if not torch.equal(tensor, start[name])}
+    assert {name.partition(".")[0] for name in changed} == set(trained)
+    for part in trained:
+        unchanged = {name for name in start if name.startswith(f"{part}.")} - changed
+        # A pooling head is of no use to patch tokens, and before the first step B is zero, so A has no gradient.
+        assert all("lora_a" in name or part == "vision" for name in unchanged)
+    found = json.loads((output / "summary.json").read_text())
+    assert found["llm_sha256_before"] == found["llm_sha256_after"] is not None
+
+
+@pytest.mark.slow
+def test_what_is_trained_is_exported_and_comes_back_equal(place, tmp_path):
+    model = (*OPTIONS.values(), f"vision={place.folder}/tower", "projector.num_image_tokens=null")
+    run = place.train(*model, f"trainable=[{','.join(COMPONENTS)}]", "optimizer.lr=0.01", output="whole")
+    assert main(["export", str(run), "--out", str(tmp_path / "export"), "--adapters", "apart"]) == 0
+    assert main(["import", str(tmp_path / "export"), "--out", str(tmp_path / "again")]) == 0
+    expected, found = tensors(run), tensors(tmp_path / "again")
+    unread = {name for name in expected.keys() - found.keys() if name.startswith(f"{VISION_SIDE[0]}.")}
+    assert expected.keys() - found.keys() == unread, "only what no projector reads of a tower is left out"
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
