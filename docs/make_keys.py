@@ -9,7 +9,15 @@ from pydantic.fields import FieldInfo
 
 from medcap.argument_types import limit_words
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.configuration import Configuration, SectionList, allowed_values, rule_of, section_of, type_names
+from medcap.configuration import (
+    Configuration,
+    NamedSections,
+    SectionList,
+    allowed_values,
+    rule_of,
+    section_of,
+    type_names,
+)
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.judge_keys import JudgeConfiguration
 from medcap.evaluation.tasks import ALIASES, TASKS
@@ -81,10 +89,12 @@ def _lines(key: str, field: FieldInfo, argument: bool = False) -> list[str]:
     cells = (f"`{key}`", _type(field), _default(field, argument), _allowed(field), field.description or "")
     further = {} if rule is None or rule.arguments is None else rule.arguments.model_fields
     entries = next((part.section.model_fields for part in field.metadata if isinstance(part, SectionList)), {})
+    named = next((part.section.model_fields for part in field.metadata if isinstance(part, NamedSections)), {})
     return [
         f"| {' | '.join(cells)} |",
         *(line for name, inner in further.items() for line in _lines(f"{key}.{name}", inner, argument=True)),
         *(line for name, inner in entries.items() for line in _lines(f"{key}.0.{name}", inner)),
+        *(line for name, inner in named.items() for line in _lines(f"{key}.NAME.{name}", inner)),
     ]
 
 
