@@ -18,8 +18,8 @@ from transformers import LogitsProcessorList
 
 from helpers.tiny_generation import plain_answer, plain_score
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.generation.decoding.prefill import prefill_tokens
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request

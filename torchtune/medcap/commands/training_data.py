@@ -84,8 +84,8 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         UserError: for an impossible option, or a file that cannot be read.
     """
     from medcap.data.chat_tokenizer import LabelRules
-    from medcap.data.conversations import STYLES
     from medcap.data.images.reader import MAX_PIXELS
+    from medcap.data.row_layouts import STYLES
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
     from medcap.datasets.rows.source import open_source

@@ -19,8 +19,8 @@ from torchtune.data import Message, Role
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.answers import check_answers
-from medcap.data.conversations import PLACEHOLDER
 from medcap.data.plain_words import WordEncoder
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, TokenizedChat
-from medcap.data.conversations import Record
 from medcap.data.packing import Sample
+from medcap.data.row_layouts import Record
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 

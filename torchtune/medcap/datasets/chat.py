@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
-from medcap.data.conversations import STYLES, read_record
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable
+from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.datasets.mixture import MixedDataset

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.data.images.reader import IMAGE_KEYS
+from medcap.data.row_layouts import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.errors import UserError
 
 Rename = Callable[[str, str | None], str]

@@ -14,7 +14,7 @@ from torchtune.modules import TransformerDecoder
 from tqdm import tqdm
 
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.conversations import ROLES, read_record
+from medcap.data.row_layouts import ROLES, read_record
 from medcap.errors import UserError
 from medcap.modules.label_loss import IGNORE_INDEX
 

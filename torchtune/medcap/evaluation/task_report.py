@@ -14,7 +14,7 @@ from medcap.evaluation.summary import leaves, value_at
 from medcap.report.charts import LineChart
 from medcap.report.confusion import ConfusionMaps, confusion
 from medcap.report.gallery import Gallery, Sample
-from medcap.report.page import Page
+from medcap.report.html_page import Page
 from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.scoring.question import Question

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medcap.data.conversations import PLACEHOLDER
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
 
 _FOUND = re.compile(f"<image>|{PLACEHOLDER}+")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from torchtune.data import Message
 
 from medcap.data.chat_tokenizer import ChatTokenizer, TokenizedPrompt, Tokenizer, check_text
-from medcap.data.conversations import PLACEHOLDER
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
 
 PROMPT_FORMATS = ("chat", "medcap_2024")

@@ -9,6 +9,7 @@ from medcap.checkpoints.history import History, entries_of_descendant
 from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
+from medcap.training.banner import describe_parts, describe_start
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
@@ -18,8 +19,6 @@ from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenWeightCheck,
-    describe_parts,
-    describe_start,
     prepare_model,
     seed_everything,
     wants_meta_model,

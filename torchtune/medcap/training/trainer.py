@@ -239,12 +239,11 @@ class Trainer:
             "epoch": self.position.epoch,
         }
         # The sums are the same bits on every process, so all of them decide the same.
-        if math.isfinite(self.values["loss"]) and math.isfinite(self.values["grad_norm"]):
+        if self.bad_steps.is_good(self.values["loss"], norm):
             self._has_learnt = self._has_learnt or norm > 0
             self.trained.step()
             if self.scheduler is not None:
                 self.scheduler.step()
-            self.bad_steps.good()
             self.trained.zero_grad()
         else:
             self.trained.zero_grad()

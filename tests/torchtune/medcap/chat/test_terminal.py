@@ -9,7 +9,7 @@ import pytest
 from helpers.dicom_files import write_dicom
 from helpers.tiny_generation import tiny_generator, write_images
 from medcap.chat.terminal import Chat
-from medcap.data.conversations import read_record
+from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 from medcap.generation.prompt import caption_request, question_request

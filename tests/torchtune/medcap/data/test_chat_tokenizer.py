@@ -13,7 +13,7 @@ from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
-from medcap.data.conversations import split_images
+from medcap.data.row_layouts import split_images
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 

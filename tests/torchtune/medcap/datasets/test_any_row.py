@@ -11,8 +11,8 @@ from PIL import Image
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
-from medcap.data.conversations import read_record
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_layouts import read_record
 from medcap.data.samples import tokenize_record
 from medcap.datasets.image_names import rename_images
 from medcap.datasets.inspection.rows import RowChecker

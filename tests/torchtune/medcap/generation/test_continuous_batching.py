@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
 from helpers.waiting import PATIENCE
-from medcap.data.conversations import PLACEHOLDER
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
 from medcap.generation import continuous_batching as live
 from medcap.generation.continuous_batching import LiveGenerator

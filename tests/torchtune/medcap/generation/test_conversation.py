@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from medcap.data.conversations import read_record
 from medcap.data.images.reference import ImageRef
+from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 

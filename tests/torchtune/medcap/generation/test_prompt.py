@@ -2,7 +2,7 @@ from torchtune.data import Message
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.conversations import split_images
+from medcap.data.row_layouts import split_images
 from medcap.generation.prompt import caption_request, question_request
 from medcap.models.tokenizers import llama3_tokenizer
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcap.data.conversations import read_record
+from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.generation.typed_placeholders import (
     find_placeholders,

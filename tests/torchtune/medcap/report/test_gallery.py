@@ -17,7 +17,7 @@ from medcap.report.gallery import (
     mark_differences,
     thumbnail,
 )
-from medcap.report.page import Page
+from medcap.report.html_page import Page
 
 
 def gallery(samples, reader=None):

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from helpers.waiting import PATIENCE
-from medcap.data.conversations import read_record
+from medcap.data.row_layouts import read_record
 from medcap.generation.conversation import Conversation
 
 pytestmark = [

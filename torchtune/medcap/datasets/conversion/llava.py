@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, PLACEHOLDER, split_images
+from medcap.data.row_layouts import CONVERSATION_KEYS, PLACEHOLDER, split_images
 from medcap.datasets.conversion.example import Example, SkipRecord
 from medcap.datasets.conversion.fields import image_of
 from medcap.datasets.published.llava_turns import conversation_questions

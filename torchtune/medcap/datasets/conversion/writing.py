@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import folder_of
+from medcap.data.row_layouts import folder_of
 from medcap.datasets.conversion.example import Example, Tally
 from medcap.datasets.conversion.instructions import Instructions
 from medcap.datasets.rows.sharegpt import conversation_row

@@ -11,10 +11,10 @@ from torchtune.data import Message
 
 from medcap.data.answers import check_answers
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
-from medcap.data.conversations import Record, read_record
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import sharing
+from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.datasets.image_names import has_turns, rename_images

@@ -111,7 +111,7 @@ def _of_row(row: Any, path: Path, index: int, reader: ImageReader) -> list[Image
 
 
 def _read_turns(row: Mapping[str, Any], path: Path, index: int, find: Callable[[str, str | None], Path]) -> None:
-    from medcap.data.conversations import read_record
+    from medcap.data.row_layouts import read_record
 
     read_record(row, path, index, find)
 

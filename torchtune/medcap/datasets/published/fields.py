@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from medcap.data.conversations import PLACEHOLDER
+from medcap.data.row_layouts import PLACEHOLDER
 
 
 def field_text(value: Any) -> str:

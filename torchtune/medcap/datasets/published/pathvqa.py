@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from medcap.data.conversations import CONVERSATION_KEYS
+from medcap.data.row_layouts import CONVERSATION_KEYS
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import HUB, Found, Layout, hub_files
 from medcap.datasets.published.llava_turns import conversation_questions

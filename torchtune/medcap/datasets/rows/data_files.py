@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS
 from medcap.data.json_text import JsonError, parse_json
+from medcap.data.row_layouts import CONVERSATION_KEYS
 from medcap.errors import UserError
 
 BOM = b"\xef\xbb\xbf"

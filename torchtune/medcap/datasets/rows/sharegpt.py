@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medcap.data.conversations import PLACEHOLDER, split_images
+from medcap.data.row_layouts import PLACEHOLDER, split_images
 
 IMAGE = PLACEHOLDER * 50
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.conversations import CONVERSATION_KEYS, IMAGE_FIELDS, split_images
 from medcap.data.images.suffixes import is_image_name
 from medcap.data.json_text import JsonError, parse_json
+from medcap.data.row_layouts import CONVERSATION_KEYS, IMAGE_FIELDS, split_images
 from medcap.data.storage.cache import keep_arrays
 from medcap.data.storage.tar_files import TarFiles, find_tars, is_tar_pattern, member_name
 from medcap.datasets.rows.sharegpt import IMAGE, caption_row
@@ -134,7 +134,7 @@ class ShardRows:
             index: index, counted from 0.
 
         Returns:
-            A row as ``medcap.data.conversations.read_record`` takes it.
+            A row as ``medcap.data.row_layouts.read_record`` takes it.
 
         Raises:
             UserError: if the sample has no text, no image where one is needed, or its JSON is damaged.

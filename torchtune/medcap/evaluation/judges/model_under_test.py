@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model
 from medcap.checkpoints.keys import ModelConfiguration
-from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, OnReply, Reply
 from medcap.generation.generator import Generator

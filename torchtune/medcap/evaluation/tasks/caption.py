@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.data.conversations import Record, read_record
+from medcap.data.row_layouts import Record, read_record
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.medcap_2024_tables import caption_tables
@@ -29,7 +29,7 @@ class CaptionOptions(LoadOptions):
     """How conversations are read.
 
     Attributes:
-        dataset_conversation_style: layout of chat rows; see ``medcap.data.conversations.STYLES``.
+        dataset_conversation_style: layout of chat rows; see ``medcap.data.row_layouts.STYLES``.
     """
 
     dataset_conversation_style: str = "auto"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap.data.conversations import CONVERSATION_KEYS, text_of_value
 from medcap.data.images.reader import IMAGE_KEYS
+from medcap.data.row_layouts import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.published.fields import field_text, option_texts, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.datasets.rows.json_rows import read_rows

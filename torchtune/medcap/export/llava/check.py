@@ -12,7 +12,7 @@ from torchtune.data import Message
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.conversations import ROLES, split_images
+from medcap.data.row_layouts import ROLES, split_images
 from medcap.errors import UserError
 
 _WORDS = "Is there a 2.5 cm nodule in the left upper lobe? (SUVmax = 12.7, naïve, 胸部)\n\nAnswer “yes” or “no”."

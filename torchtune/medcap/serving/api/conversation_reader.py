@@ -11,9 +11,9 @@ from PIL import Image
 from torchtune.data import Message
 
 from medcap.data.chat_tokenizer import check_text
-from medcap.data.conversations import PLACEHOLDER
 from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage

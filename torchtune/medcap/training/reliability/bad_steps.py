@@ -1,7 +1,8 @@
-"""Steps whose loss or gradient is not finite: ``training/trainer.py`` skips them, here they are counted."""
+"""Steps whose loss or gradient is not finite: found and counted here; the trainer then changes no weight."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ _MOST_NAMES = 5
 
 
 class BadSteps:
-    """Steps in a row whose loss or gradient is not finite; ``Trainer`` skips them.
+    """Finds steps whose loss or gradient is not finite, and counts those in a row.
 
     Args:
         most: the number of them that ends the run, ``max_bad_steps``.
@@ -43,9 +44,17 @@ class BadSteps:
             )
         return f"step {step} skipped: loss or gradient is not finite; its records: {', '.join(names)}"
 
-    def good(self) -> None:
-        """Count a step that was made."""
-        self.in_a_row = 0
+    def is_good(self, loss: float, norm: float) -> bool:
+        """Return whether a step may be made; one that may ends the row of bad ones.
+
+        Args:
+            loss: loss of the step.
+            norm: norm of its gradient.
+        """
+        good = math.isfinite(loss) and math.isfinite(norm)
+        if good:
+            self.in_a_row = 0
+        return good
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as ``save_tree`` takes it."""

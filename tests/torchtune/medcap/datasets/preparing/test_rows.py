@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from helpers.dicom_files import write_dicom
-from medcap.data.conversations import read_record
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.views import View
+from medcap.data.row_layouts import read_record
 from medcap.datasets.preparing.request import Request
 from medcap.datasets.preparing.run import prepare_images
 from medcap.datasets.preparing.worker import Settings

@@ -1,7 +1,7 @@
 import pytest
 
-from medcap.data.conversations import read_record
 from medcap.data.images.reference import ImageRef
+from medcap.data.row_layouts import read_record
 from medcap.datasets.rows.sharegpt import caption_row, conversation_row, plain_words
 
 

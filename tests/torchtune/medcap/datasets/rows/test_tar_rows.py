@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from helpers.dicom_files import write_dicom
-from medcap.data.conversations import read_record
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_layouts import read_record
 from medcap.datasets.rows import tar_rows as web_shards
 from medcap.datasets.rows.tar_rows import is_shards, open_shards, split_name
 from medcap.errors import UserError

@@ -3,8 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-from medcap.data.conversations import read_record
 from medcap.data.images.reference import ImageRef
+from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.evaluation.tasks.vqa import VqaTask
 

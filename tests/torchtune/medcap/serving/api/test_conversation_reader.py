@@ -12,7 +12,7 @@ from PIL import Image
 from helpers.dicom_files import write_dicom
 from helpers.serving import LEAK, image_part, noise_png, url_part
 from helpers.tiny_generation import tiny_generator
-from medcap.data.conversations import read_record
+from medcap.data.row_layouts import read_record
 from medcap.generation.typed_placeholders import place_images, row_text
 from medcap.serving.api.api_error import ApiError
 from medcap.serving.api.chat_body import read_chat_body

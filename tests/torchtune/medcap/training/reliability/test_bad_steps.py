@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from medcap.errors import UserError
@@ -8,7 +10,8 @@ def test_steps_in_a_row_that_are_not_finite_end_the_run():
     steps = BadSteps(most=3)
     assert steps.add(5, ["a", "b"]) == "step 5 skipped: loss or gradient is not finite; its records: a, b"
     steps.add(6, ["c"])
-    steps.good()
+    assert not steps.is_good(math.nan, 1.0) and not steps.is_good(1.0, math.inf)
+    assert steps.is_good(1.0, 2.0)
     steps.add(8, ["d"])
     steps.add(9, ["d"])
     resumed = BadSteps(most=3)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from medcap.data.conversations import read_record, split_images
 from medcap.data.images.reference import ImageRef
+from medcap.data.row_layouts import read_record, split_images
 from medcap.errors import UserError
 
 SOURCE = Path("rows.json")

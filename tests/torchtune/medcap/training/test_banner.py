@@ -1,0 +1,43 @@
+from torch import nn
+
+from medcap.checkpoints.vision import plan_vision
+from medcap.modules.frozen_linear import quantise_layer
+from medcap.training.banner import describe_parts
+from medcap.training.trainable import set_trainable
+
+TINY = {"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2, "pooled_dim": 12}
+
+
+class Model(nn.Module):
+    def __init__(self, projector):
+        super().__init__()
+        self.tower, self.projector = plan_vision(TINY, None, {"_component_": projector}, 16).build()
+        self.decoder = nn.Linear(4, 4)
+        self.components = {"vision": self.tower, "projector": self.projector}
+
+
+def test_the_banner_counts_what_is_frozen_and_what_learns():
+    model = Model("medcap.models.mlp")
+    set_trainable(model, ["projector"])
+    lines = {line[2:22].strip(): line[22:].split() for line in describe_parts(model).splitlines()}
+    assert lines["language model"] == ["frozen", "20", "parameters", "float32"]
+    assert lines["vision tower"][0] == lines["vision, unused head"][0] == "frozen"
+    count = sum(parameter.numel() for parameter in model.projector.parameters())
+    assert lines["projector"] == ["trained", f"{count:,}", "parameters", "float32"]
+
+
+def test_the_banner_shows_what_the_optimizer_does_otherwise_for_a_component():
+    model = Model("medcap.models.mlp")
+    set_trainable(model, ["projector"])
+    banner = describe_parts(model, {"vision": {"lr": 1.0}, "projector": {"lr": 2e-3, "weight_decay": 0.0}})
+    (line,) = [line for line in banner.splitlines() if "lr" in line]
+    assert line.startswith("  projector ") and line.endswith("parameters  float32, lr 0.002, weight_decay 0")
+
+
+def test_the_banner_counts_quantised_weights_and_names_their_precision():
+    model = Model("medcap.models.mlp")
+    model.decoder = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
+    quantise_layer(model.decoder, "int8")
+    assert describe_parts(model).splitlines()[0].split() == [
+        *("language", "model", "trained", "32", "parameters", "float32,", "layers", "in", "int8")
+    ]

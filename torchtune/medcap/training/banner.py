@@ -1,0 +1,62 @@
+"""What a run prints before its first step: every part, frozen or trained, and what goes on from an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from medcap.checkpoints.build_model import EarlierRun, ModelPlan
+from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
+
+
+def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Write the banner: every part, frozen or trained, with its parameter count and dtype.
+
+    Args:
+        model: its ``requires_grad`` flags are set.
+        options: component -> arguments of the optimizer that it has of its own; they are shown behind it.
+    """
+    weights = weights_of(model.decoder)
+    layers = "" if weights == UNQUANTISED else f", layers in {weights}"
+    language_model = _line("language model", count_parameters(model.decoder), next(model.decoder.parameters()))
+    lines = [language_model + layers]
+    for name, part in model.components.items():
+        unused = part.unused(model.components)
+        parameters = dict(part.named_parameters())
+        for label, group in (
+            (part.label, [value for key, value in parameters.items() if key not in unused]),
+            (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),
+        ):
+            if group:
+                own = (options or {}).get(name, {}) if group[0].requires_grad else {}
+                shown = "".join(f", {key} {value:g}" for key, value in own.items())
+                lines.append(_line(label, sum(value.numel() for value in group), group[0]) + shown)
+    return "\n".join(lines)
+
+
+def describe_start(plan: ModelPlan, start: EarlierRun) -> str:
+    """Write which components go on from an earlier run, which start fresh, and which are left out.
+
+    Args:
+        plan: plan that was made with the run.
+        start: the earlier run.
+    """
+    saved = plan.vision.saved
+    assert saved is not None, "its components are planned from its checkpoint"
+    named = {
+        "go on from it": [name for name in plan.components if name in saved.configs],
+        "start fresh": [name for name in plan.components if name not in saved.configs],
+        "left out, as the configuration does not name them": [
+            name for name in saved.configs if name not in plan.components
+        ],
+    }
+    parts = [f"{', '.join(names)}: {what}" for what, names in named.items() if names]
+    return f"{start} ({saved.path.parent.resolve().name}): {'; '.join(parts)}"
+
+
+def _line(name: str, count: int, example: nn.Parameter) -> str:
+    state = "trained" if example.requires_grad else "frozen"
+    return f"  {name:<20} {state:<8} {count:>14,} parameters  {str(example.dtype).removeprefix('torch.')}"
