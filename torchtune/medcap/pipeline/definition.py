@@ -30,7 +30,7 @@ class Stage:
         name: its name in the file.
         folder: its ``output_dir``.
         words: the command line, ``tune`` or ``medcap`` first.
-        key: what makes it the same stage: the command line, and what its configuration file says.
+        key: what makes it the same stage: recipe, processes, overrides, and what its configuration file says.
         writes: what it writes: the folder of a run, or a folder for each task.
         makes: file that it ends with; None where that is not known.
         resumes: whether it takes ``resume_from_checkpoint``.
@@ -118,7 +118,8 @@ def _stage(name: str, keys: StageKeys) -> Stage:
     tasks = requested_tasks(cfg.flags) if isinstance(cfg, Configuration) else []
     writes = [folder / task for task in tasks] or [folder]
     makes = writes[-1] / "metrics.json" if tasks else folder / "summary.json" if "epochs" in has else None
-    key = [words, written_configuration(keys.config)]
+    # Overrides name different keys, so their order does not matter.
+    key = [keys.recipe, keys.processes, sorted(program.overrides.items()), written_configuration(keys.config)]
     return Stage(name, folder, words, key, writes, makes, "resume_from_checkpoint" in has, "overwrite" in has)
 
 

@@ -35,6 +35,12 @@ def test_each_stage_is_a_command_that_may_name_the_folder_of_an_earlier_one(tmp_
     assert first.makes == tmp_path / "out/align/summary.json"
 
 
+def test_the_order_of_overrides_makes_no_other_stage(tmp_path):
+    orders = [{"epochs": 2, "seed": 3}, {"seed": 3, "epochs": 2}, {"seed": 3, "epochs": 1}]
+    keys = [read_pipeline(two_stages(tmp_path, overrides=given)).stages[1].key for given in orders]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_stage_can_be_any_command_of_medcap(tmp_path, capsys):
     path = write(tmp_path, {"data": {"command": ["prepare", "phantom", "--out", "${output_dir}/data"]}})
     assert main(["run", str(path), "--check"]) == 0
