@@ -16,6 +16,7 @@ from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.files import write_json
+from medcap.models.component import ComponentState
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty
@@ -65,6 +66,7 @@ class ImportedModel:
         llm_dim: width of the language model's embeddings.
         language: None where the source has no language model, and none was named.
         notices: lines that the user should see.
+        further: components other than tower and projector.
     """
 
     tower: Tower
@@ -72,6 +74,7 @@ class ImportedModel:
     llm_dim: int
     language: ImportedLanguage | None = None
     notices: list[str] = field(default_factory=list)
+    further: list[ComponentState] = field(default_factory=list)
 
 
 def write_imported(folder: Path, model: ImportedModel) -> None:
@@ -86,7 +89,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     language = model.language
     component = None if language is None else language.llm["_component_"]
     remembered = {"component": component, "dim": model.llm_dim, "weights": "bf16", "fingerprint": None}
-    save_components(folder, [model.tower.state(), model.projector.state()], remembered)
+    save_components(folder, [model.tower.state(), model.projector.state(), *model.further], remembered)
     if language is None:
         return
     llm_folder = language.folder.absolute()
@@ -103,6 +106,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
         "checkpointer": {"checkpoint_dir": str(llm_folder), "checkpoint_files": None, "output_dir": None},
         "vision": None,
         "projector": dict(model.projector.options),
+        **{state.name: dict(state.config) for state in model.further},
         "device": "auto",
         "dtype": "auto",
     }
