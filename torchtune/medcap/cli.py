@@ -16,6 +16,7 @@ from medcap.commands import (
     export,
     import_model,
     leakcheck,
+    merge,
     phantom_benchmarks,
     prepare,
     prepare_images,
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         ("web", web, web.HELP),
         ("export", export, export.HELP),
         ("import", import_model, import_model.HELP),
+        ("merge", merge, merge.HELP),
         ("push", push, push.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)

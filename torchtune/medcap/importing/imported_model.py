@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from medcap.checkpoints.run import CONFIG_FILE
+from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, copy_tokenizer_files
 from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
@@ -22,15 +22,7 @@ from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty
 
 LLM_FOLDER = "llm"
-LLAMA3_TOKENIZER = "original/tokenizer.model"
 _SHARD_BYTES = 2 * 10**9
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    LLAMA3_TOKENIZER,
-)
 
 
 @dataclass
@@ -139,10 +131,7 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], location: Path, 
 def _write_language(folder: Path, language: ImportedLanguage) -> None:
     folder.mkdir()
     write_json(folder / "config.json", language.config)
-    for name in _TOKENIZER_FILES:
-        if (language.folder / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(language.folder / name, folder / name)
+    copy_tokenizer_files(language.folder, folder)
     if language.tokenizer_text is not None:
         (folder / "original").mkdir(exist_ok=True)
         (folder / LLAMA3_TOKENIZER).write_text(language.tokenizer_text, encoding="ascii")
