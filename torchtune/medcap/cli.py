@@ -13,6 +13,7 @@ from typing import Any
 from medcap.commands import (
     chat,
     compare,
+    delta,
     export,
     import_model,
     leakcheck,
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", export, export.HELP),
         ("import", import_model, import_model.HELP),
         ("merge", merge, merge.HELP),
+        ("delta", delta, delta.HELP),
         ("push", push, push.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
