@@ -9,8 +9,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchtune.models.convert_weights import tune_to_peft_adapter_config, tune_to_peft_adapter_weights
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
+from helpers.llava_parity import CONVERSATIONS, inputs, our_logits
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
 from helpers.run_folders import LLAMA3, picture, write_run
 from helpers.vision_checkpoints import write_hugging_face_folder
@@ -372,3 +373,30 @@ def test_damaged_files_are_named(saved, lora, name, content):
     path = lora / "lora" / name
     path.write_bytes(path.read_bytes()[:100] if content is None else content)
     refused(saved, lora, path.name)
+
+
+@pytest.mark.slow
+def test_adapters_of_transformers_llava_join_its_folder(tmp_path):
+    export_run(write_run(tmp_path, "clip"), tmp_path / "llava")
+    base = LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava")
+    config = LoraConfig(
+        r=4, target_modules=r".*language_model\..*\.(q_proj|k_proj|up_proj)", modules_to_save=["multi_modal_projector"]
+    )
+    peft = trained(base, config)
+    saved = peft.base_model.model.model.multi_modal_projector.modules_to_save["default"]
+    with torch.no_grad():
+        saved.linear_2.weight += 0.5
+    peft.save_pretrained(tmp_path / "lora")
+    import_model(tmp_path / "llava", tmp_path / "run", ImportOptions(adapters=tmp_path / "lora"))
+    turns = CONVERSATIONS["a question"]
+    with torch.no_grad():
+        expected = peft(**inputs(tmp_path / "llava", turns)).logits
+        generator = open_run(tmp_path / "run", ["device=cpu"])
+        generator.model.eval()
+        assert (our_logits(generator, turns) - expected).abs().max() < 1e-4
+    # The vision tower has maps of the same names; its adapters have no place.
+    everywhere = get_peft_model(LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava"), LoraConfig(
+        r=4, target_modules=["q_proj"]))  # fmt: skip
+    everywhere.save_pretrained(tmp_path / "everywhere")
+    with pytest.raises(UserError, match=r"vision_tower.*q_proj\.lora_A\.weight: adapters of something else"):
+        import_model(tmp_path / "llava", tmp_path / "other", ImportOptions(adapters=tmp_path / "everywhere"))
