@@ -148,7 +148,7 @@ def check_adapters(files: AdapterFiles, llm: Mapping[str, Any]) -> tuple[dict[st
     with torch.device("meta"):
         component = llm_lora(_LinearMaps(shapes), targets=ALL_LINEAR if every else targets, **files.options)
     expected = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
-    files.updates.check(expected, files.location, "the adapters of this language model")
+    files.updates.check(expected, files.location, f"llm_lora with r={component.rank} for this language model")
     return component.config(), describe(decoder)
 
 

@@ -92,6 +92,7 @@ def test_the_command_rounds_to_the_dtype_of_the_files_and_says_so(tmp_path, caps
     assert torch.equal(found["model.layers.0.self_attn.v_proj.weight"], expected)
 
 
+@pytest.mark.slow
 def test_a_run_without_adapters_is_refused(tmp_path):
     run = write_run(tmp_path)
     with pytest.raises(UserError, match="run has no adapters to merge: its language model is the untouched one"):
