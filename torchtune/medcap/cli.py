@@ -13,9 +13,11 @@ from typing import Any
 from medcap.commands import (
     chat,
     compare,
+    delta,
     export,
     import_model,
     leakcheck,
+    merge,
     phantom_benchmarks,
     prepare,
     prepare_images,
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         ("web", web, web.HELP),
         ("export", export, export.HELP),
         ("import", import_model, import_model.HELP),
+        ("merge", merge, merge.HELP),
+        ("delta", delta, delta.HELP),
         ("push", push, push.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)

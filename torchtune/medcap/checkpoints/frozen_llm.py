@@ -23,6 +23,7 @@ from medcap.checkpoints.llm_architecture import (
     component_of,
     config_mismatches,
     describe,
+    linear_shapes,
     params_mismatches,
 )
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
@@ -129,12 +130,7 @@ class LLMPlan:
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return the linear maps of the layers: name in the decoder -> output and input width."""
-        decoder = build_decoder(self.llm)
-        return {
-            f"layers.{name}": (part.out_features, part.in_features)
-            for name, part in decoder.layers.named_modules()
-            if isinstance(part, nn.Linear)
-        }
+        return linear_shapes(build_decoder(self.llm))
 
     def fingerprint(self, dtype: torch.dtype) -> str:
         """``llm_fingerprint`` of the model in a dtype before it is quantised, from the files alone.

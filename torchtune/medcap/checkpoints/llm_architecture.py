@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import TiedLinear, TransformerDecoder
 
@@ -135,6 +136,15 @@ def describe(decoder: TransformerDecoder) -> DecoderShape:
         tied=isinstance(decoder.output, TiedLinear),
         max_seq_len=decoder.max_seq_len,
     )
+
+
+def linear_shapes(decoder: TransformerDecoder) -> dict[str, tuple[int, int]]:
+    """Return the linear maps of a decoder's layers: name in the decoder -> output and input width."""
+    return {
+        f"layers.{name}": (part.out_features, part.in_features)
+        for name, part in decoder.layers.named_modules()
+        if isinstance(part, nn.Linear)
+    }
 
 
 def config_mismatches(shape: DecoderShape, config: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from medcap.checkpoints.llm_architecture import DecoderShape
 from medcap.files import write_json
 from medcap.models.llm_lora import ALL_LINEAR, TARGETS
 
+FOLDER = "adapter"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 MERGED = "the adapters are merged into the language model's weights, which are not the original ones"

@@ -16,7 +16,7 @@ from medcap.checkpoints.run import checkpoint_of, read_run, run_root
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import read_vision_checkpoint
 from medcap.errors import UserError
-from medcap.export.adapter_folder import APART, MERGED, write_adapter
+from medcap.export.adapter_folder import APART, FOLDER, MERGED, write_adapter
 from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
 from medcap.export.run_facts import read_facts
@@ -113,7 +113,7 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
         shape = describe(build_decoder(plan.llm.llm))
         for component in adapters:
             state = component.build(plan).state()
-            write_adapter(folder / "adapter", state.config, state.tensors, shape, options.base_model)
+            write_adapter(folder / FOLDER, state.config, state.tensors, shape, options.base_model)
         notices.append(APART)
     if plan.llm.llm_weights != "bf16":
         notices.append(

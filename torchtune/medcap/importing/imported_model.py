@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +11,18 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from medcap.checkpoints.run import CONFIG_FILE
+from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, copy_tokenizer_files
 from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.files import write_json
-from medcap.models.component import Component
+from medcap.models.component import ComponentState
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty
 
 LLM_FOLDER = "llm"
-LLAMA3_TOKENIZER = "original/tokenizer.model"
 _SHARD_BYTES = 2 * 10**9
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    LLAMA3_TOKENIZER,
-)
 
 
 @dataclass
@@ -66,7 +58,7 @@ class ImportedModel:
         llm_dim: width of the language model's embeddings.
         language: None where the source has no language model, and none was named.
         notices: lines that the user should see.
-        further: components beside tower and projector.
+        further: components other than tower and projector.
     """
 
     tower: Tower
@@ -74,7 +66,7 @@ class ImportedModel:
     llm_dim: int
     language: ImportedLanguage | None = None
     notices: list[str] = field(default_factory=list)
-    further: Sequence[Component] = ()
+    further: list[ComponentState] = field(default_factory=list)
 
 
 def write_imported(folder: Path, model: ImportedModel) -> None:
@@ -89,8 +81,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
     language = model.language
     component = None if language is None else language.llm["_component_"]
     remembered = {"component": component, "dim": model.llm_dim, "weights": "bf16", "fingerprint": None}
-    parts = (model.tower, model.projector, *model.further)
-    save_components(folder, [part.state() for part in parts], remembered)
+    save_components(folder, [model.tower.state(), model.projector.state(), *model.further], remembered)
     if language is None:
         return
     llm_folder = language.folder.absolute()
@@ -107,6 +98,7 @@ def write_imported(folder: Path, model: ImportedModel) -> None:
         "checkpointer": {"checkpoint_dir": str(llm_folder), "checkpoint_files": None, "output_dir": None},
         "vision": None,
         "projector": dict(model.projector.options),
+        **{state.name: dict(state.config) for state in model.further},
         "device": "auto",
         "dtype": "auto",
     }
@@ -139,10 +131,7 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], location: Path, 
 def _write_language(folder: Path, language: ImportedLanguage) -> None:
     folder.mkdir()
     write_json(folder / "config.json", language.config)
-    for name in _TOKENIZER_FILES:
-        if (language.folder / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(language.folder / name, folder / name)
+    copy_tokenizer_files(language.folder, folder)
     if language.tokenizer_text is not None:
         (folder / "original").mkdir(exist_ok=True)
         (folder / LLAMA3_TOKENIZER).write_text(language.tokenizer_text, encoding="ascii")

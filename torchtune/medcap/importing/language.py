@@ -11,9 +11,10 @@ from torch import Tensor
 
 from medcap.checkpoints.llm_architecture import build_decoder, config_mismatches, describe
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
+from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER
 from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
-from medcap.importing.imported_model import LLAMA3_TOKENIZER, ImportedLanguage
+from medcap.importing.imported_model import ImportedLanguage
 from medcap.models.foreign_files import check_file
 from medcap.models.llama3_tokenizer_file import tokenizer_model
 from medcap.models.towers.tensor_files import check_finite, read_json

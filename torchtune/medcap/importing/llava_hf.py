@@ -53,7 +53,7 @@ def import_llava_hf(folder: Path, config: Mapping[str, Any], tokenizer: Path | N
     further = []
     if ADDED_WORDS in config:
         words, pending = take_words(config[ADDED_WORDS], language, pending)
-        further.append(words)
+        further.append(words.state())
     imported = stored_language(folder, language, pending, tokenizer)
     tower = _tower(folder, config, tensors.named(tower_name))
     projector = projector_from_tensors(tensors.named(projector_name), tower, language["hidden_size"], folder)

@@ -8,7 +8,10 @@ from pathlib import Path
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
+from medcap.export.adapter_folder import FOLDER as ADAPTER_FOLDER
 from medcap.export.formats import check_empty
+from medcap.importing.adapter_files import holds_adapters, open_adapters
+from medcap.importing.adapters import add_adapters, import_trained_folder, take_projector
 from medcap.importing.imported_model import ImportedModel, write_imported
 from medcap.importing.language import named_language
 from medcap.importing.llava_hf import import_llava_hf
@@ -30,19 +33,22 @@ class ImportOptions:
         select_layer: which hidden state of it is read; None is what the source says.
         llm: folder of the language model, for sources without one.
         tokenizer: a tokenizer.model, where the source's folder has none.
+        adapters: folder of adapters for the source's language model.
     """
 
     vision: str | None = None
     select_layer: int | None = None
     llm: Path | None = None
     tokenizer: Path | None = None
+    adapters: Path | None = None
 
 
 def import_model(source: str | Path, out: str | Path, options: ImportOptions | None = None) -> list[str]:
     """Make a run of a model from elsewhere; the folder appears whole or not at all.
 
     Args:
-        source: a LLaVA folder, transformers' or LLaVA's own; a ``meta_model_*.pt``; a ``mm_projector.bin``.
+        source: a LLaVA folder, transformers' or LLaVA's own; a ``meta_model_*.pt``; a ``mm_projector.bin``; a folder of
+            adapters with a projector.
         out: the folder to write; it must not exist, or be empty.
         options: see :class:`ImportOptions`.
 
@@ -80,6 +86,36 @@ def read_source(source: Path, options: ImportOptions) -> ImportedModel:
     Raises:
         UserError: see :func:`import_model`.
     """
+    adapters = _adapters_of(source, options)
+    if adapters is None:
+        return _read_parts(source, options)
+    # Their options are checked before anything is read.
+    files = open_adapters(adapters)
+    if adapters == source:
+        model = import_trained_folder(files, options.vision, options.select_layer, options.llm, options.tokenizer)
+    else:
+        model = _read_parts(source, options)
+        take_projector(model, files)
+    add_adapters(model, files)
+    return model
+
+
+def _adapters_of(source: Path, options: ImportOptions) -> Path | None:
+    """Return the folder or file of adapters: the source itself, the one that is named, or that of our own exports."""
+    if source.exists() and holds_adapters(source):
+        if options.adapters is not None:
+            raise UserError(f"--adapters {options.adapters}: {source} holds adapters itself; leave it out")
+        return source
+    if options.adapters is not None:
+        if not options.adapters.exists():
+            raise UserError(f"--adapters {options.adapters}: there is no such file or folder")
+        return options.adapters
+    exported = source / ADAPTER_FOLDER
+    return exported if exported.is_dir() and holds_adapters(exported) else None
+
+
+def _read_parts(source: Path, options: ImportOptions) -> ImportedModel:
+    """Read tower, projector and language model."""
     if source.is_dir():
         return _read_folder(source, options)
     if not source.is_file():

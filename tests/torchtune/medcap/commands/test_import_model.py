@@ -8,3 +8,11 @@ def test_a_mistake_is_one_line(tmp_path, capsys):
         main(["import", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"medcap: {tmp_path}/nowhere: there is no such file or folder;")
+
+
+def test_adapters_that_are_not_there_are_named(tmp_path, capsys):
+    (tmp_path / "mm_projector.bin").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["import", str(tmp_path / "mm_projector.bin"), "--adapters", str(tmp_path / "lora"), "--out", "out"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"medcap: --adapters {tmp_path}/lora: there is no such file or folder\n"

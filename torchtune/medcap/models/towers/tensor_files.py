@@ -18,6 +18,19 @@ from medcap.errors import UserError
 from medcap.models.foreign_files import check_error_body, check_file, check_pickle, check_safetensors
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+# Names of dtypes in safetensors headers.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 # The errors of torch.load for damaged files, besides its refusal to run code.
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 _ZERO3 = (
@@ -34,12 +47,14 @@ class StoredTensor:
         file: file that holds it.
         name: what the file calls it.
         shape: shape from the header.
+        dtype: dtype from the header; None for one that torch has not.
         load: reads it; the result may be a view of the memory-mapped file.
     """
 
     file: Path
     name: str
     shape: tuple[int, ...]
+    dtype: torch.dtype | None
     load: Callable[[], Tensor]
 
 
@@ -61,6 +76,10 @@ class TensorFiles:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, from the header."""
         return self._tensors[name].shape
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Return one tensor, unread."""
+        return self._tensors[name]
 
     def renamed(self, new_name: Callable[[str], str | None]) -> TensorFiles:
         """Return the same tensors under other names; a tensor is left out if ``new_name`` returns None for it."""
@@ -151,7 +170,7 @@ def open_tensor_files(path: Path) -> TensorFiles:
     """Open a tensor file and read its header.
 
     Args:
-        path: ``*.safetensors``, ``*.safetensors.index.json`` (shards in the same folder), or a ``.pt``, ``.pth`` or
+        path: ``*.safetensors``, ``*.index.json`` (shards in the same folder), or a ``.pt``, ``.pth`` or
             ``.bin`` file, which only the weights-only loader touches. Tables inside such a file are flattened with
             dots: ``{"visual": {"x": ...}}`` gives ``visual.x``.
 
@@ -192,8 +211,9 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         file = safe_open(path, framework="pt")
         tensors = {}
         for name in file.keys():  # noqa: SIM118 (not a dict: it cannot be iterated)
-            shape = tuple(file.get_slice(name).get_shape())
-            tensors[name] = StoredTensor(path, name, shape, lambda name=name: file.get_tensor(name))
+            part = file.get_slice(name)
+            shape, dtype = tuple(part.get_shape()), _DTYPES.get(part.get_dtype())
+            tensors[name] = StoredTensor(path, name, shape, dtype, lambda name=name: file.get_tensor(name))
         return tensors
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is missing or damaged; copy or download it again") from error
@@ -207,7 +227,7 @@ def _open_shards(index: Path) -> TensorFiles:
     for shard in sorted(set(table.values())):
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise UserError(f"{index} names the shard {shard!r}, which is not a plain file name")
-        tensors |= _open_safetensors(index.parent / shard)
+        tensors |= (_open_safetensors if shard.endswith(".safetensors") else _open_pickle)(index.parent / shard)
     missing = sorted(set(table) - set(tensors))
     if missing:
         raise UserError(f"{index} names tensor {missing[0]}, which {table[missing[0]]} does not hold")
@@ -237,7 +257,7 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
 def _flatten(content: Any, prefix: str, path: Path, tensors: dict[str, StoredTensor]) -> None:
     if isinstance(content, Tensor):
         name = prefix.removesuffix(".")
-        tensors[name] = StoredTensor(path, name, tuple(content.shape), lambda: content)
+        tensors[name] = StoredTensor(path, name, tuple(content.shape), content.dtype, lambda: content)
     elif isinstance(content, Mapping):
         for key, value in content.items():
             _flatten(value, f"{prefix}{key}.", path, tensors)

@@ -1,7 +1,5 @@
 """Exports of a run with adapters: merged, and apart as PEFT loads them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,12 +7,9 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from helpers.llava_parity import CONVERSATIONS, inputs, our_logits, ours
+from helpers.run_adapters import with_adapters
 from helpers.run_folders import write_run
-from medcap.checkpoints.atomic import latest_checkpoint
-from medcap.checkpoints.build_model import ComponentPlan, plan_model
 from medcap.checkpoints.llm_architecture import describe
-from medcap.checkpoints.run import read_run
-from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components
 from medcap.data.batch import make_batch
 from medcap.data.packing import Sample, pack_row
 from medcap.errors import UserError
@@ -27,21 +22,6 @@ OPTIONS = [
     {"rank": 4},
     {"rank": 2, "alpha": 6.0, "targets": ["q_proj", "k_proj", "down_proj"], "rank_stabilised": True},
 ]
-
-
-def with_adapters(run: Path, **options) -> Path:
-    """Put adapters that change the answers into a run."""
-    plan = plan_model(read_run(run))
-    torch.manual_seed(5)
-    adapters = ComponentPlan("llm_lora", {"_component_": "medcap.models.llm_lora.llm_lora", **options}).build(plan)
-    with torch.no_grad():
-        for parameter in adapters.parameters():
-            parameter.normal_(std=0.15)
-    step = latest_checkpoint(run)
-    saved = read_vision_checkpoint(step / "vision.safetensors")
-    parts = [*plan.vision.build(), adapters]
-    save_components(step, [part.state() for part in parts], saved.llm)
-    return run
 
 
 @pytest.fixture(scope="module", params=OPTIONS, ids=["all", "some"])
