@@ -15,6 +15,7 @@ from medcap.checkpoints.run import read_run
 from medcap.cli import main
 from medcap.errors import UserError
 from medcap.evaluation.judges.model_under_test import ModelUnderTestJudge
+from medcap.export.merged_language import MergeOptions, merge_run
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Sampling
 from medcap.generation.run import open_run, open_runs
@@ -190,3 +191,19 @@ def test_a_run_is_not_resumed_with_other_words(place, capsys):
     with pytest.raises(SystemExit):
         place.train("words=[<b>]", "trainable=[words]", *STEP, f"resume_from_checkpoint={step}", output="other")
     assert "has words.tokens=['<a>'], this run ['<b>']" in capsys.readouterr().err
+
+
+def test_a_merged_language_model_has_the_adapters_and_not_the_words(place, tmp_path):
+    model = (*WORDS, "llm_lora.rank=2", "trainable=[words,llm_lora]", "optimizer.lr=0.05")
+    run = place.train(*model, output="with_adapters")
+    (notice,) = merge_run(run, tmp_path / "merged", options=MergeOptions("fp32"))
+    assert "the run's words are not in the merged language model" in notice
+    tokens = torch.arange(20, 40)[None]
+    elsewhere = ("without=[llm_lora]", f"checkpointer.checkpoint_dir={tmp_path}/merged")
+    with torch.no_grad():
+        expected, found = (
+            open_run(run, ["device=cpu", *overrides]).model.eval().decoder(tokens) for overrides in ((), elsewhere)
+        )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="no adapters to merge"):
+        merge_run(place.train(*WORDS, "trainable=[words]", *STEP, output="words_alone"), tmp_path / "none")

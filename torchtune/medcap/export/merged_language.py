@@ -26,6 +26,7 @@ from medcap.export.llava.language import PREFIX, language_dtype, language_tensor
 from medcap.files import write_json
 from medcap.models.component import Component
 from medcap.models.llama3_tokenizer_file import tiktoken_file
+from medcap.models.words import AddedWords
 
 DESCRIPTION_FILE = "merge.json"
 _FURTHER_FILES = ("generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
@@ -66,22 +67,25 @@ def merge_run(
     check_empty(target)
     cfg = read_run(run, overrides)
     plan = plan_model(cfg)
-    if plan.base().further == plan.further:
-        raise UserError(f"{run} has no adapters to merge: its language model is the untouched one")
+    changing = [part for part in plan.further if part.kind.changes_language_model]
+    # Rows beside the tables belong to no weight: they stay a component of the run.
+    adapters = [part for part in changing if part.name != AddedWords.name]
+    if not adapters:
+        raise UserError(f"{run} has no adapters to merge: the weights of its language model are the untouched ones")
     if not is_llama(build_decoder(plan.llm.llm)):
         raise UserError(
             f"llm._component_={plan.llm.llm['_component_']} is not a Llama: medcap merge writes Llama and Mistral"
         )
     stored = language_dtype(plan.llm)
     dtype = DTYPES[options.dtype] or stored
-    adapters = [part.build(plan) for part in plan.further if part.kind.changes_language_model]
+    built = [part.build(plan) for part in adapters]
     with atomic_folder(target, marked=False) as folder:
         named = _write_tokenizer(folder, cfg, plan)
         write_json(folder / "config.json", _config(plan, dtype))
-        tensors = language_tensors(plan.llm, dtype, adapters)
+        tensors = language_tensors(plan.llm, dtype, built)
         own_names = [replace(tensor, name=tensor.name.removeprefix(PREFIX)) for tensor in tensors]
         write_shards(folder, own_names, options.shard_bytes, "language model")
-        write_json(folder / DESCRIPTION_FILE, _description(plan.llm, adapters, stored, dtype))
+        write_json(folder / DESCRIPTION_FILE, _description(plan.llm, built, stored, dtype))
     notices = []
     if dtype.itemsize < 4:
         notices.append(
@@ -92,6 +96,11 @@ def merge_run(
         notices.append(
             f"the run saw through a language model in {plan.llm.llm_weights}, the merged one comes of its original"
             " weights: answers may differ a little"
+        )
+    if len(adapters) < len(changing):
+        notices.append(
+            "the run's words are not in the merged language model, whose tables keep their size: medcap export --format"
+            " hf writes them into larger tables"
         )
     if not named:
         notices.append("the language model's folder holds no tokenizer, so there is none beside the merged one")
