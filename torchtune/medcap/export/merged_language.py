@@ -90,8 +90,8 @@ def merge_run(
         )
     if plan.llm.llm_weights != "bf16":
         notices.append(
-            f"the run was trained with {plan.llm.llm_weights} language-model weights, the merged model is made of the original"
-            " weights: answers may differ a little"
+            f"the run was trained with {plan.llm.llm_weights} language-model weights, the merged model has the original"
+            " ones: answers may differ a little"
         )
     if not named:
         notices.append("the language model's folder holds no tokenizer, so the merged folder has none: copy one there")

@@ -79,8 +79,8 @@ def apply_delta(base_folder: Path, delta_folder: Path, out: Path) -> list[str]:
     notices = [f"{len(extra)} tensors are the delta's own, such as {extra[0]}"] if extra else []
     if not table:
         notices.append(
-            f"like other published deltas, this one has no {DESCRIPTION_FILE}: the base was checked by the names and shapes of"
-            " its tensors only"
+            f"the delta has no {DESCRIPTION_FILE}, like all published ones: the base was checked by the names and"
+            " shapes of its tensors only"
         )
     return notices
 
