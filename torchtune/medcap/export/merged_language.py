@@ -67,7 +67,7 @@ def merge_run(
     cfg = read_run(run, overrides)
     plan = plan_model(cfg)
     if plan.base().further == plan.further:
-        raise UserError(f"{run} has no adapters to merge: its language model is unchanged, so use the original")
+        raise UserError(f"{run} has no adapters to merge: its language model is the untouched one")
     if not is_llama(build_decoder(plan.llm.llm)):
         raise UserError(
             f"llm._component_={plan.llm.llm['_component_']} is not a Llama: medcap merge writes Llama and Mistral"

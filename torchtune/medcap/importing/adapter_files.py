@@ -90,7 +90,7 @@ def open_adapters(source: Path) -> AdapterFiles:
     location = folder / CONFIG_FILE
     if not location.is_file():
         raise UserError(
-            f"{file} does not say what its updates are multiplied by: put {CONFIG_FILE} into its folder, such as"
+            f"{file} does not say what its updates are multiplied by: lay {CONFIG_FILE} beside it, such as"
             ' {"peft_type": "LORA", "r": 8, "lora_alpha": 16}, with the values that it was trained with'
         )
     config = read_json(location)

@@ -95,7 +95,7 @@ def test_the_command_rounds_to_the_dtype_of_the_files_and_says_so(tmp_path, caps
 @pytest.mark.slow
 def test_a_run_without_adapters_is_refused(tmp_path):
     run = write_run(tmp_path)
-    with pytest.raises(UserError, match="run has no adapters to merge: its language model is unchanged"):
+    with pytest.raises(UserError, match="run has no adapters to merge: its language model is the untouched one"):
         merge_run(run, tmp_path / "out")
     with_adapters(run, rank=4)
     with pytest.raises(UserError, match="run has no adapters to merge"):

@@ -350,7 +350,7 @@ def test_what_is_missing_is_asked_for(saved, lora):
     (lora / "lora/non_lora_trainables.bin").unlink()
     refused(saved, lora, r"holds adapters and no projector: name the model that they belong to as SOURCE")
     (lora / "lora/adapter_config.json").unlink()
-    refused(saved, lora, r"does not say what its updates are multiplied by: put adapter_config\.json into its folder")
+    refused(saved, lora, r"does not say what its updates are multiplied by: lay adapter_config\.json beside it")
     projector = write_projector(lora)
     with pytest.raises(UserError, match=r"--adapters .*nowhere: there is no such file or folder"):
         import_model(projector, lora / "run", ImportOptions(adapters=lora / "nowhere"))
