@@ -1,9 +1,10 @@
-"""What training in stages, and which parts train, are worth: held-out questions about drawn images, asked three ways.
+"""Measure what training in stages and the choice of trained parts gain, on held-out questions about drawn images.
 
     make bench-stages        after make demo
 
-It runs the pipelines ``medcap/tiny/curriculum_pipeline`` and ``medcap/tiny/what_trains_pipeline``; what they did before
-is not done again. Written: ``results/benchmarks/stages.json`` and ``stages.md``.
+Each question is asked with its own image, with another image and with no image. The pipelines are
+``medcap/tiny/curriculum_pipeline`` and ``medcap/tiny/what_trains_pipeline``; stages that are done are not run again.
+Writes ``results/benchmarks/stages.json`` and ``stages.md``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from medcap.pipeline.run import run_pipeline
 CURRICULUM = {
     "ask_align": "stage 1: projector, on captions",
     "ask_instruct": "stage 2: projector and adapters, on questions",
-    "ask_without_adapters": "stage 2, the adapters taken off",
+    "ask_without_adapters": "stage 2, without its adapters",
 }
 PARTS = {"ask_projector": "projector", "ask_vision": "projector and tower", "ask_adapters": "projector and adapters"}
 CONTROLS = ("shuffled_image", "no_image")
@@ -31,7 +32,7 @@ CONTROLS = ("shuffled_image", "no_image")
 def main() -> None:
     """Run both pipelines, print the tables and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the tables go")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder for the tables")
     options = parser.parse_args()
     machine = describe_machine()
     found: dict[str, Any] = {"machine": machine}

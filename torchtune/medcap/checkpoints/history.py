@@ -1,4 +1,4 @@
-"""Which runs a checkpoint descends from: each trained some components on some data, for some steps."""
+"""Record which runs a checkpoint descends from: what each one trained, on which data and for how many steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class History:
-    """What the checkpoints of a run say of where their weights come from.
+    """The history that the checkpoints of a run record.
 
     Attributes:
         earlier: an entry for each run before this one, the oldest first: ``run``, ``step``, ``trained``, ``data``.
@@ -24,27 +24,33 @@ class History:
     def entries(self, step: int) -> list[dict[str, Any]]:
         """Return the entries as ``vision.json`` holds them.
 
-        The last one is of the checkpoint's own run and names no folder, so that a run may be moved.
+        The last entry is the checkpoint's own run. It names no folder, so that the run may be moved.
 
         Args:
             step: optimizer steps that this run has made.
+
+        Returns:
+            The entries, the oldest run first.
         """
         return [*self.earlier, {"step": step, "trained": self.trained, "data": self.data}]
 
 
 def entries_of_descendant(entries: Sequence[Mapping[str, Any]], run: str) -> list[dict[str, Any]]:
-    """Return what a new run that starts from a checkpoint says of the runs before it.
+    """Return the entries of the runs before a new run that starts from a checkpoint.
 
     Args:
-        entries: entries of the checkpoint; empty for one that was imported, or written before entries were kept.
+        entries: entries of the checkpoint; empty if it was imported, or written by a medcap without histories.
         run: folder of the checkpoint's run.
+
+    Returns:
+        The same entries; the last one names the folder.
     """
     named = [dict(entry) for entry in entries]
     return [*named[:-1], {"run": run, **(named[-1] if named else {})}]
 
 
 def describe_history(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each run, for people: what it trained, on what, for how long."""
+    """Return a readable line for each run: what it trained, on which data, for how many steps."""
     lines = []
     for entry in entries:
         trained = ", ".join(entry.get("trained", [])) or "no trained parts known"

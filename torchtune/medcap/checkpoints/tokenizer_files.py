@@ -1,4 +1,4 @@
-"""The files of a language model's folder that hold its tokenizer."""
+"""Name and copy the tokenizer files of a language model's folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TOKENIZER_FILES = (
 
 
 def copy_tokenizer_files(source: Path, target: Path, further: Sequence[str] = ()) -> list[str]:
-    """Copy the tokenizer's files that are there.
+    """Copy those of the tokenizer's files that exist.
 
     Args:
         source: folder of a language model.
-        target: exists.
+        target: folder to copy to; it must exist.
         further: names of other files to copy.
 
     Returns:

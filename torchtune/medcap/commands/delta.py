@@ -1,4 +1,4 @@
-"""``medcap delta make`` and ``medcap delta apply``: a model as what it has beyond its base."""
+"""``medcap delta make`` and ``medcap delta apply``: store a model as differences from its base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "the weights of a model as differences from its base, and back"
+HELP = "write a model's weights as differences from its base, and restore them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="exact",
         choices=("exact", "fp32", "bf16", "fp16"),
-        help="exact: differences of the bits, as large as the target, from which apply makes every number again; the"
-        " others are differences of the numbers, fp16 as LLaVA's apply_delta reads them, and round (exact)",
+        help="exact: differences of the bits, as large as the target, from which apply restores every number; the"
+        " others are differences of the numbers and round; LLaVA's apply_delta reads fp16 (default: exact)",
     )
-    apply = actions.add_parser("apply", help="make the model of its base and a delta, ours or a published one")
+    apply = actions.add_parser("apply", help="restore a model from its base and a delta, ours or a published one")
     apply.add_argument("--base", type=Path, required=True, metavar="DIR", help="the model that the delta was made from")
     apply.add_argument("--delta", type=Path, required=True, metavar="DIR", help="folder of the delta")
     for action in (make, apply):
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make or apply a delta, and say where.
+    """Make or apply a delta, and print the folder that was written.
 
     Args:
         options: see :func:`add_arguments`.

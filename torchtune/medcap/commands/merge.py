@@ -1,4 +1,4 @@
-"""``medcap merge RUN --out DIR``: a run's language model with its adapters added into the weights."""
+"""``medcap merge RUN --out DIR``: write a run's language model with its adapters added into the weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", "fp32", "bf16", "fp16"),
         help="of the stored weights. auto: that of the language model's files, to which the sums are rounded; fp32"
-        " keeps them (auto)",
+        " does not round them (default: auto)",
     )
-    parser.add_argument("--shard-size", default="5GB", metavar="SIZE", help="most of one weight file, as 500MB (5GB)")
+    parser.add_argument(
+        "--shard-size", default="5GB", metavar="SIZE", help="maximum size of a weight file, such as 500MB (5GB)"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="model keys, such as checkpointer.checkpoint_dir=... where the language model lies elsewhere now",
+        help="model keys, such as checkpointer.checkpoint_dir=... if the language model has moved",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Merge and say where.
+    """Merge, and print the folder that was written.
 
     Args:
         options: see :func:`add_arguments`.

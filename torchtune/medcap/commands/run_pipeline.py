@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "run the stages of a pipeline, or what is left of them"
+HELP = "run the stages of a pipeline that are not done"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("pipeline", metavar="PIPELINE", help="YAML file, or a packaged one: medcap ls lists them")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="over the file, such as output_dir=runs/first"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the file, such as output_dir=runs/first"
     )
     parser.add_argument(
         "--redo", action="store_true", help="remove and run again the stages whose settings have changed"
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the pipeline and print what its stages came to.
+    """Run the pipeline and print the results of its stages; with ``--check`` print their commands.
 
     Args:
         options: see :func:`add_arguments`.

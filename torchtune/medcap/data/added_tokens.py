@@ -1,4 +1,4 @@
-"""Words that are one token each, with ids after those of the language model's tables."""
+"""Encode and decode added words: each is one token, with an id after those of the language model's tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ENDS = ("bos_id", "eos_id")
 
 @dataclass(frozen=True)
 class AddedTokens:
-    """Words, their ids, and those that stand around every image.
+    """Added words, their ids, and the two that stand around every image.
 
     Attributes:
         words: each is one token wherever it occurs in a text.
-        first_id: rows of the language model's embedding table. A table can have more rows than the tokenizer has ids,
-            and reserved ids have rows too; a word never takes one of them, so that what the tables give for their own
-            ids stays the same, and the words' rows follow the tables when a model is written with larger ones.
-        image_words: the words before and after the image tokens of every image; none for no words.
+        first_id: id of the first word: the number of rows of the language model's embedding table. A table can have
+            more rows than the tokenizer has ids, and reserved ids have rows too. A word never takes such a row, so the
+            tables give the same values for their own ids, and an export can append the words' rows.
+        image_words: the words before and after the image tokens of every image; empty for none.
         ids: word -> id.
     """
 
@@ -36,24 +36,24 @@ class AddedTokens:
     def __post_init__(self) -> None:
         check_words(self.words, self.image_words)
         object.__setattr__(self, "ids", {word: self.first_id + number for number, word in enumerate(self.words)})
-        # The longest first: of <seg> and <seg>2 the second wins where both begin.
+        # The longest first, so that <seg>2 in a text is not read as <seg> and 2.
         longest_first = sorted(self.words, key=len, reverse=True)
         object.__setattr__(self, "_pattern", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
 
     @property
     def end(self) -> int:
-        """The first id after those of the words."""
+        """Return the first id after those of the words."""
         return self.first_id + len(self.words)
 
     def encoder(self, encode: Callable[..., list[int]], tokenizer: Any) -> Callable[..., list[int]]:
-        """Return an encoder that cuts text at the words before another one sees it.
+        """Return an encoder that cuts a text at the words and encodes the pieces between them.
 
         Args:
             encode: encodes the text between the words.
-            tokenizer: whose ``encode`` it is, or calls.
+            tokenizer: tokenizer whose ``encode`` it is, or calls.
         """
         begin, end = ([] if (token := getattr(tokenizer, name, None)) is None else [token] for name in _ENDS)
-        # SentencePiece models put a blank before a text; before one that follows a word it would come back as a second.
+        # SentencePiece models put a blank before a text. After a word, decoding would give that blank as a second one.
         trims = "trim_leading_whitespace" in signature(tokenizer.encode).parameters
         after_word = {"trim_leading_whitespace": True} if trims else {}
 
@@ -71,13 +71,13 @@ class AddedTokens:
         return encode_around
 
     def decoder(self, decode: Callable[..., str], encode: Callable[..., list[int]]) -> Callable[..., str]:
-        """Return a decoder that writes the words, and leaves the ids between them to another one.
+        """Return a decoder that writes the words and decodes the ids between them.
 
         Args:
             decode: decodes the ids between the words.
-            encode: of the same tokenizer.
+            encode: encoder of the same tokenizer.
         """
-        # SentencePiece models leave out a blank at the start of a text: what follows a word is decoded behind a letter.
+        # SentencePiece models drop a blank at the start of a text. Decoding after a letter keeps a blank after a word.
         letter = encode("a", add_bos=False, add_eos=False)
 
         def decode_around(token_ids: list[int], **options: Any) -> str:
@@ -94,14 +94,14 @@ class AddedTokens:
 
 
 def check_words(words: Sequence[str], image_words: Sequence[str]) -> None:
-    """Check words for what no tokenizer is needed to see.
+    """Check words, as far as that is possible without a tokenizer.
 
     Args:
-        words: the key ``words.tokens``.
-        image_words: the key ``words.image_words``.
+        words: value of the key ``words.tokens``.
+        image_words: value of the key ``words.image_words``; empty for none.
 
     Raises:
-        UserError: naming the word.
+        UserError: if a word cannot be a token; the message names it.
     """
     if not words:
         raise UserError("words.tokens is empty: name at least one word, such as words=[<SEG>], or leave words out")
@@ -109,7 +109,7 @@ def check_words(words: Sequence[str], image_words: Sequence[str]) -> None:
         if not word.strip():
             raise UserError(f"words.tokens: word {number + 1} is empty: remove it")
         if word != word.strip():
-            # Texts are stripped before they are encoded, so that such a word would be another one at a text's end.
+            # Texts are stripped before they are encoded, so such a word would not be found at the end of a text.
             raise UserError(f"words.tokens: {word!r} begins or ends with white space: leave the white space out")
         if "<image>" in word:
             raise UserError(f"words.tokens: {word!r} holds <image>, which stands for an image: choose another word")

@@ -1,4 +1,4 @@
-"""The order of an epoch that is mixed from several sources by their weights, as arrays."""
+"""Compute the order of an epoch that mixes several sources by their weights, as arrays."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MixedOrder:
-    """The samples of a mixed epoch in order.
+    """The samples of a mixed epoch, in the order of training.
 
     Attributes:
-        sources: ``[n]`` int64, the source of each.
-        rows: ``[n]`` int64, the row of its source.
-        passes: ``[n]`` int64, how often the epoch has begun a new pass over the source before it.
+        sources: ``[n]`` int64, index of each sample's source.
+        rows: ``[n]`` int64, index of the row in that source.
+        passes: ``[n]`` int64, number of the pass over that source, counted from 0 within the epoch.
     """
 
     sources: np.ndarray
@@ -27,15 +27,15 @@ class MixedOrder:
 def divide_epoch(weights: Sequence[Fraction], total: int) -> list[int]:
     """Divide the samples of an epoch by weights.
 
-    The method is that of the largest remainder: every source gets the whole part of its share, and those with the
-    largest rest get one more, earlier ones first.
+    This is the largest-remainder method: every source gets its share rounded down, and the sources with the largest
+    remainders get one more. Of equal remainders the earlier source wins.
 
     Args:
-        weights: above 0; their sum may be any.
-        total: samples of the epoch.
+        weights: weights above 0; they need not add up to 1.
+        total: number of samples in the epoch.
 
     Returns:
-        Samples of each source, their sum ``total``; each differs by less than 1 from its exact share.
+        Number of samples of each source; they add up to ``total``, and each is less than 1 from its exact share.
     """
     whole = sum(weights, Fraction(0))
     exact = [weight / whole * total for weight in weights]
@@ -55,21 +55,22 @@ def mix(
 ) -> MixedOrder:
     """Mix the samples of an epoch.
 
-    The samples of a source are read in passes that go on from epoch to epoch: each pass shows every row once before a
-    row comes again. Sample j of the c samples of a source is put at the fraction (j + u) / c of the epoch, u from 0 to
-    1. So every stretch of the epoch holds the sources in about their shares.
+    A source is read in passes, which continue from epoch to epoch: each pass shows every row once. Sample j of the c
+    samples of a source is put at the fraction (j + u) / c of the epoch, with u between 0 and 1. So every part of the
+    epoch holds the sources in about their shares.
 
     Args:
-        sizes: rows of each source.
-        counts: samples of each source in an epoch, the same in all epochs.
-        epoch: epoch, counted from 0.
-        read: source, and passes, counted from 0 over all epochs -> the rows of these passes, ``[passes * size]`` int64.
-        generator: draws u; None takes 1/2.
+        sizes: number of rows of each source.
+        counts: number of samples of each source in an epoch, the same in all epochs.
+        epoch: number of the epoch, counted from 0.
+        read: returns the rows of some passes, ``[passes * size]`` int64, from the source's index and the passes'
+            numbers, counted from 0 over all epochs.
+        generator: draws u for each sample; with None every u is 1/2.
 
     Returns:
-        The epoch.
+        The order of the epoch.
     """
-    rows, passes, places = [], [], []
+    rows, passes, fractions = [], [], []
     for source, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         first = epoch * count  # samples that the earlier epochs have taken
         numbers = range(first // size, -(-(first + count) // size))
@@ -77,7 +78,7 @@ def mix(
         rows.append(read(source, numbers)[start : start + count])
         passes.append((start + np.arange(count)) // size)
         within = 0.5 if generator is None else generator.random(count)
-        places.append((np.arange(count) + within) / count)
-    mixed = np.argsort(np.concatenate(places), kind="stable")
+        fractions.append((np.arange(count) + within) / count)
+    mixed = np.argsort(np.concatenate(fractions), kind="stable")
     sources = np.repeat(np.arange(len(counts)), counts)
     return MixedOrder(sources[mixed], np.concatenate(rows)[mixed], np.concatenate(passes)[mixed])

@@ -1,4 +1,4 @@
-"""Several data sources in one training, mixed by their weights."""
+"""Mix several data sources by their weights into one training dataset."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from medcap.datasets.source_keys import SourceArguments, source_names
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 
-# An odd number of 64 bits: added to the group of a sample once for each pass, it gives each pass groups of its own.
+# Added to a sample's group once for each pass. An odd 64-bit number: no two passes give a sample the same group.
 _NEXT_PASS = np.int64(-7046029254386353131)
 
-# Up to this many rows, a source that is repeated in an epoch is shuffled in blocks of passes.
+# A source of at most this many rows that is repeated in an epoch is shuffled in blocks of passes.
 _SMALL = 1 << 14
 
 
 class OneSource(Protocol):
-    """What a mixture needs of a source: a data set of one file."""
+    """What a mixture needs of each source: a dataset of one file, or of tar shards."""
 
     rows: RowSource
     tokenizer: Any
@@ -53,12 +53,12 @@ class OneSource(Protocol):
 
 
 class MixedDataset(TrainingDataset):
-    """Several sources, their samples numbered one source after the other.
+    """Several sources as one dataset; samples are numbered through all sources, one source after another.
 
     Args:
-        parts: the sources, counted, with the same settings but for how their rows are read.
-        sources: their keys.
-        epoch_samples: samples of an epoch; None for as many as there are usable rows.
+        parts: one dataset for each source; their settings differ only in how rows are read.
+        sources: keys of the sources, in the same order.
+        epoch_samples: number of samples in an epoch; None for the number of usable rows.
 
     Raises:
         UserError: if the epoch is too small for one of the weights.
@@ -72,9 +72,9 @@ class MixedDataset(TrainingDataset):
         self.share_images, self.prompt_prefix = first.share_images, first.prompt_prefix
         self.parts = list(parts)
         self.names = source_names(sources)
-        # A generator draws nothing here: the number of usable rows does not depend on the order.
+        # No generator: the number of usable rows does not depend on the order.
         self.sizes = [len(part.usable_rows(None)) for part in parts]
-        # Exactly as written: 0.1 is a tenth.
+        # Fractions of the written numbers, so that 0.1 is exactly a tenth and shares are the same on every machine.
         self.weights = [
             Fraction(size) if given.weight is None else Fraction(repr(given.weight))
             for given, size in zip(sources, self.sizes, strict=True)
@@ -93,7 +93,7 @@ class MixedDataset(TrainingDataset):
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files, good and bad."""
+        """Number of rows of all sources, usable or not."""
         return self._starts[-1]
 
     @property
@@ -103,7 +103,7 @@ class MixedDataset(TrainingDataset):
 
     @property
     def plan_fingerprint(self) -> str:
-        """A number for the order of an epoch: that of each source, its weight, and the size of the epoch."""
+        """Hash of what decides the order of an epoch: the sources, their weights and the size of the epoch."""
         settings = [
             [part.plan_fingerprint for part in self.parts],
             [str(weight / sum(self.weights)) for weight in self.weights],
@@ -112,23 +112,23 @@ class MixedDataset(TrainingDataset):
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
-        """Mix the samples of an epoch; packed, every one of them is in exactly one row.
+        """Mix the samples of an epoch; in a packed dataset each of them is in exactly one packed row.
 
         Args:
             seed: seed that decides the order together with the epoch.
             epoch: epoch, counted from 0.
-            shuffle: False keeps the order of the files.
+            shuffle: False keeps the order within each file; the sources still alternate by their weights.
 
         Returns:
-            The plan; the same on every machine.
+            The order, the same on every machine.
         """
         mixed = self._mix(seed, epoch, shuffle)
         order = np.array(self._starts[:-1])[mixed.sources] + mixed.rows
         if not self.packed:
             return EpochOrder(order)
         assert self.table is not None, "packed data sets are counted"
-        # A row that comes again in a later pass is another sample of the epoch: it must not share its first one's
-        # document, as both would then be learnt in the same step.
+        # A row that comes again in a later pass must not share a document with its first occurrence: both would be
+        # learnt in the same step.
         epoch_table = SampleTable(
             self.table.lengths[order],
             self.table.prefixes[order],
@@ -147,7 +147,7 @@ class MixedDataset(TrainingDataset):
                 return np.tile(part.usable_rows(None), len(passes))
             if size > _SMALL or self.counts[source] <= size or part.rows.sequential:
                 return np.concatenate([part.usable_rows(generator_of(number, source)) for number in passes])
-            # A generator for each of many short passes would take longer than all the rest.
+            # Making a generator for each of many short passes would take longer than everything else.
             block = -(-_SMALL // size)
             blocks = range(passes.start // block, -(-passes.stop // block))
             rows = np.tile(part.usable_rows(None), (block, 1))
@@ -156,24 +156,24 @@ class MixedDataset(TrainingDataset):
             return np.concatenate(drawn)[start : start + len(passes)].ravel()
 
         def generator_of(number: int, source: int) -> np.random.Generator:
-            # NumPy fills up with zeros, so the passes of the first source are the epochs of a run with it alone.
+            # NumPy pads seeds with zeros, so the passes of source 0 have the order of the epochs of a run on it alone.
             return np.random.default_rng([seed, number, 0, source])
 
         generator = np.random.default_rng([seed, epoch, 2]) if shuffle else None
         return mix(self.sizes, self.counts, epoch, read, generator)
 
     def name(self, index: int) -> str:
-        """Return how messages to the user call a row."""
+        """Return the name of a row for messages."""
         part, row = self._find(index)
         return part.rows.name(row)
 
     def sample(self, index: int) -> Sample:
-        """Read and tokenize one row; a ``UserError`` says that it cannot be used."""
+        """Read and tokenize one row; raise ``UserError`` if it cannot be used."""
         part, row = self._find(index)
         return part.sample(row)
 
     def open_image(self, index: int, image: ImageRef) -> Any:
-        """Open an image of a row, as its source says."""
+        """Open an image of a row with the settings of its source; raise ``UserError`` if that is impossible."""
         part, row = self._find(index)
         return part.open_image(row, image)
 
@@ -182,7 +182,7 @@ class MixedDataset(TrainingDataset):
         return self.parts[number], index - self._starts[number]
 
     def check_images(self, limit: int) -> list[BadRow]:
-        """Decode the images of some rows of each source, together about ``limit``; return those that are unusable."""
+        """Decode the images of about ``limit`` rows, divided by the sizes of the sources; return the unusable rows."""
         return [
             row for part in self.parts for row in part.check_images(-(-limit * part.num_rows // max(self.num_rows, 1)))
         ]
@@ -192,7 +192,7 @@ class MixedDataset(TrainingDataset):
         return any(part.has_images() for part in self.parts)
 
     def describe(self) -> str:
-        """Return a table of the sources: rows, share of the samples, and passes in an epoch."""
+        """Return a table of the sources: rows, samples in an epoch and their share, and passes in an epoch."""
         width = max(map(len, self.names))
         lines = []
         for name, part, size, count in zip(self.names, self.parts, self.sizes, self.counts, strict=True):

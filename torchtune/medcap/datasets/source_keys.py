@@ -1,4 +1,4 @@
-"""The keys that say where training rows come from: ``dataset.source``, or ``dataset.sources`` for a mixture."""
+"""Check the keys that name the training data: ``dataset.source``, or ``dataset.sources`` for a mixture."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medcap.errors import UserError
 
 
 class SourceArguments(Configuration):
-    """A file of a mixture, and how its rows are read where that differs from what ``dataset`` says."""
+    """Keys of one source of a mixture; what it leaves out is read as ``dataset`` says."""
 
     source: PathText = Field(description="Data file or tar shards, as dataset.source.")
-    weight: Number | None = Field(None, gt=0, description="Its part of an epoch; without weights, every row once.")
-    name: str | None = Field(None, description="How messages call it; null takes the file's name.")
+    weight: Number | None = Field(None, gt=0, description="Its share of an epoch; without any weights, every row once.")
+    name: str | None = Field(None, description="Its name in messages; null takes the file's name.")
     conversation_style: str | None = Field(None, description="As dataset.conversation_style, for this source.")
     image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(
         None, description="As dataset.image_roots, for this source."
@@ -30,7 +30,7 @@ class SourceArguments(Configuration):
 def check_sources(
     source: str | None, sources: Sequence[Mapping[str, Any]] | None, epoch_samples: int | None = None
 ) -> list[SourceArguments]:
-    """Check the keys that say where the rows come from.
+    """Check the keys that name the training data.
 
     Args:
         source: ``dataset.source``.
@@ -38,10 +38,10 @@ def check_sources(
         epoch_samples: ``dataset.epoch_samples``.
 
     Returns:
-        The sources; where ``source`` names the only one, that.
+        The sources; only one if ``source`` names it.
 
     Raises:
-        UserError: naming the key that is wrong.
+        UserError: if a key is missing or wrong; the message names it.
     """
     if sources is None:
         if source is None:
@@ -67,7 +67,7 @@ def check_sources(
 
 
 def source_names(sources: Sequence[SourceArguments]) -> list[str]:
-    """Return how messages call the sources."""
+    """Return the names of the sources for messages."""
     return [given.name or Path(given.source).stem for given in sources]
 
 

@@ -1,4 +1,4 @@
-"""Samples by number, laid out as the batches of a plan."""
+"""Read samples by index and lay them out as batches, in the order of a plan."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from medcap.errors import UserError
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: how it is called, and why not."""
+    """A row that cannot be used: its name for messages, and the reason."""
 
     name: str
     reason: str
 
 
 class TrainingDataset(ABC):
-    """What a training needs of its data: samples by number, and plans of epochs.
+    """What training needs of its data: samples by index, and the order of each epoch.
 
     Attributes:
         tokenizer: makes the tokens.
-        row_length: tokens that a sample keeps, and the length of a packed row.
-        packed: whether a batch consists of full rows rather than samples.
-        share_images: compute an image once for all samples of a batch that show it.
+        row_length: maximum tokens of a sample, and the length of a packed row.
+        packed: whether the items of an epoch are packed rows rather than single samples.
+        share_images: whether an image is computed once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
-        table: the numbers of all samples; None if they were not counted.
+        table: lengths, prefixes and groups of all samples; None if the samples were not counted.
     """
 
     tokenizer: ChatTokenizer
@@ -49,7 +49,7 @@ class TrainingDataset(ABC):
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """Rows of the files, good and bad."""
+        """Number of rows of all files, usable or not."""
 
     @property
     @abstractmethod
@@ -59,7 +59,7 @@ class TrainingDataset(ABC):
     @property
     @abstractmethod
     def plan_fingerprint(self) -> str:
-        """A number for the order of an epoch: datasets with equal numbers have the same plans."""
+        """Hash of what decides the order of an epoch: datasets with equal hashes have the same plans."""
 
     @abstractmethod
     def plan(self, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> EpochOrder:
@@ -73,19 +73,19 @@ class TrainingDataset(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return how messages to the user call a row."""
+        """Return the name of a row for messages."""
 
     @abstractmethod
     def sample(self, index: int) -> Sample:
-        """Read and tokenize one row; a ``UserError`` says that it cannot be used."""
+        """Read and tokenize one row; raise ``UserError`` if it cannot be used."""
 
     @abstractmethod
     def open_image(self, index: int, image: ImageRef) -> Any:
-        """Open an image of a row; a ``UserError`` says that it cannot be used."""
+        """Open an image of a row; raise ``UserError`` if it cannot be used."""
 
     @abstractmethod
     def check_images(self, limit: int) -> list[BadRow]:
-        """Decode the images of at most ``limit`` rows, and return the rows that cannot be used."""
+        """Decode the images of about ``limit`` rows and return the rows that cannot be used."""
 
     @abstractmethod
     def has_images(self) -> bool:
@@ -96,8 +96,8 @@ class TrainingDataset(ABC):
     ) -> tuple[Batch | None, list[BadRow]]:
         """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
 
-        Damaged rows, and rows with a damaged image, are left out; that depends only on the files, so it is the same
-        every time.
+        Damaged rows, and rows with a damaged image, are left out. That depends only on the files, so each call gives
+        the same batch.
 
         Args:
             plan: plan from :meth:`plan`.
@@ -106,7 +106,10 @@ class TrainingDataset(ABC):
             transform: RGB or grey image -> ``[3, H, W]`` uint8.
 
         Returns:
-            The batch (None if nothing of it is usable) and the rows left out.
+            The batch (None if no row of it is usable) and the rows left out.
+
+        Raises:
+            UserError: if a row has another length than was counted.
         """
         wanted = plan.samples_of(start, stop)
         samples, images, bad = self._read(wanted, transform)
@@ -150,7 +153,7 @@ class TrainingDataset(ABC):
             except Exception as error:
                 error.add_note(self.name(index))
                 raise
-            # [Contract] the plan was made from these counts: another length would overflow a row.
+            # [Contract] The plan was made from the counted lengths: a longer sample would overflow a packed row.
             if self.table is not None and self.table.lengths[index] != len(sample.tokens):
                 raise UserError(
                     f"{sample.name} has {len(sample.tokens)} tokens, but {self.table.lengths[index]} were counted:"

@@ -1,8 +1,8 @@
-"""What stands in a delta: the folder's files, the arithmetic, and which base it belongs to.
+"""The format of a delta: the files of its folder, the arithmetic, and how it is matched with its base.
 
-A delta has the tensors of a target model: where the base has one of the same name, the difference of the two, and
-otherwise the target's own. Published ones (LLaVA, LLaVA-Med 1.0) are differences in fp16 and nothing else. Ours have a
-``delta.json`` beside them, and differences of the bits unless another dtype was asked for.
+A delta has the tensors of a target model: the difference where the base has a tensor of the same name, and the
+target's own tensor otherwise. Published deltas (LLaVA, LLaVA-Med 1.0) hold fp16 differences and no description. Ours
+have a ``delta.json``, and differences of the bits unless another dtype was requested.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DESCRIPTION_FILE = "delta.json"
 EXACT = "exact"
 SHARD_BYTES = 2 * 10**9
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
-# In this order, as transformers looks for them.
+# In the order in which transformers looks for them, so that both read the same files.
 _WEIGHTS = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", _PICKLE_INDEX)
 _COPIED_SUFFIXES = (".json", ".model", ".jinja", ".txt", ".md")
-# The two tables that grow with new tokens; another tensor of another shape is another model's.
+# The two tables that grow with new tokens. If another tensor differs in shape, the base is a different model.
 _TABLES = ("embed_tokens.weight", "lm_head.weight")
 _OF_LANGUAGE_MODEL = re.compile(r"(model\.)?(layers\.\d+|norm|embed_tokens|lm_head)\.")
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -37,14 +37,17 @@ _ROWS = torch.contiguous_format
 
 
 def open_weights(folder: Path, key: str) -> TensorFiles:
-    """Open the weights of a model's folder; precomputed rotary tables, which every library computes, are left out.
+    """Open the weights of a model's folder, without precomputed rotary tables, as every library computes them.
 
     Args:
-        folder: holds safetensors files or ``pytorch_model*.bin``.
-        key: option that names it, for messages.
+        folder: folder with safetensors files or ``pytorch_model*.bin``.
+        key: option that names the folder, for messages.
+
+    Returns:
+        The tensors; none is read yet.
 
     Raises:
-        UserError: if there are none, or a file is damaged.
+        UserError: if the folder has no weights, or a file is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{key} {folder}: there is no such folder")
@@ -59,11 +62,11 @@ def open_weights(folder: Path, key: str) -> TensorFiles:
 
 
 def copy_other_files(source: Path, target: Path) -> None:
-    """Copy configuration, tokenizer and texts of a model's folder, without its weights.
+    """Copy configuration, tokenizer and text files of a model's folder, without its weights.
 
     Args:
         source: folder of a model or a delta.
-        target: exists.
+        target: folder to copy to; it must exist.
     """
     for path in sorted([*source.iterdir(), source / "original" / "tokenizer.model"]):
         is_index = path.name.endswith(".index.json") or path.name == DESCRIPTION_FILE
@@ -75,19 +78,19 @@ def copy_other_files(source: Path, target: Path) -> None:
 
 
 def match(base: TensorFiles, other: TensorFiles, location: Path, other_is: str) -> dict[str, bool]:
-    """See which tensors of a target or a delta belong to one of the base.
+    """Find which tensors of a target or a delta have a counterpart in the base.
 
     Args:
-        base: the base's tensors.
-        other: those of the target or the delta.
+        base: tensors of the base.
+        other: tensors of the target or the delta.
         location: folder of ``other``, for messages.
         other_is: "target" or "delta", for messages.
 
     Returns:
-        Name -> whether the base has it; of a table with more rows, the base has the first ones.
+        Name -> whether the base has the tensor. Of a table that has grown, the base has the first rows.
 
     Raises:
-        UserError: naming the tensor with which the two cannot belong together.
+        UserError: if the two do not belong together; the message names the tensor that shows it.
     """
     for name in sorted(base.names - other.names):
         raise UserError(f"{location}: tensor {name} of the base is missing, so this {other_is} belongs to another base")
@@ -115,13 +118,13 @@ def difference(target: Tensor, base: Tensor, dtype: torch.dtype | None) -> Tenso
     """Subtract the base from the target.
 
     Args:
-        target: of any shape.
-        base: of the same shape, or fewer rows of it, in any dtype: it is read in the target's, as LLaVA's make_delta
-            does.
-        dtype: dtype of the result; None takes the difference of the bits, from which the target comes back exactly.
+        target: tensor of any shape.
+        base: tensor of the same shape or with fewer rows, of any dtype. It is converted to the target's dtype first,
+            as in LLaVA's make_delta.
+        dtype: dtype of the result; None takes the difference of the bits, from which the target is restored exactly.
 
     Returns:
-        Of the target's shape; rows that the base has not are the target's.
+        The difference, in the target's shape; rows that the base does not have are the target's.
     """
     as_bits = dtype is None or not target.is_floating_point()
     if dtype is None or as_bits:
@@ -142,13 +145,16 @@ def difference(target: Tensor, base: Tensor, dtype: torch.dtype | None) -> Tenso
 def restored(delta: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
     """Add a base and a delta: the inverse of :func:`difference`.
 
-    The sum of two fp16 numbers in fp32, rounded once, is the sum that fp16 arithmetic gives, as LLaVA's apply_delta has
-    it.
+    fp16 numbers are added in fp32 and rounded once. That gives the same sums as fp16 arithmetic, which LLaVA's
+    apply_delta uses.
 
     Args:
-        delta: difference, of bits where it holds integers.
-        base: of the same shape, or fewer rows of it, in any dtype.
+        delta: the difference; integers are a difference of the bits.
+        base: tensor of the same shape or with fewer rows, of any dtype.
         dtype: dtype of the target.
+
+    Returns:
+        The target.
     """
     as_bits = not delta.is_floating_point()
     result = delta.clone(memory_format=_ROWS) if as_bits else delta.to(dtype, copy=True, memory_format=_ROWS)
@@ -164,7 +170,7 @@ def restored(delta: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """View floating-point numbers as integers of the same size; integers stay what they are."""
+    """View floating-point numbers as integers of the same size; return integers unchanged."""
     return tensor.view(_INTEGERS[tensor.dtype.itemsize]) if tensor.is_floating_point() else tensor
 
 
@@ -174,7 +180,7 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def fingerprint(base: Tensor, dtype: torch.dtype) -> str:
-    """Return sha256 of a base's tensor in the target's dtype."""
+    """Return the SHA-256 of a tensor of the base, converted to the target's dtype."""
     digest, flat = hashlib.sha256(), base.reshape(-1)
     for part in _blocks(flat):
         digest.update(flat[part].to(dtype).view(torch.uint8).numpy().data)
@@ -182,5 +188,5 @@ def fingerprint(base: Tensor, dtype: torch.dtype) -> str:
 
 
 def _blocks(flat: Tensor) -> Iterator[slice]:
-    """Divide a tensor, so that no copy of all of it in fp32 is held."""
+    """Divide a flat tensor into blocks, so that it is never copied to fp32 as a whole."""
     return (slice(start, min(start + _BLOCK, len(flat))) for start in range(0, len(flat), _BLOCK))

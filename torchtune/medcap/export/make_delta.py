@@ -1,4 +1,4 @@
-"""``medcap delta make``: what a target model has beyond its base."""
+"""``medcap delta make``: write the differences of a target model from its base."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from medcap.models.towers.tensor_files import StoredTensor, check_finite
 
 @dataclass
 class _Rounding:
-    """Numbers of the target that base and delta do not give back."""
+    """Counts the numbers of the target that base and delta do not restore exactly."""
 
     changed: int = 0
     total: int = 0
@@ -47,25 +47,29 @@ class _Rounding:
 
 
 def make_delta(base_folder: Path, target_folder: Path, out: Path, dtype: str = EXACT) -> list[str]:
-    """Write a delta; one tensor of both models is held at a time, beside the shard that is written.
+    """Write a delta.
+
+    Memory holds one tensor of each model at a time, and the shard that is being written.
 
     Args:
         base_folder: a model's folder, safetensors or ``pytorch_model*.bin``.
-        target_folder: a model's folder that was trained from the base.
-        out: folder to write; it must not exist, or be empty.
+        target_folder: folder of a model that was trained from the base.
+        out: folder to write; it must be new or empty.
         dtype: dtype of the differences: fp32, bf16 or fp16; "exact" takes differences of the bits.
 
     Returns:
         Lines that the user should see.
 
     Raises:
-        UserError: if the two do not belong together, or a file is damaged.
+        UserError: if the two do not belong together, a file is damaged, or ``out`` is not empty.
     """
     check_empty(out)
     base, target = open_weights(base_folder, "--base"), open_weights(target_folder, "--target")
     in_base = match(base, target, target_folder, "target")
     if not any(in_base.values()):
-        raise UserError(f"--target {target_folder} has no tensor in common with --base {base_folder}")
+        raise UserError(
+            f"--target {target_folder} has no tensor in common with --base {base_folder}: name the target's own base"
+        )
     stored = None if dtype == EXACT else DTYPES[dtype]
     rounding = _Rounding()
     table: dict[str, dict[str, Any]] = {}
@@ -90,7 +94,7 @@ def make_delta(base_folder: Path, target_folder: Path, out: Path, dtype: str = E
     if rounding.changed:
         notices.append(
             f"{rounding.changed} of {rounding.total} numbers come back rounded, at most {rounding.largest:.2g} from the"
-            f" target's; --dtype {EXACT} gives all of them back"
+            f" target's; --dtype {EXACT} restores all of them"
         )
     return notices
 

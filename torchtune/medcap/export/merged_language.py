@@ -1,4 +1,4 @@
-"""The language model of a run with its adapters added into the weights: a Hugging Face folder of its own."""
+"""Write a run's language model with its adapters added into the weights, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class MergeOptions:
     """How the merged weights are stored.
 
     Attributes:
-        dtype: one of ``DTYPES``; "auto" is that of the language model's files.
-        shard_bytes: most bytes of a weight file.
+        dtype: name of a dtype in ``DTYPES``; "auto" is the dtype of the language model's files.
+        shard_bytes: maximum bytes of a weight file.
     """
 
     dtype: str = "auto"
@@ -51,16 +51,16 @@ def merge_run(
     """Write a run's language model with its adapters merged; the folder appears whole or not at all.
 
     Args:
-        run: its folder, or one of its checkpoint folders.
-        out: the folder to write; it must not exist, or be empty.
-        overrides: ``key=value`` of the model keys, as for ``read_run``.
+        run: the run's folder, or one of its checkpoint folders.
+        out: folder to write; it must be new or empty.
+        overrides: ``key=value`` overrides of model keys, as for ``read_run``.
         options: see :class:`MergeOptions`.
 
     Returns:
         Lines that the user should see.
 
     Raises:
-        UserError: if the run has no adapters, its language model is not a Llama, or the folder holds something.
+        UserError: if the run has no adapters, its language model is not a Llama, or ``out`` is not empty.
     """
     options = options or MergeOptions()
     target = Path(out).expanduser()
@@ -89,13 +89,13 @@ def merge_run(
     notices = []
     if dtype.itemsize < 4:
         notices.append(
-            f"the sums are rounded to {_name(dtype)}, so answers may differ a little from the run's; --dtype fp32 keeps"
-            " them"
+            f"the sums are rounded to {_name(dtype)}, so answers may differ a little from the run's; --dtype fp32 does"
+            " not round them"
         )
     if plan.llm.llm_weights != "bf16":
         notices.append(
-            f"the run saw through a language model in {plan.llm.llm_weights}, the merged one comes of its original"
-            " weights: answers may differ a little"
+            f"the run was trained with {plan.llm.llm_weights} language-model weights, the merged model has the original"
+            " ones: answers may differ a little"
         )
     if len(adapters) < len(changing):
         notices.append(
@@ -103,12 +103,12 @@ def merge_run(
             " hf writes them into larger tables"
         )
     if not named:
-        notices.append("the language model's folder holds no tokenizer, so there is none beside the merged one")
+        notices.append("the language model's folder holds no tokenizer, so the merged folder has none: copy one there")
     return notices
 
 
 def _write_tokenizer(folder: Path, cfg: ModelConfiguration, plan: ModelPlan) -> list[str]:
-    """Copy the language model's own files; beside Meta's files there is only Llama 3's tokenizer.model."""
+    """Write the tokenizer's files and return their names; with Meta's weights only Llama 3's can be written."""
     files = plan.llm.files
     if files.kind == "hugging_face":
         return copy_tokenizer_files(files.folder, folder, _FURTHER_FILES)
@@ -124,12 +124,12 @@ def _write_tokenizer(folder: Path, cfg: ModelConfiguration, plan: ModelPlan) -> 
 
 
 def _config(plan: ModelPlan, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the language model's own config.json; one is made where it has none."""
+    """Return the language model's own config.json, or make one from its shape if it has none."""
     shape = describe(build_decoder(plan.llm.llm))
     config = plan.llm.files.config or llama_config(shape, dtype)
     if plan.llm.files.config is None and isinstance(plan.tokenizer.tokenizer, Llama3Tokenizer):
         config |= token_ids(plan.tokenizer.tokenizer)
-    # transformers remembers where a model came from, and its releases name the dtype differently; all read this name.
+    # _name_or_path would name the base's old folder. Releases of transformers differ on dtype; all read torch_dtype.
     config = {key: value for key, value in config.items() if key not in ("_name_or_path", "dtype")}
     return config | {
         "tie_word_embeddings": shape.tied or plan.llm.shares_embedding,

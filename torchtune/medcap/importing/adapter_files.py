@@ -1,4 +1,4 @@
-"""Low-rank adapters of other systems: PEFT's folders, those of LLaVA-like trainers, and torchtune's own files."""
+"""Open low-rank adapters of other systems: folders of PEFT and of LLaVA-like trainers, and torchtune's files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, re
 
 CONFIG_FILE = "adapter_config.json"
 FURTHER_FILE = "non_lora_trainables.bin"
-# As PEFT and torchtune name them, in the order in which they are looked for.
+# The names that PEFT and torchtune write. The order matters: torchtune writes two of them with the same content.
 _WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 _NUMBERED = re.compile(r"adapter_(\d+)\.pt")
-# Options of PEFT that make another model than W + scale * B A, and the values with which they do not.
+# Options of PEFT with which the model is not W + scale * B A, unless they have one of the values of _OFF.
 _OFF = (None, False, {}, [], "", "none")
 _REFUSED = (
     "use_dora", "use_qalora", "lora_bias", "bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
     "trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
-# Ways to begin that take something off the base weights; the file then belongs to what is left of them.
+# Initialisations of PEFT that also change the base weights; such adapters do not fit the original base.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _PROJECTORS = ("mm_projector", "multi_modal_projector")
-# The language model alone, or within a LLaVA: LLaVA's own, and those of transformers 5 and 4.
+# Names in a language model alone, or in a LLaVA: LLaVA's own classes, and those of transformers 5 and 4.
 _UPDATE = re.compile(
     r"(?:base_model\.model\.)?(?:|model\.|model\.language_model\.|(?:model\.)?language_model\.model\.)"
     r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])(?:\.\w+)?\.weight"
@@ -39,18 +39,18 @@ _TORCHTUNE = re.compile(r"layers\.\d+\.(?:attn|mlp)\.\w+\.lora_[ab]\.weight")
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """Adapters whose options are checked and whose weights are not read yet.
+    """Adapters whose options are checked but whose weights are not read yet.
 
     Attributes:
         location: file of the weights.
-        options: ``rank``, ``alpha``, ``dropout`` and ``rank_stabilised`` of ``llm_lora``.
+        options: the arguments ``rank``, ``alpha``, ``dropout`` and ``rank_stabilised`` of ``llm_lora``.
         updates: the matrices, under torchtune's names.
-        half_rotation: whether rows of queries and keys are in Hugging Face's order, not in torchtune's.
-        projector: tensors of a projector that was trained with them, under the projector's own names.
-        tower: tensors of a vision tower that was trained with them, under the tower's own names.
-        further: file or folder of projector and tower.
-        targets: the maps that ``adapter_config.json`` names, of ``TARGETS``; a map without weights is a damaged file.
-        base: name of the model that they were trained for, as the configuration has it.
+        half_rotation: whether the rows of queries and keys are in Hugging Face's order rather than torchtune's.
+        projector: tensors of a projector that was trained with the adapters, under the projector's own names.
+        tower: tensors of a vision tower that was trained with the adapters, under the tower's own names.
+        further: file of the projector and tower.
+        targets: names of ``TARGETS`` that ``adapter_config.json`` lists; one without weights means a damaged file.
+        base: name of the model that the adapters were trained for, from ``adapter_config.json``; None if not given.
     """
 
     location: Path
@@ -65,20 +65,23 @@ class AdapterFiles:
 
 
 def holds_adapters(source: Path) -> bool:
-    """Return whether a folder, or a file by its name, is one of adapters."""
+    """Return whether a folder holds adapters, or a file is named like one of adapters."""
     if source.is_dir():
         return (source / CONFIG_FILE).is_file() or _weights_in(source) is not None
     return source.name in _WEIGHT_FILES or _NUMBERED.fullmatch(source.name) is not None
 
 
 def open_adapters(source: Path) -> AdapterFiles:
-    """Read options and headers.
+    """Read the options of adapters and the headers of their weight files.
 
     Args:
-        source: a folder with ``adapter_config.json``, or a file of weights that has it beside it.
+        source: a folder with ``adapter_config.json``, or a weight file in such a folder.
+
+    Returns:
+        The adapters.
 
     Raises:
-        UserError: if a file is missing or damaged, or the adapters are of a kind that ``llm_lora`` is not.
+        UserError: if a file is missing or damaged, or ``llm_lora`` cannot represent the adapters.
     """
     folder = source if source.is_dir() else source.parent
     file = _weights_in(source) if source.is_dir() else source
@@ -88,7 +91,7 @@ def open_adapters(source: Path) -> AdapterFiles:
     if not location.is_file():
         raise UserError(
             f"{file} does not say what its updates are multiplied by: lay {CONFIG_FILE} beside it, such as"
-            ' {"peft_type": "LORA", "r": 8, "lora_alpha": 16} with the values of its training'
+            ' {"peft_type": "LORA", "r": 8, "lora_alpha": 16}, with the values that it was trained with'
         )
     config = read_json(location)
     options = _options(config, location)
@@ -104,7 +107,7 @@ def open_adapters(source: Path) -> AdapterFiles:
     updates = own if torchtune else own.renamed(_torchtune_name)
     updates = updates.renamed(lambda name: name if _TORCHTUNE.fullmatch(name) else None)
     if not updates.names:
-        raise UserError(f"{file} holds no adapters of a language model's layers")
+        raise UserError(f"{file} holds no adapters of a language model's layers: name another file or folder")
     _check_all_known(own, file, torchtune)
     if others is not own:
         _check_all_known(others, further, False)
@@ -125,7 +128,7 @@ def _weights_in(folder: Path) -> Path | None:
 def _options(config: Mapping[str, Any], location: Path) -> dict[str, Any]:
     kind = config.get("peft_type", "LORA")
     if str(kind).upper() != "LORA":
-        raise UserError(f"{location}: peft_type={kind}; medcap import takes LORA only")
+        raise UserError(f"{location}: peft_type={kind}; medcap import takes LORA only: merge the adapters with PEFT")
     for key in _REFUSED:
         if config.get(key) not in _OFF:
             raise UserError(f"{location}: {key}={config[key]} has no place in llm_lora; merge the adapters with PEFT")
@@ -183,7 +186,7 @@ def _tower(name: str) -> str | None:
 
 
 def _check_all_known(stored: TensorFiles, file: Path, torchtune: bool) -> None:
-    """Refuse tensors that would be left out of the run without a word."""
+    """Refuse tensors that would silently be left out of the run."""
     known = _TORCHTUNE.fullmatch if torchtune else _torchtune_name
     for name in sorted(stored.names):
         if known(name) or _projector(name) or _tower(name) or name.endswith("position_ids"):

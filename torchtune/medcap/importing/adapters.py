@@ -1,4 +1,4 @@
-"""Adapters of other systems as the component ``llm_lora`` of an imported model."""
+"""Make adapters of other systems the component ``llm_lora`` of an imported model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMES = {own: f"{'self_attn' if own.startswith('attn') else 'mlp'}.{name}" for 
 
 @dataclass(frozen=True)
 class _LinearMaps:
-    """What ``llm_lora`` asks a plan for."""
+    """The part of a model plan that ``llm_lora`` uses."""
 
     shapes: dict[str, tuple[int, int]]
 
@@ -49,17 +49,20 @@ class _LinearMaps:
 def import_trained_folder(
     files: AdapterFiles, vision: str | None, select_layer: int | None, llm: Path | None, tokenizer: Path | None
 ) -> ImportedModel:
-    """Read the projector, and perhaps the tower, that a LLaVA-like trainer saved with adapters.
+    """Read the projector, and the tower if it was trained, that a LLaVA-like trainer saved with adapters.
 
     Args:
-        files: the adapters, which :func:`add_adapters` reads.
-        vision: the tower, if not the one that ``mm_vision_tower`` of a config.json beside them names.
-        select_layer: if not ``mm_vision_select_layer`` of that file.
-        llm: folder of the language model.
-        tokenizer: a tokenizer.model to use instead of that folder's.
+        files: the adapters; call :func:`add_adapters` afterwards to read them.
+        vision: the tower; None takes ``mm_vision_tower`` of the folder's config.json.
+        select_layer: layer that the projector reads; None takes ``mm_vision_select_layer`` of that file.
+        llm: folder of the language model; it must be given.
+        tokenizer: a tokenizer.model to use instead of the one in ``llm``.
+
+    Returns:
+        The model, without its adapters.
 
     Raises:
-        UserError: if there is no projector, no tower or no language model, or a part does not fit.
+        UserError: if projector, tower or language model is missing, or a part does not fit.
     """
     folder = files.location.parent
     if not files.projector.names:
@@ -88,14 +91,14 @@ def import_trained_folder(
 
 
 def take_projector(model: ImportedModel, files: AdapterFiles) -> None:
-    """Give a model the projector that was trained with adapters for it.
+    """Replace a model's projector by the one that was trained with the adapters.
 
     Args:
-        model: read from another source.
-        files: the adapters; without a projector of theirs the model keeps its own.
+        model: model that was read from another source; changed in place.
+        files: the adapters; if they come without a projector, the model keeps its own.
 
     Raises:
-        UserError: if it does not fit, or a tower was trained with them as well.
+        UserError: if the projector does not fit, or a tower was trained as well.
     """
     if files.tower.names:
         raise UserError(
@@ -106,14 +109,14 @@ def take_projector(model: ImportedModel, files: AdapterFiles) -> None:
 
 
 def add_adapters(model: ImportedModel, files: AdapterFiles) -> None:
-    """Read adapters and put them into a model.
+    """Read adapters and add them to a model.
 
     Args:
-        model: gets them.
+        model: model that gets the adapters; changed in place.
         files: the adapters.
 
     Raises:
-        UserError: if they are of another language model.
+        UserError: if the model has no language model, or the adapters belong to another one.
     """
     if model.language is None:
         raise UserError(f"{files.location} holds adapters, which need their language model: give --llm FOLDER")
@@ -125,17 +128,17 @@ def add_adapters(model: ImportedModel, files: AdapterFiles) -> None:
 
 
 def check_adapters(files: AdapterFiles, llm: Mapping[str, Any]) -> tuple[dict[str, Any], DecoderShape]:
-    """Compare the headers of adapters with a language model.
+    """Check the shapes of adapters against a language model.
 
     Args:
         files: the adapters.
-        llm: the ``llm`` key.
+        llm: value of the configuration's ``llm`` key.
 
     Returns:
         The configuration of ``llm_lora``, and the decoder's shape.
 
     Raises:
-        UserError: naming the tensor that does not fit or is missing.
+        UserError: if a tensor is missing or does not fit; the message names it.
     """
     decoder = build_decoder(llm)
     shapes = linear_shapes(decoder)
@@ -143,7 +146,9 @@ def check_adapters(files: AdapterFiles, llm: Mapping[str, Any]) -> tuple[dict[st
     targets = [name for name, own in TARGETS.items() if own in adapted]
     missing = sorted(files.targets.difference(targets))
     if missing:
-        raise UserError(f"{files.location} holds no adapters of {missing[0]}, which target_modules names")
+        raise UserError(
+            f"{files.location} holds no adapters of {missing[0]}, which target_modules names: copy the files again"
+        )
     every = adapted == {name.split(".", 2)[2] for name in shapes}
     with torch.device("meta"):
         component = llm_lora(_LinearMaps(shapes), targets=ALL_LINEAR if every else targets, **files.options)
@@ -159,7 +164,7 @@ def _rotated(name: str, tensor: Tensor, shape: DecoderShape) -> Tensor:
     if matrix != "lora_b":
         return tensor
     heads = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "head_dim": shape.head_dim}
-    # B has the rows of the weight that it is added to, [out, rank], so the weight's converter fits it.
+    # B, [out, rank], has the same rows as the weight that it is added to, so the weight's converter fits it.
     as_weight = {f"model.layers.{number}.{_NAMES[module]}.weight": tensor}
     (rotated,) = hf_to_tune(as_weight, dim=tensor.shape[1], **heads).values()
     return rotated.contiguous()

@@ -1,4 +1,4 @@
-"""Added words of an imported model: their rows are the last ones of its language model's tables."""
+"""Take the added words of an imported model from the last rows of its language model's tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def take_words(
 
     Args:
         added: ``tokens`` and ``image_words`` of the component.
-        language: configuration of the language model; its vocabulary shrinks.
-        tensors: of the language model.
+        language: configuration of the language model; its ``vocab_size`` is reduced in place.
+        tensors: tensors of the language model, under Hugging Face's names.
 
     Returns:
-        The words, and the tensors of the language model without them.
+        The words, and the tensors of the language model without the words' rows.
     """
     tied = bool(language["tie_word_embeddings"])
     words = AddedWords(added["tokens"], added["image_words"], language["hidden_size"], tied)

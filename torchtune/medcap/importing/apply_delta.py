@@ -1,4 +1,4 @@
-"""``medcap delta apply``: a base and a delta make the target model."""
+"""``medcap delta apply``: restore a target model from its base and a delta."""
 
 from __future__ import annotations
 
@@ -34,24 +34,28 @@ _DTYPES = {
 
 
 def apply_delta(base_folder: Path, delta_folder: Path, out: Path) -> list[str]:
-    """Write the target model as safetensors; one tensor of both is held at a time, beside the shard that is written.
+    """Write the target model as safetensors.
+
+    Memory holds one tensor of the base and of the delta at a time, and the shard that is being written.
 
     Args:
         base_folder: a model's folder, safetensors or ``pytorch_model*.bin``.
-        delta_folder: ours, or one that LLaVA's make_delta wrote.
-        out: folder to write; it must not exist, or be empty.
+        delta_folder: folder of a delta, from ``medcap delta make`` or LLaVA's make_delta.
+        out: folder to write; it must be new or empty.
 
     Returns:
         Lines that the user should see.
 
     Raises:
-        UserError: if the delta is for another base, or a file is damaged.
+        UserError: if the delta is for another base, a file is damaged, or ``out`` is not empty.
     """
     check_empty(out)
     base, delta = open_weights(base_folder, "--base"), open_weights(delta_folder, "--delta")
     in_base = match(base, delta, delta_folder, "delta")
     if not any(in_base.values()):
-        raise UserError(f"--delta {delta_folder} has no tensor in common with --base {base_folder}")
+        raise UserError(
+            f"--delta {delta_folder} has no tensor in common with --base {base_folder}: name the delta's own base"
+        )
     location = delta_folder / DESCRIPTION_FILE
     table = _table(location, delta) if location.is_file() else {}
     tensors = []
@@ -64,7 +68,7 @@ def apply_delta(base_folder: Path, delta_folder: Path, out: Path) -> list[str]:
             raise UserError(
                 f"{location}: the delta's tensor {name} was made "
                 + ("without" if has_base else "with")
-                + " one of the base, so it is for another base"
+                + " one of the base, so it is for another base: name that as --base"
             )
         read = _reader(part, base[name], dtype, expected, location) if has_base else part.load
         tensors.append(PendingTensor(name, part.shape, dtype, read))
@@ -75,8 +79,8 @@ def apply_delta(base_folder: Path, delta_folder: Path, out: Path) -> list[str]:
     notices = [f"{len(extra)} tensors are the delta's own, such as {extra[0]}"] if extra else []
     if not table:
         notices.append(
-            f"the delta has no {DESCRIPTION_FILE}, as published ones: that this is the very base it was made from is"
-            " known by names and shapes only"
+            f"the delta has no {DESCRIPTION_FILE}, like all published ones: the base was checked by the names and"
+            " shapes of its tensors only"
         )
     return notices
 
@@ -87,7 +91,7 @@ def _table(location: Path, delta: TensorFiles) -> Mapping[str, Mapping[str, Any]
     if content.get("format_version") != 1:
         raise UserError(f"{location}: format_version {content.get('format_version')!r} is unknown here; update medcap")
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-        raise UserError(f"{location}: tensors is missing or damaged")
+        raise UserError(f"{location}: tensors is missing or damaged: copy the delta again")
     for name in sorted(delta.names | table.keys()):
         if name not in table or name not in delta.names or table[name].get("dtype") not in _DTYPES:
             raise UserError(f"{location} and the weights beside it do not agree on tensor {name}: download both again")
@@ -104,7 +108,7 @@ def _reader(
         if expected is not None and fingerprint(below, dtype) != expected:
             raise UserError(
                 f"{base.file}: tensor {base.name} has other numbers than the base that {location} was made from: the"
-                " delta is for another base"
+                " delta is for another base, to be named as --base"
             )
         return restored(delta, below, dtype)
 

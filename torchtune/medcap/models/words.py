@@ -1,4 +1,4 @@
-"""Embedding and output rows of added tokens beside the frozen tables of the language model."""
+"""Embedding and output rows of added tokens, next to the frozen tables of the language model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _LanguageModelPlan(Protocol):
 
 
 class _ModelPlan(Protocol):
-    """What is used of ``ModelPlan`` in ``medcap.checkpoints.build_model``, which this layer may not import."""
+    """The part of ``ModelPlan`` (``medcap.checkpoints.build_model``) used here; this layer may not import it."""
 
     @property
     def llm(self) -> _LanguageModelPlan: ...
@@ -33,32 +33,32 @@ def added_words(plan: _ModelPlan, tokens: list[str], image_words: list[str] | No
     """Build the rows of added tokens.
 
     Args:
-        plan: of the model.
+        plan: plan of the model.
         tokens: words that become one token each.
-        image_words: the two of them that stand before and after the image tokens of every image.
+        image_words: two of the words, before and after the image tokens of every image; None for none.
 
     Returns:
         The rows. New ones get their values when the model is built.
 
     Raises:
-        UserError: if a word is impossible.
+        UserError: if a word cannot be a token; see :func:`medcap.data.added_tokens.check_words`.
     """
     check_words(tokens, image_words or ())
     return AddedWords(tokens, image_words or (), plan.llm.dim, plan.llm.tied)
 
 
 class AddedWords(Component):
-    """Words that become one token each, with embedding and output rows of their own; a list is their `tokens`.
+    """Words that become one token each, with their own embedding and output rows.
 
-    New rows start as the mean of the table's own, as in LLaVA (``initialize_vision_tokenizer`` in
-    llava/model/llava_arch.py). Where the language model uses one table for both ends, so do the words: only equal rows
-    can be written as a model of the same kind.
+    A list in the configuration is short for ``tokens``. New rows start as the mean of the table's rows, as in LLaVA
+    (``initialize_vision_tokenizer`` in llava/model/llava_arch.py). Where the language model uses one table for
+    embedding and output, so do the words: otherwise an export could not tie the tables again.
 
     Args:
         tokens: words that are one token each.
-        image_words: the words around every image; none for no words.
+        image_words: the words before and after every image; empty for none.
         dim: width d of the language model's tables.
-        tied: whether the rows serve both ends.
+        tied: whether the same rows are used for embedding and output.
     """
 
     name = "words"
@@ -71,12 +71,12 @@ class AddedWords(Component):
     def __init__(self, tokens: Sequence[str], image_words: Sequence[str], dim: int, tied: bool) -> None:
         super().__init__()
         self.tokens, self.image_words = list(tokens), list(image_words)
-        # Not a number until they are loaded or started, so that rows without values are never used unnoticed.
+        # NaN until the rows are loaded or get their first values, so that a forgotten row cannot be used unnoticed.
         self.embedding = nn.Parameter(torch.full((len(tokens), dim), math.nan))
         self.output = None if tied else nn.Parameter(torch.full((len(tokens), dim), math.nan))
 
     def config(self) -> dict[str, Any]:
-        """Return the function's name and its options."""
+        """Return the builder's name and its options."""
         return {"_component_": self.builder, "tokens": self.tokens, "image_words": self.image_words or None}
 
     @classmethod
@@ -92,6 +92,6 @@ class AddedWords(Component):
             start_rows(self.output.detach(), decoder.output.weight)
 
     def added_rows(self, name: str) -> Tensor | None:
-        """Return the words' rows of a table: ``[n, d]``."""
+        """Return the words' rows of a table, ``[n, d]`` fp32; None for another table than embedding and output."""
         rows = {EMBEDDING: self.embedding, OUTPUT: self.embedding if self.output is None else self.output}
         return rows.get(name)

@@ -1,4 +1,4 @@
-"""What a pipeline's YAML says: read and checked as a whole before its first stage runs."""
+"""Read a pipeline's YAML file and check it as a whole, before its first stage runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Stage:
     """A checked stage.
 
     Attributes:
-        name: its name in the file.
-        folder: its ``output_dir``.
+        name: name of the stage in the file.
+        folder: the stage's ``output_dir``.
         words: the command line, ``tune`` or ``medcap`` first.
-        key: what makes it the same stage: recipe, processes, overrides, and what its configuration file says.
-        writes: what it writes: the folder of a run, or a folder for each task.
-        makes: file that it ends with; None where that is not known.
-        resumes: whether it takes ``resume_from_checkpoint``.
-        overwrites: whether it takes ``overwrite``.
+        key: the settings that identify the stage: recipe, processes, overrides, and the content of its configuration
+            file; or the words of its command.
+        writes: folders that the stage writes: that of a run, or one for each task; empty for a command.
+        makes: file that the stage writes last; None where that is not known.
+        resumes: whether the recipe has the key ``resume_from_checkpoint``.
+        overwrites: whether the recipe has the key ``overwrite``.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline: its folder, and its stages in their order."""
+    """A checked pipeline: its folder, and its stages in the order in which they run."""
 
     folder: Path
     stages: list[Stage]
@@ -60,19 +61,19 @@ def read_pipeline(name: str | Path, words: Sequence[str] = ()) -> Pipeline:
 
     Args:
         name: a YAML file, or a packaged pipeline's name.
-        words: ``key=value`` over the file.
+        words: ``key=value`` overrides of the file's values.
 
     Returns:
         The pipeline.
 
     Raises:
-        UserError: naming the file, the stage and the key that is wrong.
+        UserError: if a value is wrong; the message names the file, the stage and the key.
     """
     path = Path(name)
     if not path.is_file():
         packaged = packaged_pipelines()
         if str(name) not in packaged:
-            raise UserError(f"{name}: neither a file nor a packaged pipeline; there is {', '.join(packaged)}")
+            raise UserError(f"{name}: neither a file nor a packaged pipeline; choose from {', '.join(packaged)}")
         path = packaged[str(name)]
     values: Any = OmegaConf.to_container(load_yaml(path, "pipeline"), resolve=False)
     try:
@@ -87,7 +88,9 @@ def _pipeline(cfg: DictConfig) -> Pipeline:
         raise UserError("stages is missing: write a mapping from names to stages, each with config and overrides")
     for name in given:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise UserError(f"stages.{name}: a stage's name has only letters, digits, _ and -")
+            raise UserError(
+                f"stages.{name}: use only letters, digits, _ and - in a stage's name, and begin with a letter or digit"
+            )
         if OmegaConf.is_dict(given[name]) and given[name].get("output_dir") is None:
             OmegaConf.update(cfg, f"stages.{name}.output_dir", f"${{output_dir}}/{name}", force_add=True)
     checked = check(cfg, PipelineConfiguration)
@@ -101,7 +104,9 @@ def _stage(name: str, keys: StageKeys) -> Stage:
     folder = Path(str(keys.output_dir))
     if keys.command is not None:
         if keys.config is not None or keys.overrides:
-            raise UserError(f"stages.{name}: command goes without config and overrides")
+            raise UserError(
+                f"stages.{name}: command cannot be combined with config or overrides: remove one or the other"
+            )
         return Stage(name, folder, ["medcap", *keys.command], keys.command, [], None, False, False)
     if keys.config is None:
         raise UserError(f"stages.{name}.config is missing: add the configuration of its recipe")
@@ -124,7 +129,7 @@ def _stage(name: str, keys: StageKeys) -> Stage:
 
 
 def _check_order(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-    """See that no two stages write to one folder, and that none needs what a later one writes."""
+    """Refuse stages that write to the same folder, and a stage that reads what a later stage writes."""
     for other in before:
         shared = [path for path in stage.writes if path in other.writes]
         if shared:
@@ -134,7 +139,10 @@ def _check_order(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) 
     for other in later:
         for key, value in values.items():
             if key != "output_dir" and _lies_in(value, other.folder):
-                raise UserError(f"stages.{stage.name}: {key}={value} is written by the later stage {other.name}")
+                raise UserError(
+                    f"stages.{stage.name}: {key}={value} is written by the later stage {other.name}:"
+                    " move that stage before this one"
+                )
 
 
 def _lies_in(value: str, folder: Path) -> bool:

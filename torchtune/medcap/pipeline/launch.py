@@ -1,4 +1,4 @@
-"""``python -m medcap.pipeline.launch tune run ...``: a program that is asked to stop when its parent has ended."""
+"""``python -m medcap.pipeline.launch tune run ...``: run a program that gets SIGTERM when its parent ends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Tie this process to its parent, then be the program that the first word names: ``tune`` or ``medcap``."""
+    """Tie this process to its parent, then run the program that the first word names: ``tune`` or ``medcap``."""
     parent = int(os.environ.pop(PARENT_VARIABLE))
     if sys.platform == "linux":
         import ctypes
 
-        # The parent may be killed by SIGKILL; its run then saves and ends, and its GPU is free for the next.
+        # A parent killed by SIGKILL cannot stop its run. With this signal the run saves, ends and frees its GPU.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # The parent may have ended before the request above, which then sends no signal.
     if os.getppid() != parent:
         sys.exit(128 + signal.SIGTERM)
     sys.argv = sys.argv[1:]

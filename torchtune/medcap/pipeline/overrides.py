@@ -1,4 +1,4 @@
-"""Values as ``key=value`` on the command line of a recipe, and back."""
+"""Write values as ``key=value`` words for the command line of a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medcap.errors import UserError
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones: ``{optimizer: {lr: 1}}`` -> ``{optimizer.lr: 1}``."""
+    """Return nested keys as dotted ones: ``{optimizer: {lr: 1}}`` -> ``{optimizer.lr: 1}``."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -40,7 +40,7 @@ def override_text(value: Any, path: str) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     if isinstance(value, str) and _read(text) != value:
         text = json.dumps(value)
-    # torchtune 0.6.1 splits at every "=" and takes the word None for nothing (config/_utils.py).
+    # torchtune 0.6.1 splits at every "=" and reads the word None as null (config/_utils.py).
     if "=" in text or text == "None" or _read(text) != value:
         raise UserError(f"{path}={value!r} cannot be given on a command line: put it into the config file")
     return text

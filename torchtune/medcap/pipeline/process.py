@@ -1,4 +1,4 @@
-"""A program of medcap or torchtune as a process of its own: started without a shell, watched, asked to stop."""
+"""Start a program of medcap or torchtune as a separate process without a shell, watch it and stop it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from medcap.pipeline.launch import PARENT_VARIABLE
 
-# A step of a large model and its checkpoint fit into this.
+# Long enough for a large model to finish its step and save a checkpoint.
 STOP_SECONDS = 300.0
 
 
 class ProgramProcess:
-    """A running ``tune run`` or ``medcap``, in a session of its own.
+    """A running ``tune run`` or ``medcap``, in its own session.
 
-    A signal from the terminal reaches the parent alone, which passes it on.
+    So a signal from the terminal reaches only the parent, which decides whether to pass it on.
 
     Args:
         words: the program, ``tune`` or ``medcap``, and its command line.
-        output: file that what it prints is added to; None for this process's own streams.
-        environment: environment of the process, in addition to this process's own.
-        descriptors: open files that it inherits, such as locks.
+        output: file to which its output is appended; None for this process's own streams.
+        environment: variables to add to this process's own environment.
+        descriptors: file descriptors that it inherits, such as those of locks.
     """
 
     def __init__(
@@ -55,20 +55,23 @@ class ProgramProcess:
                 stream.close()
 
     def status(self) -> int | None:
-        """Return its exit status, minus the signal's number for a killed one; None while it runs."""
+        """Return the exit status; None while the process runs. After a signal it is minus the signal's number."""
         return self._process.poll()
 
     def wait(self) -> int:
-        """Wait for its end and return its exit status."""
+        """Wait until the process ends and return its exit status."""
         return self._process.wait()
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process, if it still runs."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Ask it to save and end, once; after ``STOP_SECONDS`` end it. To be called until it has ended."""
+        """Ask the process to save and end; kill it if it still runs after ``STOP_SECONDS``.
+
+        Only the first call asks. Call it repeatedly until the process has ended.
+        """
         if not self._asked:
             self._asked = time.monotonic()
             self._process.terminate()

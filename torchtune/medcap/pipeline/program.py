@@ -1,4 +1,4 @@
-"""A ``tune run`` that another program starts: its recipe, its configuration, and what its recipe says of them."""
+"""Describe a ``tune run`` that another program starts, and check its configuration by the rules of its recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ RECIPE_FOLDER = "medcap/recipes"
 
 @dataclass(frozen=True)
 class Program:
-    """A ``tune run``: recipe, configuration, and overrides, key -> text."""
+    """The parts of a ``tune run`` command line.
+
+    Attributes:
+        recipe: path or name of the recipe.
+        config: configuration file, or a packaged configuration's name.
+        overrides: key -> text of its value.
+    """
 
     recipe: str
     config: str
@@ -36,8 +42,8 @@ class Program:
         """Return the command line, ``tune`` first.
 
         Args:
-            own: further overrides, which win.
-            processes: processes on this machine.
+            own: further overrides; they win over those of the program.
+            processes: number of processes on this machine.
         """
         launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
         overrides = {**self.overrides, **(own or {})}
@@ -52,32 +58,32 @@ def read_configuration(words: list[str], key: str) -> Configuration | None:
 
     Args:
         words: value of :meth:`Program.words`.
-        key: what names the configuration, for messages.
+        key: key that names the configuration, for messages.
 
     Returns:
-        The checked configuration; None if the recipe does not say what it takes.
+        The checked configuration; None if the recipe does not declare its keys.
 
     Raises:
-        UserError: if there is no such recipe or configuration, or what the recipe says against a value.
+        UserError: if there is no such recipe or configuration, or the recipe refuses a value.
     """
     position = words.index("--config")
     module = _recipe_module(words[position - 1])
     rules = getattr(getattr(module, "recipe_main", None), "rules", None)
     if rules is None:
         if not Path(words[position + 1]).is_file():
-            raise UserError(f"{key}={words[position + 1]} is not a file")
+            raise UserError(f"{key}={words[position + 1]} is not a file: name the configuration of the recipe")
         return None
     return read_arguments(words[position:], *rules)
 
 
 def written_configuration(name: str) -> Any:
-    """Return the values of a configuration file, as they are written there.
+    """Return the values of a configuration file as written, without overrides.
 
     Args:
         name: a file, or a packaged configuration's name.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read.
     """
     path = packaged_configs().get(name.removesuffix(".yaml"), Path(name))
     return OmegaConf.to_container(load_yaml(path, "configuration"))
@@ -88,10 +94,10 @@ def load_yaml(path: Path, what: str) -> DictConfig:
 
     Args:
         path: the file.
-        what: what it should be, for messages.
+        what: what the file should be, such as "pipeline", for messages.
 
     Raises:
-        UserError: if it cannot be read, names a key twice, or holds something else.
+        UserError: if the file cannot be read, names a key twice, or does not hold keys and values.
     """
     try:
         content = OmegaConf.load(path)
@@ -107,7 +113,7 @@ def load_yaml(path: Path, what: str) -> DictConfig:
 
 def _recipe_module(recipe: str) -> ModuleType:
     name = recipe.removesuffix(".py").replace("/", ".")
-    # As tune does, so that a user's recipe in the working directory is found.
+    # tune also searches the working directory, where a user may keep a recipe.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

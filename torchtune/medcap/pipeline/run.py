@@ -1,4 +1,4 @@
-"""Run the stages of a pipeline one after another, and go on where an earlier start has ended."""
+"""Run the stages of a pipeline one after another, and continue where an earlier start ended."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from medcap.pipeline.stages import Stages, State
 
 
 def run_pipeline(name: str | Path, words: Sequence[str] = (), redo: bool = False) -> dict[str, float]:
-    """Run a pipeline, or what is left of it.
+    """Run the stages of a pipeline that are not done.
 
-    A stage that is done is not run again, one that was interrupted goes on from its newest checkpoint or its answers.
+    A stage that was interrupted continues from its newest checkpoint, or from the answers that it has saved.
 
     Args:
         name: a YAML file, or a packaged pipeline's name.
-        words: ``key=value`` over the file.
-        redo: remove and run again the stages that have other settings than at an earlier start.
+        words: ``key=value`` overrides of the file's values.
+        redo: remove and run again the stages whose settings have changed since an earlier start.
 
     Returns:
-        Seconds of each stage.
+        Stage -> seconds that it took.
 
     Raises:
-        UserError: before anything runs, if something in the file is wrong, a stage's settings have changed, or another
-            process runs the pipeline; later, if a stage fails.
+        UserError: before anything runs, if a value in the file is wrong, a stage's settings have changed without
+            ``redo``, or another process runs the pipeline; later, if a stage fails.
         KeyboardInterrupt: after SIGINT, when the stage has saved and ended.
-        SystemExit: after SIGTERM.
+        SystemExit: after SIGTERM, when the stage has saved and ended.
     """
     pipeline = read_pipeline(name, words)
     try:
         lock = hold(pipeline.folder / ".pipeline.lock")
     except OSError as error:
-        raise UserError(f"output_dir={pipeline.folder} cannot be written to: {error.strerror}") from error
+        raise UserError(
+            f"output_dir={pipeline.folder} cannot be written to: {error.strerror}; choose another folder"
+        ) from error
     if lock is None:
-        raise UserError(f"another process runs this pipeline in {pipeline.folder}: wait for its end")
+        raise UserError(f"another process runs this pipeline in {pipeline.folder}: wait until it ends")
     with lock:
         states = _states(pipeline, redo)
         stages = Stages(pipeline.folder / "stages.json")
@@ -60,8 +62,9 @@ def run_pipeline(name: str | Path, words: Sequence[str] = (), redo: bool = False
 
 
 def _states(pipeline: Pipeline, redo: bool) -> dict[str, State]:
-    """Return what became of each stage earlier, before anything runs."""
+    """Return the state of each stage before anything runs, and refuse changed stages without ``redo``."""
     known = Stages(pipeline.folder / "stages.json")
+    # run_pipeline asks again and prints then.
     with contextlib.redirect_stderr(None):
         states: dict[str, State] = {
             stage.name: known.state(stage.name, stage.key, stage.makes) for stage in pipeline.stages
@@ -69,8 +72,8 @@ def _states(pipeline: Pipeline, redo: bool) -> dict[str, State]:
     changed = next((stage for stage in pipeline.stages if states[stage.name] == "changed"), None)
     if changed is not None and not redo:
         raise UserError(
-            f"stage {changed.name} was run with other settings, or after other stages, than these: choose another"
-            f" output_dir, or give --redo to remove {changed.folder} and run it again with all that follow it"
+            f"stage {changed.name} was run with other settings, or after other stages: choose another output_dir,"
+            f" or give --redo to remove {changed.folder} and run it again with all stages after it"
         )
     return states
 
@@ -91,26 +94,28 @@ def run_words(words: Sequence[str], what: str) -> None:
     """Run a program to its end, on this process's terminal.
 
     Args:
-        words: its command line, ``tune`` or ``medcap`` first.
-        what: what it is, for messages.
+        words: the program's command line, ``tune`` or ``medcap`` first.
+        what: name of the program, for messages.
 
     Raises:
-        UserError: if it ends with another status than 0.
-        KeyboardInterrupt: after SIGINT, when it has ended.
-        SystemExit: after SIGTERM.
+        UserError: if the program ends with a status other than 0.
+        KeyboardInterrupt: after SIGINT, when the program has ended.
+        SystemExit: after SIGTERM, when the program has ended.
     """
     # Where two virtual processors share a core, threads that spin while they wait slow each other down.
     process = ProgramProcess(words, environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")})
     with _passed_on(process) as received:
         status = process.wait()
     if received:
-        print(f"{what} was asked to stop; the same command goes on from there", file=sys.stderr)
+        print(f"{what} was asked to stop; give the same command again to continue", file=sys.stderr)
         if received[-1] == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + received[-1])
     if status:
         ended = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        raise UserError(f"{what} {ended}; its own message is above. The same command goes on from there")
+        raise UserError(
+            f"{what} {ended}; its own message is above. Fix the cause, then give the same command again to continue"
+        )
 
 
 @contextlib.contextmanager
@@ -125,7 +130,7 @@ def _passed_on(process: ProgramProcess) -> Generator[list[int]]:
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread
+            with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
                 before[number] = signal.signal(number, handle)
         yield received
     finally:
@@ -145,7 +150,7 @@ def _table(pipeline: Pipeline, stages: Stages) -> str:
 
 
 def _result(stage: Stage) -> str:
-    """Return what a stage came to, in a few words."""
+    """Return the main results of a stage in a few words."""
     found = []
     for folder in stage.writes:
         for file in ("metrics.json", "summary.json"):

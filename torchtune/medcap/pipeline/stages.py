@@ -1,4 +1,4 @@
-"""Which stages of several are done: each by a key of what it runs and of all that ran before it."""
+"""Remember which stages are done, each under a hash of its settings and of all stages before it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class Stages:
     """Which stages are done, and how long they took.
 
     Args:
-        path: file that remembers them.
+        path: JSON file that records them.
 
     Attributes:
-        seconds: seconds of each stage that is done.
-        cached: the stages that were done before.
+        seconds: stage -> seconds that it took, for the stages that are done.
+        cached: names of the stages that an earlier start has done.
+
+    Raises:
+        UserError: if the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +41,15 @@ class Stages:
         self.cached: list[str] = []
 
     def state(self, name: str, key: Any, makes: Path | None) -> State:
-        """Go on to a stage and say what became of it earlier.
+        """Move to the next stage and return its state after earlier starts.
 
         Args:
             name: name of the stage.
-            key: what it runs; with another one, or after other stages, it has changed.
-            makes: file that it ends with; without it the stage is not done.
+            key: its settings; with other settings, or after other stages, the stage has changed.
+            makes: file that it writes last; while the file is missing the stage is not done. None checks no file.
+
+        Returns:
+            "new", "begun" (interrupted or failed), "changed" or "done".
         """
         self._chain = hashlib.sha256(json.dumps([self._chain, name, key], default=str).encode()).hexdigest()
         known = self._known.get(name)
@@ -59,7 +65,7 @@ class Stages:
         return "done"
 
     def work(self, name: str, work: Callable[[], None]) -> None:
-        """Do the stage that ``state`` was asked of; it counts as begun until it has ended well."""
+        """Do the stage for which ``state`` was called last; until it succeeds it counts as begun."""
         self._remember(name, None)
         started = time.monotonic()
         work()
@@ -67,7 +73,7 @@ class Stages:
         self._remember(name, self.seconds[name])
 
     def run(self, name: str, key: Any, makes: Path, work: Callable[[], None]) -> None:
-        """Do a stage, unless it was done with the same key after the same earlier stages and its file is there."""
+        """Do a stage, unless it was done with the same key after the same earlier stages and its file exists."""
         if self.state(name, key, makes) != "done":
             print(f"[{name}]", file=sys.stderr)
             self.work(name, work)

@@ -1,4 +1,4 @@
-"""What a run prints before its first step: every part, frozen or trained, and what goes on from an earlier run."""
+"""Write what a run prints before its first step: its frozen and trained parts, and what comes from an earlier run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
     """Write the banner: every part, frozen or trained, with its parameter count and dtype.
 
     Args:
-        model: its ``requires_grad`` flags are set.
-        options: component -> arguments of the optimizer that it has of its own; they are shown behind it.
+        model: model whose ``requires_grad`` flags are set.
+        options: component -> its own optimizer arguments, such as ``lr``; they are shown at the end of its line.
+
+    Returns:
+        One line for each part.
     """
     weights = weights_of(model.decoder)
     layers = "" if weights == UNQUANTISED else f", layers in {weights}"
@@ -38,11 +41,14 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
 
 
 def describe_start(plan: ModelPlan, start: EarlierRun) -> str:
-    """Write which components go on from an earlier run, which start fresh, and which are left out.
+    """Write which components continue from an earlier run, which start fresh, and which are left out.
 
     Args:
-        plan: plan that was made with the run.
+        plan: plan that was made from the earlier run.
         start: the earlier run.
+
+    Returns:
+        One line.
     """
     saved = plan.vision.saved
     assert saved is not None, "its components are planned from its checkpoint"

@@ -130,7 +130,7 @@ def test_a_published_delta_applies_as_its_authors_script_does(tmp_path):
     write(tmp_path / "delta", delta | table, "bin", shards=2)
     notices = apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "target")
     assert notices[0] == "2 tensors are the delta's own, such as model.mm_projector.bias"
-    assert notices[1].startswith("the delta has no delta.json, as published ones")
+    assert notices[1].startswith("the delta has no delta.json, like all published ones")
     same(tmp_path / "target", expected)
 
 
@@ -157,7 +157,7 @@ def test_a_delta_in_fp16_is_the_one_that_llavas_script_makes_and_says_what_it_ro
     total = sum(tensor.numel() for name, tensor in target.items() if "projector" not in name)
     assert wrong > 0
     assert notices[1].startswith(f"{wrong} of {total} numbers come back rounded, at most ")
-    assert notices[1].endswith("--dtype exact gives all of them back")
+    assert notices[1].endswith("--dtype exact restores all of them")
     largest = max(float((back[name].double() - tensor.double()).abs().max()) for name, tensor in target.items())
     assert f"at most {largest:.2g} from" in notices[1]
 

@@ -75,7 +75,7 @@ def test_a_test_writes_a_folder_for_each_task(tmp_path):
         ({"recipe": "full_finetune_single_device"}, r"there is no recipe .* did you mean medcap/recipes/full_finetune"),
         ({"proceses": 2}, r"unknown key stages\.instruct\.proceses: did you mean stages\.instruct\.processes"),
         ({"overrides": {"init_from": "${stages.algin.output_dir}"}}, r"refers to something that is not there"),
-        ({"command": ["ls"]}, r"stages\.instruct: command goes without config"),
+        ({"command": ["ls"]}, r"stages\.instruct: command cannot be combined with config"),
     ],
 )
 def test_a_mistake_is_found_before_the_first_stage_runs(tmp_path, stage, message):

@@ -93,7 +93,7 @@ def test_an_interrupted_pipeline_goes_on_in_the_middle_of_its_stage(tmp_path, nu
     status, _, messages = process.wait()
     assert status == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number], messages
     if number != signal.SIGKILL:
-        assert f"stage {stage} was asked to stop; the same command goes on from there" in messages
+        assert f"stage {stage} was asked to stop; give the same command again to continue" in messages
     wait_for(lambda: not os.path.exists(f"/proc/{child}"))
     again = Running(tmp_path, content(out, seed=92 if number == signal.SIGINT else 93), command="run")
     status, printed, messages = again.wait()

@@ -1,4 +1,4 @@
-"""ColonGPT's projector: the patch grid average-pooled to several sizes, whose tokens follow one another."""
+"""ColonGPT's projector: it pools the patch grid to several sizes and joins the tokens of all sizes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medcap.models.towers.base import TowerShape
 def pyramid(tower_shape: TowerShape, llm_dim: int, levels: Sequence[int] = (14, 7, 1)) -> PyramidPooling:
     """Pool each image's tokens to grids of several sizes (``ppc_14_7_1`` of ColonGPT, https://arxiv.org/abs/2410.17241).
 
-    Linear and GELU for each token; average pooling to each level; one 3 x 3 convolution, shared by all levels but the
-    last; the levels' tokens row by row in the order given; Linear. Source: colongpt/model/multimodal_projector/
-    builder.py:24-58.
+    The order: Linear and GELU for each token; average pooling to each level; one 3 x 3 convolution, shared by all
+    levels but the last; the tokens of the levels in the given order, each level row by row; Linear. Source:
+    colongpt/model/multimodal_projector/builder.py:24-58.
 
     Args:
         tower_shape: shape of the tower's output, a square grid.
         llm_dim: width of the language model's embeddings.
-        levels: edges of the pooled grids, falling; an image has the sum of their squares as tokens.
+        levels: edges of the pooled grids, from large to small; an image has as many tokens as the sum of their squares.
 
     Returns:
         The projector, with random weights.
 
     Raises:
-        UserError: if the tower has no square grid, or a level does not fit it.
+        UserError: if the tower's grid is not square, or a level does not fit it.
     """
     grid = math.isqrt(tower_shape.num_patches)
     if grid * grid != tower_shape.num_patches:
@@ -43,12 +43,16 @@ def pyramid(tower_shape: TowerShape, llm_dim: int, levels: Sequence[int] = (14, 
         raise UserError(f"projector.levels={levels!r} must be a list of grid edges, such as [14, 7, 1]")
     edges = [positive("levels", edge) for edge in levels]
     if edges[0] > grid or any(edge <= following for edge, following in pairwise(edges)):
-        raise UserError(f"projector.levels={edges} must fall, from at most {grid}, the edge of the tower's grid")
+        raise UserError(
+            f"projector.levels={edges} must fall, from at most {grid} (the tower's grid edge): choose other levels"
+        )
     return PyramidPooling(tower_shape, llm_dim, edges)
 
 
 class PyramidPooling(Projector):
-    """State keys ``inner.*``, ``convolution.*`` and ``outer.*``, each a weight and a bias.
+    """The module of :func:`pyramid`.
+
+    State keys: ``inner.*``, ``convolution.*`` and ``outer.*``, each with a weight and a bias.
 
     Args:
         tower_shape: shape of the tower's output.
@@ -67,7 +71,7 @@ class PyramidPooling(Projector):
         self.num_image_tokens = sum(edge * edge for edge in levels)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """``[N, T, D]`` -> ``[N, K, llm_dim]``."""
+        """Project patches: ``[N, T, D]`` -> ``[N, K, llm_dim]``."""
         values = functional.gelu(self.inner(patches)).unflatten(1, (self.grid, self.grid))  # [N, g, g, d]
         pooled = [pool_grid(values, edge) for edge in self.levels]  # [N, k, k, d] each
         convolved = [self.convolution(level.movedim(-1, 1)).movedim(1, -1) for level in pooled[:-1]]

@@ -1,4 +1,4 @@
-"""A tower whose patch tokens are those of an earlier layer: the layers after it are left out."""
+"""Cut a tower after the layer whose patch tokens are read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
 
 def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
-    """Leave out the layers after the one that is read; the last one that stays then gives that hidden state.
+    """Leave out the layers after the one that is read, so that the output of the last layer is what is read.
 
     Args:
         source: source of any tower.
-        select_layer: select layer as in LLaVA's configurations.
+        select_layer: index as in LLaVA's ``mm_vision_select_layer``: -1 is the last layer, -2 the one before it.
+
+    Returns:
+        The source of the shorter tower.
 
     Raises:
-        UserError: if it is another than the last of a tower that is not transformers', or there is no such layer.
+        UserError: if there is no such layer, or the tower is not one of transformers and the layer is not its last.
     """
     if source.spec["kind"] != "hugging_face":
         if select_layer != -1:
@@ -36,23 +39,25 @@ def cut_layers(source: TowerSource, select_layer: int) -> TowerSource:
 
 
 def kept_layers(select_layer: int, num_layers: int) -> int:
-    """Return how many layers give the hidden state that is read.
+    """Return how many layers compute the hidden state that is read.
 
     Args:
-        select_layer: index into the hidden states, of which number 0 goes into the first layer.
+        select_layer: index into the hidden states; 0 is the input of the first layer, -1 the output of the last.
         num_layers: number of layers of the tower.
 
     Raises:
-        UserError: if no layer is left, or there is no such one.
+        UserError: if no layer is left, or there is no such layer.
     """
     kept = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
     if not 1 <= kept <= num_layers:
-        raise UserError(f"the layer {select_layer} that is read is none of the tower's {num_layers}")
+        raise UserError(
+            f"the layer {select_layer} that is read is none of the tower's {num_layers}: use -{num_layers} to -1"
+        )
     return kept
 
 
 def stays_below(kept: int) -> Callable[[str], str | None]:
-    """Return the name of a tensor that belongs to none of the layers from ``kept`` on, else None."""
+    """Return a function that keeps the names of tensors, but gives None for those of the layers from ``kept`` on."""
 
     def rename(name: str) -> str | None:
         layer = _LAYER.match(name)
