@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the file, such as output_dir=runs/first"
     )
     parser.add_argument(
-        "--redo", action="store_true", help="remove and run again the stages whose settings have changed"
+        "--redo",
+        action="store_true",
+        help="run stages with changed settings again, trainings from the beginning",
     )
     parser.add_argument("--check", action="store_true", help="check the file, print each stage's command, run nothing")
 

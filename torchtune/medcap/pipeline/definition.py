@@ -17,7 +17,8 @@ from medcap.evaluation.tasks import requested_tasks
 from medcap.merge_overrides import override
 from medcap.pipeline.keys import PipelineConfiguration, StageKeys
 from medcap.pipeline.overrides import flat, override_text
-from medcap.pipeline.program import Program, load_yaml, read_configuration, written_configuration
+from medcap.pipeline.program import RECIPE_FOLDER, Program, load_yaml, read_configuration, written_configuration
+from medcap.training.keys import DistributedConfiguration
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -119,6 +120,11 @@ def _stage(name: str, keys: StageKeys) -> Stage:
         cfg = read_configuration(words, "config")
     except UserError as error:
         raise UserError(f"stages.{name}: {error}") from error
+    if cfg is not None and keys.processes > 1 and not isinstance(cfg, DistributedConfiguration):
+        raise UserError(
+            f"stages.{name}.processes={keys.processes}: {keys.recipe} runs in one process; give a recipe for several,"
+            f" such as {RECIPE_FOLDER}/full_finetune_distributed"
+        )
     has = type(cfg).model_fields if cfg is not None else ()
     tasks = requested_tasks(cfg.flags) if isinstance(cfg, Configuration) else []
     writes = [folder / task for task in tasks] or [folder]

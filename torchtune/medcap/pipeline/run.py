@@ -73,7 +73,7 @@ def _states(pipeline: Pipeline, redo: bool) -> dict[str, State]:
     if changed is not None and not redo:
         raise UserError(
             f"stage {changed.name} was run with other settings, or after other stages: choose another output_dir,"
-            f" or give --redo to remove {changed.folder} and run it again with all stages after it"
+            f" or give --redo to run it again with all stages after it (a training's {changed.folder} is removed)"
         )
     return states
 

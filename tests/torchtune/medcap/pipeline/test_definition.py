@@ -21,14 +21,15 @@ def two_stages(folder, **second):
 
 def test_each_stage_is_a_command_that_may_name_the_folder_of_an_earlier_one(tmp_path):
     overrides = {"init_from": "${stages.align.output_dir}", "trainable": {"projector": {"lr": 0.002}, "llm_lora": {}}}
-    path = two_stages(tmp_path, processes=2, overrides={**overrides, "llm_lora": {"rank": 4}})
+    recipe = "medcap/recipes/full_finetune_distributed"
+    path = two_stages(tmp_path, recipe=recipe, processes=2, overrides={**overrides, "llm_lora": {"rank": 4}})
     first, second = read_pipeline(path, ["stages.align.overrides.epochs=2"]).stages
     assert first.words == [
         *("tune", "run", "medcap/recipes/full_finetune_single_device", "--config", TRAIN),
         *(f"output_dir={tmp_path}/out/align", 'trainable=["projector"]', "epochs=2"),
     ]
     assert second.words == [
-        *("tune", "run", "--nproc_per_node", "2", "medcap/recipes/full_finetune_single_device", "--config", TRAIN),
+        *("tune", "run", "--nproc_per_node", "2", recipe, "--config", TRAIN),
         *(f"output_dir={tmp_path}/out/instruct", f"init_from={tmp_path}/out/align", "trainable.projector.lr=0.002"),
         *("trainable.llm_lora={}", "llm_lora.rank=4"),
     ]
@@ -75,6 +76,7 @@ def test_a_test_writes_a_folder_for_each_task(tmp_path):
         ({"recipe": "full_finetune_single_device"}, r"there is no recipe .* did you mean medcap/recipes/full_finetune"),
         ({"proceses": 2}, r"unknown key stages\.instruct\.proceses: did you mean stages\.instruct\.processes"),
         ({"overrides": {"init_from": "${stages.algin.output_dir}"}}, r"refers to something that is not there"),
+        ({"processes": 2}, r"stages\.instruct\.processes=2: .* runs in one process; give a recipe for several"),
         ({"command": ["ls"]}, r"stages\.instruct: command cannot be combined with config"),
     ],
 )
@@ -96,7 +98,10 @@ def test_a_stage_that_needs_a_later_one_is_refused(tmp_path):
         ("output_dir: out\nstages:\n  a: {config: x}\n  a: {config: y}\n", r"found duplicate key a.* in line 4"),
         ("output_dir: out\n", "stages is missing"),
         ("output_dir: out\nstages: [a]\n", "stages is missing"),
-        ("output_dir: out\nstages: {a.b: {config: x}}\n", r"stages\.a\.b: a stage's name has only letters"),
+        (
+            "output_dir: out\nstages: {a.b: {config: x}}\n",
+            r"stages\.a\.b: use only letters, digits, _ and - in a stage's name",
+        ),
         ("stages: {a: {config: medcap/tiny/single_device}}\n", "refers to something that is not there"),
         ("- a\n", "holds no pipeline"),
         ("a: [\n", "cannot be read as YAML"),
