@@ -92,8 +92,8 @@ def table(rows: int, row_length: int, images: int) -> str:
         "frozen: weights of the language model; divided, also the two layers that are whole for a moment, and embedding"
         " table and head, which always are. trained: weights, gradients and the bf16 copies that autocast makes."
         " optimizer: AdamW's state, shared out over all processes. activations: what the backward pass needs, of the"
-        " language model, its adapters and the tower. loss: one chunk of logits. `cpu_offload` keeps the divided layers in the"
-        " host's memory: all of them once for each node.",
+        " language model, its adapters and the tower. loss: one chunk of logits. `cpu_offload` keeps the divided"
+        " layers in the host's memory: all of them once for each node.",
     ]
     return "\n".join([*lines, *notes]) + "\n"
 
