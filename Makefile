@@ -6,8 +6,8 @@
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
 #   make bench-convert        what converting a million rows costs: 2 GB in the temporary folder, minutes
-#   make bench-training       how long a training step takes, against transformers: a quarter of an hour
-#   make bench-adapters       the part of it about adapters alone, against PEFT: five minutes
+#   make bench-training       how long a training step takes, against transformers: twenty minutes
+#   make bench-adapters       the part of it about adapters alone, against PEFT: seven minutes
 #   make bench-startup        how long programs take to start
 #   make bench-data-loading   how fast images get from files to the model
 #   make bench-generation     how fast a model answers and scores, against transformers: five minutes

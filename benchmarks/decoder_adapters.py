@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from torch import nn
 from torchtune.modules import TransformerDecoder
@@ -23,4 +24,5 @@ def adapters_for(decoder: TransformerDecoder) -> LanguageModelAdapters:
         for name, part in decoder.layers.named_modules()
         if isinstance(part, nn.Linear)
     }
-    return llm_lora(SimpleNamespace(llm=SimpleNamespace(linear_shapes=lambda: shapes)), RANK)
+    plan: Any = SimpleNamespace(llm=SimpleNamespace(linear_shapes=lambda: shapes))
+    return llm_lora(plan, RANK)
