@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from decoder_adapters import RANK, adapters_for
 
 from medcap.checkpoints.llm_architecture import build_decoder
 from medcap.files import write_text
@@ -68,16 +69,12 @@ def table(rows: int, row_length: int, images: int) -> str:
         " `benchmarks/memory.py`, not measured; add some 10 % for what the allocator wastes and what kernels use while"
         " they run.",
         "",
-        "| language model | division | activation checkpointing | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---:|" * len(COLUMNS),
+        *_divisions(rows, row_length, images, adapters=False),
+        "",
+        f"With adapters, `llm_lora` of rank {RANK} on all linear maps, trained beside tower and projector:",
+        "",
+        *_divisions(rows, row_length, images, adapters=True),
     ]
-    for model, builder in MODELS.items():
-        for layout, (processes, local_size, offload) in LAYOUTS.items():
-            for checkpointing in (False, True):
-                found = _estimate(builder, rows, row_length, images, checkpointing, processes)
-                values = _values(found, local_size, offload)
-                cells = " | ".join(f"{value / 1e9:.1f}" for value in values)
-                lines.append(f"| {model} | {layout} | {'on' if checkpointing else 'off'} | {cells} |")
     lines += [
         "",
         "With `llm_weights`, on 1 GPU, without activation checkpointing:",
@@ -95,10 +92,24 @@ def table(rows: int, row_length: int, images: int) -> str:
         "frozen: weights of the language model; divided, also the two layers that are whole for a moment, and embedding"
         " table and head, which always are. trained: weights, gradients and the bf16 copies that autocast makes."
         " optimizer: AdamW's state, shared out over all processes. activations: what the backward pass needs, of the"
-        " language model and of the tower. loss: one chunk of logits. `cpu_offload` keeps the divided layers in the"
-        " host's memory: all of them once for each node.",
+        " language model, its adapters and the tower. loss: one chunk of logits. `cpu_offload` keeps the divided"
+        " layers in the host's memory: all of them once for each node.",
     ]
     return "\n".join([*lines, *notes]) + "\n"
+
+
+def _divisions(rows: int, row_length: int, images: int, adapters: bool) -> list[str]:
+    lines = [
+        "| language model | division | activation checkpointing | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|" + "---:|" * len(COLUMNS),
+    ]
+    for model, builder in MODELS.items():
+        for layout, (processes, local_size, offload) in LAYOUTS.items():
+            for checkpointing in (False, True):
+                found = _estimate(builder, rows, row_length, images, checkpointing, processes, adapters=adapters)
+                cells = " | ".join(f"{value / 1e9:.1f}" for value in _values(found, local_size, offload))
+                lines.append(f"| {model} | {layout} | {'on' if checkpointing else 'off'} | {cells} |")
+    return lines
 
 
 def _estimate(
@@ -109,6 +120,7 @@ def _estimate(
     checkpointing: bool,
     processes: int,
     llm_weights: str = UNQUANTISED,
+    adapters: bool = False,
 ) -> MemoryEstimate:
     decoder = build_decoder(builder)
     source = resolve_tower(TOWER)
@@ -119,13 +131,22 @@ def _estimate(
         )
     unused = tower.unused_parameters(projector.takes)
     trained = [*projector.parameters(), *(p for name, p in tower.named_parameters() if name not in unused)]
+    beside = images * vision_activations(tower, projector, torch.bfloat16)
+    if adapters:
+        with torch.device("meta"):
+            added = adapters_for(decoder)
+        trained += added.parameters()
+        # As for the layers: where all are checkpointed, one is computed again at a time.
+        beside += added.layer_activations(rows * row_length, torch.bfloat16) * (
+            1 if checkpointing else len(decoder.layers)
+        )
     return estimate(
         decoder,
         torch.bfloat16,
         rows,
         row_length,
         sum(parameter.numel() for parameter in trained),
-        other_activations=images * vision_activations(tower, projector, torch.bfloat16),
+        other_activations=beside,
         checkpointed_layers=len(decoder.layers) if checkpointing else 0,
         optimizer_shards=processes,
         llm_weights=llm_weights,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchtune.modules import TransformerDecoder
 from training_workloads import EOT, IMAGE, PAD, Example, Preset
 
 from helpers.plain_training import pad, plain_loss
@@ -19,6 +20,7 @@ from medcap.data.epoch_order import plan_packed
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, make_table, pack_row
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
+from medcap.models.component import Component
 from medcap.models.projectors.mlp import mlp
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
@@ -78,17 +80,23 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """Packed rows, one copy of an image for all its questions, the way of training of frozen layers."""
+    """Packed rows, one copy of an image for all its questions, the way of training of frozen layers.
+
+    Attributes:
+        caches_prompt_prefix: compute the words before the image once; adapters that train change them with every step.
+    """
+
+    caches_prompt_prefix = True
 
     def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(preset, device, dtype)
-        self.model = _our_model(preset, device, dtype)
+        self.model = our_model(preset, device, dtype)
         set_trainable(self.model, ["vision", "projector"])
 
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
         """Pack the samples, all of the step in one batch."""
         samples = [self._sample(example) for example in examples]
-        prompt_prefix = find_prompt_prefix(samples, IMAGE)
+        prompt_prefix = find_prompt_prefix(samples, IMAGE) if self.caches_prompt_prefix else ()
         self.model.cache_prompt_prefix(prompt_prefix)
         samples = [continue_prompt_prefix(sample, prompt_prefix, IMAGE) for sample in samples]
         plan = plan_packed(make_table(samples), np.arange(len(samples)), self.preset.row_length)
@@ -207,7 +215,7 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
     if any(not name.startswith("transformers") for name in names):
         ours = Ours(preset, device, dtype)
         if sides:
-            _copy_weights(sides["transformers"].model, ours.model)
+            copy_weights(sides["transformers"].model, ours.model)
         sides["ours"] = ours
         sides["plain"] = Plain.__new__(Plain)
         vars(sides["plain"]).update(vars(ours))
@@ -244,31 +252,51 @@ def _vision_config(preset: Preset) -> dict[str, Any]:
     }
 
 
-def _our_model(preset: Preset, device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
-    from torchtune.models.llama3 import llama3
+def our_model(
+    preset: Preset,
+    device: torch.device,
+    dtype: torch.dtype,
+    further: Callable[[TransformerDecoder], Sequence[Component]] = lambda decoder: (),
+) -> VisionLanguageModel:
+    """Build our model, its weights random.
 
+    Args:
+        preset: the model's shapes.
+        device: where.
+        dtype: of the frozen language model.
+        further: builds the components other than tower and projector, on the device.
+    """
     from medcap.models.towers.hugging_face_tower import hugging_face_spec
 
     spec = hugging_face_spec("clip_vision_model", _vision_config(preset), Path("benchmark"))
     with torch.device(device):
         tower = HuggingFaceTower(spec, Preprocess(preset.image_size))
         projector = mlp(tower.shape, preset.dim)
-        torch.set_default_dtype(dtype)
-        decoder = llama3(
-            vocab_size=preset.vocab_size,
-            num_layers=preset.layers,
-            num_heads=preset.heads,
-            num_kv_heads=preset.kv_heads,
-            embed_dim=preset.dim,
-            max_seq_len=2 * preset.row_length,
-            intermediate_dim=preset.intermediate_dim,
-        )
-        torch.set_default_dtype(torch.float32)
+        decoder = our_decoder(preset, dtype)
+        added = further(decoder)
     layers: Any = decoder.layers
     for layer in layers:
         layer.attn.pos_embeddings.rope_init()
-    model = VisionLanguageModel(tower, projector, decoder, IMAGE).to(device)
+    model = VisionLanguageModel(tower, projector, decoder, IMAGE, added).to(device)
     return model.train()
+
+
+def our_decoder(preset: Preset, dtype: torch.dtype) -> TransformerDecoder:
+    """Build the language model on the default device, its weights random."""
+    from torchtune.models.llama3 import llama3
+
+    torch.set_default_dtype(dtype)
+    decoder = llama3(
+        vocab_size=preset.vocab_size,
+        num_layers=preset.layers,
+        num_heads=preset.heads,
+        num_kv_heads=preset.kv_heads,
+        embed_dim=preset.dim,
+        max_seq_len=2 * preset.row_length,
+        intermediate_dim=preset.intermediate_dim,
+    )
+    torch.set_default_dtype(torch.float32)
+    return decoder
 
 
 def _llava(preset: Preset, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -304,18 +332,20 @@ def _llava(preset: Preset, device: torch.device, dtype: torch.dtype) -> nn.Modul
     model.model.vision_tower.requires_grad_(True)
     model.model.multi_modal_projector.requires_grad_(True)
     # The pooled output gets no gradient.
-    _vision(model).post_layernorm.requires_grad_(False)
+    vision_of(model).post_layernorm.requires_grad_(False)
     return model.to(device)
 
 
-def _vision(llava: Any) -> nn.Module:
+def vision_of(llava: Any) -> nn.Module:
+    """Return transformers' CLIP tower in its LLaVA."""
     tower = llava.model.vision_tower
     return getattr(tower, "vision_model", tower)
 
 
 @torch.no_grad()
-def _copy_weights(llava: Any, ours: Any) -> None:
-    ours.tower.vision_model.load_state_dict(_vision(llava).state_dict())
+def copy_weights(llava: Any, ours: Any) -> None:
+    """Give our model the weights of transformers' one."""
+    ours.tower.vision_model.load_state_dict(vision_of(llava).state_dict())
     theirs = llava.model.multi_modal_projector.state_dict()
     names = {"linear_1": "0", "linear_2": "2"}
     ours.projector.load_state_dict(
