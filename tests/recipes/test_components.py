@@ -15,6 +15,7 @@ from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_co
 
 # What a small configuration says of each component beside tower and projector: a new one needs a line here.
 OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>]"}
+STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
 SUBSETS = [names for size in range(1, len(COMPONENTS) + 1) for names in itertools.combinations(COMPONENTS, size)]
 
 
@@ -48,11 +49,8 @@ def start(place):
     return tensors(place.train(*OPTIONS.values(), "optimizer.lr=0", "trainable=[words]", output="start"))
 
 
-@pytest.mark.parametrize("trained", SUBSETS, ids="+".join)
-def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
-    names = ",".join(trained)
-    step = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
-    output = place.train(*OPTIONS.values(), f"trainable=[{names}]", *step, output=names)
+def check_step(output, start, trained):
+    """See that a step changed every component that trains, and nothing else."""
     changed = {name for name, tensor in tensors(output).items() if not torch.equal(tensor, start[name])}
     assert {name.partition(".")[0] for name in changed} == set(trained)
     for part in trained:
@@ -61,6 +59,26 @@ def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
         assert all("lora_a" in name or part == "vision" for name in unchanged)
     found = json.loads((output / "summary.json").read_text())
     assert found["llm_sha256_before"] == found["llm_sha256_after"] is not None
+
+
+@pytest.mark.parametrize("trained", SUBSETS, ids="+".join)
+def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
+    words = (*OPTIONS.values(), f"trainable=[{','.join(trained)}]", *STEP)
+    check_step(place.train(*words, output="+".join(trained)), start, trained)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("trained", "parallelism"),
+    [*(((name,), "shard") for name in COMPONENTS), (tuple(COMPONENTS), "replicate")],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_so_does_a_step_of_two_processes(place, start, server, trained, parallelism):
+    words = (*OPTIONS.values(), f"trainable=[{','.join(trained)}]", *STEP, f"parallelism={parallelism}")
+    output = f"{'+'.join(trained)}-{parallelism}"
+    run = server.train(place, output, *words, processes=2)
+    assert run.wait() == [0, 0], run.printed()
+    check_step(place.folder / output, start, trained)
 
 
 @pytest.mark.slow
