@@ -27,7 +27,7 @@ class WithoutAdapters(Ours):
     """Our step, the words before the image computed once."""
 
     def learn(self, names: Sequence[str]) -> None:
-        """Choose the components that learn, and start the optimizer anew."""
+        """Choose the components that learn, and build a new optimizer."""
         set_trainable(self.model, names)
         self.start()
 
@@ -105,7 +105,7 @@ class Peft(Transformers):
             self.model = PeftModel.from_pretrained(self.base, folder, is_trainable=True).to(device)
 
     def learn(self, names: Sequence[str]) -> None:
-        """Choose what learns beside the adapters, and start the optimizer anew."""
+        """Choose what learns beside the adapters, and build a new optimizer."""
         self.base.model.vision_tower.requires_grad_("vision" in names)
         self.base.model.multi_modal_projector.requires_grad_("projector" in names)
         # The pooled output gets no gradient.

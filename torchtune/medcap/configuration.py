@@ -6,6 +6,7 @@ import contextlib
 import os
 import types
 import typing
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -116,7 +117,7 @@ class OneOf:
         return value
 
 
-class _Rule:
+class _Rule(ABC):
     """Makes a key hold what :meth:`checked` accepts."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -130,9 +131,9 @@ class _Rule:
 
         return PlainValidator(validate).__get_pydantic_core_schema__(source, handler)
 
+    @abstractmethod
     def checked(self, value: Any, path: str) -> Any:
         """Return the checked value of the key ``path``; a ``UserError`` names the key that is wrong."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def open_weights(folder: Path, key: str) -> TensorFiles:
         UserError: if the folder has no weights, or a file is damaged.
     """
     if not folder.is_dir():
-        raise UserError(f"{key} {folder}: there is no such folder")
+        raise UserError(f"{key} {folder} does not exist: give the folder of a model")
     name = next((name for name in _WEIGHTS if (folder / name).is_file()), None)
     if name is None:
         raise UserError(f"{key} {folder} holds no weights: none of {', '.join(_WEIGHTS)}")
@@ -111,6 +111,8 @@ def match(base: TensorFiles, other: TensorFiles, location: Path, other_is: str) 
                 f" {other_is} belongs to another base{why_empty(shape)}"
             )
         result[name] = True
+    if not any(result.values()):
+        raise UserError(f"--{other_is} {location} has no tensor in common with --base: name the {other_is}'s own base")
     return result
 
 

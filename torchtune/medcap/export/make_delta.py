@@ -11,7 +11,6 @@ from torch import Tensor
 
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
-from medcap.errors import UserError
 from medcap.export.delta_format import (
     DESCRIPTION_FILE,
     EXACT,
@@ -66,10 +65,6 @@ def make_delta(base_folder: Path, target_folder: Path, out: Path, dtype: str = E
     check_empty(out)
     base, target = open_weights(base_folder, "--base"), open_weights(target_folder, "--target")
     in_base = match(base, target, target_folder, "target")
-    if not any(in_base.values()):
-        raise UserError(
-            f"--target {target_folder} has no tensor in common with --base {base_folder}: name the target's own base"
-        )
     stored = None if dtype == EXACT else DTYPES[dtype]
     rounding = _Rounding()
     table: dict[str, dict[str, Any]] = {}

@@ -52,10 +52,6 @@ def apply_delta(base_folder: Path, delta_folder: Path, out: Path) -> list[str]:
     check_empty(out)
     base, delta = open_weights(base_folder, "--base"), open_weights(delta_folder, "--delta")
     in_base = match(base, delta, delta_folder, "delta")
-    if not any(in_base.values()):
-        raise UserError(
-            f"--delta {delta_folder} has no tensor in common with --base {base_folder}: name the delta's own base"
-        )
     location = delta_folder / DESCRIPTION_FILE
     table = _table(location, delta) if location.is_file() else {}
     tensors = []

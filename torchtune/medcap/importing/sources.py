@@ -108,7 +108,7 @@ def _adapters_of(source: Path, options: ImportOptions) -> Path | None:
         return source
     if options.adapters is not None:
         if not options.adapters.exists():
-            raise UserError(f"--adapters {options.adapters}: there is no such file or folder")
+            raise UserError(f"--adapters {options.adapters} does not exist: give a folder or a file of adapters")
         return options.adapters
     exported = source / ADAPTER_FOLDER
     return exported if exported.is_dir() and holds_adapters(exported) else None

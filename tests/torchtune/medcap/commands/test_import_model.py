@@ -15,4 +15,7 @@ def test_adapters_that_are_not_there_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["import", str(tmp_path / "mm_projector.bin"), "--adapters", str(tmp_path / "lora"), "--out", "out"])
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"medcap: --adapters {tmp_path}/lora: there is no such file or folder\n"
+    assert (
+        capsys.readouterr().err
+        == f"medcap: --adapters {tmp_path}/lora does not exist: give a folder or a file of adapters\n"
+    )

@@ -106,7 +106,7 @@ def test_what_is_missing_is_asked_for(saved, lora):
     (lora / "lora/adapter_config.json").unlink()
     refused(saved, lora, r"does not say what its updates are multiplied by: lay adapter_config\.json beside it")
     projector = write_projector(lora)
-    with pytest.raises(UserError, match=r"--adapters .*nowhere: there is no such file or folder"):
+    with pytest.raises(UserError, match=r"--adapters .*nowhere does not exist"):
         import_model(projector, lora / "run", ImportOptions(adapters=lora / "nowhere"))
     (lora / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty holds no adapters: neither adapter_model\.safetensors"):

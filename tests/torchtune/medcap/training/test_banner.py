@@ -1,23 +1,13 @@
 from torch import nn
 
-from medcap.checkpoints.vision import plan_vision
+from helpers.model_parts import ModelParts
 from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.banner import describe_parts
 from medcap.training.trainable import set_trainable
 
-TINY = {"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2, "pooled_dim": 12}
-
-
-class Model(nn.Module):
-    def __init__(self, projector):
-        super().__init__()
-        self.tower, self.projector = plan_vision(TINY, None, {"_component_": projector}, 16).build()
-        self.decoder = nn.Linear(4, 4)
-        self.components = {"vision": self.tower, "projector": self.projector}
-
 
 def test_the_banner_counts_what_is_frozen_and_what_learns():
-    model = Model("medcap.models.mlp")
+    model = ModelParts("medcap.models.mlp")
     set_trainable(model, ["projector"])
     lines = {line[2:22].strip(): line[22:].split() for line in describe_parts(model).splitlines()}
     assert lines["language model"] == ["frozen", "20", "parameters", "float32"]
@@ -27,7 +17,7 @@ def test_the_banner_counts_what_is_frozen_and_what_learns():
 
 
 def test_the_banner_shows_what_the_optimizer_does_otherwise_for_a_component():
-    model = Model("medcap.models.mlp")
+    model = ModelParts("medcap.models.mlp")
     set_trainable(model, ["projector"])
     banner = describe_parts(model, {"vision": {"lr": 1.0}, "projector": {"lr": 2e-3, "weight_decay": 0.0}})
     (line,) = [line for line in banner.splitlines() if "lr" in line]
@@ -35,7 +25,7 @@ def test_the_banner_shows_what_the_optimizer_does_otherwise_for_a_component():
 
 
 def test_the_banner_counts_quantised_weights_and_names_their_precision():
-    model = Model("medcap.models.mlp")
+    model = ModelParts("medcap.models.mlp")
     model.decoder = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
     quantise_layer(model.decoder, "int8")
     assert describe_parts(model).splitlines()[0].split() == [

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from medcap.checkpoints.vision import plan_vision
+from helpers.model_parts import ModelParts
 from medcap.errors import UserError
 from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.keys import TrainingConfiguration
@@ -16,16 +15,6 @@ from medcap.training.setup import (
     seed_everything,
     wants_meta_model,
 )
-
-TINY = {"name": "tiny", "image_size": 32, "width": 32, "depth": 1, "heads": 2, "pooled_dim": 12}
-
-
-class Model(nn.Module):
-    def __init__(self, projector):
-        super().__init__()
-        self.tower, self.projector = plan_vision(TINY, None, {"_component_": projector}, 16).build()
-        self.decoder = nn.Linear(4, 4)
-        self.components = {"vision": self.tower, "projector": self.projector}
 
 
 def test_a_seed_fixes_every_generator():
@@ -64,7 +53,7 @@ def plan_of(projector):
 
 
 def test_a_frozen_weight_that_changed_is_found():
-    model = Model("medcap.models.mlp")
+    model = ModelParts("medcap.models.mlp")
     cfg = TrainingConfiguration.model_construct(llm={"_component_": "torchtune.models.llama3_1.llama3_1"})
     proof = FrozenWeightCheck(cfg, plan_of("mlp"), model)
     same = proof.after()
@@ -82,7 +71,7 @@ def test_a_frozen_weight_that_changed_is_found():
 
 
 def test_quantised_weights_are_watched_and_their_model_is_known_by_its_files():
-    model = Model("medcap.models.mlp")
+    model = ModelParts("medcap.models.mlp")
     quantise_layer(model, "int8")
     model.dtype = torch.float32
     plan = plan_of("mlp")
