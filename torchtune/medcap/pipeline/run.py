@@ -56,7 +56,13 @@ def run_pipeline(name: str | Path, words: Sequence[str] = (), redo: bool = False
             if stages.state(stage.name, stage.key, stage.makes) == "done":
                 continue
             number = f"{position}/{len(pipeline.stages)}"
-            stages.work(stage.name, partial(_run, stage, states[stage.name], number))
+            try:
+                stages.work(stage.name, partial(_run, stage, states[stage.name], number))
+            except UserError:
+                # It ended before its first step, so the cause may lie in the file: the mended stage is a new one.
+                if stage.resumes and not (stage.folder / "log" / "metrics.jsonl").exists():
+                    stages.forget(stage.name)
+                raise
     print(_table(pipeline, stages))
     return stages.seconds
 

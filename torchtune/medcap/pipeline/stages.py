@@ -72,6 +72,11 @@ class Stages:
         self.seconds[name] = round(time.monotonic() - started, 1)
         self._remember(name, self.seconds[name])
 
+    def forget(self, name: str) -> None:
+        """Count a stage as never begun."""
+        del self._known[name]
+        write_json(self._path, self._known)
+
     def run(self, name: str, key: Any, makes: Path, work: Callable[[], None]) -> None:
         """Do a stage, unless it was done with the same key after the same earlier stages and its file exists."""
         if self.state(name, key, makes) != "done":
