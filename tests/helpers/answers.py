@@ -19,6 +19,6 @@ def make_answer(
     columns: tuple[str, ...] = (),
 ) -> Answer:
     """An answer to a question of these words; see :class:`Question` for the rest."""
-    named = {"words": text, "columns": columns, "image_name": image}
+    named = {"words": text, "columns": columns, "image_names": (image,) if image else ()}
     question = Question(id, (), references, options, answer_type, groups or {}, **named)
     return Answer(question, prediction)

@@ -82,7 +82,7 @@ def _samples(out: Path, task: str, asked: bool = False) -> list[Sample]:
             Sample(
                 generated=row["prediction"],
                 references=references,
-                image=row["image"],
+                images=row.get("images") or [row["image"]] if row["image"] else [],
                 question=row["question"] if asked else "",
                 correct=exact_match(row["prediction"], references) if asked else None,
                 name=row["question_id"],

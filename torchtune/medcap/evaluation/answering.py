@@ -129,8 +129,8 @@ def collect(
         extra: values that decide an answer besides the request, one for each question.
 
     Returns:
-        For each question its entry in the file: question_id, image, question, reference, options and groups as far as
-        the question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
+        For each question its entry in the file: question_id, image (and all ``images`` of several), question,
+        reference, options and groups as far as the question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
 
     Raises:
         UserError: if every question fails.
@@ -234,7 +234,7 @@ def _run_around_failures(
 def _about(question: Question) -> Entry:
     entry: Entry = {
         "question_id": question.id,
-        "image": question.image_entry or None,
+        **question.image_fields,
         "question": question.text,
     }
     entry["reference"] = question.reference

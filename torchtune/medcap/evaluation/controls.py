@@ -18,8 +18,10 @@ from medcap.scoring.question import Question
 def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
     """Ask the same questions about other images.
 
-    The distinct images are put into one random cycle and each is replaced by its successor, so no question keeps its
-    own, every image is used, and questions that share an image still share one.
+    The images of a question, such as the slices of a volume, are exchanged together. The distinct sets of as many
+    images are put into one random cycle, and each is replaced by the next one that has none of its images, so no
+    question keeps one of its own, and questions that share their images still share them. Where images are alone,
+    each of them is used once. A set that finds no other of its size gets any images but its own.
 
     Args:
         questions: what is asked; images are distinguished by path and view. A question with a problem is not changed.
@@ -29,21 +31,36 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
         The questions in the same order, with the images exchanged.
 
     Raises:
-        UserError: if there are fewer than two distinct images.
+        UserError: if there are not enough distinct images.
     """
-    images = list(
-        dict.fromkeys(image for question in questions if question.problem is None for image in question.images)
-    )
+    usable = [question for question in questions if question.problem is None and question.images]
+    sets = list(dict.fromkeys(tuple(question.images) for question in usable))
+    images = list(dict.fromkeys(image for one in sets for image in one))
     if len(images) < 2:
         raise UserError(f"images cannot be shuffled: the rows have {len(images)} distinct image(s)")
-    order = np.random.default_rng(seed).permutation(len(images))
-    other = {images[position]: images[following] for position, following in zip(order, np.roll(order, -1), strict=True)}
+    other: dict[tuple[ImageRef, ...], Sequence[ImageRef]] = {}
+    for size in dict.fromkeys(map(len, sets)):
+        alike = [one for one in sets if len(one) == size]
+        order = np.random.default_rng(seed).permutation(len(alike))
+        cycle = [alike[position] for position in order]
+        for position, own in enumerate(cycle):
+            following = (cycle[(position + step) % len(cycle)] for step in range(1, len(cycle)))
+            found = next((one for one in following if not set(one) & set(own)), None)
+            other[own] = _any_others(own, images, position) if found is None else found
 
     def exchange(question: Question) -> Question:
-        messages = [_map_images(message, other.__getitem__) for message in question.messages]
-        return replace(question, messages=messages)
+        left = iter(other[tuple(question.images)])
+        return replace(question, messages=[_map_images(message, lambda _: next(left)) for message in question.messages])
 
     return [exchange(question) if question.problem is None and question.images else question for question in questions]
+
+
+def _any_others(own: Sequence[ImageRef], images: Sequence[ImageRef], start: int) -> list[ImageRef]:
+    """Take as many images that a question does not have, some of them twice where there are too few."""
+    others = [image for image in images if image not in own]
+    if not others:
+        raise UserError("images cannot be shuffled: a row has all images of the benchmark")
+    return [others[(start + number) % len(others)] for number in range(len(own))]
 
 
 def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:

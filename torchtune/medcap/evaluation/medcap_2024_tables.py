@@ -109,7 +109,7 @@ def _raw(questions: Sequence[Question], scored: Scored, options: RunOptions) -> 
 def _line(question: Question, request: Request | None, answer: str, options: RunOptions) -> dict[str, Any]:
     turns = [] if request is None else text_turns(request.messages, options.num_image_tokens)
     instruction = plain_text([*turns, ("assistant", "")])
-    return dict(zip(_COLUMNS, (question.image_entry, instruction, question.references[0], answer), strict=True))
+    return dict(zip(_COLUMNS, (question.image_cell, instruction, question.references[0], answer), strict=True))
 
 
 def _write(options: RunOptions, name: str, lines: Sequence[dict[str, Any]]) -> None:

@@ -236,7 +236,7 @@ def _samples(result: TaskResult) -> list[Sample]:
             Sample(
                 generated=entry.get(head.plan.protocol.field) or "",
                 references=row.references,
-                image=None if row.problem else row.image,
+                images=[] if row.problem else row.images,
                 question=row.text,
                 correct=None if decided is None else bool(decided),
                 score=score,

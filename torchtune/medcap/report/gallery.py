@@ -27,6 +27,7 @@ THUMBNAIL_SIDE = 256
 SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
 MOST_GROUPS = 12  # that a gallery can be filtered by
+MOST_PICTURES = 16  # of one row: a volume may have hundreds of slices
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sample:
     Attributes:
         generated: what the model said; "" is shown as a failure.
         references: what was expected; the first is compared word by word.
-        image: reference, path or picture; None for a question without one.
+        images: references, paths or pictures; none for a question without one.
         question: what was asked; "" hides the line.
         correct: True right, False wrong, None where there is no such verdict.
         score: name and value of the row's score.
@@ -50,7 +51,7 @@ class Sample:
 
     generated: str
     references: Sequence[str]
-    image: ImageRef | str | Path | Image.Image | None = None
+    images: Sequence[ImageRef | str | Path | Image.Image] = field(default_factory=tuple)
     question: str = ""
     correct: bool | None = None
     score: tuple[str, float] | None = None
@@ -75,6 +76,11 @@ class Sample:
     def plain_answer(self) -> str:
         """The answer as it is compared with options: without case, further white space and final full stops."""
         return _plain(self.generated)
+
+    @property
+    def shown_images(self) -> Sequence[ImageRef | str | Path | Image.Image]:
+        """The images, of many only some, evenly spaced from the first to the last."""
+        return [self.images[position] for position in _spread(list(range(len(self.images))), MOST_PICTURES)]
 
     @property
     def facts(self) -> str:
@@ -133,7 +139,7 @@ class Gallery(Section):
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
         pictures: dict[ImageRef | int, tuple[str, str]] = {}
         numbers = _group_numbers(samples)
-        cards = [(sample, numbers[sample.group], _picture(sample, self.reader, pictures)) for sample in samples]
+        cards = [(sample, numbers[sample.group], _pictures(sample, self.reader, pictures)) for sample in samples]
         verdicts: list[tuple[str, str]] = []
         groups: list[tuple[str, str]] = []
         if any(sample.correct is not None for sample in samples):
@@ -152,14 +158,15 @@ class Shown:
 
     Attributes:
         rule: rule by which the rows were chosen.
-        cards: each row, the number of its group, and its picture: a ``data:`` address, or "" and why there is none.
+        cards: each row, the number of its group, and its pictures: of each the ``data:`` address, or "" and why there
+            is none.
         verdicts: style class and words of each choice in the filter by verdict.
         groups: filter names of the rows, in the same form, for the filter by group.
         empty: style classes of the sentences for choices of both filters that leave no row.
     """
 
     rule: str
-    cards: list[tuple[Sample, int, tuple[str, str]]]
+    cards: list[tuple[Sample, int, list[tuple[str, str]]]]
     verdicts: list[tuple[str, str]]
     groups: list[tuple[str, str]]
     empty: list[str]
@@ -228,7 +235,7 @@ def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, b
 
 
 def _spread(values: list[int], count: int) -> list[int]:
-    if count <= 1:
+    if count <= 1 or len(values) <= count:
         return values[:count]
     return [values[round(position * (len(values) - 1) / (count - 1))] for position in range(count)]
 
@@ -314,18 +321,19 @@ def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[s
     ]
 
 
-def _picture(
+def _pictures(
     sample: Sample, reader: ImageReader | None, known: dict[ImageRef | int, tuple[str, str]]
-) -> tuple[str, str]:
-    if sample.image is None:
-        return "", ""
-    key = ImageRef.of(sample.image) if isinstance(sample.image, (ImageRef, str, Path)) else id(sample.image)
-    if key not in known:
-        try:
-            known[key] = thumbnail(sample.image, reader), ""
-        except (UserError, OSError, ValueError) as error:
-            known[key] = "", str(error)
-    return known[key]
+) -> list[tuple[str, str]]:
+    pictures = []
+    for image in sample.shown_images:
+        key = ImageRef.of(image) if isinstance(image, (ImageRef, str, Path)) else id(image)
+        if key not in known:
+            try:
+                known[key] = thumbnail(image, reader), ""
+            except (UserError, OSError, ValueError) as error:
+                known[key] = "", str(error)
+        pictures.append(known[key])
+    return pictures
 
 
 def _plain(text: str) -> str:

@@ -24,7 +24,7 @@ class Page:
 
     Example:
         >>> cards = Cards([Card("Accuracy", "61.2 %", bar=Bar(0.612, 0.57, 0.65))])
-        >>> answers = Gallery("Answers", [Sample("yes", ["no"], image="a.png", correct=False)])
+        >>> answers = Gallery("Answers", [Sample("yes", ["no"], images=["a.png"], correct=False)])
         >>> Page("VQA-RAD", "451 questions", [cards, answers]).write("results/report.html")
     """
 

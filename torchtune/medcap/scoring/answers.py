@@ -24,7 +24,7 @@ def read_answers(path: str | Path) -> list[Answer]:
     """Read answers that are to be scored.
 
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
-    may have ``question``, ``options`` (a list), ``answer_type``, ``image``, ``modality``, ``question_type`` and
+    may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``), ``modality``, ``question_type`` and
     ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and ``gt`` or ``answer``
     for the reference are read too. A prediction that is null or absent is a failure. An empty option is dropped, and
     the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
@@ -154,7 +154,7 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
     columns = ["" if _missing(option) else _text(option, "an option") for option in options]
     columns = tuple(option if option.strip() else "" for option in columns)
     given = tuple(option for option in columns if option)
-    image = value.get("image")
+    images = value["images"] if isinstance(value.get("images"), list) else [value.get("image")]
     question = Question(
         id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
         messages=(),
@@ -164,7 +164,7 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
         meta=groups,
         words="" if _missing(value.get("question")) else _text(value["question"], "question"),
         columns=columns if len(given) < len(columns) else (),
-        image_name=image if isinstance(image, str) else "",
+        image_names=tuple(image for image in images if isinstance(image, str) and image),
     )
     return Answer(question, "" if _missing(prediction) else _text(prediction, "prediction"))
 

@@ -30,7 +30,7 @@ class Question:
             that tables show.
         problem: why this question cannot be asked; it then counts as a failure, in every denominator.
         words: the question where there are no turns.
-        image_name: the image where there are no turns, as the file of answers names it.
+        image_names: the images where there are no turns, as the file of answers names them.
         columns: the options with "" for each column that holds none; empty where every column holds one.
     """
 
@@ -42,7 +42,7 @@ class Question:
     meta: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
     words: str = ""
-    image_name: str = ""
+    image_names: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
     @property
@@ -61,9 +61,20 @@ class Question:
         return next(iter(self.images), None)
 
     @property
-    def image_entry(self) -> str:
-        """Return what files of answers say of the first image; "" if there is none."""
-        return str(self.image or self.image_name)
+    def image_entries(self) -> list[str]:
+        """What files of answers call the images, in order."""
+        return [str(image) for image in self.images] or list(self.image_names)
+
+    @property
+    def image_fields(self) -> dict[str, Any]:
+        """The images as a row of a JSON file holds them: ``image`` is the first; ``images`` are all of several."""
+        entries = self.image_entries
+        return {"image": entries[0] if entries else None} | ({"images": entries} if len(entries) > 1 else {})
+
+    @property
+    def image_cell(self) -> str:
+        """The images as a cell of a table holds them."""
+        return "; ".join(self.image_entries)
 
     @property
     def reference(self) -> str | list[str]:

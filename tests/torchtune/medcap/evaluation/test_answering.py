@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import pytest
 
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.answering import PredictionStore, collect, generated, scored
 from medcap.generation.prompt import user_message
 from medcap.generation.request import CandidateScores, Generation, Request
+from medcap.scoring.answers import read_answers
 from medcap.scoring.question import Question
 
 ROWS = [
@@ -48,6 +50,17 @@ def test_an_entry_is_a_row_of_answers_with_its_groups(tmp_path):
         "num_tokens": 2,
         "error": None,
     }
+
+
+def test_all_images_of_a_question_are_in_its_entry_and_read_from_it_again(tmp_path):
+    images = [ImageRef("a.png"), ImageRef("b.png")]
+    rows = [Question("two", [user_message(images, "Which?")], ("x",)), Question("one", [user_message(images[1])], ("x",))]
+    two, one = ask(tmp_path, Model(), rows)
+    assert (two["image"], two["images"]) == ("a.png", ["a.png", "b.png"])
+    assert one["image"] == "b.png"
+    assert "images" not in one
+    entries = [answer.question.image_entries for answer in read_answers(tmp_path / "predictions.jsonl")]
+    assert entries == [["a.png", "b.png"], ["b.png"]]
 
 
 def test_a_torn_file_continues_and_ends_like_a_whole_one(tmp_path):

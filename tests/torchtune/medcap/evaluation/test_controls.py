@@ -39,10 +39,21 @@ def test_rows_without_a_usable_image_stay_as_they_are():
     assert changed[3].problem == "lost.png does not exist"
 
 
-def test_several_images_in_a_row_are_all_exchanged():
+@pytest.mark.parametrize("seed", range(5))
+def test_several_images_are_exchanged_together_and_none_of_a_questions_own_is_left(seed):
+    pairs = [("a", "b"), ("b", "a"), ("c", "d"), ("e", "f"), ("b", "c"), ("a", "b")]
+    changed = [tuple(r.images) for r in shuffled_images([row(str(i), *pair) for i, pair in enumerate(pairs)], seed)]
+    assert all(not set(old) & set(new) for old, new in zip(pairs, changed, strict=True))
+    assert set(changed) <= set(pairs)  # the slices of a volume stay those of one volume
+    assert changed[0] == changed[5]
+
+
+def test_images_without_others_of_their_number_get_any_but_their_own():
     first, second = shuffled_images([row("0", "a.png", "b.png"), row("1", "c.png")], 3)
-    assert "a.png" != first.images[0] != first.images[1] != "b.png"
-    assert second.images != ["c.png"]
+    assert first.images == ["c.png", "c.png"]
+    assert second.images[0] in ("a.png", "b.png")
+    with pytest.raises(UserError, match="a row has all images of the benchmark"):
+        shuffled_images([row("0", "a.png", "b.png"), row("1", "a.png")])
 
 
 def test_two_views_of_one_image_are_two_images():

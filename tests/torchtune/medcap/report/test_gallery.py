@@ -11,6 +11,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.report.gallery import (
     MOST_GROUPS,
+    MOST_PICTURES,
     Gallery,
     Sample,
     choose_samples,
@@ -63,13 +64,26 @@ def test_a_damaged_or_forbidden_picture_is_a_placeholder(tmp_path):
     (tmp_path / "inside" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     Image.new("L", (4, 4)).save(tmp_path / "outside.png")
     reader = ImageReader([tmp_path / "inside"])
-    samples = [Sample("a", ["a"], image=path) for path in ("bad.png", "none.png", tmp_path / "outside.png")]
+    samples = [Sample("a", ["a"], images=[path]) for path in ("bad.png", "none.png", tmp_path / "outside.png")]
     html = gallery([*samples, Sample("a", ["a"])], reader)
     assert html.count("image cannot be shown") == 3
     assert html.count("no image") == 1
     assert "<img" not in html
     with pytest.raises(UserError):
         thumbnail(tmp_path / "inside" / "bad.png")
+
+
+def test_several_images_of_a_row_stand_side_by_side_and_of_many_slices_some(tmp_path):
+    paths = [tmp_path / f"{number:02}.png" for number in range(31)]
+    for number, path in enumerate(paths):
+        Image.new("L", (8, 8), number * 8).save(path)
+    html = gallery([Sample("a", ["a"], images=[*paths[:2], tmp_path / "none.png"]), Sample("a", ["a"], images=paths)])
+    assert html.count("<img") == 2 + MOST_PICTURES
+    assert html.count("image cannot be shown") == 1
+    assert "3 images</p>" in html
+    assert "31 images, 16 of them shown</p>" in html
+    levels = [round(np.asarray(decoded(address)).mean() / 8) for address in re.findall(r'src="([^"]+)"', html)[2:]]
+    assert levels == list(range(0, 31, 2))
 
 
 def test_verdicts_are_words_and_signs_and_can_be_filtered():

@@ -28,7 +28,7 @@ def full_page(tmp_path):
             ParallelCoordinates("Tried", [Axis("lr", log=True), Axis("loss")], {"trial 0": [1e-3, 2.0]}, "trial 0"),
             ProtocolTable("Rules", [line]),
             ConfusionMaps("Confusion", {"CT": confusion([("yes", "no"), ("no", "")]), "MR": confusion([])}, "a note"),
-            Gallery("Answers", [Sample("no", ["yes"], image=tmp_path / "a.png", correct=False)]),
+            Gallery("Answers", [Sample("no", ["yes"], images=[tmp_path / "a.png"], correct=False)]),
             Facts("Settings", {"top_k": None, "llm": {"dim": 4}}),
         ],
     )
@@ -67,10 +67,10 @@ def test_the_page_shows_what_was_added(tmp_path):
 
 
 def test_what_a_model_or_a_user_wrote_never_becomes_markup():
-    sample = Sample(ATTACK, [ATTACK, ATTACK], ATTACK, ATTACK, False, (ATTACK, 1.0), ATTACK, [ATTACK], ATTACK, ATTACK)
-    empty = Sample("", [ATTACK], None, ATTACK, problem=ATTACK)
-    choice = Sample(ATTACK, [ATTACK], None, ATTACK, options=[ATTACK, ATTACK + "b"], chosen=ATTACK)
-    other = Sample("else", ["x"], None, ATTACK, options=[ATTACK], problem=ATTACK, correct=True)
+    sample = Sample(ATTACK, [ATTACK, ATTACK], [ATTACK, ATTACK], ATTACK, False, (ATTACK, 1.0), ATTACK, [ATTACK], ATTACK, ATTACK)
+    empty = Sample("", [ATTACK], [], ATTACK, problem=ATTACK)
+    choice = Sample(ATTACK, [ATTACK], [], ATTACK, options=[ATTACK, ATTACK + "b"], chosen=ATTACK)
+    other = Sample("else", ["x"], [], ATTACK, options=[ATTACK], problem=ATTACK, correct=True)
     line = ProtocolLine(ATTACK, ATTACK, 0.5, ATTACK, (0.4, 0.6), {ATTACK: 0.3}, {ATTACK: (0.2, 0.1, 0.3)})
     sections = [
         Cards([Card(ATTACK, ATTACK, ATTACK)]),

@@ -109,7 +109,7 @@ def _answer(row: Mapping[str, str], number: int) -> Answer:
         answer_type=row.get("answer_type", ""),
         meta={group: value for group, value in groups.items() if value},
         words=last_question(row["instruction"]),
-        image_name=row.get("image", ""),
+        image_names=(row["image"],) if row.get("image") else (),
     )
     return Answer(question, row["generated"])
 

@@ -42,7 +42,7 @@ def write_csv(
     writer.writerow(_COLUMNS)
     for answer, row in zip(answers, rows, strict=True):
         own = (row["reply"] or "", row["verdict"] or "", answer.question.id, row["error"] or "")
-        writer.writerow([answer.question.image_entry, judge_prompt(answer), *own])
+        writer.writerow([answer.question.image_cell, judge_prompt(answer), *own])
     start = f"{stem}-{file_name(judge)}-"
     name = f"{start}{round(accuracy, 5)}.csv"
     before = Path(metrics_before(folder).get("csv", "")).name

@@ -213,7 +213,7 @@ def _entry(
     question = answer.question
     return {
         "question_id": question.id,
-        "image": question.image_entry or None,
+        **question.image_fields,
         "question": question.text,
         "reference": question.reference,
         **question.groups,
