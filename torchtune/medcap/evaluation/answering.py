@@ -130,7 +130,8 @@ def collect(
 
     Returns:
         For each question its entry in the file: question_id, image (and all ``images`` of several), question,
-        reference, options and groups as far as the question has them, prediction ("" for a failure), finish, num_tokens, error, fingerprint.
+        reference, options and groups as far as the question has them, prediction ("" for a failure), finish,
+        num_tokens, error, fingerprint.
 
     Raises:
         UserError: if every question fails.

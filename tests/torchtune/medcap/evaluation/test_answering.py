@@ -54,7 +54,10 @@ def test_an_entry_is_a_row_of_answers_with_its_groups(tmp_path):
 
 def test_all_images_of_a_question_are_in_its_entry_and_read_from_it_again(tmp_path):
     images = [ImageRef("a.png"), ImageRef("b.png")]
-    rows = [Question("two", [user_message(images, "Which?")], ("x",)), Question("one", [user_message(images[1])], ("x",))]
+    rows = [
+        Question("two", [user_message(images, "Which?")], ("x",)),
+        Question("one", [user_message(images[1])], ("x",)),
+    ]
     two, one = ask(tmp_path, Model(), rows)
     assert (two["image"], two["images"]) == ("a.png", ["a.png", "b.png"])
     assert one["image"] == "b.png"

@@ -67,7 +67,9 @@ def test_the_page_shows_what_was_added(tmp_path):
 
 
 def test_what_a_model_or_a_user_wrote_never_becomes_markup():
-    sample = Sample(ATTACK, [ATTACK, ATTACK], [ATTACK, ATTACK], ATTACK, False, (ATTACK, 1.0), ATTACK, [ATTACK], ATTACK, ATTACK)
+    sample = Sample(
+        ATTACK, [ATTACK, ATTACK], [ATTACK, ATTACK], ATTACK, False, (ATTACK, 1.0), ATTACK, [ATTACK], ATTACK, ATTACK
+    )
     empty = Sample("", [ATTACK], [], ATTACK, problem=ATTACK)
     choice = Sample(ATTACK, [ATTACK], [], ATTACK, options=[ATTACK, ATTACK + "b"], chosen=ATTACK)
     other = Sample("else", ["x"], [], ATTACK, options=[ATTACK], problem=ATTACK, correct=True)

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune.data import Message
+
 from medcap.data.images.reader import IMAGE_KEYS
+from medcap.data.images.reference import ImageRef
 from medcap.data.row_layouts import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.published.fields import field_text, option_texts, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
@@ -24,11 +27,13 @@ from medcap.evaluation.tasks.base import (
 )
 from medcap.evaluation.tasks.official import answer_type_of
 from medcap.generation.prompt import user_message
+from medcap.generation.typed_placeholders import find_placeholders, place_images
 from medcap.scoring.question import Question
 
 _FILES = ("vqa.jsonl", "vqa.json", "test.json", "test.jsonl")
 _FOLDERS = ("LLaVA-Med", "llava-med")
 _ID_KEYS = ("question_id", "id", "qid")
+_IMAGE_KEYS = ("image", "images")
 _REFERENCE_KEYS = ("reference", "answer")
 _META_KEYS = ("modality", "question_type", "organ", "dataset")
 # LLaVA-Med's files "w_options" write the options after the question (run_eval.py's sample answers).
@@ -39,7 +44,8 @@ class VqaTask(Task):
     """One question and its accepted answers a row.
 
     The file is JSON or JSONL. A row has ``question``, ``reference`` (or ``answer``; text or a list of texts),
-    ``image`` (relative to the file's folder or an image root; absent for a question without an image), and may have
+    ``image`` (relative to the file's folder or an image root; absent for a question without an image; a list, or
+    ``images``, for several), and may have
     ``question_id``, ``answer_type``, ``options`` (a list, or text like ``[yes, no]``), ``modality``,
     ``question_type`` and ``organ``. LLaVA-Med's ``test.json`` rows (``id``, ``image``, ``conversations`` or
     ``conversatons``, ``answer_type``) are read too, each pair of turns as one question; options that stand at a
@@ -96,27 +102,51 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
 def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
-    image = value.get("image")
-    if image is not None and not isinstance(image, str):
-        raise UserError("'image' must be a path")
-    other = next((key for key in (*IMAGE_KEYS, "img") if key != "image" and value.get(key)), None)
-    if not image and other is not None:
-        raise UserError(f"'{other}' is not read: name the image under 'image'")
-    found = find.first_of(image) if image else None
-    problem = find.problem if image else None
+    images, problems = [], []
+    for image in _image_names(value):
+        images.append(find.first_of(image))
+        problems.append(find.problem)
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [
         Question(
             id=name,
-            messages=[user_message(found, question)],
+            messages=[question_message(images, question)],
             references=references,
-            options=_options(value.get("options")) or _options_of(question),
+            options=_options(value.get("options")) or _options_of(question_text(question)),
             answer_type=answer_type_of(value.get("answer_type")),
             meta={key: field_text(value[key]) for key in _META_KEYS if field_text(value.get(key))},
-            problem=problem,
+            problem=next(filter(None, problems), None),
         )
         for question, references in _questions(value)
     ]
+
+
+def _image_names(value: Mapping[str, Any]) -> list[str]:
+    """Return the images that a row names under ``image`` or ``images``: a path, or a list of them."""
+    named = [value[key] for key in _IMAGE_KEYS if value.get(key)]
+    named = [paths if isinstance(paths, list) else [paths] for paths in named]
+    if any(paths != named[0] for paths in named):
+        raise UserError("'image' and 'images' name different images: keep one of them")
+    other = next((key for key in (*IMAGE_KEYS, "img") if key not in _IMAGE_KEYS and value.get(key)), None)
+    if not named and other is not None:
+        raise UserError(f"'{other}' is not read: name the image under 'image'")
+    paths = named[0] if named else []
+    if not all(isinstance(path, str) and path for path in paths):
+        raise UserError("'image' must be a path, or a list of paths")
+    return paths
+
+
+def question_message(images: Sequence[ImageRef], words: str) -> Message:
+    """Return the turn of a question with its images.
+
+    Args:
+        images: any number.
+        words: the question, perhaps with placeholders; several images stand where as many of these are, and otherwise
+            before the words.
+    """
+    if len(images) > 1 and find_placeholders(words).count == len(images):
+        return Message(role="user", content=place_images(words, images), masked=True)
+    return user_message(images, question_text(words))
 
 
 def _options(value: Any) -> tuple[str, ...]:
@@ -150,8 +180,8 @@ def _questions(value: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _question(value: Any, key: str) -> str:
-    text = "" if value is None else question_text(text_of_value(value, key))
-    if not text:
+    text = "" if value is None else text_of_value(value, key).strip()
+    if not question_text(text):
         raise UserError("the question is empty")
     return text
 

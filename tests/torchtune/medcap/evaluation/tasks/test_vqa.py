@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -145,9 +146,36 @@ def test_an_option_that_is_not_a_word_is_refused_by_name(tmp_path, options, show
     assert row.options == ("1", "2.5")
 
 
-@pytest.mark.parametrize("key", ["images", "img", "image_path"])
+@pytest.mark.parametrize("key", ["img", "image_path"])
 def test_an_image_under_another_key_is_not_passed_over(tmp_path, key):
     with pytest.raises(UserError, match=f"row 0: '{key}' is not read: name the image under 'image'"):
         load(tmp_path, [{"question": "q", "answer": "a", key: "images/a.png"}])
     (row,) = load(tmp_path, [{"question": "q", "answer": "a", "image": "images/a.png", key: "images/a.png"}])
     assert row.image == ImageRef.of(tmp_path / "images" / "a.png")
+
+
+def test_a_question_may_be_about_several_images(tmp_path):
+    paths = ["images/a.png", "images/b.png"]
+    write(tmp_path, [])
+    shutil.copy(tmp_path / paths[0], tmp_path / paths[1])
+    first, second = (ImageRef.of(tmp_path / path) for path in paths)
+    rows = load(
+        tmp_path,
+        [
+            {"question": "Which is larger?", "answer": "a", "image": paths},
+            {"question": "<image>\n<image>\nWhich is larger?", "answer": "a", "images": paths},
+            {"question": "<image> or\n<image>", "answer": "a", "images": paths, "image": paths},
+            {"question": "Is a larger than b?", "answer": "a", "images": [paths[0], "images/none.png"]},
+        ],
+    )
+    picture = {"type": "image", "content": first}
+    other = {"type": "image", "content": second}
+    before = [picture, other, {"type": "text", "content": "\nWhich is larger?"}]
+    assert [row.messages[0].content for row in rows[:3]] == [
+        before,
+        before,
+        [picture, {"type": "text", "content": "\nor\n"}, other],
+    ]
+    assert "none.png" in rows[3].problem
+    with pytest.raises(UserError, match="row 0: 'image' and 'images' name different images"):
+        load(tmp_path, [{"question": "q", "answer": "a", "images": paths, "image": paths[0]}])
