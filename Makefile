@@ -16,6 +16,7 @@
 #   make bench-optimizer      what dividing the optimizer state costs and saves, beside torch's own ways
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
 #   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
+#   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -28,7 +29,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-frozen-weights bench-convert bench-data
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-frozen-weights \
+	bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
@@ -103,6 +105,9 @@ bench-probe: $(INSTALLED)
 
 bench-stages: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/stages.py
+
+bench-two-images: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/two_images.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py
