@@ -20,7 +20,7 @@ from medcap.configuration import (
 )
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.judge_keys import JudgeConfiguration
-from medcap.evaluation.tasks import ALIASES, TASKS
+from medcap.evaluation.tasks.registry import ALIASES, TASKS
 from medcap.pipeline.keys import PipelineConfiguration
 from medcap.sweep.keys import SweepConfiguration
 from medcap.training.keys import DistributedConfiguration, TrainingConfiguration

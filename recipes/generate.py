@@ -19,8 +19,8 @@ from medcap.evaluation.prompting import check_plans
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
-from medcap.evaluation.tasks import TASKS, requested_tasks
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
+from medcap.evaluation.tasks.registry import TASKS, requested_tasks
 from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request

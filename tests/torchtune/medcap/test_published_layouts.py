@@ -10,8 +10,8 @@ from medcap.datasets.converters.pmcvqa import PmcVqa
 from medcap.datasets.converters.slake import Slake
 from medcap.datasets.converters.vqamed import VqaMed
 from medcap.datasets.converters.vqarad_qa import VqaRadQuestions
-from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.base import LoadOptions
+from medcap.evaluation.tasks.registry import TASKS
 
 RAD = ("VQA_RAD", "VQA-RAD", "vqa-rad", "vqa_rad", "vqarad")
 SLAKE = ("Slake1.0", "Slake", "SLAKE", "slake", "Slake/Slake1.0", "SLAKE-vqa-english")

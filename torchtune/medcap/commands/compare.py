@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from medcap.files import plain
     from medcap.scoring.answers import read_answers
     from medcap.scoring.comparison import compare, pair_answers
-    from medcap.scoring.protocols import make_protocol
+    from medcap.scoring.protocols.registry import make_protocol
 
     protocol = make_protocol(options.protocol)
     paths = find_predictions(options.a), find_predictions(options.b)

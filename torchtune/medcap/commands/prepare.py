@@ -8,7 +8,7 @@ from typing import Any
 from medcap.commands.arguments import positive, seed
 from medcap.datasets.conversion.base import Converter
 from medcap.datasets.conversion.instructions import KINDS
-from medcap.datasets.converters import CONVERTERS
+from medcap.datasets.converters.registry import CONVERTERS
 from medcap.errors import UserError
 
 DEFAULT_OUT = "./datasets/medcap"

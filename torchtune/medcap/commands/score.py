@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
-    from medcap.scoring.protocols import ProtocolScores
+    from medcap.scoring.protocols.base import ProtocolScores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     """
     from medcap.files import plain, write_text
     from medcap.scoring.answers import read_answers, read_candidates
-    from medcap.scoring.protocols import LlavaMed, make_protocol
+    from medcap.scoring.protocols.llava_med import LlavaMed
+    from medcap.scoring.protocols.registry import make_protocol
 
     names = list(dict.fromkeys(options.protocol))
     candidates = None
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _summary(result: ProtocolScores) -> dict[str, Any]:
-    from medcap.scoring.protocols import nested
+    from medcap.scoring.protocols.base import nested
 
     return {
         **nested({**result.counts, **result.scores}),
@@ -86,7 +87,7 @@ def _summary(result: ProtocolScores) -> dict[str, Any]:
 
 
 def _row_values(results: Mapping[str, ProtocolScores]) -> list[dict[str, Any]]:
-    from medcap.scoring.protocols import nested
+    from medcap.scoring.protocols.base import nested
 
     lines: list[dict[str, Any]] = []
     for rows in zip(*(result.rows for result in results.values()), strict=True):

@@ -18,7 +18,7 @@ from medcap.evaluation.scored import RunOptions, Scored
 from medcap.files import make_folder, write_text
 from medcap.generation.request import Request
 from medcap.legacy.prompt import plain_text, text_turns
-from medcap.scoring.protocols import Prompt
+from medcap.scoring.protocols.base import Prompt
 from medcap.scoring.protocols.coco import Coco
 from medcap.scoring.protocols.multiple_choice import MedcapOption
 from medcap.scoring.question import Question

@@ -20,7 +20,7 @@ from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.files import make_folder, plain, write_json
-from medcap.scoring.protocols import ProtocolScores, nested
+from medcap.scoring.protocols.base import ProtocolScores, nested
 from medcap.scoring.question import Question
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.scoring.tables import averages, group_tables

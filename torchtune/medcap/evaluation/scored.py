@@ -9,7 +9,7 @@ from typing import Any
 
 from medcap.evaluation.answering import Entry
 from medcap.evaluation.prompting import ScoringPlan
-from medcap.scoring.protocols import ProtocolScores
+from medcap.scoring.protocols.base import ProtocolScores
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from medcap.configs import packaged_pipelines
 from medcap.configuration import Configuration, check
 from medcap.errors import UserError
-from medcap.evaluation.tasks import requested_tasks
+from medcap.evaluation.tasks.registry import requested_tasks
 from medcap.merge_overrides import override
 from medcap.pipeline.keys import PipelineConfiguration, StageKeys
 from medcap.pipeline.overrides import flat, override_text

@@ -25,9 +25,9 @@ def read_answers(path: str | Path) -> list[Answer]:
 
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
     may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``), ``modality``,
-    ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and ``gt`` or ``answer``
-    for the reference are read too. A prediction that is null or absent is a failure. An empty option is dropped, and
-    the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
+    ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and
+    ``gt`` or ``answer`` for the reference are read too. A prediction that is null or absent is a failure. An empty
+    option is dropped, and the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
     been fixed since, and a last line that was cut off is skipped.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medcap.configuration import Configuration
 from medcap.errors import UserError
-from medcap.evaluation.tasks import requested_tasks
+from medcap.evaluation.tasks.registry import requested_tasks
 from medcap.pipeline.overrides import override_text
 from medcap.pipeline.program import read_configuration
 from medcap.sweep.definition import Definition

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.downloads import Downloads, write_all
 from medcap.cli import main
-from medcap.datasets.converters import CONVERTERS
+from medcap.datasets.converters.registry import CONVERTERS
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 
 from medcap.commands import score
 from medcap.errors import UserError
-from medcap.scoring.protocols import PROTOCOLS
+from medcap.scoring.protocols.registry import PROTOCOLS
 
 ROWS = [
     {"question_id": 1, "question": "q", "reference": "right lung", "prediction": "lung", "answer_type": "OPEN"},

@@ -18,7 +18,7 @@ from medcap.datasets.image_names import rename_images
 from medcap.datasets.inspection.rows import RowChecker
 from medcap.datasets.rows.json_file import open_rows
 from medcap.errors import UserError
-from medcap.evaluation.tasks import TASKS
+from medcap.evaluation.tasks.registry import TASKS
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.scoring.answers import read_answers
 

@@ -5,8 +5,9 @@ from medcap.evaluation.answering import PredictionStore
 from medcap.evaluation.medcap_2024_tables import caption_tables, omnimedvqa_tables, vqarad_table
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
-from medcap.evaluation.tasks import TASKS
-from medcap.scoring.protocols import Coco, ProtocolScores
+from medcap.evaluation.tasks.registry import TASKS
+from medcap.scoring.protocols.base import ProtocolScores
+from medcap.scoring.protocols.coco import Coco
 
 USER, ASSISTANT = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("user", "assistant"))
 END = "<|eot_id|>"

@@ -3,8 +3,8 @@ import pytest
 from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, compare, mcnemar, pair_answers, sign_flip_p, verdict
-from medcap.scoring.protocols import make_protocol
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.registry import make_protocol
 from medcap.scoring.statistics import Interval
 
 

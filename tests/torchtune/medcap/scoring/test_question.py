@@ -5,7 +5,7 @@ from helpers.recorded_engine import RecordedEngine, question_row
 from medcap.evaluation.answering import PredictionStore
 from medcap.evaluation.prompting import plan_protocols
 from medcap.generation.prompt import user_message
-from medcap.scoring.protocols import nested
+from medcap.scoring.protocols.base import nested
 from medcap.scoring.question import Question
 
 

@@ -14,7 +14,8 @@ from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import ListedOptions, MappedOption
-from medcap.scoring.protocols import ALL_PROTOCOLS, Prompt, Protocol
+from medcap.scoring.protocols.base import Prompt, Protocol
+from medcap.scoring.protocols.registry import ALL_PROTOCOLS
 from medcap.scoring.question import Answer, Question
 
 # vqa_type -> how free answers are asked for.

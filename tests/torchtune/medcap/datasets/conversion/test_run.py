@@ -130,7 +130,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from medcap.datasets.conversion.run import convert
-from medcap.datasets.converters import CONVERTERS
+from medcap.datasets.converters.registry import CONVERTERS
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -9,8 +9,8 @@ import pytest
 from medcap.datasets.phantoms.benchmarks import MODALITIES, write_phantom_benchmarks
 from medcap.datasets.phantoms.records import KINDS, OPTIONS, make_phantom, make_questions
 from medcap.errors import UserError
-from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
+from medcap.evaluation.tasks.registry import TASKS
 
 COUNT, SEED = 12, 5
 

@@ -5,7 +5,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import PredictionStore
 from medcap.evaluation.prompting import ALL_PROTOCOLS, PROMPT_METHODS, VQA_TYPES, check_plans, plan_protocols
 from medcap.evaluation.prompting.medcap_2024 import MODES
-from medcap.scoring.protocols import Prompt
+from medcap.scoring.protocols.base import Prompt
 
 FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco"]
 

@@ -9,7 +9,6 @@ from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting import VQA_TYPES
-from medcap.evaluation.tasks import TASKS
 from medcap.evaluation.tasks.base import (
     ImageFinder,
     LoadOptions,
@@ -22,6 +21,7 @@ from medcap.evaluation.tasks.base import (
 )
 from medcap.evaluation.tasks.caption import CaptionOptions
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaOptions
+from medcap.evaluation.tasks.registry import TASKS
 from medcap.scoring.question import Question
 
 

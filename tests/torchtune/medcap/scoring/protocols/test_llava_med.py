@@ -2,8 +2,8 @@ import pytest
 
 from helpers.answers import make_answer
 from medcap.errors import UserError
-from medcap.scoring.protocols import make_protocol
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
+from medcap.scoring.protocols.registry import make_protocol
 
 
 def answer(prediction, reference, answer_type="CLOSED", name="q"):

@@ -7,7 +7,8 @@ import pytest
 
 from helpers import published_formulas as published
 from helpers.answers import make_answer
-from medcap.scoring.protocols import make_protocol, summary
+from medcap.scoring.protocols import summary
+from medcap.scoring.protocols.registry import make_protocol
 from medcap.scoring.replies.word_scores import normalize_word
 from medcap.scoring.statistics import Interval
 

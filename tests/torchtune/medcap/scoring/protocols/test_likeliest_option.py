@@ -2,7 +2,7 @@ import pytest
 
 from helpers.answers import make_answer
 from medcap.errors import UserError
-from medcap.scoring.protocols.chosen_option import LikelyLetter, LikelyText, LikelyTextNormalized
+from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, LikelyTextNormalized
 
 OPTIONS = ("upper", "upper left", "No")
 

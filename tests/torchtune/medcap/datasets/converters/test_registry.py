@@ -1,4 +1,4 @@
-from medcap.datasets.converters import CONVERTERS
+from medcap.datasets.converters.registry import CONVERTERS
 
 
 def test_each_says_what_it_converts_and_what_to_download():

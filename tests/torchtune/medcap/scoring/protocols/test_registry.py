@@ -2,7 +2,7 @@ import pytest
 
 from helpers.answers import make_answer
 from medcap.errors import UserError
-from medcap.scoring.protocols import PROTOCOLS, make_protocol
+from medcap.scoring.protocols.registry import PROTOCOLS, make_protocol
 
 
 def test_the_protocols_and_their_order():

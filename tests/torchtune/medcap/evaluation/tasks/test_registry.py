@@ -1,7 +1,7 @@
 import pytest
 
 from medcap.errors import UserError
-from medcap.evaluation.tasks import TASKS, requested_tasks
+from medcap.evaluation.tasks.registry import TASKS, requested_tasks
 
 
 def test_a_key_runs_the_task_of_its_name():
