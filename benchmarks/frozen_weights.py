@@ -154,6 +154,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         images=torch.randint(
             256, (rows, 3, TINY_TOWER["image_size"], TINY_TOWER["image_size"]), dtype=torch.uint8, generator=generator
         ),
+        image_lengths=torch.full((rows,), vision.num_image_tokens),
         image_positions=(tokens.flatten() == vocabulary).nonzero().flatten(),
         num_tokens=tokens.numel(),
         counts={"text": int(labelled.sum())},
@@ -243,7 +244,7 @@ def run(model: VisionLanguageModel, batch: Batch, image_rows: Tensor) -> Outputs
     Args:
         model: the decoder of which counts.
         batch: on its device.
-        image_rows: ``[N, K, d]``, the same for all models.
+        image_rows: ``[sum of K_i, d]``, the same for all models.
     """
     logits, targets, image_rows = _forward(model, batch, image_rows)
     cross_entropy(logits.float(), targets, reduction="sum").backward()

@@ -129,6 +129,7 @@ class Ours(Side):
             np.array(tokens[:-1], dtype=np.int32),
             np.array(labels[1:], dtype=np.int32),
             (ImageRef(str(example.image)),),
+            (self.preset.image_tokens,),
             end,
             "sample",
         )

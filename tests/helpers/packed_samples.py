@@ -48,7 +48,8 @@ def sample(image: str | None, question: Sequence[int], answer: Sequence[int]) ->
     head = [*PROMPT_PREFIX, *([IMAGE] * K if image else [])]
     tokens = np.array([*head, *question, *answer], dtype=np.int32)
     successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
-    return Sample(tokens[:-1], successors[1:], (image,) if image else (), len(head) if image else 0, "row")
+    images, lengths = ((image,), (K,)) if image else ((), ())
+    return Sample(tokens[:-1], successors[1:], images, lengths, len(head) if image else 0, "row")
 
 
 SAMPLES = [

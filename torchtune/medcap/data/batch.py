@@ -26,13 +26,13 @@ TEXT = "text"  # the loss term that every batch has: cross-entropy of the target
 # column.
 _TOKEN = {"axis": "token"}  # [R, S]
 _INDEX = {"axis": "index"}  # positions of tokens
-_IMAGE = {"axis": "image"}  # one entry for each image
-_IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, the same number for each image
+_IMAGE = {"axis": "image"}  # one entry for each picture
+_IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, as many for each picture as its length
 
 
 @dataclass
 class Batch:
-    """The tensors of one step; R rows of S tokens, N images.
+    """The tensors of one step; R rows of S tokens, N pictures.
 
     Attributes:
         tokens: ``[R, S]`` int64.
@@ -43,8 +43,10 @@ class Batch:
         after_prompt_prefix: ``[R, S]`` int64, 1 where a token's document continues the prompt prefix, else 0.
         target_positions: ``[n]`` int64 flat positions of the tokens that predict something, ascending: a device that
             had to look for them would stop for the answer.
-        images: ``[N, 3, H, W]`` uint8, or None.
-        image_positions: ``[N * K]`` int64 flat positions (row * S + column) of the image tokens, or None.
+        images: ``[N, 3, H, W]`` uint8, the pictures that the tower is shown, or None.
+        image_lengths: ``[N]`` int64, image tokens of each picture, or None.
+        image_positions: ``[sum of image_lengths]`` int64 flat positions (row * S + column) of the image tokens, picture
+            after picture, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn.
@@ -62,6 +64,7 @@ class Batch:
     after_prompt_prefix: Tensor = field(metadata=_TOKEN)
     target_positions: Tensor = field(metadata=_INDEX)
     images: Tensor | None = field(metadata=_IMAGE)
+    image_lengths: Tensor | None = field(metadata=_IMAGE)
     image_positions: Tensor | None = field(metadata=_IMAGE_INDEX)
     num_tokens: int
     counts: Mapping[str, int]
@@ -72,7 +75,7 @@ class Batch:
 
     @property
     def num_images(self) -> int:
-        """Images in the batch."""
+        """Pictures in the batch."""
         return 0 if self.images is None else len(self.images)
 
     def pin_memory(self) -> Batch:
@@ -158,8 +161,9 @@ class Batch:
             own[name] = positions[(positions >= start) & (positions < stop)] - start
         for name, positions in self._on_axis(_IMAGE_INDEX).items():
             inside = (positions >= start) & (positions < stop)
-            # A document holds all tokens of its images, so the first one of each decides.
-            shown = inside.view(self.num_images, -1)[:, 0]  # [N]
+            assert self.image_lengths is not None, "there are images"
+            # A document holds all tokens of its pictures, so the first one of each decides.
+            shown = inside[self.image_lengths.cumsum(0) - self.image_lengths]  # [N]
             anything = bool(shown.any())
             own[name] = positions[inside] - start if anything else None
             own |= {key: value[shown] if anything else None for key, value in self._on_axis(_IMAGE).items()}
@@ -174,7 +178,7 @@ def dummy_batch() -> Batch:
     positions = torch.arange(2)[None]  # [R, S]
     nowhere = torch.zeros(0, dtype=torch.int64)
     return Batch(
-        tokens, targets, positions, tokens, tokens, tokens, nowhere, None, None, num_tokens=0, counts={TEXT: 0}
+        tokens, targets, positions, tokens, tokens, tokens, nowhere, None, None, None, num_tokens=0, counts={TEXT: 0}
     )
 
 
@@ -192,8 +196,8 @@ def make_batch(
     Args:
         rows: all of one length.
         image_token_id: the id at image positions.
-        num_image_tokens: K, placeholders for each image.
-        load_image: an image of a row -> ``[3, H, W]`` uint8.
+        num_image_tokens: placeholders for each picture.
+        load_image: an image of a row -> ``[3, H, W]`` uint8, or ``[n, 3, H, W]`` if it is shown in n pictures.
         names: the records in the rows.
         prompt_prefix: prompt prefix as in ``Batch``.
         static_shape: static shape as in ``Batch``.
@@ -202,22 +206,22 @@ def make_batch(
         The batch.
 
     Raises:
-        ValueError: if the placeholders are not K for each image.
+        ValueError: if the placeholders are not those of the images.
     """
     columns = {name: np.stack([getattr(row, name) for row in rows]) for name in TOKEN_FIELDS}  # each [R, S]
     tokens, targets = columns["tokens"], columns["targets"]
-    positions = np.flatnonzero(tokens == image_token_id)  # [N * K]
+    positions = np.flatnonzero(tokens == image_token_id)
     images = [image for row in rows for image in row.images]
-    # [Contract] the n-th image fills the n-th run: a wrong count would shift every later picture.
-    if len(positions) != len(images) * num_image_tokens:
-        raise ValueError(
-            f"{len(positions)} placeholders for {len(images)} images of {num_image_tokens} tokens in {', '.join(names)}"
-        )
-    loaded = {image: load_image(image) for image in dict.fromkeys(images)}
+    lengths = [length for row in rows for length in row.image_lengths]
+    loaded = {image: _pictures(load_image(image)) for image in dict.fromkeys(images)}
+    pictures = [loaded[image] for image in images]
+    _check_runs(positions, tokens.shape[1], lengths, [len(shown) * num_image_tokens for shown in pictures], names)
+    num_pictures = sum(map(len, pictures))
     return Batch(
         **{name: torch.from_numpy(column) for name, column in columns.items()},
         target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
-        images=torch.stack([loaded[image] for image in images]) if images else None,  # [N, 3, H, W]
+        images=torch.cat(pictures) if images else None,  # [N, 3, H, W]
+        image_lengths=torch.full((num_pictures,), num_image_tokens) if images else None,
         image_positions=torch.from_numpy(positions) if images else None,
         num_tokens=int((columns["document"] != PADDING_DOCUMENT).sum()),
         counts={TEXT: int((targets != IGNORE_INDEX).sum())},
@@ -225,3 +229,32 @@ def make_batch(
         prompt_prefix=prompt_prefix,
         static_shape=static_shape,
     )
+
+
+def _pictures(pixels: Tensor) -> Tensor:
+    """``[3, H, W]`` or ``[n, 3, H, W]`` -> ``[n, 3, H, W]``."""
+    return pixels.reshape(-1, *pixels.shape[-3:])
+
+
+def _check_runs(
+    positions: np.ndarray, row_length: int, lengths: list[int], wanted: list[int], names: tuple[str, ...]
+) -> None:
+    """Check that the placeholders of each image are one run in one row, as long as the image's tokens.
+
+    Args:
+        positions: ``[n]`` flat positions of all placeholders.
+        row_length: S.
+        lengths: placeholders of each image.
+        wanted: tokens of each image.
+        names: the records, for the message.
+    """
+    # [Contract] the n-th image fills the n-th run: a wrong length would shift every later picture.
+    if lengths != wanted or len(positions) != sum(lengths):
+        raise ValueError(
+            f"{len(positions)} placeholders for {len(wanted)} images in {', '.join(names)}: they have {wanted} tokens,"
+            f" their runs {lengths}"
+        )
+    ends = np.cumsum(np.array(lengths, dtype=np.int64))
+    first, last = positions[ends - np.array(lengths, dtype=np.int64)], positions[ends - 1]
+    if (last - first + 1 != lengths).any() or (first // row_length != last // row_length).any():
+        raise ValueError(f"the placeholders of an image are not one run in {', '.join(names)}")

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Protocol, cast
@@ -61,22 +61,25 @@ class TokenizedChat:
     """A sample for training.
 
     Attributes:
-        tokens: the ids; every image is a run of ``num_image_tokens`` placeholder ids.
+        tokens: the ids; every image is a run of placeholder ids.
         labels: list as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
         images: the content of the image parts, in the order of the runs.
+        image_lengths: placeholder ids of each image.
     """
 
     tokens: list[int]
     labels: list[int]
     images: list[Any] = field(default_factory=list)
+    image_lengths: list[int] = field(default_factory=list)
 
 
 @dataclass
 class TokenizedPrompt:
-    """What the model reads before it answers: ``tokens`` and the ``images`` of its runs."""
+    """What the model reads before it answers: ``tokens``, the ``images`` of its runs, and the length of each run."""
 
     tokens: list[int]
     images: list[Any] = field(default_factory=list)
+    image_lengths: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -175,13 +178,13 @@ class ChatTokenizer:
         """
         rules = rules or LabelRules()
         check_answers(messages)
-        tokens, labels = self._expand(*self._template(messages, rules), rules)
-        images = _images(messages)
+        images, lengths = self._images(messages)
+        tokens, labels = self._expand(*self._template(messages, rules), rules, lengths)
         if max_seq_len is not None and len(tokens) > max_seq_len:
             # [Contract] the cut is silent for words but never for an image: its rows would have nowhere to go.
             if self.image_token_id in tokens[max_seq_len - 1 :]:
                 raise UserError(
-                    f"max_seq_len={max_seq_len} cuts an image: its {self.num_image_tokens} tokens end at"
+                    f"max_seq_len={max_seq_len} cuts an image: its {lengths[-1]} tokens end at"
                     f" {_last(tokens, self.image_token_id) + 1}; raise dataset.max_seq_len or use fewer image tokens"
                 )
             tokens = [*tokens[: max_seq_len - 1], self.tokenizer.eos_id]
@@ -191,7 +194,7 @@ class ChatTokenizer:
                 "no token is left to learn: the assistant says nothing"
                 + (f", or only after max_seq_len={max_seq_len} tokens" if max_seq_len else "")
             )
-        return TokenizedChat(tokens, labels, images)
+        return TokenizedChat(tokens, labels, images, lengths)
 
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         """Tokenize turns and open the assistant's, exactly as training has it.
@@ -210,8 +213,9 @@ class ChatTokenizer:
         rules = LabelRules()
         ids, masked = self._template(opened, rules)
         end = _last(ids, _MARKS[ANSWER_MARK])
-        tokens, _ = self._expand(ids[:end], masked[:end], rules)
-        return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), _images(messages))
+        images, lengths = self._images(messages)
+        tokens, _ = self._expand(ids[:end], masked[:end], rules, lengths)
+        return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), images, lengths)
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
         """Tokenize what the assistant says: the ids that follow :meth:`prompt` in a training sample.
@@ -274,6 +278,11 @@ class ChatTokenizer:
         before, after = (self.added and self.added.image_words) or ("", "")
         return f"{before}{image}{after}"
 
+    def _images(self, messages: list[Message]) -> tuple[list[Any], list[int]]:
+        """Return the images of the turns, and the number of tokens of each."""
+        images = [part["content"] for message in messages for part in message.content if part["type"] == "image"]
+        return images, [self.num_image_tokens for _ in images]
+
     def _look_at_template(self) -> tuple[list[int], bool]:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
@@ -287,9 +296,12 @@ class ChatTokenizer:
             ends.append(special["<|assistant|>"])
         return ends, ids[_last(ids, _MARKS[ANSWER_MARK]) - 1] != _MARKS[END_MARK]
 
-    def _expand(self, ids: list[int], masked: list[bool], rules: LabelRules) -> tuple[list[int], list[int]]:
+    def _expand(
+        self, ids: list[int], masked: list[bool], rules: LabelRules, image_lengths: Sequence[int] = ()
+    ) -> tuple[list[int], list[int]]:
         tokens: list[int] = []
         labels: list[int] = []
+        lengths = iter(image_lengths)
         in_answer = behind_words = ended = False
         for token, is_masked in zip(ids, masked, strict=True):
             if is_masked:
@@ -301,8 +313,9 @@ class ChatTokenizer:
             elif token == _MARKS[WORDS_MARK]:
                 pass
             elif token == _MARKS[IMAGE_MARK]:
-                tokens += [self.image_token_id] * self.num_image_tokens
-                labels += [IGNORE_INDEX] * self.num_image_tokens
+                length = next(lengths)
+                tokens += [self.image_token_id] * length
+                labels += [IGNORE_INDEX] * length
             else:
                 after_image = bool(tokens) and tokens[-1] == self.image_token_id
                 learnt = in_answer or (not is_masked and (rules.train_on_input or rules.train_on_header))
@@ -373,10 +386,6 @@ def check_text(text: str) -> str:
         near = text[max(half.start() - 20, 0) : half.start() + 20]
         raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
-
-
-def _images(messages: list[Message]) -> list[Any]:
-    return [part["content"] for message in messages for part in message.content if part["type"] == "image"]
 
 
 def _vocab_size(tokenizer: Any) -> int:

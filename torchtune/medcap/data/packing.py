@@ -33,7 +33,8 @@ class Sample:
     Attributes:
         tokens: ``[n]`` int32.
         targets: ``[n]`` int32, what is to be predicted at each token: its successor, -100 where nothing is learnt.
-        images: the images of its runs of placeholders, in order.
+        images: the images of its placeholders, in order.
+        image_lengths: placeholders of each image.
         images_end: the position after its last image token, 0 without images.
         name: how messages to the user call it.
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
@@ -42,6 +43,7 @@ class Sample:
     tokens: np.ndarray
     targets: np.ndarray
     images: tuple[ImageRef, ...]
+    image_lengths: tuple[int, ...]
     images_end: int
     name: str
     start: int = 0
@@ -101,7 +103,8 @@ class PackedRow:
         document: which document a token belongs to, -1 for padding.
         branch: 0 in the shared prefix, 1, 2, ... in the branches.
         after_prompt_prefix: 1 where a token's document continues the prompt prefix, else 0.
-        images: the images of the row's runs of placeholders, in order.
+        images: the images of the row's placeholders, in order.
+        image_lengths: placeholders of each image.
     """
 
     tokens: np.ndarray
@@ -111,6 +114,7 @@ class PackedRow:
     branch: np.ndarray
     after_prompt_prefix: np.ndarray
     images: tuple[ImageRef, ...]
+    image_lengths: tuple[int, ...]
 
 
 # The arrays of a row that have one entry per token -> their value in padding. None stands for pad_id.
@@ -275,10 +279,12 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         for name, padding in TOKEN_FIELDS.items()
     }
     images: list[ImageRef] = []
+    image_lengths: list[int] = []
     position = 0
     for number, samples in enumerate(documents):
         first = samples[0]
         images += first.images
+        image_lengths += first.image_lengths
         prefix = first.images_end if len(samples) > 1 else len(first.tokens)
         pieces = [(first, 0, prefix, 0)]
         pieces += [(sample, prefix, len(sample.tokens), branch) for branch, sample in enumerate(samples, start=1)]
@@ -303,7 +309,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
             for name, value in values.items():
                 columns[name][position:end] = value
             position = end
-    return PackedRow(**columns, images=tuple(images))
+    return PackedRow(**columns, images=tuple(images), image_lengths=tuple(image_lengths))
 
 
 def _first_target(sample: Sample) -> int:

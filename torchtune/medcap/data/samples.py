@@ -33,10 +33,12 @@ def make_sample(chat: TokenizedChat, name: str, tokenizer: ChatTokenizer) -> Sam
     # Nothing is predicted from the last label, so neither it nor the tokens after it are computed.
     tokens = np.asarray(chat.tokens[:last], dtype=np.int32)
     image_tokens = np.flatnonzero(tokens == tokenizer.image_token_id)
+    num_images = int(np.searchsorted(np.cumsum(chat.image_lengths), len(image_tokens), side="right"))
     return Sample(
         tokens=tokens,
         targets=labels[1 : last + 1],
-        images=tuple(chat.images[: len(image_tokens) // tokenizer.num_image_tokens]),
+        images=tuple(chat.images[:num_images]),
+        image_lengths=tuple(chat.image_lengths[:num_images]),
         images_end=int(image_tokens[-1]) + 1 if len(image_tokens) else 0,
         name=name,
     )

@@ -263,7 +263,7 @@ class Generator:
         Raises:
             UserError: if it leaves no room for an answer.
         """
-        name, key, tokens, images = self._tokenized(index, request)
+        name, key, tokens, images, lengths = self._tokenized(index, request)
         room = self.max_seq_len - len(tokens)
         if room < 1:
             raise UserError(
@@ -274,7 +274,7 @@ class Generator:
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         limit = max(1, min(room, wanted))
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, limit, sampling=sampling, without=request.without)
+        return Prompt(index, key, tokens, images, lengths, limit, sampling=sampling, without=request.without)
 
     def prepare(self, image: Image.Image, key: str) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
@@ -320,7 +320,7 @@ class Generator:
         return max(1, min(self.batch_size, affordable))
 
     def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
-        name, key, tokens, images = self._tokenized(index, request)
+        name, key, tokens, images, lengths = self._tokenized(index, request)
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
         try:
@@ -340,9 +340,9 @@ class Generator:
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
             )
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, candidates=scored, without=request.without)
+        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without)
 
-    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage]]:
+    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage], list[int]]:
         name = f"request {request.id or index}"
         self.model.check_without(request.without)
         try:
@@ -353,7 +353,7 @@ class Generator:
         images = [
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
-        return name, request.id or str(index), prompt.tokens, images
+        return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
 
 
 @contextmanager

@@ -7,7 +7,9 @@ count tokens of that encoding (custom_generate_func.py, lines 24-39 and 137-191,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any
 
 from torchtune.data import Message
 
@@ -85,18 +87,21 @@ def room_for_description(
     asked = [*messages, Message(role="assistant", content=""), Message(role="user", content=question)]
     limit = min(max_seq_len - len(chat.prompt(asked).tokens) - 5, max_new_tokens)
     if chat.image_token_id < chat.vocab_size:
-        turns = [*text_turns(messages, 50), ("assistant", "")]
+        turns = [*text_turns(messages, repeat(50)), ("assistant", "")]
         limit = min(limit, description_limit(chat.tokenizer, turns, question, max_seq_len, max_new_tokens))
     return limit
 
 
-def text_turns(messages: Sequence[Message], num_image_tokens: int, surround: Callable[[str], str] = str) -> list[Turn]:
-    """Roles and words, an image as a run of placeholders, which ``surround`` may put between words."""
-    image = surround(PLACEHOLDER * num_image_tokens)
-    return [
-        (message.role, "".join(image if part["type"] == "image" else part["content"] for part in message.content))
-        for message in messages
-    ]
+def text_turns(
+    messages: Sequence[Message], image_lengths: Iterable[int], surround: Callable[[str], str] = str
+) -> list[Turn]:
+    """Roles and words, each image as a run of placeholders, which ``surround`` may put between words."""
+    lengths = iter(image_lengths)
+
+    def text(part: Mapping[str, Any]) -> str:
+        return surround(PLACEHOLDER * next(lengths)) if part["type"] == "image" else part["content"]
+
+    return [(message.role, "".join(map(text, message.content))) for message in messages]
 
 
 class PlainTextChat(ChatTokenizer):
@@ -124,9 +129,9 @@ class PlainTextChat(ChatTokenizer):
         for part in parts:
             if part["type"] != "image":
                 check_text(part["content"])
-        turns = [*text_turns(messages, self.num_image_tokens, self.image_text), ("assistant", answer_prefix)]
-        images = [part["content"] for part in parts if part["type"] == "image"]
-        return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images)
+        images, lengths = self._images(messages)
+        turns = [*text_turns(messages, lengths, self.image_text), ("assistant", answer_prefix)]
+        return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images, lengths)
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
         words = check_text(text).strip() + ("<|eot_id|>" if end_of_turn else "")

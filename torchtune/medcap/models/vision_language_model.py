@@ -35,7 +35,7 @@ class VisionLanguageModel(nn.Module):
 
     Args:
         tower: the vision encoder.
-        projector: tower output -> K rows of the decoder's width for each image.
+        projector: tower output -> image tokens of the decoder's width.
         decoder: any torchtune decoder; it is frozen here and never changed.
         image_token_id: the id at image positions; it may be outside the decoder's vocabulary.
         further: the components other than tower and projector, in the order of ``COMPONENTS``.
@@ -154,21 +154,21 @@ class VisionLanguageModel(nn.Module):
             images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing returns them.
 
         Returns:
-            ``[N, K, d]`` in the decoder's dtype.
+            ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other.
         """
         pixels = self.tower.preprocess.normalize(images)
         low_precision = self.dtype != torch.float32
         with torch.autocast(images.device.type, dtype=self.dtype if low_precision else None, enabled=low_precision):
             encode = self.tower.encode_patches if self.projector.takes == "patches" else self.tower.encode_pooled
-            return self.projector(encode(pixels)).to(self.dtype)
+            return self.projector(encode(pixels)).to(self.dtype).flatten(0, 1)
 
     def embed(self, tokens: Tensor, image_rows: Tensor | None, image_positions: Tensor | None) -> Tensor:
         """Embed tokens and put the image rows in.
 
         Args:
             tokens: ``[R, S]`` int64.
-            image_rows: ``[N, K, d]`` or None.
-            image_positions: ``[N * K]`` int64 flat positions or None.
+            image_rows: ``[n, d]`` or None.
+            image_positions: ``[n]`` int64 flat positions or None.
 
         Returns:
             ``[R, S, d]``.
@@ -295,7 +295,7 @@ class VisionLanguageModel(nn.Module):
         Returns:
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
-        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [N, K, d]
+        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [sum of K_i, d]
         hidden, targets = self.hidden_at_targets(batch, image_rows)
         rows = self.added_rows(OUTPUT)
         terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size, () if rows is None else (rows,))}
@@ -308,7 +308,7 @@ class VisionLanguageModel(nn.Module):
 
         Args:
             batch: batch on the decoder's device.
-            image_rows: ``[N, K, d]`` image rows of its images, or None.
+            image_rows: ``[sum of K_i, d]`` image tokens of its images, or None.
 
         Returns:
             ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.

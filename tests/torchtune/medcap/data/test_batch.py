@@ -12,7 +12,8 @@ IMAGE = 9
 def sample(image, words, start=0):
     tokens = np.array([IMAGE, IMAGE, *words] if image else [1, *words], dtype=np.int32)
     targets = np.where(np.arange(len(tokens)) >= len(tokens) - 2, tokens, -100).astype(np.int32)
-    return Sample(tokens, targets, (image,) if image else (), 2 if image else 0, "row", start)
+    images, lengths = ((image,), (2,)) if image else ((), ())
+    return Sample(tokens, targets, images, lengths, 2 if image else 0, "row", start)
 
 
 def batch():
@@ -50,6 +51,7 @@ def test_without_padding_the_tokens_are_in_one_row():
     assert flat.branch.tolist() == [[0] * 14 + [1, 1, 2, 2, 2]]
     assert flat.input_pos.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 1, 2, 0, 1, 2, 3, 2, 3, 4]]
     assert flat.after_prompt_prefix.tolist() == [[0] * 5 + [1] * 4 + [0] * 10]
+    assert flat.image_lengths.tolist() == [2, 2, 2]
     assert flat.image_positions.tolist() == [0, 1, 5, 6, 12, 13]
     assert flat.target_positions.tolist() == [3, 4, 7, 8, 10, 11, 14, 15, 17, 18]
 
@@ -62,6 +64,7 @@ def test_parts_end_with_documents_and_hold_their_images():
     assert parts[0].images[:, 0, 0, 0].tolist() == [1, 2]
     assert parts[1].images is None and parts[1].image_positions is None
     assert parts[2].image_positions.tolist() == [0, 1]
+    assert [part.image_lengths.tolist() for part in parts[::2]] == [[2, 2], [2]]
     assert parts[2].target_positions.tolist() == [2, 3, 5, 6]
     assert [part.num_tokens for part in batch().micro_batches(1)] == [5, 4, 3, 7]
     assert [part.num_tokens for part in batch().micro_batches(100)] == [19]

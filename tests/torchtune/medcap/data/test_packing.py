@@ -12,7 +12,7 @@ def sample(tokens, first_target, images=(), images_end=0, name="row", start=0):
     """``tokens[first_target:]`` is learnt; the last of them is not computed."""
     tokens = np.array(tokens, dtype=np.int32)
     targets = np.where(np.arange(1, len(tokens)) >= first_target, tokens[1:], -100).astype(np.int32)
-    return Sample(tokens[:-1], targets, images, images_end, name, start)
+    return Sample(tokens[:-1], targets, images, (2,) * len(images), images_end, name, start)
 
 
 A = ImageRef("a")

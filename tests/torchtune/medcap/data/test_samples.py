@@ -11,7 +11,7 @@ IMAGE = 9
 
 def sample_of(tokens, labels, images=()):
     tokenizer = SimpleNamespace(
-        image_token_id=IMAGE, num_image_tokens=2, tokenize=lambda *_: TokenizedChat(tokens, labels, list(images))
+        image_token_id=IMAGE, tokenize=lambda *_: TokenizedChat(tokens, labels, list(images), [2] * len(images))
     )
     return tokenize_record(SimpleNamespace(messages=[]), "row 0", tokenizer, 100, None)
 
@@ -27,7 +27,7 @@ def test_what_follows_the_last_answer_is_left_out_with_its_images():
     sample = sample_of([1, IMAGE, IMAGE, 5, 6, IMAGE, IMAGE, 4], [-100, -100, -100, 5] + [-100] * 4, ("a", "b"))
     assert sample.tokens.tolist() == [1, IMAGE, IMAGE]
     assert sample.targets.tolist() == [-100, -100, 5]
-    assert sample.images == ("a",)
+    assert (sample.images, sample.image_lengths) == (("a",), (2,))
 
 
 def test_a_first_token_alone_cannot_be_learnt():

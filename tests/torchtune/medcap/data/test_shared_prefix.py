@@ -10,9 +10,8 @@ def sample(tokens, first_target):
     tokens = np.array(tokens, dtype=np.int32)
     targets = np.where(np.arange(len(tokens)) >= first_target, 7, -100).astype(np.int32)
     positions = np.flatnonzero(tokens == IMAGE)
-    return Sample(
-        tokens, targets, ("a",) * bool(len(positions)), int(positions[-1]) + 1 if len(positions) else 0, "row"
-    )
+    images, lengths = (("a",), (len(positions),)) if len(positions) else ((), ())
+    return Sample(tokens, targets, images, lengths, int(positions[-1]) + 1 if len(positions) else 0, "row")
 
 
 def test_the_beginning_that_saves_most_is_chosen():

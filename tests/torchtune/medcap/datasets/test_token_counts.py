@@ -36,7 +36,7 @@ class Maker:
             raise UserError(f"row {index} is bad")
         tokens = np.arange(5 + index % 4, dtype=np.int32)
         targets = np.where(tokens < 4, -100, tokens)
-        return Sample(tokens, targets, (f"{index // 2}.png",), 3, f"row {index}")
+        return Sample(tokens, targets, (f"{index // 2}.png",), (2,), 3, f"row {index}")
 
 
 def columns(table):
@@ -55,7 +55,9 @@ def test_lengths_prefixes_and_groups_are_those_of_the_samples():
 
 
 def test_text_alone_shares_nothing():
-    table, _ = count_tokens(lambda index: Sample(np.ones(4, np.int32), np.ones(4, np.int32), (), 0, "row"), 2, "key")
+    table, _ = count_tokens(
+        lambda index: Sample(np.ones(4, np.int32), np.ones(4, np.int32), (), (), 0, "row"), 2, "key"
+    )
     assert columns(table) == [[4, 4], [0, 0], [0, 0]]
 
 

@@ -74,7 +74,7 @@ def test_a_run_of_llavas_trainer_answers_the_same(tmp_path, parts, options):
     model = open_run(tmp_path / "run", ["device=cpu"]).model
     projector = peft.base_model.model.model.mm_projector
     with torch.no_grad():
-        rows = model.encode_images(model.tower.preprocess.transform()(picture(48, 32))[None])[0]
+        rows = model.encode_images(model.tower.preprocess.transform()(picture(48, 32))[None])
     assert torch.allclose(rows, projected(clip, projector), atol=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_a_tower_that_was_trained_with_the_adapters_comes_along(tmp_path, parts)
             parameter += 1
     model = open_run(tmp_path / "run", ["device=cpu"]).model
     with torch.no_grad():
-        rows = model.encode_images(model.tower.preprocess.transform()(picture(48, 32))[None])[0]
+        rows = model.encode_images(model.tower.preprocess.transform()(picture(48, 32))[None])
     assert torch.allclose(rows, projected(clip, peft.base_model.model.model.mm_projector), atol=1e-4)
 
 

@@ -37,7 +37,7 @@ def answer(run):
 def image_rows(run, image=PICTURE):
     model = open_run(run, ["device=cpu"]).model
     with torch.no_grad():
-        return model.encode_images(model.tower.preprocess.transform()(image)[None])[0]
+        return model.encode_images(model.tower.preprocess.transform()(image)[None])
 
 
 def fingerprint(run):
@@ -98,7 +98,7 @@ def test_a_model_of_transformers_sees_the_same_after_its_import(tmp_path, layer)
     pixels = generator.preprocess.transform()(PICTURE)[None]
     with torch.no_grad():
         seen = model.get_image_features(generator.preprocess.normalize(pixels), return_dict=True).pooler_output[0]
-        assert (generator.model.encode_images(pixels)[0] - seen).abs().max() < 1e-5
+        assert (generator.model.encode_images(pixels) - seen).abs().max() < 1e-5
         prompt = generator.tokenizer.prompt([user_message(None, "Is it clear?")]).tokens
         assert prompt == generator.tokenizer.prompt([Message(role="user", content="Is it clear?")]).tokens
         ours = generator.model.decoder(torch.tensor([prompt]))

@@ -104,7 +104,7 @@ def test_turns_as_text():
         Message(role="assistant", content="It is."),
         user_message(None, "Where?"),
     ]
-    assert text_turns(messages, 2) == [("user", "①①\nIs it?"), ("assistant", "It is."), ("user", "Where?")]
+    assert text_turns(messages, [2]) == [("user", "①①\nIs it?"), ("assistant", "It is."), ("user", "Where?")]
 
 
 class FixedChat:

@@ -198,12 +198,12 @@ def test_an_unknown_trainable_part_is_an_error(model):
 
 
 def test_a_placeholder_without_its_rows_is_an_error(images):
-    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].targets[3:], ("a",), K - 1, "row 9")
+    cut = Sample(SAMPLES[0].tokens[3:], SAMPLES[0].targets[3:], ("a",), (K,), K - 1, "row 9")
     with pytest.raises(ValueError, match="3 placeholders for 1 images"):
         make_batch([pack_row([[cut]], 20, 0)], IMAGE, K, images.__getitem__)
 
 
 def test_an_image_id_outside_the_vocabulary_is_never_looked_up(model):
     model.image_token_id = 10**6
-    embedded = model.embed(torch.tensor([[1, 10**6]]), torch.ones(1, 1, 32), torch.tensor([1]))
+    embedded = model.embed(torch.tensor([[1, 10**6]]), torch.ones(1, 32), torch.tensor([1]))
     assert embedded[0, 1].tolist() == [1.0] * 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
@@ -51,7 +51,7 @@ class ImageRows:
         self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, num_processors()))
         self._pending: dict[Hashable, Future[Tensor]] = {}
-        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()  # [K, d] each
+        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()  # [K_i, d] each
         self._failures: dict[Hashable, str] = {}
 
     def __enter__(self) -> ImageRows:
@@ -99,13 +99,7 @@ class ImageRows:
                 pixels[key] = self._pending.pop(key).result()
             except UserError as error:
                 self._failures[key] = str(error)
-        keys = list(pixels)
-        for start in range(0, len(keys), self._batch_size):
-            chunk = keys[start : start + self._batch_size]
-            stacked = torch.stack([pixels[key] for key in chunk]).to(self._model.device)  # [n, 3, H, W]
-            # Copies, so that a forgotten image frees its memory though its batch mates are kept.
-            encoded = [rows.clone() for rows in self._model.encode_images(stacked)]  # n of [K, d]
-            self._rows.update(zip(chunk, encoded, strict=True))
+        self._rows.update(self._encoded(pixels))
         for key in wanted:
             if key in self._rows:
                 self._rows.move_to_end(key)
@@ -115,9 +109,26 @@ class ImageRows:
         """Return why an encoded image has no image tokens, or an empty text."""
         return self._failures.get(image_key(image), "")
 
-    def stack(self, images: Sequence[RequestImage]) -> Tensor:
-        """Return the rows of images that were encoded without failure: ``[N, K, d]``."""
-        return torch.stack([self._rows[image_key(image)] for image in images])
+    def rows_of(self, images: Sequence[RequestImage]) -> Tensor:
+        """Return the rows of images that were encoded without failure, one after the other: ``[sum of K_i, d]``."""
+        return torch.cat([self._rows[image_key(image)] for image in images])
+
+    def num_rows(self, image: RequestImage) -> int:
+        """Return the number of rows of an image that was encoded without failure."""
+        return len(self._rows[image_key(image)])
+
+    def _encoded(self, pixels: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        """Encode images of ``[3, H, W]`` or ``[n, 3, H, W]``, ``batch_size`` pictures at a time: ``[K_i, d]`` each."""
+        pictures = {key: shown.reshape(-1, *shown.shape[-3:]) for key, shown in pixels.items()}
+        together = [picture for shown in pictures.values() for picture in shown]  # [3, H, W] each
+        rows: list[Tensor] = []  # [K, d] of each picture
+        for start in range(0, len(together), self._batch_size):
+            stacked = torch.stack(together[start : start + self._batch_size]).to(self._model.device)  # [n, 3, H, W]
+            # Copies, so that a forgotten image frees its memory though its batch mates are kept.
+            rows += [one.clone() for one in self._model.encode_images(stacked).tensor_split(len(stacked))]
+        remaining = iter(rows)
+        encoded = {key: [next(remaining) for _ in shown] for key, shown in pictures.items()}
+        return {key: own[0] if len(own) == 1 else torch.cat(own) for key, own in encoded.items()}
 
     def _is_new(self, key: Hashable) -> bool:
         return key not in self._rows and key not in self._failures

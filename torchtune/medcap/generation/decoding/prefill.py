@@ -39,7 +39,10 @@ def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]
         return tree
     images.encode(tree.images, ahead)
     failure = next(filter(None, map(images.failure, tree.images)), "")
-    return failure or replace(tree, image_rows=images.stack(tree.images))
+    # [Contract] the n-th image fills the n-th run: a file that changed since the prompt was made may not fit.
+    if not failure and [images.num_rows(image) for image in tree.images] != tree.prompts[0].image_lengths:
+        failure = "an image changed while its request waited: ask again"
+    return failure or replace(tree, image_rows=images.rows_of(tree.images))
 
 
 def run_trees(
@@ -57,7 +60,7 @@ def run_trees(
         ``[n, d]``, their hidden states before the final norm.
     """
     seen = [tree.image_rows for tree in trees if tree.image_rows is not None]
-    image_rows = torch.cat(seen) if seen else None  # [N, K, d]
+    image_rows = torch.cat(seen) if seen else None  # [sum of K_i, d]
     image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
     embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
     # Added, not boolean: a boolean mask would be turned into this one again in every layer.

@@ -29,6 +29,7 @@ class Prompt:
         key: its id, or its index where it has none.
         tokens: ``[n]`` int32.
         images: images of its runs of image tokens, in order.
+        image_lengths: image tokens of each image.
         limit: most tokens of its answer.
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
         sampling: how the tokens of its answer are chosen.
@@ -39,6 +40,7 @@ class Prompt:
     key: str
     tokens: np.ndarray
     images: list[RequestImage]
+    image_lengths: list[int]
     limit: int = 0
     candidates: Sequence[np.ndarray] = ()
     sampling: Sampling = GREEDY
@@ -62,7 +64,7 @@ class Tree:
     Attributes:
         prompts: at least one.
         num_shared: tokens that all of them begin with; 0 for a single prompt.
-        image_rows: ``[N, K, d]`` image rows of its images, once they are encoded.
+        image_rows: ``[sum of K_i, d]`` image tokens of its images, once they are encoded.
     """
 
     prompts: list[Prompt]

@@ -95,7 +95,7 @@ def test_gradients_are_those_of_peft(run, tmp_path):
     tokens = np.array([*prompt.tokens, *answer], dtype=np.int32)
     targets = np.where(np.arange(1, len(tokens)) >= start, tokens[1:], -100).astype(np.int32)
     images_end = int(np.flatnonzero(tokens == model.image_token_id)[-1]) + 1
-    one = Sample(tokens[:-1], targets, ("picture",), images_end, "row")
+    one = Sample(tokens[:-1], targets, ("picture",), tuple(prompt.image_lengths), images_end, "row")
     row = pack_row([[one]], len(tokens), pad_id=0)
     (picture,) = prompt.images
     pixels = model.tower.preprocess.transform()(picture)

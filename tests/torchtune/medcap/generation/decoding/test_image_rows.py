@@ -30,12 +30,12 @@ def make_rows(generator: Generator, **options: int) -> ImageRows:
 def test_rows_are_in_the_order_asked_for_and_equal_direct_encoding(tmp_path, generator, images):
     with torch.no_grad(), make_rows(generator) as rows:
         rows.encode([images[3], images[1], images[3], images[0]])
-        stacked = rows.stack([images[1], images[3], images[3]])
+        stacked = rows.rows_of([images[1], images[3], images[3]])
         transform = generator.preprocess.transform()
         direct = [
-            generator.model.encode_images(transform(Image.open(tmp_path / images[n].path))[None])[0] for n in (1, 3, 3)
+            generator.model.encode_images(transform(Image.open(tmp_path / images[n].path))[None]) for n in (1, 3, 3)
         ]
-        torch.testing.assert_close(stacked, torch.stack(direct))
+        torch.testing.assert_close(stacked, torch.cat(direct))
 
 
 def test_no_image_is_encoded_twice(generator, images):
@@ -56,7 +56,7 @@ def test_each_view_of_an_image_is_encoded_once(tmp_path, generator):
         rows.encode([last, ImageRef("scan.dcm", View(frames=2))])
         assert generator.model.tower.num_seen == 2
         pixels = torch.stack([transform(Image.new("L", (4, 4), level)) for level in (60, 120)])
-        torch.testing.assert_close(rows.stack([middle, last]), generator.model.encode_images(pixels))
+        torch.testing.assert_close(rows.rows_of([middle, last]), generator.model.encode_images(pixels))
 
 
 def test_least_recently_used_is_forgotten_but_never_the_batchs_own(generator, images):
@@ -70,7 +70,7 @@ def test_least_recently_used_is_forgotten_but_never_the_batchs_own(generator, im
         rows.encode([images[1]])
         assert generator.model.tower.num_seen == 4
         rows.encode(images)
-        assert rows.stack(images).shape == (5, 3, 32)
+        assert rows.rows_of(images).shape == (15, 32)
 
 
 def test_unreadable_picture_in_memory_is_a_failure(tmp_path, generator, images):

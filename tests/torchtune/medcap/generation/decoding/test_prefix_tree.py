@@ -11,7 +11,7 @@ def prompt(
     index: int, tokens: list[int], images: tuple[str, ...] = (), candidates: tuple[list[int], ...] = ()
 ) -> Prompt:
     scored = [np.array(candidate, dtype=np.int32) for candidate in candidates]
-    return Prompt(index, str(index), np.array(tokens, dtype=np.int32), list(images), 4, scored)
+    return Prompt(index, str(index), np.array(tokens, dtype=np.int32), list(images), [2] * len(images), 4, scored)
 
 
 def layout(trees: list[Tree]) -> list[tuple[list[int], int]]:
