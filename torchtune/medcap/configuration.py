@@ -117,7 +117,7 @@ class OneOf:
         return value
 
 
-class _Rule(ABC):
+class Rule(ABC):
     """Makes a key hold what :meth:`checked` accepts."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -137,7 +137,7 @@ class _Rule(ABC):
 
 
 @dataclass(frozen=True)
-class ComponentRule(_Rule):
+class ComponentRule(Rule):
     """Make a key hold a ``_component_`` and its arguments, checked against the component's signature.
 
     Attributes:
@@ -192,7 +192,7 @@ class ComponentRule(_Rule):
 
 
 @dataclass(frozen=True)
-class NamedSections(_Rule):
+class NamedSections(Rule):
     """Make a key hold a list of names, or a mapping from each name to further keys.
 
     Attributes:
@@ -224,7 +224,7 @@ class NamedSections(_Rule):
 
 
 @dataclass(frozen=True)
-class SectionList(_Rule):
+class SectionList(Rule):
     """Make a key hold a list of mappings that have the same keys.
 
     Attributes:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import LimitKeys
+from medcap.data.images.view_keys import split_words
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
@@ -23,6 +25,8 @@ from medcap.generation.typed_placeholders import find_placeholders
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
+                   a volume: /image ct.nii.gz frames=8even axis=coronal window=40,400 fit=pad
+                   window=-100,2250/40,350/40,80 makes three channels; frames=3,5,9 takes these slices
   /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
@@ -63,23 +67,25 @@ class Chat:
         }
         self._generator: Generator | None = None
 
-    def show(self, path: str) -> None:
+    def show(self, words: str) -> None:
         """Show an image with the next words.
 
         Args:
-            path: relative to the working directory, or absolute.
+            words: its path, relative to the working directory, or absolute; then how to look at it, see
+                :func:`medcap.data.images.view_keys.split_words`.
 
         Raises:
             UserError: if it cannot be read.
         """
+        path, view = split_words(words)
         named = Path(path.strip("'\"")).expanduser()
-        if not named.is_file():
+        if not named.exists():
             raise UserError(f"{named}: there is no such file")
-        resolved = self._reader.resolve(named)
-        image = ImageRef.of(resolved)
-        width, height = self._reader.open(image).size
+        image = ImageRef(str(self._reader.resolve(named)), view)
+        sizes = [self._reader.open(single).size for single in self._reader.expand(image)]
         self._images.append(image)
-        _note(f"{resolved.name}: {width} x {height}, shown with your next words")
+        several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
+        _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
 
     def talk(self, generator: Generator) -> None:
         """Read turns and commands until the input ends, and stream the answers to standard output.
@@ -148,7 +154,8 @@ class Chat:
 
     def _check_length(self, request: Request) -> None:
         assert self._generator is not None
-        taken, most = len(self._generator.tokenizer.prompt(request.messages).tokens), self._generator.max_seq_len
+        messages = expand_named_images(request.messages, self._generator.reader)
+        taken, most = len(self._generator.tokenizer.prompt(messages).tokens), self._generator.max_seq_len
         if taken >= most:
             raise UserError(
                 f"the conversation has {taken} tokens, which leaves no room for an answer within the model's {most}:"

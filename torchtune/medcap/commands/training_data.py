@@ -85,6 +85,7 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
     """
     from medcap.data.chat_tokenizer import LabelRules
     from medcap.data.images.reader import MAX_PIXELS
+    from medcap.data.images.view_keys import read_view
     from medcap.data.row_layouts import STYLES
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
@@ -117,7 +118,8 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         rules = LabelRules(
             *(bool(known.get(name)) for name in ("train_on_input", "train_on_header", "mask_after_image"))
         )
-        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules)
+        view = read_view(own.view or {}, read_view(settings.get("view") or {}, prefix="dataset.view."))
+        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules, view=view)
         opened.append(TrainingFile(checker, own, name, cfg, vision))
     return opened
 

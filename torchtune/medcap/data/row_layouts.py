@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcap.data.images.row_entry import VIEW_KEYS, image_entry
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
     from torchtune.data import Message, Role
 
     from medcap.data.images.reference import ImageRef
+    from medcap.data.images.views import View
 
 PLACEHOLDER = "\u2460"  # medcap 2024's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")
@@ -72,7 +74,12 @@ class Record:
 
 
 def read_record(
-    row: Any, source: Path, index: int, find_image: Callable[[str, str | None], Path], style: str = "auto"
+    row: Any,
+    source: Path,
+    index: int,
+    find_image: Callable[[str, str | None], Path],
+    style: str = "auto",
+    view: View | None = None,
 ) -> Record:
     """Read one row.
 
@@ -82,9 +89,11 @@ def read_record(
         index: the row's number from 0, for messages to the user.
         find_image: returns the path for (image, medcap 2024's dir or None).
         style: one of ``STYLES``; ``auto`` decides by the row's keys.
+        view: how its images are looked at where the row does not say it; None is the default view.
 
     Returns:
-        The record.
+        The record. A reference may mean several frames; :func:`medcap.data.images.expansion.expand_images` makes
+        several images of it.
 
     Raises:
         UserError: if the row is not of a known layout, a role is unknown, an image is missing, or the number of
@@ -97,8 +106,15 @@ def read_record(
         turns = row[key]
         if not isinstance(turns, list) or not turns:
             raise UserError(f"'{key}' must be a list with at least one turn")
-        images = [_reference(find_image(image, folder)) for image, folder in _named_images(row, key, style)]
-        messages = _messages_from_parts(turns, find_image) if key == "messages" else _messages_from_turns(turns)
+        view = _view(row, view)
+        images = [
+            _reference(find_image(image, folder), _view(own, view))
+            for image, folder, own in _named_images(row, key, style)
+        ]
+        if key == "messages":
+            messages = _messages_from_parts(turns, lambda name, own: _reference(find_image(name, None), _view(own, view)))
+        else:
+            messages = _messages_from_turns(turns)
         shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]
         _check_other_fields(row, key, has_images=bool(images) or any(shown))
         return Record(_fill_images(_with_system(row, messages), images), source, index)
@@ -106,10 +122,21 @@ def read_record(
         raise UserError(f"{source}, row {index}: {error}") from None
 
 
-def _reference(path: Path) -> ImageRef:
-    from medcap.data.images.reference import ImageRef  # on first use: the constants above serve programs without numpy
+def _view(given: Mapping[str, Any], default: View | None) -> View | None:
+    """Return the view that the keys of a row, an image or a part say; None for the default one."""
+    if not any(given.get(key) is not None for key in VIEW_KEYS):
+        return default
+    # On first use: the constants above serve programs without numpy.
+    from medcap.data.images.view_keys import read_view
+    from medcap.data.images.views import DEFAULT_VIEW
 
-    return ImageRef.of(path)
+    return read_view(given, default or DEFAULT_VIEW)
+
+
+def _reference(path: Path, view: View | None) -> ImageRef:
+    from medcap.data.images.reference import ImageRef
+
+    return ImageRef(str(path)) if view is None else ImageRef(str(path), view)
 
 
 def _turns_key(row: Mapping[str, Any], style: str) -> str:
@@ -130,7 +157,7 @@ def _names(row: Mapping[str, Any]) -> str:
     return ", ".join(key if key.isprintable() else repr(key) for key in map(str, row)) or "nothing"
 
 
-def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[str, str | None]]:
+def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[str, str | None, Mapping[str, Any]]]:
     if key != "messages" and (style == "coloninst" or is_coloninst(row)):
         fields = ["id"]
     else:
@@ -142,15 +169,18 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
     if meta is not None and not isinstance(meta, str):
         raise UserError("'meta' must be text like 'dir=./datasets/images'")
     folder = folder_of(meta) if meta else None
-    return [(image, folder) for image in (found[0] if found else [])]
+    return [(path, folder, own) for path, own in (found[0] if found else [])]
 
 
-def _paths(row: Mapping[str, Any], field: str) -> list[str]:
+def _paths(row: Mapping[str, Any], field: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the path of each image, and the object that may say how it is looked at."""
     named = row.get(field)
-    named = [] if named is None else [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(image, str) and image for image in named):
+    named = [] if named is None else [named] if isinstance(named, str | Mapping) else named
+    images = [image_entry(image) for image in named] if isinstance(named, list) else [None]
+    found = [image for image in images if image is not None]
+    if len(found) < len(images):
         raise UserError(f"'{'image' if field == 'id' else field}' must be a path or a list of paths")
-    return named
+    return found
 
 
 def _check_other_fields(row: Mapping[str, Any], key: str, has_images: bool) -> None:
@@ -243,7 +273,7 @@ def _messages_from_turns(turns: list[Any]) -> list[Message]:
     return messages
 
 
-def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None], Path]) -> list[Message]:
+def _messages_from_parts(turns: list[Any], refer: Callable[[str, Mapping[str, Any]], ImageRef]) -> list[Message]:
     from torchtune.data import Message
 
     messages = []
@@ -253,14 +283,14 @@ def _messages_from_parts(turns: list[Any], find_image: Callable[[str, str | None
         if isinstance(content, Mapping) or content is None:
             raise UserError(f"'content' must be text or a list of parts, not {type(content).__name__}")
         if isinstance(content, list):
-            parts = [part for given in content for part in _parts(given, find_image)]
+            parts = [part for given in content for part in _parts(given, refer)]
         else:
             parts = split_images(text_of_value(content, "content"))
         messages.append(Message(role=_role(turn, "role"), content=parts))
     return messages
 
 
-def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dict[str, Any]]:
+def _parts(part: Any, refer: Callable[[str, Mapping[str, Any]], ImageRef]) -> list[dict[str, Any]]:
     """One content part of a file: an image, or text that may hold placeholders."""
     if not isinstance(part, Mapping) or part.get("type") not in ("text", "image"):
         raise UserError("a content part needs 'type': 'text' or 'image'")
@@ -273,7 +303,7 @@ def _parts(part: Any, find_image: Callable[[str, str | None], Path]) -> list[dic
         return split_images(text_of_value(value, key or "text"))
     if value is not None and not isinstance(value, str):
         raise UserError(f"an image part must hold a path, not {json.dumps(value)}")
-    return [{"type": "image", "content": _reference(find_image(value, None)) if value else None}]
+    return [{"type": "image", "content": refer(value, part) if value else None}]
 
 
 def split_images(text: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
 from medcap.data.epoch_order import EpochOrder, plan_packed
+from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
+from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.packing import Sample, SampleTable
 from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.samples import tokenize_record
@@ -48,6 +51,7 @@ class ChatDataset(TrainingDataset):
         packed: whether a batch consists of full rows rather than samples.
         share_images: compute an image once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
+        view: how images are looked at where a row does not say it.
         table: the numbers of all samples; None before :meth:`count`.
     """
 
@@ -60,6 +64,7 @@ class ChatDataset(TrainingDataset):
     packed: bool
     share_images: bool = True
     prompt_prefix: tuple[int, ...] = ()
+    view: View = DEFAULT_VIEW
     table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -86,6 +91,8 @@ class ChatDataset(TrainingDataset):
             "share_images": self.share_images,
             "preamble": self.prompt_prefix,
         }
+        if self.view != DEFAULT_VIEW:
+            settings["view"] = str(self.view)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -109,7 +116,8 @@ class ChatDataset(TrainingDataset):
         name = self.rows.name(index)
         try:
             row = self.rows.read(index)
-            record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style)
+            record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
+            record = replace(record, messages=expand_images(record.messages, self.reader.expand))
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             # Tar shards call a row otherwise than by its number.
@@ -266,6 +274,7 @@ def chat_dataset(
     train_on_input: bool = False,
     train_on_header: bool = False,
     mask_after_image: bool = False,
+    view: dict[str, Any] | None = None,
 ) -> TrainingDataset:
     """Conversations with images for a frozen language model.
 
@@ -289,6 +298,8 @@ def chat_dataset(
         train_on_input: learn the user's words too.
         train_on_header: learn the assistant's header too, as medcap 2024 did.
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
+        view: how images are looked at where a row does not say it: ``frames``, ``axis``, ``window`` and ``fit``, see
+            :class:`medcap.data.images.views.View`.
 
     Returns:
         The dataset, its rows indexed; tokens are made when they are needed.
@@ -302,6 +313,7 @@ def chat_dataset(
     """
     check_room_for_image(max_seq_len, tokenizer)
     files = check_sources(source, sources, epoch_samples)
+    common = read_view(view or {}, prefix="dataset.view.")
     shared = {
         "conversation_style": conversation_style,
         "image_roots": image_roots,
@@ -317,7 +329,17 @@ def chat_dataset(
             raise UserError(f"conversation_style={style} is unknown: use one of {', '.join(STYLES)}")
         rows, reader = open_source(file.source, roots, max_image_pixels)
         parts.append(
-            ChatDataset(rows, reader, tokenizer, style, LabelRules(*learnt), max_seq_len, packed, share_images)
+            ChatDataset(
+                rows,
+                reader,
+                tokenizer,
+                style,
+                LabelRules(*learnt),
+                max_seq_len,
+                packed,
+                share_images,
+                view=read_view(file.view or {}, common),
+            )
         )
     if share_preamble:
         samples = [sample for part in parts for sample in part.some_samples()]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from medcap.configuration import HOME_EXPANDED, Configuration, Number, PathText, SectionList
+from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
 
@@ -21,6 +22,9 @@ class SourceArguments(Configuration):
     conversation_style: str | None = Field(None, description="As dataset.conversation_style, for this source.")
     image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(
         None, description="As dataset.image_roots, for this source."
+    )
+    view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
+        None, description="As dataset.view, for this source; a key that it leaves out is dataset.view's."
     )
     train_on_input: bool | None = Field(None, description="As dataset.train_on_input, for this source.")
     train_on_header: bool | None = Field(None, description="As dataset.train_on_header, for this source.")

@@ -103,7 +103,7 @@ class TrainingDataset(ABC):
             plan: plan from :meth:`plan`.
             start: the first item.
             stop: the item after the last.
-            transform: RGB or grey image -> ``[3, H, W]`` uint8.
+            transform: RGB or grey image -> ``[3, H, W]`` uint8; it gets the ``fit`` of a view that has one.
 
         Returns:
             The batch (None if no row of it is usable) and the rows left out.
@@ -146,7 +146,9 @@ class TrainingDataset(ABC):
                 sample = self.sample(index)
                 for image in sample.images:
                     if image not in images:
-                        images[image] = transform(self.open_image(index, image))
+                        # Only a fit of its own is passed: a transform need not know any.
+                        fit = {} if image.view.fit is None else {"fit": image.view.fit}
+                        images[image] = transform(self.open_image(index, image), **fit)
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import view_keys
 from medcap.generation.request import Request
 from medcap.generation.typed_placeholders import fitting, place_images, row_text, without_placeholders
 
@@ -87,7 +88,7 @@ class Conversation:
         """
         rows = [{"from": "system", "value": self.system}] if self.system else []
         turns = self._turns()
-        images = [str(image) for turn in turns for image in turn.images]
+        images = [_row_entry(image) for turn in turns for image in turn.images]
         for turn in turns:
             rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
             rows.append({"from": "gpt", "value": turn.answer or ""})
@@ -97,7 +98,7 @@ class Conversation:
         """For people to read."""
         lines = [f"*{self.system}*", ""] if self.system else []
         for exchange in self.exchanges:
-            lines += [f"![{image}](<{image}>)" for image in exchange.images]
+            lines += [f"![{image}](<{ImageRef.of(image).path}>)" for image in exchange.images]
             lines += [f"**You:** {exchange.text or '(describe)'}", ""]
             lines += [exchange.answer or "", ""]
         return "\n".join(lines)
@@ -124,3 +125,9 @@ class Conversation:
             else:
                 waiting = images
         return turns
+
+
+def _row_entry(image: ImageRef) -> str | dict[str, Any]:
+    """Return an image as a row holds it; of a volume, the row's one placeholder stands for all its frames."""
+    keys = view_keys(ImageRef.of(image).view)
+    return {"image": image.path, **keys} if keys else str(image)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -276,17 +277,18 @@ class Generator:
         tokens = np.asarray(tokens, dtype=np.int32)
         return Prompt(index, key, tokens, images, lengths, limit, sampling=sampling, without=request.without)
 
-    def prepare(self, image: Image.Image, key: str) -> PreparedImage:
+    def prepare(self, image: Image.Image, key: str, fit: str | None = None) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
 
         Args:
             image: any picture that Pillow has decoded.
             key: names its content, such as a hash of its file.
+            fit: how it becomes square, as ``View.fit``.
 
         Returns:
             An object that a request may hold instead of the picture; the answer is the same.
         """
-        return PreparedImage(self.preprocess.transform()(to_rgb(image)), key)
+        return PreparedImage(self.preprocess.transform()(to_rgb(image), fit), key)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
@@ -346,7 +348,8 @@ class Generator:
         name = f"request {request.id or index}"
         self.model.check_without(request.without)
         try:
-            prompt = self.tokenizer_of(request).prompt(request.messages, request.answer_prefix)
+            messages = expand_named_images(request.messages, self.reader)
+            prompt = self.tokenizer_of(request).prompt(messages, request.answer_prefix)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # Only here a path becomes a reference: requests of users' programs may hold paths.

@@ -21,6 +21,7 @@ from medcap.configuration import (
 )
 from medcap.data.images.reader import MAX_PIXELS
 from medcap.datasets.source_keys import SourceArguments, check_sources
+from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
 CHAT_DATASET = "medcap.datasets.chat_dataset"
@@ -31,6 +32,9 @@ class DatasetArguments(Configuration):
 
     max_seq_len: int = Field(1024, ge=1, description="Longest sample, and the length of a packed row, in tokens.")
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
+    view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
+        None, description="How images are looked at where a row does not say it."
+    )
     sources: Annotated[list[dict[str, Any]] | None, SectionList(SourceArguments)] = Field(
         None, description="Several sources instead of dataset.source, mixed by their weights."
     )

@@ -9,17 +9,17 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from medcap.data.images.pixel_samples import PixelSamples, to_picture
-from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, stretch
+from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, stretch, through_windows
+from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
 from medcap.errors import TooManyPixelsError, UserError
 
-MAX_VOLUME_BYTES = 2 * 2**30  # in memory, of one volume
 _MAX_OFFSET = 16 * 2**20
 _GZIP = b"\x1f\x8b"
 # nifti1.h and nifti2.h of the NIfTI standard: the header's length, and the position of its magic word.
@@ -45,6 +45,7 @@ class NiftiFile:
     Args:
         file: file, positioned at its beginning.
         max_pixels: width x height above which a slice is refused.
+        keep: returns the volume of this file, which its argument reads; it may have kept it.
 
     Attributes:
         format: ``NIfTI``.
@@ -56,17 +57,23 @@ class NiftiFile:
 
     format = "NIfTI"
 
-    def __init__(self, file: BinaryIO, max_pixels: int) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        max_pixels: int,
+        keep: Callable[[Callable[[], Volume]], Volume] = lambda load: load(),
+    ) -> None:
         try:
             import nibabel
         except ImportError:
             raise UserError("is a NIfTI volume: reading it needs nibabel, pip install 'medcap[dicom]'") from None
         self.max_pixels = max_pixels
         self._file = file
+        self._keep = keep
         start = _start(file)
         length = _header_length(start)
         self._kind = nibabel.Nifti1Image if length == 348 else nibabel.Nifti2Image
-        header = self._kind.header_class(start[:length])
+        self._header = header = self._kind.header_class(start[:length])
         stored = header.get_data_dtype()
         if stored.kind == "c":
             raise UserError("is a NIfTI file of complex numbers, which have no brightness: save their magnitude")
@@ -105,30 +112,37 @@ class NiftiFile:
         Raises:
             UserError: if there is no such slice, or no finite value. A damaged file raises nibabel's own errors.
         """
-        volume, spacing, scale, named = self._load()  # [sagittal, coronal, axial]
-        axis = AXES.index(view.axis)
-        self.frames = volume.shape[axis]
-        chosen = choose_frames(view.frames, self.frames)
+        volume = self._keep(self._load)
+        self.frames = volume.values.shape[AXES.index(view.axis)]
         if isinstance(view.window, int):
             raise UserError("offers no windows to choose from: give a centre and a width")
-        low, high = named or (None, None)
-        if view.window is None and named is None and volume.dtype.names is None:
-            low, high = sorted(_range(volume) * scale[0] + scale[1])
-        rows, columns = (spacing[other] for other in (2, 1, 0) if other != axis)
-        for number in chosen:
-            # [columns, rows], both from the patient's left, back and feet: turned, then read from the other ends.
-            values = np.take(volume, number, axis=axis).T[::-1, ::-1]
-            if volume.dtype.names is not None:
-                picture = to_picture(_colours(values), view)
-            else:
-                values = values.astype(np.float64) * scale[0] + scale[1]
-                picture = Image.fromarray(
-                    apply_window(values, *view.window) if view.window else stretch(values, low, high)
-                )
-            yield number, square_pixels(picture, rows, columns, self.max_pixels)
+        for number in choose_frames(view.frames, self.frames):
+            picture = self._picture(volume, number, view)
+            yield number, square_pixels(picture, *volume.spacing_of(view.axis), self.max_pixels)
 
-    def _load(self) -> tuple[np.ndarray, list[float], tuple[float, float], tuple[float, float] | None]:
-        """Return values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named range."""
+    def count(self, axis: str) -> int:
+        """Return the number of slices along one of ``AXES``, from the header alone."""
+        from nibabel.orientations import io_orientation
+
+        order = _orientation(self._header.get_best_affine(), io_orientation)[:, 0].astype(int).argsort()
+        return int((*self._shape, 1)[:3][order[AXES.index(axis)]])
+
+    @staticmethod
+    def _picture(volume: Volume, number: int, view: View) -> Image.Image:
+        values = volume.slice(view.axis, number)
+        if values.dtype.names is not None:
+            return to_picture(_colours(values), view)
+        values = values.astype(np.float64) * volume.slope + volume.intercept
+
+        def levels(one: View) -> np.ndarray:
+            if one.one_window is not None:
+                return apply_window(values, *one.one_window)
+            return stretch(values, *(volume.named or volume.value_range))
+
+        return Image.fromarray(through_windows(view, levels))
+
+    def _load(self) -> Volume:
+        """Return the values turned to left-right, back-front, feet-head."""
         from nibabel.orientations import apply_orientation, io_orientation
 
         stream = _inflated(self._file)
@@ -139,14 +153,14 @@ class NiftiFile:
         values = values[..., 0] if values.ndim == 4 else values[..., None] if values.ndim == 2 else values
         spacing = [float(size) for size in header.get_zooms()[:3]] + [0.0]
         orientation = _orientation(image.affine, io_orientation)
-        order = orientation[:, 0].astype(int).argsort()
+        sagittal, coronal, axial = (spacing[position] for position in orientation[:, 0].astype(int).argsort())
         low, high = float(header["cal_min"]), float(header["cal_max"])
-        slope, intercept = image.dataobj.slope, image.dataobj.inter
-        return (
+        return Volume(
             apply_orientation(values, orientation),
-            [spacing[position] for position in order],
-            (float(slope), float(intercept)),
-            (low, high) if high > low else None,
+            (sagittal, coronal, axial),
+            slope=float(image.dataobj.slope),
+            intercept=float(image.dataobj.inter),
+            named=(low, high) if high > low else None,
         )
 
 
@@ -160,15 +174,6 @@ def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
     """Return the patient's axis for each axis of the array; the array's own order if the header's matrix is empty."""
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     return orientation if np.isfinite(orientation).all() else np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
-
-
-def _range(volume: np.ndarray) -> np.ndarray:
-    """Return the smallest and the largest finite value, float64 [2], slice by slice to save memory."""
-    parts = [part[np.isfinite(part)] for part in volume] if volume.dtype.kind == "f" else [volume]
-    parts = [part for part in parts if part.size]
-    if not parts:
-        raise UserError("holds not one finite value")
-    return np.array([min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)])
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from medcap.data.images.views import View, apply_window, stretch
+from medcap.data.images.views import View, apply_window, stretch, through_windows
 from medcap.errors import TooManyPixelsError, UserError
 
 _BLOCK = 2**22  # samples that are turned into levels at a time: float64 of all of them would take gigabytes
@@ -49,13 +49,13 @@ def to_picture(samples: PixelSamples, view: View) -> Image.Image:
 
     Args:
         samples: samples of one picture.
-        view: its window, in stored values.
+        view: its window, in stored values, or three of them for greys.
 
     Returns:
         Mode L or RGB.
 
     Raises:
-        UserError: if there is not one finite value.
+        UserError: if there is not one finite value, or colours are to be seen through three windows.
     """
     colours, alpha, associated = samples.colours, samples.alpha, samples.associated
     if alpha is not None and (not alpha.any() or alpha.min() >= 1):
@@ -65,7 +65,12 @@ def to_picture(samples: PixelSamples, view: View) -> Image.Image:
         with np.errstate(divide="ignore", invalid="ignore"):
             colours = np.where(alpha[..., None] > 0, colours / alpha[..., None], 0)
         associated = False
-    levels = _levels(colours, samples.full, alpha, view)
+    if view.three_windows is not None and samples.full is None:
+        if colours.shape[2] != 1:
+            raise UserError("has colours, and three windows are for greys: give one window")
+        levels = through_windows(view, lambda one: _levels(colours, None, alpha, one)[..., 0])
+    else:
+        levels = _levels(colours, samples.full, alpha, view)
     if samples.white_is_zero:
         levels = 255 - levels
     if alpha is not None:
@@ -80,7 +85,7 @@ def _levels(colours: np.ndarray, full: int | None, alpha: np.ndarray | None, vie
         return colours
     if full is not None:
         low, high = 0.0, float(full)
-    elif isinstance(view.window, tuple):
+    elif view.one_window is not None:
         low = high = 0.0  # the window says
     else:
         low, high = _visible_range(colours, alpha)
@@ -88,8 +93,8 @@ def _levels(colours: np.ndarray, full: int | None, alpha: np.ndarray | None, vie
     rows = max(1, _BLOCK // max(1, colours[0].size))
     for start in range(0, len(colours), rows):
         part = colours[start : start + rows]
-        if full is None and isinstance(view.window, tuple):
-            levels[start : start + rows] = apply_window(part, *view.window)
+        if full is None and view.one_window is not None:
+            levels[start : start + rows] = apply_window(part, *view.one_window)
         else:
             levels[start : start + rows] = stretch(part, low, high)
     return levels

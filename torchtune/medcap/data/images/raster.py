@@ -14,7 +14,7 @@ from medcap.data.images.png import SIGNATURE, SixteenBitPng, has_sixteen_bits, s
 from medcap.data.images.tiff import tags as tag
 from medcap.data.images.tiff.file import TiffFile, check_kind, needs_samples
 from medcap.data.images.tiff.tags import is_tiff, read_tags
-from medcap.data.images.views import DEFAULT_VIEW, View, apply_window, stretch
+from medcap.data.images.views import DEFAULT_VIEW, View, apply_window, stretch, through_windows
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 
@@ -105,9 +105,11 @@ def _eight_bits(image: Image.Image, view: View) -> Image.Image:
         return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
-        window = view.window
-        levels = apply_window(values, *window) if isinstance(window, tuple) else stretch(values)
-        return Image.fromarray(levels)
+
+        def levels(one: View) -> np.ndarray:
+            return stretch(values) if one.one_window is None else apply_window(values, *one.one_window)
+
+        return Image.fromarray(through_windows(view, levels))
     keyed = "transparency" in image.info
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode == "P" and keyed):
         picture = image.convert("RGBA")

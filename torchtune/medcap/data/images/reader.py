@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Generator, Hashable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from medcap.data.images.dicom import START_BYTES, DicomFile, has_preamble, is_bare
+from medcap.data.images.dicom import START_BYTES, DicomFile, DicomSeries, SeriesCache, has_preamble, is_bare
 from medcap.data.images.nifti import NiftiFile, is_nifti
 from medcap.data.images.png import SixteenBitPng
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
 from medcap.data.images.tiff.file import TiffFile
-from medcap.data.images.views import DEFAULT_VIEW, View
+from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
+from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
 from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
 
@@ -26,6 +29,9 @@ from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
+_SERIES_PROBE = 32  # files of a folder among which one must be DICOM
+
+Opened = Image.Image | SixteenBitPng | TiffFile | DicomFile | DicomSeries | NiftiFile
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class ImageReader:
     Images may also be in tar files. A member is found by its name, where no folder has a file of that name, and is
     from then on called ``/folder/train-000000.tar!/sub/a.jpg``. A row may use this form too, but only for tar files
     that are among the roots: no other is ever opened.
+
+    A folder that holds one DICOM series is one image, a volume.
 
     Args:
         roots: folders that images may be in, tar files, or names of many tar files as
@@ -82,6 +90,7 @@ class ImageReader:
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
         self.keys = keys
+        self._volumes, self._series = VolumeCache(), SeriesCache()
 
     def resolve(self, path: str | Path, folder: str | Path | None = None) -> Path:
         """Find the file that a row names.
@@ -94,9 +103,12 @@ class ImageReader:
             The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
 
         Raises:
-            UserError: if it is outside the roots or does not exist.
+            UserError: if it is outside the roots or does not exist, or is a folder without a DICOM file.
         """
-        return self._within.resolve(path, folder)
+        found = self._within.resolve(path, folder)
+        if found.is_dir() and not any(_is_dicom(found / name) for name in self._files_of(found, _SERIES_PROBE)):
+            raise UserError(f"image {path} does not exist as a file, and the folder of this name holds no DICOM files")
+        return found
 
     def check(self, path: str | Path) -> ImageHeader:
         """Check size and format from the header only.
@@ -113,6 +125,26 @@ class ImageReader:
         with contextlib.ExitStack() as closing:
             image = self._open_header(Path(path), closing)
             return ImageHeader(str(image.format), *image.size)
+
+    def expand(self, image: ImageRef) -> list[ImageRef]:
+        """Return a reference for each picture that one means, in order; of several frames, each has its number.
+
+        Args:
+            image: a reference whose path :meth:`resolve` returned.
+
+        Returns:
+            The reference itself where it means one picture; ``N even`` and ``all`` of a file with one frame mean it.
+
+        Raises:
+            UserError: if there is no such frame, or the header cannot be read.
+        """
+        if image.view.frames in (MIDDLE, 0):
+            return [image]
+        with contextlib.ExitStack() as closing:
+            file = self._open_header(Path(image.path), closing)
+            with self._named(image.path):
+                views = _expanded(file, image.view)
+        return [replace(image, view=view) for view in views]
 
     def open(self, image: ImageRef | str | Path, keep_grey: bool = False) -> Image.Image:
         """Decode an image.
@@ -147,15 +179,25 @@ class ImageReader:
         Raises:
             UserError: as :meth:`open`.
         """
-        name = Path("of this request")
+        return next(self.open_bytes_frames(data, view))
+
+    def expand_bytes(self, data: bytes, view: View) -> list[View]:
+        """Return the views of the single pictures that a view of an image in memory means; see :meth:`expand`."""
+        with contextlib.ExitStack() as closing, self._named("of this request"):
+            self._check_bytes(len(data))
+            return _expanded(self._identify(io.BytesIO(data), closing, whole=False), view)
+
+    def open_bytes_frames(self, data: bytes, view: View) -> Generator[Image.Image]:
+        """Decode all pictures that a view of an image in memory means, one after the other; see :meth:`open_bytes`."""
         with contextlib.ExitStack() as closing:
-            with self._named(name):
+            with self._named("of this request"):
                 self._check_bytes(len(data))
                 image = self._identify(io.BytesIO(data), closing, whole=True)
-            with self._named(name):
                 if isinstance(image, Image.Image):
-                    return coloured(decode(image, view))
-                return coloured(next(image.pictures(view))[1])
+                    yield coloured(decode(image, view))
+                    return
+                for _, picture in image.pictures(view):
+                    yield coloured(picture)
 
     def open_frames(self, image: ImageRef, keep_grey: bool = False) -> Generator[tuple[int | None, Image.Image]]:
         """Decode frames of a DICOM file or slices of a NIfTI volume, one after the other; of other formats the first.
@@ -185,9 +227,7 @@ class ImageReader:
                     return
                 yield found[0] if file.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
 
-    def _open_header(
-        self, path: Path, closing: contextlib.ExitStack, whole: bool = False
-    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+    def _open_header(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> Opened:
         """Return the image, its header checked, not decoded yet.
 
         Args:
@@ -197,7 +237,11 @@ class ImageReader:
         """
         member = self._within.member(path)
         with self._named(path):
-            self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
+            if member is None and path.is_dir():
+                return self._open_series(path)
+            state = path.stat() if member is None else None
+            size = state.st_size if state is not None else member[0].size(member[1])  # type: ignore[index]
+            self._check_bytes(size)
             file: BinaryIO
             if member is None:
                 file = closing.enter_context(path.open("rb"))
@@ -205,16 +249,49 @@ class ImageReader:
                 # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
                 file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
                 closing.enter_context(file)
-            return self._identify(file, closing, whole)
+            return self._identify(file, closing, whole, (str(path), size, state and state.st_mtime_ns))
+
+    def _open_series(self, folder: Path) -> DicomSeries:
+        names = self._files_of(folder)
+
+        def open_slice(name: str, whole: bool) -> DicomFile | None:
+            with (folder / name).open("rb") as file:
+                start = file.read(START_BYTES)
+                if not (has_preamble(start) or is_bare(start)):
+                    return None
+                file.seek(0)
+                self._check_bytes(os.fstat(file.fileno()).st_size)
+                return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
+
+        stack = self._series.get(str(folder), names, open_slice)
+        return DicomSeries(stack, open_slice, self.max_pixels, partial(self._volumes.get, stack))
+
+    def _files_of(self, folder: Path, most: int | None = None) -> list[str]:
+        """Return the names of a folder's files that may belong to a series.
+
+        Args:
+            folder: links followed.
+            most: return no more than these, the first ones.
+        """
+        found = []
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.name[0] == "." or entry.name.upper() == "DICOMDIR" or not entry.is_file():
+                continue
+            if entry.is_symlink() and not self._within.allow(Path(entry.path).resolve()):
+                raise UserError(f"image {folder} holds {entry.name}, which leads outside the allowed folders")
+            found.append(entry.name)
+            if len(found) == most:
+                break
+        return found
 
     def _check_bytes(self, size: int) -> None:
         if size > self.max_bytes:
             raise UserError(f"has {size:,} bytes, more than the {self.max_bytes:,} allowed")
 
     def _identify(
-        self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
+        self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool, key: Hashable | None = None
     ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
-        """Return what a file is by its content; see ``_open_header``."""
+        """Return what a file is by its content; see ``_open_header``. A volume with a key is kept for its next slice."""
         start = file.read(START_BYTES)
         file.seek(0)
         if not has_preamble(start):
@@ -222,7 +299,8 @@ class ImageReader:
                 return open_raster(file, start, whole, self.max_pixels, closing)
         file.seek(0)
         if is_nifti(file):
-            return NiftiFile(file, self.max_pixels)
+            keep: Callable[[Callable[[], Volume]], Volume] = partial(self._volumes.get, key) if key else _read_again
+            return NiftiFile(file, self.max_pixels, keep)
         if has_preamble(start) or is_bare(start):
             return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
         raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
@@ -246,3 +324,19 @@ class ImageReader:
             # The system's errors have a number, decoders' errors have none.
             trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
             raise UserError(f"image {path} {trouble}: {reason}") from error
+
+
+def _expanded(file: Opened, view: View) -> list[View]:
+    count = file.count(view.axis) if isinstance(file, DicomFile | DicomSeries | NiftiFile) else 1
+    numbers = choose_frames(view.frames, count)
+    return [replace(view, frames=MIDDLE if count == 1 else number) for number in numbers]
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(START_BYTES)
+    return has_preamble(start) or is_bare(start)
+
+
+def _read_again(load: Callable[[], Volume]) -> Volume:
+    return load()

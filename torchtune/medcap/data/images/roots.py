@@ -83,7 +83,8 @@ class ImageRoots:
             folder: medcap 2024's ``dir``: the folder of ``path``, relative to the working directory or to a root.
 
         Returns:
-            The absolute path, links followed; ``file.tar!/name`` for a member of a tar file.
+            The absolute path, links followed; ``file.tar!/name`` for a member of a tar file; a folder only where
+            there is neither a file nor a member of this name.
 
         Raises:
             UserError: if it is outside the roots or does not exist.
@@ -94,13 +95,15 @@ class ImageRoots:
         if self.member(named) is not None:
             return named
         bases = [Path.cwd(), *self._folders] if folder else self._folders
-        outside = None
+        outside = directory = None
         for base in bases:
             try:
                 resolved = (base / named).resolve()
                 if not resolved.is_file():
+                    if directory is None and resolved.is_dir() and self.allow(resolved):
+                        directory = resolved
                     continue
-                if any(resolved.is_relative_to(root) for root in self._folders):
+                if self.allow(resolved):
                     return resolved
                 outside = resolved
             except (OSError, ValueError, RuntimeError) as error:
@@ -113,12 +116,18 @@ class ImageRoots:
                 member = files.find(str(named))
                 if member is not None:
                     return files.path(member)
+        if directory is not None:
+            return directory
         allowed = ", ".join([*map(str, self._folders), *(files.label for files in self._tars)])
         allowed = allowed or "dataset.image_roots, which is empty"
         if outside is not None:
             remedy = f": add its folder to {self.keys.roots}" if self.keys.roots else ""
             raise UserError(f"image {named} lies outside the allowed folders{remedy} (allowed now: {allowed})")
         raise UserError(f"image {named} does not exist in {allowed}")
+
+    def allow(self, resolved: Path) -> bool:
+        """Return whether a path, links followed, is in one of the folders."""
+        return any(resolved.is_relative_to(root) for root in self._folders)
 
     def member(self, path: Path) -> tuple[TarFiles, int] | None:
         """Return the member that a path of the form ``file.tar!/name`` means, if its tar file is among the roots."""

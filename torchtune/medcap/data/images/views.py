@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from PIL import Image
@@ -11,31 +13,83 @@ from medcap.errors import UserError
 
 ALL, MIDDLE = "all", "middle"
 AXES = ("sagittal", "coronal", "axial")
+FITS = ("crop", "pad", "pad_mean", "squash")
+EVEN = re.compile(r"([1-9]\d{0,5})\s*even")  # "8 even"
 _SQUARE = 1.01  # ratio of spacings up to which pixels count as square
+
+Window = tuple[float, float]  # centre and width
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which pictures of a file are wanted, and which range of their values.
+    """Which pictures of a file are wanted, which range of their values, and how they fill a tower's square.
+
+    ``str`` of it names what is not the default, in the form in which the chat takes it.
 
     Attributes:
-        window: centre and width in the file's own units (Hounsfield units in CT); or the number, from 0, of one of
-            the windows that a DICOM file offers; None takes the file's first window, or where it has none the range
-            of the values.
-        frames: ``all``, ``middle``, or a number from 0: of DICOM frames and NIfTI slices.
-        axis: one of ``AXES``: which slices of a NIfTI volume.
+        window: centre and width in the file's own units (Hounsfield units in CT); three of them, which become the
+            red, the green and the blue channel; or the number, from 0, of one of the windows that a DICOM file
+            offers; None takes the file's first window, or where it has none the range of the values.
+        frames: DICOM frames or slices of a volume: ``all``, ``middle``, a number from 0, several numbers, or
+            ``N even``, see :func:`choose_frames`.
+        axis: one of ``AXES``: which slices of a volume.
+        fit: how a picture that is not square becomes a tower's input: ``crop`` resizes the short side and cuts out
+            the centre, ``pad`` lays it in the middle of a black square, ``pad_mean`` of one in the tower's mean
+            colour, ``squash`` resizes both sides; None leaves it to the tower.
     """
 
-    window: tuple[float, float] | int | None = None
-    frames: str | int = MIDDLE
+    window: Window | tuple[Window, Window, Window] | int | None = None
+    frames: str | int | tuple[int, ...] = MIDDLE
     axis: str = "axial"
+    fit: str | None = None
+
+    @property
+    def has_several_frames(self) -> bool:
+        """Whether it may mean more than one picture."""
+        return isinstance(self.frames, tuple) or self.frames == ALL or is_even(self.frames)
+
+    @property
+    def three_windows(self) -> tuple[Window, Window, Window] | None:
+        """The windows of the three channels; None where there is one for all."""
+        window = self.window
+        return window if isinstance(window, tuple) and isinstance(window[0], tuple) else None  # type: ignore[return-value]
+
+    @property
+    def one_window(self) -> Window | None:
+        """Centre and width of the window of all channels; None where they are not given."""
+        return self.window if isinstance(self.window, tuple) and self.three_windows is None else None  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        default = View()
+        words = []
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value != getattr(default, item.name):
+                words.append(f"{item.name}={_text(value)}")
+        return " ".join(words)
+
+
+def _text(value: object) -> str:
+    """Return a value in the form in which the chat takes it: no spaces, ``/`` between windows."""
+    if isinstance(value, tuple):
+        return ("/" if isinstance(value[0], tuple) else ",").join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value).replace(" ", "")
 
 
 DEFAULT_VIEW = View()
 
 
-def choose_frames(frames: str | int, count: int) -> range:
+def is_even(frames: object) -> bool:
+    """Return whether frames are ``N even``."""
+    return isinstance(frames, str) and EVEN.fullmatch(frames) is not None
+
+
+def choose_frames(frames: str | int | Sequence[int], count: int) -> Sequence[int]:
     """Return the frames that a user means.
+
+    ``N even`` cuts the frames into N parts of equal length and takes the one in the middle of each: the i-th, from 0,
+    is ``floor((i + 1/2) * count / N)``. The outermost slices of a volume, which often show nothing, are left out.
+    Where there are fewer than N frames, all are taken, each once.
 
     Args:
         frames: frames, in the form of ``View.frames``.
@@ -47,12 +101,31 @@ def choose_frames(frames: str | int, count: int) -> range:
     Raises:
         UserError: if there is no such frame.
     """
+    if isinstance(frames, str) and (even := EVEN.fullmatch(frames)):
+        number = min(int(even[1]), count)
+        return [(2 * part + 1) * count // (2 * number) for part in range(number)]
     if frames == ALL:
         return range(count)
-    number = count // 2 if frames == MIDDLE else int(frames)
-    if not 0 <= number < count:
-        raise UserError(f"has no frame {number}: it has {count}, numbered from 0")
-    return range(number, number + 1)
+    wanted = [count // 2] if frames == MIDDLE else [frames] if isinstance(frames, str | int) else frames
+    for number in map(int, wanted):
+        if not 0 <= number < count:
+            raise UserError(f"has no frame {number}: it has {count}, numbered from 0")
+    return list(map(int, wanted))
+
+
+def through_windows(view: View, levels: Callable[[View], np.ndarray]) -> np.ndarray:
+    """Turn greys into levels through the window of a view; three windows make three channels.
+
+    Args:
+        view: any.
+        levels: makes uint8 ``[rows, columns]`` for a view with one window.
+
+    Returns:
+        uint8 ``[rows, columns]``, or ``[rows, columns, 3]`` for three windows.
+    """
+    if view.three_windows is None:
+        return levels(view)
+    return np.stack([levels(replace(view, window=window)) for window in view.three_windows], axis=-1)
 
 
 def stretch(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:

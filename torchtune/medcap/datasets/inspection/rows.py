@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torchtune.data import Message
 
 from medcap.data.answers import check_answers
 from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
+from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
+from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.packing import sharing
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
@@ -95,6 +99,7 @@ class RowChecker:
         label_rules: what is learnt.
         prompt_prefix: tokens that samples leave out where they begin with them.
         any_layout: take a row without turns, such as a benchmark's, for the images that it names.
+        view: how images are looked at where a row does not say it.
     """
 
     rows: RowSource
@@ -105,6 +110,7 @@ class RowChecker:
     label_rules: LabelRules = field(default_factory=LabelRules)
     prompt_prefix: tuple[int, ...] = ()
     any_layout: bool = False
+    view: View = DEFAULT_VIEW
 
     def __call__(self, index: int) -> RowFacts:
         """Check a row; whatever is wrong with it is in the facts.
@@ -127,7 +133,18 @@ class RowChecker:
         row = self.rows.read(index)
         if self._only_names(row):
             return self._named_images(row)
-        return read_record(row, self.rows.path, index, self.reader.resolve, self.style).images
+        return self._record(row, index, self.reader.resolve).images
+
+    def _record(
+        self, row: Any, index: int, find: Callable[[str, str | None], Path], stage: _Stage | None = None
+    ) -> Record:
+        record = read_record(row, self.rows.path, index, find, self.style, self.view)
+        if stage is not None:
+            stage.rule = "image"
+        record = replace(record, messages=expand_images(record.messages, self.reader.expand))
+        if stage is not None:
+            stage.rule = "layout"
+        return record
 
     def _check(self, index: int, stage: _Stage) -> RowFacts:
         row = self.rows.read(index)
@@ -142,7 +159,7 @@ class RowChecker:
             stage.rule = "layout"
             return found
 
-        record = read_record(row, self.rows.path, index, find, self.style)
+        record = self._record(row, index, find, stage)
         images = _numbers_of(record.images)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)

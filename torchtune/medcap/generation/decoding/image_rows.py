@@ -150,7 +150,7 @@ class ImageRows:
             if isinstance(image, Image.Image):
                 return self._transform(to_rgb(image))
             found = replace(image, path=str(self._reader.resolve(image.path)))
-            return self._transform(self._reader.open(found, keep_grey=True))
+            return self._transform(self._reader.open(found, keep_grey=True), found.view.fit)
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UserError(f"the image cannot be read: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from PIL.Image import Image, Resampling
+from PIL.Image import new as new_image
 from torch import Tensor
 
 from medcap.errors import UserError
@@ -25,6 +26,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 # Beyond this many times its short side, nothing of an image reaches the pixels of its centre crop.
 MAX_ASPECT = 50
+# A longer picture is made smaller before it is laid in a square of its long side.
+_MAX_PADDED = 8192
 
 T = TypeVar("T")
 # What was measured of an architecture. A program builds the same one more than once, on the meta device and to train.
@@ -136,11 +139,12 @@ class ImageTransform:
 
     preprocess: Preprocess
 
-    def __call__(self, image: Image) -> Tensor:
+    def __call__(self, image: Image, fit: str | None = None) -> Tensor:
         """Transform one image.
 
         Args:
             image: mode RGB, or L for three equal channels; any size.
+            fit: how it becomes square, one of ``medcap.data.images.views.FITS``; None as the tower does it.
 
         Returns:
             ``[3, image_size, image_size]`` uint8.
@@ -150,14 +154,33 @@ class ImageTransform:
         """
         if image.mode not in ("RGB", "L"):
             raise ValueError(f"expected an RGB or grey image, got mode {image.mode}")
-        pixels = torch.from_numpy(np.array(self._resize(image)))  # [H, W, 3] or [H, W]
+        if fit in ("pad", "pad_mean"):
+            image = self._pad(image, black=fit == "pad")
+        mode = {None: self.preprocess.resize_mode, "crop": "shortest"}.get(fit, "squash")
+        pixels = torch.from_numpy(np.array(self._resize(image, mode)))  # [H, W, 3] or [H, W]
         return pixels.repeat(3, 1, 1) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()  # [3, H, W]
 
-    def _resize(self, image: Image) -> Image:
+    def _pad(self, image: Image, black: bool) -> Image:
+        """Lay an image in the middle of a square, black or of the tower's mean colour, as LLaVA's expand2square does."""
+        if image.width == image.height:
+            return image
+        longest = max(image.size)
+        if longest > _MAX_PADDED:
+            width, height = (max(1, round(side * _MAX_PADDED / longest)) for side in image.size)
+            image = image.resize((width, height), Resampling.BICUBIC)
+        if not black:
+            image = image.convert("RGB")
+        side = max(image.size)
+        colour = 0 if black else tuple(int(mean * 255) for mean in self.preprocess.mean)
+        square = new_image(image.mode, (side, side), colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+
+    def _resize(self, image: Image, mode: str) -> Image:
         """Resize and crop to ``image_size``, rounding as torchvision does on Pillow images."""
         size = self.preprocess.image_size
         width, height = size, size
-        if self.preprocess.resize_mode == "shortest":
+        if mode == "shortest":
             image = _middle_of_strip(image)
             width, height = (size * side // min(image.size) for side in image.size)
         if image.size != (width, height):

@@ -13,7 +13,7 @@ CORONAL = View(window=(40.0, 400.0), frames=3, axis="coronal")
 
 def test_the_text_is_the_path_and_any_view_but_the_default_one():
     assert str(ImageRef("a.png")) == str(ImageRef("a.png", View())) == "a.png"
-    assert str(ImageRef("a.nii", CORONAL)) == "a.nii View(window=(40.0, 400.0), frames=3, axis='coronal')"
+    assert str(ImageRef("a.nii", CORONAL)) == "a.nii window=40,400 frames=3 axis=coronal"
 
 
 def test_a_path_becomes_a_reference_in_the_default_view_and_a_reference_stays(tmp_path):

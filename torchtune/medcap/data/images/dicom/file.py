@@ -15,9 +15,10 @@ from PIL import Image
 from medcap.data.images.dicom.colours import colour_levels
 from medcap.data.images.dicom.elements import frame_item, numbers
 from medcap.data.images.dicom.frames import read_frame
-from medcap.data.images.dicom.greys import grey_levels
+from medcap.data.images.dicom.greys import Greys, Transform, grey_display, grey_levels, grey_values
 from medcap.data.images.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.images.dicom.palette import palette_colours
+from medcap.data.images.dicom.stack import SliceHeader, slice_header
 from medcap.data.images.views import View, choose_frames, square_pixels
 from medcap.errors import TooManyPixelsError, UserError
 
@@ -109,6 +110,27 @@ class DicomFile:
         """
         for frame in choose_frames(view.frames, self.frames):
             yield frame, self._picture(frame, view)
+
+    def count(self, axis: str) -> int:
+        """Return the number of frames, whatever the axis: they are taken as they are stored."""
+        return self.frames
+
+    def slice_header(self, name: str) -> SliceHeader:
+        """Read where the file's slice is in its series."""
+        return slice_header(name, self._dataset, self.frames)
+
+    def greys(self, number: int = 0) -> Greys:
+        """Decode a grey frame to units of the modality.
+
+        Raises:
+            UserError: if it cannot be read. Also whatever pydicom and its decoders raise.
+        """
+        frame = read_frame(self._dataset, self._syntax, self.frames, number)
+        return grey_values(frame, number, self._dataset, self._syntax.is_little_endian)
+
+    def display(self, view: View) -> Transform | None:
+        """Return the window or VOI LUT of the first frame; see :func:`grey_display`."""
+        return grey_display(0, self._dataset, self._syntax.is_little_endian, view)
 
     def _check(self) -> int:
         from pydicom.pixels.decoders.base import get_decoder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from medcap.data.images.dicom.elements import frame_item, integers, numbers
 from medcap.data.images.dicom.layout import Frame
 from medcap.data.images.dicom.lookup_table import LookupTable, read_table
-from medcap.data.images.views import View, apply_window, stretch
+from medcap.data.images.views import View, apply_window, stretch, through_windows
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,21 +26,35 @@ _WINDOW_HELP = "give --window CENTER WIDTH"
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
-def grey_levels(frame: Frame, number: int, dataset: Dataset, little_endian: bool, view: View) -> np.ndarray:
-    """Turn a grey frame into levels; what the file calls padding, and what is not a number, is black.
+@dataclass(frozen=True)
+class Greys:
+    """A grey frame in units of the modality.
+
+    Attributes:
+        values: ``[rows, columns]``.
+        shown: bool ``[rows, columns]``, False for what the file calls padding, and for what is not a number.
+        levels_range: values of black and white where the stored values are levels already, as those of a PNG are.
+    """
+
+    values: np.ndarray
+    shown: np.ndarray
+    levels_range: tuple[float, float] | None
+
+
+def grey_values(frame: Frame, number: int, dataset: Dataset, little_endian: bool) -> Greys:
+    """Turn a grey frame into units of the modality.
 
     Args:
         frame: frame with stored values ``[rows, columns]``.
         number: the frame's, from 0.
         dataset: the file's.
         little_endian: its byte order.
-        view: the window that is wanted.
 
     Returns:
-        uint8 ``[rows, columns]``, 0 black, MONOCHROME1 inverted.
+        The values.
 
     Raises:
-        UserError: if there is no such window, or a table or a number that is needed cannot be read.
+        UserError: if a table or a number that is needed cannot be read, or no pixel is finite.
     """
     if dataset.get("PixelPresentation") in ("COLOR", "MIXED"):
         raise UserError("shows colours over its greys (Supplemental Palette), which are not read: convert it to RGB")
@@ -55,18 +70,80 @@ def grey_levels(frame: Frame, number: int, dataset: Dataset, little_endian: bool
     stored, kept = frame.values[shown], values[shown]
     if kept.min() == kept.max() and stored.min() != stored.max():
         raise UserError("has a modality LUT or rescale that gives all its pixels one value: correct the file")
-    display = _display(frame_item(dataset, number, "FrameVOILUTSequence"), little_endian, view)
-    if display is not None:
-        levels = display(values)
-    elif frame.bits is not None and frame.bits <= 8 and frame.values.dtype.kind == "u":
-        # 8 bits are levels already, as those of a PNG are.
+    possible = None
+    if frame.bits is not None and frame.bits <= 8 and frame.values.dtype.kind == "u":
         possible = transform(np.arange(2**frame.bits))
-        levels = stretch(values, float(possible.min()), float(possible.max()))
-    else:
-        levels = stretch(values, float(kept.min()), float(kept.max()))
-    if frame.colours == "MONOCHROME1":
+    return Greys(values, shown, None if possible is None else (float(possible.min()), float(possible.max())))
+
+
+def grey_display(number: int, dataset: Dataset, little_endian: bool, view: View) -> Transform | None:
+    """Return the window or VOI LUT of a frame: values in units of the modality -> uint8 levels.
+
+    Args:
+        number: the frame's, from 0.
+        dataset: the file's.
+        little_endian: its byte order.
+        view: the window that is wanted.
+
+    Returns:
+        The function; None where the view names no window and the file has none.
+
+    Raises:
+        UserError: if there is no such window, or a table that is needed cannot be read.
+    """
+    return _display(frame_item(dataset, number, "FrameVOILUTSequence"), little_endian, view)
+
+
+def shown_levels(
+    values: np.ndarray,
+    shown: np.ndarray | None,
+    display: Transform | None,
+    ends: tuple[float, float],
+    inverted: bool,
+) -> np.ndarray:
+    """Turn values into levels.
+
+    Args:
+        values: in units of the modality.
+        shown: bool of the same shape; what is not shown is black. None shows all.
+        display: window or VOI LUT; None for the range ``ends``.
+        ends: values of black and white.
+        inverted: MONOCHROME1, whose smallest value is white.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    levels = stretch(values, *ends) if display is None else display(values)
+    if inverted:
         levels = 255 - levels
-    return np.where(shown, levels, 0).astype(np.uint8)
+    return (levels if shown is None else np.where(shown, levels, 0)).astype(np.uint8)
+
+
+def grey_levels(frame: Frame, number: int, dataset: Dataset, little_endian: bool, view: View) -> np.ndarray:
+    """Turn a grey frame into levels; what the file calls padding, and what is not a number, is black.
+
+    Args:
+        frame: frame with stored values ``[rows, columns]``.
+        number: the frame's, from 0.
+        dataset: the file's.
+        little_endian: its byte order.
+        view: the window that is wanted, or three of them.
+
+    Returns:
+        uint8 ``[rows, columns]``, or ``[rows, columns, 3]`` for three windows; 0 black, MONOCHROME1 inverted.
+
+    Raises:
+        UserError: if there is no such window, or a table or a number that is needed cannot be read.
+    """
+    greys = grey_values(frame, number, dataset, little_endian)
+    kept = greys.values[greys.shown]
+    ends = greys.levels_range or (float(kept.min()), float(kept.max()))
+
+    def levels(one: View) -> np.ndarray:
+        display = grey_display(number, dataset, little_endian, one)
+        return shown_levels(greys.values, greys.shown, display, ends, frame.colours == "MONOCHROME1")
+
+    return through_windows(view, levels)
 
 
 def window_levels(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -120,8 +197,8 @@ def _first(item: Dataset, key: str, default: float) -> float:
 def _display(item: Dataset, little_endian: bool, view: View) -> Transform | None:
     """Return the window or VOI LUT: values in units of the modality -> uint8 levels; None where the file has none."""
     function = str(item.get("VOILUTFunction") or "LINEAR").upper()
-    if isinstance(view.window, tuple):
-        center, width = view.window
+    if view.one_window is not None:
+        center, width = view.one_window
         return lambda values: window_levels(values, center, width, function)
     windows = [
         (center, width)
@@ -133,7 +210,7 @@ def _display(item: Dataset, little_endian: bool, view: View) -> Transform | None
     # A table is made for its image; a window approximates it.
     tables, problem = _voi_tables(item, little_endian)
     if tables:
-        return _table(tables, view.window or 0)
+        return _table(tables, view.window if isinstance(view.window, int) else 0)
     if windows:
         return _window(windows, 0, function)
     if problem is not None:
