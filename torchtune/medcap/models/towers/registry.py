@@ -160,9 +160,9 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
     Args:
         vision: biomedclip, siglip, clip or tiny; a folder of open_clip's, Hugging Face's or timm's format; a hub
             repository "owner/name"; "open_clip:NAME[:TAG]", "timm:NAME" or only such a name. Or a mapping with
-            ``name`` (one of these), ``pretrained`` (False for random initial weights), ``layer`` (which hidden state
-            of a CLIP or SigLIP tower the patch tokens are: -1 the last layer's, -2 the one before) and further options
-            of the tower, such as ``image_size``.
+            ``name`` (one of these), ``pretrained`` (False for random initial weights), ``select_layer`` (which hidden
+            state the patch tokens are: -1 the last layer's, -2 the one before; ``layer`` is its former name) and
+            further options of the tower, such as ``image_size``.
         weights: False if only the architecture is needed; then nothing that is known already is downloaded.
 
     Returns:
@@ -177,9 +177,11 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
         raise UserError("vision.name is missing: give a tower, such as biomedclip, siglip, clip, tiny or a folder")
     if pretrained not in (None, True, False):
         raise UserError(f"vision.pretrained={pretrained!r} must be true or false")
-    layer = options.pop("layer", -1)
+    layer = options.pop("select_layer", options.pop("layer", -1))
     if not isinstance(layer, int) or isinstance(layer, bool):
-        raise UserError(f"vision.layer={layer!r} must be a whole number: -1 for the last layer, -2 for the one before")
+        raise UserError(
+            f"vision.select_layer={layer!r} must be a whole number: -1 for the last layer, -2 for the one before"
+        )
     return cut_layers(_resolve(name, options, pretrained, weights), layer)
 
 
@@ -188,7 +190,7 @@ def _resolve(name: str, options: Mapping[str, Any], pretrained: bool | None, wei
         return _resolve_fresh(name, options, pretrained)
     if options and (pretrained is not False or not name.startswith("timm:") or set(options) != {"image_size"}):
         raise UserError(
-            f"unknown key vision.{next(iter(options))}: {name} takes name, pretrained and layer only "
+            f"unknown key vision.{next(iter(options))}: {name} takes name, pretrained and select_layer only "
             "(tiny also its sizes, timm:NAME with pretrained=false also image_size)"
         )
     return _find(name, options)(weights and pretrained is not False)

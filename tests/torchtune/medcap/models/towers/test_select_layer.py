@@ -25,10 +25,10 @@ def test_a_tower_that_is_not_of_transformers_is_read_at_its_end():
         cut_layers(source, -2)
 
 
-@pytest.mark.parametrize("model_type", ["clip", "siglip"])
-def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_type):
+@pytest.mark.parametrize(("model_type", "key"), [("clip", "select_layer"), ("siglip", "layer")])
+def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_type, key):
     model = write_hugging_face_folder(tmp_path, model_type)
-    source = resolve_tower({"name": str(tmp_path), "layer": -2})
+    source = resolve_tower({"name": str(tmp_path), key: -2})
     tower = build_tower(source.spec, source.preprocess)
     assert source.weights is not None
     tower.load_state_dict(source.weights.read())
@@ -40,5 +40,5 @@ def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_t
 
 @pytest.mark.parametrize("layer", ["-2", 0.5, True])
 def test_a_layer_that_is_no_number_is_refused(tmp_path, layer):
-    with pytest.raises(UserError, match=r"vision\.layer=.* must be a whole number"):
-        resolve_tower({"name": "tiny", "layer": layer})
+    with pytest.raises(UserError, match=r"vision\.select_layer=.* must be a whole number"):
+        resolve_tower({"name": "tiny", "select_layer": layer})
