@@ -18,10 +18,11 @@ def test_a_layer_that_is_none(layer):
         kept_layers(layer, 24)
 
 
-def test_a_tower_that_is_not_of_transformers_is_read_at_its_end():
-    source = resolve_tower("biomedclip", weights=False)
+@pytest.mark.parametrize("name", ["timm:test_convnext", "tiny", "open_clip:RN50"])
+def test_a_tower_without_layers_to_leave_out_is_read_at_its_end(name):
+    source = resolve_tower({"name": name, "pretrained": None if name == "tiny" else False})
     assert cut_layers(source, -1) is source
-    with pytest.raises(UserError, match="the layer -2: only CLIP and SigLIP towers of transformers can be cut"):
+    with pytest.raises(UserError, match=r"vision\.select_layer=-2: this .* tower is not a transformer"):
         cut_layers(source, -2)
 
 
