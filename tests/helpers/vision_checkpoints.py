@@ -31,6 +31,23 @@ _HUGGING_FACE_TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_PREPROCESSORS = {
+    "clip": {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    },
+    "siglip": {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 32, "width": 32},
+        "resample": 3,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    },
+}
 
 # A trunk with BiomedCLIP's structure and few parameters: 160 pixels, 100 patches of width 64.
 TIMM_VISION = {
@@ -98,7 +115,7 @@ def write_hugging_face_folder(
         sharded: two shards and an index.
         bare_names: a vision half without ``vision_model.`` before its names, as transformers 5 writes it; otherwise
             with it, as transformers 4 did.
-        preprocessor: content of ``preprocessor_config.json``, none if None.
+        preprocessor: content of ``preprocessor_config.json``; None for what the family's models have.
 
     Returns:
         The transformers model.
@@ -127,8 +144,7 @@ def write_hugging_face_folder(
     folder.mkdir(parents=True, exist_ok=True)
     values = {**config.to_dict(), "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(values, default=str))
-    if preprocessor is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor or _PREPROCESSORS[family]))
     if sharded:
         _write_shards(folder, state)
     else:

@@ -28,13 +28,13 @@ def test_its_stages_train_one_after_another(workspace, system):
     for stage in stages:
         name = f"medcap/{system}/{stage}"
         cfg = yaml.safe_load(packaged_configs()[name].read_text())
-        layer = cfg["vision"]["layer"] if isinstance(cfg["vision"], dict) else -1
+        layer = cfg["vision"]["select_layer"] if isinstance(cfg["vision"], dict) else -1
         overrides = [
             "llm={_component_: torchtune}",  # in place of the whole section; its values follow
             "tokenizer={_component_: medcap.models.llama3_tokenizer}",
             *workspace.model_overrides(),
             f"output_dir={workspace.folder / stage}",
-            f"vision={{name: {tower}, layer: {layer}}}",
+            f"vision={{name: {tower}, select_layer: {layer}}}",
             f"dataset.source={workspace.data}",
             "dataset.image_roots=null",
             "num_workers=0",

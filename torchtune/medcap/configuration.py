@@ -36,8 +36,11 @@ from medcap.instantiate import check_arguments, find_component, unknown_key
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 C = TypeVar("C", bound="Configuration")
 
-# Components that documented commands of other projects name, and what does their work here.
-COMPONENT_ALIASES = {"torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset"}
+# Components that documented commands of other projects name, or that had another name before, and their names here.
+COMPONENT_ALIASES = {
+    "torchtune.datasets.chat_dataset": "medcap.datasets.chat_dataset",
+    "medcap.models.pyramid": "medcap.models.ppc",
+}
 
 
 def _as_number(value: Any) -> Any:

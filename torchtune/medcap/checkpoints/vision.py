@@ -48,6 +48,7 @@ class VisionPlan:
         tower_weights: None for random initial weights.
         projector_weights: None for random initial weights.
         saved: the checkpoint that it comes from, if it comes from one of ours.
+        projector_learns: whether the projector has parameters.
     """
 
     tower_spec: dict[str, Any]
@@ -61,6 +62,7 @@ class VisionPlan:
     tower_weights: TensorFiles | None = field(default=None, repr=False)
     projector_weights: TensorFiles | None = field(default=None, repr=False)
     saved: SavedVision | None = field(default=None, repr=False)
+    projector_learns: bool = True
 
     def build(self) -> tuple[Tower, Projector]:
         """Build both and load their weights.
@@ -185,6 +187,7 @@ def _plan(
         notices=list(source.notices),
         tower_weights=source.weights,
         projector_weights=projector_weights,
+        projector_learns=next(built.parameters(), None) is not None,
     )
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medcap.checkpoints.atomic import LATEST, is_complete, latest_checkpoint, step_of
+from medcap.configuration import COMPONENT_ALIASES
 from medcap.errors import UserError
 from medcap.files import atomic_file, write_json
 from medcap.models.component import ComponentState
@@ -170,8 +171,12 @@ def read_vision_checkpoint(path: Path) -> SavedVision:
         preprocess = Preprocess.from_dict(description["preprocess"])
     except UserError as error:
         raise UserError(f"{description_path}: {error}") from error
+    component = description["projector"].get("_component_")
+    if component in COMPONENT_ALIASES:
+        description["projector"]["_component_"] = COMPONENT_ALIASES[component]
     tensors = open_tensor_files(path)
-    check_sections(tensors, path, [f"{name}." for name in VISION_SIDE])
+    # A projector without parameters has no tensors.
+    check_sections(tensors, path, [f"{name}." for name in VISION_SIDE], needed=["vision."])
     configs = {
         "vision": {name: description[name] for name in ("tower", "preprocess")},
         "projector": {name: description[name] for name in ("projector", "num_image_tokens")},
@@ -202,13 +207,21 @@ def _history(description: Mapping[str, Any], path: Path) -> list[dict[str, Any]]
     return history
 
 
-def check_sections(tensors: TensorFiles, path: Path, prefixes: Sequence[str]) -> None:
-    """See that a file holds tensors under each prefix and no others.
+def check_sections(
+    tensors: TensorFiles, path: Path, prefixes: Sequence[str], needed: Sequence[str] | None = None
+) -> None:
+    """See that a file holds tensors under each needed prefix, and under no others than all of them.
+
+    Args:
+        tensors: tensors of the file.
+        path: path of the file, for messages.
+        prefixes: all prefixes that may be there.
+        needed: the prefixes that must be there; None for all.
 
     Raises:
         UserError: naming the prefix or the tensor.
     """
-    for prefix in prefixes:
+    for prefix in prefixes if needed is None else needed:
         if not tensors.under(prefix).names:
             raise UserError(f"{path} holds no tensor named {prefix}*, so it is no vision checkpoint")
     for name in sorted(tensors.names):

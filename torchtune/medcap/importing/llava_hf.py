@@ -109,7 +109,8 @@ def _tower(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) 
     if kind == "siglip_vision_model":
         vision = {**vision, "vision_use_head": any(name.startswith("head.") for name in tensors)}
     spec = hugging_face_spec(kind, vision, folder)
-    source = TowerSource(spec, read_preprocess(folder, kind, spec["config"]["image_size"]), location=folder)
+    preprocess, notices = read_preprocess(folder, kind, spec["config"]["image_size"])
+    source = TowerSource(spec, preprocess, location=folder, notices=notices)
     named = {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
     return tower_from_tensors(source, named, folder, layer)
 
@@ -122,7 +123,8 @@ def _vit(folder: Path, vision: Mapping[str, Any], layer: int, tensors: dict[str,
             " tie_last_hidden_states)"
         )
     spec = {"kind": "timm", "name": name, "image_size": vision["image_size"]}
-    source = TowerSource(spec, read_preprocess(folder, "clip_vision_model", vision["image_size"]), location=folder)
+    preprocess, notices = read_preprocess(folder, "clip_vision_model", vision["image_size"])
+    source = TowerSource(spec, preprocess, location=folder, notices=notices)
     return tower_from_tensors(source, _timm_tensors(tensors), folder, layer)
 
 

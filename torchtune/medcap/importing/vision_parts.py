@@ -75,8 +75,8 @@ def tower_from_tensors(source: TowerSource, tensors: Mapping[str, Tensor], locat
     """
     cut = cut_layers(source, select_layer)
     tower = build_tower(cut.spec, cut.preprocess)
-    if cut.spec["kind"] == "hugging_face":
-        stays = stays_below(cut.spec["config"]["num_hidden_layers"])
+    stays = stays_below(source, select_layer)
+    if stays is not None:
         tensors = {name: tensor for name, tensor in tensors.items() if stays(name)}
     load_part(tower, tensors, location, "the vision tower")
     return tower.eval()

@@ -29,6 +29,8 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
     for name, part in model.components.items():
         unused = part.unused(model.components)
         parameters = dict(part.named_parameters())
+        if not parameters:
+            lines.append(f"  {part.label:<20} has no parameters")
         for label, group in (
             (part.label, [value for key, value in parameters.items() if key not in unused]),
             (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),

@@ -76,7 +76,7 @@ class FineTuneRecipe:
         self.folder = RunFolder(cfg, world)
         start = self._start()
         plan = plan_model(cfg, start)
-        check_trainable(cfg.trainable, plan.components)
+        check_trainable(cfg.trainable, plan.components, plan.vision.projector_learns)
         dtype = choose_dtype(cfg.dtype, world.device)
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None

@@ -15,15 +15,16 @@ from medcap.training.keys import TrainingConfiguration
 from medcap.training.optimization import component_options
 
 
-def check_trainable(names: Collection[str], there: Collection[str] = COMPONENTS) -> None:
+def check_trainable(names: Collection[str], there: Collection[str] = COMPONENTS, projector_learns: bool = True) -> None:
     """Check the key ``trainable``.
 
     Args:
         names: the components that are to learn.
         there: those that the model has.
+        projector_learns: whether its projector has parameters.
 
     Raises:
-        UserError: for an unknown component, none, or one that the model does not have.
+        UserError: for an unknown component, none, or one that the model does not have, or if nothing can learn.
     """
     unknown = [name for name in names if name not in COMPONENTS]
     if unknown or not names:
@@ -32,6 +33,8 @@ def check_trainable(names: Collection[str], there: Collection[str] = COMPONENTS)
         if name not in there:
             builder = COMPONENTS[name].builder or "..."
             raise UserError(f"trainable: this model has no {name}; add {name}._component_={builder} or leave it out")
+    if not projector_learns and list(names) == ["projector"]:
+        raise UserError("trainable=[projector]: this projector has no parameters, so nothing would learn: add vision")
 
 
 def set_trainable(model: VisionLanguageModel, names: Collection[str]) -> dict[str, nn.Parameter]:

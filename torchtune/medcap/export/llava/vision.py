@@ -93,7 +93,7 @@ def llava_projector(projector: nn.Module, llm_dim: int) -> dict[str, Tensor]:
     Raises:
         UserError: if it is not LLaVA's two-layer MLP over every patch.
     """
-    if not isinstance(projector, PatchMLP):
+    if not isinstance(projector, PatchMLP) or len(projector) != 3:
         raise UserError(
             "--format hf: LLaVA's projector is a two-layer MLP for each patch, so only projector=medcap.models.mlp can"
             " be exported; --format medcap writes a pooled_mlp"

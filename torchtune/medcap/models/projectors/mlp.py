@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +15,28 @@ from medcap.models.towers.base import TowerShape
 
 
 def mlp(
-    tower_shape: TowerShape, llm_dim: int, num_image_tokens: int | None = None, hidden_dim: int | None = None
+    tower_shape: TowerShape,
+    llm_dim: int,
+    num_image_tokens: int | None = None,
+    hidden_dim: int | None = None,
+    depth: int = 2,
 ) -> PatchMLP:
     """Linear, GELU, Linear for each patch token (LLaVA 1.5, https://arxiv.org/abs/2310.03744).
+
+    With another depth it is LLaVA's ``mlp<depth>x_gelu``: a linear map, then GELU and a linear map again and again.
 
     Args:
         tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
         num_image_tokens: K, a perfect square; the token grid is average-pooled to it. None keeps every token.
-        hidden_dim: width between the two layers; None means ``llm_dim``.
+        hidden_dim: width between the layers; None means ``llm_dim``.
+        depth: number of linear maps.
 
     Returns:
         The projector, with random weights.
 
     Raises:
-        UserError: if the token grid cannot be pooled to ``num_image_tokens``.
+        UserError: if the token grid cannot be pooled to ``num_image_tokens``, or a number is impossible.
     """
     grid = pooled = None
     if num_image_tokens is not None and positive("num_image_tokens", num_image_tokens) != tower_shape.num_patches:
@@ -43,17 +52,21 @@ def mlp(
                 f"projector.num_image_tokens={num_image_tokens} must be a perfect square of at most "
                 f"{tower_shape.num_patches} (the tower's {grid} x {grid} tokens); the next below is {below * below}"
             )
+    if positive("depth", depth) == 1 and hidden_dim is not None:
+        raise UserError(
+            f"projector.hidden_dim={hidden_dim}: with depth=1 there is no hidden layer; leave one of them out"
+        )
     hidden_dim = llm_dim if hidden_dim is None else positive("hidden_dim", hidden_dim)
-    return PatchMLP(tower_shape, llm_dim, hidden_dim, grid, pooled)
+    return PatchMLP(tower_shape, llm_dim, [hidden_dim] * (depth - 1), grid, pooled)
 
 
 class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleVariableOverride] - torch's own attribute
-    """State keys ``0.weight 0.bias 2.weight 2.bias``.
+    """State keys ``0.weight 0.bias 2.weight 2.bias``, and so on for more layers.
 
     Args:
         tower_shape: shape of the tower's output.
         llm_dim: width of the language model's embeddings.
-        hidden_dim: width between the two layers.
+        hidden_dims: widths between the layers.
         grid: edge of the tower's token grid if it is pooled, otherwise None.
         pooled: edge of the pooled grid, otherwise None.
     """
@@ -61,9 +74,11 @@ class PatchMLP(nn.Sequential, Projector):  # pyright: ignore[reportIncompatibleV
     takes = "patches"
 
     def __init__(
-        self, tower_shape: TowerShape, llm_dim: int, hidden_dim: int, grid: int | None, pooled: int | None
+        self, tower_shape: TowerShape, llm_dim: int, hidden_dims: Sequence[int], grid: int | None, pooled: int | None
     ) -> None:
-        super().__init__(nn.Linear(tower_shape.patch_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, llm_dim))
+        widths = [tower_shape.patch_dim, *hidden_dims, llm_dim]
+        layers = [part for sizes in pairwise(widths) for part in (nn.GELU(), nn.Linear(*sizes))]
+        super().__init__(*layers[1:])
         self.grid, self.pooled = grid, pooled
         self.num_image_tokens = tower_shape.num_patches if pooled is None else pooled * pooled
 

@@ -19,10 +19,12 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.models.component import Component
 
-# Normalisation constants: OpenAI CLIP's, and the 0.5 of SigLIP.
+# Normalisation constants: OpenAI CLIP's, those of ImageNet, and the 0.5 of SigLIP.
 Channels = tuple[float, float, float]  # red, green, blue
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 # Beyond this many times its short side, nothing of an image reaches the pixels of its centre crop.
 MAX_ASPECT = 50

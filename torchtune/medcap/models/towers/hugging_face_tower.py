@@ -1,4 +1,5 @@
-"""CLIP and SigLIP vision encoders from Hugging Face folders, whole models or vision halves; only that half is built."""
+"""Vision encoders from Hugging Face folders; CLIP and SigLIP as whole models or vision halves, of which only that half
+is built."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from medcap.errors import UserError
 from medcap.models.towers.base import Preprocess, Tower
 from medcap.models.towers.hub import fetch
 from medcap.models.towers.image_processor import PREPROCESS_FILES, read_preprocess
-from medcap.models.towers.source import TowerSource, first_file, note_pickle
+from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
+from medcap.models.towers.transformers_tower import FAMILIES, transformers_name, transformers_spec
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _VISION_TYPES = {
@@ -93,48 +95,77 @@ class HuggingFaceTower(Tower):
         return self.vision_model.encoder(inputs_embeds=hidden).last_hidden_state
 
 
-def hugging_face_from_folder(folder: Path, weights: bool) -> TowerSource:
-    """Read a CLIP or SigLIP folder: ``config.json`` and ``model.safetensors``, single or sharded.
+def hugging_face_from_folder(folder: Path, weights: bool, known: KnownPreprocess = ONLY_FILES) -> TowerSource:
+    """Read a folder of transformers: ``config.json`` and ``model.safetensors``, single or sharded.
 
     Args:
         folder: folder written by ``hf download`` or ``save_pretrained``.
         weights: whether the weights are needed too.
+        known: what is known of the preprocessing beside ``preprocessor_config.json``.
 
     Raises:
         UserError: if a file is missing or the model is of another kind.
     """
     config = read_json(folder / "config.json")
-    vision_type = _VISION_TYPES.get(str(config.get("model_type")))
+    model_type = str(config.get("model_type"))
+    if model_type in FAMILIES:
+        spec = transformers_spec(config, folder / "config.json")
+        preprocess, notices = read_preprocess(folder, model_type, None, known)
+        source = TowerSource(spec, preprocess, notices=notices)
+        if weights:
+            path = _weights_file(folder)
+            source.weights = open_tensor_files(path).renamed(lambda name: transformers_name(model_type, name))
+            _locate(source, path)
+        return source
+    vision_type = _VISION_TYPES.get(model_type)
     if vision_type is None:
-        raise UserError(
-            f"{folder / 'config.json'}: model_type {config.get('model_type')!r} is no vision tower; "
-            f"clip, siglip and their *_vision_model halves are"
-        )
+        raise UserError(f"{folder / 'config.json'}: {_refusal(model_type)}")
     whole = "vision_config" in config
     spec = hugging_face_spec(vision_type, config.get("vision_config") or {} if whole else config, folder)
     architectures = config.get("architectures") or []
     if vision_type == "clip_vision_model" and (whole or "CLIPVisionModelWithProjection" in architectures):
         spec["projection_dim"] = config.get("projection_dim", 512)
-    source = TowerSource(spec, read_preprocess(folder, vision_type, spec["config"]["image_size"]))
+    preprocess, notices = read_preprocess(folder, vision_type, spec["config"]["image_size"], known)
+    source = TowerSource(spec, preprocess, notices=notices)
     if weights:
-        path = first_file(folder, WEIGHT_FILES)
-        if path is None:
-            raise UserError(f"{folder} holds config.json but no {WEIGHT_FILES[0]}: download it into the same folder")
+        path = _weights_file(folder)
         source.weights = _tower_names(open_tensor_files(path))
-        source.location = path
-        source.notices += note_pickle(path)
+        _locate(source, path)
         has_projection = "visual_projection.weight" in source.weights.names
         spec["projection_dim"] = source.weights.shape("visual_projection.weight")[0] if has_projection else None
     return source
 
 
-def hugging_face_from_hub(repository: str, weights: bool) -> TowerSource:
+def _refusal(model_type: str) -> str:
+    if model_type.startswith("siglip2"):
+        return (
+            f"model_type {model_type!r} is SigLIP 2 for images of any shape (NaFlex), which is not read here: use a"
+            " checkpoint of a fixed size, such as google/siglip2-so400m-patch14-384, or timm's"
+            " timm:naflexvit_base_patch16_siglip.v2_webli on squares"
+        )
+    known = ", ".join((*_VISION_TYPES, *FAMILIES))
+    return f"model_type {model_type!r} is not a vision tower that is known here; {known} are"
+
+
+def _weights_file(folder: Path) -> Path:
+    path = first_file(folder, WEIGHT_FILES)
+    if path is None:
+        raise UserError(f"{folder} holds config.json but no {WEIGHT_FILES[0]}: download it into the same folder")
+    return path
+
+
+def _locate(source: TowerSource, path: Path) -> None:
+    source.location = path
+    source.notices += note_pickle(path)
+
+
+def hugging_face_from_hub(repository: str, weights: bool, known: KnownPreprocess = ONLY_FILES) -> TowerSource:
     """Return the same folder format through the hub's cache."""
     folder = fetch(repository, ["config.json"], WEIGHT_FILES if weights else (), PREPROCESS_FILES)
     index = folder / "model.safetensors.index.json"
     if weights and first_file(folder, WEIGHT_FILES) == index:
         fetch(repository, sorted(set(read_json(index).get("weight_map", {}).values())))
-    return hugging_face_from_folder(folder, weights)
+    return hugging_face_from_folder(folder, weights, known)
 
 
 def hugging_face_spec(vision_type: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Channels, Preprocess, channel_values
-from medcap.models.towers.source import first_file
+from medcap.models.towers.base import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Channels,
+    Preprocess,
+    channel_values,
+)
+from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, first_file
 from medcap.models.towers.tensor_files import read_json
 
 PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -26,41 +35,97 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_preprocess(folder: Path, vision_type: str, image_size: int) -> Preprocess:
-    """Read the preprocessing of a folder's image processor, or take that of the model type if there is none.
+def read_preprocess(
+    folder: Path, model_type: str, image_size: int | None, known: KnownPreprocess = ONLY_FILES
+) -> tuple[Preprocess, list[str]]:
+    """Read the preprocessing of a folder's image processor.
 
     Args:
         folder: folder with ``preprocessor_config.json`` or ``processor_config.json``.
-        vision_type: clip_vision_model or siglip_vision_model.
-        image_size: image size of the model, in pixels.
+        model_type: model type of the vision encoder, such as clip_vision_model.
+        image_size: the only image size that the model takes, in pixels; None if it takes any.
+        known: what is known beside the file.
+
+    Returns:
+        The preprocessing, and notices.
 
     Raises:
-        UserError: if the description is of another size, or of something that ``Preprocess`` cannot do.
+        UserError: if there is no such file, or it describes another size, or something that ``Preprocess`` cannot do.
     """
-    default = default_preprocess(vision_type, image_size)
     path = first_file(folder, PREPROCESS_FILES)
     if path is None:
-        return default
+        return known.complete(None, image_size, folder, PREPROCESS_FILES[0]), []
     settings = read_json(path)
     settings = settings.get("image_processor", settings)
     try:
-        settings = {key: value for key, value in settings.items() if value is not None}
-        _check_steps(settings)
-        resample = settings.get("resample", 3)
-        if resample not in _RESAMPLE:
-            raise UserError(f"resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
-        mode = _resize_mode(settings, default.resize_mode, image_size)
-        mean, std = _normalisation(settings, default)
-        return Preprocess(image_size, mean, std, _RESAMPLE[resample], mode)
+        described, notices = _described(settings, model_type, image_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    return known.complete(described, image_size, path, ""), [f"{path}: {notice}" for notice in notices]
 
 
-def default_preprocess(vision_type: str, image_size: int) -> Preprocess:
-    """Return the settings that transformers' image processor of this model type has by default."""
-    if vision_type == "clip_vision_model":
-        return Preprocess(image_size, CLIP_MEAN, CLIP_STD)
-    return Preprocess(image_size, HALF, HALF, resize_mode="squash")
+def default_preprocess(model_type: str, image_size: int) -> Preprocess:
+    """Return the settings that transformers' image processor of this model type has where its file leaves them out."""
+    if model_type == "siglip_vision_model":
+        return Preprocess(image_size, HALF, HALF, resize_mode="squash")
+    if model_type.startswith("dinov3"):
+        return Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD, "bilinear", "squash")
+    if model_type.startswith("convnext"):
+        return Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocess(image_size, CLIP_MEAN, CLIP_STD)
+
+
+def _described(settings: Mapping[str, Any], model_type: str, image_size: int | None) -> tuple[Preprocess, list[str]]:
+    settings = {key: value for key, value in settings.items() if value is not None}
+    default = default_preprocess(model_type, 1)
+    notices = []
+    if model_type.startswith("convnext"):
+        settings, notices = _without_crop_pct(settings)
+    elif image_size is None:
+        settings, notices = _without_margin(settings)
+    _check_steps(settings)
+    if image_size is None:
+        image_size = _own_size(settings)
+    resample = settings.get("resample", {"bilinear": 2, "bicubic": 3}[default.interpolation])
+    if resample not in _RESAMPLE:
+        raise UserError(f"resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
+    mode = _resize_mode(settings, default.resize_mode, image_size)
+    mean, std = _normalisation(settings, default)
+    return Preprocess(image_size, mean, std, _RESAMPLE[resample], mode), notices
+
+
+def _without_crop_pct(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Say in other words what ConvNeXt's processor does: it squashes from 384 pixels on, and crops below that."""
+    edge = _edge(settings.get("size", {"shortest_edge": 384}))
+    fraction = settings.pop("crop_pct", 224 / 256)
+    if not isinstance(edge, int) or edge >= 384:
+        return {**settings, "size": {"height": edge, "width": edge}}, []
+    settings = {**settings, "size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": edge}
+    return settings, [] if fraction == 1 else [_left_out(f"crop_pct={fraction:.3g}")]
+
+
+def _without_margin(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leave out a border that is cut off because the image is resized to more than the crop."""
+    size, crop = settings.get("size"), settings.get("crop_size")
+    if not settings.get("do_center_crop", crop is not None) or crop is None or not isinstance(size, Mapping):
+        return settings, []
+    edge, kept = _edge(size), _edge(crop)
+    if "shortest_edge" not in size or not isinstance(edge, int) or not isinstance(kept, int) or not 0 < kept < edge:
+        return settings, []
+    return {**settings, "size": {"shortest_edge": kept}}, [_left_out(f"{kept} of {edge} pixels")]
+
+
+def _left_out(what: str) -> str:
+    return f"the crop of the processor ({what}) is left out: the border of a medical image can hold the finding"
+
+
+def _own_size(settings: Mapping[str, Any]) -> int:
+    """Return the size of the images that a processor makes, of a model that takes any."""
+    name = "crop_size" if settings.get("do_center_crop") and "crop_size" in settings else "size"
+    size = _edge(settings.get(name))
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise UserError(f"{name}={settings.get(name)!r} must be one size in pixels")
+    return size
 
 
 def _check_steps(settings: Mapping[str, Any]) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from medcap.errors import UserError
 from medcap.models.towers.base import Preprocess, Tower
 from medcap.models.towers.hub import fetch, local_copy
-from medcap.models.towers.source import TowerSource, first_file, note_pickle
+from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
-from medcap.models.towers.timm_tower import features_to_tokens
+from medcap.models.towers.timm_tower import cut_trunk, features_to_tokens
 
 CONFIG_FILE = "open_clip_config.json"
 _PREPROCESS_KEYS = ("mode", "mean", "std", "interpolation", "resize_mode")
@@ -29,13 +29,16 @@ class OpenClipTower(Tower):
     read them; the pooled vector is the image embedding before normalisation.
 
     Args:
-        spec: ``embed_dim``, ``vision_cfg`` and ``quick_gelu`` of an open_clip configuration.
+        spec: ``embed_dim``, ``vision_cfg`` and ``quick_gelu`` of an open_clip configuration; ``layers``, only where
+            later ones are left out.
         preprocess: preprocess of the same model.
     """
 
     def __init__(self, spec: dict[str, Any], preprocess: Preprocess) -> None:
         super().__init__(spec, preprocess)
         self.visual = _build_visual(spec)
+        if "layers" in spec:
+            self.visual.transformer.resblocks = self.visual.transformer.resblocks[: spec["layers"]]
         self.has_pooled = getattr(self.visual, "pool_type", "tok") != "none"
 
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -56,7 +59,8 @@ class OpenClipTimmTower(Tower):
     ``head.*``: those of open_clip's ``model.visual``.
 
     Args:
-        spec: ``embed_dim`` and ``vision_cfg`` of an open_clip configuration.
+        spec: ``embed_dim`` and ``vision_cfg`` of an open_clip configuration; ``layers``, only where later ones are
+            left out: then there is no final norm and no pooled vector.
         preprocess: preprocess of the same model.
     """
 
@@ -65,13 +69,21 @@ class OpenClipTimmTower(Tower):
         visual = _build_visual(spec)
         self.trunk = visual.trunk
         self.head = visual.head
+        self.has_pooled = "layers" not in spec
+        cut_trunk(self.trunk, spec.get("layers"))
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """``[N, 3, H, W]`` -> ``[N, T, D]``."""
         return features_to_tokens(self.trunk, self.trunk.forward_features(self._cast(images)))
 
     def encode_pooled(self, images: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` -> ``[N, embed_dim]``."""
+        """``[N, 3, H, W]`` -> ``[N, embed_dim]``.
+
+        Raises:
+            UserError: for a tower that is cut before its last layer.
+        """
+        if not self.has_pooled:
+            raise UserError("vision: a tower that is cut has no pooled vector; use a projector that takes patches")
         return self.head(self.trunk(self._cast(images)))
 
 
@@ -107,12 +119,13 @@ def canonical_open_clip(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, "vision_cfg": dataclasses.asdict(CLIPVisionCfg(**spec["vision_cfg"]))}
 
 
-def open_clip_from_folder(folder: Path, weights: bool) -> TowerSource:
+def open_clip_from_folder(folder: Path, weights: bool, known: KnownPreprocess = ONLY_FILES) -> TowerSource:
     """Read open_clip's folder format: ``open_clip_config.json`` and ``open_clip_model.safetensors``.
 
     Args:
         folder: folder written by ``hf download``.
         weights: whether the weights are needed too.
+        known: what is known of the preprocessing beside ``preprocess_cfg``.
 
     Raises:
         UserError: if a file is missing or says something impossible.
@@ -122,7 +135,7 @@ def open_clip_from_folder(folder: Path, weights: bool) -> TowerSource:
     if not isinstance(model, dict) or not isinstance(model.get("vision_cfg"), dict) or "embed_dim" not in model:
         raise UserError(f"{folder / CONFIG_FILE}: model_cfg with embed_dim and vision_cfg is missing")
     spec = open_clip_spec(model)
-    source = TowerSource(spec, _preprocess(spec, config.get("preprocess_cfg") or {}, folder / CONFIG_FILE))
+    source = TowerSource(spec, _preprocess(spec, config.get("preprocess_cfg"), folder / CONFIG_FILE, known))
     if weights:
         path = first_file(folder, WEIGHT_FILES)
         if path is None:
@@ -131,17 +144,18 @@ def open_clip_from_folder(folder: Path, weights: bool) -> TowerSource:
     return source
 
 
-def open_clip_from_hub(repository: str, weights: bool) -> TowerSource:
+def open_clip_from_hub(repository: str, weights: bool, known: KnownPreprocess = ONLY_FILES) -> TowerSource:
     """Return the same folder format through the hub's cache."""
-    return open_clip_from_folder(fetch(repository, [CONFIG_FILE], WEIGHT_FILES if weights else ()), weights)
+    return open_clip_from_folder(fetch(repository, [CONFIG_FILE], WEIGHT_FILES if weights else ()), weights, known)
 
 
-def open_clip_from_name(name: str, weights: bool) -> TowerSource:
+def open_clip_from_name(name: str, weights: bool, known: KnownPreprocess = ONLY_FILES) -> TowerSource:
     """Return a model of open_clip's own list.
 
     Args:
         name: "ViT-B-16:openai", or "ViT-B-16" for the first tag that open_clip lists.
         weights: whether the weights are needed too; they come from the tag's hub repository.
+        known: what is known of the preprocessing beside what open_clip says of the tag.
 
     Raises:
         UserError: for an unknown name or tag.
@@ -158,7 +172,7 @@ def open_clip_from_name(name: str, weights: bool) -> TowerSource:
     tag = tag or next(iter(tags), "")
     pretrained = open_clip.get_pretrained_cfg(model_name, tag) if tag else {}
     spec = open_clip_spec(model, bool(pretrained.get("quick_gelu")))
-    source = TowerSource(spec, _preprocess(spec, pretrained, Path(f"open_clip:{name}")))
+    source = TowerSource(spec, _preprocess(spec, pretrained, Path(f"open_clip:{name}"), known))
     if weights:
         owner, _, rest = pretrained.get("hf_hub", "").partition("/")
         repository, _, file = rest.partition("/")
@@ -166,7 +180,7 @@ def open_clip_from_name(name: str, weights: bool) -> TowerSource:
             raise UserError(f"vision=open_clip:{name} has no weights on the hub; give a folder with {CONFIG_FILE}")
         folder = local_copy(repository)
         if folder is not None and (folder / CONFIG_FILE).is_file():
-            return open_clip_from_folder(folder, weights=True)
+            return open_clip_from_folder(folder, weights=True, known=known)
         files = (file,) if file else WEIGHT_FILES
         folder = fetch(f"{owner}/{repository}", [], files)
         path = first_file(folder, files)
@@ -185,19 +199,25 @@ def _attach_weights(source: TowerSource, path: Path) -> None:
     source.notices += note_pickle(path)
 
 
-def _preprocess(spec: Mapping[str, Any], settings: Mapping[str, Any], location: Path) -> Preprocess:
+def _preprocess(
+    spec: Mapping[str, Any], settings: Mapping[str, Any] | None, location: Path, known: KnownPreprocess
+) -> Preprocess:
     """open_clip resizes to the model's size, whatever ``preprocess_cfg`` says of it."""
     size = spec["vision_cfg"].get("image_size", 224)
     if isinstance(size, list):
         size = size[0] if len(set(size)) == 1 else size
+    if not settings:
+        # open_clip itself would take CLIP's preprocessing without a word.
+        return known.complete(None, size, location, "a file with preprocess_cfg in it")
     # None is absent, as in open_clip; 0 is a number.
     given = {key: settings[key] for key in _PREPROCESS_KEYS if settings.get(key) is not None}
     try:
         if given.pop("mode", "RGB") != "RGB":
             raise UserError(f"mode={settings['mode']!r}: only RGB images can be used")
-        return Preprocess.from_dict({"image_size": size, **given})
+        described = Preprocess.from_dict({"image_size": size, **given})
     except UserError as error:
         raise UserError(f"{location}: {error}") from error
+    return known.complete(described, size, location, "")
 
 
 def _build_visual(spec: Mapping[str, Any]) -> Any:

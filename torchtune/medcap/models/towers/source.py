@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medcap.errors import UserError
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 
@@ -27,6 +29,59 @@ class TowerSource:
     weights: TensorFiles | None = None
     location: Path | None = None
     notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KnownPreprocess:
+    """What is known of a tower's preprocessing beside its files. It is never guessed.
+
+    Attributes:
+        given: fields of ``Preprocess`` from the configuration; they come before those of the files.
+        usual: preprocessing of a tower that medcap has by name, for a folder that lacks the file.
+    """
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    usual: Preprocess | None = None
+
+    def complete(
+        self, read: Preprocess | None, image_size: int | None, location: Path | str, missing: str
+    ) -> Preprocess:
+        """Return the preprocessing.
+
+        Args:
+            read: preprocessing that the files describe; None if they describe none.
+            image_size: the only size of images that the tower takes, in pixels; None if it takes any.
+            location: folder or name of the tower, for messages.
+            missing: file, or keys of a file, that would describe it, for messages.
+
+        Raises:
+            UserError: if something is not known, or is another size than the tower's.
+        """
+        found = read or self.usual
+        values: dict[str, Any] = {} if found is None else found.to_dict()
+        if image_size is not None:
+            values.setdefault("image_size", image_size)
+        values |= self.given
+        fields = Preprocess.__dataclass_fields__
+        lacking = [name for name in fields if name not in values]
+        if found is None and lacking:
+            raise UserError(
+                f"{location} does not say how images become this encoder's input: bring {missing}, or give"
+                f" {', '.join(f'vision.preprocess.{name}' for name in lacking)}"
+            )
+        try:
+            preprocess = Preprocess.from_dict(values)
+        except UserError as error:
+            raise UserError(f"vision.{error}" if self.given else f"{location}: {error}") from error
+        if image_size is not None and preprocess.image_size != image_size:
+            raise UserError(
+                f"vision.preprocess.image_size={preprocess.image_size}: this encoder takes images of {image_size} x"
+                f" {image_size} pixels only"
+            )
+        return preprocess
+
+
+ONLY_FILES = KnownPreprocess()
 
 
 def note_pickle(path: Path) -> list[str]:

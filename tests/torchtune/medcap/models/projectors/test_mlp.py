@@ -69,3 +69,22 @@ def test_the_hidden_width_can_be_chosen():
 def test_impossible_numbers_are_refused(patches, options, message):
     with pytest.raises(UserError, match=message):
         mlp(TowerShape(patches, 6, 0), 8, **options)
+
+
+def test_a_depth_gives_llavas_mlpnx_gelu():
+    torch.manual_seed(0)
+    projector = mlp(TowerShape(4, 6, 0), 8, depth=3, hidden_dim=5)
+    state = projector.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if name.endswith("weight")}
+    assert shapes == {"0.weight": (5, 6), "2.weight": (5, 5), "4.weight": (8, 5)}
+    patches = expected = torch.randn(2, 4, 6)
+    for index in (0, 2, 4):
+        expected = expected if index == 0 else functional.gelu(expected)
+        expected = expected @ state[f"{index}.weight"].T + state[f"{index}.bias"]
+    torch.testing.assert_close(projector(patches), expected)
+
+
+def test_a_depth_of_one_is_linear_and_has_no_hidden_layer():
+    assert list(mlp(TowerShape(4, 6, 0), 8, depth=1).state_dict()) == ["0.weight", "0.bias"]
+    with pytest.raises(UserError, match="with depth=1 there is no hidden layer"):
+        mlp(TowerShape(4, 6, 0), 8, depth=1, hidden_dim=4)

@@ -17,7 +17,7 @@ from transformers import (
 from helpers.vision_checkpoints import write_hugging_face_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, Preprocess, TowerShape
+from medcap.models.towers.base import CLIP_STD, Preprocess, TowerShape
 from medcap.models.towers.hugging_face_tower import hugging_face_from_folder
 from medcap.models.towers.image_processor import default_preprocess
 from medcap.models.towers.registry import build_tower, resolve_tower
@@ -162,15 +162,23 @@ def test_siglips_own_preprocessor_file_means_squash(tmp_path):
 
 def test_preprocessing_inside_a_processor_file_is_read(tmp_path):
     write_hugging_face_folder(tmp_path, "siglip")
+    (tmp_path / "preprocessor_config.json").unlink()
     settings = {"image_processor": {"size": {"height": 32, "width": 32}, "image_mean": [0.25] * 3}}
     (tmp_path / "processor_config.json").write_text(json.dumps(settings))
     assert hugging_face_from_folder(tmp_path, weights=False).preprocess.mean == (0.25,) * 3
 
 
-def test_without_a_preprocessor_file_the_model_types_defaults_count(tmp_path):
+def test_without_a_preprocessor_file_nothing_is_guessed(tmp_path):
     write_hugging_face_folder(tmp_path, "clip")
-    preprocess = hugging_face_from_folder(tmp_path, weights=False).preprocess
-    assert preprocess.mean == CLIP_MEAN and preprocess.resize_mode == "shortest" and preprocess.image_size == 32
+    (tmp_path / "preprocessor_config.json").unlink()
+    lacking = "bring preprocessor_config.json, or give vision.preprocess.mean, vision.preprocess.std"
+    with pytest.raises(UserError, match=lacking):
+        resolve_tower(str(tmp_path))
+    given = {"mean": 0.5, "std": list(CLIP_STD), "interpolation": "bilinear", "resize_mode": "squash"}
+    found = resolve_tower({"name": str(tmp_path), "preprocess": given}).preprocess
+    assert found == Preprocess(32, (0.5,) * 3, CLIP_STD, "bilinear", "squash")
+    with pytest.raises(UserError, match=r"vision\.preprocess\.image_size=64: this encoder takes images of 32 x 32"):
+        resolve_tower({"name": str(tmp_path), "preprocess": {**given, "image_size": 64}})
 
 
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])
@@ -201,7 +209,11 @@ def test_preprocessing_that_cannot_be_followed_is_refused(tmp_path, settings, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "dinov2"}, "model_type 'dinov2' is no vision tower"),
+        ({"model_type": "vit"}, "model_type 'vit' is not a vision tower that is known here; clip, "),
+        (
+            {"model_type": "siglip2_vision_model"},
+            r"\(NaFlex\), which is not read here: use a checkpoint of a fixed size",
+        ),
         ({"num_attention_heads": 3}, "impossible"),
         ({"image_size": [32, 48]}, "one number each"),
     ],

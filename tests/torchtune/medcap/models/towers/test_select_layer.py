@@ -18,17 +18,18 @@ def test_a_layer_that_is_none(layer):
         kept_layers(layer, 24)
 
 
-def test_a_tower_that_is_not_of_transformers_is_read_at_its_end():
-    source = resolve_tower("biomedclip", weights=False)
+@pytest.mark.parametrize("name", ["timm:test_convnext", "tiny", "open_clip:RN50"])
+def test_a_tower_without_layers_to_leave_out_is_read_at_its_end(name):
+    source = resolve_tower({"name": name, "pretrained": None if name == "tiny" else False})
     assert cut_layers(source, -1) is source
-    with pytest.raises(UserError, match="the layer -2: only CLIP and SigLIP towers of transformers can be cut"):
+    with pytest.raises(UserError, match=r"vision\.select_layer=-2: this .* tower is not a transformer"):
         cut_layers(source, -2)
 
 
-@pytest.mark.parametrize("model_type", ["clip", "siglip"])
-def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_type):
+@pytest.mark.parametrize(("model_type", "key"), [("clip", "select_layer"), ("siglip", "layer")])
+def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_type, key):
     model = write_hugging_face_folder(tmp_path, model_type)
-    source = resolve_tower({"name": str(tmp_path), "layer": -2})
+    source = resolve_tower({"name": str(tmp_path), key: -2})
     tower = build_tower(source.spec, source.preprocess)
     assert source.weights is not None
     tower.load_state_dict(source.weights.read())
@@ -40,5 +41,5 @@ def test_the_patch_tokens_are_those_of_the_layer_that_is_named(tmp_path, model_t
 
 @pytest.mark.parametrize("layer", ["-2", 0.5, True])
 def test_a_layer_that_is_no_number_is_refused(tmp_path, layer):
-    with pytest.raises(UserError, match=r"vision\.layer=.* must be a whole number"):
-        resolve_tower({"name": "tiny", "layer": layer})
+    with pytest.raises(UserError, match=r"vision\.select_layer=.* must be a whole number"):
+        resolve_tower({"name": "tiny", "select_layer": layer})

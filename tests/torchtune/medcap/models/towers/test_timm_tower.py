@@ -13,6 +13,7 @@ from medcap.models.towers.registry import build_tower, resolve_tower
 from medcap.models.towers.timm_tower import features_to_tokens
 
 MLP = {"_component_": "medcap.models.mlp"}
+HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def random_tower(name, **options):
@@ -87,7 +88,13 @@ def test_a_timm_folder_is_loaded_without_its_classifier(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_vit", pretrained=False).eval()
     save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    settings = {"tag": "r160_in1k", "input_size": [3, 160, 160], "classifier": "head", "mean": [0.1, 0.2, 0.3]}
+    settings = {
+        "tag": "r160_in1k",
+        "input_size": [3, 160, 160],
+        "classifier": "head",
+        "mean": [0.1, 0.2, 0.3],
+        "std": 1,
+    }
     config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": settings}
     (tmp_path / "config.json").write_text(json.dumps(config))
     plan = plan_vision(str(tmp_path), None, MLP, 16)
@@ -104,7 +111,7 @@ def test_buffers_that_no_file_holds_are_computed(tmp_path):
     model = timm.create_model("eva02_tiny_patch14_224", pretrained=False, num_classes=0).eval()
     assert {name for name, _ in model.named_buffers()} - set(model.state_dict())
     save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "eva02_tiny_patch14_224"}))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "eva02_tiny_patch14_224", **HALVES}))
     tower, _ = plan_vision(str(tmp_path), None, MLP, 16).build()
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -131,7 +138,7 @@ def test_a_folder_says_its_image_size_its_pooling_and_that_images_are_squashed(t
     config = {
         "architecture": "test_vit",
         "model_args": {"img_size": [96, 96], "global_pool": "avg", "fc_norm": False, "checkpoint_path": "any.pth"},
-        "pretrained_cfg": {"input_size": [3, 96, 96], "crop_mode": "squash"},
+        "pretrained_cfg": {**HALVES, "input_size": [3, 96, 96], "crop_mode": "squash"},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = resolve_tower(str(tmp_path), weights=False)
@@ -143,7 +150,7 @@ def test_a_folder_says_its_image_size_its_pooling_and_that_images_are_squashed(t
 
 
 def timm_folder(folder, settings, **model_args):
-    config = {"architecture": "test_vit", "model_args": model_args, "pretrained_cfg": settings}
+    config = {"architecture": "test_vit", "model_args": model_args, "pretrained_cfg": {**HALVES, **settings}}
     (folder / "config.json").write_text(json.dumps(config))
     return resolve_tower(str(folder), weights=False)
 
@@ -153,7 +160,6 @@ def timm_folder(folder, settings, **model_args):
     [
         ({"mean": 0, "std": 1}, (0, 0, 0), (1, 1, 1)),
         ({"mean": [0, 0, 0], "std": [1, 1, 1]}, (0, 0, 0), (1, 1, 1)),
-        ({"mean": 0.0, "std": None}, (0, 0, 0), (0.5, 0.5, 0.5)),
         ({"mean": [0.1, 0, 0]}, (0.1, 0, 0), (0.5, 0.5, 0.5)),
     ],
 )
@@ -176,6 +182,12 @@ def test_a_mean_of_zero_is_a_mean(tmp_path, settings, mean, std):
 )
 def test_preprocessing_that_cannot_be_followed_is_refused(tmp_path, settings, words):
     with pytest.raises(UserError, match=f"config.json: .*{words}"):
+        timm_folder(tmp_path, settings)
+
+
+@pytest.mark.parametrize("settings", [{"mean": None}, {"std": None}])
+def test_a_mean_or_deviation_that_is_left_out_is_not_guessed(tmp_path, settings):
+    with pytest.raises(UserError, match="bring a file with mean and std in its pretrained_cfg, or give vision"):
         timm_folder(tmp_path, settings)
 
 

@@ -16,7 +16,7 @@ from medcap.models.projectors.mlp import pool_grid
 from medcap.models.towers.base import TowerShape
 
 
-def pyramid(tower_shape: TowerShape, llm_dim: int, levels: Sequence[int] = (14, 7, 1)) -> PyramidPooling:
+def ppc(tower_shape: TowerShape, llm_dim: int, levels: Sequence[int] = (14, 7, 1)) -> PyramidPooling:
     """Pool each image's tokens to grids of several sizes (``ppc_14_7_1`` of ColonGPT, https://arxiv.org/abs/2410.17241).
 
     The order: Linear and GELU for each token; average pooling to each level; one 3 x 3 convolution, shared by all
@@ -50,7 +50,7 @@ def pyramid(tower_shape: TowerShape, llm_dim: int, levels: Sequence[int] = (14, 
 
 
 class PyramidPooling(Projector):
-    """The module of :func:`pyramid`.
+    """The module of :func:`ppc`.
 
     State keys: ``inner.*``, ``convolution.*`` and ``outer.*``, each with a weight and a bias.
 

@@ -6,19 +6,19 @@ from medcap.errors import UserError
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.base import TowerShape
 
-PYRAMID = {"_component_": "medcap.models.pyramid"}
+PPC = {"_component_": "medcap.models.ppc"}
 
 
 def test_siglips_grid_becomes_the_246_tokens_of_colongpt():
     with torch.device("meta"):
-        projector = build_projector(PYRAMID, TowerShape(729, 1152, 0), 64)
+        projector = build_projector(PPC, TowerShape(729, 1152, 0), 64)
     assert projector.num_image_tokens == 246
     assert projector(torch.empty(2, 729, 1152, device="meta")).shape == (2, 246, 64)
 
 
 def test_each_level_is_pooled_and_all_but_the_last_are_convolved():
     torch.manual_seed(0)
-    projector = build_projector({**PYRAMID, "levels": [4, 2, 1]}, TowerShape(25, 6, 0), 8)
+    projector = build_projector({**PPC, "levels": [4, 2, 1]}, TowerShape(25, 6, 0), 8)
     patches = torch.randn(3, 25, 6, requires_grad=True)
     found = projector(patches)
     state = projector.state_dict()
@@ -47,4 +47,4 @@ def test_each_level_is_pooled_and_all_but_the_last_are_convolved():
 )
 def test_a_grid_or_levels_that_do_not_fit_are_refused(patches, levels, message):
     with pytest.raises(UserError, match=message):
-        build_projector({**PYRAMID, "levels": levels}, TowerShape(patches, 6, 0), 8)
+        build_projector({**PPC, "levels": levels}, TowerShape(patches, 6, 0), 8)
