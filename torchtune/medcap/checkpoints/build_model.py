@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.keys import ModelConfiguration
@@ -23,6 +22,7 @@ from medcap.errors import UserError
 from medcap.instantiate import build
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
+from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
@@ -158,7 +158,7 @@ class ModelPlan:
         device: torch.device,
         dtype: torch.dtype,
         after_layer: Callable[[nn.Module], None] | None = None,
-        decoder: TransformerDecoder | None = None,
+        decoder: Decoder | None = None,
     ) -> VisionLanguageModel:
         """Read the weights.
 
@@ -198,9 +198,7 @@ class OpenedModel:
     plan: ModelPlan
 
 
-def open_model(
-    cfg: ModelConfiguration, plan: ModelPlan | None = None, decoder: TransformerDecoder | None = None
-) -> OpenedModel:
+def open_model(cfg: ModelConfiguration, plan: ModelPlan | None = None, decoder: Decoder | None = None) -> OpenedModel:
     """Open the model that a configuration names, on its device and in its dtype; notices go to standard error.
 
     Args:

@@ -20,15 +20,16 @@ from tqdm import tqdm
 from medcap.checkpoints.llm_architecture import (
     DecoderShape,
     build_decoder,
-    component_of,
     config_mismatches,
     describe,
     linear_shapes,
     params_mismatches,
+    with_files,
 )
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
 from medcap.errors import UserError
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.towers.tensor_files import check_finite, why_empty
 from medcap.modules.frozen_layer import can_freeze, freeze_layers
 from medcap.modules.frozen_linear import UNQUANTISED, FrozenLinear, check_layers, quantise_layer
@@ -79,7 +80,7 @@ class LLMPlan:
         device: str | torch.device,
         dtype: torch.dtype,
         after_layer: Callable[[nn.Module], None] | None = None,
-    ) -> TransformerDecoder:
+    ) -> Decoder:
         """Load the weights, layer by layer: never more than the model and one tensor are held.
 
         With low-precision ``llm_weights`` each layer is quantised once it is there: of what is not quantised yet, never
@@ -100,8 +101,9 @@ class LLMPlan:
                 weights that are NaN or infinite.
         """
         decoder = build_decoder(self.llm)
-        freeze_layers(decoder)
-        conversion = conversion_for(decoder, self.files.kind)
+        if isinstance(decoder, TransformerDecoder):
+            freeze_layers(decoder)
+        conversion = conversion_for(decoder, self.files.kind, self.files.headers)
         reader = TensorReader(self.files)
         total = sum(header.num_bytes for name in self.sources for header in self.files.headers[name])
         quiet = total < _LARGE_BYTES or get_world_size_and_rank()[1] != 0
@@ -118,11 +120,13 @@ class LLMPlan:
                     if after_layer is not None:
                         after_layer(decoder.layers[number])
         if self.shares_embedding:
-            output: Any = decoder.output
-            output.weight = decoder.tok_embeddings.weight
+            _share_embedding(decoder)
         if self.copied_output:
             self._check_copied_output(self.copied_output, decoder.tok_embeddings.weight, reader)
-        _rebuild_rotary_tables(decoder, torch.device(device))
+        if isinstance(decoder, TransformersDecoder):
+            decoder.rebuild_buffers(torch.device(device))
+        else:
+            _rebuild_rotary_tables(decoder, torch.device(device))
         for name, tensor in [*decoder.named_parameters(), *decoder.named_buffers()]:
             if tensor.is_meta:
                 raise UserError(f"llm._component_={self.llm['_component_']}: no checkpoint fills {name}")
@@ -140,17 +144,19 @@ class LLMPlan:
         Args:
             dtype: dtype of the parameters.
         """
-        conversion = conversion_for(build_decoder(self.llm), self.files.kind)
+        conversion = conversion_for(decoder := build_decoder(self.llm), self.files.kind, self.files.headers)
         reader = TensorReader(self.files)
         digest = hashlib.sha256()
         # Names are hashed in alphabetical order: layers, layer 10 before layer 2, then what belongs to none.
-        for _, sources in itertools.groupby(sorted(self.sources, key=_layer_name), key=_layer_name):
+        # Of transformers' decoder each tensor is a group.
+        group = (lambda source: _renamed(conversion, source)) if conversion.one_to_one else _layer_name
+        for _, sources in itertools.groupby(sorted(self.sources, key=group), key=group):
             tensors: dict[str, torch.Tensor] = {}
             for source in sources:
                 if source != self.copied_output:
                     tensors |= conversion.to_decoder({source: reader.read(source, self.sources[source])})
             for name in sorted(tensors):
-                _hash_tensor(digest, name, tensors.pop(name).to(dtype))
+                _hash_tensor(digest, name, tensors.pop(name).to(_dtype(decoder, name, dtype)))
         return digest.hexdigest()
 
     def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
@@ -173,7 +179,8 @@ def plan_llm(
 
     Args:
         llm: ``{"_component_": "torchtune.models.llama3_1.llama3_1_8b", **arguments}``, any torchtune builder of a text
-            decoder: Llama 2, 3, 3.1, 3.2, Qwen 2 and 2.5, Mistral, Phi-3, Gemma.
+            decoder: Llama 2, 3, 3.1, 3.2, Qwen 2 and 2.5, Mistral, Phi-3, Gemma; or
+            ``medcap.models.transformers_decoder``, which reads the config.json of ``checkpoint_dir``.
         checkpoint_dir: folder of Hugging Face safetensors files or of Meta's consolidated.*.pth files.
         checkpoint_files: which of its files, None to find them.
         llm_weights: precision of the layers' linear maps, of ``LLM_WEIGHTS``.
@@ -186,25 +193,26 @@ def plan_llm(
             of another model, and missing, unexpected or misshapen tensors, all in one line; for shapes that
             ``llm_weights`` cannot hold.
     """
-    llm = component_of(llm)
+    llm = with_files(llm, checkpoint_dir)
     decoder = build_decoder(llm)
     check_layers(decoder.layers, llm_weights)
     shape = describe(decoder)
     files = find_llm_files(checkpoint_dir, checkpoint_files)
-    conversion = conversion_for(decoder, files.kind)
-    _check_descriptions(llm["_component_"], shape, files)
+    conversion = conversion_for(decoder, files.kind, files.headers)
+    own = isinstance(decoder, TransformersDecoder)
+    _check_descriptions(llm["_component_"], None if own else shape, files)
     expected = conversion.expected(decoder)
     shares_embedding = (
         not shape.tied
         and conversion.output not in files.headers
-        and bool((files.config or {}).get("tie_word_embeddings"))
+        and (decoder.ties_embedding if own else bool((files.config or {}).get("tie_word_embeddings")))
     )
     if shares_embedding:
         del expected[conversion.output]
     copied_output = conversion.output if shape.tied and conversion.output in files.headers else None
     if copied_output:
         expected[conversion.output] = expected[conversion.embedding]
-    sources = _match(llm["_component_"], expected, files, conversion)
+    sources = _match(llm["_component_"], expected, files, _ignored(decoder, conversion, files))
     return LLMPlan(
         llm=llm,
         files=files,
@@ -214,7 +222,7 @@ def plan_llm(
         max_seq_len=shape.max_seq_len,
         shares_embedding=shares_embedding,
         copied_output=copied_output,
-        continues_prompt_prefix=all(map(can_freeze, decoder.layers)),
+        continues_prompt_prefix=own or all(map(can_freeze, decoder.layers)),
         llm_weights=llm_weights,
     )
 
@@ -271,12 +279,15 @@ def _layer_name(source: str) -> str:
     return f"layers.{number}." if number >= 0 else "~"
 
 
-def _check_descriptions(component: str, shape: DecoderShape, files: LLMFiles) -> None:
+def _check_descriptions(component: str, shape: DecoderShape | None, files: LLMFiles) -> None:
+    """Compare the files' descriptions with a decoder that was not built from them."""
     config, params = files.config or {}, files.params or {}
     if config.get("quantization_config"):
         raise UserError(
             f"{_KEY}={files.folder} holds a quantised model: give the original one, medcap quantises it (llm_weights)"
         )
+    if shape is None:
+        return
     for name, mistakes in (
         ("config.json", config_mismatches(shape, config)),
         ("params.json", params_mismatches(shape, params) if params else []),
@@ -288,8 +299,42 @@ def _check_descriptions(component: str, shape: DecoderShape, files: LLMFiles) ->
             )
 
 
+def _share_embedding(decoder: Decoder) -> None:
+    """Use the embedding table as output projection."""
+    if isinstance(decoder, TransformersDecoder):
+        decoder.share_embedding()
+    else:
+        output: Any = decoder.output
+        output.weight = decoder.tok_embeddings.weight
+
+
+def _dtype(decoder: Decoder, name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if isinstance(decoder, TransformersDecoder) and decoder.keeps_float32(name) else dtype
+
+
+def _renamed(conversion: Conversion, source: str) -> str:
+    """Return a decoder's name for a tensor of a checkpoint that is one of the decoder's."""
+    (name,) = conversion.to_decoder({source: torch.empty(0)})
+    return name
+
+
+def _ignored(decoder: Decoder, conversion: Conversion, files: LLMFiles) -> Callable[[str], bool]:
+    """Return which tensors of a checkpoint a decoder leaves out without a word."""
+    if not isinstance(decoder, TransformersDecoder):
+        return is_rotary_table
+    # A model of several modalities, of which only the text part is taken.
+    several = any(key.endswith("_config") and isinstance(value, dict) for key, value in (files.config or {}).items())
+    text = (conversion.embedding.removesuffix("embed_tokens.weight"), conversion.output)
+
+    def ignored(name: str) -> bool:
+        own = _renamed(conversion, name)
+        return is_rotary_table(name) or decoder.ignores(own) or (several and not name.startswith(text))
+
+    return ignored
+
+
 def _match(
-    component: str, expected: dict[str, tuple[int, ...]], files: LLMFiles, conversion: Conversion
+    component: str, expected: dict[str, tuple[int, ...]], files: LLMFiles, ignored: Callable[[str], bool]
 ) -> dict[str, int | None]:
     sources: dict[str, int | None] = {}
     mistakes = []
@@ -309,7 +354,7 @@ def _match(
             why = next((why_empty(piece.shape) for piece in pieces if why_empty(piece.shape)), "")
             location = f"{pieces[0].path.name}: " if len(pieces) == 1 else ""
             mistakes.append(f"{location}{name} {error}{why}")
-    unexpected = [name for name in files.headers if name not in expected and not is_rotary_table(name)]
+    unexpected = [name for name in files.headers if name not in expected and not ignored(name)]
     mistakes += [f"{files.headers[name][0].path.name}: {name} is unexpected" for name in unexpected]
     if mistakes:
         more = f"; and {len(mistakes) - _SHOWN_MISTAKES} more" if len(mistakes) > _SHOWN_MISTAKES else ""
@@ -321,7 +366,7 @@ def _match(
 
 
 def _stream(
-    decoder: TransformerDecoder,
+    decoder: Decoder,
     tensors: dict[str, torch.Tensor],
     device: str | torch.device,
     dtype: torch.dtype,
@@ -329,7 +374,7 @@ def _stream(
 ) -> None:
     for name, tensor in tensors.items():
         # A separate copy: a view would keep the file's memory map, or a fused tensor, alive.
-        owned = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+        owned = torch.empty(tensor.shape, dtype=_dtype(decoder, name, dtype), device=device).copy_(tensor)
         check_finite(owned, folder, name)
         module, _, leaf = name.rpartition(".")
         setattr(decoder.get_submodule(module), leaf, nn.Parameter(owned, requires_grad=False))

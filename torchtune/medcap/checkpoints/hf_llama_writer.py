@@ -21,6 +21,7 @@ from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.data.added_tokens import AddedTokens
 from medcap.errors import UserError
 from medcap.files import write_json
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.tokenizers import IMAGE_TOKEN, NUM_SPECIAL_TOKENS, llama3_tokenizer, uncached_tiktoken
 
 BOS = "<|begin_of_text|>"
@@ -72,8 +73,10 @@ def write_hugging_face_llama(
         shutil.copyfile(tokenizer_file, temporary / "original" / "tokenizer.model")
 
 
-def is_llama(decoder: TransformerDecoder) -> bool:
+def is_llama(decoder: Decoder) -> bool:
     """Return whether transformers' LlamaForCausalLM computes what this decoder does."""
+    if isinstance(decoder, TransformersDecoder):
+        return False
     layer: Any = decoder.layers[0]
     plain = isinstance(layer.attn.pos_embeddings, RotaryPositionalEmbeddings | Llama3ScaledRoPE)
     biased = layer.attn.q_proj.bias is not None

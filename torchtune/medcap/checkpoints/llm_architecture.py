@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torchtune.modules import TiedLinear, TransformerDecoder
 
 from medcap.errors import UserError
 from medcap.instantiate import check_arguments, find_component
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
+
+TRANSFORMERS = "medcap.models.transformers_decoder"
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,20 @@ def component_of(llm: Mapping[str, Any] | str | None) -> dict[str, Any]:
     return llm
 
 
-def build_decoder(llm: Mapping[str, Any] | str) -> TransformerDecoder:
+def with_files(llm: Mapping[str, Any] | str | None, checkpoint_dir: str | Path) -> dict[str, Any]:
+    """Return the ``llm`` key with the folder that a decoder is described by, where the key names none.
+
+    Args:
+        llm: as configured.
+        checkpoint_dir: folder of the language model's weights.
+    """
+    llm = component_of(llm)
+    if llm["_component_"] == TRANSFORMERS and llm.get("path") is None:
+        llm["path"] = str(checkpoint_dir)
+    return llm
+
+
+def build_decoder(llm: Mapping[str, Any] | str) -> Decoder:
     """Build the decoder on the meta device: shapes without memory.
 
     Args:
@@ -97,24 +114,28 @@ def build_decoder(llm: Mapping[str, Any] | str) -> TransformerDecoder:
             decoder = builder(**arguments)
     except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"llm: {name} cannot be built with these arguments: {error}") from error
+    if isinstance(decoder, TransformersDecoder):
+        return decoder
     attention = getattr(decoder.layers[0], "attn", None) if isinstance(decoder, TransformerDecoder) else None
     if not hasattr(getattr(attention, "pos_embeddings", None), "base"):
         raise UserError(
             f"llm._component_={name} makes a {type(decoder).__name__}, not a text decoder with rotary positions:"
-            " name a builder such as torchtune.models.llama3_1.llama3_1_8b"
+            f" name a builder such as torchtune.models.llama3_1.llama3_1_8b, or {TRANSFORMERS}"
         )
     return decoder
 
 
-def describe(decoder: TransformerDecoder) -> DecoderShape:
-    """Read a decoder's shape off its modules.
+def describe(decoder: Decoder) -> DecoderShape:
+    """Read a decoder's shape off its modules, or off the configuration that it was built from.
 
     Args:
-        decoder: any torchtune text decoder, on any device.
+        decoder: any torchtune text decoder, or one of transformers, on any device.
 
     Returns:
         Its shape.
     """
+    if isinstance(decoder, TransformersDecoder):
+        return _describe_config(decoder)
     layer: Any = decoder.layers[0]
     attention, rope = layer.attn, layer.attn.pos_embeddings
     scaling = None
@@ -138,10 +159,31 @@ def describe(decoder: TransformerDecoder) -> DecoderShape:
     )
 
 
-def linear_shapes(decoder: TransformerDecoder) -> dict[str, tuple[int, int]]:
+def _describe_config(decoder: TransformersDecoder) -> DecoderShape:
+    config = decoder.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    heads = config.num_attention_heads
+    return DecoderShape(
+        vocab_size=decoder.tok_embeddings.num_embeddings,
+        embed_dim=decoder.tok_embeddings.embedding_dim,
+        num_layers=len(decoder.layers),
+        num_heads=heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        intermediate_dim=config.intermediate_size,
+        norm_eps=None,
+        rope_base=float(rope.get("rope_theta") or 0),
+        rope_scaling=None,
+        tied=False,
+        max_seq_len=decoder.max_seq_len,
+    )
+
+
+def linear_shapes(decoder: Decoder) -> dict[str, tuple[int, int]]:
     """Return the linear maps of a decoder's layers: name in the decoder -> output and input width."""
+    before = "model.layers" if isinstance(decoder, TransformersDecoder) else "layers"
     return {
-        f"layers.{name}": (part.out_features, part.in_features)
+        f"{before}.{name}": (part.out_features, part.in_features)
         for name, part in decoder.layers.named_modules()
         if isinstance(part, nn.Linear)
     }

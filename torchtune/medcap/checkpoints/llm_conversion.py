@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from torchtune.modules import RotaryPositionalEmbeddings, TransformerDecoder
 
 from medcap.checkpoints.llm_architecture import describe
 from medcap.errors import UserError
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 
 StateDict = dict[str, Tensor]
 
@@ -31,14 +32,16 @@ class Conversion:
         to_checkpoint: the inverse, for a whole state dict; on meta tensors it gives the names and shapes to expect.
         output: the checkpoint's name of the output projection.
         embedding: the checkpoint's name of the embedding table.
+        one_to_one: each tensor of a checkpoint is one of the decoder.
     """
 
     to_decoder: Callable[[StateDict], StateDict]
     to_checkpoint: Callable[[StateDict], StateDict]
     output: str
     embedding: str
+    one_to_one: bool = False
 
-    def expected(self, decoder: TransformerDecoder) -> dict[str, tuple[int, ...]]:
+    def expected(self, decoder: Decoder) -> dict[str, tuple[int, ...]]:
         """Return the checkpoint names and shapes of a decoder's tensors.
 
         Raises:
@@ -103,13 +106,60 @@ def hugging_face_conversion(decoder: TransformerDecoder) -> Conversion:
     return Conversion(forward, back, "lm_head.weight", "model.embed_tokens.weight")
 
 
-def conversion_for(decoder: TransformerDecoder, kind: str) -> Conversion:
+# Where models of several modalities have their language model: in files of transformers 4, and of 5.
+_LANGUAGE_PREFIXES = ("", "language_model.", "model.language_model.")
+
+
+def transformers_conversion(names: Collection[str]) -> Conversion:
+    """Return the names of transformers' own decoder: those of the files but for a prefix.
+
+    Args:
+        names: of the files' tensors.
+
+    Raises:
+        UserError: if no name is that of an embedding table.
+    """
+    embedding = "model.embed_tokens.weight"
+    for prefix in _LANGUAGE_PREFIXES:
+        # transformers 5 puts the text part's layers where "model." was, and its head at the top.
+        inner = f"{prefix}model." if prefix != "model.language_model." else prefix
+        head = "lm_head." if f"{prefix}lm_head.weight" not in names else f"{prefix}lm_head."
+        if f"{inner}embed_tokens.weight" in names:
+            break
+    else:
+        raise UserError(f"checkpointer.checkpoint_dir holds no language model of transformers: {embedding} is missing")
+
+    def to_decoder(tensors: StateDict) -> StateDict:
+        return {_moved(name, ((inner, "model."), (head, "lm_head."))): tensor for name, tensor in tensors.items()}
+
+    def to_checkpoint(tensors: StateDict) -> StateDict:
+        return {_moved(name, (("model.", inner), ("lm_head.", head))): tensor for name, tensor in tensors.items()}
+
+    return Conversion(to_decoder, to_checkpoint, f"{head}weight", f"{inner}embed_tokens.weight", one_to_one=True)
+
+
+def _moved(name: str, prefixes: Sequence[tuple[str, str]]) -> str:
+    return next((new + name.removeprefix(old) for old, new in prefixes if name.startswith(old)), name)
+
+
+def conversion_for(decoder: Decoder, kind: str, names: Collection[str] = ()) -> Conversion:
     """Return the conversion for a decoder and a kind of checkpoint.
 
     Args:
         decoder: built, weights or not.
         kind: "hugging_face" or "meta".
+        names: of the checkpoint's tensors; only transformers' own decoder asks for them.
+
+    Raises:
+        UserError: if the checkpoint is of a kind that cannot hold the decoder.
     """
+    if isinstance(decoder, TransformersDecoder):
+        if kind == "meta":
+            raise UserError(
+                "checkpointer.checkpoint_dir: consolidated.*.pth files are not transformers': point to the folder of"
+                " safetensors files"
+            )
+        return transformers_conversion(names)
     return {"hugging_face": hugging_face_conversion, "meta": meta_conversion}[kind](decoder)
 
 

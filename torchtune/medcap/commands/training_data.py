@@ -163,10 +163,11 @@ def _config(options: argparse.Namespace) -> TrainingConfiguration | None:
 def _plan_vision(cfg: TrainingConfiguration) -> VisionPlan | None:
     """Return the tower and the projector, without reading or fetching weights that a name alone stands for."""
     from medcap.checkpoints.build_model import EarlierRun
-    from medcap.checkpoints.llm_architecture import build_decoder
+    from medcap.checkpoints.llm_architecture import build_decoder, with_files
     from medcap.checkpoints.vision import plan_vision, plan_vision_of_run
 
     vision = cfg.vision
+    llm = with_files(cfg.llm, cfg.checkpointer.checkpoint_dir)
     if vision is None and cfg.vision_checkpoint is None and cfg.init_from is None:
         raise UserError(
             "vision is missing: add vision=biomedclip (or siglip, clip, a folder), vision_checkpoint=..., or"
@@ -175,11 +176,15 @@ def _plan_vision(cfg: TrainingConfiguration) -> VisionPlan | None:
     if vision is None and cfg.init_from is not None:
         start = EarlierRun(cfg.init_from)
         return plan_vision_of_run(
-            start.open(), str(start), None, None, build_decoder(cfg.llm).tok_embeddings.embedding_dim
+            start.open(),
+            str(start),
+            None,
+            None,
+            build_decoder(llm).tok_embeddings.embedding_dim,
         )
     if cfg.vision_checkpoint is None and isinstance(vision, str) and not Path(vision).exists():
         vision = {"name": vision, **({} if vision == "tiny" else {"pretrained": False})}
-    llm_dim = build_decoder(cfg.llm).tok_embeddings.embedding_dim
+    llm_dim = build_decoder(llm).tok_embeddings.embedding_dim
     return plan_vision(vision, cfg.vision_checkpoint, cfg.projector, llm_dim)
 
 
@@ -187,7 +192,7 @@ def _tokenizer(
     options: argparse.Namespace, cfg: ModelConfiguration | None, vision: VisionPlan | None
 ) -> ChatTokenizer | None:
     from medcap.checkpoints.build_model import added_tokens, plan_further
-    from medcap.checkpoints.llm_architecture import build_decoder
+    from medcap.checkpoints.llm_architecture import build_decoder, with_files
     from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.instantiate import build
     from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
@@ -201,6 +206,6 @@ def _tokenizer(
         return None
     if cfg is None or vision is None:
         return ChatTokenizer(tokenizer, options.num_image_tokens or NUM_IMAGE_TOKENS)
-    table = build_decoder(cfg.llm).tok_embeddings
+    table = build_decoder(with_files(cfg.llm, cfg.checkpointer.checkpoint_dir)).tok_embeddings
     added = added_tokens(plan_further(cfg, vision), table.num_embeddings)
     return ChatTokenizer(tokenizer, options.num_image_tokens or vision.num_image_tokens, added)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.modules import TransformerDecoder
-
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
 from medcap.checkpoints.run import read_run
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
 from medcap.generation.generator import Generator
+from medcap.models.decoders.transformers_model import Decoder
 
 # Relative paths from the working directory, absolute ones anywhere: callers from Python choose the files.
 ANYWHERE = (".", "/")
@@ -71,7 +70,7 @@ def open_runs(
     plans = [plan_model(cfg) for cfg in configs]
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []
-    decoders: dict[Any, TransformerDecoder] = {}
+    decoders: dict[Any, Decoder] = {}
     for cfg, plan in zip(configs, plans, strict=True):
         device = choose_device(cfg.device)
         key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,13 +25,14 @@ TARGETS = {
     "up_proj": "mlp.w3",
     "down_proj": "mlp.w2",
 }
-# Maps of a layer that read the same tensor, which is kept once.
+# Maps of a layer that read the same tensor, which is kept once, by the last part of their name.
 _INPUTS = {
-    **dict.fromkeys(("attn.q_proj", "attn.k_proj", "attn.v_proj"), "before attention"),
-    "attn.output_proj": "attended",
-    **dict.fromkeys(("mlp.w1", "mlp.w3"), "before mlp"),
-    "mlp.w2": "within mlp",
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj"), "before attention"),
+    **dict.fromkeys(("output_proj", "o_proj", "dense"), "attended"),
+    **dict.fromkeys(("w1", "w3", "gate_proj", "up_proj", "gate_up_proj", "fc1"), "before mlp"),
+    **dict.fromkeys(("w2", "down_proj", "fc2"), "within mlp"),
 }
+_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.(.+)")
 
 
 class _LanguageModelPlan(Protocol):
@@ -59,7 +61,7 @@ def llm_lora(
         rank: rank of each update.
         alpha: an update is multiplied by ``alpha / rank``; None is twice the rank.
         dropout: share of the inputs of an update that training leaves out, 0 to less than 1.
-        targets: ``all-linear``, or names of ``TARGETS``.
+        targets: ``all-linear``, or names of ``TARGETS``; of a decoder of transformers, any last part of a map's name.
         rank_stabilised: multiply by ``alpha / sqrt(rank)`` instead (https://arxiv.org/abs/2312.03732).
 
     Returns:
@@ -84,13 +86,16 @@ def _choose(shapes: Mapping[str, tuple[int, int]], targets: str | Sequence[str])
     if targets == ALL_LINEAR:
         return dict(shapes)
     names = [targets] if isinstance(targets, str) else list(targets)
-    unknown = [name for name in names if name not in TARGETS]
+    # A decoder of transformers has the names that users know.
+    own = any(name.startswith("model.") for name in shapes)
+    known = {leaf: leaf for leaf in (name.rpartition(".")[2] for name in shapes)} if own else TARGETS
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise UserError(f"llm_lora.targets={names}: choose {ALL_LINEAR}, or from {', '.join(TARGETS)}")
+        raise UserError(f"llm_lora.targets={names}: choose {ALL_LINEAR}, or from {', '.join(known)}")
     for name in names:
-        if not any(map_name.endswith(f".{TARGETS[name]}") for map_name in shapes):
+        if not any(map_name.endswith(f".{known[name]}") for map_name in shapes):
             raise UserError(f"llm_lora.targets: the layers of this language model have no {name}")
-    ends = tuple(f".{TARGETS[name]}" for name in names)
+    ends = tuple(f".{known[name]}" for name in names)
     return {name: shape for name, shape in shapes.items() if name.endswith(ends)}
 
 
@@ -179,11 +184,14 @@ class LanguageModelAdapters(Component):
     def layer_activations(self, tokens: int, dtype: torch.dtype) -> int:
         """Count the inputs of the updates, each once, and what ``A`` makes of them.
 
-        The input of ``attn.output_proj`` is what attention keeps anyway.
+        The input of the map after attention is what attention keeps anyway.
         """
-        layer = next(iter(self._updates)).split(".")[1]
-        maps = {name.split(".", 2)[2]: update for name, update in self._updates.items() if name.split(".")[1] == layer}
-        inputs = {_INPUTS[leaf]: update.lora_a.in_features for leaf, update in maps.items()}
+        found = [(_LAYER.fullmatch(name), update) for name, update in self._updates.items()]
+        places = [(place[1], place[2], update) for place, update in found if place is not None]
+        maps = {name: update for layer, name, update in places if layer == places[0][0]}
+        inputs = {
+            _INPUTS.get(name.rpartition(".")[2], name): update.lora_a.in_features for name, update in maps.items()
+        }
         inputs.pop("attended", None)
         return tokens * dtype.itemsize * (sum(inputs.values()) + self.rank * len(maps))
 

@@ -16,6 +16,7 @@ from torchtune.modules import TransformerDecoder
 from medcap.data.batch import TEXT, Batch
 from medcap.errors import UserError
 from medcap.models.component import EMBEDDING, OUTPUT, Component
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.added_rows import embed_with_rows
@@ -36,7 +37,7 @@ class VisionLanguageModel(nn.Module):
     Args:
         tower: the vision encoder.
         projector: tower output -> image tokens of the decoder's width.
-        decoder: any torchtune decoder; it is frozen here and never changed.
+        decoder: any torchtune decoder, or one of transformers; it is frozen here and never changed.
         image_token_id: the id at image positions; it may be outside the decoder's vocabulary.
         further: the components other than tower and projector, in the order of ``COMPONENTS``.
 
@@ -55,16 +56,17 @@ class VisionLanguageModel(nn.Module):
         self,
         tower: Tower,
         projector: Projector,
-        decoder: TransformerDecoder,
+        decoder: Decoder,
         image_token_id: int,
         further: Sequence[Component] = (),
     ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
-        freeze_layers(decoder)
+        if isinstance(decoder, TransformerDecoder):
+            freeze_layers(decoder)
         self.decoder = decoder.requires_grad_(False).eval()
-        self.frozen_layers = is_frozen(decoder)
+        self.frozen_layers = isinstance(decoder, TransformerDecoder) and is_frozen(decoder)
         self.image_token_id = image_token_id
         self.num_image_tokens = projector.num_image_tokens
         self.checkpointed_layers = 0
@@ -209,7 +211,7 @@ class VisionLanguageModel(nn.Module):
         """
         if not prompt_prefix or prompt_prefix in self._prompt_prefixes:
             return
-        if not self.frozen_layers:
+        if not self.frozen_layers and not isinstance(self.decoder, TransformersDecoder):
             raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a prompt prefix")
         tokens = torch.tensor([prompt_prefix], device=self.device)
         positions = torch.arange(len(prompt_prefix), device=self.device)[None]  # [1, P]
@@ -217,6 +219,10 @@ class VisionLanguageModel(nn.Module):
         # Not compiled: it does not pay for one short row, and would compile one more shape.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             states = self.embed(tokens, None, None)
+            if isinstance(self.decoder, TransformersDecoder):
+                self.decoder.run(states, None, positions, kept=kept)
+                self._prompt_prefixes[prompt_prefix] = kept
+                return
             for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
                 states, keys, values = layer(
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
@@ -224,17 +230,29 @@ class VisionLanguageModel(nn.Module):
                 kept.append((keys[0], values[0]))  # [P, H_kv, h]
         self._prompt_prefixes[prompt_prefix] = kept
 
-    def hidden(self, embeddings: Tensor, mask: Tensor | BlockMask | None, input_pos: Tensor) -> Tensor:
+    def hidden(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | BlockMask | None,
+        input_pos: Tensor,
+        prompt_prefix: tuple[int, ...] = (),
+    ) -> Tensor:
         """Run the decoder's layers.
 
         Args:
             embeddings: ``[R, S, d]``.
             mask: ``[R, S, keys]`` bool or a block mask; None is causal.
             input_pos: ``[R, S]`` int64.
+            prompt_prefix: a cached one whose keys come before those of the rows; only for a decoder of transformers.
 
         Returns:
-            ``[R, S, d]`` before the final norm.
+            ``[R, S, d]`` before the final norm, which a decoder of transformers applies itself.
         """
+        if isinstance(self.decoder, TransformersDecoder):
+            assert not isinstance(mask, BlockMask), "its masks are tensors"
+            before = self._prompt_prefixes[prompt_prefix] if prompt_prefix else None
+            recomputed = self.checkpointed_layers
+            return self.decoder.run(embeddings, mask, input_pos, checkpointed_layers=recomputed, prompt_prefix=before)
         states = embeddings
         for number, layer in enumerate(self.decoder.layers):
             states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
@@ -252,6 +270,8 @@ class VisionLanguageModel(nn.Module):
         Returns:
             ``[n, d]`` before the final norm.
         """
+        if isinstance(self.decoder, TransformersDecoder):
+            return self.hidden(embeddings, mask, input_pos).flatten(0, 1)[output_positions]
         states = embeddings
         *layers, last = self.decoder.layers
         for layer in layers:
@@ -267,8 +287,13 @@ class VisionLanguageModel(nn.Module):
         rows = self.added_rows(OUTPUT)
         if rows is None:
             return logits.float()
+        rows = rows.to(states.dtype)
+        if isinstance(self.decoder, TransformersDecoder):
+            further = self.decoder.output(states, rows)  # with the family's factors, too
+        else:
+            further = functional.linear(states, rows)
         # The copy to float32 is the one that joins them.
-        return torch.cat([logits, functional.linear(states, rows.to(states.dtype)).float()], dim=-1)
+        return torch.cat([logits, further.float()], dim=-1)
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
@@ -323,8 +348,10 @@ class VisionLanguageModel(nn.Module):
         targets = batch.targets.flatten()[output_positions]
         if self.frozen_layers:
             return self._train_layers(embeddings, batch, output_positions, ragged), targets
-        mask = packed_attention_mask(batch.document, batch.branch)
-        return self.hidden(embeddings, mask, batch.input_pos).flatten(0, 1)[output_positions], targets
+        prompt_prefix = batch.prompt_prefix
+        mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(prompt_prefix))
+        hidden = self.hidden(embeddings, mask, batch.input_pos, prompt_prefix)  # [R, S, d]
+        return hidden.flatten(0, 1)[output_positions], targets
 
     def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, by the training pass."""

@@ -39,4 +39,6 @@ def embed_with_rows(table: nn.Embedding, rows: Tensor, tokens: Tensor) -> Tensor
     further = functional.embedding((tokens - table.num_embeddings).masked_fill(~added, 0), rows.to(table.weight.dtype))
     if isinstance(table, GemmaNormEmbeddings):
         further = further * torch.tensor(table.embedding_dim**0.5, dtype=own.dtype)
+    elif isinstance(scale := getattr(table, "embed_scale", None), Tensor):  # transformers' Gemma
+        further = further * scale.to(further.dtype)
     return torch.where(added[..., None], further, own)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.frozen_llm import LLMPlan
 from medcap.checkpoints.hf_llama_writer import is_llama, llama_config
@@ -68,6 +69,7 @@ def language_tensors(
         the output projection.
     """
     decoder = build_decoder(plan.llm)
+    assert isinstance(decoder, TransformerDecoder), "a Llama"
     to_decoder = conversion_for(decoder, plan.files.kind).to_decoder
     to_hugging_face = hugging_face_conversion(decoder).to_checkpoint
     reader = TensorReader(plan.files)

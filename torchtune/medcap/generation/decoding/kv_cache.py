@@ -143,8 +143,9 @@ class LayerCache:
             In a prefill the new keys and values; otherwise those of all tokens so far, ``[R, H, used, D]``.
         """
         if self._keys is None or self._values is None:
-            shape = (self._cache.num_slots, keys.shape[1], keys.shape[3])
-            self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
+            self._keys, self._values = (
+                part.new_zeros(self._cache.num_slots, part.shape[1], part.shape[3]) for part in (keys, values)
+            )
         return self._store(self._keys, keys), self._store(self._values, values)
 
     def _store(self, slots: Tensor, new: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.llm_architecture import DecoderShape, describe
+from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.frozen_linear import UNQUANTISED, quantised_bytes
@@ -20,6 +20,7 @@ from medcap.training.distributed.context import DistributedContext
 _FP32 = 4
 # While a layer computes, the next one's weights are already being fetched.
 _LAYERS_AT_ONCE = 2
+_MEASURED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class MemoryEstimate:
 
 
 def estimate(
-    decoder: TransformerDecoder,
+    decoder: Decoder,
     dtype: torch.dtype,
     rows: int,
     row_length: int,
@@ -99,9 +100,13 @@ def estimate(
     """
     shape = describe(decoder)
     sizes = [quantised_bytes(layer, dtype, llm_weights) for layer in decoder.layers]
-    others = sum(parameter.numel() for name, parameter in decoder.named_parameters() if not name.startswith("layers."))
+    all_numbers, of_layers = (sum(part.numel() for part in module.parameters()) for module in (decoder, decoder.layers))
+    others = all_numbers - of_layers
     tokens = rows * row_length
-    layer = layer_activations(shape, dtype, tokens)
+    if isinstance(decoder, TransformersDecoder):
+        layer = _measured_activations(decoder, dtype) * tokens
+    else:
+        layer = layer_activations(shape, dtype, tokens)
     kept = (shape.num_layers - checkpointed_layers) * layer
     if checkpointed_layers:
         # Each such layer's input, and one of them computed again.
@@ -145,6 +150,18 @@ def layer_activations(shape: DecoderShape, dtype: torch.dtype, tokens: int) -> i
     norms = 2 * (size * shape.embed_dim + _FP32)
     attention = size * shape.head_dim * 2 * (shape.num_heads + shape.num_kv_heads) + _FP32 * shape.num_heads
     return tokens * (norms + attention + 2 * size * shape.intermediate_dim)
+
+
+def _measured_activations(decoder: TransformersDecoder, dtype: torch.dtype) -> int:
+    """Bytes for each token that autograd keeps of one layer of transformers: more than of a ``FrozenLayer``."""
+    decoder.to(dtype)
+    with torch.device("meta"):
+        embeddings = torch.zeros(1, _MEASURED_TOKENS, decoder.tok_embeddings.embedding_dim, dtype=dtype)
+        positions = torch.arange(_MEASURED_TOKENS)[None]
+    embeddings.requires_grad_()
+    with decoder.without_memory():
+        kept = saved_bytes(lambda: decoder.run(embeddings, None, positions), decoder)
+    return kept // (_MEASURED_TOKENS * len(decoder.layers))
 
 
 def saved_bytes(function: Callable[[], Tensor], parts: nn.Module) -> int:

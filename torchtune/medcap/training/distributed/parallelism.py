@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from medcap.checkpoints.build_model import ModelPlan
-from medcap.checkpoints.llm_architecture import build_decoder
+from medcap.checkpoints.llm_architecture import build_decoder, with_files
 from medcap.checkpoints.vision import VisionPlan
 from medcap.errors import UserError
 from medcap.instantiate import find_component
@@ -116,7 +116,7 @@ def estimate_step(
     assert isinstance(tower, Tower) and isinstance(projector, Projector)
     trained = set_gradient_flags(components, cfg.trainable)
     component = find_component(cfg.optimizer["_component_"], "optimizer._component_")
-    decoder = build_decoder(cfg.llm)
+    decoder = build_decoder(with_files(cfg.llm, cfg.checkpointer.checkpoint_dir))
     row_length = cfg.dataset.get("max_seq_len", 1024)
     recomputed = checkpointed_layers(cfg, len(decoder.layers))
     beside = sum(part.layer_activations(cfg.batch_size * row_length, dtype) for part in components.values())

@@ -1,0 +1,1 @@
+"""Decoders that are not torchtune's: any causal language model of transformers."""
