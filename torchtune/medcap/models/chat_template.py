@@ -12,7 +12,7 @@ from medcap.errors import UserError
 
 # For a language model that was trained on plain text: nothing but the end-of-text token marks an answer's end.
 PLAIN = """\
-{%- if text_begins_with_bos %}{{- bos_token }}{% endif %}
+{{- bos_token }}
 {%- for message in messages %}
     {%- if message.role == 'system' %}{{- message.content + '\\n\\n' }}
     {%- elif message.role == 'assistant' %}{{- 'Assistant: ' + message.content + eos_token }}
@@ -35,7 +35,9 @@ class ChatTemplate:
 
     Args:
         text: the template, in Jinja2.
-        variables: what it reads beside the messages.
+        variables: what it reads beside the messages and the options.
+        options: what the user sets of it. With options an answer is opened by the generation prompt that they make,
+            where that goes on further than the template's text before an answer (an empty thought, for SmolLM 3).
         today: day that it gets where it writes the date. A fixed one: a prompt of today would not be that of training.
         place: file that holds it, for messages.
 
@@ -47,9 +49,12 @@ class ChatTemplate:
         UserError: if it is not a Jinja2 template.
     """
 
-    def __init__(self, text: str, variables: Mapping[str, Any], today: date, place: str) -> None:
+    def __init__(
+        self, text: str, variables: Mapping[str, Any], options: Mapping[str, Any], today: date, place: str
+    ) -> None:
         self.text = text
-        self._variables = dict(variables)
+        self._variables = {**variables, **options}
+        self._has_options = bool(options)
         self._today = today
         self.place = place
         self._compiled()
@@ -79,8 +84,11 @@ class ChatTemplate:
             UserError: if the template does not write the words of every turn once, and in their order.
         """
         gaps: list[str] = []
-        for end in [number + 1 for number, role in enumerate(roles) if role == _ASSISTANT]:
-            gaps += self._render(roles[:end])[len(gaps) : end]
+        for number in [number for number, role in enumerate(roles) if role == _ASSISTANT]:
+            gaps += self._render(roles[: number + 1])[len(gaps) : number + 1]
+            if self._has_options and number > 0 and roles[number - 1] != _ASSISTANT:
+                opened = self._render(roles[:number], opened=True)[-1]
+                gaps[-1] = opened if opened.startswith(gaps[-1]) else gaps[-1]
         return gaps + self._render(roles)[len(gaps) :]
 
     @cached_property
@@ -96,9 +104,9 @@ class ChatTemplate:
         wanted = _stand_ins(5)
         return found != wanted and [word for word in found if word != wanted[0]] == wanted[1:]
 
-    def _render(self, roles: Sequence[str]) -> list[str]:
+    def _render(self, roles: Sequence[str], opened: bool = False) -> list[str]:
         lost = len(roles) > 1 and roles[0] == _SYSTEM and self._loses_system
-        pieces = self._write(roles[1:], first=1, before=f"{_stand_ins(1)[0]}\n\n") if lost else self._write(roles)
+        pieces = self._write(roles[1:], opened, 1, f"{_stand_ins(1)[0]}\n\n") if lost else self._write(roles, opened)
         if pieces[1::2] != _stand_ins(len(roles)):
             raise UserError(
                 f"{self.place}: this chat template cannot be split into turns: it does not write the words of"
@@ -106,8 +114,15 @@ class ChatTemplate:
             )
         return pieces[::2]
 
-    def _write(self, roles: Sequence[str], first: int = 0, before: str = "") -> list[str]:
-        """Return texts and stand-ins in turn; ``before`` is put in front of the first stand-in."""
+    def _write(self, roles: Sequence[str], opened: bool = False, first: int = 0, before: str = "") -> list[str]:
+        """Return texts and stand-ins, which take turns.
+
+        Args:
+            roles: the turns' roles.
+            opened: whether to open an answer after them, as for generation.
+            first: number of the first stand-in.
+            before: what to put in front of it.
+        """
         words = _stand_ins(first + len(roles))[first:]
         words[0] = before + words[0]
         messages = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
@@ -115,7 +130,7 @@ class ChatTemplate:
             messages=messages,
             tools=None,
             documents=None,
-            add_generation_prompt=False,
+            add_generation_prompt=opened,
             strftime_now=self._today.strftime,
             **self._variables,
         )

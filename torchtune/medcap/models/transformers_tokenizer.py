@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torchtune.data import Message, truncate
 
 from medcap.data.plain_words import TAG
 from medcap.errors import UserError
-from medcap.models.chat_template import ChatTemplate
+from medcap.models.chat_template import PLAIN, ChatTemplate
 from medcap.models.tokenizer_folder import TokenizerFolder
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ class TransformersTokenizer:
         self._words = _without_marks(self._tokenizer, [added[token] for token in self._mark_ids])
         self._break_ids = self._words.encode(_BREAK, add_special_tokens=False).ids
         self._has_prefix = self._words.encode("a", add_special_tokens=False).ids != self._after_break("a")
+        self._tags: re.Pattern[str] | None = None
         self._turns: dict[tuple[str, ...], list[_Turn]] = {}
         self._end: int | None = None
         ends = self._look_for_ends()
+        self._tags = self._text_tags({token.content for token in added.values()})
         known = {name: self._tokenizer.token_to_id(text) for name, text in folder.names.items()}
         bos, eos, pad = (known.get(f"{name}_token") for name in ("bos", "eos", "pad"))
         self.eos_id: int = ends[0] if eos is None else eos
@@ -111,10 +114,12 @@ class TransformersTokenizer:
         Returns:
             The ids.
         """
-        if trim_leading_whitespace and self._has_prefix:
-            ids = self._after_break(text)
-        else:
-            ids = self._words.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for number, piece in enumerate(self._tags.split(text) if self._tags else [text]):
+            # A tag of the template is spelled letter by letter, which gives other ids than the template's own.
+            for part in piece if number % 2 else [piece] if piece or not number else []:
+                goes_on = self._has_prefix and (trim_leading_whitespace or bool(ids))
+                ids += self._after_break(part) if goes_on else self._words.encode(part, add_special_tokens=False).ids
         begin = [self.bos_id] if add_bos and self.bos_id is not None else []
         return [*begin, *ids, *([self.eos_id] if add_eos else [])]
 
@@ -255,6 +260,18 @@ class TransformersTokenizer:
             raise self._no_end(["user", "assistant"])
         return list(dict.fromkeys(found))
 
+    def _text_tags(self, tokens: Collection[str]) -> re.Pattern[str] | None:
+        """Return the tags that the template writes as ordinary text, such as ``[INST]`` (the first Mistral)."""
+        gaps: list[str] = []
+        for roles in (["system", "user", "assistant"], ["user", "assistant", "user"]):
+            try:
+                gaps += self._template.gaps(roles)
+            except Exception:  # some templates refuse a system turn, or a second question
+                continue
+        tags = {tag for gap in gaps for tag in TAG.findall(gap)}.difference(tokens)
+        longest_first = sorted(tags, key=lambda tag: (-len(tag), tag))
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if tags else None
+
     def _no_end(self, roles: Sequence[str]) -> UserError:
         return UserError(
             f"{self._template.place}: this chat template cannot be split into turns: in {', '.join(roles)} it puts no"
@@ -300,9 +317,10 @@ def transformers_tokenizer(
     except ValueError as error:
         raise UserError(f"tokenizer.today={today} is not a date such as 2024-07-26") from error
     options = dict(template_options or {})
-    begins = folder.names.get("bos_token") if folder.adds_bos() else None
-    variables = {**folder.names, "text_begins_with_bos": begins is not None, **options}
-    template = ChatTemplate(text, variables, day, place)
+    variables = dict(folder.names)
+    if text == PLAIN and not folder.adds_bos():
+        variables["bos_token"] = ""
+    template = ChatTemplate(text, variables, options, day, place)
     read = template.variables - _NOT_OPTIONS
     for name in options:
         if name not in read:
@@ -310,7 +328,7 @@ def transformers_tokenizer(
                 f"tokenizer.template_options.{name}: {place} reads no such variable; it reads {', '.join(sorted(read))}"
             )
     for name in ("bos_token", "eos_token"):
-        if name in read and name not in variables:
+        if name in read and name not in variables | options:
             raise UserError(
                 f"{place}: the chat template writes {name}, and no file of {folder.folder} says which token that is:"
                 f" give it as tokenizer.template_options={{{name}: ...}}"
@@ -337,12 +355,13 @@ def _marks(added: Mapping[int, Any], template: str) -> list[int]:
 
 def _without_marks(tokenizer: Tokenizer, marks: Sequence[Any]) -> Tokenizer:
     """Return a copy that reads marks in a text as words."""
-    from tokenizers import Tokenizer as Copy
+    from tokenizers import AddedToken, Tokenizer
 
-    words = Copy.from_str(tokenizer.to_str())
-    for token in marks:
-        token.special = True
-    words.add_special_tokens(list(marks))
+    words = Tokenizer.from_str(tokenizer.to_str())
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    words.add_special_tokens(
+        [AddedToken(token.content, special=True, **{name: getattr(token, name) for name in flags}) for token in marks]
+    )
     words.encode_special_tokens = True
     return words
 
