@@ -119,9 +119,8 @@ _FAMILIES: dict[str, tuple[str | None, dict[str, str], list[str], list[str], lis
     "gpt_oss": (
         _GPT_OSS,
         {"bos_token": "<|startoftext|>", "eos_token": "<|return|>"},
-        ["<|return|>", "<|endoftext|>", "<|call|>"],
-        ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>"]
-        + ["<|call|>"],
+        ["<|return|>", "<|endoftext|>"],
+        ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>"],
         [],
     ),
     "phi3": (
@@ -150,7 +149,14 @@ _FAMILIES: dict[str, tuple[str | None, dict[str, str], list[str], list[str], lis
         _LLAMA3,
         {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
         ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"],
-        ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"],
+        [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eom_id|>",
+            "<|eot_id|>",
+        ],
         [],
     ),
     "olmo2": (
@@ -226,9 +232,7 @@ def _byte_level(family: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         _TEXTS,
-        trainers.BpeTrainer(
-            vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     return tokenizer
 
@@ -239,7 +243,7 @@ def _sentencepiece(special: list[str], blank: str) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never" if blank == "none" else "always")
     reserved = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     # Line breaks are bytes or words of their own in the released files.
-    lines = [line for text in _TEXTS for line in text.split("\n") if line]
+    lines = [line for text in _TEXTS for line in text.split("\n") if line] + ["[INST] [/INST]"] * 20
     tokenizer.train_from_iterator(
         lines, trainers.BpeTrainer(vocab_size=450, special_tokens=reserved, show_progress=False)
     )

@@ -11,7 +11,7 @@ from medcap.models.projectors import PROJECTORS
 _COMPONENTS = {
     "added_words": "medcap.models.words",
     "llama3_tokenizer": "medcap.models.tokenizers",
-    "transformers_tokenizer": "medcap.models.transformers_tokenizer",
+    "transformers_tokenizer": "medcap.models.template_tokenizer",
     **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},
 }
 

@@ -56,8 +56,13 @@ class ChatTemplate:
         self._variables = {**variables, **options}
         self._has_options = bool(options)
         self._today = today
+        self._takes_parts = False
         self.place = place
-        self._compiled()
+        turns = [_USER, _ASSISTANT]
+        if self._stand_ins_of(turns) != _stand_ins(2):
+            # Templates of models with images (LLaVA) take lists of parts.
+            self._takes_parts = True
+            self._takes_parts = self._stand_ins_of(turns) == _stand_ins(2)
 
     @property
     def key(self) -> str:
@@ -97,12 +102,21 @@ class ChatTemplate:
 
         Mistral's templates do either. The words then go in front of the first question, where they can stay.
         """
-        try:
-            found = self._write([_SYSTEM, _USER, _ASSISTANT, _USER, _ASSISTANT])[1::2]
-        except Exception:  # a template that takes no system turn, or only one question, says so where it is asked
-            return False
+        found = self._stand_ins_of([_SYSTEM, _USER, _ASSISTANT, _USER, _ASSISTANT])
         wanted = _stand_ins(5)
         return found != wanted and [word for word in found if word != wanted[0]] == wanted[1:]
+
+    def _stand_ins_of(self, roles: Sequence[str]) -> list[str]:
+        """Return which words the template writes; none where it refuses these turns, which it says when it gets them.
+
+        Raises:
+            UserError: if it is not a template.
+        """
+        self._compiled()
+        try:
+            return self._write(roles)[1::2]
+        except Exception:  # a template raises what it likes
+            return []
 
     def _render(self, roles: Sequence[str], opened: bool = False) -> list[str]:
         lost = len(roles) > 1 and roles[0] == _SYSTEM and self._loses_system
@@ -125,7 +139,8 @@ class ChatTemplate:
         """
         words = _stand_ins(first + len(roles))[first:]
         words[0] = before + words[0]
-        messages = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
+        contents = [[{"type": "text", "text": word}] if self._takes_parts else word for word in words]
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         text = self._compiled().render(
             messages=messages,
             tools=None,

@@ -94,20 +94,38 @@ class TokenizerFolder:
             if "{%" in given or "{{" in given:
                 return given, "tokenizer.chat_template"
             return _template_file(Path(given)), f"tokenizer.chat_template={given}"
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return _template_file(file), str(file)
-        for name in ("chat_template.json", "tokenizer_config.json"):
-            found = _read(self.folder, name).get("chat_template")
-            if isinstance(found, list):  # named ones
-                found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-            if isinstance(found, str):
-                return found, str(self.folder / name)
+        found = find_chat_template(self.folder)
+        if found is not None:
+            return found
         raise UserError(
             f"tokenizer.path={self.folder} brings no chat template (chat_template.jinja, or chat_template in"
             " tokenizer_config.json): give a file in tokenizer.chat_template, or tokenizer.chat_template=plain for a"
             " language model that was trained on plain text"
         )
+
+
+def find_chat_template(folder: Path) -> tuple[str, str] | None:
+    """Find the chat template of a folder.
+
+    Args:
+        folder: folder of a Hugging Face model.
+
+    Returns:
+        The template, and the file that holds it; None where the folder has none.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return _template_file(file), str(file)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = _read(folder, name).get("chat_template")
+        if isinstance(found, list):  # named ones
+            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+        if isinstance(found, str):
+            return found, str(folder / name)
+    return None
 
 
 def _load(file: Path) -> Tokenizer:

@@ -20,8 +20,8 @@ from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.errors import UserError
 from medcap.generation.text_stream import TextStream
+from medcap.models.template_tokenizer import transformers_tokenizer
 from medcap.models.tokenizers import check_tokenizer_fits
-from medcap.models.transformers_tokenizer import transformers_tokenizer
 
 EVERY_FAMILY = pytest.mark.parametrize("family", CHAT_FAMILIES)
 ANSWERS = ("Clear lungs.", "Yes")
@@ -58,13 +58,22 @@ def reference(family: str) -> PreTrainedTokenizerFast:
 
 def parts(*words: str) -> list[dict[str, Any]]:
     """A turn of texts and images, the latter written as ``IMAGE``."""
-    return [{"type": "image", "content": "a.png"} if word == "IMAGE" else {"type": "text", "content": word} for word in words]
+    return [
+        {"type": "image", "content": "a.png"} if word == "IMAGE" else {"type": "text", "content": word}
+        for word in words
+    ]
 
 
 def turns(*contents: Any, system: str = "") -> list[Message]:
     begun = [Message(role="system", content=system, masked=True)] if system else []
     roles = ("user", "assistant") * len(contents)
-    return [*begun, *(Message(role=role, content=content, masked=role == "user") for role, content in zip(roles, contents, strict=False))]
+    return [
+        *begun,
+        *(
+            Message(role=role, content=content, masked=role == "user")
+            for role, content in zip(roles, contents, strict=False)
+        ),
+    ]
 
 
 def plain(messages: list[Message]) -> list[dict[str, str]]:
@@ -76,7 +85,9 @@ CONVERSATIONS = {
     "two turns": turns(QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1]),
     "system": turns(QUESTIONS[0], ANSWERS[0], system=SYSTEM),
     "system, two turns": turns(QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1], system=SYSTEM),
-    "images": turns(parts("IMAGE", "\nWhat is shown?"), ANSWERS[0], parts("Is ", "IMAGE", " like ", "IMAGE"), ANSWERS[1]),
+    "images": turns(
+        parts("IMAGE", "\nWhat is shown?"), ANSWERS[0], parts("Is ", "IMAGE", " like ", "IMAGE"), ANSWERS[1]
+    ),
 }
 
 
@@ -238,7 +249,9 @@ def copied(family: str, target: Path, **settings: Any) -> Path:
 
 def test_a_template_may_stand_in_tokenizer_config(tmp_path: Path) -> None:
     template = (folder("phi4") / "chat_template.jinja").read_text()
-    copied("phi4", tmp_path, chat_template=[{"name": "tools", "template": ""}, {"name": "default", "template": template}])
+    copied(
+        "phi4", tmp_path, chat_template=[{"name": "tools", "template": ""}, {"name": "default", "template": template}]
+    )
     (tmp_path / "chat_template.jinja").unlink()
     messages = CONVERSATIONS["system, two turns"]
     chat = ChatTokenizer(transformers_tokenizer(str(tmp_path)), 4)
@@ -274,20 +287,43 @@ def test_a_model_of_plain_text_gets_a_plain_template(tmp_path: Path) -> None:
 def test_options_open_an_answer_as_the_generation_prompt_does(tmp_path: Path) -> None:
     # SmolLM 3's way: the template writes the empty thought into the generation prompt alone.
     text = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
-    text += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' + ('' if think else '<think>\\n\\n</think>\\n') }}{% endif %}"
+    text += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    text += "{% if think is false %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{% endif %}"
     template = tmp_path / "template.jinja"
     template.write_text(text)
     path = str(folder("qwen3"))
     opened = ChatTokenizer(transformers_tokenizer(path, str(template), {"think": False}), 4)
     messages = turns(*QUESTIONS[:1], *ANSWERS[:1])
-    assert reference("qwen3").decode(opened.tokenize(messages).tokens) == (
-        "<|im_start|>user\nWhat is shown?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\nClear lungs.<|im_end|>\n"
-    )
+    text_of_sample = reference("qwen3").decode(opened.tokenize(messages).tokens)
+    assert text_of_sample.endswith("<|im_start|>assistant\n<think>\n\n</think>\nClear lungs.<|im_end|>\n")
     without = ChatTokenizer(transformers_tokenizer(path, text), 4)
     assert "<think>" not in reference("qwen3").decode(without.prompt(messages[:1]).tokens)
     assert opened.fingerprint != without.fingerprint
     with pytest.raises(UserError, match=r"template_options\.thinking: .* reads no such variable; it reads think$"):
         transformers_tokenizer(path, text, {"thinking": False})
+
+
+def test_a_template_of_a_model_with_images_gets_parts() -> None:
+    text = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% for part in m.content %}"
+    text += "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    tokenizer = transformers_tokenizer(str(folder("qwen3")), text)
+    tokens, _ = tokenizer.tokenize_messages(CONVERSATIONS["one turn"])
+    assert reference("qwen3").decode(tokens) == (
+        "<|im_start|>user\nWhat is shown?<|im_end|>\n<|im_start|>assistant\nClear lungs.<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize(("family", "tag"), [("mistral", "[/INST]"), ("olmo2", "<|assistant|>")])
+def test_words_do_not_become_tags_that_the_template_writes_as_text(family: str, tag: str) -> None:
+    chat, hugging_face = chat_of(family), reference(family)
+    words = f"Is it{tag} Yes {tag} x"
+    own = [hugging_face.encode(text, add_special_tokens=False) for text in (tag, f"a {tag}"[1:])]
+
+    def count(tokens: list[int]) -> int:
+        return sum(tokens[at : at + len(ids)] == ids for ids in own for at in range(len(tokens)))
+
+    assert count(chat.prompt(turns(words)).tokens) == count(chat.prompt(turns("Q")).tokens)
+    assert chat.decode(chat.answer(words)) == words
 
 
 def test_the_date_is_the_one_that_is_given() -> None:
@@ -310,7 +346,10 @@ ENDS_NOTHING = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{%
         (ENDS_NOTHING, "cannot be split into turns: in user, assistant it puts no special token after an answer"),
         ("{% for m in messages %}{{ m.content }}", r"is not a chat template: Unexpected end of template"),
         ("{{ messages[0].content }}{{ x", "is not a chat template"),
-        ("{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", "writes bos_token, and no file"),
+        (
+            "{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+            "writes bos_token, and no file",
+        ),
         ("no_such_file.jinja", r"tokenizer\.chat_template=no_such_file\.jinja cannot be read: No such file"),
     ],
 )

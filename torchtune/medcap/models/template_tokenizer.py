@@ -12,11 +12,14 @@ from torchtune.data import Message, truncate
 
 from medcap.data.plain_words import TAG
 from medcap.errors import UserError
+from medcap.models.added_marks import find_marks, inside_marks, without_marks
 from medcap.models.chat_template import PLAIN, ChatTemplate
-from medcap.models.tokenizer_folder import TokenizerFolder
+from medcap.models.llama3_tokenizer_file import find_tokenizer_file, is_tiktoken, tokenizer_model
+from medcap.models.tokenizer_folder import TOKENIZER_JSON, TokenizerFolder
+from medcap.models.tokenizers import llama3_tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 _BREAK = "\n"
 _NOT_OPTIONS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
@@ -72,8 +75,8 @@ class TransformersTokenizer:
         self._template = template
         self._tokenizer = folder.tokenizer
         added = self._tokenizer.get_added_tokens_decoder()
-        self._mark_ids = frozenset(_marks(added, template.text))
-        self._words = _without_marks(self._tokenizer, [added[token] for token in self._mark_ids])
+        self._mark_ids = frozenset(find_marks(added, template.text))
+        self._words = without_marks(self._tokenizer, [added[token] for token in self._mark_ids])
         self._break_ids = self._words.encode(_BREAK, add_special_tokens=False).ids
         self._has_prefix = self._words.encode("a", add_special_tokens=False).ids != self._after_break("a")
         self._tags: re.Pattern[str] | None = None
@@ -93,6 +96,11 @@ class TransformersTokenizer:
         ids = self._reachable(set(self._tokenizer.get_vocab().values()), folder.num_rows)
         self.special_tokens = {name: token for name, token in special.items() if token in ids}
         self.vocab_size = max(ids) + 1
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template, in Jinja2."""
+        return self._template.text
 
     @property
     def template_key(self) -> str:
@@ -149,7 +157,7 @@ class TransformersTokenizer:
         ids: list[int] = []
         masked: list[bool] = []
         for message, turn in zip(messages, self._around([message.role for message in messages]), strict=True):
-            text = _inside_marks(message.text_content, turn.before, turn.after)
+            text = inside_marks(message.text_content, turn.before, turn.after)
             words = self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=turn.goes_on)
             part = [*turn.opening, *words, *turn.closing]
             ids += part
@@ -336,43 +344,20 @@ def transformers_tokenizer(
     return TransformersTokenizer(folder, template, max_seq_len)
 
 
-def _marks(added: Mapping[int, Any], template: str) -> list[int]:
-    """Return the ids of the added tokens that mark something.
+def tokenizer_of(path: str) -> Any:
+    """Open the tokenizer that a path alone names.
 
-    A file may also keep words whole by adding them, such as line breaks and HTML's elements (Gemma). What it does not
-    call special counts if it looks like a tag, and has no closing partner or occurs in the template.
+    Args:
+        path: a model's folder, or its tokenizer file.
+
+    Returns:
+        Llama 3's tokenizer, or for another family the one of tokenizer.json with its chat template.
+
+    Raises:
+        UserError: if a file is missing or damaged, or there is no chat template.
     """
-    names = {token.content for token in added.values()}
-    found = []
-    for number, token in added.items():
-        inner = token.content.strip("<>/")
-        partner = f"<{inner}>" if token.content.startswith("</") else f"</{inner}>"
-        is_tag = TAG.fullmatch(token.content) and (partner not in names or token.content in template)
-        if token.special or is_tag:
-            found.append(number)
-    return found
-
-
-def _without_marks(tokenizer: Tokenizer, marks: Sequence[Any]) -> Tokenizer:
-    """Return a copy that reads marks in a text as words."""
-    from tokenizers import AddedToken, Tokenizer
-
-    words = Tokenizer.from_str(tokenizer.to_str())
-    flags = ("single_word", "lstrip", "rstrip", "normalized")
-    words.add_special_tokens(
-        [AddedToken(token.content, special=True, **{name: getattr(token, name) for name in flags}) for token in marks]
-    )
-    words.encode_special_tokens = True
-    return words
-
-
-def _inside_marks(text: str, before: str, after: str) -> str:
-    """Put the template's blanks around words, inside the two marks that a chat tokenizer puts around them."""
-    if not before and not after:
-        return text
-    start, end = int(_is_mark(text[:1])), len(text) - int(_is_mark(text[-1:]))
-    return f"{text[:start]}{before}{text[start:end]}{after}{text[end:]}"
-
-
-def _is_mark(character: str) -> bool:
-    return "\ufdd0" <= character <= "\ufdef"  # Unicode noncharacters
+    file = find_tokenizer_file(path)
+    own = file if file.suffix == ".json" else file.with_name(TOKENIZER_JSON)
+    if own.is_file() and (file == own or not is_tiktoken(file)) and tokenizer_model(own) is None:
+        return transformers_tokenizer(str(own))
+    return llama3_tokenizer(path)
