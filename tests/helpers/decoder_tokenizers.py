@@ -9,9 +9,12 @@ from typing import Any
 
 import sentencepiece
 
+from helpers.chat_template_folders import CHAT_FAMILIES, chat_template_folder
 from helpers.tokenizers import tiny_tokenizer_file
 
-FAMILIES = ("llama2", "llama3", "mistral", "phi3", "gemma", "gemma_chat", "qwen2_5")
+# Those whose tokenizer.json and chat template are read.
+OWN_TEMPLATE = tuple(f"own_{family}" for family in CHAT_FAMILIES)
+FAMILIES = ("llama2", "llama3", "mistral", "phi3", "gemma", "gemma_chat", "qwen2_5", *OWN_TEMPLATE)
 _TEXTS = ("Chest X-ray shows clear lungs.", "What is shown in the image?", "user assistant model", "[INST] [/INST] SYS")
 _GEMMA_SYMBOLS = ["<start_of_turn>", "<end_of_turn>", "[multimodal]", "<b>", "</b>"]
 _GEMMA_TURNS = {
@@ -40,8 +43,11 @@ def family_tokenizer(family: str, folder: Path) -> Any:
     from torchtune.models.phi3 import phi3_mini_tokenizer
     from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
+    from medcap.models.template_tokenizer import transformers_tokenizer
     from medcap.models.tokenizers import llama3_tokenizer
 
+    if family in OWN_TEMPLATE:
+        return transformers_tokenizer(str(chat_template_folder(family.removeprefix("own_"), folder)))
     if family == "llama3":
         return llama3_tokenizer(str(tiny_tokenizer_file(folder)))
     if family == "qwen2_5":

@@ -49,7 +49,7 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
             f" or lay the {CONFIG_FILE} of the run that wrote it into the folder"
         )
     cfg = _load(config)
-    for key in ("checkpointer.checkpoint_dir", "tokenizer.path"):
+    for key in ("checkpointer.checkpoint_dir", "tokenizer.path", "tokenizer.chat_template"):
         named = OmegaConf.select(cfg, key)
         if isinstance(named, str) and (config.parent / named).exists():
             OmegaConf.update(cfg, key, str(config.parent / named))

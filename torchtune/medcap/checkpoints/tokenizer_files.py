@@ -14,6 +14,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     LLAMA3_TOKENIZER,
 )
+# How its chats are written and where its answers end.
+TEMPLATE_FILES = ("generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
 
 
 def copy_tokenizer_files(source: Path, target: Path, further: Sequence[str] = ()) -> list[str]:

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take file, tokenizer, tower and all settings from a training configuration, as tune run does",
     )
     parser.add_argument(
-        "--tokenizer", metavar="PATH", help="Llama 3's tokenizer.model or .json, or the folder of a model that has one"
+        "--tokenizer", metavar="PATH", help="Llama 3's tokenizer.model, or the folder of a Hugging Face model"
     )
     parser.add_argument(
         "--num-image-tokens", type=int, metavar="K", help=f"tokens of an image ({NUM_IMAGE_TOKENS}, BiomedCLIP's)"
@@ -195,10 +195,11 @@ def _tokenizer(
     from medcap.checkpoints.llm_architecture import build_decoder, with_files
     from medcap.data.chat_tokenizer import ChatTokenizer
     from medcap.instantiate import build
-    from medcap.models.tokenizers import check_tokenizer_files, llama3_tokenizer
+    from medcap.models.template_tokenizer import tokenizer_of
+    from medcap.models.tokenizers import check_tokenizer_files
 
     if options.tokenizer is not None:
-        tokenizer = llama3_tokenizer(options.tokenizer)
+        tokenizer = tokenizer_of(options.tokenizer)
     elif cfg is not None:
         check_tokenizer_files(cfg.tokenizer)
         tokenizer = build(cfg.tokenizer, key="tokenizer")

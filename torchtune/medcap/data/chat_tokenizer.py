@@ -146,6 +146,13 @@ class ChatTokenizer:
             tokenizer.decode = added.decoder(tokenizer.decode, encode_words)
         self._answers: dict[tuple[str, bool], list[int]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The tokenizer's methods are replaced by this object's, which call them: a copy must be built in that order.
+        tokenizer = copy.copy(self.tokenizer)
+        for name in ("encode", "decode"):
+            tokenizer.__dict__.pop(name, None)
+        return ChatTokenizer, (tokenizer, self.num_image_tokens, self.added)
+
     @property
     def fingerprint(self) -> str:
         """A number for what this tokenizer does: sha256 over the ids of sample texts and a sample chat."""
@@ -157,6 +164,8 @@ class ChatTokenizer:
         known = [self.vocab_size, self.num_image_tokens, self.image_token_id, chat.tokens, chat.labels]
         if self.added is not None:
             known += [self.added.words, self.added.first_id, self.added.image_words]
+        if (template := getattr(self.tokenizer, "template_key", None)) is not None:
+            known.append(template)
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def tokenize(
@@ -291,7 +300,7 @@ class ChatTokenizer:
         behind = [token for token, is_masked in zip(ids[end:], masked[end:], strict=True) if not is_masked]
         ends = [token for token in behind if token in self._word_special_ids][:1]
         special = getattr(self.tokenizer, "special_tokens", None) or {}
-        if ends == [special.get("<|end|>")]:
+        if ends == [special.get("<|end|>")] and "<|assistant|>" in special:
             # Phi-3's generation_config.json also stops where the model opens another turn of the assistant.
             ends.append(special["<|assistant|>"])
         return ends, ids[_last(ids, _MARKS[ANSWER_MARK]) - 1] != _MARKS[END_MARK]

@@ -11,7 +11,7 @@ from torchtune.data import Message
 from medcap.errors import WordsError
 
 # <start_of_turn>, [multimodal] and similar: words by which vocabularies name the parts of a chat.
-_TAG = re.compile(r"<{1,2}[^<>\s]+>{1,2}|\[[^\[\]\s]+\]")
+TAG = re.compile(r"<{1,2}[^<>\s]+>{1,2}|\[[^\[\]\s]+\]")
 _NOT_ASCII = "\ufffd"
 
 
@@ -109,7 +109,7 @@ def _symbols(pieces: Any) -> Iterator[tuple[int, str]]:
     counts if it looks like a tag and has no closing partner.
     """
     for token, name in enumerate(pieces.id_to_piece(list(range(pieces.get_piece_size())))):
-        if not _TAG.fullmatch(name) or pieces.is_byte(token) or pieces.is_unknown(token):
+        if not TAG.fullmatch(name) or pieces.is_byte(token) or pieces.is_unknown(token):
             continue
         # SentencePiece does not store the type. Its trainer gives user-defined symbols the score 0.
         defined = pieces.get_score(token) == 0 and not _has_partner(pieces, name)
@@ -137,5 +137,5 @@ def _template_tags(tokenizer: Any) -> list[str]:
             continue
         for message in written:
             for part in message.content:
-                tags.update(_TAG.findall(part["content"]))
+                tags.update(TAG.findall(part["content"]))
     return sorted(tags, key=lambda tag: (-len(tag), tag))

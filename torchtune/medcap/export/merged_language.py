@@ -18,7 +18,7 @@ from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, is_llama, llama_co
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.checkpoints.run import read_run
-from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, copy_tokenizer_files
+from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, TEMPLATE_FILES, copy_tokenizer_files
 from medcap.checkpoints.weight_shards import write_shards
 from medcap.errors import UserError
 from medcap.export.formats import DTYPES, GIGABYTE, check_empty
@@ -26,10 +26,10 @@ from medcap.export.llava.language import PREFIX, language_dtype, language_tensor
 from medcap.files import write_json
 from medcap.models.component import Component
 from medcap.models.llama3_tokenizer_file import tiktoken_file
+from medcap.models.template_tokenizer import TransformersTokenizer
 from medcap.models.words import AddedWords
 
 DESCRIPTION_FILE = "merge.json"
-_FURTHER_FILES = ("generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,13 @@ def merge_run(
 def _write_tokenizer(folder: Path, cfg: ModelConfiguration, plan: ModelPlan) -> list[str]:
     """Write the tokenizer's files and return their names; with Meta's weights only Llama 3's can be written."""
     files = plan.llm.files
-    if files.kind == "hugging_face":
-        return copy_tokenizer_files(files.folder, folder, _FURTHER_FILES)
     tokenizer: Any = plan.tokenizer.tokenizer
+    if files.kind == "hugging_face":
+        names = copy_tokenizer_files(files.folder, folder, TEMPLATE_FILES)
+        if isinstance(tokenizer, TransformersTokenizer):
+            # The template of the training, which another file may have given.
+            (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+        return names
     if not isinstance(tokenizer, Llama3Tokenizer):
         return []
     with tiktoken_file(cfg.tokenizer["path"]) as file:

@@ -11,13 +11,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from medcap.checkpoints.run import CONFIG_FILE
-from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, copy_tokenizer_files
+from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, TEMPLATE_FILES, copy_tokenizer_files
 from medcap.checkpoints.vision_files import save_components
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
 from medcap.errors import UserError
 from medcap.files import write_json
 from medcap.models.component import ComponentState
 from medcap.models.projectors.base import Projector
+from medcap.models.tokenizer_folder import TOKENIZER_JSON
 from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import why_empty
 
@@ -131,7 +132,8 @@ def load_part(module: nn.Module, tensors: Mapping[str, Tensor], location: Path, 
 def _write_language(folder: Path, language: ImportedLanguage) -> None:
     folder.mkdir()
     write_json(folder / "config.json", language.config)
-    copy_tokenizer_files(language.folder, folder)
+    own = str(language.tokenizer.get("path", "")).endswith(TOKENIZER_JSON)
+    copy_tokenizer_files(language.folder, folder, TEMPLATE_FILES if own else ())
     if language.tokenizer_text is not None:
         (folder / "original").mkdir(exist_ok=True)
         (folder / LLAMA3_TOKENIZER).write_text(language.tokenizer_text, encoding="ascii")

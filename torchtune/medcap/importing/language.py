@@ -16,7 +16,8 @@ from medcap.checkpoints.weight_shards import PendingTensor
 from medcap.errors import UserError
 from medcap.importing.imported_model import ImportedLanguage
 from medcap.models.foreign_files import check_file
-from medcap.models.llama3_tokenizer_file import tokenizer_model
+from medcap.models.llama3_tokenizer_file import is_tiktoken, tokenizer_model
+from medcap.models.tokenizer_folder import TOKENIZER_JSON, find_chat_template
 from medcap.models.towers.tensor_files import check_finite, read_json
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
@@ -168,7 +169,7 @@ def tokenizer_component(folder: Path, model_type: str, named: Path | None) -> di
     else:
         path, file = str(named.absolute()), named
     check_file(file, text=True)
-    if _is_tiktoken(file):
+    if is_tiktoken(file):
         return {"_component_": _LLAMA3_COMPONENT, "path": path}
     family = {"llama": "llama2.llama2", "mistral": "mistral.mistral"}[model_type]
     return {"_component_": f"torchtune.models.{family}_tokenizer", "path": path}
@@ -191,8 +192,10 @@ def stored_language(
     llm = llm_component(config, folder / "config.json")
     component, text = tokenizer_component(folder, config["model_type"], tokenizer), None
     if not component:
-        text = tokenizer_model(folder / "tokenizer.json")
-        component = {} if text is None else {"_component_": _LLAMA3_COMPONENT, "path": LLAMA3_TOKENIZER}
+        text = tokenizer_model(folder / TOKENIZER_JSON)
+        component = _own_tokenizer(folder)
+        if text is not None:
+            component = {"_component_": _LLAMA3_COMPONENT, "path": LLAMA3_TOKENIZER}
     return ImportedLanguage(llm, component, folder, config, tensors, text)
 
 
@@ -208,17 +211,16 @@ def named_language(folder: Path, tokenizer: Path | None) -> ImportedLanguage:
     """
     location = folder / "config.json"
     config = complete_config(read_json(location), location)
-    return ImportedLanguage(
-        llm_component(config, location), tokenizer_component(folder, config["model_type"], tokenizer), folder
-    )
+    component = tokenizer_component(folder, config["model_type"], tokenizer) or _own_tokenizer(folder)
+    return ImportedLanguage(llm_component(config, location), component, folder)
+
+
+def _own_tokenizer(folder: Path) -> dict[str, Any]:
+    """Return the ``tokenizer`` key of a folder with tokenizer.json and a chat template; empty without them."""
+    if not (folder / TOKENIZER_JSON).is_file() or find_chat_template(folder) is None:
+        return {}
+    return {"_component_": "medcap.models.transformers_tokenizer", "path": TOKENIZER_JSON}
 
 
 def _table(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _is_tiktoken(file: Path) -> bool:
-    """Lines of base64 and rank, as Llama 3's; sentencepiece's files are binary."""
-    with file.open("rb") as opened:
-        first = opened.readline(200).split()
-    return len(first) == 2 and first[1].isdigit()

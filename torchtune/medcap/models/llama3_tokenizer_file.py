@@ -104,6 +104,13 @@ def tokenizer_model(file: Path) -> str | None:
     return "".join(lines)
 
 
+def is_tiktoken(file: Path) -> bool:
+    """Return whether a file has lines of base64 and rank, as Llama 3's; SentencePiece's files are binary."""
+    with file.open("rb") as opened:
+        first = opened.readline(200).split()
+    return len(first) == 2 and first[1].isdigit()
+
+
 def _patterns(node: Any) -> Generator[str]:
     """Yield the expressions by which a pre-tokenizer splits text."""
     if isinstance(node, dict):

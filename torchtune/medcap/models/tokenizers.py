@@ -16,12 +16,14 @@ from medcap.models.foreign_files import check_file
 from medcap.models.llama3_tokenizer_file import tiktoken_file
 
 NUM_SPECIAL_TOKENS = 256
+# A chat template may begin as a web page or JSON does.
+_NO_FILES = ("_component_", "chat_template")
 IMAGE_TOKEN = "<|image|>"
 _LLAMA3_RANKS = 128_000
 # torchtune's table uses 255 of Llama 3's 256 slots; this one is free. Its <|image|> lies after the embedding rows.
 _FREE_SLOT = 11
 # Embedding tables are padded, and a few tokens added, but not by more than this.
-_MOST_SPARE_ROWS = 1024
+_MOST_SPARE_ROWS = 1536  # gpt-oss has 1069
 
 
 def llama3_special_tokens(num_ranks: int) -> dict[str, int]:
@@ -105,7 +107,7 @@ def check_tokenizer_files(node: Mapping[str, Any]) -> None:
         UserError: naming the key and the file.
     """
     for key, value in node.items():
-        if isinstance(value, str) and key != "_component_" and Path(value).is_file():
+        if isinstance(value, str) and key not in _NO_FILES and Path(value).is_file():
             try:
                 check_file(Path(value), text=True)
             except UserError as error:

@@ -99,10 +99,15 @@ LLAMA2 = _stub(vocab_size=32_000, bos_id=1, eos_id=2, pad_id=-1, stop_tokens=[2]
 QWEN = _stub(encoder=dict.fromkeys(range(151_643)), special_tokens={"a": 151_664}, bos_id=None, stop_tokens=[151_645])
 PHI3 = _stub(vocab_size=32_000, special_tokens={"<|endoftext|>": 32_000, "<|end|>": 32_010}, stop_tokens=[32_000])
 
+GPT_OSS = _stub(vocab_size=200_019, special_tokens={"<|return|>": 200_002}, stop_tokens=[200_002, 200_012])
+
 
 @pytest.mark.parametrize(
     ("tokenizer", "rows"),
-    [(LLAMA3, 128_256), (LLAMA3, 128_264), (LLAMA2, 32_000), (QWEN, 151_936), (QWEN, 152_064), (PHI3, 32_064)],
+    [
+        *((LLAMA3, 128_256), (LLAMA3, 128_264), (LLAMA2, 32_000), (QWEN, 151_936), (QWEN, 152_064), (PHI3, 32_064)),
+        (GPT_OSS, 201_088),
+    ],
 )
 def test_real_pairs_of_tokenizer_and_llm_fit(tokenizer: SimpleNamespace, rows: int) -> None:
     check_tokenizer_fits(tokenizer, rows)
