@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import IMAGE_KEYS
+from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.published.fields import field_text, option_texts, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
@@ -57,7 +59,7 @@ class VqaTask(Task):
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read questions; see :meth:`Task.load`. The keys decide the layout, not by ``conversation_style``."""
         path = data_file(source, _FILES, _FOLDERS)
-        find = ImageFinder(image_reader(path, options.image_roots))
+        find = ImageFinder(image_reader(path, options.image_roots), options.view)
         rows = []
         for index, value in read_rows(path):
             try:
@@ -97,12 +99,13 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
     image = value.get("image")
+    own = read_view(value, find.view)
     if image is not None and not isinstance(image, str):
         raise UserError("'image' must be a path")
     other = next((key for key in (*IMAGE_KEYS, "img") if key != "image" and value.get(key)), None)
     if not image and other is not None:
         raise UserError(f"'{other}' is not read: name the image under 'image'")
-    found = find.first_of(image) if image else None
+    found = replace(find.first_of(image), view=own) if image else None
     problem = find.problem if image else None
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [

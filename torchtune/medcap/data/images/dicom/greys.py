@@ -17,7 +17,7 @@ from medcap.data.images.dicom.elements import frame_item, integers, numbers
 from medcap.data.images.dicom.layout import Frame
 from medcap.data.images.dicom.lookup_table import LookupTable, read_table
 from medcap.data.images.views import View, apply_window, stretch, through_windows
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -216,7 +216,7 @@ def _display(item: Dataset, little_endian: bool, view: View) -> Transform | None
     if problem is not None:
         raise UserError(f"{problem}, or {_WINDOW_HELP}")
     if isinstance(view.window, int):
-        raise UserError(f"has no window {view.window}: it has 0, numbered from 0")
+        raise ViewError(f"has no window {view.window}: it has 0, numbered from 0")
     return None
 
 
@@ -233,7 +233,7 @@ def _table(tables: list[LookupTable], number: int) -> Transform:
 
 def _checked(number: int, count: int) -> int:
     if not 0 <= number < count:
-        raise UserError(f"has no window {number}: it has {count}, numbered from 0")
+        raise ViewError(f"has no window {number}: it has {count}, numbered from 0")
     return number
 
 
