@@ -32,12 +32,15 @@ class Greys:
 
     Attributes:
         values: ``[rows, columns]``.
-        shown: bool ``[rows, columns]``, False for what the file calls padding, and for what is not a number.
+        shown: bool ``[rows, columns]``, False for what the file calls padding, unless all is, and for what is not a
+            number.
+        padding: bool ``[rows, columns]``, what the file calls padding.
         levels_range: values of black and white where the stored values are levels already, as those of a PNG are.
     """
 
     values: np.ndarray
     shown: np.ndarray
+    padding: np.ndarray
     levels_range: tuple[float, float] | None
 
 
@@ -73,7 +76,8 @@ def grey_values(frame: Frame, number: int, dataset: Dataset, little_endian: bool
     possible = None
     if frame.bits is not None and frame.bits <= 8 and frame.values.dtype.kind == "u":
         possible = transform(np.arange(2**frame.bits))
-    return Greys(values, shown, None if possible is None else (float(possible.min()), float(possible.max())))
+    levels_range = None if possible is None else (float(possible.min()), float(possible.max()))
+    return Greys(values, shown, padding, levels_range)
 
 
 def grey_display(number: int, dataset: Dataset, little_endian: bool, view: View) -> Transform | None:

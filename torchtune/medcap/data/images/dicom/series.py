@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,8 @@ class DicomSeries:
         name = self._stack.names[number]
         with _NamedFile(name):
             greys = self._file(number, whole=True).greys()
-        return Greys(_compact(greys.values), greys.shown, greys.levels_range)
+        # Of a volume, a slice may be nothing but padding.
+        return replace(greys, values=_compact(greys.values), shown=greys.shown & ~greys.padding)
 
     def _file(self, number: int, whole: bool) -> DicomFile:
         name = self._stack.names[number]
