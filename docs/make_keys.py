@@ -18,6 +18,7 @@ from medcap.configuration import (
     section_of,
     type_names,
 )
+from medcap.datasets.view_keys import ViewRule
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.judge_keys import JudgeConfiguration
 from medcap.evaluation.tasks.registry import ALIASES, TASKS
@@ -89,11 +90,13 @@ def _lines(key: str, field: FieldInfo, argument: bool = False) -> list[str]:
     cells = (f"`{key}`", _type(field), _default(field, argument), _allowed(field), field.description or "")
     further = {} if rule is None or rule.arguments is None else rule.arguments.model_fields
     entries = next((part.section.model_fields for part in field.metadata if isinstance(part, SectionList)), {})
+    viewed = next((part.section.model_fields for part in field.metadata if isinstance(part, ViewRule)), {})
     named = next((part.section.model_fields for part in field.metadata if isinstance(part, NamedSections)), {})
     return [
         f"| {' | '.join(cells)} |",
         *(line for name, inner in further.items() for line in _lines(f"{key}.{name}", inner, argument=True)),
         *(line for name, inner in entries.items() for line in _lines(f"{key}.0.{name}", inner)),
+        *(line for name, inner in viewed.items() for line in _lines(f"{key}.{name}", inner)),
         *(line for name, inner in named.items() for line in _lines(f"{key}.NAME.{name}", inner)),
     ]
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from medcap.checkpoints.build_model import choose_device, open_model
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
+from medcap.data.images.views import DEFAULT_VIEW
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
@@ -50,6 +53,7 @@ class GenerateRecipe:
     def __init__(self, cfg: GenerateConfiguration) -> None:
         self.cfg = cfg
         self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg.flags)]
+        self.view = read_view(cfg.view or {}, prefix="view.")
         self.images = [cfg.image] if isinstance(cfg.image, str) else cfg.image or []
         if not self.tasks and not self.images:
             names = ", ".join(f"test_{name}=True" for name in TASKS)
@@ -92,7 +96,8 @@ class GenerateRecipe:
         allowed = [*(roots or [Path.cwd()]), *(Path.cwd() for _ in folders), *folders]
         self.reader = ImageReader(allowed, keys=BENCHMARK_KEYS)
         for image in self.images:
-            self.reader.open(self.reader.resolve(image))
+            self.reader.expand(self._named(image))
+            self.reader.open(self._named(image))
         opened = open_model(cfg)
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
@@ -109,13 +114,16 @@ class GenerateRecipe:
     def generate(self) -> None:
         """Answer everything that was asked."""
         for image in self.images:
-            path = str(self.reader.resolve(image))
+            named = self._named(image)
             prompt = self.cfg.prompt
-            request = caption_request(path) if prompt is None else question_request(path, prompt)
+            request = caption_request(named) if prompt is None else question_request(named, prompt)
             (generation,) = self.generator.generate([request], self.sampling)
             print(generation.text if len(self.images) == 1 else f"{image}\t{generation.text}")
         for task in self.tasks:
             self._run(task)
+
+    def _named(self, image: str) -> ImageRef:
+        return ImageRef(str(self.reader.resolve(image)), self.view)
 
     def _load(self, task: Task) -> Benchmark:
         cfg = self.cfg
@@ -171,6 +179,8 @@ class GenerateRecipe:
         )
         settings = cfg.model_dump(include={*names, "seed"})
         settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        if self.view != DEFAULT_VIEW:
+            settings["view"] = str(self.view)
         if cfg.without:
             settings["without"] = sorted(cfg.without)
         if cfg.vision_checkpoint is not None:

@@ -22,6 +22,25 @@ class TooManyPixelsError(UserError):
     """An image is larger than its reader takes; the reader adds the key of the limit."""
 
 
+class ViewError(UserError):
+    """An image does not have what a view of it asks for, such as a frame."""
+
+
+class ViewKeyError(UserError):
+    """A key of a view has an impossible value.
+
+    Args:
+        key: the key, as messages call it.
+        value: what was given.
+        rule: what it must be, words that follow the key.
+    """
+
+    def __init__(self, key: str, value: object, rule: str) -> None:
+        text = repr(value)
+        super().__init__(f"{key}={text if len(text) <= 60 else f'{text[:57]}...'} {rule}")
+        self.key, self.rule = key, rule
+
+
 def is_of_the_machine(error: BaseException) -> bool:
     """Return whether open files or memory ran out.
 

@@ -112,7 +112,9 @@ def read_record(
             for image, folder, own in _named_images(row, key, style)
         ]
         if key == "messages":
-            messages = _messages_from_parts(turns, lambda name, own: _reference(find_image(name, None), _view(own, view)))
+            messages = _messages_from_parts(
+                turns, lambda name, own: _reference(find_image(name, None), _view(own, view))
+            )
         else:
             messages = _messages_from_turns(turns)
         shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import IMAGE_KEYS
+from medcap.data.images.row_entry import image_entry
 from medcap.data.row_layouts import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.errors import UserError
 
@@ -42,12 +43,12 @@ def rename_images(row: Any, rename: Rename) -> dict[str, Any]:
     fields = _fields(row)
     for field in fields:
         value = row[field]
-        if isinstance(value, str):
-            changed[field] = rename(value, folder)
-        elif isinstance(value, list) and all(isinstance(name, str) and name for name in value):
-            changed[field] = [rename(name, folder) for name in value]
-        else:
+        entries = [image_entry(image) for image in (value if isinstance(value, list) else [value])]
+        found = [entry for entry in entries if entry is not None]
+        if len(found) < len(entries):
             raise UserError(f"'{field}' must be a path or a list of paths")
+        names = [{**own, "image": rename(name, folder)} if own else rename(name, folder) for name, own in found]
+        changed[field] = names if isinstance(value, list) else names[0]
     if fields == ["id"]:
         changed["image"] = Path(changed["id"]).stem
     if "messages" in row:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.configuration import HOME_EXPANDED, Number, OneOf, PathText, Seed
+from medcap.datasets.view_keys import ViewRule
 from medcap.evaluation.prompting import VQA_TYPES
 from medcap.legacy.prompt import PROMPT_FORMATS
 
@@ -25,6 +26,9 @@ class GenerateConfiguration(ModelConfiguration):
     )
     dataset_conversation_style: str = Field("auto", description="Layout of chat rows; auto finds it.")
     dataset_max_seq_len: int = Field(1024, ge=1, description="Longest prompt and answer together, in tokens.")
+    view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
+        None, description="How images are looked at where a row does not say it."
+    )
     image_roots: Annotated[list[str] | None, HOME_EXPANDED] = Field(
         None, description="Folders that images may lie in, beside those of the benchmark."
     )

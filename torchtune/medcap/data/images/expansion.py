@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,8 @@ def expand_images(messages: Sequence[Message], expand: Callable[[ImageRef], Sequ
             image = part["content"]
             pictures = expand(image) if isinstance(image, ImageRef) else [image]
             parts += [part | {"content": picture} for picture in pictures]
-        changed[number] = Message(role=message.role, content=parts, masked=message.masked)
+        changed[number] = copy(message)
+        changed[number].content = parts
     return changed
 
 

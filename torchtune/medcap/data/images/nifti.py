@@ -18,7 +18,7 @@ from PIL import Image
 from medcap.data.images.pixel_samples import PixelSamples, to_picture
 from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, stretch, through_windows
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
-from medcap.errors import TooManyPixelsError, UserError
+from medcap.errors import TooManyPixelsError, UserError, ViewError
 
 _MAX_OFFSET = 16 * 2**20
 _GZIP = b"\x1f\x8b"
@@ -115,7 +115,7 @@ class NiftiFile:
         volume = self._keep(self._load)
         self.frames = volume.values.shape[AXES.index(view.axis)]
         if isinstance(view.window, int):
-            raise UserError("offers no windows to choose from: give a centre and a width")
+            raise ViewError("offers no windows to choose from: give a centre and a width")
         for number in choose_frames(view.frames, self.frames):
             picture = self._picture(volume, number, view)
             yield number, square_pixels(picture, *volume.spacing_of(view.axis), self.max_pixels)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from medcap.data.images.views import View, apply_window, stretch, through_windows
-from medcap.errors import TooManyPixelsError, UserError
+from medcap.errors import TooManyPixelsError, UserError, ViewError
 
 _BLOCK = 2**22  # samples that are turned into levels at a time: float64 of all of them would take gigabytes
 
@@ -67,7 +67,7 @@ def to_picture(samples: PixelSamples, view: View) -> Image.Image:
         associated = False
     if view.three_windows is not None and samples.full is None:
         if colours.shape[2] != 1:
-            raise UserError("has colours, and three windows are for greys: give one window")
+            raise ViewError("has colours, and three windows are for greys: give one window")
         levels = through_windows(view, lambda one: _levels(colours, None, alpha, one)[..., 0])
     else:
         levels = _levels(colours, samples.full, alpha, view)

@@ -23,7 +23,7 @@ from medcap.data.images.tiff.file import TiffFile
 from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
 from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
-from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
+from medcap.errors import TooManyPixelsError, UserError, ViewError, is_of_the_machine
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
@@ -183,21 +183,24 @@ class ImageReader:
 
     def expand_bytes(self, data: bytes, view: View) -> list[View]:
         """Return the views of the single pictures that a view of an image in memory means; see :meth:`expand`."""
+        if view.frames in (MIDDLE, 0):
+            return [view]
         with contextlib.ExitStack() as closing, self._named("of this request"):
             self._check_bytes(len(data))
             return _expanded(self._identify(io.BytesIO(data), closing, whole=False), view)
 
     def open_bytes_frames(self, data: bytes, view: View) -> Generator[Image.Image]:
         """Decode all pictures that a view of an image in memory means, one after the other; see :meth:`open_bytes`."""
-        with contextlib.ExitStack() as closing:
-            with self._named("of this request"):
-                self._check_bytes(len(data))
-                image = self._identify(io.BytesIO(data), closing, whole=True)
-                if isinstance(image, Image.Image):
-                    yield coloured(decode(image, view))
-                    return
+        with contextlib.ExitStack() as closing, self._named("of this request"):
+            self._check_bytes(len(data))
+            image = self._identify(io.BytesIO(data), closing, whole=True)
+            if isinstance(image, DicomFile | NiftiFile):
                 for _, picture in image.pictures(view):
                     yield coloured(picture)
+                return
+            for _ in choose_frames(view.frames, 1):
+                single = decode(image, view) if isinstance(image, Image.Image) else next(image.pictures(view))[1]
+                yield coloured(single)
 
     def open_frames(self, image: ImageRef, keep_grey: bool = False) -> Generator[tuple[int | None, Image.Image]]:
         """Decode frames of a DICOM file or slices of a NIfTI volume, one after the other; of other formats the first.
@@ -291,7 +294,7 @@ class ImageReader:
     def _identify(
         self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool, key: Hashable | None = None
     ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
-        """Return what a file is by its content; see ``_open_header``. A volume with a key is kept for its next slice."""
+        """Return what a file is by its content; see ``_open_header``. A volume with a key is kept."""
         start = file.read(START_BYTES)
         file.seek(0)
         if not has_preamble(start):
@@ -313,6 +316,8 @@ class ImageReader:
             yield
         except TooManyPixelsError as error:
             raise UserError(f"image {path} {error}{limit}") from error
+        except ViewError as error:
+            raise ViewError(f"image {path} {error}") from error
         except UserError as error:
             raise UserError(f"image {path} {error}") from error
         except Image.DecompressionBombError as error:

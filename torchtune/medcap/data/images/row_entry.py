@@ -1,4 +1,4 @@
-"""An image in a row: its path, and the keys that say how it is looked at; without numpy, for programs that only list."""
+"""An image in a row: its path, and the keys that say how it is looked at; read without numpy."""
 
 from __future__ import annotations
 

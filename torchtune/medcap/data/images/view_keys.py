@@ -13,7 +13,7 @@ from typing import Any
 
 from medcap.data.images.row_entry import VIEW_KEYS
 from medcap.data.images.views import ALL, AXES, DEFAULT_VIEW, EVEN, FITS, MIDDLE, View, Window
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewKeyError
 
 MAX_NAMED_FRAMES = 10_000  # a list of numbers in a row or a request is no longer
 _WORD = re.compile(rf"({'|'.join(VIEW_KEYS)})=(\S+)")
@@ -32,7 +32,7 @@ def read_view(given: Mapping[str, Any], default: View = DEFAULT_VIEW, prefix: st
         The view.
 
     Raises:
-        UserError: if a value is impossible; the message names the key.
+        ViewKeyError: if a value is impossible.
     """
     found = {key: _READERS[key](given[key], f"{prefix}{key}") for key in VIEW_KEYS if given.get(key) is not None}
     return replace(default, **found) if found else default
@@ -103,13 +103,11 @@ def _window(value: Any, key: str) -> Window | tuple[Window, Window, Window] | in
 def _one_window(value: Any, key: str) -> Window:
     pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
     if not pair:
-        raise UserError(
-            f"{key}={_short(value)} must be a centre and a width such as [40, 400], three of them for the three"
-            " channels, or the number, from 0, of a window in the DICOM file"
-        )
+        rule = "must be a centre and a width such as [40, 400], three of them for the three channels, or the number"
+        raise ViewKeyError(key, value, f"{rule}, from 0, of a window in the DICOM file")
     center, width = value
     if not width > 0:
-        raise UserError(f"{key}={_short(value)} has the width {width:g}: a window's width must be above 0")
+        raise ViewKeyError(key, value, "must have a width above 0")
     return float(center), float(width)
 
 
@@ -123,13 +121,12 @@ def _frames(value: Any, key: str) -> str | int | tuple[int, ...]:
             return f"{even[1]} even"
         if value.isdecimal() and value.isascii() and len(value) < 7:
             return int(value)
-    whole = isinstance(value, list | tuple) and all(type(number) is int and number >= 0 for number in value)
-    if not whole or not 1 <= len(value) <= MAX_NAMED_FRAMES:
-        raise UserError(
-            f"{key}={_short(value)} must be middle, all, a number from 0, a list of such numbers, or '8 even' for"
-            " eight that are evenly spread"
-        )
-    return tuple(value)
+    if isinstance(value, list | tuple) and 1 <= len(value) <= MAX_NAMED_FRAMES:
+        numbers = tuple(number for number in value if type(number) is int and number >= 0)
+        if len(numbers) == len(value):
+            return numbers
+    rule = "must be middle, all, a number from 0, a list of such numbers, or '8 even' for eight that are evenly spread"
+    raise ViewKeyError(key, value, rule)
 
 
 def _axis(value: Any, key: str) -> str:
@@ -142,17 +139,12 @@ def _fit(value: Any, key: str) -> str:
 
 def _choice(value: Any, choices: tuple[str, ...], key: str) -> str:
     if value not in choices:
-        raise UserError(f"{key}={_short(value)} must be one of {', '.join(choices)}")
+        raise ViewKeyError(key, value, f"must be one of {', '.join(choices)}")
     return value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _READERS = {"window": _window, "frames": _frames, "axis": _axis, "fit": _fit}

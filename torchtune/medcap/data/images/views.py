@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from PIL import Image
 
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewError
 
 ALL, MIDDLE = "all", "middle"
 AXES = ("sagittal", "coronal", "axial")
@@ -109,7 +109,7 @@ def choose_frames(frames: str | int | Sequence[int], count: int) -> Sequence[int
     wanted = [count // 2] if frames == MIDDLE else [frames] if isinstance(frames, str | int) else frames
     for number in map(int, wanted):
         if not 0 <= number < count:
-            raise UserError(f"has no frame {number}: it has {count}, numbered from 0")
+            raise ViewError(f"has no frame {number}: it has {count}, numbered from 0")
     return list(map(int, wanted))
 
 

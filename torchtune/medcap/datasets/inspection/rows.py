@@ -15,7 +15,6 @@ from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
 from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
-from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.packing import sharing
 from medcap.data.row_layouts import Record, read_record

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import LimitKeys
+from medcap.data.images.view_keys import read_view
 from medcap.errors import UserError
 from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
@@ -32,10 +33,12 @@ class LoadOptions:
         image_roots: folders that images may be in, besides those of the benchmark. For ``caption`` and ``vqa`` they
             replace the data file's folder and the working directory.
         work_folder: where images that are inside a parquet file are written, ``<output_dir>/<task>/images``.
+        view: how images are looked at where a row does not say it; keys as in a row.
     """
 
     image_roots: Sequence[str | Path] | None = None
     work_folder: Path | None = None
+    view: Mapping[str, Any] | None = None
 
     @classmethod
     def of_keys(cls, keys: Mapping[str, Any]) -> Self:
@@ -153,10 +156,12 @@ class ImageFinder:
 
     Args:
         reader: resolves paths.
+        view: how the images are looked at; keys as in a row.
     """
 
-    def __init__(self, reader: ImageReader) -> None:
+    def __init__(self, reader: ImageReader, view: Mapping[str, Any] | None = None) -> None:
         self.reader = reader
+        self.view = read_view(view or {}, prefix="view.")
         self.problem: str | None = None
         self._known: dict[tuple[str, ...], tuple[ImageRef, str | None]] = {}
 
@@ -188,7 +193,7 @@ class ImageFinder:
                 problems.append(self.problem)
             else:
                 path, self.problem = Path(names[0]), problems[0]
-            self._known[names] = ImageRef.of(path), self.problem
+            self._known[names] = ImageRef(str(path), self.view), self.problem
         image, self.problem = self._known[names]
         return image
 

@@ -52,11 +52,11 @@ class CaptionTask(Task):
     def load(self, source: str | Path, options: CaptionOptions = CaptionOptions()) -> Benchmark:
         """Read conversations; see :meth:`Task.load`."""
         path = data_file(source, _FILES)
-        find = ImageFinder(image_reader(path, options.image_roots))
+        find = ImageFinder(image_reader(path, options.image_roots), options.view)
         rows = []
         for index, value in read_rows(path):
             find.problem = None
-            record = read_record(value, path, index, find, options.dataset_conversation_style)
+            record = read_record(value, path, index, find, options.dataset_conversation_style, find.view)
             rows.append(_row(record, find.problem))
         return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
 from medcap.datasets.published.fields import field_text, field_words, question_text
 from medcap.datasets.published.finding import HUB, Found, Layout, find_files
 from medcap.datasets.published.question import PublishedQuestion
@@ -60,7 +61,10 @@ def _named_file(path: Path, title: str, kinds: Mapping[str, Sequence[str]], expe
 
 
 def image_finder(
-    folder: Path, subfolders: Iterable[str], further: Sequence[str | Path] | None = None
+    folder: Path,
+    subfolders: Iterable[str],
+    further: Sequence[str | Path] | None = None,
+    view: Mapping[str, Any] | None = None,
 ) -> tuple[ImageFinder, list[Path]]:
     """Return what finds a benchmark's images.
 
@@ -68,13 +72,14 @@ def image_finder(
         folder: the benchmark's own.
         subfolders: names in it that images are looked for in first, as far as they exist.
         further: folders that the user allows besides them.
+        view: how the images are looked at; keys as in a row.
 
     Returns:
         The finder, and its folders.
     """
     roots = [folder / name for name in subfolders if (folder / name).is_dir()]
     reader = ImageReader([*roots, folder, *(further or [])], keys=BENCHMARK_KEYS)
-    return ImageFinder(reader), list(reader.roots)
+    return ImageFinder(reader, view), list(reader.roots)
 
 
 def answer_type_of(value: Any) -> str:
@@ -139,6 +144,7 @@ def row_maker(
         UserError: if images have to be written and there is no work folder.
     """
     store = find = None
+    view = read_view(options.view or {}, prefix="view.")
     if found.kind == HUB:
         if options.work_folder is None:
             raise UserError(
@@ -148,12 +154,12 @@ def row_maker(
         store.folder.mkdir(parents=True, exist_ok=True)
         roots = [store.folder]
     else:
-        find, roots = image_finder(found.folder, layout.images, options.image_roots)
+        find, roots = image_finder(found.folder, layout.images, options.image_roots, options.view)
 
     def make_row(question: PublishedQuestion) -> Question:
         image, problem, name = None, None, field_text(question.image)
         if store is not None:
-            image = None if question.content is None else ImageRef.of(store.write(question.content))
+            image = None if question.content is None else ImageRef(str(store.write(question.content)), view)
             problem = "the parquet file holds no image for it" if image is None else None
         elif find is not None and name:
             image = find.first_of(*(name + suffix for suffix in question.suffixes))

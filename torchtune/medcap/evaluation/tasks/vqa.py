@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torchtune.data import Message
 
 from medcap.data.images.reader import IMAGE_KEYS
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.row_entry import image_entry
+from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.published.fields import field_text, option_texts, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
@@ -63,7 +66,7 @@ class VqaTask(Task):
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read questions; see :meth:`Task.load`. The keys decide the layout, not by ``conversation_style``."""
         path = data_file(source, _FILES, _FOLDERS)
-        find = ImageFinder(image_reader(path, options.image_roots))
+        find = ImageFinder(image_reader(path, options.image_roots), options.view)
         rows = []
         for index, value in read_rows(path):
             try:
@@ -103,8 +106,9 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
     images, problems = [], []
-    for image in _image_names(value):
-        images.append(find.first_of(image))
+    own = read_view(value, find.view)
+    for path, keys in _image_entries(value):
+        images.append(replace(find.first_of(path), view=read_view(keys, own)))
         problems.append(find.problem)
     name = next((str(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index))
     return [
@@ -121,19 +125,19 @@ def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
     ]
 
 
-def _image_names(value: Mapping[str, Any]) -> list[str]:
-    """Return the images that a row names under ``image`` or ``images``: a path, or a list of them."""
+def _image_entries(value: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the images that a row names under ``image`` or ``images``, each with the keys of its view."""
     named = [value[key] for key in _IMAGE_KEYS if value.get(key)]
-    named = [paths if isinstance(paths, list) else [paths] for paths in named]
-    if any(paths != named[0] for paths in named):
+    named = [images if isinstance(images, list) else [images] for images in named]
+    if any(images != named[0] for images in named):
         raise UserError("'image' and 'images' name different images: keep one of them")
     other = next((key for key in (*IMAGE_KEYS, "img") if key not in _IMAGE_KEYS and value.get(key)), None)
     if not named and other is not None:
         raise UserError(f"'{other}' is not read: name the image under 'image'")
-    paths = named[0] if named else []
-    if not all(isinstance(path, str) and path for path in paths):
+    entries = [image_entry(image) for image in (named[0] if named else [])]
+    if None in entries:
         raise UserError("'image' must be a path, or a list of paths")
-    return paths
+    return [entry for entry in entries if entry is not None]
 
 
 def question_message(images: Sequence[ImageRef], words: str) -> Message:

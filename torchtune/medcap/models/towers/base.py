@@ -163,7 +163,7 @@ class ImageTransform:
         return pixels.repeat(3, 1, 1) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()  # [3, H, W]
 
     def _pad(self, image: Image, black: bool) -> Image:
-        """Lay an image in the middle of a square, black or of the tower's mean colour, as LLaVA's expand2square does."""
+        """Lay an image in the middle of a square, as LLaVA's expand2square: black, or of the tower's mean colour."""
         if image.width == image.height:
             return image
         longest = max(image.size)

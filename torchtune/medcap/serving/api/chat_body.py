@@ -43,12 +43,25 @@ class ImageUrl(StrictModel):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
+class ViewFields(StrictModel):
+    """How an image is looked at, as the rows of a data file say it: ours, beside OpenAI's fields."""
+
+    frames: Any = None
+    axis: Any = None
+    window: Any = None
+    fit: Any = None
+
+
 class Part(StrictModel):
-    """A piece of a message; an image may be given as its URL alone, as older clients do."""
+    """A piece of a message; an image may be given as its URL alone, as older clients do.
+
+    ``view`` is ours; an image of several frames takes the place of as many images.
+    """
 
     type: Literal["text", "image_url", "refusal"]
     text: str | None = None
     image_url: Annotated[ImageUrl | None, BeforeValidator(_as_object)] = None
+    view: ViewFields | None = None
     refusal: str | None = None
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+from collections import abc
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,16 +15,21 @@ from torchtune.data import Message
 from medcap.data.chat_tokenizer import check_text
 from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.view_keys import read_view
+from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.row_layouts import PLACEHOLDER
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewError, ViewKeyError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage
 from medcap.generation.typed_placeholders import Placed, find_placeholders
 from medcap.models.towers.base import MAX_ASPECT
 from medcap.serving.api.api_error import ApiError, bad_request
-from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part
+from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part, ViewFields
 from medcap.serving.api.data_url import read_data_url
 from medcap.serving.limits import Limits
+
+# The views that parts of a request ask for, by the parts' fields.
+Views = dict[str, View]
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +64,24 @@ class ConversationReader:
             ApiError: 400, if a turn is out of place, the text too long, or an image cannot be taken.
         """
         num_images = num_characters = 0
+        views: Views = {}
         for index, message in enumerate(body.messages):
-            self._check_message(message, f"messages.{index}.content")
+            self._check_message(message, f"messages.{index}.content", views)
             num_images += len(message.images)
             num_characters += len(message.words)
-        if num_images > self._limits.max_images:
-            raise bad_request(
-                f"there are {num_images} images; at most {self._limits.max_images} are taken", "messages", "too_many"
-            )
+        room = _Room(num_images, self._limits.max_images)
         if num_characters > self._limits.max_characters:
             raise too_long(self._generator.max_seq_len)
         turns = _turns_to_answer(body)
-        return [self._message(f"messages.{index}.content", message, request_id) for index, message in turns]
+        return [
+            self._message(f"messages.{index}.content", message, request_id, views, room) for index, message in turns
+        ]
 
-    def _check_message(self, message: ChatMessage, field: str) -> None:
+    def _check_message(self, message: ChatMessage, field: str, views: Views) -> None:
         for index, part in enumerate(message.content):
             self._check_part(part, message.role, f"{field}.{index}")
+            if part.view is not None:
+                views[f"{field}.{index}"] = _view(part.view, f"{field}.{index}.view")
         if message.refusal and message.role != "assistant":
             raise bad_request("only the assistant's messages may hold a refusal", field)
         words = message.words
@@ -96,54 +105,108 @@ class ConversationReader:
         for name in ("text", "image_url", "refusal"):
             if (getattr(part, name) is None) == (name == part.type):
                 raise bad_request(f"'{field}' must have '{part.type}' and nothing else", field)
+        if part.view is not None and part.type != "image_url":
+            raise bad_request(f"'{field}' has a view, which only images have", field)
         if part.type == "image_url" and role != "user":
             raise bad_request("only the user's messages may hold images", field)
         if part.type == "refusal" and role != "assistant":
             raise bad_request("only the assistant's messages may hold a refusal", field)
 
-    def _message(self, field: str, message: ChatMessage, request_id: str) -> Message:
+    def _message(self, field: str, message: ChatMessage, request_id: str, views: Views, room: _Room) -> Message:
         if message.role != "user":
             role = "system" if message.role in SYSTEM else "assistant"
             return Message(role=role, content=message.words, masked=role == "system")
         if not message.images and not message.words.strip():
             raise bad_request(f"'{field}' is empty", field)
-        pieces: list[str | PreparedImage] = []
+        pieces: list[str | list[PreparedImage]] = []
         for index, part in enumerate(message.content):
             if part.type == "image_url":
                 assert part.image_url is not None, "the body was checked"
-                pieces.append(self._image(part.image_url.url, f"{field}.{index}.image_url.url", request_id))
+                view = views.get(f"{field}.{index}", DEFAULT_VIEW)
+                data = read_data_url(part.image_url.url, f"{field}.{index}.image_url.url")
+                pieces.append(self._pictures(data, view, f"{field}.{index}", request_id, room))
             elif part.text:
                 pieces.append(part.text)
         return Message(role="user", content=_placed(pieces), masked=True)
 
-    def _image(self, url: str, field: str, request_id: str) -> PreparedImage:
-        data = read_data_url(url, field)
-        picture = decode_picture(self._images, data, field, request_id)
-        return self._generator.prepare(picture, hashlib.sha256(data).hexdigest())
+    def _pictures(self, data: bytes, view: View, field: str, request_id: str, room: _Room) -> list[PreparedImage]:
+        """Decode one image, or the frames of a volume that are wanted."""
+        key = hashlib.sha256(data).hexdigest()
+        with _refused(self._images, f"{field}.image_url.url", request_id):
+            views = self._images.expand_bytes(data, view)
+        # [Contract] counted before anything is decoded: a small body may hold a volume of a thousand slices.
+        room.take(len(views) - 1)
+        pictures = decode_pictures(self._images, data, view, f"{field}.image_url.url", request_id)
+        return [
+            self._generator.prepare(picture, key if one == DEFAULT_VIEW else f"{key} {one}", one.fit)
+            for one, picture in zip(views, pictures, strict=True)
+        ]
+
+
+class _Room:
+    """The images that a request may still have; raises 400 where they are too many."""
+
+    def __init__(self, num_images: int, most: int) -> None:
+        self._num_images, self._most = 0, most
+        self.take(num_images)
+
+    def take(self, num_images: int) -> None:
+        self._num_images += num_images
+        if self._num_images > self._most:
+            raise bad_request(
+                f"there are {self._num_images} images; at most {self._most} are taken", "messages", "too_many"
+            )
+
+
+def _view(given: ViewFields, field: str) -> View:
+    try:
+        return read_view(given.model_dump())
+    except ViewKeyError as error:
+        raise bad_request(f"'{field}.{error.key}' {error.rule}", f"{field}.{error.key}") from None
 
 
 def decode_picture(images: ImageReader, data: bytes, field: str, request_id: str) -> Image.Image:
-    """Decode an image that came with a request.
+    """Decode an image that came with a request, in the default view; see :func:`decode_pictures`."""
+    return next(decode_pictures(images, data, DEFAULT_VIEW, field, request_id))
+
+
+def decode_pictures(images: ImageReader, data: bytes, view: View, field: str, request_id: str) -> Iterator[Image.Image]:
+    """Decode an image that came with a request, or several frames of it, one after the other.
 
     Args:
         images: has the limits, and no roots.
         data: the content of a file.
+        view: how it is looked at.
         field: field of the request, for the error message.
         request_id: id of the request, for the log.
 
-    Returns:
+    Yields:
         The upright 8-bit RGB picture.
 
     Raises:
-        ApiError: 400; whatever was wrong, its words are the same.
+        ApiError: 400; whatever was wrong with the image, its words are the same.
     """
+    pictures = images.open_bytes_frames(data, view)
+    while True:
+        with _refused(images, field, request_id):
+            picture = next(pictures, None)
+            if picture is not None and max(picture.size) > MAX_ASPECT * min(picture.size):
+                raise UserError(f"image of {picture.width} x {picture.height} is a strip")
+        if picture is None:
+            return
+        yield picture
+
+
+@contextlib.contextmanager
+def _refused(images: ImageReader, field: str, request_id: str) -> abc.Generator[None]:
+    """Refuse an image for whatever is wrong with it."""
     try:
-        picture = images.open_bytes(data)
-        if max(picture.size) > MAX_ASPECT * min(picture.size):
-            raise UserError(f"image of {picture.width} x {picture.height} is a strip")
-        return picture
-    except MemoryError:
+        yield
+    except (MemoryError, ApiError):
         raise
+    except ViewError as error:
+        reason = str(error).removeprefix("image of this request ")
+        raise bad_request(f"the image of '{field}' {reason}", field, "invalid_image") from None
     except Exception as error:
         # No list covers what damaged files make decoders raise; what they say is for the log only.
         logger.info("%s: image refused: %.300r", request_id, error)
@@ -198,7 +261,7 @@ def _turns_to_answer(body: ChatBody) -> list[tuple[int, ChatMessage]]:
     return turns
 
 
-def _placed(pieces: list[str | PreparedImage]) -> list[dict[str, Any]]:
+def _placed(pieces: list[str | list[PreparedImage]]) -> list[dict[str, Any]]:
     """Put the last images where the words name them; those before them stay where they are."""
     placed = {index: find_placeholders(piece) for index, piece in enumerate(pieces) if isinstance(piece, str)}
     images = [piece for piece in pieces if not isinstance(piece, str)]
@@ -208,7 +271,7 @@ def _placed(pieces: list[str | PreparedImage]) -> list[dict[str, Any]]:
     for index, piece in enumerate(pieces):
         if index not in placed:
             if free:
-                _append(parts, "image", free.pop(0))
+                _append_images(parts, free.pop(0))
         elif placed[index].count:
             _append_placed(parts, placed[index], named)
         else:
@@ -216,17 +279,24 @@ def _placed(pieces: list[str | PreparedImage]) -> list[dict[str, Any]]:
     return parts
 
 
-def _append_placed(parts: list[dict[str, Any]], placed: Placed, named: Iterator[PreparedImage]) -> None:
+def _append_placed(parts: list[dict[str, Any]], placed: Placed, named: Iterator[list[PreparedImage]]) -> None:
     for _ in range(placed.before):
-        _append(parts, "image", next(named))
+        _append_images(parts, next(named))
     first, *others = placed.pieces or [""]
     if first:
         _append(parts, "text", first)
     for piece in others:
-        kind, content = ("image", next(named)) if piece is None else ("text", piece)
-        parts.append({"type": kind, "content": content})
+        if piece is None:
+            parts += [{"type": "image", "content": image} for image in next(named)]
+        else:
+            parts.append({"type": "text", "content": piece})
     for _ in range(placed.after):
-        _append(parts, "image", next(named))
+        _append_images(parts, next(named))
+
+
+def _append_images(parts: list[dict[str, Any]], images: list[PreparedImage]) -> None:
+    for image in images:
+        _append(parts, "image", image)
 
 
 def _append(parts: list[dict[str, Any]], kind: str, content: Any) -> None:

@@ -17,7 +17,7 @@ from medcap.data.images.dicom.elements import frame_item, integers, numbers
 from medcap.data.images.dicom.layout import Frame
 from medcap.data.images.dicom.lookup_table import LookupTable, read_table
 from medcap.data.images.views import View, apply_window, stretch, through_windows
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,12 +32,15 @@ class Greys:
 
     Attributes:
         values: ``[rows, columns]``.
-        shown: bool ``[rows, columns]``, False for what the file calls padding, and for what is not a number.
+        shown: bool ``[rows, columns]``, False for what the file calls padding, unless all is, and for what is not a
+            number.
+        padding: bool ``[rows, columns]``, what the file calls padding.
         levels_range: values of black and white where the stored values are levels already, as those of a PNG are.
     """
 
     values: np.ndarray
     shown: np.ndarray
+    padding: np.ndarray
     levels_range: tuple[float, float] | None
 
 
@@ -73,7 +76,8 @@ def grey_values(frame: Frame, number: int, dataset: Dataset, little_endian: bool
     possible = None
     if frame.bits is not None and frame.bits <= 8 and frame.values.dtype.kind == "u":
         possible = transform(np.arange(2**frame.bits))
-    return Greys(values, shown, None if possible is None else (float(possible.min()), float(possible.max())))
+    levels_range = None if possible is None else (float(possible.min()), float(possible.max()))
+    return Greys(values, shown, padding, levels_range)
 
 
 def grey_display(number: int, dataset: Dataset, little_endian: bool, view: View) -> Transform | None:
@@ -216,7 +220,7 @@ def _display(item: Dataset, little_endian: bool, view: View) -> Transform | None
     if problem is not None:
         raise UserError(f"{problem}, or {_WINDOW_HELP}")
     if isinstance(view.window, int):
-        raise UserError(f"has no window {view.window}: it has 0, numbered from 0")
+        raise ViewError(f"has no window {view.window}: it has 0, numbered from 0")
     return None
 
 
@@ -233,7 +237,7 @@ def _table(tables: list[LookupTable], number: int) -> Transform:
 
 def _checked(number: int, count: int) -> int:
     if not 0 <= number < count:
-        raise UserError(f"has no window {number}: it has {count}, numbered from 0")
+        raise ViewError(f"has no window {number}: it has {count}, numbered from 0")
     return number
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from medcap.data.images.dicom.stack import SliceHeader, SliceStack, stack_slices
 from medcap.data.images.pixel_samples import check_pixels
 from medcap.data.images.views import AXES, View, choose_frames, square_pixels, through_windows
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
-from medcap.errors import UserError, is_of_the_machine
+from medcap.errors import UserError, ViewError, is_of_the_machine
 
 _KEPT_STACKS = 512
 Keep = Callable[[Callable[[], Volume]], Volume]
@@ -83,7 +84,9 @@ class DicomSeries:
             raise UserError("is a DICOM series: reading it needs nibabel, pip install 'medcap[dicom]'") from None
         self._stack, self._open, self._keep = stack, open_slice, keep
         self.max_pixels = max_pixels
-        self._orientation = io_orientation(stack.affine)  # [3, 2]: the patient's axis of each of ours, and its direction
+        self._orientation = io_orientation(
+            stack.affine
+        )  # [3, 2]: the patient's axis of each of ours, and its direction
         self._order = self._orientation[:, 0].astype(int).argsort()
         self.frames = stack.shape[2]
         for axis in AXES:
@@ -120,7 +123,7 @@ class DicomSeries:
         self.frames = self.count(view.axis)
         acquired = view.axis == AXES[int(self._orientation[2, 0])]
         if not acquired and not self._stack.straight:
-            raise UserError(f"was acquired with a tilted gantry: it has no undistorted {view.axis} slices")
+            raise ViewError(f"was acquired with a tilted gantry: it has no undistorted {view.axis} slices")
         middle = self._file(self._stack.shape[2] // 2, whole=False)
         for number in choose_frames(view.frames, self.frames):
             if acquired and not self._needs_range(middle, view):
@@ -168,7 +171,8 @@ class DicomSeries:
         name = self._stack.names[number]
         with _NamedFile(name):
             greys = self._file(number, whole=True).greys()
-        return Greys(_compact(greys.values), greys.shown, greys.levels_range)
+        # Of a volume, a slice may be nothing but padding.
+        return replace(greys, values=_compact(greys.values), shown=greys.shown & ~greys.padding)
 
     def _file(self, number: int, whole: bool) -> DicomFile:
         name = self._stack.names[number]
