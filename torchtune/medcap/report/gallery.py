@@ -23,6 +23,8 @@ from medcap.report.sections import Section
 if TYPE_CHECKING:
     from PIL import Image
 
+    ShownImage = ImageRef | str | Path | Image.Image
+
 THUMBNAIL_SIDE = 256
 SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
@@ -51,7 +53,7 @@ class Sample:
 
     generated: str
     references: Sequence[str]
-    images: Sequence[ImageRef | str | Path | Image.Image] = field(default_factory=tuple)
+    images: Sequence[ShownImage] = field(default_factory=tuple)
     question: str = ""
     correct: bool | None = None
     score: tuple[str, float] | None = None
@@ -76,11 +78,6 @@ class Sample:
     def plain_answer(self) -> str:
         """The answer as it is compared with options: without case, further white space and final full stops."""
         return _plain(self.generated)
-
-    @property
-    def shown_images(self) -> Sequence[ImageRef | str | Path | Image.Image]:
-        """The images, of many only some, evenly spaced from the first to the last."""
-        return [self.images[position] for position in _spread(list(range(len(self.images))), MOST_PICTURES)]
 
     @property
     def facts(self) -> str:
@@ -137,9 +134,9 @@ class Gallery(Section):
     def shown(self) -> Shown:
         """Choose the rows, read their pictures and see which filters they need."""
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
-        pictures: dict[ImageRef | int, tuple[str, str]] = {}
+        known: dict[ImageRef | int, tuple[str, str]] = {}
         numbers = _group_numbers(samples)
-        cards = [(sample, numbers[sample.group], _pictures(sample, self.reader, pictures)) for sample in samples]
+        cards = [(sample, numbers[sample.group], _pictures(sample, self.reader, known)) for sample in samples]
         verdicts: list[tuple[str, str]] = []
         groups: list[tuple[str, str]] = []
         if any(sample.correct is not None for sample in samples):
@@ -153,20 +150,32 @@ class Gallery(Section):
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The pictures of a row.
+
+    Attributes:
+        total: how many there are, slices of volumes included.
+        shown: of each, or of some evenly spaced ones, its ``data:`` address, or "" and why there is none.
+    """
+
+    total: int
+    shown: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Shown:
     """What a gallery shows.
 
     Attributes:
         rule: rule by which the rows were chosen.
-        cards: each row, the number of its group, and its pictures: of each the ``data:`` address, or "" and why there
-            is none.
+        cards: each row, the number of its group, and its pictures.
         verdicts: style class and words of each choice in the filter by verdict.
         groups: filter names of the rows, in the same form, for the filter by group.
         empty: style classes of the sentences for choices of both filters that leave no row.
     """
 
     rule: str
-    cards: list[tuple[Sample, int, list[tuple[str, str]]]]
+    cards: list[tuple[Sample, int, Pictures]]
     verdicts: list[tuple[str, str]]
     groups: list[tuple[str, str]]
     empty: list[str]
@@ -274,7 +283,7 @@ def _span(text: str, tag: str | None) -> Markup:
     return Markup("{}<{tag}>{}</{tag}>").format(text[: len(text) - len(words)], words, tag=tag)
 
 
-def thumbnail(image: ImageRef | str | Path | Image.Image, reader: ImageReader | None = None) -> str:
+def thumbnail(image: ShownImage, reader: ImageReader | None = None) -> str:
     """Return a small picture that is in the page itself.
 
     Args:
@@ -321,19 +330,30 @@ def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[s
     ]
 
 
-def _pictures(
-    sample: Sample, reader: ImageReader | None, known: dict[ImageRef | int, tuple[str, str]]
-) -> list[tuple[str, str]]:
-    pictures = []
-    for image in sample.shown_images:
+def _pictures(sample: Sample, reader: ImageReader | None, known: dict[ImageRef | int, tuple[str, str]]) -> Pictures:
+    images = [picture for image in sample.images for picture in _single_pictures(image, reader)]
+    shown = []
+    for position in _spread(list(range(len(images))), MOST_PICTURES):
+        image = images[position]
         key = ImageRef.of(image) if isinstance(image, (ImageRef, str, Path)) else id(image)
         if key not in known:
             try:
                 known[key] = thumbnail(image, reader), ""
             except (UserError, OSError, ValueError) as error:
                 known[key] = "", str(error)
-        pictures.append(known[key])
-    return pictures
+        shown.append(known[key])
+    return Pictures(len(images), shown)
+
+
+def _single_pictures(image: ShownImage, reader: ImageReader | None) -> Sequence[ShownImage]:
+    """Return a reference for each frame that one means; of a file that cannot be read, the reference itself."""
+    if not isinstance(image, ImageRef) or not image.view.has_several_frames:
+        return [image]
+    reader = reader or ImageReader([Path(image.path).parent])
+    try:
+        return reader.expand(replace(image, path=str(reader.resolve(image.path))))
+    except (UserError, OSError, ValueError):
+        return [image]
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,8 @@ from PIL import Image
 
 from helpers.pages import section_html
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.errors import UserError
 from medcap.report.gallery import (
     MOST_GROUPS,
@@ -84,6 +86,17 @@ def test_several_images_of_a_row_stand_side_by_side_and_of_many_slices_some(tmp_
     assert "31 images, 16 of them shown</p>" in html
     levels = [round(np.asarray(decoded(address)).mean() / 8) for address in re.findall(r'src="([^"]+)"', html)[2:]]
     assert levels == list(range(0, 31, 2))
+
+
+def test_the_slices_of_a_volume_that_were_looked_at_stand_side_by_side(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    volume = np.zeros((16, 16, 4), dtype=np.int16) + np.arange(4, dtype=np.int16) * 80
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
+    image = ImageRef(str(tmp_path / "ct.nii.gz"), View(window=(120.0, 240.0), frames="all"))
+    html = gallery([Sample("a", ["a"], images=[image])])
+    levels = [np.asarray(decoded(address)).mean().round() for address in re.findall(r'src="([^"]+)"', html)]
+    assert levels == [0, 85, 170, 255]
+    assert "4 images</p>" in html
 
 
 def test_verdicts_are_words_and_signs_and_can_be_filtered():

@@ -129,7 +129,9 @@ def test_other_files_and_localizers_of_other_series_are_left_out(reader, tmp_pat
     (folder / "notes.txt").write_text("a report")
     (folder / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "inside").mkdir()
-    write_dicom(folder / "scout.dcm", PATIENT[0], SeriesInstanceUID="9.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_dicom(
+        folder / "scout.dcm", PATIENT[0], SeriesInstanceUID="9.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
     assert positions(slice_of(reader, folder)) == {85: (3, 0), 170: (0, 2)}
 
 
