@@ -3,6 +3,9 @@
 import hashlib
 import json
 
+import numpy as np
+import pytest
+
 from helpers.browser import BOXED, log_in, visiting
 from helpers.serving import noise_png
 
@@ -19,6 +22,15 @@ color => {
   const rows = found.map((place) => Math.floor(place / canvas.width));
   const ends = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
   return { size: [canvas.width, canvas.height], columns: ends(columns), rows: ends(rows) };
+}
+"""
+
+
+# The grey in the middle of the picture.
+GREY = """
+() => {
+  const canvas = document.getElementById("picture");
+  return canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data;
 }
 """
 
@@ -151,3 +163,42 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(browser, served):
         for name in ("#send", "#regenerate", "#words", "#settings"):
             box = visit.page.locator(name).bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= 360, name
+
+
+def volume_file():
+    """A NIfTI volume of 6 sagittal, 5 coronal and 4 axial slices, in which the k-th axial slice has grey 60 k."""
+    nibabel = pytest.importorskip("nibabel")
+    values = np.broadcast_to(60 * np.arange(4, dtype=np.int16), (6, 5, 4))
+    return nibabel.Nifti1Image(values, np.eye(4)).to_bytes()
+
+
+def test_slices_of_a_volume_are_leafed_through_and_asked_about(visit):
+    page = visit.page
+    page.set_input_files("#file", {"name": "ct.nii", "mimeType": "", "buffer": volume_file()})
+    page.wait_for_selector("#volume:visible")
+    assert page.inner_text("#slice_number") == "3 of 4"
+    page.fill("#window", "90,180")
+    page.press("#window", "Tab")
+    for number, grey in ((1, 0), (2, 85), (4, 255)):
+        page.fill("#slice", str(number - 1))
+        page.wait_for_function("text => slice_number.textContent === text", arg=f"{number} of 4")
+        page.wait_for_function(f"grey => ({GREY})()[0] === grey", arg=grey)
+    visit.tick("first")
+    page.fill("#slice", "1")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        visit.ask("Which slice?")
+    (turn,) = json.loads(asked.value.post_data)["messages"]
+    assert turn["content"][0]["view"] == {"frames": 1, "window": [90, 180]}
+    assert visit.answers()["first"]
+    assert page.is_disabled("#axis")  # what was asked about stays as it was
+
+    page.set_input_files("#file", {"name": "ct.nii", "mimeType": "", "buffer": volume_file()})
+    page.wait_for_selector("#axis:enabled")
+    page.select_option("#axis", "coronal")
+    page.wait_for_function("() => slice_number.textContent === '3 of 5'")
+    page.select_option("#frames", "4 even")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        visit.ask()
+    content = json.loads(asked.value.post_data)["messages"][-1]["content"]
+    assert content[0]["view"] == {"frames": "4 even", "axis": "coronal"}
+    assert visit.answers()["first"]

@@ -22,7 +22,7 @@ pytestmark = [
 # Asks as page.js does, and tells what each run is sent for the last question, and what is exported.
 DRIVER = """
 import { readFileSync } from "node:fs";
-import { Conversation } from "./conversation.mjs";
+import { Conversation } from "./conversation.js";
 
 function converse({ steps, system, alone }) {
   const conversation = new Conversation();
@@ -51,8 +51,10 @@ console.log(JSON.stringify(JSON.parse(readFileSync(0)).map(converse)));
 def converse(tmp_path_factory):
     """Holds conversations in node."""
     folder = tmp_path_factory.mktemp("page")
-    script = files("medcap.serving").joinpath("page", "conversation.js").read_text(encoding="utf-8")
-    (folder / "conversation.mjs").write_text(script, encoding="utf-8")
+    for name in ("conversation.js", "view.js"):
+        script = files("medcap.serving").joinpath("page", name).read_text(encoding="utf-8")
+        (folder / name).write_text(script, encoding="utf-8")
+    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     (folder / "driver.mjs").write_text(DRIVER, encoding="utf-8")
 
     def converse(*steps, **options):

@@ -189,6 +189,12 @@ class ImageReader:
             self._check_bytes(len(data))
             return _expanded(self._identify(io.BytesIO(data), closing, whole=False), view)
 
+    def has_greys_of_its_own(self, data: bytes) -> bool:
+        """Return whether an image in memory is DICOM or NIfTI, so that windows and perhaps slices can be chosen."""
+        with contextlib.ExitStack() as closing, self._named("of this request"):
+            self._check_bytes(len(data))
+            return isinstance(self._identify(io.BytesIO(data), closing, whole=False), DicomFile | NiftiFile)
+
     def open_bytes_frames(self, data: bytes, view: View) -> Generator[Image.Image]:
         """Decode all pictures that a view of an image in memory means, one after the other; see :meth:`open_bytes`."""
         with contextlib.ExitStack() as closing, self._named("of this request"):

@@ -132,7 +132,7 @@ class ConversationReader:
     def _pictures(self, data: bytes, view: View, field: str, request_id: str, room: _Room) -> list[PreparedImage]:
         """Decode one image, or the frames of a volume that are wanted."""
         key = hashlib.sha256(data).hexdigest()
-        with _refused(self._images, f"{field}.image_url.url", request_id):
+        with refused_images(self._images, f"{field}.image_url.url", request_id):
             views = self._images.expand_bytes(data, view)
         # [Contract] counted before anything is decoded: a small body may hold a volume of a thousand slices.
         room.take(len(views) - 1)
@@ -188,7 +188,7 @@ def decode_pictures(images: ImageReader, data: bytes, view: View, field: str, re
     """
     pictures = images.open_bytes_frames(data, view)
     while True:
-        with _refused(images, field, request_id):
+        with refused_images(images, field, request_id):
             picture = next(pictures, None)
             if picture is not None and max(picture.size) > MAX_ASPECT * min(picture.size):
                 raise UserError(f"image of {picture.width} x {picture.height} is a strip")
@@ -198,8 +198,17 @@ def decode_pictures(images: ImageReader, data: bytes, view: View, field: str, re
 
 
 @contextlib.contextmanager
-def _refused(images: ImageReader, field: str, request_id: str) -> abc.Generator[None]:
-    """Refuse an image for whatever is wrong with it."""
+def refused_images(images: ImageReader, field: str, request_id: str) -> abc.Generator[None]:
+    """Refuse an image for whatever is wrong with it while the block lasts.
+
+    Args:
+        images: has the limits.
+        field: field of the request, for the error message.
+        request_id: id of the request, for the log.
+
+    Raises:
+        ApiError: 400.
+    """
     try:
         yield
     except (MemoryError, ApiError):

@@ -51,7 +51,14 @@ export async function preview(blob) {
     width: Number(response.headers.get("x-image-width")),
     height: Number(response.headers.get("x-image-height")),
     sha256: response.headers.get("x-image-sha256"),
+    hasSlices: response.headers.get("x-image-has-slices") === "1",
   };
+}
+
+// Pictures of the slices of a volume, or of one DICOM image, along an axis and through a window.
+export async function slices(blob, axis, window) {
+  const query = new URLSearchParams({ axis, window });
+  return (await call(`page/slices?${query}`, { method: "POST", body: blob })).json();
 }
 
 // Calls onPiece with each piece of the answer; returns why it ended.

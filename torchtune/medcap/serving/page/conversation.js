@@ -1,5 +1,7 @@
 // What was said: exchanges of one question with an answer of each run.
 
+import { viewOf, viewWords } from "./view.js";
+
 // What stands for an image in a turn, as medcap.generation.typed_placeholders has it: <image> at the edges, ① anywhere.
 const PLACEHOLDER = /<image>|\u2460+/g;
 const RUN = /\u2460+/g;
@@ -61,7 +63,7 @@ export class Conversation {
   // The runs of an exchange that can be compared: all that answered it, if all of them saw the same images.
   comparable(exchange) {
     const answered = [...exchange.answers].filter(([, answer]) => hasAnswered(answer));
-    const views = new Set(answered.map(([, answer]) => JSON.stringify(answer.seen.map((image) => image.sha256))));
+    const views = new Set(answered.map(([, answer]) => JSON.stringify(answer.seen.map((image) => [image.sha256, viewWords(image)]))));
     return views.size === 1 ? answered.map(([model]) => model) : [];
   }
 
@@ -81,7 +83,7 @@ export class Conversation {
     const turns = this.turns(null, model);
     return {
       model,
-      image: turns.flatMap((turn) => turn.images.map((image) => image.name)),
+      image: turns.flatMap((turn) => turn.images.map(rowEntry)),
       conversations: turns.flatMap(({ text, images, answer }) => [
         { from: "human", value: rowText(text, images.length) },
         { from: "gpt", value: answer },
@@ -92,6 +94,11 @@ export class Conversation {
   images() {
     return this.exchanges.flatMap((exchange) => exchange.images);
   }
+}
+
+function rowEntry(image) {
+  const view = viewOf(image);
+  return view ? { image: image.name, ...view } : image.name;
 }
 
 export function newAnswer() {
@@ -109,7 +116,7 @@ function wordsOf(answer) {
 }
 
 function parts(text, images) {
-  const shown = images.map((image) => ({ type: "image_url", image_url: { url: image.url } }));
+  const shown = images.map((image) => ({ type: "image_url", image_url: { url: image.url }, view: viewOf(image) }));
   return text ? [...shown, { type: "text", text }] : shown;
 }
 

@@ -2,9 +2,11 @@
 
 import * as api from "./api.js";
 import { Conversation, hasAnswered, newAnswer } from "./conversation.js";
+import { dataURL, smaller } from "./files.js";
 import { show } from "./picture.js";
+import { viewWords } from "./view.js";
+import * as volume from "./volume.js";
 
-const MAX_THUMBNAIL = 120;
 const $ = (id) => document.getElementById(id);
 
 let conversation = new Conversation();
@@ -76,6 +78,10 @@ async function attach(files) {
       if (attached.length >= maxImages) throw new api.ServerError(0, `At most ${maxImages} images are taken.`);
       const image = { name: file.name, url: await dataURL(file), ...(await api.preview(file)) };
       image.thumbnail = await smaller(image.picture);
+      if (image.hasSlices) {
+        image.blob = file;
+        await volume.load(image, () => {});
+      }
       attached.push(image);
       look(image, null);
     } catch (error) {
@@ -113,7 +119,18 @@ function look(image, exchange) {
   draw();
 }
 
+volume.listen(
+  () => shown,
+  async (image) => {
+    image.thumbnail = await smaller(image.picture);
+    refresh();
+    await draw();
+  },
+  complain,
+);
+
 function draw() {
+  volume.showControls(shown, !attached.includes(shown));
   const regions = [];
   if (looking) {
     for (const [model, answer] of looking.answers) {
@@ -123,29 +140,6 @@ function draw() {
     }
   }
   return show(shown, regions);
-}
-
-const dataURL = (blob) =>
-  new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => {
-      // The server goes by the content; a browser does not know what DICOM is.
-      const [, base64 = ""] = reader.result.split(",");
-      resolve(`data:application/octet-stream;base64,${base64}`);
-    };
-    reader.onerror = () => reject(new api.ServerError(0, "The file cannot be read."));
-    reader.readAsDataURL(blob);
-  });
-
-async function smaller(blob) {
-  const picture = await createImageBitmap(blob);
-  const scale = Math.min(1, MAX_THUMBNAIL / Math.min(picture.width, picture.height));
-  const canvas = make("canvas", {
-    width: Math.max(1, Math.round(picture.width * scale)),
-    height: Math.max(1, Math.round(picture.height * scale)),
-  });
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL();
 }
 
 $("file").addEventListener("change", () => {
@@ -280,7 +274,7 @@ async function vote(exchange, body, models) {
     await api.vote({
       ...body,
       question: exchange.text,
-      images: answers[0][1].seen.map(({ name, sha256 }) => ({ name, sha256 })),
+      images: answers[0][1].seen.map(votedImage),
       turn: conversation.exchanges.indexOf(exchange) + 1,
       answers: Object.fromEntries(answers.map(([model, answer]) => [model, answer.text])),
       settings: { ...sampling(), system: $("system").value.trim() },
@@ -289,6 +283,11 @@ async function vote(exchange, body, models) {
   } catch (error) {
     complain(error);
   }
+}
+
+function votedImage(image) {
+  const view = viewWords(image);
+  return { name: image.name, sha256: image.sha256, ...(view && { view }) };
 }
 
 function voteButtons(exchange, model, answer) {

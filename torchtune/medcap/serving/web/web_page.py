@@ -28,6 +28,7 @@ from medcap.serving.body import body_of
 from medcap.serving.completion import while_connected
 from medcap.serving.routes import Keys
 from medcap.serving.service import Service
+from medcap.serving.web.slices import slices
 from medcap.serving.web.votes import VoteLog
 
 MAX_EXAMPLES = 24
@@ -50,6 +51,7 @@ class VotedImage(StrictModel):
 
     name: str = Field(max_length=300)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    view: str = Field("", max_length=1_000)
 
 
 class Vote(StrictModel):
@@ -141,38 +143,40 @@ def page_routes(service: Service, keys: Keys, votes: VoteLog, examples: Sequence
         keys.check(request)
         return Response(_numbered(request, thumbnails), media_type="image/png")
 
-    def preview(data: bytes, request_id: str) -> Response:
-        picture = decode_picture(reader, data, "image", request_id)
+    def preview(data: bytes, request: Request) -> Response:
+        picture = decode_picture(reader, data, "image", request.state.request_id)
         width, height = picture.size
         headers = {
+            "x-image-has-slices": str(int(reader.has_greys_of_its_own(data))),
             "x-image-width": str(width),
             "x-image-height": str(height),
             "x-image-sha256": hashlib.sha256(data).hexdigest(),
         }
         return Response(_png(picture, MAX_PREVIEW), media_type="image/png", headers=headers)
 
-    def take_vote(data: bytes, request_id: str) -> Response:
-        if not votes.add(_checked(Vote, data).model_dump()):
+    def show_slices(data: bytes, request: Request) -> Response:
+        return JSONResponse(slices(reader, data, request.query_params, request.state.request_id))
+
+    def take_vote(data: bytes, request: Request) -> Response:
+        if not votes.add(_checked(Vote, data).model_dump(exclude_unset=True)):
             raise ApiError(507, "the log of votes is full", "votes_full")
         return Response(status_code=204)
 
-    def regions(data: bytes, request_id: str) -> Response:
+    def regions(data: bytes, request: Request) -> Response:
         asked = _checked(BoxedText, data)
         found = find_boxes(asked.text, asked.width, asked.height)
         return JSONResponse({"regions": [{"box": box.edges, "label": box.label} for box in found]})
 
-    pages = [Route("/page/" + name, _constant(name)) for name in ("page.css", "page.js", "api.js")]
-    pages += [Route("/page/" + name, _constant(name)) for name in ("conversation.js", "picture.js")]
+    names = sorted(file.name for file in files("medcap.serving").joinpath("page").iterdir())
+    pages = [Route(f"/page/{name}", _constant(name)) for name in names if Path(name).suffix in (".css", ".js")]
+    posted = {"preview": preview, "slices": show_slices, "votes": take_vote, "regions": regions}
     return [
         Route("/", _constant("index.html")),
         *pages,
         Route("/page/settings", settings),
         Route("/page/examples/{number:int}", example),
         Route("/page/examples/{number:int}/thumbnail", thumbnail),
-        *(
-            Route(path, _Posted(service, keys, work), methods=["POST"])
-            for path, work in (("/page/preview", preview), ("/page/votes", take_vote), ("/page/regions", regions))
-        ),
+        *(Route(f"/page/{name}", _Posted(service, keys, work), methods=["POST"]) for name, work in posted.items()),
     ]
 
 
@@ -182,10 +186,10 @@ class _Posted:
     Args:
         service: counts and bounds bodies.
         keys: keys to check.
-        work: the body and the request's id -> the reply.
+        work: the body and its request -> the reply.
     """
 
-    def __init__(self, service: Service, keys: Keys, work: Callable[[bytes, str], Response]) -> None:
+    def __init__(self, service: Service, keys: Keys, work: Callable[[bytes, Request], Response]) -> None:
         self._service = service
         self._keys = keys
         self._work = work
@@ -196,12 +200,12 @@ class _Posted:
         self._keys.check(request)
         async with body_of(scope, receive, self._service) as data:
             with self._service.admitted():
-                reply = await while_connected(receive, self._reply(bytes(data), request.state.request_id))
+                reply = await while_connected(receive, self._reply(bytes(data), request))
         await reply(scope, receive, send)
 
-    async def _reply(self, data: bytes, request_id: str) -> Response:
+    async def _reply(self, data: bytes, request: Request) -> Response:
         threads = self._service.threads
-        return await asyncio.get_running_loop().run_in_executor(threads, self._work, data, request_id)
+        return await asyncio.get_running_loop().run_in_executor(threads, self._work, data, request)
 
 
 def _constant(name: str) -> Callable[[Request], Awaitable[Response]]:

@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import io
 import json
@@ -68,10 +69,12 @@ def test_the_page_brings_all_that_it_names_and_nothing_from_elsewhere(client):
         content = reply.body.decode()
         assert "://" not in content
         named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', content)}
-    assert seen == {"page/page.css", "page/page.js", "page/api.js", "page/conversation.js", "page/picture.js"}
+    scripts = ("page", "api", "conversation", "files", "picture", "view", "volume")
+    assert seen == {"page/page.css", *(f"page/{name}.js" for name in scripts)}
     # Every element that the script asks for is there.
-    script = client.request("GET", "/page/page.js").body.decode()
-    assert set(re.findall(r'\$\("([\w]+)"\)', script)) <= set(re.findall(r'id="([\w]+)"', text))
+    for name in ("page", "volume"):
+        script = client.request("GET", f"/page/{name}.js").body.decode()
+        assert set(re.findall(r'\$\("([\w]+)"\)', script)) <= set(re.findall(r'id="([\w]+)"', text))
 
 
 def test_settings_name_runs_examples_and_limits(client):
@@ -100,6 +103,46 @@ def test_a_preview_is_what_the_model_reads(client, workplace):
     assert (reply.headers["x-image-width"], reply.headers["x-image-height"]) == ("8", "8")
     assert reply.headers["x-image-sha256"] == hashlib.sha256(data).hexdigest()
     assert picture.getpixel((0, 0)) == (0, 0, 0) and picture.getpixel((7, 7)) == (255, 255, 255)
+
+
+def volume_file(num_slices=4):
+    """A NIfTI volume of 6 sagittal, 5 coronal and some axial slices, in which the k-th axial slice has value 60 k."""
+    nibabel = pytest.importorskip("nibabel")
+    values = np.broadcast_to(60 * np.arange(num_slices, dtype=np.int16), (6, 5, num_slices))
+    return nibabel.Nifti1Image(values, np.eye(4)).to_bytes()
+
+
+def middle_greys(reply):
+    """The size of the first picture, and the grey in the middle of each."""
+    found = json.loads(reply.body)
+    addresses = [address.partition(",")[2] for address in found["pictures"]]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(address))) for address in addresses]
+    assert pictures[0].size == (found["width"], found["height"])
+    return pictures[0].size, [picture.getpixel((2, 1))[0] for picture in pictures]
+
+
+def test_the_slices_of_a_volume_are_sent_along_an_axis_and_through_a_window(client, workplace):
+    assert post(client, "preview", volume_file()).headers["x-image-has-slices"] == "1"
+    reply = post(client, "slices?window=90,180", volume_file())
+    assert {key: json.loads(reply.body)[key] for key in ("frames", "numbers")} == {"frames": 4, "numbers": [0, 1, 2, 3]}
+    assert middle_greys(reply) == ((6, 5), [0, 85, 170, 255])
+    # The third row of four from the top of a slice that stands upright is the second axial slice.
+    reply = post(client, "slices?axis=coronal&window=90,180", volume_file())
+    assert middle_greys(reply) == ((6, 4), [170] * 5)
+    many = json.loads(post(client, "slices", volume_file(200)).body)
+    assert (many["frames"], len(many["numbers"]), many["numbers"][:2], many["numbers"][-1]) == (200, 64, [1, 4], 198)
+    one = json.loads(post(client, "slices", (workplace / "examples/a.dcm").read_bytes()).body)
+    assert (one["frames"], one["numbers"], len(one["pictures"])) == (1, [0], 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "part"),
+    [("axis=oblique", "'axis' must be one of sagittal, coronal, axial"), ("window=40,0", "'window' must have a width")],
+)
+def test_an_impossible_axis_or_window_is_named(client, query, part):
+    reply = post(client, f"slices?{query}", volume_file())
+    assert reply.status == 400
+    assert part in reply.error["message"]
 
 
 def test_a_large_image_is_shown_smaller(client):
@@ -165,9 +208,11 @@ def test_boxes_in_an_answer_are_found(client):
     assert post(client, "regions", b"[" * 100_000).status == 400
 
 
-@pytest.mark.parametrize("path", ["settings", "examples/0", "examples/0/thumbnail", "preview", "votes", "regions"])
+@pytest.mark.parametrize(
+    "path", ["settings", "examples/0", "examples/0/thumbnail", "preview", "slices", "votes", "regions"]
+)
 def test_what_the_page_asks_for_needs_the_key(client, path):
-    method = "GET" if path[0] in "se" else "POST"
+    method = "GET" if path == "settings" or path.startswith("examples") else "POST"
     assert client.request(method, f"/page/{path}", headers={"Authorization": "Bearer wrong"}).status == 401
     assert client.request(method, f"/page/{path}", headers={"Authorization": ""}).status == 401
 

@@ -1,0 +1,27 @@
+// How an image is looked at: image.view has the keys of a data row, with the window as a person types it.
+
+// What a request and a row say of it; undefined where nothing was chosen.
+export function viewOf(image) {
+  const view = {};
+  const { frames, axis, window } = image.view ?? {};
+  if (frames !== undefined) view.frames = frames;
+  if (axis && axis !== "axial") view.axis = axis;
+  if (window) view.window = windows(window);
+  return Object.keys(view).length ? view : undefined;
+}
+
+// In the form in which the chat takes it.
+export function viewWords(image) {
+  const { frames, axis, window } = image.view ?? {};
+  const words = [];
+  if (frames !== undefined) words.push(`frames=${String(frames).replace(" ", "")}`);
+  if (axis && axis !== "axial") words.push(`axis=${axis}`);
+  if (window) words.push(`window=${window}`);
+  return words.join(" ");
+}
+
+// "40,400" -> [40, 400]; "-100,2250/40,350/40,80" -> one for each channel.
+function windows(text) {
+  const pairs = text.split("/").map((pair) => pair.split(",").map(Number));
+  return pairs.length === 1 ? pairs[0] : pairs;
+}
