@@ -159,3 +159,33 @@ def test_a_tower_in_low_precision_takes_float32_images(towers, kind):
     images = torch.zeros(1, 3, tower.preprocess.image_size, tower.preprocess.image_size, device="meta")
     assert tower.encode_patches(images).dtype == torch.bfloat16
     assert tower.encode_pooled(images).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("size", [(40, 21), (21, 40), (30, 30)])
+@pytest.mark.parametrize("fit", ["pad", "pad_mean"])
+def test_a_padded_picture_is_llavas_expand2square(size, fit):
+    preprocess = Preprocess(16)
+    image, side = picture(size), max(size)
+    colour = (0, 0, 0) if fit == "pad" else (122, 116, 104)  # int(255 * mean), as LLaVA's process_images has it
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    assert torch.equal(preprocess.transform()(image, fit), preprocess.transform()(square))
+    assert torch.equal(Preprocess(16, resize_mode="squash").transform()(image, fit), preprocess.transform()(square))
+
+
+def test_another_fit_than_the_towers_own():
+    shortest, squash = Preprocess(16).transform(), Preprocess(16, resize_mode="squash").transform()
+    image = picture((40, 21))
+    assert torch.equal(shortest(image, "squash"), squash(image))
+    assert torch.equal(squash(image, "crop"), shortest(image))
+    assert torch.equal(shortest(image, "crop"), shortest(image))
+    grey = image.convert("L")
+    assert torch.equal(shortest(grey, "pad"), shortest(grey.convert("RGB"), "pad"))
+    assert shortest(grey, "pad_mean")[:, 0, 0].tolist() == [122, 116, 104]
+
+
+def test_a_long_picture_is_made_smaller_before_it_is_padded(monkeypatch):
+    monkeypatch.setattr("medcap.models.towers.base._MAX_PADDED", 64)
+    pixels = Preprocess(16).transform()(Image.new("RGB", (6400, 1600), (200, 200, 200)), "pad")
+    assert pixels[0, :, 8].tolist()[0] == 0
+    assert pixels[0, 8].min() >= 200
