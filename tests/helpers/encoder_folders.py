@@ -191,7 +191,7 @@ ENCODERS = {
                 "timm_model_name": "eva02_tiny_patch14_224",
                 "timm_pool": "token",
                 "timm_proj": "linear",
-                "image_size": 56,
+                "image_size": 224,
             },
             {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]},
             lambda trunk, images: _as_tokens(trunk, trunk.forward_features(images)),

@@ -17,6 +17,7 @@ from medcap.commands import (
     export,
     import_model,
     leakcheck,
+    list_parts,
     merge,
     phantom_benchmarks,
     prepare,
@@ -125,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(parser_of_command)
         parser_of_command.set_defaults(run=command.run)
 
-    listing = commands.add_parser("ls", help="list recipes and packaged configurations, or data sets")
-    listing.add_argument("what", nargs="?", choices=("datasets",), help="what medcap prepare converts")
+    listing = commands.add_parser("ls", help=list_parts.HELP)
+    list_parts.add_arguments(listing)
     listing.set_defaults(run=_list)
 
     copy = commands.add_parser("cp", help="copy a packaged configuration to edit it")
@@ -160,8 +161,8 @@ def _prepare_phantom(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    if options.what == "datasets":
-        prepare.list_datasets()
+    if options.what is not None:
+        list_parts.run(options)
         return
     print("RECIPES (tune run RECIPE --config CONFIG [key=value ...])")
     for name, purpose in RECIPES.items():

@@ -20,6 +20,14 @@ def test_ls_names_recipes_and_configurations(capsys):
     assert "medcap/llama3_1/8B_biomedclip_single_device" in printed
 
 
+def test_ls_names_towers_and_projectors(capsys):
+    assert main(["ls", "towers"]) == 0
+    printed = capsys.readouterr().out
+    assert "  dinov3      224 x 224  196     303 M       transformers  DINOv3 licence, on request" in printed
+    assert main(["ls", "projectors"]) == 0
+    assert "  medcap.models.resampler   num_image_tokens, num_heads " in capsys.readouterr().out
+
+
 def test_cp_copies_once(tmp_path, capsys):
     main(["cp", "medcap/tiny/single_device", str(tmp_path)])
     assert (tmp_path / "single_device.yaml").read_text().startswith("# Train")

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from medcap.errors import UserError
 from medcap.export.image_processor import image_processor_config
+from medcap.export.llava.vision import without_progress
 from medcap.files import write_json
 from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
+from medcap.models.towers.multi_scale import MultiScaleTower
 from medcap.models.towers.open_clip_tower import (
     CONFIG_FILE,
     WEIGHT_FILES,
@@ -27,6 +29,7 @@ from medcap.models.towers.open_clip_tower import (
 from medcap.models.towers.source import first_file
 from medcap.models.towers.tensor_files import open_tensor_files, read_json
 from medcap.models.towers.timm_tower import TimmTower
+from medcap.models.towers.transformers_tower import TransformersTower
 
 # What open_clip's tokenizers read of a local folder.
 _TOKENIZER_FILES = (
@@ -50,6 +53,9 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
     CLIP, SigLIP of transformers            ``CLIPVisionModel``, ``CLIPVisionModelWithProjection`` or
                                             ``SiglipVisionModel``: ``config.json``, ``model.safetensors``,
                                             ``preprocessor_config.json``
+    DINOv2, DINOv3, ConvNeXt of             its own model, such as ``Dinov2Model``: the same files
+    transformers
+    one with several scales                 the tower alone, as above
     open_clip, with ``text_from``           a whole open_clip model: ``open_clip_config.json``,
                                             ``open_clip_model.safetensors``, the base's tokenizer files
     open_clip around timm (BiomedCLIP)      the timm trunk without open_clip's projection: ``config.json``,
@@ -74,8 +80,18 @@ def write_vision_folder(tower: Tower, folder: Path, text_from: Path | None = Non
         if not isinstance(tower, OpenClipTimmTower | OpenClipTower):
             raise UserError(f"--text-from {text_from}: only an open_clip encoder has a text half to go with")
         return _write_open_clip(tower, folder, text_from)
+    if isinstance(tower, MultiScaleTower):
+        left_out = f"the scales {tower.scales} are left out: it is the encoder of one image of its own size"
+        return [*write_vision_folder(tower.tower, folder), left_out]
+    if "layers" in tower.spec:
+        raise UserError(
+            f"this {tower.spec['kind']} encoder is cut before its last layer, for which its library has no format: use"
+            " its checkpoint by vision_checkpoint="
+        )
     if isinstance(tower, HuggingFaceTower):
         return _write_hugging_face(tower, folder)
+    if isinstance(tower, TransformersTower):
+        return _write_transformers(tower, folder)
     if isinstance(tower, OpenClipTower):
         raise UserError(
             "open_clip has no format for this encoder without its text half: give the folder of the model that it was"
@@ -111,6 +127,21 @@ def _write_hugging_face(tower: HuggingFaceTower, folder: Path) -> list[str]:
     if tower.preprocess.resize_mode == "shortest":
         notices.append("transformers cuts the middle of about a quarter of all shapes of images one pixel beside ours")
     return notices
+
+
+def _write_transformers(tower: TransformersTower, folder: Path) -> list[str]:
+    if not tower.has_pooled:
+        raise UserError(
+            "this encoder is cut before its last layer, without the final norm, for which transformers has no format:"
+            " use its checkpoint by vision_checkpoint="
+        )
+    with without_progress():
+        tower.model.to("cpu", torch.float32).save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", image_processor_config(tower.preprocess))
+    return [
+        "load it by transformers.AutoModel.from_pretrained(FOLDER); the pixels that it was tuned with come from"
+        " transformers.AutoImageProcessor.from_pretrained(FOLDER, backend='pil')"
+    ]
 
 
 def _write_open_clip(tower: OpenClipTimmTower | OpenClipTower, folder: Path, text_from: Path) -> list[str]:

@@ -10,6 +10,7 @@ import transformers
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
+from helpers.encoder_folders import ENCODERS
 from helpers.vision_checkpoints import NATIVE_VISION, TIMM_VISION, write_hugging_face_folder, write_open_clip_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
@@ -209,3 +210,22 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UserError, match="only an open_clip encoder has a text half"):
         write(tiny, tmp_path / "out", tmp_path / "native")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "convnextv2"])
+@torch.no_grad()
+def test_transformers_loads_the_encoders_that_it_has_without_a_text_half(tmp_path, name):
+    (tmp_path / "base").mkdir()
+    ENCODERS[name].write(tmp_path / "base")
+    tower = tuned({"name": str(tmp_path / "base"), "scales": [1, 2]})
+    notices = write(tower, tmp_path / "out")
+    assert "AutoModel.from_pretrained" in notices[0] and "the scales [1, 2] are left out" in notices[1]
+    again = check_same_tensors(tower.tower, tmp_path / "out")
+    model, info = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    seen = pixels(again, images()[0])
+    torch.testing.assert_close(model.eval()(seen).pooler_output, again.encode_pooled(seen))
+    if name != "convnextv2":
+        with pytest.raises(UserError, match="is cut before its last layer"):
+            write(load({"name": str(tmp_path / "base"), "select_layer": -2}), tmp_path / "cut")

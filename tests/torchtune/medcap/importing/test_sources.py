@@ -84,6 +84,7 @@ def llava(folder, layer, activation="gelu"):
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(clip.state_dict())
     model.save_pretrained(folder / "llava")
+    (folder / "clip/preprocessor_config.json").rename(folder / "llava/preprocessor_config.json")
     (llm / "original").rename(folder / "llava/original")
     return model.eval()
 

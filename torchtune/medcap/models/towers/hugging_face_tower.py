@@ -165,6 +165,8 @@ def hugging_face_from_hub(repository: str, weights: bool, known: KnownPreprocess
     index = folder / "model.safetensors.index.json"
     if weights and first_file(folder, WEIGHT_FILES) == index:
         fetch(repository, sorted(set(read_json(index).get("weight_map", {}).values())))
+    if first_file(folder, PREPROCESS_FILES) is None and known.usual is None and not known.given:
+        fetch(repository, [], PREPROCESS_FILES)  # the rest was in the cache already
     return hugging_face_from_folder(folder, weights, known)
 
 

@@ -79,7 +79,8 @@ def _described(settings: Mapping[str, Any], model_type: str, image_size: int | N
     settings = {key: value for key, value in settings.items() if value is not None}
     default = default_preprocess(model_type, 1)
     notices = []
-    if model_type.startswith("convnext"):
+    named = str(settings.get("image_processor_type", settings.get("feature_extractor_type", "")))
+    if model_type.startswith("convnext") and (named.startswith("ConvNext") or not named):
         settings, notices = _without_crop_pct(settings)
     elif image_size is None:
         settings, notices = _without_margin(settings)

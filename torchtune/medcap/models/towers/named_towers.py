@@ -145,7 +145,7 @@ NAMED_TOWERS = {
         "microsoft/rad-dino",
         "Microsoft Research licence, research only",
         _dinov2(768, 12, 12),
-        Preprocess(518, (0.5307,) * 3, (0.2583,) * 3),
+        Preprocess(518, (0.5307, 0.5307, 0.5307), (0.2583, 0.2583, 0.2583)),
         86_580_480,
         1369,
         any_size=True,

@@ -203,7 +203,7 @@ def _preprocess(
     spec: Mapping[str, Any], settings: Mapping[str, Any] | None, location: Path, known: KnownPreprocess
 ) -> Preprocess:
     """open_clip resizes to the model's size, whatever ``preprocess_cfg`` says of it."""
-    size = spec["vision_cfg"].get("image_size", 224)
+    size: Any = spec["vision_cfg"].get("image_size", 224)
     if isinstance(size, list):
         size = size[0] if len(set(size)) == 1 else size
     if not settings:

@@ -115,7 +115,7 @@ def resolve_tower(vision: str | Mapping[str, Any], weights: bool = True) -> Towe
         raise UserError(
             f"vision.select_layer={layer!r} must be a whole number: -1 for the last layer, -2 for the one before"
         )
-    known = KnownPreprocess(dict(given))
+    known = KnownPreprocess(dict(given), has_keys=True)
     return multi_scale_source(cut_layers(_resolve(name, options, pretrained, weights, known), layer), scales)
 
 

@@ -38,10 +38,12 @@ class KnownPreprocess:
     Attributes:
         given: fields of ``Preprocess`` from the configuration; they come before those of the files.
         usual: preprocessing of a tower that medcap has by name, for a folder that lacks the file.
+        has_keys: whether the configuration could give it, for messages.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
     usual: Preprocess | None = None
+    has_keys: bool = False
 
     def complete(
         self, read: Preprocess | None, image_size: int | None, location: Path | str, missing: str
@@ -65,10 +67,8 @@ class KnownPreprocess:
         fields = Preprocess.__dataclass_fields__
         lacking = [name for name in fields if name not in values]
         if found is None and lacking:
-            raise UserError(
-                f"{location} does not say how images become this encoder's input: bring {missing}, or give"
-                f" {', '.join(f'vision.preprocess.{name}' for name in lacking)}"
-            )
+            keys = f", or give {', '.join(f'vision.preprocess.{name}' for name in lacking)}" if self.has_keys else ""
+            raise UserError(f"{location} does not say how images become this encoder's input: bring {missing}{keys}")
         try:
             preprocess = Preprocess.from_dict(values)
         except UserError as error:
