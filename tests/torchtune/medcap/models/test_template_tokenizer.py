@@ -16,12 +16,14 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from helpers.chat_template_folders import CHAT_FAMILIES, chat_template_folder, write
+from helpers.tokenizers import tiny_tokenizer_file
+from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, write_fast_tokenizer
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.errors import UserError
 from medcap.generation.text_stream import TextStream
 from medcap.models.template_tokenizer import transformers_tokenizer
-from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.tokenizers import check_tokenizer_fits, llama3_tokenizer
 
 EVERY_FAMILY = pytest.mark.parametrize("family", CHAT_FAMILIES)
 ANSWERS = ("Clear lungs.", "Yes")
@@ -222,6 +224,20 @@ def test_added_words_are_tokens_of_their_own(family: str) -> None:
     messages = turns("Where <SEG>?", "Yes <SEG>.")
     assert chat.tokenize(messages).tokens[: len(chat.prompt(messages[:1]).tokens)] == chat.prompt(messages[:1]).tokens
     assert chat.without_added.answer("<SEG>") == chat_of(family).answer("<SEG>")
+
+
+def test_llama_3s_own_files_give_torchtunes_ids(tmp_path: Path) -> None:
+    file = tiny_tokenizer_file(tmp_path)
+    llama = llama3_tokenizer(str(file))
+    write_fast_tokenizer(tmp_path, llama, file, 4096, CHAT_TEMPLATE)
+    own, torchtunes = ChatTokenizer(transformers_tokenizer(str(tmp_path)), 4), ChatTokenizer(llama, 4)
+    for messages in CONVERSATIONS.values():
+        sample, expected = own.tokenize(messages), torchtunes.tokenize(messages)
+        # torchtune ends a conversation with one more token, which nothing learns.
+        assert (sample.tokens, sample.labels) == (expected.tokens[:-1], expected.labels[:-1])
+        assert own.prompt(messages[:-1]).tokens == torchtunes.prompt(messages[:-1]).tokens
+    assert own.image_token_id == torchtunes.image_token_id
+    assert set(torchtunes.stop_tokens) <= set(own.stop_tokens)
 
 
 def test_headers_are_learnt_where_that_is_asked_for() -> None:
