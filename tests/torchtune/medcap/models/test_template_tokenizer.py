@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import pickle
+import random
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,29 @@ EVERY_FAMILY = pytest.mark.parametrize("family", CHAT_FAMILIES)
 ANSWERS = ("Clear lungs.", "Yes")
 QUESTIONS = ("What is shown?", "Is it normal?")
 SYSTEM = "Be brief."
+# Words, white space and signs that a tokenizer may join to what comes before or after.
+PIECES = (
+    "lung",
+    "The",
+    "'s",
+    "a",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    ".",
+    "?",
+    "...",
+    "(PA)",
+    "2.5",
+    "1.",
+    ":",
+    "<",
+    "[",
+    "é",
+    "胸部",
+)
 END = {
     "qwen3": "<|im_end|>",
     "gemma3": "<end_of_turn>",
@@ -122,6 +146,21 @@ def test_one_question_has_the_ids_of_transformers(family: str) -> None:
     if family == "gpt_oss":  # transformers leaves the channel to the model
         opened += reference(family).encode("<|channel|>final<|message|>", add_special_tokens=False)
     assert chat_of(family).prompt(messages).tokens == opened
+
+
+@EVERY_FAMILY
+@pytest.mark.usefixtures("fixed_day")
+def test_any_words_have_the_ids_of_transformers(family: str) -> None:
+    draw, hugging_face = random.Random(0), reference(family)
+    for _ in range(30):
+        spoken = [text for _ in range(60) if (text := "".join(draw.choices(PIECES, k=draw.randint(1, 9))).strip())][:3]
+        messages = turns(*spoken[:2], system="" if family.startswith("mistral") else spoken[2])
+        expected = hugging_face.apply_chat_template(plain(messages), return_dict=False)
+        sample = chat_of(family).tokenize(messages).tokens
+        assert sample[: len(expected)] == expected
+        assert len(sample) == len(expected) + (family == "glm4")
+        prompt = chat_of(family).prompt(messages[:-1]).tokens
+        assert sample[: len(prompt)] == prompt
 
 
 @EVERY_FAMILY
