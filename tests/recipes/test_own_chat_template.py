@@ -11,6 +11,9 @@ from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.run import read_run
 from medcap.cli import main
 from medcap.errors import UserError
+from medcap.generation.prompt import question_request
+from medcap.generation.request import Sampling
+from medcap.generation.run import open_run
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +39,17 @@ def test_it_trains_and_its_prompt_is_that_of_the_training(place):
     assert sample.tokens == [*prompt, *chat.answer("Yes"), *chat.tokenizer.tokenize_messages(question)[0][-1:]]
 
 
+def test_it_answers_alone_as_in_a_batch(place):
+    generator = open_run(place.folder / "run", ["device=cpu"])
+    image = place.folder / "images" / "0.png"
+    requests = [question_request(image, "Is there a circle?"), question_request(None, "What is shown?")]
+    answers = generator.generate(requests, Sampling(max_new_tokens=6))
+    alone = [generator.generate([request], Sampling(max_new_tokens=6))[0] for request in requests]
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in alone]
+    scores = generator.score(requests[:1], [["Yes", "No"]])[0].sums
+    assert len(scores) == 2
+
+
 def test_a_merged_folder_has_the_template_and_the_ends(place):
     out = place.folder / "merged"
     assert main(["merge", str(place.folder / "run"), "--out", str(out)]) == 0
@@ -47,7 +61,7 @@ def test_validate_takes_the_folder(place, capsys):
     out = place.folder / "found.json"
     found = main(["validate", str(place.data), "--tokenizer", str(place.folder / "llm"), "--json", str(out)])
     assert found == 0, capsys.readouterr()
-    assert json.loads(out.read_text())["num_rows"] == 13
+    assert json.loads(out.read_text())["rows"] == 13
 
 
 def test_a_template_that_cannot_be_used_stops_the_run_before_its_weights(place):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     pass
 
 _BREAK = "\n"
+_MOST_KEPT = 1000
 _NOT_OPTIONS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
 
 
@@ -176,6 +177,8 @@ class TransformersTokenizer:
         """Return what stands around each turn; it depends on the roles alone."""
         key = tuple(roles)
         if key not in self._turns:
+            if len(self._turns) >= _MOST_KEPT:  # clients of a server choose the roles
+                self._turns.clear()
             self._turns[key] = self._read_turns(roles)
         return self._turns[key]
 

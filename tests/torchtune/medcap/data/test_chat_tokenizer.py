@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torchtune.models.phi3 import phi3_mini_tokenizer
 from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
 from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.data.row_layouts import split_images
 from medcap.errors import UserError
@@ -175,6 +177,20 @@ def test_decode_drops_stop_tokens_and_white_space(chat_tokenizer, tokenizer):
     ids = [*plain(chat_tokenizer, " clear lungs. "), special(tokenizer, "eot_id")]
     assert chat_tokenizer.decode(ids) == "clear lungs."
     assert chat_tokenizer.decode([]) == ""
+
+
+def test_a_pickled_tokenizer_makes_the_same_ids(chat_tokenizer, tmp_path):
+    copied = pickle.loads(pickle.dumps(chat_tokenizer))
+    spoken = chat(RUN + "\nWhat is there?", WORDS)
+    assert copied.tokenize(spoken) == chat_tokenizer.tokenize(spoken)
+    assert copied.decode(copied.answer(WORDS)) == WORDS
+    assert copied.fingerprint == chat_tokenizer.fingerprint
+    added = AddedTokens(("<SEG>",), 1000)
+    with_words = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(tmp_path))), 50, added)
+    copied = pickle.loads(pickle.dumps(with_words))
+    assert copied.answer("Yes <SEG>") == with_words.answer("Yes <SEG>")
+    assert copied.decode(copied.answer("Yes <SEG>")) == "Yes <SEG>"
+    assert 1000 not in copied.without_added.answer("Yes <SEG>")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,19 @@
+import json
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from helpers.chat_template_folders import chat_template_folder
 from medcap.checkpoints.frozen_llm import plan_llm
 from medcap.errors import UserError
-from medcap.importing.language import SourceTensors, complete_config, llm_component, tokenizer_component
+from medcap.importing.language import (
+    SourceTensors,
+    complete_config,
+    llm_component,
+    named_language,
+    tokenizer_component,
+)
 
 SMALL = {
     "hidden_size": 32,
@@ -82,6 +91,17 @@ def test_defaults_of_a_7b_model_are_filled_in(tmp_path):
 def test_a_sliding_window_bounds_the_length(tmp_path):
     config = complete_config({"model_type": "mistral", **SMALL, "head_dim": 8, "sliding_window": 64}, tmp_path)
     assert llm_component(config, tmp_path)["max_seq_len"] == 64
+
+
+def test_a_folder_with_its_own_tokenizer_and_chat_template_keeps_them(tmp_path):
+    chat_template_folder("mistral", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", **SMALL, "head_dim": 8}))
+    assert named_language(tmp_path, None).tokenizer == {
+        "_component_": "medcap.models.transformers_tokenizer",
+        "path": "tokenizer.json",
+    }
+    (tmp_path / "chat_template.jinja").unlink()
+    assert named_language(tmp_path, None).tokenizer == {}
 
 
 def test_the_tokenizer_goes_by_the_file(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import pickle
+import random
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -16,17 +17,42 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from helpers.chat_template_folders import CHAT_FAMILIES, chat_template_folder, write
+from helpers.tokenizers import tiny_tokenizer_file
+from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, write_fast_tokenizer
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
 from medcap.errors import UserError
 from medcap.generation.text_stream import TextStream
 from medcap.models.template_tokenizer import transformers_tokenizer
-from medcap.models.tokenizers import check_tokenizer_fits
+from medcap.models.tokenizers import check_tokenizer_fits, llama3_tokenizer
 
 EVERY_FAMILY = pytest.mark.parametrize("family", CHAT_FAMILIES)
 ANSWERS = ("Clear lungs.", "Yes")
 QUESTIONS = ("What is shown?", "Is it normal?")
 SYSTEM = "Be brief."
+# Words, white space and signs that a tokenizer may join to what comes before or after.
+PIECES = (
+    "lung",
+    "The",
+    "'s",
+    "a",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    ".",
+    "?",
+    "...",
+    "(PA)",
+    "2.5",
+    "1.",
+    ":",
+    "<",
+    "[",
+    "é",
+    "胸部",
+)
 END = {
     "qwen3": "<|im_end|>",
     "gemma3": "<end_of_turn>",
@@ -120,6 +146,21 @@ def test_one_question_has_the_ids_of_transformers(family: str) -> None:
     if family == "gpt_oss":  # transformers leaves the channel to the model
         opened += reference(family).encode("<|channel|>final<|message|>", add_special_tokens=False)
     assert chat_of(family).prompt(messages).tokens == opened
+
+
+@EVERY_FAMILY
+@pytest.mark.usefixtures("fixed_day")
+def test_any_words_have_the_ids_of_transformers(family: str) -> None:
+    draw, hugging_face = random.Random(0), reference(family)
+    for _ in range(30):
+        spoken = [text for _ in range(60) if (text := "".join(draw.choices(PIECES, k=draw.randint(1, 9))).strip())][:3]
+        messages = turns(*spoken[:2], system="" if family.startswith("mistral") else spoken[2])
+        expected = hugging_face.apply_chat_template(plain(messages), return_dict=False)
+        sample = chat_of(family).tokenize(messages).tokens
+        assert sample[: len(expected)] == expected
+        assert len(sample) == len(expected) + (family == "glm4")
+        prompt = chat_of(family).prompt(messages[:-1]).tokens
+        assert sample[: len(prompt)] == prompt
 
 
 @EVERY_FAMILY
@@ -222,6 +263,20 @@ def test_added_words_are_tokens_of_their_own(family: str) -> None:
     messages = turns("Where <SEG>?", "Yes <SEG>.")
     assert chat.tokenize(messages).tokens[: len(chat.prompt(messages[:1]).tokens)] == chat.prompt(messages[:1]).tokens
     assert chat.without_added.answer("<SEG>") == chat_of(family).answer("<SEG>")
+
+
+def test_llama_3s_own_files_give_torchtunes_ids(tmp_path: Path) -> None:
+    file = tiny_tokenizer_file(tmp_path)
+    llama = llama3_tokenizer(str(file))
+    write_fast_tokenizer(tmp_path, llama, file, 4096, CHAT_TEMPLATE)
+    own, torchtunes = ChatTokenizer(transformers_tokenizer(str(tmp_path)), 4), ChatTokenizer(llama, 4)
+    for messages in CONVERSATIONS.values():
+        sample, expected = own.tokenize(messages), torchtunes.tokenize(messages)
+        # torchtune ends a conversation with one more token, which nothing learns.
+        assert (sample.tokens, sample.labels) == (expected.tokens[:-1], expected.labels[:-1])
+        assert own.prompt(messages[:-1]).tokens == torchtunes.prompt(messages[:-1]).tokens
+    assert own.image_token_id == torchtunes.image_token_id
+    assert own.stop_tokens == [llama.eot_id]  # without a generation_config.json
 
 
 def test_headers_are_learnt_where_that_is_asked_for() -> None:
