@@ -95,10 +95,14 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(family):
 
 
 def test_batched_answers_and_scores_are_those_of_single_prompts(family, tmp_path):
-    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(tmp_path / "tokenizer"))), FakeProjector.num_image_tokens)
+    tokenizer = ChatTokenizer(
+        llama3_tokenizer(str(tiny_tokenizer_file(tmp_path / "tokenizer"))), FakeProjector.num_image_tokens
+    )
     torch.manual_seed(11)
     model = VisionLanguageModel(FakeTower(), FakeProjector(), family.decoder, tokenizer.image_token_id)
-    generator = Generator(model, tokenizer, model.tower.preprocess, ImageReader([tmp_path]), progress=False, batch_size=3)
+    generator = Generator(
+        model, tokenizer, model.tower.preprocess, ImageReader([tmp_path]), progress=False, batch_size=3
+    )
     requests = mixed_requests(write_images(tmp_path, 1))[1:5]
     answers = generator.generate(requests, Sampling(max_new_tokens=7))
     assert [answer.tokens for answer in answers] == [plain_answer(generator, request, 7) for request in requests]
