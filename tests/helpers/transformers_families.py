@@ -16,6 +16,7 @@ from medcap.models.decoders.transformers_model import TransformersDecoder
 # Less than a sample of ``packed_samples``, so that windows cut something off.
 WINDOW = 5
 _ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+_LONG = {"type": "longrope", "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [3.0] * 4}
 _EXPERTS = {"num_experts_per_tok": 2}
 # Family -> name of its configuration, and what it has beyond the common shape.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,7 +24,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "query_pre_attn_scalar": 8, **_ALTERNATING}),
     "gpt_oss": ("GptOssConfig", {"head_dim": 8, "num_local_experts": 4, **_EXPERTS, **_ALTERNATING}),
     "phi": ("PhiConfig", {"tie_word_embeddings": False}),
-    "phi3": ("Phi3Config", {"sliding_window": WINDOW}),
+    "phi3": ("Phi3Config", {"sliding_window": WINDOW, "original_max_position_embeddings": 64, "rope_scaling": _LONG}),
     "mistral": ("MistralConfig", {"sliding_window": WINDOW}),
     "llama": ("LlamaConfig", {"tie_word_embeddings": True}),
     "gemma2": ("Gemma2Config", {"head_dim": 8, "query_pre_attn_scalar": 8, **_ALTERNATING}),

@@ -219,11 +219,11 @@ class VisionLanguageModel(nn.Module):
         # Not compiled: it does not pay for one short row, and would compile one more shape.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             states = self.embed(tokens, None, None)
-            if isinstance(self.decoder, TransformersDecoder):
+            own = isinstance(self.decoder, TransformersDecoder)
+            if own:
                 self.decoder.run(states, None, positions, kept=kept)
-                self._prompt_prefixes[prompt_prefix] = kept
-                return
-            for layer, table in zip(self.decoder.layers, self._rotation_tables(positions), strict=True):
+            layers = [] if own else zip(self.decoder.layers, self._rotation_tables(positions), strict=True)
+            for layer, table in layers:
                 states, keys, values = layer(
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
                 )
@@ -250,9 +250,8 @@ class VisionLanguageModel(nn.Module):
         """
         if isinstance(self.decoder, TransformersDecoder):
             assert not isinstance(mask, BlockMask), "its masks are tensors"
-            before = self._prompt_prefixes[prompt_prefix] if prompt_prefix else None
-            recomputed = self.checkpointed_layers
-            return self.decoder.run(embeddings, mask, input_pos, checkpointed_layers=recomputed, prompt_prefix=before)
+            before = self._prompt_prefixes.get(prompt_prefix)
+            return self.decoder.run(embeddings, mask, input_pos, self.checkpointed_layers, before)
         states = embeddings
         for number, layer in enumerate(self.decoder.layers):
             states = self._run(number, layer, states, mask=mask, input_pos=input_pos)
@@ -288,10 +287,9 @@ class VisionLanguageModel(nn.Module):
         if rows is None:
             return logits.float()
         rows = rows.to(states.dtype)
-        if isinstance(self.decoder, TransformersDecoder):
-            further = self.decoder.output(states, rows)  # with the family's factors, too
-        else:
-            further = functional.linear(states, rows)
+        # A head of transformers has its family's factors for these, too.
+        own = isinstance(self.decoder, TransformersDecoder)
+        further = self.decoder.output(states, rows) if own else functional.linear(states, rows)
         # The copy to float32 is the one that joins them.
         return torch.cat([logits, further.float()], dim=-1)
 

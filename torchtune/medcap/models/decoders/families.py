@@ -53,7 +53,7 @@ def read_config(path: str) -> Any:
     try:
         whole = CONFIG_MAPPING[kind].from_dict(content)
         config = whole.get_text_config(decoder=True)
-        config.tie_word_embeddings = config.tie_word_embeddings or whole.tie_word_embeddings
+        config.tie_word_embeddings = any(getattr(part, "tie_word_embeddings", False) for part in (config, whole))
     except Exception as error:  # whatever transformers raises for values that it does not take
         raise UserError(f"{file}: transformers cannot read it: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -135,7 +135,6 @@ class TransformersDecoder(nn.Module):
         embeddings: Tensor,
         mask: Tensor | None,
         input_pos: Tensor,
-        *,
         checkpointed_layers: int = 0,
         prompt_prefix: Sequence[KeysAndValues] | None = None,
         kept: list[KeysAndValues] | None = None,
@@ -183,6 +182,8 @@ class TransformersDecoder(nn.Module):
             device: where it goes; it is computed on the CPU, so that all devices have the same angles.
         """
         for module in self.model.modules():
+            for name in [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]:
+                delattr(module, name)  # a rotary table that transformers made and kept while nothing was computed
             missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
             if not missing:
                 continue
