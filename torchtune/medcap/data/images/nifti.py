@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from medcap.data.images.pixel_samples import PixelSamples, to_picture
-from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, stretch
+from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, square_size, stretch
 from medcap.errors import TooManyPixelsError, UserError
 
 MAX_VOLUME_BYTES = 2 * 2**30  # in memory, of one volume
@@ -66,7 +66,7 @@ class NiftiFile:
         start = _start(file)
         length = _header_length(start)
         self._kind = nibabel.Nifti1Image if length == 348 else nibabel.Nifti2Image
-        header = self._kind.header_class(start[:length])
+        self._header = header = self._kind.header_class(start[:length])
         stored = header.get_data_dtype()
         if stored.kind == "c":
             raise UserError("is a NIfTI file of complex numbers, which have no brightness: save their magnitude")
@@ -127,6 +127,17 @@ class NiftiFile:
                 )
             yield number, square_pixels(picture, rows, columns, self.max_pixels)
 
+    def shown_size(self, view: View) -> tuple[int, int]:
+        """Return width and height of the first picture that :meth:`pictures` would cut."""
+        from nibabel.orientations import io_orientation
+
+        order = _axis_order(_orientation(self._header.get_best_affine(), io_orientation))
+        shape, spacing = (*self._shape[:3], 1), _spacing(self._header)
+        axis = AXES.index(view.axis)
+        choose_frames(view.frames, shape[order[axis]])
+        across, down = (order[other] for other in (0, 1, 2) if other != axis)
+        return square_size((shape[across], shape[down]), spacing[down], spacing[across], self.max_pixels)
+
     def _load(self) -> tuple[np.ndarray, list[float], tuple[float, float], tuple[float, float] | None]:
         """Return values turned to left-right, back-front, feet-head; spacing; slope and intercept; the named range."""
         from nibabel.orientations import apply_orientation, io_orientation
@@ -137,9 +148,9 @@ class NiftiFile:
         values = image.dataobj.get_unscaled().reshape(image.shape[: len(self._shape)], order="F")
         _check_end(stream)
         values = values[..., 0] if values.ndim == 4 else values[..., None] if values.ndim == 2 else values
-        spacing = [float(size) for size in header.get_zooms()[:3]] + [0.0]
+        spacing = _spacing(header)
         orientation = _orientation(image.affine, io_orientation)
-        order = orientation[:, 0].astype(int).argsort()
+        order = _axis_order(orientation)
         low, high = float(header["cal_min"]), float(header["cal_max"])
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         return (
@@ -160,6 +171,16 @@ def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
     """Return the patient's axis for each axis of the array; the array's own order if the header's matrix is empty."""
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     return orientation if np.isfinite(orientation).all() else np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
+
+
+def _axis_order(orientation: np.ndarray) -> list[int]:
+    """Return the axis of the array for each axis of the patient."""
+    return orientation[:, 0].astype(int).argsort().tolist()
+
+
+def _spacing(header: Any) -> list[float]:
+    """Return the distance of voxels along each axis of the array; that of an axis that is not there is 0."""
+    return [float(size) for size in header.get_zooms()[:3]] + [0.0]
 
 
 def _range(volume: np.ndarray) -> np.ndarray:

@@ -13,11 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from medcap.data.images.dicom import START_BYTES, DicomFile, has_preamble, is_bare
 from medcap.data.images.nifti import NiftiFile, is_nifti
-from medcap.data.images.png import SixteenBitPng
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
-from medcap.data.images.tiff.file import TiffFile
+from medcap.data.images.shown_size import AnyFile, shown_size
+from medcap.data.images.tiles import Tiles
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.storage.tar_files import TarFiles
 from medcap.errors import TooManyPixelsError, UserError, is_of_the_machine
@@ -114,6 +114,27 @@ class ImageReader:
             image = self._open_header(Path(path), closing)
             return ImageHeader(str(image.format), *image.size)
 
+    def shown_size(self, image: ImageRef) -> tuple[int, int]:
+        """Read the size of the picture that :meth:`open` would return, without decoding it.
+
+        Args:
+            image: a reference whose path :meth:`resolve` returned.
+
+        Returns:
+            Width and height: upright, and of a DICOM or NIfTI file with square pixels.
+
+        Raises:
+            UserError: if the file is too large, of another format, or damaged at its start, or has no such frame.
+        """
+        with contextlib.ExitStack() as closing:
+            file = self._open_file(Path(image.path), closing, whole=False)
+            with self._named(image.path):
+                return shown_size(self._identify(file, closing, whole=False), image.view, file)
+
+    def num_pictures(self, tiles: Tiles, image: ImageRef) -> int:
+        """Return the number of pictures that tiles make of an image; raises what :meth:`shown_size` raises."""
+        return tiles.num_pictures(self.shown_size(image))
+
     def open(self, image: ImageRef | str | Path, keep_grey: bool = False) -> Image.Image:
         """Decode an image.
 
@@ -185,9 +206,7 @@ class ImageReader:
                     return
                 yield found[0] if file.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
 
-    def _open_header(
-        self, path: Path, closing: contextlib.ExitStack, whole: bool = False
-    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+    def _open_header(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> AnyFile:
         """Return the image, its header checked, not decoded yet.
 
         Args:
@@ -195,25 +214,26 @@ class ImageReader:
             closing: gets what must be closed afterwards.
             whole: whether it will be decoded.
         """
+        file = self._open_file(path, closing, whole)
+        with self._named(path):
+            return self._identify(file, closing, whole)
+
+    def _open_file(self, path: Path, closing: contextlib.ExitStack, whole: bool) -> BinaryIO:
+        """Open a file or a member, checked for its bytes; see ``_open_header``."""
         member = self._within.member(path)
         with self._named(path):
             self._check_bytes(path.stat().st_size if member is None else member[0].size(member[1]))
-            file: BinaryIO
             if member is None:
-                file = closing.enter_context(path.open("rb"))
-            else:
-                # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
-                file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
-                closing.enter_context(file)
-            return self._identify(file, closing, whole)
+                return closing.enter_context(path.open("rb"))
+            # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
+            file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
+            return closing.enter_context(file)
 
     def _check_bytes(self, size: int) -> None:
         if size > self.max_bytes:
             raise UserError(f"has {size:,} bytes, more than the {self.max_bytes:,} allowed")
 
-    def _identify(
-        self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool
-    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+    def _identify(self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool) -> AnyFile:
         """Return what a file is by its content; see ``_open_header``."""
         start = file.read(START_BYTES)
         file.seek(0)

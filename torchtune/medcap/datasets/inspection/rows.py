@@ -106,6 +106,10 @@ class RowChecker:
     prompt_prefix: tuple[int, ...] = ()
     any_layout: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer = self.tokenizer.counting(self.reader.num_pictures)
+
     def __call__(self, index: int) -> RowFacts:
         """Check a row; whatever is wrong with it is in the facts.
 
@@ -144,6 +148,10 @@ class RowChecker:
 
         record = read_record(row, self.rows.path, index, find, self.style)
         images = _numbers_of(record.images)
+        if self.tokenizer is not None and self.tokenizer.tiles is not None:
+            stage.rule = "image"
+            for image in record.images:
+                self.reader.shown_size(image)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:

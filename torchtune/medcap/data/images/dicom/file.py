@@ -18,7 +18,7 @@ from medcap.data.images.dicom.frames import read_frame
 from medcap.data.images.dicom.greys import grey_levels
 from medcap.data.images.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.images.dicom.palette import palette_colours
-from medcap.data.images.views import View, choose_frames, square_pixels
+from medcap.data.images.views import View, choose_frames, square_pixels, square_size
 from medcap.errors import TooManyPixelsError, UserError
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ class DicomFile:
         """
         for frame in choose_frames(view.frames, self.frames):
             yield frame, self._picture(frame, view)
+
+    def shown_size(self, view: View) -> tuple[int, int]:
+        """Return width and height of the first picture that :meth:`pictures` would decode."""
+        frame = choose_frames(view.frames, self.frames)[0]
+        return square_size(self.size, *self._spacing(frame), self.max_pixels)
 
     def _check(self) -> int:
         from pydicom.pixels.decoders.base import get_decoder
