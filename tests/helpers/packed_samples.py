@@ -38,18 +38,25 @@ def tiny_model(**changes: Any) -> VisionLanguageModel:
 
 
 def tiny_images() -> dict[str, Tensor]:
-    """The images ``a`` and ``b``, ``[3, 16, 16]`` uint8."""
+    """The images ``a`` and ``b``, ``[3, 16, 16]`` uint8, and ``c`` and ``d`` of three and two such pictures."""
     generator = torch.Generator().manual_seed(1)
-    return {name: torch.randint(64, 192, (3, 16, 16), dtype=torch.uint8, generator=generator) for name in "ab"}
+    shapes = {"a": (3, 16, 16), "b": (3, 16, 16), "c": (3, 3, 16, 16), "d": (2, 3, 16, 16)}
+    return {
+        name: torch.randint(64, 192, shape, dtype=torch.uint8, generator=generator) for name, shape in shapes.items()
+    }
 
 
-def sample(image: str | None, question: Sequence[int], answer: Sequence[int]) -> Sample:
-    """The prompt prefix, an image, a question, and an answer that is learnt."""
-    head = [*PROMPT_PREFIX, *([IMAGE] * K if image else [])]
+PICTURES = {"a": 1, "b": 1, "c": 3, "d": 2}
+
+
+def sample(images: str | None, question: Sequence[int], answer: Sequence[int]) -> Sample:
+    """The prompt prefix, images one after the other, a question, and an answer that is learnt."""
+    shown = tuple(images or "")
+    lengths = tuple(K * PICTURES[image] for image in shown)
+    head = [*PROMPT_PREFIX, *[IMAGE] * sum(lengths)]
     tokens = np.array([*head, *question, *answer], dtype=np.int32)
     successors = np.where(np.arange(len(tokens)) >= len(head) + len(question), tokens, -100).astype(np.int32)
-    images, lengths = ((image,), (K,)) if image else ((), ())
-    return Sample(tokens[:-1], successors[1:], images, lengths, len(head) if image else 0, "row")
+    return Sample(tokens[:-1], successors[1:], shown, lengths, len(head) if shown else 0, "row")
 
 
 SAMPLES = [
@@ -60,6 +67,15 @@ SAMPLES = [
     sample(None, [26, 27, 28], [38]),
 ]
 NUM_TARGETS = 9
+# Images of one, two and three pictures, alone and together; two questions about one of them.
+MIXED_SAMPLES = [
+    sample("c", [20, 21, 22], [30, 31]),
+    sample("a", [20, 23], [32]),
+    sample("dca", [24], [36, 37]),
+    sample("c", [20, 25], [33, 34]),
+    sample("d", [26, 27], [38]),
+    sample(None, [26, 28], [39]),
+]
 
 
 def batch_of(
@@ -86,11 +102,11 @@ def gradients(model: VisionLanguageModel, loss: Tensor) -> dict[str, Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def plain_loss(model: VisionLanguageModel, images: Mapping[str, Tensor]) -> Tensor:
-    """The plain reference: every sample in a padded row of its own, with its own image; mean over targets."""
+def plain_loss(model: VisionLanguageModel, images: Mapping[str, Tensor], samples: Sequence[Sample] = SAMPLES) -> Tensor:
+    """The plain reference: every sample in a padded row of its own, with its own images; mean over ``NUM_TARGETS``."""
     # A sample lacks its last token, which is its last target, and the label of its first.
-    whole = [([*one.tokens, one.targets[-1]], [-100, *one.targets]) for one in SAMPLES]
+    whole = [([*one.tokens, one.targets[-1]], [-100, *one.targets]) for one in samples]
     tokens, labels, _ = plain_training.pad(whole, pad_id=0)
-    pixels = torch.stack([images[name] for one in SAMPLES for name in one.images])
+    pixels = torch.cat([images[name].view(-1, 3, 16, 16) for one in samples for name in one.images])
     inputs = (tensor.to(model.device) for tensor in (tokens, labels, pixels))
     return plain_training.plain_loss(model, *inputs) / NUM_TARGETS

@@ -32,13 +32,13 @@ FAMILIES = ("llama3", "gemma", "gemma2", "phi3", "qwen2")
 
 
 class FakeTower(PlainComponent):
-    """Four quarters of the picture, each as its mean colour; counts the images it saw."""
+    """Four quarters of the picture, each as its mean colour; counts the pictures it saw."""
 
     name = "vision"
 
-    def __init__(self) -> None:
+    def __init__(self, tiles: int = 0) -> None:
         super().__init__()
-        self.preprocess = Preprocess(8, HALF, HALF, resize_mode="squash")
+        self.preprocess = Preprocess(8, HALF, HALF, resize_mode="squash", tiles=tiles)
         self.dropout = nn.Dropout(0.5)
         self.frozen_norm = nn.Dropout(0.5).eval()
         self.num_seen = 0
@@ -100,14 +100,21 @@ def tiny_decoder(family: str = "llama3", max_seq_len: int = 256, extra_rows: int
 
 
 def tiny_generator(
-    folder: Path, family: str = "llama3", decoder_max_seq_len: int = 256, extra_rows: int = 0, **options: object
+    folder: Path,
+    family: str = "llama3",
+    decoder_max_seq_len: int = 256,
+    extra_rows: int = 0,
+    tiles: int = 0,
+    **options: object,
 ) -> Generator:
     """A generator over the images in ``folder``; ``options`` are its own."""
-    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS)
+    tower = FakeTower(tiles)
+    words = llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer")))
+    tokenizer = ChatTokenizer(words, NUM_IMAGE_TOKENS, tiles=tower.preprocess.tiling)
     decoder = tiny_decoder(family, decoder_max_seq_len, extra_rows)
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        model = VisionLanguageModel(FakeTower(), FakeProjector(), decoder, tokenizer.image_token_id)
+        model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id)
     return Generator(model, tokenizer, model.tower.preprocess, ImageReader([folder]), progress=False, **options)
 
 
@@ -150,7 +157,7 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
     with torch.no_grad():
         rows = None
         if pictures:
-            pixels = torch.stack([generator.preprocess.transform()(image) for image in pictures])
+            pixels = torch.cat([generator.preprocess.transform()(image).view(-1, 3, 8, 8) for image in pictures])
             rows = model.encode_images(pixels.to(model.device))
         while len(answer) < max_new_tokens:
             tokens = torch.tensor([prompt.tokens + answer], device=model.device)
@@ -180,7 +187,7 @@ def plain_score(generator: Generator, request: Request, candidate: str, end_of_t
     with torch.no_grad():
         rows = None
         if pictures:
-            pixels = torch.stack([generator.preprocess.transform()(image) for image in pictures])
+            pixels = torch.cat([generator.preprocess.transform()(image).view(-1, 3, 8, 8) for image in pictures])
             rows = model.encode_images(pixels.to(model.device))
         tokens = torch.tensor([ids], device=model.device)
         image_positions = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()

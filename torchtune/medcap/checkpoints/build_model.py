@@ -256,7 +256,8 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
     further = plan_further(cfg, vision, start)
-    chat = ChatTokenizer(tokenizer, vision.num_image_tokens, added_tokens(further, llm.vocab_size))
+    added = added_tokens(further, llm.vocab_size)
+    chat = ChatTokenizer(tokenizer, vision.num_image_tokens, added, vision.preprocess.tiling)
     if not chat.marks_turns:
         vision.notices.append(
             "tokenizer: nothing marks where a question ends and its answer begins, which an instruct model expects; set"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,6 +95,7 @@ def plan_vision(
 
     Args:
         vision: a tower as ``resolve_tower`` takes it, or a saved vision folder, of which it takes the tower alone.
+            A mapping may also say ``tiles``, as in ``Preprocess``; a checkpoint's own are used where it does not.
         vision_checkpoint: a folder or file of ``save_components`` (it brings its own tower and projector, and base
             weights are neither needed nor downloaded), or medcap 2024's ``meta_model_*.pt``, whose tower ``vision``
             must name.
@@ -107,17 +108,18 @@ def plan_vision(
     Raises:
         UserError: if something is missing or does not fit; the message names file, tensor and shapes.
     """
+    vision, tiles = _take_tiles(vision)
     if vision_checkpoint is not None:
         path = Path(vision_checkpoint).expanduser()
         if path.suffix in PICKLE_SUFFIXES:
-            return _plan_meta_model(path, vision, projector, llm_dim)
+            return _with_tiles(_plan_meta_model(path, vision, projector, llm_dim), tiles)
         saved = read_vision_checkpoint(find_vision_checkpoint(path))
         plan, others = _plan_saved(saved, vision, projector, llm_dim)
         plan.notices += [f"{saved.path} brings its own {other.own}; {other.given} is not used" for other in others]
-        return plan
+        return _with_tiles(plan, tiles)
     if vision is None:
         raise UserError("vision is missing: give vision=biomedclip, siglip, clip, tiny or a folder")
-    return _plan(_tower_source(vision, weights=True), projector, llm_dim)
+    return _with_tiles(_plan(_tower_source(vision, weights=True), projector, llm_dim), tiles)
 
 
 def plan_vision_of_run(
@@ -139,6 +141,7 @@ def plan_vision_of_run(
     Raises:
         UserError: if the run has another tower or projector.
     """
+    vision, tiles = _take_tiles(vision)
     plan, others = _plan_saved(saved, vision, projector or {}, llm_dim)
     for other in others:
         if other.certain:
@@ -146,7 +149,7 @@ def plan_vision_of_run(
                 f"{key} brings its own {other.own}, not {other.given}: name the same, or start from its tower alone"
                 " with vision=RUN in place of init_from"
             )
-    return plan
+    return _with_tiles(plan, tiles)
 
 
 def check_llm(plan: VisionPlan, fingerprint: str) -> None:
@@ -189,6 +192,24 @@ def _plan(
         projector_weights=projector_weights,
         projector_learns=next(built.parameters(), None) is not None,
     )
+
+
+def _take_tiles(vision: str | Mapping[str, Any] | None) -> tuple[str | Mapping[str, Any] | None, int | None]:
+    """Divide what names a tower into the tower and ``tiles``, which any tower can have; None where it is not given."""
+    if not isinstance(vision, Mapping) or "tiles" not in vision:
+        return vision, None
+    tower = {key: value for key, value in vision.items() if key != "tiles"}
+    return tower if set(tower) - {"name"} else tower.get("name"), vision["tiles"]
+
+
+def _with_tiles(plan: VisionPlan, tiles: int | None) -> VisionPlan:
+    """Let a plan show its images in ``tiles``; None leaves what it has."""
+    if tiles is not None:
+        try:
+            plan.preprocess = replace(plan.preprocess, tiles=tiles)
+        except UserError as error:
+            raise UserError(f"vision.{str(error).removeprefix('preprocess: ')}") from error
+    return plan
 
 
 class _Other(NamedTuple):

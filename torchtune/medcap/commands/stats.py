@@ -73,10 +73,12 @@ def run(options: argparse.Namespace) -> None:
     ]
     findings: dict[str, Any] = {"packing": None, "memory": None, "epoch_seconds": None}
     mixture: list[str] = []
-    if first.checker.tokenizer is not None:
+    tokenizer = first.checker.tokenizer
+    if tokenizer is not None:
         findings["settings"] = {
             "max_seq_len": first.checker.max_seq_len,
-            "num_image_tokens": first.checker.tokenizer.num_image_tokens,
+            "num_image_tokens": tokenizer.num_image_tokens,
+            **({} if tokenizer.tiles is None else {"most_image_tokens": tokenizer.most_image_tokens}),
             **_batch(options, first),
         }
         plans, mixtures = zip(*(_plan(options, files, surveys, packed) for packed in (True, False)), strict=True)
@@ -212,11 +214,12 @@ def _image_lines(findings: dict[str, Any]) -> list[str]:
 
 
 def _token_lines(tokens: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    from medcap.datasets.inspection.lengths import summary
+    from medcap.datasets.inspection.lengths import either, summary
 
+    image = either(settings["num_image_tokens"], settings.get("most_image_tokens"))
     names = ("total", "image", "question", "answer")
     return [
-        f"tokens a row, {settings['num_image_tokens']} for an image, at most {settings['max_seq_len']:,}:",
+        f"tokens a row, {image} for an image, at most {settings['max_seq_len']:,}:",
         *(f"  {name:<9} {summary(tokens[name])}; {tokens[name].get('total', 0):,} in all" for name in names),
         f"  rows cut  {tokens['rows_cut']:,}",
     ]

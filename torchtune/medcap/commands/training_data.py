@@ -209,4 +209,6 @@ def _tokenizer(
         return ChatTokenizer(tokenizer, options.num_image_tokens or NUM_IMAGE_TOKENS)
     table = build_decoder(with_files(cfg.llm, cfg.checkpointer.checkpoint_dir)).tok_embeddings
     added = added_tokens(plan_further(cfg, vision), table.num_embeddings)
-    return ChatTokenizer(tokenizer, options.num_image_tokens or vision.num_image_tokens, added)
+    return ChatTokenizer(
+        tokenizer, options.num_image_tokens or vision.num_image_tokens, added, vision.preprocess.tiling
+    )

@@ -164,13 +164,14 @@ def _overlap(findings: Validation) -> list[str]:
 
 
 def _lengths(findings: Validation) -> list[str]:
-    from medcap.datasets.inspection.lengths import histogram_lines, summary
+    from medcap.datasets.inspection.lengths import either, histogram_lines, summary
 
     lengths, checker = findings.lengths(), findings.survey.checker
     if lengths is None or checker.tokenizer is None:
         return []
+    image = either(checker.tokenizer.num_image_tokens, checker.tokenizer.most_image_tokens)
     return [
-        f"tokens a row, {checker.tokenizer.num_image_tokens} for an image: {summary(lengths)}",
+        f"tokens a row, {image} for an image: {summary(lengths)}",
         *histogram_lines(lengths),
         f"rows cut at {checker.max_seq_len:,} tokens: {lengths['rows_cut']:,}",
     ]

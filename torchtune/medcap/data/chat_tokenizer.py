@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from inspect import signature
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,7 @@ from torchtune.data import Message, Role
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.answers import check_answers
+from medcap.data.images.tiles import Tiles
 from medcap.data.plain_words import WordEncoder
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError, WordsError
@@ -102,8 +104,9 @@ class ChatTokenizer:
 
     Args:
         tokenizer: any torchtune model tokenizer (Llama 2/3, Qwen 2.5, Mistral, Phi-3, Gemma, ...).
-        num_image_tokens: placeholder tokens for each image, the projector's K.
+        num_image_tokens: placeholder tokens for each picture of an image, the projector's K.
         added: words that are one token each, besides the tokenizer's own; None for none.
+        tiles: how images are cut into several pictures; None for one picture an image.
 
     Attributes:
         vocab_size: ids of the tokenizer; those of added words come later.
@@ -117,11 +120,20 @@ class ChatTokenizer:
             unless it is given a prompt template.
     """
 
-    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int, added: AddedTokens | None = None) -> None:
-        self.without_added = self if added is None else ChatTokenizer(copy.copy(tokenizer), num_image_tokens)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        num_image_tokens: int,
+        added: AddedTokens | None = None,
+        tiles: Tiles | None = None,
+    ) -> None:
+        plain = (copy.copy(tokenizer), num_image_tokens, None, tiles)
+        self.without_added = self if added is None else ChatTokenizer(*plain)
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self.added = added
+        self.tiles = tiles
+        self._num_pictures: Callable[[Any], int] = _size_unknown
         self._encode: Callable[..., list[int]] = tokenizer.encode
         encode_words = WordEncoder(tokenizer, self._encode)
         self._encode_words: Callable[..., list[int]] = encode_words
@@ -166,7 +178,27 @@ class ChatTokenizer:
             known += [self.added.words, self.added.first_id, self.added.image_words]
         if (template := getattr(self.tokenizer, "template_key", None)) is not None:
             known.append(template)
+        if self.tiles is not None:
+            known += [asdict(self.tiles)]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    @property
+    def most_image_tokens(self) -> int:
+        """Most placeholder tokens of one image."""
+        return self.num_image_tokens * (1 if self.tiles is None else self.tiles.most_pictures)
+
+    def counting(self, num_pictures: Callable[[Tiles, Any], int]) -> ChatTokenizer:
+        """Return a tokenizer that knows the images: with tiles, an image's shape decides how many tokens it has.
+
+        Args:
+            num_pictures: tiles and content of an image part -> the number of its pictures; unused without tiles.
+        """
+        if self.tiles is None:
+            return self
+        known = copy.copy(self)
+        known._num_pictures = partial(num_pictures, self.tiles)
+        known.without_added = known if self.added is None else self.without_added.counting(num_pictures)
+        return known
 
     def tokenize(
         self, messages: list[Message], max_seq_len: int | None = None, rules: LabelRules | None = None
@@ -195,6 +227,7 @@ class ChatTokenizer:
                 raise UserError(
                     f"max_seq_len={max_seq_len} cuts an image: its {lengths[-1]} tokens end at"
                     f" {_last(tokens, self.image_token_id) + 1}; raise dataset.max_seq_len or use fewer image tokens"
+                    + (" or vision.tiles" if self.tiles else "")
                 )
             tokens = [*tokens[: max_seq_len - 1], self.tokenizer.eos_id]
             labels = [*labels[: max_seq_len - 1], IGNORE_INDEX]
@@ -290,7 +323,10 @@ class ChatTokenizer:
     def _images(self, messages: list[Message]) -> tuple[list[Any], list[int]]:
         """Return the images of the turns, and the number of tokens of each."""
         images = [part["content"] for message in messages for part in message.content if part["type"] == "image"]
-        return images, [self.num_image_tokens for _ in images]
+        # Nothing stands for any image: it has one picture.
+        single = self.tiles is None
+        pictures = [1 if single or image is None else self._num_pictures(image) for image in images]
+        return images, [self.num_image_tokens * count for count in pictures]
 
     def _look_at_template(self) -> tuple[list[int], bool]:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
@@ -395,6 +431,11 @@ def check_text(text: str) -> str:
         near = text[max(half.start() - 20, 0) : half.start() + 20]
         raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
+
+
+def _size_unknown(image: Any) -> int:
+    # [Contract] a guess would put the tokens of one picture over the words behind another.
+    raise ValueError(f"how many pictures {image} has is not known: see ChatTokenizer.counting")
 
 
 def _vocab_size(tokenizer: Any) -> int:

@@ -68,6 +68,9 @@ class ChatDataset(TrainingDataset):
     table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        self.tokenizer = self.tokenizer.counting(self.reader.num_pictures)
+
     @property
     def num_rows(self) -> int:
         """Rows of the file, good and bad."""
@@ -358,8 +361,8 @@ def check_room_for_image(max_seq_len: int, tokenizer: ChatTokenizer) -> None:
     Raises:
         UserError: if one image has as many tokens as a sample keeps.
     """
-    if max_seq_len <= tokenizer.num_image_tokens:
+    if max_seq_len <= tokenizer.most_image_tokens:
         raise UserError(
-            f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.num_image_tokens} tokens:"
-            " raise it, or lower projector.num_image_tokens"
+            f"dataset.max_seq_len={max_seq_len} is not longer than one image's {tokenizer.most_image_tokens} tokens:"
+            f" raise it, or lower projector.num_image_tokens{' or vision.tiles' if tokenizer.tiles else ''}"
         )

@@ -144,11 +144,12 @@ class TrainingDataset(ABC):
         for index in wanted:
             try:
                 sample = self.sample(index)
-                for image in sample.images:
+                for image, length in zip(sample.images, sample.image_lengths, strict=True):
                     if image not in images:
                         # Only a fit of its own is passed: a transform need not know any.
                         fit = {} if image.view.fit is None else {"fit": image.view.fit}
                         images[image] = transform(self.open_image(index, image), **fit)
+                    self._check_shape(image, images[image], length)
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue
@@ -163,6 +164,12 @@ class TrainingDataset(ABC):
                 )
             samples[index] = sample
         return samples, images, bad
+
+    def _check_shape(self, image: ImageRef, pixels: Tensor, length: int) -> None:
+        """See that an image still has the shape that its number of tokens was made for."""
+        num_pictures = 1 if pixels.ndim == 3 else len(pixels)
+        if length != num_pictures * self.tokenizer.num_image_tokens:
+            raise UserError(f"image {image} changed while it was read: it is now shown in {num_pictures} pictures")
 
     def _lay_out(self, samples: list[Sample]) -> tuple[list[list[list[Sample]]], int]:
         documents = make_documents(make_table(samples), np.arange(len(samples)), self.row_length, self.share_images)

@@ -143,7 +143,10 @@ def _vision(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> li
             f"--dtype {options.dtype}: --format vision writes fp32, as the encoder was trained; leave it out"
         )
     plan = _vision_side(cfg)
-    return [*plan.notices, *write_vision_folder(plan.build()[0], folder, options.text_from)]
+    notices = [*plan.notices, *write_vision_folder(plan.build()[0], folder, options.text_from)]
+    if plan.preprocess.tiles:
+        notices.append("the run cut images into tiles; whoever loads this encoder shows it the pictures of an image")
+    return notices
 
 
 def _check_components(format: str, further: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.decoder import Decoder, answer_all
-from medcap.generation.decoding.image_rows import ImageRows
+from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.likelihood import score_trees
 from medcap.generation.decoding.prefill import decode_one
@@ -84,17 +85,19 @@ class Generator:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1")
-        # [Contract] a tokenizer made for another projector would place image tokens over words.
+        # [Contract] a tokenizer made for another projector or tower would place image tokens over words.
         for name in ("num_image_tokens", "image_token_id"):
             ours, theirs = getattr(tokenizer, name), getattr(model, name)
             if ours != theirs:
                 raise ValueError(f"{name} is {ours} in the tokenizer and {theirs} in the model")
+        if tokenizer.tiles != preprocess.tiling:
+            raise ValueError(f"tiles are {tokenizer.tiles} in the tokenizer and {preprocess.tiling} for the tower")
         rows = model.added_rows(EMBEDDING)
         ours, theirs = len(tokenizer.added.words) if tokenizer.added else 0, 0 if rows is None else len(rows)
         if ours != theirs:
             raise ValueError(f"the tokenizer adds {ours} words, but the model has rows of {theirs}")
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
         self.batch_size = batch_size

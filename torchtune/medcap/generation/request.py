@@ -17,7 +17,7 @@ class PreparedImage:
     """An image in memory that is decoded and resized already; from ``Generator.prepare``.
 
     Args:
-        pixels: ``[3, H, W]`` uint8, of the tower's size.
+        pixels: ``[3, H, W]`` uint8, of the tower's size; ``[n, 3, H, W]`` if it is shown in n pictures.
         key: names the content: images with one key are encoded once.
     """
 

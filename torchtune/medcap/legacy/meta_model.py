@@ -34,6 +34,10 @@ def write_meta_model(folder: Path, plan: VisionPlan, dtype: torch.dtype | None) 
             f"--format medcap: a meta_model file can only hold projector={POOLED_MLP}, and this run has {component};"
             " --format hf takes medcap.models.mlp"
         )
+    if plan.preprocess.tiles:
+        raise UserError(
+            "--format medcap: a meta_model file cannot say that images are cut into tiles, as this run's are"
+        )
     tower, projector = plan.build()
     save_meta_model(folder / FILE, tower.state(), projector.state(), dtype or torch.bfloat16)
     if same_architecture(plan.tower_spec, NAMED_TOWERS["biomedclip"].spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Encoder:
 
     @property
     def preprocess(self) -> Preprocess:
-        """As ``Tower.preprocess``."""
-        return self.tower.preprocess
+        """As ``Tower.preprocess``, without tiles: a probe looks at each image as a whole."""
+        return replace(self.tower.preprocess, tiles=0)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
         UserError: if medcap 2024's file is wanted but cannot hold the projector.
     """
     projector = plan.vision.projector_config["_component_"]
-    possible = projector == "medcap.models.pooled_mlp"
+    possible = projector == "medcap.models.pooled_mlp" and not plan.vision.preprocess.tiles
+    if wanted is True and plan.vision.preprocess.tiles:
+        raise UserError("save_meta_model=true: medcap 2024's file cannot say vision.tiles; use save_meta_model=auto")
     if wanted is True and not possible:
         raise UserError(
             "save_meta_model=true: medcap 2024's file can only hold projector=medcap.models.pooled_mlp, not"

@@ -5,11 +5,12 @@ import pytest
 from helpers.decoder_tokenizers import family_tokenizer
 from medcap.checkpoints import build_model as assembly
 from medcap.checkpoints.keys import CheckpointerSection, ModelConfiguration
+from medcap.models.towers.base import Preprocess
 
 
 @pytest.mark.parametrize(("family", "notices"), [("gemma", 1), ("gemma_chat", 0), ("llama2", 0), ("qwen2_5", 0)])
 def test_a_tokenizer_without_turn_marks_is_a_notice(tmp_path, monkeypatch, family, notices):
-    vision = SimpleNamespace(num_image_tokens=4, notices=[], saved=None)
+    vision = SimpleNamespace(num_image_tokens=4, notices=[], saved=None, preprocess=Preprocess(8))
     monkeypatch.setattr(assembly, "plan_llm", lambda *args: SimpleNamespace(dim=8, vocab_size=0))
     monkeypatch.setattr(assembly, "plan_vision", lambda *args: vision)
     monkeypatch.setattr(assembly, "check_tokenizer_fits", lambda *args: None)

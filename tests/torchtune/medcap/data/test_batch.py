@@ -1,6 +1,7 @@
 from dataclasses import fields
 
 import numpy as np
+import pytest
 import torch
 
 from medcap.data.batch import Batch, make_batch
@@ -54,6 +55,46 @@ def test_without_padding_the_tokens_are_in_one_row():
     assert flat.image_lengths.tolist() == [2, 2, 2]
     assert flat.image_positions.tolist() == [0, 1, 5, 6, 12, 13]
     assert flat.target_positions.tolist() == [3, 4, 7, 8, 10, 11, 14, 15, 17, 18]
+
+
+def long_and_short(names="abc", lengths=(4, 2, 6), loaded=(2, 1, 3)):
+    """Three images of two, one and three pictures, two of them side by side; each picture has 2 tokens."""
+    tokens = np.array([1, *[IMAGE] * 6, 3, 4, 5], dtype=np.int32)
+    targets = np.array([-100] * 8 + [6, 7], dtype=np.int32)
+    together = Sample(tokens, targets, tuple(names[:2]), lengths[:2], 7, "one")
+    alone = Sample(np.array([*[IMAGE] * 6, 3, 4]), np.array([-100] * 7 + [5]), (names[2],), lengths[2:], 6, "two")
+    row = pack_row([[together], [alone]], 20, pad_id=0)
+    images = {
+        name: torch.full((count, 3, 2, 2), ord(name), dtype=torch.uint8)
+        for name, count in zip(names, loaded, strict=True)
+    }
+    return make_batch([row], IMAGE, 2, images.__getitem__, ("one", "two"))
+
+
+def test_images_of_several_pictures_fill_their_own_runs():
+    made = long_and_short()
+    assert made.num_images == 6
+    assert made.images[:, 0, 0, 0].tolist() == [97, 97, 98, 99, 99, 99]
+    assert made.image_lengths.tolist() == [2] * 6
+    assert made.image_positions.tolist() == [*range(1, 7), *range(10, 16)]
+    parts = made.micro_batches(10)
+    assert [part.images[:, 0, 0, 0].tolist() for part in parts] == [[97, 97, 98], [99, 99, 99]]
+    assert [part.image_positions.tolist() for part in parts] == [[*range(1, 7)], [*range(6)]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # The sum is right, but the second image would begin in the first one's run.
+        ({"loaded": (1, 2, 3)}, r"they have \[2, 4, 6\] tokens, their runs \[4, 2, 6\]"),
+        ({"lengths": (2, 2, 6), "loaded": (1, 1, 3)}, r"12 placeholders for 3 images in one, two"),
+        # The run of the second image would go on in the next document.
+        ({"lengths": (4, 4, 4), "loaded": (2, 2, 2)}, "not one run in one, two"),
+    ],
+)
+def test_an_image_that_does_not_fit_its_run_is_an_error(changes, message):
+    with pytest.raises(ValueError, match=message):
+        long_and_short(**changes)
 
 
 def test_parts_end_with_documents_and_hold_their_images():

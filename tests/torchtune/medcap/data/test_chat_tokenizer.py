@@ -15,10 +15,12 @@ from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.data.images.tiles import Tiles
 from medcap.data.row_layouts import split_images
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 
+TILES = Tiles(8, 4)
 MEDCAP_RULES = LabelRules(train_on_header=True, mask_after_image=True)
 RUN = "①" * 50
 WORDS = "Chest X-ray shows clear lungs."
@@ -259,3 +261,50 @@ def test_other_templates_keep_their_own_text_and_get_image_runs(name, sentencepi
     words = wrapped.answer(WORDS, end_of_turn=False)
     assert words == [token for token in learnt_tokens if token not in wrapped.stop_tokens]
     assert wrapped.prompt(messages[:1], WORDS).tokens == [*wrapped.prompt(messages[:1]).tokens, *words]
+
+
+def tiled(tokenizer, pictures):
+    return ChatTokenizer(tokenizer, 3, tiles=TILES).counting(lambda tiles, image: pictures[image])
+
+
+def two_images(answer="Yes"):
+    parts = [{"type": "image", "content": name} for name in ("wide", "small")]
+    return [
+        Message(role="user", content=[parts[0], {"type": "text", "content": "and"}, parts[1]], masked=True),
+        Message(role="assistant", content=answer),
+    ]
+
+
+def test_each_image_has_as_many_tokens_as_its_pictures(tokenizer):
+    chat_tokenizer = tiled(tokenizer, {"wide": 5, "small": 1})
+    sample = chat_tokenizer.tokenize(two_images())
+    assert (sample.images, sample.image_lengths) == (["wide", "small"], [15, 3])
+    shown = [token == chat_tokenizer.image_token_id for token in sample.tokens]
+    assert (shown.index(True), shown[5:20], any(shown[20:21]), sum(shown)) == (5, [True] * 15, False, 18)
+    prompt = chat_tokenizer.prompt(two_images()[:1])
+    assert (prompt.tokens, prompt.image_lengths) == (sample.tokens[: len(prompt.tokens)], [15, 3])
+    assert chat_tokenizer.most_image_tokens == 15
+
+
+@pytest.mark.parametrize(("first", "second"), [(5, 1), (1, 5)])
+def test_a_cut_image_is_named_with_its_own_number_of_tokens(tokenizer, first, second):
+    chat_tokenizer = tiled(tokenizer, {"wide": first, "small": second})
+    wanted = f"its {3 * second} tokens end at 26; .* use fewer image tokens or vision.tiles"
+    with pytest.raises(UserError, match=wanted):
+        chat_tokenizer.tokenize(two_images(), 20)
+
+
+def test_tiles_change_the_fingerprint_and_nothing_else_does(tokenizer, tmp_path):
+    def fingerprint(**options):
+        fresh = llama3_tokenizer(str(tiny_tokenizer_file(tmp_path)))
+        return ChatTokenizer(fresh, 3, **options).fingerprint
+
+    assert fingerprint() == fingerprint(tiles=None)
+    assert len({fingerprint(tiles=tiles) for tiles in (None, TILES, Tiles(8, 5), Tiles(9, 4))}) == 4
+    plain = ChatTokenizer(tokenizer, 3)
+    assert plain.counting(lambda tiles, image: 5) is plain
+
+
+def test_with_tiles_an_image_of_unknown_shape_is_never_guessed(tokenizer):
+    with pytest.raises(ValueError, match="how many pictures wide has is not known"):
+        ChatTokenizer(tokenizer, 3, tiles=TILES).tokenize(two_images())

@@ -3,6 +3,7 @@ import torch
 
 from helpers.packed_samples import (
     IMAGE,
+    MIXED_SAMPLES,
     NUM_TARGETS,
     PROMPT_PREFIX,
     SAMPLES,
@@ -51,6 +52,21 @@ def test_packed_rows_equal_separate_samples_in_loss_and_gradients(model, images,
     wanted = gradients(model, expected)
     batch = batch_of(SAMPLES, images, row_length, share)
     loss = model.losses(batch)["text"] / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize(("row_length", "share"), [(128, True), (64, True), (40, False), (29, True)])
+@pytest.mark.parametrize("layout", ["ragged", "padded", "parts"])
+def test_images_of_different_lengths_equal_separate_samples(model, images, row_length, share, layout, monkeypatch):
+    expected = plain_loss(model, images, MIXED_SAMPLES)
+    wanted = gradients(model, expected)
+    model.compiled = layout == "padded"  # the layout; nothing is compiled here
+    monkeypatch.setattr(vision_language_model, "CPU_PASS_TOKENS", 30 if layout == "parts" else 10**6)
+    batch = batch_of(MIXED_SAMPLES, images, row_length, share)
+    parts = model.micro_batches(batch)
+    assert len(parts) == (3 if layout == "parts" else 1)
+    assert sum(part.num_images for part in parts) == batch.num_images == (12 if share else 15)
+    loss = torch.stack([model.losses(part)["text"] for part in parts]).sum() / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 

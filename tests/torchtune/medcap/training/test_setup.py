@@ -7,6 +7,7 @@ import torch
 
 from helpers.model_parts import ModelParts
 from medcap.errors import UserError
+from medcap.models.towers.base import Preprocess
 from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (
@@ -45,9 +46,12 @@ def test_medcaps_file_of_another_projector_is_refused():
         wants_meta_model(True, plan_of("mlp"))
 
 
-def plan_of(projector):
+def plan_of(projector, tiles=0):
     vision = SimpleNamespace(
-        projector_config={"_component_": f"medcap.models.{projector}"}, llm={"fingerprint": None}, notices=[]
+        projector_config={"_component_": f"medcap.models.{projector}"},
+        preprocess=Preprocess(8, tiles=tiles),
+        llm={"fingerprint": None},
+        notices=[],
     )
     return SimpleNamespace(vision=vision, llm=SimpleNamespace(dim=16))
 

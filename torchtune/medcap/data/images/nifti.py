@@ -16,7 +16,16 @@ import numpy as np
 from PIL import Image
 
 from medcap.data.images.pixel_samples import PixelSamples, to_picture
-from medcap.data.images.views import AXES, View, apply_window, choose_frames, square_pixels, stretch, through_windows
+from medcap.data.images.views import (
+    AXES,
+    View,
+    apply_window,
+    choose_frames,
+    square_pixels,
+    square_size,
+    stretch,
+    through_windows,
+)
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
 from medcap.errors import TooManyPixelsError, UserError, ViewError
 
@@ -122,10 +131,23 @@ class NiftiFile:
 
     def count(self, axis: str) -> int:
         """Return the number of slices along one of ``AXES``, from the header alone."""
+        return self._extents()[0][AXES.index(axis)]
+
+    def shown_size(self, view: View) -> tuple[int, int]:
+        """Return width and height of the first picture that :meth:`pictures` would cut."""
+        shape, spacing = self._extents()
+        axis = AXES.index(view.axis)
+        choose_frames(view.frames, shape[axis])
+        across, down = (other for other in (0, 1, 2) if other != axis)
+        return square_size((shape[across], shape[down]), spacing[down], spacing[across], self.max_pixels)
+
+    def _extents(self) -> tuple[list[int], list[float]]:
+        """Return the number and the distance of the slices along each of ``AXES``."""
         from nibabel.orientations import io_orientation
 
-        order = _orientation(self._header.get_best_affine(), io_orientation)[:, 0].astype(int).argsort()
-        return int((*self._shape, 1)[:3][order[AXES.index(axis)]])
+        order = _axis_order(_orientation(self._header.get_best_affine(), io_orientation))
+        shape, spacing = (*self._shape[:3], 1), _spacing(self._header)
+        return [int(shape[position]) for position in order], [spacing[position] for position in order]
 
     @staticmethod
     def _picture(volume: Volume, number: int, view: View) -> Image.Image:
@@ -151,9 +173,9 @@ class NiftiFile:
         values = image.dataobj.get_unscaled().reshape(image.shape[: len(self._shape)], order="F")
         _check_end(stream)
         values = values[..., 0] if values.ndim == 4 else values[..., None] if values.ndim == 2 else values
-        spacing = [float(size) for size in header.get_zooms()[:3]] + [0.0]
+        spacing = _spacing(header)
         orientation = _orientation(image.affine, io_orientation)
-        sagittal, coronal, axial = (spacing[position] for position in orientation[:, 0].astype(int).argsort())
+        sagittal, coronal, axial = (spacing[position] for position in _axis_order(orientation))
         low, high = float(header["cal_min"]), float(header["cal_max"])
         return Volume(
             apply_orientation(values, orientation),
@@ -174,6 +196,16 @@ def _orientation(affine: np.ndarray, find: Any) -> np.ndarray:
     """Return the patient's axis for each axis of the array; the array's own order if the header's matrix is empty."""
     orientation = find(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     return orientation if np.isfinite(orientation).all() else np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
+
+
+def _axis_order(orientation: np.ndarray) -> list[int]:
+    """Return the axis of the array for each axis of the patient."""
+    return orientation[:, 0].astype(int).argsort().tolist()
+
+
+def _spacing(header: Any) -> list[float]:
+    """Return the distance of voxels along each axis of the array; that of an axis that is not there is 0."""
+    return [float(size) for size in header.get_zooms()[:3]] + [0.0]
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:

@@ -16,6 +16,11 @@ _TURNS = {
 _TELL = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
+def is_sideways(orientation: int) -> bool:
+    """Return whether turning a picture upright exchanges its width and its height."""
+    return orientation in (5, 6, 7, 8)
+
+
 def turn(picture: Image.Image, orientation: int) -> Image.Image:
     """Turn a picture upright.
 

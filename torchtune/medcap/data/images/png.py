@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -116,6 +117,38 @@ class SixteenBitPng:
         if transparent.all():  # one colour, and that transparent: white, as with 8 bits
             return PixelSamples(np.full(values.shape, 255, np.uint8), full=255)
         return PixelSamples(values, 1.0 - transparent)
+
+
+def orientation_in(file: BinaryIO) -> int:
+    """Read the orientation of a PNG file; it may be told after the pixels, which are not read.
+
+    Args:
+        file: any position; the position changes.
+
+    Returns:
+        1 to 8, as :func:`medcap.data.images.orientation.orientation_of` finds it in the decoded picture.
+    """
+    file.seek(len(SIGNATURE))
+    told = []
+    while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
+        kind, length = start[4:], _number(start, 0)
+        if kind != b"eXIf" and kind not in _TEXTS:
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
+        content = file.read(length)
+        file.seek(4, io.SEEK_CUR)
+        if kind == b"eXIf" or _tells_orientation(kind, content):
+            told.append(_chunk(kind, content))
+    if not told:
+        return 1
+    # One grey pixel with the same metadata, so that Pillow itself reads them.
+    pixel = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), _chunk(b"IDAT", zlib.compress(b"\0\0"))
+    with Image.open(io.BytesIO(b"".join([SIGNATURE, pixel[0], *told, pixel[1], _chunk(b"IEND", b"")]))) as image:
+        return orientation_of(image)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def has_sixteen_bits(file: BinaryIO) -> bool:

@@ -15,11 +15,11 @@ from PIL import Image, UnidentifiedImageError
 
 from medcap.data.images.dicom import START_BYTES, DicomFile, DicomSeries, SeriesCache, has_preamble, is_bare
 from medcap.data.images.nifti import NiftiFile, is_nifti
-from medcap.data.images.png import SixteenBitPng
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
-from medcap.data.images.tiff.file import TiffFile
+from medcap.data.images.shown_size import AnyFile, shown_size
+from medcap.data.images.tiles import Tiles
 from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
 from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
@@ -30,8 +30,6 @@ IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 _SERIES_PROBE = 32  # files of a folder among which one must be DICOM
-
-Opened = Image.Image | SixteenBitPng | TiffFile | DicomFile | DicomSeries | NiftiFile
 
 
 @dataclass(frozen=True)
@@ -146,6 +144,27 @@ class ImageReader:
                 views = _expanded(file, image.view)
         return [replace(image, view=view) for view in views]
 
+    def shown_size(self, image: ImageRef) -> tuple[int, int]:
+        """Read the size of the picture that :meth:`open` would return, without decoding it.
+
+        Args:
+            image: a reference whose path :meth:`resolve` returned.
+
+        Returns:
+            Width and height: upright, and of a DICOM or NIfTI file with square pixels.
+
+        Raises:
+            UserError: if the file is too large, of another format, or damaged at its start, or has no such frame.
+        """
+        with contextlib.ExitStack() as closing:
+            opened, file = self._open(Path(image.path), closing)
+            with self._named(image.path):
+                return shown_size(opened, image.view, file)
+
+    def num_pictures(self, tiles: Tiles, image: ImageRef) -> int:
+        """Return the number of pictures that tiles make of an image; raises what :meth:`shown_size` raises."""
+        return tiles.num_pictures(self.shown_size(image))
+
     def open(self, image: ImageRef | str | Path, keep_grey: bool = False) -> Image.Image:
         """Decode an image.
 
@@ -236,18 +255,22 @@ class ImageReader:
                     return
                 yield found[0] if file.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
 
-    def _open_header(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> Opened:
+    def _open_header(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> AnyFile:
         """Return the image, its header checked, not decoded yet.
 
         Args:
-            path: path of a file or a member.
+            path: path of a file, a member or the folder of a series.
             closing: gets what must be closed afterwards.
             whole: whether it will be decoded.
         """
+        return self._open(path, closing, whole)[0]
+
+    def _open(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> tuple[AnyFile, BinaryIO | None]:
+        """Return the image and the file that it is in; no file for the folder of a series."""
         member = self._within.member(path)
         with self._named(path):
             if member is None and path.is_dir():
-                return self._open_series(path)
+                return self._open_series(path), None
             state = path.stat() if member is None else None
             size = state.st_size if state is not None else member[0].size(member[1])  # type: ignore[index]
             self._check_bytes(size)
@@ -258,7 +281,7 @@ class ImageReader:
                 # One read of the whole where all of it is wanted, as a decoder asks for a few kB at a time.
                 file = io.BytesIO(member[0].read(member[1])) if whole else member[0].open(member[1])
                 closing.enter_context(file)
-            return self._identify(file, closing, whole, (str(path), size, state and state.st_mtime_ns))
+            return self._identify(file, closing, whole, (str(path), size, state and state.st_mtime_ns)), file
 
     def _open_series(self, folder: Path) -> DicomSeries:
         names = self._files_of(folder)
@@ -299,7 +322,7 @@ class ImageReader:
 
     def _identify(
         self, file: BinaryIO, closing: contextlib.ExitStack, whole: bool, key: Hashable | None = None
-    ) -> Image.Image | SixteenBitPng | TiffFile | DicomFile | NiftiFile:
+    ) -> AnyFile:
         """Return what a file is by its content; see ``_open_header``. A volume with a key is kept."""
         start = file.read(START_BYTES)
         file.seek(0)
@@ -337,7 +360,7 @@ class ImageReader:
             raise UserError(f"image {path} {trouble}: {reason}") from error
 
 
-def _expanded(file: Opened, view: View) -> list[View]:
+def _expanded(file: AnyFile, view: View) -> list[View]:
     count = file.count(view.axis) if isinstance(file, DicomFile | DicomSeries | NiftiFile) else 1
     numbers = choose_frames(view.frames, count)
     return [replace(view, frames=MIDDLE if count == 1 else number) for number in numbers]

@@ -177,14 +177,20 @@ def square_pixels(picture: Image.Image, row_spacing: float, column_spacing: floa
     Raises:
         UserError: if it would be too large.
     """
+    size = square_size(picture.size, row_spacing, column_spacing, max_pixels)
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def square_size(size: tuple[int, int], row_spacing: float, column_spacing: float, max_pixels: int) -> tuple[int, int]:
+    """Return the width and the height that :func:`square_pixels` gives a picture of a size."""
     fine, coarse = sorted((row_spacing, column_spacing))
     if not (fine > 0 and np.isfinite(coarse) and coarse / fine > _SQUARE):
-        return picture
-    width = max(1, round(picture.width * (column_spacing / fine)))
-    height = max(1, round(picture.height * (row_spacing / fine)))
+        return size
+    width = max(1, round(size[0] * (column_spacing / fine)))
+    height = max(1, round(size[1] * (row_spacing / fine)))
     if width * height > max_pixels:
         raise UserError(
             f"is {width} x {height} with square pixels (its spacing is {row_spacing:g} x {column_spacing:g}), more than"
             f" the {max_pixels:,} pixels allowed"
         )
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+    return width, height

@@ -72,3 +72,8 @@ def _round_up(value: float) -> int:
             if factor * power >= value:
                 return factor * power
         power *= 10
+
+
+def either(fewest: int, most: int | None) -> str:
+    """Write a number, or the range of numbers up to another one."""
+    return str(fewest) if most in (None, fewest) else f"{fewest} to {most}"

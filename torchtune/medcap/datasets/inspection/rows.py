@@ -111,6 +111,10 @@ class RowChecker:
     any_layout: bool = False
     view: View = DEFAULT_VIEW
 
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer = self.tokenizer.counting(self.reader.num_pictures)
+
     def __call__(self, index: int) -> RowFacts:
         """Check a row; whatever is wrong with it is in the facts.
 
@@ -160,6 +164,10 @@ class RowChecker:
 
         record = self._record(row, index, find, stage)
         images = _numbers_of(record.images)
+        if self.tokenizer is not None and self.tokenizer.tiles is not None:
+            stage.rule = "image"
+            for image in record.images:
+                self.reader.shown_size(image)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:

@@ -77,7 +77,7 @@ class Packing:
         fill: share of the rows' places that hold tokens; None for unpacked data, whose rows vary.
         saved_by_sharing: tokens that need not be computed again because samples show the same image.
         saved_by_preamble: tokens that need not be computed again because samples begin alike.
-        images: that are encoded in the epoch, one for each document that shows it.
+        images: that are encoded in the epoch, one for each document that shows it; of tiles, each picture.
         most_images: most images of one batch.
     """
 
@@ -168,7 +168,8 @@ def plan_dataset(
     lengths = dataset.table.lengths[order].astype(np.int64)
     prefixes = dataset.table.prefixes[order].astype(np.int64)
     starts = np.concatenate([survey.lengths["start"] for survey in surveys])[order]
-    images_of = np.concatenate([np.diff(survey.starts) for survey in surveys])
+    # An image that is cut into tiles counts for each of its pictures.
+    images_of = np.concatenate([survey.lengths["image"] for survey in surveys]) // dataset.tokenizer.num_image_tokens
     if dataset.packed:
         assert plan.documents is not None, "packed rows hold documents"
         num_documents = len(plan.documents) - 1

@@ -12,6 +12,7 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.hf_llama_writer import token_ids
 from medcap.checkpoints.weight_shards import PendingTensor, write_shards
+from medcap.errors import UserError
 from medcap.export.llava.check import check_prompts
 from medcap.export.llava.language import check_language, language_config, language_dtype, language_tensors
 from medcap.export.llava.processor import check_tokenizer, write_processor, write_tokenizer
@@ -40,6 +41,11 @@ def check_llava(plan: ModelPlan) -> None:
     check_language(plan.llm)
     check_tokenizer(plan.tokenizer, plan.llm.vocab_size)
     vision = plan.vision
+    if vision.preprocess.tiles:
+        raise UserError(
+            "--format hf: LLaVA shows each image in one picture, and this run cuts it into up to"
+            f" {vision.preprocess.tiles} tiles beside; train with vision.tiles=0 to export it, or serve the run itself"
+        )
     with torch.device("meta"):
         llava_tower(build_tower(vision.tower_spec, vision.preprocess))
         llava_projector(build_projector(vision.projector_config, vision.shape, vision.llm_dim), vision.llm_dim)

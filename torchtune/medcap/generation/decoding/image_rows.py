@@ -6,14 +6,18 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.data.images.orientation import upright
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.tiles import Tiles
 from medcap.errors import UserError
 from medcap.generation.decoding.prefix_tree import image_key
 from medcap.generation.request import PreparedImage, RequestImage
@@ -23,6 +27,30 @@ from medcap.workers import num_processors
 
 MAX_BYTES = 512 * 2**20
 MAX_THREADS = 4
+
+
+# What reading an image raises, whatever is wrong with it.
+_READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError)
+
+
+def num_pictures(reader: ImageReader, tiles: Tiles, image: RequestImage | str | Path) -> int:
+    """Return the number of pictures that tiles make of a request's image; 1 for one that cannot be read.
+
+    Args:
+        reader: finds files.
+        tiles: how images are cut.
+        image: an image of any kind; a path counts as a reference in the default view.
+    """
+    if isinstance(image, PreparedImage):
+        return 1 if image.pixels.ndim == 3 else len(image.pixels)
+    try:
+        if isinstance(image, Image.Image):
+            return tiles.num_pictures(upright(image).size)
+        ref = ImageRef.of(image)
+        return reader.num_pictures(tiles, replace(ref, path=str(reader.resolve(ref.path))))
+    except (UserError, *_READ_ERRORS):
+        # Encoding it fails too, and gives the request the reason.
+        return 1
 
 
 class ImageRows:
@@ -151,7 +179,7 @@ class ImageRows:
                 return self._transform(to_rgb(image))
             found = replace(image, path=str(self._reader.resolve(image.path)))
             return self._transform(self._reader.open(found, keep_grey=True), found.view.fit)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except _READ_ERRORS as error:
             raise UserError(f"the image cannot be read: {error}") from error
 
     def _forget(self, keep: int) -> None:

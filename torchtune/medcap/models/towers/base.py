@@ -16,6 +16,7 @@ from PIL.Image import Image, Resampling
 from PIL.Image import new as new_image
 from torch import Tensor
 
+from medcap.data.images.tiles import Tiles
 from medcap.errors import UserError
 from medcap.models.component import Component
 
@@ -46,6 +47,8 @@ class Preprocess:
         std: standard deviations of the channels, on the same scale, above 0.
         interpolation: "bicubic" or "bilinear", with antialiasing.
         resize_mode: "shortest" resizes the short side and crops the centre, "squash" resizes both sides.
+        tiles: most crops of an image, which :class:`medcap.data.images.tiles.Tiles` then shows in several pictures; 0
+            shows each image in one picture.
     """
 
     image_size: int
@@ -53,6 +56,7 @@ class Preprocess:
     std: Channels = CLIP_STD
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+    tiles: int = 0
 
     def __post_init__(self) -> None:
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
@@ -66,10 +70,21 @@ class Preprocess:
             raise UserError(f"preprocess: interpolation={self.interpolation!r} must be bicubic or bilinear")
         if self.resize_mode not in ("shortest", "squash"):
             raise UserError(f"preprocess: resize_mode={self.resize_mode!r} must be shortest or squash")
+        if not isinstance(self.tiles, int) or isinstance(self.tiles, bool) or self.tiles < 0 or self.tiles == 1:
+            raise UserError(f"preprocess: tiles={self.tiles!r} must be a whole number from 2, or 0 for none")
 
-    def transform(self) -> ImageTransform:
-        """Return the function from an RGB or grey image to uint8 ``[3, image_size, image_size]``; it can be pickled."""
-        return ImageTransform(self)
+    @property
+    def tiling(self) -> Tiles | None:
+        """How an image is cut into several pictures; None where each is one."""
+        return Tiles(self.image_size, self.tiles) if self.tiles else None
+
+    def transform(self) -> ImageTransform | TileTransform:
+        """Return the function from an RGB or grey image to its uint8 pixels; it can be pickled.
+
+        Returns:
+            It makes ``[3, image_size, image_size]``, or with ``tiles`` ``[n, 3, image_size, image_size]``.
+        """
+        return TileTransform(self) if self.tiles else ImageTransform(self)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to 0..1, subtract the mean, divide by the deviation; on the CPU equal to torchvision's bit for bit.
@@ -93,7 +108,9 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.__dict__.items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.__dict__.items()}
+        # Without tiles it is what earlier releases write and read.
+        return {key: value for key, value in values.items() if key != "tiles" or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -154,13 +171,11 @@ class ImageTransform:
         Raises:
             ValueError: for other modes; what a conversion would do to them must be decided before.
         """
-        if image.mode not in ("RGB", "L"):
-            raise ValueError(f"expected an RGB or grey image, got mode {image.mode}")
+        _check_mode(image)
         if fit in ("pad", "pad_mean"):
             image = self._pad(image, black=fit == "pad")
         mode = {None: self.preprocess.resize_mode, "crop": "shortest"}.get(fit, "squash")
-        pixels = torch.from_numpy(np.array(self._resize(image, mode)))  # [H, W, 3] or [H, W]
-        return pixels.repeat(3, 1, 1) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()  # [3, H, W]
+        return _pixels(self._resize(image, mode))
 
     def _pad(self, image: Image, black: bool) -> Image:
         """Lay an image in the middle of a square, as LLaVA's expand2square: black, or of the tower's mean colour."""
@@ -191,6 +206,45 @@ class ImageTransform:
             return image
         left, top = round((width - size) / 2), round((height - size) / 2)
         return image.crop((left, top, left + size, top + size))
+
+
+@dataclass(frozen=True)
+class TileTransform:
+    """Resize and cut an image into the pictures of :class:`medcap.data.images.tiles.Tiles`."""
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image, fit: str | None = None) -> Tensor:
+        """Transform one image.
+
+        Args:
+            image: as for :class:`ImageTransform`.
+            fit: None; the tiles show all of an image, whatever its shape.
+
+        Returns:
+            ``[n, 3, image_size, image_size]`` uint8; n depends on the image's shape alone.
+
+        Raises:
+            UserError: if there is a ``fit``.
+            ValueError: as :class:`ImageTransform`.
+        """
+        _check_mode(image)
+        if fit is not None:
+            raise UserError(f"fit={fit}: vision.tiles shows all of an image, whatever its shape; leave one of them out")
+        tiling = self.preprocess.tiling
+        assert tiling is not None, "it is made where there are tiles"
+        return torch.stack(list(map(_pixels, tiling.cut(image, Resampling[self.preprocess.interpolation.upper()]))))
+
+
+def _check_mode(image: Image) -> None:
+    if image.mode not in ("RGB", "L"):
+        raise ValueError(f"expected an RGB or grey image, got mode {image.mode}")
+
+
+def _pixels(image: Image) -> Tensor:
+    """Return a picture of mode RGB or L as ``[3, H, W]`` uint8."""
+    pixels = torch.from_numpy(np.array(image))  # [H, W, 3] or [H, W]
+    return pixels.repeat(3, 1, 1) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 def _middle_of_strip(image: Image) -> Image:
@@ -282,8 +336,8 @@ class Tower(Component, ABC):
     @classmethod
     def summary(cls, config: Mapping[str, Any]) -> str:
         """Name the size of its images."""
-        size = config["preprocess"]["image_size"]
-        return f"{size} x {size} pixels"
+        size, tiles = config["preprocess"]["image_size"], config["preprocess"].get("tiles")
+        return f"{size} x {size} pixels" + (f", up to {tiles} crops of an image beside it" if tiles else "")
 
     def unused(self, components: Mapping[str, Component]) -> frozenset[str]:
         """Find the parameters that the model's projector leaves without a gradient; see ``unused_parameters``."""

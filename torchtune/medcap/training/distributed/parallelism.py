@@ -83,9 +83,11 @@ def _estimate(
     cfg: TrainingConfiguration, plan: ModelPlan, world: DistributedContext, dtype: torch.dtype
 ) -> MemoryEstimate:
     row_length, packed = cfg.dataset.get("max_seq_len", 1024), cfg.dataset.get("packed", False)
-    images = cfg.batch_size
+    tiles = plan.vision.preprocess.tiling
+    pictures = 1 if tiles is None else tiles.most_pictures  # of an image
+    images = cfg.batch_size * pictures
     if packed:
-        images *= max(1, row_length // (plan.vision.num_image_tokens + _WORDS_PER_IMAGE))
+        images *= max(1, row_length // (pictures * plan.vision.num_image_tokens + _WORDS_PER_IMAGE))
     full_mask = not (packed and world.device.type == "cuda")
     further = {component.name: component.on_meta(plan) for component in plan.further}
     return estimate_step(cfg, plan.vision, dtype, images, full_mask, world.size, further)
@@ -106,7 +108,7 @@ def estimate_step(
         cfg: configuration of the training.
         vision: tower and projector; their weights are not read.
         dtype: dtype of the decoder.
-        images: number of images of a batch on one process.
+        images: number of images of a batch on one process; of one that is cut into tiles, each picture counts.
         full_mask: full mask as for :func:`medcap.training.distributed.memory.estimate`.
         processes: that share the optimizer's state, where it can be shared.
         further: the components beside tower and projector, on the meta device.

@@ -19,7 +19,7 @@ from medcap.data.images.dicom.greys import Greys, Transform, grey_display, grey_
 from medcap.data.images.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.images.dicom.palette import palette_colours
 from medcap.data.images.dicom.stack import SliceHeader, slice_header
-from medcap.data.images.views import View, choose_frames, square_pixels
+from medcap.data.images.views import View, choose_frames, square_pixels, square_size
 from medcap.errors import TooManyPixelsError, UserError
 
 if TYPE_CHECKING:
@@ -131,6 +131,11 @@ class DicomFile:
     def display(self, view: View) -> Transform | None:
         """Return the window or VOI LUT of the first frame; see :func:`grey_display`."""
         return grey_display(0, self._dataset, self._syntax.is_little_endian, view)
+
+    def shown_size(self, view: View) -> tuple[int, int]:
+        """Return width and height of the first picture that :meth:`pictures` would decode."""
+        frame = choose_frames(view.frames, self.frames)[0]
+        return square_size(self.size, *self._spacing(frame), self.max_pixels)
 
     def _check(self) -> int:
         from pydicom.pixels.decoders.base import get_decoder

@@ -19,7 +19,7 @@ from medcap.data.images.dicom.file import DicomFile
 from medcap.data.images.dicom.greys import Greys, shown_levels
 from medcap.data.images.dicom.stack import SliceHeader, SliceStack, stack_slices
 from medcap.data.images.pixel_samples import check_pixels
-from medcap.data.images.views import AXES, View, choose_frames, square_pixels, through_windows
+from medcap.data.images.views import AXES, View, choose_frames, square_pixels, square_size, through_windows
 from medcap.data.images.volume import MAX_VOLUME_BYTES, Volume
 from medcap.errors import UserError, ViewError, is_of_the_machine
 
@@ -105,6 +105,14 @@ class DicomSeries:
         """Return the number of slices along one of ``AXES``."""
         return self._stack.shape[self._order[AXES.index(axis)]]
 
+    def shown_size(self, view: View) -> tuple[int, int]:
+        """Return width and height of the first picture that :meth:`pictures` would cut."""
+        choose_frames(view.frames, self.count(view.axis))
+        across, down = (axis for axis in AXES if axis != view.axis)
+        spacing = self._spacing()
+        size = self.count(across), self.count(down)
+        return square_size(size, spacing[AXES.index(down)], spacing[AXES.index(across)], self.max_pixels)
+
     def pictures(self, view: View) -> Iterator[tuple[int, Image.Image]]:
         """Cut slices, one after the other, turned as :class:`medcap.data.images.nifti.NiftiFile` turns them.
 
@@ -159,13 +167,17 @@ class DicomSeries:
         shown = None
         if not all(each.shown.all() for each in slices):
             shown = apply_orientation(np.stack([each.shown.T for each in slices], axis=-1), self._orientation)
-        lengths = np.linalg.norm(self._stack.affine[:3, :3], axis=0)[self._order]
         ranges = [each.levels_range for each in slices if each.levels_range is not None]
         named = None
         if len(ranges) == len(slices):
             named = min(low for low, _ in ranges), max(high for _, high in ranges)
-        sagittal, coronal, axial = map(float, lengths)
-        return Volume(apply_orientation(values, self._orientation), (sagittal, coronal, axial), shown, named=named)
+        return Volume(apply_orientation(values, self._orientation), self._spacing(), shown, named=named)
+
+    def _spacing(self) -> tuple[float, float, float]:
+        """Return the distance of the slices along each of ``AXES``."""
+        lengths = np.linalg.norm(self._stack.affine[:3, :3], axis=0)
+        sagittal, coronal, axial = map(float, lengths[self._order])
+        return sagittal, coronal, axial
 
     def _greys(self, number: int) -> Greys:
         name = self._stack.names[number]

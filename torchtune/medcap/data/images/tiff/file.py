@@ -103,6 +103,11 @@ class TiffFile:
         if width * height * self._samples * self._encoding.dtype.itemsize > MAX_BYTES:
             raise UserError(f"has {self._samples} samples a pixel, together more than the {MAX_BYTES:,} bytes allowed")
 
+    @property
+    def orientation(self) -> int:
+        """How the picture is stored, 1 to 8; others mean nothing."""
+        return self._tags.one(tag.ORIENTATION, 1)
+
     def pictures(self, view: View) -> Iterator[tuple[int, Image.Image]]:
         """Decode the picture.
 
@@ -141,7 +146,7 @@ class TiffFile:
         yield 0, self._turned(to_picture(samples, view))
 
     def _turned(self, picture: Image.Image) -> Image.Image:
-        return turn(picture, self._tags.one(tag.ORIENTATION, 1))
+        return turn(picture, self.orientation)
 
     def _read_ycbcr(self) -> Image.Image:
         """Decode with libtiff, which knows subsampling: Pillow takes uncompressed ones for four bytes a pixel."""
