@@ -129,7 +129,9 @@ def test_other_files_and_localizers_of_other_series_are_left_out(reader, tmp_pat
     (folder / "notes.txt").write_text("a report")
     (folder / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "inside").mkdir()
-    write_dicom(folder / "scout.dcm", PATIENT[0], SeriesInstanceUID="9.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_dicom(
+        folder / "scout.dcm", PATIENT[0], SeriesInstanceUID="9.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
     assert positions(slice_of(reader, folder)) == {85: (3, 0), 170: (0, 2)}
 
 
@@ -198,7 +200,7 @@ def test_a_folder_is_an_image_only_within_the_roots_and_with_dicom_files(tmp_pat
     assert reader.resolve("ct") == folder
     assert reader.check(folder).format == "DICOM"
     for name in (str(other), "../out/ct"):
-        with pytest.raises(UserError, match="does not exist in|lies outside"):
+        with pytest.raises(UserError, match=r"does not exist in|lies outside"):
             reader.resolve(name)
     (tmp_path / "in" / "empty").mkdir()
     (tmp_path / "in" / "empty" / "a.png").write_bytes(b"picture")
