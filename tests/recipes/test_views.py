@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -137,7 +138,7 @@ def test_the_chat_shows_them_and_its_rows_train_again(generator, seen, monkeypat
     assert "window=[40, 0] must have a width above 0" in notes
     assert "none.nii: there is no such file" in notes
     assert np.array_equal(np.stack(seen[:2]), expected("sagittal", [2, 6]))
-    (row,) = json.loads(open("talk.json").read())
+    (row,) = json.loads(Path("talk.json").read_text())
     path = str(generator.reader.resolve("ct.nii.gz"))
     windows = [list(window) for window in THREE]
     assert row["image"][0] == {"image": path, "frames": "2 even", "axis": "sagittal", "window": windows, "fit": "pad"}
@@ -156,7 +157,7 @@ def ask(generator, *parts, **limits):
 
 
 def refused(generator, view, **limits):
-    data = open("ct.nii.gz", "rb").read()
+    data = Path("ct.nii.gz").read_bytes()
     with pytest.raises(ApiError) as raised:
         ask(generator, {**image_part(data), "view": view}, **limits)
     assert raised.value.status == 400
@@ -164,7 +165,7 @@ def refused(generator, view, **limits):
 
 
 def test_a_request_names_slices_and_windows(generator):
-    data = open("ct.nii.gz", "rb").read()
+    data = Path("ct.nii.gz").read_bytes()
     view = {"frames": [6, 0], "axis": "coronal", "window": THREE, "fit": "squash"}
     parts = ask(generator, {**image_part(data), "view": view}, image_part(data))
     assert [part["type"] for part in parts] == ["image", "image", "image", "text"]

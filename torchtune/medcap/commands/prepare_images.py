@@ -6,9 +6,13 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medcap.commands.arguments import add_image_root, seed
-from medcap.errors import UserError
+from medcap.errors import UserError, ViewKeyError
+
+if TYPE_CHECKING:
+    from medcap.data.images.views import View
 
 HELP = "DICOM, NIfTI and other images to pictures of one size, as files or in tar shards, with their rows"
 
@@ -44,10 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar=("CENTER", "WIDTH"),
-        help="window in the image's units; or the number, from 0, of one in the DICOM file (the file's first)",
+        help="window in the image's units, or three for the three channels; or the number, from 0, of one in the DICOM"
+        " file (the file's first)",
     )
     parser.add_argument(
-        "--frames", default="middle", metavar="WHICH", help="DICOM frames, NIfTI slices: all, middle or N (middle)"
+        "--frames",
+        default="middle",
+        metavar="WHICH",
+        help="DICOM frames, NIfTI slices: all, middle, N, 0,5,9 or 8even for eight that are evenly spread (middle)",
     )
     parser.add_argument(
         "--axis", choices=("sagittal", "coronal", "axial"), default="axial", help="of NIfTI slices (axial)"
@@ -71,7 +79,6 @@ def run(options: argparse.Namespace) -> None:
         UserError: for an impossible option, a source that cannot be read, or a folder that holds anything else.
         SystemExit: with status 1 if not a single image could be prepared.
     """
-    from medcap.data.images.views import View
     from medcap.datasets.preparing.request import FAILURES, Request
     from medcap.datasets.preparing.run import prepare_images
     from medcap.datasets.preparing.worker import Settings
@@ -84,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
         fit=options.fit,
         pad_above=options.pad_above,
         file_format="png" if shards else options.format,
-        view=View(_window(options.window), _frames(options.frames), options.axis),
+        view=_view(options),
     )
     request = Request(
         sources=options.source,
@@ -128,19 +135,26 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--image-root is for the images of rows: with folders, name them in --source")
 
 
-def _window(numbers: list[float] | None) -> tuple[float, float] | int | None:
+def _window(numbers: list[float] | None) -> Any:
+    """Return the numbers as a row holds them."""
     if numbers is None:
         return None
     if len(numbers) == 1 and numbers[0].is_integer() and numbers[0] >= 0:
         return int(numbers[0])
-    if len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[1] <= 0:
-        raise UserError("--window takes a centre and a width above 0, or one number from 0 of a window in the file")
-    return numbers[0], numbers[1]
+    pairs = [numbers[start : start + 2] for start in range(0, len(numbers), 2)]
+    if len(numbers) not in (2, 6) or not all(math.isfinite(center) and 0 < width < math.inf for center, width in pairs):
+        raise UserError(
+            "--window takes a centre and a width above 0, three of them for the three channels, or one number from 0 of"
+            " a window in the file"
+        )
+    return pairs[0] if len(pairs) == 1 else pairs
 
 
-def _frames(text: str) -> str | int:
-    if text in ("all", "middle"):
-        return text
-    if not text.isdecimal():
-        raise UserError(f"--frames {text} must be all, middle or a number from 0")
-    return int(text)
+def _view(options: argparse.Namespace) -> View:
+    from medcap.data.images.view_keys import read_view, word_value
+
+    given = {"window": _window(options.window), "axis": options.axis}
+    try:
+        return read_view(given | {"frames": word_value("frames", options.frames)})
+    except ViewKeyError as error:
+        raise UserError(f"--{error.key} {getattr(options, error.key)} {error.rule}") from None

@@ -66,7 +66,7 @@ def test_nothing_prepared_is_status_one(tmp_path, capsys):
         (("--window", "1.5"), "--window takes"),
         (("--window", "1", "2", "3"), "--window takes"),
         (("--window", "nan", "3"), "--window takes"),
-        (("--frames", "first"), "--frames first must be all, middle or a number"),
+        (("--frames", "first"), "--frames first must be middle, all, a number from 0"),
         (("--image-root", "."), "--image-root is for the images of rows"),
     ],
 )

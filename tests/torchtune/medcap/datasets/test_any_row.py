@@ -143,7 +143,7 @@ def test_a_row_of_a_file_is_checked_without_a_crash(row, folder, tokenizer):
     facts = RowChecker(open_rows(source), ImageReader([folder]), tokenizer=tokenizer)(0)
     assert facts.problem is None or facts.problem.rule != "crash", facts.problem
     try:
-        rename_images(row, lambda name, folder: f"new/{name}")
+        rename_images(row, lambda name, folder, keys: f"new/{name}")
     except UserError as error:
         refused(error)
 

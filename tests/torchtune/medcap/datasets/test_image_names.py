@@ -11,7 +11,7 @@ TURNS = [{"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value":
 def renamed(row):
     before = copy.deepcopy(row)
     seen = []
-    changed = rename_images(row, lambda name, folder: seen.append((name, folder)) or f"new/{len(seen)}.png")
+    changed = rename_images(row, lambda name, folder, keys: seen.append((name, folder)) or f"new/{len(seen)}.png")
     assert row == before
     return changed, seen
 
@@ -67,4 +67,4 @@ def test_rows_without_images_stay():
 @pytest.mark.parametrize("row", [[1], "text", {"image": {"a": 1}, "conversations": TURNS}, {"image": [1]}])
 def test_what_names_no_image_rightly(row):
     with pytest.raises(UserError, match="must be"):
-        rename_images(row, lambda name, folder: name)
+        rename_images(row, lambda name, folder, keys: name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
 from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.packing import sharing
 from medcap.data.row_layouts import Record, read_record
@@ -202,8 +203,9 @@ class RowChecker:
     def _named_images(self, row: Any) -> list[ImageRef]:
         found: list[ImageRef] = []
 
-        def note(name: str, folder: str | None) -> str:
-            found.append(ImageRef.of(self.reader.resolve(name, folder)))
+        def note(name: str, folder: str | None, keys: Mapping[str, Any]) -> str:
+            view = read_view(keys, self.view)
+            found.extend(self.reader.expand(ImageRef(str(self.reader.resolve(name, folder)), view)))
             return name
 
         rename_images(row, note)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.resize import SUFFIXES
 from medcap.data.images.roots import LimitKeys
-from medcap.data.images.views import ALL
+from medcap.data.images.view_keys import read_view
+from medcap.data.images.views import View
 from medcap.data.storage.cache import cache_folder
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.image_names import has_turns, rename_images
@@ -57,8 +58,11 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
     """
     if len(request.sources) > 1:
         raise UserError("--source takes one file of rows: prepare the others by commands of their own")
-    if request.settings.view.frames == ALL:
-        raise UserError("--frames all makes several pictures of an image, and a row names one: give middle or a number")
+    if request.settings.view.has_several_frames:
+        raise UserError(
+            f"--frames {request.settings.view.frames} makes several pictures of an image, and a row names one: give"
+            " middle or a number"
+        )
     source = request.sources[0]
     target = out / f"{source.stem}.jsonl"
     if target.name in (DONE, FAILURES):
@@ -71,7 +75,7 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
         cache_folder(),
         LimitKeys("--image-root", "--max-pixels"),
     )
-    found = _NamedImages(rows, reader, request.limit)
+    found = _NamedImages(rows, reader, request.limit, request.settings.view)
     summary.rows = 0
     if request.shards:
         suffix = SUFFIXES[request.settings.file_format]
@@ -80,18 +84,20 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
         summary.sources = sum(isinstance(entry, Picture) for group in groups for entry in group)
         return RowPlan(shard_tasks(groups, request.shard_size), reader, found.failures, None)
     names = Names()
-    pictures = [Picture(path, names.take("images/" + _relative(path, reader))) for path in found.paths]
+    pictures = [
+        Picture(image.path, names.take("images/" + _relative(image.path, reader)), image.view) for image in found.images
+    ]
     summary.sources = len(pictures)
 
     def finish(prepared: dict[str, str]) -> Failures:
         failures: Failures = []
         with atomic_file(target) as temporary, temporary.open("w", encoding="utf-8") as file:
             for index in found.usable():
-                missing = [path for path in found.of_row(index) if path not in prepared]
+                missing = [name for name in map(str, found.of_row(index)) if name not in prepared]
                 if missing:
                     failures.append((rows.name(index), f"its image {missing[0]} could not be prepared"))
                     continue
-                row = found.renamed(index, lambda path: prepared[path])
+                row = found.renamed(index, lambda image: prepared[str(image)])
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 summary.rows = (summary.rows or 0) + 1
         return failures
@@ -99,45 +105,72 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
     return RowPlan(file_tasks(pictures), reader, found.failures, finish)
 
 
+@dataclass(frozen=True)
+class NamedImage:
+    """An image that rows name; ``str`` is what is noted of its picture.
+
+    Attributes:
+        path: as an ``ImageReader`` resolves it.
+        view: how rows look at it; None as the command says.
+    """
+
+    path: str
+    view: View | None
+
+    def __str__(self) -> str:
+        return Picture(self.path, "", self.view).name
+
+
 class _NamedImages:
     """The images that rows name.
 
     Attributes:
         rows: the rows.
-        paths: paths of the images, each once, in the order of the rows.
+        images: the images, each once, in the order of the rows.
         failures: rows that cannot be read, or name an image that does not exist.
     """
 
-    def __init__(self, rows: JsonRows, reader: ImageReader, limit: int | None) -> None:
+    def __init__(self, rows: JsonRows, reader: ImageReader, limit: int | None, view: View) -> None:
         self.rows = rows
         self._reader = reader
-        self._numbers: dict[str, int] = {}
+        self._view = view
+        self._numbers: dict[NamedImage, int] = {}
         self._of_row: list[tuple[int, ...] | None] = []
         self.failures: Failures = []
         for index in range(min(len(rows), len(rows) if limit is None else limit)):
-            named: list[str] = []
+            named: list[NamedImage] = []
             try:
-                self.renamed(index, lambda path, named=named: named.append(path) or path)  # type: ignore[misc]
+                self.renamed(index, lambda image, named=named: named.append(image) or "")  # type: ignore[misc]
             except UserError as error:
                 self.failures.append((rows.name(index), str(error)))
                 self._of_row.append(None)
                 continue
-            self._of_row.append(tuple(self._numbers.setdefault(path, len(self._numbers)) for path in named))
-        self.paths = list(self._numbers)
+            self._of_row.append(tuple(self._numbers.setdefault(image, len(self._numbers)) for image in named))
+        self.images = list(self._numbers)
 
     def usable(self) -> Iterator[int]:
         """Return the rows that did not fail."""
         return (index for index, numbers in enumerate(self._of_row) if numbers is not None)
 
-    def of_row(self, index: int) -> list[str]:
-        """Paths of the images that a row names, in its order."""
-        return [self.paths[number] for number in self._of_row[index] or ()]
+    def of_row(self, index: int) -> list[NamedImage]:
+        """Return the images that a row names, in its order."""
+        return [self.images[number] for number in self._of_row[index] or ()]
 
-    def renamed(self, index: int, rename: Callable[[str], str]) -> dict[str, Any]:
-        """Return a row with its images called as ``rename`` says, by their paths."""
-        return rename_images(
-            self.rows.read(index), lambda name, folder: rename(str(self._reader.resolve(name, folder)))
-        )
+    def renamed(self, index: int, rename: Callable[[NamedImage], str]) -> dict[str, Any]:
+        """Return a row with its images called as ``rename`` says, and without the keys that made them."""
+
+        def renamed(name: str, folder: str | None, keys: Mapping[str, Any]) -> str:
+            view = replace(
+                read_view(keys, self._view), fit=None
+            )  # the row keeps its fit, which is the tower's business
+            if view.has_several_frames:
+                raise UserError(
+                    f"{name} means several pictures (frames={view.frames}), and a row names one: give it one frame"
+                )
+            path = str(self._reader.resolve(name, folder))
+            return rename(NamedImage(path, None if view == self._view else view))
+
+        return rename_images(self.rows.read(index), renamed, keep_views=False)
 
     def groups(self) -> list[list[int]]:
         """Group rows by their first image, in the order of first appearance; a text row is a group of its own."""
@@ -150,24 +183,24 @@ class _NamedImages:
 
 def _samples(found: _NamedImages, group: list[int], suffix: str) -> Iterator[Picture | Row]:
     """Yield samples of a shard: an image comes before the first row that shows it alone; later rows only name it."""
-    shared: dict[str, str] = {}
+    shared: dict[NamedImage, str] = {}
     for index in group:
         if not has_turns(found.rows.read(index)):
             reason = "it has no conversations and no messages, which rows in shards need: use --format png or jpeg"
             found.failures.append((found.rows.name(index), reason))
             continue
-        paths = list(dict.fromkeys(found.of_row(index)))
-        stems: dict[str, str] = {}
-        for position, path in enumerate(paths):
-            if path in shared:
-                stems[path] = shared[path]
+        images = list(dict.fromkeys(found.of_row(index)))
+        stems: dict[NamedImage, str] = {}
+        for position, image in enumerate(images):
+            if image in shared:
+                stems[image] = shared[image]
                 continue
             # [Contract] a row of several images may have to be left out with all of them, so no other relies on it.
-            stems[path] = f"{index:09d}" if len(paths) == 1 else f"{index:09d}.{position}"
-            if len(paths) == 1:
-                shared[path] = stems[path]
-            yield Picture(path, stems[path])
-        row = found.renamed(index, lambda path, stems=stems: stems[path] + suffix)  # type: ignore[misc]
+            stems[image] = f"{index:09d}" if len(images) == 1 else f"{index:09d}.{position}"
+            if len(images) == 1:
+                shared[image] = stems[image]
+            yield Picture(image.path, stems[image], image.view)
+        row = found.renamed(index, lambda image, stems=stems: stems[image] + suffix)  # type: ignore[misc]
         text = json.dumps(row, ensure_ascii=False)
         yield Row(found.rows.name(index), f"{index:09d}.json", text, tuple(stems.values()))
 

@@ -176,6 +176,8 @@ def _check_settings(request: Request, out: Path) -> None:
     if request.shards:
         asked |= {"shard_size": request.shard_size, "shuffle": request.shuffle}
     asked["sources"] = [str(source.resolve()) for source in request.sources]
+    if request.settings.view.fit is None:
+        del asked["view"]["fit"]  # as the folders of earlier versions have it
     asked = json.loads(json.dumps(asked))
     path = out / SETTINGS
     if path.is_file():

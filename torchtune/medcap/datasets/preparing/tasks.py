@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcap.data.images.suffixes import is_image_file, without_suffix
+from medcap.data.images.views import View
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.errors import UserError
 
@@ -22,10 +23,17 @@ class Picture:
     Attributes:
         source: path of the file, or of a member of a tar file, as an ``ImageReader`` resolves it.
         stem: name of what is written for it, without the suffix; a folder of this name where it has several frames.
+        view: how it is looked at; None as all.
     """
 
     source: str
     stem: str
+    view: View | None = None
+
+    @property
+    def name(self) -> str:
+        """What is noted as its source: the path, and its own view where it has one."""
+        return self.source if self.view is None else f"{self.source} {self.view}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Task:
     def fingerprint(self) -> str:
         """Return a number for everything that decides what is written, the sizes and times of the sources included."""
         identity = [
-            [*vars(entry).values(), *(_state(entry.source) if isinstance(entry, Picture) else ())]
+            [entry.name, entry.stem, *_state(entry.source)] if isinstance(entry, Picture) else [*vars(entry).values()]
             for entry in self.entries
         ]
         return hashlib.sha256(json.dumps([self.name, identity]).encode()).hexdigest()[:16]

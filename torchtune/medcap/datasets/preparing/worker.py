@@ -102,7 +102,7 @@ class Worker:
                 with atomic_file(self.out / name) as temporary:
                     temporary.write_bytes(content)
             if made:
-                outcome.pictures.append((picture.source, [name for name, _ in made]))
+                outcome.pictures.append((picture.name, [name for name, _ in made]))
         return outcome
 
     def _shard(self, task: Task, outcome: Outcome) -> Outcome:
@@ -129,7 +129,7 @@ class Worker:
                     for name, content in made:
                         _add(tar, name, content)
                     if made:
-                        outcome.pictures.append((picture.source, [f"{task.name}{SEPARATOR}{name}" for name, _ in made]))
+                        outcome.pictures.append((picture.name, [f"{task.name}{SEPARATOR}{name}" for name, _ in made]))
                         written.add(picture.stem)
                 held.clear()
                 if isinstance(entry, Row):
@@ -153,13 +153,14 @@ class Worker:
     def _pictures(self, picture: Picture) -> Iterator[tuple[str, bytes]]:
         settings = self.settings
         path = self.reader.resolve(picture.source)
+        view = picture.view or settings.view
         suffix = SUFFIXES[settings.file_format]
-        for number, opened in self.reader.open_frames(ImageRef(str(path), settings.view)):
+        for number, opened in self.reader.open_frames(ImageRef(str(path), view)):
             try:
                 fitted = fit(pad_wide(opened, settings.pad_above), settings.size, settings.fit)
             except UserError as error:
                 raise UserError(f"image {path} {error}") from error
-            several = number is not None and settings.view.frames == "all"
+            several = number is not None and view.has_several_frames
             name = f"{picture.stem}/{number:04d}{suffix}" if several else picture.stem + suffix
             yield name, encode(fitted, settings.file_format)
 

@@ -197,3 +197,28 @@ def test_the_first_rows_only(folder):
     assert list(records(folder)) == EXPECTED[:2]
     assert prepare(folder, all_layouts(folder)).rows == 6
     assert list(records(folder)) == EXPECTED
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_row_says_which_frame_and_window_of_its_image_is_prepared(folder, shards):
+    frames = np.stack([np.full((6, 6), 1000 * number, dtype=np.int16) for number in range(4)])
+    write_dicom(folder / "scan.dcm", frames)
+    rows = [
+        row("scan.dcm", frames=3, window=[2000, 4001]),
+        row([{"image": "scan.dcm", "frames": 0}, "scan.dcm"], window=[2000, 4001], fit="pad"),
+        row("scan.dcm", frames="2 even"),
+    ]
+    summary = prepare(folder, rows, shards=shards, view=View(frames=1))
+    assert (summary.prepared, summary.failures) == (3, 1)
+    failure = (folder / "out" / "failures.jsonl").read_text()
+    assert "scan.dcm means several pictures (frames=2 even), and a row names one" in failure
+    if shards:
+        rows = open_shards(folder / "out" / "images-*.tar", None)
+        reader = ImageReader([*rows.shards])
+    else:
+        rows, reader = open_rows(folder / "out" / "train.jsonl"), ImageReader([folder / "out"])
+    read = [rows.read(index) for index in range(2)]
+    images = [read_record(each, rows.path, 0, reader.resolve).images for each in read]
+    assert [[shown(reader, image.path) for image in each] for each in images] == [[191], [0, 64]]
+    assert [{"frames", "window"} & set(each) for each in read] == [set(), set()]
+    assert read[1]["fit"] == images[1][0].view.fit == "pad"

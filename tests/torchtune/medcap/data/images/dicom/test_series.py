@@ -208,7 +208,7 @@ def test_a_folder_is_an_image_only_within_the_roots_and_with_dicom_files(tmp_pat
     assert reader.resolve("ct") == folder
     assert reader.check(folder).format == "DICOM"
     for name in (str(other), "../out/ct"):
-        with pytest.raises(UserError, match="does not exist in|lies outside"):
+        with pytest.raises(UserError, match=r"does not exist in|lies outside"):
             reader.resolve(name)
     (tmp_path / "in" / "empty").mkdir()
     (tmp_path / "in" / "empty" / "a.png").write_bytes(b"picture")
