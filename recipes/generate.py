@@ -157,7 +157,7 @@ class GenerateRecipe:
             controls=self.controls,
             overwrite=cfg.overwrite,
             keep_old=cfg.keep_old_answers,
-            num_image_tokens=self.generator.tokenizer.num_image_tokens,
+            image_lengths=self.generator.tokenizer.image_lengths,
             results_csv=None if cfg.results_csv is None else Path(cfg.results_csv),
         )
         metrics = run_task(task, self.benchmarks[task.name], self.plans[task.name], engine, options, self.reader)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from inspect import signature
 from typing import Any, Protocol, cast
@@ -23,6 +23,7 @@ from medcap.data.answers import check_answers
 from medcap.data.images.tiles import Tiles
 from medcap.data.plain_words import WordEncoder
 from medcap.data.row_layouts import PLACEHOLDER
+from medcap.data.tokenized_chat import LabelRules, TokenizedChat, TokenizedPrompt
 from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
 
@@ -58,47 +59,6 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
 
-@dataclass
-class TokenizedChat:
-    """A sample for training.
-
-    Attributes:
-        tokens: the ids; every image is a run of placeholder ids.
-        labels: list as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
-        images: the content of the image parts, in the order of the runs.
-        image_lengths: placeholder ids of each image.
-    """
-
-    tokens: list[int]
-    labels: list[int]
-    images: list[Any] = field(default_factory=list)
-    image_lengths: list[int] = field(default_factory=list)
-
-
-@dataclass
-class TokenizedPrompt:
-    """What the model reads before it answers: ``tokens``, the ``images`` of its runs, and the length of each run."""
-
-    tokens: list[int]
-    images: list[Any] = field(default_factory=list)
-    image_lengths: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class LabelRules:
-    """Which tokens are learnt.
-
-    Attributes:
-        train_on_input: also the user's and the system's words and headers.
-        train_on_header: also the assistant's header (as medcap 2024 and torchtune do).
-        mask_after_image: never the token right after an image token (as medcap 2024 does).
-    """
-
-    train_on_input: bool = False
-    train_on_header: bool = False
-    mask_after_image: bool = False
-
-
 class ChatTokenizer:
     """A torchtune tokenizer that knows images.
 
@@ -121,14 +81,10 @@ class ChatTokenizer:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        num_image_tokens: int,
-        added: AddedTokens | None = None,
-        tiles: Tiles | None = None,
+        self, tokenizer: Tokenizer, num_image_tokens: int, added: AddedTokens | None = None, tiles: Tiles | None = None
     ) -> None:
-        plain = (copy.copy(tokenizer), num_image_tokens, None, tiles)
-        self.without_added = self if added is None else ChatTokenizer(*plain)
+        plain = None if added is None else ChatTokenizer(copy.copy(tokenizer), num_image_tokens, tiles=tiles)
+        self.without_added = plain or self
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self.added = added
@@ -219,7 +175,7 @@ class ChatTokenizer:
         """
         rules = rules or LabelRules()
         check_answers(messages)
-        images, lengths = self._images(messages)
+        images, lengths = _images(messages), self.image_lengths(messages)
         tokens, labels = self._expand(*self._template(messages, rules), rules, lengths)
         if max_seq_len is not None and len(tokens) > max_seq_len:
             # [Contract] the cut is silent for words but never for an image: its rows would have nowhere to go.
@@ -255,7 +211,7 @@ class ChatTokenizer:
         rules = LabelRules()
         ids, masked = self._template(opened, rules)
         end = _last(ids, _MARKS[ANSWER_MARK])
-        images, lengths = self._images(messages)
+        images, lengths = _images(messages), self.image_lengths(messages)
         tokens, _ = self._expand(ids[:end], masked[:end], rules, lengths)
         return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), images, lengths)
 
@@ -320,13 +276,12 @@ class ChatTokenizer:
         before, after = (self.added and self.added.image_words) or ("", "")
         return f"{before}{image}{after}"
 
-    def _images(self, messages: list[Message]) -> tuple[list[Any], list[int]]:
-        """Return the images of the turns, and the number of tokens of each."""
-        images = [part["content"] for message in messages for part in message.content if part["type"] == "image"]
-        # Nothing stands for any image: it has one picture.
+    def image_lengths(self, messages: list[Message]) -> list[int]:
+        """Return the number of tokens of each image of the turns."""
+        # None stands for any image and has one picture.
         single = self.tiles is None
-        pictures = [1 if single or image is None else self._num_pictures(image) for image in images]
-        return images, [self.num_image_tokens * count for count in pictures]
+        pictures = [1 if single or image is None else self._num_pictures(image) for image in _images(messages)]
+        return [self.num_image_tokens * count for count in pictures]
 
     def _look_at_template(self) -> tuple[list[int], bool]:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
@@ -431,6 +386,10 @@ def check_text(text: str) -> str:
         near = text[max(half.start() - 20, 0) : half.start() + 20]
         raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
     return text
+
+
+def _images(messages: list[Message]) -> list[Any]:
+    return [part["content"] for message in messages for part in message.content if part["type"] == "image"]
 
 
 def _size_unknown(image: Any) -> int:

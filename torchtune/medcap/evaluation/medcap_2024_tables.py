@@ -10,7 +10,6 @@ import csv
 import io
 import string
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def _raw(questions: Sequence[Question], scored: Scored, options: RunOptions) -> 
 
 
 def _line(question: Question, request: Request | None, answer: str, options: RunOptions) -> dict[str, Any]:
-    turns = [] if request is None else text_turns(request.messages, repeat(options.num_image_tokens))
+    turns = [] if request is None else text_turns(request.messages, options.image_lengths(request.messages))
     instruction = plain_text([*turns, ("assistant", "")])
     return dict(zip(_COLUMNS, (question.image_cell, instruction, question.references[0], answer), strict=True))
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+from torchtune.data import Message
 
 from medcap.evaluation.answering import Entry
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.scoring.protocols.base import ProtocolScores
+
+
+def fifty_each(messages: list[Message]) -> Iterable[int]:
+    """Return medcap 2024's number of tokens for each image."""
+    return repeat(50)
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,8 @@ class RunOptions:
         seed: seed of the controls.
         overwrite: answer every row again.
         keep_old: use answers that were made under other settings, and say so.
-        num_image_tokens: placeholder characters that medcap 2024's raw tables show for an image.
+        image_lengths: turns -> placeholder characters that medcap 2024's raw tables show for each of their images; by
+            default as many as that system's.
         results_csv: the table that gets a row of this run; ``<output_dir>/results.csv`` if None.
     """
 
@@ -38,7 +47,7 @@ class RunOptions:
     seed: int = 0
     overwrite: bool = False
     keep_old: bool = False
-    num_image_tokens: int = 50
+    image_lengths: Callable[[list[Message]], Iterable[int]] = fifty_each
     results_csv: Path | None = None
 
 

@@ -129,7 +129,7 @@ class PlainTextChat(ChatTokenizer):
         for part in parts:
             if part["type"] != "image":
                 check_text(part["content"])
-        images, lengths = self._images(messages)
+        images, lengths = [part["content"] for part in parts if part["type"] == "image"], self.image_lengths(messages)
         turns = [*text_turns(messages, lengths, self.image_text), ("assistant", answer_prefix)]
         return TokenizedPrompt(plain_text_tokens(self.tokenizer, turns), images, lengths)
 

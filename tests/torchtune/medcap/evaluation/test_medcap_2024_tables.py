@@ -1,4 +1,5 @@
 import csv
+from itertools import repeat
 
 from helpers.recorded_engine import RecordedEngine, question_row
 from medcap.evaluation.answering import PredictionStore
@@ -47,7 +48,7 @@ def files(folder):
 
 
 def options_of(output_dir, **fields):
-    return RunOptions(output_dir, name="meta_model_4", num_image_tokens=3, **fields)
+    return RunOptions(output_dir, name="meta_model_4", image_lengths=lambda messages: repeat(3), **fields)
 
 
 def test_omnimedvqa_in_medcaps_columns(tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import json
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -241,7 +242,11 @@ def test_captions_also_leave_the_raw_and_the_score_table(tmp_path, monkeypatch):
     source.write_text(json.dumps(records))
     task = CaptionTask()
     options = RunOptions(
-        tmp_path / "out", SETTINGS, name="meta_model_4", controls=("shuffled_image",), num_image_tokens=3
+        tmp_path / "out",
+        SETTINGS,
+        name="meta_model_4",
+        controls=("shuffled_image",),
+        image_lengths=lambda messages: repeat(3),
     )
     result = run_task(task, task.load(source), plan_protocols(["coco"]), Answers().engine(), options)
     folder = tmp_path / "out"

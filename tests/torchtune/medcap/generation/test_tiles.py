@@ -51,11 +51,13 @@ def test_a_batch_answers_as_plain_generation_one_by_one(generator):
     assert len({tuple(tokens) for tokens in expected}) > 7
 
 
+@pytest.mark.slow
 def test_each_picture_is_encoded_once_for_all_questions(generator):
     generator.generate(mixed(), GREEDY)
     assert generator.model.tower.num_seen == sum(count for _, _, count in SHAPES.values())
 
 
+@pytest.mark.slow
 def test_candidates_are_scored_as_one_by_one(generator):
     found = generator.score(mixed(), [["Yes", "No, left"]] * 10)
     for request, scores in zip(mixed(), found, strict=True):
@@ -63,6 +65,7 @@ def test_candidates_are_scored_as_one_by_one(generator):
         assert scores.sums == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_in_memory_and_a_prepared_one_are_the_file(generator, tmp_path):
     (expected,) = generator.generate([question_request("wide.png", "What is it?")], GREEDY)
     with Image.open(tmp_path / "wide.png") as picture:
@@ -78,6 +81,7 @@ def test_an_image_in_memory_and_a_prepared_one_are_the_file(generator, tmp_path)
         assert [answer.tokens for answer in generator.generate(requests, GREEDY)] == [expected.tokens] * 2
 
 
+@pytest.mark.slow
 def test_a_server_answers_requests_of_different_shapes_together(generator, tmp_path):
     expected = [answer.tokens for answer in generator.generate(mixed(), GREEDY)]
     found, ended = {}, threading.Semaphore(0)

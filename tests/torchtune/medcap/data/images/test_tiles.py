@@ -57,6 +57,13 @@ def test_the_grid_follows_the_shape_and_a_small_image_has_none(size, grid, pictu
     assert tiles.most_pictures == 5
 
 
+def test_the_examples_of_the_documents():
+    tiles = Tiles(224, 4)
+    shapes = ((200, 150), (1000, 500), (1500, 500), (2048, 2048))
+    assert [tiles.grid(shape) for shape in shapes] == [(1, 1), (2, 1), (3, 1), (2, 2)]
+    assert [196 * tiles.num_pictures(shape) for shape in shapes] == [196, 588, 784, 980]
+
+
 def test_the_whole_image_comes_first_then_crops_in_reading_order():
     # Four quarters of one grey each; the picture is twice as large as a crop.
     values = np.kron([[10, 60], [110, 160]], np.ones((4, 4))).astype(np.uint8)

@@ -76,7 +76,6 @@ def test_the_size_of_a_slice_is_known_before_any_is_decoded(reader, tmp_path, ax
     assert reader.shown_size(image) == reader.open(image).size
 
 
-
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_three_windows_are_three_channels_to_the_last_bit(reader, tmp_path, photometric):
     values = np.random.default_rng(0).integers(0, 4096, (5, 6, 7)).astype(np.int16)
