@@ -1,4 +1,4 @@
-"""Projectors on the way through training, resuming, opening: one without parameters, one with few tokens."""
+"""Projectors on the way through training, resuming, opening: one without parameters, one behind several scales."""
 
 import json
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = {
     "identity": ("projector=medcap.models.identity", "~projector.num_image_tokens"),
-    "resampler": ("projector=medcap.models.resampler", "projector.num_image_tokens=9"),
+    "resampler": ("projector=medcap.models.resampler", "projector.num_image_tokens=9", "vision.scales=[1,2]"),
 }
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
 
@@ -34,6 +34,8 @@ def test_a_projector_is_trained_resumed_and_opened(workspace, capsys, name, toke
     step = latest_checkpoint(run)
     description = json.loads((step / "vision.json").read_text())
     assert description["num_image_tokens"] == tokens
+    assert description["tower"].get("scales") == ([1, 2] if name == "resampler" else None)
+    assert description["preprocess"]["image_size"] == (32 if name == "resampler" else 16)
     expected = load_file(step / "vision.safetensors")
     assert any(key.startswith("projector.") for key in expected) == (name == "resampler")
     train(workspace, name, "epochs=3", "resume_from_checkpoint=true")

@@ -42,6 +42,16 @@ def test_saved_files_hold_fp32_tensors_and_their_description(tmp_path, parts):
     assert description["preprocess"]["resize_mode"] == "squash" and description["llm"] == LLM
 
 
+def test_a_projector_under_its_former_name_is_read(tmp_path):
+    ppc = {"_component_": "medcap.models.ppc", "levels": [2, 1]}
+    tower, projector = plan_vision(TINY, None, ppc, 16).build()
+    save_components(tmp_path, [tower.state(), projector.state()], LLM)
+    path = tmp_path / "vision.json"
+    path.write_text(path.read_text().replace("medcap.models.ppc", "medcap.models.pyramid"))
+    plan = plan_vision(None, str(tmp_path), ppc, 16)
+    assert plan.projector_config == ppc and plan.notices == []
+
+
 def test_every_way_to_name_a_checkpoint_finds_its_weights(tmp_path, parts):
     step = tmp_path / "run" / "checkpoint" / "step_000007"
     with atomic_folder(step) as temporary:
