@@ -219,11 +219,11 @@ class VisionLanguageModel(nn.Module):
         # Not compiled: it does not pay for one short row, and would compile one more shape.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             states = self.embed(tokens, None, None)
-            own = isinstance(self.decoder, TransformersDecoder)
-            if own:
+            layers: Any = self.decoder.layers
+            if isinstance(self.decoder, TransformersDecoder):
                 self.decoder.run(states, None, positions, kept=kept)
-            layers = [] if own else zip(self.decoder.layers, self._rotation_tables(positions), strict=True)
-            for layer, table in layers:
+                layers = ()
+            for layer, table in zip(layers, self._rotation_tables(positions) if layers else (), strict=True):
                 states, keys, values = layer(
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
                 )
