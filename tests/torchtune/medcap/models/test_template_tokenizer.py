@@ -415,6 +415,8 @@ ENDS_NOTHING = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{%
         (LOSES_ANSWERS, "cannot be split into turns: it does not write the words of user, assistant once each"),
         (ENDS_NOTHING, "cannot be split into turns: in user, assistant it puts no special token after an answer"),
         ("{% for m in messages %}{{ m.content }}", r"is not a chat template: Unexpected end of template"),
+        ("{{ raise_exception('never\\nat all') }}", r"the chat template refuses user, assistant: never$"),
+        ("{{ messages[0].content.no_such() }}", "the chat template refuses user, assistant: 'str object' has no"),
         ("{{ messages[0].content }}{{ x", "is not a chat template"),
         (
             "{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
