@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torchtune.data import Message
 
@@ -118,6 +119,10 @@ class PlainTextChat(ChatTokenizer):
                 "prompt_format=medcap_2024 needs a tokenizer that has the placeholder character as one token, as"
                 " Llama 3's does: use prompt_format=chat"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments = super().__reduce__()
+        return PlainTextChat, (build(*arguments),)
 
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         parts = [part for message in messages for part in message.content]
