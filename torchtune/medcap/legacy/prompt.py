@@ -124,6 +124,10 @@ class PlainTextChat(ChatTokenizer):
                 " Llama 3's does: use prompt_format=chat"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments = super().__reduce__()
+        return PlainTextChat, (build(*arguments),)
+
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         parts = [part for message in messages for part in message.content]
         for part in parts:

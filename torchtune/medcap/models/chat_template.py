@@ -8,7 +8,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from medcap.errors import UserError
+from medcap.errors import UserError, WordsError
 
 # For a language model that was trained on plain text: nothing but the end-of-text token marks an answer's end.
 PLAIN = """\
@@ -86,7 +86,8 @@ class ChatTemplate:
             The text before the words of each turn, and the text after the last words.
 
         Raises:
-            UserError: if the template does not write the words of every turn once, and in their order.
+            WordsError: if the template refuses such turns.
+            UserError: if it does not write the words of every turn once, and in their order.
         """
         gaps: list[str] = []
         for number in [number for number, role in enumerate(roles) if role == _ASSISTANT]:
@@ -120,7 +121,15 @@ class ChatTemplate:
 
     def _render(self, roles: Sequence[str], opened: bool = False) -> list[str]:
         lost = len(roles) > 1 and roles[0] == _SYSTEM and self._loses_system
-        pieces = self._write(roles[1:], opened, 1, f"{_stand_ins(1)[0]}\n\n") if lost else self._write(roles, opened)
+        try:
+            pieces = (
+                self._write(roles[1:], opened, 1, f"{_stand_ins(1)[0]}\n\n") if lost else self._write(roles, opened)
+            )
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a template raises what it likes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WordsError(f"{self.place}: the chat template refuses {', '.join(roles)}: {reason}") from error
         if pieces[1::2] != _stand_ins(len(roles)):
             raise UserError(
                 f"{self.place}: this chat template cannot be split into turns: it does not write the words of"

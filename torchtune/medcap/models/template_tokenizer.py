@@ -27,21 +27,21 @@ _NOT_OPTIONS = frozenset({"messages", "tools", "documents", "add_generation_prom
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """What stands around the words of a turn.
+class _Gap:
+    """Text of the template before, between or after the words of turns.
 
     Attributes:
-        opening: ids before the words.
-        closing: ids after them.
-        before: blanks of the template that belong to the first word's token.
-        after: line breaks of the template that may belong to the last word's token.
-        goes_on: whether the words follow text, so that the tokenizer puts no blank before them.
+        closing: ids that belong to the turn before it.
+        opening: ids that belong to the turn after it.
+        after: line breaks that may be part of the token of the last word before it.
+        before: blanks that are part of the token of the first word after it.
+        goes_on: whether the next words follow text, so that the tokenizer puts no blank before them.
     """
 
-    opening: list[int]
     closing: list[int]
-    before: str
+    opening: list[int]
     after: str
+    before: str
     goes_on: bool
 
 
@@ -81,7 +81,7 @@ class TransformersTokenizer:
         self._break_ids = self._words.encode(_BREAK, add_special_tokens=False).ids
         self._has_prefix = self._words.encode("a", add_special_tokens=False).ids != self._after_break("a")
         self._tags: re.Pattern[str] | None = None
-        self._turns: dict[tuple[str, ...], list[_Turn]] = {}
+        self._gaps: dict[tuple[str, ...], list[_Gap]] = {}
         self._end: int | None = None
         ends = self._look_for_ends()
         self._tags = self._text_tags({token.content for token in added.values()})
@@ -157,10 +157,11 @@ class TransformersTokenizer:
         """
         ids: list[int] = []
         masked: list[bool] = []
-        for message, turn in zip(messages, self._around([message.role for message in messages]), strict=True):
-            text = inside_marks(message.text_content, turn.before, turn.after)
-            words = self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=turn.goes_on)
-            part = [*turn.opening, *words, *turn.closing]
+        gaps = self._read_gaps([message.role for message in messages])
+        for message, gap, next_gap in zip(messages, gaps, gaps[1:], strict=False):
+            text = inside_marks(message.text_content, gap.before, next_gap.after)
+            words = self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=gap.goes_on)
+            part = [*gap.opening, *words, *next_gap.closing]
             ids += part
             masked += [message.masked] * len(part)
         masked[:1] = [True] * len(masked[:1])  # nothing could predict it
@@ -173,52 +174,49 @@ class TransformersTokenizer:
         # A pickled tokenizer of the library loses this setting.
         self._words.encode_special_tokens = True
 
-    def _around(self, roles: list[str]) -> list[_Turn]:
-        """Return what stands around each turn; it depends on the roles alone."""
+    def _read_gaps(self, roles: list[str]) -> list[_Gap]:
+        """Return what stands before, between and after the words of turns; it depends on their roles alone."""
         key = tuple(roles)
-        if key not in self._turns:
-            if len(self._turns) >= _MOST_KEPT:  # clients of a server choose the roles
-                self._turns.clear()
-            self._turns[key] = self._read_turns(roles)
-        return self._turns[key]
+        if key not in self._gaps:
+            if len(self._gaps) >= _MOST_KEPT:  # clients of a server choose the roles
+                self._gaps.clear()
+            around = zip([None, *roles], [*roles, None], self._template.gaps(roles), strict=True)
+            gaps = [self._read_gap(text, role, next_role) for role, next_role, text in around]
+            if any(role == "assistant" and not gap.closing for role, gap in zip(roles, gaps[1:-1], strict=False)):
+                raise self._no_end(roles)
+            self._gaps[key] = gaps
+        return self._gaps[key]
 
-    def _read_turns(self, roles: list[str]) -> list[_Turn]:
-        """Encode what the template writes around the words, and divide it among the turns.
+    def _read_gap(self, text: str, role: str | None, next_role: str | None) -> _Gap:
+        """Encode text of the template, and divide it between two turns.
 
-        Of the text between two turns, the first one gets all up to its first mark, and the white space after it.
+        The first one gets all up to its first mark, and the white space after that.
+
+        Args:
+            text: the text.
+            role: role of the turn before it; None at the beginning.
+            next_role: role of the turn after it; None at the end.
         """
-        gaps = self._template.gaps(roles)
-        opening: list[list[int]] = []
-        closing: list[list[int]] = []
-        before: list[str] = []
-        after: list[str] = []
-        goes_on: list[bool] = []
-        for number, gap in enumerate(gaps):
-            is_last = number == len(roles)
-            answered = number > 0 and roles[number - 1] == "assistant"
-            text = gap if answered or number == 0 else gap.lstrip(_BREAK)
-            after.append(gap[: len(gap) - len(text)])
-            ids, num_closing = self._encode_gap(text, number > 0)
-            bare = text.rstrip(" ")
-            before.append("")
-            if bare != text and not is_last and self._encode_gap(bare, number > 0)[0] != ids:
-                before[-1] = text[len(bare) :]
-                ids, num_closing = self._encode_gap(bare, number > 0)
-            goes_on.append(number > 0 if not ids else not self._begins_afresh(ids[-1]))
-            if answered and num_closing == 0:
-                if not is_last:
-                    raise self._no_end(roles)
-                ids, num_closing = ([*ids, self._end], len(ids) + 1) if self._end is not None else (ids, 0)
-            if is_last or (num_closing == 0 and not answered and number > 0):
-                num_closing = len(ids)
-            elif number == 0:
-                num_closing = 0
-            closing.append(ids[:num_closing])
-            opening.append(ids[num_closing:])
-        return [
-            _Turn(opening[number], closing[number + 1], before[number], after[number + 1], goes_on[number])
-            for number in range(len(roles))
-        ]
+        after = before = ""
+        if role not in (None, "assistant"):
+            after = text[: len(text) - len(text.lstrip(_BREAK))]
+            text = text.lstrip(_BREAK)
+        ids, end = self._encode_gap(text, role is not None)
+        bare = text.rstrip(" ")
+        if next_role is not None and bare != text:
+            # A mark may take the blanks after it (Phi-3).
+            bare_ids, bare_end = self._encode_gap(bare, role is not None)
+            if bare_ids != ids:
+                before, ids, end = text[len(bare) :], bare_ids, bare_end
+        if role is None:
+            end = 0
+        elif next_role is None:
+            ids = [*ids, self._end] if role == "assistant" and end == 0 and self._end is not None else ids
+            end = len(ids)
+        elif end == 0 and role != "assistant":
+            end = len(ids)
+        goes_on = not self._begins_afresh(ids[-1]) if ids else role is not None
+        return _Gap(ids[:end], ids[end:], after, before, goes_on)
 
     def _encode_gap(self, text: str, goes_on: bool) -> tuple[list[int], int]:
         """Encode text of the template.
@@ -257,15 +255,15 @@ class TransformersTokenizer:
 
     def _look_for_ends(self) -> list[int]:
         """Return the tokens that end an answer: the last one's first, and that of an earlier one."""
-        *_, last = self._around(["user", "assistant"])
+        *_, last = self._read_gaps(["user", "assistant"])
         try:
-            earlier = self._around(["user", "assistant", "user", "assistant"])[1]
+            earlier = self._read_gaps(["user", "assistant", "user", "assistant"])[2]
         except Exception:  # a template for one question says so where it gets several
             earlier = last
-        ends = [[token for token in turn.closing if token in self._mark_ids][:1] for turn in (last, earlier)]
+        ends = [[token for token in gap.closing if token in self._mark_ids][:1] for gap in (last, earlier)]
         if not ends[0] and ends[1]:
             self._end = ends[1][0]
-            self._turns.clear()
+            self._gaps.clear()
         found = [token for end in ends for token in end]
         if not found:
             raise self._no_end(["user", "assistant"])
@@ -292,7 +290,7 @@ class TransformersTokenizer:
 
     def _reachable(self, ids: set[int], num_rows: int | None) -> set[int]:
         """Leave out ids without an embedding row, if neither words nor the template's turns make them (Gemma 3)."""
-        used = {token for turns in self._turns.values() for turn in turns for token in (*turn.opening, *turn.closing)}
+        used = {token for gaps in self._gaps.values() for gap in gaps for token in (*gap.closing, *gap.opening)}
         used |= {*self.stop_tokens, self.eos_id} | (ids - self._mark_ids)
         return {token for token in ids if num_rows is None or token < num_rows or token in used}
 

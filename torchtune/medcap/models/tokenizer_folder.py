@@ -27,7 +27,8 @@ class TokenizerFolder:
     Attributes:
         folder: the folder.
         tokenizer: its tokenizer.json.
-        names: the special tokens that have a role there (``bos_token``, ``eos_token``, ...) -> how they are written.
+        names: the special tokens that have a role there (``bos_token``, ``eos_token``, ...) -> how they are written;
+            empty for one that there is not.
         stop_ids: ids that end a text, of generation_config.json or config.json.
         num_rows: rows of the model's embedding table; None where config.json does not say.
     """
@@ -62,19 +63,21 @@ class TokenizerFolder:
         config = _read(file.parent, "config.json")
         config = {**config, **(config.get("text_config") or {})}
         generation = _read(file.parent, "generation_config.json")
-        names = {name: text for name in _NAMED if (text := _text_of(settings.get(name))) is not None}
+        # Qwen says null for the token that begins a text, although its config.json has an id.
+        names = {name: _text_of(settings[name]) for name in _NAMED if name in settings}
         for name, key in (("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")):
             for token in _ids(generation.get(key)) or _ids(config.get(key)):
                 if name not in names and (text := tokenizer.id_to_token(token)) is not None:
                     names[name] = text
-        stop = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+        ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+        stop = [token for token in ends if tokenizer.id_to_token(token) is not None]
         rows = config.get("vocab_size")
         return cls(file.parent, tokenizer, names, stop, rows if isinstance(rows, int) else None)
 
     def adds_bos(self) -> bool:
         """Return whether the tokenizer begins every text with the token for that."""
         name = self.names.get("bos_token")
-        return name is not None and self.tokenizer.encode("a").ids[0] == self.tokenizer.token_to_id(name)
+        return bool(name) and self.tokenizer.encode("a").ids[0] == self.tokenizer.token_to_id(name)
 
     def chat_template(self, given: str | None) -> tuple[str, str]:
         """Find the chat template.
@@ -171,10 +174,10 @@ def _missing(settings: Mapping[str, Any], tokenizer: Tokenizer) -> list[Any]:
     return found
 
 
-def _text_of(token: Any) -> str | None:
-    """Return how a token is written: a file gives it as text, or as a table with its flags."""
+def _text_of(token: Any) -> str:
+    """Return how a token is written: a file gives it as text, as a table with its flags, or as null for none."""
     text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
+    return text if isinstance(text, str) else ""
 
 
 def _ids(value: Any) -> list[int]:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 from torchtune.data import Message
 
@@ -72,6 +74,12 @@ def test_the_limit_counts_both_stages_with_begin_and_end_of_text(tokenizer):
     assert description_limit(tokenizer, CAPTION, QUESTION, 500, 10_000) == room
     assert tokenizer.encode(both)[0] == tokenizer.bos_id
     assert tokenizer.encode(both)[-1] == tokenizer.eos_id
+
+
+def test_a_pickled_one_makes_the_same_prompt(tokenizer):
+    plain = PlainTextChat(ChatTokenizer(tokenizer, 4))
+    messages = question_request("a.png", QUESTION).messages
+    assert pickle.loads(pickle.dumps(plain)).prompt(messages) == plain.prompt(messages)
 
 
 def test_plain_text_chat_encodes_markers_as_words_and_stops_where_one_is_spelt(tokenizer):

@@ -321,6 +321,21 @@ def test_tokenizer_json_alone_is_enough(tmp_path: Path) -> None:
     assert ChatTokenizer(tokenizer, 4).answer("Yes")[-1] == tokenizer.eos_id
 
 
+def test_a_token_that_a_file_says_there_is_not_is_written_as_nothing(tmp_path: Path) -> None:
+    chat_template_folder("qwen3", tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    write(file, {**json.loads(file.read_text()), "bos_token": None})
+    write(tmp_path / "config.json", {"bos_token_id": 355, "eos_token_id": [357, 99_999]})
+    (tmp_path / "generation_config.json").unlink()
+    text = "{% for m in messages %}{{ bos_token }}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    tokenizer = transformers_tokenizer(str(tmp_path), text)
+    assert tokenizer.bos_id is None
+    assert tokenizer.stop_tokens == [357]
+    assert tokenizer.decode(tokenizer.tokenize_messages(turns("Q", "Yes"))[0], False) == (
+        "<|im_start|>Q<|im_end|><|im_start|>Yes<|im_end|>"
+    )
+
+
 def test_a_model_of_plain_text_gets_a_plain_template(tmp_path: Path) -> None:
     phi = str(folder("phi1_5"))
     with pytest.raises(UserError, match=r"brings no chat template .* tokenizer\.chat_template=plain"):
@@ -400,6 +415,8 @@ ENDS_NOTHING = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{%
         (LOSES_ANSWERS, "cannot be split into turns: it does not write the words of user, assistant once each"),
         (ENDS_NOTHING, "cannot be split into turns: in user, assistant it puts no special token after an answer"),
         ("{% for m in messages %}{{ m.content }}", r"is not a chat template: Unexpected end of template"),
+        ("{{ raise_exception('never\\nat all') }}", r"the chat template refuses user, assistant: never$"),
+        ("{{ messages[0].content.no_such() }}", "the chat template refuses user, assistant: 'str object' has no"),
         ("{{ messages[0].content }}{{ x", "is not a chat template"),
         (
             "{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
