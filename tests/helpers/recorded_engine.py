@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from medcap.data.chat_tokenizer import TokenizedPrompt
 from medcap.data.images.reference import ImageRef
+from medcap.data.labels_and_image_tokens import TokenizedPrompt
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.generation.prompt import user_message

@@ -79,7 +79,7 @@ class ComponentKeys(create_model("FurtherComponents", __base__=Configuration, **
     )
     vision: Annotated[str | dict[str, Any] | None, HOME_EXPANDED] = Field(
         None,
-        description="Vision tower: a name of `medcap ls towers`, open_clip:NAME, timm:NAME, a hub name or a folder; or a"
+        description="Vision tower: a name of `medcap ls towers`, open_clip:NAME, timm:NAME, a hub name, a folder; or a"
         " mapping with name, pretrained, select_layer, scales, tiles and preprocess.",
     )
     vision_checkpoint: PathText | None = Field(

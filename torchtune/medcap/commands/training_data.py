@@ -83,9 +83,9 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
     Raises:
         UserError: for an impossible option, or a file that cannot be read.
     """
-    from medcap.data.chat_tokenizer import LabelRules
     from medcap.data.images.reader import MAX_PIXELS
     from medcap.data.images.view_keys import read_view
+    from medcap.data.labels_and_image_tokens import LabelRules
     from medcap.data.row_layouts import STYLES
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker

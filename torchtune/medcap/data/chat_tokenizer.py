@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,21 +19,14 @@ from torchtune.data import Message, Role
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.answers import check_answers
+from medcap.data.chat_marks import ANSWER_MARK, ANY_MARK, END_MARK, IMAGE_MARK, MARK_IDS, WORDS_MARK, check_text
 from medcap.data.images.tiles import Tiles
+from medcap.data.labels_and_image_tokens import LabelRules, SpecialIds, TokenizedChat, TokenizedPrompt, expand
 from medcap.data.plain_words import WordEncoder
 from medcap.data.row_layouts import PLACEHOLDER
-from medcap.data.tokenized_chat import LabelRules, TokenizedChat, TokenizedPrompt
 from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
 
-# Unicode noncharacters: never assigned, not valid in exchanged text.
-IMAGE_MARK = "\ufdd0"
-ANSWER_MARK = "\ufdd1"  # before the assistant's words
-WORDS_MARK = "\ufdd2"  # before the user's and the system's words
-END_MARK = "\ufdd3"  # after the words of a turn
-_MARKS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}
-_MARK = re.compile(f"([{''.join(_MARKS)}])")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_ANSWERS = 10_000
 _LONGEST_KEPT = 200  # characters
 # Words, names, numbers, signs and scripts that vocabularies cut differently.
@@ -119,7 +111,13 @@ class ChatTokenizer:
         tokenizer = copy.copy(self.tokenizer)
         for name in ("encode", "decode"):
             tokenizer.__dict__.pop(name, None)
-        return ChatTokenizer, (tokenizer, self.num_image_tokens, self.added)
+        return _rebuilt, (tokenizer, self.num_image_tokens, self.added, self.tiles, self._num_pictures)
+
+    def __copy__(self) -> ChatTokenizer:
+        # One of the same tokenizer, whose methods stay those of the first.
+        copied = object.__new__(ChatTokenizer)
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     @property
     def fingerprint(self) -> str:
@@ -210,7 +208,7 @@ class ChatTokenizer:
         opened = [*messages, Message(role="assistant", content="", masked=False)]
         rules = LabelRules()
         ids, masked = self._template(opened, rules)
-        end = _last(ids, _MARKS[ANSWER_MARK])
+        end = _last(ids, MARK_IDS[ANSWER_MARK])
         images, lengths = _images(messages), self.image_lengths(messages)
         tokens, _ = self._expand(ids[:end], masked[:end], rules, lengths)
         return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), images, lengths)
@@ -287,57 +285,30 @@ class ChatTokenizer:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
         ids, masked = self._template(turns, LabelRules())
-        end = _last(ids, _MARKS[END_MARK])
+        end = _last(ids, MARK_IDS[END_MARK])
         behind = [token for token, is_masked in zip(ids[end:], masked[end:], strict=True) if not is_masked]
         ends = [token for token in behind if token in self._word_special_ids][:1]
         special = getattr(self.tokenizer, "special_tokens", None) or {}
         if ends == [special.get("<|end|>")] and "<|assistant|>" in special:
             # Phi-3's generation_config.json also stops where the model opens another turn of the assistant.
             ends.append(special["<|assistant|>"])
-        return ends, ids[_last(ids, _MARKS[ANSWER_MARK]) - 1] != _MARKS[END_MARK]
+        return ends, ids[_last(ids, MARK_IDS[ANSWER_MARK]) - 1] != MARK_IDS[END_MARK]
 
     def _expand(
         self, ids: list[int], masked: list[bool], rules: LabelRules, image_lengths: Sequence[int] = ()
     ) -> tuple[list[int], list[int]]:
-        tokens: list[int] = []
-        labels: list[int] = []
-        lengths = iter(image_lengths)
-        in_answer = behind_words = ended = False
-        for token, is_masked in zip(ids, masked, strict=True):
-            if is_masked:
-                in_answer = behind_words = ended = False
-            if token == _MARKS[ANSWER_MARK]:
-                in_answer = True
-            elif token == _MARKS[END_MARK]:
-                behind_words = in_answer
-            elif token == _MARKS[WORDS_MARK]:
-                pass
-            elif token == _MARKS[IMAGE_MARK]:
-                length = next(lengths)
-                tokens += [self.image_token_id] * length
-                labels += [IGNORE_INDEX] * length
-            else:
-                after_image = bool(tokens) and tokens[-1] == self.image_token_id
-                learnt = in_answer or (not is_masked and (rules.train_on_input or rules.train_on_header))
-                learnt = learnt and not ended and not (rules.mask_after_image and after_image)
-                # [Contract] a token that begins the text has nothing before it that could predict it.
-                learnt = learnt and token != self._bos_id
-                labels.append(token if learnt else IGNORE_INDEX)
-                tokens.append(token)
-                # Generation stops here, so the text that the template writes afterwards is never generated.
-                if behind_words and token in self.stop_tokens:
-                    ended, in_answer = not rules.train_on_input, False
-        return tokens, labels
+        special = SpecialIds(self.image_token_id, self._bos_id, self.stop_tokens)
+        return expand(ids, masked, rules, special, image_lengths)
 
     def _encode_marked(self, text: str, *args: Any, **options: Any) -> list[int]:
-        pieces = _MARK.split(text)
+        pieces = ANY_MARK.split(text)
         if len(pieces) == 1:
             return self._encode(text, *args, **options)
         ids: list[int] = []
         encode = self._encode
         for piece in pieces:
-            if piece in _MARKS:
-                ids.append(_MARKS[piece])
+            if piece in MARK_IDS:
+                ids.append(MARK_IDS[piece])
                 if piece != IMAGE_MARK:
                     encode = self._encode if piece == END_MARK else self._encode_words
             elif piece:
@@ -366,30 +337,20 @@ def role_of(message: Message) -> Role:
     return cast(Role, message.role)
 
 
-def check_text(text: str) -> str:
-    """Check that words contain no half of a character and no character that stands for an image.
-
-    Args:
-        text: the words.
-
-    Returns:
-        The same words.
-
-    Raises:
-        WordsError: for half of a character: most tokenizers fail on it, others learn a replacement for it.
-        UserError: for an image's character: it would be taken for an image that is not there.
-    """
-    if any(mark in text for mark in (*_MARKS, PLACEHOLDER)):
-        raise UserError(f"the text {text[:40]!r} holds a character that stands for an image ({PLACEHOLDER})")
-    half = _SURROGATE.search(text)
-    if half is not None:
-        near = text[max(half.start() - 20, 0) : half.start() + 20]
-        raise WordsError(f"the text {near!r} holds half of a character (a lone surrogate), which no text may hold")
-    return text
-
-
 def _images(messages: list[Message]) -> list[Any]:
     return [part["content"] for message in messages for part in message.content if part["type"] == "image"]
+
+
+def _rebuilt(
+    tokenizer: Tokenizer,
+    num_image_tokens: int,
+    added: AddedTokens | None,
+    tiles: Tiles | None,
+    num_pictures: Callable[[Any], int],
+) -> ChatTokenizer:
+    chat = ChatTokenizer(tokenizer, num_image_tokens, added, tiles)
+    chat._num_pictures = chat.without_added._num_pictures = num_pictures
+    return chat
 
 
 def _size_unknown(image: Any) -> int:

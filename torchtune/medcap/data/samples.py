@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, TokenizedChat
+from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.labels_and_image_tokens import LabelRules, TokenizedChat
 from medcap.data.packing import Sample
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import Sample, SampleTable
 from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.samples import tokenize_record

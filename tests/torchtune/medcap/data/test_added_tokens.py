@@ -9,7 +9,8 @@ from torchtune.data import Message
 
 from helpers.decoder_tokenizers import FAMILIES, family_tokenizer
 from medcap.data.added_tokens import AddedTokens
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.errors import UserError
 from medcap.generation.prompt import user_message
 from medcap.legacy.prompt import PlainTextChat

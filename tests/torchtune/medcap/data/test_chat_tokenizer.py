@@ -14,8 +14,9 @@ from torchtune.models.qwen2_5 import qwen2_5_tokenizer
 
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.added_tokens import AddedTokens
-from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer
 from medcap.data.images.tiles import Tiles
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.row_layouts import split_images
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medcap.data.chat_tokenizer import TokenizedChat
+from medcap.data.labels_and_image_tokens import TokenizedChat
 from medcap.data.samples import tokenize_record
 from medcap.errors import UserError
 

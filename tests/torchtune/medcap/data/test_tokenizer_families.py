@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torchtune.data import Message
 
 from helpers.decoder_tokenizers import FAMILIES, family_tokenizer
-from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.errors import UserError
 
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)

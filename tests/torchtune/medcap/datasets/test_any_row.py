@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.row_layouts import read_record
 from medcap.data.samples import tokenize_record
 from medcap.datasets.image_names import rename_images

@@ -9,8 +9,9 @@ from torchvision.transforms.functional import resize, to_tensor
 from helpers.dicom_files import write_dicom
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.views import View
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.datasets.chat import ChatDataset, chat_dataset
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer

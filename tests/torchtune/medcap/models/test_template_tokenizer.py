@@ -20,7 +20,8 @@ from helpers.chat_template_folders import CHAT_FAMILIES, chat_template_folder, w
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, write_fast_tokenizer
 from medcap.data.added_tokens import AddedTokens
-from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer, LabelRules
+from medcap.data.chat_tokenizer import IGNORE_INDEX, ChatTokenizer
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.errors import UserError
 from medcap.generation.text_stream import TextStream
 from medcap.models.template_tokenizer import transformers_tokenizer

@@ -11,12 +11,14 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.answers import check_answers
-from medcap.data.chat_tokenizer import ChatTokenizer, LabelRules, check_text
+from medcap.data.chat_marks import check_text
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
+from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import sharing
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torchtune.data import Message
 
-from medcap.data.chat_tokenizer import check_text
+from medcap.data.chat_marks import check_text
 from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.view_keys import read_view
