@@ -63,7 +63,7 @@ def _list_towers() -> None:
 
 def _list_projectors() -> None:
     from medcap import models
-    from medcap.models.projectors import PROJECTORS
+    from medcap.models.projectors.registry import PROJECTORS
 
     print("PROJECTORS (projector=NAME, or projector._component_=NAME and its options)")
     rows = []

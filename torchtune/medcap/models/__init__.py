@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from medcap.models.projectors import PROJECTORS
+from medcap.models.projectors.registry import PROJECTORS
 
 # name -> module that defines it; imported on first use, so that importing medcap.models costs nothing.
 _COMPONENTS = {
