@@ -1,5 +1,7 @@
 import json
 
+import nibabel
+import numpy as np
 import pytest
 
 from helpers.workspace import Workspace
@@ -115,3 +117,28 @@ def test_a_damaged_test_image_counts_as_a_failure(trained):
     assert errors["0"] is None
     assert errors["1"]
     assert "does not exist" in errors["2"]
+
+
+@pytest.mark.slow
+def test_a_volume_is_looked_at_as_the_keys_say(trained, capsys):
+    path = trained.folder / "images" / "ct.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4)), path)
+    row = {"question_id": 1, "image": "images/ct.nii.gz", "question": "Is there a circle?", "reference": "Yes"}
+    trained.write_data("volumes.json", [row, row | {"question_id": 2, "window": [40, 400]}])
+    view = ("view.frames='2 even'", "view.axis=coronal", "view.window=[[500,1000],[500,500],[500,100]]")
+    generate(trained, f"image={path}", "prompt='Is there a circle?'", *view)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    output = trained.folder / "out_volumes"
+    generate(trained, "test_vqa=True", f"dataset_source={trained.folder}/volumes.json", f"output_dir={output}", *view)
+    metrics = json.loads((output / "vqa" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["failures"]) == (2, 0)
+    words = "frames=2even axis=coronal"
+    assert metrics["settings"]["view"] == f"window=500,1000/500,500/500,100 {words}"
+    lines = map(json.loads, (output / "vqa" / "predictions.jsonl").read_text().splitlines())
+    assert {line["image"] for line in lines} == {
+        f"{path.resolve()} window=500,1000/500,500/500,100 {words}",
+        f"{path.resolve()} window=40,400 {words}",
+    }
+    with pytest.raises(SystemExit):
+        generate(trained, f"image={path}", "view.frames=[1,10]")
+    assert "ct.nii.gz has no frame 10: it has 10, numbered from 0" in capsys.readouterr().err

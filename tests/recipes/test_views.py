@@ -117,6 +117,14 @@ def test_a_bad_view_is_a_bad_row(generator, keys, words):
         load(generator, [{"image": "ct.nii.gz", "conversations": ANSWER, **keys}])
 
 
+def test_sources_look_at_their_images_in_their_own_ways(generator):
+    Path("rows.json").write_text(json.dumps([{"image": "ct.nii.gz", "conversations": ANSWER}]))
+    sources = [{"source": "rows.json", "view": {"axis": "sagittal"}, "name": "own"}, {"source": "rows.json"}]
+    dataset = chat_dataset(generator.tokenizer, sources=sources, max_seq_len=200, view={"frames": 2, "window": THREE})
+    batch, _ = dataset.load(dataset.plan(shuffle=False), 0, 2, generator.preprocess.transform())
+    assert np.array_equal(batch.images.numpy(), np.concatenate([expected("sagittal", [2]), expected("axial", [2])]))
+
+
 def test_generation_sees_them_too_and_a_bad_one_fails_alone(generator, seen):
     good = question_request(ImageRef("ct.nii.gz", View(THREE, "3 even", "coronal")), "Is there a circle?")
     bad = question_request(ImageRef("ct.nii.gz", View(THREE, (1, 8))), "Is there a circle?")

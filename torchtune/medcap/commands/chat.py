@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="show this first; may repeat",
+        help="show this first, with the words that /image takes; may repeat",
     )
     add_without(parser)
     parser.add_argument("--system", default="", metavar="TEXT", help="system text before all turns")

@@ -106,11 +106,10 @@ def read_record(
         turns = row[key]
         if not isinstance(turns, list) or not turns:
             raise UserError(f"'{key}' must be a list with at least one turn")
-        view = _view(row, view)
-        images = [
-            _reference(find_image(image, folder), _view(own, view))
-            for image, folder, own in _named_images(row, key, style)
-        ]
+        named = _named_images(row, key, style)
+        if named or key == "messages":  # in a row of text alone, the keys may mean anything
+            view = _view(row, view)
+        images = [_reference(find_image(image, folder), _view(own, view)) for image, folder, own in named]
         if key == "messages":
             messages = _messages_from_parts(
                 turns, lambda name, own: _reference(find_image(name, None), _view(own, view))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.data.row_layouts import read_record, split_images
 from medcap.errors import UserError
 
@@ -266,4 +267,49 @@ def test_a_part_of_a_table_has_null_under_the_other_keys():
 )
 def test_a_wrong_number_of_placeholders_says_why(row, hint):
     with pytest.raises(UserError, match=rf"image placeholder\(s\) but \d image\(s\); {hint}"):
+        read(row)
+
+
+TURNS = [{"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value": "left"}]
+
+
+def views(row, default=None):
+    return [image.view for image in read_record(row, SOURCE, 3, find, "auto", default).images]
+
+
+def test_an_image_is_looked_at_as_it_says_itself_then_as_its_row_then_as_the_default():
+    default = View(fit="pad", axis="coronal")
+    assert views({"image": "a", "conversations": TURNS}, default) == [default]
+    assert views({"image": "a", "axis": None, "conversations": TURNS}, default) == [default]
+    assert views({"image": "a", "axis": "axial", "conversations": TURNS}, default) == [View(fit="pad")]
+    own = {"image": "a", "frames": "2 even", "axis": None}
+    assert views({"image": own, "window": 1, "conversations": TURNS}) == [View(1, "2 even")]
+    assert views({"images": [own], "image": [own], "conversations": TURNS}) == [View(frames="2 even")]
+    part = {"type": "image", "content": "a", "text": None, "fit": "squash"}
+    messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "left"}]
+    assert views({"messages": messages, "axis": "sagittal"}, default) == [View(fit="squash", axis="sagittal")]
+
+
+def test_keys_of_a_row_of_text_alone_may_mean_anything():
+    row = {"frames": "many", "axis": 3, "conversations": [{"from": "human", "value": "Yes?"}, TURNS[1]]}
+    assert read(row).images == []
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([{"image": "a", "frame": 1}], "'images' must be a path or a list of paths"),
+        ([{"frames": 1}], "'images' must be a path or a list of paths"),
+        ([{"image": "a", "frames": "x"}], "frames='x' must be middle, all"),
+        ([{"image": "a"}, "a"], "1 image placeholder"),
+    ],
+)
+def test_an_object_that_is_no_image(images, words):
+    with pytest.raises(UserError, match=words):
+        read({"images": images, "conversations": TURNS})
+
+
+def test_the_same_images_under_two_names_must_have_the_same_keys():
+    row = {"image": "a", "images": [{"image": "a", "frames": 2}], "conversations": TURNS}
+    with pytest.raises(UserError, match="name different images"):
         read(row)

@@ -30,6 +30,7 @@ IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 _SERIES_PROBE = 32  # files of a folder among which one must be DICOM
+_MOST_SLICES = 10_000
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,8 @@ class ImageReader:
 
     def _open_series(self, folder: Path) -> DicomSeries:
         names = self._files_of(folder)
+        if len(names) > _MOST_SLICES:
+            raise UserError(f"holds {len(names):,} files, more than the {_MOST_SLICES:,} slices of one volume")
 
         def open_slice(name: str, whole: bool) -> DicomFile | None:
             with (folder / name).open("rb") as file:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medcap.data.images.row_entry import image_entry
 from medcap.data.images.suffixes import is_image_name
 from medcap.data.json_text import JsonError, parse_json
 from medcap.data.row_layouts import CONVERSATION_KEYS, IMAGE_FIELDS, split_images
@@ -261,9 +262,7 @@ class ShardRows:
         for field in IMAGE_FIELDS:
             if row.get(field):
                 names = row[field] if isinstance(row[field], list) else [row[field]]
-                row[field] = [
-                    self._own_path(name, images, shard) or name if isinstance(name, str) else name for name in names
-                ]
+                row[field] = [self._own_image(name, images, shard) for name in names]
                 named = True
         for part in parts:
             for field in ("content", "text", "image"):
@@ -283,6 +282,14 @@ class ShardRows:
         if images:
             row["image"] = [str(self.files.path(member)) for member in images]
         return row
+
+    def _own_image(self, image: Any, images: list[int], shard: int) -> Any:
+        """Return an image of a row with the path that it means; what is neither a path nor an object stays."""
+        entry = image_entry(image)
+        if entry is None:
+            return image
+        path = self._own_path(entry[0], images, shard) or entry[0]
+        return {**entry[1], "image": path} if entry[1] else path
 
     def _own_path(self, name: str, images: list[int], shard: int) -> str | None:
         """Return the path of the image of this sample, or else of this shard, that a row's name means.

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.errors import UserError
 from medcap.evaluation.tasks.caption import CaptionOptions, CaptionTask
 from medcap.scoring.question import message_text
@@ -74,3 +75,10 @@ def test_a_row_that_cannot_be_compared_is_named(tmp_path, turns, message):
     path = write(tmp_path, [good, {"conversations": turns}])
     with pytest.raises(UserError, match=f"test.json, row 1: .*{message}"):
         CaptionTask().load(path)
+
+
+def test_images_are_looked_at_as_the_row_says_and_else_the_configuration(tmp_path):
+    rows = [{"conversations": [HUMAN, {"from": "gpt", "value": "Clear."}], "image": "a.png"}]
+    path = write(tmp_path, [rows[0], rows[0] | {"frames": "2 even"}])
+    loaded = CaptionTask().load(path, CaptionOptions(view={"fit": "pad"})).rows
+    assert [row.image.view for row in loaded] == [View(fit="pad"), View(frames="2 even", fit="pad")]

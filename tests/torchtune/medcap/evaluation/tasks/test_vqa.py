@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.views import View
 from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
+from medcap.evaluation.tasks.base import LoadOptions
 from medcap.evaluation.tasks.vqa import VqaTask
 
 
@@ -179,3 +181,13 @@ def test_a_question_may_be_about_several_images(tmp_path):
     assert "none.png" in rows[3].problem
     with pytest.raises(UserError, match="row 0: 'image' and 'images' name different images"):
         load(tmp_path, [{"question": "q", "answer": "a", "images": paths, "image": paths[0]}])
+
+
+def test_a_view_is_that_of_the_row_and_else_of_the_configuration(tmp_path):
+    row = {"image": "images/a.png", "question": "Is it clear?", "reference": "Yes"}
+    path = write(tmp_path, [row, {**row, "window": [40, 400], "frames": 3}])
+    options = LoadOptions.of_keys({"view": {"axis": "coronal", "window": 0}, "temperature": 0})
+    views = [question.image.view for question in VqaTask().load(path, options).rows]
+    assert views == [View(window=0, axis="coronal"), View((40.0, 400.0), 3, "coronal")]
+    with pytest.raises(UserError, match=r"row 0: window=\[40, 0\] must have a width above 0"):
+        load(tmp_path, [{**row, "window": [40, 0]}])

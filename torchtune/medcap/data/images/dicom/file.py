@@ -20,7 +20,7 @@ from medcap.data.images.dicom.layout import GREY, PALETTE, check_layout
 from medcap.data.images.dicom.palette import palette_colours
 from medcap.data.images.dicom.stack import SliceHeader, slice_header
 from medcap.data.images.views import View, choose_frames, square_pixels, square_size
-from medcap.errors import TooManyPixelsError, UserError
+from medcap.errors import TooManyPixelsError, UserError, ViewError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -108,11 +108,18 @@ class DicomFile:
             UserError: if there is no such frame or window. Also whatever pydicom and its decoders raise: what a damaged
                 file makes them raise cannot be foreseen.
         """
-        for frame in choose_frames(view.frames, self.frames):
+        for frame in choose_frames(view.frames, self.count(view.axis)):
             yield frame, self._picture(frame, view)
 
     def count(self, axis: str) -> int:
-        """Return the number of frames, whatever the axis: they are taken as they are stored."""
+        """Return the number of frames, whatever the axis: they are taken as they are stored.
+
+        Raises:
+            ViewError: if the frames are slices of a volume, and another axis is asked for.
+        """
+        places = "PlanePositionSequence"
+        if axis != "axial" and self.frames > 1 and frame_item(self._dataset, 0, places) is not self._dataset:
+            raise ViewError(f"is one file of {self.frames} slices, which are shown as stored: it has no {axis} ones")
         return self.frames
 
     def slice_header(self, name: str) -> SliceHeader:

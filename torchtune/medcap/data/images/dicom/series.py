@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from medcap.data.images.dicom.file import DicomFile
-from medcap.data.images.dicom.greys import Greys, shown_levels
+from medcap.data.images.dicom.greys import shown_levels
 from medcap.data.images.dicom.stack import SliceHeader, SliceStack, stack_slices
 from medcap.data.images.pixel_samples import check_pixels
 from medcap.data.images.views import AXES, View, choose_frames, square_pixels, square_size, through_windows
@@ -27,6 +27,15 @@ _KEPT_STACKS = 512
 Keep = Callable[[Callable[[], Volume]], Volume]
 # The name of a file in the folder, and whether its pixels are wanted -> the file; None for one that is not DICOM.
 OpenSlice = Callable[[str, bool], DicomFile | None]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What a volume keeps of a slice; ``shown`` is None where all is."""
+
+    values: np.ndarray
+    shown: np.ndarray | None
+    levels_range: tuple[float, float] | None
 
 
 class SeriesCache:
@@ -160,13 +169,15 @@ class DicomSeries:
     def _load(self) -> Volume:
         return self._turned([self._greys(number) for number in range(self._stack.shape[2])])
 
-    def _turned(self, slices: Sequence[Greys]) -> Volume:
+    def _turned(self, slices: Sequence[_Slice]) -> Volume:
         from nibabel.orientations import apply_orientation
 
         values = np.stack([each.values.T for each in slices], axis=-1)  # [columns, rows, slices]
         shown = None
-        if not all(each.shown.all() for each in slices):
-            shown = apply_orientation(np.stack([each.shown.T for each in slices], axis=-1), self._orientation)
+        if any(each.shown is not None for each in slices):
+            parts = [np.True_ if each.shown is None else each.shown.T for each in slices]
+            stacked = np.stack([np.broadcast_to(part, values.shape[:2]) for part in parts], axis=-1)
+            shown = apply_orientation(stacked, self._orientation)
         ranges = [each.levels_range for each in slices if each.levels_range is not None]
         named = None
         if len(ranges) == len(slices):
@@ -179,12 +190,13 @@ class DicomSeries:
         sagittal, coronal, axial = map(float, lengths[self._order])
         return sagittal, coronal, axial
 
-    def _greys(self, number: int) -> Greys:
+    def _greys(self, number: int) -> _Slice:
         name = self._stack.names[number]
         with _NamedFile(name):
             greys = self._file(number, whole=True).greys()
         # Of a volume, a slice may be nothing but padding.
-        return replace(greys, values=_compact(greys.values), shown=greys.shown & ~greys.padding)
+        shown = greys.shown & ~greys.padding
+        return _Slice(_compact(greys.values), None if shown.all() else shown, greys.levels_range)
 
     def _file(self, number: int, whole: bool) -> DicomFile:
         name = self._stack.names[number]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from pydicom import dcmread, dcmwrite
+from pydicom import Dataset, dcmread, dcmwrite
 
 from helpers.dicom_files import write_dicom
 from helpers.dicom_series import write_series
@@ -224,3 +224,20 @@ def test_a_changed_folder_is_read_anew(reader, tmp_path):
     assert len(reader.expand(everything)) == 3
     change(folder, 2, SeriesDescription="gone").unlink()
     assert len(reader.expand(everything)) == 2
+
+
+def test_slices_in_one_file_are_shown_as_stored(reader, tmp_path):
+    places = []
+    for number in range(3):
+        place, item = Dataset(), Dataset()
+        place.ImagePositionPatient = [0, 0, number]
+        item.PlanePositionSequence = [place]
+        places.append(item)
+    frames = np.stack([np.full((4, 4), number, dtype=np.int16) for number in range(3)])
+    path = write_dicom(tmp_path / "a.dcm", frames, PerFrameFunctionalGroupsSequence=places)
+    assert len(reader.expand(ImageRef(str(path), View(frames="all")))) == 3
+    assert "is one file of 3 slices, which are shown as stored: it has no coronal ones" in problem(
+        reader, path, axis="coronal"
+    )
+    cine = write_dicom(tmp_path / "b.dcm", frames)
+    assert len(reader.expand(ImageRef(str(cine), View(frames="all", axis="coronal")))) == 3
