@@ -14,6 +14,7 @@ from medcap.errors import UserError
 from medcap.models.projectors.mlp import PatchMLP
 from medcap.models.towers.base import Tower
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
+from medcap.models.towers.multi_scale import MultiScaleTower
 from medcap.models.towers.open_clip_tower import OpenClipTimmTower
 
 TOWER_PREFIX = "vision_tower."
@@ -55,7 +56,9 @@ def llava_tower(tower: Tower) -> LlavaTower:
     """
     if isinstance(tower, HuggingFaceTower):
         return _hugging_face_tower(tower)
-    if isinstance(tower, OpenClipTimmTower):
+    if isinstance(tower, MultiScaleTower):
+        raise UserError("--format hf: LLaVA has no image at several scales (vision.scales); serve the run itself")
+    if isinstance(tower, OpenClipTimmTower) and "layers" not in tower.spec:
         found = _vit(tower)
         if found is not None:
             return found

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
+from medcap.instantiate import unknown_key
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
+
+# The fields of ``Preprocess`` that an encoder learnt with.
+FIELDS = ("image_size", "mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass
@@ -64,8 +68,10 @@ class KnownPreprocess:
         if image_size is not None:
             values.setdefault("image_size", image_size)
         values |= self.given
-        fields = Preprocess.__dataclass_fields__
-        lacking = [name for name in fields if name not in values]
+        lacking = [name for name in FIELDS if name not in values]
+        unknown = [name for name in self.given if name not in FIELDS]
+        if unknown:
+            raise UserError(f"{unknown_key(unknown[0], FIELDS, 'vision.preprocess.')}; it takes {', '.join(FIELDS)}")
         if found is None and lacking:
             keys = f", or give {', '.join(f'vision.preprocess.{name}' for name in lacking)}" if self.has_keys else ""
             raise UserError(f"{location} does not say how images become this encoder's input: bring {missing}{keys}")

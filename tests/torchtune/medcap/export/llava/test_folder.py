@@ -206,6 +206,7 @@ def test_a_narrow_projector_is_filled_up_and_computes_the_same(tmp_path):
         ("tiny", None, "no vision model that LLaVA could use as this tiny tower"),
         ("siglip", POOLED_MLP, "only projector=medcap.models.mlp can be exported"),
         ("clip", {"_component_": "medcap.models.mlp", "num_image_tokens": 4}, "cannot pool them to num_image_tokens=4"),
+        ("clip", {"_component_": "medcap.models.mlp", "depth": 3}, "LLaVA's projector is a two-layer MLP"),
         ("clip", {"_component_": "medcap.models.mlp", "hidden_dim": 40}, "projector.hidden_dim=40; train with 32 or"),
     ],
 )

@@ -177,6 +177,8 @@ def test_without_a_preprocessor_file_nothing_is_guessed(tmp_path):
     given = {"mean": 0.5, "std": list(CLIP_STD), "interpolation": "bilinear", "resize_mode": "squash"}
     found = resolve_tower({"name": str(tmp_path), "preprocess": given}).preprocess
     assert found == Preprocess(32, (0.5,) * 3, CLIP_STD, "bilinear", "squash")
+    with pytest.raises(UserError, match=r"unknown key vision\.preprocess\.meen: did you mean vision\.preprocess\.mean"):
+        resolve_tower({"name": str(tmp_path), "preprocess": {**given, "meen": 0.5}})
     with pytest.raises(UserError, match=r"vision\.preprocess\.image_size=64: this encoder takes images of 32 x 32"):
         resolve_tower({"name": str(tmp_path), "preprocess": {**given, "image_size": 64}})
 

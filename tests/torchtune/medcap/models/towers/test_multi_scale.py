@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional
 
 from medcap.errors import UserError
+from medcap.export.llava.vision import llava_tower
 from medcap.models.towers.base import TowerShape
 from medcap.models.towers.registry import build_tower, resolve_tower
 
@@ -60,6 +61,11 @@ def test_what_is_saved_builds_the_same_tower():
     assert tower.unused_parameters("patches") == {"tower.head.weight", "tower.head.bias"}
     with pytest.raises(UserError, match=r"vision\.scales: a tower with several scales has no pooled vector"):
         tower.encode_pooled(images)
+
+
+def test_llava_has_no_scales():
+    with pytest.raises(UserError, match=r"--format hf: LLaVA has no image at several scales \(vision\.scales\)"):
+        llava_tower(build(scales=[1, 2]))
 
 
 @pytest.mark.parametrize("scales", [[], 2, "12", [1.5], [0, 1], [True], [2, 1], [1, 1]])

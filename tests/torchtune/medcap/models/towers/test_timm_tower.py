@@ -61,6 +61,8 @@ def test_a_convolution_network_gives_its_feature_map_row_by_row():
     [
         ("swin_tiny_patch4_window7_224", TowerShape(49, 768, 768)),
         ("vit_small_patch14_reg4_dinov2", TowerShape(1369, 384, 384)),
+        ("vit_small_patch16_dinov3", TowerShape(256, 384, 384)),  # a class token and four registers are dropped
+        ("naflexvit_base_patch16_siglip.v2_webli", TowerShape(576, 768, 768)),  # SigLIP 2 for any shape, on squares
     ],
 )
 def test_shapes_of_families_are_known_without_building_them(name, shape):
