@@ -30,6 +30,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", {"head_dim": 8, "query_pre_attn_scalar": 8, **_ALTERNATING}),
     "granite": ("GraniteConfig", {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "attention_multiplier": 0.2}),
     "olmo3": ("Olmo3Config", _ALTERNATING),
+    "qwen3_moe": ("Qwen3MoeConfig", {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, **_EXPERTS}),
     "glm4": ("Glm4Config", {"head_dim": 8}),
 }
 

@@ -17,6 +17,7 @@ from torchtune.modules import TransformerDecoder
 from torchtune.utils import get_world_size_and_rank
 from tqdm import tqdm
 
+from medcap.checkpoints.expert_files import holds_blocks, join_experts
 from medcap.checkpoints.llm_architecture import (
     DecoderShape,
     build_decoder,
@@ -200,6 +201,8 @@ def plan_llm(
     files = find_llm_files(checkpoint_dir, checkpoint_files)
     conversion = conversion_for(decoder, files.kind, files.headers)
     own = isinstance(decoder, TransformersDecoder)
+    if own:
+        files = join_experts(files, conversion.expected(decoder))
     _check_descriptions(llm["_component_"], None if own else shape, files)
     expected = conversion.expected(decoder)
     shares_embedding = (
@@ -282,7 +285,7 @@ def _layer_name(source: str) -> str:
 def _check_descriptions(component: str, shape: DecoderShape | None, files: LLMFiles) -> None:
     """Compare the files' descriptions with a decoder that was not built from them."""
     config, params = files.config or {}, files.params or {}
-    if config.get("quantization_config"):
+    if config.get("quantization_config") and not (shape is None and holds_blocks(config)):
         raise UserError(
             f"{_KEY}={files.folder} holds a quantised model: give the original one, medcap quantises it (llm_weights)"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ class TensorHeader:
 
 
 @dataclass(frozen=True)
+class JoinedTensor:
+    """A tensor that is read from several of a file.
+
+    Attributes:
+        parts: name -> header of what it is made of.
+        header: its own.
+        join: makes it, with a function that reads a part by its name.
+    """
+
+    parts: dict[str, TensorHeader]
+    header: TensorHeader
+    join: Callable[[Callable[[str], torch.Tensor]], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class LLMFiles:
     """The files of a checkpoint and their headers.
 
@@ -46,6 +61,7 @@ class LLMFiles:
         headers: tensor name -> its header in each file that has it.
         config: content of Hugging Face's config.json, None if there is none.
         params: content of Meta's params.json, None if there is none.
+        joined: names in ``headers`` of tensors that are read from several.
     """
 
     folder: Path
@@ -54,6 +70,7 @@ class LLMFiles:
     headers: dict[str, list[TensorHeader]]
     config: dict[str, Any] | None
     params: dict[str, Any] | None
+    joined: dict[str, JoinedTensor] = field(default_factory=dict)
 
 
 def find_llm_files(checkpoint_dir: str | Path, checkpoint_files: Sequence[str] | None = None) -> LLMFiles:
@@ -179,6 +196,11 @@ def _meta_header(path: Path) -> dict[str, TensorHeader]:
     }
 
 
+def _tensor(path: Path, name: str) -> torch.Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
+
+
 class TensorReader:
     """Reads tensors one at a time, each over a memory map that is dropped again.
 
@@ -204,10 +226,12 @@ class TensorReader:
         Returns:
             The tensor on the CPU. It may be in the memory map: copy it, and release it before the next one.
         """
+        joined = self._files.joined.get(name)
+        if joined is not None:
+            return joined.join(lambda part: _tensor(joined.parts[part].path, part))
         headers = self._files.headers[name]
         if self._files.kind == "hugging_face":
-            with safe_open(headers[0].path, framework="pt") as file:
-                return file.get_tensor(name)
+            return _tensor(headers[0].path, name)
         headers = headers[:1] if dim is None else headers
         num_bytes = sum(header.num_bytes for header in headers)
         if self._mapped_bytes + num_bytes > self._most_mapped_bytes:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.transformers_families import load_family, write_family
-from medcap.checkpoints.frozen_llm import plan_llm
+from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.errors import UserError
 
 BUILDER = "medcap.models.transformers_decoder"
@@ -82,6 +82,42 @@ def test_low_precision_stays_near(gemma, llm_weights):
         found = load_family(folder, llm_weights=llm_weights)(TOKENS)
     difference = float((found - logits).abs().mean() / logits.abs().mean())
     assert 0 < difference < {"int8": 0.05, "nf4": 0.4}[llm_weights]
+
+
+def test_experts_in_four_bits_are_read_as_published(tmp_path):
+    """gpt-oss: two numbers of four bits a byte, the lower half first; 32 share a power of two, whose bias is 127."""
+    write_family(tmp_path / "plain", "gpt_oss", intermediate_size=64)
+    generator = torch.Generator().manual_seed(0)
+    name = "model.layers.1.mlp.experts.down_proj"
+
+    def packed(tensors):
+        for part in [part for part in tensors if part.endswith(("gate_up_proj", "down_proj"))]:
+            experts, columns, rows = tensors.pop(part).shape
+            shape = (experts, rows, columns // 32, 16)
+            tensors[f"{part}_blocks"] = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+            tensors[f"{part}_scales"] = torch.full(shape[:3], 126, dtype=torch.uint8)
+        tensors[f"{name}_blocks"][1, 5, 1, 3] = 0xA1  # 0.5, then -1
+        tensors[f"{name}_scales"][1, 5, 1] = 129
+        return tensors
+
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    plan = plan_llm(BUILDER, rewrite(tmp_path / "plain", tmp_path / "llm", packed, **config))
+    decoder = plan.load("cpu", torch.float32)
+    assert decoder.get_parameter(name)[1, 32 + 6 : 32 + 8, 5].tolist() == [2.0, -4.0]
+    assert decoder(TOKENS).isfinite().all()
+    assert plan.fingerprint(torch.float32) == llm_fingerprint(decoder)
+
+
+def test_an_expert_that_is_missing_is_named(tmp_path):
+    write_family(tmp_path / "whole", "qwen3_moe")
+
+    def without(tensors):
+        del tensors["model.layers.0.mlp.experts.2.up_proj.weight"]
+        return tensors
+
+    with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj is missing"):
+        plan_llm(BUILDER, rewrite(tmp_path / "whole", tmp_path / "llm", without))
 
 
 def test_meta_files_are_refused(gemma, tmp_path):

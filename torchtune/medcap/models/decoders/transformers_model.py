@@ -89,7 +89,7 @@ class TransformersDecoder(nn.Module):
         # Not registered: it holds the same parameters under other names.
         self._head = (_Head(whole, self.lm_head),)
         self.max_seq_len = longest_sequence(config)
-        self._float32 = {*(whole._keep_in_fp32_modules or ()), *(whole._keep_in_fp32_modules_strict or ())}
+        self._float32 = set(whole._keep_in_fp32_modules_strict or ())
         self._ignored = [re.compile(part) for part in whole._keys_to_ignore_on_load_unexpected or ()]
         _prepare_attention(self, where)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -20,13 +23,16 @@ from helpers.transformers_families import FAMILIES, load_family, plain_logits, w
 from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
+from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
+from medcap.models.llm_lora import llm_lora
 from medcap.models.projectors.base import build_projector
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.registry import build_tower
 from medcap.models.towers.tiny_tower import tiny_spec
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.models.words import added_words
 
 pytestmark = pytest.mark.slow
 BUILDER = "medcap.models.transformers_decoder"
@@ -111,6 +117,72 @@ def test_batched_answers_and_scores_are_those_of_single_prompts(family, tmp_path
     (scores,) = generator.score(requests[:1], [["Yes", "No lung"]])
     wanted = [plain_score(generator, requests[0], candidate, True)[0] for candidate in ("Yes", "No lung")]
     assert scores.sums == pytest.approx(wanted, abs=1e-4)
+
+
+def test_adapters_and_added_words_give_the_gradients_of_dense_weights(family):
+    """Against transformers' own forward pass with B A added to the weights, and rows appended to the tables."""
+    if family.name in ("phi3", "gpt_oss"):
+        pytest.skip("other families have the same maps")
+    tokenizer_words = ["<SEG>", "<region>"]
+    plan = SimpleNamespace(llm=plan_llm(BUILDER, family.folder))
+    last = {"phi": "dense"}.get(family.name, "o_proj")
+    torch.manual_seed(3)
+    adapters = llm_lora(plan, rank=2, targets=["q_proj", last])
+    words = added_words(plan, tokenizer_words)
+    for parameter in adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    decoder = load_family(family.folder)
+    model = VisionLanguageModel(family.model.tower, family.model.projector, decoder, IMAGE, [adapters, words])
+    for parameter in words.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    first = decoder.tok_embeddings.num_embeddings
+    tokens = torch.tensor([[5, 9, first, 31, 8, first + 1, 40, 41]])
+    targets = torch.tensor([9, 31, first + 1, 8, first])
+    at = torch.arange(5)
+    positions = torch.arange(tokens.shape[1])[None]
+    model.train()
+    hidden = model.hidden(model.embed(tokens, None, None), None, positions)[0, at]
+    found = cross_entropy(model.unembed(hidden), targets)
+
+    dense = copy.deepcopy(family.reference)
+    scale = adapters.scale
+    for name, update in adapters._updates.items():
+        linear = dense.get_submodule(name)
+        weight = linear.weight + scale * update.lora_b.weight @ update.lora_a.weight
+        del linear.weight
+        linear.weight = weight
+    table, head = dense.get_input_embeddings(), dense.get_output_embeddings()
+    factor = getattr(table, "embed_scale", torch.tensor(1.0))
+    rows = torch.cat([table.weight, words.embedding])
+    output = torch.cat([head.weight, words.embedding if words.output is None else words.output])
+    del head.weight
+    head.weight = output
+    if head.bias is not None:
+        bias = torch.cat([head.bias, torch.zeros(2)])
+        del head.bias
+        head.bias = bias
+    expected = cross_entropy(plain_logits(dense, rows[tokens] * factor)[0, at], targets)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    learnt = [*adapters.parameters(), *words.parameters()]
+    for ours, plain in zip(*(torch.autograd.grad(loss, learnt) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_the_names_of_the_family(family):
+    plan = SimpleNamespace(llm=plan_llm(BUILDER, family.folder))
+    with pytest.raises(UserError, match=r"llm_lora.targets=\['w1'\]: choose all-linear, or from .*_proj"):
+        llm_lora(plan, targets="w1")
+    maps = {name.rpartition(".")[2] for name in plan.llm.linear_shapes()}
+    assert maps == {
+        "phi": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
+        "phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+        "glm4": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"},
+        "gpt_oss": {"q_proj", "k_proj", "v_proj", "o_proj"},
+        "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    }.get(family.name, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+    adapters = llm_lora(plan, rank=2)
+    kept = adapters.layer_activations(10, torch.float32)
+    assert kept == 4 * 10 * (sum([32] if len(maps) == 4 and "qkv_proj" not in maps else [32, 32, 48]) + 2 * len(maps))
 
 
 def test_the_fingerprint_is_that_of_the_files(family):
