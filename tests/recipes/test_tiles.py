@@ -115,6 +115,9 @@ def test_a_later_stage_may_add_tiles(workspace):
     more = workspace.train("dtype=fp32", "epochs=1", f"init_from={plain}", f"vision={TILES}", output="more")
     described = [next((run / "checkpoint").glob("step_*")) / "vision.json" for run in (plain, more)]
     assert [json.loads(path.read_text())["preprocess"].get("tiles") for path in described] == [None, 4]
+    # What looks at the data of a third stage knows the tiles of the second.
+    medcap(["stats", "--json", str(workspace.folder / "out.json"), *config(workspace, f"init_from={more}")])
+    assert json.loads((workspace.folder / "out.json").read_text())["settings"]["most_image_tokens"] == 20
 
 
 def test_max_seq_len_must_hold_the_largest_image(workspace, capsys):
