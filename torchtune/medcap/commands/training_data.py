@@ -173,18 +173,14 @@ def _plan_vision(cfg: TrainingConfiguration) -> VisionPlan | None:
             "vision is missing: add vision=biomedclip (or siglip, clip, a folder), vision_checkpoint=..., or"
             " init_from=..."
         )
-    if vision is None and cfg.init_from is not None:
+    llm_dim = build_decoder(llm).tok_embeddings.embedding_dim
+    # A stage's data may be looked at before the stage that it starts from has run.
+    if cfg.init_from is not None and (vision is None or Path(cfg.init_from).expanduser().exists()):
         start = EarlierRun(cfg.init_from)
-        return plan_vision_of_run(
-            start.open(),
-            str(start),
-            None,
-            None,
-            build_decoder(llm).tok_embeddings.embedding_dim,
-        )
+        projector = cfg.projector if "projector" in cfg.model_fields_set else None
+        return plan_vision_of_run(start.open(), str(start), vision, projector, llm_dim)
     if cfg.vision_checkpoint is None and isinstance(vision, str) and not Path(vision).exists():
         vision = {"name": vision, **({} if vision == "tiny" else {"pretrained": False})}
-    llm_dim = build_decoder(llm).tok_embeddings.embedding_dim
     return plan_vision(vision, cfg.vision_checkpoint, cfg.projector, llm_dim)
 
 

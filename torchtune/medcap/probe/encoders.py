@@ -166,9 +166,12 @@ def _read_start(run: str, notices: list[str]) -> Start | None:
         return None
     read_run(run)  # says what is wrong with the file, if anything is
     cfg: Any = OmegaConf.to_container(OmegaConf.load(config))
-    if cfg.get("vision") is None and cfg.get("vision_checkpoint") is None:
+    vision = cfg.get("vision")
+    if isinstance(vision, dict) and "name" not in vision:
+        vision = None  # it only says how many tiles the checkpoint's tower is shown
+    if vision is None and cfg.get("vision_checkpoint") is None:
         raise UserError(f"{config} names no vision, so what its training began from is not known: give --before")
-    return Start(cfg.get("vision"), cfg.get("vision_checkpoint"), cfg.get("projector"), cfg.get("seed", 0))
+    return Start(vision, cfg.get("vision_checkpoint"), cfg.get("projector"), cfg.get("seed", 0))
 
 
 def _plan_start(start: Start, trained: VisionPlan) -> tuple[str, VisionPlan]:

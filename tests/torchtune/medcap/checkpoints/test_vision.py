@@ -11,8 +11,8 @@ from helpers.vision_checkpoints import (
     write_meta_model,
     write_open_clip_folder,
 )
-from medcap.checkpoints.vision import check_llm, plan_vision
-from medcap.checkpoints.vision_files import save_components, save_meta_model
+from medcap.checkpoints.vision import check_llm, plan_vision, plan_vision_of_run
+from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components, save_meta_model
 from medcap.errors import UserError
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers import registry
@@ -285,3 +285,40 @@ def test_empty_tensors_tell_their_reason(saved):
     save_file(load_file(file) | {"projector.0.weight": torch.ones(0)}, file)
     with pytest.raises(UserError, match=r"projector\.0\.weight has shape \[0\].*it is empty, as DeepSpeed's ZeRO-3"):
         plan_vision(None, str(saved[0]), MLP, 16)
+
+
+@pytest.fixture
+def tiled(tmp_path):
+    """A checkpoint with tiles."""
+    parts = plan_vision({**TINY, "tiles": 4}, None, MLP, 16).build()
+    save_components(tmp_path / "tiled", [part.state() for part in parts], LLM)
+    return tmp_path / "tiled"
+
+
+def test_tiles_are_a_part_of_the_checkpoint_that_any_tower_can_have(saved, tiled, tmp_path):
+    write_hugging_face_folder(tmp_path / "siglip", "siglip")
+    assert plan_vision({"name": str(tmp_path / "siglip"), "tiles": 3}, None, MLP, 16).preprocess.tiles == 3
+    assert json.loads((tiled / "vision.json").read_text())["preprocess"]["tiles"] == 4
+    assert "tiles" not in (saved[0] / "vision.json").read_text()
+    assert plan_vision(None, str(tiled), MLP, 16).preprocess.tiles == 4
+    assert plan_vision(str(tiled), None, MLP, 16).preprocess.tiles == 4  # its tower alone
+    assert plan_vision({"name": str(tiled), "tiles": 6}, None, MLP, 16).preprocess.tiles == 6
+
+
+@pytest.mark.parametrize(
+    ("vision", "tiles"), [(None, 4), (TINY, 4), ({**TINY, "tiles": 2}, 2), ({"tiles": 0}, 0), ({"tiles": 3}, 3)]
+)
+def test_the_configuration_may_change_the_tiles_of_a_checkpoint(tiled, vision, tiles):
+    plans = [
+        plan_vision(vision, str(tiled), MLP, 16),
+        plan_vision_of_run(read_vision_checkpoint(tiled / "vision.safetensors"), "init_from=x", vision, None, 16),
+    ]
+    assert [plan.preprocess.tiles for plan in plans] == [tiles] * 2
+    assert [plan.notices for plan in plans] == [[], []]
+
+
+def test_impossible_tiles_name_their_key():
+    with pytest.raises(UserError, match=r"vision.tiles=1 must be a whole number from 2, or 0 for none"):
+        plan_vision({**TINY, "tiles": 1}, None, MLP, 16)
+    with pytest.raises(UserError, match=r"vision is missing"):
+        plan_vision({"tiles": 2}, None, MLP, 16)

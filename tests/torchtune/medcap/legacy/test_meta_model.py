@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from helpers import small_biomedclip
 from helpers.run_folders import POOLED_MLP, write_run
+from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
 from medcap.export.formats import ExportOptions, export_run
+from medcap.legacy.meta_model import write_meta_model
 from medcap.models.towers import registry
 
 
@@ -37,3 +41,10 @@ def test_another_projector_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"can only hold projector=medcap.models.pooled_mlp, and this run has medcap"):
         export_run(run, tmp_path / "out", "medcap")
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_tiles_are_refused():
+    vision = {"name": "tiny", "image_size": 16, "stride": 8, "width": 32, "depth": 1, "heads": 2, "tiles": 2}
+    plan = plan_vision(vision, None, POOLED_MLP, 8)
+    with pytest.raises(UserError, match="cannot say that images are cut into tiles"):
+        write_meta_model(Path("unused"), plan, None)

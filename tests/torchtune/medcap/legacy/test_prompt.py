@@ -6,6 +6,7 @@ from torchtune.data import Message
 from helpers.tiny_generation import plain_answer, plain_score, tiny_generator, write_images
 from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.images.tiles import Tiles
 from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request, user_message
@@ -94,6 +95,14 @@ def test_plain_text_chat_encodes_markers_as_words_and_stops_where_one_is_spelt(t
     spelt = tokenizer.encode("clear lung<|eot_id|>user", add_bos=False, add_eos=False)
     assert plain.decode(spelt) == "clear lung"
     assert plain.answer("no") == tokenizer.encode("no<|eot_id|>", add_bos=False, add_eos=False)
+
+
+def test_plain_text_chat_gives_each_image_its_own_number_of_tokens(tokenizer):
+    plain = PlainTextChat(ChatTokenizer(tokenizer, 3, tiles=Tiles(8, 4))).counting(lambda tiles, image: len(image))
+    prompt = plain.prompt([user_message(["ab", "c"], "Is there a lung?")])
+    turns = [("user", "①" * 9 + "\nIs there a lung?"), ("assistant", "")]
+    assert prompt.tokens == plain_text_tokens(tokenizer, turns)
+    assert prompt.image_lengths == [6, 3]
 
 
 def test_room_for_a_description_is_never_more_than_both_stages_leave(tokenizer):

@@ -46,6 +46,12 @@ def test_medcaps_file_of_another_projector_is_refused():
         wants_meta_model(True, plan_of("mlp"))
 
 
+def test_medcaps_file_cannot_say_tiles():
+    assert not wants_meta_model("auto", plan_of("pooled_mlp", tiles=2))
+    with pytest.raises(UserError, match=r"save_meta_model=true: medcap 2024's file cannot say vision\.tiles"):
+        wants_meta_model(True, plan_of("pooled_mlp", tiles=2))
+
+
 def plan_of(projector, tiles=0):
     vision = SimpleNamespace(
         projector_config={"_component_": f"medcap.models.{projector}"},

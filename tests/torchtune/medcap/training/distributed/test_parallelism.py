@@ -294,15 +294,18 @@ def test_estimate_counts_what_trains_and_the_images_of_a_batch(tmp_path: Path, m
         ["dataset.packed=false"],
         ["enable_activation_checkpointing=true"],
         ["llm_weights=int8"],
+        ["dataset.packed=false", "vision.tiles=4"],
     ):
         cfg = _configuration(workspace, *overrides)
         plan_parallelism(cfg, plan_model(cfg), world, torch.float32)
-    everything, projector, unpacked, checkpointed, quantised = found
+    everything, projector, unpacked, checkpointed, quantised, tiled = found
     model = plan_model(_configuration(workspace)).load(CPU, torch.float32)
     trained = sum(parameter.numel() for parameter in set_trainable(model, ["vision", "projector"]).values())
     assert everything.trained == everything.optimizer == trained * 8
     assert projector.trained == sum(parameter.numel() for parameter in model.projector.parameters()) * 8
     # 4 images in each of 8 packed rows of 320 tokens, against one for each of 8 samples; 310,144 bytes an image
     assert everything.activations - unpacked.activations == (32 - 8) * 310_144
+    # An image with tiles has at most 5 pictures.
+    assert tiled.activations - unpacked.activations == (40 - 8) * 310_144
     assert 0 < checkpointed.activations < everything.activations
     assert quantised.layers < everything.layers / 3
