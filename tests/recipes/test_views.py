@@ -125,6 +125,7 @@ def test_sources_look_at_their_images_in_their_own_ways(generator):
     assert np.array_equal(batch.images.numpy(), np.concatenate([expected("sagittal", [2]), expected("axial", [2])]))
 
 
+@pytest.mark.slow
 def test_generation_sees_them_too_and_a_bad_one_fails_alone(generator, seen):
     good = question_request(ImageRef("ct.nii.gz", View(THREE, "3 even", "coronal")), "Is there a circle?")
     bad = question_request(ImageRef("ct.nii.gz", View(THREE, (1, 8))), "Is there a circle?")
@@ -134,6 +135,7 @@ def test_generation_sees_them_too_and_a_bad_one_fails_alone(generator, seen):
     assert "has no frame 8: it has 8" in answers[1].error
 
 
+@pytest.mark.slow
 def test_the_chat_shows_them_and_its_rows_train_again(generator, seen, monkeypatch, capsys):
     words = "ct.nii.gz frames=2even axis=sagittal window=-100,600/40,350/40,80 fit=pad"
     lines = [f"/image {words}", "Is there a circle?", "/image a.png", "And now?", "/save talk.json"]

@@ -88,7 +88,9 @@ def _numbers(text: str) -> list[Any] | str:
 
 
 def _as_list(value: Any) -> Any:
-    return [_as_list(part) for part in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_as_list(part) for part in value]
+    return int(value) if isinstance(value, float) and value == int(value) else value
 
 
 def _window(value: Any, key: str) -> Window | tuple[Window, Window, Window] | int:

@@ -110,7 +110,7 @@ class VolumeCache:
 
 
 def _slice(values: np.ndarray, axis: str, number: int) -> np.ndarray:
-    # An index, not np.take: that copies the whole volume where its memory is in another order, 3 s for 100 MB.
+    # An index, not np.take: that copies the whole volume where its memory is in another order, for each slice anew.
     index: list[Any] = [slice(None)] * 3
     index[AXES.index(axis)] = number
     # [columns, rows], both from the patient's left, back and feet: turned, then read from the other ends.

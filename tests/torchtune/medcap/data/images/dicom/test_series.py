@@ -116,6 +116,7 @@ def test_rescale_of_each_slice_and_padding(reader, tmp_path):
     assert positions(slice_of(reader, folder, window=(101, 202)))[128] == (0, 2)
 
 
+@pytest.mark.slow
 def test_only_the_wanted_slices_are_decoded(reader, tmp_path, monkeypatch):
     folder = write_series(tmp_path / "ct", np.zeros((4, 4, 9), dtype=np.int16))
     decoded = []
