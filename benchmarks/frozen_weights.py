@@ -75,7 +75,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one batch: ``[n, V]`` log-probabilities at the labels, ``[N, K, d]`` gradient of the image rows; float32."""
+    """Of one batch, float32: ``[n, V]`` log-probabilities at the labels, ``[m, d]`` gradient of the image rows."""
 
     log_probabilities: Tensor
     gradient: Tensor
