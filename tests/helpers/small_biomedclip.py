@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.vision_checkpoints import TIMM_VISION
 from medcap.models.towers import registry
-from medcap.models.towers.registry import NamedTower
+from medcap.models.towers.named_towers import NamedTower
 
 
 def small_biomedclip() -> NamedTower:
