@@ -75,13 +75,11 @@ def test_missing_and_unexpected_tensors_are_named(gemma, tmp_path):
     assert "model.norm.weight is missing; model.safetensors: model.layers.0.extra is unexpected" in str(error.value)
 
 
-@pytest.mark.parametrize("llm_weights", ["int8", "nf4"])
-def test_low_precision_stays_near(gemma, llm_weights):
+def test_low_precision_stays_near(gemma):
     folder, logits = gemma
     with torch.no_grad():
-        found = load_family(folder, llm_weights=llm_weights)(TOKENS)
-    difference = float((found - logits).abs().mean() / logits.abs().mean())
-    assert 0 < difference < {"int8": 0.05, "nf4": 0.4}[llm_weights]
+        found = load_family(folder, llm_weights="int8")(TOKENS)
+    assert 0 < float((found - logits).abs().mean() / logits.abs().mean()) < 0.05
 
 
 def test_experts_in_four_bits_are_read_as_published(tmp_path):

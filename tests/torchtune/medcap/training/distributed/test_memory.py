@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchtune.models.llama3_1 import llama3_1
 from torchtune.modules import TransformerDecoder
 
+from helpers.transformers_families import family_config
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
@@ -181,3 +182,15 @@ def test_container_may_take_less_than_the_machine_has(tmp_path: Path) -> None:
     assert _available_memory(meminfo, group) == 5000 * 1024
     (group / "memory.max").write_text("3000000\n")
     assert _available_memory(meminfo, group) == 2_000_000
+
+
+def test_a_layer_of_transformers_keeps_two_to_three_times_as_much(tmp_path):
+    # The shape of a layer of Llama 3.1 8B.
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    family_config("llama", hidden_size=4096, intermediate_size=14336, **heads).save_pretrained(tmp_path)
+    decoder = build_decoder({"_component_": "medcap.models.transformers_decoder", "path": str(tmp_path)})
+    formula = layer_activations(describe(decoder), torch.bfloat16, 2 * 16)
+    found = estimate(decoder, torch.bfloat16, 2, 16, 0, other_activations=7).activations
+    tables = 2 * 16 * 4 * 128
+    assert 2 < (found - tables - 7) / (2 * formula) < 3
+    assert {part.dtype for part in decoder.parameters()} == {torch.bfloat16}
