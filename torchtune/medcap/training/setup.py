@@ -67,9 +67,9 @@ def check_positions(dataset: TrainingDataset, positions: int) -> None:
         longest = min(longest, len(dataset.prompt_prefix) + int(dataset.table.lengths.max(initial=0)))
     if longest > positions:
         raise UserError(
-            f"samples have up to {longest} tokens (dataset.max_seq_len={dataset.row_length}), but the language model has"
-            f" positions for {positions} (llm.max_seq_len): set"
-            f" dataset.max_seq_len={positions}, which cuts longer samples, or use a language model with more positions"
+            f"samples have up to {longest} tokens (dataset.max_seq_len={dataset.row_length}), but the language model"
+            f" has positions for {positions} (llm.max_seq_len): set dataset.max_seq_len={positions}, which cuts longer"
+            " samples, or use a language model with more positions"
         )
 
 
