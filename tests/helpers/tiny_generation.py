@@ -157,7 +157,8 @@ def plain_answer(generator: Generator, request: Request, max_new_tokens: int) ->
     with torch.no_grad():
         rows = None
         if pictures:
-            pixels = torch.cat([generator.preprocess.transform()(image).view(-1, 3, 8, 8) for image in pictures])
+            shown = [generator.preprocess.transform()(image) for image in pictures]
+            pixels = torch.cat([one if one.ndim == 4 else one[None] for one in shown])
             rows = model.encode_images(pixels.to(model.device))
         while len(answer) < max_new_tokens:
             tokens = torch.tensor([prompt.tokens + answer], device=model.device)
@@ -187,7 +188,8 @@ def plain_score(generator: Generator, request: Request, candidate: str, end_of_t
     with torch.no_grad():
         rows = None
         if pictures:
-            pixels = torch.cat([generator.preprocess.transform()(image).view(-1, 3, 8, 8) for image in pictures])
+            shown = [generator.preprocess.transform()(image) for image in pictures]
+            pixels = torch.cat([one if one.ndim == 4 else one[None] for one in shown])
             rows = model.encode_images(pixels.to(model.device))
         tokens = torch.tensor([ids], device=model.device)
         image_positions = (tokens.flatten() == tokenizer.image_token_id).nonzero().flatten()
