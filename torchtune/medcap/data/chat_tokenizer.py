@@ -115,7 +115,7 @@ class ChatTokenizer:
 
     def __copy__(self) -> ChatTokenizer:
         # One of the same tokenizer, whose methods stay those of the first.
-        copied = object.__new__(ChatTokenizer)
+        copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
 
