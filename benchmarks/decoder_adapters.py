@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
-from torchtune.modules import TransformerDecoder
 
+from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.llm_lora import LanguageModelAdapters, llm_lora
 
 RANK = 16
 
 
-def adapters_for(decoder: TransformerDecoder) -> LanguageModelAdapters:
+def adapters_for(decoder: Decoder) -> LanguageModelAdapters:
     """Build adapters of rank ``RANK`` for all linear maps of the layers.
 
     Args:

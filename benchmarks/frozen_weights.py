@@ -24,7 +24,6 @@ from machine import describe_machine
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div
-from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.build_model import DTYPES, choose_device, plan_model
 from medcap.checkpoints.llm_architecture import build_decoder
@@ -33,6 +32,7 @@ from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.data.batch import Batch
 from medcap.files import write_json, write_text
+from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED, FrozenLinear, quantise_layer
 from medcap.modules.label_loss import IGNORE_INDEX
@@ -162,9 +162,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
     return Subject(f"{preset} with random weights, random tokens and images", load, [batch.to(device)])
 
 
-def random_decoder(
-    llm: dict[str, Any], llm_weights: str, device: torch.device, dtype: torch.dtype
-) -> TransformerDecoder:
+def random_decoder(llm: dict[str, Any], llm_weights: str, device: torch.device, dtype: torch.dtype) -> Decoder:
     """Make a decoder of Gaussian weights (variance 1 / inputs) layer by layer, so that a large one fits quantised."""
     decoder = build_decoder(llm)
     generator = torch.Generator(device).manual_seed(0)
@@ -285,7 +283,7 @@ def errors(expected: list[Outputs], found: list[Outputs]) -> dict[str, float]:
     }
 
 
-def layer_bytes(decoder: TransformerDecoder) -> int:
+def layer_bytes(decoder: Decoder) -> int:
     """Bytes of the layers' weights as they are held."""
     quantised = [part for part in decoder.layers.modules() if isinstance(part, FrozenLinear)]
     held = [*decoder.layers.parameters(), *(tensor for part in quantised for tensor in part.buffers())]

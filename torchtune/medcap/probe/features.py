@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError, is_of_the_machine
-from medcap.models.towers.base import ImageTransform
+from medcap.models.towers.base import ImageTransform, TileTransform
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
 from medcap.workers import num_processors
@@ -104,7 +104,7 @@ def _in_order(values: np.ndarray, examples: Sequence[Example], positions: dict[P
 
 def _read_ahead(
     paths: Sequence[Path],
-    transforms: Sequence[ImageTransform],
+    transforms: Sequence[ImageTransform | TileTransform],
     reader: ImageReader,
     threads: ThreadPoolExecutor,
     batch_size: int,
@@ -119,7 +119,7 @@ def _read_ahead(
         yield [(path, future.result()) for path, future in waiting.popleft()]
 
 
-def _read(path: Path, transforms: Sequence[ImageTransform], reader: ImageReader) -> list[Tensor] | str:
+def _read(path: Path, transforms: Sequence[ImageTransform | TileTransform], reader: ImageReader) -> list[Tensor] | str:
     """Return the image as each encoder takes it, or why it cannot be read."""
     try:
         image = reader.open(path, keep_grey=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.view_keys import read_view, word_value
-from medcap.data.images.views import View
+from medcap.data.images.views import View, choose_frames
 from medcap.errors import ViewKeyError
 from medcap.serving.api.api_error import bad_request
 from medcap.serving.api.conversation_reader import decode_pictures, refused_images
@@ -40,15 +40,15 @@ def slices(images: ImageReader, data: bytes, given: Mapping[str, str], request_i
     """
     view = _view(given)
     with refused_images(images, "image", request_id):
-        views = images.expand_bytes(data, replace(view, frames="all"))
-        shown = images.expand_bytes(data, replace(view, frames=f"{MOST_SLICES} even"))
-    numbers = [one.frames for one in shown] if len(views) > 1 else [0]
-    view = replace(view, frames=tuple(map(int, numbers))) if len(views) > 1 else view
+        count = len(images.expand_bytes(data, replace(view, frames="all")))
+    numbers = tuple(choose_frames(f"{MOST_SLICES} even", count))
+    if count > 1:
+        view = replace(view, frames=numbers)
     pictures, size = [], (0, 0)
     for picture in decode_pictures(images, data, view, "image", request_id):
         size = picture.size
         pictures.append(_address(picture))
-    return {"frames": len(views), "numbers": numbers, "pictures": pictures, "width": size[0], "height": size[1]}
+    return {"frames": count, "numbers": numbers, "pictures": pictures, "width": size[0], "height": size[1]}
 
 
 def _view(given: Mapping[str, str]) -> View:
