@@ -19,7 +19,6 @@ from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenWeightCheck,
-    check_positions,
     prepare_model,
     seed_everything,
     wants_meta_model,
@@ -87,8 +86,6 @@ class FineTuneRecipe:
         )
         data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, keeps_prefix)
 
-        for dataset in filter(None, (data.dataset, data.validation)):
-            check_positions(dataset, plan.llm.max_seq_len)
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
         self.proof = FrozenWeightCheck(cfg, plan, model)

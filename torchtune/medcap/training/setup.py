@@ -11,7 +11,6 @@ from torch import nn
 from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
-from medcap.datasets.training_dataset import TrainingDataset
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, weights_of
@@ -50,27 +49,6 @@ def checkpointed_layers(cfg: TrainingConfiguration, num_layers: int) -> int:
             " only one of them"
         )
     return num_layers if cfg.enable_activation_checkpointing else round(num_layers * (1 - budget))
-
-
-def check_positions(dataset: TrainingDataset, positions: int) -> None:
-    """See that the language model has a position for each token of every sample.
-
-    Args:
-        dataset: its samples may have been counted; uncounted ones are as long as ``dataset.max_seq_len`` allows.
-        positions: positions of the language model.
-
-    Raises:
-        UserError: if a sample is longer.
-    """
-    longest = dataset.row_length
-    if dataset.table is not None:
-        longest = min(longest, len(dataset.prompt_prefix) + int(dataset.table.lengths.max(initial=0)))
-    if longest > positions:
-        raise UserError(
-            f"samples have up to {longest} tokens (dataset.max_seq_len={dataset.row_length}), but the language model"
-            f" has positions for {positions} (llm.max_seq_len): set dataset.max_seq_len={positions}, which cuts longer"
-            " samples, or use a language model with more positions"
-        )
 
 
 def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dict[str, nn.Parameter]:

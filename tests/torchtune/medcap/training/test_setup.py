@@ -12,20 +12,10 @@ from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (
     FrozenWeightCheck,
-    check_positions,
     checkpointed_layers,
     seed_everything,
     wants_meta_model,
 )
-
-
-@pytest.mark.parametrize(("lengths", "longest"), [([20, 57, 3], 60), (None, 200), ([199], 200)])
-def test_a_sample_longer_than_the_language_model_has_positions_for_is_refused(lengths, longest):
-    table = None if lengths is None else SimpleNamespace(lengths=np.array(lengths))
-    dataset = SimpleNamespace(table=table, row_length=200, prompt_prefix=(1, 2, 3))
-    check_positions(dataset, longest)
-    with pytest.raises(UserError, match=rf"up to {longest} tokens \(dataset.max_seq_len=200\), .* {longest - 1} \(llm"):
-        check_positions(dataset, longest - 1)
 
 
 def test_a_seed_fixes_every_generator():
