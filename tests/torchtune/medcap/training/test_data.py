@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medcap.data.epoch_order import EpochOrder
-from medcap.datasets.training_dataset import BadRow
 from medcap.data.packing import SampleTable
+from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.training import data as training_data
 from medcap.training.data import LoaderWatch, TrainingData
