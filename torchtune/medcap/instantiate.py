@@ -59,7 +59,8 @@ def check_arguments(
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for name in arguments:
         if name not in names and not takes_any:
-            raise UserError(unknown_key(name, names, f"{path}."))
+            owner = getattr(component, "__name__", path)
+            raise UserError(unknown_key(name, names, f"{path}.", owner))
     for parameter in parameters:
         required = parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_OR_KEYWORD,
@@ -101,7 +102,11 @@ def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:
         raise UserError(f"{key}: {error if plain else repr(error)} (from {name})") from error
 
 
-def unknown_key(name: str, known: Iterable[str], prefix: str) -> str:
-    """Word a refusal of a key, with the nearest known one."""
-    near = difflib.get_close_matches(name, [*known], n=1)
-    return f"unknown key {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "")
+def unknown_key(name: str, known: Iterable[str], prefix: str, owner: str | None = None) -> str:
+    """Word a refusal of a key, with the nearest known one, or what the component that owns the keys takes."""
+    known = [*known]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"unknown key {prefix}{name}: did you mean {prefix}{near[0]}?"
+    takes = f": {owner} takes {', '.join(known) or 'none'}; ~{prefix}{name} takes it out of a configuration"
+    return f"unknown key {prefix}{name}{'' if owner is None else takes}"

@@ -154,9 +154,9 @@ def _config(options: argparse.Namespace) -> TrainingConfiguration | None:
     if not options.config:
         return None
     name, *overrides = options.config
-    stray = next((word for word in overrides if "=" not in word), None)
+    stray = next((word for word in overrides if "=" not in word and not word.startswith("~")), None)
     if stray is not None:
-        raise UserError(f"--config takes key=value behind the name, not {stray}: name the file before --config")
+        raise UserError(f"--config takes key=value and ~key after the name, not {stray}: name the file before --config")
     return read_arguments(["--config", name, *overrides], DistributedConfiguration)
 
 

@@ -74,7 +74,8 @@ def merge_run(
         raise UserError(f"{run} has no adapters to merge: the weights of its language model are the untouched ones")
     if not is_llama(build_decoder(plan.llm.llm)):
         raise UserError(
-            f"llm._component_={plan.llm.llm['_component_']} is not a Llama: medcap merge writes Llama and Mistral"
+            f"llm._component_={plan.llm.llm['_component_']} cannot be merged: medcap merge writes Llama and Mistral as"
+            " torchtune builds them; medcap chat, web and serve use the run's adapters as they are"
         )
     stored = language_dtype(plan.llm)
     dtype = DTYPES[options.dtype] or stored

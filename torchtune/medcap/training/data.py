@@ -54,9 +54,11 @@ class TrainingData:
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
+        most_positions: positions that the language model may use; None for no limit.
 
     Raises:
-        UserError: if a file cannot be read, or more rows than ``max_bad_fraction`` are found unusable.
+        UserError: if a file cannot be read, more rows than ``max_bad_fraction`` are found unusable, or a sample is
+            longer than the language model may be.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class TrainingData:
         transform: Callable[..., Tensor],
         world: DistributedContext,
         share_preamble: bool = True,
+        most_positions: int | None = None,
     ) -> None:
         self.cfg, self.transform, self.world = cfg, transform, world
+        self._most_positions = most_positions
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
             self._settings["share_preamble"] = False
@@ -94,6 +98,13 @@ class TrainingData:
         too_many = refuse_before_training(bad, dataset.num_rows, self.cfg.max_bad_fraction)
         if too_many is not None:
             return too_many
+        most = self._most_positions
+        if most is not None and (longest := _longest_sample(dataset)) > most:
+            # [Contract] beyond its positions a model computes something without a word (longrope: for all samples).
+            return (
+                f"{key}: a sample of {longest} tokens is longer than the {most} positions of the language model:"
+                f" lower dataset.max_seq_len={dataset.row_length} to {most}, which cuts it, or divide the sample"
+            )
         if key == "dataset" and not dataset.has_images():
             source = self.cfg.dataset.get("source")
             key = "dataset.sources" if source is None else f"dataset.source={source}"
@@ -183,6 +194,15 @@ class TrainingData:
             # A generator of its own: a loader draws a seed when it starts, and a resumed run starts one loader more.
             generator=torch.Generator().manual_seed(self.cfg.seed),
         )
+
+
+def _longest_sample(dataset: TrainingDataset) -> int:
+    """Return the tokens of the longest sample with its prompt prefix; the most it may have if none was counted."""
+    if dataset.table is None:
+        return dataset.row_length
+    # What a sample leaves out as its prompt prefix still takes positions.
+    longest = int(dataset.table.lengths.max(initial=0)) + len(dataset.prompt_prefix)
+    return min(longest, dataset.row_length)
 
 
 def _parameters(cfg: TrainingConfiguration) -> Collection[str]:

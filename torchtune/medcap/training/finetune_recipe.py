@@ -84,7 +84,8 @@ class FineTuneRecipe:
         keeps_prefix = plan.llm.continues_prompt_prefix and not any(
             COMPONENTS[name].changes_language_model for name in cfg.trainable
         )
-        data = TrainingData(cfg, plan.tokenizer, plan.vision.preprocess.transform(), world, keeps_prefix)
+        transform, most = plan.vision.preprocess.transform(), plan.llm.max_seq_len
+        data = TrainingData(cfg, plan.tokenizer, transform, world, keeps_prefix, most)
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded

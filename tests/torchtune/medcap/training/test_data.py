@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from medcap.data.epoch_order import EpochOrder
+from medcap.data.packing import SampleTable
 from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.training import data as training_data
@@ -33,6 +34,8 @@ class Numbers:
 
     num_rows = 13
     shows_images = True
+    row_length, prompt_prefix = 4096, (1, 2)
+    table = SampleTable(*(np.full(13, number) for number in (300, 0, 0)))
 
     def __init__(self, bad_rows=(), bad_images=()):
         self.bad, self._bad_images = list(bad_rows), list(bad_images)
@@ -57,11 +60,13 @@ class Numbers:
 def opened(monkeypatch):
     """Open the data on one of several processes."""
 
-    def open_data(rank=0, size=1, dataset=None, **changes):
+    def open_data(rank=0, size=1, dataset=None, most=None, **changes):
         world = DistributedContext(rank, size, 0, 1, torch.device("cpu"))
         monkeypatch.setattr(world, "gather", lambda value: [value] * size)
         monkeypatch.setattr(training_data, "build", lambda *_, key: dataset or Numbers())
-        return TrainingData(TrainingConfiguration.model_construct(**KEYS | changes), None, None, world)
+        return TrainingData(
+            TrainingConfiguration.model_construct(**KEYS | changes), None, None, world, most_positions=most
+        )
 
     return open_data
 
@@ -152,6 +157,21 @@ def test_a_slow_loader_is_reported_at_most_once_in_ten_minutes(monkeypatch):
     assert [watch.update(0.7, 1.0, 4, 6) for _ in range(4)] == [None] * 4
     clock.now += 601
     assert [bool(watch.update(0.7, 1.0, 4, 6)) for _ in range(2)] == [False, True]
+
+
+def test_a_sample_that_is_longer_than_the_language_model_may_be_is_refused(opened):
+    # 300 tokens and a prompt prefix of 2; rows of 4096 tokens may hold several samples.
+    assert opened(most=302).dataset.num_rows == 13
+    with pytest.raises(UserError) as error:
+        opened(most=301)
+    assert str(error.value) == (
+        "dataset: a sample of 302 tokens is longer than the 301 positions of the language model:"
+        " lower dataset.max_seq_len=4096 to 301, which cuts it, or divide the sample"
+    )
+    uncounted = Numbers()
+    uncounted.table = None
+    with pytest.raises(UserError, match="a sample of 4096 tokens"):
+        opened(dataset=uncounted, most=4095)
 
 
 def test_training_data_without_an_image_is_refused(opened):

@@ -30,8 +30,9 @@ def check_language(plan: LLMPlan) -> None:
     """
     if not is_llama(build_decoder(plan.llm)):
         raise UserError(
-            f"--format hf: llm._component_={plan.llm['_component_']} is no Llama, and only Llama 3, 3.1 and 3.2 are"
-            " exported with their tokenizer so far; --format medcap writes the vision side of a pooled_mlp run"
+            f"--format hf: llm._component_={plan.llm['_component_']} is not torchtune's Llama, and only Llama 3,"
+            " 3.1 and 3.2 are exported with their tokenizer so far; --format vision writes the encoder, --format medcap"
+            " the vision side of a pooled_mlp run"
         )
 
 

@@ -9,6 +9,8 @@ from medcap.errors import UserError
 from medcap.models.towers.tensor_files import read_json
 
 CONFIG_FILE = "config.json"
+# The remedy for a model that cannot be taken.
+TAKE = "take a model with full or sliding-window attention, such as Qwen3, Gemma 3, Phi-3, Mistral or Llama"
 # Attention that reads all keys before a query, or those within a window of positions.
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 # Keys of a config.json that are 0, false or absent in the models that can be taken -> what they stand for.
@@ -35,7 +37,7 @@ def read_config(path: str) -> Any:
         UserError: if the file is missing, is of no causal language model of transformers, or names layers that cannot
             honour the masks of packed samples.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, __version__
 
     file = Path(path) / CONFIG_FILE if Path(path).is_dir() else Path(path)
     try:
@@ -43,21 +45,27 @@ def read_config(path: str) -> Any:
     except UserError as error:
         raise UserError(f"llm: medcap.models.transformers_decoder reads a model's config.json: {error}") from None
     kind = content.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{file}: it names no model_type: copy or download it again")
     if kind not in CONFIG_MAPPING:
         if content.get("auto_map"):
             raise UserError(
                 f"{file}: this model brings its own code (auto_map), which medcap never runs: take a model that"
                 " transformers has a class for"
             )
-        raise UserError(f"{file}: model_type={kind} is none that this release of transformers knows: update it")
+        raise UserError(
+            f"{file}: transformers {__version__} does not know model_type={kind}: install a newer transformers, or take"
+            " another model"
+        )
     try:
-        whole = CONFIG_MAPPING[kind].from_dict(content)
+        # Read by transformers, which writes infinity in a way of its own.
+        whole = CONFIG_MAPPING[kind].from_dict(CONFIG_MAPPING[kind].get_config_dict(file)[0])
         config = whole.get_text_config(decoder=True)
         config.tie_word_embeddings = any(getattr(part, "tie_word_embeddings", False) for part in (config, whole))
     except Exception as error:  # whatever transformers raises for values that it does not take
         raise UserError(f"{file}: transformers cannot read it: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{file}: model_type={kind} has no causal language model in transformers")
+        raise UserError(f"{file}: model_type={kind} has no causal language model in transformers: {TAKE}")
     check_layers(config, str(file))
     return config
 
@@ -80,7 +88,7 @@ def check_layers(config: Any, where: str) -> None:
             raise UserError(f"{where}: {config.model_type} has {meaning} ({key}), {_UNFIT}")
 
 
-_UNFIT = "with which samples cannot share a row: take a model with full or sliding-window attention"
+_UNFIT = f"with which samples cannot share a row: {TAKE}"
 
 
 def why_unfit(reason: str, where: str, kind: str) -> UserError:

@@ -15,7 +15,7 @@ from torchtune.modules import TransformerDecoder
 
 from medcap.errors import UserError
 from medcap.models.decoders.attention import ATTENTION, PASS, AttentionPass, KeysAndValues, attend
-from medcap.models.decoders.families import longest_sequence, read_config, why_unfit
+from medcap.models.decoders.families import TAKE, longest_sequence, read_config, why_unfit
 
 _PROBE = "medcap_probe"
 
@@ -71,13 +71,13 @@ class TransformersDecoder(nn.Module):
         try:
             whole = kind._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)
         except Exception as error:  # whatever a family does that has its own ways of attention
-            raise UserError(
-                f"{where}: {config.model_type} cannot be built with an attention function of ours: {error!r}"
-            ) from error
+            reason = f"cannot be built with medcap's attention ({error!r}); correct its config.json, or"
+            raise UserError(f"{where}: {config.model_type} {reason} {TAKE}") from error
         inner = getattr(whole, whole.base_model_prefix)
         head = whole.get_output_embeddings()
         if whole.base_model_prefix != "model" or getattr(whole, "lm_head", None) is not head:
-            raise UserError(f"{where}: {config.model_type} is not built as medcap knows models: it has no model.layers")
+            reason = "has no model.layers and lm_head, which medcap runs"
+            raise UserError(f"{where}: {config.model_type} {reason}: {TAKE}")
         self.config = config
         self.model = inner
         self.lm_head = head
@@ -288,7 +288,7 @@ def _prepare_attention(decoder: TransformersDecoder, where: str) -> None:
             states = decoder.model(inputs_embeds=embeddings, position_ids=positions, use_cache=False, **{PASS: None})
             decoder.output(states.last_hidden_state)
     except Exception as error:  # whatever a family does with inputs that it is not made for
-        raise UserError(f"{where}: medcap cannot run the layers of {kind}: {error}") from error
+        raise UserError(f"{where}: medcap cannot run the layers of {kind} ({error}): {TAKE}") from error
     finally:
         config._attn_implementation = ATTENTION
     kinds = getattr(config, "layer_types", None) or [None] * len(decoder.layers)

@@ -129,8 +129,8 @@ def _resolve(
         return source
     if options and (pretrained is not False or not name.startswith("timm:") or set(options) != {"image_size"}):
         raise UserError(
-            f"unknown key vision.{next(iter(options))}: {name} takes name, pretrained, select_layer, scales and"
-            " preprocess only (tiny also its sizes, timm:NAME with pretrained=false also image_size)"
+            f"unknown key vision.{next(iter(options))}: {name} takes name, pretrained, select_layer, scales,"
+            " preprocess and tiles only (tiny also its sizes, timm:NAME with pretrained=false also image_size)"
         )
     return _find(name, options, known)(weights and pretrained is not False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,17 +159,20 @@ def _measured_activations(decoder: TransformersDecoder, dtype: torch.dtype) -> i
         embeddings = torch.zeros(1, _MEASURED_TOKENS, decoder.tok_embeddings.embedding_dim, dtype=dtype)
         positions = torch.arange(_MEASURED_TOKENS)[None]
     embeddings.requires_grad_()
+    # [E, out, in]: without memory each token gathers its experts' weights, which a run does not.
+    experts = {tuple(sorted(weight.shape[1:])) for weight in decoder.layers.parameters() if weight.ndim == 3}
     with decoder.without_memory():
-        kept = saved_bytes(lambda: decoder.run(embeddings, None, positions), decoder)
+        kept = saved_bytes(lambda: decoder.run(embeddings, None, positions), decoder, experts)
     return kept // (_MEASURED_TOKENS * len(decoder.layers))
 
 
-def saved_bytes(function: Callable[[], Tensor], parts: nn.Module) -> int:
+def saved_bytes(function: Callable[[], Tensor], parts: nn.Module, gathered: Collection[tuple[int, ...]] = ()) -> int:
     """Bytes that autograd keeps of a computation, measured.
 
     Args:
         function: runs it and returns its result; on the meta device it costs nothing.
         parts: the modules of the computation, whose own weights and buffers are not counted.
+        gathered: sorted shapes of matrices of which a stack ``[n, ., .]`` is a copy of weights, and not counted.
 
     Returns:
         Bytes of all memory that the backward pass refers to, each counted once.
@@ -179,7 +182,7 @@ def saved_bytes(function: Callable[[], Tensor], parts: nn.Module) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if _memory_id(tensor) not in own:
+        if _memory_id(tensor) not in own and not (tensor.ndim == 3 and tuple(sorted(tensor.shape[1:])) in gathered):
             kept[_memory_id(tensor)] = tensor.untyped_storage()
         return tensor
 

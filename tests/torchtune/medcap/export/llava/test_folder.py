@@ -220,7 +220,7 @@ def test_what_llava_has_no_place_for_is_reported_in_one_line(tmp_path, tower, pr
 
 def test_another_language_model_or_tokenizer_is_reported_in_one_line(tmp_path, monkeypatch):
     run = write_run(tmp_path, "siglip")
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="is no Llama, and only Llama 3"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="is not torchtune's Llama, and only Llama 3"):
         patched.setattr("medcap.export.llava.language.is_llama", lambda decoder: False)
         export_run(run, tmp_path / "out")
     with monkeypatch.context() as patched, pytest.raises(UserError, match="tokenizer is a Llama3Tokenizer, and only"):

@@ -62,7 +62,7 @@ class Family:
             if one.images:
                 rows = self.model.encode_images(torch.stack([images[name] for name in one.images]))
                 at = (tokens.flatten() == IMAGE).nonzero().flatten()
-                embeddings = embeddings.flatten(0, 1).index_copy(0, at, rows.flatten(0, 1))[None]
+                embeddings = embeddings.flatten(0, 1).index_copy(0, at, rows)[None]
             logits = plain_logits(self.reference, embeddings)
             total = total + cross_entropy(logits[0], torch.from_numpy(one.targets).long(), reduction="sum")
         return total / NUM_TARGETS

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchtune.models.llama3_1 import llama3_1
 from torchtune.modules import TransformerDecoder
 
-from helpers.transformers_families import family_config
+from helpers.transformers_families import family_config, load_family, write_family
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.models.projectors.base import build_projector
 from medcap.models.towers.registry import build_tower, resolve_tower
@@ -82,6 +82,17 @@ def test_saved_bytes_counts_a_memory_once_and_no_weights() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_experts_of_a_layer_of_transformers_count_no_copies_of_their_weights(tmp_path: Path) -> None:
+    write_family(tmp_path, "gpt_oss")
+    decoder = load_family(tmp_path)
+    positions = torch.arange(16)[None]
+    real = saved_bytes(lambda: decoder.run(torch.randn(1, 16, 32).requires_grad_() * 1, None, positions), decoder)
+    on_meta = build_decoder({"_component_": "medcap.models.transformers_decoder", "path": str(tmp_path)})
+    counted = estimate(on_meta, torch.float32, 1, 16, 0).activations
+    assert real <= counted <= 2 * real
+
+
 def test_vision_side_is_measured_on_the_meta_device() -> None:
     source = resolve_tower({"name": "timm:vit_tiny_patch16_224", "pretrained": False})
     with torch.device("meta"):
