@@ -136,3 +136,19 @@ def test_a_format_that_cannot_say_tiles_refuses_them(packed, tmp_path, capsys):
     with pytest.raises(SystemExit):
         medcap(["export", str(packed), "--out", str(tmp_path / "hf"), "--format", "hf"])
     assert "LLaVA shows each image in one picture" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_fit_is_refused_before_training_and_named(workspace, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        workspace.train(f"vision={TILES}", "dataset.view.fit=pad", output="fit")
+    assert "dataset.view.fit=pad: vision.tiles shows all of an image" in capsys.readouterr().err
+    rows = workspace.records()
+    rows[3]["fit"] = "squash"
+    data = workspace.write_data("fit.json", rows)
+    with pytest.raises(SystemExit):
+        options = config(workspace, f"vision={TILES}", f"dataset.source={data}")
+        medcap(["validate", "--json", str(tmp_path / "found.json"), *options])
+    (row,) = json.loads((tmp_path / "found.json").read_text())["bad_rows"]
+    assert (row["row"], row["rules"]) == (3, ["image"])
+    assert row["reason"].startswith("fit=squash: vision.tiles shows all of an image")
