@@ -10,6 +10,7 @@ from typing import Any
 from medcap.checkpoints.build_model import choose_device, open_model
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.tiles import refuse_fit
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW
 from medcap.entry_point import recipe
@@ -99,6 +100,7 @@ class GenerateRecipe:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
         opened = open_model(cfg)
+        refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
             opened.model,

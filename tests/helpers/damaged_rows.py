@@ -110,7 +110,7 @@ def _rows() -> dict[str, tuple[Any, str, str]]:
     turns("image cut", cut, f"max_seq_len={MAX_SEQ_LEN} cuts an image", "tokens", image=["images/0.png"] * 2)
 
     image("image is a number", 5, "layout", "'image' must be a path or a list of paths")
-    image("image is an object", [{"path": "a"}], "layout", "'image' must be a path or a list of paths")
+    image("image is an object", [{"path": "a"}], "layout", "'image' holds an object without the key 'image'")
     image("missing", "images/none.png", "image path", "does not exist")
     image("outside", "../outside.png", "image path", "lies outside the allowed folders")
     image("link outside", "images/link.png", "image path", "lies outside the allowed folders")

@@ -1,5 +1,7 @@
 """A run whose images are cut into tiles, from training to answers, and what other commands say of it."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -8,10 +10,15 @@ from PIL import Image
 
 from helpers.dicom_files import write_dicom
 from helpers.workspace import TINY_VISION, Workspace, log
+from medcap.chat.terminal import Chat
 from medcap.cli import main as medcap
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Sampling
 from medcap.generation.run import open_run
+from medcap.serving.api.api_error import ApiError
+from medcap.serving.api.chat_body import read_chat_body
+from medcap.serving.api.conversation_reader import ConversationReader
+from medcap.serving.limits import Limits
 
 TILES = TINY_VISION.replace("}", ", tiles: 4}")
 # The tower's pictures are 16 x 16, and each has 4 tokens.
@@ -136,3 +143,31 @@ def test_a_format_that_cannot_say_tiles_refuses_them(packed, tmp_path, capsys):
     with pytest.raises(SystemExit):
         medcap(["export", str(packed), "--out", str(tmp_path / "hf"), "--format", "hf"])
     assert "LLaVA shows each image in one picture" in capsys.readouterr().err
+
+
+def test_a_fit_is_refused_in_a_request_and_in_the_chat(packed, workspace, monkeypatch, capsys):
+    generator = open_run(packed, ["device=cpu"], progress=False)
+    data = base64.b64encode((workspace.folder / "images" / "0.png").read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}, "view": {"fit": "pad"}}
+    body = {"model": "mine", "messages": [{"role": "user", "content": [part]}]}
+    with pytest.raises(ApiError, match=r"view\.fit': this model sees all of an image, cut into tiles"):
+        ConversationReader(generator, Limits()).read(read_chat_body(json.dumps(body).encode(), 9), "req-1")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {workspace.folder / 'images' / '0.png'} fit=pad\n"))
+    Chat(GREEDY).talk(generator)
+    assert capsys.readouterr().err.startswith("fit=pad: vision.tiles shows all of an image")
+
+
+@pytest.mark.slow
+def test_a_fit_is_refused_before_training_and_named(workspace, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        workspace.train(f"vision={TILES}", "dataset.view.fit=pad", output="fit")
+    assert "dataset.view.fit=pad: vision.tiles shows all of an image" in capsys.readouterr().err
+    rows = workspace.records()
+    rows[3]["fit"] = "squash"
+    data = workspace.write_data("fit.json", rows)
+    with pytest.raises(SystemExit):
+        options = config(workspace, f"vision={TILES}", f"dataset.source={data}")
+        medcap(["validate", "--json", str(tmp_path / "found.json"), *options])
+    (row,) = json.loads((tmp_path / "found.json").read_text())["bad_rows"]
+    assert (row["row"], row["rules"]) == (3, ["image"])
+    assert row["reason"].startswith("fit=squash: vision.tiles shows all of an image")

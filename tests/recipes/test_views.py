@@ -109,7 +109,7 @@ def test_the_default_view_changes_nothing_and_another_one_the_fingerprint(genera
         ({"frames": 99}, "has no frame 99"),
         ({"window": [40, 0]}, r"row 0: window=\[40, 0\] must have a width above 0"),
         ({"axis": "up"}, "row 0: axis='up' must be one of"),
-        ({"image": {"image": "ct.nii.gz", "frame": 1}}, "'image' must be a path or a list of paths"),
+        ({"image": {"image": "ct.nii.gz", "frame": 1}}, "unknown key image.frame: did you mean image.frames"),
     ],
 )
 def test_a_bad_view_is_a_bad_row(generator, keys, words):

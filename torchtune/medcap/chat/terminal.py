@@ -12,6 +12,8 @@ from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import LimitKeys
+from medcap.data.images.row_entry import VIEW_KEYS
+from medcap.data.images.tiles import refuse_fit
 from medcap.data.images.view_keys import split_words
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
@@ -80,7 +82,10 @@ class Chat:
         path, view = split_words(words)
         named = Path(path.strip("'\"")).expanduser()
         if not named.exists():
-            raise UserError(f"{named}: there is no such file")
+            keys = f"; the keys after a file are {', '.join(VIEW_KEYS)}" if "=" in words else ""
+            raise UserError(f"{named}: there is no such file{keys}")
+        if self._generator is not None:
+            refuse_fit(view.fit, self._generator.preprocess.tiles)  # asking would fail, again and again
         image = ImageRef(str(self._reader.resolve(named)), view)
         sizes = [self._reader.open(single).size for single in self._reader.expand(image)]
         self._images.append(image)

@@ -84,6 +84,7 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         UserError: for an impossible option, or a file that cannot be read.
     """
     from medcap.data.images.reader import MAX_PIXELS
+    from medcap.data.images.tiles import refuse_fit
     from medcap.data.images.view_keys import read_view
     from medcap.data.labels_and_image_tokens import LabelRules
     from medcap.data.row_layouts import STYLES
@@ -119,6 +120,8 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
             *(bool(known.get(name)) for name in ("train_on_input", "train_on_header", "mask_after_image"))
         )
         view = read_view(own.view or {}, read_view(settings.get("view") or {}, prefix="dataset.view."))
+        if tokenizer is not None:
+            refuse_fit(view.fit, tokenizer.tiles, "dataset.view.fit")
         checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules, view=view)
         opened.append(TrainingFile(checker, own, name, cfg, vision))
     return opened

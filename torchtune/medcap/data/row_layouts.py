@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.images.row_entry import VIEW_KEYS, image_entry
+from medcap.data.images.row_entry import VIEW_KEYS, image_entries
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -176,12 +176,7 @@ def _named_images(row: Mapping[str, Any], key: str, style: str) -> list[tuple[st
 def _paths(row: Mapping[str, Any], field: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the path of each image, and the object that may say how it is looked at."""
     named = row.get(field)
-    named = [] if named is None else [named] if isinstance(named, str | Mapping) else named
-    images = [image_entry(image) for image in named] if isinstance(named, list) else [None]
-    found = [image for image in images if image is not None]
-    if len(found) < len(images):
-        raise UserError(f"'{'image' if field == 'id' else field}' must be a path or a list of paths")
-    return found
+    return [] if named is None else image_entries(named, "image" if field == "id" else field)
 
 
 def _check_other_fields(row: Mapping[str, Any], key: str, has_images: bool) -> None:

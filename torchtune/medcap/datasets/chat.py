@@ -18,6 +18,7 @@ from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.expansion import expand_images
 from medcap.data.images.reader import MAX_PIXELS, ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.images.tiles import refuse_fit
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
@@ -332,6 +333,8 @@ def chat_dataset(
         if style not in STYLES:
             raise UserError(f"conversation_style={style} is unknown: use one of {', '.join(STYLES)}")
         rows, reader = open_source(file.source, roots, max_image_pixels)
+        known = read_view(file.view or {}, common)
+        refuse_fit(known.fit, tokenizer.tiles, "dataset.view.fit")
         parts.append(
             ChatDataset(
                 rows,
@@ -342,7 +345,7 @@ def chat_dataset(
                 max_seq_len,
                 packed,
                 share_images,
-                view=read_view(file.view or {}, common),
+                view=known,
             )
         )
     if share_preamble:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import IMAGE_KEYS
-from medcap.data.images.row_entry import VIEW_KEYS, image_entry
+from medcap.data.images.row_entry import VIEW_KEYS, image_entries
 from medcap.data.row_layouts import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.errors import UserError
 
@@ -45,10 +45,7 @@ def rename_images(row: Any, rename: Rename, keep_views: bool = True) -> dict[str
     fields = _fields(row)
     for field in fields:
         value = row[field]
-        entries = [image_entry(image) for image in (value if isinstance(value, list) else [value])]
-        found = [entry for entry in entries if entry is not None]
-        if len(found) < len(entries):
-            raise UserError(f"'{field}' must be a path or a list of paths")
+        found = image_entries(value, field)
         names = [_renamed(name, folder, own, _keys(row), rename, keep_views) for name, own in found]
         changed[field] = names if isinstance(value, list) else names[0]
     if fields == ["id"]:

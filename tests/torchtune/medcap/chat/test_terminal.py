@@ -239,6 +239,7 @@ def test_a_turn_that_was_asked_alone_about_an_earlier_image_is_saved_and_remembe
     [
         ("/imgae x", "there is no command /imgae: /help lists them"),
         ("/image none.png", "none.png: there is no such file"),
+        ("/image 0.png frame=2", "no such file; the keys after a file are frames, axis, window, fit"),
         ("/image broken.png", "not a readable image"),
         ("/set lr=1", "write /set KEY=VALUE with a key of temperature"),
         ("/set temperature=warm", "temperature=warm: it must be a number"),

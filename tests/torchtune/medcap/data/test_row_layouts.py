@@ -298,8 +298,9 @@ def test_keys_of_a_row_of_text_alone_may_mean_anything():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        ([{"image": "a", "frame": 1}], "'images' must be a path or a list of paths"),
-        ([{"frames": 1}], "'images' must be a path or a list of paths"),
+        ([{"image": "a", "frame": 1}], "unknown key images.frame: did you mean images.frames?"),
+        ([{"frames": 1}], "'images' holds an object without the key 'image', which is the path"),
+        ([["a"]], "'images' must be a path or a list of paths"),
         ([{"image": "a", "frames": "x"}], "frames='x' must be middle, all"),
         ([{"image": "a"}, "a"], "1 image placeholder"),
     ],

@@ -19,7 +19,7 @@ from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
 from medcap.data.images.shown_size import AnyFile, shown_size
-from medcap.data.images.tiles import Tiles
+from medcap.data.images.tiles import Tiles, refuse_fit
 from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
 from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
@@ -163,7 +163,11 @@ class ImageReader:
                 return shown_size(opened, image.view, file)
 
     def num_pictures(self, tiles: Tiles, image: ImageRef) -> int:
-        """Return the number of pictures that tiles make of an image; raises what :meth:`shown_size` raises."""
+        """Return the number of pictures that tiles make of an image; raises what :meth:`shown_size` raises.
+
+        A ``fit`` of the image is refused here, where rows are checked, and not when training reaches its pixels.
+        """
+        refuse_fit(image.view.fit, tiles)
         return tiles.num_pictures(self.shown_size(image))
 
     def open(self, image: ImageRef | str | Path, keep_grey: bool = False) -> Image.Image:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from medcap.errors import UserError
+
 Size = tuple[int, int]  # width and height, in pixels or in crops
 
 
@@ -33,6 +35,21 @@ def best_resolution(size: Size, resolutions: Sequence[Size]) -> Size:
         return kept, kept - resolution[0] * resolution[1]
 
     return max(resolutions, key=worth)
+
+
+def refuse_fit(fit: str | None, tiles: object, key: str = "fit") -> None:
+    """Refuse what is said of how an image fills a square, where images are cut into tiles.
+
+    Args:
+        fit: what the key says; None for nothing.
+        tiles: what is true where images are cut into tiles.
+        key: where it is said, for the message.
+
+    Raises:
+        UserError: if both are there.
+    """
+    if fit is not None and tiles:
+        raise UserError(f"{key}={fit}: vision.tiles shows all of an image, whatever its shape; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class RowChecker:
         if self.tokenizer is not None and self.tokenizer.tiles is not None:
             stage.rule = "image"
             for image in record.images:
-                self.reader.shown_size(image)
+                self.reader.num_pictures(self.tokenizer.tiles, image)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:

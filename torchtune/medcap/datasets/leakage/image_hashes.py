@@ -34,7 +34,7 @@ class HashedImage:
         name: its path.
         bits: 64-bit perceptual hash.
         fine: [4] uint64: the 256-bit perceptual hash, as bytes.
-        file: SHA-256 of the file's bytes.
+        file: SHA-256 of the file's bytes; of a folder, of the hashes of its files.
         pixels: SHA-256 of size and 8-bit RGB pixels.
         flat: whether it is of nearly one colour, so that the perceptual hashes are those of noise.
     """
@@ -51,7 +51,7 @@ def hash_image(path: str | Path) -> HashedImage:
     """Hash one image file.
 
     Args:
-        path: a file of a format that ``ImageReader`` opens.
+        path: a file of a format that ``ImageReader`` opens, or a folder with one DICOM series.
 
     Returns:
         Its hashes. The perceptual ones are ImageHash's ``phash`` (signs of the lowest frequencies of the cosine
@@ -65,16 +65,23 @@ def hash_image(path: str | Path) -> HashedImage:
     picture = ImageReader([], keys=LimitKeys(None, None)).open(path)
     grey = picture.convert("L")
     small = np.asarray(grey.resize((64, 64), Image.Resampling.BOX), dtype=np.float64)
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
     return HashedImage(
         name=str(path),
         bits=int.from_bytes(np.packbits(imagehash.phash(grey, SIDE).hash).tobytes()),
         fine=np.packbits(imagehash.phash(grey, FINE_SIDE).hash).tobytes(),
-        file=digest,
+        file=_digest(Path(path)),
         pixels=hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(),
         flat=bool(small.std() < FLAT_DEVIATION),
     )
+
+
+def _digest(path: Path) -> bytes:
+    if path.is_dir():
+        # Whatever its files are called: a series may have been renamed.
+        files = sorted(_digest(file) for file in path.iterdir() if file.is_file())
+        return hashlib.sha256(b"".join(files)).digest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def hash_images(images: Iterable[ImageFile], processes: int | None = None) -> Iterator[HashedImage | ImageFile]:

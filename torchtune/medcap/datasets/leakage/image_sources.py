@@ -10,7 +10,7 @@ from typing import Any
 
 from medcap.data.images.reader import IMAGE_KEYS, ImageReader
 from medcap.data.images.roots import LimitKeys
-from medcap.data.images.row_entry import image_entry
+from medcap.data.images.row_entry import image_entries
 from medcap.data.images.suffixes import SUFFIXES, is_image_file
 from medcap.errors import UserError
 
@@ -118,9 +118,5 @@ def _read_turns(row: Mapping[str, Any], path: Path, index: int, find: Callable[[
 
 
 def _named(row: Mapping[str, Any]) -> list[str]:
-    value = next((row[key] for key in IMAGE_KEYS if row.get(key)), [])
-    entries = [image_entry(image) for image in (value if isinstance(value, list) else [value])]
-    names = [entry[0] for entry in entries if entry is not None]
-    if len(names) < len(entries):
-        raise UserError("the image must be a path or a list of paths")
-    return names
+    field = next((key for key in IMAGE_KEYS if row.get(key)), "image")
+    return [name for name, _ in image_entries(row.get(field) or [], field)]

@@ -284,12 +284,10 @@ class ShardRows:
         return row
 
     def _own_image(self, image: Any, images: list[int], shard: int) -> Any:
-        """Return an image of a row with the path that it means; what is neither a path nor an object stays."""
-        entry = image_entry(image)
-        if entry is None:
-            return image
-        path = self._own_path(entry[0], images, shard) or entry[0]
-        return {**entry[1], "image": path} if entry[1] else path
+        """Return an image of a row with the path that it means."""
+        name, own = image_entry(image, "image")
+        path = self._own_path(name, images, shard) or name
+        return {**own, "image": path} if own else path
 
     def _own_path(self, name: str, images: list[int], shard: int) -> str | None:
         """Return the path of the image of this sample, or else of this shard, that a row's name means.

@@ -12,7 +12,7 @@ from torchtune.data import Message
 
 from medcap.data.images.reader import IMAGE_KEYS
 from medcap.data.images.reference import ImageRef
-from medcap.data.images.row_entry import image_entry
+from medcap.data.images.row_entry import image_entries
 from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, text_of_value
 from medcap.datasets.published.fields import field_text, option_texts, question_text
@@ -134,10 +134,7 @@ def _image_entries(value: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
     other = next((key for key in (*IMAGE_KEYS, "img") if key not in _IMAGE_KEYS and value.get(key)), None)
     if not named and other is not None:
         raise UserError(f"'{other}' is not read: name the image under 'image'")
-    entries = [image_entry(image) for image in (named[0] if named else [])]
-    if None in entries:
-        raise UserError("'image' must be a path, or a list of paths")
-    return [entry for entry in entries if entry is not None]
+    return image_entries(named[0] if named else [], "image")
 
 
 def question_message(images: Sequence[ImageRef], words: str) -> Message:

@@ -16,7 +16,7 @@ from PIL.Image import Image, Resampling
 from PIL.Image import new as new_image
 from torch import Tensor
 
-from medcap.data.images.tiles import Tiles
+from medcap.data.images.tiles import Tiles, refuse_fit
 from medcap.errors import UserError
 from medcap.models.component import Component
 
@@ -229,9 +229,8 @@ class TileTransform:
             ValueError: as :class:`ImageTransform`.
         """
         _check_mode(image)
-        if fit is not None:
-            raise UserError(f"fit={fit}: vision.tiles shows all of an image, whatever its shape; leave one of them out")
         tiling = self.preprocess.tiling
+        refuse_fit(fit, tiling)
         assert tiling is not None, "it is made where there are tiles"
         return torch.stack(list(map(_pixels, tiling.cut(image, Resampling[self.preprocess.interpolation.upper()]))))
 

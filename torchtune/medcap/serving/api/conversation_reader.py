@@ -131,6 +131,9 @@ class ConversationReader:
 
     def _pictures(self, data: bytes, view: View, field: str, request_id: str, room: _Room) -> list[PreparedImage]:
         """Decode one image, or the frames of a volume that are wanted."""
+        if view.fit is not None and self._generator.preprocess.tiles:
+            name = f"{field}.view.fit"
+            raise bad_request(f"'{name}': this model sees all of an image, cut into tiles; leave it out", name)
         key = hashlib.sha256(data).hexdigest()
         with refused_images(self._images, f"{field}.image_url.url", request_id):
             views = self._images.expand_bytes(data, view)

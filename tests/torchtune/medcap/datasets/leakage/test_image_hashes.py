@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.dicom_series import write_series
 from medcap.datasets.leakage.image_hashes import HashedImage, hash_image, hash_images
 from medcap.datasets.leakage.image_sources import ImageFile
 from medcap.errors import UserError
@@ -99,3 +100,14 @@ def test_several_processes_give_the_same_in_the_same_order(tmp_path):
         picture(index, 32).save(tmp_path / f"{index}.png")
     files = [ImageFile(str(tmp_path / f"{index % 6}.png")) for index in range(200)]
     assert list(hash_images(files, processes=2)) == list(hash_images(files, processes=1))
+
+
+def test_a_series_is_found_again_whatever_its_files_are_called(tmp_path):
+    series = write_series(tmp_path / "one", np.arange(4 * 5 * 6).reshape(4, 5, 6))
+    (tmp_path / "two").mkdir()
+    for number, file in enumerate(sorted(series.iterdir())):
+        (tmp_path / "two" / f"{9 - number}").write_bytes(file.read_bytes())
+    one, two = (hash_image(tmp_path / name) for name in ("one", "two"))
+    assert (one.file, one.pixels) == (two.file, two.pixels)
+    (tmp_path / "two" / "notes.txt").write_text("")
+    assert hash_image(tmp_path / "two").file != one.file
