@@ -143,7 +143,8 @@ def _repeated(findings: Validation) -> list[str]:
 
 
 def _image_names(survey: Survey, rows: list[int]) -> str:
-    names = (", ".join(Path(image.path).name for image in survey.checker.images(row)) for row in rows)
+    # Slices of one volume are several images of one name.
+    names = (", ".join(dict.fromkeys(Path(image.path).name for image in survey.checker.images(row))) for row in rows)
     return " = ".join(f"row {row}'s {name}" for row, name in zip(rows, names, strict=True))
 
 

@@ -1,6 +1,8 @@
 import json
 import os
 
+import nibabel
+import numpy as np
 import pytest
 
 from helpers.damaged_rows import damages, good_row, write_images
@@ -131,3 +133,12 @@ def test_misuse_is_one_line_and_status_2(folder, capsys, arguments, message):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("medcap: ")]
     assert message.format(**names) in line
     assert not os.path.exists("x.json")
+
+
+def test_slices_of_a_volume_name_it_once(folder, capsys):
+    volume = nibabel.Nifti1Image(np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6), np.eye(4))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        nibabel.save(volume, folder / name)
+    rows = write(folder / "volumes.jsonl", [good_row(name) | {"frames": "2 even"} for name in ("a.nii.gz", "b.nii.gz")])
+    assert validate(rows) == 0
+    assert "another one's content: row 0's a.nii.gz = row 1's b.nii.gz" in capsys.readouterr().out
