@@ -11,7 +11,7 @@ from medcap.configs import packaged_configs
 from medcap.configuration import ComponentRule, Configuration, Number, OneOf, check
 from medcap.entry_point import read_arguments, recipe
 from medcap.errors import UserError
-from medcap.instantiate import build
+from medcap.instantiate import build, check_arguments
 
 
 class Inner(Configuration):
@@ -351,3 +351,14 @@ def test_a_component_that_refuses_its_arguments_is_reported_with_its_key():
         build({"_component_": "builtins.dict"}, 5, key="sampler")
     with pytest.raises(UserError, match=r"metric_logger\._component_=torch\.nothing cannot be found"):
         build({"_component_": "torch.nothing"}, key="metric_logger")
+
+
+def test_an_unknown_argument_tells_what_the_component_takes_and_how_to_drop_it():
+    def tokenizer(path: str, today: str = "") -> None: ...
+
+    with pytest.raises(UserError) as error:
+        check_arguments(tokenizer, {"path": "a", "merges_file": "b"}, "tokenizer")
+    assert str(error.value) == (
+        "unknown key tokenizer.merges_file: tokenizer takes path, today;"
+        " ~tokenizer.merges_file takes it out of a configuration"
+    )
