@@ -185,6 +185,9 @@ def _how_it_was_made(facts: RunFacts) -> str:
 def _data(facts: RunFacts) -> str:
     named = ", ".join(f"`{name}`" for name in facts.data) or "not recorded"
     lines = [f"## Data\n\n- source: {named}"]
+    if view := (facts.config.get("dataset") or {}).get("view"):
+        keys = ", ".join(f"{key}: {value}" for key, value in view.items() if value is not None)
+        lines.append(f"- images were looked at with `{keys}` where a row did not say otherwise: show them so")
     if "samples" in facts.summary:
         bad = facts.summary.get("bad_rows", 0)
         lines.append(f"- rows: {facts.summary['samples']:,}; rows that could not be used: {bad:,}")

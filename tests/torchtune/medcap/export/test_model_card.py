@@ -132,9 +132,11 @@ def test_the_card_of_a_run_that_goes_on_from_another_names_the_data_of_both(work
     captions = workspace.write_data("captions.json", workspace.records()[:4])
     model = (f"vision={workspace.folder}/siglip-tiny", "projector.num_image_tokens=null")
     earlier = workspace.train(*model, "trainable=[projector]", f"dataset.source={captions}", output="earlier")
-    run = workspace.train(*model, "trainable=[vision]", f"init_from={earlier}", output="later")
+    view = "dataset.view.fit=pad"
+    run = workspace.train(*model, "trainable=[vision]", f"init_from={earlier}", view, output="later")
     export_run(run, tmp_path / "mine")
     text = (tmp_path / "mine/README.md").read_text(encoding="utf-8")
     assert "- source: `train.json`" in text and "- before that: projector on captions.json, 1 steps" in text
     assert "| projector | mlp, 16 tokens an image | yes |" in text  # by the earlier run
+    assert "- images were looked at with `fit: pad` where a row did not say otherwise" in text
     assert str(workspace.folder) not in text
