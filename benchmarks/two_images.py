@@ -26,7 +26,7 @@ from medcap.pipeline.definition import read_pipeline
 from medcap.pipeline.run import run_pipeline
 
 PIPELINE = "medcap/tiny/two_images_pipeline"
-TRAIN_PAIRS, TEST_PAIRS = 12_000, 400
+TRAIN_PAIRS, TEST_PAIRS = 24_000, 400
 WORDS = ("first", "second")
 ASKED = (
     "Which of the two images shows a {kind}, the first or the second?",
