@@ -81,7 +81,7 @@ class FaultyMLP(PatchMLP):
         hold_folder: Path,
         delay: float,
     ) -> None:
-        super().__init__(tower_shape, llm_dim, llm_dim, None, None)
+        super().__init__(tower_shape, llm_dim, [llm_dim], None, None)
         self.faults, self.signal_number, self.hold_folder, self.delay = faults, signal_number, hold_folder, delay
         self.calls = {True: 0, False: 0}
 

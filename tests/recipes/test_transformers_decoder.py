@@ -64,8 +64,8 @@ def test_it_answers(place, run):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["merge"], "llm._component_=medcap.models.transformers_decoder is not a Llama: medcap merge writes Llama"),
-        (["export"], "--format hf: llm._component_=medcap.models.transformers_decoder is no Llama"),
+        (["merge"], "llm._component_=medcap.models.transformers_decoder cannot be merged: medcap merge writes Llama"),
+        (["export"], "--format hf: llm._component_=medcap.models.transformers_decoder is not torchtune's Llama"),
     ],
 )
 def test_what_only_a_llama_has_a_place_for_is_one_line(run, tmp_path, capsys, command, message):
