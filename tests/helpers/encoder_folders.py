@@ -13,19 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from helpers.vision_checkpoints import HUGGING_FACE_TEXT
+
 _VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _MAPS = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-_TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "vocab_size": 64,
-    "max_position_embeddings": 8,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 _SQUARE = {"height": 56, "width": 56}
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -130,7 +121,7 @@ ENCODERS = {
         56,
         _transformers(
             "Siglip",
-            {"vision_config": {**_VIT, **_PATCHES, "intermediate_size": 32}, "text_config": _TEXT},
+            {"vision_config": {**_VIT, **_PATCHES, "intermediate_size": 32}, "text_config": HUGGING_FACE_TEXT},
             ("SiglipImageProcessorPil", {"size": _SQUARE, "resample": 2, **_HALF}),
             lambda output: output.hidden_states[-1],
         ),
@@ -140,7 +131,7 @@ ENCODERS = {
         56,
         _transformers(
             "CLIP",
-            {"vision_config": {**_VIT, **_PATCHES, "intermediate_size": 32}, "text_config": _TEXT},
+            {"vision_config": {**_VIT, **_PATCHES, "intermediate_size": 32}, "text_config": HUGGING_FACE_TEXT},
             ("CLIPImageProcessorPil", {"size": {"shortest_edge": 56}, "crop_size": _SQUARE}),
             lambda output: output.hidden_states[-1][:, 1:],
         ),

@@ -20,7 +20,7 @@ _HUGGING_FACE_VISION = {
     "image_size": 32,
     "patch_size": 8,
 }
-_HUGGING_FACE_TEXT = {
+HUGGING_FACE_TEXT = {
     "hidden_size": 16,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -127,7 +127,7 @@ def write_hugging_face_folder(
     torch.manual_seed(0)
     if part == "whole":
         config = getattr(transformers, f"{prefix}Config")(
-            text_config=dict(_HUGGING_FACE_TEXT),
+            text_config=dict(HUGGING_FACE_TEXT),
             vision_config=vision,
             **({"projection_dim": 12} if family == "clip" else {}),
         )

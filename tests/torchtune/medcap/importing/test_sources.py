@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from torchtune.data import Message
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from helpers.llava_sources import LINEAR, MLP, llava_original
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm
 from helpers.run_folders import LLAMA3, POOLED_MLP, picture, write_run
 from helpers.vision_checkpoints import write_hugging_face_folder
@@ -104,38 +105,6 @@ def test_a_model_of_transformers_sees_the_same_after_its_import(tmp_path, layer)
         assert prompt == generator.tokenizer.prompt([Message(role="user", content="Is it clear?")]).tokens
         ours = generator.model.decoder(torch.tensor([prompt]))
         assert (ours - model(torch.tensor([prompt])).logits).abs().max() < 1e-4
-
-
-def llava_original(folder, kind, projector, tower_inside, llm=None, **changes):
-    """LLaVA's own layout: a Llama's names, the projector and perhaps the tower below ``model.``."""
-    decoder = random_decoder(llm or tiny_llm(LLAMA3))
-    source = write_hugging_face_llm(folder / "source", decoder)
-    clip = write_hugging_face_folder(folder / "clip", "clip", "vision")
-    tensors = load_file(source / "model.safetensors")
-    tensors |= {f"model.mm_projector.{name}": tensor for name, tensor in projector.items()}
-    if tower_inside:
-        state = {f"model.vision_tower.vision_tower.vision_model.{name}": t for name, t in clip.state_dict().items()}
-        tensors |= {name: (tensor + 1 if tensor.is_floating_point() else tensor) for name, tensor in state.items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, source / "model.safetensors")
-    config = json.loads((source / "config.json").read_text())
-    config |= {
-        "model_type": "llava_llama",
-        "mm_vision_tower": str(folder / "clip"),
-        "mm_projector_type": kind,
-        "mm_vision_select_layer": -2,
-        **changes,
-    }
-    (source / "config.json").write_text(json.dumps(config))
-    return source, clip.eval()
-
-
-def random_tensors(**shapes):
-    torch.manual_seed(1)
-    return {name.replace("_", "."): torch.randn(shape) for name, shape in shapes.items()}
-
-
-MLP = random_tensors(**{"0_weight": (32, 16), "0_bias": (32,), "2_weight": (32, 32), "2_bias": (32,)})
-LINEAR = random_tensors(weight=(32, 16), bias=(32,))
 
 
 def expected_rows(clip, weights, shift=0.0):
@@ -323,79 +292,3 @@ def test_a_projector_for_another_width_or_of_another_kind_is_refused(tmp_path):
     torch.save({"weight": MLP["0.weight"]}, file)
     with pytest.raises(UserError, match=r"holds no tensor named \*mm_projector"):
         import_model(file, tmp_path / "run", options)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    write_hugging_face_folder(tmp_path / "clip", "clip", "vision")
-    bad = {**MLP, "2.bias": torch.full((32,), value)}
-    file = tmp_path / "mm_projector.bin"
-    torch.save({f"model.mm_projector.{name}": tensor.half() for name, tensor in bad.items()}, file)
-    message = r"mm_projector\.bin: 32 of 32 values of tensor model\.mm_projector\.2\.bias are NaN or infinite"
-    with pytest.raises(UserError, match=message):
-        import_model(file, tmp_path / "run", ImportOptions(vision=str(tmp_path / "clip")))
-    (tmp_path / "folder").mkdir()
-    source, _ = llava_original(tmp_path / "folder", "mlp2x_gelu", bad, False)
-    with pytest.raises(UserError, match=r"2\.bias are NaN or infinite"):
-        import_model(source, tmp_path / "run")
-    path = tmp_path / "clip/model.safetensors"
-    tensors = load_file(path)
-    name = min(name for name in tensors if name.endswith("layers.0.mlp.fc1.weight"))
-    save_file(tensors | {name: tensors[name] * value}, path, metadata={"format": "pt"})
-    torch.save({f"model.mm_projector.{name}": tensor for name, tensor in MLP.items()}, file)
-    with pytest.raises(UserError, match=r"model\.safetensors: .*layers\.0\.mlp\.fc1\.weight are NaN or infinite"):
-        import_model(file, tmp_path / "run", ImportOptions(vision=str(tmp_path / "clip")))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_language_model_that_is_not_finite_is_refused_and_nothing_is_left(tmp_path):
-    source, _ = llava_original(tmp_path, "mlp2x_gelu", MLP, False)
-    (path,) = source.glob("*.safetensors")
-    tensors = load_file(path)
-    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] * float("nan")}, path)
-    with pytest.raises(UserError, match=r"language model as torch\.float32: .*model\.norm\.weight are NaN or infinite"):
-        import_model(source, tmp_path / "run")
-    assert not list(tmp_path.glob("*run*"))
-
-
-def test_a_projector_of_empty_tensors_tells_the_reason(tmp_path):
-    write_hugging_face_folder(tmp_path / "clip", "clip", "vision")
-    file = tmp_path / "mm_projector.bin"
-    for projector in (MLP, LINEAR):
-        torch.save({f"model.mm_projector.{name}": torch.ones(0) for name in projector}, file)
-        with pytest.raises(UserError, match=r"tensor .* of the projector has shape \[0\]; it is empty, as DeepSpeed's"):
-            import_model(file, tmp_path / "run", ImportOptions(vision=str(tmp_path / "clip")))
-    (tmp_path / "folder").mkdir()
-    empty = {name: torch.ones(0) for name in MLP}
-    source, _ = llava_original(tmp_path / "folder", "mlp2x_gelu", empty, False)
-    with pytest.raises(UserError, match=r"tensor .* of the projector has shape \[0\]; it is empty, as DeepSpeed's"):
-        import_model(source, tmp_path / "run")
-
-
-def test_a_pointer_in_place_of_any_file_of_a_source_is_reported(tmp_path):
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    source, _ = llava_original(tmp_path, "mlp2x_gelu", MLP, False)
-    for path in sorted([*source.glob("*.safetensors"), source / "config.json", source / "original/tokenizer.model"]):
-        content = path.read_bytes()
-        path.write_text(pointer)
-        with pytest.raises(
-            UserError, match=rf"{path.name} is a git-lfs pointer, not the file itself: run git lfs pull"
-        ):
-            import_model(source, tmp_path / "run")
-        path.write_bytes(content)
-    assert not list(tmp_path.glob("*run*"))
-
-
-def test_other_sources_are_reported_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder; download a model of the hub first"):
-        import_model("llava-hf/llava-1.5-7b-hf", tmp_path / "run")
-    (tmp_path / "notes.txt").write_text("no model")
-    with pytest.raises(UserError, match=r"notes.txt is of no known format"):
-        import_model(tmp_path / "notes.txt", tmp_path / "run")
-    torch.save({"visual": {"x": {1, 2}}}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match=r"only tensors can be read|holds more than tensors"):
-        import_model(tmp_path / "bad.pt", tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/mine").touch()
-    with pytest.raises(UserError, match="exists already"):
-        import_model(tmp_path / "notes.txt", tmp_path / "run")

@@ -78,7 +78,7 @@ def test_a_stage_that_fails_ends_the_pipeline_and_is_tried_again(tmp_path, run):
     with pytest.raises(UserError, match="stage instruct ended with status 1"):
         run(content(out, seed=90))
     assert starts(out) == {"align": [TRAIN], "instruct": [TRAIN, TRAIN]}
-    # It left no checkpoint, so the file may be mended without more.
+    # The stage left no checkpoint, so the file may be corrected and run again without --redo.
     mended = content(out, seed=90)
     mended["stages"]["instruct"]["overrides"]["seed"] = 4
     assert list(run(mended)) == ["align", "instruct", "ask"]
