@@ -18,7 +18,7 @@ from helpers.tiny_generation import (
     plain_score,
     write_images,
 )
-from helpers.tokenizers import tiny_tokenizer_file
+from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
 from helpers.transformers_families import FAMILIES, plain_logits, write_family
 from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.data.chat_tokenizer import ChatTokenizer
@@ -188,3 +188,32 @@ def test_targets_are_the_names_of_the_family(family):
 
 def test_the_fingerprint_is_that_of_the_files(family):
     assert family.plan.fingerprint(torch.float32) == llm_fingerprint(family.decoder)
+
+
+def test_a_llama_through_both_doors_has_the_same_logits_and_the_same_gradients_of_its_input(tmp_path):
+    write_family(tmp_path, "llama", rope_theta=500_000.0)
+    torchtunes = {
+        "_component_": "torchtune.models.llama3.llama3",
+        "vocab_size": tiny_vocab_size(),
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "embed_dim": 32,
+        "intermediate_dim": 48,
+        "max_seq_len": 256,
+        "norm_eps": 1e-6,
+    }
+    tokens = torch.arange(1, 13)[None]
+    found = []
+    for llm in (torchtunes, BUILDER):
+        torch.manual_seed(0)
+        spec, preprocess = tiny_spec({"image_size": 16, "width": 32, "depth": 1, "heads": 2})
+        tower = build_tower(spec, preprocess)
+        projector = build_projector({"_component_": "medcap.models.mlp", "num_image_tokens": K}, tower.shape, 32)
+        model = VisionLanguageModel(tower, projector, plan_llm(llm, tmp_path).load("cpu", torch.float32), IMAGE)
+        embeddings = model.embed(tokens, None, None).detach().requires_grad_()
+        logits = model.unembed(model.hidden(embeddings, None, torch.arange(12)[None]))
+        logits.logsumexp(-1).sum().backward()
+        found.append((logits.detach(), embeddings.grad))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() < 1e-4
