@@ -82,8 +82,8 @@ def test_several_images_of_a_row_stand_side_by_side_and_of_many_slices_some(tmp_
     html = gallery([Sample("a", ["a"], images=[*paths[:2], tmp_path / "none.png"]), Sample("a", ["a"], images=paths)])
     assert html.count("<img") == 2 + MOST_PICTURES
     assert html.count("image cannot be shown") == 1
-    assert "3 images</p>" in html
-    assert "31 images, 16 of them shown</p>" in html
+    assert "3 images</span></p>" in html
+    assert "31 images, 16 of them shown</span></p>" in html
     levels = [round(np.asarray(decoded(address)).mean() / 8) for address in re.findall(r'src="([^"]+)"', html)[2:]]
     assert levels == list(range(0, 31, 2))
 
@@ -96,7 +96,7 @@ def test_the_slices_of_a_volume_that_were_looked_at_stand_side_by_side(tmp_path)
     html = gallery([Sample("a", ["a"], images=[image])])
     levels = [np.asarray(decoded(address)).mean().round() for address in re.findall(r'src="([^"]+)"', html)]
     assert levels == [0, 85, 170, 255]
-    assert "4 images</p>" in html
+    assert "4 images</span></p>" in html
 
 
 def test_verdicts_are_words_and_signs_and_can_be_filtered():
