@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcap.data.boxes.box import Box
 from medcap.data.images.row_entry import VIEW_KEYS, image_entries
 from medcap.errors import UserError
 
@@ -56,11 +57,13 @@ class Record:
         messages: the turns; an image is a content part ``{"type": "image", "content": ImageRef}``.
         source: the file it is in.
         index: its row there, from 0.
+        boxes: the boxes that its answers name by a word such as ``<BOX>``, in order.
     """
 
     messages: list[Message]
     source: Path
     index: int
+    boxes: tuple[Box, ...] = ()
 
     @property
     def images(self) -> list[ImageRef]:

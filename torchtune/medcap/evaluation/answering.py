@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcap.data.boxes.box import boxes_as_json
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
@@ -101,12 +102,13 @@ class PredictionStore:
 
 
 def generated(generation: Generation) -> Entry:
-    """Return what an entry holds of a generated answer."""
+    """Return what an entry holds of a generated answer; ``boxes`` are not yet in the form of a file."""
     return {
         "prediction": generation.text,
         "finish": generation.finish,
         "num_tokens": len(generation.tokens),
         "error": generation.error or None,
+        **({} if generation.outputs.boxes is None else {"boxes": generation.outputs.boxes}),
     }
 
 
@@ -154,7 +156,10 @@ def collect(
             file.append({**entry, "fingerprint": fingerprint})
 
     def keep(index: int, result: Any) -> None:
-        file.append({**_about(questions[index]), **make(index, result), "fingerprint": fingerprints[index]})
+        entry = {**_about(questions[index]), **make(index, result), "fingerprint": fingerprints[index]}
+        if "boxes" in entry:
+            entry["boxes"] = boxes_as_json(entry["boxes"], questions[index].image_size)
+        file.append(entry)
 
     def fail(index: int, error: UserError) -> None:
         file.append({**_failure(questions[index], str(error)), "fingerprint": fingerprints[index]})
@@ -241,6 +246,10 @@ def _about(question: Question) -> Entry:
     entry["reference"] = question.reference
     if question.options:
         entry["options"] = list(question.options)
+    if question.boxes is not None:
+        entry["reference_boxes"] = boxes_as_json(question.boxes, question.image_size)
+    if question.image_size is not None:
+        entry["image_size"] = list(question.image_size)
     return entry | question.groups
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchtune.data import Message
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
 
 
@@ -94,12 +95,14 @@ class Generation:
         finish: ``"stop"`` when the model ended its turn, ``"length"`` when the token limit did, ``"error"`` when
             there is no answer.
         error: what went wrong, one line; empty except for ``"error"``.
+        outputs: results of the model beside its words, such as boxes.
     """
 
     text: str
     tokens: list[int] = field(default_factory=list)
     finish: str = "stop"
     error: str = ""
+    outputs: Outputs = NOTHING
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from medcap.data.boxes.box import Box, Size
+from medcap.data.outputs import NOTHING, Outputs
+
 if TYPE_CHECKING:
     from torchtune.data import Message
 
@@ -32,6 +35,8 @@ class Question:
         words: the question where there are no turns.
         image_names: the images where there are no turns, as the file of answers names them.
         columns: the options with "" for each column that holds none; empty where every column holds one.
+        boxes: the boxes that are asked for; empty where the object is absent, None where no boxes are asked for.
+        image_size: width and height of the original image in pixels, where it is known.
     """
 
     id: str
@@ -44,6 +49,8 @@ class Question:
     words: str = ""
     image_names: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] | None = None
+    image_size: Size | None = None
 
     @property
     def text(self) -> str:
@@ -100,12 +107,12 @@ class Answer:
     Attributes:
         question: what was asked.
         prediction: what was answered; "" where there is no answer, which is a failure.
-        outputs: results of the model besides its words, such as boxes.
+        outputs: results of the model beside its words, such as boxes.
     """
 
     question: Question
     prediction: str
-    outputs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Outputs = NOTHING
 
     @property
     def failed(self) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from medcap.data.boxes.box import boxes_from_json
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
 from medcap.evaluation.answering import Entry
 from medcap.evaluation.prompting.base import PromptMethod
@@ -50,9 +52,14 @@ class ScoringPlan:
     def answers(self, questions: Sequence[Question], entries: Sequence[Entry]) -> list[Answer]:
         """Return what the protocol scores: each question with what its entry of the predictions holds for it."""
         return [
-            Answer(question, entry.get(self.protocol.field) or "")
+            Answer(question, entry.get(self.protocol.field) or "", _outputs(question, entry))
             for question, entry in zip(questions, entries, strict=True)
         ]
+
+
+def _outputs(question: Question, entry: Entry) -> Outputs:
+    boxes = entry.get("boxes")
+    return NOTHING if boxes is None else Outputs(boxes_from_json(boxes, question.image_size))
 
 
 def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[ScoringPlan]:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from medcap.data.boxes import find_boxes
+from medcap.data.boxes.notations import find_boxes
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.suffixes import is_image_file
 from medcap.errors import UserError

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcap.data.boxes import Box, find_boxes
+from medcap.data.boxes.box import Box
+from medcap.data.boxes.notations import find_boxes
 
 
 def test_pixels_and_thousandths_become_shares_of_the_image():

@@ -1,11 +1,15 @@
-"""Boxes that an answer names in its text, in the two notations that medical data sets are written in."""
+"""Boxes in text, in the notations that medical data sets are written in."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from medcap.data.boxes.box import Box, Size
 
 MAX_BOXES = 100
+# ColonINST's {<x1><y1><x2><y2>} in pixels, Qwen-VL's <ref>..</ref><box>(x1,y1),(x2,y2)</box> in thousandths, and
+# [x1, y1, x2, y2] in shares of the image and in thousandths.
+NOTATIONS = ("coloninst", "qwen", "shares", "thousandths")
 
 # ColonINST: whole pixels of the original image.
 _PIXELS = re.compile(r"\{\s*<(\d{1,6})>\s*<(\d{1,6})>\s*<(\d{1,6})>\s*<(\d{1,6})>\s*\}")
@@ -13,19 +17,6 @@ _PIXELS = re.compile(r"\{\s*<(\d{1,6})>\s*<(\d{1,6})>\s*<(\d{1,6})>\s*<(\d{1,6})
 _THOUSANDTHS = re.compile(
     r"(?:<ref>(?P<name>[^<]{0,200})</ref>\s*)?<box>\s*\((\d{1,4}),\s*(\d{1,4})\),\s*\((\d{1,4}),\s*(\d{1,4})\)\s*</box>"
 )
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle on an image.
-
-    Attributes:
-        edges: left, top, right and bottom in shares of the image's width and height, 0 to 1.
-        label: what it shows, as far as the text says so.
-    """
-
-    edges: tuple[float, float, float, float]
-    label: str = ""
 
 
 def find_boxes(text: str, width: int, height: int) -> list[Box]:
@@ -52,3 +43,23 @@ def find_boxes(text: str, width: int, height: int) -> list[Box]:
 def _box(numbers: tuple[str, ...], scales: tuple[int, ...], label: str) -> Box | None:
     left, top, right, bottom = (min(1.0, int(number) / scale) for number, scale in zip(numbers, scales, strict=True))
     return Box((left, top, right, bottom), label) if left < right and top < bottom else None
+
+
+def write_box(box: Box, notation: str, size: Size) -> str:
+    """Write a box into a text.
+
+    Args:
+        box: on an image of this size.
+        notation: one of ``NOTATIONS``.
+        size: width and height of the original image in pixels.
+    """
+    if notation == "coloninst":
+        return "{" + "".join(f"<{round(edge)}>" for edge in box.pixels(size)) + "}"
+    if notation == "shares":
+        return "[" + ", ".join(f"{edge:.4f}" for edge in box.edges) + "]"
+    # Truncated, as Qwen-VL's tokenizer does; the last thousandth is 999.
+    left, top, right, bottom = (min(999, int(edge * 1000 + 1e-6)) for edge in box.edges)
+    if notation == "thousandths":
+        return f"[{left}, {top}, {right}, {bottom}]"
+    name = f"<ref>{box.label}</ref>" if box.label else ""
+    return f"{name}<box>({left},{top}),({right},{bottom})</box>"

@@ -1,0 +1,20 @@
+import pytest
+
+from medcap.data.boxes.box import Box, boxes_as_json, boxes_from_json
+from medcap.errors import UserError
+
+
+def test_boxes_of_a_row_are_pixels_and_become_shares():
+    rows = [[40, 10, 160, 60], {"box": [0, 0, 100.5, 50], "label": "liver"}]
+    boxes = boxes_from_json(rows, (200, 100))
+    assert boxes == (Box((0.2, 0.1, 0.8, 0.6)), Box((0.0, 0.0, 0.5025, 0.5), "liver"))
+    assert boxes_as_json(boxes, (200, 100)) == rows
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[1, 2, 3, 4]", [[1, 2, 3]], [[1, 2, 3, 4, 5]], [[3, 2, 1, 4]], [[1, 2, 1, 4]], [[1, 2, float("nan"), 4]], [{}]],
+)
+def test_what_is_no_box_is_refused(value):
+    with pytest.raises(UserError, match="'boxes'"):
+        boxes_from_json(value, (10, 10))

@@ -1,0 +1,80 @@
+"""What a box is, and the form that JSON files have of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medcap.errors import UserError
+
+Size = tuple[int, int]  # width and height of the original image in pixels
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle on an image.
+
+    Attributes:
+        edges: left, top, right and bottom in shares of the original image's width and height, 0 to 1. In a file of
+            answers that does not say the image's size they are in the file's own unit.
+        label: what it shows, as far as the text says so.
+        image: number of the image among those of its conversation, from 0.
+    """
+
+    edges: tuple[float, float, float, float]
+    label: str = ""
+    image: int = 0
+
+    def pixels(self, size: Size) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom in pixels of the original image; right and bottom lie outside the box."""
+        left, top, right, bottom = self.edges
+        return left * size[0], top * size[1], right * size[0], bottom * size[1]
+
+
+def boxes_from_json(value: Any, size: Size | None, name: str = "boxes") -> tuple[Box, ...]:
+    """Read the boxes of a row.
+
+    Args:
+        value: a list of ``[x1, y1, x2, y2]`` in pixels, or of ``{"box": [x1, y1, x2, y2], "label": "liver"}``.
+        size: of the original image; None keeps the numbers as they are.
+        name: name of the field, for messages.
+
+    Returns:
+        The boxes in their order.
+
+    Raises:
+        UserError: for anything else: no list, not four finite numbers, right or bottom not beyond left and top.
+    """
+    if not isinstance(value, list):
+        raise UserError(f"'{name}' must be a list of boxes [x1, y1, x2, y2], not {type(value).__name__}")
+    return tuple(_box(entry, size, name) for entry in value)
+
+
+def boxes_as_json(boxes: Iterable[Box], size: Size | None) -> list[Any]:
+    """Return boxes as a row holds them, the inverse of :func:`boxes_from_json`; pixels have two decimals."""
+    rows = []
+    for box in boxes:
+        numbers = [round(edge, 2) for edge in box.pixels(size)] if size else list(box.edges)
+        rows.append({"box": numbers, "label": box.label} if box.label else numbers)
+    return rows
+
+
+def _box(entry: Any, size: Size | None, name: str) -> Box:
+    label = ""
+    if isinstance(entry, dict):
+        label, entry = str(entry.get("label") or ""), entry.get("box")
+    if not _are_numbers(entry):
+        raise UserError(f"'{name}' holds {str(entry)[:60]}: a box is four numbers [x1, y1, x2, y2]")
+    left, top, right, bottom = (float(number) for number in entry)
+    if not (left < right and top < bottom):
+        raise UserError(f"'{name}' holds {str(entry)[:60]}, which has no area: x1 < x2 and y1 < y2 are needed")
+    width, height = size or (1, 1)
+    return Box((left / width, top / height, right / width, bottom / height), label)
+
+
+def _are_numbers(entry: Any) -> bool:
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 4:
+        return False
+    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in entry)
