@@ -27,6 +27,9 @@ from medcap.training.reliability.loader_worker import begin_worker
 
 _READ_AHEAD = 4
 
+# A process's parts of batches, and the rows that are left out of each.
+LoadedBatches = Iterator[tuple[Batch | None, list[BadRow]]]
+
 
 @dataclass
 class LoadedStep:
@@ -175,11 +178,19 @@ class TrainingData:
             return
         yield from self.steps(epoch, start)
 
-    def validation_batches(self) -> Iterator[tuple[Batch | None, list[BadRow]]]:
+    def validation_batches(self) -> LoadedBatches:
         """Yield this process's part of the validation set; the same number of batches on every process."""
         assert self.validation is not None, "asked for only where there is one"
         plan = self.validation.plan(shuffle=False)
         yield from self._loader(self.validation, plan, 0, len(plan))
+
+    def batches_of(self, plan: EpochOrder) -> LoadedBatches:
+        """Yield this process's part of some items of the training set; the same number of batches on every process."""
+        yield from self._loader(self.dataset, plan, 0, len(plan))
+
+    def forget_lengths(self) -> None:
+        """Let the lengths of epochs be counted anew, after their plans have changed."""
+        self._lengths.clear()
 
     def _loader(self, dataset: TrainingDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
         parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform)

@@ -72,6 +72,20 @@ class TrainedComponent(Configuration):
     weight_decay: Number | None = Field(None, ge=0, description="Its weight decay; null is optimizer.weight_decay.")
 
 
+class ErrorSampling(Configuration):
+    """How the shares of ``dataset.sources`` follow the errors of the model."""
+
+    every_n_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps after which the sources get new shares, and length of an epoch; null keeps them.",
+    )
+    samples: int = Field(64, ge=1, description="Samples of each source on which the loss is measured.")
+    strength: Number = Field(
+        1.0, gt=0, description="Exponent of a source's loss, relative to the mean over the sources, in its new weight."
+    )
+
+
 class TrainingConfiguration(ModelConfiguration):
     """Keys of a training run in one process."""
 
@@ -91,6 +105,7 @@ class TrainingConfiguration(ModelConfiguration):
         ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments),
         AfterValidator(_check_sources),
     ] = Field(default_factory=dict, description="Training data: its source files, and how their rows become samples.")
+    sample_by_error: ErrorSampling = Field(description="Draw the sources with the larger loss more often.")
     validation_source: PathText | None = Field(
         None, description="Data file of held-out rows, read as dataset says; null validates nothing."
     )
