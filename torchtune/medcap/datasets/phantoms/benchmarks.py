@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from medcap.checkpoints.atomic import atomic_folder
-from medcap.data.json_text import parse_json
 from medcap.datasets.phantoms.drawing import draw
+from medcap.datasets.phantoms.folders import is_complete
 from medcap.datasets.phantoms.records import Phantom, Question, conversation, make_phantom, make_questions
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
@@ -124,7 +124,7 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
         raise UserError(f"image_size: a lesion needs at least {SMALLEST_IMAGE} pixels a side, got {image_size}")
     request = {"format_version": FORMAT_VERSION, "seed": seed, "count": count, "image_size": image_size}
     rows = {name: count * number for name, (_, number) in _WRITERS.items()}
-    if _is_complete(out, request):
+    if is_complete(out, _MARKER, request):
         return PhantomBenchmarks(out, count, rows, written=False)
     indices = tqdm(range(count), desc="phantoms", unit="image", delay=2, disable=None)
     drawn = [_draw(make_phantom(seed, index), image_size) for index in indices]
@@ -133,23 +133,6 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
             write(folder, drawn)
         (folder / _MARKER).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
     return PhantomBenchmarks(out, count, rows, written=True)
-
-
-def _is_complete(out: Path, request: Mapping[str, int]) -> bool:
-    """Return whether ``out`` holds the whole request; raises when it holds something else, which would be replaced."""
-    if not out.exists():
-        return False
-    if not out.is_dir():
-        raise UserError(f"out: {out} is a file; name a folder")
-    if not any(out.iterdir()):
-        return False
-    try:
-        found = parse_json((out / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"out: {out} holds other files; name a new or an empty folder") from None
-    if found != request:
-        raise UserError(f"out: {out} holds the phantoms of another request, {json.dumps(found)}; name another folder")
-    return True
 
 
 def _draw(phantom: Phantom, image_size: int) -> _Drawn:
