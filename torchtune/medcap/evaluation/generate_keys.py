@@ -63,6 +63,15 @@ class GenerateConfiguration(ModelConfiguration):
     )
     test_chunk: int | None = Field(None, description="Number of parts that OmniMedVQA is cut into; null or -1 is one.")
     test_chunk_idx: int | None = Field(None, description="Part of OmniMedVQA to run, counted from 0.")
+    split: Annotated[str, OneOf(("validation", "test"))] = Field(
+        "test", description="Part of a benchmark of boxes: validation or test, as far as it has both."
+    )
+    subtasks: str | list[str] | None = Field(
+        None, description="Kinds of questions of a benchmark of boxes, such as REC; null asks all."
+    )
+    absent: int = Field(
+        0, ge=0, description="Questions an image about objects that it does not show, of a benchmark of boxes."
+    )
     results_csv: PathText | None = Field(
         None, description="Table that gets a line for each task of each run; null is results.csv in output_dir."
     )

@@ -11,10 +11,9 @@ from pathlib import Path
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
 from medcap.datasets.conversion.example import Example, Tally, each
 from medcap.datasets.conversion.llava import llava_example
-from medcap.datasets.published.reading import json_records
+from medcap.datasets.published import coloninst
 
 TASKS = ("cap", "3tasks", "cls", "reg", "rec")
-_SPLITS = {"train": "train", "validation": "val"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ColonInst(Converter):
     """``ColonINST-<split>-<task>.json``: LLaVA's layout, but the image is the one that ``id`` names.
 
     Args:
-        split: a key of ``_SPLITS``.
+        split: ``train`` or ``validation``.
         tasks: tasks from ``TASKS``; by default captions and ``3tasks``, which holds the other three, or else each of
             them.
     """
@@ -48,18 +47,17 @@ class ColonInst(Converter):
         joined = ("3tasks",) if self._is_there(folders, "3tasks") else ("cls", "reg", "rec")
         tasks = self.tasks or ("cap", *joined)
         paths = [Path(self.need(folders, *self._names(task))) for task in tasks]
-        images = self.need_images(folders, "ColonINST/Positive-images")
+        images = self.need_images(folders, f"{coloninst.FOLDER}/{coloninst.IMAGES}")
 
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             for path in paths:
-                yield from each(json_records(path, tally), lambda record: [llava_example(record, images, "id")], tally)
+                records = coloninst.records(path, tally)
+                yield from each(records, lambda record: [llava_example(record, images, "id")], tally)
 
         return read
 
     def _names(self, task: str) -> list[str]:
-        part = _SPLITS[self.split]
-        file = f"ColonINST-{part}-{task}.json"
-        return [f"ColonINST/Json-file/{part}/{file}", f"ColonINST/Json-file/{file}", f"ColonINST/{file}"]
+        return [f"{coloninst.FOLDER}/{name}" for name in coloninst.file_names(self.split, task)]
 
     def _is_there(self, folders: Folders, task: str) -> bool:
         return any(os.path.isfile(os.path.join(folders.data, name)) for name in self._names(task))

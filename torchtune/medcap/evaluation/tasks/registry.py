@@ -9,6 +9,7 @@ from typing import Any
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
+from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
         PmcVqaTask,
         VqaMedTask,
         VqaTask,
+        ColonInstTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -36,3 +36,10 @@ def test_tasks_are_chosen_and_the_three_may_be_three_files(downloads):
 def test_the_missing_file_is_named(downloads):
     with pytest.raises(UserError, match=r"Json-file/val/ColonINST-val-cap.json .*does not exist: download"):
         downloads.convert(ColonInst("validation"))
+
+
+def test_several_boxes_become_the_box_around_them(downloads):
+    file = downloads.folder / "ColonINST/Json-file/train/ColonINST-train-3tasks.json"
+    file.write_text(file.read_text().replace("{<40><12><160><216>}", "{<40><12><60><216>} {<50><2><160><100>}"))
+    (written,) = downloads.convert(ColonInst(tasks=("3tasks",)))
+    assert [said(row)[1] for row in rows_of(written)] == ["{<40><2><160><216>}"]

@@ -18,6 +18,7 @@ def test_a_key_runs_the_task_of_its_name():
         "pmcvqa",
         "vqamed",
         "vqa",
+        "coloninst",
     ]
 
 
@@ -32,6 +33,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "pmcvqa": "option_text",
         "vqamed": "exact",
         "vqa": "exact",
+        "coloninst": "colongpt",
     }
     assert all(task.title for task in TASKS.values())
 
