@@ -142,7 +142,10 @@ def _rectangle(kind: str, box: Box, label: str, size: Size, letter: float) -> Re
         base = bottom + 1.1 * letter if bottom + 1.4 * letter <= size[1] else bottom - 0.35 * letter
     return Rectangle(
         kind,
-        *(round(number, 2) for number in (left, top, right - left, bottom - top)),
+        round(left, 2),
+        round(top, 2),
+        round(right - left, 2),
+        round(bottom - top, 2),
         label,
         round(left if fits else min(right, size[0]), 2),
         round(base, 2),
