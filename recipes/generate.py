@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.build_model import choose_device, open_model
+from medcap.checkpoints.run import with_language_model
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import refuse_fit
@@ -52,7 +53,7 @@ class GenerateRecipe:
     """
 
     def __init__(self, cfg: GenerateConfiguration) -> None:
-        self.cfg = cfg
+        self.cfg, self.model = with_language_model(cfg)
         self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg.flags)]
         self.view = read_view(cfg.view or {}, prefix="view.")
         self.images = [cfg.image] if isinstance(cfg.image, str) else cfg.image or []
@@ -99,7 +100,7 @@ class GenerateRecipe:
         for image in self.images:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
-        opened = open_model(cfg)
+        opened = open_model(self.model)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
@@ -180,7 +181,8 @@ class GenerateRecipe:
             "top_p",
         )
         settings = cfg.model_dump(include={*names, "seed"})
-        settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        model = self.model
+        settings |= {"llm": model.llm["_component_"], "checkpoint_dir": model.checkpointer.checkpoint_dir}
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
         if cfg.without:

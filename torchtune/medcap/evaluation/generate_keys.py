@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from medcap.checkpoints.keys import ModelConfiguration
+from medcap.checkpoints.keys import RunModelConfiguration
 from medcap.configuration import HOME_EXPANDED, Number, OneOf, PathText, Seed
 from medcap.datasets.view_keys import ViewRule
 from medcap.evaluation.prompting import VQA_TYPES
 from medcap.legacy.prompt import PROMPT_FORMATS
 
 
-class GenerateConfiguration(ModelConfiguration):
+class GenerateConfiguration(RunModelConfiguration):
     """Keys of a generation; ``test_TASK: true`` also runs a task."""
 
     output_dir: PathText = Field(description="Folder of the results; each task has a folder in it.")
