@@ -111,7 +111,7 @@ OF_THE_RUN = ("image={folder}/images/0.png", "llm=null", "tokenizer=null", "chec
         ),
         (
             (*OF_THE_RUN, "vision_checkpoint=no_run"),
-            "llm is missing, and vision_checkpoint does not tell it: no_run: there is no such run",
+            "and vision_checkpoint does not tell it: no_run: there is no such run",
         ),
         (("image={folder}/images/0.png", "llm.embed_dim=64"), "is not the model of"),
         (("image={folder}/images/0.png", "temprature=1"), "unknown key temprature: did you mean temperature?"),
