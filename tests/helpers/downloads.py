@@ -75,10 +75,10 @@ class Downloads:
         return convert(converter, str(self.folder), self.folder.parent / "out", **options)
 
 
-def picture(colour: str = "gray") -> bytes:
-    """An encoded image of 8 x 8 pixels."""
+def picture(colour: str = "gray", size: tuple[int, int] = (8, 8)) -> bytes:
+    """An encoded image, of 8 x 8 pixels."""
     content = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(content, format="PNG")
+    Image.new("RGB", size, colour).save(content, format="PNG")
     return content.getvalue()
 
 
@@ -207,6 +207,18 @@ def write_slake(downloads: Downloads) -> None:
     chinese = record | {"question": "什么器官？", "answer": "肝脏", "q_lang": "zh"}
     downloads.array("Slake1.0/train.json", [record, chinese])
     downloads.array("Slake1.0/validate.json", [record | {"answer": "Spleen"}])
+
+
+def write_slake_boxes(downloads: Downloads, *boxes: Any) -> None:
+    """SLAKE: an image of 100 x 50 pixels for each ``detection.json``, in every split."""
+    rows = []
+    for number, content in enumerate(boxes):
+        folder = f"Slake1.0/imgs/xmlab{number}"
+        downloads.text(f"{folder}/source.jpg", "").write_bytes(picture(size=(100, 50)))
+        downloads.array(f"{folder}/detection.json", content)
+        rows.append({"img_name": f"xmlab{number}/source.jpg", "question": "Which?", "answer": "CT", "q_lang": "en"})
+    for name in ("train", "validate", "test"):
+        downloads.array(f"Slake1.0/{name}.json", [row | {"modality": "CT", "location": "Lung"} for row in rows])
 
 
 def write_pathvqa(downloads: Downloads) -> None:

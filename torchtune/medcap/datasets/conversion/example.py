@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from medcap.datasets.published.reading import Tally
 
@@ -25,6 +25,7 @@ class Example:
         folder: what the names are relative to.
         prompts: instructions to use where nothing is asked, for captions; None where ``turns`` has questions.
         image_last: the image comes after the first question.
+        fields: further fields of the row, such as ``boxes``.
     """
 
     turns: Sequence[tuple[str, str]]
@@ -32,6 +33,7 @@ class Example:
     folder: str = ""
     prompts: Sequence[str] | None = None
     image_last: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def each(

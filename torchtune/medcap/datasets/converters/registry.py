@@ -17,6 +17,7 @@ from medcap.datasets.converters.pmcvqa_text import PmcVqaText
 from medcap.datasets.converters.pubmedvision import PubMedVision
 from medcap.datasets.converters.rocov2 import Rocov2
 from medcap.datasets.converters.slake import Slake
+from medcap.datasets.converters.slake_boxes import SlakeBoxes
 from medcap.datasets.converters.textplus import TextPlus, TextPlusPmcOa, TextPlusPmcOaPatients
 from medcap.datasets.converters.vqamed import VqaMed
 from medcap.datasets.converters.vqarad import VqaRadText
@@ -43,6 +44,7 @@ CONVERTERS: dict[str, type[Converter]] = {
         PathVqa,
         VqaMed,
         ColonInst,
+        SlakeBoxes,
         CsvTable,
         ImageFolder,
     )

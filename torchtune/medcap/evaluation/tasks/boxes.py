@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import Box, Size
+from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder, LoadOptions
 from medcap.scoring.question import Question
@@ -102,3 +103,11 @@ def with_boxes(question: Question, boxes: Sequence[Box] | None, size: Size) -> Q
 def text_meta(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that have words."""
     return {key: str(value) for key, value in meta.items() if value}
+
+
+def skipped_notices(tally: Tally) -> list[str]:
+    """Say what of a benchmark could not be read, a line for each reason."""
+    return [
+        f"{number:,} left out: {reason} (the first: {tally.first[reason]})"
+        for reason, number in tally.skipped.most_common()
+    ]

@@ -14,6 +14,7 @@ from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
 from medcap.evaluation.tasks.slake import SlakeTask
+from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
 from medcap.evaluation.tasks.vqa import VqaTask
 from medcap.evaluation.tasks.vqamed import VqaMedTask
 from medcap.evaluation.tasks.vqarad import VqaRadTask
@@ -30,6 +31,7 @@ TASKS: dict[str, type[Task]] = {
         VqaMedTask,
         VqaTask,
         ColonInstTask,
+        SlakeBoxesTask,
     )
 }
 ALIASES = {"metrics": "caption"}

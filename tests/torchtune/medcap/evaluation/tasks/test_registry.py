@@ -19,6 +19,7 @@ def test_a_key_runs_the_task_of_its_name():
         "vqamed",
         "vqa",
         "coloninst",
+        "slake_boxes",
     ]
 
 
@@ -34,6 +35,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "vqamed": "exact",
         "vqa": "exact",
         "coloninst": "colongpt",
+        "slake_boxes": "boxes",
     }
     assert all(task.title for task in TASKS.values())
 
