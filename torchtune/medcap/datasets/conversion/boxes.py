@@ -14,7 +14,8 @@ from medcap.data.boxes.notations import NOTATIONS
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.datasets.conversion.base import Converter, Examples, Folders
-from medcap.datasets.conversion.example import Example, Tally
+from medcap.datasets.conversion.example import Example, SkipRecord, Tally
+from medcap.datasets.conversion.fields import safe_name
 from medcap.datasets.conversion.writing import MISSING
 from medcap.datasets.published.box_questions import BOX, KINDS, WHERE_OBJECT, Asking, BoxQuestion
 from medcap.datasets.published.marked import SHARES, AbsentObjects, MarkedImage
@@ -100,7 +101,11 @@ class BoxConverter(Converter):
                 absent = AbsentObjects(found, self.absent, self.seed)
             asking = Asking(tuple(self.kinds), self.question or self.where, self.box_format, absent)
             for image in found:
-                place = _place(image, locations)
+                try:
+                    place = _place(tuple(map(safe_name, image.names)), locations)
+                except SkipRecord as reason:
+                    tally.skip(str(reason), image.location)
+                    continue
                 path = os.path.join(*place)
                 size = None
                 if os.path.isfile(path):
@@ -141,13 +146,13 @@ def _fields(question: BoxQuestion, image: MarkedImage, size: Size | None) -> dic
     return fields
 
 
-def _place(image: MarkedImage, locations: list[str]) -> tuple[str, str]:
+def _place(names: tuple[str, ...], locations: list[str]) -> tuple[str, str]:
     """Return the folder and the name that the image has; the first of each if it is nowhere."""
     for location in locations:
-        for name in image.names:
+        for name in names:
             if os.path.isfile(os.path.join(location, name)):
                 return location, name
-    return locations[0], image.names[0]
+    return locations[0], names[0]
 
 
 def _whole(text: str) -> int:

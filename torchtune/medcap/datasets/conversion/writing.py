@@ -125,7 +125,7 @@ class RowWriter:
         if not all(turn["value"] for turn in row["conversations"][1 if name else 0 :]):
             written.tally.skip("a turn without words", location)
             return None
-        return row | example.fields
+        return {**row, **example.fields}
 
     def _find_image(self, example: Example, written: Written) -> str | None:
         for name in example.images:

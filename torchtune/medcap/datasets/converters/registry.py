@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from medcap.datasets.conversion.base import Converter
+from medcap.datasets.converters.coco import CocoBoxes
 from medcap.datasets.converters.coloninst import ColonInst
+from medcap.datasets.converters.csv_boxes import CsvBoxes
 from medcap.datasets.converters.csv_table import CsvTable
 from medcap.datasets.converters.image_folder import ImageFolder
 from medcap.datasets.converters.llava_med import LlavaMed
 from medcap.datasets.converters.llava_med_text import LlavaMedText
 from medcap.datasets.converters.medicat import MedICaT
+from medcap.datasets.converters.mscxr import MsCxr
+from medcap.datasets.converters.padchest_gr import PadChestGr
 from medcap.datasets.converters.pathvqa import PathVqa
 from medcap.datasets.converters.pmc_patients import PmcPatients
 from medcap.datasets.converters.pmcoa import PmcOa
@@ -19,6 +23,7 @@ from medcap.datasets.converters.rocov2 import Rocov2
 from medcap.datasets.converters.slake import Slake
 from medcap.datasets.converters.slake_boxes import SlakeBoxes
 from medcap.datasets.converters.textplus import TextPlus, TextPlusPmcOa, TextPlusPmcOaPatients
+from medcap.datasets.converters.vindr_cxr import VinDrCxr
 from medcap.datasets.converters.vqamed import VqaMed
 from medcap.datasets.converters.vqarad import VqaRadText
 from medcap.datasets.converters.vqarad_qa import VqaRadQuestions
@@ -45,7 +50,12 @@ CONVERTERS: dict[str, type[Converter]] = {
         VqaMed,
         ColonInst,
         SlakeBoxes,
+        MsCxr,
+        PadChestGr,
+        VinDrCxr,
         CsvTable,
         ImageFolder,
+        CocoBoxes,
+        CsvBoxes,
     )
 }

@@ -82,7 +82,7 @@ def gather(marks: Iterable[tuple[str, Any]], kinds: Mapping[str, frozenset[str]]
 
 def corners(numbers: Any) -> Any:
     """Return ``[x, y, width, height]`` as left, top, right and bottom; anything else unchanged."""
-    if not _are_numbers(numbers):
+    if not are_numbers(numbers):
         return numbers
     left, top, width, height = map(float, numbers)
     return left, top, left + width, top + height
@@ -114,7 +114,7 @@ def boxes_of(marked: MarkedObject, image: MarkedImage, size: Size | None) -> tup
 
 
 def _checked(edges: Any, frame: Size | None) -> Box:
-    if not _are_numbers(edges):
+    if not are_numbers(edges):
         raise UserError(NOT_FOUR)
     left, top, right, bottom = map(float, edges)
     if not (left < right and top < bottom):
@@ -129,7 +129,16 @@ def _checked(edges: Any, frame: Size | None) -> Box:
     return Box((left, top, right, bottom))
 
 
-def _are_numbers(edges: Any) -> bool:
+def numbers_of(fields: Sequence[str]) -> Any:
+    """Return the fields of a table as numbers; unchanged where one is none."""
+    try:
+        return [float(field) for field in fields]
+    except ValueError:
+        return fields
+
+
+def are_numbers(edges: Any) -> bool:
+    """Return whether a value is four finite numbers."""
     if not isinstance(edges, Sequence) or isinstance(edges, str) or len(edges) != 4:
         return False
     return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in edges)

@@ -41,6 +41,7 @@ class BoxOptions(LoadOptions):
 
 
 DEFAULT_BOXES = BoxOptions()
+UNUSABLE = "(unusable boxes)"  # the reference of a question whose boxes cannot be used
 
 
 def chosen(options: BoxOptions, known: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
+from medcap.evaluation.tasks.grounding import GroundingTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
@@ -32,6 +33,7 @@ TASKS: dict[str, type[Task]] = {
         VqaTask,
         ColonInstTask,
         SlakeBoxesTask,
+        GroundingTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medcap.datasets.published import slake, slake_boxes
-from medcap.datasets.published.box_questions import KINDS, NONE, Asking
+from medcap.datasets.published.box_questions import KINDS, Asking
 from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.marked import AbsentObjects, MarkedImage
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Benchmark, ImageFinder, Task, make_benchmark
-from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, skipped_notices, text_meta
+from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, UNUSABLE, BoxOptions, Sizes, chosen, skipped_notices, text_meta
 from medcap.evaluation.tasks.official import find_benchmark, image_finder
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
@@ -85,7 +85,7 @@ def _rows(image: MarkedImage, asking: Asking, find: ImageFinder, sizes: Sizes) -
         yield Question(
             f"{name}/rec/{phrase}",
             [user_message(reference, asking.where.format(phrase))],
-            (NONE,),
+            (UNUSABLE,),
             meta=text_meta({"task": "REC", "phrase": phrase, **image.meta}),
             problem=problem or f"{image.location}: {phrase}: {reason}",
             image_size=size,

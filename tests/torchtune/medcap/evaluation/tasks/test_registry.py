@@ -20,6 +20,7 @@ def test_a_key_runs_the_task_of_its_name():
         "vqa",
         "coloninst",
         "slake_boxes",
+        "grounding",
     ]
 
 
@@ -36,6 +37,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "vqa": "exact",
         "coloninst": "colongpt",
         "slake_boxes": "boxes",
+        "grounding": "boxes",
     }
     assert all(task.title for task in TASKS.values())
 

@@ -1,0 +1,40 @@
+import pytest
+
+from helpers.downloads import Downloads, left_out, picture, rows_of, said
+from medcap.datasets.converters.csv_boxes import CsvBoxes
+from medcap.errors import UserError
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    downloads = Downloads(tmp_path / "datasets")
+    for name in ("a.png", "b.png"):
+        downloads.text(name, "").write_bytes(picture(size=(100, 50)))
+    return downloads
+
+
+def test_a_row_is_a_box_and_a_row_without_one_an_image(downloads):
+    rows = [
+        {"image": "a.png", "label": "Nodule", "x1": "10", "y1": "5", "x2": "30", "y2": "15", "who": "p1"},
+        {"image": "b.png", "label": "", "x1": "", "y1": "", "x2": "", "y2": "", "who": "p2"},
+        {"image": "", "label": "Nodule", "x1": "1", "y1": "1", "x2": "2", "y2": "2", "who": ""},
+    ]
+    file = str(downloads.table("mine/boxes.csv", rows))
+    (written,) = downloads.convert(CsvBoxes(file=file, patient_column="who", absent=1))
+    first, second = rows_of(written)
+    assert (said(first)[0], first["boxes"]) == ("<image>\n\nWhere is the nodule?", [[10.0, 5.0, 30.0, 15.0]])
+    assert (second["image"], second["patient"], second["boxes"], said(second)[1]) == ("b.png", "p2", [], "none")
+    assert left_out(written) == {"'image' is empty": 1}
+
+
+def test_columns_units_and_sides_are_named(downloads):
+    rows = [{"file": "a.png", "what": "Nodule", "left": "0.1", "top": "0.1", "wide": "0.2", "high": "0.2"}]
+    file = str(downloads.table("mine/boxes.csv", rows))
+    columns = ("left", "top", "wide", "high")
+    converter = CsvBoxes(
+        file=file, image_column="file", label_column="what", box_columns=columns, box_numbers="xywh", unit="shares"
+    )
+    (written,) = downloads.convert(converter)
+    assert rows_of(written)[0]["boxes"] == [[10.0, 5.0, 30.0, 15.0]]
+    with pytest.raises(UserError, match=r"boxes.csv.*'x1'"):
+        downloads.convert(CsvBoxes(file=file, image_column="file", label_column="what"))

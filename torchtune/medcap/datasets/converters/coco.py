@@ -1,0 +1,50 @@
+"""Any file in COCO's format."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcap.datasets.conversion.base import Folders
+from medcap.datasets.conversion.boxes import BoxConverter, Source
+from medcap.datasets.published import coco
+from medcap.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoBoxes(BoxConverter):
+    """A file of your own with ``images``, ``annotations`` and ``categories``.
+
+    Args:
+        file: its path.
+        phrase_key: field of an annotation with the words to ask for; None for the name of its category.
+        patient_key: field of an image that says whose it is.
+    """
+
+    name = "coco"
+    converts = "a file in COCO's format: boxes and the categories of what they show"
+    download = "name the file by --file, and the folder of its images by --data-dir unless it is the file's own"
+    default_data = None
+    file: str
+    phrase_key: str | None = None
+    patient_key: str = "patient"
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--file", required=True, help="the JSON file")
+        parser.add_argument("--phrase-key", help="field of an annotation with the words to ask for (its category)")
+        parser.add_argument("--patient-key", default="patient", help="field of an image that names its patient")
+        super().add_arguments(parser)
+
+    def output_name(self) -> str:
+        return f"{Path(self.file).stem}.jsonl"
+
+    def source(self, folders: Folders) -> tuple[Source, list[str]]:
+        path = Path(self.file)
+        if not path.is_file():
+            raise UserError(f"coco: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        parts = coco.read(path)
+        folder = folders.data or os.path.dirname(self.file) or "."
+        return lambda tally: coco.images(path, parts, tally, self.phrase_key, self.patient_key), [folder]

@@ -1,0 +1,94 @@
+"""Files in COCO's format: ``images``, ``annotations`` with ``bbox`` (x, y, width, height in pixels), ``categories``.
+
+Format: https://cocodataset.org/#format-data. MS-CXR's JSON file is one, with ``label_text`` in its annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medcap.data.boxes.box import Size
+from medcap.data.json_text import JsonError, parse_json
+from medcap.datasets.published.fields import field_text
+from medcap.datasets.published.marked import MarkedImage, corners, gather, plain_phrase
+from medcap.datasets.published.reading import Tally
+from medcap.errors import UserError
+
+_PARTS = ("images", "annotations", "categories")
+
+
+def read(path: Path) -> dict[str, list[Any]]:
+    """Read a file.
+
+    Returns:
+        Its three lists.
+
+    Raises:
+        UserError: if it cannot be read, or lacks one.
+    """
+    try:
+        value = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, JsonError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
+    for part in _PARTS:
+        if not isinstance(value, Mapping) or not isinstance(value.get(part), list):
+            raise UserError(f"{path} is not in COCO's format: it has no list '{part}'")
+    return {part: value[part] for part in _PARTS}
+
+
+def images(
+    path: Path, parts: Mapping[str, list[Any]], tally: Tally, phrase_key: str | None = None, patient_key: str = ""
+) -> Iterator[MarkedImage]:
+    """Read the images with their objects.
+
+    Args:
+        path: the file, for messages.
+        parts: what :func:`read` returned.
+        tally: counts images, and annotations that cannot be used.
+        phrase_key: field of an annotation with the words that are asked for; None for the name of its category.
+        patient_key: field of an image that says whose it is.
+    """
+    names = {entry.get("id"): field_text(entry.get("name")) for entry in parts["categories"] if _is_object(entry)}
+    marks: dict[Any, list[tuple[str, Any]]] = {}
+    kinds: dict[str, frozenset[str]] = {}
+    known = {entry.get("id") for entry in parts["images"] if _is_object(entry)}
+    for number, entry in enumerate(parts["annotations"]):
+        location = f"{path}, annotation {number}"
+        if not _is_object(entry):
+            tally.skip("an annotation is not an object", location)
+        elif entry.get("image_id") not in known:
+            tally.skip("an annotation of an image that is not in the file", location)
+        elif not names.get(entry.get("category_id")):
+            tally.skip("an annotation without a known category", location)
+        elif entry.get("iscrowd"):
+            tally.skip("an annotation of a crowd", location)
+        else:
+            category = names[entry["category_id"]]
+            phrase = " ".join(field_text(entry.get(phrase_key)).split()) if phrase_key else plain_phrase(category)
+            if not phrase:
+                tally.skip(f"an annotation without '{phrase_key}'", location)
+                continue
+            marks.setdefault(entry["image_id"], []).append((phrase, corners(entry.get("bbox"))))
+            kinds[phrase] = kinds.get(phrase, frozenset()) | {category}
+    for number, entry in enumerate(parts["images"]):
+        tally.read += 1
+        location = f"{path}, image {number}"
+        name = field_text(entry.get("file_name")) if _is_object(entry) else ""
+        if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+            tally.skip("an image without a usable 'file_name'", location)
+            continue
+        patient = field_text(entry.get(patient_key)) if patient_key else ""
+        yield MarkedImage(location, (name,), gather(marks.get(entry.get("id"), ()), kinds), _size(entry), patient)
+
+
+def _is_object(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and all(not isinstance(entry.get(key), list | dict) for key in ("id", "image_id"))
+
+
+def _size(entry: Mapping[str, Any]) -> Size | None:
+    sides = [entry.get(key) for key in ("width", "height")]
+    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,163 @@
+"""Boxes from any file: the rows of a user's own, and those that ``medcap prepare`` makes of sets of boxes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medcap.data.boxes.box import Box, Size
+from medcap.data.boxes.notations import find_boxes, write_box
+from medcap.data.images.reference import ImageRef
+from medcap.data.images.view_keys import read_view
+from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
+from medcap.datasets.published.box_questions import BOX, NONE, WHERE_OBJECT
+from medcap.datasets.published.fields import field_text, question_text
+from medcap.datasets.published.llava_turns import conversation_questions
+from medcap.datasets.published.marked import MarkedImage, MarkedObject, boxes_of
+from medcap.datasets.rows.json_rows import read_rows
+from medcap.errors import UserError
+from medcap.evaluation.tasks.base import (
+    DEFAULTS,
+    Benchmark,
+    ImageFinder,
+    LoadOptions,
+    Task,
+    image_reader,
+    make_benchmark,
+)
+from medcap.evaluation.tasks.boxes import UNUSABLE, Sizes, text_meta
+from medcap.evaluation.tasks.vqa import data_file
+from medcap.generation.prompt import user_message
+from medcap.scoring.question import Question
+
+_FILES = ("grounding.jsonl", "grounding.json", "test.jsonl", "test.json")
+_ID_KEYS = ("question_id", "id", "qid")
+_REFERENCE_KEYS = ("reference", "answer")
+_META_KEYS = ("task", "phrase", "patient", "modality", "question_type", "organ", "dataset")
+# Kinds of questions whose answers are boxes; an answer without one says that the object is absent.
+_ASK_FOR_BOXES = ("REC", "DET", "VG")
+
+
+class GroundingTask(Task):
+    """One question about an image's boxes a row, in JSON or JSONL.
+
+    A row has ``image``, ``question`` or ``phrase`` (then "Where is the PHRASE?" is asked), and the answer: ``boxes``
+    (``[x1, y1, x2, y2]`` in pixels, a list of them; empty where the object is absent), or ``reference`` (``answer``), a
+    text with boxes in any notation. It may have ``image_size`` (width and height that the pixels are of, where the
+    file has another resolution), ``question_id``, ``task`` (a row of REG is answered in words), ``patient`` (intervals
+    then draw patients), ``modality`` and ``organ``. Rows with ``conversations``, as ``medcap prepare`` writes them, are
+    read too: their first question and answer, with ``boxes`` for each ``<BOX>``.
+    """
+
+    name = "grounding"
+    title = "Boxes"
+    protocols = ("boxes",)
+
+    def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
+        """Read the rows; see :meth:`Task.load`."""
+        path = data_file(source, _FILES)
+        find = ImageFinder(image_reader(path, options.image_roots), options.view)
+        sizes = Sizes(find)
+        rows = []
+        for index, value in read_rows(path):
+            try:
+                rows.append(_question(value, index, find, sizes))
+            except UserError as error:
+                raise UserError(f"{path}, row {index}: {error}") from None
+        return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
+
+
+def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Question:
+    if not isinstance(value, Mapping):
+        raise UserError(f"a row must be an object, not {type(value).__name__}")
+    image, problem = _image(value, find)
+    words, reference = _words(value)
+    given = _given_size(value)
+    size = given
+    if problem is None:
+        try:
+            size = sizes(image)
+        except UserError as error:
+            problem = str(error)
+    meta = text_meta({key: field_text(value.get(key)) for key in _META_KEYS})
+    boxes = None
+    try:
+        boxes = _boxes(value, reference, meta, given, size)
+    except UserError as error:
+        problem, reference = problem or str(error), reference if BOX not in reference else UNUSABLE
+    return Question(
+        next((field_text(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index)),
+        [user_message(image, words)],
+        (_written(reference, boxes, size),),
+        meta=meta,
+        problem=problem,
+        boxes=boxes,
+        image_size=size,
+    )
+
+
+def _image(value: Mapping[str, Any], find: ImageFinder) -> tuple[ImageRef, str | None]:
+    name = value.get("image")
+    if not isinstance(name, str) or not name:
+        raise UserError("'image' must name the row's one image")
+    meta, find.problem = value.get("meta"), None
+    path = find(name, folder_of(meta) if isinstance(meta, str) else None)
+    return ImageRef(str(path), read_view(value, find.view)), find.problem
+
+
+def _words(value: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the question and the reference's words, which may be empty."""
+    key = next((key for key in CONVERSATION_KEYS if key in value), None)
+    if key is not None:
+        question, reference = next(iter(conversation_questions(value[key], key)))
+    else:
+        question, phrase = field_text(value.get("question")), field_text(value.get("phrase"))
+        question = question or (WHERE_OBJECT.format(phrase) if phrase else "")
+        name = next((name for name in _REFERENCE_KEYS if value.get(name) is not None), None)
+        reference = "" if name is None else text_of_value(value[name], name).strip()
+        if not reference and value.get("boxes") is None:
+            raise UserError(f"there is neither 'boxes' nor '{_REFERENCE_KEYS[0]}' to compare with")
+    if not question_text(question):
+        raise UserError("there is no 'question' and no 'phrase' to ask for")
+    return question_text(question), reference
+
+
+def _given_size(value: Mapping[str, Any]) -> Size | None:
+    size = value.get("image_size")
+    if size is None:
+        return None
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise UserError(f"'image_size' must be [width, height] in pixels, not {str(size)[:40]}")
+    return size[0], size[1]
+
+
+def _boxes(
+    value: Mapping[str, Any], reference: str, meta: Mapping[str, str], given: Size | None, size: Size | None
+) -> tuple[Box, ...] | None:
+    """Return the boxes that are asked for; None where the answer is words."""
+    entries = value.get("boxes")
+    if entries is None:
+        scale = given or size
+        found = find_boxes(reference, *scale) if scale else []
+        absent = meta.get("task") in _ASK_FOR_BOXES or ("phrase" in meta and "task" not in meta)
+        return tuple(found) if found or absent else None
+    if not isinstance(entries, list):
+        raise UserError(f"'boxes' must be a list of boxes [x1, y1, x2, y2], not {type(entries).__name__}")
+    labels = [field_text(entry.get("label")) if isinstance(entry, Mapping) else "" for entry in entries]
+    numbers = tuple(entry.get("box") if isinstance(entry, Mapping) else entry for entry in entries)
+    boxes = boxes_of(MarkedObject("", numbers), MarkedImage("", (), (), given), size)
+    return tuple(replace(box, label=label) for box, label in zip(boxes, labels, strict=True))
+
+
+def _written(reference: str, boxes: tuple[Box, ...] | None, size: Size | None) -> str:
+    """Return the reference as text: each ``<BOX>`` in thousandths, and boxes without any words likewise."""
+    if boxes is None:
+        return reference or UNUSABLE
+    texts = [write_box(replace(box, label=""), "thousandths", size or (1, 1)) for box in boxes]
+    if BOX in reference:
+        each = iter(texts)
+        return re.sub(re.escape(BOX), lambda match: next(each, match[0]), reference)
+    return reference or ", ".join(texts) or NONE
