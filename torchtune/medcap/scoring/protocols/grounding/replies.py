@@ -33,4 +33,4 @@ def unread_notices(answers: Sequence[tuple[Answer, BoxReply]]) -> list[str]:
         return []
     named = "; ".join(f"{answer.question.id}: {reply.example}" for answer, reply in bad[:3])
     total = sum(reply.unread for _, reply in bad)
-    return [f"boxes that cannot be read, each of them a miss: {total:,} in {len(bad):,} answers ({named})"]
+    return [f"boxes that cannot be read, each of them a miss: {total:,} in {len(bad):,} of {len(answers):,} answers ({named})"]
