@@ -19,9 +19,10 @@ from medcap.scoring.replies.final_reply import final_reply
 _UNKNOWN = (1_000_000, 1_000_000)
 # What is meant as a box, right or wrong. Single numbers and pairs in brackets are references or spacings.
 _ATTEMPT = re.compile(
-    r"<box>.*?(?:</box>|\Z)|\{\s*<[^{}]*(?:\}|\Z)|\[[^\[\],]*\d[^\[\],]*,[^\[\],]*,[^\[\]]*(?:\]|\Z)"
+    r"<box>.*?(?:</box>|\Z)|\{\s*<[^{}]*(?:\}|\Z)"
+    r"|\[(?=[^\[\]]*\d)(?=[^\[\]]*,[^\[\]]*,)(?:nan|inf|null|[\d\s.,e+-])+(?:\]|\Z)"
     r"|\(\s*-?\d[\d.]*\s*,\s*-?\d[\d.]*\s*\)\s*,\s*\(\s*-?\d[\d.]*\s*,[^()]*(?:\)|\Z)",
-    re.DOTALL,
+    re.DOTALL | re.IGNORECASE,
 )
 _PIXELS = re.compile(r"\{\s*<\s*-?\d")
 _NONE = re.compile(r"\b(?:no|not|none|nothing|nowhere|absent|absence|without)\b", re.IGNORECASE)

@@ -245,7 +245,7 @@ def _notices(answers: Sequence[Answer], tasks: Sequence[str]) -> list[str]:
     told = [answer for answer, task in rows if task in TASKS and not answer.question.meta.get("task", "").strip()]
     lines = count_notice("rows without a 'task', taken from their reference and question", told, answers)
     captions = [answer for answer, task in rows if task == "CAP"]
-    lines += count_notice("captions (CAP), which have no measure here: use coco or bird_mii", captions, answers)
+    lines += count_notice("captions (CAP), which have no measure here: use coco", captions, answers)
     other = [answer for answer, task in rows if task not in TASKS]
     return lines + count_notice(
         "rows in no denominator, because their task is not CLS, REG, REC or CAP", other, answers

@@ -32,5 +32,5 @@ def unread_notices(answers: Sequence[tuple[Answer, BoxReply]]) -> list[str]:
     if not bad:
         return []
     named = "; ".join(f"{answer.question.id}: {reply.example}" for answer, reply in bad[:3])
-    total = sum(reply.unread for _, reply in bad)
-    return [f"boxes that cannot be read, each of them a miss: {total:,} in {len(bad):,} of {len(answers):,} answers ({named})"]
+    total, among = sum(reply.unread for _, reply in bad), f"{len(bad):,} of {len(answers):,} answers"
+    return [f"boxes that cannot be read, each of them a miss: {total:,} in {among} ({named})"]
