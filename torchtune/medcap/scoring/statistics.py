@@ -246,8 +246,8 @@ def bootstrap_of_ratios(
     columns = _checked(np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1))  # [n, 2]
     if len(columns) != len(clusters) or (groups is not None and len(columns) != len(groups)):
         raise ValueError(f"{len(columns)} rows, {len(clusters)} clusters and {len(groups or clusters)} groups")
-    codes = np.zeros(len(columns), int) if groups is None else np.unique(list(groups), return_inverse=True)[1]
-    own = np.eye(codes.max() + 1)[codes]  # [n, g]
+    numbers = {group: number for number, group in enumerate(sorted(set(groups or [None]), key=str))}
+    own = np.eye(len(numbers))[[numbers[group] for group in groups or [None] * len(columns)]]  # [n, g]
     rows = sums_of_clusters(np.concatenate([own * columns[:, :1], own * columns[:, 1:]], axis=1), clusters)
 
     def mean(sums: np.ndarray) -> np.ndarray:  # [b, 2 g] -> [b]
