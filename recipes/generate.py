@@ -74,7 +74,7 @@ class GenerateRecipe:
         keys = cfg.model_dump()
         self.options = {task.name: task.Options.of_keys(keys) for task in self.tasks}
         protocols = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
-        self.plans = {task.name: task.plan(cfg.vqa_type, protocols) for task in self.tasks}
+        self.plans = {task.name: task.plan(cfg.vqa_type, protocols, self.options[task.name]) for task in self.tasks}
         self.sampling = Sampling(
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,

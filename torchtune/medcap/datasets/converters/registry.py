@@ -10,6 +10,7 @@ from medcap.datasets.converters.csv_table import CsvTable
 from medcap.datasets.converters.image_folder import ImageFolder
 from medcap.datasets.converters.llava_med import LlavaMed
 from medcap.datasets.converters.llava_med_text import LlavaMedText
+from medcap.datasets.converters.medgrit import MedGrit
 from medcap.datasets.converters.medicat import MedICaT
 from medcap.datasets.converters.mscxr import MsCxr
 from medcap.datasets.converters.padchest_gr import PadChestGr
@@ -49,6 +50,7 @@ CONVERTERS: dict[str, type[Converter]] = {
         PathVqa,
         VqaMed,
         ColonInst,
+        MedGrit,
         SlakeBoxes,
         MsCxr,
         PadChestGr,

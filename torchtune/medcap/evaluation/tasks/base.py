@@ -114,12 +114,15 @@ class Task(ABC):
         """
         return wanted if wanted in self.vqa_types else self.vqa_types[0]
 
-    def plan(self, vqa_type: str, protocols: Sequence[str] | None = None) -> list[ScoringPlan]:
+    def plan(
+        self, vqa_type: str, protocols: Sequence[str] | None = None, options: LoadOptions = DEFAULTS
+    ) -> list[ScoringPlan]:
         """Plan how its answers are asked for and scored.
 
         Args:
             vqa_type: value of the key.
             protocols: names; None for the task's own.
+            options: what will be read; a part of a benchmark may have rules of its own.
 
         Returns:
             A plan for each protocol; see :func:`medcap.evaluation.prompting.plan_protocols`.

@@ -11,6 +11,7 @@ from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.grounding import GroundingTask
+from medcap.evaluation.tasks.medgrit import MedGritTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
@@ -32,6 +33,7 @@ TASKS: dict[str, type[Task]] = {
         VqaMedTask,
         VqaTask,
         ColonInstTask,
+        MedGritTask,
         SlakeBoxesTask,
         GroundingTask,
     )

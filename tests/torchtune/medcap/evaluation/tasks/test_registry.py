@@ -19,6 +19,7 @@ def test_a_key_runs_the_task_of_its_name():
         "vqamed",
         "vqa",
         "coloninst",
+        "medgrit",
         "slake_boxes",
         "grounding",
     ]
@@ -36,6 +37,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "vqamed": "exact",
         "vqa": "exact",
         "coloninst": "colongpt",
+        "medgrit": "bird_vg",
         "slake_boxes": "boxes",
         "grounding": "boxes",
     }
