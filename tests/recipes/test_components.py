@@ -14,9 +14,10 @@ from medcap.cli import main
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 
 # What a small configuration says of each component beside tower and projector: a new one needs a line here.
-OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>]"}
+OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>, <BOX>]", "box_decoder": "box_decoder.width=16"}
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
-SUBSETS = [names for size in range(1, len(COMPONENTS) + 1) for names in itertools.combinations(COMPONENTS, size)]
+# Each alone, each two, and all of them.
+SUBSETS = [names for size in (1, 2, len(COMPONENTS)) for names in itertools.combinations(COMPONENTS, size)]
 
 
 def test_every_component_is_tried_here():
@@ -32,12 +33,15 @@ def tensors(output):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A workspace whose records hold the words."""
+    """A workspace whose records hold the words, and boxes for those with an image."""
     workspace = Workspace(tmp_path_factory.mktemp("components"))
     rows = workspace.records()
     for row in rows:
         row["conversations"][0]["value"] += " <SEG> <region>"
         row["conversations"][1]["value"] += " <SEG> <region>"
+        if "image" in row:
+            row["conversations"][1]["value"] += " <BOX>"
+            row["boxes"] = [[4, 2, 20, 12]]
     workspace.write_data("train.json", rows)
     write_hugging_face_folder(workspace.folder / "tower", "clip")
     return workspace
