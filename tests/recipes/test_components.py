@@ -14,7 +14,15 @@ from medcap.cli import main
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 
 # What a small configuration says of each component beside tower and projector: a new one needs a line here.
-OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>, <BOX>]", "box_decoder": "box_decoder.width=16"}
+OPTIONS = {
+    "llm_lora": "llm_lora.rank=4",
+    "words": "words=[<SEG>, <region>, <BOX>]",
+    "box_decoder": "box_decoder.width=16",
+}
+    "llm_lora": "llm_lora.rank=4",
+    "words": "words=[<SEG>, <region>, <BOX>]",
+    "box_decoder": "box_decoder.width=16",
+}
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
 # Each alone, each two, and all of them.
 SUBSETS = [names for size in (1, 2, len(COMPONENTS)) for names in itertools.combinations(COMPONENTS, size)]

@@ -17,6 +17,7 @@ from medcap.errors import UserError
 from medcap.models.component import Component
 from medcap.models.words import AddedWords
 
+
 class _Shape(Protocol):
     @property
     def num_patches(self) -> int: ...
