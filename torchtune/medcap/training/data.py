@@ -51,7 +51,7 @@ class TrainingData:
     Args:
         cfg: configuration of the training.
         tokenizer: tokenizer of the model.
-        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
+        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8, as ``Preprocess.transform`` returns it.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
         most_positions: positions that the language model may use; None for no limit.
@@ -75,6 +75,8 @@ class TrainingData:
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
             self._settings["share_preamble"] = False
+        if "preprocess" in _parameters(cfg):
+            self._settings["preprocess"] = getattr(transform, "preprocess", None)
         self.dataset = self._open(self._settings, tokenizer, "dataset")
         self.validation = None
         if cfg.validation_source is not None:
