@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medcap.data.batch import Batch
+from medcap.data.batch import BOX_L1, Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
+from medcap.models.component_registry import COMPONENTS
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.bad_rows import refuse_before_training
@@ -116,6 +117,13 @@ class TrainingData:
             return (
                 f"{key}: none of its rows that can be used has an image, so"
                 f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
+            )
+        learners = [name for name in self.cfg.trainable if BOX_L1 in COMPONENTS[name].loss_terms]
+        if key == "dataset" and learners and not dataset.has_boxes():
+            return (
+                f"dataset: no answer of its rows has a box for {learners[0]} to learn from: set"
+                " dataset.box_answer=head, which makes the boxes of answers its targets; medcap validate shows how rows"
+                " are read"
             )
         return None
 
