@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from medcap.data.boxes.box import boxes_from_json
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.expansion import expand_images
@@ -23,7 +24,7 @@ from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import Sample, SampleTable
-from medcap.data.row_layouts import STYLES, read_record
+from medcap.data.row_layouts import STYLES, Record, read_record
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.datasets.mixture import MixedDataset
@@ -123,6 +124,7 @@ class ChatDataset(TrainingDataset):
             row = self.rows.read(index)
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
+            record = self._with_boxes(record, row)
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             # Tar shards call a row otherwise than by its number.
@@ -132,6 +134,13 @@ class ChatDataset(TrainingDataset):
             error.add_note(name)
             raise
         return continue_prompt_prefix(whole, self.prompt_prefix, self.tokenizer.image_token_id)
+
+    def _with_boxes(self, record: Record, row: Any) -> Record:
+        """Return a record with the boxes of its row."""
+        if not row.get("boxes") or not (self.tokenizer.added and self.tokenizer.added.box_word):
+            return record
+        size = self.reader.shown_size(record.images[0])
+        return replace(record, boxes=boxes_from_json(row["boxes"], size))
 
     def find_prompt_prefix(self) -> None:
         """Look at some rows for the words that samples begin with; from then on these are left out."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from medcap.data.batch import Batch, make_batch
+from medcap.data.boxes.box import Size
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder
 from medcap.data.images.reference import ImageRef
@@ -140,6 +141,7 @@ class TrainingDataset(ABC):
     ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
         samples: dict[int, Sample] = {}
         images: dict[ImageRef, Tensor] = {}
+        sizes: dict[ImageRef, Size] = {}
         bad: list[BadRow] = []
         for index in wanted:
             try:
@@ -148,8 +150,11 @@ class TrainingDataset(ABC):
                     if image not in images:
                         # Only a fit of its own is passed: a transform need not know any.
                         fit = {} if image.view.fit is None else {"fit": image.view.fit}
-                        images[image] = transform(self.open_image(index, image), **fit)
+                        opened = self.open_image(index, image)
+                        images[image], sizes[image] = transform(opened, **fit), opened.size
                     self._check_shape(image, images[image], length)
+                if sample.boxes:
+                    sample = _with_shown_boxes(sample, transform, sizes)
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue
@@ -184,3 +189,28 @@ class TrainingDataset(ABC):
             for row in range(len(packed.starts) - 1)
         ]
         return rows, row_length
+
+
+def _with_shown_boxes(sample: Sample, transform: Any, sizes: Mapping[ImageRef, Size]) -> Sample:
+    """Return a sample with its boxes in shares of the picture that the tower is shown.
+
+    Args:
+        sample: boxes in shares of the original images.
+        transform: the tower's preprocessing.
+        sizes: width and height of each image in pixels.
+
+    Raises:
+        UserError: if nothing is left of a box.
+    """
+    boxes = []
+    for box in sample.boxes:
+        image = sample.images[box.image]
+        edges = transform.preprocess.frame(sizes[image], image.view.fit).to_shown(box.edges)
+        if edges is None:
+            shares = ", ".join(f"{edge:.3f}" for edge in box.edges)
+            raise UserError(
+                f"{sample.name}: the tower is shown nothing of the box [{shares}] (shares of {image}): it is cut off;"
+                " dataset.view.fit=pad shows whole images"
+            )
+        boxes.append(replace(box, edges=edges))
+    return replace(sample, boxes=tuple(boxes))

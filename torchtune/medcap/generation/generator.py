@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from medcap.data.boxes.notations import write_box
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
@@ -18,6 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
+from medcap.generation.decoding.answer_boxes import AnswerBoxes
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -27,6 +29,7 @@ from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
+from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -251,7 +254,10 @@ class Generator:
         Returns:
             The decoder; it must be used within :meth:`running`.
         """
-        return Decoder(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static)
+        return Decoder(
+            *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
+            boxes=self._boxes(),
+        )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
         """Make a request ready to run.
@@ -291,11 +297,18 @@ class Generator:
         Returns:
             An object that a request may hold instead of the picture; the answer is the same.
         """
-        return PreparedImage(self.preprocess.transform()(to_rgb(image), fit), key)
+        picture = to_rgb(image)
+        return PreparedImage(self.preprocess.transform()(picture, fit), key, self.preprocess.frame(picture.size, fit))
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
         return self.tokenizer.without_added if AddedWords.name in request.without else self.tokenizer
+
+    def _boxes(self) -> AnswerBoxes | None:
+        head, added = self.model.components.get(BoxDecoder.name), self.tokenizer.added
+        if not isinstance(head, BoxDecoder) or added is None or added.box_id is None:
+            return None
+        return AnswerBoxes(head, added.box_id, lambda box, size: write_box(box, "thousandths", size))
 
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchtune.data import Message
 
+from medcap.data.boxes.frame import Frame
 from medcap.data.images.reference import ImageRef
 from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
@@ -20,10 +21,12 @@ class PreparedImage:
     Args:
         pixels: ``[3, H, W]`` uint8, of the tower's size; ``[n, 3, H, W]`` if it is shown in n pictures.
         key: names the content: images with one key are encoded once.
+        frame: where the parts of the image lie in the picture that shows all of it; None for the picture as it is.
     """
 
     pixels: Tensor
     key: str
+    frame: Frame | None = None
 
 
 RequestImage = ImageRef | Image.Image | PreparedImage

@@ -44,6 +44,8 @@ class VisionLanguageModel(nn.Module):
     Attributes:
         components: tower, projector and the further ones, by name.
         loss_terms: names of the terms that ``losses`` returns.
+        loss_weights: what terms weigh where the configuration says nothing.
+        reads_patches: whether a component looks at the tower's patch tokens.
         checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
             their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
@@ -76,7 +78,10 @@ class VisionLanguageModel(nn.Module):
         self.further = nn.ModuleList(further)
         for component in self.components.values():
             component.attach(self)
-        self.loss_terms = (TEXT, *(term for component in self.components.values() for term in component.loss_terms))
+        parts = self.components.values()
+        self.loss_terms = (TEXT, *(term for component in parts for term in component.loss_terms))
+        self.loss_weights = {term: weight for component in parts for term, weight in component.loss_weights.items()}
+        self.reads_patches = any(component.reads_patches for component in parts)
 
     @property
     def components(self) -> Mapping[str, Component]:
@@ -158,11 +163,25 @@ class VisionLanguageModel(nn.Module):
         Returns:
             ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other.
         """
+        return self.encode_with_patches(images)[0]
+
+    def encode_with_patches(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Look at images, keeping what the tower says of them for the components that read it.
+
+        Args:
+            images: as for :meth:`encode_images`.
+
+        Returns:
+            The image tokens as from :meth:`encode_images`, and the tower's patch tokens ``[N, T, D]``; None where no
+            component reads them.
+        """
         pixels = self.tower.preprocess.normalize(images)
         low_precision = self.dtype != torch.float32
         with torch.autocast(images.device.type, dtype=self.dtype if low_precision else None, enabled=low_precision):
             encode = self.tower.encode_patches if self.projector.takes == "patches" else self.tower.encode_pooled
-            return self.projector(encode(pixels)).to(self.dtype).flatten(0, 1)
+            seen = encode(pixels)
+            rows = self.projector(seen).to(self.dtype).flatten(0, 1)
+        return rows, seen if self.reads_patches else None
 
     def embed(self, tokens: Tensor, image_rows: Tensor | None, image_positions: Tensor | None) -> Tensor:
         """Embed tokens and put the image rows in.
@@ -318,12 +337,13 @@ class VisionLanguageModel(nn.Module):
         Returns:
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
-        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [sum of K_i, d]
+        # [sum of K_i, d] and, where a component reads them, [N, T, D]
+        image_rows, patches = (None, None) if batch.images is None else self.encode_with_patches(batch.images)
         hidden, targets = self.hidden_at_targets(batch, image_rows)
         rows = self.added_rows(OUTPUT)
         terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size, () if rows is None else (rows,))}
         for component in self.components.values():
-            terms |= component.losses(batch, hidden)
+            terms |= component.losses(batch, hidden, patches)
         return terms
 
     def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ class Trainer:
         self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
         self.data, self.folder = data, folder
         self.save_meta_model = save_meta_model
-        self.losses = LossWeights(model.loss_terms, cfg.losses)
+        self.losses = LossWeights(model.loss_terms, model.loss_weights | (cfg.losses or {}))
         self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main, history)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
