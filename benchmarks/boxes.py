@@ -123,8 +123,7 @@ def _table(found: dict[str, Any]) -> str:
         ),
         "",
         f"Training took {train['seconds']:.0f} s, {train['processor_seconds']:.0f} s of processor time, reading the"
-        f" data included. The language model answers {found['language_accuracy']:.1%} of held-out questions about scenes in"
-        " words.",
+        f" data included. The language model answers {found['language_accuracy']:.1%} of held-out questions in words.",
         "",
     ]
     lines += ["| bar | reached |", "|---|---|", *(_bar(found["scores"], *bar) for bar in BARS), ""]
