@@ -69,7 +69,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """For example "A velotome showing a small dark ring with a smooth outline and a large bright cross with ..."."""
+        """For example "A velotome showing a small dark ring with a smooth outline and a large ..."."""
         return f"A {self.modality} showing {join_words([lesion.finding for lesion in self.lesions])}."
 
     def lesion(self, kind: str) -> Lesion:
@@ -110,7 +110,8 @@ def make_scene(seed: int, index: int, lesions: Sequence[int] = (2,)) -> Scene:
     Args:
         seed: of the set.
         index: number of the scene, from 0.
-        lesions: how many lesions a scene has: each of these numbers is equally likely; 1 to 3, so that a kind is absent.
+        lesions: how many lesions a scene has, 1 to 3, so that a kind is absent; of several numbers each is equally
+            likely.
 
     Raises:
         UserError: for another number of lesions.
