@@ -43,6 +43,7 @@ _POLICY = (
 )
 
 ModelName = Annotated[str, Field(max_length=300)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Checked = TypeVar("Checked", bound=StrictModel)
 
 
@@ -71,11 +72,28 @@ class Vote(StrictModel):
 
 
 class BoxedText(StrictModel):
-    """An answer, and the size in pixels of the image that it is about."""
+    """An answer of a run, and the size in pixels of the image that it is about."""
 
+    model: ModelName
     text: str = Field(max_length=100_000)
     width: int = Field(ge=1, le=1_000_000)
     height: int = Field(ge=1, le=1_000_000)
+
+
+class DrawnBox(StrictModel):
+    """A box in shares of an image, and the size of that in pixels."""
+
+    box: tuple[Share, Share, Share, Share]
+    width: int = Field(ge=1, le=1_000_000)
+    height: int = Field(ge=1, le=1_000_000)
+
+
+class BoxedQuestion(StrictModel):
+    """A question that names boxes, to be written for each of some runs."""
+
+    models: list[ModelName] = Field(max_length=100)
+    text: str = Field(max_length=100_000)
+    boxes: list[DrawnBox] = Field(max_length=100)
 
 
 def find_examples(path: Path) -> list[Path]:
