@@ -10,6 +10,7 @@ from typing import Any
 from medcap.errors import UserError
 
 Size = tuple[int, int]  # width and height of the original image in pixels
+Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Box:
         image: number of the image among those of its conversation, from 0.
     """
 
-    edges: tuple[float, float, float, float]
+    edges: Edges
     label: str = ""
     image: int = 0
 
-    def pixels(self, size: Size) -> tuple[float, float, float, float]:
+    def pixels(self, size: Size) -> Edges:
         """Return left, top, right and bottom in pixels of the original image; right and bottom lie outside the box."""
         left, top, right, bottom = self.edges
         return left * size[0], top * size[1], right * size[0], bottom * size[1]
