@@ -67,6 +67,10 @@ class BoxText:
         left, top, right, bottom = self.numbers
         return left / across, top / down, right / across, bottom / down
 
+    def edges_within(self, size: Size) -> Edges | None:
+        """Return the edges cut at those of the image; None if nothing is left: it is outside, or has no area."""
+        return clip(self.edges(size))
+
     @property
     def excess(self) -> float | None:
         """The largest number, if it is larger than any of its notation can be; pixels have no such limit."""
@@ -112,7 +116,7 @@ def find_boxes(text: str, width: int, height: int, notation: str | None = None) 
     Returns:
         The boxes in their order, cut at the image's edges; a box that is not a rectangle within the image is left out.
     """
-    cut = ((clip(found.edges((width, height))), found.label) for found in find_box_texts(text, notation))
+    cut = ((found.edges_within((width, height)), found.label) for found in find_box_texts(text, notation))
     return [Box(edges, label) for edges, label in cut if edges is not None][:MAX_BOXES]
 
 
