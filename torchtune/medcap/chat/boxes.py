@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageFont
 
 from medcap.data.boxes.box import Box, Size
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 
 # Asked about, answered: as in a report.
 ASKED, ANSWERED = "#4cc9ff", "#ffa23a"
+
+
+@dataclass
+class ShownImage:
+    """The image that boxes lie on: the one that was shown last.
+
+    Attributes:
+        image: which one; of a volume, the first of its slices that were shown.
+        size: width and height in pixels.
+        waiting: boxes that go with the next question.
+        asked: boxes of the last question.
+        answered: boxes of the answer to it.
+    """
+
+    image: ImageRef
+    size: Size
+    waiting: list[Box] = field(default_factory=list)
+    asked: Sequence[Box] = ()
+    answered: Sequence[Box] = ()
 
 
 def read_box(words: str, size: Size) -> Box:

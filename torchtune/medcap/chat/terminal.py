@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.chat.boxes import ShownImage, draw_boxes, pixel_words, read_box
+from medcap.data.boxes.box import Box
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -20,20 +22,24 @@ from medcap.errors import UserError
 from medcap.files import write_json, write_text
 from medcap.generation.conversation import Conversation
 from medcap.generation.generator import Generator
-from medcap.generation.request import Request, Sampling
+from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
+from medcap.generation.typed_boxes import place_boxes
 from medcap.generation.typed_placeholders import find_placeholders
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
                    a volume: /image ct.nii.gz frames=8even axis=coronal window=40,400 fit=pad
                    window=-100,2250/40,350/40,80 makes three channels; frames=3,5,9 takes these slices
+  /box X1 Y1 X2 Y2 ask about this part of the image (pixels) with your next words: where they say {box}, or after them
+                   /box lists these boxes, /box none drops them
   /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
-  /save FILE       the conversation: .json can be trained on, .md can be read
+  /save FILE       the conversation: .json can be trained on, .md can be read; .png: the image with the boxes of the
+                   last question and its answer
   /reset           forget everything that was said
   /quit            end; so does the end of the input"""
 
@@ -56,9 +62,11 @@ class Chat:
         self.conversation = Conversation(_checked_system(system))
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[ImageRef] = []
+        self._shown: ShownImage | None = None
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
+            "/box": self._add_box,
             "/system": self._set_system,
             "/alone": self._set_alone,
             "/retry": self._retry,
@@ -87,8 +95,12 @@ class Chat:
         if self._generator is not None:
             refuse_fit(view.fit, self._generator.preprocess.tiles)  # asking would fail, again and again
         image = ImageRef(str(self._reader.resolve(named)), view)
-        sizes = [self._reader.open(single).size for single in self._reader.expand(image)]
+        singles = self._reader.expand(image)
+        sizes = [self._reader.open(single).size for single in singles]
+        if self._shown is not None and self._shown.waiting:
+            raise UserError("boxes wait for your next words: ask, or drop them with /box none, before another image")
         self._images.append(image)
+        self._shown = ShownImage(singles[0], sizes[0])
         several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
         _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
 
@@ -111,8 +123,8 @@ class Chat:
                     self._commands[name](rest.strip())
                 elif name.startswith("/"):
                     raise UserError(f"there is no command {name}: /help lists them")
-                elif line or self._images:
-                    self._ask(line)
+                elif line or self._images or (self._shown and self._shown.waiting):
+                    self._ask(self._with_boxes(line))
             except UserError as error:
                 _note(str(error))
 
@@ -127,6 +139,44 @@ class Chat:
             raise
         self._images = []
         self._failed = None
+
+    def _with_boxes(self, text: str) -> str:
+        """Put the boxes that wait into the words; they do not wait any more."""
+        shown, waiting = self._shown, self._shown.waiting if self._shown else []
+        text = place_boxes(text, self._written(waiting))
+        if shown is not None:
+            shown.waiting, shown.asked, shown.answered = [], waiting, []
+        if waiting:
+            _note(f"asked: {text}")
+        return text
+
+    def _written(self, boxes: list[Box]) -> list[str]:
+        assert self._generator is not None
+        return [self._generator.box_style.write(box, self._shown.size) for box in boxes] if self._shown else []
+
+    def _add_box(self, words: str) -> None:
+        if self._shown is None:
+            raise UserError("show an image first, with /image FILE: a box is on the image that was shown last")
+        if words == "none":
+            self._shown.waiting.clear()
+            _note("no box")
+        elif words:
+            self._shown.waiting.append(read_box(words, self._shown.size))
+        elif not self._shown.waiting:
+            raise UserError("no box waits for your next words: /box x1 y1 x2 y2 adds one")
+        for number, box in enumerate(self._written(self._shown.waiting), 1):
+            _note(f"{{box {number}}} is {box}")
+
+    def _find_boxes(self, result: Generation) -> None:
+        """Tell where the boxes of an answer are."""
+        shown = self._shown
+        assert self._generator is not None
+        if shown is None:
+            return
+        found = result.outputs.boxes
+        shown.answered = self._generator.box_style.find(result.text, shown.size) if found is None else found
+        for box in shown.answered:
+            _note(f"box in pixels: {pixel_words(box, shown.size)}")
 
     def _answer(self) -> None:
         assert self._generator is not None
@@ -155,6 +205,7 @@ class Chat:
             print()
             if result.finish == "length":
                 _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
+            self._find_boxes(result)
         self.conversation.answer("".join(pieces))
 
     def _check_length(self, request: Request) -> None:
@@ -181,6 +232,7 @@ class Chat:
     def _reset(self, _: str) -> None:
         self.conversation = Conversation(self.conversation.system)
         self._images = []
+        self._shown = None
         self._failed = None
         _note("forgotten")
 
@@ -212,8 +264,14 @@ class Chat:
 
     def _save(self, name: str) -> None:
         path = Path(name).expanduser()
+        if path.suffix == ".png":
+            self._save_picture(path)
+            return
         if path.suffix not in (".json", ".md"):
-            raise UserError("write /save FILE.json for a row that can be trained on, or /save FILE.md to read it")
+            raise UserError(
+                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, or /save FILE.png for"
+                " the image with its boxes"
+            )
         row = self.conversation.to_row()
         is_row = path.suffix == ".json"
         count = sum(turn["from"] == "gpt" for turn in row["conversations"])
@@ -228,6 +286,18 @@ class Chat:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
         _note(f"saved {count} exchange{'s' if count > 1 else ''} in {path}")
+
+    def _save_picture(self, path: Path) -> None:
+        shown = self._shown
+        if shown is None:
+            raise UserError("no image was shown yet")
+        picture = draw_boxes(self._reader.open(shown.image), shown.asked, shown.answered)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        _note(f"saved {Path(shown.image.path).name} with {len(shown.asked) + len(shown.answered)} boxes in {path}")
 
 
 def _lines() -> Iterator[str]:

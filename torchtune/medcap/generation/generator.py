@@ -17,6 +17,7 @@ from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
+from medcap.generation.box_style import BoxStyle
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
@@ -100,6 +101,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
+        self.box_style = BoxStyle()
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress

@@ -17,16 +17,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from medcap.data.boxes.notations import find_boxes
+from medcap.data.boxes.box import Box
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.suffixes import is_image_file
 from medcap.errors import UserError
-from medcap.serving.api.api_error import ApiError
+from medcap.generation.box_style import BoxStyle
+from medcap.generation.typed_boxes import place_boxes
+from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.conversation_reader import decode_picture
 from medcap.serving.api.strict_model import StrictModel, refusal
 from medcap.serving.body import body_of
 from medcap.serving.completion import while_connected
-from medcap.serving.routes import Keys
+from medcap.serving.routes import Keys, find_run
 from medcap.serving.service import Service
 from medcap.serving.web.slices import slices
 from medcap.serving.web.votes import VoteLog
@@ -182,12 +184,18 @@ def page_routes(service: Service, keys: Keys, votes: VoteLog, examples: Sequence
 
     def regions(data: bytes, request: Request) -> Response:
         asked = _checked(BoxedText, data)
-        found = find_boxes(asked.text, asked.width, asked.height)
+        style = find_run(service, asked.model).generator.box_style
+        found = style.find(asked.text, (asked.width, asked.height))
         return JSONResponse({"regions": [{"box": box.edges, "label": box.label} for box in found]})
+
+    def boxes(data: bytes, request: Request) -> Response:
+        asked = _checked(BoxedQuestion, data)
+        words = {name: _boxed(asked, find_run(service, name).generator.box_style) for name in asked.models}
+        return JSONResponse({"words": words})
 
     names = sorted(file.name for file in files("medcap.serving").joinpath("page").iterdir())
     pages = [Route(f"/page/{name}", _constant(name)) for name in names if Path(name).suffix in (".css", ".js")]
-    posted = {"preview": preview, "slices": show_slices, "votes": take_vote, "regions": regions}
+    posted = {"preview": preview, "slices": show_slices, "votes": take_vote, "regions": regions, "boxes": boxes}
     return [
         Route("/", _constant("index.html")),
         *pages,
@@ -224,6 +232,14 @@ class _Posted:
     async def _reply(self, data: bytes, request: Request) -> Response:
         threads = self._service.threads
         return await asyncio.get_running_loop().run_in_executor(threads, self._work, data, request)
+
+
+def _boxed(asked: BoxedQuestion, style: BoxStyle) -> str:
+    written = [style.write(Box(drawn.box), (drawn.width, drawn.height)) for drawn in asked.boxes]
+    try:
+        return place_boxes(asked.text, written)
+    except UserError as error:
+        raise bad_request(str(error), "text") from None
 
 
 def _constant(name: str) -> Callable[[Request], Awaitable[Response]]:
