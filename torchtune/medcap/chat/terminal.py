@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from medcap.chat.boxes import ShownImage, draw_boxes, pixel_words, read_box
-from medcap.data.boxes.box import Box
+from medcap.chat.boxes import ChatBoxes
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -22,7 +22,7 @@ from medcap.errors import UserError
 from medcap.files import write_json, write_text
 from medcap.generation.conversation import Conversation
 from medcap.generation.generator import Generator
-from medcap.generation.request import Generation, Request, Sampling
+from medcap.generation.request import Request, Sampling
 from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
 from medcap.generation.typed_boxes import place_boxes
@@ -62,7 +62,7 @@ class Chat:
         self.conversation = Conversation(_checked_system(system))
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[ImageRef] = []
-        self._shown: ShownImage | None = None
+        self._boxes = ChatBoxes()
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
@@ -97,10 +97,8 @@ class Chat:
         image = ImageRef(str(self._reader.resolve(named)), view)
         singles = self._reader.expand(image)
         sizes = [self._reader.open(single).size for single in singles]
-        if self._shown is not None and self._shown.waiting:
-            raise UserError("boxes wait for your next words: ask, or drop them with /box none, before another image")
+        self._boxes.show(singles[0], sizes[0])
         self._images.append(image)
-        self._shown = ShownImage(singles[0], sizes[0])
         several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
         _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
 
@@ -123,7 +121,7 @@ class Chat:
                     self._commands[name](rest.strip())
                 elif name.startswith("/"):
                     raise UserError(f"there is no command {name}: /help lists them")
-                elif line or self._images or (self._shown and self._shown.waiting):
+                elif line or self._images or self._boxes.waiting:
                     self._ask(self._with_boxes(line))
             except UserError as error:
                 _note(str(error))
@@ -139,44 +137,30 @@ class Chat:
             raise
         self._images = []
         self._failed = None
+        self._boxes.end()
 
     def _with_boxes(self, text: str) -> str:
-        """Put the boxes that wait into the words; they do not wait any more."""
-        shown, waiting = self._shown, self._shown.waiting if self._shown else []
-        text = place_boxes(text, self._written(waiting))
-        if shown is not None:
-            shown.waiting, shown.asked, shown.answered = [], waiting, []
-        if waiting:
+        boxes = self._boxes.written(self._style)
+        text = place_boxes(text, boxes)
+        if boxes:
             _note(f"asked: {text}")
         return text
 
-    def _written(self, boxes: list[Box]) -> list[str]:
-        assert self._generator is not None
-        return [self._generator.box_style.write(box, self._shown.size) for box in boxes] if self._shown else []
-
     def _add_box(self, words: str) -> None:
-        if self._shown is None:
-            raise UserError("show an image first, with /image FILE: a box is on the image that was shown last")
         if words == "none":
-            self._shown.waiting.clear()
-            _note("no box")
+            self._boxes.waiting.clear()
         elif words:
-            self._shown.waiting.append(read_box(words, self._shown.size))
-        elif not self._shown.waiting:
-            raise UserError("no box waits for your next words: /box x1 y1 x2 y2 adds one")
-        for number, box in enumerate(self._written(self._shown.waiting), 1):
+            self._boxes.add(words, self._style)
+        boxes = self._boxes.written(self._style)
+        for number, box in enumerate(boxes, start=1):
             _note(f"{{box {number}}} is {box}")
+        if not boxes:
+            _note("no box waits for your next words")
 
-    def _find_boxes(self, result: Generation) -> None:
-        """Tell where the boxes of an answer are."""
-        shown = self._shown
+    @property
+    def _style(self) -> BoxStyle:
         assert self._generator is not None
-        if shown is None:
-            return
-        found = result.outputs.boxes
-        shown.answered = self._generator.box_style.find(result.text, shown.size) if found is None else found
-        for box in shown.answered:
-            _note(f"box in pixels: {pixel_words(box, shown.size)}")
+        return self._generator.box_style
 
     def _answer(self) -> None:
         assert self._generator is not None
@@ -188,6 +172,7 @@ class Chat:
             print(piece, end="", flush=True)
 
         try:
+            self._boxes.begin()
             request = self.conversation.request(self.alone)
             self._check_length(request)
             (result,) = self._generator.generate(
@@ -205,7 +190,8 @@ class Chat:
             print()
             if result.finish == "length":
                 _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
-            self._find_boxes(result)
+            for box in self._boxes.find(result, self._style):
+                _note(f"box in pixels: {box}")
         self.conversation.answer("".join(pieces))
 
     def _check_length(self, request: Request) -> None:
@@ -232,7 +218,7 @@ class Chat:
     def _reset(self, _: str) -> None:
         self.conversation = Conversation(self.conversation.system)
         self._images = []
-        self._shown = None
+        self._boxes = ChatBoxes()
         self._failed = None
         _note("forgotten")
 
@@ -269,8 +255,8 @@ class Chat:
             return
         if path.suffix not in (".json", ".md"):
             raise UserError(
-                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, or /save FILE.png for"
-                " the image with its boxes"
+                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, or /save FILE.png to"
+                " see its boxes"
             )
         row = self.conversation.to_row()
         is_row = path.suffix == ".json"
@@ -288,16 +274,13 @@ class Chat:
         _note(f"saved {count} exchange{'s' if count > 1 else ''} in {path}")
 
     def _save_picture(self, path: Path) -> None:
-        shown = self._shown
-        if shown is None:
-            raise UserError("no image was shown yet")
-        picture = draw_boxes(self._reader.open(shown.image), shown.asked, shown.answered)
+        picture = self._boxes.picture(self._reader)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
-        _note(f"saved {Path(shown.image.path).name} with {len(shown.asked) + len(shown.answered)} boxes in {path}")
+        _note(f"saved the image with {len(self._boxes.asked)} + {len(self._boxes.answered)} boxes in {path}")
 
 
 def _lines() -> Iterator[str]:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
-from medcap.generation.box_style import BoxStyle
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
@@ -57,6 +57,7 @@ class Generator:
             lengths; None bounds them by ``batch_size`` only.
         compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
+        box_style: how boxes are written in the texts that the model was trained on.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -81,6 +82,7 @@ class Generator:
         max_batch_tokens: int | None = None,
         compile: bool | None = None,
         progress: bool = True,
+        box_style: BoxStyle | None = None,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -101,7 +103,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
-        self.box_style = BoxStyle()
+        self.box_style = box_style or BoxStyle()
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -340,8 +342,7 @@ class Generator:
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
-        longest = len(tokens) + max(map(len, scored))
-        if longest > self.max_seq_len:
+        if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
             raise UserError(
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"

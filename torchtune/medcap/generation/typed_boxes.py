@@ -38,4 +38,6 @@ def place_boxes(text: str, written: Sequence[str]) -> str:
         return written[number - 1]
 
     words = _MARK.sub(put, text)
-    return " ".join([*([words] if words else []), *(box for number, box in enumerate(written, 1) if number not in named)])
+    return " ".join(
+        [*([words] if words else []), *(box for number, box in enumerate(written, 1) if number not in named)]
+    )

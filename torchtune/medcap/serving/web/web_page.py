@@ -18,10 +18,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from medcap.data.boxes.box import Box
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.suffixes import is_image_file
 from medcap.errors import UserError
-from medcap.generation.box_style import BoxStyle
 from medcap.generation.typed_boxes import place_boxes
 from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.conversation_reader import decode_picture
