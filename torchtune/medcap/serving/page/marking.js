@@ -16,12 +16,12 @@ export function clear() {
 }
 
 // What a server needs to write them into a question.
-export const toSend = () => marks.map(({ image: { width, height }, box }) => ({ box, width, height }));
+export const toSend = (given) => given.map(({ image: { width, height }, box }) => ({ box, width, height }));
 
 // Those on what is in sight, as regions of picture.js.
 export function regions(image, given = marks) {
   return given
-    .map((mark, place) => ({ ...mark, label: `box ${place + 1}`, color: COLOR }))
+    .map((mark, place) => ({ ...mark, label: `box ${place + 1}`, color: COLOR, asked: true }))
     .filter((mark) => mark.image === image && onSlice(mark.slice, sliceOf(image)));
 }
 

@@ -179,12 +179,14 @@ $("composer").addEventListener("submit", async (event) => {
   const models = chosen();
   if (running || models.length === 0 || (text === "" && attached.length === 0)) return;
   running = new AbortController();
+  refresh();
   try {
     if (marking.problem()) throw new Error(marking.problem());
-    const words = await wordsFor(text, marking.toSend());
-    looking = conversation.ask(text, attached, models, marking.all(), words);
+    const marks = marking.all();
+    looking = conversation.ask(text, attached, models, marks, await wordsFor(models, text, marks));
   } catch (error) {
     running = null;
+    refresh();
     return complain(error);
   }
   attached = [];
@@ -193,9 +195,9 @@ $("composer").addEventListener("submit", async (event) => {
   answerAll(looking, models);
 });
 
-// Every run's words, also of those that are ticked later: each has its own notation of boxes.
-const wordsFor = async (text, marks) =>
-  marks.length > 0 || text.includes("{box") ? api.placeBoxes(boxes().map((box) => box.value), text, marks) : {};
+// What each run is asked: it has its own notation of boxes.
+const wordsFor = async (models, text, marks) =>
+  marks.length > 0 || text.includes("{box") ? api.placeBoxes(models, text, marking.toSend(marks)) : {};
 
 $("words").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -205,11 +207,16 @@ $("words").addEventListener("keydown", (event) => {
 });
 $("words").addEventListener("input", refresh);
 
-$("regenerate").addEventListener("click", () => {
+$("regenerate").addEventListener("click", async () => {
   const exchange = conversation.exchanges.at(-1);
+  const models = chosen();
+  try {
+    exchange.words = { ...exchange.words, ...(await wordsFor(models, exchange.text, exchange.boxes)) };
+  } catch (error) {
+    return complain(error);
+  }
   $("seed").value = Number($("seed").value) + 1;
   exchange.best = null;
-  const models = chosen();
   models.forEach((model) => exchange.answers.set(model, newAnswer()));
   answerAll(exchange, models);
 });
