@@ -116,7 +116,7 @@ def accuracy_charts(rows: Sequence[Question], results: Mapping[str, Sequence[Box
     kept = frequent[: SERIES_STYLES - 1]
     left_out = f"The {len(kept)} most frequent of {len(frequent)} modalities." if len(kept) < len(frequent) else ""
     groups = [
-        ("Accuracy by IoU threshold", known, _RULE),
+        ("Accuracy by IoU threshold", known, f"{len(asked):,} rows whose object is there. {_RULE}"),
         ("The same by modality", {"all rows": everything, **{name: by_modality[name] for name in kept}}, left_out),
         (
             "The same by size",
