@@ -107,6 +107,15 @@ def with_language_model(cfg: AnyKeys) -> tuple[AnyKeys, ModelConfiguration]:
         )
     values = cfg.model_dump(include={*ModelConfiguration.model_fields})
     return cfg, check(OmegaConf.create(values), ModelConfiguration)
+def read_dataset_keys(run: str | Path) -> dict[str, Any]:
+    """Return the ``dataset`` section of a run's configuration; empty where it has none.
+
+    Args:
+        run: run as for :func:`read_run`, which has accepted it.
+    """
+    config = _find_config(Path(run).expanduser())
+    written: Any = {} if config is None else OmegaConf.to_container(OmegaConf.load(config))
+    return written.get("dataset") or {}
 
 
 def find_run_checkpoint(run: str | Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.images.reader import ImageReader
+from medcap.evaluation.box_report import BoxResult, accuracy_charts, read_boxes
 from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.report.charts import LineChart
@@ -22,6 +23,7 @@ from medcap.scoring.question import Question
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task
 
+_OWN = "own image"
 _CURVE_STEPS = 100
 _TAGS = ("modality", "question_type", "organ")
 _MOST_MAPS = 12
@@ -62,6 +64,7 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
     title, source = result.task.title, Path(metrics["dataset"]["source"]).name
     others = len(metrics["protocols"]) - 1
     notices = [*metrics["notices"], *_protocol_notices(metrics)]
+    boxes = _boxes(result)
     return Page(
         title if source == title else f"{title}: {source}",
         f"{len(result.rows):,} rows. The first number is that of protocol “{metrics['protocol']}”"
@@ -78,7 +81,8 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
             *(_group_table(field, table, _is_share(metrics["headline"])) for field, table in metrics["tables"].items()),
             _confusions(result),
             None if _decides(result.own[0]) else _curve(result),
-            Gallery("What the model says", _samples(result), reader=reader),
+            *accuracy_charts(result.rows, boxes),
+            Gallery("What the model says", _samples(result, boxes), reader=reader),
             Facts("How this was made", _facts(metrics)),
         ],
     )
@@ -203,7 +207,7 @@ def _confusions(result: TaskResult) -> ConfusionMaps | None:
 
 
 def _curve(result: TaskResult) -> LineChart:
-    scored = {"own image": result.own[0], **{name: parts[0] for name, parts in result.controls.items()}}
+    scored = {_OWN: result.own[0], **{name: parts[0] for name, parts in result.controls.items()}}
     values = {
         CONTROL_NAMES.get(name, name): [row["value"] for row in part.scores.rows if row["value"] is not None]
         for name, part in scored.items()
@@ -225,13 +229,26 @@ def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**dataset, **prompts, **metrics["settings"]}
 
 
-def _samples(result: TaskResult) -> list[Sample]:
+def _boxes(result: TaskResult) -> dict[str, list[BoxResult | None]]:
+    """Return the boxes of each row for the run itself and for its controls; nothing where no row asks for any."""
+    scored = {
+        _OWN: result.own[0],
+        **{CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
+    }
+    found = {name: read_boxes(part.plan.answers(result.rows, part.entries)) for name, part in scored.items()}
+    return {name: boxes for name, boxes in found.items() if boxes is not None}
+
+
+def _samples(result: TaskResult, results: Mapping[str, Sequence[BoxResult | None]]) -> list[Sample]:
     head = result.own[0]
+    boxes = results.get(_OWN, [None] * len(result.rows))
     name = result.metrics["headline"].rpartition(".")[2]
     samples = []
-    for row, entry, scores in zip(result.rows, head.entries, head.scores.rows, strict=True):
+    for row, entry, scores, own in zip(result.rows, head.entries, head.scores.rows, boxes, strict=True):
         decided = scores.get("correct")
         score = None if decided is not None or scores["value"] is None else (name, scores["value"])
+        if own is not None and own.overlap is not None:
+            score = "IoU", own.overlap
         samples.append(
             Sample(
                 generated=entry.get(head.plan.protocol.field) or "",
@@ -246,6 +263,7 @@ def _samples(result: TaskResult) -> list[Sample]:
                 group=row.meta.get("modality", ""),
                 options=row.options,
                 chosen=_chosen(row, scores),
+                boxes=None if own is None else own.drawn,
             )
         )
     return samples
@@ -270,4 +288,4 @@ def _is_share(score: str) -> bool:
 
 def _words(name: str) -> str:
     words = name.replace(".", " ").replace("_", " ")
-    return words if any(letter.isupper() for letter in words) else words.capitalize().replace(" f1", " F1")
+    return words if any(letter.isupper() for letter in words) else words.capitalize().replace(" f1", " F1").replace(" iou", " IoU").replace(" giou", " GIoU")

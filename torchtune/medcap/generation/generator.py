@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medcap.data.boxes.notations import write_box
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
@@ -59,6 +59,7 @@ class Generator:
             lengths; None bounds them by ``batch_size`` only.
         compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
+        box_style: how boxes are written in the texts that the model was trained on.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -83,6 +84,7 @@ class Generator:
         max_batch_tokens: int | None = None,
         compile: bool | None = None,
         progress: bool = True,
+        box_style: BoxStyle | None = None,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -103,6 +105,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
+        self.box_style = box_style or BoxStyle()
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -308,7 +311,8 @@ class Generator:
         head, added = self.model.components.get(BoxDecoder.name), self.tokenizer.added
         if not isinstance(head, BoxDecoder) or added is None or added.box_id is None:
             return None
-        return AnswerBoxes(head, added.box_id, lambda box, size: write_box(box, "thousandths", size))
+        style = self.box_style
+        return AnswerBoxes(head, added.box_id, lambda box, frame: style.write(box, frame.size, frame.fit))
 
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
@@ -351,8 +355,7 @@ class Generator:
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
-        longest = len(tokens) + max(map(len, scored))
-        if longest > self.max_seq_len:
+        if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
             raise UserError(
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"

@@ -27,21 +27,20 @@ class RowBoxes:
         expected: reference boxes; empty where the object is absent.
         given: boxes of the answer.
         overlaps: IoU of each given box with the expected box that it fits best; None where none is expected.
-        unread: whether the answer should hold a box and holds none that can be read.
+        remark: what else must be known of the answer, such as boxes in it that cannot be read.
     """
 
     expected: Sequence[Box]
     given: Sequence[Box]
     overlaps: Sequence[float | None]
-    unread: bool = False
+    remark: str = ""
 
     @property
     def words(self) -> tuple[str, str]:
         """What is said of the expected and of the given boxes below the picture."""
         expected, given = self._names
-        if self.unread:
-            return _counted(expected, "expected", self._numbered), "no box in the answer that can be read"
-        return _counted(expected, "expected", self._numbered), _counted(given, "given", self._numbered)
+        given = _counted(given, "given", self._numbered)
+        return _counted(expected, "expected", self._numbered), f"{given}, {self.remark}" if self.remark else given
 
     @property
     def images(self) -> list[int]:

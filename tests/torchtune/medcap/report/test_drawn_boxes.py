@@ -55,8 +55,8 @@ def test_absent_objects_and_answers_without_a_box_are_told():
     assert "none expected" in html and "1 given" in html and "IoU 0" not in html and html.count("<rect") == 6
     html = gallery(RowBoxes([], [], []), picture)
     assert 'aria-label="none expected, none given"' in html
-    html = gallery(RowBoxes([LIVER], [], [], unread=True), picture)
-    assert 'aria-label="1 expected, no box in the answer that can be read"' in html
+    html = gallery(RowBoxes([LIVER], [], [], "the answer names no box"), picture)
+    assert 'aria-label="1 expected, none given, the answer names no box"' in html
 
 
 def test_names_of_many_boxes_stand_below_the_picture():

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from medcap.data.added_tokens import WrittenWord
-from medcap.data.boxes.box import Box, Size
+from medcap.data.boxes.box import Box
+from medcap.data.boxes.frame import Frame
 from medcap.generation.decoding.prefix_tree import Prompt, Tree
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.models.box_decoder import BoxDecoder
 
-WriteBox = Callable[[Box, Size], str]
+WriteBox = Callable[[Box, Frame], str]
 
 
 @dataclass
@@ -87,11 +88,11 @@ class AnswerBoxes:
         """Forget an answer that was given up."""
         self._answers.pop(prompt, None)
 
-    def _box(self, hidden: Tensor, image: SeenImage | None, number: int) -> tuple[Box, Size] | None:
-        """``[d]`` -> the box on the original image, and the image's size."""
+    def _box(self, hidden: Tensor, image: SeenImage | None, number: int) -> tuple[Box, Frame] | None:
+        """``[d]`` -> the box on the original image, and how that is shown."""
         if image is None or image.patches is None:
             return None
         with torch.no_grad():
             left, top, right, bottom = self._decoder(hidden[None], image.patches[None])[0].tolist()
         original = image.frame.to_original((left, top, right, bottom))
-        return None if original is None else (Box(original, image=number), image.frame.size)
+        return None if original is None else (Box(original, image=number), image.frame)
