@@ -23,7 +23,9 @@ _BOXES, _STREAM = 8, 9  # purposes of random streams
 _TYPES = ("box", "box", "box", "kind", "kind", "boxes", "presence", "absent")
 
 
-def box_text_records(count: int, seed: int, lesions: Sequence[int] = (1, 2, 2, 3), turns: int = 5) -> list[dict[str, Any]]:
+def box_text_records(
+    count: int, seed: int, lesions: Sequence[int] = (1, 2, 2, 3), turns: int = 5
+) -> list[dict[str, Any]]:
     """Return conversations about boxes: a description, then several questions about it.
 
     Half of them are about other things than lesions, so that names are read, not known by heart.
@@ -39,8 +41,13 @@ def box_text_records(count: int, seed: int, lesions: Sequence[int] = (1, 2, 2, 3
         scene, boxes, stream = _scene(seed, index, lesions)
         pairs = [_pair(scene, boxes, choose(stream, _TYPES), stream) for _ in range(turns)]
         text = describe_boxes(scene, boxes, stream)
-        talk = [turn for number, (question, answer) in enumerate(pairs) for turn in conversation(
-            question if number else text + choose(stream, ("\n", "\n\n", " ")) + question, answer)]
+        talk = [
+            turn
+            for number, (question, answer) in enumerate(pairs)
+            for turn in conversation(
+                question if number else text + choose(stream, ("\n", "\n\n", " ")) + question, answer
+            )
+        ]
         if stream.integers(2):
             talk = _renamed(talk, stream)
         records.append({"id": f"boxes-{seed}-{index:06d}", "conversations": talk})
@@ -61,7 +68,9 @@ def box_question_records(count: int, seed: int, question_type: str) -> list[dict
         scene, boxes, stream = _scene(seed, index, (2,))
         question, answer = _pair(scene, boxes, question_type, stream)
         text = describe_boxes(scene, boxes, stream)
-        records.append({"id": f"{question_type}-{seed}-{index:06d}", "conversations": conversation(f"{text}\n{question}", answer)})
+        records.append(
+            {"id": f"{question_type}-{seed}-{index:06d}", "conversations": conversation(f"{text}\n{question}", answer)}
+        )
     return records
 
 

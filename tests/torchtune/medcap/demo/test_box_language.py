@@ -73,18 +73,17 @@ def test_what_is_not_there_has_no_box():
         assert re.fullmatch(r"There is no (nodule|ring|cross|cluster)\.", record["conversations"][1]["value"])
 
 
-def test_the_first_head_looks_at_the_token_before():
+def test_each_head_of_the_first_layer_looks_one_token_further_back():
     decoder = _decoder()
     give_induction_heads(decoder)
-    tokens = torch.randint(0, 768, (1, 20), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, 768, (64, 20), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         layer = decoder.layers[0]
         inward = layer.sa_norm(decoder.tok_embeddings(tokens))
-        attention = layer.attn
-        rotate = attention.pos_embeddings
-        query = rotate(attention.q_proj(inward).view(1, 20, 4, 32))[0, 12]  # [4, 32]
-        keys = rotate(attention.k_proj(inward).view(1, 20, 4, 32))[0, :13]  # [13, 4, 32]
-        found = torch.einsum("hd,nhd->hn", query, keys).argmax(-1)
+        rotate = layer.attn.pos_embeddings
+        query = rotate(layer.attn.q_proj(inward).view(64, 20, 4, 32))[:, 12]  # [64, 4, 32]
+        keys = rotate(layer.attn.k_proj(inward).view(64, 20, 4, 32))[:, :13]  # [64, 13, 4, 32]
+        found = torch.einsum("bhd,bnhd->hn", query, keys).argmax(-1)
     assert found.tolist() == [11, 10, 9, 8]
 
 
