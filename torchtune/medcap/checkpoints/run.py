@@ -107,6 +107,8 @@ def with_language_model(cfg: AnyKeys) -> tuple[AnyKeys, ModelConfiguration]:
         )
     values = cfg.model_dump(include={*ModelConfiguration.model_fields})
     return cfg, check(OmegaConf.create(values), ModelConfiguration)
+
+
 def read_dataset_keys(run: str | Path) -> dict[str, Any]:
     """Return the ``dataset`` section of a run's configuration; empty where it has none.
 
