@@ -32,8 +32,26 @@ def coloninst(folder):
     return len(asked)
 
 
+def medgrit(folder):
+    """Write Med-GRIT's test files, one question of each task; returns their number."""
+    name = "ct_00--AbdomenCT1K--Case_00220--x_0359"
+    (folder / "Med-GRIT-270k" / "images").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(folder / "Med-GRIT-270k" / "images" / f"{name}.png")
+    box = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+    asked = {
+        "VG": ("Where?", box),
+        "RO": (f"What is {box}?", "liver"),
+        "GC": ("Describe.", box),
+        "MII": ("What?", "CT"),
+    }
+    for kind, turn in asked.items():
+        file = folder / "Med-GRIT-270k" / f"test_chatlm_{kind}_img_coord_OneConv.json"
+        file.write_text(json.dumps([{"id": name, "conversations": [turn]}]), encoding="utf-8")
+    return len(asked)
+
+
 # System -> task of the last stage of its pipeline, and what writes its test files.
-TESTS = {"colongpt": ("coloninst", coloninst)}
+TESTS = {"colongpt": ("coloninst", coloninst), "bird": ("medgrit", medgrit)}
 STAGES = {
     "llava_med": ("clip", ["stage1", "stage2", "vqa"]),
     "colongpt": ("siglip", ["stage1", "stage2"]),
@@ -89,5 +107,7 @@ def test_its_stages_train_one_after_another(workspace, system):
         given |= {"dataset_source": str(workspace.folder / "datasets"), "dataset_max_seq_len": 100, "device": "cpu"}
         given |= {"output_dir": str(workspace.folder / "test"), "controls": False}
         tune("generate", asked["config"], *(f"{key}={override_text(value, key)}" for key, value in given.items()))
-        metrics = json.loads((workspace.folder / "test" / task / "metrics.json").read_text())
-        assert (metrics["n"], metrics["failures"]) == (count, 0)
+        folder = workspace.folder / "test" / task
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert [row["error"] for row in rows] == [None] * count
+        assert json.loads((folder / "metrics.json").read_text())["failures"] == 0
