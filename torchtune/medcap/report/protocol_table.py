@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from medcap.report.sections import Bar, Section
 
-CONTROL_NAMES = {"shuffled_image": "images shuffled", "no_image": "no image"}
+CONTROL_NAMES = {
+    "shuffled_image": "images shuffled",
+    "no_image": "no image",
+    "prior_box": "mean box of training",
+    "exchanged_question": "question exchanged",
+}
 
 
 @dataclass(frozen=True)

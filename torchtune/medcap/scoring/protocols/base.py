@@ -54,6 +54,7 @@ class Protocol(ABC):
         prompt: how its questions are asked.
         field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
+        scores_boxes: whether it compares boxes.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.
         share: whether the headline is a share of 1.
@@ -66,6 +67,7 @@ class Protocol(ABC):
     prompt: ClassVar[Prompt] = Prompt.FREE
     field: ClassVar[str] = "prediction"
     takes_minutes: ClassVar[bool] = False
+    scores_boxes: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

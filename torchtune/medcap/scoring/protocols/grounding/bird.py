@@ -65,6 +65,7 @@ class BirdVg(Protocol):
         " without rows counts 0; intervals draw patients where they are known, otherwise images"
     )
     headline = "recall"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""
@@ -95,6 +96,7 @@ class BirdVgStrict(Protocol):
         " are known, otherwise images"
     )
     headline = "recall"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""

@@ -54,6 +54,7 @@ class Boxes(Protocol):
         " a box is given; intervals draw patients where they are known, otherwise images"
     )
     headline = "mean_iou"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""

@@ -42,6 +42,7 @@ class _ThreeTasks(Protocol):
     """What both forms share: which task a row is, and the means of each task."""
 
     headline = "overall"
+    scores_boxes = True
     scores: ClassVar[tuple[str, ...]]  # the means over rows, by the names of their values
 
     @abstractmethod
