@@ -29,11 +29,13 @@ class ControlRun:
     Attributes:
         scored: its answers and scores, one for each protocol that it fits, in their order.
         own: protocol -> the task's own scores of the same rows.
-        left_out: rows of the benchmark that the control does not ask.
+        rows: what was scored.
+        left_out: how many rows of the benchmark the control does not ask.
     """
 
     scored: list[Scored]
     own: dict[str, ProtocolScores]
+    rows: list[Question]
     left_out: int
 
     def of(self, protocol: str) -> Scored | None:
@@ -61,7 +63,7 @@ class ControlRun:
         if kept:
             kind = DIFFERENCE if control.plan.protocol.share else NUMBER
             falls = [own.rows[index]["value"] - scores.rows[index]["value"] for index in kept]
-            clusters = None if own.clusters is None else [own.clusters[index] for index in kept]
+            clusters = [self.rows[index].cluster for index in kept] if own.clustered else None
             fall = bootstrap_interval(falls, kind=kind, clusters=clusters)
             block["fall"] = {"value": fall.value, **fall.as_dict()}
         return block
@@ -143,7 +145,7 @@ def run_control(
             f"control {name}: {len(kept):,} of {len(rows):,} rows, {_LEFT_OUT[name]}; {head.name} {head.headline} of"
             f" these rows, own and control: {shown}"
         )
-    return ControlRun(results, mine, len(rows) - len(kept)), notices
+    return ControlRun(results, mine, there, len(rows) - len(kept)), notices
 
 
 def ask_and_score(

@@ -124,6 +124,7 @@ def _old_answers(store: PredictionStore) -> list[str]:
 def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, ControlRun]) -> dict[str, Any]:
     plan, scores, protocol = scored.plan, scored.scores, scored.plan.protocol.name
     groups = [row.groups for row in rows]
+    clusters = [row.cluster for row in rows] if scores.clustered else None
     return {
         "protocol": protocol,
         "description": plan.protocol.description,
@@ -135,8 +136,8 @@ def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Cont
         "truncated": sum(entry.get("finish") == "length" for entry in scored.entries),
         "scores": nested(scores.scores),
         "intervals": nested(scores.intervals),
-        "averages": averages(groups, scores.rows, plan.protocol.share, scores.clusters),
-        "tables": group_tables(groups, scores.rows, plan.protocol.share, scores.clusters),
+        "averages": averages(groups, scores.rows, plan.protocol.share, clusters),
+        "tables": group_tables(groups, scores.rows, plan.protocol.share, clusters),
         "controls": {
             name: run.block(plan.protocol.name) for name, run in controls.items() if run.of(plan.protocol.name)
         },

@@ -259,7 +259,7 @@ def _by_modality(
     notices += count_notice("rows in no denominator, because they do not ask for a box", ignored, answers)
     if published:
         notices += one_reference_notice(answers)
-    return ProtocolScores(scores, intervals, rows, counts, notices, clusters)
+    return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
 
 def _published_scores(
