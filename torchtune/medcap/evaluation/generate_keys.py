@@ -34,7 +34,10 @@ class GenerateConfiguration(RunModelConfiguration):
     )
     limit: int | None = Field(None, ge=1, description="Ask only this many rows, the first ones; null asks all.")
     controls: bool | list[str] = Field(
-        False, description="Controls that ask the questions with other images or without; true is all of them."
+        False, description="Controls such as other images or no image; true is all that fit, one or several by name."
+    )
+    prior_source: PathText | None = Field(
+        None, description="Training answers of the control prior_box; null is what the run was trained on."
     )
     max_new_tokens: int = Field(300, ge=1, description="Longest answer, in tokens.")
     temperature: Number = Field(0.0, ge=0, description="Divisor of the logits in sampling; 0 is greedy.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.evaluation.box_report import BoxResult, accuracy_charts, read_boxes
+from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.report.charts import LineChart
@@ -75,7 +76,7 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
             ProtocolTable(
                 "Scores by protocol",
                 _protocol_lines(metrics),
-                "On the right, the same questions without the right image." if metrics["controls"] else "",
+                "On the right, the same questions without the right image or question." if metrics["controls"] else "",
             ),
             _all_scores(metrics),
             *(_group_table(field, table, _is_share(metrics["headline"])) for field, table in metrics["tables"].items()),
@@ -107,7 +108,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[Card]:
     cards = [_card(_words(head), _read(metrics, head), share, main=True)]
     for control, block in metrics["controls"].items():
         label = f"{_words(head)}, {CONTROL_NAMES.get(control, control)}"
-        cards.append(_card(label, _read(block, head), share, _fall(block.get("fall"), share)))
+        cards.append(_card(label, _read(block, head), share, _fall(control, block.get("fall"), share)))
     failures = f"{metrics['failures']:,} without an answer, {metrics['truncated']:,} cut at the token limit"
     return [*cards, Card("Rows", f"{metrics['n']:,}", failures)]
 
@@ -123,12 +124,14 @@ def _card(label: str, score: _Score, share: bool, detail: str = "", main: bool =
     return Card(label, value, detail, Bar(score.value, *score.interval) if share and score.interval else None, main)
 
 
-def _fall(fall: Mapping[str, float] | None, share: bool) -> str:
+def _fall(control: str, fall: Mapping[str, float] | None, share: bool) -> str:
     if fall is None:
         return ""
     value, low, high = ((100.0 if share else 1.0) * fall[key] for key in ("value", "low", "high"))
     digits, unit = (1, " points") if share else (3, "")
     words = "the image matters" if low > 0 else "no proof that the image matters"
+    if control not in CONTROLS:
+        words = "more than the control" if low > 0 else "no proof that it is more than the control"
     return f"Falls by {value:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f}): {words}"
 
 
@@ -148,6 +151,7 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
         if score.value is None:
             continue
         values = {control: _read(part, head).value for control, part in block["controls"].items()}
+        own = {control: _read(part["own"], head).value for control, part in block["controls"].items() if "own" in part}
         falls = {control: part["fall"] for control, part in block["controls"].items() if "fall" in part}
         lines.append(
             ProtocolLine(
@@ -158,6 +162,7 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
                 interval=score.interval,
                 controls={control: value for control, value in values.items() if value is not None},
                 falls={control: (fall["value"], fall["low"], fall["high"]) for control, fall in falls.items()},
+                own={control: value for control, value in own.items() if value is not None},
                 share=_is_share(head),
             )
         )
@@ -167,14 +172,16 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
 def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
     """All scores of protocols that have more than their headline."""
     lines = []
+    controls = dict.fromkeys(name for block in metrics["protocols"].values() for name in block["controls"])
     for name, block in metrics["protocols"].items():
         scores = list(leaves(block["scores"]))
         for score, value in scores if len(scores) > 1 else ():
             interval = _read(block, score).interval
             between = f"{interval[0]:.3f}\u2060–\u2060{interval[1]:.3f}" if interval else "–"
-            others = [_read(part, score).value for part in block["controls"].values()]
+            parts = [block["controls"].get(control) for control in controls]
+            others = [part and _read(part, score).value for part in parts]
             lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
-    names = [CONTROL_NAMES.get(str(control), str(control)) for control in metrics["controls"]]
+    names = [CONTROL_NAMES.get(str(control), str(control)) for control in controls]
     return (
         Table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)
         if lines

@@ -296,7 +296,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     first_only = sum(one and not other for one, other in verdicts)
     second_only = sum(other and not one for one, other in verdicts)
     differences = values[:, 1] - values[:, 0]
-    clusters = None if scores[0].clusters is None else [scores[0].clusters[index] for index in kept]
+    clusters = [pairs.first[index].question.cluster for index in kept] if scores[0].clustered else None
     flipped = differences if clusters is None else sums_of_clusters(differences[:, None], clusters)[:, 0]
     every_row_decided = len(verdicts) == len(compared) and clusters is None
     if isinstance(protocol, MultipleChoice) and protocol.headline == protocol.over_modalities:

@@ -15,6 +15,7 @@ from medcap.errors import UserError
 from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.final_reply import final_reply
 
+_ANY = Box((0.0, 0.0, 1.0, 1.0))
 # Pixels of an image whose size is not known are read on one of this size and scaled back.
 _UNKNOWN = (1_000_000, 1_000_000)
 # What is meant as a box, right or wrong. Single numbers and pairs in brackets are references or spacings.
@@ -97,14 +98,16 @@ def reference_boxes(question: Question) -> tuple[Box, ...] | None:
     if question.boxes is not None:
         return question.boxes
     text = question.references[0]
-    found = _in_text(text, question.image_size)
-    if found.unread:
+    found = boxes_in_text(text, question.image_size)
+    if found.unread and question.problem is None:
         raise UserError(
             f"row {question.id}: its reference holds {found.example!r}, which is no box: correct or drop the row"
         )
     if found.boxes:
         return found.boxes
     words = question.meta.get("task", "").strip().upper() in _WORDS or question.options or question.answer_type
+    if question.problem is not None and not words:
+        return (_ANY,)  # a question that cannot be asked is a miss
     return () if not words and says_none(text) else None
 
 
@@ -120,15 +123,15 @@ def predicted_boxes(answer: Answer) -> BoxReply:
     if answer.outputs.boxes is not None:
         bad = answer.bad_boxes
         reply = BoxReply(answer.outputs.boxes, len(bad), bad[0] if bad else "")
-        in_pixels = True
+        given_in_pixels = True
     else:
         text = final_reply(answer.prediction)
-        reply = _in_text(text, question.image_size)
+        reply = boxes_in_text(text, question.image_size)
         silent = not reply.given and not says_none(text) and not answer.failed
-        reply, in_pixels = replace(reply, silent=silent), bool(_PIXELS.search(text))
+        reply, given_in_pixels = replace(reply, silent=silent), in_pixels(text)
     reference = question.references[0]
-    wanted_in_pixels = question.boxes is not None or bool(_PIXELS.search(reference))
-    if question.image_size is None and question.boxes != () and reply.boxes and in_pixels != wanted_in_pixels:
+    wanted_in_pixels = question.boxes is not None or in_pixels(reference)
+    if question.image_size is None and question.boxes != () and reply.boxes and given_in_pixels != wanted_in_pixels:
         example = f"{answer.prediction[:60]} (the image's size is not known, and the reference is in another unit)"
         return BoxReply((), reply.given, example)
     return reply
@@ -139,13 +142,27 @@ def says_none(text: str) -> bool:
     return bool(_NONE.search(text))
 
 
-def _in_text(text: str, size: Size | None) -> BoxReply:
+def in_pixels(text: str) -> bool:
+    """Return whether a text holds boxes in ColonINST's notation, which are pixels."""
+    return bool(_PIXELS.search(text))
+
+
+def boxes_in_text(text: str, size: Size | None) -> BoxReply:
+    """Find the boxes in a text.
+
+    Args:
+        text: any.
+        size: width and height of the original image in pixels; None leaves pixels as they are.
+
+    Returns:
+        The boxes, and how many more are meant but cannot be read; it is never silent.
+    """
     find: Callable[[str], list[Box]] = partial(find_boxes, width=(size or _UNKNOWN)[0], height=(size or _UNKNOWN)[1])
     boxes = find(text)
     attempts = [match[0] for match in _ATTEMPT.finditer(text)]
     bad = [attempt for attempt in attempts if not find(attempt)]
     unread = max(len(bad), len(attempts) - len(boxes))  # more boxes than are read are not lost either
-    if size is None and _PIXELS.search(text):
+    if size is None and in_pixels(text):
         scale = _UNKNOWN[0]
         boxes = [replace(box, edges=tuple(edge * scale for edge in box.edges)) for box in boxes]
     return BoxReply(tuple(boxes), unread, (bad or attempts or [""])[0][:60])

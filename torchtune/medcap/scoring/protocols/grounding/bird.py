@@ -65,6 +65,7 @@ class BirdVg(Protocol):
         " without rows counts 0; intervals draw patients where they are known, otherwise images"
     )
     headline = "recall"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""
@@ -95,6 +96,7 @@ class BirdVgStrict(Protocol):
         " are known, otherwise images"
     )
     headline = "recall"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""
@@ -257,7 +259,7 @@ def _by_modality(
     notices += count_notice("rows in no denominator, because they do not ask for a box", ignored, answers)
     if published:
         notices += one_reference_notice(answers)
-    return ProtocolScores(scores, intervals, rows, counts, notices, clusters)
+    return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
 
 def _published_scores(

@@ -54,6 +54,7 @@ class Boxes(Protocol):
         " a box is given; intervals draw patients where they are known, otherwise images"
     )
     headline = "mean_iou"
+    scores_boxes = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score boxes; see :meth:`Protocol.score`."""
@@ -85,7 +86,7 @@ class Boxes(Protocol):
         ignored = [answer for answer, boxes in zip(answers, wanted, strict=True) if boxes is None]
         notices = count_notice("rows in no denominator, because they do not ask for a box", ignored, answers)
         notices += unread_notices([(answer, reply) for answer, reply, _ in asked])
-        return ProtocolScores(scores, intervals, rows, counts, notices, clusters)
+        return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
 
 def _values(wanted: tuple[Box, ...] | None, reply: BoxReply, failed: bool) -> dict[str, Any]:

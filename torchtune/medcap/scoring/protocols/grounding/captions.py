@@ -74,7 +74,7 @@ class _BirdCaptions(Protocol):
         notices += [notice for notice in parts[there[0]].notices if "SPICE" in notice and "SPICE" not in self.without]
         notices += one_reference_notice(answers) if self.published else []
         notices += reasoning_notice(answers, published=self.published)
-        return ProtocolScores(scores, intervals, rows, counts, notices, clusters)
+        return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
     def _modality(self, question: Question) -> str:
         if not self.published:

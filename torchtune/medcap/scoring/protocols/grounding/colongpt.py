@@ -42,6 +42,7 @@ class _ThreeTasks(Protocol):
     """What both forms share: which task a row is, and the means of each task."""
 
     headline = "overall"
+    scores_boxes = True
     scores: ClassVar[tuple[str, ...]]  # the means over rows, by the names of their values
 
     @abstractmethod
@@ -69,7 +70,7 @@ class _ThreeTasks(Protocol):
         scores, intervals = row_means(rows, {**{name: name for name in self.scores}, self.headline: "value"}, clusters)
         counts |= {f"{task.lower()}.n": tasks.count(task) for task in TASKS if task in tasks}
         counts["clusters"] = len({one for one, row in zip(clusters, rows, strict=True) if row["value"] is not None})
-        result = ProtocolScores(scores, intervals, rows, counts, _notices(answers, tasks), clusters)
+        result = ProtocolScores(scores, intervals, rows, counts, _notices(answers, tasks), clustered=True)
         self.finish(answers, tasks, result)
         return result
 
