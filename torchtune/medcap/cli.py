@@ -25,6 +25,7 @@ from medcap.commands import (
     prepare_images,
     probe,
     push,
+    reorganize,
     run_pipeline,
     score,
     serve,
@@ -107,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     images = sources.add_parser("images", help=prepare_images.HELP)
     prepare_images.add_arguments(images)
     images.set_defaults(run=prepare_images.run)
+
+    moved = sources.add_parser("reorganize", help=reorganize.HELP)
+    reorganize.add_arguments(moved)
+    moved.set_defaults(run=reorganize.run)
 
     for name, command, purpose in (
         ("validate", validate, "check every row of a training file, before a run does"),

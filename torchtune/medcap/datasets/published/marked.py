@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from medcap.data.boxes.box import Box, Size
 from medcap.errors import UserError
@@ -127,6 +127,11 @@ def _checked(edges: Any, frame: Size | None) -> Box:
     if not (left < right and top < bottom):
         raise UserError(OUTSIDE)
     return Box((left, top, right, bottom))
+
+
+def is_size(value: Any) -> TypeGuard[list[int]]:
+    """Return whether a value is a width and a height in pixels."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
 
 
 def numbers_of(fields: Sequence[str]) -> Any:

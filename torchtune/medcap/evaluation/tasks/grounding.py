@@ -16,7 +16,7 @@ from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
 from medcap.datasets.published.box_questions import BOX, NONE, WHERE_OBJECT
 from medcap.datasets.published.fields import field_text, question_text
 from medcap.datasets.published.llava_turns import conversation_questions
-from medcap.datasets.published.marked import MarkedImage, MarkedObject, boxes_of
+from medcap.datasets.published.marked import MarkedImage, MarkedObject, boxes_of, is_size
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import (
@@ -129,7 +129,7 @@ def _given_size(value: Mapping[str, Any]) -> Size | None:
     size = value.get("image_size")
     if size is None:
         return None
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+    if not is_size(size):
         raise UserError(f"'image_size' must be [width, height] in pixels, not {str(size)[:40]}")
     return size[0], size[1]
 

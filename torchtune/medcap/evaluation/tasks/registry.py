@@ -12,6 +12,7 @@ from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.grounding import GroundingTask
 from medcap.evaluation.tasks.medgrit import MedGritTask
+from medcap.evaluation.tasks.medsg import MedSgTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
@@ -36,6 +37,7 @@ TASKS: dict[str, type[Task]] = {
         MedGritTask,
         SlakeBoxesTask,
         GroundingTask,
+        MedSgTask,
     )
 }
 ALIASES = {"metrics": "caption"}

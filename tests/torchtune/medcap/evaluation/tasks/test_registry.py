@@ -22,6 +22,7 @@ def test_a_key_runs_the_task_of_its_name():
         "medgrit",
         "slake_boxes",
         "grounding",
+        "medsg",
     ]
 
 
@@ -40,6 +41,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "medgrit": "bird_vg",
         "slake_boxes": "boxes",
         "grounding": "boxes",
+        "medsg": "boxes",
     }
     assert all(task.title for task in TASKS.values())
 
