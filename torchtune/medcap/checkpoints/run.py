@@ -61,6 +61,17 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
     return check(override(values, overrides), ModelConfiguration)
 
 
+def read_dataset_keys(run: str | Path) -> dict[str, Any]:
+    """Return the ``dataset`` section of a run's configuration; empty where it has none.
+
+    Args:
+        run: run as for :func:`read_run`, which has accepted it.
+    """
+    config = _find_config(Path(run).expanduser())
+    written: Any = {} if config is None else OmegaConf.to_container(OmegaConf.load(config))
+    return written.get("dataset") or {}
+
+
 def find_run_checkpoint(run: str | Path) -> Path:
     """Return the file of tower and projector of an earlier run: of several steps, of the newest complete one.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medcap.data.boxes.notations import write_box
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
@@ -19,7 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
-from medcap.generation.decoding.answer_boxes import AnswerBoxes
+from medcap.generation.decoding.answer_boxes import answer_boxes
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -29,11 +29,11 @@ from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
-from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
+from medcap.modules.eval_mode import eval_mode
 
 OnGeneration = Callable[[int, Generation], None]
 OnNewToken = Callable[[int, int], None]
@@ -59,6 +59,7 @@ class Generator:
             lengths; None bounds them by ``batch_size`` only.
         compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
+        box_style: how boxes are written in the texts that the model was trained on.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -83,6 +84,7 @@ class Generator:
         max_batch_tokens: int | None = None,
         compile: bool | None = None,
         progress: bool = True,
+        box_style: BoxStyle | None = None,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -103,6 +105,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
+        self.box_style = box_style or BoxStyle()
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -256,7 +259,7 @@ class Generator:
         """
         return Decoder(
             *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
-            boxes=self._boxes(),
+            boxes=answer_boxes(self.model, self.tokenizer, self.box_style),
         )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
@@ -298,17 +301,11 @@ class Generator:
             An object that a request may hold instead of the picture; the answer is the same.
         """
         picture = to_rgb(image)
-        return PreparedImage(self.preprocess.transform()(picture, fit), key, self.preprocess.frame(picture.size, fit))
+        return PreparedImage(self.preprocess.transform()(picture, fit), key, picture.size, fit)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
         return self.tokenizer.without_added if AddedWords.name in request.without else self.tokenizer
-
-    def _boxes(self) -> AnswerBoxes | None:
-        head, added = self.model.components.get(BoxDecoder.name), self.tokenizer.added
-        if not isinstance(head, BoxDecoder) or added is None or added.box_id is None:
-            return None
-        return AnswerBoxes(head, added.box_id, lambda box, size: write_box(box, "thousandths", size))
 
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
@@ -351,8 +348,7 @@ class Generator:
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
-        longest = len(tokens) + max(map(len, scored))
-        if longest > self.max_seq_len:
+        if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
             raise UserError(
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
@@ -373,22 +369,6 @@ class Generator:
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
         return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
-
-
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
-    """Put every part into eval mode, and each back into its own mode afterwards.
-
-    Args:
-        model: a part of it may be in eval mode already, as frozen normalisation layers are.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:
