@@ -19,7 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
-from medcap.generation.decoding.answer_boxes import AnswerBoxes
+from medcap.generation.decoding.answer_boxes import answer_boxes
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -29,11 +29,11 @@ from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
-from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
+from medcap.modules.eval_mode import eval_mode
 
 OnGeneration = Callable[[int, Generation], None]
 OnNewToken = Callable[[int, int], None]
@@ -259,7 +259,7 @@ class Generator:
         """
         return Decoder(
             *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
-            boxes=self._boxes(),
+            boxes=answer_boxes(self.model, self.tokenizer, self.box_style),
         )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
@@ -301,18 +301,11 @@ class Generator:
             An object that a request may hold instead of the picture; the answer is the same.
         """
         picture = to_rgb(image)
-        return PreparedImage(self.preprocess.transform()(picture, fit), key, self.preprocess.frame(picture.size, fit))
+        return PreparedImage(self.preprocess.transform()(picture, fit), key, picture.size, fit)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
         return self.tokenizer.without_added if AddedWords.name in request.without else self.tokenizer
-
-    def _boxes(self) -> AnswerBoxes | None:
-        head, added = self.model.components.get(BoxDecoder.name), self.tokenizer.added
-        if not isinstance(head, BoxDecoder) or added is None or added.box_id is None:
-            return None
-        style = self.box_style
-        return AnswerBoxes(head, added.box_id, lambda box, frame: style.write(box, frame.size, frame.fit))
 
     def _phases(self, prompts: Sequence[Prompt]) -> list[list[Tree]]:
         """Trees of like capacity together, the longest first, so that memory runs out early or not at all."""
@@ -376,22 +369,6 @@ class Generator:
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
         return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
-
-
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
-    """Put every part into eval mode, and each back into its own mode afterwards.
-
-    Args:
-        model: a part of it may be in eval mode already, as frozen normalisation layers are.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

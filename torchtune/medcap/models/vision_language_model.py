@@ -21,7 +21,7 @@ from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.added_rows import embed_with_rows
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
-from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_functions import rotation_tables
 from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
@@ -100,10 +100,9 @@ class VisionLanguageModel(nn.Module):
         Raises:
             UserError: if it does not.
         """
-        for name in names:
-            if name not in self.adapters:
-                there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
-                raise UserError(f"without={name}: this model has no such component; {there}")
+        for name in (name for name in names if name not in self.adapters):
+            there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
+            raise UserError(f"without={name}: this model has no such component; {there}")
 
     @contextmanager
     def without(self, names: Collection[str]) -> Generator[None]:
@@ -153,6 +152,10 @@ class VisionLanguageModel(nn.Module):
         return self
 
     def encode_images(self, images: Tensor) -> Tensor:
+        """Return the image tokens of :meth:`encode_with_patches` alone."""
+        return self.encode_with_patches(images)[0]
+
+    def encode_with_patches(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Look at images.
 
         The trained parts keep fp32 weights; where the decoder runs in a lower precision they compute in it too.
@@ -161,19 +164,8 @@ class VisionLanguageModel(nn.Module):
             images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing returns them.
 
         Returns:
-            ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other.
-        """
-        return self.encode_with_patches(images)[0]
-
-    def encode_with_patches(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Look at images, keeping what the tower says of them for the components that read it.
-
-        Args:
-            images: as for :meth:`encode_images`.
-
-        Returns:
-            The image tokens as from :meth:`encode_images`, and the tower's patch tokens ``[N, T, D]``; None where no
-            component reads them.
+            ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other; and ``[N, T, D]``,
+            the tower's patch tokens, None where no component reads them.
         """
         pixels = self.tower.preprocess.normalize(images)
         low_precision = self.dtype != torch.float32
@@ -242,7 +234,7 @@ class VisionLanguageModel(nn.Module):
             if isinstance(self.decoder, TransformersDecoder):
                 self.decoder.run(states, None, positions, kept=kept)
                 layers = ()
-            for layer, table in zip(layers, self._rotation_tables(positions) if layers else (), strict=True):
+            for layer, table in zip(layers, rotation_tables(layers, positions), strict=True):
                 states, keys, values = layer(
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
                 )
@@ -337,7 +329,6 @@ class VisionLanguageModel(nn.Module):
         Returns:
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
-        # [sum of K_i, d] and, where a component reads them, [N, T, D]
         image_rows, patches = (None, None) if batch.images is None else self.encode_with_patches(batch.images)
         hidden, targets = self.hidden_at_targets(batch, image_rows)
         rows = self.added_rows(OUTPUT)
@@ -394,7 +385,7 @@ class VisionLanguageModel(nn.Module):
         prompt_prefixes = (
             self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
         )
-        tables = self._rotation_tables(batch.input_pos)
+        tables = rotation_tables(self.decoder.layers, batch.input_pos)
         states, last = embeddings, len(self.decoder.layers) - 1
         for number, (layer, prompt_prefix, table) in enumerate(
             zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
@@ -404,13 +395,6 @@ class VisionLanguageModel(nn.Module):
                 number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options
             )
         return states[0]
-
-    def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
-        """Each layer's; torchtune's layers share one module, so that it is made once."""
-        layers: Any = self.decoder.layers
-        rotations = [layer.attn.pos_embeddings for layer in layers]
-        tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
-        return [tables[rotation] for rotation in rotations]
 
     def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Any:
         if number < self.checkpointed_layers and torch.is_grad_enabled():

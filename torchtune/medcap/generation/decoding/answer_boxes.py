@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from medcap.data.added_tokens import WrittenWord
 from medcap.data.boxes.box import Box
-from medcap.data.boxes.frame import Frame
+from medcap.data.boxes.style import BoxStyle
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.generation.decoding.prefix_tree import Prompt, Tree
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.models.box_decoder import BoxDecoder
-
-WriteBox = Callable[[Box, Frame], str]
+from medcap.models.vision_language_model import VisionLanguageModel
 
 
 @dataclass
@@ -36,11 +36,11 @@ class AnswerBoxes:
     Args:
         decoder: box head of the model.
         token: id of the box word.
-        write: writes a box into the text, in the place of its word.
+        style: how boxes are written in the texts of the run.
     """
 
-    def __init__(self, decoder: BoxDecoder, token: int, write: WriteBox) -> None:
-        self._decoder, self._token, self._write = decoder, token, write
+    def __init__(self, decoder: BoxDecoder, token: int, style: BoxStyle) -> None:
+        self._decoder, self._token, self._style = decoder, token, style
         self._answers: dict[Prompt, _Answer] = {}
 
     def begin(self, trees: Sequence[Tree]) -> None:
@@ -60,9 +60,12 @@ class AnswerBoxes:
             if prompt is not None:
                 answer = self._answers[prompt]
                 # One at a time, so that a box does not depend on the others of its batch.
-                found = self._box(hidden[row], answer.image, len(prompt.images) - 1)
-                text = "" if found is None else self._write(*found)
-                answer.boxes += [] if found is None else [found[0]]
+                box = None if answer.image is None else self._box(hidden[row], answer.image, len(prompt.images) - 1)
+                text = ""
+                if box is not None and answer.image is not None:
+                    frame = answer.image.frame
+                    text = self._style.write(box, frame.size, frame.fit)
+                    answer.boxes.append(box)
                 answer.words.append(WrittenWord(self._token, text))
 
     def written(self, prompt: Prompt, token: int) -> int:
@@ -88,11 +91,24 @@ class AnswerBoxes:
         """Forget an answer that was given up."""
         self._answers.pop(prompt, None)
 
-    def _box(self, hidden: Tensor, image: SeenImage | None, number: int) -> tuple[Box, Frame] | None:
-        """``[d]`` -> the box on the original image, and how that is shown."""
-        if image is None or image.patches is None:
-            return None
+    def _box(self, hidden: Tensor, image: SeenImage, number: int) -> Box | None:
+        """``[d]`` -> the box on the original image; None if it lies in what was laid around it."""
+        assert image.patches is not None, "the head reads them"
         with torch.no_grad():
             left, top, right, bottom = self._decoder(hidden[None], image.patches[None])[0].tolist()
         original = image.frame.to_original((left, top, right, bottom))
-        return None if original is None else (Box(original, image=number), image.frame)
+        return None if original is None else Box(original, image=number)
+
+
+def answer_boxes(model: VisionLanguageModel, tokenizer: ChatTokenizer, style: BoxStyle) -> AnswerBoxes | None:
+    """Return what gives the boxes of a model's answers; None for a model without a box head.
+
+    Args:
+        model: the model.
+        tokenizer: knows the box word.
+        style: how boxes are written in the texts of the run.
+    """
+    head, added = model.components.get(BoxDecoder.name), tokenizer.added
+    if not isinstance(head, BoxDecoder) or added is None or added.box_id is None:
+        return None
+    return AnswerBoxes(head, added.box_id, style)

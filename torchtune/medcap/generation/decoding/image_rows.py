@@ -186,8 +186,8 @@ class ImageRows:
 
     def _read(self, image: RequestImage) -> tuple[Tensor, Frame]:
         if isinstance(image, PreparedImage):
-            side = image.pixels.shape[-1]
-            return image.pixels, image.frame or Frame((side, side), "squash")
+            height, width = image.pixels.shape[-2:]
+            return image.pixels, self._preprocess.frame(image.size or (width, height), image.fit)
         try:
             if isinstance(image, Image.Image):
                 picture, fit = to_rgb(image), None
