@@ -23,6 +23,7 @@ from medcap.datasets.phantoms.records import (
 from medcap.datasets.phantoms.scenes import QUESTIONS, TEXT, Scene, join_words, make_scene
 
 BOX = "<BOX>"  # stands for the box of a lesion, in a question and in an answer
+_SOMEWHERE = "X"  # stands for it where there is nothing but words
 # Detection (all lesions), a phrase's box, a box's kind, other questions, captions.
 TASKS = ("DET", "REC", "REG", "VQA", "CAP")
 
@@ -205,7 +206,7 @@ def scene_text_records(
         seed: seed of the scenes described.
         lesions: numbers of lesions; see :func:`make_scene`.
         places: gives the words for where each kind lies, such as a box in a notation; they stand in the description and
-            in the answers. Without, an answer says "here".
+            in the answers. Without, an answer says "X" where ``<BOX>`` stands, so that the words around it are learnt.
 
     Returns:
         Records in the form of LLaVA's, ``{"id", "conversations": [human, gpt]}``. The description stands where an image
@@ -235,7 +236,7 @@ def scene_text_records(
 def _in_words(question: SceneQuestion, places: Mapping[str, str] | None) -> SceneQuestion:
     """Return a question with the words for a place instead of each ``<BOX>``."""
     if places is None:
-        return replace(question, answer=question.answer.replace(f"at {BOX}", "here").replace(f" {BOX}", ""))
+        return replace(question, answer=question.answer.replace(BOX, _SOMEWHERE))
     answer = question.answer
     for kind in question.boxes or ():
         answer = answer.replace(BOX, places[kind], 1)
