@@ -288,4 +288,6 @@ def _is_share(score: str) -> bool:
 
 def _words(name: str) -> str:
     words = name.replace(".", " ").replace("_", " ")
-    return words if any(letter.isupper() for letter in words) else words.capitalize().replace(" f1", " F1").replace(" iou", " IoU").replace(" giou", " GIoU")
+    if any(letter.isupper() for letter in words):
+        return words
+    return words.capitalize().replace(" f1", " F1").replace(" iou", " IoU").replace(" giou", " GIoU")

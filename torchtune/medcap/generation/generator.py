@@ -295,7 +295,7 @@ class Generator:
         Returns:
             An object that a request may hold instead of the picture; the answer is the same.
         """
-        return PreparedImage(self.preprocess.transform()(to_rgb(image), fit), key)
+        return PreparedImage(self.preprocess.transform()(to_rgb(image), fit), key, image.size, fit)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
