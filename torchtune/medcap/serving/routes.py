@@ -140,7 +140,7 @@ class ChatCompletions:
         prompt: Prompt,
         answer: Answer,
     ) -> None:
-        completion = Completion(body, prompt, run.name)
+        completion = Completion(body, prompt, run)
         if body.stream:
             error = await EventStream(completion, answer, send, self._service.limits.send_timeout).run()
             if error is not None:
