@@ -16,6 +16,7 @@
 #   make bench-optimizer      what dividing the optimizer state costs and saves, beside torch's own ways
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
 #   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
+#   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
@@ -30,8 +31,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-frozen-weights \
-	bench-convert bench-data
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-boxes-as-text \
+	bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
@@ -106,6 +107,9 @@ bench-probe: $(INSTALLED)
 
 bench-stages: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/stages.py
+
+bench-boxes-as-text: $(INSTALLED)
+	python benchmarks/boxes_as_text.py
 
 bench-two-images: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/two_images.py

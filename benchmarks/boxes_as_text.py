@@ -1,0 +1,162 @@
+"""Measure boxes that a tiny frozen language model says in words, on drawn images, in three steps.
+
+    make bench-boxes-as-text
+
+First the language model learns from text alone to answer questions about two things and their boxes; it is kept for
+further runs and does not count as training. Then tower and projector are trained on images with one lesion, and on
+images with two of different kinds, while the language model stays as it is; for two lesions also with coordinates as
+added words and with adapters. The pipeline is ``medcap/tiny/boxes_as_text_pipeline``. Writes
+``results/benchmarks/boxes_as_text.json`` and ``boxes_as_text.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import describe_machine
+
+from medcap.demo.box_teaching import teach_box_language
+from medcap.files import write_json, write_text
+from medcap.pipeline.definition import read_pipeline
+from medcap.pipeline.program import written_configuration
+from medcap.pipeline.run import run_words
+from medcap.pipeline.stages import Stages
+
+PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
+LANGUAGE_STEPS = 600
+ASKED = {
+    "box": "the box of a thing",
+    "kind": "the thing in a box",
+    "boxes": "all things and their boxes",
+    "presence": "whether a thing is there",
+    "absent": "the box of a thing that is not there",
+}
+TRAINED = {
+    "one": "one lesion, language model frozen",
+    "two": "two lesions, language model frozen",
+    "two_words": "two lesions, coordinates as added words",
+    "two_lora": "two lesions, adapters",
+}
+SHOWN = {
+    None: "its image",
+    "shuffled_image": "another image",
+    "no_image": "no image",
+    "exchanged_question": "the other lesion's question",
+}
+MINUTES = 10  # of processor time that a training may take
+
+
+def main() -> None:
+    """Teach, run the pipeline, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder for the tables")
+    options = parser.parse_args()
+    machine = describe_machine()
+    pipeline = read_pipeline(PIPELINE)
+    pipeline.folder.mkdir(parents=True, exist_ok=True)
+    llm = pipeline.folder / "llm"
+    architecture = written_configuration("medcap/tiny/single_device")["llm"] | {"num_kv_heads": 6}
+    taught = Stages(pipeline.folder / "language.json")
+    taught.run(
+        "language",
+        [LANGUAGE_STEPS, architecture],
+        llm / "accuracy.json",
+        lambda: teach_box_language(llm, architecture, LANGUAGE_STEPS) and None,
+    )
+    used = {stage.name: _run(stage) for stage in pipeline.stages}
+    found = {
+        "machine": machine,
+        "text_accuracy": json.loads((llm / "accuracy.json").read_text(encoding="utf-8")),
+        "language_seconds": taught.seconds["language"],
+        "seconds": used,
+        "scores": {name: _scores(pipeline.folder / f"ask_{name}") for name in TRAINED if name in used},
+    }
+    text = _page(found)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "boxes_as_text.json", found)
+    write_text(options.out / "boxes_as_text.md", text)
+    print(text)
+
+
+def _run(stage: Any) -> dict[str, float]:
+    """Run a stage anew; return its seconds and those of the processor, of all cores together."""
+    words = [*stage.words, *(["overwrite=true"] if stage.overwrites else [])]
+    if stage.resumes:
+        shutil.rmtree(stage.folder, ignore_errors=True)
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    run_words(words, f"stage {stage.name}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": round(time.monotonic() - started, 1), "processor_seconds": round(computed, 1)}
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """Return mean IoU and its interval, by what was shown and asked."""
+    metrics = json.loads((folder / "grounding" / "metrics.json").read_text(encoding="utf-8"))
+    blocks = {None: metrics} | metrics["controls"]
+    return {
+        title: [blocks[control]["scores"]["mean_iou"], blocks[control]["intervals"].get("mean_iou")]
+        for control, title in SHOWN.items()
+        if control in blocks
+    }
+
+
+def _page(found: dict[str, Any]) -> str:
+    machine, seconds = found["machine"], found["seconds"]
+    lines = [
+        "# Boxes as text",
+        "",
+        f"Written by `benchmarks/boxes_as_text.py` on {machine['processor']}, {machine['cores']} cores.",
+        "",
+        f"Text alone, two things in random boxes, whole answers right; teaching took {found['language_seconds']:.0f} s:",
+        "",
+        "| asked for | right |",
+        "|---|---:|",
+        *(f"| {ASKED[name]} | {share:.3f} |" for name, share in found["text_accuracy"].items()),
+        "",
+        "Images: mean IoU with its 95 % interval by image, on held-out questions.",
+        "",
+        f"| trained | {' | '.join(SHOWN.values())} | processor seconds |",
+        f"|---|{'---:|' * (len(SHOWN) + 1)}",
+    ]
+    for name, scores in found["scores"].items():
+        cells = " | ".join(_cell(scores.get(title)) for title in SHOWN.values())
+        lines.append(f"| {TRAINED[name]} | {cells} | {seconds[name]['processor_seconds']:.0f} |")
+    lines += ["", "| bar | reached |", "|---|---|", *_bars(found), ""]
+    return "\n".join(lines)
+
+
+def _cell(value: list[Any] | None) -> str:
+    if value is None:
+        return "-"
+    score, interval = value
+    return f"{score:.3f}" + (f" ({interval['low']:.3f} to {interval['high']:.3f})" if interval else "")
+
+
+def _bars(found: dict[str, Any]) -> list[str]:
+    """Return a line for each thing that is to be reached."""
+    scores = {name: {title: value[0] for title, value in shown.items()} for name, shown in found["scores"].items()}
+    right = found["text_accuracy"]
+    bars = [("text: the box of a thing, at least 0.9", right["box"], right["box"] >= 0.9)]
+    bars.append(("text: the thing in a box, at least 0.9", right["kind"], right["kind"] >= 0.9))
+    if "one" in scores:
+        image, other = scores["one"][SHOWN[None]], scores["one"][SHOWN["shuffled_image"]]
+        bars.append(("one lesion: mean IoU at least 0.5", image, image >= 0.5))
+        bars.append(("one lesion: another image, at most 0.2", other, other <= 0.2))
+    for name in ("two", "two_words", "two_lora"):
+        if name in scores:
+            fall = scores[name][SHOWN[None]] - scores[name][SHOWN["exchanged_question"]]
+            bars.append((f"{TRAINED[name]}: the other's question costs at least 0.2", fall, fall >= 0.2))
+    minutes = max((found["seconds"][name]["processor_seconds"] for name in scores), default=0) / 60
+    bars.append((f"training: at most {MINUTES} processor minutes", minutes, minutes <= MINUTES))
+    return [f"| {title} | {'yes' if reached else 'no'}, {value:.2f} |" for title, value, reached in bars]
+
+
+if __name__ == "__main__":
+    main()
