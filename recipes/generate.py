@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.build_model import choose_device, open_model
-from medcap.checkpoints.run import with_language_model
+from medcap.checkpoints.run import read_dataset_keys, with_language_model
+from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import refuse_fit
@@ -110,7 +111,13 @@ class GenerateRecipe:
             cfg.dataset_max_seq_len,
             cfg.max_batch_tokens,
             cfg.compile,
+            box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
         )
+
+    def _dataset_keys(self) -> dict[str, Any]:
+        """Return what the run's configuration says of its data; nothing where the checkpoint is a lone file."""
+        run = self.cfg.vision_checkpoint
+        return read_dataset_keys(run) if run is not None and Path(run).is_dir() else {}
 
     def generate(self) -> None:
         """Answer everything that was asked."""

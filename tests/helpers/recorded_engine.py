@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.reference import ImageRef
 from medcap.data.labels_and_image_tokens import TokenizedPrompt
 from medcap.errors import UserError
@@ -37,6 +38,7 @@ class FakeGenerator:
         self.tokenizer = tokenizer
         self.max_seq_len = max_seq_len
         self.model = SimpleNamespace(adapters=())
+        self.box_style = BoxStyle()
 
     def generate(self, requests: list[Request], sampling: Sampling, on_result: Callable[[int, Any], None]) -> None:
         """See :class:`Generator`."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.boxes.box import boxes_as_json
+from medcap.data.boxes.box import Size, boxes_as_json
+from medcap.data.boxes.style import BoxStyle
+from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
@@ -44,6 +46,15 @@ class Engine:
     def adapters(self) -> tuple[str, ...]:
         """Components that a request to the plain language model does without."""
         return self.generator.model.adapters
+
+    @property
+    def box_style(self) -> BoxStyle:
+        """How the run writes boxes."""
+        return self.generator.box_style
+
+    def size_of(self, image: ImageRef) -> Size:
+        """Return width and height of an image in pixels."""
+        return self.generator.reader.shown_size(image)
 
     def generate(self, requests: list[Request], on_result: OnGeneration) -> None:
         """Answer requests; ``on_result`` is called with the index of each and its ``Generation``, once it is there."""

@@ -10,6 +10,7 @@ from typing import Any
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, PredictionStore
+from medcap.evaluation.box_notation import ask_in_notation
 from medcap.evaluation.control_runs import ControlRun, ask_and_score, check_controls, run_control
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.prompting import ScoringPlan
@@ -78,6 +79,7 @@ def run_task(
     settings = {"task": task.name, **options.settings}
     store = PredictionStore(folder, settings, "", options.overwrite, options.keep_old)
 
+    rows = ask_in_notation(rows, engine.box_style, engine.size_of)
     own = ask_and_score(rows, plans, engine, store, rows)
     notices = [*benchmark.notices, *_old_answers(store)]
     controls: dict[str, ControlRun] = {}

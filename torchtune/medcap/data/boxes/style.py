@@ -106,6 +106,23 @@ class BoxStyle:
         found = ((self.edges(box, size, fit), box.label) for box in find_box_texts(text, self.written or self.read))
         return [Box(edges, label) for edges, label in found if edges is not None][:MAX_BOXES]
 
+    def rewritten(self, text: str, notation: str, size: Size, fit: str | None = None) -> str:
+        """Return a text of the run with its boxes on the original image and in another notation.
+
+        Args:
+            text: any. What is no box in the run's notation, or lies outside the image, stays as it is.
+            notation: one of ``NOTATIONS``.
+            size: width and height of the original image in pixels.
+            fit: as the image's view says it.
+        """
+        pieces, end = [], 0
+        for found in find_box_texts(text, self.notation):
+            edges = self.edges(found, size, fit)
+            if edges is not None:
+                pieces += [text[end : found.start], write_box(Box(edges, found.label), notation, size)]
+                end = found.end
+        return "".join([*pieces, text[end:]])
+
     def edges(self, found: BoxText, size: Size, fit: str | None = None) -> Edges | None:
         """Return a box of the run's texts in shares of the original image; None if nothing of it is there."""
         if not self.shown:
