@@ -188,7 +188,7 @@ _LEFT_OUT = {
 
 
 def _score(plan: ScoringPlan, rows: Sequence[Question], entries: Sequence[Entry]) -> ProtocolScores:
-    return plan.score(plan.answers(rows, entries))
+    return plan.protocol.score(plan.answers(rows, entries))
 
 
 def _changed(name: str, rows: Sequence[Question], options: RunOptions) -> tuple[Changed, BoxPrior | None, list[str]]:
