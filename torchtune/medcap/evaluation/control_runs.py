@@ -42,6 +42,10 @@ class ControlRun:
         """Return the answers and scores of a protocol; None where the control does not fit it."""
         return next((scored for scored in self.scored if scored.plan.protocol.name == protocol), None)
 
+    def fits(self, protocol: str, rows: int) -> bool:
+        """Return whether it has answers for a protocol to this many rows."""
+        return self.of(protocol) is not None and len(self.rows) == rows
+
     def block(self, protocol: str) -> dict[str, Any]:
         """Return what metrics.json holds of it for a protocol that it fits."""
         control, own = self.of(protocol), self.own[protocol]

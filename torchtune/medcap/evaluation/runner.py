@@ -111,8 +111,9 @@ def run_task(
     )
     if task.legacy_table is not None:
         task.legacy_table(rows, own, options)
-    head_controls = {name: run.scored for name, run in controls.items() if run.of(own[0].plan.protocol.name)}
-    task_report(TaskResult(task, rows, own, head_controls, result), reader).write(folder / "report.html")
+    # The page's curves compare the same rows: a control that leaves rows out is in its tables only.
+    whole = {name: run.scored for name, run in controls.items() if run.fits(own[0].plan.protocol.name, len(rows))}
+    task_report(TaskResult(task, rows, own, whole, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
     write_json(folder / METRICS, plain(result))
     return result
