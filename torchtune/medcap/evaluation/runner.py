@@ -132,7 +132,7 @@ def _ask_and_score(
         if plan.method.file not in asked:
             asked[plan.method.file] = plan.method.ask(rows, engine, store)
         entries = asked[plan.method.file]
-        result.append(Scored(plan, entries, plan.protocol.score(plan.answers(rows, entries))))
+        result.append(Scored(plan, entries, plan.score(plan.answers(rows, entries))))
     return result
 
 

@@ -16,7 +16,7 @@ from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import ListedOptions, MappedOption
-from medcap.scoring.protocols.base import Prompt, Protocol
+from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
 from medcap.scoring.protocols.registry import ALL_PROTOCOLS
 from medcap.scoring.question import Answer, Question
 
@@ -44,10 +44,36 @@ class ScoringPlan:
     Attributes:
         method: prompt method; protocols with the same prompt share it.
         protocol: scores.
+        tasks: kinds of questions, by their ``task``, that the protocol scores; empty for all.
     """
 
     method: PromptMethod
     protocol: Protocol
+    tasks: tuple[str, ...] = ()
+
+    def score(self, answers: Sequence[Answer]) -> ProtocolScores:
+        """Score answers; those to other kinds of questions are in no denominator.
+
+        Args:
+            answers: all of a benchmark's.
+        """
+        own = [not self.tasks or answer.question.meta.get("task") in self.tasks for answer in answers]
+        if all(own):
+            return self.protocol.score(answers)
+        kept = [answer for answer, mine in zip(answers, own, strict=True) if mine]
+        name = " or ".join(self.tasks)
+        if not kept:
+            result = ProtocolScores({}, {}, [], {"n": 0, "failures": 0}, [f"there are no questions of {name}"])
+        else:
+            result = self.protocol.score(kept)
+            result.notices.append(f"{len(kept):,} of {len(answers):,} rows are questions of {name}")
+        rows = iter(result.rows)
+        nothing = {"correct": None, "value": None}
+        result.rows = [
+            next(rows) if mine else {"question_id": answer.question.id, **nothing}
+            for answer, mine in zip(answers, own, strict=True)
+        ]
+        return result
 
     def answers(self, questions: Sequence[Question], entries: Sequence[Entry]) -> list[Answer]:
         """Return what the protocol scores: each question with what its entry of the predictions holds for it."""
@@ -104,4 +130,4 @@ def check_plans(plans: Iterable[ScoringPlan], questions: Sequence[Question]) -> 
     nothing = [Answer(question, "") for question in questions]
     for plan in plans:
         if not plan.protocol.takes_minutes:
-            plan.protocol.score(nothing)
+            plan.score(nothing)

@@ -18,7 +18,6 @@ from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.tasks.base import Benchmark, ImageFinder, LoadOptions, Task, make_benchmark
 from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.evaluation.tasks.official import NO_ANSWER, find_benchmark, image_finder
-from medcap.evaluation.tasks.own_questions import of_tasks
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 
@@ -51,12 +50,8 @@ class MedGritTask(Task):
             wanted = chosen(options, medgrit.TASKS)
             protocols = [name for name in self.protocols if _TASK_OF[name] in wanted]
         plans = super().plan(vqa_type, protocols, options)
-        return [
-            replace(plan, protocol=of_tasks(plan.protocol, (_TASK_OF[plan.protocol.name],)))
-            if plan.protocol.name in _TASK_OF
-            else plan
-            for plan in plans
-        ]
+        tasks = {plan.protocol.name: _TASK_OF.get(plan.protocol.name) for plan in plans}
+        return [replace(plan, tasks=(task,)) if (task := tasks[plan.protocol.name]) else plan for plan in plans]
 
     def load(self, source: str | Path, options: BoxOptions = DEFAULT_BOXES) -> Benchmark:
         """Read the conversations of the chosen kinds; see :meth:`Task.load`."""

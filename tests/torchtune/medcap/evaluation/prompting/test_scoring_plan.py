@@ -1,5 +1,6 @@
-from medcap.evaluation.tasks.own_questions import of_tasks
-from medcap.scoring.protocols.exact import Exact
+from dataclasses import replace
+
+from medcap.evaluation.prompting import plan_protocols
 from medcap.scoring.question import Answer, Question
 
 
@@ -9,14 +10,13 @@ def answer(name, task, prediction):
 
 def test_a_protocol_of_one_kind_of_questions_leaves_the_others_out_of_its_denominator():
     answers = [answer("a", "VG", "heart"), answer("b", "ROC", "liver"), answer("c", "ROC", "spleen")]
-    protocol = of_tasks(Exact(), ("ROC",))
-    assert (protocol.name, protocol.headline) == ("exact", "accuracy")
-    result = protocol.score(answers)
+    (plan,) = plan_protocols(["exact"])
+    assert plan.score(answers).scores["accuracy"] == 1 / 3
+    result = replace(plan, tasks=("ROC",)).score(answers)
     assert (result.scores["accuracy"], result.counts["n"]) == (0.5, 2)
     assert [(row["question_id"], row["correct"]) for row in result.rows] == [("a", None), ("b", True), ("c", False)]
     assert result.notices[-1] == "2 of 3 rows are questions of ROC"
-    nothing = of_tasks(Exact(), ("MIA",)).score(answers)
+    nothing = replace(plan, tasks=("MIA",)).score(answers)
     assert (nothing.scores, nothing.counts) == ({}, {"n": 0, "failures": 0})
-    assert nothing.notices == ["no question is of MIA"]
+    assert nothing.notices == ["there are no questions of MIA"]
     assert len(nothing.rows) == 3
-    assert Exact().score(answers).scores["accuracy"] == 1 / 3
