@@ -17,6 +17,7 @@
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
 #   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
+#   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -29,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-frozen-weights \
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-frozen-weights \
 	bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
@@ -108,6 +109,9 @@ bench-stages: $(INSTALLED)
 
 bench-two-images: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/two_images.py
+
+bench-boxes: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/boxes.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.build_model import choose_device, open_model
+from medcap.checkpoints.run import with_language_model
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import refuse_fit
@@ -16,7 +17,8 @@ from medcap.data.images.views import DEFAULT_VIEW
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.controls import CONTROLS
+from medcap.evaluation.box_prior import find_training_answers
+from medcap.evaluation.control_runs import check_controls, chosen_controls
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.prompting import check_plans
@@ -41,8 +43,8 @@ class GenerateRecipe:
           ``output_dir/<task>/``. A run that was killed continues where it stopped.
         - ``protocols=[...]``: scoring rules, published and strict, side by side; answers are asked for once where
           rules need the same ones.
-        - ``controls=true``: the same questions with the images exchanged, and without any; what does not fall does
-          not come from the image.
+        - ``controls=true``: the same questions with the images exchanged, and without any; for boxes also the mean
+          box of the training answers, and the questions exchanged. What does not fall does not come from the image.
 
     Args:
         cfg: checked.
@@ -52,7 +54,7 @@ class GenerateRecipe:
     """
 
     def __init__(self, cfg: GenerateConfiguration) -> None:
-        self.cfg = cfg
+        self.cfg, self.model = with_language_model(cfg)
         self.tasks: list[Task] = [TASKS[name]() for name in requested_tasks(cfg.flags)]
         self.view = read_view(cfg.view or {}, prefix="view.")
         self.images = [cfg.image] if isinstance(cfg.image, str) else cfg.image or []
@@ -66,10 +68,7 @@ class GenerateRecipe:
         if self.tasks and not any(cfg.vqa_type in task.vqa_types for task in self.tasks):
             names = ", ".join(f"test_{task.name}" for task in self.tasks)
             print(f"note: vqa_type={cfg.vqa_type} is not used by {names}", file=sys.stderr)
-        self.controls = list(CONTROLS) if cfg.controls is True else cfg.controls or []
-        for control in self.controls:
-            if control not in CONTROLS:
-                raise UserError(f"controls: {control} is unknown; there are {', '.join(CONTROLS)}, or true for all")
+        check_controls(cfg.controls if isinstance(cfg.controls, list) else [])
         keys = cfg.model_dump()
         self.options = {task.name: task.Options.of_keys(keys) for task in self.tasks}
         protocols = [cfg.protocols] if isinstance(cfg.protocols, str) else cfg.protocols
@@ -99,7 +98,7 @@ class GenerateRecipe:
         for image in self.images:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
-        opened = open_model(cfg)
+        opened = open_model(self.model)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
@@ -156,9 +155,12 @@ class GenerateRecipe:
             settings=self._settings(),
             name=Path(cfg.vision_checkpoint or str(cfg.vision)).stem,
             folder=folder.name,
-            controls=self.controls,
+            controls=chosen_controls(cfg.controls, self.benchmarks[task.name].rows, self.plans[task.name]),
             overwrite=cfg.overwrite,
             keep_old=cfg.keep_old_answers,
+            prior=find_training_answers(
+                cfg.prior_source, cfg.dataset_conversation_style, cfg.image_roots, cfg.vision_checkpoint
+            ),
             image_lengths=self.generator.tokenizer.image_lengths,
             results_csv=None if cfg.results_csv is None else Path(cfg.results_csv),
         )
@@ -180,7 +182,8 @@ class GenerateRecipe:
             "top_p",
         )
         settings = cfg.model_dump(include={*names, "seed"})
-        settings |= {"llm": cfg.llm["_component_"], "checkpoint_dir": cfg.checkpointer.checkpoint_dir}
+        model = self.model
+        settings |= {"llm": model.llm["_component_"], "checkpoint_dir": model.checkpointer.checkpoint_dir}
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
         if cfg.without:

@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from medcap.checkpoints.build_model import choose_device, plan_model
-from medcap.checkpoints.keys import ModelConfiguration
-from medcap.configuration import check
+from medcap.checkpoints.run import with_language_model
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.judge_keys import JudgeConfiguration
@@ -112,11 +109,10 @@ class JudgeRecipe:
 
     def _self(self) -> ModelUnderTestJudge:
         cfg = self.cfg
-        given = cfg.model_dump(include={*ModelConfiguration.model_fields})
-        model = check(OmegaConf.create(given), ModelConfiguration)
+        cfg, model = with_language_model(cfg)
         plan = plan_model(model)
-        settings = {"llm": given["llm"], "checkpoint_dir": given["checkpointer"]["checkpoint_dir"]}
-        settings |= {name: given[name] for name in ("vision", "vision_checkpoint", "llm_weights")}
+        settings: dict[str, Any] = {"llm": model.llm, "checkpoint_dir": model.checkpointer.checkpoint_dir}
+        settings |= model.model_dump(include={"vision", "vision_checkpoint", "llm_weights"})
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return ModelUnderTestJudge(model, plan, settings, cfg.max_new_tokens, cfg.batch_size)

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.browser import BROWSERS, KEY, Pointing, Served, visiting
 from helpers.serving import noise_png, running, slow_down, tiny_service
+from medcap.data.boxes.style import box_style
 from medcap.serving.routes import Keys
 from medcap.serving.web.votes import VoteLog
 from medcap.serving.web.web_page import find_examples, page_routes
@@ -36,6 +37,7 @@ def served(tmp_path_factory):
     (folder / "examples").mkdir()
     (folder / "examples" / "example.png").write_bytes(noise_png(2, 40, 30))
     service = tiny_service(folder, "first", "second", "pointing", max_new_tokens=24)
+    service.runs["first"].generator.box_style = box_style({"box_format": "coloninst"})
     pointing = service.runs["pointing"]
     service.runs = {**service.runs, "pointing": replace(pointing, live=Pointing(pointing))}
     votes = folder / "votes.jsonl"

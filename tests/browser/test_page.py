@@ -6,25 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from helpers.browser import BOXED, log_in, visiting
+from helpers.browser import BOXED, COUNT_PIXELS, log_in, visiting
 from helpers.serving import noise_png
-
-COUNT_PIXELS = """
-color => {
-  const canvas = document.getElementById("picture");
-  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  const wanted = [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16));
-  const found = [];
-  for (let place = 0; place < pixels.length; place += 4) {
-    if (wanted.every((value, channel) => pixels[place + channel] === value)) found.push(place / 4);
-  }
-  const columns = found.map((place) => place % canvas.width);
-  const rows = found.map((place) => Math.floor(place / canvas.width));
-  const ends = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-  return { size: [canvas.width, canvas.height], columns: ends(columns), rows: ends(rows) };
-}
-"""
-
 
 # The grey in the middle of the picture.
 GREY = """

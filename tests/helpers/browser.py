@@ -16,6 +16,23 @@ from medcap.serving.service import ServedRun
 KEY = "secret"
 # A box in thousandths, as BiRD writes it.
 BOXED = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+# Columns and rows that pixels of a colour reach in the picture; null where there are none.
+COUNT_PIXELS = """
+color => {
+  const canvas = document.getElementById("picture");
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const wanted = [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16));
+  const found = [];
+  for (let place = 0; place < pixels.length; place += 4) {
+    if (wanted.every((value, channel) => pixels[place + channel] === value)) found.push(place / 4);
+  }
+  const columns = found.map((place) => place % canvas.width);
+  const rows = found.map((place) => Math.floor(place / canvas.width));
+  const ends = (values) =>
+    values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [null, null];
+  return { size: [canvas.width, canvas.height], columns: ends(columns), rows: ends(rows) };
+}
+"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -88,6 +105,22 @@ class Visit:
     def wait(self) -> None:
         """Wait until no answer is under way."""
         self.page.wait_for_selector("#send:visible")
+
+    def drag(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Draw a box with the mouse, in shares of the picture."""
+        edges = self.page.locator("#picture").bounding_box()
+        points = [
+            (edges["x"] + across * edges["width"], edges["y"] + down * edges["height"])
+            for across, down in ((left, top), (right, bottom))
+        ]
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*points[1], steps=2)
+        self.page.mouse.up()
+
+    def chips(self) -> list[str]:
+        """The boxes that go with the next question."""
+        return self.page.locator("#marked button").all_inner_texts()
 
     def answers(self) -> dict[str, str]:
         """The words of each run for the last question."""

@@ -34,6 +34,14 @@ def test_one_picture_goes_to_standard_output(trained, capsys):
     assert [line.count("\t") for line in capsys.readouterr().out.splitlines()] == [1, 1]
 
 
+def test_the_language_model_can_be_left_to_the_run(trained, capsys):
+    image = f"image={trained.folder}/images/0.png"
+    generate(trained, image)
+    named = capsys.readouterr().out
+    generate(trained, image, "llm=null", "tokenizer=null", "checkpointer=null")
+    assert capsys.readouterr().out == named
+
+
 def test_a_task_writes_predictions_scores_and_a_page_and_continues(trained, capsys):
     arguments = ("test_vqa=True", "controls=True", f"dataset_source={trained.folder}/vqa.json")
     generate(trained, *arguments)
@@ -75,6 +83,9 @@ def test_a_low_precision_language_model_answers(trained, capsys, llm_weights):
     assert f'llm_weights: "{llm_weights}" there, "bf16" now' in capsys.readouterr().err
 
 
+OF_THE_RUN = ("image={folder}/images/0.png", "llm=null", "tokenizer=null", "checkpointer=null")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -87,6 +98,21 @@ def test_a_low_precision_language_model_answers(trained, capsys, llm_weights):
         (("image={folder}/images/0.png", "top_p=2"), "top_p=2"),
         (("image={folder}/images/0.png", "vision_checkpoint=nowhere"), "nowhere"),
         (("image={folder}/images/0.png", "vision_checkpoint=null"), "vision is missing"),
+        (("image={folder}/images/0.png", "llm=null"), "llm is missing beside tokenizer"),
+        (
+            (
+                "image={folder}/images/0.png",
+                "llm=null",
+                "tokenizer=null",
+                "checkpointer=null",
+                "vision_checkpoint=null",
+            ),
+            "RUN",
+        ),
+        (
+            (*OF_THE_RUN, "vision_checkpoint=no_run"),
+            "and vision_checkpoint does not tell it: no_run: there is no such run",
+        ),
         (("image={folder}/images/0.png", "llm.embed_dim=64"), "is not the model of"),
         (("image={folder}/images/0.png", "temprature=1"), "unknown key temprature: did you mean temperature?"),
     ],

@@ -1,16 +1,57 @@
 """The published recipes of other systems, on small stand-ins for the weights: each stage trains and goes on."""
 
+import json
+
 import pytest
 import yaml
+from PIL import Image
 
 from helpers.vision_checkpoints import write_hugging_face_folder
 from helpers.workspace import tune
 from medcap.checkpoints.atomic import latest_checkpoint
-from medcap.configs import packaged_configs
+from medcap.configs import packaged_configs, packaged_pipelines
 from medcap.models.component_registry import further_components
+from medcap.pipeline.overrides import override_text
 
 pytestmark = pytest.mark.slow
 
+
+def coloninst(folder):
+    """Write ColonINST's test files, one question of each task; returns the number of questions that are scored."""
+    image = "CVC-ClinicDB/Test/polyp/11.png"
+    path = folder / "ColonINST" / "Positive-images" / image
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(path)
+    box = "{<10><2><30><18>}"
+    asked = {"cls": ("Categorize the object.", "polyp"), "reg": (f"What is {box}?", "polyp"), "rec": ("Where?", box)}
+    for part, (question, answer) in asked.items():
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        file = folder / "ColonINST" / "Json-file" / "test" / f"ColonINST-test-{part}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([{"id": image, "image": "11", "conversations": turns}]), encoding="utf-8")
+    return len(asked)
+
+
+def medgrit(folder):
+    """Write Med-GRIT's test files, one question of each task; returns their number."""
+    name = "ct_00--AbdomenCT1K--Case_00220--x_0359"
+    (folder / "Med-GRIT-270k" / "images").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(folder / "Med-GRIT-270k" / "images" / f"{name}.png")
+    box = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+    asked = {
+        "VG": ("Where?", box),
+        "RO": (f"What is {box}?", "liver"),
+        "GC": ("Describe.", box),
+        "MII": ("What?", "CT"),
+    }
+    for kind, turn in asked.items():
+        file = folder / "Med-GRIT-270k" / f"test_chatlm_{kind}_img_coord_OneConv.json"
+        file.write_text(json.dumps([{"id": name, "conversations": [turn]}]), encoding="utf-8")
+    return len(asked)
+
+
+# System -> task of the last stage of its pipeline, and what writes its test files.
+TESTS = {"colongpt": ("coloninst", coloninst), "bird": ("medgrit", medgrit)}
 STAGES = {
     "llava_med": ("clip", ["stage1", "stage2", "vqa"]),
     "colongpt": ("siglip", ["stage1", "stage2"]),
@@ -58,3 +99,15 @@ def test_its_stages_train_one_after_another(workspace, system):
         further = [f"{part}.safetensors" for part in further_components() if part in cfg]
         assert files == {"vision.safetensors", *further}
         before = stage
+    if system in TESTS:
+        task, write = TESTS[system]
+        count = write(workspace.folder / "datasets")
+        asked = yaml.safe_load(packaged_pipelines()[f"medcap/{system}/pipeline"].read_text())["stages"]["test"]
+        given = asked["overrides"] | {"vision_checkpoint": str(workspace.folder / before)}
+        given |= {"dataset_source": str(workspace.folder / "datasets"), "dataset_max_seq_len": 100, "device": "cpu"}
+        given |= {"output_dir": str(workspace.folder / "test"), "controls": False}
+        tune("generate", asked["config"], *(f"{key}={override_text(value, key)}" for key, value in given.items()))
+        folder = workspace.folder / "test" / task
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert [row["error"] for row in rows] == [None] * count
+        assert json.loads((folder / "metrics.json").read_text())["failures"] == 0

@@ -20,6 +20,7 @@ from medcap.commands import (
     list_parts,
     merge,
     phantom_benchmarks,
+    phantom_boxes,
     prepare,
     prepare_images,
     probe,
@@ -99,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = sources.add_parser("phantom-benchmarks", help="phantoms in the official layouts of the benchmarks")
     phantom_benchmarks.add_arguments(benchmarks)
     benchmarks.set_defaults(run=phantom_benchmarks.run)
+    boxes = sources.add_parser("phantom-boxes", help=phantom_boxes.HELP)
+    phantom_boxes.add_arguments(boxes)
+    boxes.set_defaults(run=phantom_boxes.run)
     prepare.add_sources(sources)
 
     images = sources.add_parser("images", help=prepare_images.HELP)

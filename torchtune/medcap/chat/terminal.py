@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.chat.boxes import ChatBoxes
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -23,17 +25,21 @@ from medcap.generation.generator import Generator
 from medcap.generation.request import Request, Sampling
 from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
+from medcap.generation.typed_boxes import place_boxes
 from medcap.generation.typed_placeholders import find_placeholders
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
                    a volume: /image ct.nii.gz frames=8even axis=coronal window=40,400 fit=pad
                    window=-100,2250/40,350/40,80 makes three channels; frames=3,5,9 takes these slices
+  /box X1 Y1 X2 Y2 ask about this part of the image (pixels) with your next words: where they say {box}, or after them
+                   /box lists these boxes, /box none drops them
   /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
-  /save FILE       the conversation: .json can be trained on, .md can be read
+  /save FILE       the conversation: .json can be trained on, .md can be read; .png: the image with the boxes of the
+                   last question and its answer
   /reset           forget everything that was said
   /quit            end; so does the end of the input"""
 
@@ -56,9 +62,11 @@ class Chat:
         self.conversation = Conversation(_checked_system(system))
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[ImageRef] = []
+        self._boxes = ChatBoxes()
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
+            "/box": self._add_box,
             "/system": self._set_system,
             "/alone": self._set_alone,
             "/retry": self._retry,
@@ -87,7 +95,9 @@ class Chat:
         if self._generator is not None:
             refuse_fit(view.fit, self._generator.preprocess.tiles)  # asking would fail, again and again
         image = ImageRef(str(self._reader.resolve(named)), view)
-        sizes = [self._reader.open(single).size for single in self._reader.expand(image)]
+        singles = self._reader.expand(image)
+        sizes = [self._reader.open(single).size for single in singles]
+        self._boxes.show(singles[0], sizes[0])
         self._images.append(image)
         several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
         _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
@@ -111,8 +121,8 @@ class Chat:
                     self._commands[name](rest.strip())
                 elif name.startswith("/"):
                     raise UserError(f"there is no command {name}: /help lists them")
-                elif line or self._images:
-                    self._ask(line)
+                elif line or self._images or self._boxes.waiting:
+                    self._ask(self._with_boxes(line))
             except UserError as error:
                 _note(str(error))
 
@@ -127,6 +137,30 @@ class Chat:
             raise
         self._images = []
         self._failed = None
+        self._boxes.end()
+
+    def _with_boxes(self, text: str) -> str:
+        boxes = self._boxes.written(self._style)
+        text = place_boxes(text, boxes)
+        if boxes:
+            _note(f"asked: {text}")
+        return text
+
+    def _add_box(self, words: str) -> None:
+        if words == "none":
+            self._boxes.waiting.clear()
+        elif words:
+            self._boxes.add(words, self._style)
+        boxes = self._boxes.written(self._style)
+        for number, box in enumerate(boxes, start=1):
+            _note(f"{{box {number}}} is {box}")
+        if not boxes:
+            _note("no box waits for your next words")
+
+    @property
+    def _style(self) -> BoxStyle:
+        assert self._generator is not None
+        return self._generator.box_style
 
     def _answer(self) -> None:
         assert self._generator is not None
@@ -138,6 +172,7 @@ class Chat:
             print(piece, end="", flush=True)
 
         try:
+            self._boxes.begin()
             request = self.conversation.request(self.alone)
             self._check_length(request)
             (result,) = self._generator.generate(
@@ -155,6 +190,8 @@ class Chat:
             print()
             if result.finish == "length":
                 _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
+            for box in self._boxes.find(result, self._style):
+                _note(f"box in pixels: {box}")
         self.conversation.answer("".join(pieces))
 
     def _check_length(self, request: Request) -> None:
@@ -181,6 +218,7 @@ class Chat:
     def _reset(self, _: str) -> None:
         self.conversation = Conversation(self.conversation.system)
         self._images = []
+        self._boxes = ChatBoxes()
         self._failed = None
         _note("forgotten")
 
@@ -212,8 +250,14 @@ class Chat:
 
     def _save(self, name: str) -> None:
         path = Path(name).expanduser()
+        if path.suffix == ".png":
+            self._save_picture(path)
+            return
         if path.suffix not in (".json", ".md"):
-            raise UserError("write /save FILE.json for a row that can be trained on, or /save FILE.md to read it")
+            raise UserError(
+                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, or /save FILE.png to"
+                " see its boxes"
+            )
         row = self.conversation.to_row()
         is_row = path.suffix == ".json"
         count = sum(turn["from"] == "gpt" for turn in row["conversations"])
@@ -228,6 +272,15 @@ class Chat:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
         _note(f"saved {count} exchange{'s' if count > 1 else ''} in {path}")
+
+    def _save_picture(self, path: Path) -> None:
+        picture = self._boxes.picture(self._reader)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        _note(f"saved the image with {len(self._boxes.asked)} + {len(self._boxes.answered)} boxes in {path}")
 
 
 def _lines() -> Iterator[str]:

@@ -17,9 +17,11 @@ from medcap.checkpoints.run import find_run_checkpoint
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision, plan_vision_of_run
 from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.added_tokens import AddedTokens
+from medcap.data.boxes.style import BOX_WORD
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.instantiate import build
+from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.decoders.transformers_model import Decoder
@@ -150,7 +152,7 @@ class ModelPlan:
 
     def base(self) -> ModelPlan:
         """Return the plan of the same model without the components that change the language model."""
-        kept = [part for part in self.further if not part.kind.changes_language_model]
+        kept = [part for part in self.further if not (part.kind.changes_language_model or part.kind.needs_words)]
         return replace(self, further=kept, tokenizer=self.tokenizer.without_added)
 
     def load(
@@ -282,10 +284,12 @@ def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedToke
     Raises:
         UserError: if a word is impossible.
     """
+    box_word = BOX_WORD if any(component.name == BoxDecoder.name for component in further) else ""
     for component in further:
         if component.name == AddedWords.name:
             options = component.config
-            return AddedTokens(tuple(options["tokens"]), table_rows, tuple(options.get("image_words") or ()))
+            words, image_words = tuple(options["tokens"]), tuple(options.get("image_words") or ())
+            return AddedTokens(words, table_rows, image_words, box_word)
     return None
 
 

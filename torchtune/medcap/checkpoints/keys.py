@@ -71,6 +71,30 @@ class LanguageModelKeys(Configuration):
     checkpointer: CheckpointerSection = Field(description="Files of the language model, and where checkpoints go.")
 
 
+class OptionalCheckpointerSection(CheckpointerFiles):
+    """Files of the language model, where the run of ``vision_checkpoint`` may know them."""
+
+    checkpoint_dir: PathText | None = Field(
+        None, description="Folder of the language model's weights; null takes those of the run in vision_checkpoint."
+    )
+
+
+class OptionalLanguageModelKeys(Configuration):
+    """The frozen language model, which the run of ``vision_checkpoint`` may know."""
+
+    llm: Annotated[dict[str, Any] | None, ComponentRule(optional=True)] = Field(
+        None,
+        description="Builder of the frozen language model, such as torchtune.models.llama3_1.llama3_1_8b; null, with"
+        " tokenizer and checkpointer, takes those of the run in vision_checkpoint.",
+    )
+    tokenizer: Annotated[dict[str, Any] | None, ComponentRule(optional=True, arguments=TokenizerArguments)] = Field(
+        None, description="Tokenizer of the language model, such as medcap.models.llama3_tokenizer; null as for llm."
+    )
+    checkpointer: OptionalCheckpointerSection = Field(
+        description="Files of the language model, and where checkpoints go."
+    )
+
+
 class ComponentKeys(create_model("FurtherComponents", __base__=Configuration, **further_keys())):
     """What can be trained, and where all of it computes."""
 
@@ -97,3 +121,7 @@ class ComponentKeys(create_model("FurtherComponents", __base__=Configuration, **
 
 class ModelConfiguration(ComponentKeys, LanguageModelKeys):
     """Which model: what is frozen, what can be trained, and where it computes."""
+
+
+class RunModelConfiguration(ComponentKeys, OptionalLanguageModelKeys):
+    """Which model, where the language model may be left to the run of ``vision_checkpoint``."""

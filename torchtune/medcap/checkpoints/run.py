@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from medcap.checkpoints.atomic import latest_checkpoint
-from medcap.checkpoints.keys import ModelConfiguration
+from medcap.checkpoints.keys import ModelConfiguration, OptionalCheckpointerSection, RunModelConfiguration
 from medcap.checkpoints.vision_files import DESCRIPTION_FILE, find_vision_checkpoint
 from medcap.configuration import check
 from medcap.errors import UserError
 from medcap.merge_overrides import override
 
 CONFIG_FILE = "config.yaml"
+
+AnyKeys = TypeVar("AnyKeys", bound=RunModelConfiguration)
 
 
 def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfiguration:
@@ -59,6 +61,63 @@ def read_run(run: str | Path, overrides: Sequence[str] = ()) -> ModelConfigurati
         raise UserError(f"{stray!r} is not an override: write key=value, such as device=cpu")
     values: Any = OmegaConf.to_container(OmegaConf.merge(cfg, own), resolve=False)
     return check(override(values, overrides), ModelConfiguration)
+
+
+def with_language_model(cfg: AnyKeys) -> tuple[AnyKeys, ModelConfiguration]:
+    """Fill in the language model where a configuration leaves it to the run that ``vision_checkpoint`` names.
+
+    Args:
+        cfg: any configuration with the keys of a model; ``llm``, ``tokenizer`` and ``checkpointer.checkpoint_dir`` are
+            all given, or none of them is.
+
+    Returns:
+        The same configuration with the language model, and the keys of its model alone.
+
+    Raises:
+        UserError: if only some of the three are given, or none and the run does not know them.
+    """
+    given = {
+        "llm": cfg.llm,
+        "tokenizer": cfg.tokenizer,
+        "checkpointer.checkpoint_dir": cfg.checkpointer.checkpoint_dir,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        there = next(name for name in given if name not in missing)
+        raise UserError(
+            f"{missing[0]} is missing beside {there}: add it, or set {', '.join(given)} all to null to take the"
+            " language model of the run in vision_checkpoint"
+        )
+    if missing and cfg.vision_checkpoint is None:
+        raise UserError(
+            "llm is missing: add llm, tokenizer and checkpointer, or vision_checkpoint=RUN, which knows them"
+        )
+    if missing:
+        assert cfg.vision_checkpoint is not None
+        try:
+            run = read_run(cfg.vision_checkpoint)
+        except UserError as error:
+            raise UserError(f"llm is missing, and vision_checkpoint does not tell it: {error}") from error
+        cfg = cfg.model_copy(
+            update={
+                "llm": run.llm,
+                "tokenizer": run.tokenizer,
+                "checkpointer": OptionalCheckpointerSection(**run.checkpointer.model_dump()),
+            }
+        )
+    values = cfg.model_dump(include={*ModelConfiguration.model_fields})
+    return cfg, check(OmegaConf.create(values), ModelConfiguration)
+
+
+def read_dataset_keys(run: str | Path) -> dict[str, Any]:
+    """Return the ``dataset`` section of a run's configuration; empty where it has none.
+
+    Args:
+        run: run as for :func:`read_run`, which has accepted it.
+    """
+    config = _find_config(Path(run).expanduser())
+    written: Any = {} if config is None else OmegaConf.to_container(OmegaConf.load(config))
+    return written.get("dataset") or {}
 
 
 def find_run_checkpoint(run: str | Path) -> Path:

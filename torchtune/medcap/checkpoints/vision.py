@@ -64,6 +64,12 @@ class VisionPlan:
     saved: SavedVision | None = field(default=None, repr=False)
     projector_learns: bool = True
 
+    @property
+    def takes(self) -> str:
+        """What the projector takes of an image, as ``Projector.takes``."""
+        with _full_precision("meta"):
+            return self._projector().takes
+
     def build(self) -> tuple[Tower, Projector]:
         """Build both and load their weights.
 

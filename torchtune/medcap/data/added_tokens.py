@@ -14,6 +14,21 @@ from medcap.errors import UserError
 _ENDS = ("bos_id", "eos_id")
 
 
+class WrittenWord(int):
+    """The id of an added word in an answer where another text stands for the word, such as a box.
+
+    Attributes:
+        text: what is written in its place; it may be empty.
+    """
+
+    text: str
+
+    def __new__(cls, token: int, text: str) -> WrittenWord:
+        word = super().__new__(cls, token)
+        word.text = text
+        return word
+
+
 @dataclass(frozen=True)
 class AddedTokens:
     """Added words, their ids, and the two that stand around every image.
@@ -24,12 +39,14 @@ class AddedTokens:
             more rows than the tokenizer has ids, and reserved ids have rows too. A word never takes such a row, so the
             tables give the same values for their own ids, and an export can append the words' rows.
         image_words: the words before and after the image tokens of every image; empty for none.
+        box_word: the word that stands for a box which a component of the model gives; empty for none.
         ids: word -> id.
     """
 
     words: tuple[str, ...]
     first_id: int
     image_words: tuple[str, ...] = ()
+    box_word: str = ""
     ids: dict[str, int] = field(init=False, repr=False)
     _pattern: re.Pattern[str] = field(init=False, repr=False)
 
@@ -39,6 +56,11 @@ class AddedTokens:
         # The longest first, so that <seg>2 in a text is not read as <seg> and 2.
         longest_first = sorted(self.words, key=len, reverse=True)
         object.__setattr__(self, "_pattern", re.compile(f"({'|'.join(map(re.escape, longest_first))})"))
+
+    @property
+    def box_id(self) -> int | None:
+        """Return the id of the box word; None for none."""
+        return self.ids.get(self.box_word)
 
     @property
     def end(self) -> int:
@@ -71,7 +93,7 @@ class AddedTokens:
         return encode_around
 
     def decoder(self, decode: Callable[..., str], encode: Callable[..., list[int]]) -> Callable[..., str]:
-        """Return a decoder that writes the words and decodes the ids between them.
+        """Return a decoder that writes the words, or what stands for them, and decodes the ids between them.
 
         Args:
             decode: decodes the ids between the words.
@@ -85,12 +107,15 @@ class AddedTokens:
             for is_word, run in groupby(token_ids, lambda token: token >= self.first_id):
                 ids = list(run)
                 if is_word:
-                    text += "".join(self.words[token - self.first_id] for token in ids)
+                    text += "".join(map(self._written, ids))
                 else:
                     text += decode([*letter, *ids], **options).removeprefix("a") if text else decode(ids, **options)
             return text
 
         return decode_around
+
+    def _written(self, token: int) -> str:
+        return token.text if isinstance(token, WrittenWord) else self.words[token - self.first_id]
 
 
 def check_words(words: Sequence[str], image_words: Sequence[str]) -> None:

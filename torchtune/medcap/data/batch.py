@@ -20,6 +20,7 @@ _ALIGNMENT = 64
 
 
 TEXT = "text"  # the loss term that every batch has: cross-entropy of the targets
+BOX_L1, BOX_GIOU = "box_l1", "box_giou"  # of batches with boxes: how far each is from its target
 
 
 # The axis along which a field of a batch has entries; it decides how a batch is cut. Positions are flat: row * S +
@@ -28,6 +29,8 @@ _TOKEN = {"axis": "token"}  # [R, S]
 _INDEX = {"axis": "index"}  # positions of tokens
 _IMAGE = {"axis": "image"}  # one entry for each picture
 _IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, as many for each picture as its length
+_BOX = {"axis": "box"}  # one entry for each box
+_BOX_INDEX = {"axis": "box_index"}  # the position of a token for each box
 
 
 @dataclass
@@ -47,9 +50,13 @@ class Batch:
         image_lengths: ``[N]`` int64, image tokens of each picture, or None.
         image_positions: ``[sum of image_lengths]`` int64 flat positions (row * S + column) of the image tokens, picture
             after picture, or None.
+        box_targets: ``[M, 4]`` float32: left, top, right and bottom of each box that an answer names by a word, in
+            shares of its picture; None without boxes.
+        box_images: ``[M]`` int64, the picture that each box lies on, or None.
+        box_positions: ``[M]`` int64 flat positions of the tokens that predict the boxes' words, ascending, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
-            ``text``: tokens to learn.
+            ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
@@ -72,6 +79,9 @@ class Batch:
     prompt_prefix: tuple[int, ...] = ()
     static_shape: bool = False
     buffer: Tensor | None = None
+    box_targets: Tensor | None = field(default=None, metadata=_BOX)
+    box_images: Tensor | None = field(default=None, metadata=_BOX)
+    box_positions: Tensor | None = field(default=None, metadata=_BOX_INDEX)
 
     @property
     def num_images(self) -> int:
@@ -130,7 +140,8 @@ class Batch:
         document = self.document + (self.document.max() + 1) * torch.arange(len(self.document))[:, None]
         rows = self._on_axis(_TOKEN) | {"document": document}
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
-        for name, positions in (self._on_axis(_INDEX) | self._on_axis(_IMAGE_INDEX)).items():
+        indices = self._on_axis(_INDEX) | self._on_axis(_IMAGE_INDEX) | self._on_axis(_BOX_INDEX)
+        for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
         return replace(self, **flat, buffer=None)
 
@@ -168,7 +179,21 @@ class Batch:
             own[name] = positions[inside] - start if anything else None
             own |= {key: value[shown] if anything else None for key, value in self._on_axis(_IMAGE).items()}
         own["num_tokens"], own["counts"] = stop - start, {TEXT: len(own["target_positions"])}
+        if self.box_positions is not None:
+            boxes = self._boxes_between(start, stop)
+            count = len(boxes["box_positions"])
+            own |= boxes if count else dict.fromkeys(boxes)
+            own["counts"] |= dict.fromkeys((BOX_L1, BOX_GIOU), count)
         return replace(self, **own, buffer=None)
+
+    def _boxes_between(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Return the fields of the boxes that tokens ``start`` to ``stop`` of a batch of one row predict."""
+        assert self.box_positions is not None and self.image_positions is not None and self.image_lengths is not None
+        inside = (self.box_positions >= start) & (self.box_positions < stop)  # [M]
+        own = {name: value[inside] for name, value in self._on_axis(_BOX).items()}
+        first_tokens = self.image_positions[self.image_lengths.cumsum(0) - self.image_lengths]  # [N]
+        own["box_images"] -= (first_tokens < start).sum()
+        return own | {"box_positions": self.box_positions[inside] - start}
 
 
 def dummy_batch() -> Batch:
@@ -217,6 +242,10 @@ def make_batch(
     pictures = [loaded[image] for image in images]
     _check_runs(positions, tokens.shape[1], lengths, [len(shown) * num_image_tokens for shown in pictures], names)
     num_pictures = sum(map(len, pictures))
+    boxes = _boxes(rows, pictures, tokens.shape[1])
+    counts = {TEXT: int((targets != IGNORE_INDEX).sum())}
+    if boxes:
+        counts |= dict.fromkeys((BOX_L1, BOX_GIOU), len(boxes["box_positions"]))
     return Batch(
         **{name: torch.from_numpy(column) for name, column in columns.items()},
         target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
@@ -224,11 +253,33 @@ def make_batch(
         image_lengths=torch.full((num_pictures,), num_image_tokens) if images else None,
         image_positions=torch.from_numpy(positions) if images else None,
         num_tokens=int((columns["document"] != PADDING_DOCUMENT).sum()),
-        counts={TEXT: int((targets != IGNORE_INDEX).sum())},
+        counts=counts,
         names=names,
         prompt_prefix=prompt_prefix,
         static_shape=static_shape,
+        **boxes,
     )
+
+
+def _boxes(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
+    """Return the fields of a batch's boxes; none without boxes.
+
+    Args:
+        rows: rows of the batch.
+        pictures: ``[n, 3, H, W]`` of each image of the rows. A box lies on the first one, which shows the whole image.
+        row_length: S.
+    """
+    if not any(row.boxes for row in rows):
+        return {}
+    first_picture = np.cumsum([0, *map(len, pictures)])
+    first_image = np.cumsum([0, *(len(row.images) for row in rows)])
+    found = [(number, box) for number, row in enumerate(rows) for box in row.boxes]
+    images = [int(first_picture[first_image[number] + box.image]) for number, box in found]
+    return {
+        "box_targets": torch.tensor([box.edges for _, box in found], dtype=torch.float32),  # [M, 4]
+        "box_images": torch.tensor(images),  # [M]
+        "box_positions": torch.tensor([number * row_length + box.position for number, box in found]),  # [M]
+    }
 
 
 def _pictures(pixels: Tensor) -> Tensor:

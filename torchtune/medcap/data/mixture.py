@@ -49,7 +49,7 @@ def divide_epoch(weights: Sequence[Fraction], total: int) -> list[int]:
 def mix(
     sizes: Sequence[int],
     counts: Sequence[int],
-    epoch: int,
+    taken: Sequence[int],
     read: Callable[[int, range], np.ndarray],
     generator: np.random.Generator | None,
 ) -> MixedOrder:
@@ -61,8 +61,8 @@ def mix(
 
     Args:
         sizes: number of rows of each source.
-        counts: number of samples of each source in an epoch, the same in all epochs.
-        epoch: number of the epoch, counted from 0.
+        counts: number of samples of each source in this epoch.
+        taken: number of samples of each source that the earlier epochs have taken.
         read: returns the rows of some passes, ``[passes * size]`` int64, from the source's index and the passes'
             numbers, counted from 0 over all epochs.
         generator: draws u for each sample; with None every u is 1/2.
@@ -71,8 +71,7 @@ def mix(
         The order of the epoch.
     """
     rows, passes, fractions = [], [], []
-    for source, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        first = epoch * count  # samples that the earlier epochs have taken
+    for source, (size, count, first) in enumerate(zip(sizes, counts, taken, strict=True)):
         numbers = range(first // size, -(-(first + count) // size))
         start = first - numbers.start * size
         rows.append(read(source, numbers)[start : start + count])

@@ -24,6 +24,22 @@ PADDING_DOCUMENT = -1
 
 
 @dataclass(frozen=True)
+class BoxTarget:
+    """A box that an answer names by a word.
+
+    Attributes:
+        position: the token that predicts the word: an index of the sample's or the row's tokens.
+        edges: left, top, right and bottom, in shares of the original image; once the image is loaded, in shares of the
+            picture that the tower is shown.
+        image: number of the image that it lies on, among those of the sample or the row.
+    """
+
+    position: int
+    edges: tuple[float, float, float, float]
+    image: int
+
+
+@dataclass(frozen=True)
 class Sample:
     """A tokenized record.
 
@@ -38,6 +54,7 @@ class Sample:
         images_end: the position after its last image token, 0 without images.
         name: how messages to the user call it.
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
+        boxes: the boxes that its answers name by a word.
     """
 
     tokens: np.ndarray
@@ -47,6 +64,7 @@ class Sample:
     images_end: int
     name: str
     start: int = 0
+    boxes: tuple[BoxTarget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,7 @@ class PackedRow:
         after_prompt_prefix: 1 where a token's document continues the prompt prefix, else 0.
         images: the images of the row's placeholders, in order.
         image_lengths: placeholders of each image.
+        boxes: the boxes that answers name by a word.
     """
 
     tokens: np.ndarray
@@ -115,6 +134,7 @@ class PackedRow:
     after_prompt_prefix: np.ndarray
     images: tuple[ImageRef, ...]
     image_lengths: tuple[int, ...]
+    boxes: tuple[BoxTarget, ...] = ()
 
 
 # The arrays of a row that have one entry per token -> their value in padding. None stands for pad_id.
@@ -280,9 +300,10 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     }
     images: list[ImageRef] = []
     image_lengths: list[int] = []
+    boxes: list[BoxTarget] = []
     position = 0
     for number, samples in enumerate(documents):
-        first = samples[0]
+        first, images_before = samples[0], len(images)
         images += first.images
         image_lengths += first.image_lengths
         prefix = first.images_end if len(samples) > 1 else len(first.tokens)
@@ -308,8 +329,14 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
             }
             for name, value in values.items():
                 columns[name][position:end] = value
+            # A box is learnt, so it lies behind what is shared: in exactly one of the pieces.
+            boxes += [
+                BoxTarget(box.position - start + position, box.edges, box.image + images_before)
+                for box in sample.boxes
+                if start <= box.position < stop
+            ]
             position = end
-    return PackedRow(**columns, images=tuple(images), image_lengths=tuple(image_lengths))
+    return PackedRow(**columns, images=tuple(images), image_lengths=tuple(image_lengths), boxes=tuple(boxes))
 
 
 def _first_target(sample: Sample) -> int:

@@ -55,6 +55,7 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
         targets=sample.targets[count:],
         images_end=max(sample.images_end - count, 0),
         start=count,
+        boxes=tuple(replace(box, position=box.position - count) for box in sample.boxes),
     )
 
 

@@ -79,17 +79,63 @@ class MixedDataset(TrainingDataset):
             Fraction(size) if given.weight is None else Fraction(repr(given.weight))
             for given, size in zip(sources, self.sizes, strict=True)
         ]
-        self.epoch_samples = sum(self.sizes) if epoch_samples is None else epoch_samples
-        self.counts = divide_epoch(self.weights, self.epoch_samples)
+        self.divide(sum(self.sizes) if epoch_samples is None else epoch_samples)
+        self._starts = np.cumsum([0, *(part.num_rows for part in parts)]).tolist()
+        tables = [part.table for part in parts]
+        self.table = None if None in tables else _joined([table for table in tables if table is not None])
+
+    def divide(self, epoch_samples: int) -> None:
+        """Set the number of samples in an epoch and divide it by the sources' own weights.
+
+        Raises:
+            UserError: if the epoch is too small for one of the weights.
+        """
+        self.epoch_samples = epoch_samples
+        # The first epoch of each set of shares, and how many samples of each source its epochs have.
+        self.shares = [(0, divide_epoch(self.weights, self.epoch_samples))]
         for number, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
             if not count:
                 raise UserError(
                     f"dataset.sources.{number}.weight: {name} would have no sample in an epoch of"
                     f" {self.epoch_samples:,}: raise its weight or dataset.epoch_samples, or leave it out"
                 )
-        self._starts = np.cumsum([0, *(part.num_rows for part in parts)]).tolist()
-        tables = [part.table for part in parts]
-        self.table = None if None in tables else _joined([table for table in tables if table is not None])
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of samples of each source in an epoch, as the sources' own weights have it."""
+        return self.shares[0][1]
+
+    def counts_of(self, epoch: int) -> list[int]:
+        """Return the number of samples of each source in an epoch."""
+        return next(counts for first, counts in reversed(self.shares) if first <= epoch)
+
+    def reweigh(self, factors: Sequence[float], epoch: int) -> list[int]:
+        """Change how often each source is drawn, from an epoch on.
+
+        Args:
+            factors: what the weight that the configuration gives each source is multiplied by, above 0.
+            epoch: first epoch that the change holds for, later than those of earlier changes.
+
+        Returns:
+            Number of samples of each source in an epoch from then on; each source keeps one at least.
+        """
+        weights = [weight * Fraction(factor) for weight, factor in zip(self.weights, factors, strict=True)]
+        counts = divide_epoch(weights, self.epoch_samples)
+        for empty in [source for source, count in enumerate(counts) if not count]:
+            counts[counts.index(max(counts))] -= 1
+            counts[empty] = 1
+        self.shares.append((epoch, counts))
+        return counts
+
+    def some_of(self, source: int, limit: int) -> EpochOrder:
+        """Return a plan of at most ``limit`` usable rows of a source, evenly spread over it."""
+        rows = self.parts[source].usable_rows(None)
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64))]
+        order = self._starts[source] + chosen
+        if not self.packed:
+            return EpochOrder(order)
+        assert self.table is not None, "packed data sets are counted"
+        return plan_packed(self.table, order, self.row_length, self.share_images)
 
     @property
     def num_rows(self) -> int:
@@ -141,11 +187,14 @@ class MixedDataset(TrainingDataset):
         return replace(packed, samples=order[packed.samples])
 
     def _mix(self, seed: int, epoch: int, shuffle: bool) -> MixedOrder:
+        counts = self.counts_of(epoch)
+        taken = [sum(numbers) for numbers in zip([0] * len(counts), *map(self.counts_of, range(epoch)), strict=True)]
+
         def read(source: int, passes: range) -> np.ndarray:
             part, size = self.parts[source], self.sizes[source]
             if not shuffle:
                 return np.tile(part.usable_rows(None), len(passes))
-            if size > _SMALL or self.counts[source] <= size or part.rows.sequential:
+            if size > _SMALL or counts[source] <= size or part.rows.sequential:
                 return np.concatenate([part.usable_rows(generator_of(number, source)) for number in passes])
             # Making a generator for each of many short passes would take longer than everything else.
             block = -(-_SMALL // size)
@@ -160,7 +209,7 @@ class MixedDataset(TrainingDataset):
             return np.random.default_rng([seed, number, 0, source])
 
         generator = np.random.default_rng([seed, epoch, 2]) if shuffle else None
-        return mix(self.sizes, self.counts, epoch, read, generator)
+        return mix(self.sizes, counts, taken, read, generator)
 
     def name(self, index: int) -> str:
         """Return the name of a row for messages."""

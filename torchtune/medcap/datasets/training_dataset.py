@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from medcap.data.batch import Batch, make_batch
+from medcap.data.boxes.box import Size
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.storage.cache import cache_folder
 from medcap.errors import UserError
+
+# Rows that are looked at before those between them.
+_ROWS_AT_FIRST = 64
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,15 @@ class TrainingDataset(ABC):
     def has_images(self) -> bool:
         """Return whether any usable row has an image."""
 
+    def has_boxes(self) -> bool:
+        """Return whether any usable row has a box that an answer names by a word."""
+        step = -(-self.num_rows // _ROWS_AT_FIRST) or 1
+        for index in itertools.chain.from_iterable(range(first, self.num_rows, step) for first in range(step)):
+            with contextlib.suppress(UserError):
+                if self.sample(index).boxes:
+                    return True
+        return False
+
     def load(
         self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
     ) -> tuple[Batch | None, list[BadRow]]:
@@ -140,6 +155,7 @@ class TrainingDataset(ABC):
     ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
         samples: dict[int, Sample] = {}
         images: dict[ImageRef, Tensor] = {}
+        sizes: dict[ImageRef, Size] = {}
         bad: list[BadRow] = []
         for index in wanted:
             try:
@@ -148,8 +164,11 @@ class TrainingDataset(ABC):
                     if image not in images:
                         # Only a fit of its own is passed: a transform need not know any.
                         fit = {} if image.view.fit is None else {"fit": image.view.fit}
-                        images[image] = transform(self.open_image(index, image), **fit)
+                        opened = self.open_image(index, image)
+                        images[image], sizes[image] = transform(opened, **fit), opened.size
                     self._check_shape(image, images[image], length)
+                if sample.boxes:
+                    sample = _with_shown_boxes(sample, transform, sizes)
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue
@@ -184,3 +203,28 @@ class TrainingDataset(ABC):
             for row in range(len(packed.starts) - 1)
         ]
         return rows, row_length
+
+
+def _with_shown_boxes(sample: Sample, transform: Any, sizes: Mapping[ImageRef, Size]) -> Sample:
+    """Return a sample with its boxes in shares of the picture that the tower is shown.
+
+    Args:
+        sample: boxes in shares of the original images.
+        transform: the tower's preprocessing.
+        sizes: width and height of each image in pixels.
+
+    Raises:
+        UserError: if nothing is left of a box.
+    """
+    boxes = []
+    for box in sample.boxes:
+        image = sample.images[box.image]
+        edges = transform.preprocess.frame(sizes[image], image.view.fit).to_shown(box.edges)
+        if edges is None:
+            shares = ", ".join(f"{edge:.3f}" for edge in box.edges)
+            raise UserError(
+                f"{sample.name}: the tower is shown nothing of the box [{shares}] (shares of {image}): it is cut off;"
+                " dataset.view.fit=pad shows whole images"
+            )
+        boxes.append(replace(box, edges=edges))
+    return replace(sample, boxes=tuple(boxes))

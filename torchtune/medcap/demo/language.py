@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def teach_language(
     seed: int = 0,
     learning_rate: float = 2e-3,
     progress: bool = True,
+    prepare: Callable[[TransformerDecoder], None] | None = None,
 ) -> TransformerDecoder:
     """Train a small Llama 3.1 decoder on text conversations in the Llama 3 chat format, in fp32 on the CPU.
 
@@ -48,6 +49,7 @@ def teach_language(
         seed (int): seed of the weights and of the order of the records.
         learning_rate (float): the highest, after a linear warm-up of a tenth of the steps and before a cosine decay.
         progress (bool): whether to show a progress bar.
+        prepare (Callable | None): changes the random weights before they are trained.
 
     Returns:
         TransformerDecoder: the trained decoder, in evaluation mode.
@@ -56,6 +58,8 @@ def teach_language(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = _build(architecture, tokenizer.vocab_size)
+        if prepare is not None:
+            prepare(decoder)
         optimizer = torch.optim.AdamW(_groups(decoder), lr=learning_rate, betas=(0.9, 0.98), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))

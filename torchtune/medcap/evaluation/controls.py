@@ -1,4 +1,7 @@
-"""Controls: the same questions without their own image. A score that does not fall does not come from the image."""
+"""Controls: the same questions without their own image, or another question about the same image.
+
+A score that does not fall does not come from the image, or not from the question.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from torchtune.data import Message
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
+from medcap.evaluation.phrases import phrase_keys
 from medcap.scoring.question import Question
+from medcap.scoring.replies.box_reply import reference_boxes
 
 
 def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
@@ -78,6 +83,45 @@ def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:
         replace(question, messages=[_without_images(message) for message in question.messages])
         for question in questions
     ]
+
+
+def exchanged_questions(questions: Sequence[Question], seed: int = 0) -> list[Question | None]:
+    """Ask about another object of the same image.
+
+    Questions of one image and one task that ask for boxes of different objects rotate: each object's questions are
+    replaced by those of the next one. Objects are distinguished by their phrase.
+
+    Args:
+        questions: what is asked.
+        seed: unused; all controls have the same signature.
+
+    Returns:
+        For each question itself with the words of another, whose references and boxes it keeps; None for one that asks
+        for no box, or whose image has no other object.
+
+    Raises:
+        UserError: if no image has questions about two objects.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[int]]] = {}
+    for index, question in enumerate(questions):
+        if question.problem is None and question.images and reference_boxes(question):
+            key = (*question.images, question.meta.get("task", ""))
+            groups.setdefault(key, {}).setdefault(phrase_keys(question)[0], []).append(index)
+    changed: list[Question | None] = [None] * len(questions)
+    for phrases in groups.values():
+        names = list(phrases)
+        for position, name in enumerate(names):
+            following = [*names[position + 1 :], *names[:position]]
+            for number, index in enumerate(phrases[name]):
+                others = (questions[phrases[other][number % len(phrases[other])]] for other in following)
+                own = reference_boxes(questions[index])
+                # Two wordings of one question ask for the same boxes: they are not two objects.
+                other = next((other for other in others if reference_boxes(other) != own), None)
+                if other is not None:
+                    changed[index] = replace(questions[index], messages=other.messages)
+    if not any(changed):
+        raise UserError("questions cannot be exchanged: no image has questions about two objects")
+    return changed
 
 
 CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from medcap.checkpoints.keys import ModelConfiguration
+from medcap.checkpoints.keys import RunModelConfiguration
 from medcap.configuration import HOME_EXPANDED, Number, OneOf, PathText, Seed
 from medcap.datasets.view_keys import ViewRule
 from medcap.evaluation.prompting import VQA_TYPES
 from medcap.legacy.prompt import PROMPT_FORMATS
 
 
-class GenerateConfiguration(ModelConfiguration):
+class GenerateConfiguration(RunModelConfiguration):
     """Keys of a generation; ``test_TASK: true`` also runs a task."""
 
     output_dir: PathText = Field(description="Folder of the results; each task has a folder in it.")
@@ -34,7 +34,10 @@ class GenerateConfiguration(ModelConfiguration):
     )
     limit: int | None = Field(None, ge=1, description="Ask only this many rows, the first ones; null asks all.")
     controls: bool | list[str] = Field(
-        False, description="Controls that ask the questions with other images or without; true is all of them."
+        False, description="Controls such as other images or no image; true is all that fit, one or several by name."
+    )
+    prior_source: PathText | None = Field(
+        None, description="Training answers of the control prior_box; null is what the run was trained on."
     )
     max_new_tokens: int = Field(300, ge=1, description="Longest answer, in tokens.")
     temperature: Number = Field(0.0, ge=0, description="Divisor of the logits in sampling; 0 is greedy.")

@@ -6,28 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medcap.checkpoints.keys import CheckpointerFiles, ComponentKeys, TokenizerArguments
-from medcap.configuration import ComponentRule, Number, OneOf, PathText
+from medcap.checkpoints.keys import RunModelConfiguration
+from medcap.configuration import Number, OneOf, PathText
 from medcap.evaluation.judges import JUDGES, PARSINGS, LocalJudge
 from medcap.evaluation.judges.reading.parsing import STRICT
 
 
-class JudgeCheckpointer(CheckpointerFiles):
-    """Files of the model under test, which only judge=self needs."""
-
-    checkpoint_dir: PathText | None = Field(None, description="Folder of the language model's weights, for judge=self.")
-
-
-class JudgeConfiguration(ComponentKeys):
+class JudgeConfiguration(RunModelConfiguration):
     """Keys of a judge; those of the model are for judge=self."""
 
-    llm: Annotated[dict[str, Any] | None, ComponentRule(optional=True)] = Field(
-        None, description="Builder of the language model under test, for judge=self."
-    )
-    tokenizer: Annotated[dict[str, Any] | None, ComponentRule(optional=True, arguments=TokenizerArguments)] = Field(
-        None, description="Tokenizer of the model under test, for judge=self."
-    )
-    checkpointer: JudgeCheckpointer = Field(description="Files of the model under test, for judge=self.")
     exp: Literal["eval_vqa", "chat"] = Field(
         "eval_vqa", description="Judge answers, or chat with the judge's model on the terminal."
     )

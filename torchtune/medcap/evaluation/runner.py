@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
-from medcap.evaluation.answering import Engine, Entry, PredictionStore
-from medcap.evaluation.controls import CONTROLS
+from medcap.evaluation.answering import Engine, PredictionStore
+from medcap.evaluation.control_runs import ControlRun, ask_and_score, check_controls, run_control
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.results_table import append_result
@@ -20,9 +19,8 @@ from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.files import make_folder, plain, write_json
-from medcap.scoring.protocols.base import ProtocolScores, nested
+from medcap.scoring.protocols.base import nested
 from medcap.scoring.question import Question
-from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
 
 METRICS = "metrics.json"
@@ -75,28 +73,22 @@ def run_task(
     rows = benchmark.rows
     if not rows:
         raise UserError(f"task {task.name}: there are no rows")
-    unknown = [control for control in options.controls if control not in CONTROLS]
-    if unknown:
-        raise UserError(f"controls: {unknown[0]} is unknown; there are {', '.join(CONTROLS)}")
+    check_controls(options.controls)
     folder = make_folder(Path(options.output_dir, options.folder or task.name))
     settings = {"task": task.name, **options.settings}
     store = PredictionStore(folder, settings, "", options.overwrite, options.keep_old)
 
-    own = _ask_and_score(rows, plans, engine, store)
+    own = ask_and_score(rows, plans, engine, store, rows)
     notices = [*benchmark.notices, *_old_answers(store)]
-    controls: dict[str, list[Scored]] = {}
+    controls: dict[str, ControlRun] = {}
     for control in options.controls:
         try:
-            changed = CONTROLS[control](rows, options.seed)
+            controls[control], lines = run_control(control, rows, own, engine, store, options)
         except UserError as error:
-            notices.append(f"control {control} was not run: {error}")
-            continue
-        controls[control] = _ask_and_score(changed, plans, engine, replace(store, suffix=f"_{control}"))
+            lines = [f"control {control} was not run: {error}"]
+        notices += lines
 
-    blocks = {
-        scored.plan.protocol.name: _block(rows, scored, {name: parts[position] for name, parts in controls.items()})
-        for position, scored in enumerate(own)
-    }
+    blocks = {scored.plan.protocol.name: _block(rows, scored, controls) for scored in own}
     head = next(iter(blocks.values()))
     result = plain(
         {
@@ -117,22 +109,10 @@ def run_task(
     )
     if task.legacy_table is not None:
         task.legacy_table(rows, own, options)
-    task_report(TaskResult(task, rows, own, controls, result), reader).write(folder / "report.html")
+    head_controls = {name: run.scored for name, run in controls.items() if run.of(own[0].plan.protocol.name)}
+    task_report(TaskResult(task, rows, own, head_controls, result), reader).write(folder / "report.html")
     _append_result(result, options, folder)
     write_json(folder / METRICS, plain(result))
-    return result
-
-
-def _ask_and_score(
-    rows: Sequence[Question], plans: Sequence[ScoringPlan], engine: Engine, store: PredictionStore
-) -> list[Scored]:
-    asked: dict[str, list[Entry]] = {}
-    result = []
-    for plan in plans:
-        if plan.method.file not in asked:
-            asked[plan.method.file] = plan.method.ask(rows, engine, store)
-        entries = asked[plan.method.file]
-        result.append(Scored(plan, entries, plan.score(plan.answers(rows, entries))))
     return result
 
 
@@ -141,11 +121,12 @@ def _old_answers(store: PredictionStore) -> list[str]:
     return [f"{count} answers were made under other settings than these"] if count else []
 
 
-def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Scored]) -> dict[str, Any]:
-    plan, scores = scored.plan, scored.scores
+def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, ControlRun]) -> dict[str, Any]:
+    plan, scores, protocol = scored.plan, scored.scores, scored.plan.protocol.name
     groups = [row.groups for row in rows]
+    clusters = [row.cluster for row in rows] if scores.clustered else None
     return {
-        "protocol": plan.protocol.name,
+        "protocol": protocol,
         "description": plan.protocol.description,
         "asked": plan.method.name,
         "prompt": plan.method.template,
@@ -155,30 +136,13 @@ def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Scor
         "truncated": sum(entry.get("finish") == "length" for entry in scored.entries),
         "scores": nested(scores.scores),
         "intervals": nested(scores.intervals),
-        "averages": averages(groups, scores.rows, plan.protocol.share),
-        "tables": group_tables(groups, scores.rows, plan.protocol.share),
-        "controls": {name: _control(scores, control, plan.protocol.share) for name, control in controls.items()},
+        "averages": averages(groups, scores.rows, plan.protocol.share, clusters),
+        "tables": group_tables(groups, scores.rows, plan.protocol.share, clusters),
+        "controls": {
+            name: run.block(plan.protocol.name) for name, run in controls.items() if run.of(plan.protocol.name)
+        },
         "notices": scores.notices,
     }
-
-
-def _control(own: ProtocolScores, control: Scored, share: bool) -> dict[str, Any]:
-    # The references stay: it is the image that is wrong.
-    pairs = [
-        (mine["value"], other["value"])
-        for mine, other in zip(own.rows, control.scores.rows, strict=True)
-        if mine["value"] is not None and other["value"] is not None
-    ]
-    block: dict[str, Any] = {
-        "failures": control.scores.counts["failures"],
-        "scores": nested(control.scores.scores),
-        "intervals": nested(control.scores.intervals),
-    }
-    if pairs:
-        kind = DIFFERENCE if share else NUMBER
-        fall = bootstrap_interval([mine - other for mine, other in pairs], kind=kind)
-        block["fall"] = {"value": fall.value, **fall.as_dict()}
-    return block
 
 
 def _append_result(result: Mapping[str, Any], options: RunOptions, folder: Path) -> None:
@@ -198,4 +162,6 @@ def _append_result(result: Mapping[str, Any], options: RunOptions, folder: Path)
         row |= {f"{name}.{score}": value for score, value in leaves(block["scores"])}
         for control, part in block["controls"].items():
             row[f"{name}.{block['headline']}.{control}"] = value_at(part["scores"], block["headline"])
+            if "own" in part:
+                row[f"{name}.{block['headline']}.{control}_own"] = value_at(part["own"]["scores"], block["headline"])
     append_result(options.results_csv or Path(options.output_dir, "results.csv"), row)

@@ -11,6 +11,7 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.evaluation.answering import Entry
+from medcap.evaluation.box_prior import TrainingAnswers
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.scoring.protocols.base import ProtocolScores
 
@@ -30,12 +31,13 @@ class RunOptions:
             format): rows made under other settings are never mixed in.
         name: the checkpoint's, for medcap 2024's file names; the task's name if empty.
         folder: name of the task's folder; the task's name if empty.
-        controls: names of ``CONTROLS`` to run as well.
+        controls: names of ``ALL_CONTROLS`` to run as well.
         seed: seed of the controls.
         overwrite: answer every row again.
         keep_old: use answers that were made under other settings, and say so.
         image_lengths: turns -> placeholder characters that medcap 2024's raw tables show for each of their images; by
             default as many as that system's.
+        prior: the training answers of the control ``prior_box``; None where they are not known.
         results_csv: the table that gets a row of this run; ``<output_dir>/results.csv`` if None.
     """
 
@@ -48,6 +50,7 @@ class RunOptions:
     overwrite: bool = False
     keep_old: bool = False
     image_lengths: Callable[[list[Message]], Iterable[int]] = fifty_each
+    prior: TrainingAnswers | None = None
     results_csv: Path | None = None
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.images.reader import ImageReader
+from medcap.evaluation.box_report import BoxResult, accuracy_charts, read_boxes
+from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.report.charts import LineChart
@@ -22,6 +24,7 @@ from medcap.scoring.question import Question
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task
 
+_OWN = "own image"
 _CURVE_STEPS = 100
 _TAGS = ("modality", "question_type", "organ")
 _MOST_MAPS = 12
@@ -62,6 +65,7 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
     title, source = result.task.title, Path(metrics["dataset"]["source"]).name
     others = len(metrics["protocols"]) - 1
     notices = [*metrics["notices"], *_protocol_notices(metrics)]
+    boxes = _boxes(result)
     return Page(
         title if source == title else f"{title}: {source}",
         f"{len(result.rows):,} rows. The first number is that of protocol “{metrics['protocol']}”"
@@ -72,13 +76,14 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
             ProtocolTable(
                 "Scores by protocol",
                 _protocol_lines(metrics),
-                "On the right, the same questions without the right image." if metrics["controls"] else "",
+                "On the right, the same questions without the right image or question." if metrics["controls"] else "",
             ),
             _all_scores(metrics),
             *(_group_table(field, table, _is_share(metrics["headline"])) for field, table in metrics["tables"].items()),
             _confusions(result),
             None if _decides(result.own[0]) else _curve(result),
-            Gallery("What the model says", _samples(result), reader=reader),
+            *accuracy_charts(result.rows, boxes),
+            Gallery("What the model says", _samples(result, boxes), reader=reader),
             Facts("How this was made", _facts(metrics)),
         ],
     )
@@ -103,7 +108,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[Card]:
     cards = [_card(_words(head), _read(metrics, head), share, main=True)]
     for control, block in metrics["controls"].items():
         label = f"{_words(head)}, {CONTROL_NAMES.get(control, control)}"
-        cards.append(_card(label, _read(block, head), share, _fall(block.get("fall"), share)))
+        cards.append(_card(label, _read(block, head), share, _fall(control, block.get("fall"), share)))
     failures = f"{metrics['failures']:,} without an answer, {metrics['truncated']:,} cut at the token limit"
     return [*cards, Card("Rows", f"{metrics['n']:,}", failures)]
 
@@ -119,12 +124,14 @@ def _card(label: str, score: _Score, share: bool, detail: str = "", main: bool =
     return Card(label, value, detail, Bar(score.value, *score.interval) if share and score.interval else None, main)
 
 
-def _fall(fall: Mapping[str, float] | None, share: bool) -> str:
+def _fall(control: str, fall: Mapping[str, float] | None, share: bool) -> str:
     if fall is None:
         return ""
     value, low, high = ((100.0 if share else 1.0) * fall[key] for key in ("value", "low", "high"))
     digits, unit = (1, " points") if share else (3, "")
     words = "the image matters" if low > 0 else "no proof that the image matters"
+    if control not in CONTROLS:
+        words = "more than the control" if low > 0 else "no proof that it is more than the control"
     return f"Falls by {value:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f}): {words}"
 
 
@@ -144,6 +151,7 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
         if score.value is None:
             continue
         values = {control: _read(part, head).value for control, part in block["controls"].items()}
+        own = {control: _read(part["own"], head).value for control, part in block["controls"].items() if "own" in part}
         falls = {control: part["fall"] for control, part in block["controls"].items() if "fall" in part}
         lines.append(
             ProtocolLine(
@@ -154,6 +162,7 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
                 interval=score.interval,
                 controls={control: value for control, value in values.items() if value is not None},
                 falls={control: (fall["value"], fall["low"], fall["high"]) for control, fall in falls.items()},
+                own={control: value for control, value in own.items() if value is not None},
                 share=_is_share(head),
             )
         )
@@ -163,14 +172,16 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
 def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
     """All scores of protocols that have more than their headline."""
     lines = []
+    controls = dict.fromkeys(name for block in metrics["protocols"].values() for name in block["controls"])
     for name, block in metrics["protocols"].items():
         scores = list(leaves(block["scores"]))
         for score, value in scores if len(scores) > 1 else ():
             interval = _read(block, score).interval
             between = f"{interval[0]:.3f}\u2060–\u2060{interval[1]:.3f}" if interval else "–"
-            others = [_read(part, score).value for part in block["controls"].values()]
+            parts = [block["controls"].get(control) for control in controls]
+            others = [part and _read(part, score).value for part in parts]
             lines.append([name, score.replace(".", " ").replace("_", " "), value, between, *others])
-    names = [CONTROL_NAMES.get(str(control), str(control)) for control in metrics["controls"]]
+    names = [CONTROL_NAMES.get(str(control), str(control)) for control in controls]
     return (
         Table("All scores", ["protocol", "score", "value", "95 % interval", *names], lines, wide=True)
         if lines
@@ -203,7 +214,7 @@ def _confusions(result: TaskResult) -> ConfusionMaps | None:
 
 
 def _curve(result: TaskResult) -> LineChart:
-    scored = {"own image": result.own[0], **{name: parts[0] for name, parts in result.controls.items()}}
+    scored = {_OWN: result.own[0], **{name: parts[0] for name, parts in result.controls.items()}}
     values = {
         CONTROL_NAMES.get(name, name): [row["value"] for row in part.scores.rows if row["value"] is not None]
         for name, part in scored.items()
@@ -225,13 +236,26 @@ def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**dataset, **prompts, **metrics["settings"]}
 
 
-def _samples(result: TaskResult) -> list[Sample]:
+def _boxes(result: TaskResult) -> dict[str, list[BoxResult | None]]:
+    """Return the boxes of each row for the run itself and for its controls; nothing where no row asks for any."""
+    scored = {
+        _OWN: result.own[0],
+        **{CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
+    }
+    found = {name: read_boxes(part.plan.answers(result.rows, part.entries)) for name, part in scored.items()}
+    return {name: boxes for name, boxes in found.items() if boxes is not None}
+
+
+def _samples(result: TaskResult, results: Mapping[str, Sequence[BoxResult | None]]) -> list[Sample]:
     head = result.own[0]
+    boxes = results.get(_OWN, [None] * len(result.rows))
     name = result.metrics["headline"].rpartition(".")[2]
     samples = []
-    for row, entry, scores in zip(result.rows, head.entries, head.scores.rows, strict=True):
+    for row, entry, scores, own in zip(result.rows, head.entries, head.scores.rows, boxes, strict=True):
         decided = scores.get("correct")
         score = None if decided is not None or scores["value"] is None else (name, scores["value"])
+        if own is not None and own.overlap is not None:
+            score = "IoU", own.overlap
         samples.append(
             Sample(
                 generated=entry.get(head.plan.protocol.field) or "",
@@ -246,6 +270,7 @@ def _samples(result: TaskResult) -> list[Sample]:
                 group=row.meta.get("modality", ""),
                 options=row.options,
                 chosen=_chosen(row, scores),
+                boxes=None if own is None else own.drawn,
             )
         )
     return samples
@@ -270,4 +295,6 @@ def _is_share(score: str) -> bool:
 
 def _words(name: str) -> str:
     words = name.replace(".", " ").replace("_", " ")
-    return words if any(letter.isupper() for letter in words) else words.capitalize().replace(" f1", " F1")
+    if any(letter.isupper() for letter in words):
+        return words
+    return words.capitalize().replace(" f1", " F1").replace(" iou", " IoU").replace(" giou", " GIoU")

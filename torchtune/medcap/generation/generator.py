@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from medcap.data.boxes.style import BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
@@ -18,6 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
+from medcap.generation.decoding.answer_boxes import answer_boxes
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -31,6 +33,7 @@ from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
+from medcap.modules.eval_mode import eval_mode
 
 OnGeneration = Callable[[int, Generation], None]
 OnNewToken = Callable[[int, int], None]
@@ -56,6 +59,7 @@ class Generator:
             lengths; None bounds them by ``batch_size`` only.
         compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
+        box_style: how boxes are written in the texts that the model was trained on.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -80,6 +84,7 @@ class Generator:
         max_batch_tokens: int | None = None,
         compile: bool | None = None,
         progress: bool = True,
+        box_style: BoxStyle | None = None,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -100,6 +105,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
+        self.box_style = box_style or BoxStyle()
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -251,7 +257,10 @@ class Generator:
         Returns:
             The decoder; it must be used within :meth:`running`.
         """
-        return Decoder(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static)
+        return Decoder(
+            *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
+            boxes=answer_boxes(self.model, self.tokenizer, self.box_style),
+        )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
         """Make a request ready to run.
@@ -291,7 +300,8 @@ class Generator:
         Returns:
             An object that a request may hold instead of the picture; the answer is the same.
         """
-        return PreparedImage(self.preprocess.transform()(to_rgb(image), fit), key)
+        picture = to_rgb(image)
+        return PreparedImage(self.preprocess.transform()(picture, fit), key, picture.size, fit)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""
@@ -338,8 +348,7 @@ class Generator:
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
-        longest = len(tokens) + max(map(len, scored))
-        if longest > self.max_seq_len:
+        if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
             raise UserError(
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
@@ -360,22 +369,6 @@ class Generator:
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
         return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
-
-
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> abc.Generator[None]:
-    """Put every part into eval mode, and each back into its own mode afterwards.
-
-    Args:
-        model: a part of it may be in eval mode already, as frozen normalisation layers are.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchtune.data import Message
 
+from medcap.data.boxes.box import Size
 from medcap.data.images.reference import ImageRef
 from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
@@ -20,10 +21,14 @@ class PreparedImage:
     Args:
         pixels: ``[3, H, W]`` uint8, of the tower's size; ``[n, 3, H, W]`` if it is shown in n pictures.
         key: names the content: images with one key are encoded once.
+        size: width and height in pixels before it was resized; None where nothing asks for its boxes.
+        fit: how it was made square, as ``View.fit``.
     """
 
     pixels: Tensor
     key: str
+    size: Size | None = None
+    fit: str | None = None
 
 
 RequestImage = ImageRef | Image.Image | PreparedImage

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
-from medcap.checkpoints.run import read_run
+from medcap.checkpoints.run import read_dataset_keys, read_run
+from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
 from medcap.generation.generator import Generator
@@ -71,12 +72,15 @@ def open_runs(
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []
     decoders: dict[Any, Decoder] = {}
-    for cfg, plan in zip(configs, plans, strict=True):
+    for run, cfg, plan in zip(runs, configs, plans, strict=True):
         device = choose_device(cfg.device)
         key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))
         opened = open_model(cfg, plan, decoders.get(key))
         decoders[key] = opened.model.decoder
-        generators.append(Generator(opened.model, opened.tokenizer, opened.preprocess, reader, **options))
+        style = box_style(read_dataset_keys(run), opened.preprocess.frame)
+        generators.append(
+            Generator(opened.model, opened.tokenizer, opened.preprocess, reader, box_style=style, **options)
+        )
     return generators
 
 

@@ -44,9 +44,12 @@ class Component(nn.Module, ABC):
         name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.
         label: what the banner and the model card call it.
         loss_terms: names of the loss terms that it adds to ``text``.
+        loss_weights: what these weigh where the key ``losses`` says nothing; a term without an entry weighs 1.
+        reads_patches: whether it looks at the tower's patch tokens, which are then kept beside the image tokens.
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
         list_argument: the argument that a list in the place of ``_component_`` and arguments stands for.
         fixed_arguments: arguments that a configuration may not give otherwise than the checkpoint that it starts from.
+        needs_words: whether it does nothing without added words.
         changes_language_model: whether the frozen layers compute something else with it. Models that differ in such a
             component cannot share one copy of the language model.
         enabled: whether the language model uses the component now, where it changes it.
@@ -55,9 +58,12 @@ class Component(nn.Module, ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     loss_terms: ClassVar[tuple[str, ...]] = ()
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+    reads_patches: ClassVar[bool] = False
     builder: ClassVar[str | None] = None
     list_argument: ClassVar[str | None] = None
     fixed_arguments: ClassVar[tuple[str, ...]] = ()
+    needs_words: ClassVar[bool] = False
     changes_language_model: ClassVar[bool] = False
     enabled: bool = True
 
@@ -85,12 +91,14 @@ class Component(nn.Module, ABC):
         """
         return ()
 
-    def losses(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
         """Compute the component's own loss terms as sums.
 
         Args:
             batch: batch on the model's device; its ``counts`` say what each term is to be divided by.
             hidden: ``[n, d]`` hidden states before the final norm, at the batch's target positions.
+            patches: ``[N, T, D]`` the tower's patch tokens of the batch's pictures; None without pictures, or where no
+                component reads them.
 
         Returns:
             A float32 scalar for each name of ``loss_terms``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.projectors.base import Projector
@@ -16,6 +17,7 @@ _KINDS: tuple[type[Component], ...] = (
     Projector,
     LanguageModelAdapters,
     AddedWords,
+    BoxDecoder,
 )
 COMPONENTS = {kind.name: kind for kind in _KINDS}
 # A model always has these two. They fit each other and the language model, so they are planned together.

@@ -21,7 +21,7 @@ from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.modules.added_rows import embed_with_rows
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
-from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_functions import rotation_tables
 from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
@@ -44,6 +44,8 @@ class VisionLanguageModel(nn.Module):
     Attributes:
         components: tower, projector and the further ones, by name.
         loss_terms: names of the terms that ``losses`` returns.
+        loss_weights: what terms weigh where the configuration says nothing.
+        reads_patches: whether a component looks at the tower's patch tokens.
         checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
             their activations; a layer then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
@@ -76,7 +78,10 @@ class VisionLanguageModel(nn.Module):
         self.further = nn.ModuleList(further)
         for component in self.components.values():
             component.attach(self)
-        self.loss_terms = (TEXT, *(term for component in self.components.values() for term in component.loss_terms))
+        parts = self.components.values()
+        self.loss_terms = (TEXT, *(term for component in parts for term in component.loss_terms))
+        self.loss_weights = {term: weight for component in parts for term, weight in component.loss_weights.items()}
+        self.reads_patches = any(component.reads_patches for component in parts)
 
     @property
     def components(self) -> Mapping[str, Component]:
@@ -95,10 +100,9 @@ class VisionLanguageModel(nn.Module):
         Raises:
             UserError: if it does not.
         """
-        for name in names:
-            if name not in self.adapters:
-                there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
-                raise UserError(f"without={name}: this model has no such component; {there}")
+        for name in (name for name in names if name not in self.adapters):
+            there = "it can do without " + ", ".join(self.adapters) if self.adapters else "it has none to leave out"
+            raise UserError(f"without={name}: this model has no such component; {there}")
 
     @contextmanager
     def without(self, names: Collection[str]) -> Generator[None]:
@@ -148,6 +152,10 @@ class VisionLanguageModel(nn.Module):
         return self
 
     def encode_images(self, images: Tensor) -> Tensor:
+        """Return the image tokens of :meth:`encode_with_patches` alone."""
+        return self.encode_with_patches(images)[0]
+
+    def encode_with_patches(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Look at images.
 
         The trained parts keep fp32 weights; where the decoder runs in a lower precision they compute in it too.
@@ -156,13 +164,16 @@ class VisionLanguageModel(nn.Module):
             images: ``[N, 3, H, W]`` uint8, as the tower's preprocessing returns them.
 
         Returns:
-            ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other.
+            ``[n, d]`` in the decoder's dtype: the image tokens of all images, one after the other; and ``[N, T, D]``,
+            the tower's patch tokens, None where no component reads them.
         """
         pixels = self.tower.preprocess.normalize(images)
         low_precision = self.dtype != torch.float32
         with torch.autocast(images.device.type, dtype=self.dtype if low_precision else None, enabled=low_precision):
             encode = self.tower.encode_patches if self.projector.takes == "patches" else self.tower.encode_pooled
-            return self.projector(encode(pixels)).to(self.dtype).flatten(0, 1)
+            seen = encode(pixels)
+            rows = self.projector(seen).to(self.dtype).flatten(0, 1)
+        return rows, seen if self.reads_patches else None
 
     def embed(self, tokens: Tensor, image_rows: Tensor | None, image_positions: Tensor | None) -> Tensor:
         """Embed tokens and put the image rows in.
@@ -223,7 +234,7 @@ class VisionLanguageModel(nn.Module):
             if isinstance(self.decoder, TransformersDecoder):
                 self.decoder.run(states, None, positions, kept=kept)
                 layers = ()
-            for layer, table in zip(layers, self._rotation_tables(positions) if layers else (), strict=True):
+            for layer, table in zip(layers, rotation_tables(layers, positions), strict=True):
                 states, keys, values = layer(
                     states, input_pos=positions, training_pass=True, table=table, with_keys=True
                 )
@@ -318,12 +329,12 @@ class VisionLanguageModel(nn.Module):
         Returns:
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
-        image_rows = None if batch.images is None else self.encode_images(batch.images)  # [sum of K_i, d]
+        image_rows, patches = (None, None) if batch.images is None else self.encode_with_patches(batch.images)
         hidden, targets = self.hidden_at_targets(batch, image_rows)
         rows = self.added_rows(OUTPUT)
         terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size, () if rows is None else (rows,))}
         for component in self.components.values():
-            terms |= component.losses(batch, hidden)
+            terms |= component.losses(batch, hidden, patches)
         return terms
 
     def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -374,7 +385,7 @@ class VisionLanguageModel(nn.Module):
         prompt_prefixes = (
             self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
         )
-        tables = self._rotation_tables(batch.input_pos)
+        tables = rotation_tables(self.decoder.layers, batch.input_pos)
         states, last = embeddings, len(self.decoder.layers) - 1
         for number, (layer, prompt_prefix, table) in enumerate(
             zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
@@ -384,13 +395,6 @@ class VisionLanguageModel(nn.Module):
                 number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options
             )
         return states[0]
-
-    def _rotation_tables(self, positions: Tensor) -> list[Tensor | None]:
-        """Each layer's; torchtune's layers share one module, so that it is made once."""
-        layers: Any = self.decoder.layers
-        rotations = [layer.attn.pos_embeddings for layer in layers]
-        tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
-        return [tables[rotation] for rotation in rotations]
 
     def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Any:
         if number < self.checkpointed_layers and torch.is_grad_enabled():

@@ -6,6 +6,7 @@ Autograd's own versions compute and keep what only a weight gradient needs, or w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -105,6 +106,18 @@ def rotation_table(rotation: nn.Module | None, positions: Tensor) -> Tensor | No
         return None
     cache: Any = rotation.cache
     return cache[positions].unsqueeze(2)
+
+
+def rotation_tables(layers: Iterable[Any], positions: Tensor) -> list[Tensor | None]:
+    """Return the table of each layer; torchtune's layers share one module, so that it is made once.
+
+    Args:
+        layers: a decoder's.
+        positions: ``[R, S]`` int64.
+    """
+    rotations = [layer.attn.pos_embeddings for layer in layers]
+    tables = {rotation: rotation_table(rotation, positions) for rotation in set(rotations)}
+    return [tables[rotation] for rotation in rotations]
 
 
 def rotate(rotation: nn.Module | None, heads: Tensor, table: Tensor | None, positions: Tensor | None) -> Tensor:

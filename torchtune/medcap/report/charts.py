@@ -71,6 +71,7 @@ class LineChart(Section):
         x_label: below the x axis.
         y_label: label beside the y axis; the title if empty.
         note: a sentence below the title.
+        y_range: values that the y axis has in any case.
     """
 
     template = "line_chart.html.j2"
@@ -82,6 +83,7 @@ class LineChart(Section):
     x_label: str = "step"
     y_label: str = ""
     note: str = ""
+    y_range: Sequence[float] = ()
 
     def drawing(self) -> Drawing | None:
         """Lay the chart out; None where there is nothing to draw."""
@@ -91,7 +93,8 @@ class LineChart(Section):
             return None
         x_low, x_high = min(x for x, _ in known), max(x for x, _ in known)
         x_ticks = ticks(x_low, x_high, most=9)
-        y_ticks = ticks(min(y for _, y in known), max(y for _, y in known))
+        heights = [*(y for _, y in known), *self.y_range]
+        y_ticks = ticks(min(heights), max(heights))
         if x_low < x_high:
             # Curves run from edge to edge; only the height gets round ends.
             x_ticks = [value for value in x_ticks if x_low - 1e-9 <= value <= x_high * (1 + 1e-9)]

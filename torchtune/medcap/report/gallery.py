@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
-import io
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
-from medcap.data.images.reference import ImageRef
-from medcap.errors import UserError
+from medcap.report.drawn_boxes import RowBoxes
+from medcap.report.pictures import THUMBNAIL_SIDE, Pictures, PictureStore, spread
 from medcap.report.sections import Section
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from medcap.report.pictures import ShownImage
 
-    ShownImage = ImageRef | str | Path | Image.Image
-
-THUMBNAIL_SIDE = 256
 SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
 MOST_GROUPS = 12  # that a gallery can be filtered by
-MOST_PICTURES = 16  # of one row: a volume may have hundreds of slices
+_BOXED_SIDE = 2 * THUMBNAIL_SIDE  # of a picture that boxes are drawn over
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,7 @@ class Sample:
         group: what the page's second filter goes by, such as the modality; "" for none.
         options: options of a multiple-choice question; they are listed with the right and the chosen one marked.
         chosen: the option that ``generated`` was taken for; None for that which it equals, if any.
+        boxes: the boxes that it asks for and those of its answer, to be drawn over the pictures; None for neither.
     """
 
     generated: str
@@ -63,6 +57,13 @@ class Sample:
     group: str = ""
     options: Sequence[str] = field(default_factory=tuple)
     chosen: str | None = None
+    boxes: RowBoxes | None = None
+
+    def read_pictures(self, store: PictureStore) -> Pictures:
+        """Read its pictures; those that a box lies on are larger, and shown in any case."""
+        return (
+            store.read(self.images) if self.boxes is None else store.read(self.images, self.boxes.images, _BOXED_SIDE)
+        )
 
     @property
     def shown_question(self) -> str:
@@ -134,9 +135,8 @@ class Gallery(Section):
     def shown(self) -> Shown:
         """Choose the rows, read their pictures and see which filters they need."""
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
-        known: dict[ImageRef | int, tuple[str, str]] = {}
-        numbers = _group_numbers(samples)
-        cards = [(sample, numbers[sample.group], _pictures(sample, self.reader, known)) for sample in samples]
+        numbers, store = _group_numbers(samples), PictureStore(self.reader)
+        cards = [(sample, numbers[sample.group], sample.read_pictures(store)) for sample in samples]
         verdicts: list[tuple[str, str]] = []
         groups: list[tuple[str, str]] = []
         if any(sample.correct is not None for sample in samples):
@@ -147,19 +147,6 @@ class Gallery(Section):
             names = (f"All {self.groups}", *_group_names(numbers))
             groups = [(f"in-{number}", name) for number, name in enumerate(names)]
         return Shown(rule, cards, verdicts, groups, _empty_choices(samples, numbers) if verdicts and groups else [])
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a row.
-
-    Attributes:
-        total: how many there are, slices of volumes included.
-        shown: of each, or of some evenly spaced ones, its ``data:`` address, or "" and why there is none.
-    """
-
-    total: int
-    shown: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -184,6 +171,11 @@ class Shown:
     def has_options(self) -> bool:
         """Whether a row lists options."""
         return any(sample.options for sample, _, _ in self.cards)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether boxes of a row are drawn."""
+        return any(sample.boxes is not None for sample, _, _ in self.cards)
 
     @property
     def has_texts(self) -> bool:
@@ -214,7 +206,7 @@ def choose_samples(
         for index, sample in enumerate(samples):
             cells.setdefault((sample.group, bool(sample.correct)), []).append(index)
         shares = _shares({cell: len(indexes) for cell, indexes in cells.items()}, limit)
-        chosen = sorted(index for cell, indexes in cells.items() for index in _spread(indexes, shares[cell]))
+        chosen = sorted(index for cell, indexes in cells.items() for index in spread(indexes, shares[cell]))
         shown = {right: sum(shares[cell] for cell in cells if cell[1] is right) for right in (False, True)}
         there = {right: sum(len(cells[cell]) for cell in cells if cell[1] is right) for right in (False, True)}
         evenly = f", shared out among the {groups}" if len({group for group, _ in cells}) > 1 else ""
@@ -227,9 +219,9 @@ def choose_samples(
     if len(scores) == total:
         ranked = sorted(range(total), key=lambda index: scores[index][1])
         rule = f"{limit} of {total} rows are shown, evenly spaced from the lowest {scores[0][0]} to the highest."
-        return [samples[index] for index in _spread(ranked, limit)], rule
+        return [samples[index] for index in spread(ranked, limit)], rule
     rule = f"{limit} of {total} rows are shown, evenly spaced over the file."
-    return [samples[index] for index in _spread(list(range(total)), limit)], rule
+    return [samples[index] for index in spread(list(range(total)), limit)], rule
 
 
 def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, bool], int]:
@@ -241,12 +233,6 @@ def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, b
             shares[cell] += 1
         limit -= len(open_cells)
     return shares
-
-
-def _spread(values: list[int], count: int) -> list[int]:
-    if count <= 1 or len(values) <= count:
-        return values[:count]
-    return [values[round(position * (len(values) - 1) / (count - 1))] for position in range(count)]
 
 
 def mark_differences(reference: str, generated: str) -> tuple[Markup, Markup]:
@@ -283,31 +269,6 @@ def _span(text: str, tag: str | None) -> Markup:
     return Markup("{}<{tag}>{}</{tag}>").format(text[: len(text) - len(words)], words, tag=tag)
 
 
-def thumbnail(image: ShownImage, reader: ImageReader | None = None) -> str:
-    """Return a small picture that is in the page itself.
-
-    Args:
-        image: reference, path or picture of any mode.
-        reader: resolves and opens paths; None opens only a file that lies where the path says.
-
-    Returns:
-        A ``data:`` address of a JPEG, longest side at most 256 pixels.
-
-    Raises:
-        UserError: if the image is missing or damaged.
-    """
-    if isinstance(image, (ImageRef, str, Path)):
-        named = ImageRef.of(image)
-        reader = reader or ImageReader([Path(named.path).parent])
-        small = reader.open(replace(named, path=str(reader.resolve(named.path))))
-    else:
-        small = to_rgb(image).copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _group_numbers(samples: Sequence[Sample]) -> dict[str, int]:
     """Give each group a number from 1, by name; groups beyond the style sheet's colours share the last number."""
     names = sorted({sample.group for sample in samples}, key=lambda name: (not name, name.casefold()))
@@ -328,32 +289,6 @@ def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[s
         for number in sorted(set(numbers.values()))
         if (verdict, number) not in found
     ]
-
-
-def _pictures(sample: Sample, reader: ImageReader | None, known: dict[ImageRef | int, tuple[str, str]]) -> Pictures:
-    images = [picture for image in sample.images for picture in _single_pictures(image, reader)]
-    shown = []
-    for position in _spread(list(range(len(images))), MOST_PICTURES):
-        image = images[position]
-        key = ImageRef.of(image) if isinstance(image, (ImageRef, str, Path)) else id(image)
-        if key not in known:
-            try:
-                known[key] = thumbnail(image, reader), ""
-            except (UserError, OSError, ValueError) as error:
-                known[key] = "", str(error)
-        shown.append(known[key])
-    return Pictures(len(images), shown)
-
-
-def _single_pictures(image: ShownImage, reader: ImageReader | None) -> Sequence[ShownImage]:
-    """Return a reference for each frame that one means; of a file that cannot be read, the reference itself."""
-    if not isinstance(image, ImageRef) or not image.view.has_several_frames:
-        return [image]
-    reader = reader or ImageReader([Path(image.path).parent])
-    try:
-        return reader.expand(replace(image, path=str(reader.resolve(image.path))))
-    except (UserError, OSError, ValueError):
-        return [image]
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from medcap.report.sections import Bar, Section
 
-CONTROL_NAMES = {"shuffled_image": "images shuffled", "no_image": "no image"}
+CONTROL_NAMES = {
+    "shuffled_image": "images shuffled",
+    "no_image": "no image",
+    "prior_box": "mean box of training",
+    "exchanged_question": "question exchanged",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class ProtocolLine:
         falls: control -> (value, low, high) of what the score loses there; an interval above 0 shows that the image
             matters.
         share: whether the score is a share of 1, shown in percent.
+        own: control that leaves rows out -> the score of the others as they are.
     """
 
     protocol: str
@@ -34,6 +40,7 @@ class ProtocolLine:
     controls: Mapping[str, float] = field(default_factory=dict)
     falls: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     share: bool = True
+    own: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -53,6 +60,10 @@ class ProtocolLine:
     def control(self, name: str) -> str:
         """Return the value without the right image, a dash where it is not known."""
         return self._with_unit(self.controls[name]) if name in self.controls else "–"
+
+    def own_rows(self, name: str) -> str:
+        """Return the score of the rows that a control asks, as they are; "" where it asks all rows."""
+        return f"of these rows: {self._with_unit(self.own[name])}" if name in self.own else ""
 
     def fall(self, name: str) -> tuple[str, str]:
         """Return how a control's fall is shown, as a style class, and its words; "" twice where it is not known."""

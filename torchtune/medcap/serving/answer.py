@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 
+from medcap.data.outputs import NOTHING
 from medcap.errors import UserError, WordsError
 from medcap.generation.continuous_batching import CLOSING, OUT_OF_MEMORY
 from medcap.generation.decoding.prefix_tree import Prompt
@@ -99,6 +100,8 @@ class Answer:
 
     Attributes:
         num_tokens: number of tokens of the answer so far.
+        text: words of the answer so far.
+        outputs: results of the model beside its words, once it is complete.
         finish: ``"stop"`` or ``"length"`` once it is complete.
         first_token: when the first token came (``time.perf_counter``).
     """
@@ -117,6 +120,8 @@ class Answer:
         # No more than an answer has tokens: a client that reads slowly costs a few kB, and no row.
         self._events: asyncio.Queue[int | Generation] = asyncio.Queue()
         self.num_tokens = 0
+        self.text = ""
+        self.outputs = NOTHING
         self.finish: str | None = None
         self.first_token: float | None = None
         self._ended = False
@@ -148,7 +153,7 @@ class Answer:
             self._ended = True
             if event.finish == "error":
                 raise self._failure(event.error)
-            self.finish = event.finish
+            self.finish, self.outputs = event.finish, event.outputs
             return self._joined(self._words.finish())
         self.num_tokens += 1
         piece = self._joined(self._words.push(event))
@@ -165,7 +170,8 @@ class Answer:
     def _joined(self, piece: str) -> str:
         if self._has_space and piece:
             self._has_space = False
-            return piece.lstrip()
+            piece = piece.lstrip()
+        self.text += piece
         return piece
 
     def _failure(self, error: str) -> ApiError:

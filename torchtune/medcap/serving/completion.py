@@ -16,6 +16,8 @@ from medcap.serving.answer import Answer
 from medcap.serving.api.api_error import ApiError
 from medcap.serving.api.chat_body import ChatBody
 from medcap.serving.body import ClientGone
+from medcap.serving.reply_boxes import reply_boxes
+from medcap.serving.service import ServedRun
 
 T = TypeVar("T")
 # Proxies close connections on which nothing comes; a comment is something, and clients ignore it.
@@ -28,19 +30,20 @@ class Completion:
     Args:
         body: the request.
         prompt: made of it.
-        name: name of the model.
+        run: answers it.
     """
 
-    def __init__(self, body: ChatBody, prompt: Prompt, name: str) -> None:
+    def __init__(self, body: ChatBody, prompt: Prompt, run: ServedRun) -> None:
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
-        self._name = name
+        self._run = run
+        self._images = prompt.images
         self._num_prompt_tokens = len(prompt.tokens)
         self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
 
     def whole(self, text: str, answer: Answer) -> dict[str, Any]:
         """Return the reply of a request without ``stream``."""
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message = {"role": "assistant", "content": text, "refusal": None, **self._boxes(answer)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(answer)}
 
@@ -52,13 +55,17 @@ class Completion:
 
     def last_chunks(self, answer: Answer) -> list[dict[str, Any]]:
         """Return what ends a stream."""
-        chunks = [self.chunk({}, answer.finish)]
+        chunks = [self.chunk(self._boxes(answer), answer.finish)]
         if self._with_usage:
             chunks.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(answer)})
         return chunks
 
+    def _boxes(self, answer: Answer) -> dict[str, Any]:
+        boxes = reply_boxes(self._run.generator.box_style, self._images, answer.text, answer.outputs)
+        return {"boxes": boxes} if boxes else {}
+
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._name}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._run.name}
 
     def _usage(self, answer: Answer) -> dict[str, int]:
         prompt, words = self._num_prompt_tokens, answer.num_tokens

@@ -74,7 +74,7 @@ def api_routes(service: Service, keys: Keys) -> list[Route]:
 
     async def model(request: Request) -> Response:
         keys.check(request)
-        return JSONResponse(_model(_find(service, request.path_params["name"])))
+        return JSONResponse(_model(find_run(service, request.path_params["name"])))
 
     return [
         Route("/health", health),
@@ -125,7 +125,7 @@ class ChatCompletions:
     async def _prepare(self, data: bytearray, request_id: str) -> tuple[ChatBody, ServedRun, Prompt]:
         def work() -> tuple[ChatBody, ServedRun, Prompt]:
             body = read_chat_body(data, self._service.limits.max_messages)
-            run = _find(self._service, body.model)
+            run = find_run(self._service, body.model)
             return body, run, make_prompt(run, body, secrets.randbits(63), self._service.limits, request_id)
 
         return await asyncio.get_running_loop().run_in_executor(self._service.threads, work)
@@ -140,7 +140,7 @@ class ChatCompletions:
         prompt: Prompt,
         answer: Answer,
     ) -> None:
-        completion = Completion(body, prompt, run.name)
+        completion = Completion(body, prompt, run)
         if body.stream:
             error = await EventStream(completion, answer, send, self._service.limits.send_timeout).run()
             if error is not None:
@@ -161,7 +161,8 @@ class ChatCompletions:
         request.state.log.update(generated=answer.num_tokens, finish=answer.finish)
 
 
-def _find(service: Service, name: str) -> ServedRun:
+def find_run(service: Service, name: str) -> ServedRun:
+    """Return the run of a name, or raise ApiError 404, which names those that are served."""
     run = service.runs.get(name)
     if run is None:
         served = ", ".join(service.runs)

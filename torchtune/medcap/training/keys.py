@@ -20,7 +20,7 @@ from medcap.configuration import (
     Seed,
 )
 from medcap.data.images.reader import MAX_PIXELS
-from medcap.datasets.source_keys import SourceArguments, check_sources
+from medcap.datasets.source_keys import BoxAnswer, BoxFrame, BoxNotation, SourceArguments, check_sources
 from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
@@ -34,6 +34,18 @@ class DatasetArguments(Configuration):
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
     view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
         None, description="How images are looked at where a row does not say it."
+    )
+    box_format: BoxNotation = Field(
+        None, description="Notation of the boxes in the rows' texts; null tells them apart by marks and numbers."
+    )
+    box_write: BoxNotation = Field(
+        None, description="Notation that boxes are written in; null leaves texts as they are."
+    )
+    box_answer: BoxAnswer = Field(
+        None, description="What the assistant's boxes are: text, or the word `<BOX>` and targets of the box head."
+    )
+    box_frame: BoxFrame = Field(
+        None, description="Image that coordinates are on: the original, or the square that the tower is shown of it."
     )
     sources: Annotated[list[dict[str, Any]] | None, SectionList(SourceArguments)] = Field(
         None, description="Several sources instead of dataset.source, mixed by their weights."
@@ -72,6 +84,20 @@ class TrainedComponent(Configuration):
     weight_decay: Number | None = Field(None, ge=0, description="Its weight decay; null is optimizer.weight_decay.")
 
 
+class ErrorSampling(Configuration):
+    """How the shares of ``dataset.sources`` follow the errors of the model."""
+
+    every_n_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps after which the sources get new shares, and length of an epoch; null keeps them.",
+    )
+    samples: int = Field(64, ge=1, description="Samples of each source on which the loss is measured.")
+    strength: Number = Field(
+        1.0, gt=0, description="Exponent of a source's loss, relative to the mean over the sources, in its new weight."
+    )
+
+
 class TrainingConfiguration(ModelConfiguration):
     """Keys of a training run in one process."""
 
@@ -91,6 +117,7 @@ class TrainingConfiguration(ModelConfiguration):
         ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments),
         AfterValidator(_check_sources),
     ] = Field(default_factory=dict, description="Training data: its source files, and how their rows become samples.")
+    sample_by_error: ErrorSampling = Field(description="Draw the sources with the larger loss more often.")
     validation_source: PathText | None = Field(
         None, description="Data file of held-out rows, read as dataset says; null validates nothing."
     )

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from medcap.checkpoints.history import History
-from medcap.data.batch import TEXT, Batch, dummy_batch
+from medcap.data.batch import TEXT, Batch
 from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.training.data import LoadedStep, LoaderWatch, TrainingData
+from medcap.training.data import LoadedBatches, LoadedStep, LoaderWatch, TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.error_sampling import SourceShares
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.loss_weights import LossWeights
+from medcap.training.mean_loss import loss_sums, mean_loss
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
 from medcap.training.optimization import build_scheduler, learning_rate_notes
 from medcap.training.reliability.bad_rows import BadRows
@@ -72,7 +74,7 @@ class Trainer:
         self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
         self.data, self.folder = data, folder
         self.save_meta_model = save_meta_model
-        self.losses = LossWeights(model.loss_terms, cfg.losses)
+        self.losses = LossWeights(model.loss_terms, model.loss_weights | (cfg.losses or {}))
         self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main, history)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
@@ -80,6 +82,9 @@ class Trainer:
             if dataset is not None:
                 model.cache_prompt_prefix(dataset.prompt_prefix)
         self.position = Position() if state is None else Position(**state["position"])
+        self.shares = SourceShares(cfg.sample_by_error, data) if cfg.sample_by_error.every_n_steps else None
+        if self.shares is not None and state is not None:
+            self.shares.restore(state.get("shares"))
         self.total_steps = self.position.step + data.steps_left(self.position)
         self.bad_rows = BadRows(data.dataset.num_rows, cfg.max_bad_fraction, folder.log if world.is_main else None)
         self.bad_steps = BadSteps(cfg.max_bad_steps)
@@ -169,6 +174,8 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         epoch = self.position.epoch
+        if self.shares is not None and epoch and not self.position.unit:
+            self._renew_shares(self.shares)
         end = self.data.num_items(epoch)
         for loaded in self.data.steps_on_device(epoch, self.position.unit):
             wants_save = self._make_step(loaded)
@@ -250,26 +257,6 @@ class Trainer:
             self._skip_step(batches, own)
         return signal
 
-    def _loss_sums(self, batch: Batch | None) -> Tensor:
-        """Compute a batch's loss terms; where gradients are wanted they are added to those of the batches before.
-
-        Returns:
-            ``[terms]`` float32 sums.
-        """
-        totals = torch.zeros(len(self.losses.terms), device=self.world.device)
-        if batch is None:
-            if not self.model.always_backward:
-                return totals
-            batch = dummy_batch()
-        for part in self.model.micro_batches(batch.to(self.world.device)):
-            sums = self.model.losses(part, self.cfg.loss_chunk_size)
-            loss = self.losses.combine(sums)
-            # Without an image in it nothing that trains took part.
-            if loss.requires_grad:
-                loss.backward()
-            totals += torch.stack([sums[term].detach() for term in self.losses.terms])
-        return totals
-
     def _skip_step(self, batches: list[Batch | None], sums: list[list[float]]) -> None:
         suspects = [
             batch for batch, own in zip(batches, sums, strict=True) if batch and not all(map(math.isfinite, own))
@@ -326,28 +313,35 @@ class Trainer:
         if loss is not None:
             self._log({"validation_loss": loss})
 
-    @torch.no_grad()
+    def _renew_shares(self, shares: SourceShares) -> None:
+        renewed = shares.renew(self.position.epoch, self._mean_loss)
+        if renewed is not None:
+            line, values = renewed
+            self.progress.note(f"step {self.position.step}: {line}")
+            self._log(values)
+
     def evaluate(self) -> float | None:
         """Compute the loss over the whole validation file; None if a signal asked to stop meanwhile."""
-        self.model.eval()
-        terms = self.losses.terms
-        sums, counts, num_bad = [0.0] * len(terms), [0.0] * len(terms), 0.0
-        for batch, bad in self.data.validation_batches():
-            own = self._loss_sums(batch)
-            num_bad += len(bad)
-            if batch is not None:
-                sums = [total + value for total, value in zip(sums, own.tolist(), strict=True)]
-                counts = [total + batch.counts.get(term, 0) for total, term in zip(counts, terms, strict=True)]
-            (stopped,) = self.world.sum([self.stop.received or 0])
-            if stopped:
-                self._agree_to_stop()
-                return None
-        *totals, num_bad = self.world.sum([*sums, *counts, num_bad])
-        self.losses.begin(totals[len(terms) :])
-        loss = self.losses.values(totals[: len(terms)])["loss"]
-        left_out = f", without {num_bad:.0f} rows that cannot be used" if num_bad else ""
+        found = self._mean_loss(self.data.validation_batches())
+        if found is None:
+            return None
+        loss, num_bad = found
+        left_out = f", without {num_bad} rows that cannot be used" if num_bad else ""
         self.progress.note(f"step {self.position.step}: validation loss {loss:.4f}{left_out}")
         return loss
+
+    def _mean_loss(self, batches: LoadedBatches) -> tuple[float, int] | None:
+        def asked_to_stop() -> bool:
+            return self.stop.received is not None
+
+        chunk_size = self.cfg.loss_chunk_size
+        found = mean_loss(self.model, self.losses, batches, self.world, chunk_size, asked_to_stop)
+        if found is None:
+            self._agree_to_stop()
+        return found
+
+    def _loss_sums(self, batch: Batch | None) -> Tensor:
+        return loss_sums(self.model, self.losses, batch, self.world.device, self.cfg.loss_chunk_size)
 
     def _save(self, end_of_epoch: bool = False) -> None:
         """Take a copy of everything that an exact resume needs and write it in the background."""
@@ -365,6 +359,8 @@ class Trainer:
                 "bad_steps": self.bad_steps.state(),
                 "owes_evaluation": self._owes_evaluation,
             }
+            if self.shares is not None:
+                state["shares"] = self.shares.state()
             epoch = self.position.epoch if end_of_epoch and self.save_meta_model else None
             self.checkpoints.save(self.position.step, self.model.components.values(), state, epoch)
         self._show_messages()

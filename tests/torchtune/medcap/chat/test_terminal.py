@@ -1,4 +1,3 @@
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,35 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.dicom_files import write_dicom
-from helpers.tiny_generation import tiny_generator, write_images
 from medcap.chat.terminal import Chat
 from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 from medcap.generation.prompt import caption_request, question_request
-from medcap.generation.request import Generation, Sampling
+from medcap.generation.request import Sampling
 
 GREEDY = Sampling(max_new_tokens=6)
-
-
-@pytest.fixture
-def generator(tmp_path, monkeypatch):
-    write_images(tmp_path, 2)
-    monkeypatch.chdir(tmp_path)
-    return tiny_generator(tmp_path)
-
-
-@pytest.fixture
-def talk(generator, monkeypatch, capsys):
-    """Types lines; returns the lines of standard output and of standard error."""
-
-    def type_lines(*lines, chat=None):
-        monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
-        (chat or Chat(GREEDY)).talk(generator)
-        out, err = capsys.readouterr()
-        return out.splitlines(), err.splitlines()
-
-    return type_lines
 
 
 def answer(generator, request, sampling=GREEDY):
@@ -103,32 +81,6 @@ def test_settings_can_be_changed(talk, generator):
         answer(generator, request, Sampling(2)),
         answer(generator, request, Sampling(2, temperature=1.5, seed=4)),
     ]
-
-
-@pytest.fixture
-def say(generator, monkeypatch):
-    """Has the model say words, none, stop at Ctrl-C before a word, or fail; remembers what it was asked."""
-    requests = []
-
-    def answer_with(*outcomes):
-        left = list(outcomes)
-
-        def generate(asked, sampling, on_token):
-            requests.append(
-                [(turn.role, [str(part["content"]) for part in turn.content]) for turn in asked[0].messages]
-            )
-            outcome = left.pop(0)
-            if isinstance(outcome, BaseException):
-                raise outcome
-            tokens = generator.tokenizer.tokenizer.encode(outcome, add_bos=False, add_eos=False)
-            for token in tokens:
-                on_token(0, token)
-            return [Generation(outcome, tokens)]
-
-        monkeypatch.setattr(generator, "generate", generate)
-        return requests
-
-    return answer_with
 
 
 def test_a_conversation_is_saved_to_train_on_and_to_read(talk, say, tmp_path):

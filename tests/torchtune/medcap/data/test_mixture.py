@@ -37,7 +37,7 @@ def test_shares_differ_by_less_than_one_sample_from_the_weights(weights, total, 
 
 
 def test_without_shuffling_the_sources_alternate_by_their_weights():
-    mixed = mix([4, 2, 1], [4, 2, 1], 0, in_order([4, 2, 1]), None)
+    mixed = mix([4, 2, 1], [4, 2, 1], [0, 0, 0], in_order([4, 2, 1]), None)
     assert list(zip(mixed.sources.tolist(), mixed.rows.tolist(), strict=True)) == [
         (0, 0),
         (1, 0),
@@ -51,7 +51,10 @@ def test_without_shuffling_the_sources_alternate_by_their_weights():
 
 def test_a_pass_shows_every_row_before_one_comes_again_and_goes_on_in_the_next_epoch():
     sizes, counts = [10, 3, 1], [4, 7, 2]  # a part of a pass, more than two passes, two passes of one row
-    epochs = [mix(sizes, counts, epoch, shuffled(sizes), np.random.default_rng(epoch)) for epoch in range(5)]
+    epochs = [
+        mix(sizes, counts, [epoch * count for count in counts], shuffled(sizes), np.random.default_rng(epoch))
+        for epoch in range(5)
+    ]
     for source, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         shown = np.concatenate([epoch.rows[epoch.sources == source] for epoch in epochs])
         assert len(shown) == 5 * count
@@ -64,7 +67,7 @@ def test_a_pass_shows_every_row_before_one_comes_again_and_goes_on_in_the_next_e
 def test_every_stretch_of_an_epoch_holds_the_sources_in_about_their_shares():
     sizes, counts = [40, 3000, 100], [500, 300, 200]
     for generator in (None, np.random.default_rng(0)):
-        sources = mix(sizes, counts, 0, shuffled(sizes), generator).sources
+        sources = mix(sizes, counts, [0] * len(counts), shuffled(sizes), generator).sources
         for source, count in enumerate(counts):
             share = count / 1000
             seen = np.cumsum(sources == source)
@@ -73,5 +76,8 @@ def test_every_stretch_of_an_epoch_holds_the_sources_in_about_their_shares():
 
 def test_the_order_is_drawn_anew_in_each_epoch():
     sizes = [50, 50]
-    orders = [mix(sizes, sizes, epoch, shuffled(sizes), np.random.default_rng(epoch)).sources for epoch in (0, 1)]
+    orders = [
+        mix(sizes, sizes, [epoch * size for size in sizes], shuffled(sizes), np.random.default_rng(epoch)).sources
+        for epoch in (0, 1)
+    ]
     assert (orders[0] != orders[1]).any()

@@ -17,7 +17,7 @@ from medcap.generation.request import Generation
 NAME = ATTACK.replace("/", "|")
 
 
-def page_of(folder: Path, rows: list[dict], answer) -> str:
+def page_of(folder: Path, rows: list[dict], answer, protocol: str = "exact") -> str:
     """The page of a run over these rows; ``answer`` gives what the model says to a request."""
 
     def generate(requests, on_result):
@@ -30,7 +30,7 @@ def page_of(folder: Path, rows: list[dict], answer) -> str:
     benchmark = task.load(source)
     options = RunOptions(folder / "out", {"checkpoint": ATTACK, "sampling": {ATTACK: ATTACK}}, name=NAME)
     engine = fake_engine(generate, generate)
-    run_task(task, benchmark, plan_protocols(["exact"]), engine, options, ImageReader(benchmark.image_roots))
+    run_task(task, benchmark, plan_protocols([protocol]), engine, options, ImageReader(benchmark.image_roots))
     return (folder / "out" / "vqa" / "report.html").read_text(encoding="utf-8")
 
 
@@ -57,3 +57,38 @@ def test_hostile_rows_answers_files_and_settings_stay_text(tmp_path):
     # Question, answer, reference, organ, tag; settings; the file's name.
     assert checker.text.count(ATTACK) > 15
     assert f"Visual questions: {NAME}.jsonl" in checker.text
+
+
+def test_boxes_are_drawn_and_their_accuracy_is_charted(tmp_path):
+    Image.new("L", (400, 200)).save(tmp_path / f"{NAME}.png")
+    liver, nothing = "<ref>liver</ref><box>(250,200),(750,600)</box>", "There is no polyp."
+    rows = [
+        {
+            "id": str(number),
+            "question": "Where is it?",
+            "image": f"{NAME}.png",
+            "reference": reference,
+            "modality": "CT",
+        }
+        for number, reference in enumerate((liver, liver, nothing))
+    ]
+
+    def answer(request):
+        return {"0": "[250, 200, 750, 400]", "1": "I see nothing", "2": "<box>(0,0),(9,9)</box>"}[request.id]
+
+    page = " ".join(page_of(tmp_path, rows, answer, "boxes").split())
+    assert page.count('<svg class="drawn" viewBox="0 0 400 200"') == 3
+    # Reference and answer, each with a dark edge below its line.
+    assert page.count('x="100.0" y="40.0" width="200.0" height="80.0"/>') == 4
+    assert page.count('x="100.0" y="40.0" width="200.0" height="40.0"/>') == 2
+    assert ">liver</text>" in page and ">IoU 0.50</text>" in page
+    assert "none expected" in page
+    assert "Accuracy by IoU threshold" in page and "own image (n = 2)" in page
+    assert "large, above 10 %" not in page  # of one size only
+
+
+def test_a_page_without_boxes_has_neither(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / f"{NAME}.png")
+    row = {"id": "1", "question": "Is it?", "image": f"{NAME}.png", "reference": "no"}
+    page = page_of(tmp_path, [row], lambda request: "no")
+    assert "IoU" not in page and '<svg class="drawn"' not in page

@@ -13,14 +13,13 @@ from medcap.data.images.views import View
 from medcap.errors import UserError
 from medcap.report.gallery import (
     MOST_GROUPS,
-    MOST_PICTURES,
     Gallery,
     Sample,
     choose_samples,
     mark_differences,
-    thumbnail,
 )
 from medcap.report.html_page import Page
+from medcap.report.pictures import MOST_PICTURES, thumbnail
 
 
 def gallery(samples, reader=None):
@@ -49,14 +48,14 @@ def test_marked_words_are_escaped_and_white_space_is_kept():
 
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
     Image.new("L", (1000, 500), 90).save(tmp_path / "wide.png")
-    assert decoded(thumbnail(tmp_path / "wide.png")).size == (256, 128)
-    assert decoded(thumbnail(Image.new("RGB", (30, 60)))).size == (30, 60)
+    assert decoded(thumbnail(tmp_path / "wide.png").address).size == (256, 128)
+    assert decoded(thumbnail(Image.new("RGB", (30, 60))).address).size == (30, 60)
 
 
 def test_a_16_bit_picture_keeps_its_greys(tmp_path):
     ramp = np.tile(np.linspace(0, 4000, 64, dtype=np.uint16), (64, 1))
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    values = np.asarray(decoded(thumbnail(tmp_path / "deep.png")).convert("L"), dtype=int)
+    values = np.asarray(decoded(thumbnail(tmp_path / "deep.png").address).convert("L"), dtype=int)
     assert values[:, 0].mean() < 10
     assert values[:, -1].mean() > 245
 

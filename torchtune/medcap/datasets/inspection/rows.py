@@ -11,6 +11,7 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.answers import check_answers
+from medcap.data.boxes.style import PLAIN, BoxStyle
 from medcap.data.chat_marks import check_text
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_images
@@ -20,10 +21,12 @@ from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import sharing
+from medcap.data.row_boxes import place_boxes
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.datasets.image_names import has_turns, rename_images
+from medcap.datasets.inspection.boxes import BoxFacts, boxes_of_row
 from medcap.datasets.rows.source import RowSource
 from medcap.errors import UserError, is_of_the_machine
 from medcap.modules.label_loss import IGNORE_INDEX
@@ -42,8 +45,8 @@ class Problem:
     reason: str
 
 
-# The kinds of problems: the row itself, its layout, the place of an image, its content, the tokens.
-RULES = ("json", "layout", "image path", "image", "tokens", "crash")
+# The kinds of problems: the row itself, its layout, the place of an image, its content, the boxes, the tokens.
+RULES = ("json", "layout", "image path", "image", "boxes", "tokens", "crash")
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,14 @@ class RowFacts:
         words: a 64-bit number for its text and the positions of its images.
         images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
+        boxes: its boxes as they are written.
     """
 
     problem: Problem | None = None
     words: int = 0
     images: tuple[int, ...] = ()
     lengths: RowLengths | None = None
+    boxes: tuple[BoxFacts, ...] = ()
 
 
 @dataclass
@@ -102,6 +107,7 @@ class RowChecker:
         prompt_prefix: tokens that samples leave out where they begin with them.
         any_layout: take a row without turns, such as a benchmark's, for the images that it names.
         view: how images are looked at where a row does not say it.
+        boxes: how boxes are written.
     """
 
     rows: RowSource
@@ -113,6 +119,7 @@ class RowChecker:
     prompt_prefix: tuple[int, ...] = ()
     any_layout: bool = False
     view: View = DEFAULT_VIEW
+    boxes: BoxStyle = PLAIN
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
@@ -171,12 +178,17 @@ class RowChecker:
             stage.rule = "image"
             for image in record.images:
                 self.reader.num_pictures(self.tokenizer.tiles, image)
+        boxes = boxes_of_row(row, record, self.boxes.read, self.reader.shown_size)
+        # Its images are checked even if its boxes or its words have a problem.
+        try:
+            record = place_boxes(row, record, self.boxes, self.reader.shown_size)
+        except UserError as error:
+            return RowFacts(Problem("boxes", str(error)), images=images, boxes=boxes)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
-            # Its images are checked even if its words have a problem.
-            return RowFacts(Problem("tokens", str(error)), images=images)
-        return RowFacts(None, number_of(repr(_said(record))), images, lengths)
+            return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes)
+        return RowFacts(None, number_of(repr(_said(record))), images, lengths, boxes)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

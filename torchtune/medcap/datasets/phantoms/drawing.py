@@ -1,16 +1,34 @@
-"""Draws a phantom at any resolution: anatomy of its modality, lesion, mask."""
+"""Draws phantoms at any resolution: anatomy of their modality, lesions, masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcap.datasets.phantoms.records import Phantom
 
-Plane = NDArray[np.float64]  # [n, n], or [n, 1] and [1, n] for the two axes
+Plane = NDArray[np.float64]  # [h, w], or [h, 1] and [1, w] for the two axes
 
 REACH = 1.8
 _LIGHT = {"bright": (1.00, 0.98, 0.90), "dark": (0.02, 0.02, 0.03)}
+
+
+class Lesion(Protocol):
+    """What a lesion's picture depends on; ``radius`` is in units of the image's shorter side."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def brightness(self) -> str: ...
+    @property
+    def outline(self) -> str: ...
+    @property
+    def centre(self) -> tuple[float, float]: ...
+    @property
+    def radius(self) -> float: ...
+    @property
+    def rotation(self) -> float: ...
 
 
 def draw(phantom: Phantom, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -23,30 +41,53 @@ def draw(phantom: Phantom, image_size: int) -> tuple[NDArray[np.uint8], NDArray[
     Returns:
         tuple: the image, uint8 RGB of shape [n, n, 3], and the lesion's mask, bool of shape [n, n].
     """
-    axis = (np.arange(image_size) + 0.5) / image_size
-    x, y = axis[None, :], axis[:, None]
-    scene = _ANATOMIES[phantom.modality](x, y, phantom.texture())  # [n, n, 3]
-    distance = _lesion_distance(phantom, x, y)  # [n, n]
-    cover = np.clip(0.5 - distance * image_size, 0.0, 1.0)[..., None]
-    image = scene * (1 - cover) + np.array(_LIGHT[phantom.brightness]) * cover
-    return np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8), distance <= 0
+    image, masks = draw_lesions(phantom.modality, phantom.texture(), [phantom], (image_size, image_size))
+    return image, masks[0]
+
+
+def draw_lesions(
+    modality: str, texture: np.random.Generator, lesions: Sequence[Lesion], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw lesions on the anatomy of a modality, which is stretched to the image's size; lesions keep their form.
+
+    Args:
+        modality (str): whose anatomy.
+        texture (np.random.Generator): the background's noise.
+        lesions (Sequence[Lesion]): n of them; where two overlap, the later one covers the earlier one.
+        size (tuple[int, int]): width w and height h in pixels.
+
+    Returns:
+        tuple: the image, uint8 RGB of shape [h, w, 3], and the lesions' masks, bool of shape [n, h, w].
+    """
+    width, height = size
+    side = min(width, height)
+    x, y = ((np.arange(width) + 0.5) / width)[None, :], ((np.arange(height) + 0.5) / height)[:, None]
+    image = _ANATOMIES[modality](x, y, texture)  # [h, w, 3]
+    masks = np.zeros((len(lesions), height, width), dtype=bool)
+    for lesion, mask in zip(lesions, masks, strict=True):
+        right, down = (x - lesion.centre[0]) * (width / side), (y - lesion.centre[1]) * (height / side)
+        distance = _distance(lesion, right, down)  # [h, w]
+        cover = np.clip(0.5 - distance * side, 0.0, 1.0)[..., None]
+        image = image * (1 - cover) + np.array(_LIGHT[lesion.brightness]) * cover
+        mask[:] = distance <= 0
+    return np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8), masks
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
-    """Return the smallest box ``[x1, y1, x2, y2)`` in pixels around a mask of shape [n, n] that is not empty."""
+    """Return the smallest box ``[x1, y1, x2, y2)`` in pixels around a mask of shape [h, w] that is not empty."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def _lesion_distance(phantom: Phantom, x: Plane, y: Plane) -> Plane:
-    """Distance to the lesion's outline in units of the image's side, negative inside; [n, n]."""
-    cosine, sine = np.cos(phantom.rotation), np.sin(phantom.rotation)
-    right, down = (x - phantom.centre[0]) / phantom.radius, (y - phantom.centre[1]) / phantom.radius
+def _distance(lesion: Lesion, right: Plane, down: Plane) -> Plane:
+    """Distance to the outline, negative inside, of points beside and below the centre; all in image sides, [h, w]."""
+    cosine, sine = np.cos(lesion.rotation), np.sin(lesion.rotation)
+    right, down = right / lesion.radius, down / lesion.radius
     u, v = cosine * right + sine * down, cosine * down - sine * right
-    distance = _BODIES[phantom.kind](u, v)
-    if phantom.outline == "spiky":
-        distance = np.minimum(distance, _rays(u, v, *_RAYS[phantom.kind]))
-    return distance * phantom.radius
+    distance = _BODIES[lesion.kind](u, v)
+    if lesion.outline == "spiky":
+        distance = np.minimum(distance, _rays(u, v, *_RAYS[lesion.kind]))
+    return distance * lesion.radius
 
 
 def _nodule(u: Plane, v: Plane) -> Plane:

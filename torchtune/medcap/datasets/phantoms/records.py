@@ -38,7 +38,7 @@ CENTRE_JITTER = 0.025
 # One independent random stream for each purpose, so that a new question never changes a picture.
 _TRUTH, _TEXTURE, _QUESTIONS, _TEXT = range(4)
 
-_PHRASINGS = {
+PHRASINGS = {
     "modality": (
         "Is this a korvogram, a velotome, a murmograph or a lumascope?",
         "Which modality is this: korvogram, velotome, murmograph or lumascope?",
@@ -90,7 +90,7 @@ _SENTENCES = (
     "There is a {outline} {kind} in the {place}. It is {brightness} and {size}. The picture is a {modality}.",
     "This {modality} shows a {outline}, {brightness} {kind} of {size} size in the {place}.",
 )
-_SEPARATORS = (", ", ". ", " ", "; ")
+SEPARATORS = (", ", ". ", " ", "; ")
 # Comparing a word of the question with one of the description is learnt last, so it is asked most.
 _TAUGHT = (*QUESTION_TYPES, "kind_check", "kind_check")
 
@@ -144,21 +144,23 @@ class Phantom:
 
     def texture(self) -> np.random.Generator:
         """Return the stream of the background's noise: the same numbers at every call."""
-        return _stream(self.seed, self.index, _TEXTURE)
+        return random_stream(self.seed, self.index, _TEXTURE)
 
 
-def _stream(seed: int, index: int, purpose: int) -> np.random.Generator:
+def random_stream(seed: int, index: int, purpose: int) -> np.random.Generator:
+    """Return the random numbers of one purpose for one image."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, purpose)))
 
 
-def _choose(stream: np.random.Generator, options: tuple[str, ...]) -> str:
+def choose(stream: np.random.Generator, options: tuple[str, ...]) -> str:
+    """Return one of some words, each equally likely."""
     return options[int(stream.integers(len(options)))]
 
 
 def make_phantom(seed: int, index: int) -> Phantom:
     """Return the phantom number ``index`` of a seed; it depends on these two numbers alone."""
-    stream = _stream(seed, index, _TRUTH)
-    attributes = {name: _choose(stream, options) for name, options in OPTIONS.items()}
+    stream = random_stream(seed, index, _TRUTH)
+    attributes = {name: choose(stream, options) for name, options in OPTIONS.items()}
     x, y = CENTRES[attributes["place"]]
     shift_x, shift_y = stream.uniform(-CENTRE_JITTER, CENTRE_JITTER, 2)
     scale = stream.uniform(1 - RADIUS_JITTER, 1 + RADIUS_JITTER)
@@ -183,13 +185,13 @@ def make_questions(phantom: Phantom, count: int = len(QUESTION_TYPES), stream: n
     Returns:
         list[Question]: closed ones name their options in the text or ask for yes or no, with both equally likely.
     """
-    stream = stream or _stream(phantom.seed, phantom.index, _QUESTIONS)
+    stream = stream or random_stream(phantom.seed, phantom.index, _QUESTIONS)
     chosen = sorted(stream.permutation(len(QUESTION_TYPES))[:count])
     return [_question(phantom, QUESTION_TYPES[number], stream) for number in chosen]
 
 
 def _question(phantom: Phantom, question_type: str, stream: np.random.Generator) -> Question:
-    text = _choose(stream, _PHRASINGS[question_type])
+    text = choose(stream, PHRASINGS[question_type])
     if question_type in OPTIONS:
         return Question(question_type, text, getattr(phantom, question_type), OPTIONS[question_type])
     if question_type == "finding":
@@ -197,7 +199,7 @@ def _question(phantom: Phantom, question_type: str, stream: np.random.Generator)
     if question_type == "description":
         return Question(question_type, text, phantom.finding)
     holds = bool(stream.integers(2))
-    value = phantom.kind if holds else _choose(stream, tuple(kind for kind in KINDS if kind != phantom.kind))
+    value = phantom.kind if holds else choose(stream, tuple(kind for kind in KINDS if kind != phantom.kind))
     return Question(question_type, text.format(value=value), "yes" if holds else "no", ("yes", "no"))
 
 
@@ -211,9 +213,9 @@ def _describe(phantom: Phantom, stream: np.random.Generator) -> str:
     if form < 0.4:
         return phantom.caption
     if form < 0.6:
-        return _choose(stream, _SENTENCES).format(**phantom.attributes)
+        return choose(stream, _SENTENCES).format(**phantom.attributes)
     words = list(phantom.attributes.values())
-    return _choose(stream, _SEPARATORS).join(words[number] for number in stream.permutation(len(words)))
+    return choose(stream, SEPARATORS).join(words[number] for number in stream.permutation(len(words)))
 
 
 def text_records(count: int, seed: int) -> list[dict[str, Any]]:
@@ -231,13 +233,13 @@ def text_records(count: int, seed: int) -> list[dict[str, Any]]:
     records = []
     for index in range(count):
         phantom = make_phantom(seed, index)
-        stream = _stream(seed, index, _TEXT)
+        stream = random_stream(seed, index, _TEXT)
         description = _describe(phantom, stream)
         if stream.random() < 0.15:
             human, answer = description, phantom.caption
         else:
-            question = _question(phantom, _choose(stream, _TAUGHT), stream)
-            human = description + _choose(stream, ("\n", "\n\n", " ")) + question.text
+            question = _question(phantom, choose(stream, _TAUGHT), stream)
+            human = description + choose(stream, ("\n", "\n\n", " ")) + question.text
             answer = question.answer
         records.append({"id": f"text-{seed}-{index:06d}", "conversations": conversation(human, answer)})
     return records

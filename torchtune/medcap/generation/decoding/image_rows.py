@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.data.boxes.frame import Frame
 from medcap.data.images.orientation import upright
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
@@ -20,6 +21,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import Tiles
 from medcap.errors import UserError
 from medcap.generation.decoding.prefix_tree import image_key
+from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import PreparedImage, RequestImage
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -73,13 +75,14 @@ class ImageRows:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._model = model
+        self._preprocess = preprocess
         self._transform = preprocess.transform()
         self._reader = reader
         self._batch_size = batch_size
         self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, num_processors()))
-        self._pending: dict[Hashable, Future[Tensor]] = {}
-        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()  # [K_i, d] each
+        self._pending: dict[Hashable, Future[tuple[Tensor, Frame]]] = {}
+        self._seen: OrderedDict[Hashable, SeenImage] = OrderedDict()
         self._failures: dict[Hashable, str] = {}
 
     def __enter__(self) -> ImageRows:
@@ -110,8 +113,8 @@ class ImageRows:
         """
         wanted = dict.fromkeys(image_key(image) for image in images)
         for key in wanted:
-            if key in self._rows:
-                self._rows.move_to_end(key)
+            if key in self._seen:
+                self._seen.move_to_end(key)
         missing = {image_key(image): image for image in images if self._is_new(image_key(image))}
         if not missing:
             return
@@ -121,16 +124,16 @@ class ImageRows:
         later: dict[Hashable, RequestImage] = {}
         self._take(later, (image for image in following if image_key(image) not in missing), self._batch_size)
         self.prefetch(later.values())
-        pixels: dict[Hashable, Tensor] = {}
+        opened: dict[Hashable, tuple[Tensor, Frame]] = {}
         for key in missing:
             try:
-                pixels[key] = self._pending.pop(key).result()
+                opened[key] = self._pending.pop(key).result()
             except UserError as error:
                 self._failures[key] = str(error)
-        self._rows.update(self._encoded(pixels))
+        self._seen.update(self._encoded(opened))
         for key in wanted:
-            if key in self._rows:
-                self._rows.move_to_end(key)
+            if key in self._seen:
+                self._seen.move_to_end(key)
         self._forget(keep=len(wanted))
 
     def failure(self, image: RequestImage) -> str:
@@ -139,27 +142,37 @@ class ImageRows:
 
     def rows_of(self, images: Sequence[RequestImage]) -> Tensor:
         """Return the rows of images that were encoded without failure, one after the other: ``[sum of K_i, d]``."""
-        return torch.cat([self._rows[image_key(image)] for image in images])
+        return torch.cat([self._seen[image_key(image)].rows for image in images])
+
+    def seen(self, image: RequestImage) -> SeenImage:
+        """Return what was encoded of an image without failure."""
+        return self._seen[image_key(image)]
 
     def num_rows(self, image: RequestImage) -> int:
         """Return the number of rows of an image that was encoded without failure."""
-        return len(self._rows[image_key(image)])
+        return len(self._seen[image_key(image)].rows)
 
-    def _encoded(self, pixels: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
-        """Encode images of ``[3, H, W]`` or ``[n, 3, H, W]``, ``batch_size`` pictures at a time: ``[K_i, d]`` each."""
-        pictures = {key: shown.reshape(-1, *shown.shape[-3:]) for key, shown in pixels.items()}
+    def _encoded(self, opened: Mapping[Hashable, tuple[Tensor, Frame]]) -> dict[Hashable, SeenImage]:
+        """Encode images of ``[3, H, W]`` or ``[n, 3, H, W]``, ``batch_size`` pictures at a time."""
+        pictures = {key: shown.reshape(-1, *shown.shape[-3:]) for key, (shown, _) in opened.items()}
         together = [picture for shown in pictures.values() for picture in shown]  # [3, H, W] each
         rows: list[Tensor] = []  # [K, d] of each picture
+        patches: list[Tensor | None] = []  # [T, D] of each picture
         for start in range(0, len(together), self._batch_size):
             stacked = torch.stack(together[start : start + self._batch_size]).to(self._model.device)  # [n, 3, H, W]
             # Copies, so that a forgotten image frees its memory though its batch mates are kept.
-            rows += [one.clone() for one in self._model.encode_images(stacked).tensor_split(len(stacked))]
-        remaining = iter(rows)
-        encoded = {key: [next(remaining) for _ in shown] for key, shown in pictures.items()}
-        return {key: own[0] if len(own) == 1 else torch.cat(own) for key, own in encoded.items()}
+            encoded, features = self._model.encode_with_patches(stacked)
+            rows += [one.clone() for one in encoded.tensor_split(len(stacked))]
+            patches += [None] * len(stacked) if features is None else [one.clone() for one in features]
+        seen, first = {}, 0
+        for key, shown in pictures.items():
+            own = rows[first : first + len(shown)]
+            seen[key] = SeenImage(own[0] if len(own) == 1 else torch.cat(own), patches[first], opened[key][1])
+            first += len(shown)
+        return seen
 
     def _is_new(self, key: Hashable) -> bool:
-        return key not in self._rows and key not in self._failures
+        return key not in self._seen and key not in self._failures
 
     def _take(self, into: dict[Hashable, RequestImage], images: Iterable[RequestImage], most: int) -> None:
         if len(into) >= most:
@@ -171,18 +184,21 @@ class ImageRows:
                 if len(into) >= most:
                     return
 
-    def _read(self, image: RequestImage) -> Tensor:
+    def _read(self, image: RequestImage) -> tuple[Tensor, Frame]:
         if isinstance(image, PreparedImage):
-            return image.pixels
+            height, width = image.pixels.shape[-2:]
+            return image.pixels, self._preprocess.frame(image.size or (width, height), image.fit)
         try:
             if isinstance(image, Image.Image):
-                return self._transform(to_rgb(image))
-            found = replace(image, path=str(self._reader.resolve(image.path)))
-            return self._transform(self._reader.open(found, keep_grey=True), found.view.fit)
+                picture, fit = to_rgb(image), None
+            else:
+                found = replace(image, path=str(self._reader.resolve(image.path)))
+                picture, fit = self._reader.open(found, keep_grey=True), found.view.fit
+            return self._transform(picture, fit), self._preprocess.frame(picture.size, fit)
         except _READ_ERRORS as error:
             raise UserError(f"the image cannot be read: {error}") from error
 
     def _forget(self, keep: int) -> None:
-        used = sum(rows.nbytes for rows in self._rows.values())
-        while used > self._max_bytes and len(self._rows) > keep:
-            used -= self._rows.popitem(last=False)[1].nbytes
+        used = sum(image.num_bytes for image in self._seen.values())
+        while used > self._max_bytes and len(self._seen) > keep:
+            used -= self._seen.popitem(last=False)[1].num_bytes

@@ -42,7 +42,7 @@ def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]
     # [Contract] the n-th image fills the n-th run: a file that changed since the prompt was made may not fit.
     if not failure and [images.num_rows(image) for image in tree.images] != tree.prompts[0].image_lengths:
         failure = "an image changed while its request waited: ask again"
-    return failure or replace(tree, image_rows=images.rows_of(tree.images))
+    return failure or replace(tree, image_rows=images.rows_of(tree.images), last_image=images.seen(tree.images[-1]))
 
 
 def run_trees(

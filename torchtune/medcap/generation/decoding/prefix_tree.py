@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import GREEDY, PreparedImage, RequestImage, Sampling
 
 MAX_TREE_TOKENS = 2048
@@ -65,11 +66,13 @@ class Tree:
         prompts: at least one.
         num_shared: tokens that all of them begin with; 0 for a single prompt.
         image_rows: ``[sum of K_i, d]`` image tokens of its images, once they are encoded.
+        last_image: its last image, once it is encoded.
     """
 
     prompts: list[Prompt]
     num_shared: int = 0
     image_rows: Tensor | None = None
+    last_image: SeenImage | None = None
 
     @property
     def num_tokens(self) -> int:

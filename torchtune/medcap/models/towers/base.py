@@ -16,6 +16,8 @@ from PIL.Image import Image, Resampling
 from PIL.Image import new as new_image
 from torch import Tensor
 
+from medcap.data.boxes.box import Size
+from medcap.data.boxes.frame import MAX_ASPECT, MAX_PADDED, Frame
 from medcap.data.images.tiles import Tiles, refuse_fit
 from medcap.errors import UserError
 from medcap.models.component import Component
@@ -27,10 +29,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-# Beyond this many times its short side, nothing of an image reaches the pixels of its centre crop.
-MAX_ASPECT = 50
-# A longer picture is made smaller before it is laid in a square of its long side.
-_MAX_PADDED = 8192
 
 T = TypeVar("T")
 # What was measured of an architecture. A program builds the same one more than once, on the meta device and to train.
@@ -85,6 +83,17 @@ class Preprocess:
             It makes ``[3, image_size, image_size]``, or with ``tiles`` ``[n, 3, image_size, image_size]``.
         """
         return TileTransform(self) if self.tiles else ImageTransform(self)
+
+    def frame(self, size: Size, fit: str | None = None) -> Frame:
+        """Return where the parts of an image lie in the square that the tower is shown.
+
+        Args:
+            size: width and height of the image in pixels.
+            fit: as the view of the image says it; None for as the tower does it. With ``tiles`` the square is that of
+                the whole image.
+        """
+        own = {"shortest": "crop"}.get(self.resize_mode, self.resize_mode)
+        return Frame(size, "squash" if self.tiles else fit or own, self.image_size)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to 0..1, subtract the mean, divide by the deviation; on the CPU equal to torchvision's bit for bit.
@@ -182,8 +191,8 @@ class ImageTransform:
         if image.width == image.height:
             return image
         longest = max(image.size)
-        if longest > _MAX_PADDED:
-            width, height = (max(1, round(side * _MAX_PADDED / longest)) for side in image.size)
+        if longest > MAX_PADDED:
+            width, height = (max(1, round(side * MAX_PADDED / longest)) for side in image.size)
             image = image.resize((width, height), Resampling.BICUBIC)
         if not black:
             image = image.convert("RGB")

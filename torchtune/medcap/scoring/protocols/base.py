@@ -24,6 +24,7 @@ class ProtocolScores:
             it) and, for the tables, ``value`` (a number, None where the row is not in the headline's denominator).
         counts: ``n``, ``failures`` and where the rule divides them ``open.n``, ``closed.n``.
         notices: what a reader must know.
+        clustered: whether intervals draw rows by their question's ``cluster``, its patient or image.
     """
 
     scores: dict[str, float]
@@ -31,6 +32,7 @@ class ProtocolScores:
     rows: list[dict[str, Any]]
     counts: dict[str, int]
     notices: list[str] = field(default_factory=list)
+    clustered: bool = False
 
 
 class Prompt(StrEnum):
@@ -52,6 +54,7 @@ class Protocol(ABC):
         prompt: how its questions are asked.
         field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
+        scores_boxes: whether it compares boxes.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.
         share: whether the headline is a share of 1.
@@ -64,6 +67,7 @@ class Protocol(ABC):
     prompt: ClassVar[Prompt] = Prompt.FREE
     field: ClassVar[str] = "prediction"
     takes_minutes: ClassVar[bool] = False
+    scores_boxes: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

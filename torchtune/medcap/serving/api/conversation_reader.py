@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torchtune.data import Message
 
+from medcap.data.boxes.frame import MAX_ASPECT
 from medcap.data.chat_marks import check_text
 from medcap.data.images.raster import FORMATS
 from medcap.data.images.reader import ImageReader
@@ -22,7 +23,6 @@ from medcap.errors import UserError, ViewError, ViewKeyError
 from medcap.generation.generator import Generator
 from medcap.generation.request import PreparedImage
 from medcap.generation.typed_placeholders import Placed, find_placeholders
-from medcap.models.towers.base import MAX_ASPECT
 from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part, ViewFields
 from medcap.serving.api.data_url import read_data_url

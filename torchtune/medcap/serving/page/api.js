@@ -40,8 +40,11 @@ export const settings = async () => (await call("page/settings")).json();
 export const example = async (number) => (await call(`page/examples/${number}`)).blob();
 export const thumbnail = async (number) => (await call(`page/examples/${number}/thumbnail`)).blob();
 export const vote = (body) => send("page/votes", body);
-export const findRegions = async (text, width, height) =>
-  (await (await send("page/regions", { text, width, height })).json()).regions;
+export const findRegions = async (model, text, width, height) =>
+  (await (await send("page/regions", { model, text, width, height })).json()).regions;
+// The words of each run: the boxes that the text names, in the run's notation.
+export const placeBoxes = async (models, text, boxes) =>
+  (await (await send("page/boxes", { models, text, boxes })).json()).words;
 
 // What the model will see of a file, as a picture that any browser can show.
 export async function preview(blob) {

@@ -15,9 +15,10 @@ export class Conversation {
     this.exchanges = [];
   }
 
-  ask(text, images, models) {
+  // boxes: those that the text names; words: the text of each run, with the boxes in its notation.
+  ask(text, images, models, boxes = [], words = {}) {
     const answers = new Map(models.map((model) => [model, newAnswer()]));
-    this.exchanges.push({ text, images, answers, best: null });
+    this.exchanges.push({ text, images, answers, boxes, words, best: null });
     return this.exchanges.at(-1);
   }
 
@@ -41,14 +42,14 @@ export class Conversation {
   // that were shown there go with its next turn, or it would answer that one blindly. Alone, an exchange without images
   // is about those that were shown last.
   turns(last, model, alone) {
-    if (alone) return [{ text: last.text, images: this.shownFor(last), answer: null }];
+    if (alone) return [{ text: textFor(last, model), images: this.shownFor(last), answer: null }];
     const turns = [];
     let waiting = [];
     for (const exchange of this.exchanges) {
       const images = [...waiting, ...exchange.images];
-      if (exchange === last) return [...turns, { text: exchange.text, images, answer: null }];
+      if (exchange === last) return [...turns, { text: textFor(exchange, model), images, answer: null }];
       const answer = wordsOf(exchange.answers.get(model));
-      if (answer) turns.push({ text: fitting(exchange.text, images.length), images, answer });
+      if (answer) turns.push({ text: fitting(textFor(exchange, model), images.length), images, answer });
       waiting = answer ? [] : images;
     }
     return turns;
@@ -100,6 +101,9 @@ function rowEntry(image) {
   const view = viewOf(image);
   return view ? { image: image.name, ...view } : image.name;
 }
+
+// What a run was asked, or would be.
+export const textFor = (exchange, model) => exchange.words[model] ?? exchange.text;
 
 export function newAnswer() {
   return { text: "", state: "open", finish: null, vote: null, regions: [], seen: [], earlier: [] };

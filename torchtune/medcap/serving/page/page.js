@@ -1,8 +1,9 @@
 // The page: runs to choose, an image to look at, a conversation with each chosen run, side by side.
 
 import * as api from "./api.js";
-import { Conversation, hasAnswered, newAnswer } from "./conversation.js";
+import { Conversation, hasAnswered, newAnswer, textFor } from "./conversation.js";
 import { dataURL, smaller } from "./files.js";
+import * as marking from "./marking.js";
 import { show } from "./picture.js";
 import { viewWords } from "./view.js";
 import * as volume from "./volume.js";
@@ -129,12 +130,25 @@ volume.listen(
   complain,
 );
 
+marking.listen(
+  () => shown,
+  () => {
+    quiet();
+    refresh();
+    draw();
+    $("words").focus();
+  },
+  complain,
+);
+
 function draw() {
   volume.showControls(shown, !attached.includes(shown));
-  const regions = [];
+  marking.showControls(shown);
+  const regions = marking.regions(shown);
   if (looking) {
+    regions.push(...marking.regions(shown, looking.boxes));
     for (const [model, answer] of looking.answers) {
-      for (const region of answer.regions) {
+      for (const region of answer.regions.filter(({ image, slice }) => image === shown && marking.onSlice(slice, marking.sliceOf(shown)))) {
         regions.push({ ...region, color: getComputedStyle(document.body).getPropertyValue(color(model).slice(4, -1)) });
       }
     }
@@ -159,17 +173,31 @@ document.addEventListener("paste", (event) => {
 
 // Questions and answers
 
-$("composer").addEventListener("submit", (event) => {
+$("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = $("words").value.trim();
   const models = chosen();
   if (running || models.length === 0 || (text === "" && attached.length === 0)) return;
-  const exchange = conversation.ask(text, attached, models);
+  running = new AbortController();
+  refresh();
+  try {
+    if (marking.problem()) throw new Error(marking.problem());
+    const marks = marking.all();
+    looking = conversation.ask(text, attached, models, marks, await wordsFor(models, text, marks));
+  } catch (error) {
+    running = null;
+    refresh();
+    return complain(error);
+  }
   attached = [];
+  marking.clear();
   $("words").value = "";
-  looking = exchange;
-  answerAll(exchange, models);
+  answerAll(looking, models);
 });
+
+// What each run is asked: it has its own notation of boxes.
+const wordsFor = async (models, text, marks) =>
+  marks.length > 0 || text.includes("{box") ? api.placeBoxes(models, text, marking.toSend(marks)) : {};
 
 $("words").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -179,11 +207,16 @@ $("words").addEventListener("keydown", (event) => {
 });
 $("words").addEventListener("input", refresh);
 
-$("regenerate").addEventListener("click", () => {
+$("regenerate").addEventListener("click", async () => {
   const exchange = conversation.exchanges.at(-1);
+  const models = chosen();
+  try {
+    exchange.words = { ...exchange.words, ...(await wordsFor(models, exchange.text, exchange.boxes)) };
+  } catch (error) {
+    return complain(error);
+  }
   $("seed").value = Number($("seed").value) + 1;
   exchange.best = null;
-  const models = chosen();
   models.forEach((model) => exchange.answers.set(model, newAnswer()));
   answerAll(exchange, models);
 });
@@ -222,15 +255,18 @@ async function answerOne(exchange, model, signal) {
     answer.state = error.name === "AbortError" ? "stopped" : "failed";
     answer.problem = error.message;
   }
-  if (answer.state === "done") await findBoxes(exchange, answer);
+  if (answer.state === "done") await findBoxes(exchange, model, answer);
   redrawLog();
 }
 
-async function findBoxes(exchange, answer) {
+async function findBoxes(exchange, model, answer) {
   const image = conversation.shownFor(exchange).at(-1);
   if (!image || !answer.text) return;
+  // A run that was shown several slices does not say which one it means.
+  const slice = typeof image.view?.frames === "number" ? { axis: image.view.axis ?? "axial", number: image.view.frames } : null;
   try {
-    answer.regions = await api.findRegions(answer.text, image.width, image.height);
+    const found = await api.findRegions(model, answer.text, image.width, image.height);
+    answer.regions = found.map((region) => ({ ...region, image, slice }));
   } catch (error) {
     complain(error); // the answer is whole without its boxes
   }
@@ -252,6 +288,7 @@ $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   conversation = new Conversation();
   attached = [];
+  marking.clear();
   look(null, null);
   redrawLog();
   quiet();
@@ -273,7 +310,7 @@ async function vote(exchange, body, models) {
   try {
     await api.vote({
       ...body,
-      question: exchange.text,
+      question: textFor(exchange, models[0]),
       images: answers[0][1].seen.map(votedImage),
       turn: conversation.exchanges.indexOf(exchange) + 1,
       answers: Object.fromEntries(answers.map(([model, answer]) => [model, answer.text])),
@@ -325,17 +362,23 @@ function redrawLog() {
   refresh();
 }
 
+// The question as the runs were asked it; with the marks where their notations of boxes differ.
+function asked(exchange) {
+  const texts = new Set([...exchange.answers.keys()].map((model) => textFor(exchange, model)));
+  return texts.size === 1 ? [...texts][0] : exchange.text;
+}
+
 function exchangeParts(exchange) {
-  const asked = make("div", { className: "asked" });
-  asked.append(
+  const question = make("div", { className: "asked" });
+  question.append(
     ...exchange.images.map((image) => imageButton(image, exchange)),
-    make("p", exchange.text ? { textContent: exchange.text } : { textContent: "Describe it.", className: "none" }),
+    make("p", exchange.text ? { textContent: asked(exchange) } : { textContent: "Describe it.", className: "none" }),
   );
   const answers = make("div", { className: "answers" });
   answers.append(...[...exchange.answers].map(([model, answer]) => answerCard(exchange, model, answer)));
   const isOpen = [...exchange.answers.values()].some((answer) => answer.state === "open");
   const models = conversation.comparable(exchange);
-  return models.length > 1 && !isOpen ? [asked, answers, comparison(exchange, models)] : [asked, answers];
+  return models.length > 1 && !isOpen ? [question, answers, comparison(exchange, models)] : [question, answers];
 }
 
 function answerCard(exchange, model, answer) {
@@ -352,8 +395,10 @@ function answerCard(exchange, model, answer) {
   }
   const earlier = answer.earlier.map((image) => image.name).join(", ");
   if (earlier && answer.state !== "failed") foot.append(`saw ${earlier} from before`);
+  const sent = textFor(exchange, model);
   card.append(
     make("h2", { textContent: model }),
+    ...(sent === asked(exchange) ? [] : [make("p", { className: "sent", textContent: `asked: ${sent}` })]),
     make("p", { className: "text", textContent: answer.text || (answer.state === "done" ? "(no words)" : "") }),
     foot,
   );
@@ -367,11 +412,13 @@ function refresh() {
     ...attached.map((image) =>
       imageButton(image, null, () => {
         attached = attached.filter((other) => other !== image);
+        marking.removeOf(image);
         if (shown === image) look(null, null);
         refresh();
       }),
     ),
   );
+  $("marked").replaceChildren(...marking.chips(() => { refresh(); draw(); }));
   const nothing = $("words").value.trim() === "" && attached.length === 0;
   $("send").textContent = $("words").value.trim() === "" ? "Describe" : "Ask";
   $("send").disabled = busy || nothing || chosen().length === 0;

@@ -6,7 +6,7 @@ const stage = document.getElementById("stage");
 const hint = document.getElementById("hint");
 
 // regions: [{box: [left, top, right, bottom], label, color} or {mask: URL of a picture, label, color}], in shares of
-// the image's size.
+// the image's size; asked: whether a box is one of the question, which has its label below it.
 export async function show(image, regions = []) {
   canvas.hidden = !image;
   hint.hidden = Boolean(image);
@@ -27,7 +27,7 @@ export async function show(image, regions = []) {
   }
 }
 
-function drawBox(pen, { box, label, color }) {
+function drawBox(pen, { box, label, color, asked }) {
   const [left, top, right, bottom] = box.map((share, place) => share * (place % 2 ? canvas.height : canvas.width));
   pen.lineWidth = Math.max(2, canvas.width / 250);
   pen.strokeStyle = color;
@@ -37,10 +37,11 @@ function drawBox(pen, { box, label, color }) {
   pen.font = `600 ${size}px system-ui, sans-serif`;
   const width = Math.min(pen.measureText(label).width + size * 0.6, canvas.width);
   const x = Math.max(0, Math.min(left, canvas.width - width));
-  const y = top > size * 1.4 ? top - size * 1.4 : bottom;
+  const [above, below] = [top - size * 1.4, bottom + size * 1.4];
+  const y = asked ? Math.min(below, canvas.height) - size * 1.4 : above > 0 ? above : bottom;
   pen.fillStyle = color;
   pen.fillRect(x, y, width, size * 1.4);
-  pen.fillStyle = "#fff";
+  pen.fillStyle = asked ? "#000" : "#fff";
   pen.fillText(label, x + size * 0.3, y + size * 1.05, width - size * 0.6);
 }
 

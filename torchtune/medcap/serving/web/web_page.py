@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from medcap.data.boxes.notations import find_boxes
+from medcap.data.boxes.box import Box
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.suffixes import is_image_file
 from medcap.errors import UserError
-from medcap.serving.api.api_error import ApiError
+from medcap.generation.typed_boxes import place_boxes
+from medcap.serving.api.api_error import ApiError, bad_request, one_line
 from medcap.serving.api.conversation_reader import decode_picture
 from medcap.serving.api.strict_model import StrictModel, refusal
 from medcap.serving.body import body_of
 from medcap.serving.completion import while_connected
-from medcap.serving.routes import Keys
-from medcap.serving.service import Service
+from medcap.serving.routes import Keys, find_run
+from medcap.serving.service import ServedRun, Service
 from medcap.serving.web.slices import slices
 from medcap.serving.web.votes import VoteLog
 
@@ -43,6 +44,7 @@ _POLICY = (
 )
 
 ModelName = Annotated[str, Field(max_length=300)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Checked = TypeVar("Checked", bound=StrictModel)
 
 
@@ -71,11 +73,35 @@ class Vote(StrictModel):
 
 
 class BoxedText(StrictModel):
-    """An answer, and the size in pixels of the image that it is about."""
+    """An answer of a run, and the size in pixels of the image that it is about."""
 
+    model: ModelName
     text: str = Field(max_length=100_000)
     width: int = Field(ge=1, le=1_000_000)
     height: int = Field(ge=1, le=1_000_000)
+
+
+class DrawnBox(StrictModel):
+    """A box in shares of an image, and the size of that in pixels."""
+
+    box: tuple[Share, Share, Share, Share]
+    width: int = Field(ge=1, le=1_000_000)
+    height: int = Field(ge=1, le=1_000_000)
+
+    @field_validator("box")
+    @classmethod
+    def _has_area(cls, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError("it has no area")
+        return box
+
+
+class BoxedQuestion(StrictModel):
+    """A question that names boxes, to be written for each of some runs."""
+
+    models: list[ModelName] = Field(max_length=100)
+    text: str = Field(max_length=100_000)
+    boxes: list[DrawnBox] = Field(max_length=100)
 
 
 def find_examples(path: Path) -> list[Path]:
@@ -164,12 +190,17 @@ def page_routes(service: Service, keys: Keys, votes: VoteLog, examples: Sequence
 
     def regions(data: bytes, request: Request) -> Response:
         asked = _checked(BoxedText, data)
-        found = find_boxes(asked.text, asked.width, asked.height)
+        style = find_run(service, asked.model).generator.box_style
+        found = style.find(asked.text, (asked.width, asked.height))
         return JSONResponse({"regions": [{"box": box.edges, "label": box.label} for box in found]})
+
+    def boxes(data: bytes, request: Request) -> Response:
+        asked = _checked(BoxedQuestion, data)
+        return JSONResponse({"words": {name: _boxed(asked, find_run(service, name)) for name in asked.models}})
 
     names = sorted(file.name for file in files("medcap.serving").joinpath("page").iterdir())
     pages = [Route(f"/page/{name}", _constant(name)) for name in names if Path(name).suffix in (".css", ".js")]
-    posted = {"preview": preview, "slices": show_slices, "votes": take_vote, "regions": regions}
+    posted = {"preview": preview, "slices": show_slices, "votes": take_vote, "regions": regions, "boxes": boxes}
     return [
         Route("/", _constant("index.html")),
         *pages,
@@ -206,6 +237,21 @@ class _Posted:
     async def _reply(self, data: bytes, request: Request) -> Response:
         threads = self._service.threads
         return await asyncio.get_running_loop().run_in_executor(threads, self._work, data, request)
+
+
+def _boxed(asked: BoxedQuestion, run: ServedRun) -> str:
+    """Write a question with its boxes as a run reads boxes."""
+    written = [run.generator.box_style.write(Box(drawn.box), (drawn.width, drawn.height)) for drawn in asked.boxes]
+    if "" in written:
+        number = written.index("") + 1
+        name = one_line(run.name, 100)
+        raise bad_request(
+            f"{name} is not shown the part of the image that box {number} is on: its tower cuts it off", "boxes"
+        )
+    try:
+        return place_boxes(asked.text, written)
+    except UserError as error:
+        raise bad_request(str(error), "text") from None
 
 
 def _constant(name: str) -> Callable[[Request], Awaitable[Response]]:

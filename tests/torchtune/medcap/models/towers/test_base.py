@@ -185,7 +185,7 @@ def test_another_fit_than_the_towers_own():
 
 
 def test_a_long_picture_is_made_smaller_before_it_is_padded(monkeypatch):
-    monkeypatch.setattr("medcap.models.towers.base._MAX_PADDED", 64)
+    monkeypatch.setattr("medcap.models.towers.base.MAX_PADDED", 64)
     pixels = Preprocess(16).transform()(Image.new("RGB", (6400, 1600), (200, 200, 200)), "pad")
     assert pixels[0, :, 8].tolist()[0] == 0
     assert pixels[0, 8].min() >= 200

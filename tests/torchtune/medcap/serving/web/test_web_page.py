@@ -10,7 +10,9 @@ from PIL import Image
 
 from helpers.dicom_files import write_dicom
 from helpers.serving import noise_png, running, tiny_service
+from medcap.data.boxes.style import box_style
 from medcap.errors import UserError
+from medcap.models.towers.base import Preprocess
 from medcap.serving.routes import Keys
 from medcap.serving.web.votes import VoteLog
 from medcap.serving.web.web_page import MAX_EXAMPLES, MAX_PREVIEW, find_examples, page_routes
@@ -38,8 +40,10 @@ def workplace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(workplace):
-    """A page over two runs, that needs a key."""
-    service = tiny_service(workplace, "tiny", "second", max_pixels=4_000_000, max_body_bytes=2**20)
+    """A page over three runs, that needs a key."""
+    service = tiny_service(workplace, "tiny", "second", "cropping", max_pixels=4_000_000, max_body_bytes=2**20)
+    service.runs["second"].generator.box_style = box_style({"box_format": "coloninst"})
+    service.runs["cropping"].generator.box_style = box_style({"box_frame": "shown"}, Preprocess(8).frame)
     routes = page_routes(
         service, Keys(["secret"]), VoteLog(workplace / "votes.jsonl"), find_examples(workplace / "examples")
     )
@@ -69,17 +73,17 @@ def test_the_page_brings_all_that_it_names_and_nothing_from_elsewhere(client):
         content = reply.body.decode()
         assert "://" not in content
         named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', content)}
-    scripts = ("page", "api", "conversation", "files", "picture", "view", "volume")
+    scripts = ("page", "api", "conversation", "files", "marking", "picture", "view", "volume")
     assert seen == {"page/page.css", *(f"page/{name}.js" for name in scripts)}
     # Every element that the script asks for is there.
-    for name in ("page", "volume"):
+    for name in ("page", "marking", "volume"):
         script = client.request("GET", f"/page/{name}.js").body.decode()
         assert set(re.findall(r'\$\("([\w]+)"\)', script)) <= set(re.findall(r'id="([\w]+)"', text))
 
 
 def test_settings_name_runs_examples_and_limits(client):
     assert client.request("GET", "/page/settings").json == {
-        "models": ["tiny", "second"],
+        "models": ["tiny", "second", "cropping"],
         "examples": ["a.dcm", "b.png"],
         "max_new_tokens": 32,
         "max_images": 8,
@@ -199,17 +203,50 @@ def test_votes_of_another_form_are_refused(client, workplace, change):
     assert (workplace / "votes.jsonl").read_bytes() == before
 
 
-def test_boxes_in_an_answer_are_found(client):
-    asked = {"text": "<ref>liver</ref><box>(100,200),(300,400)</box> {<10><20><30><40>}", "width": 100, "height": 100}
-    assert post(client, "regions", asked).json == {
-        "regions": [{"box": [0.1, 0.2, 0.3, 0.4], "label": "liver"}, {"box": [0.1, 0.2, 0.3, 0.4], "label": ""}]
-    }
+def test_boxes_in_an_answer_are_found_in_the_notation_of_its_run(client):
+    text = "<ref>liver</ref><box>(100,200),(300,400)</box> {<10><20><30><40>} [0.1, 0.2, 0.3, 0.4]"
+    asked = {"model": "tiny", "text": text, "width": 100, "height": 100}
+    liver, plain = ({"box": [0.1, 0.2, 0.3, 0.4], "label": label} for label in ("liver", ""))
+    assert post(client, "regions", asked).json == {"regions": [liver, plain, plain]}
+    assert post(client, "regions", {**asked, "model": "second"}).json == {"regions": [plain]}
+    assert post(client, "regions", {**asked, "model": "third"}).status == 404
     assert post(client, "regions", {**asked, "width": 0}).status == 400
     assert post(client, "regions", b"[" * 100_000).status == 400
 
 
+def test_a_drawn_box_is_written_in_the_notation_of_each_run(client):
+    drawn = {"box": [0.1, 0.25, 0.5, 1], "width": 200, "height": 100}
+    asked = {"models": ["tiny", "second"], "text": "What is in {box 1}?", "boxes": [drawn]}
+    assert post(client, "boxes", asked).json == {
+        "words": {"tiny": "What is in [100, 250, 500, 999]?", "second": "What is in {<20><25><100><100>}?"}
+    }
+    assert post(client, "boxes", {**asked, "models": ["third"]}).status == 404
+    reply = post(client, "boxes", {**asked, "text": "{box 2}"})
+    assert (reply.status, reply.error["message"]) == (400, "{box 2}: there is no such box, 1 go with these words")
+
+
 @pytest.mark.parametrize(
-    "path", ["settings", "examples/0", "examples/0/thumbnail", "preview", "slices", "votes", "regions"]
+    "box", [[0, 0, 1], [0.5, 0, 0.5, 1], [0, 1, 1, 0.5], [-0.1, 0, 1, 1], [0, 0, 1.1, 1], ["0", 0, 1, 1]]
+)
+def test_a_drawn_box_that_is_none_is_refused(client, box):
+    asked = {"models": ["tiny"], "text": "", "boxes": [{"box": box, "width": 9, "height": 9}]}
+    reply = post(client, "boxes", asked)
+    assert reply.status == 400 and "boxes" in reply.error["message"]
+
+
+def test_a_drawn_box_that_a_tower_cuts_off_is_named(client):
+    drawn = {"box": [0, 0, 0.1, 1], "width": 200, "height": 100}
+    reply = post(client, "boxes", {"models": ["tiny", "third"], "text": "", "boxes": [drawn]})
+    assert reply.status == 404
+    reply = post(client, "boxes", {"models": ["cropping"], "text": "What?", "boxes": [drawn]})
+    assert (reply.status, reply.error["message"]) == (
+        400,
+        "cropping is not shown the part of the image that box 1 is on: its tower cuts it off",
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["settings", "examples/0", "examples/0/thumbnail", "preview", "slices", "votes", "regions", "boxes"]
 )
 def test_what_the_page_asks_for_needs_the_key(client, path):
     method = "GET" if path == "settings" or path.startswith("examples") else "POST"

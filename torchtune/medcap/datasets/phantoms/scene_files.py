@@ -1,0 +1,200 @@
+"""Write scenes: drawn images with several lesions, their masks and boxes, and rows of every task about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from medcap.checkpoints.atomic import atomic_folder
+from medcap.data.boxes.box import Size
+from medcap.data.boxes.notations import NOTATIONS, write_box
+from medcap.datasets.phantoms.folders import is_complete
+from medcap.datasets.phantoms.records import conversation
+from medcap.datasets.phantoms.scene_questions import BOX, TASKS, SceneQuestion, scene_questions
+from medcap.datasets.phantoms.scenes import DrawnScene, check_lesions, draw_scene, make_scene
+from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
+from medcap.errors import UserError
+
+FORMAT_VERSION = 1
+_MARKER = "phantom_boxes.json"
+
+
+@dataclass(frozen=True)
+class WrittenScenes:
+    """The result of :func:`write_scenes`; ``rows`` has the number of rows by task."""
+
+    folder: Path
+    images: int
+    rows: Mapping[str, int]
+    written: bool
+
+
+def write_scenes(
+    out: Path,
+    count: int,
+    seed: int,
+    size: Size = (64, 64),
+    lesions: Sequence[int] = (2,),
+    notation: str = "thousandths",
+) -> WrittenScenes:
+    """Write a set of scenes; the same arguments always give the same bytes.
+
+    Image i depends on ``(seed, i, lesions)`` and the size alone. Beside ``phantom_boxes.json``, which says what was
+    asked for, the folder receives:
+
+    - ``images/000000.png`` and ``masks/000000-ring.png`` (0 and 255) for each lesion;
+    - ``records.jsonl``: the full truth, a line an image, with each lesion's box in pixels;
+    - ``train_rec.jsonl`` and so on, one for each of the tasks DET, REC, REG, VQA and CAP: LLaVA's records. A box in
+      an answer is the word ``<BOX>``, and ``boxes`` has them in pixels, in order: none for an absent lesion. A box in
+      a question is text.
+    - ``test_rec.jsonl`` and so on: evaluation rows about the same questions, with ``phrase`` (what is asked for),
+      ``boxes`` and ``image_size``; boxes in texts are written out.
+
+    Args:
+        out: folder to write; new, empty, or from the same request.
+        count: number of images.
+        seed: of the set; give training and test sets different ones.
+        size: width and height in pixels.
+        lesions: how many lesions an image has: each of these numbers is equally likely.
+        notation: how boxes are written into texts, one of ``NOTATIONS``.
+
+    Raises:
+        UserError: for a number or notation out of range, or a folder that holds anything else.
+    """
+    out = Path(out)
+    _check(count, seed, size, lesions, notation)
+    request = {
+        "format_version": FORMAT_VERSION,
+        "seed": seed,
+        "count": count,
+        "image_size": list(size),
+        "lesions": list(lesions),
+        "box_format": notation,
+    }
+    if is_complete(out, _MARKER, request):
+        rows = {task: _count_lines(out / f"train_{task.lower()}.jsonl") for task in TASKS}
+        return WrittenScenes(out, count, rows, written=False)
+    training: dict[str, list[dict[str, Any]]] = {task: [] for task in TASKS}
+    evaluation: dict[str, list[dict[str, Any]]] = {task: [] for task in TASKS}
+    records = []
+    with atomic_folder(out) as folder:
+        for name in ("images", "masks"):
+            (folder / name).mkdir()
+        for index in tqdm(range(count), desc="scenes", unit="image", delay=2, disable=None):
+            drawn = draw_scene(make_scene(seed, index, lesions), size)
+            _write_pictures(drawn, folder)
+            records.append(_record(drawn))
+            for number, question in enumerate(scene_questions(drawn.scene)):
+                training[question.task].append(_training_row(drawn, number, question, notation))
+                evaluation[question.task].append(_evaluation_row(drawn, number, question, notation))
+        for task in TASKS:
+            _write_lines(folder / f"train_{task.lower()}.jsonl", training[task])
+            _write_lines(folder / f"test_{task.lower()}.jsonl", evaluation[task])
+        _write_lines(folder / "records.jsonl", records)
+        (folder / _MARKER).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
+    return WrittenScenes(out, count, {task: len(training[task]) for task in TASKS}, written=True)
+
+
+def box_text(drawn: DrawnScene, text: str, kinds: Iterable[str], notation: str) -> str:
+    """Write out the boxes of a text: those of these kinds instead of its words ``<BOX>``, in order."""
+    for kind in kinds if BOX in text else ():
+        text = text.replace(BOX, write_box(drawn.box(kind), notation, drawn.size), 1)
+    return text
+
+
+def _check(count: int, seed: int, size: Size, lesions: Sequence[int], notation: str) -> None:
+    if count < 1:
+        raise UserError(f"count: must be at least 1, got {count}")
+    if seed < 0:
+        raise UserError(f"seed: must not be negative, got {seed}")
+    if min(size) < SMALLEST_IMAGE:
+        raise UserError(
+            f"image_size: a lesion needs at least {SMALLEST_IMAGE} pixels a side, got {size[0]} x {size[1]}"
+        )
+    if notation not in NOTATIONS:
+        raise UserError(f"notation: {notation!r} is none of {', '.join(NOTATIONS)}")
+    check_lesions(lesions)
+
+
+def _image_name(drawn: DrawnScene) -> str:
+    return f"images/{drawn.scene.index:06d}.png"
+
+
+def _mask_name(drawn: DrawnScene, kind: str) -> str:
+    return f"masks/{drawn.scene.index:06d}-{kind}.png"
+
+
+def _write_pictures(drawn: DrawnScene, folder: Path) -> None:
+    Image.fromarray(drawn.image).save(folder / _image_name(drawn), compress_level=1)
+    for kind, mask in drawn.masks.items():
+        Image.fromarray(mask.astype("uint8") * 255).save(folder / _mask_name(drawn, kind))
+
+
+def _record(drawn: DrawnScene) -> dict[str, Any]:
+    scene = drawn.scene
+    lesions = [
+        asdict(lesion) | {"box": drawn.pixels(lesion.kind), "mask": _mask_name(drawn, lesion.kind)}
+        for lesion in scene.lesions
+    ]
+    return {
+        "id": f"{scene.seed}-{scene.index:06d}",
+        "image": _image_name(drawn),
+        "image_size": list(drawn.size),
+        "modality": scene.modality,
+        "lesions": lesions,
+        "absent": list(scene.absent),
+        "caption": scene.caption,
+    }
+
+
+def _row_id(drawn: DrawnScene, number: int, question: SceneQuestion) -> str:
+    return f"{drawn.scene.seed}-{drawn.scene.index:06d}-{number:02d}-{question.question_type}"
+
+
+def _boxes(drawn: DrawnScene, question: SceneQuestion) -> dict[str, Any]:
+    if question.boxes is None:
+        return {}
+    return {"boxes": [{"box": drawn.pixels(kind), "label": kind} for kind in question.boxes]}
+
+
+def _training_row(drawn: DrawnScene, number: int, question: SceneQuestion, notation: str) -> dict[str, Any]:
+    asked = box_text(drawn, question.text, [question.kind], notation)
+    return {
+        "id": _row_id(drawn, number, question),
+        "image": _image_name(drawn),
+        "conversations": conversation(f"<image>\n{asked}", question.answer),
+        **_boxes(drawn, question),
+    }
+
+
+def _evaluation_row(drawn: DrawnScene, number: int, question: SceneQuestion, notation: str) -> dict[str, Any]:
+    return {
+        "question_id": _row_id(drawn, number, question),
+        "image": _image_name(drawn),
+        "image_size": list(drawn.size),
+        "question": box_text(drawn, question.text, [question.kind], notation),
+        "reference": box_text(drawn, question.answer, question.boxes or (), notation),
+        "task": question.task,
+        "phrase": question.kind,
+        **_boxes(drawn, question),
+        "answer_type": "CLOSED" if question.options else "OPEN",
+        "options": list(question.options),
+        "modality": drawn.scene.modality,
+        "question_type": question.question_type,
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

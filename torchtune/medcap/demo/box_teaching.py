@@ -1,0 +1,79 @@
+"""Teaches a tiny Llama to read and to say boxes, and writes it as the folder of a language model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchtune.modules import TransformerDecoder
+
+from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
+from medcap.demo.box_language import SIDE, box_question_records, box_text_records, number_texts
+from medcap.demo.first_weights import give_induction_heads, give_number_line
+from medcap.demo.language import answer_accuracy, teach_language, tokenizer_texts
+from medcap.demo.tokenizer import train_tiktoken_file
+from medcap.errors import UserError
+from medcap.files import write_json
+from medcap.models.tokenizers import llama3_tokenizer
+
+ASKED = ("box", "kind", "boxes", "presence", "absent")  # types of the held-out questions
+_SPECIAL_TOKENS = 256
+
+
+def teach_box_language(
+    folder: Path,
+    architecture: Mapping[str, Any],
+    steps: int,
+    batch_size: int = 16,
+    seed: int = 0,
+    learning_rate: float = 1.5e-3,
+    questions: int = 200,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Teach a language model to answer questions about boxes in text, and write it.
+
+    Args:
+        folder: to write, beside ``accuracy.json``; an older one is removed.
+        architecture: arguments of ``torchtune.models.llama3_1.llama3_1``.
+        steps: optimizer steps.
+        batch_size: conversations a step.
+        seed: of the text and of the weights.
+        learning_rate: the highest.
+        questions: held-out questions of each type about two lesions.
+        progress: show a progress bar.
+
+    Returns:
+        The share of held-out questions whose whole answer is right, by type of question.
+
+    Raises:
+        UserError: if the vocabulary is too small for one token a number.
+    """
+    architecture = {key: value for key, value in architecture.items() if key != "_component_"}
+    records = box_text_records(steps * batch_size, 2 * seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.with_name(f"{folder.name}.tokenizer.model")
+    texts = [*tokenizer_texts(records[:1000]), *number_texts(), *["user\n\n"] * 50]
+    train_tiktoken_file(texts, architecture["vocab_size"] - _SPECIAL_TOKENS, file)
+    tokenizer = llama3_tokenizer(str(file))
+    numbers = {number: tokenizer.encode(str(number), add_bos=False, add_eos=False) for number in range(SIDE + 1)}
+    if any(len(tokens) > 1 for tokens in numbers.values()):
+        raise UserError(f"llm.vocab_size={architecture['vocab_size']} is too small: every number needs its own token")
+
+    def prepare(decoder: TransformerDecoder) -> None:
+        give_number_line(decoder, {number: tokens[0] for number, tokens in numbers.items()}, seed)
+        give_induction_heads(decoder, seed)
+
+    decoder = teach_language(
+        records, tokenizer, architecture, steps, batch_size, seed, learning_rate, progress, prepare
+    )
+    accuracy = {
+        asked: answer_accuracy(decoder, tokenizer, box_question_records(questions, 2 * seed + 1, asked))
+        for asked in ASKED
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    write_hugging_face_llama(folder, decoder, architecture, file)
+    file.unlink()
+    write_json(folder / "accuracy.json", accuracy)
+    return accuracy

@@ -1,0 +1,188 @@
+"""The control ``prior_box``: the mean box of the same phrase in the training answers, without any image or model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from medcap.checkpoints.run import CONFIG_FILE, run_root
+from medcap.data.boxes.box import Box, Size, boxes_from_json
+from medcap.data.boxes.notations import write_box
+from medcap.data.chat_tokenizer import role_of
+from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
+from medcap.data.outputs import Outputs
+from medcap.data.row_layouts import Record, read_record
+from medcap.datasets.rows.source import open_source
+from medcap.errors import UserError
+from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, generated
+from medcap.evaluation.phrases import keys_of, phrase_keys
+from medcap.evaluation.prompting.base import PromptMethod
+from medcap.generation.request import Generation, Request
+from medcap.scoring.question import Question, message_text
+from medcap.scoring.replies.box_reply import boxes_in_text, in_pixels
+
+_BOX_WORD = "<BOX>"
+_ANY_SIZE = (1000, 1000)
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """Where training answers are.
+
+    Attributes:
+        sources: what ``dataset.source`` named, each with its ``conversation_style``.
+        image_roots: folders of the images, whose sizes boxes in pixels need; None for those beside the file.
+    """
+
+    sources: tuple[tuple[str, str], ...]
+    image_roots: Sequence[str] | None = None
+
+
+@dataclass
+class _Sum:
+    edges: list[float] = field(default_factory=lambda: [0.0] * 4)
+    count: int = 0
+
+    def add(self, box: Box) -> None:
+        self.edges = [total + edge for total, edge in zip(self.edges, box.edges, strict=True)]
+        self.count += 1
+
+    def mean(self) -> Box:
+        left, top, right, bottom = (total / self.count for total in self.edges)
+        return Box((left, top, right, bottom))
+
+
+class BoxPrior(PromptMethod):
+    """Answers every question with a mean box.
+
+    Args:
+        training: the training answers.
+
+    Attributes:
+        notices: what a reader of the scores must know.
+
+    Raises:
+        UserError: if they cannot be read or hold no box.
+    """
+
+    name = "prior_box"
+    file = "predictions"
+    template = "no model is asked: the mean box of the same phrase in the training answers"
+
+    def __init__(self, training: TrainingAnswers) -> None:
+        self._means: dict[str, _Sum] = {}
+        self._all = _Sum()
+        self._sources = [source for source, _ in training.sources]
+        bad: list[str] = []
+        for source, style in training.sources:
+            rows, reader = open_source(source, training.image_roots)
+            for index in range(len(rows)):
+                try:
+                    row = rows.read(index)
+                    record = read_record(row, rows.path, index, reader.resolve, style)
+                    for keys, boxes in _answers(row, record, reader):
+                        self._add(keys, boxes)
+                except UserError as error:
+                    bad.append(str(error))
+        if not self._all.count:
+            reason = f"; the first bad row: {bad[0]}" if bad else ""
+            raise UserError(f"prior_source: no answer of {', '.join(self._sources)} holds a box{reason}")
+        self.notices = [f"prior_box: {len(bad):,} training rows cannot be read; the first: {bad[0]}"] if bad else []
+
+    def _add(self, keys: Sequence[str], boxes: Sequence[Box]) -> None:
+        for box in boxes:
+            self._all.add(box)
+            for key in keys:
+                self._means.setdefault(key, _Sum()).add(box)
+
+    def box(self, question: Question) -> Box:
+        """Return the mean box of a question's phrase; of a phrase that was never seen, that of all answers."""
+        return next((self._means[key] for key in phrase_keys(question) if key in self._means), self._all).mean()
+
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        boxes = {question.id: self.box(question) for question in questions}
+        texts = {question.id: _written(question, boxes[question.id]) for question in questions}
+
+        def run(requests: list[Request], on_result: Any) -> None:
+            for index, request in enumerate(requests):
+                box = boxes[str(request.id)]
+                on_result(index, Generation(texts[str(request.id)], [], "stop", outputs=Outputs((box,))))
+
+        requests = [Request(list(question.messages), question.id) for question in questions]
+        settings = {"asked": self.name, "prior_source": self._sources}
+        extra = [list(boxes[question.id].edges) for question in questions]
+        with store.open(self.file, settings) as file:
+            return collect(questions, requests, run, lambda _, result: generated(result), file, extra)
+
+
+def find_training_answers(
+    source: str | None, style: str, image_roots: Sequence[str] | None, run: str | None
+) -> TrainingAnswers | None:
+    """Find the training answers.
+
+    Args:
+        source: value of the key ``prior_source``; None takes what the run was trained on.
+        style: value of ``dataset_conversation_style``, for ``source``.
+        image_roots: value of ``image_roots``, for ``source``.
+        run: the run or one of its checkpoints; None where there is none.
+
+    Returns:
+        Where they are; None if that is not known.
+    """
+    if source is not None:
+        folder = str(Path(source).parent)
+        return TrainingAnswers(((source, style),), None if image_roots is None else [folder, ".", *image_roots])
+    config = None if run is None or not Path(run).exists() else run_root(run) / CONFIG_FILE
+    if config is None or not config.is_file():
+        return None
+    from omegaconf import OmegaConf
+
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
+    dataset = loaded.get("dataset") if isinstance(loaded, Mapping) else None
+    if not isinstance(dataset, Mapping):
+        return None
+    entries = [dataset, *(dataset.get("sources") or [])]
+    default = dataset.get("conversation_style") or "auto"
+    found = tuple(
+        (str(entry["source"]), str(entry.get("conversation_style") or default))
+        for entry in entries
+        if isinstance(entry, Mapping) and entry.get("source")
+    )
+    return TrainingAnswers(found, dataset.get("image_roots")) if found else None
+
+
+def _written(question: Question, box: Box) -> str:
+    """Write a box in the notation of the question's reference, for the protocols that read texts."""
+    reference = question.references[0]
+    if in_pixels(reference) and question.image_size is not None:
+        return write_box(box, "coloninst", question.image_size)
+    return write_box(box, "qwen" if "<box>" in reference else "thousandths", question.image_size or _ANY_SIZE)
+
+
+def _answers(row: Any, record: Record, reader: ImageReader) -> Iterator[tuple[list[str], list[Box]]]:
+    """Yield what each question of a row asks for, with the boxes of its answer."""
+
+    @cache
+    def size() -> Size:
+        given = row.get("image_size")
+        return tuple(given) if given else reader.shown_size(ImageRef.of(record.images[0]))
+
+    given = row.get("boxes") if isinstance(row, Mapping) else None
+    structured = iter(boxes_from_json(given, size())) if given else iter(())
+    phrase = str(row.get("phrase") or "") if isinstance(row, Mapping) else ""
+    question = ""
+    for message in record.messages:
+        text, role = message_text(message), role_of(message)
+        named = [box for _, box in zip(range(text.count(_BOX_WORD)), structured, strict=False)]
+        if role == "user":
+            question = text
+        elif role == "assistant":
+            boxes = named if text.strip() else list(structured)
+            if not boxes:
+                boxes = list(boxes_in_text(text, size() if in_pixels(text) else _ANY_SIZE).boxes)
+            if boxes:
+                yield keys_of(question, phrase), boxes

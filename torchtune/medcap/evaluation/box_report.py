@@ -1,0 +1,152 @@
+"""The boxes of a task's page: those of each row, and how many rows reach which IoU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medcap.data.boxes.box import Box
+from medcap.errors import UserError
+from medcap.report.charts import SERIES_STYLES, LineChart, Points
+from medcap.report.drawn_boxes import RowBoxes
+from medcap.scoring.metrics.boxes import overlaps, pair_sum
+from medcap.scoring.question import Answer, Question
+from medcap.scoring.replies.box_reply import BoxReply, predicted_boxes, reference_boxes
+
+# Largest share of the image's area that the reference boxes of a row have together.
+SIZES = (("small, below 1 %", 0.01), ("medium, 1 to 10 %", 0.1), ("large, above 10 %", float("inf")))
+_RULE = (
+    "Boxes of answer and reference are paired one to one; the IoU of a row is the sum over the pairs, divided by the"
+    " larger number of boxes. At 0: any overlap."
+)
+_THRESHOLDS = [step / 20 for step in range(21)]
+
+
+@dataclass(frozen=True)
+class BoxResult:
+    """The boxes of a row and of an answer to it.
+
+    Attributes:
+        wanted: reference boxes; empty where the object is absent.
+        reply: boxes of the answer.
+        drawable: whether they are in shares of the image, which takes its size where they are in pixels.
+    """
+
+    wanted: tuple[Box, ...]
+    reply: BoxReply
+    drawable: bool
+
+    @property
+    def overlap(self) -> float | None:
+        """The row's IoU, as the protocol ``boxes`` has it; None where the object is absent."""
+        if not self.wanted:
+            return None
+        return pair_sum(overlaps(self.wanted, self.reply.boxes)) / max(len(self.wanted), self.reply.given)
+
+    @property
+    def drawn(self) -> RowBoxes | None:
+        """What is drawn over the images."""
+        if not self.drawable:
+            return None
+        table = overlaps(self.wanted, self.reply.boxes)
+        best = [float(column.max()) if self.wanted else None for column in table.T]
+        remark = f"{self.reply.unread} more that cannot be read" if self.reply.unread else ""
+        if self.wanted and self.reply.silent:
+            remark = "the answer names no box"
+        return RowBoxes(self.wanted, self.reply.boxes, best, remark)
+
+
+def read_boxes(answers: Sequence[Answer]) -> list[BoxResult | None] | None:
+    """Read the boxes of rows and answers.
+
+    Args:
+        answers: those of a task.
+
+    Returns:
+        None for a row that asks for no box; and for all of a task none of whose rows has a reference box.
+    """
+    wanted = [_wanted(answer.question) for answer in answers]
+    if not any(wanted):
+        return None
+    return [None if boxes is None else _result(answer, boxes) for answer, boxes in zip(answers, wanted, strict=True)]
+
+
+def _wanted(question: Question) -> tuple[Box, ...] | None:
+    try:
+        return reference_boxes(question)
+    except UserError:
+        return None
+
+
+def _result(answer: Answer, wanted: tuple[Box, ...]) -> BoxResult:
+    reply = predicted_boxes(answer)
+    within = all(0.0 <= edge <= 1.0 for box in (*wanted, *reply.boxes) for edge in box.edges)
+    return BoxResult(wanted, reply, within)
+
+
+def accuracy_charts(rows: Sequence[Question], results: Mapping[str, Sequence[BoxResult | None]]) -> list[LineChart]:
+    """Draw the share of rows whose IoU reaches each threshold, of the rows whose object is there.
+
+    Args:
+        rows: the questions.
+        results: boxes of each row of the run itself and of its controls, the run first, by the names of their lines.
+
+    Returns:
+        A chart of run and controls, one by modality and one by size; those that would repeat the first are left out.
+    """
+    if not results:
+        return []
+    known = {
+        name: [overlap for result in own if result is not None and (overlap := result.overlap) is not None]
+        for name, own in results.items()
+    }
+    everything = next(iter(known.values()))
+    asked = [
+        (row, result)
+        for row, result in zip(rows, next(iter(results.values())), strict=True)
+        if result and result.wanted
+    ]
+    by_size: dict[str, list[float]] = {name: [] for name, _ in SIZES}
+    by_modality: dict[str, list[float]] = {}
+    for (row, result), overlap in zip(asked, everything, strict=True):
+        by_size[_size_of(result.wanted)].append(overlap)
+        if row.meta.get("modality"):
+            by_modality.setdefault(row.meta["modality"], []).append(overlap)
+    frequent = sorted(by_modality, key=lambda name: (-len(by_modality[name]), name))
+    kept = frequent[: SERIES_STYLES - 1]
+    left_out = f"The {len(kept)} most frequent of {len(frequent)} modalities." if len(kept) < len(frequent) else ""
+    groups = [
+        ("Accuracy by IoU threshold", known, f"{len(asked):,} rows whose object is there. {_RULE}"),
+        ("The same by modality", {"all rows": everything, **{name: by_modality[name] for name in kept}}, left_out),
+        (
+            "The same by size",
+            {"all rows": everything, **by_size},
+            "Size: the share of the image that the reference boxes of a row have together.",
+        ),
+    ]
+    drawn = [(title, {name: values for name, values in lines.items() if values}, note) for title, lines, note in groups]
+    return [
+        LineChart(
+            title,
+            {f"{name} (n = {len(values):,})": accuracy_curve(values) for name, values in lines.items()},
+            "IoU threshold",
+            "share of rows",
+            note,
+            y_range=(0.0, 1.0),
+        )
+        for position, (title, lines, note) in enumerate(drawn)
+        if lines and (position == 0 or len(lines) > 2)
+    ]
+
+
+def accuracy_curve(overlaps: Sequence[float]) -> Points:
+    """Return the share of values above 0, then the share that reaches each further threshold up to 1."""
+    return [
+        (limit, sum(overlap >= limit and overlap > 0 for overlap in overlaps) / len(overlaps)) for limit in _THRESHOLDS
+    ]
+
+
+def _size_of(boxes: Sequence[Box]) -> str:
+    sides = [(right - left, bottom - top) for left, top, right, bottom in (box.edges for box in boxes)]
+    area = sum(width * height for width, height in sides)
+    return next(name for name, limit in SIZES if area <= limit)

@@ -1,0 +1,203 @@
+"""Runs the controls of a task, each scored beside the task's own answers to the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medcap.errors import UserError
+from medcap.evaluation.answering import Engine, Entry, PredictionStore
+from medcap.evaluation.box_prior import BoxPrior
+from medcap.evaluation.controls import CONTROLS, exchanged_questions
+from medcap.evaluation.prompting import ScoringPlan
+from medcap.evaluation.scored import RunOptions, Scored
+from medcap.scoring.protocols.base import ProtocolScores, nested
+from medcap.scoring.question import Question
+from medcap.scoring.replies.box_reply import reference_boxes
+from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
+
+PRIOR_BOX, EXCHANGED_QUESTION = "prior_box", "exchanged_question"
+ALL_CONTROLS = (*CONTROLS, PRIOR_BOX, EXCHANGED_QUESTION)
+Changed = Sequence[Question | None]
+
+
+@dataclass(frozen=True)
+class ControlRun:
+    """A control that was run.
+
+    Attributes:
+        scored: its answers and scores, one for each protocol that it fits, in their order.
+        own: protocol -> the task's own scores of the same rows.
+        rows: what was scored.
+        left_out: how many rows of the benchmark the control does not ask.
+    """
+
+    scored: list[Scored]
+    own: dict[str, ProtocolScores]
+    rows: list[Question]
+    left_out: int
+
+    def of(self, protocol: str) -> Scored | None:
+        """Return the answers and scores of a protocol; None where the control does not fit it."""
+        return next((scored for scored in self.scored if scored.plan.protocol.name == protocol), None)
+
+    def block(self, protocol: str) -> dict[str, Any]:
+        """Return what metrics.json holds of it for a protocol that it fits."""
+        control, own = self.of(protocol), self.own[protocol]
+        assert control is not None, "asked for a protocol that it fits"
+        scores = control.scores
+        kept = [
+            index
+            for index, (mine, other) in enumerate(zip(own.rows, scores.rows, strict=True))
+            if mine["value"] is not None and other["value"] is not None
+        ]
+        block: dict[str, Any] = {
+            "failures": scores.counts["failures"],
+            "scores": nested(scores.scores),
+            "intervals": nested(scores.intervals),
+        }
+        if self.left_out:
+            own_part = {"scores": nested(own.scores), "intervals": nested(own.intervals)}
+            block |= {"n": scores.counts["n"], "left_out": self.left_out, "own": own_part}
+        if kept:
+            kind = DIFFERENCE if control.plan.protocol.share else NUMBER
+            falls = [own.rows[index]["value"] - scores.rows[index]["value"] for index in kept]
+            clusters = [self.rows[index].cluster for index in kept] if own.clustered else None
+            fall = bootstrap_interval(falls, kind=kind, clusters=clusters)
+            block["fall"] = {"value": fall.value, **fall.as_dict()}
+        return block
+
+
+def chosen_controls(wanted: bool | Sequence[str], rows: Sequence[Question], plans: Sequence[ScoringPlan]) -> list[str]:
+    """Return the controls to run.
+
+    Args:
+        wanted: value of the key ``controls``; true is all that fit, those of boxes where a protocol compares boxes and
+            a row asks for some.
+        rows: the benchmark.
+        plans: its protocols.
+    """
+    if not isinstance(wanted, bool):
+        return list(wanted)
+    if not wanted:
+        return []
+    compared = any(plan.protocol.scores_boxes for plan in plans)
+    return list(ALL_CONTROLS if compared and any(map(reference_boxes, rows)) else CONTROLS)
+
+
+def check_controls(names: Sequence[str]) -> None:
+    """Check names of controls.
+
+    Raises:
+        UserError: if one is unknown.
+    """
+    for name in names:
+        if name not in ALL_CONTROLS:
+            raise UserError(f"controls: {name} is unknown; there are {', '.join(ALL_CONTROLS)}, or true for all")
+
+
+def run_control(
+    name: str,
+    rows: Sequence[Question],
+    own: Sequence[Scored],
+    engine: Engine,
+    store: PredictionStore,
+    options: RunOptions,
+) -> tuple[ControlRun, list[str]]:
+    """Ask and score one control.
+
+    The scores are of the rows as they are: it is the image or the question that is wrong, not the reference.
+
+    Args:
+        name: one of ``ALL_CONTROLS``.
+        rows: the benchmark.
+        own: the task's own answers.
+        engine: the model.
+        store: where answers are kept.
+        options: options of the run.
+
+    Returns:
+        The control, and notices.
+
+    Raises:
+        UserError: if it cannot be run on these rows.
+    """
+    scored = [one for one in own if name in CONTROLS or one.plan.protocol.scores_boxes]
+    if not scored:
+        raise UserError("none of the protocols compares boxes")
+    changed, ask, notices = _changed(name, rows, options)
+    kept = [index for index, question in enumerate(changed) if question is not None]
+    asked = [question for question in changed if question is not None]
+    whole = len(kept) == len(rows)
+    there = [rows[index] for index in kept]
+    plans = [one.plan if ask is None else replace(one.plan, method=ask) for one in scored]
+    results = ask_and_score(asked, plans, engine, replace(store, suffix=f"_{name}"), there)
+    mine = {
+        one.plan.protocol.name: one.scores if whole else _score(one.plan, there, [one.entries[index] for index in kept])
+        for one in scored
+    }
+    if not whole:
+        head = scored[0].plan.protocol
+        values = [part.scores.get(head.headline) for part in (mine[head.name], results[0].scores)]
+        shown = ", ".join("-" if value is None else f"{value:.4f}" for value in values)
+        notices.append(
+            f"control {name}: {len(kept):,} of {len(rows):,} rows, {_LEFT_OUT[name]}; {head.name} {head.headline} of"
+            f" these rows, own and control: {shown}"
+        )
+    return ControlRun(results, mine, there, len(rows) - len(kept)), notices
+
+
+def ask_and_score(
+    asked: Sequence[Question],
+    plans: Sequence[ScoringPlan],
+    engine: Engine,
+    store: PredictionStore,
+    rows: Sequence[Question],
+) -> list[Scored]:
+    """Ask questions once for each prompt method, and score the answers.
+
+    Args:
+        asked: what the model is asked.
+        plans: protocols with their prompt methods.
+        engine: the model.
+        store: where answers are kept.
+        rows: what the answers are scored against, in the same order.
+
+    Returns:
+        Answers and scores of each plan.
+    """
+    entries: dict[str, list[Entry]] = {}
+    result = []
+    for plan in plans:
+        if plan.method.file not in entries:
+            entries[plan.method.file] = plan.method.ask(asked, engine, store)
+        given = entries[plan.method.file]
+        result.append(Scored(plan, given, _score(plan, rows, given)))
+    return result
+
+
+_LEFT_OUT = {
+    PRIOR_BOX: "the others ask for no box",
+    EXCHANGED_QUESTION: "the others ask for no box or are alone on their image",
+}
+
+
+def _score(plan: ScoringPlan, rows: Sequence[Question], entries: Sequence[Entry]) -> ProtocolScores:
+    return plan.score(plan.answers(rows, entries))
+
+
+def _changed(name: str, rows: Sequence[Question], options: RunOptions) -> tuple[Changed, BoxPrior | None, list[str]]:
+    """Return the questions of a control, what answers them in the model's place, and notices."""
+    if name == PRIOR_BOX:
+        wanted = [question if reference_boxes(question) is not None else None for question in rows]
+        if not any(wanted):
+            raise UserError("no row asks for a box")
+        if options.prior is None:
+            raise UserError("the training answers are not known: set prior_source=FILE")
+        prior = BoxPrior(options.prior)
+        return wanted, prior, prior.notices
+    if name == EXCHANGED_QUESTION:
+        return exchanged_questions(rows, options.seed), None, []
+    control: Callable[[Sequence[Question], int], Changed] = CONTROLS[name]
+    return control(rows, options.seed), None, []

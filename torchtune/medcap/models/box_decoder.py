@@ -1,0 +1,228 @@
+"""A head that gives a box for each ``<BOX>`` of an answer, beside a language model that stays frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss
+
+from medcap.data.batch import BOX_GIOU, BOX_L1, Batch
+from medcap.data.boxes.style import BOX_WORD
+from medcap.errors import UserError
+from medcap.models.component import Component
+from medcap.models.words import AddedWords
+
+
+class _Shape(Protocol):
+    @property
+    def num_patches(self) -> int: ...
+
+    @property
+    def patch_dim(self) -> int: ...
+
+
+class _VisionPlan(Protocol):
+    @property
+    def shape(self) -> _Shape: ...
+
+    @property
+    def llm_dim(self) -> int: ...
+
+    @property
+    def takes(self) -> str: ...
+
+
+class _ComponentPlan(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+class _ModelPlan(Protocol):
+    """The part of ``ModelPlan`` (``medcap.checkpoints.build_model``) used here; this layer may not import it."""
+
+    @property
+    def vision(self) -> _VisionPlan: ...
+
+    @property
+    def further(self) -> Sequence[_ComponentPlan]: ...
+
+
+def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 2, heads: int = 4) -> BoxDecoder:
+    """Build the box head of a model.
+
+    Args:
+        plan: plan of the model.
+        width: width of the head; a multiple of 4 and of ``heads``.
+        layers: times that the query looks at the patches before the box is read off.
+        heads: attention heads.
+
+    Returns:
+        The head, with random weights.
+
+    Raises:
+        UserError: if an option is impossible, the words lack ``<BOX>``, or the projector takes no patch tokens.
+    """
+    for name, value in {"width": width, "layers": layers, "heads": heads}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"box_decoder.{name}={value!r} must be a positive whole number")
+    if width % 4 or width % heads:
+        raise UserError(f"box_decoder.width={width} must be a multiple of 4 and of box_decoder.heads={heads}")
+    words = next((part.config["tokens"] for part in plan.further if part.name == AddedWords.name), ())
+    if BOX_WORD not in words:
+        raise UserError(
+            f"box_decoder: a box is asked for by the word {BOX_WORD}, which this model does not have: add"
+            f" words=[{BOX_WORD}], and {AddedWords.name} to trainable"
+        )
+    if plan.vision.takes != "patches":
+        raise UserError(
+            "box_decoder looks at patch tokens, but the projector takes one vector of an image: use another projector,"
+            " such as projector=medcap.models.mlp"
+        )
+    shape = plan.vision.shape
+    if math.isqrt(shape.num_patches) ** 2 != shape.num_patches:
+        raise UserError(
+            f"box_decoder: the tower gives {shape.num_patches} patch tokens, which are not a square: it cannot say"
+            " where each of them is"
+        )
+    return BoxDecoder(plan.vision.llm_dim, shape.patch_dim, shape.num_patches, width, layers, heads)
+
+
+class BoxDecoder(Component):
+    """One box of a hidden state and an image.
+
+    The hidden state that predicts ``<BOX>`` becomes a query, which attends to the patch tokens of the image. Each patch
+    then gets a score and, as in FCOS (https://arxiv.org/abs/1904.01355), the distances from its centre to the four
+    edges of the box; the box is the mean of the patches' boxes, weighed by the softmax of the scores.
+
+    Args:
+        dim: width d of a hidden state.
+        patch_dim: width D of a patch token.
+        num_patches: patch tokens of a picture, T; they are a square grid, row after row.
+        width: width of the head.
+        layers: times that the query looks at the patches.
+        heads: attention heads.
+    """
+
+    name = "box_decoder"
+    label = "box head"
+    builder = "medcap.models.box_decoder.box_decoder"
+    loss_terms = (BOX_L1, BOX_GIOU)
+    # The weights of DETR (https://arxiv.org/abs/2005.12872).
+    loss_weights: ClassVar[Mapping[str, float]] = {BOX_L1: 5.0, BOX_GIOU: 2.0}
+    reads_patches = needs_words = True
+
+    def __init__(self, dim: int, patch_dim: int, num_patches: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.num_layers, self.heads = width, layers, heads
+        self.grid = math.isqrt(num_patches)
+        self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
+        self.patches = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, width))
+        self.layers = nn.ModuleList(_Look(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.patch_part = nn.Linear(width, width)
+        self.query_part = nn.Linear(width, width, bias=False)
+        self.score = nn.Linear(width, 1)
+        self.distances = nn.Linear(width, 4)
+        self._final_norm: list[nn.Module] = []  # the decoder's; not a part of this module
+
+    def config(self) -> dict[str, Any]:
+        """Return the function's name and its options."""
+        return {"_component_": self.builder, "width": self.width, "layers": self.num_layers, "heads": self.heads}
+
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Name the size."""
+        return f"{config['layers']} layers of width {config['width']}"
+
+    def attach(self, model: nn.Module) -> None:
+        """Keep the decoder's final norm, which comes before the head."""
+        self._final_norm = [model.get_submodule("decoder.norm")]
+
+    def forward(self, hidden: Tensor, patches: Tensor) -> Tensor:
+        """Give boxes.
+
+        Args:
+            hidden: ``[M, d]`` hidden states before the decoder's final norm.
+            patches: ``[M, T, D]`` patch tokens of the picture that each of them is about.
+
+        Returns:
+            ``[M, 4]`` float32: left, top, right and bottom in shares of the picture; edges may lie outside it.
+        """
+        query = self.query(self._final_norm[0](hidden).float())[:, None]  # [M, 1, w]
+        centres = _centres(self.grid, patches.device)  # [T, 2]
+        tokens = self.patches(patches.float()) + _positions(centres, self.width)  # [M, T, w]
+        for layer in self.layers:
+            query = layer(query, tokens)
+        fused = functional.gelu(self.patch_part(tokens) + self.query_part(self.norm(query)))  # [M, T, w]
+        weights = self.score(fused).softmax(dim=1)  # [M, T, 1]
+        distances = functional.softplus(self.distances(fused)) / self.grid  # [M, T, 4]
+        corners = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)  # [M, T, 4]
+        return (weights * corners).sum(dim=1)
+
+    def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
+        """Compare the boxes of a batch with its targets."""
+        if batch.box_targets is None or batch.box_positions is None or batch.box_images is None:
+            nothing = torch.zeros((), device=hidden.device)
+            return {BOX_L1: nothing, BOX_GIOU: nothing}
+        assert patches is not None, "every box lies on a picture of the batch"
+        predicts = torch.searchsorted(batch.target_positions, batch.box_positions)  # [M]
+        found, wanted = self(hidden[predicts], patches[batch.box_images]), batch.box_targets
+        return {
+            BOX_L1: functional.l1_loss(_centre_and_size(found), _centre_and_size(wanted), reduction="sum"),
+            BOX_GIOU: generalized_box_iou_loss(found, wanted, reduction="sum"),
+        }
+
+
+class _Look(nn.Module):
+    """The query attends to the patches: a pre-norm layer of cross-attention and an MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, width)
+        self.to_key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """``[M, 1, w]`` and ``[M, T, w]`` -> ``[M, 1, w]``."""
+        asked = self._split(self.to_query(self.norm(query)))
+        keys, values = map(self._split, self.to_key_value(tokens).chunk(2, dim=-1))
+        seen = functional.scaled_dot_product_attention(asked, keys, values)  # [M, heads, 1, w / heads]
+        query = query + self.out(seen.transpose(1, 2).flatten(2))
+        return query + self.mlp(query)
+
+    def _split(self, states: Tensor) -> Tensor:
+        """``[M, n, w]`` -> ``[M, heads, n, w / heads]``."""
+        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def _centres(grid: int, device: torch.device) -> Tensor:
+    """Return the centres of a grid's cells, row after row, in shares of the picture: ``[T, 2]``, x before y."""
+    axis = (torch.arange(grid, device=device) + 0.5) / grid
+    return torch.stack([axis.repeat(grid), axis.repeat_interleave(grid)], dim=1)
+
+
+def _positions(centres: Tensor, width: int) -> Tensor:
+    """Return sines and cosines of the centres, of four wavelengths a picture and shorter: ``[T, w]``."""
+    count = width // 4
+    frequencies = math.pi * torch.exp2(torch.linspace(0, 4, count, device=centres.device))  # [w / 4]
+    angles = centres[..., None] * frequencies  # [T, 2, w / 4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def _centre_and_size(boxes: Tensor) -> Tensor:
+    """``[M, 4]`` edges -> centres, widths and heights, as DETR compares them."""
+    first, second = boxes.chunk(2, dim=1)
+    return torch.cat([(first + second) / 2, second - first], dim=1)
