@@ -1,11 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from medcap.data.batch import Batch, make_batch
-from medcap.data.packing import Sample, pack_row
+from medcap.data.packing import BoxTarget, Sample, pack_row
 
 IMAGE = 9
 
@@ -128,3 +128,34 @@ def test_one_copy_takes_it_to_a_device():
     here = batch()
     assert here.to(torch.device("cpu")) is here
     assert batch().without_padding().buffer is None
+
+
+def batch_with_boxes():
+    """Two rows; the documents show images of 2, 1 and 1 pictures; boxes of two branches, and of the last document."""
+    edges = [(0.0, 0.0, 0.5, number / 10) for number in range(1, 4)]
+    wide = Sample(np.array([*[IMAGE] * 4, 3, 4]), np.array([-100] * 4 + [4, 5]), ("w",), (4,), 4, "wide")
+    first = replace(sample("a", [3, 4]), boxes=(BoxTarget(2, edges[0], 0), BoxTarget(3, edges[1], 0)))
+    second = replace(sample("a", [5, 6, 7]), boxes=(BoxTarget(4, edges[2], 0),))
+    last = replace(sample("b", [6, 7]), boxes=(BoxTarget(3, edges[0], 0),))
+    rows = [pack_row([[wide], [first, second]], 14, pad_id=0), pack_row([[last]], 14, pad_id=0)]
+    counts = {"w": 2, "a": 1, "b": 1}
+    return make_batch(rows, IMAGE, 2, lambda name: torch.zeros(counts[name], 3, 2, 2, dtype=torch.uint8), ("r",))
+
+
+def test_boxes_are_at_their_tokens_and_on_the_picture_that_shows_the_whole_image():
+    made = batch_with_boxes()
+    assert made.box_positions.tolist() == [8, 9, 12, 17]
+    assert made.box_images.tolist() == [2, 2, 2, 3]
+    torch.testing.assert_close(made.box_targets[:, 3], torch.tensor([0.1, 0.2, 0.3, 0.1]))
+    assert made.counts == {"text": 8, "box_l1": 4, "box_giou": 4}
+    assert set(made.box_positions.tolist()) <= set(made.target_positions.tolist())
+    assert equal(made.in_one_buffer(), made)
+
+
+def test_parts_hold_the_boxes_of_their_documents():
+    wide, branches, last = batch_with_boxes().micro_batches(7)
+    assert wide.box_targets is wide.box_images is wide.box_positions is None
+    assert [part.counts["box_l1"] for part in (wide, branches, last)] == [0, 3, 1]
+    assert branches.box_positions.tolist() == [2, 3, 6] and last.box_positions.tolist() == [3]
+    assert branches.box_images.tolist() == [0, 0, 0] and last.box_images.tolist() == [0]
+    assert [part.counts["text"] for part in (wide, branches, last)] == [2, 4, 2]

@@ -1,0 +1,161 @@
+"""Boxes of a box head in answers: those of a plain pass, whatever else is answered, and in the text of every door."""
+
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from torchtune.data import Message
+
+from helpers.tiny_generation import (
+    DIM,
+    NUM_IMAGE_TOKENS,
+    FakeProjector,
+    FakeTower,
+    mixed_requests,
+    tiny_decoder,
+    write_images,
+)
+from helpers.tokenizers import tiny_tokenizer_file
+from medcap.data.added_tokens import AddedTokens
+from medcap.data.boxes.style import BoxStyle
+from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.images.reader import ImageReader
+from medcap.data.outputs import Outputs
+from medcap.generation.continuous_batching import LiveGenerator
+from medcap.generation.generator import Generator
+from medcap.generation.request import Sampling
+from medcap.generation.text_stream import TextStream
+from medcap.models.box_decoder import BoxDecoder
+from medcap.models.tokenizers import llama3_tokenizer
+from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.models.words import AddedWords
+
+WORD = "<BOX>"
+SAMPLING = Sampling(max_new_tokens=8)
+
+
+def generator_with_boxes(folder, **options):
+    """A generator over a model that says the box word in most answers; its tower cuts off the sides of images."""
+    decoder = tiny_decoder()
+    added = AddedTokens((WORD,), decoder.tok_embeddings.num_embeddings, box_word=WORD)
+    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS, added)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        words = AddedWords((WORD,), (), DIM, False)
+        for parameter in words.parameters():
+            torch.nn.init.normal_(parameter, std=0.8)
+        head = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
+        torch.nn.init.normal_(head.score.weight, std=4.0)
+        tower = FakeTower()
+        tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
+        model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
+    return Generator(model, tokenizer, tower.preprocess, ImageReader([folder]), progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def side(tmp_path_factory):
+    """A generator, requests about images of 12 x 10 pixels and about none, and their answers."""
+    folder = tmp_path_factory.mktemp("boxes")
+    generator = generator_with_boxes(folder)
+    requests = mixed_requests(write_images(folder, 3))
+    return generator, requests, generator.generate(requests, SAMPLING)
+
+
+@torch.no_grad()
+def plain_boxes(generator, request, tokens):
+    """The box of every box word among an answer's tokens, from one pass over the whole conversation."""
+    model = generator.model.eval()
+    prompt = generator.tokenizer.prompt(request.messages)
+    ids = torch.tensor([prompt.tokens + tokens])
+    picture = generator.reader.open(generator.reader.resolve(str(prompt.images[0])))
+    rows, patches = model.encode_with_patches(generator.preprocess.transform()(picture)[None])
+    places = (ids.flatten() == model.image_token_id).nonzero().flatten()
+    causal = torch.ones(1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    hidden = model.hidden(model.embed(ids, rows, places), causal, torch.arange(ids.shape[1])[None])[0]
+    box_id = generator.tokenizer.added.box_id
+    said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == box_id]
+    found = [model.components["box_decoder"](hidden[place][None], patches)[0].tolist() for place in said]
+    # 12 x 10 pixels become 9 x 8, of which the tower is shown the left 8 x 8.
+    scales = torch.tensor([8 / 9, 1, 8 / 9, 1])
+    return (torch.tensor(found) * scales).clamp(0, 1)
+
+
+def shown(request):
+    return any(part["type"] == "image" for message in request.messages for part in message.content)
+
+
+def test_boxes_are_those_of_a_plain_pass_on_the_original_image(side):
+    generator, requests, answers = side
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        if answer.outputs.boxes and shown(request):
+            wanted = plain_boxes(generator, request, answer.tokens)
+            found = torch.tensor([box.edges for box in answer.outputs.boxes])
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+            compared += len(found)
+    assert compared >= 5
+
+
+def test_the_text_holds_the_boxes_in_the_notation_of_the_run(side):
+    generator, requests, answers = side
+    for answer in answers:
+        assert WORD not in answer.text
+        thousandths = [[min(999, int(1000 * edge + 1e-6)) for edge in box.edges] for box in answer.outputs.boxes or ()]
+        found = re.findall(r"\[(\d+), (\d+), (\d+), (\d+)\]", answer.text)
+        assert [[*map(int, numbers)] for numbers in found] == thousandths
+    index = next(index for index, answer in enumerate(answers) if answer.outputs.boxes)
+    own = generator_with_boxes(generator.reader.roots[0], box_style=BoxStyle(written="coloninst"))
+    answer = own.generate([requests[index]], SAMPLING)[0]
+    pixels = "".join(f"<{round(edge)}>" for edge in answer.outputs.boxes[0].pixels((12, 10)))
+    assert f"{{{pixels}}}" in answer.text
+
+
+def test_an_answer_without_an_image_has_no_box_and_its_text_no_word(side):
+    _, requests, answers = side
+    blind = [answer for request, answer in zip(requests, answers, strict=True) if not shown(request)]
+    assert any(answer.outputs == Outputs(()) for answer in blind)
+    assert all(WORD not in answer.text and "[" not in answer.text for answer in blind)
+
+
+def test_an_answer_without_the_word_leaves_its_boxes_to_its_text(side):
+    generator, requests, _ = side
+    answer = generator.generate([replace(requests[0], without=("words",))], SAMPLING)[0]
+    assert answer.outputs.boxes is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("static", [False, True])
+def test_a_box_does_not_depend_on_the_others_of_its_batch(side, static, monkeypatch):
+    generator, requests, answers = side  # of batches of 16 rows
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    other = generator_with_boxes(generator.reader.roots[0], batch_size=3, compile=static)
+    for answer, alone in zip(other.generate(requests[:9], SAMPLING), answers[:9], strict=True):
+        assert (answer.text, answer.tokens) == (alone.text, alone.tokens)
+        found, wanted = (torch.tensor([box.edges for box in one.outputs.boxes or ()]) for one in (answer, alone))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_requests_that_come_at_any_time_get_the_same_boxes_and_their_stream_the_same_text(side):
+    generator, requests, answers = side
+    request, wanted = next(pair for pair in zip(requests, answers, strict=True) if pair[1].outputs.boxes)
+    name = next(part["content"] for part in request.messages[-1].content if part["type"] == "image")
+    picture = generator.reader.open(generator.reader.resolve(str(name)))
+    shown_part = {"type": "image", "content": generator.prepare(picture, "0")}
+    parts = [part if part["type"] == "text" else shown_part for part in request.messages[-1].content]
+    asked = replace(request, messages=[*request.messages[:-1], Message(role="user", content=parts, masked=True)])
+    live, ended = LiveGenerator([generator], max_rows=2, capacity=128), threading.Event()
+    stream, pieces, results = TextStream(generator.tokenizer), [], []
+
+    def end(result):
+        results.append(result)
+        ended.set()
+
+    live.submit(live.prepare(asked, SAMPLING), lambda token: pieces.append(stream.push(token)), end)
+    assert ended.wait(60)
+    live.close()
+    (found,) = results
+    assert found.text == wanted.text
+    assert found.outputs.boxes[0].edges == pytest.approx(wanted.outputs.boxes[0].edges, abs=1e-6)
+    assert "".join(pieces) + stream.finish() == wanted.text
