@@ -242,7 +242,12 @@ def _boxes(result: TaskResult) -> dict[str, list[BoxResult | None]]:
         _OWN: result.own[0],
         **{CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
     }
-    found = {name: read_boxes(part.plan.answers(result.rows, part.entries)) for name, part in scored.items()}
+    asked = {row.id: row for row in result.rows}
+    found: dict[str, list[BoxResult | None] | None] = {}
+    for name, part in scored.items():
+        # A control may leave rows out; what it asks is scored against the row as it is.
+        rows = [asked[entry["question_id"]] for entry in part.entries]
+        found[name] = read_boxes(part.plan.answers(rows, part.entries))
     return {name: boxes for name, boxes in found.items() if boxes is not None}
 
 

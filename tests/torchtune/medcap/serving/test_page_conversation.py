@@ -26,9 +26,9 @@ import { Conversation } from "./conversation.js";
 
 function converse({ steps, system, alone }) {
   const conversation = new Conversation();
-  for (const { text, images, answers } of steps) {
+  for (const { text, images, answers, words } of steps) {
     const shown = images.map((name) => ({ name, url: name, sha256: name, width: 8, height: 8 }));
-    const exchange = conversation.ask(text, shown, Object.keys(answers));
+    const exchange = conversation.ask(text, shown, Object.keys(answers), [], words);
     for (const [model, given] of Object.entries(answers)) {
       const answer = exchange.answers.get(model);
       answer.seen = conversation.seen(exchange, model, alone);
@@ -117,6 +117,19 @@ def test_an_image_is_shown_to_a_run_that_is_ticked_later(converse):
         "image": ["a.png"],
         "conversations": [{"from": "human", "value": "<image>\nWhich side?"}, {"from": "gpt", "value": "Right"}],
     }
+
+
+def test_each_run_is_sent_and_exports_boxes_in_its_own_notation(converse):
+    words = {"A": "What is in [1, 2, 3, 4]?", "B": "What is in {<5><6><7><8>}?"}
+    first = {**step("What is in {box 1}?", "a.png", A="A lung", B="A rib"), "words": words}
+    for alone in (False, True):
+        asked = converse(first, alone=alone)["sent"]
+        assert {model: sent(asked[model])[-1] for model in "AB"} == {
+            model: ("user", ["a.png", words[model]]) for model in "AB"
+        }
+    said = converse(first, step("And now?", A="Yes"))
+    assert sent(said["sent"]["A"])[0] == ("user", ["a.png", words["A"]])
+    assert [row["conversations"][0]["value"] for row in said["rows"]] == [f"<image>\n{words[model]}" for model in "AB"]
 
 
 @pytest.mark.parametrize("lost", [STOPPED, FAILED, BROKEN_OFF, done(""), done("  ")])
