@@ -89,7 +89,9 @@ class BoxStyle:
             return write_box(box, notation, size)
         frame = self._frame(size, fit)
         edges = frame.to_shown(box.edges)
-        return "" if edges is None else write_box(replace(box, edges=edges), notation, _size_in(frame))
+        # The decimals of shares are those that the original image needs, which may be larger than the square.
+        unit = _size_in(frame) if notation == "coloninst" else size
+        return "" if edges is None else write_box(replace(box, edges=edges), notation, unit)
 
     def find(self, text: str, size: Size, fit: str | None = None) -> list[Box]:
         """Find the boxes in a text of the run, such as an answer; the inverse of :meth:`write`.

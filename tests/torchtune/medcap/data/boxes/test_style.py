@@ -38,6 +38,15 @@ def test_the_view_of_an_image_decides_where_its_boxes_lie():
     assert style.write(Box((0.0, 0.0, 0.2, 1.0)), (200, 100)) == ""  # cut off
 
 
+def test_shares_of_a_small_square_keep_the_pixels_of_a_large_image():
+    style = box_style({"box_write": "shares", "box_frame": "shown"}, Preprocess(40).frame)
+    box = Box((12_345 / 50_000, 0.1, 12_346 / 50_000, 0.2))
+    text = style.write(box, (50_000, 20_000), "pad")
+    assert text == "[0.24690, 0.34000, 0.24692, 0.38000]"
+    (found,) = style.find(text, (50_000, 20_000), "pad")
+    assert [round(edge) for edge in found.pixels((50_000, 20_000))] == [12_345, 2_000, 12_346, 4_000]
+
+
 def test_answers_in_another_notation_are_no_boxes_of_the_run():
     style = box_style({"box_write": "coloninst"})
     assert style.find("[500, 500, 750, 999]", (200, 100)) == []
