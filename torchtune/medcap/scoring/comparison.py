@@ -152,6 +152,7 @@ def _check_same(first: Question, second: Question, names: tuple[str, str]) -> No
         ("reference", first.references, second.references),
         # A file of somebody else's answers may leave the options out.
         ("list of options", first.lettered or second.lettered, second.lettered or first.lettered),
+        ("list of boxes", _boxes(first, second), _boxes(second, first)),
     ):
         if [plain_number(" ".join(text.split())) for text in here] != [
             plain_number(" ".join(text.split())) for text in there
@@ -160,6 +161,12 @@ def _check_same(first: Question, second: Question, names: tuple[str, str]) -> No
                 f"question_id {first.id!r}: its {label} differs: {_short(here)} in {names[0]},"
                 f" {_short(there)} in {names[1]}; compare answers to the same questions"
             )
+
+
+def _boxes(question: Question, other: Question) -> list[str]:
+    """Return the boxes that are asked for, or those of the other side where this one leaves them out."""
+    boxes = other.boxes if question.boxes is None else question.boxes
+    return [", ".join(f"{edge:.6g}" for edge in box.edges) for box in boxes or ()]
 
 
 def _with_type_of(answer: Answer, other: Answer) -> Answer:

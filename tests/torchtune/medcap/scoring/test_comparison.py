@@ -1,10 +1,14 @@
 import pytest
 
 from helpers.answers import make_answer
+from medcap.data.boxes.box import Box
+from medcap.data.outputs import Outputs
 from medcap.errors import UserError
 from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, compare, mcnemar, pair_answers, sign_flip_p, verdict
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.grounding.boxes import Boxes
 from medcap.scoring.protocols.registry import make_protocol
+from medcap.scoring.question import Answer, Question
 from medcap.scoring.statistics import Interval
 
 
@@ -288,3 +292,23 @@ def test_references_may_be_one_number_in_two_spellings_and_options_keep_their_le
     first = make_answer("0", "q", ("yes",), "a", ("yes", "no"), columns=("", "yes", "no"))
     with pytest.raises(UserError, match="its list of options differs"):
         pair_answers([first], [make_answer("0", "q", ("yes",), "a", ("yes", "no"))])
+
+
+def pointed(name, given, wanted=((0.0, 0.0, 0.5, 0.5),), image="a.png"):
+    boxes = tuple(Box(edges) for edges in wanted)
+    question = Question(name, (), ("",), boxes=boxes, image_names=(image,))
+    return Answer(question, "", Outputs((Box(given),)))
+
+
+def test_boxes_are_compared_by_image():
+    right, wrong = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
+    first = [pointed(str(i), wrong, image=f"{i // 3}.png") for i in range(6)]
+    second = [pointed(str(i), right, image=f"{i // 3}.png") for i in range(6)]
+    result = compare(pair_answers(first, second), Boxes())
+    assert (result.difference.value, result.test, result.n) == (1.0, SIGN_FLIP, 6)
+    # Two images and not six rows: Wilson's interval of 2 of 2, and half of all signs are as far.
+    assert result.difference.low == pytest.approx(0.3424, abs=5e-5)
+    assert result.p == pytest.approx(0.5, abs=0.02)
+    other = [pointed("0", right, wanted=(wrong,))]
+    with pytest.raises(UserError, match="question_id '0': its list of boxes differs"):
+        pair_answers(first, other)
