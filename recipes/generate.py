@@ -26,7 +26,6 @@ from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
 from medcap.evaluation.tasks.registry import TASKS, requested_tasks
 from medcap.files import write_text
-from medcap.generation.box_style import run_box_style
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
@@ -112,7 +111,6 @@ class GenerateRecipe:
             cfg.dataset_max_seq_len,
             cfg.max_batch_tokens,
             cfg.compile,
-            box_style=run_box_style(opened, cfg.vision_checkpoint),
         )
 
     def generate(self) -> None:
