@@ -43,8 +43,10 @@ def place_boxes(row: Any, record: Record, style: BoxStyle, size_of: Callable[[Im
             its notation can hold, its image is not clear, or there is not one ``<BOX>`` for each of ``boxes``.
     """
     given = row.get("boxes") if isinstance(row, Mapping) else None
+    if style.is_plain and given is None:
+        return record
     words = sum(text.count(BOX_WORD) for text in _texts(record.messages))
-    if style.is_plain and (given is None or not (words or _silent(record.messages))):
+    if style.is_plain and not (words or _silent(record.messages)):
         return record
     images = _Images(record.images, size_of)
     if not images.all and given is None:

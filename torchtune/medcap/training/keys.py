@@ -100,7 +100,7 @@ class TrainingConfiguration(ModelConfiguration):
     )
     dataset: Annotated[
         dict[str, Any],
-        ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments),
+        ComponentRule(passed=1, default=CHAT_DATASET, arguments=DatasetArguments, given=("preprocess",)),
         AfterValidator(_check_sources),
     ] = Field(default_factory=dict, description="Training data: its source files, and how their rows become samples.")
     validation_source: PathText | None = Field(

@@ -40,6 +40,10 @@ _PATTERNS = {
     ),
     "brackets": re.compile(r"\[\s*" + r"\s*,\s*".join([rf"({_NUMBER})"] * 4) + r"\s*\]"),
 }
+_LOOSE = r"[-+]?(?:\d[\d.]{0,19}(?:e[-+]?\d{1,3})?|\.\d{1,19}|nan|inf)"
+_LOOK_ALIKE = re.compile(
+    r"<box>[^<]{0,120}</box>|\{\s*<[^{}]{0,120}>\s*\}|\[\s*" + r"\s*,\s*".join([_LOOSE] * 4) + r"\s*\]", re.IGNORECASE
+)
 _LIMITS = {"qwen": 1000.0, "shares": 1.0, "thousandths": 1000.0}
 
 
@@ -101,6 +105,12 @@ def find_box_texts(text: str, notation: str | None = None) -> list[BoxText]:
         found = [box for box in known if box is not None]
         found.sort(key=lambda box: box.start)
     return [box for box in found if box is not None]
+
+
+def find_look_alikes(text: str, notation: str | None = None) -> list[str]:
+    """Find what looks like a box and is none that :func:`find_box_texts` finds, such as pixels in brackets."""
+    ends = {found.end for found in find_box_texts(text, notation)}
+    return [match.group() for match in _LOOK_ALIKE.finditer(text) if match.end() not in ends]
 
 
 def find_boxes(text: str, width: int, height: int, notation: str | None = None) -> list[Box]:

@@ -26,6 +26,7 @@ from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.datasets.image_names import has_turns, rename_images
+from medcap.datasets.inspection.boxes import BoxFacts, boxes_of_row
 from medcap.datasets.rows.source import RowSource
 from medcap.errors import UserError, is_of_the_machine
 from medcap.modules.label_loss import IGNORE_INDEX
@@ -82,12 +83,14 @@ class RowFacts:
         words: a 64-bit number for its text and the positions of its images.
         images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
+        boxes: its boxes as they are written.
     """
 
     problem: Problem | None = None
     words: int = 0
     images: tuple[int, ...] = ()
     lengths: RowLengths | None = None
+    boxes: tuple[BoxFacts, ...] = ()
 
 
 @dataclass
@@ -175,16 +178,17 @@ class RowChecker:
             stage.rule = "image"
             for image in record.images:
                 self.reader.num_pictures(self.tokenizer.tiles, image)
+        boxes = boxes_of_row(row, record, self.boxes.read, self.reader.shown_size)
+        # Its images are checked even if its boxes or its words have a problem.
         try:
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
         except UserError as error:
-            return RowFacts(Problem("boxes", str(error)), images=images)
+            return RowFacts(Problem("boxes", str(error)), images=images, boxes=boxes)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
-            # Its images are checked even if its words have a problem.
-            return RowFacts(Problem("tokens", str(error)), images=images)
-        return RowFacts(None, number_of(repr(_said(record))), images, lengths)
+            return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes)
+        return RowFacts(None, number_of(repr(_said(record))), images, lengths, boxes)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 
 import numpy as np
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.datasets.inspection.boxes import BoxTally
 from medcap.datasets.inspection.images import ImageChecker, ImageFacts, decode
 from medcap.datasets.inspection.processes import over_rows
 from medcap.datasets.inspection.rows import Problem, RowChecker, RowFacts, RowLengths
 
 CRASHED = Problem("crash", "reading it ends the process (memory ran out?)")
-LENGTHS = tuple(field.name for field in fields(RowLengths))
+LENGTHS = tuple(item.name for item in fields(RowLengths))
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Survey:
         images: facts about each image file: ``content`` uint64, ``width`` and ``height`` int64, ``format`` text.
         lengths: values by the names of ``RowLengths``, ``[n]`` int64, 0 for rows that cannot be used; empty without a
             tokenizer.
+        boxes: the boxes of its rows, counted.
     """
 
     checker: RowChecker
@@ -42,6 +44,7 @@ class Survey:
     first_rows: np.ndarray
     images: dict[str, np.ndarray]
     lengths: dict[str, np.ndarray]
+    boxes: BoxTally = field(default_factory=BoxTally)
 
     @property
     def num_rows(self) -> int:
@@ -114,6 +117,7 @@ def survey(
         np.searchsorted(starts, first, side="right") - 1,
         {},
         {name: np.array(column, dtype=np.int64) for name, column in found.lengths.items()} if checker.tokenizer else {},
+        found.boxes,
     )
     _look_at_images(result, first, processes, look, label)
     return result
@@ -126,8 +130,10 @@ class _Columns:
         self.problems: dict[int, list[Problem]] = {}
         self.words, self.counts, self.paths = array("Q"), array("q"), array("Q")
         self.lengths = {name: array("q") for name in LENGTHS}
+        self.boxes = BoxTally()
 
     def add(self, facts: RowFacts) -> None:
+        self.boxes.add(len(self.words), facts.boxes)
         if facts.problem is not None:
             self.problems[len(self.words)] = [facts.problem]
         self.words.append(facts.words)

@@ -98,6 +98,9 @@ class Validation:
             },
             "lengths": self.lengths(),
         }
+        boxes = survey.boxes.as_dict()
+        if boxes is not None:
+            found["boxes"] = boxes
         if self.overlap is not None:
             found["against"] = {
                 "file": str(self.overlap.other.checker.rows.path),

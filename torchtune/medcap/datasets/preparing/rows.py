@@ -16,8 +16,10 @@ from medcap.data.images.views import View
 from medcap.data.storage.cache import cache_folder
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.image_names import has_turns, rename_images
+from medcap.datasets.preparing.boxes import refuse_moved_boxes
 from medcap.datasets.preparing.request import DONE, FAILURES, MAX_BYTES, Request, Summary, ordered
 from medcap.datasets.preparing.tasks import Names, Picture, Row, Task, file_tasks, shard_tasks
+from medcap.datasets.preparing.worker import Settings
 from medcap.datasets.rows.json_file import JsonRows, open_rows
 from medcap.errors import UserError
 from medcap.files import atomic_file
@@ -75,7 +77,7 @@ def plan_rows(request: Request, out: Path, summary: Summary) -> RowPlan:
         cache_folder(),
         LimitKeys("--image-root", "--max-pixels"),
     )
-    found = _NamedImages(rows, reader, request.limit, request.settings.view)
+    found = _NamedImages(rows, reader, request.limit, request.settings)
     summary.rows = 0
     if request.shards:
         suffix = SUFFIXES[request.settings.file_format]
@@ -130,21 +132,23 @@ class _NamedImages:
         failures: rows that cannot be read, or name an image that does not exist.
     """
 
-    def __init__(self, rows: JsonRows, reader: ImageReader, limit: int | None, view: View) -> None:
+    def __init__(self, rows: JsonRows, reader: ImageReader, limit: int | None, settings: Settings) -> None:
         self.rows = rows
         self._reader = reader
-        self._view = view
+        self._view = settings.view
         self._numbers: dict[NamedImage, int] = {}
         self._of_row: list[tuple[int, ...] | None] = []
         self.failures: Failures = []
         for index in range(min(len(rows), len(rows) if limit is None else limit)):
             named: list[NamedImage] = []
             try:
-                self.renamed(index, lambda image, named=named: named.append(image) or "")  # type: ignore[misc]
+                row = self.renamed(index, lambda image, named=named: named.append(image) or "")  # type: ignore[misc]
             except UserError as error:
                 self.failures.append((rows.name(index), str(error)))
                 self._of_row.append(None)
                 continue
+            if named:
+                refuse_moved_boxes(row, rows.name(index), settings)
             self._of_row.append(tuple(self._numbers.setdefault(image, len(self._numbers)) for image in named))
         self.images = list(self._numbers)
 

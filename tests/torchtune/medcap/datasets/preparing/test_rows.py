@@ -222,3 +222,30 @@ def test_a_row_says_which_frame_and_window_of_its_image_is_prepared(folder, shar
     assert [[shown(reader, image.path) for image in each] for each in images] == [[191], [0, 64]]
     assert [{"frames", "window"} & set(each) for each in read] == [set(), set()]
     assert read[1]["fit"] == images[1][0].view.fit == "pad"
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "settings", "moved"),
+    [
+        ("{<1><2><3><4>}", {}, Settings(4, "squash", 0), True),
+        ("{<1><2><3><4>}", {}, Settings(None, pad_above=1.8), True),
+        ("{<1><2><3><4>}", {}, Settings(None, pad_above=0), False),
+        ("<box>(1,2),(3,4)</box>", {}, Settings(4, "crop", 0), True),
+        ("<box>(1,2),(3,4)</box>", {}, Settings(4, "squash", 0), False),
+        ("[0.1, 0.2, 0.3, 0.4]", {}, Settings(4, "crop", 0), True),
+        ("[0.1, 0.2, 0.3, 0.4]", {}, Settings(4, "shortest", 0), False),
+        ("grades [1, 2, 3, 4]", {}, Settings(4), False),
+        ("<BOX>", {"boxes": [[0, 0, 2, 2]]}, Settings(4, "squash", 0), True),
+        ("no", {"boxes": []}, Settings(4), False),
+    ],
+)
+def test_boxes_that_would_lie_elsewhere_are_refused(folder, answer, fields, settings, moved):
+    turns = [{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": answer}]
+    source = folder / "boxes.json"
+    source.write_text(json.dumps([{"image": "a.png", "conversations": turns, **fields}]))
+    request = Request([source], folder / "out", settings, False, workers=0)
+    if moved:
+        with pytest.raises(UserError, match=r"row 0 has boxes .* would lie elsewhere on the prepared image"):
+            prepare_images(request)
+    else:
+        assert prepare_images(request).rows == 1
