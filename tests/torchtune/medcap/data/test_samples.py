@@ -69,7 +69,7 @@ def test_a_box_lies_on_the_last_image_before_its_word():
     answer = [("user", "Where?"), ("assistant", "<BOX>")]
     sample = sample_of(tokens, labels, ("a", "b"), (Box(FIRST, image=1),), ADDED, answer)
     assert sample.boxes == (BoxTarget(4, FIRST, 1),)
-    with pytest.raises(UserError, match=r"a box lies on image 1, but the model gives boxes on the last image .* here 2"):
+    with pytest.raises(UserError, match=r"lies on image 1, but the model gives boxes on the last image .* here 2"):
         sample_of(tokens, labels, ("a", "b"), (Box(FIRST),), ADDED, answer)
     with pytest.raises(UserError, match="an answer has a box, but no image comes before it"):
         sample_of([4, BOX], [-100, BOX], (), (Box(FIRST),), ADDED, answer)
