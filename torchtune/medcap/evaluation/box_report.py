@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medcap.data.boxes.box import Box
 from medcap.errors import UserError
+from medcap.evaluation.scored import Scored
 from medcap.report.charts import SERIES_STYLES, LineChart, Points
 from medcap.report.drawn_boxes import RowBoxes
 from medcap.scoring.metrics.boxes import overlaps, pair_sum
@@ -56,19 +57,27 @@ class BoxResult:
         return RowBoxes(self.wanted, self.reply.boxes, best, remark)
 
 
-def read_boxes(answers: Sequence[Answer]) -> list[BoxResult | None] | None:
-    """Read the boxes of rows and answers.
+def read_boxes(rows: Sequence[Question], scored: Mapping[str, Scored]) -> dict[str, list[BoxResult | None]]:
+    """Read the boxes of the run itself and of its controls.
 
     Args:
-        answers: those of a task.
+        rows: the questions.
+        scored: answers of the run and of its controls by the names of their lines; a control may leave rows out.
 
     Returns:
-        None for a row that asks for no box; and for all of a task none of whose rows has a reference box.
+        The boxes of each answer under the same names, None for a row that asks for no box; empty if no row has a
+        reference box.
     """
-    wanted = [_wanted(answer.question) for answer in answers]
-    if not any(wanted):
-        return None
-    return [None if boxes is None else _result(answer, boxes) for answer, boxes in zip(answers, wanted, strict=True)]
+    asked = {row.id: row for row in rows}
+    # What a control asks is scored against the row as it is.
+    answers = {
+        name: part.plan.answers([asked[entry["question_id"]] for entry in part.entries], part.entries)
+        for name, part in scored.items()
+    }
+    wanted = {row.id: _wanted(row) for row in rows}
+    if not any(wanted.values()):
+        return {}
+    return {name: [_result(answer, wanted[answer.question.id]) for answer in own] for name, own in answers.items()}
 
 
 def _wanted(question: Question) -> tuple[Box, ...] | None:
@@ -78,7 +87,9 @@ def _wanted(question: Question) -> tuple[Box, ...] | None:
         return None
 
 
-def _result(answer: Answer, wanted: tuple[Box, ...]) -> BoxResult:
+def _result(answer: Answer, wanted: tuple[Box, ...] | None) -> BoxResult | None:
+    if wanted is None:
+        return None
     reply = predicted_boxes(answer)
     within = all(0.0 <= edge <= 1.0 for box in (*wanted, *reply.boxes) for edge in box.edges)
     return BoxResult(wanted, reply, within)

@@ -65,7 +65,10 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
     title, source = result.task.title, Path(metrics["dataset"]["source"]).name
     others = len(metrics["protocols"]) - 1
     notices = [*metrics["notices"], *_protocol_notices(metrics)]
-    boxes = _boxes(result)
+    boxes = read_boxes(
+        result.rows,
+        {_OWN: result.own[0]} | {CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
+    )
     return Page(
         title if source == title else f"{title}: {source}",
         f"{len(result.rows):,} rows. The first number is that of protocol “{metrics['protocol']}”"
@@ -234,21 +237,6 @@ def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     dataset = {f"dataset {key}": value for key, value in metrics["dataset"].items() if value is not None}
     prompts = {f"prompt of {name}": block["prompt"] for name, block in metrics["protocols"].items()}
     return {**dataset, **prompts, **metrics["settings"]}
-
-
-def _boxes(result: TaskResult) -> dict[str, list[BoxResult | None]]:
-    """Return the boxes of each row for the run itself and for its controls; nothing where no row asks for any."""
-    scored = {
-        _OWN: result.own[0],
-        **{CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
-    }
-    asked = {row.id: row for row in result.rows}
-    found: dict[str, list[BoxResult | None] | None] = {}
-    for name, part in scored.items():
-        # A control may leave rows out; what it asks is scored against the row as it is.
-        rows = [asked[entry["question_id"]] for entry in part.entries]
-        found[name] = read_boxes(part.plan.answers(rows, part.entries))
-    return {name: boxes for name, boxes in found.items() if boxes is not None}
 
 
 def _samples(result: TaskResult, results: Mapping[str, Sequence[BoxResult | None]]) -> list[Sample]:

@@ -1,27 +1,38 @@
+from itertools import count
+
 import pytest
 
 from helpers.pages import section_html
 from medcap.data.boxes.box import Box
 from medcap.evaluation.box_report import accuracy_charts, accuracy_curve, read_boxes
-from medcap.scoring.question import Answer, Question
+from medcap.evaluation.prompting import plan_protocols
+from medcap.evaluation.scored import Scored
+from medcap.scoring.protocols.base import ProtocolScores
+from medcap.scoring.question import Question
 
-SQUARE = Box((0.0, 0.0, 0.4, 0.4))
+NUMBERS = count()
 
 
 def asking(modality, *sides):
     """A row that asks for squares of these sides, in the upper left corner of each image."""
     boxes = tuple(Box((0.0, 0.0, side, side), image=image) for image, side in enumerate(sides))
-    return Question("id", [], ("x",), meta={"modality": modality}, boxes=boxes, image_size=(100, 100))
+    return Question(str(next(NUMBERS)), [], ("x",), meta={"modality": modality}, boxes=boxes, image_size=(100, 100))
+
+
+def scored(rows, texts):
+    """These answers to these rows."""
+    entries = [{"question_id": row.id, "prediction": text} for row, text in zip(rows, texts, strict=True)]
+    return Scored(plan_protocols(["boxes"])[0], entries, ProtocolScores({}, {}, [], {}))
+
+
+def read(rows, *texts):
+    """The boxes of these answers to these rows."""
+    return read_boxes(rows, {"own image": scored(rows, texts)})["own image"]
 
 
 def answered(*overlaps):
-    """Boxes of rows with these IoU; None where the object is absent."""
-    answers = []
-    for overlap in overlaps:
-        question = asking("CT") if overlap is None else asking("CT", 0.4)
-        right = round(1000 * 0.4 * (overlap or 1))
-        answers.append(Answer(question, f"[0, 0, {right}, 400]" if overlap != 0 else "none"))
-    return read_boxes(answers)
+    """Boxes of rows with these IoU."""
+    return read([asking("CT", 0.4) for _ in overlaps], *(f"[0, 0, {round(400 * one)}, 400]" for one in overlaps))
 
 
 def test_the_first_point_counts_any_overlap_and_the_others_reach_their_threshold():
@@ -32,12 +43,7 @@ def test_the_first_point_counts_any_overlap_and_the_others_reach_their_threshold
 
 def test_rows_are_divided_by_modality_and_by_the_area_of_their_boxes():
     rows = [asking("CT", 0.05), asking("MR", 0.2), asking("MR", 0.3, 0.2), asking("MR", 0.5), asking("MR")]
-    own = read_boxes(
-        [
-            Answer(row, text)
-            for row, text in zip(rows, ("[0, 0, 10, 50]", "[0, 0, 80, 200]", "[0, 0, 300, 300]", "", "x"), strict=True)
-        ]
-    )
+    own = read(rows, "[0, 0, 10, 50]", "[0, 0, 80, 200]", "[0, 0, 300, 300]", "", "x")
     assert [result.overlap for result in own] == pytest.approx([0.2, 0.4, 0.5, 0.0, None])
     charts = accuracy_charts(rows, {"own image": own, "no image": own})
     assert [list(chart.series) for chart in charts] == [
@@ -67,7 +73,7 @@ def test_rare_modalities_are_left_out_and_counted():
 def test_the_boxes_of_a_row_are_drawn_with_their_best_overlap():
     question = asking("CT", 0.4)
     text = "[0, 0, 200, 400] [400, 400, 500, 500] [1, 2, 3, 4, 5]"
-    (result,) = read_boxes([Answer(question, text)])
+    (result,) = read([question], text)
     assert result.overlap == pytest.approx(0.5 / 3)
     assert result.drawn.expected == question.boxes and result.drawn.overlaps == pytest.approx([0.5, 0.0])
     assert result.drawn.words == (
@@ -77,9 +83,8 @@ def test_the_boxes_of_a_row_are_drawn_with_their_best_overlap():
 
 
 def test_absent_objects_and_silent_answers_are_told():
-    results = read_boxes(
-        [Answer(asking("CT", 0.4), "the liver"), Answer(asking("CT"), "[0, 0, 9, 9]"), Answer(asking("CT"), "none")]
-    )
+    rows = [asking("CT", 0.4), asking("CT"), asking("CT")]
+    results = read(rows, "the liver", "[0, 0, 9, 9]", "none")
     assert [result.drawn.words for result in results] == [
         ("1 expected", "none given, the answer names no box"),
         ("none expected", "1 given"),
@@ -90,12 +95,21 @@ def test_absent_objects_and_silent_answers_are_told():
 
 
 def test_rows_without_boxes_have_none():
-    words = Question("a", [], ("no",))
-    assert read_boxes([Answer(words, "no"), Answer(Question("b", [], ("[1, 2, 3, 4, 5]",)), "x")]) is None
-    found = read_boxes([Answer(Question("c", [], ("A mass.",)), "[0, 0, 9, 9]"), Answer(asking("CT", 0.4), "")])
-    assert found[0] is None and found[1].overlap == 0.0
+    words, malformed = Question("a", [], ("A mass.",)), Question("b", [], ("[1, 2, 3, 4, 5]",))
+    assert read_boxes([words, malformed], {"own image": scored([words, malformed], ["no", "x"])}) == {}
+    found = read([words, malformed, asking("CT", 0.4)], "[0, 0, 9, 9]", "x", "")
+    assert found[:2] == [None, None] and found[2].overlap == 0.0
+
+
+def test_a_control_may_leave_rows_out():
+    rows = [asking("CT", 0.4), asking("MR", 0.2)]
+    own, control = scored(rows, ["[0, 0, 400, 400]", "[0, 0, 100, 200]"]), scored(rows[1:], ["[0, 0, 50, 200]"])
+    results = read_boxes(rows, {"own image": own, "question exchanged": control})
+    assert [result.overlap for result in results["question exchanged"]] == [0.25]
+    charts = accuracy_charts(rows, results)
+    assert list(charts[0].series) == ["own image (n = 2)", "question exchanged (n = 1)"]
 
 
 def test_boxes_in_pixels_of_an_image_of_unknown_size_are_not_drawn():
-    (result,) = read_boxes([Answer(Question("a", [], ("{<0><0><40><40>}",)), "{<0><0><20><40>}")])
+    (result,) = read([Question("a", [], ("{<0><0><40><40>}",))], "{<0><0><20><40>}")
     assert result.drawn is None and result.overlap == pytest.approx(0.5)
