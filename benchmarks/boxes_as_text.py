@@ -114,7 +114,8 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/boxes_as_text.py` on {machine['processor']}, {machine['cores']} cores.",
         "",
-        f"Text alone, two things in random boxes, whole answers right; teaching took {found['language_seconds']:.0f} s:",
+        "Text alone, two things in random boxes, whole answers right; teaching took"
+        f" {found['language_seconds']:.0f} s:",
         "",
         "| asked for | right |",
         "|---|---:|",
