@@ -51,7 +51,7 @@ class _ThreeTasks(Protocol):
 
     @abstractmethod
     def boxes(self, answer: Answer) -> dict[str, float]:
-        """Return the values of a REC answer; ``rec.mean_iou`` is its part of the headline."""
+        """Return the values of a REC answer; ``rec.mean_iou`` is its part of the headline, absent where it has none."""
 
     def finish(self, answers: Sequence[Answer], tasks: Sequence[str], result: ProtocolScores) -> None:
         """Add what is not a mean over rows."""
@@ -60,7 +60,7 @@ class _ThreeTasks(Protocol):
         """Score answers; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
         tasks = [task_of(answer.question) for answer in answers]
-        if not any(task in TASKS[:3] for task in tasks):
+        if not set(tasks) & set(TASKS[:3]):
             raise UserError(
                 f"{self.name}: no row is of the task CLS, REG or REC (the first, {answers[0].question.id}, is of"
                 f" {tasks[0] or 'none'}): give each row its 'task'"
@@ -81,8 +81,8 @@ class _ThreeTasks(Protocol):
             return {**name, f"{task.lower()}.accuracy": float(right), "correct": right, "value": float(right)}
         if task == "REC":
             values = self.boxes(answer)
-            iou = values["rec.mean_iou"]
-            return {**name, **values, "correct": iou > 0.5, "value": iou}
+            iou = values.get("rec.mean_iou")
+            return {**name, **values, "correct": None if iou is None else iou > 0.5, "value": iou}
         return {**name, "correct": None, "value": None}
 
 
@@ -139,7 +139,8 @@ class ColonGptStrict(_ThreeTasks):
       the larger number of boxes of the two sides.
     - ``rec.precision``: boxes of the answers that have a partner with IoU > 0.5, divided by all of them, those that
       cannot be read included.
-    - ``rec.recall``: the same hits divided by the boxes of the references.
+    - ``rec.recall``: the same hits divided by the boxes of the references. A row whose object is absent counts for the
+      precision only.
     - ``overall``: mean over rows of accuracy and IoU.
     """
 
@@ -158,10 +159,11 @@ class ColonGptStrict(_ThreeTasks):
 
     def boxes(self, answer: Answer) -> dict[str, float]:
         """Continuous coordinates; see :class:`_ThreeTasks`."""
-        wanted, reply = _asked(answer.question), predicted_boxes(answer)
+        wanted, reply = reference_boxes(answer.question) or (), predicted_boxes(answer)
         table = overlaps(wanted, reply.boxes)
+        overlap = {"rec.mean_iou": pair_sum(table) / max(len(wanted), reply.given)} if wanted else {}
         return {
-            "rec.mean_iou": pair_sum(table) / max(len(wanted), reply.given),
+            **overlap,
             "rec.hits": float(num_hits(table, 0.5, strict=True)),
             "rec.given": float(reply.given),
             "rec.asked": float(len(wanted)),
@@ -181,8 +183,14 @@ class ColonGptStrict(_ThreeTasks):
         replies = [(answers[index], predicted_boxes(answers[index])) for index in asked]
         if asked:
             result.counts["rec.unparsed"] = sum(
-                is_unparsed(reply, _asked(answer.question)) for answer, reply in replies
+                is_unparsed(reply, reference_boxes(answer.question) or ()) for answer, reply in replies
             )
+        absent = [answers[index] for index in asked if "rec.mean_iou" not in result.rows[index]]
+        result.notices += count_notice(
+            "REC rows without a box in their reference, whose answers count for the precision only",
+            absent,
+            [answer for answer, _ in replies],
+        )
         result.notices += unread_notices(replies) + reasoning_notice(answers)
 
 
@@ -223,13 +231,6 @@ def inclusive_iou(first: Sequence[int], second: Sequence[int]) -> float:
     areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second)]
     union = sum(areas) - width * height
     return width * height / union if union else 0.0
-
-
-def _asked(question: Question) -> Sequence[Any]:
-    boxes = reference_boxes(question)
-    if not boxes:
-        raise UserError(f"row {question.id}: a REC row needs a box in its reference, which is {question.reference!r}")
-    return boxes
 
 
 def _published_text(prediction: str) -> str:

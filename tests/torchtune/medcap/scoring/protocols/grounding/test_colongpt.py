@@ -53,6 +53,21 @@ def test_the_strict_form_has_a_real_recall_and_reads_several_boxes():
     ]
 
 
+def test_an_absent_object_counts_for_the_strict_precision_only():
+    box = "{<0><0><9><10>}"
+    rows = [row("1", box, box), row("2", "none", box), row("3", "none", "There is none.")]
+    result = score("colongpt_strict", *rows)
+    assert {name: result.scores[f"rec.{name}"] for name in ("mean_iou", "precision", "recall")} == {
+        "mean_iou": 1.0,
+        "precision": 0.5,
+        "recall": 1.0,
+    }
+    assert [row["value"] for row in result.rows] == [1.0, None, None]
+    assert result.notices[0] == (
+        "REC rows without a box in their reference, whose answers count for the precision only: 2 of 3 (the first is 2)"
+    )
+
+
 def test_captions_have_no_measure_and_tasks_may_be_told_from_the_templates():
     rows = [
         row("1", "{<1><2><3><4>}", "x", "", "Where is polyp located?"),
