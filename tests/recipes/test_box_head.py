@@ -102,16 +102,10 @@ def test_the_runs_folder_alone_answers_with_boxes(place, run):
 
 
 @pytest.mark.slow
-def test_the_recipe_answers_in_the_notation_of_the_run(place, run, capsys):
-    config = run / "config.yaml"
-    text = config.read_text()
-    config.write_text(text.replace("box_answer: head", "box_answer: head\n  box_write: coloninst"))
-    try:
-        words = [f"vision_checkpoint={run}", f"image={place.folder}/images/1.png", "prompt=Where is the lung?"]
-        place.generate(*words, "vision=null")
-    finally:
-        config.write_text(text)
-    assert re.search(r"\{<\d+><\d+><\d+><\d+>\}", capsys.readouterr().out)
+def test_the_recipe_answers_with_a_box(place, run, capsys):
+    image = f"image={place.folder}/images/1.png"
+    place.generate(f"vision_checkpoint={run}", image, "prompt=Where is the lung?", "vision=null")
+    assert re.search(r"\[\d+, \d+, \d+, \d+\]", capsys.readouterr().out)
 
 
 @pytest.mark.slow
