@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from helpers.box_sets import write_box_sets
 from helpers.downloads import Downloads, write_all
 from medcap.cli import main
 from medcap.datasets.converters.registry import CONVERTERS
@@ -12,8 +13,11 @@ from medcap.datasets.converters.registry import CONVERTERS
 @pytest.mark.slow
 def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
     write_all(tmp_path / "datasets")
+    write_box_sets(Downloads(tmp_path / "datasets"))
     monkeypatch.chdir(tmp_path)
     own = {
+        "coco": ["--file", "datasets/boxes/instances.json"],
+        "csv-boxes": ["--file", "datasets/boxes/boxes.csv"],
         "csv": ["--file", "datasets/mine/rows.csv"],
         "folder": ["--data-dir", "datasets/classes", "--labels", "class"],
     }
@@ -22,11 +26,16 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         assert "left out" in capsys.readouterr().out or name not in ("pubmedvision", "slake", "vqarad-qa")
     files = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "datasets/medcap").glob("*.json*")}
     assert files == {
+        "boxes.jsonl": 1,
         "classes.jsonl": 2,
         "coloninst_train.jsonl": 2,
+        "instances.jsonl": 1,
         "llava-med-60k-im-text_train.jsonl": 1,
         "llava-med_instruct-60k-im.jsonl": 1,
+        "medgrit_train.jsonl": 1,
         "medicat_train.jsonl": 1,
+        "ms-cxr_train.jsonl": 1,
+        "padchest-gr_train.jsonl": 1,
         "pathvqa_train.jsonl": 2,
         "pmc-patients_train.jsonl": 4,
         "pmcoa_train.json": 4,
@@ -35,10 +44,12 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         "pubmedvision_train.jsonl": 2,
         "rocov2_train.jsonl": 1,
         "rows.jsonl": 2,
+        "slake-boxes_train.jsonl": 1,
         "slake_train.jsonl": 1,
         "textplus_pmcoa_patients_train.json": 14,
         "textplus_pmcoa_train.json": 10,
         "textplus_train.json": 7,
+        "vindr-cxr_train.jsonl": 1,
         "vqamed2019_train.jsonl": 1,
         "vqarad-qa_train.jsonl": 1,
         "vqarad_test.json": 3,
