@@ -77,12 +77,12 @@ def main() -> None:
 def _teach(folder: Path) -> None:
     architecture = written_configuration("medcap/tiny/single_device")["llm"]
     architecture.pop("_component_")
-    records = scene_text_records(TEXT_RECORDS, seed=0)
+    records = scene_text_records(TEXT_RECORDS, seed=0, short=True)
     file = folder.parent / "tokenizer.model"
     train_tiktoken_file(tokenizer_texts(records), architecture["vocab_size"] - 256, file)
     tokenizer = llama3_tokenizer(str(file))
     decoder = teach_language(records, tokenizer, architecture, LANGUAGE_STEPS, LANGUAGE_BATCH)
-    accuracy = answer_accuracy(decoder, tokenizer, scene_text_records(500, seed=1))
+    accuracy = answer_accuracy(decoder, tokenizer, scene_text_records(500, seed=1, short=True))
     shutil.rmtree(folder, ignore_errors=True)
     write_hugging_face_llama(folder, decoder, architecture, file)
     file.unlink()

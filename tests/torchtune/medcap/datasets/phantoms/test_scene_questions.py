@@ -104,3 +104,10 @@ def test_text_records_with_places_say_them_in_descriptions_questions_and_answers
 def test_a_question_can_be_asked_alone(question_type):
     question = ask(make_scene(0, 0), question_type, np.random.default_rng(0))
     assert question.question_type == question_type and question.task in TASKS
+
+
+def test_short_answers_have_the_box_right_after_the_name():
+    asked = [question for question in scene_questions(make_scene(0, 0), short=True) if question.task == "REC"]
+    assert [question.answer for question in asked] == ["ring <BOX>.", "cluster <BOX>.", "There is no cross."]
+    said = {record["conversations"][1]["value"] for record in scene_text_records(60, seed=6, short=True)}
+    assert "ring X." in said and not any("is at" in answer for answer in said)
