@@ -114,8 +114,7 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/boxes_as_text.py` on {machine['processor']}, {machine['cores']} cores.",
         "",
-        "Text alone, two things in random boxes, whole answers right; teaching took"
-        f" {found['language_seconds']:.0f} s:",
+        f"Text alone, two things in random boxes: whole answers right. Teaching took {found['language_seconds']:.0f} s.",
         "",
         "| asked for | right |",
         "|---|---:|",

@@ -18,7 +18,10 @@ SIDE = 64  # pixels: boxes are written in pixels of an image of this size
 NOTATION = "coloninst"  # one token a number and one between two numbers
 _OTHER_NAMES = ("lump", "blob", "bar", "star", "streak", "patch", "dot", "arc", "wedge", "spot", "cone", "knot")
 _SMALLEST, _LARGEST = 8, 28  # pixels, sides of boxes
-_BOXES, _STREAM = 8, 9  # purposes of random streams
+_STREAM = 8  # purpose of the random streams
+
+Edges = tuple[int, int, int, int]
+Boxes = dict[str, Edges]
 # Copying a box by its name is learnt last, so it is asked most.
 _TYPES = ("box", "box", "box", "kind", "kind", "boxes", "presence", "absent")
 
@@ -39,7 +42,7 @@ def box_text_records(
     records = []
     for index in range(count):
         scene, boxes, stream = _scene(seed, index, lesions)
-        pairs = [_pair(scene, boxes, choose(stream, _TYPES), stream) for _ in range(turns)]
+        pairs = [question_and_answer(scene, boxes, choose(stream, _TYPES), stream) for _ in range(turns)]
         text = describe_boxes(scene, boxes, stream)
         talk = [
             turn
@@ -66,7 +69,7 @@ def box_question_records(count: int, seed: int, question_type: str) -> list[dict
     records = []
     for index in range(count):
         scene, boxes, stream = _scene(seed, index, (2,))
-        question, answer = _pair(scene, boxes, question_type, stream)
+        question, answer = question_and_answer(scene, boxes, question_type, stream)
         text = describe_boxes(scene, boxes, stream)
         records.append(
             {"id": f"{question_type}-{seed}-{index:06d}", "conversations": conversation(f"{text}\n{question}", answer)}
@@ -74,23 +77,46 @@ def box_question_records(count: int, seed: int, question_type: str) -> list[dict
     return records
 
 
-def describe_boxes(scene: Scene, boxes: dict[str, str], stream: np.random.Generator) -> str:
+def describe_boxes(scene: Scene, boxes: Boxes, stream: np.random.Generator) -> str:
     """Say what lies where, in one of several forms and any order."""
     order = [scene.lesions[number].kind for number in stream.permutation(len(scene.lesions))]
     form = stream.random()
     if form < 0.4:
-        return " ".join(f"The {kind} is at {boxes[kind]}." for kind in order)
+        return " ".join(f"The {kind} is at {_written(boxes[kind])}." for kind in order)
     if form < 0.7:
-        return f"{join_words([f'{kind} {boxes[kind]}' for kind in order])}."
-    return f"There is {join_words([f'a {kind} at {boxes[kind]}' for kind in order])}."
+        return f"{join_words([f'{kind} {_written(boxes[kind])}' for kind in order])}."
+    return f"There is {join_words([f'a {kind} at {_written(boxes[kind])}' for kind in order])}."
 
 
-def random_box(stream: np.random.Generator) -> str:
-    """Return a box within an image, as text."""
+def random_scene(seed: int, index: int, lesions: Sequence[int]) -> Scene:
+    """Return a scene whose lesions lie anywhere: only their kinds count here."""
+    return make_scene(seed, index, lesions)
+
+
+def random_edges(stream: np.random.Generator) -> Edges:
+    """Return a box within an image: left, top, right and bottom in pixels."""
     width, height = stream.integers(_SMALLEST, _LARGEST + 1, 2)
     left, top = stream.integers(0, SIDE - width + 1), stream.integers(0, SIDE - height + 1)
-    edges = (left / SIDE, top / SIDE, (left + width) / SIDE, (top + height) / SIDE)
-    return write_box(Box(edges), NOTATION, (SIDE, SIDE))
+    return int(left), int(top), int(left + width), int(top + height)
+
+
+def question_and_answer(scene: Scene, boxes: Boxes, question_type: str, stream: np.random.Generator) -> tuple[str, str]:
+    """Ask about a scene, with other boxes than those of its lesions.
+
+    Args:
+        scene: says which kinds are there.
+        boxes: where each of them lies, in pixels.
+        question_type: as :func:`medcap.datasets.phantoms.scene_questions.ask` has it, or "absent": the box of a kind
+            that is not there.
+        stream: source of the wording.
+    """
+    kind = choose(stream, scene.absent) if question_type == "absent" else ""
+    question = ask(scene, "box" if kind else question_type, stream, kind)
+    answer = question.answer
+    for name in question.boxes or ():
+        answer = answer.replace(BOX, _written(boxes[name]), 1)
+    asked = _written(boxes[question.kind]) if question.kind in boxes else ""
+    return question.text.replace(BOX, asked), answer
 
 
 def number_texts() -> Iterator[str]:
@@ -98,18 +124,14 @@ def number_texts() -> Iterator[str]:
     return (f"{{<{number}><{number}>}}" for number in range(SIDE + 1))
 
 
-def _scene(seed: int, index: int, lesions: Sequence[int]) -> tuple[Scene, dict[str, str], np.random.Generator]:
-    scene, stream = make_scene(seed, index, lesions), random_stream(seed, index, _BOXES)
-    return scene, {lesion.kind: random_box(stream) for lesion in scene.lesions}, random_stream(seed, index, _STREAM)
+def _scene(seed: int, index: int, lesions: Sequence[int]) -> tuple[Scene, Boxes, np.random.Generator]:
+    scene, stream = random_scene(seed, index, lesions), random_stream(seed, index, _STREAM)
+    return scene, {lesion.kind: random_edges(stream) for lesion in scene.lesions}, stream
 
 
-def _pair(scene: Scene, boxes: dict[str, str], question_type: str, stream: np.random.Generator) -> tuple[str, str]:
-    kind = choose(stream, scene.absent) if question_type == "absent" else ""
-    question = ask(scene, "box" if kind else question_type, stream, kind)
-    answer = question.answer
-    for name in question.boxes or ():
-        answer = answer.replace(BOX, boxes[name], 1)
-    return question.text.replace(BOX, boxes.get(question.kind, "")), answer
+def _written(edges: Edges) -> str:
+    left, top, right, bottom = (edge / SIDE for edge in edges)
+    return write_box(Box((left, top, right, bottom)), NOTATION, (SIDE, SIDE))
 
 
 def _renamed(talk: list[dict[str, str]], stream: np.random.Generator) -> list[dict[str, str]]:

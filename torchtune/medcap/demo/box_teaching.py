@@ -11,6 +11,7 @@ from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
 from medcap.demo.box_language import SIDE, box_question_records, box_text_records, number_texts
+from medcap.demo.box_rows import BoxRows
 from medcap.demo.first_weights import give_induction_heads, give_number_line
 from medcap.demo.language import answer_accuracy, teach_language, tokenizer_texts
 from medcap.demo.tokenizer import train_tiktoken_file
@@ -29,10 +30,11 @@ def teach_box_language(
     batch_size: int = 16,
     seed: int = 0,
     learning_rate: float = 1.5e-3,
+    image_rows: int = 16,
     questions: int = 200,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Teach a language model to answer questions about boxes in text, and write it.
+    """Teach a language model to answer questions about boxes in text and in rows, and write it.
 
     Args:
         folder: to write, beside ``accuracy.json``; an older one is removed.
@@ -41,6 +43,7 @@ def teach_box_language(
         batch_size: conversations a step.
         seed: of the text and of the weights.
         learning_rate: the highest.
+        image_rows: image tokens of an image, which every second step is about.
         questions: held-out questions of each type about two lesions.
         progress: show a progress bar.
 
@@ -51,7 +54,7 @@ def teach_box_language(
         UserError: if the vocabulary is too small for one token a number.
     """
     architecture = {key: value for key, value in architecture.items() if key != "_component_"}
-    records = box_text_records(steps * batch_size, 2 * seed)
+    records = box_text_records((steps + 1) // 2 * batch_size, 2 * seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_name(f"{folder.name}.tokenizer.model")
     texts = [*tokenizer_texts(records[:1000]), *number_texts(), *["user\n\n"] * 50]
@@ -65,8 +68,9 @@ def teach_box_language(
         give_number_line(decoder, {number: tokens[0] for number, tokens in numbers.items()}, seed)
         give_induction_heads(decoder, seed)
 
+    lessons = BoxRows(tokenizer, architecture["embed_dim"], image_rows, batch_size, seed).loss
     decoder = teach_language(
-        records, tokenizer, architecture, steps, batch_size, seed, learning_rate, progress, prepare
+        records, tokenizer, architecture, steps, batch_size, seed, learning_rate, progress, prepare, lessons
     )
     accuracy = {
         asked: answer_accuracy(decoder, tokenizer, box_question_records(questions, 2 * seed + 1, asked))

@@ -33,6 +33,7 @@ def teach_language(
     learning_rate: float = 2e-3,
     progress: bool = True,
     prepare: Callable[[TransformerDecoder], None] | None = None,
+    other_lessons: Callable[[TransformerDecoder, int], Tensor] | None = None,
 ) -> TransformerDecoder:
     """Train a small Llama 3.1 decoder on text conversations in the Llama 3 chat format, in fp32 on the CPU.
 
@@ -50,6 +51,7 @@ def teach_language(
         learning_rate (float): the highest, after a linear warm-up of a tenth of the steps and before a cosine decay.
         progress (bool): whether to show a progress bar.
         prepare (Callable | None): changes the random weights before they are trained.
+        other_lessons (Callable | None): (decoder, step) -> the loss of every second step, instead of one from records.
 
     Returns:
         TransformerDecoder: the trained decoder, in evaluation mode.
@@ -64,9 +66,11 @@ def teach_language(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))
         bar = tqdm(range(steps), desc="language", unit="step", disable=None if progress else True)
-        for _ in bar:
-            tokens, labels = next(batches)
-            loss = _loss(decoder, tokens, labels)
+        for step in bar:
+            if other_lessons is not None and step % 2:
+                loss = other_lessons(decoder, step)
+            else:
+                loss = _loss(decoder, *next(batches))
             loss.backward()
             nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
             optimizer.step()
