@@ -33,7 +33,7 @@ from medcap.pipeline.run import run_words
 from medcap.pipeline.stages import Stages
 
 PIPELINE = "medcap/tiny/boxes_pipeline"
-TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH = 25_600, 1_600, 16
+TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH = 12_800, 800, 16
 CONTROLS = {
     "shuffled_image": "another image",
     "no_image": "no image",

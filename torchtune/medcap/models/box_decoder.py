@@ -17,6 +17,10 @@ from medcap.errors import UserError
 from medcap.models.component import Component
 from medcap.models.words import AddedWords
 
+# How far a box may lie from the centre of what its query attends to, in sides of the picture; and the logit of the
+# width and height that boxes have at first, a fifth of a side.
+_FARTHEST, _FIRST_SIZE = 0.25, -1.4
+
 
 class _Shape(Protocol):
     @property
@@ -55,7 +59,7 @@ class _ModelPlan(Protocol):
     def further(self) -> Sequence[_ComponentPlan]: ...
 
 
-def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 2, heads: int = 4) -> BoxDecoder:
+def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 1, heads: int = 4) -> BoxDecoder:
     """Build the box head of a model.
 
     Args:
@@ -98,9 +102,10 @@ def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 2, heads: int 
 class BoxDecoder(Component):
     """One box of a hidden state and an image.
 
-    The hidden state that predicts ``<BOX>`` becomes a query, which attends to the patch tokens of the image. Each patch
-    then gets a score and, as in FCOS (https://arxiv.org/abs/1904.01355), the distances from its centre to the four
-    edges of the box; the box is the mean of the patches' boxes, weighed by the softmax of the scores.
+    The hidden state that predicts ``<BOX>`` becomes a query, which looks at the patch tokens of the image and then scores
+    them. The box begins at the mean of the patches' centres, weighed by the softmax of the scores, so that from the first
+    step on its place follows what the query attends to; the patch tokens' mean with the same weights and the query give a
+    small shift from there, and its size.
 
     Args:
         dim: width d of a hidden state.
@@ -126,11 +131,10 @@ class BoxDecoder(Component):
         self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
         self.patches = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, width))
         self.layers = nn.ModuleList(_Look(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.patch_part = nn.Linear(width, width)
-        self.query_part = nn.Linear(width, width, bias=False)
-        self.score = nn.Linear(width, 1)
-        self.distances = nn.Linear(width, 4)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.value_norm = nn.LayerNorm(width)
+        self.read = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 4))
         self._final_norm: list[nn.Module] = []  # the decoder's; not a part of this module
 
     def config(self) -> dict[str, Any]:
@@ -161,11 +165,12 @@ class BoxDecoder(Component):
         tokens = self.patches(patches.float()) + _positions(centres, self.width)  # [M, T, w]
         for layer in self.layers:
             query = layer(query, tokens)
-        fused = functional.gelu(self.patch_part(tokens) + self.query_part(self.norm(query)))  # [M, T, w]
-        weights = self.score(fused).softmax(dim=1)  # [M, T, 1]
-        distances = functional.softplus(self.distances(fused)) / self.grid  # [M, T, 4]
-        corners = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)  # [M, T, 4]
-        return (weights * corners).sum(dim=1)
+        weights = (self.key(tokens) @ query.mT / math.sqrt(self.width)).softmax(dim=1)  # [M, T, 1]
+        seen = self.value_norm((weights * self.value(tokens)).sum(dim=1))  # [M, w]
+        shift, size = self.read(torch.cat([seen, query[:, 0]], dim=-1)).chunk(2, dim=-1)  # [M, 2] each
+        centre = (weights * centres).sum(dim=1) + _FARTHEST * shift.tanh()  # [M, 2]
+        half = (size + _FIRST_SIZE).sigmoid() / 2  # [M, 2]
+        return torch.cat([centre - half, centre + half], dim=-1)
 
     def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
         """Compare the boxes of a batch with its targets."""
