@@ -46,8 +46,7 @@ class VisionLanguageModel(nn.Module):
         loss_terms: names of the terms that ``losses`` returns.
         loss_weights: what terms weigh where the configuration says nothing.
         reads_patches: whether a component looks at the tower's patch tokens.
-        checkpointed_layers: how many of the decoder's layers are computed again in the backward pass instead of keeping
-            their activations; a layer then costs half as much again.
+        checkpointed_layers: how many of the decoder's layers keep no activations; each then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
         compiled: the decoder's layers are compiled, so that rows of one length are better than none with padding.
@@ -76,9 +75,9 @@ class VisionLanguageModel(nn.Module):
         self.compiled = False
         self._prompt_prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self.further = nn.ModuleList(further)
-        for component in self.components.values():
-            component.attach(self)
         parts = self.components.values()
+        for component in parts:
+            component.attach(self)
         self.loss_terms = (TEXT, *(term for component in parts for term in component.loss_terms))
         self.loss_weights = {term: weight for component in parts for term, weight in component.loss_weights.items()}
         self.reads_patches = any(component.reads_patches for component in parts)
@@ -301,8 +300,7 @@ class VisionLanguageModel(nn.Module):
         # A head of transformers has its family's factors for these, too.
         own = isinstance(self.decoder, TransformersDecoder)
         further = self.decoder.output(states, rows) if own else functional.linear(states, rows)
-        # The copy to float32 is the one that joins them.
-        return torch.cat([logits, further.float()], dim=-1)
+        return torch.cat([logits, further.float()], dim=-1)  # the copy to float32 joins them
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """Divide a batch into what is computed one after another, forward and backward, so that it takes little memory.
@@ -313,7 +311,7 @@ class VisionLanguageModel(nn.Module):
         Returns:
             Batches whose losses add up to that of the whole one; just that on a GPU.
         """
-        # [Contract] processes that divide the layers among them make the same number of passes.
+        # [Contract] processes that share the layers make the same number of passes.
         return [batch] if self.always_backward or not self._is_ragged(batch) else batch.micro_batches(CPU_PASS_TOKENS)
 
     def _is_ragged(self, batch: Batch) -> bool:
