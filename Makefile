@@ -18,6 +18,7 @@
 #   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
 #   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
+#   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -30,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-frozen-weights \
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-frozen-weights \
 	bench-convert bench-data bench-boxes-as-text
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
@@ -112,6 +113,9 @@ bench-boxes-as-text: $(INSTALLED)
 
 bench-two-images: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/two_images.py
+
+bench-boxes: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/boxes.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py

@@ -14,9 +14,15 @@ from medcap.cli import main
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 
 # What a small configuration says of each component beside tower and projector: a new one needs a line here.
-OPTIONS = {"llm_lora": "llm_lora.rank=4", "words": "words=[<SEG>, <region>]"}
+OPTIONS = {
+    "llm_lora": "llm_lora.rank=4",
+    "words": "words=[<SEG>, <region>, <BOX>]",
+    "box_decoder": "box_decoder.width=16",
+}
+MODEL = (*OPTIONS.values(), "dataset.box_answer=head")
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
-SUBSETS = [names for size in range(1, len(COMPONENTS) + 1) for names in itertools.combinations(COMPONENTS, size)]
+# Each alone, each two, and all of them.
+SUBSETS = [names for size in (1, 2, len(COMPONENTS)) for names in itertools.combinations(COMPONENTS, size)]
 
 
 def test_every_component_is_tried_here():
@@ -27,17 +33,20 @@ def tensors(output):
     """Every tensor of a run's newest checkpoint, or of an imported run, by component and name."""
     step = latest_checkpoint(output) or output
     files = [step / "vision.safetensors", *(step / f"{name}.safetensors" for name in OPTIONS)]
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {name: tensor for file in files if file.exists() for name, tensor in load_file(file).items()}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A workspace whose records hold the words."""
+    """A workspace whose records hold the words, and boxes for those with an image."""
     workspace = Workspace(tmp_path_factory.mktemp("components"))
     rows = workspace.records()
     for row in rows:
         row["conversations"][0]["value"] += " <SEG> <region>"
         row["conversations"][1]["value"] += " <SEG> <region>"
+        if "image" in row:
+            row["conversations"][1]["value"] += " <BOX>"
+            row["boxes"] = [[4, 2, 20, 12]]
     workspace.write_data("train.json", rows)
     write_hugging_face_folder(workspace.folder / "tower", "clip")
     return workspace
@@ -46,7 +55,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(place):
     """The weights before a step."""
-    return tensors(place.train(*OPTIONS.values(), "optimizer.lr=0", "trainable=[words]", output="start"))
+    return tensors(place.train(*MODEL, "optimizer.lr=0", "trainable=[words]", output="start"))
 
 
 def check_step(output, start, trained):
@@ -63,7 +72,7 @@ def check_step(output, start, trained):
 
 @pytest.mark.parametrize("trained", SUBSETS, ids="+".join)
 def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
-    words = (*OPTIONS.values(), f"trainable=[{','.join(trained)}]", *STEP)
+    words = (*MODEL, f"trainable=[{','.join(trained)}]", *STEP)
     check_step(place.train(*words, output="+".join(trained)), start, trained)
 
 
@@ -74,7 +83,7 @@ def test_a_step_changes_what_trains_and_nothing_else(place, start, trained):
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_so_does_a_step_of_two_processes(place, start, server, trained, parallelism):
-    words = (*OPTIONS.values(), f"trainable=[{','.join(trained)}]", *STEP, f"parallelism={parallelism}")
+    words = (*MODEL, f"trainable=[{','.join(trained)}]", *STEP, f"parallelism={parallelism}")
     output = f"{'+'.join(trained)}-{parallelism}"
     run = server.train(place, output, *words, processes=2)
     assert run.wait() == [0, 0], run.printed()
@@ -83,12 +92,14 @@ def test_so_does_a_step_of_two_processes(place, start, server, trained, parallel
 
 @pytest.mark.slow
 def test_what_is_trained_is_exported_and_comes_back_equal(place, tmp_path):
-    model = (*OPTIONS.values(), f"vision={place.folder}/tower", "projector.num_image_tokens=null")
+    model = (*MODEL, f"vision={place.folder}/tower", "projector.num_image_tokens=null")
     run = place.train(*model, f"trainable=[{','.join(COMPONENTS)}]", "optimizer.lr=0.01", output="whole")
-    assert main(["export", str(run), "--out", str(tmp_path / "export"), "--adapters", "apart"]) == 0
+    words = ["export", str(run), "--out", str(tmp_path / "export"), "--adapters", "apart", "without=[box_decoder]"]
+    assert main(words) == 0
     assert main(["import", str(tmp_path / "export"), "--out", str(tmp_path / "again")]) == 0
     expected, found = tensors(run), tensors(tmp_path / "again")
     unread = {name for name in expected.keys() - found.keys() if name.startswith(f"{VISION_SIDE[0]}.")}
+    unread |= {name for name in expected if name.startswith("box_decoder.")}
     assert expected.keys() - found.keys() == unread, "only what no projector reads of a tower is left out"
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)

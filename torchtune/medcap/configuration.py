@@ -104,6 +104,8 @@ def section_of(field: FieldInfo) -> type[Configuration] | None:
 class OneOf:
     """Allow the values of a table that is filled elsewhere, or of several types; another set is a ``Literal``.
 
+    Null stays allowed where the type of the key allows it.
+
     Attributes:
         choices: the allowed values.
     """
@@ -115,7 +117,7 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def _checked(self, value: Any) -> Any:
-        if value not in self.choices:
+        if value is not None and value not in self.choices:
             raise PydanticCustomError("literal_error", "is none of the choices")
         return value
 

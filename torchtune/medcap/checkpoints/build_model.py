@@ -17,10 +17,11 @@ from medcap.checkpoints.run import find_run_checkpoint
 from medcap.checkpoints.vision import VisionPlan, materialise, plan_vision, plan_vision_of_run
 from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.added_tokens import AddedTokens
+from medcap.data.boxes.style import BOX_WORD
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.errors import UserError
 from medcap.instantiate import build
-from medcap.models.box_decoder import BOX_WORD, BoxDecoder
+from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.decoders.transformers_model import Decoder

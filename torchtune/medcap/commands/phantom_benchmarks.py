@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medcap.commands.arguments import positive, seed
 
-HELP = "drawn images in the official layouts of OmniMedVQA, VQA-RAD, SLAKE, PathVQA and LLaVA-Med"
+HELP = "drawn images in the official layouts of OmniMedVQA, VQA-RAD, SLAKE, PathVQA, LLaVA-Med and ColonINST"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

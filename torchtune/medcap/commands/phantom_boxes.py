@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box-format", choices=NOTATIONS, default="thousandths", help="of boxes in texts (thousandths)"
     )
+    parser.add_argument(
+        "--short-answers", action="store_true", help='"ring <BOX>." instead of "The ring is at <BOX>.", for a box head'
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     if len(options.image_size) > 2:
         raise UserError("--image-size takes one side, or width and height")
     size = (options.image_size[0], options.image_size[-1])
-    made = write_scenes(options.out, options.count, options.seed, size, options.lesions, options.box_format)
+    made = write_scenes(
+        options.out, options.count, options.seed, size, options.lesions, options.box_format, options.short_answers
+    )
     done = "wrote" if made.written else "already complete:"
     rows = ", ".join(f"{task} {number}" for task, number in made.rows.items())
     print(f"{done} {made.images} images in {made.folder}; rows: {rows}")

@@ -21,16 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: parser of ``medcap score``.
     """
+    from medcap.scoring.protocols.registry import PROTOCOLS
+
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="JSON or JSONL with question_id, reference, prediction in each row"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="JSON or JSONL with question_id, reference, prediction in each row; boxes also as boxes, reference_boxes",
     )
     parser.add_argument(
         "--protocol",
         action="append",
         required=True,
         metavar="P",
-        help="scoring rule, may be repeated: llava_med, llava_med_batch, llava_med_strict, medplib, omnimedvqa_qa,"
-        " medcap_letter, medcap_option, exact, coco",
+        help=f"scoring rule, may be repeated: {', '.join(PROTOCOLS)}",
     )
     parser.add_argument(
         "--candidates", type=Path, metavar="FILE", help="candidate answers, for the open accuracy of llava_med"

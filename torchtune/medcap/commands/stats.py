@@ -140,7 +140,9 @@ def _find_prompt_prefix(files: Sequence[TrainingFile]) -> None:
         return
     samples: list[Sample] = []
     for of in (file.checker for file in files):
-        dataset = ChatDataset(of.rows, of.reader, tokenizer, of.style, of.label_rules, of.max_seq_len, packed=True)
+        dataset = ChatDataset(
+            of.rows, of.reader, tokenizer, of.style, of.label_rules, of.max_seq_len, packed=True, boxes=of.boxes
+        )
         samples += dataset.some_samples()
     for file in files:
         file.checker.prompt_prefix = find_prompt_prefix(samples, tokenizer.image_token_id)

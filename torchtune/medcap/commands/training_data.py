@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medcap.data.boxes.notations import NOTATIONS
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seq-len", type=int, metavar="N", help=f"tokens that a row keeps ({MAX_SEQ_LEN})")
     parser.add_argument("--conversation-style", metavar="STYLE", help="layout of the rows (auto)")
+    parser.add_argument("--box-format", choices=NOTATIONS, help="notation of the boxes in texts (told by their marks)")
     parser.add_argument("--max-image-pixels", type=int, metavar="N", help="of an image, refused above (50000000)")
     parser.add_argument("--processes", type=int, metavar="N", help="that work at it (one a processor)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything that was found to a JSON file")
@@ -83,6 +85,7 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
     Raises:
         UserError: for an impossible option, or a file that cannot be read.
     """
+    from medcap.data.boxes.style import box_style
     from medcap.data.images.reader import MAX_PIXELS
     from medcap.data.images.tiles import refuse_fit
     from medcap.data.images.view_keys import read_view
@@ -108,10 +111,11 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
     if tokenizer is not None:
         check_room_for_image(max_seq_len, tokenizer)
     max_pixels = options.max_image_pixels or settings.get("max_image_pixels", MAX_PIXELS)
+    given = {} if options.box_format is None else {"box_format": options.box_format}
     opened = []
     keys = check_sources(source, sources)
     for own, name in zip(keys, source_names(keys), strict=True):
-        known = settings | own.model_dump(exclude_none=True)
+        known = settings | own.model_dump(exclude_none=True) | given
         style = options.conversation_style or known.get("conversation_style", "auto")
         if style not in STYLES:
             raise UserError(f"--conversation-style {style} is unknown: use one of {', '.join(STYLES)}")
@@ -122,7 +126,8 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         view = read_view(own.view or {}, read_view(settings.get("view") or {}, prefix="dataset.view."))
         if tokenizer is not None:
             refuse_fit(view.fit, tokenizer.tiles, "dataset.view.fit")
-        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules, view=view)
+        written = box_style(known | {"sources": None}, None if vision is None else vision.preprocess.frame)
+        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules, view=view, boxes=written)
         opened.append(TrainingFile(checker, own, name, cfg, vision))
     return opened
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medcap.data.boxes.box import boxes_from_json
+from medcap.data.boxes.style import PLAIN, BoxStyle, box_style
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.expansion import expand_images
@@ -24,7 +24,8 @@ from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import Sample, SampleTable
-from medcap.data.row_layouts import STYLES, Record, read_record
+from medcap.data.row_boxes import place_boxes
+from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.datasets.mixture import MixedDataset
@@ -33,6 +34,7 @@ from medcap.datasets.source_keys import check_sources
 from medcap.datasets.token_counts import count_tokens
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
+from medcap.models.towers.base import Preprocess
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
 COUNT_ALWAYS = 100_000
@@ -55,6 +57,7 @@ class ChatDataset(TrainingDataset):
         share_images: compute an image once for all samples of a batch that show it.
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
         view: how images are looked at where a row does not say it.
+        boxes: how boxes are written.
         table: the numbers of all samples; None before :meth:`count`.
     """
 
@@ -68,6 +71,7 @@ class ChatDataset(TrainingDataset):
     share_images: bool = True
     prompt_prefix: tuple[int, ...] = ()
     view: View = DEFAULT_VIEW
+    boxes: BoxStyle = PLAIN
     table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -99,6 +103,7 @@ class ChatDataset(TrainingDataset):
         }
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
+        settings |= self.boxes.fingerprint
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -124,7 +129,7 @@ class ChatDataset(TrainingDataset):
             row = self.rows.read(index)
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
-            record = self._with_boxes(record, row)
+            record = place_boxes(row, record, self.boxes, self.reader.shown_size)
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             # Tar shards call a row otherwise than by its number.
@@ -134,13 +139,6 @@ class ChatDataset(TrainingDataset):
             error.add_note(name)
             raise
         return continue_prompt_prefix(whole, self.prompt_prefix, self.tokenizer.image_token_id)
-
-    def _with_boxes(self, record: Record, row: Any) -> Record:
-        """Return a record with the boxes of its row."""
-        if not row.get("boxes") or not (self.tokenizer.added and self.tokenizer.added.box_word):
-            return record
-        size = self.reader.shown_size(record.images[0])
-        return replace(record, boxes=boxes_from_json(row["boxes"], size))
 
     def find_prompt_prefix(self) -> None:
         """Look at some rows for the words that samples begin with; from then on these are left out."""
@@ -289,6 +287,11 @@ def chat_dataset(
     train_on_header: bool = False,
     mask_after_image: bool = False,
     view: dict[str, Any] | None = None,
+    box_format: str | None = None,
+    box_write: str | None = None,
+    box_answer: str | None = None,
+    box_frame: str | None = None,
+    preprocess: Preprocess | None = None,
 ) -> TrainingDataset:
     """Conversations with images for a frozen language model.
 
@@ -314,6 +317,14 @@ def chat_dataset(
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
         view: how images are looked at where a row does not say it: ``frames``, ``axis``, ``window`` and ``fit``, see
             :class:`medcap.data.images.views.View`.
+        box_format: notation of the boxes in the rows' texts, one of ``medcap.data.boxes.notations.NOTATIONS``; by
+            default they are told apart by their marks and numbers.
+        box_write: notation that boxes are written in; by default texts stay as they are.
+        box_answer: ``head`` makes the boxes in the assistant's words targets of a box head, each the word ``<BOX>``;
+            ``text`` leaves them text.
+        box_frame: ``shown`` writes boxes in coordinates of the square that the tower is shown, ``original`` in those of
+            the image.
+        preprocess: the tower's, given by the recipe.
 
     Returns:
         The dataset, its rows indexed; tokens are made when they are needed.
@@ -335,6 +346,8 @@ def chat_dataset(
         "train_on_header": train_on_header,
         "mask_after_image": mask_after_image,
     }
+    boxes = {"box_format": box_format, "box_write": box_write, "box_answer": box_answer, "box_frame": box_frame}
+    frame = None if preprocess is None else preprocess.frame
     parts = []
     for file in files:
         own = {key: value for key, value in file.model_dump(exclude_none=True).items() if key in shared}
@@ -355,6 +368,7 @@ def chat_dataset(
                 packed,
                 share_images,
                 view=known,
+                boxes=box_style(boxes | file.box_keys(), frame),
             )
         )
     if share_preamble:

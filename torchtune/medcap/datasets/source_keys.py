@@ -8,9 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from medcap.configuration import HOME_EXPANDED, Configuration, Number, PathText, SectionList
+from medcap.configuration import HOME_EXPANDED, Configuration, Number, OneOf, PathText, SectionList
+from medcap.data.boxes.notations import NOTATIONS
+from medcap.data.boxes.style import ANSWERS, BOX_KEYS, FRAMES
 from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
+
+BoxNotation = Annotated[str | None, OneOf(NOTATIONS)]
+BoxAnswer = Annotated[str | None, OneOf(ANSWERS)]
+BoxFrame = Annotated[str | None, OneOf(FRAMES)]
 
 
 class SourceArguments(Configuration):
@@ -29,6 +35,14 @@ class SourceArguments(Configuration):
     train_on_input: bool | None = Field(None, description="As dataset.train_on_input, for this source.")
     train_on_header: bool | None = Field(None, description="As dataset.train_on_header, for this source.")
     mask_after_image: bool | None = Field(None, description="As dataset.mask_after_image, for this source.")
+    box_format: BoxNotation = Field(None, description="As dataset.box_format, for this source.")
+    box_write: BoxNotation = Field(None, description="As dataset.box_write, for this source.")
+    box_answer: BoxAnswer = Field(None, description="As dataset.box_answer, for this source.")
+    box_frame: BoxFrame = Field(None, description="As dataset.box_frame, for this source.")
+
+    def box_keys(self) -> dict[str, str]:
+        """Return the keys of this source that say how its boxes are written."""
+        return self.model_dump(include=set(BOX_KEYS), exclude_none=True)
 
 
 def check_sources(

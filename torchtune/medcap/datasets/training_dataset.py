@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +20,9 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.storage.cache import cache_folder
 from medcap.errors import UserError
+
+# Rows that are looked at before those between them.
+_ROWS_AT_FIRST = 64
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,15 @@ class TrainingDataset(ABC):
     @abstractmethod
     def has_images(self) -> bool:
         """Return whether any usable row has an image."""
+
+    def has_boxes(self) -> bool:
+        """Return whether any usable row has a box that an answer names by a word."""
+        step = -(-self.num_rows // _ROWS_AT_FIRST) or 1
+        for index in itertools.chain.from_iterable(range(first, self.num_rows, step) for first in range(step)):
+            with contextlib.suppress(UserError):
+                if self.sample(index).boxes:
+                    return True
+        return False
 
     def load(
         self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]

@@ -250,7 +250,7 @@ def _about(question: Question) -> Entry:
         entry["reference_boxes"] = boxes_as_json(question.boxes, question.image_size)
     if question.image_size is not None:
         entry["image_size"] = list(question.image_size)
-    return entry | question.groups
+    return entry | question.facts
 
 
 def _failure(question: Question, error: str) -> Entry:

@@ -154,6 +154,7 @@ def _check_components(format: str, further: Sequence[str]) -> None:
     if further:
         raise UserError(
             f"--format {format}: the run has the component {further[0]}, which this format has no place for"
+            + (f"; without=[{further[0]}] leaves it out" if format == "hf" else "")
         )
 
 

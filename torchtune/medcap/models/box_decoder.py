@@ -12,11 +12,10 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
 from medcap.data.batch import BOX_GIOU, BOX_L1, Batch
+from medcap.data.boxes.style import BOX_WORD
 from medcap.errors import UserError
 from medcap.models.component import Component
 from medcap.models.words import AddedWords
-
-BOX_WORD = "<BOX>"
 
 
 class _Shape(Protocol):

@@ -12,9 +12,11 @@ from medcap.scoring.statistics import (
     DIFFERENCE,
     SHARE,
     Interval,
-    bootstrap_of_sums,
+    bootstrap_group_mean,
+    bootstrap_interval,
     bootstrap_of_weights,
     rows_of_means,
+    sums_of_clusters,
     with_width,
 )
 
@@ -62,8 +64,7 @@ def accuracy(right: np.ndarray, groups: Sequence[Hashable], kind: str = SHARE) -
     Returns:
         The share and its interval: of the bootstrap, or Wilson's over the groups where all rows are alike.
     """
-    rows = _sums(np.stack([right.astype(float), np.ones(len(right))], axis=1), groups)
-    return with_width(bootstrap_of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1]), len(rows), kind)
+    return bootstrap_interval(right.astype(float), kind=kind, clusters=groups)
 
 
 def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable]) -> Interval:
@@ -78,17 +79,7 @@ def balanced_accuracy(right: np.ndarray, labels: np.ndarray, groups: Sequence[Ha
         The mean and its interval, as in :func:`accuracy`; a draw without any image of a class takes the mean of the
         others.
     """
-    classes, codes = np.unique(labels, return_inverse=True)
-    own = np.eye(len(classes))[codes]  # [n, c]
-    rows = _sums(np.concatenate([own * right[:, None], own], axis=1), groups)
-
-    def mean(sums: np.ndarray) -> np.ndarray:  # [b, 2 c] -> [b]
-        hits, sizes = np.split(sums, 2, axis=1)
-        return (hits / np.maximum(sizes, 1)).sum(axis=1) / (sizes > 0).sum(axis=1)
-
-    # Groups that hold images of several classes tell less than as many groups of one class.
-    told = min(len(rows), rows_of_means((rows[:, len(classes) :] > 0).sum(axis=0)))
-    return with_width(bootstrap_of_sums(rows, mean), told)
+    return bootstrap_group_mean(right.astype(float), labels.tolist(), clusters=groups)
 
 
 def macro_auroc(answers: Answers) -> Interval | None:
@@ -169,7 +160,7 @@ def difference(first: np.ndarray, second: np.ndarray, groups: Sequence[Hashable]
     interval = accuracy(change, groups, DIFFERENCE)
     first_only, second_only = int((first & ~second).sum()), int((second & ~first).sum())
     grouped = len(set(groups)) < len(groups)
-    p = sign_flip_p(_sums(change[:, None], groups)[:, 0]) if grouped else mcnemar(first_only, second_only)
+    p = sign_flip_p(sums_of_clusters(change[:, None], groups)[:, 0]) if grouped else mcnemar(first_only, second_only)
     words = verdict(interval, p, names=names)
     return Difference(interval, first_only, second_only, p, SIGN_FLIP if grouped else MCNEMAR, words)
 
@@ -199,12 +190,3 @@ class _Curve:
         pairs = up.sum(axis=1) * down.sum(axis=1)
         won = (up * (below + 0.5 * down)).sum(axis=1)
         return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-
-
-def _sums(rows: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """``[n, f]`` summed over each group: ``[groups, f]``."""
-    numbers: dict[Hashable, int] = {}
-    codes = [numbers.setdefault(group, len(numbers)) for group in groups]
-    summed = np.zeros((len(numbers), rows.shape[1]))
-    np.add.at(summed, codes, rows)
-    return summed

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcap.data.boxes.box import Size, boxes_from_json
 from medcap.data.json_text import parse_json
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
-from medcap.scoring.question import GROUPS, Answer, Question
+from medcap.scoring.answer_layouts import flat_row
+from medcap.scoring.question import FACTS, GROUPS, Answer, Question
+from medcap.scoring.replies.box_reply import good_boxes
 from medcap.scoring.replies.numbers import number_text
 
 _PREDICTION_KEYS = ("prediction", "text")
@@ -26,8 +30,13 @@ def read_answers(path: str | Path) -> list[Answer]:
     A row is an object with ``question_id``, ``reference`` (text, a number, or a list of them) and ``prediction``, and
     may have ``question``, ``options`` (a list), ``answer_type``, ``image`` (or ``images``), ``modality``,
     ``question_type`` and ``organ``; other keys are ignored. LLaVA's and MedPLIB's names ``text`` for the prediction and
-    ``gt`` or ``answer`` for the reference are read too. A prediction that is null or absent is a failure. An empty
-    option is dropped, and the others keep the letters of their places in the list. The number 2.0 is read as 2 is.
+    ``gt`` or ``answer`` for the reference are read too, and ColonGPT's and BiRD's prediction files as they are. A
+    prediction that is null or absent is a failure. An empty option is dropped, and the others keep the letters of their
+    places in the list. The number 2.0 is read as 2 is.
+
+    Boxes may be in the texts or in ``boxes`` and ``reference_boxes`` (lists of ``[x1, y1, x2, y2]`` in pixels, empty
+    for an absent object), with the image's ``image_size`` ``[width, height]``; then the texts may be absent. ``task``,
+    ``patient`` and ``phrase`` are read too. A bad box of a prediction is kept as one that cannot be read.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
     been fixed since, and a last line that was cut off is skipped.
@@ -39,8 +48,8 @@ def read_answers(path: str | Path) -> list[Answer]:
         The answers in the order of the file.
 
     Raises:
-        UserError: if the file cannot be read, a row has no reference or a value of the wrong type, two rows have one
-            ``question_id``, or not one row has a prediction.
+        UserError: if the file cannot be read, a row has no reference or a value of the wrong type, a reference holds a
+            bad box, two rows have one ``question_id``, or not one row has a prediction.
 
     Example:
         >>> answers = read_answers("results/run/vqarad/predictions.jsonl")
@@ -51,8 +60,14 @@ def read_answers(path: str | Path) -> list[Answer]:
         if not isinstance(value, Mapping):
             raise UserError(f"{path}, row {index}: a row must be an object, not {type(value).__name__}")
         fingerprint = value.get("fingerprint")
-        rows[index if fingerprint is None else str(value.get("question_id", fingerprint))] = index, value
-    if not any(key in value for _, value in rows.values() for key in _PREDICTION_KEYS):
+        try:
+            rows[index if fingerprint is None else str(value.get("question_id", fingerprint))] = (
+                index,
+                flat_row(value, index),
+            )
+        except UserError as error:
+            raise UserError(f"{path}, row {index}: {error}") from None
+    if not any(key in value for _, value in rows.values() for key in (*_PREDICTION_KEYS, "boxes")):
         raise UserError(f"{path}: no row has a 'prediction' (or 'text'): is this a file of answers?")
     answers = []
     seen: dict[str, int] = {}
@@ -143,30 +158,46 @@ def _whole_lines(path: Path) -> list[Any] | None:
 
 
 def _answer(value: Mapping[str, Any], index: int) -> Answer:
-    reference = next((value[key] for key in _REFERENCE_KEYS if not _missing(value.get(key))), None)
+    size = _size(value.get("image_size"))
+    boxes = value.get("reference_boxes")
+    wanted = None if boxes is None else boxes_from_json(boxes, size, "reference_boxes")
+    without_words = None if wanted is None else ""
+    reference = next((value[key] for key in _REFERENCE_KEYS if not _missing(value.get(key))), without_words)
     if reference is None or reference == []:
         raise UserError(f"there is no 'reference' to compare with (the row has: {', '.join(map(str, value))})")
     prediction = next((value[key] for key in _PREDICTION_KEYS if key in value), None)
+    given, bad = (None, ()) if value.get("boxes") is None else good_boxes(value["boxes"], size)
     options = [] if _missing(value.get("options")) else value["options"]
     if not isinstance(options, list):
         raise UserError("'options' must be a list of texts")
-    groups = {name: _text(value[name], name).strip() for name in GROUPS if not _missing(value.get(name))}
+    facts = {name: _text(value[name], name).strip() for name in (*GROUPS, *FACTS) if not _missing(value.get(name))}
     columns = ["" if _missing(option) else _text(option, "an option") for option in options]
     columns = tuple(option if option.strip() else "" for option in columns)
-    given = tuple(option for option in columns if option)
+    filled = tuple(option for option in columns if option)
     images = value["images"] if isinstance(value.get("images"), list) else [value.get("image")]
     question = Question(
         id=next((_text(value[key], key) for key in _ID_KEYS if not _missing(value.get(key))), str(index)),
         messages=(),
         references=tuple(_texts(reference if isinstance(reference, list) else [reference], "'reference'")),
-        options=given,
+        options=filled,
         answer_type="" if _missing(value.get("answer_type")) else _text(value["answer_type"], "answer_type"),
-        meta=groups,
+        meta=facts,
         words="" if _missing(value.get("question")) else _text(value["question"], "question"),
-        columns=columns if len(given) < len(columns) else (),
+        columns=columns if len(filled) < len(columns) else (),
         image_names=tuple(image for image in images if isinstance(image, str) and image),
+        boxes=wanted,
+        image_size=size,
     )
-    return Answer(question, "" if _missing(prediction) else _text(prediction, "prediction"))
+    text = "" if _missing(prediction) else _text(prediction, "prediction")
+    return Answer(question, text, NOTHING if given is None else Outputs(given), bad)
+
+
+def _size(value: Any) -> Size | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side > 0 for side in value):
+        raise UserError(f"'image_size' must be [width, height] in pixels, not {json.dumps(value)[:60]}")
+    return value[0], value[1]
 
 
 def _texts(values: Sequence[Any], name: str) -> list[str]:

@@ -13,7 +13,14 @@ from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.multiple_choice import MultipleChoice
 from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.numbers import plain_number
-from medcap.scoring.statistics import DIFFERENCE, NUMBER, Interval, bootstrap_group_mean, bootstrap_interval
+from medcap.scoring.statistics import (
+    DIFFERENCE,
+    NUMBER,
+    Interval,
+    bootstrap_group_mean,
+    bootstrap_interval,
+    sums_of_clusters,
+)
 
 MCNEMAR = "mcnemar_exact"
 SIGN_FLIP = "sign_flip"
@@ -255,7 +262,8 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     """Score both sides and compare them row by row.
 
     McNemar's exact test is used where the protocol calls every compared row right or wrong. Elsewhere there is no
-    such count, and the p-value is that of randomly exchanged signs of the rows' differences.
+    such count, and the p-value is that of randomly exchanged signs of the rows' differences. Where the protocol draws
+    rows by patient or image, so does the difference, and the signs are those of each patient's or image's sum.
 
     Args:
         pairs: the common rows.
@@ -268,10 +276,14 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
         UserError: if the protocol cannot score a side, or no row is in the headline's denominator of both.
     """
     scores = protocol.score(pairs.first), protocol.score(pairs.second)
-    compared = [
-        (answer.question.groups.get("modality", ""), one, other)
-        for answer, one, other in zip(pairs.first, scores[0].rows, scores[1].rows, strict=True)
+    kept = [
+        index
+        for index, (one, other) in enumerate(zip(scores[0].rows, scores[1].rows, strict=True))
         if one.get("value") is not None and other.get("value") is not None
+    ]
+    compared = [
+        (pairs.first[index].question.groups.get("modality", ""), scores[0].rows[index], scores[1].rows[index])
+        for index in kept
     ]
     if not compared:
         raise UserError(f"protocol {protocol.name}: no common row counts for {protocol.headline}: use another protocol")
@@ -284,13 +296,16 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     first_only = sum(one and not other for one, other in verdicts)
     second_only = sum(other and not one for one, other in verdicts)
     differences = values[:, 1] - values[:, 0]
-    every_row_decided = len(verdicts) == len(compared)
+    clusters = None if scores[0].clusters is None else [scores[0].clusters[index] for index in kept]
+    flipped = differences if clusters is None else sums_of_clusters(differences[:, None], clusters)[:, 0]
+    every_row_decided = len(verdicts) == len(compared) and clusters is None
     if isinstance(protocol, MultipleChoice) and protocol.headline == protocol.over_modalities:
         modalities = [modality for modality, _, _ in compared]
         difference = bootstrap_group_mean(differences, modalities, kind=DIFFERENCE)
         means = [bootstrap_group_mean(values[:, position], modalities, draws=1).value for position in (0, 1)]
     else:
-        difference = bootstrap_interval(differences, kind=DIFFERENCE if protocol.share else NUMBER)
+        kind = DIFFERENCE if protocol.share else NUMBER
+        difference = bootstrap_interval(differences, kind=kind, clusters=clusters)
         means = [float(mean) for mean in values.mean(axis=0)]
     sides = tuple(
         Side(float(score.scores[protocol.headline]), mean, sum(answer.failed for answer in answers))
@@ -309,7 +324,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
         decided=len(verdicts),
         first_only=first_only,
         second_only=second_only,
-        p=mcnemar(first_only, second_only) if every_row_decided else sign_flip_p(differences),
+        p=mcnemar(first_only, second_only) if every_row_decided else sign_flip_p(flipped),
         test=MCNEMAR if every_row_decided else SIGN_FLIP,
         share=protocol.share,
         notices=tuple(_notices(pairs, scores, sides, len(compared), protocol.headline)),

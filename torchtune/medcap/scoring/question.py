@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # The fields that tables split the scores by.
 GROUPS = ("modality", "question_type", "answer_type", "organ")
+# Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, and the
+# name of the object that is asked for.
+FACTS = ("task", "patient", "phrase")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ class Question:
         return {"image": entries[0] if entries else None} | ({"images": entries} if len(entries) > 1 else {})
 
     @property
+    def image_paths(self) -> list[str]:
+        """The files of the images, in order."""
+        return [image.path for image in self.images] or list(self.image_names)
+
+    @property
+    def cluster(self) -> str:
+        """What its row is drawn with in intervals: the patient where it is known, otherwise the image."""
+        if self.meta.get("patient"):
+            return f"patient {self.meta['patient']}"
+        return f"image {'; '.join(self.image_paths)}" if self.image_paths else f"row {self.id}"
+
+    @property
     def image_cell(self) -> str:
         """The images as a cell of a table holds them."""
         return "; ".join(self.image_entries)
@@ -95,6 +110,11 @@ class Question:
         return {name: values[name] for name in GROUPS if values.get(name)}
 
     @property
+    def facts(self) -> dict[str, str]:
+        """Its value in each of ``GROUPS`` and ``FACTS`` that it has."""
+        return self.groups | {name: self.meta[name] for name in FACTS if self.meta.get(name)}
+
+    @property
     def lettered(self) -> tuple[str, ...]:
         """The options by their letter, A first; "" where a letter has none."""
         return self.columns or self.options
@@ -108,16 +128,18 @@ class Answer:
         question: what was asked.
         prediction: what was answered; "" where there is no answer, which is a failure.
         outputs: results of the model beside its words, such as boxes.
+        bad_boxes: entries of the file's ``boxes`` that are no boxes, such as five numbers.
     """
 
     question: Question
     prediction: str
     outputs: Outputs = NOTHING
+    bad_boxes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
-        """Whether there is no answer."""
-        return not self.prediction.strip()
+        """Whether there is no answer, neither words nor a list of boxes."""
+        return not self.prediction.strip() and self.outputs.boxes is None
 
 
 def message_text(message: Message) -> str:

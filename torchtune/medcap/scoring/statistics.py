@@ -76,6 +76,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = LEVEL,
     kind: str = SHARE,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """Interval of a mean (percentile bootstrap; Efron and Tibshirani, 1993, chapter 13).
 
@@ -85,14 +86,18 @@ def bootstrap_interval(
         seed: seed of the random numbers: the same arguments give the same interval.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
+        clusters: [n] the cluster of each row, such as its patient: rows of one cluster are drawn together (Davison and
+            Hinkley, 1997, section 3.8). None draws single rows.
 
     Returns:
         The mean and its interval.
 
     Raises:
-        ValueError: if there are no values or one is not finite.
+        ValueError: if there are no values, one is not finite, or the lengths differ.
     """
     rows = np.asarray(values, dtype=np.float64).reshape(-1, 1)
+    if clusters is not None:
+        return bootstrap_of_ratios(rows[:, 0], np.ones(len(rows)), clusters, None, draws, seed, level, kind)
     interval = bootstrap_of_sums(rows, lambda sums: sums[:, 0] / len(rows), draws, seed, level)
     return with_width(interval, len(rows), kind)
 
@@ -164,6 +169,7 @@ def bootstrap_group_mean(
     seed: int = 0,
     level: float = LEVEL,
     kind: str = SHARE,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """Interval of the unweighted mean of the groups' means (a macro average).
 
@@ -177,6 +183,7 @@ def bootstrap_group_mean(
         seed: seed of the random numbers.
         level: share of the draws that the interval holds.
         kind: what the values are; see :func:`with_width`.
+        clusters: [n] rows of one cluster are drawn together; None draws single rows.
 
     Returns:
         The mean of the groups' means and its interval.
@@ -187,6 +194,8 @@ def bootstrap_group_mean(
     column = _checked(np.asarray(values, dtype=np.float64).reshape(-1, 1))[:, 0]
     if len(column) != len(groups):
         raise ValueError(f"{len(column)} values but {len(groups)} groups")
+    if clusters is not None:
+        return bootstrap_of_ratios(column, np.ones(len(column)), clusters, groups, draws, seed, level, kind)
     numbers: dict[Hashable, int] = {}
     codes = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.float64)
     rows = np.stack([codes, column], axis=1)  # [n, 2]
@@ -204,6 +213,69 @@ def bootstrap_group_mean(
     drawn = [mean_of_means(counts) for counts in _resamples(len(rows), repeats, draws, seed)]
     interval = _interval(float(mean_of_means(own)[0]), np.concatenate(drawn), level)
     return with_width(interval, rows_of_means(np.unique(codes, return_counts=True)[1]), kind)
+
+
+def bootstrap_of_ratios(
+    numerators: Sequence[float] | np.ndarray,
+    denominators: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    groups: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = LEVEL,
+    kind: str = SHARE,
+) -> Interval:
+    """Interval of a ratio of sums, or of the unweighted mean of the groups' ratios, with rows drawn by cluster.
+
+    Args:
+        numerators: [n] one number a row, finite.
+        denominators: [n] likewise, not negative; each group has one above 0.
+        clusters: [n] the cluster of each row, such as its patient or its image.
+        groups: [n] the group of each row; None for one group.
+        draws: number of bootstrap samples.
+        seed: seed of the random numbers.
+        level: share of the draws that the interval holds.
+        kind: what the ratio is; see :func:`with_width`.
+
+    Returns:
+        The mean and its interval. A draw that leaves a group empty takes the mean of the others.
+
+    Raises:
+        ValueError: if there are no rows, a number is not finite, or the lengths differ.
+    """
+    columns = _checked(np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1))  # [n, 2]
+    if len(columns) != len(clusters) or (groups is not None and len(columns) != len(groups)):
+        raise ValueError(f"{len(columns)} rows, {len(clusters)} clusters and {len(groups or clusters)} groups")
+    numbers = {group: number for number, group in enumerate(sorted(set(groups or [None]), key=str))}
+    own = np.eye(len(numbers))[[numbers[group] for group in groups or [None] * len(columns)]]  # [n, g]
+    rows = sums_of_clusters(np.concatenate([own * columns[:, :1], own * columns[:, 1:]], axis=1), clusters)
+
+    def mean(sums: np.ndarray) -> np.ndarray:  # [b, 2 g] -> [b]
+        above, below = np.split(sums, 2, axis=1)
+        there = below > 0
+        ratios = np.divide(above, below, out=np.zeros_like(above), where=there)
+        return ratios.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+
+    # Clusters that have rows of several groups tell less than as many clusters of one group.
+    told = min(len(rows), rows_of_means((rows[:, own.shape[1] :] > 0).sum(axis=0)))
+    return with_width(bootstrap_of_sums(rows, mean, draws, seed, level), told, kind)
+
+
+def sums_of_clusters(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
+    """Sum rows over their clusters.
+
+    Args:
+        rows: [n, f] float.
+        clusters: [n] the cluster of each row.
+
+    Returns:
+        [c, f] sums, in the order in which the clusters first come.
+    """
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums = np.zeros((len(numbers), rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    return sums
 
 
 def rows_of_means(sizes: Sequence[int] | np.ndarray) -> float:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medcap.data.batch import Batch
+from medcap.data.batch import BOX_L1, Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
+from medcap.models.component_registry import COMPONENTS
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.bad_rows import refuse_before_training
@@ -51,7 +52,7 @@ class TrainingData:
     Args:
         cfg: configuration of the training.
         tokenizer: tokenizer of the model.
-        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8.
+        transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8, as ``Preprocess.transform`` returns it.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
         most_positions: positions that the language model may use; None for no limit.
@@ -75,6 +76,8 @@ class TrainingData:
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
             self._settings["share_preamble"] = False
+        if "preprocess" in _parameters(cfg):
+            self._settings["preprocess"] = getattr(transform, "preprocess", None)
         self.dataset = self._open(self._settings, tokenizer, "dataset")
         self.validation = None
         if cfg.validation_source is not None:
@@ -111,6 +114,13 @@ class TrainingData:
             return (
                 f"{key}: none of its rows that can be used has an image, so"
                 f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
+            )
+        learners = [name for name in self.cfg.trainable if BOX_L1 in COMPONENTS[name].loss_terms]
+        if key == "dataset" and learners and not dataset.has_boxes():
+            return (
+                f"dataset: no answer of its rows has a box for {learners[0]} to learn from: set"
+                " dataset.box_answer=head, which makes the boxes of answers its targets; medcap validate shows how rows"
+                " are read"
             )
         return None
 

@@ -20,7 +20,7 @@ from medcap.configuration import (
     Seed,
 )
 from medcap.data.images.reader import MAX_PIXELS
-from medcap.datasets.source_keys import SourceArguments, check_sources
+from medcap.datasets.source_keys import BoxAnswer, BoxFrame, BoxNotation, SourceArguments, check_sources
 from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
@@ -34,6 +34,18 @@ class DatasetArguments(Configuration):
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
     view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
         None, description="How images are looked at where a row does not say it."
+    )
+    box_format: BoxNotation = Field(
+        None, description="Notation of the boxes in the rows' texts; null tells them apart by marks and numbers."
+    )
+    box_write: BoxNotation = Field(
+        None, description="Notation that boxes are written in; null leaves texts as they are."
+    )
+    box_answer: BoxAnswer = Field(
+        None, description="What the assistant's boxes are: text, or the word `<BOX>` and targets of the box head."
+    )
+    box_frame: BoxFrame = Field(
+        None, description="Image that coordinates are on: the original, or the square that the tower is shown of it."
     )
     sources: Annotated[list[dict[str, Any]] | None, SectionList(SourceArguments)] = Field(
         None, description="Several sources instead of dataset.source, mixed by their weights."

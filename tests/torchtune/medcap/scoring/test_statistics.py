@@ -9,6 +9,7 @@ from medcap.scoring.statistics import (
     Interval,
     bootstrap_group_mean,
     bootstrap_interval,
+    bootstrap_of_ratios,
     bootstrap_of_sums,
     bootstrap_of_weights,
     rows_of_means,
@@ -169,3 +170,39 @@ def test_a_mean_of_means_knows_less_than_its_rows():
     found = bootstrap_group_mean([1.0] * 10, ["CT"] * 8 + ["MR"] * 2)
     assert (found.low, found.high) == (pytest.approx(0.6249, abs=5e-5), 1.0)
     assert bootstrap_group_mean([0.0] * 3, [""] * 3) == bootstrap_interval([0.0] * 3)
+
+
+def plain_cluster_bootstrap(values, clusters, draws):
+    generator = np.random.default_rng(321)
+    members = [values[clusters == cluster] for cluster in np.unique(clusters)]
+    drawn = generator.integers(0, len(members), (draws, len(members)))
+    return np.quantile([np.concatenate([members[i] for i in row]).mean() for row in drawn], [0.025, 0.975])
+
+
+@pytest.mark.slow
+def test_clusters_are_drawn_as_a_whole():
+    generator = np.random.default_rng(7)
+    clusters = generator.integers(0, 40, 300)
+    values = (generator.random(40)[clusters] + 0.1 * generator.random(300)) / 1.1
+    interval = bootstrap_interval(values, clusters=clusters.tolist())
+    assert interval.value == pytest.approx(values.mean())
+    assert np.abs([interval.low, interval.high] - plain_cluster_bootstrap(values, clusters, 5_000)).max() < 0.01
+    single = bootstrap_interval(values)
+    assert interval.high - interval.low > 1.5 * (single.high - single.low)
+
+
+def test_clusters_of_one_row_change_nothing():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0] * 8
+    assert bootstrap_interval(values, clusters=range(40)) == bootstrap_interval(values)
+    # Two clusters that are all right tell as little as two rows.
+    assert bootstrap_interval([1.0] * 10, clusters=[0, 1] * 5) == bootstrap_interval([1.0] * 2)
+
+
+def test_a_mean_of_ratios_is_drawn_by_cluster():
+    hits, sizes, clusters, groups = [1, 0, 2, 0], [2, 2, 2, 4], ["p", "p", "q", "r"], ["ct", "ct", "mr", "mr"]
+    interval = bootstrap_of_ratios(hits, sizes, clusters, groups)
+    assert interval.value == pytest.approx((1 / 4 + 2 / 6) / 2)
+    assert (interval.low, interval.high) == (0.0, 1.0)  # only r, or only q
+    assert bootstrap_group_mean([1.0, 0.0, 1.0], ["a", "a", "b"], clusters=["x", "x", "x"]).low == 0.75
+    with pytest.raises(ValueError, match="2 rows, 1 clusters"):
+        bootstrap_of_ratios([1, 1], [1, 1], ["p"])

@@ -38,7 +38,8 @@ def boxes_from_json(value: Any, size: Size | None, name: str = "boxes") -> tuple
     """Read the boxes of a row.
 
     Args:
-        value: a list of ``[x1, y1, x2, y2]`` in pixels, or of ``{"box": [x1, y1, x2, y2], "label": "liver"}``.
+        value: a list of ``[x1, y1, x2, y2]`` in pixels, or of ``{"box": [x1, y1, x2, y2], "label": "liver"}``; an
+            object may also hold ``image``, the number of its image among those of the conversation, from 0.
         size: of the original image; None keeps the numbers as they are.
         name: name of the field, for messages.
 
@@ -58,21 +59,24 @@ def boxes_as_json(boxes: Iterable[Box], size: Size | None) -> list[Any]:
     rows = []
     for box in boxes:
         numbers = [round(edge, 2) for edge in box.pixels(size)] if size else list(box.edges)
-        rows.append({"box": numbers, "label": box.label} if box.label else numbers)
+        more = {name: value for name, value in (("label", box.label), ("image", box.image)) if value}
+        rows.append({"box": numbers, **more} if more else numbers)
     return rows
 
 
 def _box(entry: Any, size: Size | None, name: str) -> Box:
-    label = ""
+    label, image = "", 0
     if isinstance(entry, dict):
-        label, entry = str(entry.get("label") or ""), entry.get("box")
+        label, image, entry = str(entry.get("label") or ""), entry.get("image", 0), entry.get("box")
+    if not isinstance(image, int) or isinstance(image, bool) or image < 0:
+        raise UserError(f"'{name}' holds image {str(image)[:60]}: images have whole numbers from 0")
     if not _are_numbers(entry):
         raise UserError(f"'{name}' holds {str(entry)[:60]}: a box is four numbers [x1, y1, x2, y2]")
     left, top, right, bottom = (float(number) for number in entry)
     if not (left < right and top < bottom):
         raise UserError(f"'{name}' holds {str(entry)[:60]}, which has no area: x1 < x2 and y1 < y2 are needed")
     width, height = size or (1, 1)
-    return Box((left / width, top / height, right / width, bottom / height), label)
+    return Box((left / width, top / height, right / width, bottom / height), label, image)
 
 
 def _are_numbers(entry: Any) -> bool:

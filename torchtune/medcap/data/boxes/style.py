@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medcap.data.boxes.box import Box, Edges, Size
 from medcap.data.boxes.frame import Frame
-from medcap.data.boxes.notations import MAX_BOXES, BoxText, find_box_texts, write_box
+from medcap.data.boxes.notations import MAX_BOXES, NOTATIONS, BoxText, find_box_texts, write_box
+from medcap.errors import UserError
 
 BOX_WORD = "<BOX>"  # stands for a box that is not written out
 DEFAULT_NOTATION = "thousandths"
 ANSWERS = ("text", "head")
 FRAMES = ("original", "shown")
-BOX_KEYS = ("box_format", "box_write", "box_answer", "box_frame")  # of dataset, and of each of its sources
+# Of dataset, and of each of its sources.
+BOX_KEYS = {"box_format": NOTATIONS, "box_write": NOTATIONS, "box_answer": ANSWERS, "box_frame": FRAMES}
 
 FrameOf = Callable[[Size, str | None], Frame]  # size of an image and the fit of its view -> its frame
 
@@ -52,6 +54,17 @@ class BoxStyle:
     def is_plain(self) -> bool:
         """Whether no key says anything of boxes: then texts stay as they are."""
         return self.read is None and self.written is None and not self.by_head and not self.shown
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells the texts that it makes from those of another; nothing for a plain one."""
+        if self.is_plain:
+            return {}
+        known: list[Any] = [self.read, self.written, self.by_head, self.shown]
+        # The frame says which boxes can be seen, and where.
+        sizes = [] if self.frame is None else [(200, 100), (100, 200)]
+        seen = [asdict(self.frame(size, None)) for size in sizes if self.frame is not None]
+        return {"boxes": known + seen}
 
     @property
     def notation(self) -> str:
@@ -102,8 +115,11 @@ class BoxStyle:
         return None if edges is None else frame.to_original(edges)
 
     def _frame(self, size: Size, fit: str | None) -> Frame:
-        assert self.frame is not None, "boxes of what the tower is shown need the tower"
+        assert self.frame is not None, "box_style refuses it"
         return self.frame(size, fit)
+
+
+PLAIN = BoxStyle()
 
 
 def box_style(dataset: Mapping[str, Any], frame: FrameOf | None = None) -> BoxStyle:
@@ -113,13 +129,22 @@ def box_style(dataset: Mapping[str, Any], frame: FrameOf | None = None) -> BoxSt
         dataset: may hold ``box_format``, ``box_write``, ``box_answer`` and ``box_frame``, and ``sources``: a key that
             all of them give the same value counts where ``dataset`` does not say it.
         frame: the tower's ``Preprocess.frame``.
+
+    Raises:
+        UserError: if a value is impossible, or coordinates are those of what a tower is shown that is not known.
     """
     sources = dataset.get("sources") or []
     known = {key: dataset.get(key) for key in BOX_KEYS}
-    for key in BOX_KEYS:
+    for key, choices in BOX_KEYS.items():
         said = {source.get(key) for source in sources}
         if known[key] is None and len(said) == 1:
             known[key] = said.pop()
+        if known[key] is not None and known[key] not in choices:
+            raise UserError(f"{key}={known[key]} must be one of {', '.join(choices)}")
+    if known["box_frame"] == "shown" and frame is None:
+        raise UserError(
+            "box_frame=shown: the tower is not known here, whose preprocessing decides; name it by a --config"
+        )
     return BoxStyle(
         known["box_format"], known["box_write"], known["box_answer"] == "head", known["box_frame"] == "shown", frame
     )

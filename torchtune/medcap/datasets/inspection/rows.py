@@ -11,6 +11,7 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.data.answers import check_answers
+from medcap.data.boxes.style import PLAIN, BoxStyle
 from medcap.data.chat_marks import check_text
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.expansion import expand_images
@@ -20,6 +21,7 @@ from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import sharing
+from medcap.data.row_boxes import place_boxes
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
@@ -42,8 +44,8 @@ class Problem:
     reason: str
 
 
-# The kinds of problems: the row itself, its layout, the place of an image, its content, the tokens.
-RULES = ("json", "layout", "image path", "image", "tokens", "crash")
+# The kinds of problems: the row itself, its layout, the place of an image, its content, the boxes, the tokens.
+RULES = ("json", "layout", "image path", "image", "boxes", "tokens", "crash")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class RowChecker:
         prompt_prefix: tokens that samples leave out where they begin with them.
         any_layout: take a row without turns, such as a benchmark's, for the images that it names.
         view: how images are looked at where a row does not say it.
+        boxes: how boxes are written.
     """
 
     rows: RowSource
@@ -113,6 +116,7 @@ class RowChecker:
     prompt_prefix: tuple[int, ...] = ()
     any_layout: bool = False
     view: View = DEFAULT_VIEW
+    boxes: BoxStyle = PLAIN
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
@@ -171,6 +175,10 @@ class RowChecker:
             stage.rule = "image"
             for image in record.images:
                 self.reader.num_pictures(self.tokenizer.tiles, image)
+        try:
+            record = place_boxes(row, record, self.boxes, self.reader.shown_size)
+        except UserError as error:
+            return RowFacts(Problem("boxes", str(error)), images=images)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:

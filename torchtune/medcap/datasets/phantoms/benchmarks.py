@@ -14,13 +14,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from medcap.checkpoints.atomic import atomic_folder
-from medcap.datasets.phantoms.drawing import draw
+from medcap.datasets.phantoms.drawing import bounding_box, draw
 from medcap.datasets.phantoms.folders import is_complete
 from medcap.datasets.phantoms.records import Phantom, Question, conversation, make_phantom, make_questions
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Which of OmniMedVQA's modalities a made-up one resembles most, letter by letter as the benchmark writes it.
 MODALITIES = {
     "korvogram": "X-Ray",
@@ -60,6 +60,12 @@ _SLAKE_TYPES = {
     "outline": "Shape",
 }
 _CHINESE = {"nodule": "结节", "ring": "环", "cross": "十字", "cluster": "簇"}
+_COLONINST_QUESTIONS = {
+    "cls": "Categorize the object.",
+    "reg": "What category does {box} belong to?",
+    "rec": "Where is the location of {kind}?",
+    "cap": "Describe what you see in the image.",
+}
 _PATHVQA_TYPES = ("modality", "kind_check", "finding", "place")
 _LLAVA_MED_TYPES = ("kind_check", "finding", "size")
 
@@ -82,6 +88,7 @@ class _Drawn:
     phantom: Phantom
     questions: dict[str, Question]
     png: bytes
+    box: list[int]  # x1, y1, x2, y2 in pixels
 
     @property
     def name(self) -> str:
@@ -89,7 +96,7 @@ class _Drawn:
 
 
 def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int = 64) -> PhantomBenchmarks:
-    """Write one set of phantoms in five layouts; the same arguments always give the same bytes.
+    """Write one set of phantoms in seven layouts; the same arguments always give the same bytes.
 
     Questions have the words of :func:`make_questions`, so a model that knows phantoms can answer them. Beside
     ``phantom_benchmarks.json``, which says what was asked for, the folder receives:
@@ -99,7 +106,8 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
       The first record has the misspelt key ``modality``, as one of the benchmark's has.
     - ``VQA_RAD/``: test and training phrases; ``image_organ`` is made up, ``answer_type`` is ``"CLOSED "`` here and
       there, as in the benchmark.
-    - ``Slake1.0/``: English questions and a Chinese one for each image.
+    - ``Slake1.0/``: English questions and a Chinese one for each image, and the lesion's box in ``detection.json``.
+    - ``ColonINST/``: to classify, to name by its box, to locate and to describe, in the templates of its questions.
     - ``path-vqa/``: a parquet file with the images in it.
     - ``LLaVA-Med/``: a ``test.json`` with its images, for the task ``vqa``.
 
@@ -136,11 +144,11 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
 
 
 def _draw(phantom: Phantom, image_size: int) -> _Drawn:
-    image, _ = draw(phantom, image_size)
+    image, mask = draw(phantom, image_size)
     content = io.BytesIO()
     Image.fromarray(image).save(content, format="PNG", compress_level=1)
     questions = {question.question_type: question for question in make_questions(phantom)}
-    return _Drawn(phantom, questions, content.getvalue())
+    return _Drawn(phantom, questions, content.getvalue(), bounding_box(mask))
 
 
 def _four_options(phantom: Phantom, question: Question) -> list[str]:
@@ -239,6 +247,28 @@ def _write_slake(out: Path, drawn: Sequence[_Drawn]) -> None:
     _write_json(root / "test.json", records)
 
 
+def _write_slake_boxes(out: Path, drawn: Sequence[_Drawn]) -> None:
+    for item in drawn:
+        left, top, right, bottom = item.box
+        path = out / "Slake1.0" / "imgs" / f"xmlab{item.phantom.index}" / "detection.json"
+        _write_bytes(path, json.dumps([{item.phantom.kind: [left, top, right - left, bottom - top]}]).encode())
+
+
+def _write_coloninst(out: Path, drawn: Sequence[_Drawn]) -> None:
+    root = out / "ColonINST"
+    files: dict[str, list[dict[str, Any]]] = {part: [] for part in _COLONINST_QUESTIONS}
+    for item in drawn:
+        kind, box = item.phantom.kind, "{" + "".join(f"<{edge}>" for edge in item.box) + "}"
+        image = f"Phantom/Test/{kind}/{item.name}.png"
+        _write_bytes(root / "Positive-images" / image, item.png)
+        answers = {"cls": kind, "reg": kind, "rec": box, "cap": item.phantom.caption}
+        for part, question in _COLONINST_QUESTIONS.items():
+            turns = conversation(f"<image>\n{question.format(box=box, kind=kind)}", answers[part])
+            files[part].append({"id": image, "image": item.name, "conversations": turns})
+    for part, records in files.items():
+        _write_json(root / "Json-file" / "test" / f"ColonINST-test-{part}.json", records)
+
+
 def _write_pathvqa(out: Path, drawn: Sequence[_Drawn]) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -286,6 +316,8 @@ _WRITERS: dict[str, tuple[Callable[[Path, Sequence[_Drawn]], None], int]] = {
     "slake": (_write_slake, len(_SLAKE_TYPES)),
     "pathvqa": (_write_pathvqa, len(_PATHVQA_TYPES)),
     "vqa": (_write_llava_med, len(_LLAVA_MED_TYPES)),
+    "coloninst": (_write_coloninst, len(_COLONINST_QUESTIONS)),
+    "slake_boxes": (_write_slake_boxes, 1),
 }
 
 

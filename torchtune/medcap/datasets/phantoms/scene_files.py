@@ -42,6 +42,7 @@ def write_scenes(
     size: Size = (64, 64),
     lesions: Sequence[int] = (2,),
     notation: str = "thousandths",
+    short: bool = False,
 ) -> WrittenScenes:
     """Write a set of scenes; the same arguments always give the same bytes.
 
@@ -63,6 +64,7 @@ def write_scenes(
         size: width and height in pixels.
         lesions: how many lesions an image has: each of these numbers is equally likely.
         notation: how boxes are written into texts, one of ``NOTATIONS``.
+        short: write "ring <BOX>." instead of "The ring is at <BOX>."; see ``scene_questions.ask``.
 
     Raises:
         UserError: for a number or notation out of range, or a folder that holds anything else.
@@ -76,6 +78,7 @@ def write_scenes(
         "image_size": list(size),
         "lesions": list(lesions),
         "box_format": notation,
+        "short_answers": short,
     }
     if is_complete(out, _MARKER, request):
         rows = {task: _count_lines(out / f"train_{task.lower()}.jsonl") for task in TASKS}
@@ -90,7 +93,7 @@ def write_scenes(
             drawn = draw_scene(make_scene(seed, index, lesions), size)
             _write_pictures(drawn, folder)
             records.append(_record(drawn))
-            for number, question in enumerate(scene_questions(drawn.scene)):
+            for number, question in enumerate(scene_questions(drawn.scene, short)):
                 training[question.task].append(_training_row(drawn, number, question, notation))
                 evaluation[question.task].append(_evaluation_row(drawn, number, question, notation))
         for task in TASKS:

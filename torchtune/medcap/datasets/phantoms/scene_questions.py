@@ -23,6 +23,7 @@ from medcap.datasets.phantoms.records import (
 from medcap.datasets.phantoms.scenes import QUESTIONS, TEXT, Scene, join_words, make_scene
 
 BOX = "<BOX>"  # stands for the box of a lesion, in a question and in an answer
+_SOMEWHERE = "X"  # stands for it where there is nothing but words
 # Detection (all lesions), a phrase's box, a box's kind, other questions, captions.
 TASKS = ("DET", "REC", "REG", "VQA", "CAP")
 
@@ -105,8 +106,8 @@ class SceneQuestion:
     options: tuple[str, ...] = ()
 
 
-def scene_questions(scene: Scene) -> list[SceneQuestion]:
-    """Return all questions about a scene, in the order of ``TASKS``.
+def scene_questions(scene: Scene, short: bool = False) -> list[SceneQuestion]:
+    """Return all questions about a scene, in the order of ``TASKS``; ``short`` is as in :func:`ask`.
 
     All lesions at once; each lesion and one absent kind by name; each lesion by its box; its modality, the number of
     lesions, whether a kind is there, an attribute of each sort, which of two lies to the left; and its caption.
@@ -116,14 +117,16 @@ def scene_questions(scene: Scene) -> list[SceneQuestion]:
     types = [name for name in _OPTIONS if name != "side" or len(kinds) > 1]
     return [
         ask(scene, "boxes", stream),
-        *(ask(scene, "box", stream, kind) for kind in (*kinds, choose(stream, scene.absent))),
+        *(ask(scene, "box", stream, kind, short) for kind in (*kinds, choose(stream, scene.absent))),
         *(ask(scene, "kind", stream, kind) for kind in kinds),
         *(ask(scene, name, stream) for name in types),
         ask(scene, "caption", stream),
     ]
 
 
-def ask(scene: Scene, question_type: str, stream: np.random.Generator, kind: str = "") -> SceneQuestion:
+def ask(
+    scene: Scene, question_type: str, stream: np.random.Generator, kind: str = "", short: bool = False
+) -> SceneQuestion:
     """Ask one question.
 
     Args:
@@ -132,6 +135,8 @@ def ask(scene: Scene, question_type: str, stream: np.random.Generator, kind: str
             or "caption".
         stream: source of the wording, and of the kind where it is not given.
         kind: the lesion to ask about; by default one that is shown, or for a presence as often as not an absent one.
+        short: answer where a lesion is by "ring <BOX>." instead of "The ring is at <BOX>.". A hidden state right after
+            a name tells much more of the name, which a head that gives the box has to know.
     """
     text = choose(stream, _PHRASINGS[question_type])
     kinds = tuple(lesion.kind for lesion in scene.lesions)
@@ -153,7 +158,8 @@ def ask(scene: Scene, question_type: str, stream: np.random.Generator, kind: str
     kind = kind or choose(stream, kinds)
     if question_type == "box":
         shown = kind in kinds
-        answer = f"The {kind} is at {BOX}." if shown else f"There is no {kind}."
+        said = f"{kind} {BOX}." if short else f"The {kind} is at {BOX}."
+        answer = said if shown else f"There is no {kind}."
         return SceneQuestion("REC", question_type, text.format(kind=kind), answer, kind, (kind,) if shown else ())
     if question_type == "kind":
         return SceneQuestion("REG", question_type, text.format(box=BOX), kind, kind, options=KINDS)
@@ -197,6 +203,7 @@ def scene_text_records(
     seed: int,
     lesions: Sequence[int] = (2,),
     places: Callable[[Scene], Mapping[str, str]] | None = None,
+    short: bool = False,
 ) -> list[dict[str, Any]]:
     """Conversations without images that teach to read about scenes: a description and a question, or a repetition.
 
@@ -205,7 +212,8 @@ def scene_text_records(
         seed: seed of the scenes described.
         lesions: numbers of lesions; see :func:`make_scene`.
         places: gives the words for where each kind lies, such as a box in a notation; they stand in the description and
-            in the answers. Without, an answer says "here".
+            in the answers. Without, an answer says "X" where ``<BOX>`` stands, so that the words around it are learnt.
+        short: see :func:`ask`.
 
     Returns:
         Records in the form of LLaVA's, ``{"id", "conversations": [human, gpt]}``. The description stands where an image
@@ -224,7 +232,7 @@ def scene_text_records(
         else:
             question_type = choose(stream, types)
             absent = question_type == "box" and stream.random() < 0.25
-            question = ask(scene, question_type, stream, choose(stream, scene.absent) if absent else "")
+            question = ask(scene, question_type, stream, choose(stream, scene.absent) if absent else "", short)
             human += choose(stream, ("\n", "\n\n", " "))
         question = _in_words(question, at)
         turns = conversation(human + question.text, question.answer)
@@ -235,7 +243,7 @@ def scene_text_records(
 def _in_words(question: SceneQuestion, places: Mapping[str, str] | None) -> SceneQuestion:
     """Return a question with the words for a place instead of each ``<BOX>``."""
     if places is None:
-        return replace(question, answer=question.answer.replace(f"at {BOX}", "here").replace(f" {BOX}", ""))
+        return replace(question, answer=question.answer.replace(BOX, _SOMEWHERE))
     answer = question.answer
     for kind in question.boxes or ():
         answer = answer.replace(BOX, places[kind], 1)

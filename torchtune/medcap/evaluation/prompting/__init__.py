@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from medcap.data.boxes.box import boxes_from_json
-from medcap.data.outputs import NOTHING, Outputs
+from medcap.data.outputs import Outputs
 from medcap.errors import UserError
 from medcap.evaluation.answering import Entry
 from medcap.evaluation.prompting.base import PromptMethod
@@ -19,6 +18,7 @@ from medcap.evaluation.prompting.options import ListedOptions, MappedOption
 from medcap.scoring.protocols.base import Prompt, Protocol
 from medcap.scoring.protocols.registry import ALL_PROTOCOLS
 from medcap.scoring.question import Answer, Question
+from medcap.scoring.replies.box_reply import good_boxes
 
 # vqa_type -> how free answers are asked for.
 FREE_METHODS: dict[str, Callable[[], PromptMethod]] = {
@@ -51,15 +51,14 @@ class ScoringPlan:
 
     def answers(self, questions: Sequence[Question], entries: Sequence[Entry]) -> list[Answer]:
         """Return what the protocol scores: each question with what its entry of the predictions holds for it."""
-        return [
-            Answer(question, entry.get(self.protocol.field) or "", _outputs(question, entry))
-            for question, entry in zip(questions, entries, strict=True)
-        ]
+        return [self._answer(question, entry) for question, entry in zip(questions, entries, strict=True)]
 
-
-def _outputs(question: Question, entry: Entry) -> Outputs:
-    boxes = entry.get("boxes")
-    return NOTHING if boxes is None else Outputs(boxes_from_json(boxes, question.image_size))
+    def _answer(self, question: Question, entry: Entry) -> Answer:
+        text = entry.get(self.protocol.field) or ""
+        if entry.get("boxes") is None:
+            return Answer(question, text)
+        boxes, bad = good_boxes(entry["boxes"], question.image_size)
+        return Answer(question, text, Outputs(boxes), bad)
 
 
 def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[ScoringPlan]:

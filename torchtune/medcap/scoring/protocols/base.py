@@ -24,6 +24,7 @@ class ProtocolScores:
             it) and, for the tables, ``value`` (a number, None where the row is not in the headline's denominator).
         counts: ``n``, ``failures`` and where the rule divides them ``open.n``, ``closed.n``.
         notices: what a reader must know.
+        clusters: for each row what it is drawn with in intervals, such as its patient; None draws single rows.
     """
 
     scores: dict[str, float]
@@ -31,6 +32,7 @@ class ProtocolScores:
     rows: list[dict[str, Any]]
     counts: dict[str, int]
     notices: list[str] = field(default_factory=list)
+    clusters: Sequence[str] | None = None
 
 
 class Prompt(StrEnum):

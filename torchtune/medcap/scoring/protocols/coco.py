@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from medcap.errors import UserError
-from medcap.scoring.metrics.caption import BLEU_ORDERS, bleu_of_sums, caption_metrics
+from medcap.scoring.metrics.caption import BLEU_ORDERS, CaptionScores, bleu_of_sums, caption_metrics
 from medcap.scoring.metrics.java_scorers import RowFailure
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.summary import check_answers, reasoning_notice
@@ -37,15 +37,12 @@ class Coco(Protocol):
         """Score captions; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
         published = reasoning_notice(answers, published=True)
-        try:
-            result = caption_metrics(
-                [answer.prediction for answer in answers], [list(answer.question.references) for answer in answers]
-            )
-        except RowFailure as failure:
-            raise UserError(
-                f"coco: METEOR's Java process ended early, the last time on {_called(answers[failure.row])}:"
-                f" {failure.reason}"
-            ) from failure
+        result = caption_scores(
+            self.name,
+            answers,
+            [answer.prediction for answer in answers],
+            [list(answer.question.references) for answer in answers],
+        )
         intervals = {
             f"Bleu_{order}": bootstrap_of_sums(result.bleu_counts, partial(bleu_of_sums, order=order)).as_dict()
             for order in range(1, BLEU_ORDERS + 1)
@@ -62,15 +59,47 @@ class Coco(Protocol):
             }
             for index, answer in enumerate(answers)
         ]
-        notices = [*result.notices, *published, *_failures(answers, result.failures), *_without_width(intervals)]
+        notices = [*result.notices, *published, *failure_notices(answers, result.failures), *_without_width(intervals)]
         return ProtocolScores(dict(result.scores), intervals, rows, counts, notices)
+
+
+def caption_scores(
+    protocol: str, answers: Sequence[Answer], captions: list[str], references: list[list[str]]
+) -> CaptionScores:
+    """Score captions.
+
+    Args:
+        protocol: name for messages.
+        answers: the rows.
+        captions: what is scored of each.
+        references: at least one text for each.
+
+    Returns:
+        Scores of the set and of each row.
+
+    Raises:
+        UserError: if METEOR fails on many rows, which names the last one, or Java cannot be started.
+    """
+    try:
+        return caption_metrics(captions, references)
+    except RowFailure as failure:
+        raise UserError(
+            f"{protocol}: METEOR's Java process ended early, the last time on {_called(answers[failure.row])}:"
+            f" {failure.reason}"
+        ) from failure
 
 
 def _called(answer: Answer) -> str:
     return f"row {answer.question.id} ({len(answer.prediction.split()):,} words)"
 
 
-def _failures(answers: Sequence[Answer], failures: Mapping[int, str]) -> list[str]:
+def failure_notices(answers: Sequence[Answer], failures: Mapping[int, str]) -> list[str]:
+    """Name the rows that count as empty captions for METEOR.
+
+    Args:
+        answers: the rows.
+        failures: index of a row -> why Java ended.
+    """
     return [
         f"METEOR counts {_called(answers[row])} as an empty caption, because its Java process ended early: {reason}"
         for row, reason in failures.items()

@@ -9,6 +9,10 @@ from medcap.errors import UserError
 from medcap.scoring.protocols.base import Protocol
 from medcap.scoring.protocols.coco import Coco
 from medcap.scoring.protocols.exact import Exact
+from medcap.scoring.protocols.grounding.bird import BirdRo, BirdRoStrict, BirdVg, BirdVgStrict
+from medcap.scoring.protocols.grounding.boxes import Boxes
+from medcap.scoring.protocols.grounding.captions import BirdGc, BirdGcStrict, BirdMii, BirdMiiStrict
+from medcap.scoring.protocols.grounding.colongpt import ColonGpt, ColonGptStrict
 from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, LikelyTextNormalized, OmniMedVqaPrefix
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
@@ -27,6 +31,17 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         MedcapOption,
         Exact,
         Coco,
+        ColonGpt,
+        ColonGptStrict,
+        BirdVg,
+        BirdVgStrict,
+        BirdRo,
+        BirdRoStrict,
+        BirdGc,
+        BirdGcStrict,
+        BirdMii,
+        BirdMiiStrict,
+        Boxes,
     )
 }
 # For a model that is asked here: what it finds likely is in no other file of answers.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from medcap.errors import UserError
 from medcap.scoring.question import Answer
 from medcap.scoring.replies.final_reply import final_reply
-from medcap.scoring.statistics import bootstrap_interval
+from medcap.scoring.statistics import SHARE, bootstrap_interval
 
 
 def check_answers(answers: Sequence[Answer], protocol: str) -> dict[str, int]:
@@ -30,7 +30,10 @@ def check_answers(answers: Sequence[Answer], protocol: str) -> dict[str, int]:
 
 
 def row_means(
-    rows: Sequence[dict[str, Any]], keys: dict[str, str]
+    rows: Sequence[dict[str, Any]],
+    keys: dict[str, str],
+    clusters: Sequence[Hashable] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, float], dict[str, dict[str, float | int]]]:
     """Means over rows with their bootstrap intervals.
 
@@ -38,17 +41,25 @@ def row_means(
         rows: rows of a protocol.
         keys: name of a score -> key of the rows' values that it is the mean of. A row without the key, or with None,
             is not in its denominator.
+        clusters: cluster of each row, which is drawn as a whole; None draws single rows.
+        kinds: name of a score -> kind of its values, where it is not a share; only for rows with clusters.
 
     Returns:
         The scores and their intervals; a score without any row is absent from both.
     """
     scores, intervals = {}, {}
     for name, key in keys.items():
-        values = [row[key] for row in rows if row.get(key) is not None]
+        kept = [index for index, row in enumerate(rows) if row.get(key) is not None]
+        values = [rows[index][key] for index in kept]
         if values:
             # Python's own sum, as the published evaluators take it.
             scores[name] = sum(values) / len(values)
-            intervals[name] = bootstrap_interval(values).as_dict()
+            if clusters is None:
+                interval = bootstrap_interval(values)
+            else:
+                kind = (kinds or {}).get(name, SHARE)
+                interval = bootstrap_interval(values, kind=kind, clusters=[clusters[index] for index in kept])
+            intervals[name] = interval.as_dict()
     return scores, intervals
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcap.datasets.phantoms.benchmarks import MODALITIES, write_phantom_benchmarks
+from medcap.datasets.phantoms.drawing import bounding_box, draw
 from medcap.datasets.phantoms.records import KINDS, OPTIONS, make_phantom, make_questions
 from medcap.errors import UserError
 from medcap.evaluation.tasks.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
@@ -39,6 +40,28 @@ def test_each_layout_is_read_by_its_task_and_asks_what_is_true(written, task, nu
     assert len({row.image for row in benchmark.rows}) == COUNT
     known = {(q.text, q.answer) for i in range(COUNT) for q in make_questions(make_phantom(SEED, i))}
     assert {(row.text, row.references[0]) for row in benchmark.rows} <= known
+
+
+def test_boxes_are_asked_for_as_coloninst_and_slake_have_them(written, tmp_path):
+    phantom = make_phantom(SEED, 0)
+    x1, y1, x2, y2 = bounding_box(draw(phantom, 32)[1])
+    detection = json.loads((written.folder / "Slake1.0" / "imgs" / "xmlab0" / "detection.json").read_text())
+    assert detection == [{phantom.kind: [x1, y1, x2 - x1, y2 - y1]}]
+    (row, *_) = load(written, "slake_boxes", tmp_path).rows
+    assert row.image_size == (32, 32)
+    assert row.boxes[0].edges == pytest.approx((x1 / 32, y1 / 32, x2 / 32, y2 / 32))
+    file = written.folder / "ColonINST" / "Json-file" / "test" / "ColonINST-test-rec.json"
+    assert json.loads(file.read_text())[0] == {
+        "id": f"Phantom/Test/{phantom.kind}/5-000000.png",
+        "image": "5-000000",
+        "conversations": [
+            {"from": "human", "value": f"<image>\nWhere is the location of {phantom.kind}?"},
+            {"from": "gpt", "value": f"{{<{x1}><{y1}><{x2}><{y2}>}}"},
+        ],
+    }
+    asked = load(written, "coloninst", tmp_path).rows
+    assert {row.meta["task"] for row in asked} == {"CLS", "REG", "REC", "CAP"}
+    assert len(asked) == written.rows["coloninst"] == 4 * COUNT and not any(row.problem for row in asked)
 
 
 def test_pictures_are_the_same_in_every_layout(written, tmp_path):

@@ -79,7 +79,7 @@ def test_text_records_answer_in_the_words_of_the_questions():
     records = scene_text_records(120, seed=6)
     assert records[1]["id"] == "scene-text-6-000001"
     answers = Counter(record["conversations"][1]["value"] for record in records)
-    assert {"yes", "no", "two", "spiky", "large", "dark", "The ring is here.", "There is no ring."} <= set(answers)
+    assert {"yes", "no", "two", "spiky", "large", "dark", "The ring is at X.", "There is no ring."} <= set(answers)
     assert not any(BOX in turn["value"] for record in records for turn in record["conversations"])
     assert records == scene_text_records(120, seed=6)
 
@@ -104,3 +104,10 @@ def test_text_records_with_places_say_them_in_descriptions_questions_and_answers
 def test_a_question_can_be_asked_alone(question_type):
     question = ask(make_scene(0, 0), question_type, np.random.default_rng(0))
     assert question.question_type == question_type and question.task in TASKS
+
+
+def test_short_answers_have_the_box_right_after_the_name():
+    asked = [question for question in scene_questions(make_scene(0, 0), short=True) if question.task == "REC"]
+    assert [question.answer for question in asked] == ["ring <BOX>.", "cluster <BOX>.", "There is no cross."]
+    said = {record["conversations"][1]["value"] for record in scene_text_records(60, seed=6, short=True)}
+    assert "ring X." in said and not any("is at" in answer for answer in said)

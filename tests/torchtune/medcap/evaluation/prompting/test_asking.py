@@ -7,7 +7,10 @@ from medcap.evaluation.prompting import ALL_PROTOCOLS, PROMPT_METHODS, VQA_TYPES
 from medcap.evaluation.prompting.medcap_2024 import MODES
 from medcap.scoring.protocols.base import Prompt
 
-FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco"]
+BIRD = [f"bird_{task}{end}" for task in ("vg", "ro", "gc", "mii") for end in ("", "_strict")]
+BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
+FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES]
+OTHERS = [name for name in ALL_PROTOCOLS if name not in BOXES]
 
 
 def test_published_names():
@@ -19,7 +22,7 @@ def test_published_names():
         "cond_desc_no_image",
         "omit",
     )
-    assert sorted(ALL_PROTOCOLS) == [
+    assert sorted(OTHERS) == [
         "coco",
         "exact",
         "llava_med",
@@ -113,7 +116,19 @@ def test_rows_that_have_what_protocols_need_pass():
         question_row("q1", "Is it?", "a.png", options=("yes", "no"), answer_type="CLOSED"),
         question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
     ]
-    check_plans(plan_protocols(list(ALL_PROTOCOLS)), rows)
+    check_plans(plan_protocols(OTHERS), rows)
+
+
+def test_rows_without_boxes_are_found_before_anything_is_asked():
+    rows = [question_row("q1", "What is it?", "a.png", reference="a lung")]
+    for name, missing in (
+        ("boxes", "no row asks for a box: give rows 'reference_boxes'"),
+        ("bird_vg", "no row asks for a box"),
+        ("bird_ro", "the name of its image begins with 'a.png'"),
+        ("colongpt", "no row is of the task CLS, REG or REC .*give each row its 'task'"),
+    ):
+        with pytest.raises(UserError, match=f"{name}.*{missing}"):
+            check_plans(plan_protocols([name]), rows)
 
 
 def test_captions_are_not_scored_beforehand(monkeypatch):
