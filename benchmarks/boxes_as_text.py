@@ -77,7 +77,7 @@ def main() -> None:
         "language",
         [LANGUAGE_STEPS, architecture],
         llm / "accuracy.json",
-        lambda: teach_box_language(llm, architecture, LANGUAGE_STEPS) and None,
+        lambda: _teach(llm, architecture),
     )
     for name, (count, seed, lesions) in DRAWN.items():
         _draw(pipeline.folder / "data" / name, count, seed, lesions)
@@ -94,6 +94,10 @@ def main() -> None:
     write_json(options.out / "boxes_as_text.json", found)
     write_text(options.out / "boxes_as_text.md", text)
     print(text)
+
+
+def _teach(folder: Path, architecture: dict[str, Any]) -> None:
+    teach_box_language(folder, architecture, LANGUAGE_STEPS)
 
 
 def _draw(folder: Path, count: int, seed: int, lesions: int) -> None:
