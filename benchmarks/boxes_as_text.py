@@ -21,6 +21,9 @@ from typing import Any
 
 from machine import describe_machine
 
+from medcap.datasets.phantoms.scene_files import write_scenes
+from medcap.datasets.rows.json_rows import read_rows
+from medcap.demo.box_language import NOTATION
 from medcap.demo.box_teaching import teach_box_language
 from medcap.files import write_json, write_text
 from medcap.pipeline.definition import read_pipeline
@@ -29,13 +32,20 @@ from medcap.pipeline.run import run_words
 from medcap.pipeline.stages import Stages
 
 PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
-LANGUAGE_STEPS = 600
+LANGUAGE_STEPS = 900
 ASKED = {
     "box": "the box of a thing",
     "kind": "the thing in a box",
     "boxes": "all things and their boxes",
     "presence": "whether a thing is there",
     "absent": "the box of a thing that is not there",
+}
+# Images, seed, lesions of each.
+DRAWN = {
+    "one": (8000, 200, 1),
+    "one_test": (200, 201, 1),
+    "two": (8000, 202, 2),
+    "two_test": (200, 203, 2),
 }
 TRAINED = {
     "one": "one lesion, language model frozen",
@@ -67,8 +77,10 @@ def main() -> None:
         "language",
         [LANGUAGE_STEPS, architecture],
         llm / "accuracy.json",
-        lambda: teach_box_language(llm, architecture, LANGUAGE_STEPS) and None,
+        lambda: _teach(llm, architecture),
     )
+    for name, (count, seed, lesions) in DRAWN.items():
+        _draw(pipeline.folder / "data" / name, count, seed, lesions)
     used = {stage.name: _run(stage) for stage in pipeline.stages}
     found = {
         "machine": machine,
@@ -82,6 +94,19 @@ def main() -> None:
     write_json(options.out / "boxes_as_text.json", found)
     write_text(options.out / "boxes_as_text.md", text)
     print(text)
+
+
+def _teach(folder: Path, architecture: dict[str, Any]) -> None:
+    teach_box_language(folder, architecture, LANGUAGE_STEPS)
+
+
+def _draw(folder: Path, count: int, seed: int, lesions: int) -> None:
+    """Draw scenes, and pick the questions about lesions that are there."""
+    write_scenes(folder, count, seed, lesions=(lesions,), notation=NOTATION)
+    file = folder / ("test_rec.jsonl" if folder.name.endswith("_test") else "train_rec.jsonl")
+    shown = [row | {"image": f"{folder.name}/{row['image']}"} for _, row in read_rows(file) if row["boxes"]]
+    rows = [json.dumps(row) + "\n" for row in shown]
+    write_text(folder.parent / f"{folder.name}_shown.jsonl", "".join(rows))
 
 
 def _run(stage: Any) -> dict[str, float]:
@@ -114,7 +139,8 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/boxes_as_text.py` on {machine['processor']}, {machine['cores']} cores.",
         "",
-        f"Text alone, two things in random boxes: whole answers right. Teaching took {found['language_seconds']:.0f} s.",
+        f"Text alone, two things in random boxes: whole answers right. Teaching took"
+        f" {found['language_seconds']:.0f} s.",
         "",
         "| asked for | right |",
         "|---|---:|",

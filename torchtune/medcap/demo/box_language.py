@@ -135,5 +135,5 @@ def _written(edges: Edges) -> str:
 
 
 def _renamed(talk: list[dict[str, str]], stream: np.random.Generator) -> list[dict[str, str]]:
-    names = dict(zip(KINDS, stream.permutation(_OTHER_NAMES)[: len(KINDS)].tolist(), strict=True))
+    names: dict[str, str] = dict(zip(KINDS, stream.permutation(_OTHER_NAMES)[: len(KINDS)].tolist(), strict=True))
     return [turn | {"value": re.sub("|".join(KINDS), lambda kind: names[kind[0]], turn["value"])} for turn in talk]

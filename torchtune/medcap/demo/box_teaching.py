@@ -10,6 +10,7 @@ from typing import Any
 from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
+from medcap.datasets.phantoms.records import text_records
 from medcap.demo.box_language import SIDE, box_question_records, box_text_records, number_texts
 from medcap.demo.box_rows import BoxRows
 from medcap.demo.first_weights import give_induction_heads, give_number_line
@@ -57,12 +58,16 @@ def teach_box_language(
     records = box_text_records((steps + 1) // 2 * batch_size, 2 * seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_name(f"{folder.name}.tokenizer.model")
-    texts = [*tokenizer_texts(records[:1000]), *number_texts(), *["user\n\n"] * 50]
+    # The words of other text about phantoms fill the vocabulary up.
+    read = [*records[:1000], *text_records(1000, 2 * seed)]
+    texts = [*tokenizer_texts(read), *[text for text in number_texts() for _ in range(50)], *["user\n\n"] * 50]
     train_tiktoken_file(texts, architecture["vocab_size"] - _SPECIAL_TOKENS, file)
     tokenizer = llama3_tokenizer(str(file))
     numbers = {number: tokenizer.encode(str(number), add_bos=False, add_eos=False) for number in range(SIDE + 1)}
     if any(len(tokens) > 1 for tokens in numbers.values()):
         raise UserError(f"llm.vocab_size={architecture['vocab_size']} is too small: every number needs its own token")
+    if tokenizer.vocab_size != architecture["vocab_size"]:
+        raise UserError(f"llm.vocab_size={architecture['vocab_size']}: the texts make {tokenizer.vocab_size} tokens")
 
     def prepare(decoder: TransformerDecoder) -> None:
         give_number_line(decoder, {number: tokens[0] for number, tokens in numbers.items()}, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,11 +37,12 @@ def give_induction_heads(decoder: TransformerDecoder, seed: int = 0) -> None:
     width = table.shape[1]
     common = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
     table -= (table @ common)[:, None] * common
-    output: Tensor = decoder.output.weight  # pyright: ignore[reportAssignmentType, reportAttributeAccessIssue]
-    output.copy_(table * width**-0.5)
+    head: Any = decoder.output
+    head.weight.copy_(table * width**-0.5)
     table.copy_(table * math.sqrt(1 - _MEAN**2) + _MEAN * math.sqrt(width) * common)
 
-    first, second = (layer.attn for layer in list(decoder.layers)[:2])
+    layers: Any = decoder.layers
+    first, second = layers[0].attn, layers[1].attn
     heads, size = first.num_heads, first.head_dim
     # What is read of a token, then where the token 1, 2, ... places back is written.
     spaces = [_columns(width, size, generator) for _ in range(heads + 1)]
