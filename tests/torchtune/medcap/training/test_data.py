@@ -15,7 +15,7 @@ from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.checkpointing import Position
 
 KEYS = {
-    "dataset": {"source": "train.json"},
+    "dataset": {"_component_": "medcap.datasets.chat_dataset", "source": "train.json"},
     "validation_source": None,
     "seed": 0,
     "shuffle": True,
