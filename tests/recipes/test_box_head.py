@@ -71,7 +71,7 @@ def test_its_loss_terms_fall_and_are_weighed_as_in_detr(run):
     described = json.loads((latest_checkpoint(run) / "vision.json").read_text())
     assert described["components"]["box_decoder"] == {
         "_component_": "medcap.models.box_decoder.box_decoder",
-        **{"width": 16, "layers": 2, "heads": 2},
+        **{"width": 16, "layers": 1, "heads": 2},
     }
 
 
@@ -113,7 +113,7 @@ def test_it_is_started_from_and_handed_on(place, run):
     other = place.train(*WORDS, f"init_from={run}", "optimizer.lr=0", output="next")
     assert tensors(other).keys() == tensors(run).keys()
     card = model_card(read_facts(run, read_run(run)), "vision")
-    assert "| box head | 2 layers of width 16 | yes |" in card
+    assert "| box head | 1 layer of width 16 | yes |" in card
     with pytest.raises(UserError, match=r"--format hf: the run has the component box_decoder.*without=\[box_decoder\]"):
         export_run(run, place.folder / "out", format="hf")
 

@@ -144,7 +144,8 @@ class BoxDecoder(Component):
     @classmethod
     def summary(cls, config: Mapping[str, Any]) -> str:
         """Name the size."""
-        return f"{config['layers']} layers of width {config['width']}"
+        layers = config["layers"]
+        return f"{layers} layer{'' if layers == 1 else 's'} of width {config['width']}"
 
     def attach(self, model: nn.Module) -> None:
         """Keep the decoder's final norm, which comes before the head."""
