@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from machine import describe_machine
+from timed_stage import run_timed
 
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
 from medcap.datasets.phantoms.scene_questions import scene_text_records
@@ -29,7 +28,6 @@ from medcap.files import write_json, write_text
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.pipeline.definition import read_pipeline
 from medcap.pipeline.program import written_configuration
-from medcap.pipeline.run import run_words
 from medcap.pipeline.stages import Stages
 
 PIPELINE = "medcap/tiny/boxes_pipeline"
@@ -61,7 +59,7 @@ def main() -> None:
     taught = pipeline.folder / "llm" / "accuracy.json"
     language = [TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH]
     Stages(pipeline.folder / "language.json").run("language", language, taught, lambda: _teach(taught.parent))
-    used = {stage.name: _run(stage) for stage in pipeline.stages}
+    used = {stage.name: run_timed(stage) for stage in pipeline.stages}
     metrics = json.loads((pipeline.folder / "ask" / "grounding" / "metrics.json").read_text(encoding="utf-8"))
     scores = {"its image": _scores(metrics)}
     scores |= {CONTROLS[name]: _scores(found) for name, found in metrics["controls"].items()}
@@ -87,18 +85,6 @@ def _teach(folder: Path) -> None:
     write_hugging_face_llama(folder, decoder, architecture, file)
     file.unlink()
     write_json(folder / "accuracy.json", {"accuracy": accuracy})
-
-
-def _run(stage: Any) -> dict[str, float]:
-    """Run a stage anew; return its seconds and those of the processor, of all cores together."""
-    words = [*stage.words, *(["overwrite=true"] if stage.overwrites else [])]
-    if stage.resumes:
-        shutil.rmtree(stage.folder, ignore_errors=True)
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    run_words(words, f"stage {stage.name}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": round(time.monotonic() - started, 1), "processor_seconds": round(computed, 1)}
 
 
 def _scores(block: dict[str, Any]) -> dict[str, Any]:

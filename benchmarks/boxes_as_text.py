@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from machine import describe_machine
+from timed_stage import run_timed
 
 from medcap.datasets.phantoms.scene_files import write_scenes
 from medcap.datasets.rows.json_rows import read_rows
@@ -28,7 +26,6 @@ from medcap.demo.box_teaching import teach_box_language
 from medcap.files import write_json, write_text
 from medcap.pipeline.definition import read_pipeline
 from medcap.pipeline.program import written_configuration
-from medcap.pipeline.run import run_words
 from medcap.pipeline.stages import Stages
 
 PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
@@ -81,7 +78,7 @@ def main() -> None:
     )
     for name, (count, seed, lesions) in DRAWN.items():
         _draw(pipeline.folder / "data" / name, count, seed, lesions)
-    used = {stage.name: _run(stage) for stage in pipeline.stages}
+    used = {stage.name: run_timed(stage) for stage in pipeline.stages}
     found = {
         "machine": machine,
         "text_accuracy": json.loads((llm / "accuracy.json").read_text(encoding="utf-8")),
@@ -107,18 +104,6 @@ def _draw(folder: Path, count: int, seed: int, lesions: int) -> None:
     shown = [row | {"image": f"{folder.name}/{row['image']}"} for _, row in read_rows(file) if row["boxes"]]
     rows = [json.dumps(row) + "\n" for row in shown]
     write_text(folder.parent / f"{folder.name}_shown.jsonl", "".join(rows))
-
-
-def _run(stage: Any) -> dict[str, float]:
-    """Run a stage anew; return its seconds and those of the processor, of all cores together."""
-    words = [*stage.words, *(["overwrite=true"] if stage.overwrites else [])]
-    if stage.resumes:
-        shutil.rmtree(stage.folder, ignore_errors=True)
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    run_words(words, f"stage {stage.name}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": round(time.monotonic() - started, 1), "processor_seconds": round(computed, 1)}
 
 
 def _scores(folder: Path) -> dict[str, Any]:
