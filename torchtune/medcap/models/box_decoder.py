@@ -102,10 +102,10 @@ def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 1, heads: int 
 class BoxDecoder(Component):
     """One box of a hidden state and an image.
 
-    The hidden state that predicts ``<BOX>`` becomes a query, which looks at the patch tokens of the image and then scores
-    them. The box begins at the mean of the patches' centres, weighed by the softmax of the scores, so that from the first
-    step on its place follows what the query attends to; the patch tokens' mean with the same weights and the query give a
-    small shift from there, and its size.
+    The hidden state that predicts ``<BOX>`` becomes a query, which looks at the patch tokens of the image and then
+    scores them. The box begins at the mean of the patches' centres, weighed by the softmax of the scores, so that its
+    place follows what the query attends to from the first step on. The patch tokens' mean with the same weights and the
+    query give a small shift from there, and the size.
 
     Args:
         dim: width d of a hidden state.
