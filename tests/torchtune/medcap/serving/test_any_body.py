@@ -47,7 +47,7 @@ VOTE = {
     "answers": {"tiny": "a lung"},
     "settings": {"temperature": 0},
 }
-BOXED = {"text": "<box>(100,200),(300,400)</box> {<10><20><30><40>}", "width": 100, "height": 100}
+BOXED = {"model": "tiny", "text": "<box>(100,200),(300,400)</box> {<10><20><30><40>}", "width": 100, "height": 100}
 
 MODELS = (ChatBody, ChatMessage, Part, ImageUrl, StreamOptions, Vote, BoxedText)
 NAMES = sorted({*OF_REQUEST, *OF_MESSAGE, *OF_PART, *(name for model in MODELS for name in model.model_fields)})
