@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from helpers.plain_medcap import MODE, plain_no_cond_desc, plain_option_text
 from medcap.checkpoints.build_model import choose_device, choose_dtype, plan_model
+from medcap.checkpoints.run import with_language_model
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.data.images.reader import ImageReader
@@ -124,7 +125,8 @@ def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")
     config.vision_checkpoint = str(demo / "train")
-    plan = plan_model(check(config, GenerateConfiguration))
+    _, model_keys = with_language_model(check(config, GenerateConfiguration))
+    plan = plan_model(model_keys)
     device = choose_device("auto")
     model = plan.load(device, choose_dtype("auto", device))
     reader = ImageReader([images])
