@@ -31,7 +31,7 @@ def flat_row(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
         if "annotation" in row and "response" in row:
             return {"reference": row["annotation"], "prediction": row["response"], **row}
         return row
-    turns = {turn.get("from"): turn.get("value") for turn in row[key] if isinstance(turn, Mapping)}
+    turns = {str(turn.get("from")): turn.get("value") for turn in row[key] if isinstance(turn, Mapping)}
     if len(turns) != len(row[key]) or "human" not in turns or "gpt" not in turns or len(turns) > 3:
         raise UserError(f"'{key}' must be one question: a turn from human, one from gpt and one from prediction")
     question = turns["human"]
