@@ -56,8 +56,13 @@ def generator(tmp_path, monkeypatch):
 def seen(generator, monkeypatch):
     """The pixels that the model is shown from now on."""
     shown = []
-    encode = generator.model.encode_images
-    monkeypatch.setattr(generator.model, "encode_images", lambda images: shown.extend(images.numpy()) or encode(images))
+    encode = generator.model.encode_with_patches
+
+    def encode_and_remember(images):
+        shown.extend(images.numpy())
+        return encode(images)
+
+    monkeypatch.setattr(generator.model, "encode_with_patches", encode_and_remember)
     return shown
 
 

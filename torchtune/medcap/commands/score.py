@@ -14,6 +14,13 @@ from medcap.errors import UserError
 if TYPE_CHECKING:
     from medcap.scoring.protocols.base import ProtocolScores
 
+# As in medcap.scoring.protocols.registry, which a list of the commands need not import.
+PROTOCOL_NAMES = (
+    *("llava_med", "llava_med_batch", "llava_med_strict", "medplib", "omnimedvqa_qa", "medcap_letter", "medcap_option"),
+    *("exact", "coco", "colongpt", "colongpt_strict", "bird_vg", "bird_vg_strict", "bird_ro", "bird_ro_strict"),
+    *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line.
@@ -21,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: parser of ``medcap score``.
     """
-    from medcap.scoring.protocols.registry import PROTOCOLS
-
     parser.add_argument(
         "file",
         type=Path,
@@ -34,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="P",
-        help=f"scoring rule, may be repeated: {', '.join(PROTOCOLS)}",
+        help=f"scoring rule, may be repeated: {', '.join(PROTOCOL_NAMES)}",
     )
     parser.add_argument(
         "--candidates", type=Path, metavar="FILE", help="candidate answers, for the open accuracy of llava_med"

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
 
 from medcap.data.batch import BOX_GIOU, BOX_L1, Batch
 from medcap.data.boxes.style import BOX_WORD
@@ -178,6 +177,9 @@ class BoxDecoder(Component):
         if batch.box_targets is None or batch.box_positions is None or batch.box_images is None:
             nothing = torch.zeros((), device=hidden.device)
             return {BOX_L1: nothing, BOX_GIOU: nothing}
+        # On first use: runs without a box head need not wait for torchvision.
+        from torchvision.ops import generalized_box_iou_loss
+
         assert patches is not None, "every box lies on a picture of the batch"
         predicts = torch.searchsorted(batch.target_positions, batch.box_positions)  # [M]
         found, wanted = self(hidden[predicts], patches[batch.box_images]), batch.box_targets

@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 
 from medcap.data.boxes.box import Size, boxes_as_json
 from medcap.data.boxes.notations import NOTATIONS
-from medcap.data.images.reader import ImageReader
-from medcap.data.images.reference import ImageRef
 from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name
@@ -90,6 +88,10 @@ class BoxConverter(Converter):
         """See :meth:`Converter.examples`."""
         if self.question is not None and "{}" not in self.question:
             raise UserError(f"--question {self.question!r} must have {{}} where the object's name goes")
+        # On first use: a list of the converters needs no decoders of images.
+        from medcap.data.images.reader import ImageReader
+        from medcap.data.images.reference import ImageRef
+
         images, locations = self.source(folders)
         reader = ImageReader(location for location in locations if os.path.isdir(location))
 
