@@ -11,7 +11,17 @@ from medcap.pipeline.run import run_words
 
 
 def run_timed(stage: Stage) -> dict[str, float]:
-    """Run a stage anew; return its seconds and those of the processor, of all cores together."""
+    """Run a stage from its start and measure its time.
+
+    Args:
+        stage: stage of a pipeline; what an earlier run left in its folder is removed.
+
+    Returns:
+        ``seconds`` of wall time and ``processor_seconds``, the processor time of all cores together.
+
+    Raises:
+        UserError: if the stage fails.
+    """
     words = [*stage.words, *(["overwrite=true"] if stage.overwrites else [])]
     if stage.resumes:
         shutil.rmtree(stage.folder, ignore_errors=True)

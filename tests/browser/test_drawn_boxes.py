@@ -115,7 +115,7 @@ def test_words_that_name_a_box_that_there_is_not_stay_in_the_field(visit):
     visit.page.fill("#words", "What is in {box 2}?")
     visit.page.click("#send")
     visit.page.wait_for_selector("#problem:visible")
-    assert visit.page.inner_text("#problem") == "{box 2}: there is no such box, 0 go with these words"
+    assert visit.page.inner_text("#problem") == "{box 2} names a box that does not exist: 0 were given"
     assert visit.page.input_value("#words") == "What is in {box 2}?" and visit.page.is_enabled("#send")
     assert visit.page.locator("#attached .thumb").count() == 1
 

@@ -33,7 +33,7 @@ def place_boxes(text: str, written: Sequence[str]) -> str:
     def put(mark: re.Match[str]) -> str:
         number = int(mark[1]) if mark[1] else max(named, default=0) + 1
         if not 1 <= number <= len(written):
-            raise UserError(f"{mark[0]}: there is no such box, {len(written)} go with these words")
+            raise UserError(f"{mark[0]} names a box that does not exist: {len(written)} were given")
         named.append(number)
         return written[number - 1]
 

@@ -70,7 +70,7 @@ def test_a_question_that_failed_is_asked_again_with_its_box_once(talk, say):
         ("/box 9 2 3 7", "/box 9 2 3 7: this box has no area, x1 must be below x2 and y1 below y2"),
         ("/box 3 2 13 7", "/box 3 2 13 7: this box is not within the image, which has 12 x 10 pixels"),
         ("/box -1 2 3 7", "this box is not within the image"),
-        ("Is it in {box}?", "{box}: there is no such box, 0 go with these words"),
+        ("Is it in {box}?", "{box} names a box that does not exist: 0 were given"),
         ("/save it.png", "saved the image with 0 + 0 boxes in it.png"),
     ],
 )

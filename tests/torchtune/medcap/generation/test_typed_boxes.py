@@ -25,5 +25,5 @@ def test_boxes_stand_where_the_words_name_them_and_the_others_follow(text, writt
 
 @pytest.mark.parametrize("text", ["{box} {box} {box}", "{box 1} {box 3}", "{box 0}", "{box 999999}"])
 def test_a_box_that_there_is_not_is_named(text):
-    with pytest.raises(UserError, match=r"\{box.*\}: there is no such box, 2 go with"):
+    with pytest.raises(UserError, match=r"\{box.*\} names a box that does not exist: 2 were given"):
         place_boxes(text, [ONE, TWO])

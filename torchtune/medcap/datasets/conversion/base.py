@@ -131,3 +131,19 @@ class Converter(ABC):
 def add_split(parser: argparse.ArgumentParser) -> None:
     """Add the option that chooses a part of a data set; test sets are for ``medcap/recipes/generate``."""
     parser.add_argument("--split", choices=SPLITS, default="train", help="part of the data set (train)")
+
+
+def existing_file(converter: str, file: str) -> Path:
+    """Return the path of a user's own file.
+
+    Args:
+        converter: name of the converter, for the message.
+        file: value of ``--file``.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{converter}: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    return path

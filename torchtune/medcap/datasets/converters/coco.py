@@ -7,10 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.datasets.conversion.base import Folders
+from medcap.datasets.conversion.base import Folders, existing_file
 from medcap.datasets.conversion.boxes import BoxConverter, Source
 from medcap.datasets.published import coco
-from medcap.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +41,7 @@ class CocoBoxes(BoxConverter):
         return f"{Path(self.file).stem}.jsonl"
 
     def source(self, folders: Folders) -> tuple[Source, list[str]]:
-        path = Path(self.file)
-        if not path.is_file():
-            raise UserError(f"coco: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        path = existing_file(self.name, self.file)
         parts = coco.read(path)
         folder = folders.data or os.path.dirname(self.file) or "."
         return lambda tally: coco.images(path, parts, tally, self.phrase_key, self.patient_key), [folder]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcap.data.boxes.box import Size
-from medcap.datasets.conversion.base import Folders
+from medcap.datasets.conversion.base import Folders, existing_file
 from medcap.datasets.conversion.boxes import BoxConverter, Source
 from medcap.datasets.published.marked import SHARES, MarkedImage, corners, gather, numbers_of, plain_phrase
 from medcap.datasets.published.reading import Tally, csv_heading, csv_records
 from medcap.datasets.rows.delimited import delimiter_of
-from medcap.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +69,7 @@ class CsvBoxes(BoxConverter):
         return f"{Path(self.file).stem}.jsonl"
 
     def source(self, folders: Folders) -> tuple[Source, list[str]]:
-        path = Path(self.file)
-        if not path.is_file():
-            raise UserError(f"csv-boxes: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        path = existing_file(self.name, self.file)
         columns = [self.image_column, self.label_column, *self.box_columns]
         columns += [self.patient_column] if self.patient_column else []
         csv_heading(path, columns, delimiter_of(path))

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap.datasets.conversion.base import Converter, Examples, Folders
+from medcap.datasets.conversion.base import Converter, Examples, Folders, existing_file
 from medcap.datasets.conversion.example import Example, each
 from medcap.datasets.conversion.fields import image_of, text_of
 from medcap.datasets.conversion.instructions import DESCRIBE
 from medcap.datasets.published.reading import csv_heading, csv_records
 from medcap.datasets.rows.delimited import delimiter_of
-from medcap.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,7 @@ class CsvTable(Converter):
         return f"{Path(self.file).stem}.jsonl"
 
     def examples(self, folders: Folders) -> Examples:
-        path = Path(self.file)
-        if not path.is_file():
-            raise UserError(f"csv: --file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        path = existing_file(self.name, self.file)
         folder = folders.data or os.path.dirname(self.file) or "."
         delimiter = delimiter_of(path)
         columns = [name for name in (self.image_column, self.text_column, self.question_column) if name]

@@ -222,7 +222,10 @@ def test_a_drawn_box_is_written_in_the_notation_of_each_run(client):
     }
     assert post(client, "boxes", {**asked, "models": ["third"]}).status == 404
     reply = post(client, "boxes", {**asked, "text": "{box 2}"})
-    assert (reply.status, reply.error["message"]) == (400, "{box 2}: there is no such box, 1 go with these words")
+    assert (reply.status, reply.error["message"]) == (
+        400,
+        "{box 2} names a box that does not exist: 1 were given",
+    )
 
 
 @pytest.mark.parametrize(
