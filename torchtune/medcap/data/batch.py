@@ -20,7 +20,8 @@ _ALIGNMENT = 64
 
 
 TEXT = "text"  # the loss term that every batch has: cross-entropy of the targets
-BOX_L1, BOX_GIOU = "box_l1", "box_giou"  # of batches with boxes: how far each is from its target
+# Of batches with boxes: how far each that is there is from its target, and whether it is there.
+BOX_L1, BOX_GIOU, BOX_SEEN = "box_l1", "box_giou", "box_seen"
 
 
 # The axis along which a field of a batch has entries; it decides how a batch is cut. Positions are flat: row * S +
@@ -51,12 +52,13 @@ class Batch:
         image_positions: ``[sum of image_lengths]`` int64 flat positions (row * S + column) of the image tokens, picture
             after picture, or None.
         box_targets: ``[M, 4]`` float32: left, top, right and bottom of each box that an answer names by a word, in
-            shares of its picture; None without boxes.
+            shares of its picture, zeros for one that is not there; None without boxes.
+        box_seen: ``[M]`` float32, 1 for each box that its picture shows and 0 for the others, or None.
         box_images: ``[M]`` int64, the picture that each box lies on, or None.
         box_positions: ``[M]`` int64 flat positions of the tokens that predict the boxes' words, ascending, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
-            ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes.
+            ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there; ``box_seen``: all boxes.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
@@ -80,6 +82,7 @@ class Batch:
     static_shape: bool = False
     buffer: Tensor | None = None
     box_targets: Tensor | None = field(default=None, metadata=_BOX)
+    box_seen: Tensor | None = field(default=None, metadata=_BOX)
     box_images: Tensor | None = field(default=None, metadata=_BOX)
     box_positions: Tensor | None = field(default=None, metadata=_BOX_INDEX)
 
@@ -181,9 +184,8 @@ class Batch:
         own["num_tokens"], own["counts"] = stop - start, {TEXT: len(own["target_positions"])}
         if self.box_positions is not None:
             boxes = self._boxes_between(start, stop)
-            count = len(boxes["box_positions"])
-            own |= boxes if count else dict.fromkeys(boxes)
-            own["counts"] |= dict.fromkeys((BOX_L1, BOX_GIOU), count)
+            own |= boxes if len(boxes["box_positions"]) else dict.fromkeys(boxes)
+            own["counts"] |= _box_counts(boxes)
         return replace(self, **own, buffer=None)
 
     def _boxes_between(self, start: int, stop: int) -> dict[str, Tensor]:
@@ -245,7 +247,7 @@ def make_batch(
     boxes = _boxes(rows, pictures, tokens.shape[1])
     counts = {TEXT: int((targets != IGNORE_INDEX).sum())}
     if boxes:
-        counts |= dict.fromkeys((BOX_L1, BOX_GIOU), len(boxes["box_positions"]))
+        counts |= _box_counts(boxes)
     return Batch(
         **{name: torch.from_numpy(column) for name, column in columns.items()},
         target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
@@ -276,10 +278,17 @@ def _boxes(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: in
     found = [(number, box) for number, row in enumerate(rows) for box in row.boxes]
     images = [int(first_picture[first_image[number] + box.image]) for number, box in found]
     return {
-        "box_targets": torch.tensor([box.edges for _, box in found], dtype=torch.float32),  # [M, 4]
+        "box_targets": torch.tensor([box.edges or (0.0,) * 4 for _, box in found], dtype=torch.float32),  # [M, 4]
+        "box_seen": torch.tensor([float(box.edges is not None) for _, box in found]),  # [M]
         "box_images": torch.tensor(images),  # [M]
         "box_positions": torch.tensor([number * row_length + box.position for number, box in found]),  # [M]
     }
+
+
+def _box_counts(boxes: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return what the loss terms of boxes are divided by."""
+    seen = boxes["box_seen"]
+    return dict.fromkeys((BOX_L1, BOX_GIOU), int(seen.sum())) | {BOX_SEEN: len(seen)}
 
 
 def _pictures(pixels: Tensor) -> Tensor:

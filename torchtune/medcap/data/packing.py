@@ -30,12 +30,12 @@ class BoxTarget:
     Attributes:
         position: the token that predicts the word: an index of the sample's or the row's tokens.
         edges: left, top, right and bottom, in shares of the original image; once the image is loaded, in shares of the
-            picture that the tower is shown.
+            picture that the tower is shown. None for what the image does not show.
         image: number of the image that it lies on, among those of the sample or the row.
     """
 
     position: int
-    edges: tuple[float, float, float, float]
+    edges: tuple[float, float, float, float] | None
     image: int
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from torchtune.data import Message
 
-from medcap.data.boxes.box import Box, Edges, Size, boxes_from_json
+from medcap.data.boxes.box import AbsentBox, Box, Edges, Size, named_boxes_from_json
 from medcap.data.boxes.frame import clip
 from medcap.data.boxes.notations import BoxText, find_box_texts
-from medcap.data.boxes.style import BOX_WORD, BoxStyle
+from medcap.data.boxes.style import BOX_WORD, NOT_SEEN, BoxStyle
 from medcap.data.images.reference import ImageRef
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
@@ -27,7 +27,7 @@ def place_boxes(row: Any, record: Record, style: BoxStyle, size_of: Callable[[Im
 
     Boxes stand in the texts, or under ``boxes`` in pixels of the original images. The latter take the places of the
     words ``<BOX>`` in the turns, in their order; of an answer without words, they become the answer. Where a row has
-    ``boxes`` and no place for them, they are only facts about it.
+    ``boxes`` and no place for them, they are only facts about it. ``null`` is the box of what the image does not show.
 
     Args:
         row: the decoded JSON value.
@@ -51,7 +51,7 @@ def place_boxes(row: Any, record: Record, style: BoxStyle, size_of: Callable[[Im
     images = _Images(record.images, size_of)
     if not images.all and given is None:
         return record  # words alone, which may speak of any image
-    boxes = [] if given is None else [images.measured(box) for box in boxes_from_json(given, None)]
+    boxes = [] if given is None else [images.measured(box) for box in named_boxes_from_json(given, None)]
     messages = record.messages
     if boxes and not words and (silent := _silent(messages)):
         messages = [_said(message, boxes, style) if message is silent else message for message in messages]
@@ -77,7 +77,7 @@ def _silent(messages: list[Message]) -> Message | None:
     return answers[0] if len(answers) == 1 and not "".join(_texts(answers)).strip() else None
 
 
-def _said(message: Message, boxes: list[Box], style: BoxStyle) -> Message:
+def _said(message: Message, boxes: list[Box | AbsentBox], style: BoxStyle) -> Message:
     """Return an answer that names each box by its label, if it has one."""
     marked = style.notation == "qwen"
     labels = [f"<ref>{box.label}</ref>" if marked else f"{box.label} " for box in boxes]
@@ -112,12 +112,14 @@ class _Images:
         """Return how an image fills the tower's square, as far as its view says it."""
         return self.all[number].view.fit
 
-    def measured(self, box: Box) -> Box:
+    def measured(self, box: Box | AbsentBox) -> Box | AbsentBox:
         """Return a box of pixels in shares of its image."""
         if box.image >= len(self.all):
             raise UserError(
                 f"'boxes' holds a box on image {box.image}, but the row has {len(self.all)} images, numbered from 0"
             )
+        if isinstance(box, AbsentBox):
+            return box
         width, height = self.size(box.image)
         left, top, right, bottom = box.edges
         edges = clip((left / width, top / height, right / width, bottom / height))
@@ -159,9 +161,9 @@ class _Writer:
         targets: the boxes of ``<BOX>`` in the assistant's words that were made.
     """
 
-    def __init__(self, style: BoxStyle, images: _Images, boxes: list[Box]) -> None:
+    def __init__(self, style: BoxStyle, images: _Images, boxes: list[Box | AbsentBox]) -> None:
         self.style, self.images = style, images
-        self.targets: list[Box] = []
+        self.targets: list[Box | AbsentBox] = []
         self._boxes = iter(boxes)
         self._shown = self._count = 0
 
@@ -225,9 +227,12 @@ class _Writer:
         name = f"<ref>{found.label}</ref>" if written == "qwen" else f"{found.label} "
         return (name if found.label else "") + self._box(box, words, to_head, written)
 
-    def _box(self, box: Box, words: str, to_head: bool, notation: str | None = None) -> str:
+    def _box(self, box: Box | AbsentBox, words: str, to_head: bool, notation: str | None = None) -> str:
         """Return a box without its label, or ``<BOX>`` for one that a head gives."""
         self._take()
+        if isinstance(box, AbsentBox):
+            self.targets += [box] if to_head else []
+            return BOX_WORD if to_head else NOT_SEEN
         size, fit = self.images.size(box.image), self.images.fit(box.image)
         if to_head:
             self._see(box.edges, words, size, fit)

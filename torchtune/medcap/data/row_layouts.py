@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcap.data.boxes.box import Box
+from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.images.row_entry import VIEW_KEYS, image_entries
 from medcap.errors import UserError
 
@@ -63,7 +63,7 @@ class Record:
     messages: list[Message]
     source: Path
     index: int
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box | AbsentBox, ...] = ()
 
     @property
     def images(self) -> list[ImageRef]:

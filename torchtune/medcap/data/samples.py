@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcap.data.boxes.box import Box
+from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.labels_and_image_tokens import LabelRules, TokenizedChat
 from medcap.data.packing import BoxTarget, Sample
@@ -25,7 +25,9 @@ def tokenize_record(record: Record, name: str, tokenizer: ChatTokenizer, max_seq
     return make_sample(tokenizer.tokenize(record.messages, max_seq_len, rules), name, tokenizer, boxes)
 
 
-def make_sample(chat: TokenizedChat, name: str, tokenizer: ChatTokenizer, boxes: Sequence[Box] = ()) -> Sample:
+def make_sample(
+    chat: TokenizedChat, name: str, tokenizer: ChatTokenizer, boxes: Sequence[Box | AbsentBox] = ()
+) -> Sample:
     """One tokenized conversation -> one sample.
 
     Args:
@@ -57,7 +59,7 @@ def make_sample(chat: TokenizedChat, name: str, tokenizer: ChatTokenizer, boxes:
     )
 
 
-def _checked_boxes(record: Record, tokenizer: ChatTokenizer) -> tuple[Box, ...]:
+def _checked_boxes(record: Record, tokenizer: ChatTokenizer) -> tuple[Box | AbsentBox, ...]:
     """Return the boxes of a record's answers, one for each box word in them.
 
     Raises:
@@ -85,7 +87,7 @@ def _checked_boxes(record: Record, tokenizer: ChatTokenizer) -> tuple[Box, ...]:
 
 
 def _targets(
-    labels: np.ndarray, boxes: Sequence[Box], chat: TokenizedChat, tokenizer: ChatTokenizer
+    labels: np.ndarray, boxes: Sequence[Box | AbsentBox], chat: TokenizedChat, tokenizer: ChatTokenizer
 ) -> tuple[BoxTarget, ...]:
     assert tokenizer.added is not None, "there is a box word"
     tokens = np.asarray(chat.tokens)
@@ -103,5 +105,5 @@ def _targets(
                 else "an answer has a box, but no image comes before it"
             )
         if labels[position] != IGNORE_INDEX:
-            targets.append(BoxTarget(position - 1, box.edges, image))
+            targets.append(BoxTarget(position - 1, box.edges if isinstance(box, Box) else None, image))
     return tuple(targets)

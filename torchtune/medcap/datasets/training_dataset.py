@@ -218,6 +218,9 @@ def _with_shown_boxes(sample: Sample, transform: Any, sizes: Mapping[ImageRef, S
     """
     boxes = []
     for box in sample.boxes:
+        if box.edges is None:
+            boxes.append(box)
+            continue
         image = sample.images[box.image]
         edges = transform.preprocess.frame(sizes[image], image.view.fit).to_shown(box.edges)
         if edges is None:

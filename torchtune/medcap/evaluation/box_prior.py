@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.run import CONFIG_FILE, run_root
-from medcap.data.boxes.box import Box, Size, boxes_from_json
+from medcap.data.boxes.box import Box, Size, named_boxes_from_json
 from medcap.data.boxes.notations import write_box
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reader import ImageReader
@@ -172,7 +172,7 @@ def _answers(row: Any, record: Record, reader: ImageReader) -> Iterator[tuple[li
         return tuple(given) if given else reader.shown_size(ImageRef.of(record.images[0]))
 
     given = row.get("boxes") if isinstance(row, Mapping) else None
-    structured = iter(boxes_from_json(given, size())) if given else iter(())
+    structured = iter(named_boxes_from_json(given, size())) if given else iter(())
     phrase = str(row.get("phrase") or "") if isinstance(row, Mapping) else ""
     question = ""
     for message in record.messages:
@@ -181,7 +181,7 @@ def _answers(row: Any, record: Record, reader: ImageReader) -> Iterator[tuple[li
         if role == "user":
             question = text
         elif role == "assistant":
-            boxes = named if text.strip() else list(structured)
+            boxes = [box for box in (named if text.strip() else structured) if isinstance(box, Box)]
             if not boxes:
                 boxes = list(boxes_in_text(text, size() if in_pixels(text) else _ANY_SIZE).boxes)
             if boxes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medcap.data.batch import BOX_GIOU, BOX_L1, Batch
+from medcap.data.batch import BOX_GIOU, BOX_L1, BOX_SEEN, Batch
 from medcap.data.boxes.style import BOX_WORD
 from medcap.errors import UserError
 from medcap.models.component import Component
@@ -99,12 +99,13 @@ def box_decoder(plan: _ModelPlan, width: int = 128, layers: int = 1, heads: int 
 
 
 class BoxDecoder(Component):
-    """One box of a hidden state and an image.
+    """One box of a hidden state and an image, and whether the image shows what the box is asked of.
 
     The hidden state that predicts ``<BOX>`` becomes a query, which looks at the patch tokens of the image and then
     scores them. The box begins at the mean of the patches' centres, weighed by the softmax of the scores, so that its
     place follows what the query attends to from the first step on. The patch tokens' mean with the same weights and the
-    query give a small shift from there, and the size.
+    query give a small shift from there, and the size. They also say whether the image shows it at all, together with
+    the highest score: the softmax keeps only differences of the scores, and so cannot say that none of them is high.
 
     Args:
         dim: width d of a hidden state.
@@ -118,9 +119,9 @@ class BoxDecoder(Component):
     name = "box_decoder"
     label = "box head"
     builder = "medcap.models.box_decoder.box_decoder"
-    loss_terms = (BOX_L1, BOX_GIOU)
+    loss_terms = (BOX_L1, BOX_GIOU, BOX_SEEN)
     # The weights of DETR (https://arxiv.org/abs/2005.12872).
-    loss_weights: ClassVar[Mapping[str, float]] = {BOX_L1: 5.0, BOX_GIOU: 2.0}
+    loss_weights: ClassVar[Mapping[str, float]] = {BOX_L1: 5.0, BOX_GIOU: 2.0, BOX_SEEN: 1.0}
     reads_patches = needs_words = True
 
     def __init__(self, dim: int, patch_dim: int, num_patches: int, width: int, layers: int, heads: int) -> None:
@@ -134,6 +135,7 @@ class BoxDecoder(Component):
         self.value = nn.Linear(width, width)
         self.value_norm = nn.LayerNorm(width)
         self.read = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 4))
+        self.seen = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1))
         self._final_norm: list[nn.Module] = []  # the decoder's; not a part of this module
 
     def config(self) -> dict[str, Any]:
@@ -150,42 +152,50 @@ class BoxDecoder(Component):
         """Keep the decoder's final norm, which comes before the head."""
         self._final_norm = [model.get_submodule("decoder.norm")]
 
-    def forward(self, hidden: Tensor, patches: Tensor) -> Tensor:
-        """Give boxes.
+    def forward(self, hidden: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Give boxes, and whether they are there.
 
         Args:
             hidden: ``[M, d]`` hidden states before the decoder's final norm.
             patches: ``[M, T, D]`` patch tokens of the picture that each of them is about.
 
         Returns:
-            ``[M, 4]`` float32: left, top, right and bottom in shares of the picture; edges may lie outside it.
+            ``[M, 4]`` float32: left, top, right and bottom in shares of the picture; edges may lie outside it. And
+            ``[M]`` float32: positive where the picture shows what the box is asked of, else negative; the sigmoid of it
+            is the probability.
         """
         query = self.query(self._final_norm[0](hidden).float())[:, None]  # [M, 1, w]
         centres = _centres(self.grid, patches.device)  # [T, 2]
         tokens = self.patches(patches.float()) + _positions(centres, self.width)  # [M, T, w]
         for layer in self.layers:
             query = layer(query, tokens)
-        weights = (self.key(tokens) @ query.mT / math.sqrt(self.width)).softmax(dim=1)  # [M, T, 1]
-        seen = self.value_norm((weights * self.value(tokens)).sum(dim=1))  # [M, w]
-        shift, size = self.read(torch.cat([seen, query[:, 0]], dim=-1)).chunk(2, dim=-1)  # [M, 2] each
+        scores = self.key(tokens) @ query.mT / math.sqrt(self.width)  # [M, T, 1]
+        weights = scores.softmax(dim=1)
+        found = self.value_norm((weights * self.value(tokens)).sum(dim=1))  # [M, w]
+        both = torch.cat([found, query[:, 0]], dim=-1)  # [M, 2w]
+        shift, size = self.read(both).chunk(2, dim=-1)  # [M, 2] each
         centre = (weights * centres).sum(dim=1) + _FARTHEST * shift.tanh()  # [M, 2]
         half = (size + _FIRST_SIZE).sigmoid() / 2  # [M, 2]
-        return torch.cat([centre - half, centre + half], dim=-1)
+        seen = self.seen(torch.cat([both, scores.amax(dim=1)], dim=-1))[:, 0]  # [M]
+        return torch.cat([centre - half, centre + half], dim=-1), seen
 
     def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
         """Compare the boxes of a batch with its targets."""
-        if batch.box_targets is None or batch.box_positions is None or batch.box_images is None:
-            nothing = torch.zeros((), device=hidden.device)
-            return {BOX_L1: nothing, BOX_GIOU: nothing}
+        wanted, there = batch.box_targets, batch.box_seen
+        if wanted is None or there is None or batch.box_positions is None or batch.box_images is None:
+            return dict.fromkeys(self.loss_terms, torch.zeros((), device=hidden.device))
         # On first use: runs without a box head need not wait for torchvision.
         from torchvision.ops import generalized_box_iou_loss
 
         assert patches is not None, "every box lies on a picture of the batch"
         predicts = torch.searchsorted(batch.target_positions, batch.box_positions)  # [M]
-        found, wanted = self(hidden[predicts], patches[batch.box_images]), batch.box_targets
+        found, seen = self(hidden[predicts], patches[batch.box_images])  # [M, 4], [M]
+        distance = functional.l1_loss(_centre_and_size(found), _centre_and_size(wanted), reduction="none")  # [M, 4]
         return {
-            BOX_L1: functional.l1_loss(_centre_and_size(found), _centre_and_size(wanted), reduction="sum"),
-            BOX_GIOU: generalized_box_iou_loss(found, wanted, reduction="sum"),
+            # A box that is not there has no right place.
+            BOX_L1: (distance.sum(dim=1) * there).sum(),
+            BOX_GIOU: (generalized_box_iou_loss(found, wanted) * there).sum(),
+            BOX_SEEN: functional.binary_cross_entropy_with_logits(seen, there, reduction="sum"),
         }
 
 

@@ -34,6 +34,36 @@ class Box:
         return left * size[0], top * size[1], right * size[0], bottom * size[1]
 
 
+@dataclass(frozen=True)
+class AbsentBox:
+    """The box of something that an answer names and the image does not show.
+
+    Attributes:
+        label: what is not there.
+        image: number of the image among those of its conversation, from 0.
+    """
+
+    label: str = ""
+    image: int = 0
+
+
+def named_boxes_from_json(value: Any, size: Size | None, name: str = "boxes") -> tuple[Box | AbsentBox, ...]:
+    """Read the boxes of a row in which ``null``, also as an object's ``box``, stands for what is not there.
+
+    Args:
+        value: otherwise as :func:`boxes_from_json` takes it.
+        size: of the original image; None keeps the numbers as they are.
+        name: name of the field, for messages.
+
+    Returns:
+        The boxes in their order.
+
+    Raises:
+        UserError: as :func:`boxes_from_json` does.
+    """
+    return tuple(_named(entry, size, name) for entry in _listed(value, name))
+
+
 def boxes_from_json(value: Any, size: Size | None, name: str = "boxes") -> tuple[Box, ...]:
     """Read the boxes of a row.
 
@@ -49,9 +79,8 @@ def boxes_from_json(value: Any, size: Size | None, name: str = "boxes") -> tuple
     Raises:
         UserError: for anything else: no list, not four finite numbers, right or bottom not beyond left and top.
     """
-    if not isinstance(value, list):
-        raise UserError(f"'{name}' must be a list of boxes [x1, y1, x2, y2], not {type(value).__name__}")
-    return tuple(_box(entry, size, name) for entry in value)
+    boxes = tuple(_named(entry, size, name) for entry in _listed(value, name))
+    return tuple(_there(box, name) for box in boxes)
 
 
 def boxes_as_json(boxes: Iterable[Box], size: Size | None) -> list[Any]:
@@ -64,12 +93,26 @@ def boxes_as_json(boxes: Iterable[Box], size: Size | None) -> list[Any]:
     return rows
 
 
-def _box(entry: Any, size: Size | None, name: str) -> Box:
+def _listed(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"'{name}' must be a list of boxes [x1, y1, x2, y2], not {type(value).__name__}")
+    return value
+
+
+def _there(box: Box | AbsentBox, name: str) -> Box:
+    if isinstance(box, AbsentBox):
+        raise UserError(f"'{name}' holds null, which is no box here: a box is four numbers [x1, y1, x2, y2]")
+    return box
+
+
+def _named(entry: Any, size: Size | None, name: str) -> Box | AbsentBox:
     label, image = "", 0
     if isinstance(entry, dict):
         label, image, entry = str(entry.get("label") or ""), entry.get("image", 0), entry.get("box")
     if not isinstance(image, int) or isinstance(image, bool) or image < 0:
         raise UserError(f"'{name}' holds image {str(image)[:60]}: images have whole numbers from 0")
+    if entry is None:
+        return AbsentBox(label, image)
     if not _are_numbers(entry):
         raise UserError(f"'{name}' holds {str(entry)[:60]}: a box is four numbers [x1, y1, x2, y2]")
     left, top, right, bottom = (float(number) for number in entry)

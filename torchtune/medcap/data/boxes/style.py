@@ -12,6 +12,7 @@ from medcap.data.boxes.notations import MAX_BOXES, NOTATIONS, BoxText, find_box_
 from medcap.errors import UserError
 
 BOX_WORD = "<BOX>"  # stands for a box that is not written out
+NOT_SEEN = "not visible"  # is written in the place of a box of what the image does not show
 DEFAULT_NOTATION = "thousandths"
 ANSWERS = ("text", "head")
 FRAMES = ("original", "shown")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.boxes.box import Size, boxes_from_json
+from medcap.data.boxes.box import AbsentBox, Size, named_boxes_from_json
 from medcap.data.boxes.frame import clip
 from medcap.data.boxes.notations import BoxText, find_box_texts, find_look_alikes
 from medcap.data.images.reference import ImageRef
@@ -76,12 +76,14 @@ def _in_field(row: Any, record: Record, size_of: Callable[[ImageRef], Size]) -> 
     for entry in given if isinstance(given, list) else []:
         words = str(entry.get("box") if isinstance(entry, Mapping) else entry)[:80]
         try:
-            (box,) = boxes_from_json([entry], None)
+            (box,) = named_boxes_from_json([entry], None)
         except UserError:
             yield BoxFacts(FIELD, MALFORMED, words)
             continue
         if box.image >= len(record.images):
             yield BoxFacts(FIELD, LOST, words)
+            continue
+        if isinstance(box, AbsentBox):
             continue
         width, height = size_of(record.images[box.image])
         left, top, right, bottom = box.edges

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.data.boxes.box import Size
 from medcap.data.boxes.notations import NOTATIONS, write_box
+from medcap.data.boxes.style import NOT_SEEN
 from medcap.datasets.phantoms.folders import is_complete
 from medcap.datasets.phantoms.records import conversation
 from medcap.datasets.phantoms.scene_questions import BOX, TASKS, SceneQuestion, scene_questions
@@ -21,7 +22,7 @@ from medcap.datasets.phantoms.scenes import DrawnScene, check_lesions, draw_scen
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MARKER = "phantom_boxes.json"
 
 
@@ -105,10 +106,13 @@ def write_scenes(
 
 
 def box_text(drawn: DrawnScene, text: str, kinds: Iterable[str], notation: str) -> str:
-    """Write out the boxes of a text: those of these kinds instead of its words ``<BOX>``, in order."""
+    """Write out the boxes of a text: those of these kinds instead of its words ``<BOX>``, in order.
+
+    A ``<BOX>`` without a kind is that of an absent lesion.
+    """
     for kind in kinds if BOX in text else ():
         text = text.replace(BOX, write_box(drawn.box(kind), notation, drawn.size), 1)
-    return text
+    return text.replace(BOX, NOT_SEEN)
 
 
 def _check(count: int, seed: int, size: Size, lesions: Sequence[int], notation: str) -> None:
@@ -166,13 +170,19 @@ def _boxes(drawn: DrawnScene, question: SceneQuestion) -> dict[str, Any]:
     return {"boxes": [{"box": drawn.pixels(kind), "label": kind} for kind in question.boxes]}
 
 
+def _absent_box(question: SceneQuestion) -> dict[str, Any]:
+    """Return the box of an absent lesion whose answer names it by ``<BOX>``."""
+    named = question.boxes == () and BOX in question.answer
+    return {"boxes": [{"box": None, "label": question.kind}]} if named else {}
+
+
 def _training_row(drawn: DrawnScene, number: int, question: SceneQuestion, notation: str) -> dict[str, Any]:
     asked = box_text(drawn, question.text, [question.kind], notation)
     return {
         "id": _row_id(drawn, number, question),
         "image": _image_name(drawn),
         "conversations": conversation(f"<image>\n{asked}", question.answer),
-        **_boxes(drawn, question),
+        **(_boxes(drawn, question) | _absent_box(question)),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medcap.data.boxes.style import NOT_SEEN
 from medcap.datasets.phantoms.records import (
     BRIGHTNESSES,
     KINDS,
@@ -91,7 +92,7 @@ class SceneQuestion:
         task: one of ``TASKS``.
         question_type: what it is about.
         text: may hold ``<BOX>`` for the lesion ``kind``.
-        answer: holds ``<BOX>`` once for each of ``boxes``.
+        answer: holds ``<BOX>`` once for each of ``boxes``; of an absent lesion at most once.
         kind: the lesion that is asked about; "" for none.
         boxes: the kinds whose boxes are the answer; empty for an absent lesion, None where no box is asked for.
         options: the possible answers; empty for an open question.
@@ -135,8 +136,9 @@ def ask(
             or "caption".
         stream: source of the wording, and of the kind where it is not given.
         kind: the lesion to ask about; by default one that is shown, or for a presence as often as not an absent one.
-        short: answer where a lesion is by "ring <BOX>." instead of "The ring is at <BOX>.". A hidden state right after
-            a name tells much more of the name, which a head that gives the box has to know.
+        short: answer where a lesion is by "ring <BOX>." instead of "The ring is at <BOX>.", and also where an absent
+            one is, so that the head that gives the box has to say that there is none. A hidden state right after a name
+            tells much more of the name, which the head has to know.
     """
     text = choose(stream, _PHRASINGS[question_type])
     kinds = tuple(lesion.kind for lesion in scene.lesions)
@@ -158,8 +160,8 @@ def ask(
     kind = kind or choose(stream, kinds)
     if question_type == "box":
         shown = kind in kinds
-        said = f"{kind} {BOX}." if short else f"The {kind} is at {BOX}."
-        answer = said if shown else f"There is no {kind}."
+        answer = f"The {kind} is at {BOX}." if shown else f"There is no {kind}."
+        answer = f"{kind} {BOX}." if short else answer
         return SceneQuestion("REC", question_type, text.format(kind=kind), answer, kind, (kind,) if shown else ())
     if question_type == "kind":
         return SceneQuestion("REG", question_type, text.format(box=BOX), kind, kind, options=KINDS)
@@ -247,4 +249,5 @@ def _in_words(question: SceneQuestion, places: Mapping[str, str] | None) -> Scen
     answer = question.answer
     for kind in question.boxes or ():
         answer = answer.replace(BOX, places[kind], 1)
+    answer = answer.replace(BOX, NOT_SEEN)
     return replace(question, text=question.text.replace(BOX, places.get(question.kind, "")), answer=answer)

@@ -10,6 +10,7 @@ from typing import Any
 
 from medcap.data.boxes.box import Box, Size
 from medcap.data.boxes.notations import find_boxes, write_box
+from medcap.data.boxes.style import NOT_SEEN
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import read_view
 from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
@@ -49,7 +50,7 @@ class GroundingTask(Task):
     text with boxes in any notation. It may have ``image_size`` (width and height that the pixels are of, where the
     file has another resolution), ``question_id``, ``task`` (a row of REG is answered in words), ``patient`` (intervals
     then draw patients), ``modality`` and ``organ``. Rows with ``conversations``, as ``medcap prepare`` writes them, are
-    read too: their first question and answer, with ``boxes`` for each ``<BOX>``.
+    read too: their first question and answer, with ``boxes`` for each ``<BOX>``, null for what is absent.
     """
 
     name = "grounding"
@@ -75,6 +76,7 @@ def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Questi
         raise UserError(f"a row must be an object, not {type(value).__name__}")
     image, problem = _image(value, find)
     words, reference = _words(value)
+    reference = _with_absent(value, reference)
     given = _given_size(value)
     size = given
     if problem is None:
@@ -146,10 +148,22 @@ def _boxes(
         return tuple(found) if found or absent else None
     if not isinstance(entries, list):
         raise UserError(f"'boxes' must be a list of boxes [x1, y1, x2, y2], not {type(entries).__name__}")
+    entries = [entry for entry in entries if not _is_absent(entry)]
     labels = [field_text(entry.get("label")) if isinstance(entry, Mapping) else "" for entry in entries]
     numbers = tuple(entry.get("box") if isinstance(entry, Mapping) else entry for entry in entries)
     boxes = boxes_of(MarkedObject("", numbers), MarkedImage("", (), (), given), size)
     return tuple(replace(box, label=label) for box, label in zip(boxes, labels, strict=True))
+
+
+def _is_absent(entry: Any) -> bool:
+    return entry is None or (isinstance(entry, Mapping) and "box" in entry and entry["box"] is None)
+
+
+def _with_absent(value: Mapping[str, Any], reference: str) -> str:
+    """Return the reference with words in the place of each ``<BOX>`` of what is absent."""
+    entries = value.get("boxes")
+    each = iter(entries if isinstance(entries, list) else ())
+    return re.sub(re.escape(BOX), lambda match: NOT_SEEN if _is_absent(next(each, ())) else match[0], reference)
 
 
 def _written(reference: str, boxes: tuple[Box, ...] | None, size: Size | None) -> str:

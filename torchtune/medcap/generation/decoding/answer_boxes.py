@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medcap.data.added_tokens import WrittenWord
-from medcap.data.boxes.box import Box
-from medcap.data.boxes.style import BoxStyle
+from medcap.data.boxes.box import AbsentBox, Box
+from medcap.data.boxes.style import NOT_SEEN, BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.generation.decoding.prefix_tree import Prompt, Tree
 from medcap.generation.decoding.seen_image import SeenImage
@@ -30,8 +30,9 @@ class _Answer:
 class AnswerBoxes:
     """Gives boxes where answers name them.
 
-    A box lies on the last image of its prompt. A box word of an answer without an image, or whose box lies in what was
-    laid around the image, has no box, and the text is without the word.
+    A box lies on the last image of its prompt. Where the head finds that the image does not show what is asked, the
+    text says so in the place of the box. A box word of an answer without an image, or whose box lies in what was laid
+    around the image, has no box, and the text is without the word.
 
     Args:
         decoder: box head of the model.
@@ -61,8 +62,8 @@ class AnswerBoxes:
                 answer = self._answers[prompt]
                 # One at a time, so that a box does not depend on the others of its batch.
                 box = None if answer.image is None else self._box(hidden[row], answer.image, len(prompt.images) - 1)
-                text = ""
-                if box is not None and answer.image is not None:
+                text = NOT_SEEN if isinstance(box, AbsentBox) else ""
+                if isinstance(box, Box) and answer.image is not None:
                     frame = answer.image.frame
                     text = self._style.write(box, frame.size, frame.fit)
                     answer.boxes.append(box)
@@ -91,11 +92,14 @@ class AnswerBoxes:
         """Forget an answer that was given up."""
         self._answers.pop(prompt, None)
 
-    def _box(self, hidden: Tensor, image: SeenImage, number: int) -> Box | None:
+    def _box(self, hidden: Tensor, image: SeenImage, number: int) -> Box | AbsentBox | None:
         """``[d]`` -> the box on the original image; None if it lies in what was laid around it."""
         assert image.patches is not None, "the head reads them"
         with torch.no_grad():
-            left, top, right, bottom = self._decoder(hidden[None], image.patches[None])[0].tolist()
+            edges, seen = self._decoder(hidden[None], image.patches[None])  # [1, 4], [1]
+        left, top, right, bottom, certainty = torch.cat([edges[0], seen]).tolist()
+        if certainty < 0:
+            return AbsentBox(image=number)
         original = image.frame.to_original((left, top, right, bottom))
         return None if original is None else Box(original, image=number)
 
