@@ -63,7 +63,7 @@ def tensors(output):
 def test_its_loss_terms_fall_and_are_weighed_as_in_detr(run):
     lines = log(run)
     first, last = lines[0], lines[-1]
-    weighed = first["loss_text"] + 5 * first["loss_box_l1"] + 2 * first["loss_box_giou"]
+    weighed = first["loss_text"] + 5 * first["loss_box_l1"] + 2 * first["loss_box_giou"] + first["loss_box_seen"]
     assert first["loss"] == pytest.approx(weighed, rel=1e-5)
     assert last["loss_box_l1"] < first["loss_box_l1"]
     summary = json.loads((run / "summary.json").read_text())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medcap.data.boxes.box import Box
+from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.views import View
@@ -107,6 +107,14 @@ def test_for_a_head_the_boxes_of_answers_are_targets_and_those_of_questions_text
     assert boxes == (Box((0.5, 0.25, 0.7, 0.75), "ring"), Box((0.5, 0.0, 0.7, 0.1)))
     absent, boxes, _ = placed("There is no ring.", keys={"box_answer": "head"}, boxes=[])
     assert (absent[1], boxes) == ("There is no ring.", ())
+
+
+def test_null_is_the_box_of_what_is_absent():
+    fields = {"boxes": [{"box": None, "label": "ring"}, [0, 0, 20, 10]]}
+    said, boxes, _ = placed("Ring <BOX>, dot <BOX>.", keys={"box_answer": "head"}, frame=None, **fields)
+    assert (said[1], boxes) == ("Ring <BOX>, dot <BOX>.", (AbsentBox("ring"), Box((0.0, 0.0, 0.1, 0.1))))
+    assert placed("Ring <BOX>, dot <BOX>.", **fields)[0][1] == "Ring not visible, dot [0, 0, 100, 100]."
+    assert placed("", **fields)[0][1] == "ring not visible, [0, 0, 100, 100]"
 
 
 def test_the_marks_of_a_notation_go_and_its_words_stay():

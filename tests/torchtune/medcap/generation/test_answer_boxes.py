@@ -36,7 +36,7 @@ WORD = "<BOX>"
 SAMPLING = Sampling(max_new_tokens=8)
 
 
-def generator_with_boxes(folder, **options):
+def generator_with_boxes(folder, certainty=9.0, **options):
     """A generator over a model that says the box word in most answers; its tower cuts off the sides of images."""
     decoder = tiny_decoder()
     added = AddedTokens((WORD,), decoder.tok_embeddings.num_embeddings, box_word=WORD)
@@ -48,6 +48,7 @@ def generator_with_boxes(folder, **options):
             torch.nn.init.normal_(parameter, std=0.8)
         head = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
         torch.nn.init.normal_(head.key.weight, std=4.0)
+        torch.nn.init.constant_(head.seen[-1].bias, certainty)
         tower = FakeTower()
         tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
         model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
@@ -76,7 +77,7 @@ def plain_boxes(generator, request, tokens):
     hidden = model.hidden(model.embed(ids, rows, places), causal, torch.arange(ids.shape[1])[None])[0]
     box_id = generator.tokenizer.added.box_id
     said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == box_id]
-    found = [model.components["box_decoder"](hidden[place][None], patches)[0].tolist() for place in said]
+    found = [model.components["box_decoder"](hidden[place][None], patches)[0][0].tolist() for place in said]
     # 12 x 10 pixels become 9 x 8, of which the tower is shown the left 8 x 8.
     scales = torch.tensor([8 / 9, 1, 8 / 9, 1])
     return (torch.tensor(found) * scales).clamp(0, 1)
@@ -110,6 +111,16 @@ def test_the_text_holds_the_boxes_in_the_notation_of_the_run(side):
     answer = own.generate([requests[index]], SAMPLING)[0]
     pixels = "".join(f"<{round(edge)}>" for edge in answer.outputs.boxes[0].pixels((12, 10)))
     assert f"{{{pixels}}}" in answer.text
+
+
+def test_what_the_head_does_not_see_has_no_box_and_its_text_says_so(side):
+    generator, requests, answers = side
+    index = next(index for index, answer in enumerate(answers) if answer.outputs.boxes)
+    unsure = generator_with_boxes(generator.reader.roots[0], certainty=-9.0)
+    answer = unsure.generate([requests[index]], SAMPLING)[0]
+    assert answer.tokens == answers[index].tokens
+    assert answer.outputs.boxes == ()
+    assert answer.text == re.sub(r"\[\d+, \d+, \d+, \d+\]", "not visible", answers[index].text)
 
 
 def test_an_answer_without_an_image_has_no_box_and_its_text_no_word(side):

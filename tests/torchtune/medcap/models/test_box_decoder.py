@@ -1,5 +1,6 @@
 """The box head: packed batches equal the plain way, values and gradients; a frozen model gets gradients through it."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from medcap.models.box_decoder import BoxDecoder, box_decoder
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.loss_weights import LossWeights
 
-TERMS = ("text", "box_l1", "box_giou")
+TERMS = ("text", "box_l1", "box_giou", "box_seen")
 
 
 def model_with_head():
@@ -35,7 +36,7 @@ def with_boxes(one, *edges):
 SAMPLES = [
     with_boxes(sample("a", [20, 21, 22], [30, 31]), (0.1, 0.2, 0.5, 0.9), (0.3, 0.3, 0.6, 0.6)),
     sample("a", [20, 23], [32]),
-    with_boxes(sample("a", [20, 21], [33, 34, 35]), (0.0, 0.5, 0.25, 1.0)),
+    with_boxes(sample("a", [20, 21], [33, 34, 35]), (0.0, 0.5, 0.25, 1.0), None),
     with_boxes(sample("dcb", [24, 25], [36, 37]), (0.5, 0.5, 0.75, 1.0)),
     sample(None, [26, 27, 28], [38]),
     with_boxes(sample("c", [24, 25], [36, 37]), (0.2, 0.4, 0.7, 0.8)),
@@ -44,7 +45,7 @@ SAMPLES = [
 
 def total(model, batch):
     weights = LossWeights(model.loss_terms, model.loss_weights)
-    weights.begin([11, 5, 5])
+    weights.begin([11, 5, 5, 6])
     sums = model.losses(batch)
     return weights.combine(sums), {name: sums[name].detach() for name in TERMS}
 
@@ -64,7 +65,7 @@ def plain():
 def test_packed_and_shared_rows_give_the_loss_and_gradients_of_separate_samples(plain, length, share):
     model, wanted, wanted_gradients = plain
     batch = batch_of(SAMPLES, tiny_images(), 64 if length == 64 else 40, share)
-    assert batch.counts == {"text": 11, "box_l1": 5, "box_giou": 5}
+    assert batch.counts == {"text": 11, "box_l1": 5, "box_giou": 5, "box_seen": 6}
     loss, sums = total(model, batch)
     for name in TERMS:
         torch.testing.assert_close(sums[name], wanted[name])
@@ -111,7 +112,7 @@ def test_a_batch_without_boxes_gives_the_head_no_gradient():
     model = model_with_head()
     assert model.losses(dummy_batch())["box_l1"] == 0
     sums = model.losses(batch_of([SAMPLES[1], SAMPLES[4]], tiny_images(), 24))
-    assert sums["box_l1"] == sums["box_giou"] == 0
+    assert sums["box_l1"] == sums["box_giou"] == sums["box_seen"] == 0
     found = gradients(model, LossWeights(TERMS).combine(sums | {"text": sums["text"] + sums["box_l1"]}))
     assert found and not any(name.startswith("further") for name in found)
 
@@ -119,22 +120,31 @@ def test_a_batch_without_boxes_gives_the_head_no_gradient():
 def test_the_loss_of_a_known_box_is_detrs(monkeypatch):
     model = model_with_head()
     head = model.components["box_decoder"]
-    monkeypatch.setattr(head, "forward", lambda hidden, patches: torch.tensor([[0.0, 0.0, 0.5, 0.5]]))
-    batch = batch_of([with_boxes(sample("a", [20], [30]), (0.25, 0.0, 0.75, 0.5))], tiny_images(), 16)
-    sums = head.losses(batch, torch.zeros(1, 64), torch.zeros(1, 4, 32))
+
+    def given(hidden, patches):
+        return torch.tensor([[0.0, 0.0, 0.5, 0.5]] * 2), torch.tensor([0.0, math.log(3)])
+
+    monkeypatch.setattr(head, "forward", given)
+    batch = batch_of([with_boxes(sample("a", [20], [30, 31]), (0.25, 0.0, 0.75, 0.5), None)], tiny_images(), 16)
+    sums = head.losses(batch, torch.zeros(2, 64), torch.zeros(1, 4, 32))
     assert sums["box_l1"].item() == pytest.approx(0.25)  # the centre moves by a quarter
     assert sums["box_giou"].item() == pytest.approx(1 - 1 / 3)  # a third is shared, and no gap lies between them
-    assert model.loss_weights == {"box_l1": 5.0, "box_giou": 2.0}
+    # The second is not there: it has no place, and three quarters of certainty are wrong.
+    assert sums["box_seen"].item() == pytest.approx(math.log(2) + math.log(4))
+    assert model.loss_weights == {"box_l1": 5.0, "box_giou": 2.0, "box_seen": 1.0}
 
 
 def test_a_box_has_positive_sides_and_comes_from_its_own_image():
     model = model_with_head()
     head = model.components["box_decoder"]
     hidden, patches = torch.randn(5, tiny_llm()["embed_dim"]), torch.randn(5, 4, 32)
-    together = head(hidden, patches)
+    together, seen = head(hidden, patches)
+    assert seen.shape == (5,)
     assert together.shape == (5, 4) and (together[:, 2:] > together[:, :2]).all()
     for number in range(5):
-        torch.testing.assert_close(head(hidden[number : number + 1], patches[number : number + 1])[0], together[number])
+        edges, there = head(hidden[number : number + 1], patches[number : number + 1])
+        torch.testing.assert_close(edges[0], together[number])
+        torch.testing.assert_close(there[0], seen[number])
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def _there(box: Box | AbsentBox, name: str) -> Box:
 def _named(entry: Any, size: Size | None, name: str) -> Box | AbsentBox:
     label, image = "", 0
     if isinstance(entry, dict):
-        label, image, entry = str(entry.get("label") or ""), entry.get("image", 0), entry.get("box")
+        label, image, entry = str(entry.get("label") or ""), entry.get("image", 0), entry.get("box", {})
     if not isinstance(image, int) or isinstance(image, bool) or image < 0:
         raise UserError(f"'{name}' holds image {str(image)[:60]}: images have whole numbers from 0")
     if entry is None:

@@ -1,6 +1,6 @@
 import pytest
 
-from medcap.data.boxes.box import Box, boxes_as_json, boxes_from_json
+from medcap.data.boxes.box import AbsentBox, Box, boxes_as_json, boxes_from_json, named_boxes_from_json
 from medcap.errors import UserError
 
 
@@ -13,8 +13,24 @@ def test_boxes_of_a_row_are_pixels_and_become_shares():
 
 @pytest.mark.parametrize(
     "value",
-    ["[1, 2, 3, 4]", [[1, 2, 3]], [[1, 2, 3, 4, 5]], [[3, 2, 1, 4]], [[1, 2, 1, 4]], [[1, 2, float("nan"), 4]], [{}]],
+    [
+        "[1, 2, 3, 4]",
+        [[1, 2, 3]],
+        [[1, 2, 3, 4, 5]],
+        [[3, 2, 1, 4]],
+        [[1, 2, 1, 4]],
+        [[1, 2, float("nan"), 4]],
+        [{}],
+        [None],
+    ],
 )
 def test_what_is_no_box_is_refused(value):
     with pytest.raises(UserError, match="'boxes'"):
         boxes_from_json(value, (10, 10))
+
+
+def test_null_names_what_an_image_does_not_show():
+    rows = [None, {"box": None, "label": "ring", "image": 1}, [1, 2, 3, 4]]
+    assert named_boxes_from_json(rows, None) == (AbsentBox(), AbsentBox("ring", 1), Box((1.0, 2.0, 3.0, 4.0)))
+    with pytest.raises(UserError, match="four numbers"):
+        named_boxes_from_json([{"label": "ring"}], None)

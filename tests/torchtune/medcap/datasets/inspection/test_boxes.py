@@ -59,7 +59,7 @@ def test_each_box_is_judged(folder, answer, expected):
 
 
 def test_boxes_of_a_row_are_judged_beside_those_of_its_texts(folder):
-    boxes = [[0, 0, 100, 50], {"box": [0, 0, float("nan"), 50]}, {"box": [0, 0, 9, 9], "image": 3}]
+    boxes = [[0, 0, 100, 50], {"box": [0, 0, float("nan"), 50]}, {"box": [0, 0, 9, 9], "image": 3}, None]
     assert facts(folder, "What is at [0.5, 0.5, 1, 1]?", "a", boxes=boxes) == (
         BoxFacts("boxes", "inside", "[0, 0, 100, 50]", 0.25),
         BoxFacts("boxes", "malformed", "[0, 0, nan, 50]"),

@@ -82,6 +82,18 @@ def test_an_evaluation_row_asks_the_same_with_its_boxes_written_out(scenes):
             assert len(boxes_from_json(asked.get("boxes", []), (96, 64))) == len(asked.get("boxes", []))
 
 
+def test_short_answers_name_absent_lesions_by_a_null_box(tmp_path):
+    write_scenes(tmp_path / "short", 1, seed=3, size=(96, 64), short=True)
+    absent, asked = (
+        _lines(tmp_path / "short" / "train_rec.jsonl")[-1],
+        _lines(tmp_path / "short" / "test_rec.jsonl")[-1],
+    )
+    kind = asked["phrase"]
+    assert absent["conversations"][1]["value"] == f"{kind} <BOX>."
+    assert absent["boxes"] == [{"box": None, "label": kind}]
+    assert (asked["reference"], asked["boxes"]) == (f"{kind} not visible.", [])
+
+
 def test_the_same_request_writes_the_same_bytes_and_then_nothing(scenes, tmp_path):
     other = tmp_path / "other"
     write_scenes(other, 4, seed=3, size=(96, 64), lesions=(2, 3))

@@ -108,6 +108,10 @@ def test_a_question_can_be_asked_alone(question_type):
 
 def test_short_answers_have_the_box_right_after_the_name():
     asked = [question for question in scene_questions(make_scene(0, 0), short=True) if question.task == "REC"]
-    assert [question.answer for question in asked] == ["ring <BOX>.", "cluster <BOX>.", "There is no cross."]
+    assert [question.answer for question in asked] == ["ring <BOX>.", "cluster <BOX>.", "cross <BOX>."]
     said = {record["conversations"][1]["value"] for record in scene_text_records(60, seed=6, short=True)}
-    assert "ring X." in said and not any("is at" in answer for answer in said)
+    assert "ring X." in said and not any("is at" in answer or "no " in answer for answer in said)
+    places = dict.fromkeys(KINDS, "here")
+    records = scene_text_records(200, seed=6, places=lambda scene: places, short=True)
+    answers = {record["conversations"][1]["value"] for record in records}
+    assert {"ring here.", "ring not visible."} <= answers and not any("<BOX>" in answer for answer in answers)

@@ -57,6 +57,16 @@ def test_the_rows_of_a_converter_are_read(tmp_path):
     assert all(row.problem is None for row in rows)
 
 
+def test_a_null_box_is_of_what_is_absent(tmp_path):
+    Image.new("RGB", (100, 50)).save(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value": "ring <BOX>, dot <BOX>"}]
+    row = {"image": "a.png", "conversations": turns, "boxes": [{"box": None, "label": "ring"}, [0, 0, 50, 50]]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (read,) = GroundingTask().load(tmp_path / "rows.jsonl", LoadOptions()).rows
+    assert read.references == ("ring not visible, dot [0, 0, 500, 999]",)
+    assert read.boxes == (Box((0.0, 0.0, 0.5, 1.0)),)
+
+
 def test_bad_boxes_and_missing_images_stay_as_failures(tmp_path):
     bad = [[1, 1, 1, 9], [float("nan"), 1, 2, 2], [200, 1, 300, 9]]
     benchmark = load(
