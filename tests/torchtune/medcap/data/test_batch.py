@@ -136,7 +136,7 @@ def batch_with_boxes():
     wide = Sample(np.array([*[IMAGE] * 4, 3, 4]), np.array([-100] * 4 + [4, 5]), ("w",), (4,), 4, "wide")
     first = replace(sample("a", [3, 4]), boxes=(BoxTarget(2, edges[0], 0), BoxTarget(3, edges[1], 0)))
     second = replace(sample("a", [5, 6, 7]), boxes=(BoxTarget(4, edges[2], 0),))
-    last = replace(sample("b", [6, 7]), boxes=(BoxTarget(3, edges[0], 0), BoxTarget(2, None, 0)))
+    last = replace(sample("b", [6, 7]), boxes=(BoxTarget(2, None, 0), BoxTarget(3, edges[0], 0)))
     rows = [pack_row([[wide], [first, second]], 14, pad_id=0), pack_row([[last]], 14, pad_id=0)]
     counts = {"w": 2, "a": 1, "b": 1}
     return make_batch(rows, IMAGE, 2, lambda name: torch.zeros(counts[name], 3, 2, 2, dtype=torch.uint8), ("r",))
@@ -144,10 +144,10 @@ def batch_with_boxes():
 
 def test_boxes_are_at_their_tokens_and_on_the_picture_that_shows_the_whole_image():
     made = batch_with_boxes()
-    assert made.box_positions.tolist() == [8, 9, 12, 17, 16]
+    assert made.box_positions.tolist() == [8, 9, 12, 16, 17]
     assert made.box_images.tolist() == [2, 2, 2, 3, 3]
-    torch.testing.assert_close(made.box_targets[:, 3], torch.tensor([0.1, 0.2, 0.3, 0.1, 0.0]))
-    assert made.box_seen.tolist() == [1, 1, 1, 1, 0]
+    torch.testing.assert_close(made.box_targets[:, 3], torch.tensor([0.1, 0.2, 0.3, 0.0, 0.1]))
+    assert made.box_seen.tolist() == [1, 1, 1, 0, 1]
     assert made.counts == {"text": 8, "box_l1": 4, "box_giou": 4, "box_seen": 5}
     assert set(made.box_positions.tolist()) <= set(made.target_positions.tolist())
     assert equal(made.in_one_buffer(), made)
@@ -158,6 +158,6 @@ def test_parts_hold_the_boxes_of_their_documents():
     assert wide.box_targets is wide.box_images is wide.box_positions is None
     assert [part.counts["box_l1"] for part in (wide, branches, last)] == [0, 3, 1]
     assert [part.counts["box_seen"] for part in (wide, branches, last)] == [0, 3, 2]
-    assert branches.box_positions.tolist() == [2, 3, 6] and last.box_positions.tolist() == [3, 2]
+    assert branches.box_positions.tolist() == [2, 3, 6] and last.box_positions.tolist() == [2, 3]
     assert branches.box_images.tolist() == [0, 0, 0] and last.box_images.tolist() == [0, 0]
     assert [part.counts["text"] for part in (wide, branches, last)] == [2, 4, 2]

@@ -47,8 +47,8 @@ def generator_with_boxes(folder, certainty=9.0, **options):
         for parameter in words.parameters():
             torch.nn.init.normal_(parameter, std=0.8)
         head = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
-        torch.nn.init.normal_(head.key.weight, std=4.0)
-        torch.nn.init.constant_(head.seen[-1].bias, certainty)
+        torch.nn.init.normal_(head.look.key.weight, std=4.0)
+        torch.nn.init.constant_(head.look.seen[-1].bias, certainty)
         tower = FakeTower()
         tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
         model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
