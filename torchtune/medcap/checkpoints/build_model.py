@@ -19,12 +19,14 @@ from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.boxes.style import BOX_WORD
 from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.row_masks import MASK_WORD
 from medcap.errors import UserError
 from medcap.instantiate import build
 from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.decoders.transformers_model import Decoder
+from medcap.models.mask_decoders.base import MaskDecoder
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
@@ -284,12 +286,16 @@ def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedToke
     Raises:
         UserError: if a word is impossible.
     """
-    box_word = BOX_WORD if any(component.name == BoxDecoder.name for component in further) else ""
+    names = {component.name for component in further}
+    output_words = {
+        "box_word": BOX_WORD if BoxDecoder.name in names else "",
+        "mask_word": MASK_WORD if MaskDecoder.name in names else "",
+    }
     for component in further:
         if component.name == AddedWords.name:
             options = component.config
             words, image_words = tuple(options["tokens"]), tuple(options.get("image_words") or ())
-            return AddedTokens(words, table_rows, image_words, box_word)
+            return AddedTokens(words, table_rows, image_words, **output_words)
     return None
 
 

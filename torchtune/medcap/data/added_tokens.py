@@ -40,6 +40,7 @@ class AddedTokens:
             tables give the same values for their own ids, and an export can append the words' rows.
         image_words: the words before and after the image tokens of every image; empty for none.
         box_word: the word that stands for a box which a component of the model gives; empty for none.
+        mask_word: the word that stands for a mask likewise.
         ids: word -> id.
     """
 
@@ -47,6 +48,7 @@ class AddedTokens:
     first_id: int
     image_words: tuple[str, ...] = ()
     box_word: str = ""
+    mask_word: str = ""
     ids: dict[str, int] = field(init=False, repr=False)
     _pattern: re.Pattern[str] = field(init=False, repr=False)
 
@@ -61,6 +63,11 @@ class AddedTokens:
     def box_id(self) -> int | None:
         """Return the id of the box word; None for none."""
         return self.ids.get(self.box_word)
+
+    @property
+    def mask_id(self) -> int | None:
+        """Return the id of the mask word; None for none."""
+        return self.ids.get(self.mask_word)
 
     @property
     def end(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
+from medcap.data.target_tensors import target_counts, target_tensors
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # In bytes: enough for every dtype and for fast kernels.
@@ -20,8 +21,6 @@ _ALIGNMENT = 64
 
 
 TEXT = "text"  # the loss term that every batch has: cross-entropy of the targets
-# Of batches with boxes: how far each that is there is from its target, and whether it is there.
-BOX_L1, BOX_GIOU, BOX_SEEN = "box_l1", "box_giou", "box_seen"
 
 
 # The axis along which a field of a batch has entries; it decides how a batch is cut. Positions are flat: row * S +
@@ -32,6 +31,8 @@ _IMAGE = {"axis": "image"}  # one entry for each picture
 _IMAGE_INDEX = {"axis": "image_index"}  # positions of image tokens, as many for each picture as its length
 _BOX = {"axis": "box"}  # one entry for each box
 _BOX_INDEX = {"axis": "box_index"}  # the position of a token for each box
+_MASK = {"axis": "mask"}  # likewise for masks
+_MASK_INDEX = {"axis": "mask_index"}
 
 
 @dataclass
@@ -56,9 +57,15 @@ class Batch:
         box_seen: ``[M]`` float32, 1 for each box that its picture shows and 0 for the others, or None.
         box_images: ``[M]`` int64, the picture that each box lies on, or None.
         box_positions: ``[M]`` int64 flat positions of the tokens that predict the boxes' words, ascending, or None.
+        mask_targets: ``[M, 2, side, side]`` uint8: how much of each pixel of its picture a mask covers, 255 for all of
+            it, and how much of the pixel is image and not padding; None without masks.
+        mask_seen: ``[M]`` float32 as for boxes, or None.
+        mask_images: ``[M]`` int64 likewise, or None.
+        mask_positions: ``[M]`` int64 likewise, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
-            ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there; ``box_seen``: all boxes.
+            ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
+            ``box_seen``: all boxes; those of masks likewise.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
@@ -85,6 +92,10 @@ class Batch:
     box_seen: Tensor | None = field(default=None, metadata=_BOX)
     box_images: Tensor | None = field(default=None, metadata=_BOX)
     box_positions: Tensor | None = field(default=None, metadata=_BOX_INDEX)
+    mask_targets: Tensor | None = field(default=None, metadata=_MASK)
+    mask_seen: Tensor | None = field(default=None, metadata=_MASK)
+    mask_images: Tensor | None = field(default=None, metadata=_MASK)
+    mask_positions: Tensor | None = field(default=None, metadata=_MASK_INDEX)
 
     @property
     def num_images(self) -> int:
@@ -144,6 +155,7 @@ class Batch:
         rows = self._on_axis(_TOKEN) | {"document": document}
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
         indices = self._on_axis(_INDEX) | self._on_axis(_IMAGE_INDEX) | self._on_axis(_BOX_INDEX)
+        indices |= self._on_axis(_MASK_INDEX)
         for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
         return replace(self, **flat, buffer=None)
@@ -181,21 +193,29 @@ class Batch:
             anything = bool(shown.any())
             own[name] = positions[inside] - start if anything else None
             own |= {key: value[shown] if anything else None for key, value in self._on_axis(_IMAGE).items()}
-        own["num_tokens"], own["counts"] = stop - start, {TEXT: len(own["target_positions"])}
-        if self.box_positions is not None:
-            boxes = self._boxes_between(start, stop)
-            own |= boxes if len(boxes["box_positions"]) else dict.fromkeys(boxes)
-            own["counts"] |= _box_counts(boxes)
+        own["num_tokens"], own["counts"] = stop - start, dict.fromkeys(self.counts, 0)
+        own["counts"][TEXT] = len(own["target_positions"])
+        for axis, index_axis in ((_BOX, _BOX_INDEX), (_MASK, _MASK_INDEX)):
+            targets = self._targets_between(start, stop, axis, index_axis)
+            own |= targets
+            own["counts"] |= target_counts(targets)
         return replace(self, **own, buffer=None)
 
-    def _boxes_between(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Return the fields of the boxes that tokens ``start`` to ``stop`` of a batch of one row predict."""
-        assert self.box_positions is not None and self.image_positions is not None and self.image_lengths is not None
-        inside = (self.box_positions >= start) & (self.box_positions < stop)  # [M]
-        own = {name: value[inside] for name, value in self._on_axis(_BOX).items()}
-        first_tokens = self.image_positions[self.image_lengths.cumsum(0) - self.image_lengths]  # [N]
-        own["box_images"] -= (first_tokens < start).sum()
-        return own | {"box_positions": self.box_positions[inside] - start}
+    def _targets_between(
+        self, start: int, stop: int, axis: Mapping[str, str], index_axis: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the fields of the boxes or masks that tokens ``start`` to ``stop`` of a batch of one row predict."""
+        own: dict[str, Any] = {}
+        for name, positions in self._on_axis(index_axis).items():
+            assert self.image_positions is not None and self.image_lengths is not None, "they lie on pictures"
+            inside = (positions >= start) & (positions < stop)  # [M]
+            values = self._on_axis(axis)
+            if not bool(inside.any()):
+                return dict.fromkeys([name, *values])
+            own = {name: positions[inside] - start} | {key: value[inside] for key, value in values.items()}
+            first_tokens = self.image_positions[self.image_lengths.cumsum(0) - self.image_lengths]  # [N]
+            own[f"{axis['axis']}_images"] -= (first_tokens < start).sum()
+        return own
 
 
 def dummy_batch() -> Batch:
@@ -244,10 +264,8 @@ def make_batch(
     pictures = [loaded[image] for image in images]
     _check_runs(positions, tokens.shape[1], lengths, [len(shown) * num_image_tokens for shown in pictures], names)
     num_pictures = sum(map(len, pictures))
-    boxes = _boxes(rows, pictures, tokens.shape[1])
-    counts = {TEXT: int((targets != IGNORE_INDEX).sum())}
-    if boxes:
-        counts |= _box_counts(boxes)
+    further = target_tensors(rows, pictures, tokens.shape[1])
+    counts = {TEXT: int((targets != IGNORE_INDEX).sum())} | target_counts(further)
     return Batch(
         **{name: torch.from_numpy(column) for name, column in columns.items()},
         target_positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
@@ -259,36 +277,8 @@ def make_batch(
         names=names,
         prompt_prefix=prompt_prefix,
         static_shape=static_shape,
-        **boxes,
+        **further,
     )
-
-
-def _boxes(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
-    """Return the fields of a batch's boxes; none without boxes.
-
-    Args:
-        rows: rows of the batch.
-        pictures: ``[n, 3, H, W]`` of each image of the rows. A box lies on the first one, which shows the whole image.
-        row_length: S.
-    """
-    if not any(row.boxes for row in rows):
-        return {}
-    first_picture = np.cumsum([0, *map(len, pictures)])
-    first_image = np.cumsum([0, *(len(row.images) for row in rows)])
-    found = [(number, box) for number, row in enumerate(rows) for box in row.boxes]
-    images = [int(first_picture[first_image[number] + box.image]) for number, box in found]
-    return {
-        "box_targets": torch.tensor([box.edges or (0.0,) * 4 for _, box in found], dtype=torch.float32),  # [M, 4]
-        "box_seen": torch.tensor([float(box.edges is not None) for _, box in found]),  # [M]
-        "box_images": torch.tensor(images),  # [M]
-        "box_positions": torch.tensor([number * row_length + box.position for number, box in found]),  # [M]
-    }
-
-
-def _box_counts(boxes: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return what the loss terms of boxes are divided by."""
-    seen = boxes["box_seen"]
-    return dict.fromkeys((BOX_L1, BOX_GIOU), int(seen.sum())) | {BOX_SEEN: len(seen)}
 
 
 def _pictures(pixels: Tensor) -> Tensor:

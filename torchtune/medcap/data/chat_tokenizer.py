@@ -130,7 +130,7 @@ class ChatTokenizer:
         known = [self.vocab_size, self.num_image_tokens, self.image_token_id, chat.tokens, chat.labels]
         if self.added is not None:
             known += [self.added.words, self.added.first_id, self.added.image_words]
-            known += [self.added.box_word] if self.added.box_word else []
+            known += [word for word in (self.added.box_word, self.added.mask_word) if word]
         if (template := getattr(self.tokenizer, "template_key", None)) is not None:
             known.append(template)
         if self.tiles is not None:

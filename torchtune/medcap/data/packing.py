@@ -13,30 +13,15 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medcap.data.answer_targets import BoxTarget, MaskTarget
 from medcap.data.images.reference import ImageRef
 from medcap.modules.label_loss import IGNORE_INDEX
 
 PADDING_DOCUMENT = -1
-
-
-@dataclass(frozen=True)
-class BoxTarget:
-    """A box that an answer names by a word.
-
-    Attributes:
-        position: the token that predicts the word: an index of the sample's or the row's tokens.
-        edges: left, top, right and bottom, in shares of the original image; once the image is loaded, in shares of the
-            picture that the tower is shown. None for what the image does not show.
-        image: number of the image that it lies on, among those of the sample or the row.
-    """
-
-    position: int
-    edges: tuple[float, float, float, float] | None
-    image: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +40,7 @@ class Sample:
         name: how messages to the user call it.
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
         boxes: the boxes that its answers name by a word.
+        masks: the masks likewise.
     """
 
     tokens: np.ndarray
@@ -65,6 +51,7 @@ class Sample:
     name: str
     start: int = 0
     boxes: tuple[BoxTarget, ...] = ()
+    masks: tuple[MaskTarget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +111,7 @@ class PackedRow:
         images: the images of the row's placeholders, in order.
         image_lengths: placeholders of each image.
         boxes: the boxes that answers name by a word.
+        masks: the masks likewise.
     """
 
     tokens: np.ndarray
@@ -135,6 +123,7 @@ class PackedRow:
     images: tuple[ImageRef, ...]
     image_lengths: tuple[int, ...]
     boxes: tuple[BoxTarget, ...] = ()
+    masks: tuple[MaskTarget, ...] = ()
 
 
 # The arrays of a row that have one entry per token -> their value in padding. None stands for pad_id.
@@ -301,6 +290,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     images: list[ImageRef] = []
     image_lengths: list[int] = []
     boxes: list[BoxTarget] = []
+    masks: list[MaskTarget] = []
     position = 0
     for number, samples in enumerate(documents):
         first, images_before = samples[0], len(images)
@@ -329,14 +319,21 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
             }
             for name, value in values.items():
                 columns[name][position:end] = value
-            # A box is learnt, so it lies behind what is shared: in exactly one of the pieces.
-            boxes += [
-                BoxTarget(box.position - start + position, box.edges, box.image + images_before)
-                for box in sample.boxes
-                if start <= box.position < stop
-            ]
+            # A target is learnt, so it lies behind what is shared: in exactly one of the pieces.
+            for targets, found in ((sample.boxes, boxes), (sample.masks, masks)):
+                found += [
+                    replace(one, position=one.position - start + position, image=one.image + images_before)
+                    for one in targets
+                    if start <= one.position < stop
+                ]
             position = end
-    return PackedRow(**columns, images=tuple(images), image_lengths=tuple(image_lengths), boxes=tuple(boxes))
+    return PackedRow(
+        **columns,
+        images=tuple(images),
+        image_lengths=tuple(image_lengths),
+        boxes=tuple(boxes),
+        masks=tuple(masks),
+    )
 
 
 def _first_target(sample: Sample) -> int:

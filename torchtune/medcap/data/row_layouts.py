@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.images.row_entry import VIEW_KEYS, image_entries
+from medcap.data.regions.region import Region
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ class Record:
         source: the file it is in.
         index: its row there, from 0.
         boxes: the boxes that its answers name by a word such as ``<BOX>``, in order.
+        masks: the masks that they name by ``<SEG>`` likewise; None for one of what the image does not show.
     """
 
     messages: list[Message]
     source: Path
     index: int
     boxes: tuple[Box | AbsentBox, ...] = ()
+    masks: tuple[Region | None, ...] = ()
 
     @property
     def images(self) -> list[ImageRef]:

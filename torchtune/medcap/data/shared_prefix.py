@@ -56,6 +56,7 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
         images_end=max(sample.images_end - count, 0),
         start=count,
         boxes=tuple(replace(box, position=box.position - count) for box in sample.boxes),
+        masks=tuple(replace(mask, position=mask.position - count) for mask in sample.masks),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from medcap.data.boxes.box import Size
 from medcap.data.boxes.style import PLAIN, BoxStyle, box_style
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
@@ -24,8 +25,11 @@ from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import Sample, SampleTable
+from medcap.data.regions.draw import draw_region
+from medcap.data.regions.region import Region
 from medcap.data.row_boxes import place_boxes
 from medcap.data.row_layouts import STYLES, read_record
+from medcap.data.row_masks import place_masks
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.datasets.mixture import MixedDataset
@@ -130,6 +134,7 @@ class ChatDataset(TrainingDataset):
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
+            record = place_masks(row, record, self.reader.resolve)
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             # Tar shards call a row otherwise than by its number.
@@ -204,6 +209,10 @@ class ChatDataset(TrainingDataset):
     def open_image(self, index: int, image: ImageRef) -> Any:
         """Open an image of a row."""
         return self.reader.open(image, keep_grey=True)
+
+    def draw(self, index: int, region: Region, size: Size) -> np.ndarray:
+        """Return the pixels of a region of a row."""
+        return draw_region(region, size, self.reader)
 
     def check_images(self, limit: int) -> list[BadRow]:
         """Decode some pictures before a run.

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from medcap.data.boxes.box import Size
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.images.reference import ImageRef
 from medcap.data.mixture import MixedOrder, divide_epoch, mix
 from medcap.data.packing import Sample, SampleTable
+from medcap.data.regions.region import Region
 from medcap.datasets.rows.source import RowSource
 from medcap.datasets.source_keys import SourceArguments, source_names
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
@@ -48,6 +50,7 @@ class OneSource(Protocol):
     def usable_rows(self, generator: np.random.Generator | None) -> np.ndarray: ...
     def sample(self, index: int) -> Sample: ...
     def open_image(self, index: int, image: ImageRef) -> Any: ...
+    def draw(self, index: int, region: Region, size: Size) -> np.ndarray: ...
     def check_images(self, limit: int) -> list[BadRow]: ...
     def has_images(self) -> bool: ...
 
@@ -225,6 +228,11 @@ class MixedDataset(TrainingDataset):
         """Open an image of a row with the settings of its source; raise ``UserError`` if that is impossible."""
         part, row = self._find(index)
         return part.open_image(row, image)
+
+    def draw(self, index: int, region: Region, size: Size) -> np.ndarray:
+        """Return the pixels of a region of a row with the settings of its source."""
+        part, row = self._find(index)
+        return part.draw(row, region, size)
 
     def _find(self, index: int) -> tuple[OneSource, int]:
         number = bisect_right(self._starts, index) - 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
+from medcap.data.regions.region import Region
 from medcap.data.storage.cache import cache_folder
+from medcap.datasets.shown_targets import with_shown_boxes, with_shown_masks
 from medcap.errors import UserError
 
 # Rows that are looked at before those between them.
@@ -90,6 +93,10 @@ class TrainingDataset(ABC):
         """Open an image of a row; raise ``UserError`` if it cannot be used."""
 
     @abstractmethod
+    def draw(self, index: int, region: Region, size: Size) -> np.ndarray:
+        """Return the pixels of a region of a row, ``[H, W]`` bool, on its image of this size in pixels."""
+
+    @abstractmethod
     def check_images(self, limit: int) -> list[BadRow]:
         """Decode the images of about ``limit`` rows and return the rows that cannot be used."""
 
@@ -97,12 +104,16 @@ class TrainingDataset(ABC):
     def has_images(self) -> bool:
         """Return whether any usable row has an image."""
 
-    def has_boxes(self) -> bool:
-        """Return whether any usable row has a box that an answer names by a word."""
+    def has_targets(self, name: str) -> bool:
+        """Return whether any usable row has a target of a word in an answer.
+
+        Args:
+            name: ``boxes`` or ``masks``.
+        """
         step = -(-self.num_rows // _ROWS_AT_FIRST) or 1
         for index in itertools.chain.from_iterable(range(first, self.num_rows, step) for first in range(step)):
             with contextlib.suppress(UserError):
-                if self.sample(index).boxes:
+                if getattr(self.sample(index), name):
                     return True
         return False
 
@@ -168,7 +179,9 @@ class TrainingDataset(ABC):
                         images[image], sizes[image] = transform(opened, **fit), opened.size
                     self._check_shape(image, images[image], length)
                 if sample.boxes:
-                    sample = _with_shown_boxes(sample, transform, sizes)
+                    sample = with_shown_boxes(sample, transform, sizes)
+                if sample.masks:
+                    sample = with_shown_masks(sample, transform, sizes, partial(self.draw, index))
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue
@@ -203,31 +216,3 @@ class TrainingDataset(ABC):
             for row in range(len(packed.starts) - 1)
         ]
         return rows, row_length
-
-
-def _with_shown_boxes(sample: Sample, transform: Any, sizes: Mapping[ImageRef, Size]) -> Sample:
-    """Return a sample with its boxes in shares of the picture that the tower is shown.
-
-    Args:
-        sample: boxes in shares of the original images.
-        transform: the tower's preprocessing.
-        sizes: width and height of each image in pixels.
-
-    Raises:
-        UserError: if nothing is left of a box.
-    """
-    boxes = []
-    for box in sample.boxes:
-        if box.edges is None:
-            boxes.append(box)
-            continue
-        image = sample.images[box.image]
-        edges = transform.preprocess.frame(sizes[image], image.view.fit).to_shown(box.edges)
-        if edges is None:
-            shares = ", ".join(f"{edge:.3f}" for edge in box.edges)
-            raise UserError(
-                f"{sample.name}: the tower is shown nothing of the box [{shares}] (shares of {image}): it is cut off;"
-                " dataset.view.fit=pad shows whole images"
-            )
-        boxes.append(replace(box, edges=edges))
-    return replace(sample, boxes=tuple(boxes))

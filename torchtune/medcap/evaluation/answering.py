@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.data.boxes.box import Size, boxes_as_json
 from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.reference import ImageRef
+from medcap.data.regions.region import regions_as_json
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
@@ -120,6 +121,7 @@ def generated(generation: Generation) -> Entry:
         "num_tokens": len(generation.tokens),
         "error": generation.error or None,
         **({} if generation.outputs.boxes is None else {"boxes": generation.outputs.boxes}),
+        **({} if generation.outputs.masks is None else {"masks": regions_as_json(generation.outputs.masks)}),
     }
 
 

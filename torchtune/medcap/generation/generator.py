@@ -19,7 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
-from medcap.generation.decoding.answer_boxes import answer_boxes
+from medcap.generation.decoding.answer_words import answer_words
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -259,7 +259,7 @@ class Generator:
         """
         return Decoder(
             *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
-            boxes=answer_boxes(self.model, self.tokenizer, self.box_style),
+            words=answer_words(self.model, self.tokenizer, self.box_style),
         )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medcap.data.batch import BOX_GIOU, BOX_L1, BOX_SEEN, Batch
+from medcap.data.batch import Batch
 from medcap.data.boxes.style import BOX_WORD
+from medcap.data.target_tensors import BOX_GIOU, BOX_L1, BOX_SEEN
 from medcap.models.model_plan import PlannedModel
 from medcap.models.object_query import ObjectHead, check_plan, check_sizes
 

@@ -46,6 +46,7 @@ class Component(nn.Module, ABC):
         loss_terms: names of the loss terms that it adds to ``text``.
         loss_weights: what these weigh where the key ``losses`` says nothing; a term without an entry weighs 1.
         reads_patches: whether it looks at the tower's patch tokens, which are then kept beside the image tokens.
+        reads_pictures: whether it looks at the pictures that the tower is shown, which generation then keeps.
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
         list_argument: the argument that a list in the place of ``_component_`` and arguments stands for.
         fixed_arguments: arguments that a configuration may not give otherwise than the checkpoint that it starts from.
@@ -60,6 +61,7 @@ class Component(nn.Module, ABC):
     loss_terms: ClassVar[tuple[str, ...]] = ()
     loss_weights: ClassVar[Mapping[str, float]] = {}
     reads_patches: ClassVar[bool] = False
+    reads_pictures: ClassVar[bool] = False
     builder: ClassVar[str | None] = None
     list_argument: ClassVar[str | None] = None
     fixed_arguments: ClassVar[tuple[str, ...]] = ()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from medcap.models.box_decoder import BoxDecoder
 from medcap.models.component import Component
 from medcap.models.llm_lora import LanguageModelAdapters
+from medcap.models.mask_decoders.base import MaskDecoder
 from medcap.models.projectors.base import Projector
 from medcap.models.towers.base import Tower
 from medcap.models.words import AddedWords
@@ -18,6 +19,7 @@ _KINDS: tuple[type[Component], ...] = (
     LanguageModelAdapters,
     AddedWords,
     BoxDecoder,
+    MaskDecoder,
 )
 COMPONENTS = {kind.name: kind for kind in _KINDS}
 # A model always has these two. They fit each other and the language model, so they are planned together.

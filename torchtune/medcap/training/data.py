@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medcap.data.batch import BOX_L1, Batch
+from medcap.data.batch import Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
+from medcap.data.target_tensors import BOX_L1, MASK_BCE
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
@@ -27,6 +28,18 @@ from medcap.training.reliability.checkpointing import Position
 from medcap.training.reliability.loader_worker import begin_worker
 
 _READ_AHEAD = 4
+# Loss term -> the targets that it is computed of, and what is said where there are none.
+_TARGETS = {
+    BOX_L1: (
+        "boxes",
+        "a box for box_decoder to learn from: set dataset.box_answer=head, which makes the boxes of answers its"
+        " targets",
+    ),
+    MASK_BCE: (
+        "masks",
+        "a mask for mask_decoder to learn from: give each word <SEG> of the answers its mask under 'masks'",
+    ),
+}
 
 # A process's parts of batches, and the rows that are left out of each.
 LoadedBatches = Iterator[tuple[Batch | None, list[BadRow]]]
@@ -118,13 +131,10 @@ class TrainingData:
                 f"{key}: none of its rows that can be used has an image, so"
                 f" {' and '.join(self.cfg.trainable)} cannot learn from it; medcap validate shows how rows are read"
             )
-        learners = [name for name in self.cfg.trainable if BOX_L1 in COMPONENTS[name].loss_terms]
-        if key == "dataset" and learners and not dataset.has_boxes():
-            return (
-                f"dataset: no answer of its rows has a box for {learners[0]} to learn from: set"
-                " dataset.box_answer=head, which makes the boxes of answers its targets; medcap validate shows how rows"
-                " are read"
-            )
+        for name in self.cfg.trainable if key == "dataset" else ():
+            for term, (targets, remedy) in _TARGETS.items():
+                if term in COMPONENTS[name].loss_terms and not dataset.has_targets(targets):
+                    return f"dataset: no answer of its rows has {remedy}; medcap validate shows how rows are read"
         return None
 
     @property

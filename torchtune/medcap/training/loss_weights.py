@@ -24,7 +24,7 @@ class LossWeights:
         weights: the key ``losses``: name -> weight; a term without an entry weighs 1.
 
     Raises:
-        UserError: for a weight of a term that the model does not have, or one that is not above 0.
+        UserError: for a weight of a term that the model does not have, one below 0, or if all are 0.
     """
 
     def __init__(self, terms: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
@@ -32,10 +32,12 @@ class LossWeights:
         for name, weight in given.items():
             if name not in terms:
                 raise UserError(f"losses.{name}: this model has no such loss term; it has {', '.join(terms)}")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-                raise UserError(f"losses.{name}={weight!r} must be a number above 0")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+                raise UserError(f"losses.{name}={weight!r} must be a number of at least 0")
         self.terms = tuple(terms)
         self._weights = [float(given.get(name, 1.0)) for name in self.terms]
+        if not any(self._weights):
+            raise UserError("losses: every term has the weight 0, so nothing would be learnt")
         self.begin([0.0] * len(self.terms))
 
     def begin(self, counts: Sequence[float]) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from medcap.data.answer_targets import BoxTarget
 from medcap.data.batch import Batch, make_batch
-from medcap.data.packing import BoxTarget, Sample, pack_row
+from medcap.data.packing import Sample, pack_row
 
 IMAGE = 9
 

@@ -4,9 +4,9 @@ import pytest
 from torchtune.data import Message
 
 from medcap.data.added_tokens import AddedTokens
+from medcap.data.answer_targets import BoxTarget
 from medcap.data.boxes.box import Box
 from medcap.data.labels_and_image_tokens import TokenizedChat
-from medcap.data.packing import BoxTarget
 from medcap.data.samples import tokenize_record
 from medcap.errors import UserError
 
@@ -24,7 +24,7 @@ def sample_of(tokens, labels, images=(), boxes=(), added=None, turns=()):
         tokenize=lambda *_: TokenizedChat(tokens, labels, list(images), [2] * len(images)),
     )
     messages = [Message(role=role, content=text) for role, text in turns]
-    return tokenize_record(SimpleNamespace(messages=messages, boxes=boxes), "row 0", tokenizer, 100, None)
+    return tokenize_record(SimpleNamespace(messages=messages, boxes=boxes, masks=()), "row 0", tokenizer, 100, None)
 
 
 def test_targets_are_the_labels_of_the_next_token_and_the_last_one_is_not_computed():
@@ -69,7 +69,7 @@ def test_a_box_lies_on_the_last_image_before_its_word():
     answer = [("user", "Where?"), ("assistant", "<BOX>")]
     sample = sample_of(tokens, labels, ("a", "b"), (Box(FIRST, image=1),), ADDED, answer)
     assert sample.boxes == (BoxTarget(4, FIRST, 1),)
-    with pytest.raises(UserError, match=r"lies on image 1, but the model gives boxes on the last image .* here 2"):
+    with pytest.raises(UserError, match=r"lies on image 1, but the model gives them on the last image .* here 2"):
         sample_of(tokens, labels, ("a", "b"), (Box(FIRST),), ADDED, answer)
     with pytest.raises(UserError, match="an answer has a box, but no image comes before it"):
         sample_of([4, BOX], [-100, BOX], (), (Box(FIRST),), ADDED, answer)

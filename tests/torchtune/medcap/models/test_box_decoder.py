@@ -9,8 +9,8 @@ import torch
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.packed_samples import IMAGE, batch_of, gradients, sample, tiny_images, tiny_model
+from medcap.data.answer_targets import BoxTarget
 from medcap.data.batch import dummy_batch
-from medcap.data.packing import BoxTarget
 from medcap.errors import UserError
 from medcap.models.box_decoder import BoxDecoder, box_decoder
 from medcap.models.vision_language_model import VisionLanguageModel

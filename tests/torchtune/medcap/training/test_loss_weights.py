@@ -44,9 +44,10 @@ def test_a_step_without_anything_to_learn_has_no_loss():
     ("weights", "message"),
     [
         ({"dcie": 1}, "losses.dcie: this model has no such loss term; it has text, dice"),
-        ({"dice": 0}, "losses.dice=0 must be a number above 0"),
-        ({"dice": float("nan")}, "losses.dice=nan must be a number above 0"),
-        ({"text": "much"}, "losses.text='much' must be a number above 0"),
+        ({"dice": -1}, "losses.dice=-1 must be a number of at least 0"),
+        ({"dice": float("nan")}, "losses.dice=nan must be a number of at least 0"),
+        ({"text": 0, "dice": 0}, "losses: every term has the weight 0, so nothing would be learnt"),
+        ({"text": "much"}, "losses.text='much' must be a number of at least 0"),
     ],
 )
 def test_a_weight_that_makes_no_sense_is_refused(weights, message):

@@ -24,7 +24,10 @@ def trained(parts, projector="medcap.models.mlp"):
 def test_parts_that_cannot_be_trained_are_refused(parts):
     with pytest.raises(UserError) as error:
         check_trainable(parts)
-    assert str(error.value) == f"trainable={parts}: choose from vision, projector, llm_lora, words, box_decoder"
+    assert (
+        str(error.value)
+        == f"trainable={parts}: choose from vision, projector, llm_lora, words, box_decoder, mask_decoder"
+    )
 
 
 @pytest.mark.slow

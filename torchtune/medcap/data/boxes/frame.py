@@ -44,7 +44,7 @@ class Frame:
         Returns:
             The same box in shares of the square, cut at its edges; None if nothing of it is left.
         """
-        (across, left), (down, top) = self._axes()
+        (across, left), (down, top) = self.axes()
         x1, y1, x2, y2 = edges
         return clip((x1 * across + left, y1 * down + top, x2 * across + left, y2 * down + top))
 
@@ -57,11 +57,11 @@ class Frame:
         Returns:
             The same box in shares of the original image, cut at its edges; None if it lies in the padding.
         """
-        (across, left), (down, top) = self._axes()
+        (across, left), (down, top) = self.axes()
         x1, y1, x2, y2 = edges
         return clip(((x1 - left) / across, (y1 - top) / down, (x2 - left) / across, (y2 - top) / down))
 
-    def _axes(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def axes(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return scale and shift of each axis: a share of the image x scale + shift = a share of the square."""
         if self.fit == "squash":
             return (1.0, 0.0), (1.0, 0.0)

@@ -17,12 +17,12 @@ from medcap.data.boxes.notations import NOTATIONS, write_box
 from medcap.data.boxes.style import NOT_SEEN
 from medcap.datasets.phantoms.folders import is_complete
 from medcap.datasets.phantoms.records import conversation
-from medcap.datasets.phantoms.scene_questions import BOX, TASKS, SceneQuestion, scene_questions
+from medcap.datasets.phantoms.scene_questions import BOX, SEG, TASKS, SceneQuestion, scene_questions
 from medcap.datasets.phantoms.scenes import DrawnScene, check_lesions, draw_scene, make_scene
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MARKER = "phantom_boxes.json"
 
 
@@ -170,6 +170,21 @@ def _boxes(drawn: DrawnScene, question: SceneQuestion) -> dict[str, Any]:
     return {"boxes": [{"box": drawn.pixels(kind), "label": kind} for kind in question.boxes]}
 
 
+def _masks(drawn: DrawnScene, question: SceneQuestion) -> dict[str, Any]:
+    if question.masks is None:
+        return {}
+    return {"masks": [{"mask": _mask_name(drawn, kind), "label": kind} for kind in question.masks]}
+
+
+def _absent_mask(question: SceneQuestion) -> dict[str, Any]:
+    """Return the mask of an absent lesion, whose answer names it by ``<SEG>``."""
+    return {"masks": [{"mask": None, "label": question.kind}]} if question.masks == () else {}
+
+
+def _in_words(reference: str, question: SceneQuestion) -> str:
+    return reference.replace(SEG, NOT_SEEN) if question.masks == () else reference
+
+
 def _absent_box(question: SceneQuestion) -> dict[str, Any]:
     """Return the box of an absent lesion whose answer names it by ``<BOX>``."""
     named = question.boxes == () and BOX in question.answer
@@ -183,6 +198,7 @@ def _training_row(drawn: DrawnScene, number: int, question: SceneQuestion, notat
         "image": _image_name(drawn),
         "conversations": conversation(f"<image>\n{asked}", question.answer),
         **(_boxes(drawn, question) | _absent_box(question)),
+        **(_masks(drawn, question) | _absent_mask(question)),
     }
 
 
@@ -192,10 +208,11 @@ def _evaluation_row(drawn: DrawnScene, number: int, question: SceneQuestion, not
         "image": _image_name(drawn),
         "image_size": list(drawn.size),
         "question": box_text(drawn, question.text, [question.kind], notation),
-        "reference": box_text(drawn, question.answer, question.boxes or (), notation),
+        "reference": _in_words(box_text(drawn, question.answer, question.boxes or (), notation), question),
         "task": question.task,
         "phrase": question.kind,
         **_boxes(drawn, question),
+        **_masks(drawn, question),
         "answer_type": "CLOSED" if question.options else "OPEN",
         "options": list(question.options),
         "modality": drawn.scene.modality,

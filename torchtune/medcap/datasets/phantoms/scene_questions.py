@@ -1,4 +1,4 @@
-"""Questions about scenes with several lesions: boxes asked for, boxes named, attributes, captions, and text alone."""
+"""Questions about scenes with several lesions: boxes and masks asked for, boxes named, attributes, captions, text."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from medcap.datasets.phantoms.scenes import QUESTIONS, TEXT, Scene, join_words, 
 
 BOX = "<BOX>"  # stands for the box of a lesion, in a question and in an answer
 _SOMEWHERE = "X"  # stands for it where there is nothing but words
-# Detection (all lesions), a phrase's box, a box's kind, other questions, captions.
-TASKS = ("DET", "REC", "REG", "VQA", "CAP")
+SEG = "<SEG>"  # stands for the mask of a lesion in an answer
+# Detection (all lesions), a phrase's box, a box's kind, other questions, captions, a phrase's mask.
+TASKS = ("DET", "REC", "REG", "VQA", "CAP", "SEG")
 
 _COUNTS = {1: "one", 2: "two", 3: "three"}
 _OPTIONS = {
@@ -74,6 +75,12 @@ _PHRASINGS = {
         "Is the {kind} left or right of the {other}?",
         "Does the {kind} lie to the left or right of the {other}?",
     ),
+    "mask": (
+        "Segment the {kind}.",
+        "Outline the {kind}.",
+        "Mark the pixels of the {kind}.",
+        "Can you segment the {kind} in this image?",
+    ),
     "caption": ("Describe the image.", "What does the image show?"),
 }
 _SENTENCES = (
@@ -95,6 +102,7 @@ class SceneQuestion:
         answer: holds ``<BOX>`` once for each of ``boxes``; of an absent lesion at most once.
         kind: the lesion that is asked about; "" for none.
         boxes: the kinds whose boxes are the answer; empty for an absent lesion, None where no box is asked for.
+        masks: the kinds whose masks are the answer, likewise; the answer holds ``<SEG>`` once, also of an absent one.
         options: the possible answers; empty for an open question.
     """
 
@@ -104,6 +112,7 @@ class SceneQuestion:
     answer: str
     kind: str = ""
     boxes: tuple[str, ...] | None = None
+    masks: tuple[str, ...] | None = None
     options: tuple[str, ...] = ()
 
 
@@ -111,7 +120,8 @@ def scene_questions(scene: Scene, short: bool = False) -> list[SceneQuestion]:
     """Return all questions about a scene, in the order of ``TASKS``; ``short`` is as in :func:`ask`.
 
     All lesions at once; each lesion and one absent kind by name; each lesion by its box; its modality, the number of
-    lesions, whether a kind is there, an attribute of each sort, which of two lies to the left; and its caption.
+    lesions, whether a kind is there, an attribute of each sort, which of two lies to the left; its caption; and the
+    mask of each lesion and of one absent kind by name.
     """
     stream = random_stream(scene.seed, scene.index, QUESTIONS)
     kinds = [lesion.kind for lesion in scene.lesions]
@@ -122,6 +132,7 @@ def scene_questions(scene: Scene, short: bool = False) -> list[SceneQuestion]:
         *(ask(scene, "kind", stream, kind) for kind in kinds),
         *(ask(scene, name, stream) for name in types),
         ask(scene, "caption", stream),
+        *(ask(scene, "mask", stream, kind) for kind in (*kinds, choose(stream, scene.absent))),
     ]
 
 
@@ -132,8 +143,8 @@ def ask(
 
     Args:
         scene: what is true.
-        question_type: "boxes", "box", "kind", "modality", "count", "presence", "size", "brightness", "outline", "side"
-            or "caption".
+        question_type: "boxes", "box", "kind", "modality", "count", "presence", "size", "brightness", "outline", "side",
+            "caption" or "mask".
         stream: source of the wording, and of the kind where it is not given.
         kind: the lesion to ask about; by default one that is shown, or for a presence as often as not an absent one.
         short: answer where a lesion is by "ring <BOX>." instead of "The ring is at <BOX>.", and also where an absent
@@ -163,6 +174,9 @@ def ask(
         answer = f"The {kind} is at {BOX}." if shown else f"There is no {kind}."
         answer = f"{kind} {BOX}." if short else answer
         return SceneQuestion("REC", question_type, text.format(kind=kind), answer, kind, (kind,) if shown else ())
+    if question_type == "mask":
+        masks = (kind,) if kind in kinds else ()
+        return SceneQuestion("SEG", question_type, text.format(kind=kind), f"{kind} {SEG}.", kind, masks=masks)
     if question_type == "kind":
         return SceneQuestion("REG", question_type, text.format(box=BOX), kind, kind, options=KINDS)
     if question_type == "side":
@@ -206,6 +220,7 @@ def scene_text_records(
     lesions: Sequence[int] = (2,),
     places: Callable[[Scene], Mapping[str, str]] | None = None,
     short: bool = False,
+    masks: bool = False,
 ) -> list[dict[str, Any]]:
     """Conversations without images that teach to read about scenes: a description and a question, or a repetition.
 
@@ -216,6 +231,7 @@ def scene_text_records(
         places: gives the words for where each kind lies, such as a box in a notation; they stand in the description and
             in the answers. Without, an answer says "X" where ``<BOX>`` stands, so that the words around it are learnt.
         short: see :func:`ask`.
+        masks: ask for masks, too; the answer says "X" where ``<SEG>`` stands.
 
     Returns:
         Records in the form of LLaVA's, ``{"id", "conversations": [human, gpt]}``. The description stands where an image
@@ -223,7 +239,7 @@ def scene_text_records(
         :func:`scene_questions`.
     """
     records = []
-    types = (*_TAUGHT, "kind", "kind") if places else _TAUGHT
+    types = (*_TAUGHT, *(("kind", "kind") if places else ()), *(("mask", "mask") if masks else ()))
     for index in range(count):
         scene = make_scene(seed, index, lesions)
         stream = random_stream(seed, index, TEXT)
@@ -233,7 +249,7 @@ def scene_text_records(
             question = SceneQuestion("CAP", "caption", "", scene.caption)
         else:
             question_type = choose(stream, types)
-            absent = question_type == "box" and stream.random() < 0.25
+            absent = question_type in ("box", "mask") and stream.random() < 0.25
             question = ask(scene, question_type, stream, choose(stream, scene.absent) if absent else "", short)
             human += choose(stream, ("\n", "\n\n", " "))
         question = _in_words(question, at)
@@ -244,9 +260,9 @@ def scene_text_records(
 
 def _in_words(question: SceneQuestion, places: Mapping[str, str] | None) -> SceneQuestion:
     """Return a question with the words for a place instead of each ``<BOX>``."""
+    answer = question.answer.replace(SEG, _SOMEWHERE)
     if places is None:
-        return replace(question, answer=question.answer.replace(BOX, _SOMEWHERE))
-    answer = question.answer
+        return replace(question, answer=answer.replace(BOX, _SOMEWHERE))
     for kind in question.boxes or ():
         answer = answer.replace(BOX, places[kind], 1)
     answer = answer.replace(BOX, NOT_SEEN)

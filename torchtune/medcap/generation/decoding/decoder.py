@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.outputs import NOTHING, Outputs
-from medcap.generation.decoding.answer_boxes import AnswerBoxes
+from medcap.data.outputs import NOTHING
+from medcap.generation.decoding.answer_words import AnswerWords
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
 from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
@@ -41,7 +41,7 @@ class Decoder:
         most_new_tokens: most tokens of an answer.
         step: step from ``decode_one``, perhaps compiled.
         static: keep every step at one shape, for a compiled ``step``.
-        boxes: gives boxes where answers name them; None for a model that gives none.
+        words: gives boxes and masks where answers name them; None for a model that gives none.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Decoder:
         most_new_tokens: int,
         step: DecodeOne,
         static: bool = False,
-        boxes: AnswerBoxes | None = None,
+        words: AnswerWords | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -64,7 +64,7 @@ class Decoder:
         self.most_new_tokens = most_new_tokens
         self.step_model = step
         self.static = static
-        self.boxes = boxes
+        self.words = words
         self.device = model.device
         self.stop_tokens = torch.tensor(tokenizer.stop_tokens, device=self.device)
         cache.start(0, capacity, self.device)
@@ -120,8 +120,8 @@ class Decoder:
         row = self.rows.index(prompt)
         self.rows[row] = None
         self.open[row] = False
-        if self.boxes is not None:
-            self.boxes.drop(prompt)
+        if self.words is not None:
+            self.words.drop(prompt)
 
     def _integers(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.int64, device=self.device)
@@ -154,8 +154,8 @@ class Decoder:
         self.limits[rows] = torch.tensor([prompt.limit for prompt in prompts], device=self.device)
         self.emitted[rows] = 0
         self.open[rows] = True
-        if self.boxes is not None:
-            self.boxes.begin(trees)
+        if self.words is not None:
+            self.words.begin(trees)
         for row, prompt in zip(rows, prompts, strict=True):
             self.rows[row] = prompt
             self.offsets[row] = len(prompt.tokens) - self.num_steps
@@ -171,9 +171,9 @@ class Decoder:
         self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
         stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
         ended = (stopped | (self.emitted + 1 >= self.limits)) & self.open
-        if self.boxes is not None:
-            self.boxes.look(self.rows, chosen, self.hidden)
-        # The only place in a step that waits for the device, but for boxes.
+        if self.words is not None:
+            self.words.look(self.rows, chosen, self.hidden)
+        # The only place in a step that waits for the device, but for boxes and masks.
         rows = (ended | broken).nonzero().flatten().tolist()
         if on_token is not None:
             self._tell(chosen, stopped | broken, on_token)
@@ -203,7 +203,7 @@ class Decoder:
     def _tell(self, chosen: Tensor, silent: Tensor, on_token: OnToken) -> None:
         for prompt, token, is_silent in zip(self.rows, chosen.tolist(), silent.tolist(), strict=True):
             if prompt is not None and not is_silent:
-                on_token(prompt, token if self.boxes is None else self.boxes.written(prompt, token))
+                on_token(prompt, token if self.words is None else self.words.written(prompt, token))
 
     def _end(self, rows: list[int], broken: list[bool], stopped: list[bool], finish: Finish) -> None:
         counts = (self.emitted[rows] + 1).tolist()
@@ -214,16 +214,15 @@ class Decoder:
             if is_broken:
                 self.cache.clear(row)
                 self.hidden[row] = 0
-                if self.boxes is not None:
-                    self.boxes.drop(prompt)
+                if self.words is not None:
+                    self.words.drop(prompt)
                 finish(prompt, Generation(text="", finish="error", error=_NOT_FINITE))
                 continue
             tokens = answer[: count - 1] if by_itself else answer[:count]
             reason = "stop" if by_itself else "length"
             outputs = NOTHING
-            if self.boxes is not None:
-                tokens, found = self.boxes.end(prompt, tokens)
-                outputs = Outputs(found)
+            if self.words is not None:
+                tokens, outputs = self.words.end(prompt, tokens)
             finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))
 
     def _decode(self) -> None:

@@ -167,7 +167,8 @@ class ImageRows:
         seen, first = {}, 0
         for key, shown in pictures.items():
             own = rows[first : first + len(shown)]
-            seen[key] = SeenImage(own[0] if len(own) == 1 else torch.cat(own), patches[first], opened[key][1])
+            picture = shown[0].to(self._model.device) if self._model.reads_pictures else None
+            seen[key] = SeenImage(own[0] if len(own) == 1 else torch.cat(own), patches[first], opened[key][1], picture)
             first += len(shown)
         return seen
 

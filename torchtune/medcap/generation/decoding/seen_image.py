@@ -17,13 +17,15 @@ class SeenImage:
         rows: ``[K_i, d]`` image tokens.
         patches: ``[T, D]`` patch tokens of the picture that shows all of it; None where no component reads them.
         frame: where its parts lie in that picture.
+        picture: ``[3, H, W]`` uint8, that picture; None where no component reads it.
     """
 
     rows: Tensor
     patches: Tensor | None
     frame: Frame
+    picture: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Memory that it takes."""
-        return self.rows.nbytes + (0 if self.patches is None else self.patches.nbytes)
+        return sum(part.nbytes for part in (self.rows, self.patches, self.picture) if part is not None)

@@ -21,7 +21,8 @@ def _lines(path: Path) -> list[dict]:
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "set"
     made = write_scenes(folder, 4, seed=3, size=(96, 64), lesions=(2, 3))
-    assert made.written and made.images == 4 and made.rows == {"DET": 4, "REC": 13, "REG": 9, "VQA": 28, "CAP": 4}
+    assert made.written and made.images == 4
+    assert made.rows == {"DET": 4, "REC": 13, "REG": 9, "VQA": 28, "CAP": 4, "SEG": 13}
     return folder
 
 
@@ -53,6 +54,17 @@ def test_a_training_row_has_a_word_for_each_box_and_the_boxes_in_pixels(scenes):
             human, gpt = (turn["value"] for turn in row["conversations"])
             assert gpt.count("<BOX>") == len(row.get("boxes", ())) and "<BOX>" not in human
             assert ("boxes" in row) == (task in ("det", "rec"))
+
+
+def test_a_lesions_mask_stands_for_the_word_and_null_for_that_of_an_absent_one(scenes):
+    shown, *_, absent = _lines(scenes / "train_seg.jsonl")
+    asked, *_, asked_absent = _lines(scenes / "test_seg.jsonl")
+    assert shown["conversations"][1]["value"] == asked["reference"] == "ring <SEG>."
+    assert shown["masks"] == asked["masks"] == [{"mask": "masks/000000-ring.png", "label": "ring"}]
+    kind = asked_absent["phrase"]
+    assert (asked_absent["reference"], asked_absent["masks"]) == (f"{kind} not visible.", [])
+    assert absent["conversations"][1]["value"] == f"{kind} <SEG>."
+    assert absent["masks"] == [{"mask": None, "label": kind}]
 
 
 def test_an_evaluation_row_asks_the_same_with_its_boxes_written_out(scenes):

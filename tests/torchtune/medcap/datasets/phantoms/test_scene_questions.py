@@ -28,7 +28,10 @@ def test_a_scene_is_asked_about_in_every_task():
         ("REG", "Name the lesion in <BOX>.", "ring", None),
         ("REG", "Name the lesion in <BOX>.", "cluster", None),
     ]
-    assert Counter(question.task for question in questions) == {"DET": 1, "REC": 3, "REG": 2, "VQA": 7, "CAP": 1}
+    counts = {"DET": 1, "REC": 3, "REG": 2, "VQA": 7, "CAP": 1, "SEG": 3}
+    assert Counter(question.task for question in questions) == counts
+    masks = [(question.answer, question.masks) for question in questions if question.task == "SEG"]
+    assert masks == [("ring <SEG>.", ("ring",)), ("cluster <SEG>.", ("cluster",)), ("cross <SEG>.", ())]
     assert [question.answer for question in questions if question.question_type in ("side", "count")] == [
         "two",
         "right",

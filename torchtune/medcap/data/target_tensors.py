@@ -1,0 +1,71 @@
+"""The boxes and masks of packed rows as tensors of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcap.data.packing import PackedRow
+
+# Loss terms of batches with boxes: how far each that is there is from its target, and whether it is there.
+BOX_L1, BOX_GIOU, BOX_SEEN = "box_l1", "box_giou", "box_seen"
+# Those of batches with masks: by pixels, by area, by pixels that are hard to tell, how well a mask's own estimate of
+# its IoU is met; and whether it is there.
+MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN = "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen"
+
+
+def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
+    """Return the fields of a batch's boxes and masks; none without any.
+
+    Args:
+        rows: rows of the batch.
+        pictures: ``[n, 3, H, W]`` of each image of the rows. A target lies on the first one, which shows the whole
+            image.
+        row_length: S.
+    """
+    first_picture = np.cumsum([0, *map(len, pictures)])
+    first_image = np.cumsum([0, *(len(row.images) for row in rows)])
+
+    def placed(targets: Sequence[tuple[int, Any]], name: str) -> dict[str, Tensor]:
+        images = [int(first_picture[first_image[number] + one.image]) for number, one in targets]
+        return {
+            f"{name}_images": torch.tensor(images),  # [M]
+            f"{name}_positions": torch.tensor([number * row_length + one.position for number, one in targets]),  # [M]
+        }
+
+    found: dict[str, Tensor] = {}
+    boxes = [(number, box) for number, row in enumerate(rows) for box in row.boxes]
+    if boxes:
+        found["box_targets"] = torch.tensor(
+            [box.edges or (0.0,) * 4 for _, box in boxes], dtype=torch.float32
+        )  # [M, 4]
+        found["box_seen"] = torch.tensor([float(box.edges is not None) for _, box in boxes])  # [M]
+        found |= placed(boxes, "box")
+    masks = [(number, mask) for number, row in enumerate(rows) for mask in row.masks]
+    if masks:
+        shown = [mask.shown for _, mask in masks]
+        assert all(one is not None for one in shown), "they are drawn when their images are loaded"
+        found["mask_targets"] = torch.from_numpy(np.stack(shown))  # [M, 2, side, side]
+        found["mask_seen"] = torch.tensor([float(mask.region is not None) for _, mask in masks])  # [M]
+        found |= placed(masks, "mask")
+    return found
+
+
+def target_counts(fields: Mapping[str, Tensor | None]) -> dict[str, int]:
+    """Return what the loss terms of boxes and masks are divided by.
+
+    Args:
+        fields: of a batch.
+    """
+    counts: dict[str, int] = {}
+    for seen, there, all_terms in (
+        (fields.get("box_seen"), (BOX_L1, BOX_GIOU), BOX_SEEN),
+        (fields.get("mask_seen"), (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU), MASK_SEEN),
+    ):
+        if seen is not None:
+            counts |= dict.fromkeys(there, int(seen.sum())) | {all_terms: len(seen)}
+    return counts

@@ -1,0 +1,198 @@
+"""What the words of an answer stand for, while it is decoded: a box or a mask for each such word that is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from medcap.data.added_tokens import WrittenWord
+from medcap.data.boxes.box import Box
+from medcap.data.boxes.style import NOT_SEEN, BoxStyle
+from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.outputs import NOTHING, Outputs
+from medcap.data.regions.region import Region, RunLength
+from medcap.data.regions.run_length import encode
+from medcap.data.regions.shown import original_mask
+from medcap.generation.decoding.prefix_tree import Prompt, Tree
+from medcap.generation.decoding.seen_image import SeenImage
+from medcap.models.box_decoder import BoxDecoder
+from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.vision_language_model import VisionLanguageModel
+
+
+class WordReader(Protocol):
+    """Gives what one word stands for.
+
+    Attributes:
+        field: the field of ``Outputs`` that holds it.
+    """
+
+    field: str
+
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Any]:
+        """Read it off a hidden state.
+
+        Args:
+            hidden: ``[d]`` before the final norm, which predicted the word.
+            image: the last image of the prompt.
+            number: number of the image in the conversation, from 0.
+
+        Returns:
+            The text that stands in the place of the word, and what it stands for; None for nothing.
+        """
+        ...
+
+
+class BoxReader:
+    """Reads boxes off a box head.
+
+    Args:
+        decoder: the head.
+        style: how boxes are written in the texts of the run.
+    """
+
+    field = "boxes"
+
+    def __init__(self, decoder: BoxDecoder, style: BoxStyle) -> None:
+        self._decoder, self._style = decoder, style
+
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Box | None]:
+        """See :meth:`WordReader.read`; a box in what was laid around the image is nothing."""
+        assert image.patches is not None, "the head reads them"
+        edges, seen = self._decoder(hidden[None], image.patches[None])  # [1, 4], [1]
+        left, top, right, bottom, certainty = torch.cat([edges[0], seen]).tolist()
+        if certainty < 0:
+            return NOT_SEEN, None
+        original = image.frame.to_original((left, top, right, bottom))
+        if original is None:
+            return "", None
+        box = Box(original, image=number)
+        return self._style.write(box, image.frame.size, image.frame.fit), box
+
+
+class MaskReader:
+    """Reads masks off a mask decoder, at the original image's size.
+
+    Args:
+        decoder: the decoder.
+        word: the word.
+    """
+
+    field = "masks"
+
+    def __init__(self, decoder: MaskDecoder, word: str) -> None:
+        self._decoder, self._word = decoder, word
+
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Region | None]:
+        """See :meth:`WordReader.read`; a mask without a pixel is nothing."""
+        assert image.patches is not None and image.picture is not None, "the decoder reads them"
+        which = torch.zeros(1, dtype=torch.int64, device=hidden.device)
+        found = self._decoder(hidden[None], image.patches[None], image.picture[None], which)
+        if found.seen.item() < 0:
+            return NOT_SEEN, None
+        mask = original_mask(found.logits[0], image.frame)
+        if not mask.any():
+            return NOT_SEEN, None
+        written = encode(mask)
+        height, width = written["size"]
+        return self._word, Region(RunLength((height, width), written["counts"]), image=number)
+
+
+@dataclass
+class _Answer:
+    """An answer: the image that it is about, its words so far that stand for something, and what they stand for."""
+
+    image: SeenImage | None
+    words: list[WrittenWord] = field(default_factory=list)
+    found: dict[str, list[Any]] = field(default_factory=dict)
+
+
+class AnswerWords:
+    """Gives boxes and masks where answers name them.
+
+    They lie on the last image of its prompt. Where the image does not show what is asked, the text says so in the place
+    of the word. The word of an answer without an image stands for nothing, and the text is without it.
+
+    Args:
+        readers: token id of each word -> what it stands for.
+        device: of the model.
+    """
+
+    def __init__(self, readers: Mapping[int, WordReader], device: torch.device) -> None:
+        self._readers = readers
+        self._tokens = torch.tensor(list(readers), device=device)
+        self._answers: dict[Prompt, _Answer] = {}
+
+    def begin(self, trees: Sequence[Tree]) -> None:
+        """Take in prompts whose images are encoded."""
+        self._answers |= {prompt: _Answer(tree.last_image) for tree in trees for prompt in tree.prompts}
+
+    def look(self, rows: Sequence[Prompt | None], chosen: Tensor, hidden: Tensor) -> None:
+        """Look at the image for each answer whose next token is such a word.
+
+        Args:
+            rows: prompt of each row.
+            chosen: ``[R]`` int64, next token of each row.
+            hidden: ``[R, d]`` hidden states before the final norm that predicted them.
+        """
+        for row in torch.isin(chosen, self._tokens).nonzero().flatten().tolist():
+            prompt = rows[row]
+            if prompt is None:
+                continue
+            answer, token = self._answers[prompt], int(chosen[row])
+            reader = self._readers[token]
+            found = answer.found.setdefault(reader.field, [])
+            text = ""
+            if answer.image is not None:
+                # One at a time, so that it does not depend on the others of its batch.
+                with torch.no_grad():
+                    text, value = reader.read(hidden[row], answer.image, len(prompt.images) - 1)
+                found += [] if value is None else [value]
+            answer.words.append(WrittenWord(token, text))
+
+    def written(self, prompt: Prompt, token: int) -> int:
+        """Return the token that was chosen last in an answer; a word that stands for something has its text."""
+        return self._answers[prompt].words[-1] if token in self._readers else token
+
+    def end(self, prompt: Prompt, tokens: Sequence[int]) -> tuple[list[int], Outputs]:
+        """End an answer.
+
+        Args:
+            prompt: prompt of the answer.
+            tokens: tokens of the answer.
+
+        Returns:
+            The tokens, with the texts of their words; and what the words stand for.
+        """
+        answer = self._answers.pop(prompt)
+        words = iter(answer.words)
+        written = [next(words) if token in self._readers else token for token in tokens]
+        found = {name: tuple(values) for name, values in answer.found.items()}
+        return written, Outputs(**found) if found else NOTHING
+
+    def drop(self, prompt: Prompt) -> None:
+        """Forget an answer that was given up."""
+        self._answers.pop(prompt, None)
+
+
+def answer_words(model: VisionLanguageModel, tokenizer: ChatTokenizer, style: BoxStyle) -> AnswerWords | None:
+    """Return what gives the boxes and masks of a model's answers; None for a model that gives neither.
+
+    Args:
+        model: the model.
+        tokenizer: knows the words.
+        style: how boxes are written in the texts of the run.
+    """
+    added, readers = tokenizer.added, dict[int, WordReader]()
+    if added is None:
+        return None
+    boxes, masks = (model.components.get(kind.name) for kind in (BoxDecoder, MaskDecoder))
+    if isinstance(boxes, BoxDecoder) and added.box_id is not None:
+        readers[added.box_id] = BoxReader(boxes, style)
+    if isinstance(masks, MaskDecoder) and added.mask_id is not None:
+        readers[added.mask_id] = MaskReader(masks, added.mask_word)
+    return AnswerWords(readers, model.device) if readers else None

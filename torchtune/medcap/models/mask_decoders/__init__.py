@@ -1,0 +1,1 @@
+"""Mask decoders: a hidden state and an image -> a mask."""

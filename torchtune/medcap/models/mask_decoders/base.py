@@ -1,0 +1,99 @@
+"""What a mask decoder is: its losses, and the word that asks for a mask."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medcap.data.batch import Batch
+from medcap.data.target_tensors import MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN
+from medcap.errors import UserError
+from medcap.models.object_query import ObjectHead
+from medcap.modules.gradient_scale import scale_gradient
+from medcap.modules.mask_losses import mask_bce, mask_dice, mask_focal, mask_iou_error
+
+
+class Outlined(NamedTuple):
+    """Masks of M objects.
+
+    Attributes:
+        logits: ``[M, side, side]`` float32 over the picture that the tower is shown; above 0 inside.
+        estimate: ``[M]`` the IoU that the decoder expects of each, 0 to 1.
+        seen: ``[M]`` positive where the picture shows the object, else negative; the sigmoid of it is the probability.
+    """
+
+    logits: Tensor
+    estimate: Tensor
+    seen: Tensor
+
+
+class MaskDecoder(ObjectHead):
+    """Gives a mask for each ``<SEG>`` of an answer: its hidden state is the query.
+
+    Attributes:
+        gradient_scale: what the gradient is multiplied by that flows from masks into the language model's input and the
+            tower.
+    """
+
+    name = "mask_decoder"
+    label = "mask decoder"
+    builder = "medcap.models.patch_mask_decoder"
+    loss_terms = (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN)
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        MASK_BCE: 2.0,
+        MASK_DICE: 1.0,
+        MASK_FOCAL: 0.0,
+        MASK_IOU: 0.1,
+        MASK_SEEN: 1.0,
+    }
+    reads_pictures = True
+    gradient_scale: float
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, patches: Tensor, pictures: Tensor, which: Tensor) -> Outlined:
+        """Outline objects.
+
+        Args:
+            hidden: ``[M, d]`` hidden states before the decoder's final norm.
+            patches: ``[P, T, D]`` patch tokens of pictures.
+            pictures: ``[P, 3, H, W]`` uint8, the pictures.
+            which: ``[M]`` int64, the picture that each object is on.
+        """
+
+    def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
+        """Compare the masks of a batch with its targets."""
+        targets, there = batch.mask_targets, batch.mask_seen
+        if targets is None or there is None or batch.mask_positions is None or batch.mask_images is None:
+            return dict.fromkeys(self.loss_terms, torch.zeros((), device=hidden.device))
+        assert patches is not None and batch.images is not None, "every mask lies on a picture of the batch"
+        predicts = torch.searchsorted(batch.target_positions, batch.mask_positions)  # [M]
+        # A picture with several masks is looked at once.
+        pictures, which = batch.mask_images.unique(return_inverse=True)
+        states, seen_patches = (
+            scale_gradient(values, self.gradient_scale) for values in (hidden[predicts], patches[pictures])
+        )
+        found = self(states, seen_patches, batch.images[pictures], which)
+        logits = found.logits.flatten(1)  # [M, side * side]
+        target, counted = (targets.flatten(2).float() / 255).unbind(dim=1)  # [M, side * side] each
+        counted = (counted > 0).float()
+        each = {
+            MASK_BCE: mask_bce(logits, target, counted),
+            MASK_DICE: mask_dice(logits, target, counted),
+            MASK_FOCAL: mask_focal(logits, target, counted),
+            MASK_IOU: mask_iou_error(logits, target, counted, found.estimate),
+        }  # [M]
+        # A mask that is not there has no outline.
+        terms = {name: (values * there).sum() for name, values in each.items()}
+        return terms | {MASK_SEEN: functional.binary_cross_entropy_with_logits(found.seen, there, reduction="sum")}
+
+
+def check_gradient_scale(value: Any) -> float:
+    """Return ``mask_decoder.gradient_scale``; raise ``UserError`` unless it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"mask_decoder.gradient_scale={value!r} must be a number from 0 to 1")
+    return float(value)
