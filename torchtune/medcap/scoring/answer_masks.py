@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.regions.draw import as_run_length
-from medcap.data.regions.region import Region, is_absent, label_from_json, region_from_json
+from medcap.data.regions.region import Region, is_absent, label_from_json, region_from_json, regions_as_json
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,17 +61,59 @@ def row_masks(row: Mapping[str, Any], reader: Callable[[], ImageReader]) -> RowM
         key in row for key in ("prediction_mask", "reference_mask")
     ):
         return NO_MASKS
-    found, bad = (None, []) if given is None else _predictions(given, reader)
+    found, bad = (None, ()) if given is None else good_masks(given, reader)
     if wanted is None:
-        return RowMasks(given=found, bad=tuple(bad))
+        return RowMasks(given=found, bad=bad)
     row_label = next((str(row[key]) for key in _LABEL_KEYS if isinstance(row.get(key), str)), "")
     try:
         if not isinstance(wanted, list):
             raise UserError(f"'reference_masks' must be a list of regions, not {type(wanted).__name__}")
         regions = tuple(_reference(entry, reader) for entry in wanted)
     except UserError as error:
-        return RowMasks((None,), (row_label,), found, tuple(bad), str(error))
-    return RowMasks(regions, tuple(label_from_json(entry) or row_label for entry in wanted), found, tuple(bad))
+        return RowMasks((None,), (row_label,), found, bad, str(error))
+    return RowMasks(regions, tuple(label_from_json(entry) or row_label for entry in wanted), found, bad)
+
+
+def good_masks(
+    value: Any, reader: Callable[[], ImageReader | None] = lambda: None
+) -> tuple[tuple[Region | None, ...], tuple[tuple[int, str], ...]]:
+    """Read the field ``masks`` of an answer, in which one bad mask must not lose the others.
+
+    Args:
+        value: what the row holds.
+        reader: makes what finds and opens mask files; by default there are none.
+
+    Returns:
+        As ``Outputs.masks`` and ``Answer.bad_masks`` have them.
+    """
+    if not isinstance(value, list):
+        return (None,), ((0, f"'masks' must be a list of regions, not {type(value).__name__}"),)
+    found: list[Region | None] = []
+    bad = []
+    for place, entry in enumerate(value):
+        region = None
+        try:
+            if not is_absent(entry):
+                region = region_from_json(entry, "masks")
+                region = as_run_length(region, reader())
+        except UserError as error:
+            bad.append((place, str(error)))
+        found.append(region)
+    return tuple(found), tuple(bad)
+
+
+def masks_as_json(masks: Sequence[Region | None], labels: Sequence[str] = ()) -> list[Any]:
+    """Return masks as a row of answers holds them.
+
+    Args:
+        masks: None for an absent object.
+        labels: as ``Question.mask_labels`` has them.
+    """
+    rows: list[Any] = regions_as_json(masks)
+    for place, label in enumerate(labels):
+        if label:
+            rows[place] = (rows[place] or {"mask": None}) | {"label": label}
+    return rows
 
 
 def _entries(row: Mapping[str, Any], several: str, one: str) -> Any:
@@ -89,19 +131,3 @@ def _missing(value: Any) -> bool:
 
 def _reference(entry: Any, reader: Callable[[], ImageReader]) -> Region | None:
     return None if is_absent(entry) else as_run_length(region_from_json(entry, "reference_masks"), reader())
-
-
-def _predictions(entries: Any, reader: Callable[[], ImageReader]) -> tuple[Any, list[tuple[int, str]]]:
-    if not isinstance(entries, list):
-        return (None,), [(0, f"'masks' must be a list of regions, not {type(entries).__name__}")]
-    found: list[Region | None] = []
-    bad = []
-    for place, entry in enumerate(entries):
-        region = None
-        try:
-            region = None if is_absent(entry) else region_from_json(entry, "masks")
-            region = region and as_run_length(region, reader())
-        except UserError as error:
-            bad.append((place, str(error)))
-        found.append(region)
-    return tuple(found), bad

@@ -71,6 +71,10 @@ class Protocol(ABC):
     scores_boxes: ClassVar[bool] = False
     scores_masks: ClassVar[bool] = False
 
+    def compares(self, kind: str) -> bool:
+        """Return whether it compares ``boxes`` or ``masks``."""
+        return {"boxes": self.scores_boxes, "masks": self.scores_masks}[kind]
+
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers.
