@@ -145,7 +145,9 @@ def test_losses_of_a_known_mask():
     focal = 0.25 * 0.25 * math.log(2) + 0.25 / 16 * math.log(4 / 3) + 0.75 / 16 * math.log(4 / 3)
     assert mask_focal(logits, target, counted).item() == pytest.approx(focal / 3)
     # 1.25 of 1.5 + 2 - 1.25 is shared.
-    assert mask_iou_error(logits, target, counted, torch.tensor([0.5])).item() == pytest.approx((1.25 / 2.25 - 0.5) ** 2)
+    assert mask_iou_error(logits, target, counted, torch.tensor([0.5])).item() == pytest.approx(
+        (1.25 / 2.25 - 0.5) ** 2
+    )
 
 
 def test_losses_are_medplibs_on_random_masks():
@@ -160,8 +162,7 @@ def test_losses_are_medplibs_on_random_masks():
         mask_bce: functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1),
         mask_dice: 1 - (2 * shared + 1e-6) / (p.sum(1) + target.sum(1) + 1e-6),
         mask_focal: (
-            -0.25 * target * (1 - p) ** 2 * torch.log(p + 1e-12)
-            - 0.75 * (1 - target) * p**2 * torch.log(1 - p + 1e-12)
+            -0.25 * target * (1 - p) ** 2 * torch.log(p + 1e-12) - 0.75 * (1 - target) * p**2 * torch.log(1 - p + 1e-12)
         ).mean(1),
     }
     for loss, wanted in published.items():
@@ -195,7 +196,12 @@ def test_a_mask_comes_from_its_own_picture_alone():
     [
         (["<BOX>"], {}, "patches", "a mask is asked for by the word <SEG>, which this model does not have: add words="),
         (["<SEG>"], {}, "pooled", "mask_decoder looks at patch tokens, but the projector takes one vector"),
-        (["<SEG>"], {"heads": 3}, "patches", "mask_decoder.width=128 must be a multiple of 4 and of mask_decoder.heads=3"),
+        (
+            ["<SEG>"],
+            {"heads": 3},
+            "patches",
+            "width=128 must be a multiple of 4 and of mask_decoder.heads=3",
+        ),
         (["<SEG>"], {"gradient_scale": 2}, "patches", "mask_decoder.gradient_scale=2 must be a number from 0 to 1"),
     ],
 )

@@ -33,7 +33,7 @@ class WordReader(Protocol):
 
     field: str
 
-    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Any]:
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, list[Any]]:
         """Read it off a hidden state.
 
         Args:
@@ -42,7 +42,7 @@ class WordReader(Protocol):
             number: number of the image in the conversation, from 0.
 
         Returns:
-            The text that stands in the place of the word, and what it stands for; None for nothing.
+            The text that stands in the place of the word, and what it stands for: one thing, or nothing.
         """
         ...
 
@@ -60,18 +60,18 @@ class BoxReader:
     def __init__(self, decoder: BoxDecoder, style: BoxStyle) -> None:
         self._decoder, self._style = decoder, style
 
-    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Box | None]:
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, list[Box]]:
         """See :meth:`WordReader.read`; a box in what was laid around the image is nothing."""
         assert image.patches is not None, "the head reads them"
         edges, seen = self._decoder(hidden[None], image.patches[None])  # [1, 4], [1]
         left, top, right, bottom, certainty = torch.cat([edges[0], seen]).tolist()
         if certainty < 0:
-            return NOT_SEEN, None
+            return NOT_SEEN, []
         original = image.frame.to_original((left, top, right, bottom))
         if original is None:
-            return "", None
+            return "", []
         box = Box(original, image=number)
-        return self._style.write(box, image.frame.size, image.frame.fit), box
+        return self._style.write(box, image.frame.size, image.frame.fit), [box]
 
 
 class MaskReader:
@@ -87,19 +87,19 @@ class MaskReader:
     def __init__(self, decoder: MaskDecoder, word: str) -> None:
         self._decoder, self._word = decoder, word
 
-    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, Region | None]:
-        """See :meth:`WordReader.read`; a mask without a pixel is nothing."""
+    def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, list[Region | None]]:
+        """See :meth:`WordReader.read`; None stands for what the image does not show."""
         assert image.patches is not None and image.picture is not None, "the decoder reads them"
         which = torch.zeros(1, dtype=torch.int64, device=hidden.device)
         found = self._decoder(hidden[None], image.patches[None], image.picture[None], which)
         if found.seen.item() < 0:
-            return NOT_SEEN, None
+            return NOT_SEEN, [None]
         mask = original_mask(found.logits[0], image.frame)
         if not mask.any():
-            return NOT_SEEN, None
+            return NOT_SEEN, [None]
         written = encode(mask)
         height, width = written["size"]
-        return self._word, Region(RunLength((height, width), written["counts"]), image=number)
+        return self._word, [Region(RunLength((height, width), written["counts"]), image=number)]
 
 
 @dataclass
@@ -150,8 +150,8 @@ class AnswerWords:
             if answer.image is not None:
                 # One at a time, so that it does not depend on the others of its batch.
                 with torch.no_grad():
-                    text, value = reader.read(hidden[row], answer.image, len(prompt.images) - 1)
-                found += [] if value is None else [value]
+                    text, values = reader.read(hidden[row], answer.image, len(prompt.images) - 1)
+                found += values
             answer.words.append(WrittenWord(token, text))
 
     def written(self, prompt: Prompt, token: int) -> int:
