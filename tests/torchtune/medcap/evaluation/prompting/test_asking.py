@@ -9,8 +9,9 @@ from medcap.scoring.protocols.base import Prompt
 
 BIRD = [f"bird_{task}{end}" for task in ("vg", "ro", "gc", "mii") for end in ("", "_strict")]
 BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
-FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES]
-OTHERS = [name for name in ALL_PROTOCOLS if name not in BOXES]
+MASKS = ["masks", "medplib_seg"]
+FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES, *MASKS]
+OTHERS = [name for name in ALL_PROTOCOLS if name not in (*BOXES, *MASKS)]
 
 
 def test_published_names():
