@@ -1,9 +1,10 @@
-"""Boxes of a box head in answers: those of a plain pass, whatever else is answered, and in the text of every door."""
+"""Boxes and masks in answers: those of a plain pass, whatever else is answered, and in the text of every door."""
 
 import re
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torchtune.data import Message
@@ -23,36 +24,59 @@ from medcap.data.boxes.style import BoxStyle
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
 from medcap.data.outputs import Outputs
+from medcap.data.regions.draw import draw_region
+from medcap.data.regions.shown import original_mask
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.generation.text_stream import TextStream
 from medcap.models.box_decoder import BoxDecoder
+from medcap.models.mask_decoders.patch_mask_decoder import PatchMaskDecoder
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
 
-WORD = "<BOX>"
+WORD, MASK = "<BOX>", "<SEG>"
 SAMPLING = Sampling(max_new_tokens=8)
 
 
-def generator_with_boxes(folder, certainty=9.0, **options):
-    """A generator over a model that says the box word in most answers; its tower cuts off the sides of images."""
+def generator_with_words(folder, word, make_head, **options):
+    """A generator over a model that says a word in most answers; its tower cuts off the sides of images."""
     decoder = tiny_decoder()
-    added = AddedTokens((WORD,), decoder.tok_embeddings.num_embeddings, box_word=WORD)
+    names = {"box_word": word} if word == WORD else {"mask_word": word}
+    added = AddedTokens((word,), decoder.tok_embeddings.num_embeddings, **names)
     tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS, added)
     with torch.random.fork_rng():
         torch.manual_seed(12)
-        words = AddedWords((WORD,), (), DIM, False)
+        words = AddedWords((word,), (), DIM, False)
         for parameter in words.parameters():
             torch.nn.init.normal_(parameter, std=0.8)
-        head = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
-        torch.nn.init.normal_(head.look.key.weight, std=4.0)
-        torch.nn.init.constant_(head.look.seen[-1].bias, certainty)
+        head = make_head()
         tower = FakeTower()
         tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
         model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
     return Generator(model, tokenizer, tower.preprocess, ImageReader([folder]), progress=False, **options)
+
+
+def generator_with_boxes(folder, certainty=9.0, **options):
+    def head():
+        made = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
+        torch.nn.init.normal_(made.look.key.weight, std=4.0)
+        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
+        return made
+
+    return generator_with_words(folder, WORD, head, **options)
+
+
+def generator_with_masks(folder, certainty=9.0, **options):
+    def decoder():
+        made = PatchMaskDecoder(DIM, 3, 4, 8, 8, 1, 2, 1.0)
+        torch.nn.init.normal_(made.to_pixels[-1].weight, std=9.0)
+        torch.nn.init.zeros_(made.bias)
+        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
+        return made
+
+    return generator_with_words(folder, MASK, decoder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +194,68 @@ def test_requests_that_come_at_any_time_get_the_same_boxes_and_their_stream_the_
     assert found.text == wanted.text
     assert found.outputs.boxes[0].edges == pytest.approx(wanted.outputs.boxes[0].edges, abs=1e-6)
     assert "".join(pieces) + stream.finish() == wanted.text
+
+
+@pytest.fixture(scope="module")
+def outlined(tmp_path_factory):
+    """A generator with masks, requests about images of 12 x 10 pixels and about none, and their answers."""
+    folder = tmp_path_factory.mktemp("masks")
+    generator = generator_with_masks(folder)
+    requests = mixed_requests(write_images(folder, 3))
+    return generator, requests, generator.generate(requests, SAMPLING)
+
+
+@torch.no_grad()
+def plain_logits(generator, request, tokens):
+    """The mask logits of every mask word among an answer's tokens, from one pass over the whole conversation."""
+    model = generator.model.eval()
+    prompt = generator.tokenizer.prompt(request.messages)
+    ids = torch.tensor([prompt.tokens + tokens])
+    picture = generator.reader.open(generator.reader.resolve(str(prompt.images[0])))
+    pixels = generator.preprocess.transform()(picture)[None]
+    rows, patches = model.encode_with_patches(pixels)
+    places = (ids.flatten() == model.image_token_id).nonzero().flatten()
+    causal = torch.ones(1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    hidden = model.hidden(model.embed(ids, rows, places), causal, torch.arange(ids.shape[1])[None])[0]
+    word = generator.tokenizer.added.mask_id
+    said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == word]
+    which = torch.zeros(len(said), dtype=torch.int64)
+    return model.components["mask_decoder"](hidden[said], patches, pixels, which).logits
+
+
+def test_masks_are_those_of_a_plain_pass_on_the_original_image(outlined):
+    generator, requests, answers = outlined
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        if answer.outputs.masks and shown(request):
+            frame = generator.preprocess.frame((12, 10))
+            for logits, mask in zip(plain_logits(generator, request, answer.tokens), answer.outputs.masks, strict=True):
+                wanted = original_mask(logits, frame)
+                assert mask is None or mask.shape.size == (10, 12)
+                found = np.zeros((10, 12), bool) if mask is None else draw_region(mask, (12, 10))
+                # A logit of zero may fall to either side.
+                assert (found != wanted).sum() <= 1
+                compared += int(found.any() and not found.all())
+    assert compared >= 3
+
+
+def test_the_text_keeps_the_word_of_a_mask_and_says_where_there_is_none(outlined):
+    generator, requests, answers = outlined
+    index = next(
+        index for index, answer in enumerate(answers) if answer.outputs.masks and None not in answer.outputs.masks
+    )
+    assert answers[index].text.count(MASK) == len(answers[index].outputs.masks)
+    unsure = generator_with_masks(generator.reader.roots[0], certainty=-9.0)
+    answer = unsure.generate([requests[index]], SAMPLING)[0]
+    assert answer.tokens == answers[index].tokens
+    assert answer.outputs.masks == (None,) * len(answers[index].outputs.masks)
+    assert answer.text == answers[index].text.replace(MASK, "not visible")
+    blind = [answer for request, answer in zip(requests, answers, strict=True) if not shown(request)]
+    assert any(answer.outputs == Outputs(masks=()) for answer in blind)
+
+
+def test_a_mask_does_not_depend_on_the_others_of_its_batch(outlined):
+    generator, requests, answers = outlined
+    other = generator_with_masks(generator.reader.roots[0], batch_size=3)
+    for answer, alone in zip(other.generate(requests[:6], SAMPLING), answers[:6], strict=True):
+        assert (answer.text, answer.outputs) == (alone.text, alone.outputs)
