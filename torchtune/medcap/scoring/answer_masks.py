@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medcap.data.images.reader import ImageReader
 
 MASK_KEYS = ("masks", "prediction_mask")
-_REFERENCE_KEYS = ("reference_masks", "reference_mask")
+REFERENCE_MASK_KEYS = ("reference_masks", "reference_mask")
 _LABEL_KEYS = ("label", "class")
 
 
@@ -38,9 +38,6 @@ class RowMasks:
     problem: str | None = None
 
 
-NO_MASKS = RowMasks()
-
-
 def row_masks(row: Mapping[str, Any], reader: Callable[[], ImageReader]) -> RowMasks:
     """Read the masks of a row.
 
@@ -52,15 +49,11 @@ def row_masks(row: Mapping[str, Any], reader: Callable[[], ImageReader]) -> RowM
         reader: makes what finds and opens mask files; called for rows with masks only.
 
     Returns:
-        The masks; ``NO_MASKS`` of a row without any of these keys.
+        The masks; nothing of a row without any of these keys.
     """
-    wanted = _entries(row, *_REFERENCE_KEYS)
+    wanted = _entries(row, *REFERENCE_MASK_KEYS)
     given = _entries(row, *MASK_KEYS)
-    given = None if given == [None] and "masks" not in row else given
-    if not any(row.get(key) is not None for key in ("masks", "reference_masks")) and not any(
-        key in row for key in ("prediction_mask", "reference_mask")
-    ):
-        return NO_MASKS
+    given = None if given == [None] and _missing(row.get("masks")) else given
     found, bad = (None, ()) if given is None else good_masks(given, reader)
     if wanted is None:
         return RowMasks(given=found, bad=bad)

@@ -16,7 +16,7 @@ from medcap.data.outputs import NOTHING, Outputs
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.scoring.answer_layouts import flat_row
-from medcap.scoring.answer_masks import MASK_KEYS, NO_MASKS, row_masks
+from medcap.scoring.answer_masks import MASK_KEYS, REFERENCE_MASK_KEYS, row_masks
 from medcap.scoring.question import FACTS, GROUPS, Answer, Question
 from medcap.scoring.replies.box_reply import good_boxes
 from medcap.scoring.replies.numbers import number_text
@@ -102,7 +102,10 @@ def read_answers(path: str | Path) -> list[Answer]:
             )
         seen[name] = index
         answers.append(answer)
-    if all(answer.question.problem for answer in answers):
+    if all(
+        answer.question.problem and answer.question.boxes is None and not answer.question.reference
+        for answer in answers
+    ):
         raise UserError(f"{path}: no reference can be read; row 0: {answers[0].question.problem}")
     return answers
 
@@ -182,11 +185,12 @@ def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageRead
     boxes = value.get("reference_boxes")
     wanted = None if boxes is None else boxes_from_json(boxes, size, "reference_boxes")
     masks = row_masks(value, reader)
-    without_words = None if wanted is None and masks is NO_MASKS else ""
+    of_masks = any(key in value for key in (*MASK_KEYS, *REFERENCE_MASK_KEYS))
+    without_words = None if wanted is None and not of_masks else ""
     reference = next((value[key] for key in _REFERENCE_KEYS if not _missing(value.get(key))), without_words)
     if reference is None or reference == []:
         raise UserError(f"there is no 'reference' to compare with (the row has: {', '.join(map(str, value))})")
-    if masks.wanted is None and masks is not NO_MASKS and not reference:
+    if masks.wanted is None and wanted is None and of_masks and reference == "":
         masks = replace(masks, wanted=(None,), problem="there is no 'reference_mask' to compare with")
     prediction = next((value[key] for key in _PREDICTION_KEYS if key in value), None)
     given, bad = (None, ()) if value.get("boxes") is None else good_boxes(value["boxes"], size)

@@ -103,6 +103,19 @@ def test_a_row_of_words_beside_rows_of_masks(write):
     assert (mask.prediction, mask.failed) == ("", False)
 
 
+def test_nulls_in_place_of_masks(write):
+    box = {"reference_boxes": [[0, 0, 2, 2]], "boxes": [[0, 0, 2, 2]], "image_size": [4, 2]}
+    path = write(
+        {"question_id": "a", "masks": None, "prediction_mask": None, "reference_mask": "masks/half.png"},
+        {"question_id": "b", "masks": None, "reference_masks": None, **box},
+        {"question_id": "c", "masks": None, "reference_masks": None},
+    )
+    missing, boxes, nothing = read_answers(path)
+    assert (missing.failed, missing.outputs.masks) == (True, None)
+    assert (boxes.question.problem, boxes.question.masks) == (None, None)
+    assert nothing.question.problem == "there is no 'reference_mask' to compare with"
+
+
 def test_a_file_without_one_readable_reference_is_refused(write):
     path = write({"question_id": "a", "reference_mask": "gone.png", "prediction_mask": "masks/half.png"})
     with pytest.raises(

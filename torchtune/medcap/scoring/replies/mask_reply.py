@@ -79,12 +79,12 @@ def predicted_masks(answer: Answer) -> list[Drawn]:
     for place, region in enumerate(answer.outputs.masks or ()):
         label = region.label if region else ""
         if place in bad:
-            found.append(Drawn(None, label, _short(bad[place])))
+            found.append(Drawn(None, label, short_reason(bad[place])))
             continue
         try:
             found.append(Drawn(NOWHERE if region is None else _drawn(region, answer.question.image_size, False), label))
         except UserError as error:
-            found.append(Drawn(None, label, _short(str(error))))
+            found.append(Drawn(None, label, short_reason(str(error))))
     return found
 
 
@@ -127,7 +127,9 @@ def class_name(label: str) -> str:
     return " ".join(label.casefold().split())
 
 
-def _short(reason: str) -> str:
+def short_reason(reason: str) -> str:
+    """Return why a mask cannot be read as part of a line: names of files may hold anything."""
+    reason = " ".join(reason.split())
     return reason if len(reason) <= _MOST_SHOWN else f"{reason[: _MOST_SHOWN - 3]}..."
 
 

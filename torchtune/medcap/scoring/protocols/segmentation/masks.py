@@ -21,6 +21,7 @@ from medcap.scoring.replies.mask_reply import (
     pair_masks,
     predicted_masks,
     reference_masks,
+    short_reason,
 )
 from medcap.scoring.statistics import NUMBER, bootstrap_of_ratios
 
@@ -128,7 +129,7 @@ def _objects(answer: Answer, notes: MaskNotes) -> list[dict[str, Any]]:
     try:
         wanted = reference_masks(answer.question)
     except UserError as error:
-        notes.references.append((answer, str(error)))
+        notes.references.append((answer, short_reason(str(error))))
         labels = answer.question.mask_labels or ("",)
         return [_object(label, 0.0, 0.0, present=True) for label in labels]
     given = predicted_masks(answer)

@@ -17,7 +17,7 @@ from medcap.scoring.protocols.grounding.modalities import image_prefix
 from medcap.scoring.protocols.segmentation.notices import MaskNotes
 from medcap.scoring.protocols.summary import check_answers, count_notice, row_means
 from medcap.scoring.question import Answer, Question
-from medcap.scoring.replies.mask_reply import NOWHERE, asks_for_masks, predicted_masks, reference_masks
+from medcap.scoring.replies.mask_reply import NOWHERE, asks_for_masks, predicted_masks, reference_masks, short_reason
 from medcap.scoring.statistics import bootstrap_of_ratios
 
 _NONE: dict[str, Any] = {"iou": 0.0, "dice": 0.0, "giou": 0.0, "intersection": 0, "union": 0}
@@ -89,7 +89,7 @@ def _values(answer: Answer, notes: MaskNotes, several: list[Answer], empty: list
     try:
         wanted = reference_masks(answer.question)
     except UserError as error:
-        notes.references.append((answer, str(error)))
+        notes.references.append((answer, short_reason(str(error))))
         return {**_NONE, **about}
     given = predicted_masks(answer)
     if len(wanted) > 1 or len(given) > 1:

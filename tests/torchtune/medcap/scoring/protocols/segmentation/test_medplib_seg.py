@@ -136,7 +136,7 @@ def published(pairs):
 def test_equal_to_the_formulas_on_thousands_of_random_pairs():
     generator = np.random.default_rng(7)
     pairs, rows = [], []
-    for number in range(3000):
+    for number in range(2000):
         shape = tuple(generator.integers(1, 9, 2))
         truth, mask = (generator.random(shape) < generator.choice([0, 0.1, 0.5, 0.9, 1]) for _ in range(2))
         gone = generator.random() < 0.1
@@ -148,4 +148,4 @@ def test_equal_to_the_formulas_on_thousands_of_random_pairs():
     result = score(*rows)
     found = [result.scores[name] for name in ("miou", "mdice", "giou", "ciou")]
     assert found == pytest.approx(list(published(pairs)), abs=1e-12)
-    assert result.counts["clusters"] == 1000
+    assert result.counts["clusters"] == 667
