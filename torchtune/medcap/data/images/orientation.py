@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import ExifTags, Image
 
 _TURNS = {
@@ -38,6 +39,15 @@ def turn(picture: Image.Image, orientation: int) -> Image.Image:
     for key in _TELL:
         turned.info.pop(key, None)
     return turned
+
+
+def turn_values(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array ``[H, W]`` upright; see :func:`turn`."""
+    if is_sideways(orientation):
+        values = values.T
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
 
 
 def orientation_of(image: Image.Image) -> int:

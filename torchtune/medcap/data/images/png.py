@@ -86,11 +86,17 @@ class SixteenBitPng:
         Raises:
             Exception: whatever Pillow raises for a damaged file.
         """
-        self._image.load()
-        picture = to_picture(self._samples(), view)
-        yield 0, turn(picture, orientation_of(self._image))
+        picture = to_picture(self.samples(), view)
+        yield 0, turn(picture, self.orientation)
 
-    def _samples(self) -> PixelSamples:
+    @property
+    def orientation(self) -> int:
+        """How the picture is stored, 1 to 8."""
+        return orientation_of(self._image)
+
+    def samples(self) -> PixelSamples:
+        """Decode the samples, not turned; raises whatever Pillow raises for a damaged file."""
+        self._image.load()
         self._file.seek(0)
         data = self._file.read()
         parts = {kind: data[start + 8 : end - 4] for kind, start, end in _chunks(data) if kind in (b"IHDR", b"tRNS")}
@@ -161,6 +167,12 @@ def scale_colour_key(image: Image.Image, file: BinaryIO) -> None:
     bits, colour_type = _bits_and_type(file)
     if colour_type == 0 and bits in (2, 4) and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2**bits - 1)
+
+
+def grey_bits(file: BinaryIO) -> int:
+    """Return the bits of a grey of a PNG file; 0 for other colour types. The position in the file does not change."""
+    bits, colour_type = _bits_and_type(file)
+    return bits if colour_type == 0 else 0
 
 
 def _bits_and_type(file: BinaryIO) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
 from medcap.data.images.shown_size import AnyFile, shown_size
+from medcap.data.images.stored_values import StoredValues, stored_values
 from medcap.data.images.tiles import Tiles, refuse_fit
 from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
 from medcap.data.images.volume import Volume, VolumeCache
@@ -189,6 +190,20 @@ class ImageReader:
         """
         with contextlib.closing(self.open_frames(ImageRef.of(image), keep_grey)) as pictures:
             return next(pictures)[1]
+
+    def stored_values(self, path: str | Path) -> StoredValues:
+        """Read the numbers that the pixels of a picture hold, such as a mask's.
+
+        Args:
+            path: a path that :meth:`resolve` returned.
+
+        Returns:
+            As :func:`medcap.data.images.stored_values.stored_values`, which also says what is refused.
+        """
+        with contextlib.ExitStack() as closing:
+            opened, file = self._open(Path(path), closing, whole=True)
+            with self._named(path):
+                return stored_values(opened, file)
 
     def open_bytes(self, data: bytes, view: View = DEFAULT_VIEW) -> Image.Image:
         """Decode an image that is in memory, such as one that came over a network; no path is involved.

@@ -123,7 +123,7 @@ class TiffFile:
         if self._photometric == YCBCR:
             yield 0, self._turned(self._read_ycbcr())
             return
-        values, kind = self._read(), self._encoding.kind
+        values, kind = self.samples(), self._encoding.kind
         count = _COLOURS[self._photometric]
         full = 2**self._encoding.bits - 1
         colours, alpha = values[..., :count], None
@@ -175,8 +175,8 @@ class TiffFile:
             raise unread("alpha with a sign")
         return extra
 
-    def _read(self) -> np.ndarray:
-        """All samples, ``[height, width, samples]``."""
+    def samples(self) -> np.ndarray:
+        """Return all samples as stored, ``[height, width, samples]``, not turned."""
         width, height = self.size
         tiled = tag.TILE_OFFSETS in self._tags.values
         if tiled:
