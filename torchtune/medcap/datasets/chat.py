@@ -25,6 +25,7 @@ from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import Sample, SampleTable
 from medcap.data.row_boxes import place_boxes
+from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
@@ -58,6 +59,7 @@ class ChatDataset(TrainingDataset):
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
         view: how images are looked at where a row does not say it.
         boxes: how boxes are written.
+        examples: how rows of example images are shown, one of ``medcap.data.row_examples.MODES``.
         table: the numbers of all samples; None before :meth:`count`.
     """
 
@@ -72,6 +74,7 @@ class ChatDataset(TrainingDataset):
     prompt_prefix: tuple[int, ...] = ()
     view: View = DEFAULT_VIEW
     boxes: BoxStyle = PLAIN
+    examples: str = MODES[0]
     table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -103,6 +106,8 @@ class ChatDataset(TrainingDataset):
         }
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
+        if self.examples != MODES[0]:
+            settings["examples"] = self.examples
         settings |= self.boxes.fingerprint
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -126,7 +131,7 @@ class ChatDataset(TrainingDataset):
         """
         name = self.rows.name(index)
         try:
-            row = self.rows.read(index)
+            row = as_conversation(self.rows.read(index), self.examples)
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
@@ -287,6 +292,7 @@ def chat_dataset(
     train_on_header: bool = False,
     mask_after_image: bool = False,
     view: dict[str, Any] | None = None,
+    examples: str | None = None,
     box_format: str | None = None,
     box_write: str | None = None,
     box_answer: str | None = None,
@@ -317,6 +323,8 @@ def chat_dataset(
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
         view: how images are looked at where a row does not say it: ``frames``, ``axis``, ``window`` and ``fit``, see
             :class:`medcap.data.images.views.View`.
+        examples: rows of example images with masks: ``overlay``, the default, draws each mask over its image;
+            ``separate`` shows image and mask one after the other.
         box_format: notation of the boxes in the rows' texts, one of ``medcap.data.boxes.notations.NOTATIONS``; by
             default they are told apart by their marks and numbers.
         box_write: notation that boxes are written in; by default texts stay as they are.
@@ -369,6 +377,7 @@ def chat_dataset(
                 share_images,
                 view=known,
                 boxes=box_style(boxes | file.box_keys(), frame),
+                examples=file.examples or examples or MODES[0],
             )
         )
     if share_preamble:
