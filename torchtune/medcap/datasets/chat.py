@@ -104,11 +104,8 @@ class ChatDataset(TrainingDataset):
             "share_images": self.share_images,
             "preamble": self.prompt_prefix,
         }
-        if self.view != DEFAULT_VIEW:
-            settings["view"] = str(self.view)
-        if self.examples != MODES[0]:
-            settings["examples"] = self.examples
-        settings |= self.boxes.fingerprint
+        settings |= ({"view": str(self.view)} if self.view != DEFAULT_VIEW else {}) | self.boxes.fingerprint
+        settings |= {"examples": self.examples} if self.examples != MODES[0] else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -323,8 +320,7 @@ def chat_dataset(
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
         view: how images are looked at where a row does not say it: ``frames``, ``axis``, ``window`` and ``fit``, see
             :class:`medcap.data.images.views.View`.
-        examples: rows of example images with masks: ``overlay``, the default, draws each mask over its image;
-            ``separate`` shows image and mask one after the other.
+        examples: rows of example images: ``overlay``, the default, draws their masks on them, ``separate`` beside them.
         box_format: notation of the boxes in the rows' texts, one of ``medcap.data.boxes.notations.NOTATIONS``; by
             default they are told apart by their marks and numbers.
         box_write: notation that boxes are written in; by default texts stay as they are.
