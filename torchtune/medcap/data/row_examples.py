@@ -19,7 +19,7 @@ MODES = ("overlay", "separate")
 MAX_EXAMPLES = 3
 EXAMPLE_KEYS = ("icl_examples", "examples")
 SEG_WORD = "<SEG>"
-_FLAT = re.compile(r"(image|mask)([1-9]\d{0,3})")
+FLAT_KEY = re.compile(r"(image|mask)([1-9]\d{0,3})")
 _MASK_TAG = re.compile(r"<mask>(.*?)</mask>")
 # MedPLIB's words.
 _OVERLAY = "Example {number}: {image}\nThe blue overlay is the reference segmentation mask."
@@ -83,13 +83,13 @@ def read_example_row(row: Mapping[str, Any]) -> ExampleRow:
 
 def flat_pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """Return the image and the mask of each number of a flat row, in their order; None where one is not there."""
-    numbers = {int(found[2]) for key in row if (found := _FLAT.fullmatch(str(key))) and found[1] == "image"}
+    numbers = {int(found[2]) for key in row if (found := FLAT_KEY.fullmatch(str(key))) and found[1] == "image"}
     return [(row[f"image{number}"], row.get(f"mask{number}")) for number in sorted(numbers)]
 
 
 def without_examples(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without the keys of its examples, flat ones among them."""
-    return {key: value for key, value in row.items() if key not in EXAMPLE_KEYS and not _FLAT.fullmatch(str(key))}
+    return {key: value for key, value in row.items() if key not in EXAMPLE_KEYS and not FLAT_KEY.fullmatch(str(key))}
 
 
 def as_conversation(row: Any, mode: str = MODES[0]) -> Any:

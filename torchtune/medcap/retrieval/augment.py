@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from tqdm import tqdm
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.row_entry import image_entry
-from medcap.data.row_examples import read_example_row, without_examples
+from medcap.data.row_examples import EXAMPLE_KEYS, FLAT_KEY, read_example_row, without_examples
 from medcap.data.row_layouts import CONVERSATION_KEYS
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.files import write_text
-from medcap.retrieval.candidates import Candidate, Failure, moved_mask, text_of
+from medcap.retrieval.candidates import Candidate, Failure, check_plain_image, moved_mask, text_of
 from medcap.retrieval.index import Index, relative_name
 from medcap.retrieval.neighbours import FaissNeighbours, MatrixNeighbours
 from medcap.retrieval.tower import EncodedImages, RetrievalTower
 
 _SPARE = 8  # candidates beyond those wanted, for the query image itself
+_SAME = 0.999  # cosine of pictures that may be the same, with features computed at two times
+_PATH_KEYS = ("image", "images", "target_mask", "mask", "masks", "regions", *EXAMPLE_KEYS)
 _PATH_TAGS = re.compile(r"(<(mask|region)>)([^<>]+)(</\2>)")
 
 
@@ -113,7 +116,7 @@ def augment(
             raise UserError(f"--same {key}: index {index.folder} does not hold this key: build it with --keep {key}")
     report = Augmented()
     rows, queries = _read_queries(source, reader, choice, report)
-    chooser = _Chooser(index, choice)
+    chooser = _Chooser(index, choice, reader)
     writer = _RowWriter(source, out, reader, report.outside)
     images = [query.image for query in queries.values()]
     encoded = tower.encode(images, reader, batch_size, "queries") if images else EncodedImages(np.zeros((0, 1)))
@@ -181,7 +184,8 @@ def _query(name: str, row: Any, reader: ImageReader, choice: Choice) -> _Query:
     read = read_example_row(row)
     if read.image is None or isinstance(read.image, list):
         raise UserError("'image' must be one image")
-    path, _ = image_entry(read.image, "image")
+    path, keys = image_entry(read.image, "image")
+    check_plain_image(row, keys)
     own = without_examples(row) | {"image": read.image}
     if read.mask is not None and "masks" not in own:
         own.pop("mask", None)
@@ -193,37 +197,43 @@ def _query(name: str, row: Any, reader: ImageReader, choice: Choice) -> _Query:
 class _Chooser:
     """Chooses candidates for one query after the other."""
 
-    def __init__(self, index: Index, choice: Choice) -> None:
+    def __init__(self, index: Index, choice: Choice, reader: ImageReader) -> None:
         self._index, self._choice = index, choice
         embeddings = index.embeddings
         self._neighbours = FaissNeighbours(embeddings) if choice.faiss else MatrixNeighbours(embeddings)
+        self._reader = reader
         self._digests: dict[Path, bytes | None] = {}
 
     def examples(self, query: _Query, feature: np.ndarray) -> list[Candidate]:
         """Return the nearest candidates that are not the query itself, best first."""
         depth, candidates = self._choice.top_k + _SPARE, self._index.candidates
         while True:
-            near = (candidates[number] for number in self._neighbours.nearest(feature, depth))
-            allowed = [candidate for candidate in near if self._allow(candidate, query)]
-            if len(allowed) >= self._choice.top_k or depth >= len(candidates):
-                return allowed[: self._choice.top_k]
+            near = self._neighbours.nearest(feature, depth).tolist()
+            allowed = (candidates[number] for number in near if self._allow(number, query, feature))
+            chosen = list(islice(allowed, self._choice.top_k))
+            if len(chosen) == self._choice.top_k or depth >= len(candidates):
+                return chosen
             depth *= 4
 
-    def _allow(self, candidate: Candidate, query: _Query) -> bool:
+    def _allow(self, number: int, query: _Query, feature: np.ndarray) -> bool:
+        candidate = self._index.candidates[number]
         if self._choice.exclude_patient and candidate.patient == query.patient:
             return False
         if candidate.image == query.image or any(candidate.kept.get(key) != value for key, value in query.same.items()):
             return False
+        # Only what the tower sees as the same is worth a comparison of pixels.
+        if float(self._index.embeddings[number] @ feature) < _SAME:
+            return True
         own = self._digest(query.image)
         return own is None or own != self._digest(candidate.image)
 
     def _digest(self, path: Path) -> bytes | None:
-        """Return the sha256 of a file; None for what is not a file of its own."""
+        """Return the sha256 of a picture's size and pixels; None if it cannot be read."""
         if path not in self._digests:
             try:
-                with path.open("rb") as file:
-                    self._digests[path] = hashlib.file_digest(file, "sha256").digest()
-            except OSError:
+                picture = self._reader.open(path)
+                self._digests[path] = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+            except UserError:
                 self._digests[path] = None
         return self._digests[path]
 
@@ -248,10 +258,8 @@ class _RowWriter:
             return row
         changed = dict(row)
         for key, value in row.items():
-            if key in ("image", "images", "target_mask", "mask"):
+            if key in _PATH_KEYS or FLAT_KEY.fullmatch(str(key)):
                 changed[key] = self._entry(value)
-            elif key in ("masks", "regions"):
-                changed[key] = [self._entry(part) for part in value] if isinstance(value, list) else value
             elif key in CONVERSATION_KEYS and isinstance(value, list):
                 changed[key] = [self._turn(turn) for turn in value]
         return changed

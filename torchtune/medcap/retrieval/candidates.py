@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import ImageReader
-from medcap.data.images.row_entry import image_entries
+from medcap.data.images.row_entry import VIEW_KEYS, image_entry
 from medcap.data.row_examples import flat_pairs, masks_in_turns, read_example_row
-from medcap.data.row_layouts import CONVERSATION_KEYS
+from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 
@@ -72,6 +72,7 @@ def read_candidates(
         name = f"{source}, row {index}"
         try:
             for image, mask, own in _pairs(row):
+                check_plain_image(row, image)
                 patient = text_of(row, patient_key)
                 kept = {key: text for key in keep if (text := text_of(row, key)) is not None} if own else {}
                 candidate = Candidate(*_resolved(image, mask, reader), patient if own else None, kept)
@@ -92,6 +93,20 @@ def text_of(row: Mapping[str, Any], key: str) -> str | None:
     if isinstance(value, bool | float) or not isinstance(value, str | int):
         raise UserError(f"'{key}' must be a text or a whole number")
     return str(value)
+
+
+def check_plain_image(row: Mapping[str, Any], image: Any) -> None:
+    """See that a row's image is found and looked at as retrieval does it.
+
+    Raises:
+        UserError: if row or image names frames, an axis or a window, or the row a folder as medcap 2024's do.
+    """
+    if isinstance(row.get("meta"), str) and folder_of(row["meta"]):
+        raise UserError("the folder in 'meta' is not read by retrieval: write it before the image's name")
+    for given in (row, image if isinstance(image, Mapping) else {}):
+        for key in VIEW_KEYS:
+            if key != "fit" and given.get(key) is not None:
+                raise UserError(f"'{key}' is not read by retrieval: prepare that picture by medcap prepare images")
 
 
 def _pairs(row: Any) -> Iterator[tuple[Any, Any, bool]]:
@@ -115,10 +130,9 @@ def _is_absent(mask: Any) -> bool:
 
 
 def _resolved(image: Any, mask: Any, reader: ImageReader) -> tuple[Path, str | dict[str, Any]]:
-    entries = image_entries(image, "image")
-    if len(entries) != 1 or len(entries[0][1]) > 1:
+    if isinstance(image, list):
         raise UserError("'image' of a row with a mask must be one path")
-    path = reader.resolve(entries[0][0])
+    path = reader.resolve(image_entry(image, "image")[0])
     return path, moved_mask(mask, lambda name: str(reader.resolve(name)))
 
 

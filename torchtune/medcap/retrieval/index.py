@@ -13,6 +13,7 @@ import numpy as np
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import atomic_file, make_folder, write_json, write_text
+from medcap.locks import locked
 from medcap.retrieval.candidates import Candidate, Failure, moved_mask
 
 EMBEDDINGS, METADATA, INDEX, FAILURES = "embeddings.npy", "metadata.json", "index.json", "failures.jsonl"
@@ -56,6 +57,17 @@ def write_index(
         UserError: if the folder cannot be made.
     """
     make_folder(folder)
+    with locked(folder / ".lock"):
+        _write_index(folder, candidates, embeddings, tower, failures)
+
+
+def _write_index(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    embeddings: np.ndarray,
+    tower: Mapping[str, Any],
+    failures: Sequence[Failure],
+) -> None:
     # An index without its last file is not one: whatever happens from here on, old and new are never mixed.
     (folder / INDEX).unlink(missing_ok=True)
     with atomic_file(folder / EMBEDDINGS) as temporary, temporary.open("wb") as file:

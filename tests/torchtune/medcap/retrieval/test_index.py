@@ -25,6 +25,7 @@ def test_an_index_is_read_as_it_was_written(tmp_path):
     folder = tmp_path / "index"
     write_index(folder, candidates(tmp_path), VALUES, TOWER, [Failure("c.png", "is damaged")])
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "embeddings.npy",
         "failures.jsonl",
         "index.json",
