@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -118,20 +118,23 @@ def augment(
     rows, queries = _read_queries(source, reader, choice, report)
     chooser = _Chooser(index, choice, reader)
     writer = _RowWriter(source, out, reader, report.outside)
+    wanted = list(queries.items())
     images = [query.image for query in queries.values()]
     encoded = tower.encode(images, reader, batch_size, "queries") if images else EncodedImages(np.zeros((0, 1)))
-    numbered = enumerate(tqdm(queries.items(), desc="neighbours", unit=" rows", delay=1, mininterval=1))
-    for number, (position, query) in numbered:
-        if (failure := encoded.failures.get(number)) is not None:
-            report.failures.append(Failure(query.name, failure.reason))
-            continue
-        chosen = chooser.examples(query, encoded.values[number])
-        if not chosen:
-            report.failures.append(Failure(query.name, "no candidate is left for it"))
-            continue
-        report.with_examples += 1
-        report.fewer += len(chosen) < choice.top_k
-        rows[position] = query.row | {"icl_examples": [writer.example(candidate) for candidate in chosen]}
+    usable = [number for number in range(len(wanted)) if number not in encoded.failures]
+    report.failures += [Failure(wanted[number][1].name, failure.reason) for number, failure in encoded.failures.items()]
+    features = encoded.values[usable]  # [q, d]
+    with tqdm(total=len(usable), desc="neighbours", unit=" rows", delay=1, mininterval=1) as bar:
+        for number, feature, near in zip(usable, features, chooser.shortlists(features), strict=True):
+            position, query = wanted[number]
+            chosen = chooser.examples(query, feature, near)
+            if chosen:
+                rows[position] = query.row | {"icl_examples": [writer.example(candidate) for candidate in chosen]}
+            else:
+                report.failures.append(Failure(query.name, "no candidate is left for it"))
+            report.with_examples += bool(chosen)
+            report.fewer += 0 < len(chosen) < choice.top_k
+            bar.update()
     write_rows(out, [writer.moved(row) for row in rows])
     report.rows = len(rows)
     return report
@@ -204,16 +207,19 @@ class _Chooser:
         self._reader = reader
         self._digests: dict[Path, bytes | None] = {}
 
-    def examples(self, query: _Query, feature: np.ndarray) -> list[Candidate]:
-        """Return the nearest candidates that are not the query itself, best first."""
-        depth, candidates = self._choice.top_k + _SPARE, self._index.candidates
+    def shortlists(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield some candidates for each query of ``[q, d]``, the nearest first; enough for most of them."""
+        return self._neighbours.nearest(features, self._choice.top_k + _SPARE)
+
+    def examples(self, query: _Query, feature: np.ndarray, near: np.ndarray) -> list[Candidate]:
+        """Return the nearest candidates that are not the query itself, best first; ``near`` are those to begin with."""
+        candidates = self._index.candidates
         while True:
-            near = self._neighbours.nearest(feature, depth).tolist()
-            allowed = (candidates[number] for number in near if self._allow(number, query, feature))
+            allowed = (candidates[number] for number in near.tolist() if self._allow(number, query, feature))
             chosen = list(islice(allowed, self._choice.top_k))
-            if len(chosen) == self._choice.top_k or depth >= len(candidates):
+            if len(chosen) == self._choice.top_k or len(near) == len(candidates):
                 return chosen
-            depth *= 4
+            near = next(self._neighbours.nearest(feature[None], 4 * len(near)))
 
     def _allow(self, number: int, query: _Query, feature: np.ndarray) -> bool:
         candidate = self._index.candidates[number]

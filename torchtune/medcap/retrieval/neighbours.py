@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,19 +13,20 @@ from medcap.errors import UserError
 # Similarities of float32 products differ by less than this between libraries and sizes of blocks.
 _ROUNDING = 1e-5
 _DECIMALS = 6
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 128 * 2**20
+_FAISS_QUERIES = 256
 
 
 class Neighbours(Protocol):
     """Finds candidates near queries."""
 
-    def nearest(self, query: np.ndarray, depth: int) -> np.ndarray:
-        """Return at least the ``depth`` candidates that are nearest to a query ``[d]``, best first."""
+    def nearest(self, queries: np.ndarray, depth: int) -> Iterator[np.ndarray]:
+        """Yield, for each query of ``[q, d]``, at least its ``depth`` nearest candidates, best first."""
         ...
 
 
 class MatrixNeighbours:
-    """Multiply blocks of candidates with the query.
+    """Multiply blocks of candidates with blocks of queries.
 
     Args:
         embeddings: ``[n, d]`` float32 of length 1; may be mapped from a file.
@@ -32,12 +34,26 @@ class MatrixNeighbours:
 
     def __init__(self, embeddings: np.ndarray) -> None:
         self._embeddings = embeddings
-        self._block = max(1, _BLOCK_BYTES // (4 * embeddings.shape[1]))
+        count, width = embeddings.shape
+        self._block = max(1, _BLOCK_BYTES // (4 * width))
+        self._together = max(1, _BLOCK_BYTES // (4 * count))
 
-    def nearest(self, query: np.ndarray, depth: int) -> np.ndarray:
-        """Return at least the ``depth`` candidates that are nearest to a query ``[d]``, best first."""
-        count, block = len(self._embeddings), self._block
-        scores = np.concatenate([self._embeddings[start : start + block] @ query for start in range(0, count, block)])
+    def nearest(self, queries: np.ndarray, depth: int) -> Iterator[np.ndarray]:
+        """Yield, for each query of ``[q, d]``, at least its ``depth`` nearest candidates, best first."""
+        for start in range(0, len(queries), self._together):
+            some = queries[start : start + self._together]
+            for query, scores in zip(some, self._scores(some), strict=True):
+                yield self._ordered(query, scores, depth)
+
+    def _scores(self, queries: np.ndarray) -> np.ndarray:
+        scores = np.empty((len(queries), len(self._embeddings)), dtype=np.float32)  # [q, n]
+        for start in range(0, len(self._embeddings), self._block):
+            block = self._embeddings[start : start + self._block]
+            scores[:, start : start + len(block)] = queries @ block.T
+        return scores
+
+    def _ordered(self, query: np.ndarray, scores: np.ndarray, depth: int) -> np.ndarray:
+        count = len(scores)
         if depth >= count:
             return in_order(np.arange(count), self._embeddings, query)
         last = np.partition(scores, count - depth)[count - depth]
@@ -63,18 +79,23 @@ class FaissNeighbours:
         self._index = faiss.IndexFlatIP(embeddings.shape[1])
         self._index.add(np.ascontiguousarray(embeddings))
 
-    def nearest(self, query: np.ndarray, depth: int) -> np.ndarray:
-        """Return at least the ``depth`` candidates that are nearest to a query ``[d]``, best first."""
+    def nearest(self, queries: np.ndarray, depth: int) -> Iterator[np.ndarray]:
+        """Yield, for each query of ``[q, d]``, at least its ``depth`` nearest candidates, best first."""
+        for start in range(0, len(queries), _FAISS_QUERIES):
+            some = np.ascontiguousarray(queries[start : start + _FAISS_QUERIES])
+            wanted = min(2 * depth, len(self._embeddings))
+            for query, scores, numbers in zip(some, *self._index.search(some, wanted), strict=True):
+                yield self._complete(query, scores, numbers, depth)
+
+    def _complete(self, query: np.ndarray, scores: np.ndarray, numbers: np.ndarray, depth: int) -> np.ndarray:
+        """Search deeper until all are there that may tie with the last one: their order decides, not the library's."""
         count = len(self._embeddings)
-        asked = min(depth, count)
         while True:
-            wanted = min(max(2 * asked, 16), count)
-            scores, numbers = self._index.search(query[None], wanted)  # [1, wanted] each, best first
-            # All that may tie with the last one are needed, so that their order decides and not the library.
-            near = scores[0] >= scores[0][min(depth, count) - 1] - _ROUNDING
-            if wanted == count or not near[-1]:
-                return in_order(numbers[0][near], self._embeddings, query)
-            asked = wanted
+            near = scores >= scores[min(depth, count) - 1] - _ROUNDING  # best first
+            if len(near) == count or not near[-1]:
+                return in_order(numbers[near], self._embeddings, query)
+            found = self._index.search(query[None], min(4 * len(near), count))
+            scores, numbers = (part[0] for part in found)
 
 
 def in_order(numbers: np.ndarray, embeddings: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -46,25 +46,25 @@ def test_the_nearest_are_those_of_a_plain_search(find, monkeypatch):
     monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 4 * 16 * 7)  # seven candidates at a time
     generator = np.random.default_rng(0)
     embeddings, queries = unit(generator.normal(size=(100, 16))), unit(generator.normal(size=(5, 16)))
+    expected = [sorted(range(100), key=lambda number: -float(embeddings[number] @ query)) for query in queries]
     found = find(embeddings)
-    for query in queries:
-        expected = sorted(range(100), key=lambda number: -float(embeddings[number] @ query))
-        assert found.nearest(query, 6)[:6].tolist() == expected[:6]
-        assert found.nearest(query, 1000).tolist() == expected
+    assert [near[:6].tolist() for near in found.nearest(queries, 6)] == [order[:6] for order in expected]
+    assert [near.tolist() for near in found.nearest(queries, 1000)] == expected
 
 
 def test_ties_are_in_the_order_of_the_index(find):
     near, far = [0.6, 0.8, 0.0], [1.0, 0.0, 0.0]
     embeddings = np.array([far, near, far, near, far, *[near] * 40], dtype=np.float32)
-    query = np.array([0.0, 1.0, 0.0], dtype=np.float32)
+    query = np.array([[0.0, 1.0, 0.0]], dtype=np.float32)
     # All that tie with the last one are there, so that whoever leaves some of them out finds the next.
-    assert find(embeddings).nearest(query, 2).tolist() == [1, 3, *range(5, 45)]
-    assert find(embeddings).nearest(query, 43).tolist() == [1, 3, *range(5, 45), 0, 2, 4]
+    assert next(find(embeddings).nearest(query, 2)).tolist() == [1, 3, *range(5, 45)]
+    assert next(find(embeddings).nearest(query, 43)).tolist() == [1, 3, *range(5, 45), 0, 2, 4]
 
 
 def test_what_differs_by_rounding_alone_is_a_tie(find):
     embeddings = np.array([[0.6, 0.8], [0.6 + 1e-7, 0.8 - 1e-7], [0.6 - 1e-7, 0.8 + 1e-7]], dtype=np.float32)
-    assert find(embeddings).nearest(np.array([0.0, 1.0], dtype=np.float32), 1).tolist() == [0, 1, 2]
+    query = np.array([[0.0, 1.0]], dtype=np.float32)
+    assert next(find(embeddings).nearest(query, 1)).tolist() == [0, 1, 2]
 
 
 def test_without_faiss_one_line_says_what_to_do(monkeypatch):
