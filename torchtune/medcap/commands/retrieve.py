@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "find example images with masks for each row: segmentation by example"
 _MOST_SHOWN = 10  # failures; all of them are in a file
-_LARGE = 200_000  # candidates
+_LARGE = 1_000_000  # candidates
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="keys whose values an example must share",
     )
-    augment.add_argument("--faiss", action="store_true", help="search by faiss: faster in a large index, same examples")
+    augment.add_argument(
+        "--faiss", action="store_true", help="search a large index by faiss: faster for many rows, may miss some"
+    )
     for action in (build, augment):
         action.add_argument("--index", type=Path, required=True, metavar="FOLDER", help="folder of the index")
         action.add_argument("--patient-key", default="patient", metavar="KEY", help="key of the patient (patient)")
@@ -101,7 +103,10 @@ def _augment(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out} must end in .json or .jsonl")
     index = read_index(options.index)
     if len(index.candidates) >= _LARGE and not options.faiss:
-        print(f"note: the index has {len(index.candidates):,} candidates: --faiss searches faster", file=sys.stderr)
+        print(
+            f"note: the index has {len(index.candidates):,} candidates: --faiss searches faster, and may miss some",
+            file=sys.stderr,
+        )
     tower = RetrievalTower(options.tower or str(index.tower["name"]), choose_device(options.device))
     reader = ImageReader(_roots(options), keys=LimitKeys("--image-root", None))
     same = tuple(options.same)

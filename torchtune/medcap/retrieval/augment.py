@@ -23,9 +23,10 @@ from medcap.errors import UserError
 from medcap.files import write_text
 from medcap.retrieval.candidates import Candidate, Failure, check_plain_image, moved_mask, text_of
 from medcap.retrieval.index import Index, relative_name
-from medcap.retrieval.neighbours import FaissNeighbours, MatrixNeighbours
+from medcap.retrieval.neighbours import FaissNeighbours, MatrixNeighbours, import_faiss
 from medcap.retrieval.tower import EncodedImages, RetrievalTower
 
+FAISS_FROM = 20_000  # candidates; fewer are searched faster without clusters
 _SPARE = 8  # candidates beyond those wanted, for the query image itself
 _SAME = 0.999  # cosine of pictures that may be the same, with features computed at two times
 _PATH_KEYS = ("image", "images", "target_mask", "mask", "masks", "regions", *EXAMPLE_KEYS)
@@ -41,7 +42,7 @@ class Choice:
         exclude_patient: leave out the candidates of the query's patient.
         same: keys of a row whose values a candidate must share, such as the organ.
         patient_key: key of a row that names the patient.
-        faiss: search by faiss.
+        faiss: search a large index by faiss, which may miss some of the nearest.
     """
 
     top_k: int = 3
@@ -114,6 +115,8 @@ def augment(
     for key in choice.same:
         if not any(key in candidate.kept for candidate in index.candidates):
             raise UserError(f"--same {key}: index {index.folder} does not hold this key: build it with --keep {key}")
+    if choice.faiss:
+        import_faiss()  # says before any work that it is missing
     report = Augmented()
     rows, queries = _read_queries(source, reader, choice, report)
     chooser = _Chooser(index, choice, reader)
@@ -203,13 +206,14 @@ class _Chooser:
     def __init__(self, index: Index, choice: Choice, reader: ImageReader) -> None:
         self._index, self._choice = index, choice
         embeddings = index.embeddings
-        self._neighbours = FaissNeighbours(embeddings) if choice.faiss else MatrixNeighbours(embeddings)
+        self._exact = MatrixNeighbours(embeddings)
+        self._fast = FaissNeighbours(embeddings) if choice.faiss and len(embeddings) >= FAISS_FROM else self._exact
         self._reader = reader
         self._digests: dict[Path, bytes | None] = {}
 
     def shortlists(self, features: np.ndarray) -> Iterator[np.ndarray]:
         """Yield some candidates for each query of ``[q, d]``, the nearest first; enough for most of them."""
-        return self._neighbours.nearest(features, self._choice.top_k + _SPARE)
+        return self._fast.nearest(features, self._choice.top_k + _SPARE)
 
     def examples(self, query: _Query, feature: np.ndarray, near: np.ndarray) -> list[Candidate]:
         """Return the nearest candidates that are not the query itself, best first; ``near`` are those to begin with."""
@@ -219,7 +223,7 @@ class _Chooser:
             chosen = list(islice(allowed, self._choice.top_k))
             if len(chosen) == self._choice.top_k or len(near) == len(candidates):
                 return chosen
-            near = next(self._neighbours.nearest(feature[None], 4 * len(near)))
+            near = next(self._exact.nearest(feature[None], 4 * max(len(near), self._choice.top_k)))
 
     def _allow(self, number: int, query: _Query, feature: np.ndarray) -> bool:
         candidate = self._index.candidates[number]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
+from medcap.retrieval import augment as augment_rows
 from medcap.retrieval.augment import Choice, augment
 from medcap.retrieval.build import build_index
 from medcap.retrieval.index import read_index
@@ -114,6 +115,24 @@ def test_deep_in_the_ranking_something_is_found(folder):
     assert (report.rows, report.with_examples, report.fewer, report.failures) == (1, 1, 1, [])
     report, (row,) = chosen(folder, reader, {"image": "0.png", "patient": "q"}, choice=Choice(3, True))
     assert [example["image"] for example in row["icl_examples"]] == ["own/0.png", "own/1.png", "own/2.png"]
+
+
+def test_what_faiss_misses_is_searched_for_exactly(folder, monkeypatch):
+    """Faiss finds the query alone, so the examples come from the exact search."""
+
+    class Misses:
+        def __init__(self, embeddings):
+            self.embeddings = embeddings
+
+        def nearest(self, queries, depth):
+            return iter([np.array([2])] * len(queries))
+
+    _, reader = build(folder, *({"image": f"{level}.png", "mask": "mask.png"} for level in (0, 50, 100, 200)))
+    monkeypatch.setattr(augment_rows, "FaissNeighbours", Misses)
+    monkeypatch.setattr(augment_rows, "import_faiss", lambda: None)
+    monkeypatch.setattr(augment_rows, "FAISS_FROM", 4)
+    _, (row,) = chosen(folder, reader, {"image": "100.png"}, choice=Choice(top_k=3, faiss=True))
+    assert [example["image"] for example in row["icl_examples"]] == ["50.png", "0.png", "200.png"]
 
 
 def test_the_same_picture_in_a_tar_file_is_the_query_itself(folder):
