@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="keys whose values an example must share",
     )
-    augment.add_argument(
-        "--faiss", action="store_true", help="search a large index by faiss: faster for many rows, may miss some"
-    )
+    augment.add_argument("--faiss", action="store_true", help="search a large index by faiss, which may miss some")
     for action in (build, augment):
         action.add_argument("--index", type=Path, required=True, metavar="FOLDER", help="folder of the index")
         action.add_argument("--patient-key", default="patient", metavar="KEY", help="key of the patient (patient)")
@@ -103,10 +101,8 @@ def _augment(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out} must end in .json or .jsonl")
     index = read_index(options.index)
     if len(index.candidates) >= _LARGE and not options.faiss:
-        print(
-            f"note: the index has {len(index.candidates):,} candidates: --faiss searches faster, and may miss some",
-            file=sys.stderr,
-        )
+        count = len(index.candidates)
+        print(f"note: the index has {count:,} candidates: --faiss is faster, and may miss some", file=sys.stderr)
     tower = RetrievalTower(options.tower or str(index.tower["name"]), choose_device(options.device))
     reader = ImageReader(_roots(options), keys=LimitKeys("--image-root", None))
     same = tuple(options.same)

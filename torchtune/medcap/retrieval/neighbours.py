@@ -64,7 +64,7 @@ class MatrixNeighbours:
 
 
 class FaissNeighbours:
-    """Search only the clusters of candidates that are nearest to a query, by faiss: faster, and now and then one is missed.
+    """Search only the clusters of candidates that are nearest to a query, by faiss, and now and then miss one.
 
     Clustering takes as long as a few thousand queries of :class:`MatrixNeighbours`, so it pays for many.
 
