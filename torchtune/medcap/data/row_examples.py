@@ -46,12 +46,12 @@ def is_example_row(row: Any) -> bool:
     """Return whether a row holds example images with masks."""
     if not isinstance(row, Mapping):
         return False
-    if "icl_examples" in row:
+    if row.get("icl_examples") is not None:  # a table gives every row every key
         return True
     given = row.get("examples")  # a common name: only images with masks count
     if isinstance(given, list) and given:
         return all(isinstance(it, Mapping) and "image" in it and "mask" in it for it in given)
-    return "image1" in row and "mask1" in row
+    return any(None not in pair for pair in flat_pairs(row))
 
 
 def read_example_row(row: Mapping[str, Any]) -> ExampleRow:
@@ -84,7 +84,8 @@ def read_example_row(row: Mapping[str, Any]) -> ExampleRow:
 def flat_pairs(row: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """Return the image and the mask of each number of a flat row, in their order; None where one is not there."""
     numbers = {int(found[2]) for key in row if (found := FLAT_KEY.fullmatch(str(key))) and found[1] == "image"}
-    return [(row[f"image{number}"], row.get(f"mask{number}")) for number in sorted(numbers)]
+    pairs = [(row[f"image{number}"], row.get(f"mask{number}")) for number in sorted(numbers)]
+    return [pair for pair in pairs if pair != (None, None)]
 
 
 def without_examples(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +127,10 @@ def as_conversation(row: Any, mode: str = MODES[0]) -> Any:
     for name in ("target_mask", "mask", "images", "img"):
         changed.pop(name, None)
     tagged = own is not None and any(_MASK_TAG.search(str(turn.get("value"))) for turn in own)
-    if row.get("masks") is None and not tagged:
+    masks = row.get("masks")
+    if own is None and isinstance(masks, list) and len(masks) != 1:
+        raise UserError(f"it has {len(masks)} masks, but an answer by example is one: name it under 'target_mask'")
+    if masks is None and not tagged:
         mask = found.mask or _tagged_mask(row.get(key))
         if mask is None:
             raise UserError(

@@ -95,6 +95,8 @@ def test_a_row_s_own_turns_are_kept_where_they_show_every_picture():
 
 
 def test_other_rows_are_not_touched():
+    empty = dict.fromkeys(("icl_examples", "examples", "image1", "mask1", "image2", "mask2", "target_mask"))
+    assert not is_example_row({"image": "a.png", "conversations": []} | empty)
     for row in ({"image": "a.png", "mask": "b.png"}, {"examples": ["a sentence"], "image": "a.png"}, ["no row"], None):
         assert not is_example_row(row) and as_conversation(row) is row
 
@@ -107,6 +109,7 @@ def test_other_rows_are_not_touched():
         ({"icl_examples": [{"image": "a.png"}]}, "'icl_examples.0' must hold an example's 'image' and its 'mask'"),
         ({"icl_examples": "a.png"}, "'icl_examples' must be a list"),
         ({"image": None}, "there is no query image: name it under 'image'"),
+        ({"masks": ["a.png", "b.png"]}, "it has 2 masks, but an answer by example is one: name it under 'target_mask'"),
         ({"target_mask": None}, "there is no mask of the query image: name it under 'target_mask'"),
     ],
 )

@@ -130,6 +130,9 @@ def test_validate_names_each_row_that_cannot_be_used(folder, capsys):
     assert "holds no pixel of its image of 6 x 4" in found["bad_rows"][0]["reason"]
     assert "it holds 0 examples" in found["bad_rows"][1]["reason"]
     assert found["images"]["named"] == 4 + 2 + 2 + 2
+    # One question about one picture, of which other masks are asked for, is not a repeated row.
+    cli.main(["validate", str(write(folder, *(row(0, pair(1), target_mask=f"{n}_mask.png") for n in (0, 1, 0))))])
+    assert "rows that repeat another one: 1 (rows 0 = 2)" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import Drawing
 from medcap.data.regions.draw import draw_region
-from medcap.data.regions.region import Region
+from medcap.data.regions.region import MaskFile, Region
 
 COLOUR = (118, 158, 224)  # MedPLIB's blue
 IMAGE_WEIGHT, COLOUR_WEIGHT = 0.45, 0.55
@@ -29,7 +30,12 @@ class MaskDrawing(Drawing):
     alone: bool = False
 
     def __str__(self) -> str:
-        return f"{'mask_only' if self.alone else 'overlay'}={self.region.shape}"
+        shape = self.region.shape
+        if isinstance(shape, MaskFile):
+            name = shape.path if shape.value is None else f"{shape.path}:{shape.value}"
+        else:  # a run-length may be long
+            name = f"{type(shape).__name__}:{hashlib.sha256(repr(shape).encode()).hexdigest()[:16]}"
+        return f"{'mask_only' if self.alone else 'overlay'}={name}"
 
     def on(self, picture: Image.Image, reader: ImageReader) -> Image.Image:
         """Draw ``.45 * image + .55 * RGB(118, 158, 224)``, cut to whole numbers as in MedPLIB's code.

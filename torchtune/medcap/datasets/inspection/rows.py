@@ -192,7 +192,9 @@ class RowChecker:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
             return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes)
-        return RowFacts(None, number_of(repr(_said(record))), images, lengths, boxes)
+        said: Any = _said(record)
+        words = said if not row.get("masks") else (said, row["masks"])  # one answer may stand for other masks
+        return RowFacts(None, number_of(repr(words)), images, lengths, boxes)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

@@ -77,8 +77,10 @@ def test_a_reference_with_a_drawing_is_another_image(folder):
     over, alone = (replace(plain, drawing=MaskDrawing(region, alone)) for alone in (False, True))
     assert len({plain, over, alone, pickle.loads(pickle.dumps(over))}) == 3
     assert str(plain) == "a.png fit=pad"
-    assert str(over) == "a.png fit=pad overlay=MaskFile(path='m.png', value=None)"
-    assert str(alone) == "a.png fit=pad mask_only=MaskFile(path='m.png', value=None)"
+    assert [str(over), str(alone)] == ["a.png fit=pad overlay=m.png", "a.png fit=pad mask_only=m.png"]
+    assert str(MaskDrawing(Region(MaskFile("m.png", 3)))) == "overlay=m.png:3"
+    boxes = [MaskDrawing(Region(BoxShape((0.0, 0.0, 1.0, edge)))) for edge in (1.0, 2.0)]
+    assert str(boxes[0]).startswith("overlay=BoxShape:") and len({*map(str, boxes)}) == 2 and len(str(boxes[0])) == 33
 
 
 @pytest.mark.parametrize(
