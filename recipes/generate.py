@@ -18,7 +18,6 @@ from medcap.data.images.views import DEFAULT_VIEW
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
-from medcap.evaluation.box_prior import find_training_answers
 from medcap.evaluation.control_runs import check_controls, chosen_controls
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.predictions import checkpoint_fingerprint
@@ -28,6 +27,7 @@ from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
 from medcap.evaluation.tasks.registry import TASKS, requested_tasks
+from medcap.evaluation.training_answers import find_training_answers
 from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request

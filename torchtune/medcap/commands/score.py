@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROTOCOL_NAMES = (
     *("llava_med", "llava_med_batch", "llava_med_strict", "medplib", "omnimedvqa_qa", "medcap_letter", "medcap_option"),
     *("exact", "coco", "colongpt", "colongpt_strict", "bird_vg", "bird_vg_strict", "bird_ro", "bird_ro_strict"),
-    *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes"),
+    *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes", "medplib_seg", "masks"),
 )
 
 
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="JSON or JSONL with question_id, reference, prediction in each row; boxes also as boxes, reference_boxes",
+        help="JSON or JSONL with question_id, reference, prediction in each row; boxes also as boxes, reference_boxes;"
+        " masks as prediction_mask, reference_mask or masks, reference_masks",
     )
     parser.add_argument(
         "--protocol",

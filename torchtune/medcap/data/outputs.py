@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from medcap.data.boxes.box import Box
+
+if TYPE_CHECKING:
+    from medcap.data.regions.region import Region
 
 
 @dataclass(frozen=True)
@@ -13,9 +17,12 @@ class Outputs:
 
     Attributes:
         boxes: in the order in which the answer names them; None where the model gives boxes in its text only.
+        masks: in the order in which the answer names them, at the size of the original image; None in the place of one
+            that is not there. None where the model gives no masks.
     """
 
     boxes: tuple[Box, ...] | None = None
+    masks: tuple[Region | None, ...] | None = None
 
 
 NOTHING = Outputs()

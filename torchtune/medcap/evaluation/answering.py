@@ -14,6 +14,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
+from medcap.scoring.answer_masks import masks_as_json
 from medcap.scoring.question import Question
 
 if TYPE_CHECKING:
@@ -113,13 +114,14 @@ class PredictionStore:
 
 
 def generated(generation: Generation) -> Entry:
-    """Return what an entry holds of a generated answer; ``boxes`` are not yet in the form of a file."""
+    """Return what an entry holds of a generated answer; ``boxes`` and ``masks`` are not yet in the form of a file."""
     return {
         "prediction": generation.text,
         "finish": generation.finish,
         "num_tokens": len(generation.tokens),
         "error": generation.error or None,
         **({} if generation.outputs.boxes is None else {"boxes": generation.outputs.boxes}),
+        **({} if generation.outputs.masks is None else {"masks": generation.outputs.masks}),
     }
 
 
@@ -170,6 +172,8 @@ def collect(
         entry = {**_about(questions[index]), **make(index, result), "fingerprint": fingerprints[index]}
         if "boxes" in entry:
             entry["boxes"] = boxes_as_json(entry["boxes"], questions[index].image_size)
+        if "masks" in entry:
+            entry["masks"] = masks_as_json(entry["masks"])
         file.append(entry)
 
     def fail(index: int, error: UserError) -> None:
@@ -259,6 +263,8 @@ def _about(question: Question) -> Entry:
         entry["options"] = list(question.options)
     if question.boxes is not None:
         entry["reference_boxes"] = boxes_as_json(question.boxes, question.image_size)
+    if question.masks is not None:
+        entry["reference_masks"] = masks_as_json(question.masks, question.mask_labels)
     if question.image_size is not None:
         entry["image_size"] = list(question.image_size)
     return entry | question.facts

@@ -5,41 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.run import CONFIG_FILE, run_root
 from medcap.data.boxes.box import Box, Size, boxes_from_json
 from medcap.data.boxes.notations import write_box
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.outputs import Outputs
-from medcap.data.row_layouts import Record, read_record
-from medcap.datasets.rows.source import open_source
-from medcap.errors import UserError
+from medcap.data.row_layouts import Record
 from medcap.evaluation.answering import Engine, Entry, PredictionStore, collect, generated
 from medcap.evaluation.phrases import keys_of, phrase_keys
 from medcap.evaluation.prompting.base import PromptMethod
+from medcap.evaluation.training_answers import TrainingAnswers, nothing_found, unread_rows
 from medcap.generation.request import Generation, Request
 from medcap.scoring.question import Question, message_text
 from medcap.scoring.replies.box_reply import boxes_in_text, in_pixels
 
 _BOX_WORD = "<BOX>"
 _ANY_SIZE = (1000, 1000)
-
-
-@dataclass(frozen=True)
-class TrainingAnswers:
-    """Where training answers are.
-
-    Attributes:
-        sources: what ``dataset.source`` named, each with its ``conversation_style``.
-        image_roots: folders of the images, whose sizes boxes in pixels need; None for those beside the file.
-    """
-
-    sources: tuple[tuple[str, str], ...]
-    image_roots: Sequence[str] | None = None
 
 
 @dataclass
@@ -76,22 +60,16 @@ class BoxPrior(PromptMethod):
     def __init__(self, training: TrainingAnswers) -> None:
         self._means: dict[str, _Sum] = {}
         self._all = _Sum()
-        self._sources = [source for source, _ in training.sources]
-        bad: list[str] = []
-        for source, style in training.sources:
-            rows, reader = open_source(source, training.image_roots)
-            for index in range(len(rows)):
-                try:
-                    row = rows.read(index)
-                    record = read_record(row, rows.path, index, reader.resolve, style)
-                    for keys, boxes in _answers(row, record, reader):
-                        self._add(keys, boxes)
-                except UserError as error:
-                    bad.append(str(error))
+        self._sources = training.names
+
+        def add(row: Any, record: Record, reader: ImageReader) -> None:
+            for keys, boxes in _answers(row, record, reader):
+                self._add(keys, boxes)
+
+        bad = training.read(add)
         if not self._all.count:
-            reason = f"; the first bad row: {bad[0]}" if bad else ""
-            raise UserError(f"prior_source: no answer of {', '.join(self._sources)} holds a box{reason}")
-        self.notices = [f"prior_box: {len(bad):,} training rows cannot be read; the first: {bad[0]}"] if bad else []
+            raise nothing_found(training, "box", bad)
+        self.notices = unread_rows(self.name, bad)
 
     def _add(self, keys: Sequence[str], boxes: Sequence[Box]) -> None:
         for box in boxes:
@@ -117,42 +95,6 @@ class BoxPrior(PromptMethod):
         extra = [list(boxes[question.id].edges) for question in questions]
         with store.open(self.file, settings) as file:
             return collect(questions, requests, run, lambda _, result: generated(result), file, extra)
-
-
-def find_training_answers(
-    source: str | None, style: str, image_roots: Sequence[str] | None, run: str | None
-) -> TrainingAnswers | None:
-    """Find the training answers.
-
-    Args:
-        source: value of the key ``prior_source``; None takes what the run was trained on.
-        style: value of ``dataset_conversation_style``, for ``source``.
-        image_roots: value of ``image_roots``, for ``source``.
-        run: the run or one of its checkpoints; None where there is none.
-
-    Returns:
-        Where they are; None if that is not known.
-    """
-    if source is not None:
-        folder = str(Path(source).parent)
-        return TrainingAnswers(((source, style),), None if image_roots is None else [folder, ".", *image_roots])
-    config = None if run is None or not Path(run).exists() else run_root(run) / CONFIG_FILE
-    if config is None or not config.is_file():
-        return None
-    from omegaconf import OmegaConf
-
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
-    dataset = loaded.get("dataset") if isinstance(loaded, Mapping) else None
-    if not isinstance(dataset, Mapping):
-        return None
-    entries = [dataset, *(dataset.get("sources") or [])]
-    default = dataset.get("conversation_style") or "auto"
-    found = tuple(
-        (str(entry["source"]), str(entry.get("conversation_style") or default))
-        for entry in entries
-        if isinstance(entry, Mapping) and entry.get("source")
-    )
-    return TrainingAnswers(found, dataset.get("image_roots")) if found else None
 
 
 def _written(question: Question, box: Box) -> str:

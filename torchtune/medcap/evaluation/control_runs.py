@@ -10,15 +10,19 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
 from medcap.evaluation.box_prior import BoxPrior
 from medcap.evaluation.controls import CONTROLS, exchanged_questions
+from medcap.evaluation.mask_prior import MaskPrior
 from medcap.evaluation.prompting import ScoringPlan
+from medcap.evaluation.prompting.base import PromptMethod
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.scoring.protocols.base import ProtocolScores, nested
 from medcap.scoring.question import Question
 from medcap.scoring.replies.box_reply import reference_boxes
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 
-PRIOR_BOX, EXCHANGED_QUESTION = "prior_box", "exchanged_question"
-ALL_CONTROLS = (*CONTROLS, PRIOR_BOX, EXCHANGED_QUESTION)
+PRIOR_BOX, PRIOR_MASK, EXCHANGED_QUESTION = "prior_box", "prior_mask", "exchanged_question"
+ALL_CONTROLS = (*CONTROLS, PRIOR_BOX, PRIOR_MASK, EXCHANGED_QUESTION)
+# What a protocol must compare for a control to say something.
+_COMPARED = {PRIOR_BOX: ("boxes",), PRIOR_MASK: ("masks",), EXCHANGED_QUESTION: ("boxes", "masks")}
 Changed = Sequence[Question | None]
 
 
@@ -77,8 +81,8 @@ def chosen_controls(wanted: bool | Sequence[str], rows: Sequence[Question], plan
     """Return the controls to run.
 
     Args:
-        wanted: value of the key ``controls``; true is all that fit, those of boxes where a protocol compares boxes and
-            a row asks for some.
+        wanted: value of the key ``controls``; true is all that fit, those of boxes or masks where a protocol compares
+            them and a row asks for some.
         rows: the benchmark.
         plans: its protocols.
     """
@@ -86,8 +90,11 @@ def chosen_controls(wanted: bool | Sequence[str], rows: Sequence[Question], plan
         return list(wanted)
     if not wanted:
         return []
-    compared = any(plan.protocol.scores_boxes for plan in plans)
-    return list(ALL_CONTROLS if compared and any(map(reference_boxes, rows)) else CONTROLS)
+    fits = {
+        "boxes": any(plan.protocol.scores_boxes for plan in plans) and any(map(reference_boxes, rows)),
+        "masks": any(plan.protocol.scores_masks for plan in plans) and any(any(row.masks or ()) for row in rows),
+    }
+    return [name for name in ALL_CONTROLS if name in CONTROLS or any(fits[kind] for kind in _COMPARED[name])]
 
 
 def check_controls(names: Sequence[str]) -> None:
@@ -127,9 +134,9 @@ def run_control(
     Raises:
         UserError: if it cannot be run on these rows.
     """
-    scored = [one for one in own if name in CONTROLS or one.plan.protocol.scores_boxes]
+    scored = [one for one in own if name in CONTROLS or any(map(one.plan.protocol.compares, _COMPARED[name]))]
     if not scored:
-        raise UserError("none of the protocols compares boxes")
+        raise UserError(f"none of the protocols compares {' or '.join(_COMPARED[name])}")
     changed, ask, notices = _changed(name, rows, options)
     kept = [index for index, question in enumerate(changed) if question is not None]
     asked = [question for question in changed if question is not None]
@@ -145,9 +152,10 @@ def run_control(
         head = scored[0].plan.protocol
         values = [part.scores.get(head.headline) for part in (mine[head.name], results[0].scores)]
         shown = ", ".join("-" if value is None else f"{value:.4f}" for value in values)
+        left_out = _LEFT_OUT[name].format("box" if head.scores_boxes else "mask")
         notices.append(
-            f"control {name}: {len(kept):,} of {len(rows):,} rows, {_LEFT_OUT[name]}; {head.name} {head.headline} of"
-            f" these rows, own and control: {shown}"
+            f"control {name}: {len(kept):,} of {len(rows):,} rows, {left_out}; {head.name} {head.headline} of these"
+            f" rows, own and control: {shown}"
         )
     return ControlRun(results, mine, there, len(rows) - len(kept)), notices
 
@@ -182,8 +190,9 @@ def ask_and_score(
 
 
 _LEFT_OUT = {
-    PRIOR_BOX: "the others ask for no box",
-    EXCHANGED_QUESTION: "the others ask for no box or are alone on their image",
+    PRIOR_BOX: "the others ask for no {}",
+    PRIOR_MASK: "the others ask for no {}",
+    EXCHANGED_QUESTION: "the others ask for no {} or are alone on their image",
 }
 
 
@@ -191,7 +200,9 @@ def _score(plan: ScoringPlan, rows: Sequence[Question], entries: Sequence[Entry]
     return plan.score(plan.answers(rows, entries))
 
 
-def _changed(name: str, rows: Sequence[Question], options: RunOptions) -> tuple[Changed, BoxPrior | None, list[str]]:
+def _changed(
+    name: str, rows: Sequence[Question], options: RunOptions
+) -> tuple[Changed, PromptMethod | None, list[str]]:
     """Return the questions of a control, what answers them in the model's place, and notices."""
     if name == PRIOR_BOX:
         wanted = [question if reference_boxes(question) is not None else None for question in rows]
@@ -201,6 +212,15 @@ def _changed(name: str, rows: Sequence[Question], options: RunOptions) -> tuple[
             raise UserError("the training answers are not known: set prior_source=FILE")
         prior = BoxPrior(options.prior)
         return wanted, prior, prior.notices
+    if name == PRIOR_MASK:
+        wanted = [question if question.masks is not None else None for question in rows]
+        asked = [question for question in wanted if question is not None]
+        if not asked:
+            raise UserError("no row asks for a mask")
+        if options.prior is None:
+            raise UserError("the training answers are not known: set prior_source=FILE")
+        masks = MaskPrior(options.prior, asked)
+        return wanted, masks, masks.notices
     if name == EXCHANGED_QUESTION:
         return exchanged_questions(rows, options.seed), None, []
     control: Callable[[Sequence[Question], int], Changed] = CONTROLS[name]

@@ -88,23 +88,23 @@ def no_image(questions: Sequence[Question], seed: int = 0) -> list[Question]:
 def exchanged_questions(questions: Sequence[Question], seed: int = 0) -> list[Question | None]:
     """Ask about another object of the same image.
 
-    Questions of one image and one task that ask for boxes of different objects rotate: each object's questions are
-    replaced by those of the next one. Objects are distinguished by their phrase.
+    Questions of one image and one task that ask for boxes or masks of different objects rotate: each object's questions
+    are replaced by those of the next one. Objects are distinguished by their phrase.
 
     Args:
         questions: what is asked.
         seed: unused; all controls have the same signature.
 
     Returns:
-        For each question itself with the words of another, whose references and boxes it keeps; None for one that asks
-        for no box, or whose image has no other object.
+        For each question itself with the words of another, whose references, boxes and masks it keeps; None for one
+        that asks for neither, or whose image has no other object.
 
     Raises:
         UserError: if no image has questions about two objects.
     """
     groups: dict[tuple[Any, ...], dict[str, list[int]]] = {}
     for index, question in enumerate(questions):
-        if question.problem is None and question.images and reference_boxes(question):
+        if question.problem is None and question.images and _targets(question):
             key = (*question.images, question.meta.get("task", ""))
             groups.setdefault(key, {}).setdefault(phrase_keys(question)[0], []).append(index)
     changed: list[Question | None] = [None] * len(questions)
@@ -114,14 +114,21 @@ def exchanged_questions(questions: Sequence[Question], seed: int = 0) -> list[Qu
             following = [*names[position + 1 :], *names[:position]]
             for number, index in enumerate(phrases[name]):
                 others = (questions[phrases[other][number % len(phrases[other])]] for other in following)
-                own = reference_boxes(questions[index])
-                # Two wordings of one question ask for the same boxes: they are not two objects.
-                other = next((other for other in others if reference_boxes(other) != own), None)
+                own = _targets(questions[index])
+                # Two wordings of one question ask for the same place: they are not two objects.
+                other = next((other for other in others if _targets(other) != own), None)
                 if other is not None:
                     changed[index] = replace(questions[index], messages=other.messages)
     if not any(changed):
         raise UserError("questions cannot be exchanged: no image has questions about two objects")
     return changed
+
+
+def _targets(question: Question) -> tuple[Any, ...] | None:
+    """Return the masks or the boxes of the objects that a question asks for."""
+    if question.masks is not None:
+        return tuple(region for region in question.masks if region is not None)
+    return reference_boxes(question)
 
 
 CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {

@@ -37,7 +37,8 @@ class GenerateConfiguration(RunModelConfiguration):
         False, description="Controls such as other images or no image; true is all that fit, one or several by name."
     )
     prior_source: PathText | None = Field(
-        None, description="Training answers of the control prior_box; null is what the run was trained on."
+        None,
+        description="Training answers of the controls prior_box and prior_mask; null is what the run was trained on.",
     )
     max_new_tokens: int = Field(300, ge=1, description="Longest answer, in tokens.")
     temperature: Number = Field(0.0, ge=0, description="Divisor of the logits in sampling; 0 is greedy.")

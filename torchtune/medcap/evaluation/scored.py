@@ -11,8 +11,8 @@ from typing import Any
 from torchtune.data import Message
 
 from medcap.evaluation.answering import Entry
-from medcap.evaluation.box_prior import TrainingAnswers
 from medcap.evaluation.prompting import ScoringPlan
+from medcap.evaluation.training_answers import TrainingAnswers
 from medcap.scoring.protocols.base import ProtocolScores
 
 
@@ -37,7 +37,7 @@ class RunOptions:
         keep_old: use answers that were made under other settings, and say so.
         image_lengths: turns -> placeholder characters that medcap 2024's raw tables show for each of their images; by
             default as many as that system's.
-        prior: the training answers of the control ``prior_box``; None where they are not known.
+        prior: the training answers of the controls ``prior_box`` and ``prior_mask``; None where they are not known.
         results_csv: the table that gets a row of this run; ``<output_dir>/results.csv`` if None.
     """
 

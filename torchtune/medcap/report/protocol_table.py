@@ -11,6 +11,7 @@ CONTROL_NAMES = {
     "shuffled_image": "images shuffled",
     "no_image": "no image",
     "prior_box": "mean box of training",
+    "prior_mask": "mean mask of training",
     "exchanged_question": "question exchanged",
 }
 

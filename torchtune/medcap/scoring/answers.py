@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import Size, boxes_from_json
 from medcap.data.json_text import parse_json
@@ -14,9 +16,13 @@ from medcap.data.outputs import NOTHING, Outputs
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.scoring.answer_layouts import flat_row
+from medcap.scoring.answer_masks import MASK_KEYS, REFERENCE_MASK_KEYS, row_masks
 from medcap.scoring.question import FACTS, GROUPS, Answer, Question
 from medcap.scoring.replies.box_reply import good_boxes
 from medcap.scoring.replies.numbers import number_text
+
+if TYPE_CHECKING:
+    from medcap.data.images.reader import ImageReader
 
 _PREDICTION_KEYS = ("prediction", "text")
 _REFERENCE_KEYS = ("reference", "gt", "answer")
@@ -37,6 +43,10 @@ def read_answers(path: str | Path) -> list[Answer]:
     Boxes may be in the texts or in ``boxes`` and ``reference_boxes`` (lists of ``[x1, y1, x2, y2]`` in pixels, empty
     for an absent object), with the image's ``image_size`` ``[width, height]``; then the texts may be absent. ``task``,
     ``patient`` and ``phrase`` are read too. A bad box of a prediction is kept as one that cannot be read.
+
+    Masks are in ``masks`` and ``reference_masks`` (lists of regions) or in ``prediction_mask`` and ``reference_mask``
+    (one file or run-length each); files are found beside the file of answers. A bad mask is kept as one that cannot be
+    read.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
     been fixed since, and a last line that was cut off is skipped.
@@ -67,13 +77,21 @@ def read_answers(path: str | Path) -> list[Answer]:
             )
         except UserError as error:
             raise UserError(f"{path}, row {index}: {error}") from None
-    if not any(key in value for _, value in rows.values() for key in (*_PREDICTION_KEYS, "boxes")):
+    if not any(key in value for _, value in rows.values() for key in (*_PREDICTION_KEYS, "boxes", *MASK_KEYS)):
         raise UserError(f"{path}: no row has a 'prediction' (or 'text'): is this a file of answers?")
     answers = []
     seen: dict[str, int] = {}
+
+    @cache
+    def reader() -> ImageReader:
+        from medcap.data.images.reader import ImageReader
+        from medcap.data.images.roots import LimitKeys
+
+        return ImageReader([path.parent], keys=LimitKeys(None, None))
+
     for index, value in rows.values():
         try:
-            answer = _answer(value, index)
+            answer = _answer(value, index, reader)
         except UserError as error:
             raise UserError(f"{path}, row {index}: {error}") from None
         name = answer.question.id
@@ -84,6 +102,11 @@ def read_answers(path: str | Path) -> list[Answer]:
             )
         seen[name] = index
         answers.append(answer)
+    if all(
+        answer.question.problem and answer.question.boxes is None and not answer.question.reference
+        for answer in answers
+    ):
+        raise UserError(f"{path}: no reference can be read; row 0: {answers[0].question.problem}")
     return answers
 
 
@@ -157,14 +180,18 @@ def _whole_lines(path: Path) -> list[Any] | None:
     return rows if last and ours else None
 
 
-def _answer(value: Mapping[str, Any], index: int) -> Answer:
+def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageReader]) -> Answer:
     size = _size(value.get("image_size"))
     boxes = value.get("reference_boxes")
     wanted = None if boxes is None else boxes_from_json(boxes, size, "reference_boxes")
-    without_words = None if wanted is None else ""
+    masks = row_masks(value, reader)
+    of_masks = any(key in value for key in (*MASK_KEYS, *REFERENCE_MASK_KEYS))
+    without_words = None if wanted is None and not of_masks else ""
     reference = next((value[key] for key in _REFERENCE_KEYS if not _missing(value.get(key))), without_words)
     if reference is None or reference == []:
         raise UserError(f"there is no 'reference' to compare with (the row has: {', '.join(map(str, value))})")
+    if masks.wanted is None and wanted is None and of_masks and reference == "":
+        masks = replace(masks, wanted=(None,), problem="there is no 'reference_mask' to compare with")
     prediction = next((value[key] for key in _PREDICTION_KEYS if key in value), None)
     given, bad = (None, ()) if value.get("boxes") is None else good_boxes(value["boxes"], size)
     options = [] if _missing(value.get("options")) else value["options"]
@@ -187,9 +214,13 @@ def _answer(value: Mapping[str, Any], index: int) -> Answer:
         image_names=tuple(image for image in images if isinstance(image, str) and image),
         boxes=wanted,
         image_size=size,
+        problem=masks.problem,
+        masks=masks.wanted,
+        mask_labels=masks.labels,
     )
     text = "" if _missing(prediction) else _text(prediction, "prediction")
-    return Answer(question, text, NOTHING if given is None else Outputs(given), bad)
+    outputs = NOTHING if given is None and masks.given is None else Outputs(given, masks.given)
+    return Answer(question, text, outputs, bad, masks.bad)
 
 
 def _size(value: Any) -> Size | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchtune.data import Message
 
     from medcap.data.images.reference import ImageRef
+    from medcap.data.regions.region import Region
 
 # The fields that tables split the scores by.
 GROUPS = ("modality", "question_type", "answer_type", "organ")
@@ -39,6 +40,8 @@ class Question:
         image_names: the images where there are no turns, as the file of answers names them.
         columns: the options with "" for each column that holds none; empty where every column holds one.
         boxes: the boxes that are asked for; empty where the object is absent, None where no boxes are asked for.
+        masks: the masks that are asked for, None for an object that is absent; None where no masks are asked for.
+        mask_labels: label of each of ``masks``, also of an absent one; empty where the regions have them.
         image_size: width and height of the original image in pixels, where it is known.
     """
 
@@ -54,6 +57,8 @@ class Question:
     columns: tuple[str, ...] = ()
     boxes: tuple[Box, ...] | None = None
     image_size: Size | None = None
+    masks: tuple[Region | None, ...] | None = None
+    mask_labels: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -129,17 +134,19 @@ class Answer:
         prediction: what was answered; "" where there is no answer, which is a failure.
         outputs: results of the model beside its words, such as boxes.
         bad_boxes: entries of the file's ``boxes`` that are no boxes, such as five numbers.
+        bad_masks: place among ``outputs.masks`` of each that cannot be read, and why.
     """
 
     question: Question
     prediction: str
     outputs: Outputs = NOTHING
     bad_boxes: tuple[str, ...] = ()
+    bad_masks: tuple[tuple[int, str], ...] = ()
 
     @property
     def failed(self) -> bool:
-        """Whether there is no answer, neither words nor a list of boxes."""
-        return not self.prediction.strip() and self.outputs.boxes is None
+        """Whether there is no answer: neither words nor a list of boxes or masks."""
+        return not self.prediction.strip() and self.outputs.boxes is None and self.outputs.masks is None
 
 
 def message_text(message: Message) -> str:

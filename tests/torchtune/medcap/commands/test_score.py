@@ -1,7 +1,9 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medcap.commands import score
 from medcap.errors import UserError
@@ -114,3 +116,35 @@ def test_a_protocol_is_required_and_the_help_names_all(capsys):
         command("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert [name for name in PROTOCOLS if name not in text] == []
+
+
+def test_masks_of_a_file_are_scored_from_the_command_line(tmp_path, capsys):
+    for name, values in (("a", [[255, 255, 0]]), ("b", [[0, 7, 0]]), ("none", [[0, 0, 0]])):
+        Image.fromarray(np.array(values, np.uint8)).save(tmp_path / f"{name}.png")
+    row = {"image": "ct_1.png", "label": "liver", "reference_mask": "a.png"}
+    rows = [
+        {"question_id": 1, **row, "prediction_mask": "a.png"},
+        {"question_id": 2, **row, "prediction_mask": {"size": [1, 3], "counts": [1, 1, 1]}},
+        {"question_id": 3, **row, "reference_mask": "none.png", "prediction_mask": "b.png"},
+        {"question_id": 4, **row, "prediction_mask": "gone.png"},
+    ]
+    path = tmp_path / "masks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command(path, "--protocol", "masks", "--protocol", "medplib_seg", "--per-row", tmp_path / "rows.jsonl")
+    out, err = capsys.readouterr()
+    result = json.loads(out, parse_constant=refuse_nan)
+    masks = result["masks"]
+    assert masks["mean_dice"] == masks["per_class"]["liver"]["mean_dice"] == pytest.approx((1 + 2 / 3) / 4)
+    assert masks["mean_iou"] == pytest.approx(1.5 / 4)
+    assert (masks["false_positive_rate"], masks["n"], masks["failures"], masks["per_class"]["liver"]["n"]) == (
+        1,
+        4,
+        1,
+        4,
+    )
+    medplib = result["medplib_seg"]
+    assert medplib["miou"] == medplib["per_modality"]["ct"]["miou"] == pytest.approx(1.5 / 4)
+    assert medplib["ciou"] == pytest.approx(3 / 7)
+    assert "masks: answers with a mask that cannot be read, which counts 0: 1 of 4 (4: image gone.png does not" in err
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["masks"]["mean_iou"] for line in lines] == [1.0, 0.5, 0.0, 0.0]

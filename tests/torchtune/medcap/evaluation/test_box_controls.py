@@ -8,7 +8,7 @@ from helpers.recorded_engine import fake_engine
 from medcap.data.boxes.box import Box
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
-from medcap.evaluation.box_prior import BoxPrior, TrainingAnswers, find_training_answers
+from medcap.evaluation.box_prior import BoxPrior
 from medcap.evaluation.control_runs import ALL_CONTROLS, chosen_controls
 from medcap.evaluation.controls import exchanged_questions
 from medcap.evaluation.phrases import keys_of
@@ -17,6 +17,7 @@ from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.base import Benchmark
 from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.training_answers import TrainingAnswers, find_training_answers
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Generation
 from medcap.scoring.question import Question
@@ -227,7 +228,9 @@ def test_scores_of_image_controls_keep_the_modality_of_the_own_image(tmp_path):
 
 def test_controls_that_do_not_fit_are_notices(rows, tmp_path):
     result = run(rows, tmp_path / "out", Pointer(), ("exact",), ("exchanged_question",))
-    assert result["notices"] == ["control exchanged_question was not run: none of the protocols compares boxes"]
+    assert result["notices"] == [
+        "control exchanged_question was not run: none of the protocols compares boxes or masks"
+    ]
     result = run(rows, tmp_path / "other", Pointer(), ("boxes",), ("prior_box",))
     assert (
         "control prior_box was not run: the training answers are not known: set prior_source=FILE"
@@ -238,7 +241,7 @@ def test_controls_that_do_not_fit_are_notices(rows, tmp_path):
 
 def test_true_takes_the_controls_that_fit(rows):
     boxes, exact = plan_protocols(["boxes", "exact"]), plan_protocols(["exact"])
-    assert chosen_controls(True, rows, boxes) == list(ALL_CONTROLS)
+    assert chosen_controls(True, rows, boxes) == ["shuffled_image", "no_image", "prior_box", "exchanged_question"]
     assert chosen_controls(True, rows, exact) == ["shuffled_image", "no_image"]
     assert chosen_controls(False, rows, boxes) == []
     assert chosen_controls(["prior_box"], rows, exact) == ["prior_box"]

@@ -10,6 +10,7 @@ from PIL import Image
 from medcap.data.images.views import View, apply_window, stretch, through_windows
 from medcap.errors import TooManyPixelsError, UserError, ViewError
 
+MAX_PIXELS = 50_000_000
 _BLOCK = 2**22  # samples that are turned into levels at a time: float64 of all of them would take gigabytes
 
 

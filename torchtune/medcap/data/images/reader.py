@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from medcap.data.images.dicom import START_BYTES, DicomFile, DicomSeries, SeriesCache, has_preamble, is_bare
 from medcap.data.images.image_errors import image_errors
 from medcap.data.images.nifti import NiftiFile, is_nifti
+from medcap.data.images.pixel_samples import MAX_PIXELS
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.roots import TRAINING_KEYS, ImageRoots, LimitKeys
@@ -29,7 +30,6 @@ from medcap.errors import UserError, ViewError
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
-MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 _SERIES_PROBE = 32  # files of a folder among which one must be DICOM
 _MOST_SLICES = 10_000

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from medcap.data.boxes.box import Size
-from medcap.data.images.reader import ImageReader
 from medcap.data.regions.region import BoxShape, MaskFile, PointShape, PolygonShape, Region, RunLength
-from medcap.data.regions.run_length import decode
+from medcap.data.regions.run_length import decode, encode
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from medcap.data.images.reader import ImageReader
 
 _JPEG_INSIDE = 128  # compression leaves small values outside and large ones inside
 _SHOWN_VALUES = 8
@@ -84,6 +89,18 @@ def read_mask(mask: MaskFile | RunLength, reader: ImageReader | None = None) -> 
     if mask.value is not None:
         raise UserError(f"mask file {mask.path} is JPEG, which changes values: a mask with 'value' is a PNG file")
     return stored.values >= _JPEG_INSIDE
+
+
+def as_run_length(region: Region, reader: ImageReader | None = None) -> Region:
+    """Return a region whose mask file is read into a run-length; any other region unchanged.
+
+    Raises:
+        UserError: as :func:`read_mask`.
+    """
+    if not isinstance(region.shape, MaskFile):
+        return region
+    value = encode(read_mask(region.shape, reader))
+    return replace(region, shape=RunLength(tuple(value["size"]), value["counts"]))
 
 
 def _draw_box(box: BoxShape, size: Size) -> np.ndarray:

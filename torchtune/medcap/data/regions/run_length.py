@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medcap.data.images.reader import MAX_PIXELS
+from medcap.data.images.pixel_samples import MAX_PIXELS
 from medcap.errors import UserError
 
 _FIRST, _MORE, _SIGN, _DIGIT = 48, 0x20, 0x10, 0x1F  # of a character: its zero, and the bits of its six

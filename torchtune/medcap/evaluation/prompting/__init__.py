@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from medcap.data.outputs import Outputs
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.errors import UserError
 from medcap.evaluation.answering import Entry
 from medcap.evaluation.prompting.base import PromptMethod
@@ -15,6 +15,7 @@ from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import ListedOptions, MappedOption
+from medcap.scoring.answer_masks import good_masks
 from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
 from medcap.scoring.protocols.registry import ALL_PROTOCOLS
 from medcap.scoring.question import Answer, Question
@@ -81,10 +82,10 @@ class ScoringPlan:
 
     def _answer(self, question: Question, entry: Entry) -> Answer:
         text = entry.get(self.protocol.field) or ""
-        if entry.get("boxes") is None:
-            return Answer(question, text)
-        boxes, bad = good_boxes(entry["boxes"], question.image_size)
-        return Answer(question, text, Outputs(boxes), bad)
+        boxes, bad = (None, ()) if entry.get("boxes") is None else good_boxes(entry["boxes"], question.image_size)
+        masks, bad_masks = (None, ()) if entry.get("masks") is None else good_masks(entry["masks"])
+        outputs = NOTHING if boxes is None and masks is None else Outputs(boxes, masks)
+        return Answer(question, text, outputs, bad, bad_masks)
 
 
 def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[ScoringPlan]:

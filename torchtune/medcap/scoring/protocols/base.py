@@ -55,6 +55,7 @@ class Protocol(ABC):
         field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
         scores_boxes: whether it compares boxes.
+        scores_masks: whether it compares masks.
         description: the rule in a sentence, without a full stop.
         headline: dotted name of the score that stands for it; ``value`` of a row is its part of it.
         share: whether the headline is a share of 1.
@@ -68,6 +69,11 @@ class Protocol(ABC):
     field: ClassVar[str] = "prediction"
     takes_minutes: ClassVar[bool] = False
     scores_boxes: ClassVar[bool] = False
+    scores_masks: ClassVar[bool] = False
+
+    def compares(self, kind: str) -> bool:
+        """Return whether it compares ``boxes`` or ``masks``."""
+        return {"boxes": self.scores_boxes, "masks": self.scores_masks}[kind]
 
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:

@@ -9,8 +9,9 @@ from medcap.scoring.protocols.base import Prompt
 
 BIRD = [f"bird_{task}{end}" for task in ("vg", "ro", "gc", "mii") for end in ("", "_strict")]
 BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
-FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES]
-OTHERS = [name for name in ALL_PROTOCOLS if name not in BOXES]
+MASKS = ["medplib_seg", "masks"]
+FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES, *MASKS]
+OTHERS = [name for name in ALL_PROTOCOLS if name not in (*BOXES, *MASKS)]
 
 
 def test_published_names():
@@ -117,6 +118,13 @@ def test_rows_that_have_what_protocols_need_pass():
         question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
     ]
     check_plans(plan_protocols(OTHERS), rows)
+
+
+def test_rows_without_masks_are_found_before_anything_is_asked():
+    rows = [question_row("q1", "What is it?", "a.png", reference="a lung")]
+    for name in MASKS:
+        with pytest.raises(UserError, match=f"{name}: no row asks for a mask: give rows 'reference_mask'"):
+            check_plans(plan_protocols([name]), rows)
 
 
 def test_rows_without_boxes_are_found_before_anything_is_asked():

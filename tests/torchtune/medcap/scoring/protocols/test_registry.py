@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from helpers.answers import make_answer
+from medcap.data.outputs import Outputs
+from medcap.data.regions.region import Region, RunLength
 from medcap.errors import UserError
 from medcap.scoring.protocols.registry import PROTOCOLS, make_protocol
 
@@ -27,12 +31,14 @@ def test_the_protocols_and_their_order():
         "bird_mii",
         "bird_mii_strict",
         "boxes",
+        "medplib_seg",
+        "masks",
     ]
 
 
 def test_an_unknown_name_gets_a_close_one_and_the_list():
     with pytest.raises(
-        UserError, match=r"no protocol 'llava-med', did you mean 'llava_med'\? there are: llava_med, .*boxes"
+        UserError, match=r"no protocol 'llava-med', did you mean 'llava_med'\? there are: llava_med, .*masks"
     ):
         make_protocol("llava-med")
     with pytest.raises(UserError, match="no protocol 'zzz'; there are: llava_med"):
@@ -47,6 +53,11 @@ def test_every_protocol_names_what_it_returns(name):
     text = "<box>(1,2),(3,4)</box>" if name.startswith(("boxes", "bird_vg")) else "yes"
     groups = {"modality": "CT", "task": "CLS"}
     rows = [make_answer(kind, "", (text,), text, (text, "no"), kind, groups, "ct_1.png") for kind in kinds]
+    if protocol.scores_masks:
+        mask = Region(RunLength((3, 4), "714"))
+        rows = [
+            replace(row, question=replace(row.question, masks=(mask,)), outputs=Outputs(None, (mask,))) for row in rows
+        ]
     result = protocol.score(rows)
     assert protocol.name == name
     assert not protocol.description.endswith(".")
