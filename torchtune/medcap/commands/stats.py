@@ -141,8 +141,9 @@ def _find_prompt_prefix(files: Sequence[TrainingFile]) -> None:
         return
     samples: list[Sample] = []
     for of in (file.checker for file in files):
+        kept = {"boxes": of.boxes, "examples": of.examples}
         dataset = ChatDataset(
-            of.rows, of.reader, tokenizer, of.style, of.label_rules, of.max_seq_len, packed=True, boxes=of.boxes
+            of.rows, of.reader, tokenizer, of.style, of.label_rules, of.max_seq_len, packed=True, **kept
         )
         samples += dataset.some_samples()
     for file in files:

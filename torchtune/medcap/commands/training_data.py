@@ -90,6 +90,7 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
     from medcap.data.images.tiles import refuse_fit
     from medcap.data.images.view_keys import read_view
     from medcap.data.labels_and_image_tokens import LabelRules
+    from medcap.data.row_examples import MODES
     from medcap.data.row_layouts import STYLES
     from medcap.datasets.chat import check_room_for_image
     from medcap.datasets.inspection.rows import RowChecker
@@ -127,7 +128,10 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         if tokenizer is not None:
             refuse_fit(view.fit, tokenizer.tiles, "dataset.view.fit")
         written = box_style(known | {"sources": None}, None if vision is None else vision.preprocess.frame)
-        checker = RowChecker(rows, reader, style, tokenizer, max_seq_len, rules, view=view, boxes=written)
+        examples = known.get("examples") or MODES[0]
+        checker = RowChecker(
+            rows, reader, style, tokenizer, max_seq_len, rules, view=view, boxes=written, examples=examples
+        )
         opened.append(TrainingFile(checker, own, name, cfg, vision))
     return opened
 

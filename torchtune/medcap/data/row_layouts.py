@@ -11,12 +11,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import AbsentBox, Box
-from medcap.data.images.row_entry import VIEW_KEYS, image_entries
+from medcap.data.images.row_entry import MASK_KEYS, VIEW_KEYS, image_entries
 from medcap.data.regions.region import Region
 from medcap.errors import UserError
 
@@ -115,13 +115,12 @@ def read_record(
         named = _named_images(row, key, style)
         if named or key == "messages":  # in a row of text alone, the keys may mean anything
             view = _view(row, view)
-        images = [_reference(find_image(image, folder), _view(own, view)) for image, folder, own in named]
-        if key == "messages":
-            messages = _messages_from_parts(
-                turns, lambda name, own: _reference(find_image(name, None), _view(own, view))
-            )
-        else:
-            messages = _messages_from_turns(turns)
+
+        def refer(image: str, own: Mapping[str, Any], folder: str | None = None) -> ImageRef:
+            return _reference(image, folder, own, _view(own, view), find_image)
+
+        images = [refer(image, own, folder) for image, folder, own in named]
+        messages = _messages_from_parts(turns, refer) if key == "messages" else _messages_from_turns(turns)
         shown = [part["content"] for part in _all_parts(messages) if part["type"] == "image"]
         _check_other_fields(row, key, has_images=bool(images) or any(shown))
         return Record(_fill_images(_with_system(row, messages), images), source, index)
@@ -140,10 +139,29 @@ def _view(given: Mapping[str, Any], default: View | None) -> View | None:
     return read_view(given, default or DEFAULT_VIEW)
 
 
-def _reference(path: Path, view: View | None) -> ImageRef:
+def _reference(
+    image: str,
+    folder: str | None,
+    own: Mapping[str, Any],
+    view: View | None,
+    find_image: Callable[[str, str | None], Path],
+) -> ImageRef:
     from medcap.data.images.reference import ImageRef
 
-    return ImageRef(str(path)) if view is None else ImageRef(str(path), view)
+    path = str(find_image(image, folder))
+    reference = ImageRef(path) if view is None else ImageRef(path, view)
+    given = [key for key in MASK_KEYS if own.get(key) is not None]
+    if not given:
+        return reference
+    if len(given) > 1:
+        raise UserError(f"'image' holds an object with {' and '.join(given)}: keep one of them")
+    from medcap.data.regions.mask_drawing import MaskDrawing
+    from medcap.data.regions.region import MaskFile, Region, region_from_json
+
+    shape = region_from_json(own[given[0]], given[0]).shape
+    if isinstance(shape, MaskFile):
+        shape = replace(shape, path=str(find_image(shape.path, folder)))
+    return replace(reference, drawing=MaskDrawing(Region(shape), alone=given[0] == "mask_only"))
 
 
 def _turns_key(row: Mapping[str, Any], style: str) -> str:

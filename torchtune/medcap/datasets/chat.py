@@ -28,6 +28,7 @@ from medcap.data.packing import Sample, SampleTable
 from medcap.data.regions.draw import draw_region
 from medcap.data.regions.region import Region
 from medcap.data.row_boxes import place_boxes
+from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.row_masks import place_masks
 from medcap.data.samples import tokenize_record
@@ -62,6 +63,7 @@ class ChatDataset(TrainingDataset):
         prompt_prefix: tokens that samples leave out where they begin with them, because the model has computed them.
         view: how images are looked at where a row does not say it.
         boxes: how boxes are written.
+        examples: how rows of example images are shown, one of ``medcap.data.row_examples.MODES``.
         table: the numbers of all samples; None before :meth:`count`.
     """
 
@@ -76,6 +78,7 @@ class ChatDataset(TrainingDataset):
     prompt_prefix: tuple[int, ...] = ()
     view: View = DEFAULT_VIEW
     boxes: BoxStyle = PLAIN
+    examples: str = MODES[0]
     table: SampleTable | None = field(default=None, init=False)
     _bad: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -105,9 +108,8 @@ class ChatDataset(TrainingDataset):
             "share_images": self.share_images,
             "preamble": self.prompt_prefix,
         }
-        if self.view != DEFAULT_VIEW:
-            settings["view"] = str(self.view)
-        settings |= self.boxes.fingerprint
+        settings |= ({"view": str(self.view)} if self.view != DEFAULT_VIEW else {}) | self.boxes.fingerprint
+        settings |= {"examples": self.examples} if self.examples != MODES[0] else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -130,7 +132,7 @@ class ChatDataset(TrainingDataset):
         """
         name = self.rows.name(index)
         try:
-            row = self.rows.read(index)
+            row = as_conversation(self.rows.read(index), self.examples)
             record = read_record(row, self.rows.path, index, self.reader.resolve, self.conversation_style, self.view)
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
@@ -296,6 +298,7 @@ def chat_dataset(
     train_on_header: bool = False,
     mask_after_image: bool = False,
     view: dict[str, Any] | None = None,
+    examples: str | None = None,
     box_format: str | None = None,
     box_write: str | None = None,
     box_answer: str | None = None,
@@ -326,6 +329,7 @@ def chat_dataset(
         mask_after_image: never learn the token right after an image, as medcap 2024 did.
         view: how images are looked at where a row does not say it: ``frames``, ``axis``, ``window`` and ``fit``, see
             :class:`medcap.data.images.views.View`.
+        examples: rows of example images: ``overlay``, the default, draws their masks on them, ``separate`` beside them.
         box_format: notation of the boxes in the rows' texts, one of ``medcap.data.boxes.notations.NOTATIONS``; by
             default they are told apart by their marks and numbers.
         box_write: notation that boxes are written in; by default texts stay as they are.
@@ -378,6 +382,7 @@ def chat_dataset(
                 share_images,
                 view=known,
                 boxes=box_style(boxes | file.box_keys(), frame),
+                examples=file.examples or examples or MODES[0],
             )
         )
     if share_preamble:

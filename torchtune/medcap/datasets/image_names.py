@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.data.images.reader import IMAGE_KEYS
-from medcap.data.images.row_entry import VIEW_KEYS, image_entries
+from medcap.data.images.row_entry import MASK_KEYS, VIEW_KEYS, image_entries
 from medcap.data.row_layouts import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS, is_coloninst
 from medcap.errors import UserError
 
@@ -78,6 +78,8 @@ def _renamed(
     name: str, folder: str | None, own: Mapping[str, Any], keys: Mapping[str, Any], rename: Rename, keep_views: bool
 ) -> str | dict[str, Any]:
     """Return a renamed image; an object where it still says how it is looked at."""
+    if not keep_views and any(key in own for key in MASK_KEYS):
+        raise UserError(f"{name} is shown with a mask, which fits its pixels as they are: images of such rows stay")
     changed = {**own, "image": rename(name, folder, {**keys, **_keys(own)})}
     _drop_views(changed, keep_views)
     return changed if len(changed) > 1 else changed["image"]

@@ -11,12 +11,14 @@ from pydantic import Field
 from medcap.configuration import HOME_EXPANDED, Configuration, Number, OneOf, PathText, SectionList
 from medcap.data.boxes.notations import NOTATIONS
 from medcap.data.boxes.style import ANSWERS, BOX_KEYS, FRAMES
+from medcap.data.row_examples import MODES
 from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
 BoxNotation = Annotated[str | None, OneOf(NOTATIONS)]
 BoxAnswer = Annotated[str | None, OneOf(ANSWERS)]
 BoxFrame = Annotated[str | None, OneOf(FRAMES)]
+ExampleMode = Annotated[str | None, OneOf(MODES)]
 
 
 class SourceArguments(Configuration):
@@ -35,6 +37,7 @@ class SourceArguments(Configuration):
     train_on_input: bool | None = Field(None, description="As dataset.train_on_input, for this source.")
     train_on_header: bool | None = Field(None, description="As dataset.train_on_header, for this source.")
     mask_after_image: bool | None = Field(None, description="As dataset.mask_after_image, for this source.")
+    examples: ExampleMode = Field(None, description="As dataset.examples, for this source.")
     box_format: BoxNotation = Field(None, description="As dataset.box_format, for this source.")
     box_write: BoxNotation = Field(None, description="As dataset.box_write, for this source.")
     box_answer: BoxAnswer = Field(None, description="As dataset.box_answer, for this source.")

@@ -20,7 +20,14 @@ from medcap.configuration import (
     Seed,
 )
 from medcap.data.images.reader import MAX_PIXELS
-from medcap.datasets.source_keys import BoxAnswer, BoxFrame, BoxNotation, SourceArguments, check_sources
+from medcap.datasets.source_keys import (
+    BoxAnswer,
+    BoxFrame,
+    BoxNotation,
+    ExampleMode,
+    SourceArguments,
+    check_sources,
+)
 from medcap.datasets.view_keys import ViewRule
 from medcap.errors import UserError
 
@@ -34,6 +41,9 @@ class DatasetArguments(Configuration):
     max_image_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest image that is opened, in pixels.")
     view: Annotated[dict[str, Any] | None, ViewRule()] = Field(
         None, description="How images are looked at where a row does not say it."
+    )
+    examples: ExampleMode = Field(
+        None, description="Rows of example images: overlay (null) draws masks over them, separate shows them alone."
     )
     box_format: BoxNotation = Field(
         None, description="Notation of the boxes in the rows' texts; null tells them apart by marks and numbers."

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from medcap.data.images.dicom import START_BYTES, DicomFile, DicomSeries, SeriesCache, has_preamble, is_bare
+from medcap.data.images.image_errors import image_errors
 from medcap.data.images.nifti import NiftiFile, is_nifti
 from medcap.data.images.pixel_samples import MAX_PIXELS
 from medcap.data.images.raster import FORMATS, coloured, decode, open_raster
@@ -25,7 +26,7 @@ from medcap.data.images.tiles import Tiles, refuse_fit
 from medcap.data.images.views import DEFAULT_VIEW, MIDDLE, View, choose_frames
 from medcap.data.images.volume import Volume, VolumeCache
 from medcap.data.storage.tar_files import TarFiles
-from medcap.errors import TooManyPixelsError, UserError, ViewError, is_of_the_machine
+from medcap.errors import UserError, ViewError
 
 # Rows without turns name their image so: ours and LLaVA-Med's, OmniMedVQA, VQA-RAD, SLAKE.
 IMAGE_KEYS = ("image", "images", "image_path", "image_name", "img_name")
@@ -144,6 +145,8 @@ class ImageReader:
             file = self._open_header(Path(image.path), closing)
             with self._named(image.path):
                 views = _expanded(file, image.view)
+                if image.drawing is not None and len(views) > 1:
+                    raise ViewError(f"means {len(views)} pictures, but a mask lies on one: name one frame")
         return [replace(image, view=view) for view in views]
 
     def shown_size(self, image: ImageRef) -> tuple[int, int]:
@@ -265,7 +268,7 @@ class ImageReader:
             if isinstance(file, Image.Image):
                 with self._named(image.path):
                     picture = decode(file, image.view)
-                yield None, picture if keep_grey else coloured(picture)
+                yield None, self._finished(picture, image, keep_grey)
                 return
             pictures = file.pictures(image.view)
             while True:
@@ -273,7 +276,14 @@ class ImageReader:
                     found = next(pictures, None)
                 if found is None:
                     return
-                yield found[0] if file.frames > 1 else None, found[1] if keep_grey else coloured(found[1])
+                yield found[0] if file.frames > 1 else None, self._finished(found[1], image, keep_grey)
+
+    def _finished(self, picture: Image.Image, image: ImageRef, keep_grey: bool) -> Image.Image:
+        """Return a decoded picture as a caller wants it, with what is drawn on it."""
+        if image.drawing is None:
+            return picture if keep_grey else coloured(picture)
+        with self._named(image.path):
+            return image.drawing.on(coloured(picture), self)
 
     def _open_header(self, path: Path, closing: contextlib.ExitStack, whole: bool = False) -> AnyFile:
         """Return the image, its header checked, not decoded yet.
@@ -359,27 +369,8 @@ class ImageReader:
             return DicomFile(file, start, self.max_pixels, self.max_bytes, header_only=not whole)
         raise UserError(f"is not a readable image of the formats {', '.join(FORMATS)}, DICOM, NIfTI")
 
-    @contextlib.contextmanager
-    def _named(self, path: str | Path) -> Generator[None]:
-        """Say which image an error is about, whatever it is: no list covers what damaged files make decoders raise."""
-        limit = f" ({self.keys.pixels})" if self.keys.pixels else ""
-        try:
-            yield
-        except TooManyPixelsError as error:
-            raise UserError(f"image {path} {error}{limit}") from error
-        except ViewError as error:
-            raise ViewError(f"image {path} {error}") from error
-        except UserError as error:
-            raise UserError(f"image {path} {error}") from error
-        except Image.DecompressionBombError as error:
-            raise UserError(f"image {path} has more than the {self.max_pixels:,} pixels allowed{limit}") from error
-        except Exception as error:
-            if is_of_the_machine(error):
-                raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            # The system's errors have a number, decoders' errors have none.
-            trouble = "cannot be opened" if isinstance(error, OSError) and error.errno else "is damaged"
-            raise UserError(f"image {path} {trouble}: {reason}") from error
+    def _named(self, path: str | Path) -> contextlib.AbstractContextManager[None]:
+        return image_errors(path, self.max_pixels, self.keys)
 
 
 def _expanded(file: AnyFile, view: View) -> list[View]:

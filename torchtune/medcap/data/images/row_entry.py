@@ -9,6 +9,7 @@ from medcap.errors import UserError
 from medcap.instantiate import unknown_key
 
 VIEW_KEYS = ("frames", "axis", "window", "fit")  # next to the turns, or beside the path of one image
+MASK_KEYS = ("overlay", "mask_only")  # beside the path of one image: a mask drawn on it, or shown in its place
 
 
 def image_entries(value: Any, field: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -36,6 +37,6 @@ def image_entry(image: Any, field: str) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(path, str) or not path:
         raise UserError(f"'{field}' must be a path or a list of paths")
     for key in own:
-        if key not in (known := ("image", *VIEW_KEYS)):
+        if key not in (known := ("image", *VIEW_KEYS, *MASK_KEYS)):
             raise UserError(unknown_key(str(key), known, f"{field}."))
     return path, own

@@ -22,6 +22,7 @@ from medcap.data.images.views import DEFAULT_VIEW, View
 from medcap.data.labels_and_image_tokens import LabelRules
 from medcap.data.packing import sharing
 from medcap.data.row_boxes import place_boxes
+from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
@@ -108,6 +109,7 @@ class RowChecker:
         any_layout: take a row without turns, such as a benchmark's, for the images that it names.
         view: how images are looked at where a row does not say it.
         boxes: how boxes are written.
+        examples: how rows of example images are shown.
     """
 
     rows: RowSource
@@ -120,6 +122,7 @@ class RowChecker:
     any_layout: bool = False
     view: View = DEFAULT_VIEW
     boxes: BoxStyle = PLAIN
+    examples: str = MODES[0]
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
@@ -143,7 +146,7 @@ class RowChecker:
 
     def images(self, index: int) -> list[ImageRef]:
         """Return a row's images, in order; the row must be good as far as its words go."""
-        row = self.rows.read(index)
+        row = as_conversation(self.rows.read(index), self.examples)
         if self._only_names(row):
             return self._named_images(row)
         return self._record(row, index, self.reader.resolve).images
@@ -162,6 +165,7 @@ class RowChecker:
     def _check(self, index: int, stage: _Stage) -> RowFacts:
         row = self.rows.read(index)
         stage.rule = "layout"
+        row = as_conversation(row, self.examples)
         if self._only_names(row):
             stage.rule = "image path"
             return RowFacts(images=_numbers_of(self._named_images(row)))
@@ -188,7 +192,9 @@ class RowChecker:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
             return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes)
-        return RowFacts(None, number_of(repr(_said(record))), images, lengths, boxes)
+        said: Any = _said(record)
+        words = said if not row.get("masks") else (said, row["masks"])  # one answer may stand for other masks
+        return RowFacts(None, number_of(repr(words)), images, lengths, boxes)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

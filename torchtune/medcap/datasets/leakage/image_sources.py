@@ -12,6 +12,7 @@ from medcap.data.images.reader import IMAGE_KEYS, ImageReader
 from medcap.data.images.roots import LimitKeys
 from medcap.data.images.row_entry import image_entries
 from medcap.data.images.suffixes import SUFFIXES, is_image_file
+from medcap.data.row_examples import is_example_row, read_example_row
 from medcap.errors import UserError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -97,7 +98,7 @@ def _of_row(row: Any, path: Path, index: int, reader: ImageReader) -> list[Image
         return resolved
 
     try:
-        if isinstance(row, Mapping) and any(key in row for key in _TURNS):
+        if isinstance(row, Mapping) and any(key in row for key in _TURNS) and not is_example_row(row):
             _read_turns(row, path, index, find)
         elif isinstance(row, Mapping):
             for name in _named(row):
@@ -118,5 +119,9 @@ def _read_turns(row: Mapping[str, Any], path: Path, index: int, find: Callable[[
 
 
 def _named(row: Mapping[str, Any]) -> list[str]:
+    if is_example_row(row):
+        found = read_example_row(row)
+        shown = [*(image for image, _ in found.examples), found.image]
+        return [name for image in shown for name, _ in image_entries(image or [], "image")]
     field = next((key for key in IMAGE_KEYS if row.get(key)), "image")
     return [name for name, _ in image_entries(row.get(field) or [], field)]

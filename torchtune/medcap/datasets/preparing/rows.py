@@ -13,6 +13,7 @@ from medcap.data.images.resize import SUFFIXES
 from medcap.data.images.roots import LimitKeys
 from medcap.data.images.view_keys import read_view
 from medcap.data.images.views import View
+from medcap.data.row_examples import is_example_row
 from medcap.data.storage.cache import cache_folder
 from medcap.data.storage.tar_files import SEPARATOR
 from medcap.datasets.image_names import has_turns, rename_images
@@ -174,7 +175,10 @@ class _NamedImages:
             path = str(self._reader.resolve(name, folder))
             return rename(NamedImage(path, None if view == self._view else view))
 
-        return rename_images(self.rows.read(index), renamed, keep_views=False)
+        row = self.rows.read(index)
+        if is_example_row(row):
+            raise UserError("its examples have masks, which fit the images as they are: images of such rows stay")
+        return rename_images(row, renamed, keep_views=False)
 
     def groups(self) -> list[list[int]]:
         """Group rows by their first image, in the order of first appearance; a text row is a group of its own."""

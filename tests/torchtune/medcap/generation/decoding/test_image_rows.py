@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from helpers.dicom_files import write_dicom
 from helpers.tiny_generation import tiny_generator, write_images
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.views import View
+from medcap.data.regions.mask_drawing import MaskDrawing
+from medcap.data.regions.region import MaskFile, Region
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.generator import Generator
 
@@ -84,3 +88,17 @@ def test_unreadable_picture_in_memory_is_a_failure(tmp_path, generator, images):
         assert rows.failure(images[1]) == ""
         rows.encode([cut])
         assert "cannot be read" in rows.failure(cut)
+
+
+def test_an_image_with_a_mask_drawn_on_it_is_another_image(tmp_path, generator):
+    Image.new("RGB", (4, 4), (60, 60, 60)).save(tmp_path / "grey.png")
+    Image.new("L", (4, 4), 1).save(tmp_path / "mask.png")
+    plain = ImageRef("grey.png")
+    drawn, missing = (replace(plain, drawing=MaskDrawing(Region(MaskFile(name)))) for name in ("mask.png", "none.png"))
+    transform = generator.preprocess.transform()
+    with torch.no_grad(), make_rows(generator) as rows:
+        rows.encode([plain, drawn, missing])
+        # .45 * 60 + .55 * (118, 158, 224)
+        pixels = torch.stack([transform(Image.new("RGB", (4, 4), colour)) for colour in ((60,) * 3, (91, 113, 150))])
+        torch.testing.assert_close(rows.rows_of([plain, drawn]), generator.model.encode_images(pixels))
+        assert "none.png does not exist" in rows.failure(missing)
