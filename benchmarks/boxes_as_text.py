@@ -182,8 +182,8 @@ def _page(found: dict[str, Any]) -> str:
         "|---|---:|",
         *(f"| {ASKED[name]} | {share:.3f} |" for name, share in found["text_accuracy"].items()),
         "",
-        "Images: mean IoU with its 95 % interval by image, on held-out questions. Training on two lesions continues that"
-        " on one, whose time is counted in.",
+        "Images: mean IoU with its 95 % interval by image, on held-out questions. Training on two lesions continues"
+        " that on one, whose time is counted in.",
         "",
         f"| trained | {' | '.join(SHOWN.values())} | processor seconds |",
         f"|---|{'---:|' * (len(SHOWN) + 1)}",
