@@ -16,7 +16,7 @@
 #   make bench-optimizer      what dividing the optimizer state costs and saves, beside torch's own ways
 #   make bench-probe          what tuning did to the demo's encoder, by linear classifiers, after make demo
 #   make bench-stages         what stages and trained parts are worth, after make demo: a quarter of an hour
-#   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: an hour
+#   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: three quarters of an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo

@@ -2,10 +2,11 @@
 
     make bench-boxes-as-text
 
-First the language model learns from text alone to answer questions about two things and their boxes; it is kept for
-further runs and does not count as training. Then tower and projector are trained on images with one lesion, and on
-images with two of different kinds, while the language model stays as it is; for two lesions also with coordinates as
-added words and with adapters. The pipeline is ``medcap/tiny/boxes_as_text_pipeline``. Writes
+First the language model learns from text alone to answer questions about two things and their boxes, and from rows that
+stand for images; it is kept for further runs and does not count as training. Then tower and projector are trained on
+images with one lesion, and further on images with two of different kinds, while the language model stays as it is; for
+two lesions also with coordinates as added words and with adapters. The pipeline is
+``medcap/tiny/boxes_as_text_pipeline``; what was done with the same settings is not done again. Writes
 ``results/benchmarks/boxes_as_text.json`` and ``boxes_as_text.md``.
 """
 
@@ -22,14 +23,15 @@ from timed_stage import run_timed
 from medcap.datasets.phantoms.scene_files import write_scenes
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.demo.box_language import NOTATION
-from medcap.demo.box_teaching import teach_box_language
+from medcap.demo.box_teaching import practise_rows, teach_box_language
 from medcap.files import write_json, write_text
-from medcap.pipeline.definition import read_pipeline
+from medcap.pipeline.definition import Stage, read_pipeline
 from medcap.pipeline.program import written_configuration
 from medcap.pipeline.stages import Stages
+from medcap.scoring.metrics.boxes import iou
 
 PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
-LANGUAGE_STEPS = 900
+LANGUAGE_STEPS, ROW_STEPS = 900, 360
 ASKED = {
     "box": "the box of a thing",
     "kind": "the thing in a box",
@@ -56,6 +58,12 @@ SHOWN = {
     "no_image": "no image",
     "exchanged_question": "the other lesion's question",
 }
+WHERE = {
+    "asked": "on the lesion asked for",
+    "other": "on the other lesion",
+    "elsewhere": "on none",
+    "no box": "not one box",
+}
 MINUTES = 10  # of processor time that a training may take
 
 
@@ -63,11 +71,12 @@ def main() -> None:
     """Teach, run the pipeline, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder for the tables")
+    parser.add_argument("--until", help="last stage to run; by default all")
     options = parser.parse_args()
     machine = describe_machine()
     pipeline = read_pipeline(PIPELINE)
     pipeline.folder.mkdir(parents=True, exist_ok=True)
-    llm = pipeline.folder / "llm"
+    llm, practised = pipeline.folder / "llm", pipeline.folder / "llm_rows"
     architecture = written_configuration("medcap/tiny/single_device")["llm"] | {"num_kv_heads": 6}
     taught = Stages(pipeline.folder / "language.json")
     taught.run(
@@ -76,15 +85,21 @@ def main() -> None:
         llm / "accuracy.json",
         lambda: _teach(llm, architecture),
     )
-    for name, (count, seed, lesions) in DRAWN.items():
-        _draw(pipeline.folder / "data" / name, count, seed, lesions)
-    used = {stage.name: run_timed(stage) for stage in pipeline.stages}
+    taught.run("rows", ROW_STEPS, practised / "accuracy.json", lambda: _practise(llm, practised, architecture))
+    data = pipeline.folder / "data"
+    taught.run("images", DRAWN, data / "two_test_shown.jsonl", lambda: _draw_all(data))
+    used: dict[str, Any] = {}
+    for stage in pipeline.stages:
+        used[stage.name] = _measured(taught, stage)
+        if stage.name == options.until:
+            break
     found = {
         "machine": machine,
-        "text_accuracy": json.loads((llm / "accuracy.json").read_text(encoding="utf-8")),
-        "language_seconds": taught.seconds["language"],
+        "text_accuracy": json.loads((practised / "accuracy.json").read_text(encoding="utf-8")),
+        "language_seconds": taught.seconds,
         "seconds": used,
-        "scores": {name: _scores(pipeline.folder / f"ask_{name}") for name in TRAINED if name in used},
+        "scores": {name: _scores(pipeline.folder / f"ask_{name}") for name in TRAINED if f"ask_{name}" in used},
+        "where": {name: _where(pipeline.folder / f"ask_{name}") for name in TRAINED if f"ask_{name}" in used},
     }
     text = _page(found)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -95,6 +110,22 @@ def main() -> None:
 
 def _teach(folder: Path, architecture: dict[str, Any]) -> None:
     teach_box_language(folder, architecture, LANGUAGE_STEPS)
+
+
+def _practise(taught: Path, folder: Path, architecture: dict[str, Any]) -> None:
+    practise_rows(taught, folder, architecture, ROW_STEPS)
+
+
+def _measured(stages: Stages, stage: Stage) -> dict[str, float]:
+    """Run a stage, unless it is done, and return what it took."""
+    file = stage.folder / "used.json"
+    stages.run(stage.name, stage.key, file, lambda: write_json(file, run_timed(stage)))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _draw_all(folder: Path) -> None:
+    for name, (count, seed, lesions) in DRAWN.items():
+        _draw(folder / name, count, seed, lesions)
 
 
 def _draw(folder: Path, count: int, seed: int, lesions: int) -> None:
@@ -117,6 +148,26 @@ def _scores(folder: Path) -> dict[str, Any]:
     }
 
 
+def _where(folder: Path) -> dict[str, float]:
+    """Return which share of the answers has its box on the lesion asked for, on another one, or nowhere near.
+
+    A box is on the lesion that it overlaps most, with an IoU of at least 0.3.
+    """
+    rows = [row for _, row in read_rows(folder / "grounding" / "predictions.jsonl")]
+    shown: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        shown.setdefault(row["image"], {})[row["phrase"]] = row["reference_boxes"][0]["box"]
+    counts = dict.fromkeys(WHERE, 0)
+    for row in rows:
+        place = "no box"
+        if len(row["boxes"]) == 1:
+            overlaps = {name: iou(row["boxes"][0], box) for name, box in shown[row["image"]].items()}
+            nearest = max(overlaps, key=lambda name: overlaps[name])
+            place = "elsewhere" if overlaps[nearest] < 0.3 else "asked" if nearest == row["phrase"] else "other"
+        counts[place] += 1
+    return {place: count / len(rows) for place, count in counts.items()}
+
+
 def _page(found: dict[str, Any]) -> str:
     machine, seconds = found["machine"], found["seconds"]
     lines = [
@@ -124,23 +175,38 @@ def _page(found: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/boxes_as_text.py` on {machine['processor']}, {machine['cores']} cores.",
         "",
-        f"Text alone, two things in random boxes: whole answers right. Teaching took"
-        f" {found['language_seconds']:.0f} s.",
+        "Text alone, two things in random boxes: whole answers right. Teaching took"
+        f" {found['language_seconds']['language']:.0f} s, practising rows {found['language_seconds']['rows']:.0f} s.",
         "",
         "| asked for | right |",
         "|---|---:|",
         *(f"| {ASKED[name]} | {share:.3f} |" for name, share in found["text_accuracy"].items()),
         "",
-        "Images: mean IoU with its 95 % interval by image, on held-out questions.",
+        "Images: mean IoU with its 95 % interval by image, on held-out questions. Training on two lesions continues"
+        " that on one, whose time is counted in.",
         "",
         f"| trained | {' | '.join(SHOWN.values())} | processor seconds |",
         f"|---|{'---:|' * (len(SHOWN) + 1)}",
     ]
     for name, scores in found["scores"].items():
         cells = " | ".join(_cell(scores.get(title)) for title in SHOWN.values())
-        lines.append(f"| {TRAINED[name]} | {cells} | {seconds[name]['processor_seconds']:.0f} |")
+        lines.append(f"| {TRAINED[name]} | {cells} | {_training_seconds(seconds, name):.0f} |")
+    lines += [
+        "",
+        "Where the boxes of answers lie: on a lesion if their IoU with it is at least 0.3.",
+        "",
+        f"| trained | {' | '.join(WHERE.values())} |",
+        f"|---|{'---:|' * len(WHERE)}",
+    ]
+    for name, shares in found["where"].items():
+        lines.append(f"| {TRAINED[name]} | {' | '.join(f'{share:.1%}' for share in shares.values())} |")
     lines += ["", "| bar | reached |", "|---|---|", *_bars(found), ""]
     return "\n".join(lines)
+
+
+def _training_seconds(seconds: dict[str, Any], name: str) -> float:
+    """Return the processor time of a training and of the one that it continues."""
+    return sum(seconds[stage]["processor_seconds"] for stage in {"one", name})
 
 
 def _cell(value: list[Any] | None) -> str:
@@ -164,7 +230,7 @@ def _bars(found: dict[str, Any]) -> list[str]:
         if name in scores:
             fall = scores[name][SHOWN[None]] - scores[name][SHOWN["exchanged_question"]]
             bars.append((f"{TRAINED[name]}: the other's question costs at least 0.2", fall, fall >= 0.2))
-    minutes = max((found["seconds"][name]["processor_seconds"] for name in scores), default=0) / 60
+    minutes = max((_training_seconds(found["seconds"], name) for name in scores), default=0) / 60
     bars.append((f"training: at most {MINUTES} processor minutes", minutes, minutes <= MINUTES))
     return [f"| {title} | {'yes' if reached else 'no'}, {value:.2f} |" for title, value, reached in bars]
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torchtune.modules import TransformerDecoder
 
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
+from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.datasets.phantoms.records import text_records
 from medcap.demo.box_language import SIDE, box_question_records, box_text_records, number_texts
 from medcap.demo.box_rows import BoxRows
@@ -22,6 +24,8 @@ from medcap.models.tokenizers import llama3_tokenizer
 
 ASKED = ("box", "kind", "boxes", "presence", "absent")  # types of the held-out questions
 _SPECIAL_TOKENS = 256
+_TEXT_EVERY = 4  # steps
+_FIRST_LESSON, _PRACTICE = 100_000, 12_345  # number of a lesson, seed of text: others than those of the first teaching
 
 
 def teach_box_language(
@@ -77,12 +81,81 @@ def teach_box_language(
     decoder = teach_language(
         records, tokenizer, architecture, steps, batch_size, seed, learning_rate, progress, prepare, lessons
     )
+    accuracy = _write(folder, decoder, architecture, file, questions, 2 * seed + 1)
+    file.unlink()
+    return accuracy
+
+
+def practise_rows(
+    taught: Path,
+    folder: Path,
+    architecture: Mapping[str, Any],
+    steps: int,
+    batch_size: int = 40,
+    seed: int = 0,
+    learning_rate: float = 1.5e-3,
+    image_rows: int = 16,
+    questions: int = 200,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Teach a language model of :func:`teach_box_language` further, mostly in rows, and write it.
+
+    Copying from text is learnt long before reading rows is: what a thing is and four edges stand in one row. Every
+    fourth step is about text again, so that it is not forgotten.
+
+    Args:
+        taught: its folder.
+        folder: to write, beside ``accuracy.json``; an older one is removed.
+        architecture: as it was taught with.
+        steps: optimizer steps.
+        batch_size: conversations about rows in a step; a third of it about text.
+        seed: as it was taught with: it makes the words of edges.
+        learning_rate: the highest.
+        image_rows: image tokens of an image.
+        questions: held-out questions of each type about two lesions.
+        progress: show a progress bar.
+
+    Returns:
+        As :func:`teach_box_language`.
+    """
+    architecture = {key: value for key, value in architecture.items() if key != "_component_"}
+    file = taught / "original" / "tokenizer.model"
+    tokenizer = llama3_tokenizer(str(file))
+    from torchtune.models.llama3_1 import llama3_1
+
+    decoder = llama3_1(**architecture)
+    tensors = load_file(taught / "model.safetensors")
+    decoder.load_state_dict(hugging_face_conversion(decoder).to_decoder(tensors))
+    texts = max(1, batch_size // 3)
+    # Two batches more than are learnt, as batches leave out a rest.
+    records = box_text_records((steps // _TEXT_EVERY + 2) * texts, 2 * seed + _PRACTICE)
+    lessons = BoxRows(tokenizer, architecture["embed_dim"], image_rows, batch_size, seed)
+    decoder = teach_language(
+        records,
+        tokenizer,
+        architecture,
+        steps,
+        texts,
+        seed + 1,
+        learning_rate,
+        progress,
+        # Those of the first teaching have the numbers below.
+        other_lessons=lambda decoder, step: lessons.loss(decoder, _FIRST_LESSON + step),
+        text_every=_TEXT_EVERY,
+        decoder=decoder,
+    )
+    return _write(folder, decoder, architecture, file, questions, 2 * seed + 1)
+
+
+def _write(
+    folder: Path, decoder: TransformerDecoder, architecture: dict[str, Any], file: Path, questions: int, seed: int
+) -> dict[str, float]:
+    """Write the folder of a language model, and the share of held-out questions that it answers."""
+    tokenizer = llama3_tokenizer(str(file))
     accuracy = {
-        asked: answer_accuracy(decoder, tokenizer, box_question_records(questions, 2 * seed + 1, asked))
-        for asked in ASKED
+        asked: answer_accuracy(decoder, tokenizer, box_question_records(questions, seed, asked)) for asked in ASKED
     }
     shutil.rmtree(folder, ignore_errors=True)
     write_hugging_face_llama(folder, decoder, architecture, file)
-    file.unlink()
     write_json(folder / "accuracy.json", accuracy)
     return accuracy

@@ -34,6 +34,8 @@ def teach_language(
     progress: bool = True,
     prepare: Callable[[TransformerDecoder], None] | None = None,
     other_lessons: Callable[[TransformerDecoder, int], Tensor] | None = None,
+    text_every: int = 2,
+    decoder: TransformerDecoder | None = None,
 ) -> TransformerDecoder:
     """Train a small Llama 3.1 decoder on text conversations in the Llama 3 chat format, in fp32 on the CPU.
 
@@ -51,7 +53,9 @@ def teach_language(
         learning_rate (float): the highest, after a linear warm-up of a tenth of the steps and before a cosine decay.
         progress (bool): whether to show a progress bar.
         prepare (Callable | None): changes the random weights before they are trained.
-        other_lessons (Callable | None): (decoder, step) -> the loss of every second step, instead of one from records.
+        other_lessons (Callable | None): (decoder, step) -> the loss of the other steps, instead of one from records.
+        text_every (int): beside other lessons, the steps after which there is one from records again.
+        decoder (TransformerDecoder | None): is trained further; None builds one with random weights.
 
     Returns:
         TransformerDecoder: the trained decoder, in evaluation mode.
@@ -59,7 +63,7 @@ def teach_language(
     examples = tokenize(records, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = _build(architecture, tokenizer.vocab_size)
+        decoder = _build(architecture, tokenizer.vocab_size) if decoder is None else decoder.train()
         if prepare is not None:
             prepare(decoder)
         optimizer = torch.optim.AdamW(_groups(decoder), lr=learning_rate, betas=(0.9, 0.98), fused=True)
@@ -67,7 +71,7 @@ def teach_language(
         batches = _batches(examples, batch_size, torch.Generator().manual_seed(seed))
         bar = tqdm(range(steps), desc="language", unit="step", disable=None if progress else True)
         for step in bar:
-            if other_lessons is not None and step % 2:
+            if other_lessons is not None and step % text_every:
                 loss = other_lessons(decoder, step)
             else:
                 loss = _loss(decoder, *next(batches))

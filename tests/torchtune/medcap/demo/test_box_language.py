@@ -5,11 +5,12 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medcap.data.boxes.notations import find_boxes
 from medcap.datasets.phantoms.records import KINDS
 from medcap.demo.box_language import SIDE, box_question_records, box_text_records, number_texts
-from medcap.demo.box_teaching import ASKED, teach_box_language
+from medcap.demo.box_teaching import ASKED, practise_rows, teach_box_language
 from medcap.demo.first_weights import give_induction_heads, give_number_line
 
 ARCHITECTURE = {
@@ -103,6 +104,15 @@ def test_a_taught_language_model_is_written_with_its_accuracy(tmp_path):
     assert json.loads((tmp_path / "llm" / "accuracy.json").read_text()) == found
     assert (tmp_path / "llm" / "original" / "tokenizer.model").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm"]
+    practised = practise_rows(
+        tmp_path / "llm", tmp_path / "rows", ARCHITECTURE, steps=2, batch_size=4, questions=4, progress=False
+    )
+    assert json.loads((tmp_path / "rows" / "accuracy.json").read_text()) == practised
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("llm", "rows"))
+    assert before.keys() == after.keys()
+    # Two steps of practice move the weights a little: they were not built anew.
+    moved = (after["model.embed_tokens.weight"] - before["model.embed_tokens.weight"]).abs().max()
+    assert 0 < moved < 0.01
 
 
 def test_every_number_is_named():
