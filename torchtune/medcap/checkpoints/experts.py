@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -34,6 +34,30 @@ def as_given(saved: Mapping[str, Any]) -> dict[str, Any]:
     if EXPERTS not in saved:
         return dict(saved)
     return {**saved, EXPERTS: [expert["run"] for expert in saved[EXPERTS]]}
+
+
+class _Part(Protocol):
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+def refuse_experts(parts: Iterable[_Part], command: str) -> None:
+    """Refuse to write experts where a weight has room for one update.
+
+    Args:
+        parts: plans of components.
+        command: what was to be done, for the message.
+
+    Raises:
+        UserError: if one of them has experts.
+    """
+    for part in parts:
+        if EXPERTS in part.config:
+            names = ", ".join(expert["run"] for expert in part.config[EXPERTS])
+            raise UserError(
+                f"{command}: this run chooses among experts ({names}), so no single weight holds its updates: use it as"
+                " it is with medcap chat, web and serve, or write the run of one expert"
+            )
 
 
 def plan_experts(

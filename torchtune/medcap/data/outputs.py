@@ -13,9 +13,11 @@ class Outputs:
 
     Attributes:
         boxes: in the order in which the answer names them; None where the model gives boxes in its text only.
+        experts: share of each expert in the answer's tokens; None where the model has no experts, or nobody asks.
     """
 
     boxes: tuple[Box, ...] | None = None
+    experts: tuple[float, ...] | None = None
 
 
 NOTHING = Outputs()

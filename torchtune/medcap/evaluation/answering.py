@@ -120,6 +120,7 @@ def generated(generation: Generation) -> Entry:
         "num_tokens": len(generation.tokens),
         "error": generation.error or None,
         **({} if generation.outputs.boxes is None else {"boxes": generation.outputs.boxes}),
+        **({} if generation.outputs.experts is None else {"experts": list(generation.outputs.experts)}),
     }
 
 

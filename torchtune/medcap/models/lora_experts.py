@@ -15,7 +15,7 @@ from medcap.data.batch import TEXT, Batch
 from medcap.data.packing import PADDING_DOCUMENT
 from medcap.errors import UserError
 from medcap.models.component import Component
-from medcap.models.llm_lora import LanguageModelAdapters, llm_lora
+from medcap.models.llm_lora import LanguageModelAdapters, LowRankUpdate, llm_lora
 
 TOKEN, SEQUENCE = "token", "sequence"
 ROUTERS = (TOKEN, SEQUENCE)
@@ -133,7 +133,7 @@ class RoutedAdapters(Component):
         super().__init__()
         self.runs, self.router_kind, self.top_k, self.train_experts = list(runs), router, top_k, train_experts
         self.experts = nn.ModuleList(experts)
-        self._maps: dict[str, list[tuple[int, LanguageModelAdapters, nn.Module]]] = {}
+        self._maps: dict[str, list[tuple[int, LanguageModelAdapters, LowRankUpdate]]] = {}
         for number, expert in enumerate(experts):
             for name, update in expert.updates.items():
                 self._maps.setdefault(name, []).append((number, expert, update))
@@ -150,6 +150,11 @@ class RoutedAdapters(Component):
         self._probabilities: dict[int, Tensor] = {}  # [N, E]
         self._positions: dict[int, Tensor | None] = {}  # [m] where a layer computes outputs; None for everywhere
         self._taken: Tensor | None = None  # [E] choices since they were last asked for
+
+    @property
+    def chooses_by_token(self) -> bool:
+        """Whether each token has its own choice."""
+        return self.router_kind == TOKEN
 
     @property
     def num_experts(self) -> int:
@@ -206,15 +211,12 @@ class RoutedAdapters(Component):
         return kept + (tokens * dim * 4 if self.router_kind == TOKEN else 0)
 
     def added_weight(self, name: str) -> Tensor | None:
-        """Refuse: which update a weight would need differs from token to token.
+        """Refuse: the update of a map differs from token to token.
 
         Raises:
-            UserError: always.
+            ValueError: always.
         """
-        raise UserError(
-            f"llm_lora: this run chooses among {self.num_experts} experts, so no single weight holds its updates: use"
-            " the run as it is with medcap chat, web and serve, or merge the run of one expert"
-        )
+        raise ValueError(f"{name}: no single weight holds the updates of experts")
 
     def begin(self, batch: Batch, embeddings: Tensor) -> None:
         """Choose the experts of each question, where one choice holds for all of it.
@@ -283,7 +285,7 @@ class RoutedAdapters(Component):
         Args:
             words: ``[n, d]`` embeddings of its words.
         """
-        if self.router_kind == TOKEN:
+        if self.chooses_by_token:
             return ()
         with torch.no_grad():
             logits = self._votes(SEQUENCE, words).mean(dim=0)
@@ -325,7 +327,7 @@ class RoutedAdapters(Component):
 
         return choose
 
-    def _map_hook(self, number: int, updates: Sequence[tuple[int, LanguageModelAdapters, nn.Module]]) -> Any:
+    def _map_hook(self, number: int, updates: Sequence[tuple[int, LanguageModelAdapters, LowRankUpdate]]) -> Any:
         place = number if self.router_kind == TOKEN else -1
 
         def add(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from medcap.checkpoints.history import History, entries_of_descendant
 from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
+from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.training.banner import describe_parts, describe_start
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
@@ -113,7 +114,7 @@ class FineTuneRecipe:
     def _start(self) -> EarlierRun | None:
         """Return the run to take weights from; what resumes takes its own, wherever that run is by now."""
         cfg, resume = self.cfg, self.folder.resume_from
-        has_experts = cfg.vision_checkpoint is None and starts_experts(cfg.llm_lora, None)
+        has_experts = cfg.vision_checkpoint is None and starts_experts(getattr(cfg, LanguageModelAdapters.name), None)
         if resume is not None and (cfg.init_from is not None or has_experts):
             return EarlierRun(str(resume), "resume_from_checkpoint")
         return None if cfg.init_from is None else EarlierRun(cfg.init_from)
