@@ -322,8 +322,8 @@ def plan_further(
         if starts_experts(given, there.get(name)):
             if name in there and start is None:
                 raise UserError(
-                    f"{name}.experts: vision_checkpoint={cfg.vision_checkpoint} brings its own {name}; give init_from in"
-                    " its place"
+                    f"{name}.experts: vision_checkpoint={cfg.vision_checkpoint} brings its own {name}; use init_from"
+                    " in its place"
                 )
             config, parts = plan_experts(given, llm, choose_dtype(cfg.dtype, choose_device(cfg.device)))
             plans.append(ComponentPlan(name, config, parts=parts))

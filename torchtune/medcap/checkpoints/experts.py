@@ -133,7 +133,7 @@ def _check_base(run: str, saved: SavedVision, llm: LLMPlan, dtype: torch.dtype, 
         fits = False
     if not fits:
         raise UserError(
-            f"{_KEY}: {run} was trained on another language model ({saved.llm.get('component', 'unnamed')}) than the one"
-            f" in {llm.files.folder}: all experts belong to one; take it as checkpointer.checkpoint_dir, or leave the"
-            " run out"
+            f"{_KEY}: {run} was trained on another language model ({saved.llm.get('component', 'unnamed')}) than the"
+            f" one in {llm.files.folder}: all experts belong to one; name it in checkpointer.checkpoint_dir, or leave"
+            " the run out"
         )

@@ -147,7 +147,7 @@ def test_adapters_and_added_words_give_the_gradients_of_dense_weights(family):
 
     dense = copy.deepcopy(family.reference)
     scale = adapters.scale
-    for name, update in adapters._updates.items():
+    for name, update in adapters.updates.items():
         linear = dense.get_submodule(name)
         weight = linear.weight + scale * update.lora_b.weight @ update.lora_a.weight
         del linear.weight
