@@ -41,12 +41,11 @@ class _Part(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-def refuse_experts(parts: Iterable[_Part], command: str) -> None:
+def refuse_experts(parts: Iterable[_Part]) -> None:
     """Refuse to write experts where a weight has room for one update.
 
     Args:
         parts: plans of components.
-        command: what was to be done, for the message.
 
     Raises:
         UserError: if one of them has experts.
@@ -55,7 +54,7 @@ def refuse_experts(parts: Iterable[_Part], command: str) -> None:
         if EXPERTS in part.config:
             names = ", ".join(expert["run"] for expert in part.config[EXPERTS])
             raise UserError(
-                f"{command}: this run chooses among experts ({names}), so no single weight holds its updates: use it as"
+                f"llm_lora: this run chooses among experts ({names}), so no single weight holds its updates: use it as"
                 " it is with medcap chat, web and serve, or write the run of one expert"
             )
 

@@ -102,7 +102,7 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
     others = [part.name for part in plan.further if not part.kind.changes_language_model]
     _check_components("hf", others)
     adapters = [part for part in plan.further if issubclass(part.kind, LanguageModelAdapters)]
-    refuse_experts(adapters, "medcap export --format hf")
+    refuse_experts(adapters)
     check_llava(plan)
     apart = options.adapters == "apart"
     if apart and not adapters:

@@ -73,7 +73,7 @@ def merge_run(
     adapters = [part for part in changing if part.name != AddedWords.name]
     if not adapters:
         raise UserError(f"{run} has no adapters to merge: the weights of its language model are the untouched ones")
-    refuse_experts(adapters, "medcap merge")
+    refuse_experts(adapters)
     if not is_llama(build_decoder(plan.llm.llm)):
         raise UserError(
             f"llm._component_={plan.llm.llm['_component_']} cannot be merged: medcap merge writes Llama and Mistral as"

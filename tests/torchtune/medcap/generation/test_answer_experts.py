@@ -98,7 +98,9 @@ def test_each_question_about_an_image_has_its_own_experts(tmp_path):
 
 def test_a_later_turn_keeps_the_experts_of_the_first_question_and_training_has_the_same(tmp_path):
     (image,) = write_images(tmp_path, 1)
-    first, other = (question_request(image, text) for text in ("Is there a circle?", "What is the left lung, the chest?"))
+    first, other = (
+        question_request(image, text) for text in ("Is there a circle?", "What is the left lung, the chest?")
+    )
     generator, experts = routed_generator(tmp_path, "sequence")
     turned(generator, experts, (other, first))
     said = Message(role="assistant", content="no circle", masked=False)
