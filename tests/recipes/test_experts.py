@@ -69,7 +69,7 @@ def test_the_banner_tells_what_is_frozen_and_where_it_comes_from(place, capfd):
     assert "router of experts    trained" in shown and "llm_lora, experts    frozen" in shown
     assert "llm_lora: start from the runs that llm_lora.experts names" in shown
     trained = (place.routed[0], experts(place, "train_experts: true"), *TRAINED)
-    output = place.train(*trained, "max_steps_per_epoch=1", "epochs=1", output="all")
+    output = place.train(*trained, "epochs=1", output="all")
     assert "experts    frozen" not in capfd.readouterr().err
     found, own = tensors(output), tensors(place.folder / "words")
     assert any(not torch.equal(found[key.replace("llm_lora.", "llm_lora.experts.0.", 1)], own[key]) for key in own)
@@ -118,11 +118,9 @@ def test_no_single_weight_holds_it(place, tmp_path, capsys):
             main([*words, str(tmp_path / "out")])
         line = capsys.readouterr().err.strip()
         assert "this run chooses among experts" in line and "\n" not in line
-    config = json.loads((latest_checkpoint(place.folder / "routed") / "vision.json").read_text())["components"][
-        "llm_lora"
-    ]
+    described = json.loads((latest_checkpoint(place.folder / "routed") / "vision.json").read_text())
     # What the model card of a vision export says.
-    summary = COMPONENTS["llm_lora"].summary(config)
+    summary = COMPONENTS["llm_lora"].summary(described["components"]["llm_lora"])
     assert summary == "experts words, boxes; the router chooses 1 for each token"
 
 
@@ -139,11 +137,11 @@ def refusal(place, capsys, *overrides):
     [
         (
             ["llm_lora.experts=[HERE/words, HERE/none]"],
-            "llm_lora.experts: there is no run HERE/none; give the output_dir",
+            "llm_lora.experts: there is no run HERE/none; give",
         ),
         (
             ["llm_lora.experts=[HERE/words, HERE/align]"],
-            "llm_lora.experts: HERE/align has no adapters; name a run that",
+            "llm_lora.experts: HERE/align has no adapters; name",
         ),
         (["llm_lora.experts=[HERE/words, HERE/routed]"], "llm_lora.experts: HERE/routed chooses among experts itself"),
         (["llm_lora.experts=[HERE/words]"], "llm_lora.experts=['HERE/words']: give at least two runs with llm_lora"),

@@ -11,12 +11,13 @@ from helpers.waiting import PATIENCE
 from medcap.data.batch import make_batch
 from medcap.data.packing import Sample, pack_row
 from medcap.generation.continuous_batching import LiveGenerator
-from medcap.generation.prompt import caption_request, question_request
+from medcap.generation.prompt import question_request
 from medcap.generation.request import Request, Sampling
 from medcap.models.llm_lora import llm_lora
 from medcap.models.lora_experts import lora_experts
 
 EXPERTS = [{"run": "words", "rank": 2}, {"run": "boxes", "rank": 3, "targets": ["q_proj", "down_proj"]}]
+QUESTIONS = ("Is there a circle?", "What is the left lung, the chest?")
 SAMPLING = Sampling(max_new_tokens=7)
 
 
@@ -84,7 +85,7 @@ def turned(generator, experts, questions):
 
 def test_each_question_about_an_image_has_its_own_experts(tmp_path):
     (image,) = write_images(tmp_path, 1)
-    requests = [question_request(image, text) for text in ("Is there a circle?", "What is the left lung, the chest?")]
+    requests = [question_request(image, text) for text in QUESTIONS]
     generator, experts = routed_generator(tmp_path, "sequence")
     turned(generator, experts, requests)
     answers = generator.generate([*requests, *requests], SAMPLING)
@@ -104,7 +105,7 @@ def test_a_later_turn_keeps_the_experts_of_the_first_question_and_training_has_t
     generator, experts = routed_generator(tmp_path, "sequence")
     turned(generator, experts, (other, first))
     said = Message(role="assistant", content="no circle", masked=False)
-    asked = Message(role="user", content="What is the left lung, the chest?")
+    asked = Message(role="user", content=QUESTIONS[1])
     later = Request([*first.messages, said, asked])
     assert generator.prompt(first, SAMPLING).route == generator.prompt(later, SAMPLING).route == (0.0, 1.0)
     prefixed = Request(other.messages, answer_prefix="circle circle circle")
@@ -127,8 +128,7 @@ def test_a_later_turn_keeps_the_experts_of_the_first_question_and_training_has_t
 
 
 def test_live_answers_wait_for_those_with_other_experts(tmp_path):
-    (image,) = write_images(tmp_path, 1)
-    texts = [question_request(None, text) for text in ("Is there a circle?", "What is the left lung, the chest?")]
+    texts = [question_request(None, text) for text in QUESTIONS]
     generator, experts = routed_generator(tmp_path, "sequence")
     turned(generator, experts, texts)
     expected = [answer.tokens for answer in generator.generate(texts, SAMPLING)]
@@ -147,7 +147,6 @@ def test_live_answers_wait_for_those_with_other_experts(tmp_path):
         live.close()
     assert [results[name].tokens for name in range(4)] == expected * 2
     assert [results[name].outputs.experts for name in range(2)] == [(1.0, 0.0), (0.0, 1.0)]
-    assert caption_request(image).without == ()
 
 
 def test_answers_without_experts_have_no_shares(tmp_path):

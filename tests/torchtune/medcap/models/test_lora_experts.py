@@ -233,9 +233,7 @@ def test_impossible_options_are_refused(options, message):
 
 def test_an_expert_that_does_not_fit_is_named():
     experts = [EXPERTS[0], {"run": "runs/other", "targets": ["qkv_proj"]}]
-    with pytest.raises(
-        UserError, match=r"llm_lora.experts: runs/other does not fit this language model: llm_lora.targ"
-    ):
+    with pytest.raises(UserError, match=r"runs/other does not fit this language model: llm_lora.targets"):
         lora_experts(plan_of(tiny_model().decoder), experts)
 
 
