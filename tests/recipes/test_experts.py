@@ -173,3 +173,9 @@ def test_another_language_model_of_the_same_shape_is_refused(place, capsys, tmp_
     write_hugging_face_llm(tmp_path / "llm", decoder)
     line = refusal(place, capsys, f"checkpointer.checkpoint_dir={tmp_path / 'llm'}")
     assert "llm_lora.experts: HERE/words was trained on another language model (torchtune.models" in line
+
+
+def test_the_data_can_be_looked_at_before_the_experts_are_there(place, capsys):
+    words = place.training(*place.routed, f"llm_lora.experts=[{place.folder / 'later'}, {place.folder / 'words'}]")
+    assert main(["validate", "--config", words[1], *words[2:]]) == 0
+    assert "13 rows" in capsys.readouterr().out

@@ -302,12 +302,13 @@ def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedToke
 
 
 def plan_further(
-    cfg: ModelConfiguration, vision: VisionPlan, llm: LLMPlan, start: EarlierRun | None = None
+    cfg: ModelConfiguration, vision: VisionPlan, llm: LLMPlan | None = None, start: EarlierRun | None = None
 ) -> list[ComponentPlan]:
     """Plan the components that the configuration or the checkpoint names.
 
     A ``vision_checkpoint`` brings all its components and its own options win; of a run to start from only those
-    components are taken that the configuration names too, with the same options.
+    components are taken that the configuration names too, with the same options. Experts are read from their runs if
+    the language model is given.
     """
     plans = []
     there = {} if vision.saved is None else vision.saved.configs
@@ -320,12 +321,13 @@ def plan_further(
             continue
         source = vision.saved
         if starts_experts(given, there.get(name)):
-            if name in there and start is None:
+            if name in there and cfg.vision_checkpoint is not None:
                 raise UserError(
                     f"{name}.experts: vision_checkpoint={cfg.vision_checkpoint} brings its own {name}; use init_from"
                     " in its place"
                 )
-            config, parts = plan_experts(given, llm, choose_dtype(cfg.dtype, choose_device(cfg.device)))
+            dtype = choose_dtype(cfg.dtype, choose_device(cfg.device))
+            config, parts = (given, {}) if llm is None else plan_experts(given, llm, dtype)
             plans.append(ComponentPlan(name, config, parts=parts))
         elif source is not None and (saved := source.configs.get(name)) is not None:
             file = source.path.with_name(f"{name}.safetensors")
