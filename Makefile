@@ -19,6 +19,7 @@
 #   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: three quarters of an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
+#   make bench-experts        whether a router reaches the scores of its experts, after make demo: ten minutes
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -31,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-boxes-as-text \
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-boxes-as-text bench-experts \
 	bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
@@ -113,6 +114,9 @@ bench-boxes-as-text: $(INSTALLED)
 
 bench-two-images: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/two_images.py
+
+bench-experts: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/experts.py
 
 bench-boxes: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/boxes.py

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.build_model import choose_device, open_model
+from medcap.checkpoints.build_model import choose_device, open_model, plan_model
+from medcap.checkpoints.experts import EXPERTS
 from medcap.checkpoints.run import read_dataset_keys, with_language_model
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
@@ -99,7 +100,10 @@ class GenerateRecipe:
         for image in self.images:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
-        opened = open_model(self.model)
+        plan = plan_model(self.model)
+        if cfg.router_output and not any(EXPERTS in part.config for part in plan.further):
+            raise UserError("router_output=true: this model has no llm_lora.experts to choose from; leave it out")
+        opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
@@ -112,6 +116,7 @@ class GenerateRecipe:
             cfg.max_batch_tokens,
             cfg.compile,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
+            router_output=cfg.router_output,
         )
 
     def _dataset_keys(self) -> dict[str, Any]:
@@ -127,6 +132,9 @@ class GenerateRecipe:
             request = caption_request(named) if prompt is None else question_request(named, prompt)
             (generation,) = self.generator.generate([request], self.sampling)
             print(generation.text if len(self.images) == 1 else f"{image}\t{generation.text}")
+            if generation.outputs.experts is not None:
+                shares = ", ".join(f"{share:.3f}" for share in generation.outputs.experts)
+                print(f"share of each expert: {shares}", file=sys.stderr)
         for task in self.tasks:
             self._run(task)
 
@@ -193,6 +201,8 @@ class GenerateRecipe:
         settings |= {"llm": model.llm["_component_"], "checkpoint_dir": model.checkpointer.checkpoint_dir}
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
+        if cfg.router_output:
+            settings["router_output"] = True
         if cfg.without:
             settings["without"] = sorted(cfg.without)
         if cfg.vision_checkpoint is not None:

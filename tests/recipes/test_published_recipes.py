@@ -55,7 +55,7 @@ TESTS = {"colongpt": ("coloninst", coloninst), "bird": ("medgrit", medgrit)}
 STAGES = {
     "llava_med": ("clip", ["stage1", "stage2", "vqa"]),
     "colongpt": ("siglip", ["stage1", "stage2"]),
-    "medplib": ("clip", ["stage1", "stage2"]),
+    "medplib": ("clip", ["stage1", "stage2", "stage4"]),
     "bird": ("siglip", ["instruct"]),
 }
 
@@ -89,7 +89,11 @@ def test_its_stages_train_one_after_another(workspace, system):
             overrides.append("projector.levels=[3,2,1]")
         if "num_image_tokens" in cfg["projector"]:
             overrides.append("projector.num_image_tokens=4")
-        if "llm_lora" in cfg:
+        if "experts" in cfg.get("llm_lora", {}):
+            assert cfg["llm_lora"]["experts"] == [f"./results/{system}/{name}" for name in ("stage3", "stage2")]
+            # Adapters of any earlier stage will do; there are those of one here.
+            overrides.append(f"llm_lora.experts=[{', '.join([str(workspace.folder / before)] * 2)}]")
+        elif "llm_lora" in cfg:
             overrides.append("llm_lora.rank=2")
         if before is not None:
             assert cfg["init_from"] == f"./results/{system}/{before}"

@@ -8,6 +8,7 @@ import types
 import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -149,6 +150,7 @@ class ComponentRule(Rule):
         passed: leading arguments that the recipe gives, so the configuration may not.
         optional: whether the key may be absent or null.
         default: the ``_component_`` if none is named.
+        others: an argument and the ``_component_`` if none is named but this argument is given, each.
         list_argument: the argument that a list in place of a mapping stands for; None refuses a list.
         given: keyword arguments that the recipe gives.
         arguments: what some arguments may be, whatever the component says of them.
@@ -157,6 +159,7 @@ class ComponentRule(Rule):
     passed: int = 0
     optional: bool = False
     default: str | None = None
+    others: tuple[tuple[str, str], ...] = ()
     list_argument: str | None = None
     given: tuple[str, ...] = ()
     arguments: type[Configuration] | None = None
@@ -183,13 +186,19 @@ class ComponentRule(Rule):
         if not isinstance(value, dict):
             wrong = "is missing" if value is None else f"cannot be {value!r}"
             raise UserError(f"{path} {wrong}: it needs a _component_ and its arguments")
-        name = value.get("_component_", self.default)
+        chosen_by, default = next((pair for pair in self.others if pair[0] in value), (None, self.default))
+        name = value.get("_component_", default)
         if not isinstance(name, str):
             wrong = "is missing" if name is None else f"must be a dotted name, not {name!r}"
             raise UserError(f"{path}._component_ {wrong}")
         name = COMPONENT_ALIASES.get(name, name)
         component = find_component(name, f"{path}._component_")
         arguments = {key: _expanded(given) for key, given in value.items() if key != "_component_"}
+        if chosen_by is not None and self.default is not None and name == default:
+            usual = signature(find_component(self.default, path)).parameters
+            both = [key for key in arguments if key in usual and key not in signature(component).parameters]
+            if both:
+                raise UserError(f"{path}.{both[0]} cannot be given beside {path}.{chosen_by}: leave it out")
         if self.arguments is not None:
             limited = {key: value for key, value in arguments.items() if key in self.arguments.model_fields}
             arguments |= _validated(self.arguments, limited, f"{path}.").model_dump(include={*limited})

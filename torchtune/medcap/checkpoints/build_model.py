@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medcap.checkpoints.experts import as_given, plan_experts, starts_experts
 from medcap.checkpoints.frozen_llm import LLMPlan, plan_llm
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.run import find_run_checkpoint
@@ -74,12 +75,14 @@ class ComponentPlan:
         config: ``_component_`` and options; its function is called with the :class:`ModelPlan` and the options.
         weights: None for what the component initialises itself.
         file: that holds the weights.
+        parts: weights that some of its parts start with, by the prefix of their names.
     """
 
     name: str
     config: dict[str, Any]
     weights: TensorFiles | None = None
     file: Path = Path()
+    parts: Mapping[str, TensorFiles] = field(default_factory=dict)
 
     @property
     def kind(self) -> type[Component]:
@@ -88,7 +91,10 @@ class ComponentPlan:
 
     def build(self, plan: ModelPlan) -> Component:
         """Build the component and load its weights, fp32 on the CPU."""
-        return materialise(lambda: build(self.config, plan, key=self.name), self.weights)
+        component = materialise(lambda: build(self.config, plan, key=self.name), self.weights)
+        for prefix, tensors in self.parts.items():
+            component.get_submodule(prefix).load_state_dict(tensors.read())
+        return component
 
     def on_meta(self, plan: ModelPlan) -> Component:
         """Build the component without memory, and compare it with its weights' shapes.
@@ -99,8 +105,10 @@ class ComponentPlan:
         with torch.device("meta"):
             component = build(self.config, plan, key=self.name)
         if self.weights is not None:
-            shapes = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
-            self.weights.check(shapes, self.file, f"the component {self.name}")
+            self.weights.check(_shapes(component), self.file, f"the component {self.name}")
+        for prefix, tensors in self.parts.items():
+            part = f"{prefix} of the component {self.name} for this language model"
+            tensors.check(_shapes(component.get_submodule(prefix)), self.file, part)
         return component
 
 
@@ -259,7 +267,7 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
     check_tokenizer_files(cfg.tokenizer)
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
-    further = plan_further(cfg, vision, start)
+    further = plan_further(cfg, vision, llm, start)
     added = added_tokens(further, llm.vocab_size)
     chat = ChatTokenizer(tokenizer, vision.num_image_tokens, added, vision.preprocess.tiling)
     if not chat.marks_turns:
@@ -299,11 +307,14 @@ def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedToke
     return None
 
 
-def plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun | None = None) -> list[ComponentPlan]:
+def plan_further(
+    cfg: ModelConfiguration, vision: VisionPlan, llm: LLMPlan | None = None, start: EarlierRun | None = None
+) -> list[ComponentPlan]:
     """Plan the components that the configuration or the checkpoint names.
 
     A ``vision_checkpoint`` brings all its components and its own options win; of a run to start from only those
-    components are taken that the configuration names too, with the same options.
+    components are taken that the configuration names too, with the same options. Experts are read from their runs if
+    the language model is given.
     """
     plans = []
     there = {} if vision.saved is None else vision.saved.configs
@@ -315,10 +326,20 @@ def plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun 
         if name in cfg.without or (start is not None and given is None):
             continue
         source = vision.saved
-        if source is not None and (saved := source.configs.get(name)) is not None:
+        if starts_experts(given, there.get(name)):
+            if name in there and cfg.vision_checkpoint is not None:
+                raise UserError(
+                    f"{name}.experts: vision_checkpoint={cfg.vision_checkpoint} brings its own {name}; use init_from"
+                    " in its place"
+                )
+            dtype = choose_dtype(cfg.dtype, choose_device(cfg.device))
+            config, parts = (given, {}) if llm is None else plan_experts(given, llm, dtype)
+            plans.append(ComponentPlan(name, config, parts=parts))
+        elif source is not None and (saved := source.configs.get(name)) is not None:
             file = source.path.with_name(f"{name}.safetensors")
             plans.append(ComponentPlan(name, saved, source.tensors[name], file))
-            other = {key: saved.get(key) for key, value in (given or {}).items() if saved.get(key) != value}
+            named = as_given(saved)
+            other = {key: named.get(key) for key, value in (given or {}).items() if named.get(key) != value}
             if other and start is not None:
                 raise UserError(f"{start}: its {name} has {other}, which this configuration gives otherwise: {given}")
             for key in COMPONENTS[name].fixed_arguments:
@@ -332,3 +353,7 @@ def plan_further(cfg: ModelConfiguration, vision: VisionPlan, start: EarlierRun 
         elif given is not None:
             plans.append(ComponentPlan(name, given))
     return plans
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

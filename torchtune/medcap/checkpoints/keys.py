@@ -51,7 +51,13 @@ def further_keys() -> dict[str, Any]:
 
 
 def _rule(component: type[Component]) -> ComponentRule:
-    return ComponentRule(passed=1, optional=True, default=component.builder, list_argument=component.list_argument)
+    return ComponentRule(
+        passed=1,
+        optional=True,
+        default=component.builder,
+        others=tuple(component.other_builders.items()),
+        list_argument=component.list_argument,
+    )
 
 
 def _first_line(component: type) -> str:

@@ -19,10 +19,12 @@ class Outputs:
         boxes: in the order in which the answer names them; None where the model gives boxes in its text only.
         masks: in the order in which the answer names them, at the size of the original image; None in the place of one
             that is not there. None where the model gives no masks.
+        experts: share of each expert in the answer's tokens; None where the model has no experts, or nobody asks.
     """
 
     boxes: tuple[Box, ...] | None = None
     masks: tuple[Region | None, ...] | None = None
+    experts: tuple[float, ...] | None = None
 
 
 NOTHING = Outputs()

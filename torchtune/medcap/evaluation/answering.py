@@ -122,6 +122,7 @@ def generated(generation: Generation) -> Entry:
         "error": generation.error or None,
         **({} if generation.outputs.boxes is None else {"boxes": generation.outputs.boxes}),
         **({} if generation.outputs.masks is None else {"masks": generation.outputs.masks}),
+        **({} if generation.outputs.experts is None else {"experts": list(generation.outputs.experts)}),
     }
 
 

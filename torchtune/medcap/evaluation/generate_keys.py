@@ -54,6 +54,9 @@ class GenerateConfiguration(RunModelConfiguration):
     compile: bool | None = Field(None, description="Compile the decoding step; null does on CUDA.")
     overwrite: bool = Field(False, description="Start a task again rather than go on from its answers.")
     keep_old_answers: bool = Field(False, description="Keep answers that were made under other settings.")
+    router_output: bool = Field(
+        False, description="Write each expert's share of an answer into its row, of a run with llm_lora.experts."
+    )
     debug: bool = Field(False, description="Print each prompt and answer to standard error.")
     protocols: str | list[str] | None = Field(
         None, description="Scoring rules, one or several; null takes the task's own."

@@ -10,6 +10,7 @@ import torch
 
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import plan_model
+from medcap.checkpoints.experts import refuse_experts
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.llm_architecture import build_decoder, describe
 from medcap.checkpoints.run import checkpoint_of, read_run, run_root
@@ -101,6 +102,7 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
     others = [part.name for part in plan.further if not part.kind.changes_language_model]
     _check_components("hf", others)
     adapters = [part for part in plan.further if issubclass(part.kind, LanguageModelAdapters)]
+    refuse_experts(adapters)
     check_llava(plan)
     apart = options.adapters == "apart"
     if apart and not adapters:

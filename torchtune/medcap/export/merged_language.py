@@ -13,6 +13,7 @@ from torchtune.models.llama3 import Llama3Tokenizer
 
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import ModelPlan, plan_model
+from medcap.checkpoints.experts import refuse_experts
 from medcap.checkpoints.frozen_llm import LLMPlan, llm_fingerprint
 from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, is_llama, llama_config, token_ids, write_fast_tokenizer
 from medcap.checkpoints.keys import ModelConfiguration
@@ -72,6 +73,7 @@ def merge_run(
     adapters = [part for part in changing if part.name != AddedWords.name]
     if not adapters:
         raise UserError(f"{run} has no adapters to merge: the weights of its language model are the untouched ones")
+    refuse_experts(adapters)
     if not is_llama(build_decoder(plan.llm.llm)):
         raise UserError(
             f"llm._component_={plan.llm.llm['_component_']} cannot be merged: medcap merge writes Llama and Mistral as"

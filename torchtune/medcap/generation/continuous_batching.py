@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from medcap.errors import UserError
+from medcap.generation.decoding.answer_experts import answering
 from medcap.generation.decoding.decoder import Decoder, take_in
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -51,7 +52,7 @@ class LiveGenerator:
     A request joins as soon as a row is free, and leaves when its answer is complete; none waits for a batch to end.
     Its tokens are those of ``Generator.generate`` for that request alone, within the limits that :class:`Generator`
     names. Several runs that share one language model are decoded in the same batch; only their images are encoded
-    apart. A request that does without adapters waits for those that use them, and they for it.
+    apart. A request that does without adapters, or has other experts, waits for those that run, and they for it.
 
     Args:
         generators: one for each run; all of them over one decoder object.
@@ -197,19 +198,21 @@ class LiveGenerator:
                 if self._closing and (self._closing_now or not self._taken):
                     break
             # Runs that share a language model have no adapters, so any model of theirs will do.
-            with self.generators[0].model.without(next((prompt.without for prompt in self._taken), ())):
+            with contextlib.ExitStack() as contexts:
+                for prompt in [*self._taken][:1]:
+                    contexts.enter_context(answering(self.generators[0].model, prompt))
                 self._advance(decoder, images, arrived)
         self._fail(CLOSING)
 
     def _admitted(self, room: int) -> list[RequestHandle]:
         """Take waiting requests in their order, as long as the same components answer them as those that run."""
         arrived: list[RequestHandle] = []
-        running = next((prompt.without for prompt in self._taken), None)
+        running = next((prompt.components for prompt in self._taken), None)
         while self._waiting and len(arrived) < room:
-            without = self._waiting[0].prompt.without
-            if running not in (None, without):
+            components = self._waiting[0].prompt.components
+            if running not in (None, components):
                 break
-            running = without
+            running = components
             arrived.append(self._waiting.popleft())
         return arrived
 

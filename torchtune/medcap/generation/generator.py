@@ -19,6 +19,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
+from medcap.generation.decoding.answer_experts import answer_experts, answering, choose_route
 from medcap.generation.decoding.answer_words import answer_words
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
@@ -60,6 +61,7 @@ class Generator:
         compile: whether to compile the decoding step; None does so on CUDA.
         progress: show the progress of calls with more than one request on stderr.
         box_style: how boxes are written in the texts that the model was trained on.
+        router_output: say in ``Generation.outputs`` which experts took part in an answer.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -85,6 +87,7 @@ class Generator:
         compile: bool | None = None,
         progress: bool = True,
         box_style: BoxStyle | None = None,
+        router_output: bool = False,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -105,7 +108,7 @@ class Generator:
         self.tokenizer = tokenizer.counting(partial(num_pictures, reader))
         self.preprocess = preprocess
         self.reader = reader
-        self.box_style = box_style or BoxStyle()
+        self.box_style, self.router_output = box_style or BoxStyle(), router_output
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -170,7 +173,7 @@ class Generator:
             for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
                 try:
                     decoder = self.decoder(cache, num_rows, capacity, _longest_answer(phase))
-                    with self.model.without(phase[0].prompts[0].without):
+                    with answering(self.model, phase[0].prompts[0]):
                         answer_all(decoder, phase, images, finish, None if on_token is None else tell)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
@@ -224,7 +227,7 @@ class Generator:
                 trees = plan_trees(alike, self.model.image_token_id, len(alike), self.max_tree_tokens)
                 trees.sort(key=lambda tree: -tree.num_tokens)
                 try:
-                    with self.model.without(alike[0].without):
+                    with answering(self.model, alike[0]):
                         score_trees(self.model, trees, images, self.tokenizer.vocab_size, finish)
                 except torch.OutOfMemoryError as error:
                     raise UserError(
@@ -260,6 +263,7 @@ class Generator:
         return Decoder(
             *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
             words=answer_words(self.model, self.tokenizer, self.box_style),
+            experts=answer_experts(self.model, self.router_output),
         )
 
     def prompt(self, request: Request, sampling: Sampling, index: int = 0) -> Prompt:
@@ -276,7 +280,7 @@ class Generator:
         Raises:
             UserError: if it leaves no room for an answer.
         """
-        name, key, tokens, images, lengths = self._tokenized(index, request)
+        name, key, tokens, images, lengths, route = self._tokenized(index, request)
         room = self.max_seq_len - len(tokens)
         if room < 1:
             raise UserError(
@@ -287,7 +291,7 @@ class Generator:
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         limit = max(1, min(room, wanted))
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, limit, sampling=sampling, without=request.without)
+        return Prompt(index, key, tokens, images, lengths, limit, (), sampling, request.without, route)
 
     def prepare(self, image: Image.Image, key: str, fit: str | None = None) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
@@ -335,7 +339,7 @@ class Generator:
         return max(1, min(self.batch_size, affordable))
 
     def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
-        name, key, tokens, images, lengths = self._tokenized(index, request)
+        name, key, tokens, images, lengths, route = self._tokenized(index, request)
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
         try:
@@ -354,21 +358,24 @@ class Generator:
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
             )
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without)
+        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without, route=route)
 
-    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage], list[int]]:
+    def _tokenized(
+        self, index: int, request: Request
+    ) -> tuple[str, str, list[int], list[RequestImage], list[int], tuple[float, ...]]:
         name = f"request {request.id or index}"
         self.model.check_without(request.without)
         try:
-            messages = expand_named_images(request.messages, self.reader)
-            prompt = self.tokenizer_of(request).prompt(messages, request.answer_prefix)
+            messages, tokenizer = expand_named_images(request.messages, self.reader), self.tokenizer_of(request)
+            prompt = tokenizer.prompt(messages, request.answer_prefix)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # Only here a path becomes a reference: requests of users' programs may hold paths.
         images = [
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
-        return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
+        route = choose_route(self.model, tokenizer, messages, request.without)
+        return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths, route
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,11 +43,14 @@ class Component(nn.Module, ABC):
     Attributes:
         name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.
         label: what the banner and the model card call it.
+        unused_label: what the banner calls the parameters that get no gradient.
         loss_terms: names of the loss terms that it adds to ``text``.
         loss_weights: what these weigh where the key ``losses`` says nothing; a term without an entry weighs 1.
+        loss_counts: what the sums of terms are divided by, where it is the count of another term.
         reads_patches: whether it looks at the tower's patch tokens, which are then kept beside the image tokens.
         reads_pictures: whether it looks at the pictures that the tower is shown, which generation then keeps.
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
+        other_builders: argument -> the ``_component_`` of a configuration that names none but has this argument.
         list_argument: the argument that a list in the place of ``_component_`` and arguments stands for.
         fixed_arguments: arguments that a configuration may not give otherwise than the checkpoint that it starts from.
         needs_words: whether it does nothing without added words.
@@ -58,11 +61,14 @@ class Component(nn.Module, ABC):
 
     name: ClassVar[str]
     label: ClassVar[str]
+    unused_label: ClassVar[str] = "unused head"
     loss_terms: ClassVar[tuple[str, ...]] = ()
     loss_weights: ClassVar[Mapping[str, float]] = {}
+    loss_counts: ClassVar[Mapping[str, str]] = {}
     reads_patches: ClassVar[bool] = False
     reads_pictures: ClassVar[bool] = False
     builder: ClassVar[str | None] = None
+    other_builders: ClassVar[Mapping[str, str]] = {}
     list_argument: ClassVar[str | None] = None
     fixed_arguments: ClassVar[tuple[str, ...]] = ()
     needs_words: ClassVar[bool] = False
@@ -104,6 +110,26 @@ class Component(nn.Module, ABC):
 
         Returns:
             A float32 scalar for each name of ``loss_terms``.
+        """
+        return {}
+
+    def begin(self, batch: Batch, embeddings: Tensor) -> None:
+        """Look at a batch before the language model's layers run over it.
+
+        Args:
+            batch: batch on the model's device, laid out as the layers get it.
+            embeddings: ``[R, S, d]`` embeddings of its tokens, the image tokens among them.
+        """
+
+    def log_sums(self) -> Tensor | None:
+        """Return what the log says of the component since the last call: ``[m]`` sums over tokens; None for nothing."""
+        return None
+
+    def log_values(self, sums: Sequence[float]) -> dict[str, float]:
+        """Return the values of the log.
+
+        Args:
+            sums: ``log_sums`` added over all processes.
         """
         return {}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def _choose(shapes: Mapping[str, tuple[int, int]], targets: str | Sequence[str])
     return {name: shape for name, shape in shapes.items() if name.endswith(ends)}
 
 
-class _Update(nn.Module):
+class LowRankUpdate(nn.Module):
     """``x -> scale * B A x``, with torchtune's names ``lora_a.weight`` and ``lora_b.weight``."""
 
     def __init__(self, shape: tuple[int, int], rank: int) -> None:
@@ -128,11 +129,13 @@ class LanguageModelAdapters(Component):
 
     Attributes:
         scale: what every update is multiplied by.
+        updates: name of a map -> its update.
     """
 
     name = "llm_lora"
     label = "LLM adapters"
     builder = "medcap.models.llm_lora.llm_lora"
+    other_builders: ClassVar[Mapping[str, str]] = {"experts": "medcap.models.lora_experts.lora_experts"}
     changes_language_model = True
 
     def __init__(
@@ -148,8 +151,8 @@ class LanguageModelAdapters(Component):
         self.rank, self.alpha, self.dropout, self.rank_stabilised = rank, alpha, dropout, rank_stabilised
         self.targets = targets if isinstance(targets, str) else list(targets)
         self.scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-        self._updates = {name: _Update(shape, rank) for name, shape in shapes.items()}
-        for name, update in self._updates.items():
+        self.updates = {name: LowRankUpdate(shape, rank) for name, shape in shapes.items()}
+        for name, update in self.updates.items():
             *path, leaf = name.split(".")
             parent: nn.Module = self
             for part in path:
@@ -171,14 +174,17 @@ class LanguageModelAdapters(Component):
 
     @classmethod
     def summary(cls, config: Mapping[str, Any]) -> str:
-        """Name rank, alpha and targets."""
+        """Name rank, alpha and targets; of experts, their runs and the router."""
+        if "experts" in config:
+            runs = ", ".join(Path(expert["run"]).name for expert in config["experts"])
+            return f"experts {runs}; the router chooses {config['top_k']} for each {config['router']}"
         targets = config["targets"] if isinstance(config["targets"], str) else ", ".join(config["targets"])
         return f"rank {config['rank']}, alpha {config['alpha']:g}, {targets}"
 
     def attach(self, model: nn.Module) -> None:
         """Let every target call its update."""
         decoder = model.get_submodule("decoder")
-        for name, update in self._updates.items():
+        for name, update in self.updates.items():
             decoder.get_submodule(name).register_forward_hook(self._hook(update))
 
     def layer_activations(self, tokens: int, dtype: torch.dtype) -> int:
@@ -186,7 +192,7 @@ class LanguageModelAdapters(Component):
 
         The input of the map after attention is what attention keeps anyway.
         """
-        found = [(_LAYER.fullmatch(name), update) for name, update in self._updates.items()]
+        found = [(_LAYER.fullmatch(name), update) for name, update in self.updates.items()]
         places = [(place[1], place[2], update) for place, update in found if place is not None]
         maps = {name: update for layer, name, update in places if layer == places[0][0]}
         inputs = {
@@ -197,21 +203,36 @@ class LanguageModelAdapters(Component):
 
     def added_weight(self, name: str) -> Tensor | None:
         """Return the product of a map's two matrices, scaled: ``[out, in]``."""
-        update = self._updates.get(name.removesuffix(".weight"))
+        update = self.updates.get(name.removesuffix(".weight"))
         if update is None:
             return None
         return self.scale * (update.lora_b.weight.detach() @ update.lora_a.weight.detach())
 
-    def _hook(self, update: _Update) -> Any:
+    def _hook(self, update: LowRankUpdate) -> Any:
         def add(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return self._added(update, inputs[0], output) if self.enabled else output
+            return self.added(update, inputs[0], output) if self.enabled else output
 
         return add
 
-    def _added(self, update: _Update, states: Tensor, output: Tensor) -> Tensor:
-        """``[..., in]`` and what the frozen map gives of it, ``[..., out]`` -> their sum with the update."""
+    def added(self, update: LowRankUpdate, states: Tensor, output: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Add an update to what the frozen map gives.
+
+        Args:
+            update: one of ``updates``.
+            states: ``[..., in]``.
+            output: ``[..., out]``.
+            weight: what the update is multiplied by: a number, or ``[n, 1]`` for each of the n states.
+
+        Returns:
+            ``[..., out]``.
+        """
         down, up = (part.weight.to(output.dtype) for part in (update.lora_a, update.lora_b))  # [r, in], [out, r]
         if self.training and self.dropout:
             states = functional.dropout(states, self.dropout)
         low = functional.linear(states.to(output.dtype), down).flatten(0, -2)  # [n, rank]
-        return torch.addmm(output.flatten(0, -2), low, up.t(), alpha=self.scale).view_as(output)
+        scale = self.scale
+        if isinstance(weight, Tensor):
+            low = low * weight.to(low.dtype)
+        else:
+            scale *= weight
+        return torch.addmm(output.flatten(0, -2), low, up.t(), alpha=scale).view_as(output)

@@ -45,6 +45,7 @@ class VisionLanguageModel(nn.Module):
         components: tower, projector and the further ones, by name.
         loss_terms: names of the terms that ``losses`` returns.
         loss_weights: what terms weigh where the configuration says nothing.
+        loss_counts: the term whose count a term is divided by, where it has none of its own.
         reads_patches: whether a component looks at the tower's patch tokens.
         reads_pictures: whether one looks at the pictures themselves.
         checkpointed_layers: how many of the decoder's layers keep no activations; each then costs half as much again.
@@ -81,6 +82,7 @@ class VisionLanguageModel(nn.Module):
             component.attach(self)
         self.loss_terms = (TEXT, *(term for component in parts for term in component.loss_terms))
         self.loss_weights = {term: weight for component in parts for term, weight in component.loss_weights.items()}
+        self.loss_counts = {term: other for component in parts for term, other in component.loss_counts.items()}
         self.reads_patches = any(component.reads_patches for component in parts)
         self.reads_pictures = any(component.reads_pictures for component in parts)
 
@@ -110,10 +112,7 @@ class VisionLanguageModel(nn.Module):
         """Let the language model compute without some components while the block lasts.
 
         Args:
-            names: components that change the language model.
-
-        Raises:
-            UserError: for one that the model does not have, or that changes nothing.
+            names: components that change the language model; others are refused as in :meth:`check_without`.
         """
         self.check_without(names)
         switched = [self.components[name] for name in names if self.components[name].enabled]
@@ -353,13 +352,15 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
+        for component in self.components.values():
+            component.begin(batch, embeddings)
         output_positions = batch.target_positions
         targets = batch.targets.flatten()[output_positions]
         if self.frozen_layers:
             return self._train_layers(embeddings, batch, output_positions, ragged), targets
-        prompt_prefix = batch.prompt_prefix
-        mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(prompt_prefix))
-        hidden = self.hidden(embeddings, mask, batch.input_pos, prompt_prefix)  # [R, S, d]
+        before = batch.prompt_prefix
+        mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(before))
+        hidden = self.hidden(embeddings, mask, batch.input_pos, before)  # [R, S, d]
         return hidden.flatten(0, 1)[output_positions], targets
 
     def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
@@ -387,9 +388,8 @@ class VisionLanguageModel(nn.Module):
         )
         tables = rotation_tables(self.decoder.layers, batch.input_pos)
         states, last = embeddings, len(self.decoder.layers) - 1
-        for number, (layer, prompt_prefix, table) in enumerate(
-            zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
-        ):
+        parts = zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
+        for number, (layer, prompt_prefix, table) in enumerate(parts):
             wanted = output_positions if number == last else None
             states = self._run(
                 number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options

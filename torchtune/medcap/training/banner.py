@@ -33,7 +33,7 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
             lines.append(f"  {part.label:<20} has no parameters")
         for label, group in (
             (part.label, [value for key, value in parameters.items() if key not in unused]),
-            (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),
+            (f"{name}, {part.unused_label}", [value for key, value in parameters.items() if key in unused]),
         ):
             if group:
                 own = (options or {}).get(name, {}) if group[0].requires_grad else {}
@@ -54,9 +54,11 @@ def describe_start(plan: ModelPlan, start: EarlierRun) -> str:
     """
     saved = plan.vision.saved
     assert saved is not None, "its components are planned from its checkpoint"
+    elsewhere = [part.name for part in plan.further if part.parts]
     named = {
-        "go on from it": [name for name in plan.components if name in saved.configs],
-        "start fresh": [name for name in plan.components if name not in saved.configs],
+        "go on from it": [name for name in plan.components if name in saved.configs and name not in elsewhere],
+        "start fresh": [name for name in plan.components if name not in saved.configs and name not in elsewhere],
+        "start from the runs that llm_lora.experts names": elsewhere,
         "left out, as the configuration does not name them": [
             name for name in saved.configs if name not in plan.components
         ],

@@ -71,6 +71,7 @@ class TrainingData:
         transform: the tower's preprocessing, RGB image -> ``[3, H, W]`` uint8, as ``Preprocess.transform`` returns it.
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
+        share_images: whether questions about an image can share what comes before them.
         most_positions: positions that the language model may use; None for no limit.
 
     Raises:
@@ -86,12 +87,14 @@ class TrainingData:
         world: DistributedContext,
         share_preamble: bool = True,
         most_positions: int | None = None,
+        share_images: bool = True,
     ) -> None:
         self.cfg, self.transform, self.world = cfg, transform, world
         self._most_positions = most_positions
         self._settings = dict(cfg.dataset)
-        if not share_preamble and "share_preamble" in _parameters(cfg):
-            self._settings["share_preamble"] = False
+        for key, wanted in (("share_preamble", share_preamble), ("share_images", share_images)):
+            if not wanted and key in _parameters(cfg):
+                self._settings[key] = False
         if "preprocess" in _parameters(cfg):
             self._settings["preprocess"] = getattr(transform, "preprocess", None)
         self.dataset = self._open(self._settings, tokenizer, "dataset")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 from medcap.checkpoints.build_model import EarlierRun, ModelPlan, choose_dtype, plan_model
+from medcap.checkpoints.experts import starts_experts
 from medcap.checkpoints.history import History, entries_of_descendant
 from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
+from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.training.banner import describe_parts, describe_start
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
@@ -19,6 +21,7 @@ from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
     FrozenWeightCheck,
+    chooses_by_question,
     prepare_model,
     seed_everything,
     wants_meta_model,
@@ -81,11 +84,12 @@ class FineTuneRecipe:
         meta_model = wants_meta_model(cfg.save_meta_model, plan)
         parallelism = plan_parallelism(cfg, plan, world, dtype) if isinstance(cfg, DistributedConfiguration) else None
         # What is kept of a prompt prefix holds as long as the language model computes the same.
+        by_question = chooses_by_question(cfg, plan)
         keeps_prefix = plan.llm.continues_prompt_prefix and not any(
-            COMPONENTS[name].changes_language_model for name in cfg.trainable
+            by_question or COMPONENTS[name].changes_language_model for name in cfg.trainable
         )
         transform, most = plan.vision.preprocess.transform(), plan.llm.max_seq_len
-        data = TrainingData(cfg, plan.tokenizer, transform, world, keeps_prefix, most)
+        data = TrainingData(cfg, plan.tokenizer, transform, world, keeps_prefix, most, not by_question)
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
@@ -109,11 +113,11 @@ class FineTuneRecipe:
 
     def _start(self) -> EarlierRun | None:
         """Return the run to take weights from; what resumes takes its own, wherever that run is by now."""
-        if self.cfg.init_from is None:
-            return None
-        if self.folder.resume_from is not None:
-            return EarlierRun(str(self.folder.resume_from), "resume_from_checkpoint")
-        return EarlierRun(self.cfg.init_from)
+        cfg, resume = self.cfg, self.folder.resume_from
+        has_experts = cfg.vision_checkpoint is None and starts_experts(getattr(cfg, LanguageModelAdapters.name), None)
+        if resume is not None and (cfg.init_from is not None or has_experts):
+            return EarlierRun(str(resume), "resume_from_checkpoint")
+        return None if cfg.init_from is None else EarlierRun(cfg.init_from)
 
     def _history(self, plan: ModelPlan) -> History:
         """Return what the checkpoints say of the runs before this one; a resumed run reads it from its checkpoint."""

@@ -147,7 +147,8 @@ class TrainingConfiguration(ModelConfiguration):
         ComponentRule(passed=1, optional=True, given=("num_training_steps",), arguments=SchedulerArguments),
     ] = Field(None, description="Schedule of the learning rate over the optimizer steps; null keeps it constant.")
     losses: dict[str, Any] | None = Field(
-        None, description="Weight of each loss term by its name; without one, text 1, box_l1 5, box_giou 2."
+        None,
+        description="Weight of each loss term by name; without one, text 1, box_l1 5, box_giou 2, router_balance 0.",
     )
     clip_grad_norm: Number | None = Field(
         None, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it."

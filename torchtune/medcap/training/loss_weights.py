@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from medcap.data.batch import Batch
 from medcap.errors import UserError
 
 
@@ -22,12 +23,20 @@ class LossWeights:
     Args:
         terms: names of the model's loss terms, the same on every process.
         weights: the key ``losses``: name -> weight; a term without an entry weighs 1.
+        defaults: what terms weigh where the key says nothing; 0 computes a term for the log alone.
+        counted_as: the term whose count a term is divided by, where it has none of its own.
 
     Raises:
         UserError: for a weight of a term that the model does not have, one below 0, or if all are 0.
     """
 
-    def __init__(self, terms: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        terms: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+        defaults: Mapping[str, float] | None = None,
+        counted_as: Mapping[str, str] | None = None,
+    ) -> None:
         given = dict(weights or {})
         for name, weight in given.items():
             if name not in terms:
@@ -35,10 +44,16 @@ class LossWeights:
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
                 raise UserError(f"losses.{name}={weight!r} must be a number of at least 0")
         self.terms = tuple(terms)
+        given = {**(defaults or {}), **given}
         self._weights = [float(given.get(name, 1.0)) for name in self.terms]
         if not any(self._weights):
             raise UserError("losses: every term has the weight 0, so nothing would be learnt")
+        self._counted_as = dict(counted_as or {})
         self.begin([0.0] * len(self.terms))
+
+    def counts(self, batch: Batch) -> list[int]:
+        """Return the count of each term in a batch."""
+        return [batch.counts.get(self._counted_as.get(term, term), 0) for term in self.terms]
 
     def begin(self, counts: Sequence[float]) -> None:
         """Store the counts of a step.

@@ -74,7 +74,7 @@ def mean_loss(
         num_bad += len(bad)
         if batch is not None:
             sums = [total + value for total, value in zip(sums, own.tolist(), strict=True)]
-            counts = [total + batch.counts.get(term, 0) for total, term in zip(counts, terms, strict=True)]
+            counts = [total + count for total, count in zip(counts, losses.counts(batch), strict=True)]
         (stopped,) = world.sum([wants_to_stop()])
         if stopped:
             return None

@@ -12,6 +12,7 @@ from medcap.checkpoints.build_model import ModelPlan
 from medcap.checkpoints.frozen_llm import llm_fingerprint
 from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
+from medcap.models.lora_experts import SEQUENCE, TOKEN
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, weights_of
 from medcap.training.keys import TrainingConfiguration
@@ -65,6 +66,27 @@ def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dic
     if cfg.compile:
         model.compile_layers(static=cfg.dataset.get("packed", False))
     return set_trainable(model, cfg.trainable)
+
+
+def chooses_by_question(cfg: TrainingConfiguration, plan: ModelPlan) -> bool:
+    """Return whether a model chooses its experts once for each question, so that questions can share nothing.
+
+    Args:
+        cfg: configuration of the training.
+        plan: plan of the model.
+
+    Raises:
+        UserError: if what is learnt begins within the question, whose end would not be known.
+    """
+    if not any(part.config.get("router") == SEQUENCE for part in plan.further):
+        return False
+    for key in ("train_on_input", "train_on_header"):
+        if cfg.dataset.get(key):
+            raise UserError(
+                f"dataset.{key}=true: llm_lora.router={SEQUENCE} reads the words before the first that is learnt, as"
+                f" generation has them; set dataset.{key}=false, or router={TOKEN}"
+            )
+    return True
 
 
 def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:

@@ -22,6 +22,7 @@ from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
 from medcap.training.error_sampling import SourceShares
 from medcap.training.keys import TrainingConfiguration
+from medcap.training.logged_sums import LoggedSums
 from medcap.training.loss_weights import LossWeights
 from medcap.training.mean_loss import loss_sums, mean_loss
 from medcap.training.metering import Progress, SpeedMeter, peak_memory_bytes
@@ -74,7 +75,7 @@ class Trainer:
         self.cfg, self.world, self.model, self.trained = cfg, world, model, trained
         self.data, self.folder = data, folder
         self.save_meta_model = save_meta_model
-        self.losses = LossWeights(model.loss_terms, model.loss_weights | (cfg.losses or {}))
+        self.losses = LossWeights(model.loss_terms, cfg.losses, model.loss_weights, model.loss_counts)
         self.checkpoints = RunCheckpoints(folder.checkpoints, llm, cfg.keep_last, world.is_main, history)
         state = None if folder.resume_from is None else self.checkpoints.restore(folder.resume_from, model)
         self.trained.synchronise()
@@ -204,7 +205,7 @@ class Trainer:
         due = (time.monotonic() - self.last_save) / 60 >= minutes
         terms = self.losses.terms
         own = [
-            *(sum(batch.counts.get(term, 0) for batch in batches) for term in terms),
+            *(sum(counts) for counts in zip([0] * len(terms), *map(self.losses.counts, batches), strict=True)),
             sum(batch.num_tokens for batch in batches),
             sum(batch.num_images for batch in batches),
             sum(len(batch.names) for batch in batches),
@@ -236,11 +237,15 @@ class Trainer:
         self.model.train()
         sums = torch.stack([self._loss_sums(batch) for batch in batches])  # [batches, terms]
         norm = self.trained.reduce(self.losses.scale, self.cfg.clip_grad_norm)
+        logged = LoggedSums(self.model.components.values())
         # The only time in a step that the host waits for the device.
-        *flat, norm = torch.cat([sums.flatten(), norm[None]]).tolist()
-        own = [flat[start : start + sums.shape[1]] for start in range(0, len(flat), sums.shape[1])]
-        *totals, signal = self.world.sum([*map(sum, zip(*own, strict=True)), self.stop.received or 0])
-        self.values = self.losses.values(totals) | {
+        *flat, norm = torch.cat([sums.flatten(), *logged.tensors, norm[None]]).tolist()
+        size = sums.shape[1]
+        own = [flat[start : start + size] for start in range(0, sums.numel(), size)]
+        totals = [*map(sum, zip(*own, strict=True)), *flat[sums.numel() :]]
+        *totals, signal = self.world.sum([*totals, self.stop.received or 0])
+        self.values = self.losses.values(totals[:size]) | {
+            **logged.values(totals[size:]),
             "grad_norm": norm,
             "lr": self.trained.optimizer.param_groups[0]["lr"],
             "epoch": self.position.epoch,

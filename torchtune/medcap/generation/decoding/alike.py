@@ -18,7 +18,9 @@ def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int,
     for prompt in prompts:
         candidates = tuple(candidate.tobytes() for candidate in prompt.candidates)
         images = tuple(map(image_key, prompt.images))
-        known = first.setdefault((prompt.tokens.tobytes(), images, prompt.limit, candidates, prompt.without), prompt)
+        known = first.setdefault(
+            (prompt.tokens.tobytes(), images, prompt.limit, candidates, *prompt.components), prompt
+        )
         if known is not prompt:
             same.setdefault(known.index, []).append(prompt.index)
     return list(first.values()), same
@@ -26,7 +28,7 @@ def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int,
 
 def by_components(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     """Put prompts together that the same components answer."""
-    found: dict[tuple[str, ...], list[Prompt]] = {}
+    found: dict[Any, list[Prompt]] = {}
     for prompt in prompts:
-        found.setdefault(prompt.without, []).append(prompt)
+        found.setdefault(prompt.components, []).append(prompt)
     return list(found.values())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.outputs import NOTHING
+from medcap.generation.decoding.answer_experts import AnswerExperts
 from medcap.generation.decoding.answer_words import AnswerWords
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
@@ -42,6 +44,7 @@ class Decoder:
         step: step from ``decode_one``, perhaps compiled.
         static: keep every step at one shape, for a compiled ``step``.
         words: gives boxes and masks where answers name them; None for a model that gives none.
+        experts: counts the experts of answers; None where nobody asks for it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Decoder:
         step: DecodeOne,
         static: bool = False,
         words: AnswerWords | None = None,
+        experts: AnswerExperts | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -65,6 +69,7 @@ class Decoder:
         self.step_model = step
         self.static = static
         self.words = words
+        self.experts = experts
         self.device = model.device
         self.stop_tokens = torch.tensor(tokenizer.stop_tokens, device=self.device)
         cache.start(0, capacity, self.device)
@@ -120,8 +125,13 @@ class Decoder:
         row = self.rows.index(prompt)
         self.rows[row] = None
         self.open[row] = False
+        self._forget(prompt)
+
+    def _forget(self, prompt: Prompt) -> None:
         if self.words is not None:
             self.words.drop(prompt)
+        if self.experts is not None:
+            self.experts.drop(prompt)
 
     def _integers(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.int64, device=self.device)
@@ -156,6 +166,8 @@ class Decoder:
         self.open[rows] = True
         if self.words is not None:
             self.words.begin(trees)
+        if self.experts is not None:
+            self.experts.begin(prompts, packed.last)
         for row, prompt in zip(rows, prompts, strict=True):
             self.rows[row] = prompt
             self.offsets[row] = len(prompt.tokens) - self.num_steps
@@ -214,8 +226,7 @@ class Decoder:
             if is_broken:
                 self.cache.clear(row)
                 self.hidden[row] = 0
-                if self.words is not None:
-                    self.words.drop(prompt)
+                self._forget(prompt)
                 finish(prompt, Generation(text="", finish="error", error=_NOT_FINITE))
                 continue
             tokens = answer[: count - 1] if by_itself else answer[:count]
@@ -223,6 +234,8 @@ class Decoder:
             outputs = NOTHING
             if self.words is not None:
                 tokens, outputs = self.words.end(prompt, tokens)
+            if self.experts is not None:
+                outputs = replace(outputs, experts=self.experts.end(prompt))
             finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))
 
     def _decode(self) -> None:
@@ -232,6 +245,8 @@ class Decoder:
         # A closed row may be further than the open ones; its values are never read.
         mask = self.cache.step(self.positions, used)
         self.hidden = self.step_model(chosen, mask, self.positions)
+        if self.experts is not None:
+            self.experts.look(self.rows)
         self.positions += self.open
         self.num_steps += 1
 

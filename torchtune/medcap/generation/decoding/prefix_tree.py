@@ -35,6 +35,7 @@ class Prompt:
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
         sampling: how the tokens of its answer are chosen.
         without: components that the model does without for it.
+        route: weights of the experts for all its tokens; empty where each token chooses, or there are none.
     """
 
     index: int
@@ -46,6 +47,12 @@ class Prompt:
     candidates: Sequence[np.ndarray] = ()
     sampling: Sampling = GREEDY
     without: tuple[str, ...] = ()
+    route: tuple[float, ...] = ()
+
+    @property
+    def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """What of the model answers it; prompts are computed together where this is equal."""
+        return self.without, self.route
 
     @property
     def capacity(self) -> int:

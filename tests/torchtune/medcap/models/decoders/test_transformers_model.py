@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from helpers.expert_models import choose_always
 from helpers.packed_samples import IMAGE, NUM_TARGETS, PROMPT_PREFIX, SAMPLES, K, batch_of, gradients, tiny_images
 from helpers.tiny_generation import (
     FakeProjector,
@@ -27,6 +28,7 @@ from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.models.llm_lora import llm_lora
+from medcap.models.lora_experts import lora_experts
 from medcap.models.projectors.base import build_projector
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.towers.registry import build_tower
@@ -147,7 +149,7 @@ def test_adapters_and_added_words_give_the_gradients_of_dense_weights(family):
 
     dense = copy.deepcopy(family.reference)
     scale = adapters.scale
-    for name, update in adapters._updates.items():
+    for name, update in adapters.updates.items():
         linear = dense.get_submodule(name)
         weight = linear.weight + scale * update.lora_b.weight @ update.lora_a.weight
         del linear.weight
@@ -167,6 +169,35 @@ def test_adapters_and_added_words_give_the_gradients_of_dense_weights(family):
     learnt = [*adapters.parameters(), *words.parameters()]
     for ours, plain in zip(*(torch.autograd.grad(loss, learnt) for loss in (found, expected)), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_of_its_layers_are_those_of_their_own_runs(family):
+    if family.name not in ("qwen3", "phi"):
+        pytest.skip("one with parallel branches and one without are enough")
+    plan, model = SimpleNamespace(llm=family.plan), family.model
+    torch.manual_seed(3)
+    experts = lora_experts(plan, [{"run": "a", "rank": 2}, {"run": "b", "rank": 3, "targets": ["q_proj"]}])
+    for name, parameter in experts.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.0 if "router" in name else 0.1)
+
+    def with_adapters(component):
+        decoder = family.plan.load("cpu", torch.float32)
+        return VisionLanguageModel(model.tower, model.projector, decoder, IMAGE, [component])
+
+    batch = batch_of(SAMPLES, tiny_images(), 64)
+    ours = with_adapters(experts)
+    routers, found = [*experts.router.parameters()], []
+    for checkpointed in (0, 2):
+        ours.checkpointed_layers = checkpointed
+        found.append(torch.autograd.grad(ours.losses(batch)["text"], routers))
+    for gradient, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, gradient, rtol=1e-5, atol=1e-7)
+        assert gradient.abs().sum() > 0
+    for number in range(2):
+        if number:  # without a preference the first expert is taken
+            choose_always(experts, number)
+        own = with_adapters(experts.experts[number])
+        torch.testing.assert_close(ours.losses(batch)["text"], own.losses(batch)["text"], rtol=1e-5, atol=1e-5)
 
 
 def test_targets_are_the_names_of_the_family(family):
