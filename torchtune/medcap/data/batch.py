@@ -65,7 +65,7 @@ class Batch:
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
-            ``box_seen``: all boxes; those of masks likewise.
+            ``box_seen`` and ``box_look``: all boxes; those of masks likewise.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.

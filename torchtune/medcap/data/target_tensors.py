@@ -11,11 +11,13 @@ from torch import Tensor
 
 from medcap.data.packing import PackedRow
 
-# Loss terms of batches with boxes: how far each that is there is from its target, and whether it is there.
-BOX_L1, BOX_GIOU, BOX_SEEN = "box_l1", "box_giou", "box_seen"
+# Loss terms of batches with boxes: how far each that is there is from its target, whether it is there, and which
+# patches hold it.
+BOX_L1, BOX_GIOU, BOX_SEEN, BOX_LOOK = "box_l1", "box_giou", "box_seen", "box_look"
 # Those of batches with masks: by pixels, by area, by pixels that are hard to tell, how well a mask's own estimate of
-# its IoU is met; and whether it is there.
-MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN = "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen"
+# its IoU is met; whether it is there, and which patches hold it.
+MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU = "mask_bce", "mask_dice", "mask_focal", "mask_iou"
+MASK_SEEN, MASK_LOOK = "mask_seen", "mask_look"
 
 
 def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
@@ -63,9 +65,9 @@ def target_counts(fields: Mapping[str, Tensor | None]) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     for seen, there, all_terms in (
-        (fields.get("box_seen"), (BOX_L1, BOX_GIOU), BOX_SEEN),
-        (fields.get("mask_seen"), (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU), MASK_SEEN),
+        (fields.get("box_seen"), (BOX_L1, BOX_GIOU), (BOX_SEEN, BOX_LOOK)),
+        (fields.get("mask_seen"), (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU), (MASK_SEEN, MASK_LOOK)),
     ):
         if seen is not None:
-            counts |= dict.fromkeys(there, int(seen.sum())) | {all_terms: len(seen)}
+            counts |= dict.fromkeys(there, int(seen.sum())) | dict.fromkeys(all_terms, len(seen))
     return counts

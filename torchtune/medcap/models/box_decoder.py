@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from medcap.data.batch import Batch
 from medcap.data.boxes.style import BOX_WORD
-from medcap.data.target_tensors import BOX_GIOU, BOX_L1, BOX_SEEN
+from medcap.data.target_tensors import BOX_GIOU, BOX_L1, BOX_LOOK, BOX_SEEN
 from medcap.models.model_plan import PlannedModel
-from medcap.models.object_query import ObjectHead, check_plan, check_sizes
+from medcap.models.object_query import ObjectHead, Sought, check_plan, check_sizes, look_loss
 
 # How far a box may lie from the centre of what its query attends to, in sides of the picture; and the logit of the
 # width and height that boxes have at first, a fifth of a side.
@@ -60,9 +60,9 @@ class BoxDecoder(ObjectHead):
     name = "box_decoder"
     label = "box head"
     builder = "medcap.models.box_decoder.box_decoder"
-    loss_terms = (BOX_L1, BOX_GIOU, BOX_SEEN)
-    # The weights of DETR (https://arxiv.org/abs/2005.12872).
-    loss_weights: ClassVar[Mapping[str, float]] = {BOX_L1: 5.0, BOX_GIOU: 2.0, BOX_SEEN: 1.0}
+    loss_terms = (BOX_L1, BOX_GIOU, BOX_SEEN, BOX_LOOK)
+    # The first two are the weights of DETR (https://arxiv.org/abs/2005.12872).
+    loss_weights: ClassVar[Mapping[str, float]] = {BOX_L1: 5.0, BOX_GIOU: 2.0, BOX_SEEN: 1.0, BOX_LOOK: 2.0}
 
     def __init__(self, dim: int, patch_dim: int, num_patches: int, width: int, layers: int, heads: int) -> None:
         super().__init__(dim, patch_dim, num_patches, width, layers, heads)
@@ -81,10 +81,14 @@ class BoxDecoder(ObjectHead):
             is the probability.
         """
         sought = self.seek(hidden, patches)
+        return self._box(sought), sought.seen
+
+    def _box(self, sought: Sought) -> Tensor:
+        """Read boxes off, ``[M, 4]``."""
         shift, size = self.read(torch.cat([sought.features, sought.query], dim=-1)).chunk(2, dim=-1)  # [M, 2] each
-        centre = sought.weights @ self.look.centres(patches.device) + _FARTHEST * shift.tanh()  # [M, 2]
+        centre = sought.weights @ self.look.centres(sought.weights.device) + _FARTHEST * shift.tanh()  # [M, 2]
         half = (size + _FIRST_SIZE).sigmoid() / 2  # [M, 2]
-        return torch.cat([centre - half, centre + half], dim=-1), sought.seen
+        return torch.cat([centre - half, centre + half], dim=-1)
 
     def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
         """Compare the boxes of a batch with its targets."""
@@ -96,14 +100,27 @@ class BoxDecoder(ObjectHead):
 
         assert patches is not None, "every box lies on a picture of the batch"
         predicts = torch.searchsorted(batch.target_positions, batch.box_positions)  # [M]
-        found, seen = self(hidden[predicts], patches[batch.box_images])  # [M, 4], [M]
+        sought = self.seek(hidden[predicts], patches[batch.box_images])
+        found = self._box(sought)  # [M, 4]
         distance = functional.l1_loss(_centre_and_size(found), _centre_and_size(wanted), reduction="none")  # [M, 4]
         return {
             # A box that is not there has no right place.
             BOX_L1: (distance.sum(dim=1) * there).sum(),
             BOX_GIOU: (generalized_box_iou_loss(found, wanted) * there).sum(),
-            BOX_SEEN: functional.binary_cross_entropy_with_logits(seen, there, reduction="sum"),
+            BOX_SEEN: functional.binary_cross_entropy_with_logits(sought.seen, there, reduction="sum"),
+            BOX_LOOK: look_loss(sought.scores, _covered(wanted, self.look.grid)).sum(),
         }
+
+
+def _covered(boxes: Tensor, grid: int) -> Tensor:
+    """Return how much of each patch a box covers: ``[M, 4]`` -> ``[M, T]``."""
+    edges = torch.arange(grid + 1, device=boxes.device) / grid
+    first, last = edges[:-1], edges[1:]
+    across, down = (
+        (torch.minimum(boxes[:, end, None], last) - torch.maximum(boxes[:, start, None], first)).clamp(min=0) * grid
+        for start, end in ((0, 2), (1, 3))
+    )  # [M, g] each
+    return (down[:, :, None] * across[:, None]).flatten(1)
 
 
 def _centre_and_size(boxes: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from medcap.models.model_plan import PlannedModel
 from medcap.models.words import AddedWords
 
 _FIRST_SEEN = 2.0
+# Most patches do not hold what is asked; the softmax of the scores does not see what all of them are lessened by.
+_FIRST_SCORE = -2.0
 
 
 class Sought(NamedTuple):
@@ -132,6 +134,25 @@ class ObjectHead(Component):
             patches: ``[M, T, D]`` patch tokens of the picture that each of them is about.
         """
         return self.look(self._final_norm[0](hidden), patches)
+
+
+def look_loss(scores: Tensor, covered: Tensor) -> Tensor:
+    """Return the binary cross-entropy of whether a patch holds what is asked, in proportion to the patches that do.
+
+    It tells each patch by itself what it should answer, also where nothing is to be found. Box and mask alone would
+    reach the patches only through what is read off all of them together, and learn later.
+
+    Args:
+        scores: ``[M, T]`` of :class:`Sought`.
+        covered: ``[M, T]`` how much of each patch the object covers, 0 to 1; the one that it covers most counts as
+            covered.
+
+    Returns:
+        ``[M]``.
+    """
+    target = covered / covered.amax(dim=1, keepdim=True).clamp(min=1e-6)
+    each = functional.binary_cross_entropy_with_logits(scores + _FIRST_SCORE, target, reduction="none")
+    return each.sum(dim=1) / target.sum(dim=1).clamp(min=1)
 
 
 def check_sizes(name: str, width: int, layers: int, heads: int) -> None:

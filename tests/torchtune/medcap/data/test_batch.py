@@ -149,7 +149,7 @@ def test_boxes_are_at_their_tokens_and_on_the_picture_that_shows_the_whole_image
     assert made.box_images.tolist() == [2, 2, 2, 3, 3]
     torch.testing.assert_close(made.box_targets[:, 3], torch.tensor([0.1, 0.2, 0.3, 0.0, 0.1]))
     assert made.box_seen.tolist() == [1, 1, 1, 0, 1]
-    assert made.counts == {"text": 8, "box_l1": 4, "box_giou": 4, "box_seen": 5}
+    assert made.counts == {"text": 8, "box_l1": 4, "box_giou": 4, "box_seen": 5, "box_look": 5}
     assert set(made.box_positions.tolist()) <= set(made.target_positions.tolist())
     assert equal(made.in_one_buffer(), made)
 

@@ -12,11 +12,12 @@ from helpers.packed_samples import IMAGE, batch_of, gradients, sample, tiny_imag
 from medcap.data.answer_targets import BoxTarget
 from medcap.data.batch import dummy_batch
 from medcap.errors import UserError
-from medcap.models.box_decoder import BoxDecoder, box_decoder
+from medcap.models.box_decoder import BoxDecoder, _covered, box_decoder
+from medcap.models.object_query import Sought
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.loss_weights import LossWeights
 
-TERMS = ("text", "box_l1", "box_giou", "box_seen")
+TERMS = ("text", "box_l1", "box_giou", "box_seen", "box_look")
 
 
 def model_with_head():
@@ -45,7 +46,7 @@ SAMPLES = [
 
 def total(model, batch):
     weights = LossWeights(model.loss_terms, model.loss_weights)
-    weights.begin([11, 5, 5, 6])
+    weights.begin([11, 5, 5, 6, 6])
     sums = model.losses(batch)
     return weights.combine(sums), {name: sums[name].detach() for name in TERMS}
 
@@ -65,7 +66,7 @@ def plain():
 def test_packed_and_shared_rows_give_the_loss_and_gradients_of_separate_samples(plain, length, share):
     model, wanted, wanted_gradients = plain
     batch = batch_of(SAMPLES, tiny_images(), 64 if length == 64 else 40, share)
-    assert batch.counts == {"text": 11, "box_l1": 5, "box_giou": 5, "box_seen": 6}
+    assert batch.counts == {"text": 11, "box_l1": 5, "box_giou": 5, "box_seen": 6, "box_look": 6}
     loss, sums = total(model, batch)
     for name in TERMS:
         torch.testing.assert_close(sums[name], wanted[name])
@@ -121,17 +122,29 @@ def test_the_loss_of_a_known_box_is_detrs(monkeypatch):
     model = model_with_head()
     head = model.components["box_decoder"]
 
-    def given(hidden, patches):
-        return torch.tensor([[0.0, 0.0, 0.5, 0.5]] * 2), torch.tensor([0.0, math.log(3)])
-
-    monkeypatch.setattr(head, "forward", given)
+    scores = torch.tensor([[2.0, 2 + math.log(3), 2.0, 2.0], [2.0] * 4])
+    sought = Sought(None, scores, None, None, torch.tensor([0.0, math.log(3)]))
+    monkeypatch.setattr(head, "seek", lambda hidden, patches: sought)
+    monkeypatch.setattr(head, "_box", lambda found: torch.tensor([[0.0, 0.0, 0.5, 0.5]] * 2))
     batch = batch_of([with_boxes(sample("a", [20], [30, 31]), (0.25, 0.0, 0.75, 0.5), None)], tiny_images(), 16)
     sums = head.losses(batch, torch.zeros(2, 64), torch.zeros(1, 4, 32))
     assert sums["box_l1"].item() == pytest.approx(0.25)  # the centre moves by a quarter
     assert sums["box_giou"].item() == pytest.approx(1 - 1 / 3)  # a third is shared, and no gap lies between them
     # The second is not there: it has no place, and three quarters of certainty are wrong.
     assert sums["box_seen"].item() == pytest.approx(math.log(2) + math.log(4))
-    assert model.loss_weights == {"box_l1": 5.0, "box_giou": 2.0, "box_seen": 1.0}
+    # Of four patches the box covers half of the upper two: both count as covered, and the lower ones as not.
+    wanted = (3 * math.log(2) + math.log(4 / 3)) / 2 + 4 * math.log(2)
+    assert sums["box_look"].item() == pytest.approx(wanted)
+    assert model.loss_weights == {"box_l1": 5.0, "box_giou": 2.0, "box_seen": 1.0, "box_look": 2.0}
+
+
+def test_a_box_covers_of_each_patch_what_a_count_of_points_says():
+    boxes = torch.tensor([[0.1, 0.2, 0.55, 0.9], [0.0, 0.0, 1.0, 1.0], [0.3, 0.3, 0.31, 0.31]])
+    places = (torch.arange(400) + 0.5) / 400
+    for box, covered in zip(boxes, _covered(boxes, 4), strict=True):
+        across, down = ((places > box[start]) & (places < box[start + 2]) for start in (0, 1))
+        points = (down[:, None] & across[None]).float().reshape(4, 100, 4, 100).mean(dim=(1, 3))
+        torch.testing.assert_close(covered, points.flatten(), rtol=0, atol=1e-3)
 
 
 def test_a_box_has_positive_sides_and_comes_from_its_own_image():

@@ -20,7 +20,7 @@ from medcap.modules.gradient_scale import scale_gradient
 from medcap.modules.mask_losses import mask_bce, mask_dice, mask_focal, mask_iou_error
 from medcap.training.loss_weights import LossWeights
 
-TERMS = ("text", "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen")
+TERMS = ("text", "mask_bce", "mask_dice", "mask_focal", "mask_iou", "mask_seen", "mask_look")
 SIDE = tiny_images()["a"].shape[-1]
 
 
@@ -57,7 +57,7 @@ SAMPLES = [
 
 def total(model, batch):
     weights = LossWeights(model.loss_terms, model.loss_weights)
-    weights.begin([11, 5, 5, 5, 5, 6])
+    weights.begin([11, 5, 5, 5, 5, 6, 6])
     sums = model.losses(batch)
     return weights.combine(sums), {name: sums[name].detach() for name in TERMS}
 
@@ -78,7 +78,7 @@ def test_packed_and_shared_rows_give_the_loss_and_gradients_of_separate_samples(
     model, wanted, wanted_gradients = plain
     batch = batch_of(SAMPLES, tiny_images(), length, share)
     counts = dict.fromkeys(("mask_bce", "mask_dice", "mask_focal", "mask_iou"), 5)
-    assert batch.counts == {"text": 11, **counts, "mask_seen": 6}
+    assert batch.counts == {"text": 11, **counts, "mask_seen": 6, "mask_look": 6}
     loss, sums = total(model, batch)
     for name in TERMS:
         torch.testing.assert_close(sums[name], wanted[name])

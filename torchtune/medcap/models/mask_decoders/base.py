@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medcap.data.batch import Batch
-from medcap.data.target_tensors import MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN
+from medcap.data.target_tensors import MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_LOOK, MASK_SEEN
 from medcap.errors import UserError
-from medcap.models.object_query import ObjectHead
+from medcap.models.object_query import ObjectHead, look_loss
 from medcap.modules.gradient_scale import scale_gradient
 from medcap.modules.mask_losses import mask_bce, mask_dice, mask_focal, mask_iou_error
 
@@ -25,11 +25,13 @@ class Outlined(NamedTuple):
         logits: ``[M, side, side]`` float32 over the picture that the tower is shown; above 0 inside.
         estimate: ``[M]`` the IoU that the decoder expects of each, 0 to 1.
         seen: ``[M]`` positive where the picture shows the object, else negative; the sigmoid of it is the probability.
+        scores: ``[M, T]`` how well each patch answers what is asked.
     """
 
     logits: Tensor
     estimate: Tensor
     seen: Tensor
+    scores: Tensor
 
 
 class MaskDecoder(ObjectHead):
@@ -43,13 +45,14 @@ class MaskDecoder(ObjectHead):
     name = "mask_decoder"
     label = "mask decoder"
     builder = "medcap.models.patch_mask_decoder"
-    loss_terms = (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN)
+    loss_terms = (MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_SEEN, MASK_LOOK)
     loss_weights: ClassVar[Mapping[str, float]] = {
         MASK_BCE: 2.0,
         MASK_DICE: 1.0,
         MASK_FOCAL: 0.0,
         MASK_IOU: 0.1,
         MASK_SEEN: 1.0,
+        MASK_LOOK: 2.0,
     }
     reads_pictures = True
     gradient_scale: float
@@ -89,7 +92,11 @@ class MaskDecoder(ObjectHead):
         }  # [M]
         # A mask that is not there has no outline.
         terms = {name: (values * there).sum() for name, values in each.items()}
-        return terms | {MASK_SEEN: functional.binary_cross_entropy_with_logits(found.seen, there, reduction="sum")}
+        covered = functional.adaptive_avg_pool2d(targets[:, 0].float() / 255, self.look.grid).flatten(1)  # [M, T]
+        return terms | {
+            MASK_SEEN: functional.binary_cross_entropy_with_logits(found.seen, there, reduction="sum"),
+            MASK_LOOK: look_loss(found.scores, covered).sum(),
+        }
 
 
 def check_gradient_scale(value: Any) -> float:

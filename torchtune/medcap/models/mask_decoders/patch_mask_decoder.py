@@ -105,7 +105,7 @@ class PatchMaskDecoder(MaskDecoder):
         grid = self.look.grid
         coarse = _resized(sought.scores.view(-1, 1, grid, grid), self.side)[:, 0]  # [M, side, side]
         logits = fine + self.coarse * coarse + self.bias
-        return Outlined(logits, self.estimate(both)[:, 0].sigmoid(), sought.seen)
+        return Outlined(logits, self.estimate(both)[:, 0].sigmoid(), sought.seen, sought.scores)
 
     def _pixels(self, patches: Tensor, pictures: Tensor) -> Tensor:
         """``[P, T, D]`` and ``[P, 3, H, W]`` -> ``[P, c, side, side]``."""
