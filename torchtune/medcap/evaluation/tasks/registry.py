@@ -15,6 +15,7 @@ from medcap.evaluation.tasks.medgrit import MedGritTask
 from medcap.evaluation.tasks.medsg import MedSgTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
 from medcap.evaluation.tasks.slake import SlakeTask
 from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
@@ -38,6 +39,7 @@ TASKS: dict[str, type[Task]] = {
         SlakeBoxesTask,
         GroundingTask,
         MedSgTask,
+        PixelGroundingTask,
     )
 }
 ALIASES = {"metrics": "caption"}
