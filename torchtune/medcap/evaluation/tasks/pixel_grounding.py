@@ -1,4 +1,4 @@
-"""Masks from any file: the rows of a user's own, MedPLIB's, and those that ``medcap prepare`` makes of sets of masks."""
+"""Masks from any file: rows of a user's own, MedPLIB's, and those that ``medcap prepare`` makes of sets of masks."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ class PixelGroundingTask(Task):
     """One question about an image's masks a row, in JSON or JSONL.
 
     A row has ``image``, ``question`` or ``phrase`` (then "Segment the PHRASE." is asked), and ``masks``: a list of
-    regions, each a mask file, a run-length, a box, a point or a polygon; null, or an empty list, for what is absent. A
-    label of a mask is its own, else the row's ``label``, else its ``phrase``. Rows with ``conversations`` are read too:
-    their first question and answer, with ``masks`` for each ``<SEG>`` or MedPLIB's ``<SEG><mask>file.png</mask>``. A row
-    may have ``image_size`` (the size of its masks, where the image file has another one), ``question_id``, ``task``,
-    ``patient`` (intervals then draw patients), ``modality`` and ``organ``. A row without ``masks`` is answered in words.
+    regions, each a mask file, a run-length, a box, a point or a polygon; null, or an empty list, for what is absent.
+    The label of a mask is its own, else the row's ``label``, else its ``phrase``. Rows with ``conversations`` are read
+    too: their first question and answer, with ``masks`` for each ``<SEG>``, or with MedPLIB's
+    ``<SEG><mask>file.png</mask>``. A row may have ``image_size`` (the size of its masks, where the image file has
+    another one), ``question_id``, ``task``, ``patient`` (intervals then draw patients), ``modality`` and ``organ``. A
+    row without ``masks`` is answered in words.
     """
 
     name = "pixel_grounding"
@@ -127,8 +128,8 @@ def read_masks(given: Any, label: str, reference: str, reader: ImageReader, size
         The masks; None with its label for an absent object.
 
     Raises:
-        UserError: if a mask cannot be read or is of another size than the image, or the answer has not one ``<SEG>`` for
-            each of them.
+        UserError: if a mask cannot be read or has another size than the image, or the answer has not one ``<SEG>``
+            for each of them.
     """
     regions = regions_from_json(given, FIELD, absent=True)
     labels = tuple(label_from_json(entry) or label for entry in given)
