@@ -120,4 +120,7 @@ def _found(mask: Region | None, resolve: Callable[[str], Path]) -> Region | None
     """Return a mask with its file found."""
     if mask is None or not isinstance(mask.shape, MaskFile):
         return mask
-    return replace(mask, shape=replace(mask.shape, path=str(resolve(mask.shape.path))))
+    try:
+        return replace(mask, shape=replace(mask.shape, path=str(resolve(mask.shape.path))))
+    except UserError as error:
+        raise UserError(str(error).replace("image ", "mask file ", 1)) from None

@@ -181,7 +181,7 @@ def test_bad_classes_and_jpeg_values_are_named(tmp_path):
     write_image(tmp_path / "images/a.png")
     write_values(tmp_path / "masks/a.jpg", np.where(LIVER, 1, 0))
     (tmp_path / "classes.json").write_text('{"1": 2}', encoding="utf-8")
-    with pytest.raises(UserError, match="classes.json must hold classes as"):
+    with pytest.raises(UserError, match=r"classes\.json must hold classes as"):
         made(tmp_path)
     (tmp_path / "classes.json").write_text('{"1": "liver"}', encoding="utf-8")
     with pytest.raises(UserError, match="JPEG, which changes values"):
