@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,33 @@ def write_values(path: Path, values: np.ndarray) -> None:
 def masks_of(row: dict[str, Any]) -> dict[str, np.ndarray | None]:
     """Return the masks of a row by their labels."""
     return {entry["label"]: None if entry["mask"] is None else decode(entry["mask"]) for entry in row["masks"]}
+
+
+CASE = "ct_00--CTSpine1K--Case_1--z_0288"
+
+
+def write_mecovqa(folder: Path, split: str) -> None:
+    """Write MeCoVQA's three files of a split, with one image, a mask of two instances that is not merged, and a region."""
+    image = {"image": f"images/{CASE}.png"}
+    write_image(folder / f"SAMed2Dv1/images/{CASE}.png")
+    write_values(folder / f"SAMed2Dv1/masks/{CASE}--0005_000.png", 255 * LIVER)
+    write_values(folder / f"SAMed2Dv1/masks/{CASE}--0005_001.png", 255 * PART)
+    write_values(folder / f"SAMed2Dv1/masks/{CASE}--0006_000.png", 255 * SPLEEN)
+    region, merged = f"masks/{CASE}--0006_000.png", f"masks_merged/{CASE}--0005_merged.png"
+    rows = {
+        "Complex_VQA": [("Is it a CT?", "Yes", {}), ("What is shown?", "A spine.", {"answer_type": "open"})],
+        "Region_VQA": [(f"What is <region>{region}</region>?", "The spleen.", {})],
+        "Grounding": [
+            ("Segment the liver.", f"<SEG><mask>{merged}</mask>", {}),
+            ("Segment the spleen.", f"It is <SEG><mask>{region}</mask>.", {}),
+            ("Segment the heart.", f"<SEG><mask>masks_merged/{CASE}--0009_merged.png</mask>", {}),
+        ],
+    }
+    for name, records in rows.items():
+        made = []
+        for asked, answered, more in records:
+            turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": answered}]
+            made.append(image | {"conversations": turns} | more)
+        path = folder / f"MeCoVQA/MeCoVQA_{name}_{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made), encoding="utf-8")

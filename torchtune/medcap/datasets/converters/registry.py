@@ -11,6 +11,7 @@ from medcap.datasets.converters.image_folder import ImageFolder
 from medcap.datasets.converters.llava_med import LlavaMed
 from medcap.datasets.converters.llava_med_text import LlavaMedText
 from medcap.datasets.converters.mask_folder import MaskFolder
+from medcap.datasets.converters.mecovqa import MeCoVqa
 from medcap.datasets.converters.medgrit import MedGrit
 from medcap.datasets.converters.medicat import MedICaT
 from medcap.datasets.converters.medsegbench import MedSegBench
@@ -65,5 +66,6 @@ CONVERTERS: dict[str, type[Converter]] = {
         MaskFolder,
         SlakeMasks,
         MedSegBench,
+        MeCoVqa,
     )
 }

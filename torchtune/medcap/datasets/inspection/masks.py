@@ -18,8 +18,8 @@ from medcap.data.row_layouts import Record
 from medcap.data.row_masks import FIELD, MASK_WORD
 from medcap.errors import UserError
 
-# Of a mask: good; of an object that is absent; named by no <SEG>; a file with several values; without a pixel; of another
-# size than its image; one that cannot be read.
+# Of a mask: good; of an absent object; named by no <SEG>; a file with several values; without a pixel; of another size
+# than its image; one that cannot be read.
 GOOD, ABSENT, UNNAMED, VALUES = "good", "absent", "unnamed", "values"
 EMPTY, SIZE, UNREADABLE = "empty", "size", "unreadable"
 _BAD = (EMPTY, SIZE, UNREADABLE)

@@ -37,8 +37,8 @@ def refuse_moved_boxes(row: Mapping[str, Any], name: str, settings: Settings) ->
         marked.append("'boxes'")
     if any(row.get(field) for field in ("masks", "regions")) or "<mask>" in text or "<region>" in text:
         raise UserError(
-            f"{name} has masks or regions, which would not fit the prepared image: prepare with --pad-above 0 and without"
-            " --size"
+            f"{name} has masks or regions, which would not fit the prepared image: prepare with --pad-above 0 and"
+            " without --size"
         )
     if marked:
         raise UserError(

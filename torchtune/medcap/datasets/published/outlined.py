@@ -58,7 +58,7 @@ def outlined(
             raise UserError("the masks of an image differ in size")
         if mask.any():
             merged[phrase] = mask | merged[phrase] if phrase in merged else mask
-    lengths = {phrase: _run_length(mask) for phrase, mask in merged.items()}
+    lengths = {phrase: as_run_length(mask) for phrase, mask in merged.items()}
     objects = tuple(MarkedObject(phrase, ()) for phrase in lengths)
     return OutlinedImage(MarkedImage(location, names, objects, patient=patient, meta=meta or {}), lengths)
 
@@ -112,6 +112,7 @@ def _is_number(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isdecimal())
 
 
-def _run_length(mask: np.ndarray) -> RunLength:
+def as_run_length(mask: np.ndarray) -> RunLength:
+    """Return a mask, ``[H, W]`` bool, as a run-length."""
     value = encode(mask)
     return RunLength((value["size"][0], value["size"][1]), value["counts"])

@@ -11,6 +11,7 @@ from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.grounding import GroundingTask
+from medcap.evaluation.tasks.mecovqa import MecovqaTask
 from medcap.evaluation.tasks.medgrit import MedGritTask
 from medcap.evaluation.tasks.medsg import MedSgTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
@@ -40,6 +41,7 @@ TASKS: dict[str, type[Task]] = {
         GroundingTask,
         MedSgTask,
         PixelGroundingTask,
+        MecovqaTask,
     )
 }
 ALIASES = {"metrics": "caption"}

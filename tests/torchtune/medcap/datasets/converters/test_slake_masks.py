@@ -48,7 +48,7 @@ def test_colours_are_read_too(downloads):
 
 
 def test_a_missing_or_damaged_table_is_named(downloads):
-    with pytest.raises(UserError, match="mask.txt, line 2: expected a value or a colour and a name"):
+    with pytest.raises(UserError, match=r"mask.txt, line 2: expected a value or a colour and a name"):
         read_classes(downloads.text("Slake1.0/mask.txt", "1:Liver\nSpleen\n"))
     (downloads.folder / "Slake1.0/mask.txt").unlink()
     with pytest.raises(UserError, match=r"mask.txt .* does not exist"):

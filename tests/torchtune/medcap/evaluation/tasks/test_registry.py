@@ -24,6 +24,7 @@ def test_a_key_runs_the_task_of_its_name():
         "grounding",
         "medsg",
         "pixel_grounding",
+        "mecovqa",
     ]
 
 
@@ -44,6 +45,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "grounding": "boxes",
         "medsg": "boxes",
         "pixel_grounding": "masks",
+        "mecovqa": "medplib",
     }
     assert all(task.title for task in TASKS.values())
 
