@@ -45,7 +45,7 @@ CASE = "ct_00--CTSpine1K--Case_1--z_0288"
 
 
 def write_mecovqa(folder: Path, split: str) -> None:
-    """Write MeCoVQA's three files of a split, with one image, a mask of two instances that is not merged, and a region."""
+    """Write MeCoVQA's three files of a split: one image, a region, and a mask of two instances that is not merged."""
     image = {"image": f"images/{CASE}.png"}
     write_image(folder / f"SAMed2Dv1/images/{CASE}.png")
     write_values(folder / f"SAMed2Dv1/masks/{CASE}--0005_000.png", 255 * LIVER)

@@ -3,8 +3,8 @@
 A JSON array in LLaVA's layout: ``{"image": "images/ct_00--....png", "conversations": [...]}``. A region is
 ``<region>masks/....png</region>`` in a question; a mask stands behind its word, as
 ``<SEG><mask>masks_merged/....png</mask>`` (ShawnHuang497/MedPLIB, ``datasets/LazySupervisedDataset.py``). SA-Med2D-20M
-has a file for each instance, ``masks/<image>--<class>_<instance>.png``, and no ``masks_merged``: those are all instances
-of a class together, as the authors say (issue 3 of ShawnHuang497/MedPLIB), and are made here.
+has a file for each instance, ``masks/<image>--<class>_<instance>.png``, and no ``masks_merged``: those are all
+instances of a class together, as the authors say (issue 3 of ShawnHuang497/MedPLIB), and are made here.
 """
 
 from __future__ import annotations

@@ -40,5 +40,5 @@ def test_parts_can_be_chosen(downloads):
 
 
 def test_what_lacks_is_named(tmp_path):
-    with pytest.raises(UserError, match="mecovqa: .*SA-Med2D-20M"):
+    with pytest.raises(UserError, match=r"mecovqa: .*SA-Med2D-20M"):
         Downloads(tmp_path / "datasets").convert(MeCoVqa())
