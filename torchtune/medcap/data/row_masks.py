@@ -68,6 +68,15 @@ def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Rec
     return replace(record, messages=messages, masks=tuple(_found(mask, resolve) for mask in masks))
 
 
+def take_mask_files(text: str) -> tuple[str, list[str]]:
+    """Take the ``<mask>file.png</mask>`` of MedPLIB's rows off an answer.
+
+    Returns:
+        The text without them, and the names of the files in their order.
+    """
+    return _TAG.sub("", text), [path.strip() for path in _TAG.findall(text)]
+
+
 def _answers(messages: list[Message]) -> list[Message]:
     return [message for message in messages if message.role == "assistant"]
 
@@ -84,9 +93,9 @@ def _untagged(messages: list[Message]) -> tuple[list[Message], list[Region | Non
     for message in messages:
         images += sum(part["type"] == "image" for part in message.content)
         if message.role == "assistant":
-            text = "".join(_texts(message))
-            masks += [Region(MaskFile(path.strip()), image=max(images, 1) - 1) for path in _TAG.findall(text)]
-            message = _saying(message, _TAG.sub("", text))
+            text, paths = take_mask_files("".join(_texts(message)))
+            masks += [Region(MaskFile(path), image=max(images, 1) - 1) for path in paths]
+            message = _saying(message, text)
         written.append(message)
     return written, masks
 
@@ -111,4 +120,7 @@ def _found(mask: Region | None, resolve: Callable[[str], Path]) -> Region | None
     """Return a mask with its file found."""
     if mask is None or not isinstance(mask.shape, MaskFile):
         return mask
-    return replace(mask, shape=replace(mask.shape, path=str(resolve(mask.shape.path))))
+    try:
+        return replace(mask, shape=replace(mask.shape, path=str(resolve(mask.shape.path))))
+    except UserError as error:
+        raise UserError(str(error).replace("image ", "mask file ", 1)) from None

@@ -67,12 +67,12 @@ class BoxConverter(Converter):
         if cls.knows_absent:
             parser.add_argument(
                 "--absent",
-                type=_whole,
+                type=whole_number,
                 default=0,
                 metavar="N",
                 help="also ask for N objects an image that it does not show; the answer is none (0)",
             )
-            parser.add_argument("--seed", type=_whole, default=0, help="of --absent (0)")
+            parser.add_argument("--seed", type=whole_number, default=0, help="of --absent (0)")
         else:
             parser.set_defaults(absent=0, seed=0)
 
@@ -104,7 +104,7 @@ class BoxConverter(Converter):
             asking = Asking(tuple(self.kinds), self.question or self.where, self.box_format, absent)
             for image in found:
                 try:
-                    place = _place(tuple(map(safe_name, image.names)), locations)
+                    place = place_of(tuple(map(safe_name, image.names)), locations)
                 except SkipRecord as reason:
                     tally.skip(str(reason), image.location)
                     continue
@@ -148,7 +148,7 @@ def _fields(question: BoxQuestion, image: MarkedImage, size: Size | None) -> dic
     return fields
 
 
-def _place(names: tuple[str, ...], locations: list[str]) -> tuple[str, str]:
+def place_of(names: tuple[str, ...], locations: list[str]) -> tuple[str, str]:
     """Return the folder and the name that the image has; the first of each if it is nowhere."""
     for location in locations:
         for name in names:
@@ -157,7 +157,7 @@ def _place(names: tuple[str, ...], locations: list[str]) -> tuple[str, str]:
     return locations[0], names[0]
 
 
-def _whole(text: str) -> int:
+def whole_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)

@@ -10,8 +10,11 @@ from medcap.datasets.converters.csv_table import CsvTable
 from medcap.datasets.converters.image_folder import ImageFolder
 from medcap.datasets.converters.llava_med import LlavaMed
 from medcap.datasets.converters.llava_med_text import LlavaMedText
+from medcap.datasets.converters.mask_folder import MaskFolder
+from medcap.datasets.converters.mecovqa import MeCoVqa
 from medcap.datasets.converters.medgrit import MedGrit
 from medcap.datasets.converters.medicat import MedICaT
+from medcap.datasets.converters.medsegbench import MedSegBench
 from medcap.datasets.converters.mscxr import MsCxr
 from medcap.datasets.converters.padchest_gr import PadChestGr
 from medcap.datasets.converters.pathvqa import PathVqa
@@ -23,6 +26,7 @@ from medcap.datasets.converters.pubmedvision import PubMedVision
 from medcap.datasets.converters.rocov2 import Rocov2
 from medcap.datasets.converters.slake import Slake
 from medcap.datasets.converters.slake_boxes import SlakeBoxes
+from medcap.datasets.converters.slake_masks import SlakeMasks
 from medcap.datasets.converters.textplus import TextPlus, TextPlusPmcOa, TextPlusPmcOaPatients
 from medcap.datasets.converters.vindr_cxr import VinDrCxr
 from medcap.datasets.converters.vqamed import VqaMed
@@ -59,5 +63,9 @@ CONVERTERS: dict[str, type[Converter]] = {
         ImageFolder,
         CocoBoxes,
         CsvBoxes,
+        MaskFolder,
+        SlakeMasks,
+        MedSegBench,
+        MeCoVqa,
     )
 }

@@ -24,10 +24,12 @@ from medcap.data.packing import sharing
 from medcap.data.row_boxes import place_boxes
 from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import Record, read_record
+from medcap.data.row_masks import place_masks
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.inspection.boxes import BoxFacts, boxes_of_row
+from medcap.datasets.inspection.masks import MaskFacts, first_problem, masks_of_row
 from medcap.datasets.rows.source import RowSource
 from medcap.errors import UserError, is_of_the_machine
 from medcap.modules.label_loss import IGNORE_INDEX
@@ -46,8 +48,8 @@ class Problem:
     reason: str
 
 
-# The kinds of problems: the row itself, its layout, the place of an image, its content, the boxes, the tokens.
-RULES = ("json", "layout", "image path", "image", "boxes", "tokens", "crash")
+# The kinds of problems: the row itself, its layout, the place of an image, its content, boxes, masks, the tokens.
+RULES = ("json", "layout", "image path", "image", "boxes", "masks", "tokens", "crash")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class RowFacts:
         images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
         boxes: its boxes as they are written.
+        masks: its masks.
     """
 
     problem: Problem | None = None
@@ -92,6 +95,7 @@ class RowFacts:
     images: tuple[int, ...] = ()
     lengths: RowLengths | None = None
     boxes: tuple[BoxFacts, ...] = ()
+    masks: tuple[MaskFacts, ...] = ()
 
 
 @dataclass
@@ -188,13 +192,21 @@ class RowChecker:
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
         except UserError as error:
             return RowFacts(Problem("boxes", str(error)), images=images, boxes=boxes)
+        masks: tuple[MaskFacts, ...] = ()
+        try:
+            record = place_masks(row, record, self.reader.resolve)
+            masks = masks_of_row(row, record, self.reader)
+            if (reason := first_problem(masks)) is not None:
+                raise UserError(reason)
+        except UserError as error:
+            return RowFacts(Problem("masks", str(error)), images=images, boxes=boxes, masks=masks)
         try:
             lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
         except UserError as error:
-            return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes)
+            return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes, masks=masks)
         said: Any = _said(record)
         words = said if not row.get("masks") else (said, row["masks"])  # one answer may stand for other masks
-        return RowFacts(None, number_of(repr(words)), images, lengths, boxes)
+        return RowFacts(None, number_of(repr(words)), images, lengths, boxes, masks)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

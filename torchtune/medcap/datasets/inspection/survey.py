@@ -12,6 +12,7 @@ from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.datasets.inspection.boxes import BoxTally
 from medcap.datasets.inspection.images import ImageChecker, ImageFacts, decode
+from medcap.datasets.inspection.masks import MaskTally
 from medcap.datasets.inspection.processes import over_rows
 from medcap.datasets.inspection.rows import Problem, RowChecker, RowFacts, RowLengths
 
@@ -34,6 +35,7 @@ class Survey:
         lengths: values by the names of ``RowLengths``, ``[n]`` int64, 0 for rows that cannot be used; empty without a
             tokenizer.
         boxes: the boxes of its rows, counted.
+        masks: the masks of its rows, counted.
     """
 
     checker: RowChecker
@@ -45,6 +47,7 @@ class Survey:
     images: dict[str, np.ndarray]
     lengths: dict[str, np.ndarray]
     boxes: BoxTally = field(default_factory=BoxTally)
+    masks: MaskTally = field(default_factory=MaskTally)
 
     @property
     def num_rows(self) -> int:
@@ -118,6 +121,7 @@ def survey(
         {},
         {name: np.array(column, dtype=np.int64) for name, column in found.lengths.items()} if checker.tokenizer else {},
         found.boxes,
+        found.masks,
     )
     _look_at_images(result, first, processes, look, label)
     return result
@@ -130,10 +134,11 @@ class _Columns:
         self.problems: dict[int, list[Problem]] = {}
         self.words, self.counts, self.paths = array("Q"), array("q"), array("Q")
         self.lengths = {name: array("q") for name in LENGTHS}
-        self.boxes = BoxTally()
+        self.boxes, self.masks = BoxTally(), MaskTally()
 
     def add(self, facts: RowFacts) -> None:
         self.boxes.add(len(self.words), facts.boxes)
+        self.masks.add(len(self.words), facts.masks)
         if facts.problem is not None:
             self.problems[len(self.words)] = [facts.problem]
         self.words.append(facts.words)

@@ -98,9 +98,8 @@ class Validation:
             },
             "lengths": self.lengths(),
         }
-        boxes = survey.boxes.as_dict()
-        if boxes is not None:
-            found["boxes"] = boxes
+        parts = {"boxes": survey.boxes.as_dict(), "masks": survey.masks.as_dict()}
+        found |= {name: part for name, part in parts.items() if part is not None}
         if self.overlap is not None:
             found["against"] = {
                 "file": str(self.overlap.other.checker.rows.path),

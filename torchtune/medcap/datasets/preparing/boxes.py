@@ -1,4 +1,4 @@
-"""Rows whose boxes would lie elsewhere on the prepared images."""
+"""Rows whose boxes or masks would lie elsewhere on the prepared images."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def refuse_moved_boxes(row: Mapping[str, Any], name: str, settings: Settings) ->
     given = row.get("boxes")
     if isinstance(given, list) and given:
         marked.append("'boxes'")
+    if any(row.get(field) for field in ("masks", "regions")) or "<mask>" in text or "<region>" in text:
+        raise UserError(
+            f"{name} has masks or regions, which would not fit the prepared image: prepare with --pad-above 0 and"
+            " without --size"
+        )
     if marked:
         raise UserError(
             f"{name} has boxes ({marked[0][:60]}), which would lie elsewhere on the prepared image: prepare with"

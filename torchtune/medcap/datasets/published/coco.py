@@ -50,13 +50,13 @@ def images(
         phrase_key: field of an annotation with the words that are asked for; None for the name of its category.
         patient_key: field of an image that says whose it is.
     """
-    names = {entry.get("id"): field_text(entry.get("name")) for entry in parts["categories"] if _is_object(entry)}
+    names = {entry.get("id"): field_text(entry.get("name")) for entry in parts["categories"] if is_object(entry)}
     marks: dict[Any, list[tuple[str, Any]]] = {}
     kinds: dict[str, frozenset[str]] = {}
-    known = {entry.get("id") for entry in parts["images"] if _is_object(entry)}
+    known = {entry.get("id") for entry in parts["images"] if is_object(entry)}
     for number, entry in enumerate(parts["annotations"]):
         location = f"{path}, annotation {number}"
-        if not _is_object(entry):
+        if not is_object(entry):
             tally.skip("an annotation is not an object", location)
         elif entry.get("image_id") not in known:
             tally.skip("an annotation of an image that is not in the file", location)
@@ -75,19 +75,21 @@ def images(
     for number, entry in enumerate(parts["images"]):
         tally.read += 1
         location = f"{path}, image {number}"
-        name = field_text(entry.get("file_name")) if _is_object(entry) else ""
+        name = field_text(entry.get("file_name")) if is_object(entry) else ""
         if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
             tally.skip("an image without a usable 'file_name'", location)
             continue
         patient = field_text(entry.get(patient_key)) if patient_key else ""
-        yield MarkedImage(location, (name,), gather(marks.get(entry.get("id"), ()), kinds), _size(entry), patient)
+        yield MarkedImage(location, (name,), gather(marks.get(entry.get("id"), ()), kinds), image_size(entry), patient)
 
 
-def _is_object(entry: Any) -> bool:
+def is_object(entry: Any) -> bool:
+    """Return whether an entry is an object whose ids can be looked up."""
     return isinstance(entry, Mapping) and all(not isinstance(entry.get(key), list | dict) for key in ("id", "image_id"))
 
 
-def _size(entry: Mapping[str, Any]) -> Size | None:
+def image_size(entry: Mapping[str, Any]) -> Size | None:
+    """Return an image's width and height; None where the file does not say them."""
     sides = [entry.get(key) for key in ("width", "height")]
     if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
         return int(sides[0]), int(sides[1])  # type: ignore[arg-type]

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from medcap.data.json_text import JsonError, parse_json
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import Found
 from medcap.datasets.published.marked import MarkedImage, corners, gather, plain_phrase
-from medcap.datasets.published.reading import Tally, json_records
+from medcap.datasets.published.reading import Tally
+from medcap.datasets.published.slake import image_rows
 
 FILE = "detection.json"
 NO_FILE, NO_JSON, NO_LIST = f"there is no {FILE}", f"{FILE} is not valid JSON", f"{FILE} is not a list of objects"
@@ -31,14 +31,7 @@ def images(found: Found, folders: list[Path], tally: Tally) -> Iterator[MarkedIm
         folders: folders that the images may be in.
         tally: counts each ``detection.json``, and those that are missing or damaged.
     """
-    rows: dict[str, Mapping[str, Any]] = {}
-    read = tally.read
-    for _, row in json_records(found.files[0], tally):
-        name = field_text(row.get("img_name"))
-        if name and ".." not in PurePosixPath(name).parts and not name.startswith("/"):
-            rows.setdefault(name, row)
-    tally.read = read
-    for name, row in rows.items():
+    for name, row in image_rows(found, tally).items():
         tally.read += 1
         places = [folder / PurePosixPath(name).parent / FILE for folder in folders]
         path = next((path for path in places if path.is_file()), None)

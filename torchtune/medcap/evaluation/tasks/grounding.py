@@ -11,13 +11,9 @@ from typing import Any
 from medcap.data.boxes.box import Box, Size
 from medcap.data.boxes.notations import find_boxes, write_box
 from medcap.data.boxes.style import NOT_SEEN
-from medcap.data.images.reference import ImageRef
-from medcap.data.images.view_keys import read_view
-from medcap.data.row_layouts import CONVERSATION_KEYS, folder_of, text_of_value
 from medcap.datasets.published.box_questions import BOX, NONE, WHERE_OBJECT
-from medcap.datasets.published.fields import field_text, question_text
-from medcap.datasets.published.llava_turns import conversation_questions
-from medcap.datasets.published.marked import MarkedImage, MarkedObject, boxes_of, is_size
+from medcap.datasets.published.fields import field_text
+from medcap.datasets.published.marked import MarkedImage, MarkedObject, boxes_of
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import (
@@ -29,15 +25,13 @@ from medcap.evaluation.tasks.base import (
     image_reader,
     make_benchmark,
 )
-from medcap.evaluation.tasks.boxes import UNUSABLE, Sizes, text_meta
+from medcap.evaluation.tasks.boxes import UNUSABLE, Sizes
+from medcap.evaluation.tasks.object_rows import REFERENCE_KEYS, row_id, row_image, row_meta, row_size, row_words
 from medcap.evaluation.tasks.vqa import data_file
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 
 _FILES = ("grounding.jsonl", "grounding.json", "test.jsonl", "test.json")
-_ID_KEYS = ("question_id", "id", "qid")
-_REFERENCE_KEYS = ("reference", "answer")
-_META_KEYS = ("task", "phrase", "patient", "modality", "question_type", "organ", "dataset")
 # Kinds of questions whose answers are boxes; an answer without one says that the object is absent.
 _ASK_FOR_BOXES = ("REC", "DET", "VG")
 
@@ -74,24 +68,26 @@ class GroundingTask(Task):
 def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Question:
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
-    image, problem = _image(value, find)
-    words, reference = _words(value)
+    image, problem = row_image(value, find)
+    words, reference = row_words(value, WHERE_OBJECT)
+    if not reference and value.get("boxes") is None:
+        raise UserError(f"there is neither 'boxes' nor '{REFERENCE_KEYS[0]}' to compare with")
     reference = _with_absent(value, reference)
-    given = _given_size(value)
+    given = row_size(value)
     size = given
     if problem is None:
         try:
             size = sizes(image)
         except UserError as error:
             problem = str(error)
-    meta = text_meta({key: field_text(value.get(key)) for key in _META_KEYS})
+    meta = row_meta(value)
     boxes = None
     try:
         boxes = _boxes(value, reference, meta, given, size)
     except UserError as error:
         problem, reference = problem or str(error), reference if BOX not in reference else UNUSABLE
     return Question(
-        next((field_text(value[key]) for key in _ID_KEYS if field_text(value.get(key))), str(index)),
+        row_id(value, index),
         [user_message(image, words)],
         (_written(reference, boxes, size),),
         meta=meta,
@@ -99,41 +95,6 @@ def _question(value: Any, index: int, find: ImageFinder, sizes: Sizes) -> Questi
         boxes=boxes,
         image_size=size,
     )
-
-
-def _image(value: Mapping[str, Any], find: ImageFinder) -> tuple[ImageRef, str | None]:
-    name = value.get("image")
-    if not isinstance(name, str) or not name:
-        raise UserError("'image' must name the row's one image")
-    meta, find.problem = value.get("meta"), None
-    path = find(name, folder_of(meta) if isinstance(meta, str) else None)
-    return ImageRef(str(path), read_view(value, find.view)), find.problem
-
-
-def _words(value: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the question and the reference's words, which may be empty."""
-    key = next((key for key in CONVERSATION_KEYS if key in value), None)
-    if key is not None:
-        question, reference = next(iter(conversation_questions(value[key], key)))
-    else:
-        question, phrase = field_text(value.get("question")), field_text(value.get("phrase"))
-        question = question or (WHERE_OBJECT.format(phrase) if phrase else "")
-        name = next((name for name in _REFERENCE_KEYS if value.get(name) is not None), None)
-        reference = "" if name is None else text_of_value(value[name], name).strip()
-        if not reference and value.get("boxes") is None:
-            raise UserError(f"there is neither 'boxes' nor '{_REFERENCE_KEYS[0]}' to compare with")
-    if not question_text(question):
-        raise UserError("there is no 'question' and no 'phrase' to ask for")
-    return question_text(question), reference
-
-
-def _given_size(value: Mapping[str, Any]) -> Size | None:
-    size = value.get("image_size")
-    if size is None:
-        return None
-    if not is_size(size):
-        raise UserError(f"'image_size' must be [width, height] in pixels, not {str(size)[:40]}")
-    return size[0], size[1]
 
 
 def _boxes(

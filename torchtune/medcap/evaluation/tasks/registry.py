@@ -11,10 +11,12 @@ from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.grounding import GroundingTask
+from medcap.evaluation.tasks.mecovqa import MecovqaTask
 from medcap.evaluation.tasks.medgrit import MedGritTask
 from medcap.evaluation.tasks.medsg import MedSgTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
 from medcap.evaluation.tasks.slake import SlakeTask
 from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
@@ -38,6 +40,8 @@ TASKS: dict[str, type[Task]] = {
         SlakeBoxesTask,
         GroundingTask,
         MedSgTask,
+        PixelGroundingTask,
+        MecovqaTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -23,6 +23,8 @@ def test_a_key_runs_the_task_of_its_name():
         "slake_boxes",
         "grounding",
         "medsg",
+        "pixel_grounding",
+        "mecovqa",
     ]
 
 
@@ -42,6 +44,8 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "slake_boxes": "boxes",
         "grounding": "boxes",
         "medsg": "boxes",
+        "pixel_grounding": "masks",
+        "mecovqa": "medplib",
     }
     assert all(task.title for task in TASKS.values())
 
