@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers.serving import Client, InstantAnswers, noise_png
 from helpers.waiting import PATIENCE
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.generation.request import Generation
 from medcap.serving.service import ServedRun
 
@@ -37,20 +38,23 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Pointing(InstantAnswers):
-    """Stands in for a run that answers with a box.
+    """Stands in for a run that answers with a box, or with masks.
 
     Args:
         run: prepares the prompts and has the tokenizer.
+        text: what it answers.
+        outputs: what it answers beside its words.
     """
 
-    def __init__(self, run: ServedRun) -> None:
+    def __init__(self, run: ServedRun, text: str = BOXED, outputs: Outputs = NOTHING) -> None:
         super().__init__(run.live)
-        self._tokens = run.generator.tokenizer.answer(BOXED, end_of_turn=False)
+        self._text, self._outputs = text, outputs
+        self._tokens = run.generator.tokenizer.answer(text, end_of_turn=False)
 
     def submit(self, prompt: Any, on_token: Any, on_end: Any, position: int) -> None:
         for token in self._tokens:
             on_token(token)
-        on_end(Generation(BOXED, self._tokens, "stop"))
+        on_end(Generation(self._text, self._tokens, "stop", outputs=self._outputs))
 
 
 @dataclass
