@@ -18,9 +18,9 @@ def reply_masks(number: int, text: str, outputs: Outputs) -> list[dict[str, Any]
         outputs: results of the model beside its words.
 
     Returns:
-        For each mask in the order of the words ``mask`` (``{"size": [height, width], "counts": text}``, COCO's compressed
-        run-length at the size of the picture that was sent), ``image`` (its number from 0 among the pictures) and,
-        where the words say it, ``label``. The ``mask`` of an object that is named but not there is None.
+        For each mask in the order of the words ``mask`` (COCO's compressed run-length, ``{"size": [height, width],
+        "counts": text}``, at the size of the picture that was sent), ``image`` (its number from 0 among the pictures)
+        and, where the words say it, ``label``. The ``mask`` of an object that is named but not there is None.
     """
     masks = outputs.masks or ()
     found: list[dict[str, Any]] = []
