@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.mask_rows import mask_of, region_of
 from helpers.serving import Client, InstantAnswers, noise_png
 from helpers.waiting import PATIENCE
 from medcap.data.outputs import NOTHING, Outputs
@@ -17,6 +18,10 @@ from medcap.serving.service import ServedRun
 KEY = "secret"
 # A box in thousandths, as BiRD writes it.
 BOXED = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+# Masks of a picture of 6 x 4 pixels, and an answer that names them.
+RING = region_of(mask_of("......", ".####.", ".#..#.", ".####."))
+DISC = region_of(mask_of("......", "......", "..##..", "......"))
+OUTLINED = "ring <SEG>, disc <SEG>, cyst not visible"
 # Columns and rows that pixels of a colour reach in the picture; null where there are none.
 COUNT_PIXELS = """
 color => {
@@ -59,7 +64,7 @@ class Pointing(InstantAnswers):
 
 @dataclass
 class Served:
-    """A server of two tiny models that sample, and of one that points; it needs a key.
+    """A server of two tiny models that sample, one that points and one that outlines; it needs a key.
 
     Args:
         client: client of its interface.
