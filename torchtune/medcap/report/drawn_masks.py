@@ -104,8 +104,10 @@ class RowMasks:
         return f"{number} {label}".strip()
 
     def _shape(self, kind: str, region: Region, size: Size) -> Shape | None:
-        whole = isinstance(region.shape, RunLength | MaskFile)
-        mask = read_mask(region.shape) if whole else draw_region(region, self.image_size or size, may_be_empty=True)
+        if isinstance(region.shape, RunLength | MaskFile):
+            mask = read_mask(region.shape)  # of any size
+        else:
+            mask = draw_region(region, self.image_size or size, may_be_empty=True)
         traced = outline(mask)
         if traced is None:
             return None
