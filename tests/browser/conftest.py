@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.browser import BROWSERS, KEY, Pointing, Served, visiting
+from helpers.browser import BROWSERS, DISC, KEY, OUTLINED, RING, Pointing, Served, visiting
 from helpers.serving import noise_png, running, slow_down, tiny_service
 from medcap.data.boxes.style import box_style
+from medcap.data.outputs import Outputs
 from medcap.serving.routes import Keys
 from medcap.serving.web.votes import VoteLog
 from medcap.serving.web.web_page import find_examples, page_routes
@@ -36,10 +37,14 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     (folder / "examples").mkdir()
     (folder / "examples" / "example.png").write_bytes(noise_png(2, 40, 30))
-    service = tiny_service(folder, "first", "second", "pointing", max_new_tokens=24)
+    service = tiny_service(folder, "first", "second", "pointing", "outlining", max_new_tokens=24)
     service.runs["first"].generator.box_style = box_style({"box_format": "coloninst"})
     pointing = service.runs["pointing"]
-    service.runs = {**service.runs, "pointing": replace(pointing, live=Pointing(pointing))}
+    outlining = service.runs["outlining"]
+    service.runs |= {
+        "pointing": replace(pointing, live=Pointing(pointing)),
+        "outlining": replace(outlining, live=Pointing(outlining, OUTLINED, Outputs(None, (RING, DISC, None)))),
+    }
     votes = folder / "votes.jsonl"
     routes = page_routes(service, Keys([KEY]), VoteLog(votes), find_examples(folder / "examples"))
     with pytest.MonkeyPatch.context() as patch, running(service, [KEY], routes=routes) as client:

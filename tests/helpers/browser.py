@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.mask_rows import mask_of, region_of
 from helpers.serving import Client, InstantAnswers, noise_png
 from helpers.waiting import PATIENCE
+from medcap.data.outputs import NOTHING, Outputs
 from medcap.generation.request import Generation
 from medcap.serving.service import ServedRun
 
 KEY = "secret"
 # A box in thousandths, as BiRD writes it.
 BOXED = "<ref>liver</ref><box>(100,200),(500,600)</box>"
+# Masks of a picture of 6 x 4 pixels, and an answer that names them.
+RING = region_of(mask_of("......", ".####.", ".#..#.", ".####."))
+DISC = region_of(mask_of("......", "......", "..##..", "......"))
+OUTLINED = "ring <SEG>, disc <SEG>, cyst not visible"
 # Columns and rows that pixels of a colour reach in the picture; null where there are none.
 COUNT_PIXELS = """
 color => {
@@ -37,25 +43,28 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Pointing(InstantAnswers):
-    """Stands in for a run that answers with a box.
+    """Stands in for a run that answers with a box, or with masks.
 
     Args:
         run: prepares the prompts and has the tokenizer.
+        text: what it answers.
+        outputs: what it answers beside its words.
     """
 
-    def __init__(self, run: ServedRun) -> None:
+    def __init__(self, run: ServedRun, text: str = BOXED, outputs: Outputs = NOTHING) -> None:
         super().__init__(run.live)
-        self._tokens = run.generator.tokenizer.answer(BOXED, end_of_turn=False)
+        self._text, self._outputs = text, outputs
+        self._tokens = run.generator.tokenizer.answer(text, end_of_turn=False)
 
     def submit(self, prompt: Any, on_token: Any, on_end: Any, position: int) -> None:
         for token in self._tokens:
             on_token(token)
-        on_end(Generation(BOXED, self._tokens, "stop"))
+        on_end(Generation(self._text, self._tokens, "stop", outputs=self._outputs))
 
 
 @dataclass
 class Served:
-    """A server of two tiny models that sample, and of one that points; it needs a key.
+    """A server of two tiny models that sample, one that points and one that outlines; it needs a key.
 
     Args:
         client: client of its interface.

@@ -149,7 +149,7 @@ def draw_boxes(picture: Image.Image, asked: Iterable[Box], answered: Iterable[Bo
     Returns:
         The picture, enlarged where it is small, so that lines over it stay thin.
     """
-    scale = max(1, math.ceil(768 / max(picture.size)))
+    scale = drawn_scale(picture.size)
     drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(drawn)
     width = max(2, max(drawn.size) // 300)
@@ -163,3 +163,12 @@ def draw_boxes(picture: Image.Image, asked: Iterable[Box], answered: Iterable[Bo
                     (left, top - 8 * width), box.label, fill=colour, font=font, stroke_width=2, stroke_fill="black"
                 )
     return drawn
+
+
+def drawn_scale(size: Size) -> int:
+    """Return how many times as large a picture is drawn, so that lines over a small one stay thin.
+
+    Args:
+        size: its width and height.
+    """
+    return max(1, math.ceil(768 / max(size)))

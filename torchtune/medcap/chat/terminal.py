@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcap.chat.boxes import ChatBoxes
+from medcap.chat.masks import OVERLAY, ChatMasks
 from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
@@ -18,6 +19,7 @@ from medcap.data.images.row_entry import VIEW_KEYS
 from medcap.data.images.tiles import refuse_fit
 from medcap.data.images.view_keys import split_words
 from medcap.data.json_text import parse_json
+from medcap.data.regions.region import Region
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
 from medcap.generation.conversation import Conversation
@@ -40,6 +42,7 @@ HELP = """\
   /set KEY=VALUE   temperature, top_k, top_p, seed or max_new_tokens
   /save FILE       the conversation: .json can be trained on, .md can be read; .png: the image with the boxes of the
                    last question and its answer
+  /save masks FOLDER  the masks of the last answer as PNG at the size of the image, and the image with them
   /reset           forget everything that was said
   /quit            end; so does the end of the input"""
 
@@ -63,6 +66,7 @@ class Chat:
         self._reader = ImageReader(ANYWHERE, keys=LimitKeys(None, None))
         self._images: list[ImageRef] = []
         self._boxes = ChatBoxes()
+        self._masks = ChatMasks()
         self._failed: str | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
@@ -98,6 +102,7 @@ class Chat:
         singles = self._reader.expand(image)
         sizes = [self._reader.open(single).size for single in singles]
         self._boxes.show(singles[0], sizes[0])
+        self._masks.show(singles[-1])
         self._images.append(image)
         several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
         _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
@@ -166,6 +171,7 @@ class Chat:
         assert self._generator is not None
         stream = TextStream(self._generator.tokenizer)
         pieces: list[str] = []
+        masks: tuple[Region, ...] = ()
 
         def give(piece: str) -> None:
             pieces.append(piece)
@@ -173,6 +179,7 @@ class Chat:
 
         try:
             self._boxes.begin()
+            self._masks.begin()
             request = self.conversation.request(self.alone)
             self._check_length(request)
             (result,) = self._generator.generate(
@@ -192,7 +199,11 @@ class Chat:
                 _note(f"cut after {len(result.tokens)} tokens: /set max_new_tokens=... allows more")
             for box in self._boxes.find(result, self._style):
                 _note(f"box in pixels: {box}")
-        self.conversation.answer("".join(pieces))
+            for mask in self._masks.find(result, self._reader):
+                _note(mask)
+            if not self.alone:  # otherwise their images are counted from those that were shown last
+                masks = tuple(region for region in result.outputs.masks or () if region is not None)
+        self.conversation.answer("".join(pieces), masks)
 
     def _check_length(self, request: Request) -> None:
         assert self._generator is not None
@@ -219,6 +230,7 @@ class Chat:
         self.conversation = Conversation(self.conversation.system)
         self._images = []
         self._boxes = ChatBoxes()
+        self._masks = ChatMasks()
         self._failed = None
         _note("forgotten")
 
@@ -249,14 +261,18 @@ class Chat:
         self.sampling = replace(self.sampling, **{key.strip(): number})
 
     def _save(self, name: str) -> None:
+        kind, _, folder = name.partition(" ")
+        if kind == "masks":
+            self._save_masks(folder.strip())
+            return
         path = Path(name).expanduser()
         if path.suffix == ".png":
             self._save_picture(path)
             return
         if path.suffix not in (".json", ".md"):
             raise UserError(
-                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, or /save FILE.png to"
-                " see its boxes"
+                "write /save FILE.json for a row that can be trained on, /save FILE.md to read it, /save FILE.png to"
+                " see its boxes, or /save masks FOLDER"
             )
         row = self.conversation.to_row()
         is_row = path.suffix == ".json"
@@ -272,6 +288,16 @@ class Chat:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
         _note(f"saved {count} exchange{'s' if count > 1 else ''} in {path}")
+
+    def _save_masks(self, name: str) -> None:
+        if not name:
+            raise UserError("write /save masks FOLDER")
+        folder = Path(name).expanduser()
+        try:
+            count = self._masks.save(folder, self._reader)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+        _note(f"saved {count} mask{'s' if count > 1 else ''} and {OVERLAY} in {folder}")
 
     def _save_picture(self, path: Path) -> None:
         picture = self._boxes.picture(self._reader)

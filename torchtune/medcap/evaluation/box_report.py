@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from medcap.data.boxes.box import Box
 from medcap.errors import UserError
 from medcap.evaluation.scored import Scored
-from medcap.report.charts import SERIES_STYLES, LineChart, Points
+from medcap.evaluation.threshold_charts import ALL_ROWS, Overlaps, by_name, threshold_charts
+from medcap.report.charts import LineChart
 from medcap.report.drawn_boxes import RowBoxes
 from medcap.scoring.metrics.boxes import overlaps, pair_sum
 from medcap.scoring.question import Answer, Question
@@ -20,7 +21,6 @@ _RULE = (
     "Boxes of answer and reference are paired one to one; the IoU of a row is the sum over the pairs, divided by the"
     " larger number of boxes. At 0: any overlap."
 )
-_THRESHOLDS = [step / 20 for step in range(21)]
 
 
 @dataclass(frozen=True)
@@ -123,38 +123,16 @@ def accuracy_charts(rows: Sequence[Question], results: Mapping[str, Sequence[Box
         by_size[_size_of(result.wanted)].append(overlap)
         if row.meta.get("modality"):
             by_modality.setdefault(row.meta["modality"], []).append(overlap)
-    frequent = sorted(by_modality, key=lambda name: (-len(by_modality[name]), name))
-    kept = frequent[: SERIES_STYLES - 1]
-    left_out = f"The {len(kept)} most frequent of {len(frequent)} modalities." if len(kept) < len(frequent) else ""
     groups = [
-        ("Accuracy by IoU threshold", known, f"{len(asked):,} rows whose object is there. {_RULE}"),
-        ("The same by modality", {"all rows": everything, **{name: by_modality[name] for name in kept}}, left_out),
-        (
+        Overlaps("Accuracy by IoU threshold", known, f"{len(asked):,} rows whose object is there. {_RULE}"),
+        by_name("The same by modality", everything, by_modality, "modalities"),
+        Overlaps(
             "The same by size",
-            {"all rows": everything, **by_size},
+            {ALL_ROWS: everything, **by_size},
             "Size: the share of the image that the reference boxes of a row have together.",
         ),
     ]
-    drawn = [(title, {name: values for name, values in lines.items() if values}, note) for title, lines, note in groups]
-    return [
-        LineChart(
-            title,
-            {f"{name} (n = {len(values):,})": accuracy_curve(values) for name, values in lines.items()},
-            "IoU threshold",
-            "share of rows",
-            note,
-            y_range=(0.0, 1.0),
-        )
-        for position, (title, lines, note) in enumerate(drawn)
-        if lines and (position == 0 or len(lines) > 2)
-    ]
-
-
-def accuracy_curve(overlaps: Sequence[float]) -> Points:
-    """Return the share of values above 0, then the share that reaches each further threshold up to 1."""
-    return [
-        (limit, sum(overlap >= limit and overlap > 0 for overlap in overlaps) / len(overlaps)) for limit in _THRESHOLDS
-    ]
+    return threshold_charts(groups, "IoU threshold")
 
 
 def _size_of(boxes: Sequence[Box]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medcap.data.images.reader import ImageReader
 from medcap.evaluation.box_report import BoxResult, accuracy_charts, read_boxes
 from medcap.evaluation.controls import CONTROLS
+from medcap.evaluation.mask_report import MaskResult, mask_charts, read_masks
 from medcap.evaluation.scored import Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.report.charts import LineChart
@@ -65,10 +66,10 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
     title, source = result.task.title, Path(metrics["dataset"]["source"]).name
     others = len(metrics["protocols"]) - 1
     notices = [*metrics["notices"], *_protocol_notices(metrics)]
-    boxes = read_boxes(
-        result.rows,
-        {_OWN: result.own[0]} | {CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()},
-    )
+    scored = {_OWN: result.own[0]} | {
+        CONTROL_NAMES.get(name, name): parts[0] for name, parts in result.controls.items()
+    }
+    boxes, masks = read_boxes(result.rows, scored), read_masks(result.rows, scored)
     return Page(
         title if source == title else f"{title}: {source}",
         f"{len(result.rows):,} rows. The first number is that of protocol “{metrics['protocol']}”"
@@ -86,7 +87,8 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
             _confusions(result),
             None if _decides(result.own[0]) else _curve(result),
             *accuracy_charts(result.rows, boxes),
-            Gallery("What the model says", _samples(result, boxes), reader=reader),
+            *mask_charts(masks),
+            Gallery("What the model says", _samples(result, boxes, masks), reader=reader, worst_first=bool(masks)),
             Facts("How this was made", _facts(metrics)),
         ],
     )
@@ -239,16 +241,25 @@ def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**dataset, **prompts, **metrics["settings"]}
 
 
-def _samples(result: TaskResult, results: Mapping[str, Sequence[BoxResult | None]]) -> list[Sample]:
+def _samples(
+    result: TaskResult,
+    all_boxes: Mapping[str, Sequence[BoxResult | None]],
+    all_masks: Mapping[str, Sequence[MaskResult | None]],
+) -> list[Sample]:
     head = result.own[0]
-    boxes = results.get(_OWN, [None] * len(result.rows))
+    nothing = [None] * len(result.rows)
+    boxes, masks = all_boxes.get(_OWN, nothing), all_masks.get(_OWN, nothing)
     name = result.metrics["headline"].rpartition(".")[2]
     samples = []
-    for row, entry, scores, own in zip(result.rows, head.entries, head.scores.rows, boxes, strict=True):
+    for row, entry, scores, own, outlined in zip(
+        result.rows, head.entries, head.scores.rows, boxes, masks, strict=True
+    ):
         decided = scores.get("correct")
         score = None if decided is not None or scores["value"] is None else (name, scores["value"])
         if own is not None and own.overlap is not None:
             score = "IoU", own.overlap
+        if outlined is not None:
+            score = "Dice", outlined.dice
         samples.append(
             Sample(
                 generated=entry.get(head.plan.protocol.field) or "",
@@ -264,6 +275,7 @@ def _samples(result: TaskResult, results: Mapping[str, Sequence[BoxResult | None
                 options=row.options,
                 chosen=_chosen(row, scores),
                 boxes=None if own is None else own.drawn,
+                masks=None if outlined is None else outlined.drawn,
             )
         )
     return samples

@@ -10,6 +10,8 @@ from torchtune.data import Message
 
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import view_keys
+from medcap.data.regions.region import Region, regions_as_json
+from medcap.data.row_masks import MASK_WORD
 from medcap.generation.request import Request
 from medcap.generation.typed_placeholders import fitting, place_images, row_text, without_placeholders
 
@@ -22,11 +24,13 @@ class Exchange:
         text: the user's words; none asks for a caption. A placeholder in them marks the place of an image.
         images: images; those without a placeholder come before the words.
         answer: None until there is one.
+        masks: those that the answer's words ``<SEG>`` stand for, with the number of their image in the conversation.
     """
 
     text: str
     images: list[ImageRef] = field(default_factory=list)
     answer: str | None = None
+    masks: tuple[Region, ...] = ()
 
 
 @dataclass
@@ -50,9 +54,14 @@ class Conversation:
         """
         self.exchanges.append(Exchange(text, list(images)))
 
-    def answer(self, text: str) -> None:
-        """Add the answer to the last turn, or replace it."""
-        self.exchanges[-1].answer = text
+    def answer(self, text: str, masks: tuple[Region, ...] = ()) -> None:
+        """Add the answer to the last turn, or replace it.
+
+        Args:
+            text: the words.
+            masks: the masks of its words ``<SEG>``; none where they do not count images from the conversation's first.
+        """
+        self.exchanges[-1].answer, self.exchanges[-1].masks = text, masks
 
     def request(self, alone: bool = False) -> Request:
         """Ask for the answer to the last turn, whether it has one already or not.
@@ -84,7 +93,8 @@ class Conversation:
         """As a row that can be trained on (medcap 2024's and LLaVA's layout).
 
         Returns:
-            ``image`` and ``conversations``; a turn whose answer has no words is left out.
+            ``image`` and ``conversations``; a turn whose answer has no words is left out. ``masks`` where there is one
+            for each ``<SEG>`` of its answers.
         """
         rows = [{"from": "system", "value": self.system}] if self.system else []
         turns = self._turns()
@@ -92,7 +102,10 @@ class Conversation:
         for turn in turns:
             rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
             rows.append({"from": "gpt", "value": turn.answer or ""})
-        return {"image": images, "conversations": rows} if images else {"conversations": rows}
+        row = {"image": images, "conversations": rows} if images else {"conversations": rows}
+        masks = [mask for turn in turns for mask in turn.masks]
+        whole = all((turn.answer or "").count(MASK_WORD) == len(turn.masks) for turn in turns)
+        return row | {"masks": regions_as_json(masks)} if masks and whole else row
 
     def to_markdown(self) -> str:
         """For people to read."""
@@ -120,7 +133,7 @@ class Conversation:
             words = None if exchange is last else without_placeholders(exchange.answer or "")
             if exchange is last or words:
                 text = exchange.text if exchange is last else fitting(exchange.text, len(images))
-                turns.append(Exchange(text, images, words))
+                turns.append(Exchange(text, images, words, exchange.masks))
                 waiting = []
             else:
                 waiting = images

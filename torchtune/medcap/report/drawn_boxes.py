@@ -9,7 +9,7 @@ from medcap.data.boxes.box import Box, Size
 
 # The room that a page has for a picture with boxes, and the height of their labels there, in CSS pixels.
 DRAWN_WIDTH, DRAWN_HEIGHT = 528, 420
-_LABEL_HEIGHT = 14
+LABEL_HEIGHT = 14
 # The names of more boxes would hide the picture, and each other: they get numbers, and the names stand below.
 MOST_NAMED = 4
 # Of an answer that holds hundreds.
@@ -54,9 +54,9 @@ class RowBoxes:
             image: number of the image among those of the row, from 0.
             size: its width and height in pixels.
         """
-        height = round(_LABEL_HEIGHT / min(DRAWN_WIDTH / size[0], DRAWN_HEIGHT / size[1]), 2)
+        height = round(LABEL_HEIGHT / drawn_scale(size), 2)
         rectangles = [
-            _rectangle(kind, box, str(number) if self._numbered else name, size, height)
+            place_box(kind, box, str(number) if self._numbered else name, size, height)
             for kind, boxes, names in zip(("expected", "given"), (self.expected, self.given), self._names, strict=True)
             for number, (box, name) in enumerate(zip(boxes, names, strict=True), start=1)
             if box.image == image
@@ -69,9 +69,9 @@ class RowBoxes:
 
     @property
     def _names(self) -> tuple[list[str], list[str]]:
-        expected = [_shortened(box.label) for box in self.expected]
+        expected = [shorten(box.label) for box in self.expected]
         given = [
-            " ".join(filter(None, (_shortened(box.label), "" if overlap is None else f"IoU {overlap:.2f}")))
+            " ".join(filter(None, (shorten(box.label), "" if overlap is None else f"IoU {overlap:.2f}")))
             for box, overlap in zip(self.given, self.overlaps, strict=True)
         ]
         return expected, given
@@ -127,14 +127,37 @@ def _counted(names: list[str], kind: str, listed: bool) -> str:
     return f"{words}: {', '.join(numbered)}{', …' if len(names) > _MOST_LISTED else ''}"
 
 
-def _shortened(label: str) -> str:
+def drawn_scale(size: Size) -> float:
+    """Return how many CSS pixels a pixel of an image takes in a page.
+
+    Args:
+        size: width and height of the image.
+    """
+    return min(DRAWN_WIDTH / size[0], DRAWN_HEIGHT / size[1])
+
+
+def label_width(label: str, height: float) -> float:
+    """Return about how wide a label is that is so high."""
+    return len(label) * height * _LETTER
+
+
+def shorten(label: str) -> str:
+    """Return a name, not longer than a page shows it over a picture."""
     return label if len(label) <= _MOST_CHARACTERS else label[: _MOST_CHARACTERS - 1] + "…"
 
 
-def _rectangle(kind: str, box: Box, label: str, size: Size, letter: float) -> Rectangle:
-    """Place a box and its label: of an expected box above it, of a given one below, inside where there is no room."""
+def place_box(kind: str, box: Box, label: str, size: Size, letter: float) -> Rectangle:
+    """Place a box and its label: of an expected box above it, of a given one below, inside where there is no room.
+
+    Args:
+        kind: expected or given.
+        box: the box.
+        label: words at it.
+        size: width and height of the image in pixels.
+        letter: height of the label's letters in pixels of the image.
+    """
     left, top, right, bottom = box.pixels(size)
-    fits = left + len(label) * letter * _LETTER <= size[0]
+    fits = left + label_width(label, letter) <= size[0]
     if kind == "expected":
         base = top - 0.35 * letter if top >= 1.3 * letter else top + 1.1 * letter
     else:

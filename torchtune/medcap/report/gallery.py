@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from medcap.data.images.reader import ImageReader
 from medcap.report.drawn_boxes import RowBoxes
+from medcap.report.drawn_masks import RowMasks
 from medcap.report.pictures import THUMBNAIL_SIDE, Pictures, PictureStore, spread
 from medcap.report.sections import Section
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
 MOST_GROUPS = 12  # that a gallery can be filtered by
-_BOXED_SIDE = 2 * THUMBNAIL_SIDE  # of a picture that boxes are drawn over
+_DRAWN_SIDE = 2 * THUMBNAIL_SIDE  # of a picture that boxes or masks are drawn over
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Sample:
         options: options of a multiple-choice question; they are listed with the right and the chosen one marked.
         chosen: the option that ``generated`` was taken for; None for that which it equals, if any.
         boxes: the boxes that it asks for and those of its answer, to be drawn over the pictures; None for neither.
+        masks: the masks that it asks for and those of its answer, in the same way.
     """
 
     generated: str
@@ -58,12 +60,25 @@ class Sample:
     options: Sequence[str] = field(default_factory=tuple)
     chosen: str | None = None
     boxes: RowBoxes | None = None
+    masks: RowMasks | None = None
 
     def read_pictures(self, store: PictureStore) -> Pictures:
-        """Read its pictures; those that a box lies on are larger, and shown in any case."""
-        return (
-            store.read(self.images) if self.boxes is None else store.read(self.images, self.boxes.images, _BOXED_SIDE)
-        )
+        """Read its pictures; those that a box or a mask lies on are larger, and shown in any case."""
+        if not self.is_drawn:
+            return store.read(self.images)
+        wanted = {number for part in (self.boxes, self.masks) if part is not None for number in part.images}
+        return store.read(self.images, sorted(wanted), _DRAWN_SIDE)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether boxes or masks lie over its pictures."""
+        return self.boxes is not None or self.masks is not None
+
+    @property
+    def drawn_words(self) -> str:
+        """What is drawn over its pictures, for those who cannot see it."""
+        words = self.boxes.words if self.boxes is not None else ()
+        return ", ".join([*words, *([self.masks.words] if self.masks is not None else [])])
 
     @property
     def shown_question(self) -> str:
@@ -121,6 +136,7 @@ class Gallery(Section):
         note: a sentence before that rule.
         groups: what the samples' ``group`` names, in the plural.
         reader: opens images; without one an image must lie where its path says.
+        worst_first: whether rows stand by their score, the lowest first, rather than in the order of the file.
     """
 
     template = "gallery.html.j2"
@@ -131,10 +147,13 @@ class Gallery(Section):
     note: str = ""
     groups: str = "modalities"
     reader: ImageReader | None = None
+    worst_first: bool = False
 
     def shown(self) -> Shown:
         """Choose the rows, read their pictures and see which filters they need."""
         samples, rule = choose_samples(self.samples, self.limit, self.groups)
+        if self.worst_first and len(samples) > 1:
+            samples, rule = _worst_first(samples, rule)
         numbers, store = _group_numbers(samples), PictureStore(self.reader)
         cards = [(sample, numbers[sample.group], sample.read_pictures(store)) for sample in samples]
         verdicts: list[tuple[str, str]] = []
@@ -176,6 +195,11 @@ class Shown:
     def has_boxes(self) -> bool:
         """Whether boxes of a row are drawn."""
         return any(sample.boxes is not None for sample, _, _ in self.cards)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks of a row are drawn."""
+        return any(sample.masks is not None for sample, _, _ in self.cards)
 
     @property
     def has_texts(self) -> bool:
@@ -222,6 +246,18 @@ def choose_samples(
         return [samples[index] for index in spread(ranked, limit)], rule
     rule = f"{limit} of {total} rows are shown, evenly spaced over the file."
     return [samples[index] for index in spread(list(range(total)), limit)], rule
+
+
+def _worst_first(samples: list[Sample], rule: str) -> tuple[list[Sample], str]:
+    """Sort rows by their score; those without one stand first where they are wrong, otherwise last."""
+
+    def place(sample: Sample) -> float:
+        return sample.score[1] if sample.score is not None else 0.0 if sample.correct is False else float("inf")
+
+    name = next((sample.score[0] for sample in samples if sample.score is not None), "score")
+    order = f"the lowest {name} first"
+    told = rule.replace("in the order of the file", order)
+    return sorted(samples, key=place), told if told != rule else f"{rule} They stand with {order}."
 
 
 def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, bool], int]:

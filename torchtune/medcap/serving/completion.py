@@ -17,6 +17,7 @@ from medcap.serving.api.api_error import ApiError
 from medcap.serving.api.chat_body import ChatBody
 from medcap.serving.body import ClientGone
 from medcap.serving.reply_boxes import reply_boxes
+from medcap.serving.reply_masks import reply_masks
 from medcap.serving.service import ServedRun
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class Completion:
 
     def whole(self, text: str, answer: Answer) -> dict[str, Any]:
         """Return the reply of a request without ``stream``."""
-        message = {"role": "assistant", "content": text, "refusal": None, **self._boxes(answer)}
+        message = {"role": "assistant", "content": text, "refusal": None, **self._outputs(answer)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(answer)}
 
@@ -55,14 +56,15 @@ class Completion:
 
     def last_chunks(self, answer: Answer) -> list[dict[str, Any]]:
         """Return what ends a stream."""
-        chunks = [self.chunk(self._boxes(answer), answer.finish)]
+        chunks = [self.chunk(self._outputs(answer), answer.finish)]
         if self._with_usage:
             chunks.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(answer)})
         return chunks
 
-    def _boxes(self, answer: Answer) -> dict[str, Any]:
+    def _outputs(self, answer: Answer) -> dict[str, Any]:
         boxes = reply_boxes(self._run.generator.box_style, self._images, answer.text, answer.outputs)
-        return {"boxes": boxes} if boxes else {}
+        masks = reply_masks(len(self._images), answer.text, answer.outputs)
+        return {name: found for name, found in (("boxes", boxes), ("masks", masks)) if found}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._run.name}

@@ -4,9 +4,10 @@ import pytest
 
 from helpers.pages import section_html
 from medcap.data.boxes.box import Box
-from medcap.evaluation.box_report import accuracy_charts, accuracy_curve, read_boxes
+from medcap.evaluation.box_report import accuracy_charts, read_boxes
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.scored import Scored
+from medcap.evaluation.threshold_charts import accuracy_curve
 from medcap.scoring.protocols.base import ProtocolScores
 from medcap.scoring.question import Question
 

@@ -236,3 +236,21 @@ def test_rows_are_those_of_the_terminal_and_can_be_trained_on(converse, conversa
         assert found["conversations"] == row["conversations"] and found["image"] == row.get("image", [])
         record = read_record(found, Path("export.json"), 0, lambda image, folder: image)
         assert [image.path for image in record.images] == found["image"]
+
+
+def outlined(text, *counts):
+    """An answer with masks, as the page keeps them; None is an absent object."""
+    masks = [{"mask": count and {}, "runLength": count and {"size": [2, 2], "counts": count}} for count in counts]
+    return {"text": text, "state": "done", "masks": masks}
+
+
+def test_a_row_holds_a_mask_for_each_word_on_the_last_image_before_it(converse):
+    first = step("Outline it.", "a.png", "b.png", A=outlined("ring <SEG>, cyst not visible", "13", None))
+    (row,) = converse(first, step("And now?", "c.png", A=outlined("<SEG> and <SEG>", "22", "31")))["rows"]
+    assert row["masks"] == [
+        {"mask": {"size": [2, 2], "counts": counts}, "image": image}
+        for counts, image in (("13", 1), ("22", 2), ("31", 2))
+    ]
+    # A word without its mask would make a row that cannot be trained on.
+    (row,) = converse(first, step("And now?", A=outlined("<SEG>")))["rows"]
+    assert "masks" not in row

@@ -29,6 +29,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero(first & second)), int(np.count_nonzero(first | second))
 
 
+def dice_and_iou(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Return Dice and IoU of two masks ``[H, W]`` bool, of which at least one has a pixel inside."""
+    common, union = overlap(first, second)
+    return 2 * common / (union + common), common / union  # the intersection counts twice in the sum of the two areas
+
+
 def hausdorff_95(first: np.ndarray, second: np.ndarray) -> float:
     """Return the 95 % Hausdorff distance of two masks, as MONAI's ``compute_hausdorff_distance`` defines it.
 

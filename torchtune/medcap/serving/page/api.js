@@ -64,12 +64,13 @@ export async function slices(blob, axis, window) {
   return (await call(`page/slices?${query}`, { method: "POST", body: blob })).json();
 }
 
-// Calls onPiece with each piece of the answer; returns why it ended.
+// Calls onPiece with each piece of the answer; returns why it ended, and its masks.
 export async function complete(body, onPiece, signal) {
   const response = await send("v1/chat/completions", { ...body, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   let finish = null;
+  let masks = [];
   for (;;) {
     const { value, done } = await reader.read();
     if (done) break;
@@ -82,9 +83,10 @@ export async function complete(body, onPiece, signal) {
       if (event.error) throw new ServerError(0, event.error.message);
       const choice = event.choices?.[0];
       if (choice?.delta?.content) onPiece(choice.delta.content);
+      masks = choice?.delta?.masks ?? masks;
       finish = choice?.finish_reason ?? finish;
     }
   }
   if (finish === null) throw new ServerError(0, "The server broke off in the middle of the answer.");
-  return finish;
+  return { finish, masks };
 }

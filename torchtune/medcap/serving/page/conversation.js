@@ -1,6 +1,6 @@
 // What was said: exchanges of one question with an answer of each run.
 
-import { viewOf, viewWords } from "./view.js";
+import { framesOf, viewOf, viewWords } from "./view.js";
 
 // What stands for an image in a turn, as medcap.generation.typed_placeholders has it: <image> at the edges, ① anywhere.
 const PLACEHOLDER = /<image>|\u2460+/g;
@@ -49,7 +49,10 @@ export class Conversation {
       const images = [...waiting, ...exchange.images];
       if (exchange === last) return [...turns, { text: textFor(exchange, model), images, answer: null }];
       const answer = wordsOf(exchange.answers.get(model));
-      if (answer) turns.push({ text: fitting(textFor(exchange, model), images.length), images, answer });
+      if (answer) {
+        const { masks } = exchange.answers.get(model);
+        turns.push({ text: fitting(textFor(exchange, model), images.length), images, answer, masks });
+      }
       waiting = answer ? [] : images;
     }
     return turns;
@@ -89,12 +92,27 @@ export class Conversation {
         { from: "human", value: rowText(text, images.length) },
         { from: "gpt", value: answer },
       ]),
+      ...rowMasks(turns),
     };
   }
 
   images() {
     return this.exchanges.flatMap((exchange) => exchange.images);
   }
+}
+
+// The masks of a row, one for each <SEG> of its answers, each on the last image that was shown before it. A slice of a
+// volume counts as an image.
+function rowMasks(turns) {
+  const masks = [];
+  let count = 0;
+  for (const turn of turns) {
+    count += turn.images.flatMap(framesOf).length;
+    const there = turn.masks.filter(({ mask }) => mask);
+    if (there.length !== turn.answer.split("<SEG>").length - 1) return {};
+    masks.push(...there.map(({ runLength }) => ({ mask: runLength, image: count - 1 })));
+  }
+  return masks.length ? { masks } : {};
 }
 
 function rowEntry(image) {
@@ -106,7 +124,7 @@ function rowEntry(image) {
 export const textFor = (exchange, model) => exchange.words[model] ?? exchange.text;
 
 export function newAnswer() {
-  return { text: "", state: "open", finish: null, vote: null, regions: [], seen: [], earlier: [] };
+  return { text: "", state: "open", finish: null, vote: null, regions: [], masks: [], seen: [], earlier: [] };
 }
 
 // Whether a run has answered, be it without words; what was stopped before a word came is not an answer.

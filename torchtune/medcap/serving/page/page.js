@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { Conversation, hasAnswered, newAnswer, textFor } from "./conversation.js";
 import { dataURL, smaller } from "./files.js";
 import * as marking from "./marking.js";
+import * as masks from "./masks.js";
 import { show } from "./picture.js";
 import { viewWords } from "./view.js";
 import * as volume from "./volume.js";
@@ -141,6 +142,8 @@ marking.listen(
   complain,
 );
 
+masks.listen(draw);
+
 function draw() {
   volume.showControls(shown, !attached.includes(shown));
   marking.showControls(shown);
@@ -148,11 +151,12 @@ function draw() {
   if (looking) {
     regions.push(...marking.regions(shown, looking.boxes));
     for (const [model, answer] of looking.answers) {
-      for (const region of answer.regions.filter(({ image, slice }) => image === shown && marking.onSlice(slice, marking.sliceOf(shown)))) {
+      for (const region of [...answer.masks, ...answer.regions].filter(({ image, slice }) => image === shown && marking.onSlice(slice, marking.sliceOf(shown)))) {
         regions.push({ ...region, color: getComputedStyle(document.body).getPropertyValue(color(model).slice(4, -1)) });
       }
     }
   }
+  masks.showControls(regions.some(({ mask }) => mask));
   return show(shown, regions);
 }
 
@@ -240,7 +244,7 @@ async function answerOne(exchange, model, signal) {
   const sent = conversation.turns(exchange, model, alone).at(-1).images;
   answer.earlier = sent.filter((image) => !exchange.images.includes(image));
   try {
-    answer.finish = await api.complete(
+    const completed = await api.complete(
       request,
       (piece) => {
         answer.text += piece;
@@ -250,6 +254,8 @@ async function answerOne(exchange, model, signal) {
       },
       signal,
     );
+    answer.finish = completed.finish;
+    answer.masks = masks.read(completed.masks, answer.seen);
     answer.state = "done";
   } catch (error) {
     answer.state = error.name === "AbortError" ? "stopped" : "failed";
@@ -389,7 +395,7 @@ function answerCard(exchange, model, answer) {
   if (answer.state === "open") card.dataset.open = model;
   else if (answer.state === "failed") foot.append(answer.problem);
   else {
-    if (hasAnswered(answer)) foot.append(...voteButtons(exchange, model, answer));
+    if (hasAnswered(answer)) foot.append(...voteButtons(exchange, model, answer), ...masks.buttons(answer.masks));
     if (answer.state === "stopped") foot.append("stopped");
     if (answer.finish === "length") foot.append("cut at the longest answer");
   }

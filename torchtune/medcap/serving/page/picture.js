@@ -1,12 +1,14 @@
 // The image that is looked at, with the boxes and masks that answers name drawn over it.
 
+import * as masks from "./masks.js";
+
 const canvas = document.getElementById("picture");
 const facts = document.getElementById("facts");
 const stage = document.getElementById("stage");
 const hint = document.getElementById("hint");
 
-// regions: [{box: [left, top, right, bottom], label, color} or {mask: URL of a picture, label, color}], in shares of
-// the image's size; asked: whether a box is one of the question, which has its label below it.
+// regions: [{box: [left, top, right, bottom], label, color} or {mask: from masks.js, label, color}], boxes in shares of the
+// image's size; asked: whether a box is one of the question, which has its label below it.
 export async function show(image, regions = []) {
   canvas.hidden = !image;
   hint.hidden = Boolean(image);
@@ -22,17 +24,26 @@ export async function show(image, regions = []) {
   pen.imageSmoothingEnabled = scale === 1;
   pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
   for (const region of regions) {
-    if (region.mask) await drawMask(pen, region);
+    if (region.mask) drawMask(pen, region);
     if (region.box) drawBox(pen, region);
+  }
+  for (const { mask, label, color } of regions) {
+    if (mask?.box && masks.opacity()) drawLabel(pen, { box: mask.box, label, color });
   }
 }
 
 function drawBox(pen, { box, label, color, asked }) {
-  const [left, top, right, bottom] = box.map((share, place) => share * (place % 2 ? canvas.height : canvas.width));
+  const [left, top, right, bottom] = inPixels(box);
   pen.lineWidth = Math.max(2, canvas.width / 250);
   pen.strokeStyle = color;
   pen.strokeRect(left, top, right - left, bottom - top);
-  if (!label) return;
+  if (label) drawLabel(pen, { box, label, color, asked });
+}
+
+const inPixels = (box) => box.map((share, place) => share * (place % 2 ? canvas.height : canvas.width));
+
+function drawLabel(pen, { box, label, color, asked }) {
+  const [left, top, , bottom] = inPixels(box);
   const size = Math.max(12, canvas.width / 32);
   pen.font = `600 ${size}px system-ui, sans-serif`;
   const width = Math.min(pen.measureText(label).width + size * 0.6, canvas.width);
@@ -45,19 +56,23 @@ function drawBox(pen, { box, label, color, asked }) {
   pen.fillText(label, x + size * 0.3, y + size * 1.05, width - size * 0.6);
 }
 
-async function drawMask(pen, { mask, color }) {
-  const shape = new Image();
-  shape.src = mask;
-  await shape.decode();
-  const layer = new OffscreenCanvas(canvas.width, canvas.height);
-  const brush = layer.getContext("2d");
-  brush.drawImage(shape, 0, 0, canvas.width, canvas.height);
-  // A mask is white where the thing is: its brightness becomes the colour's opacity.
-  const pixels = brush.getImageData(0, 0, canvas.width, canvas.height);
-  for (let place = 0; place < pixels.data.length; place += 4) pixels.data[place + 3] = pixels.data[place] / 2;
-  brush.putImageData(pixels, 0, 0);
-  brush.globalCompositeOperation = "source-in";
-  brush.fillStyle = color;
-  brush.fillRect(0, 0, canvas.width, canvas.height);
-  pen.drawImage(layer, 0, 0);
+// Filled as the slider says; the line around it fades within the slider's last quarter only.
+function drawMask(pen, { mask, color }) {
+  const opacity = masks.opacity();
+  const { box, path } = mask;
+  if (!opacity || !box) return;
+  const [red, green, blue] = [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16));
+  pen.save();
+  pen.imageSmoothingEnabled = false;
+  pen.globalAlpha = opacity;
+  pen.drawImage(masks.picture(mask, [red, green, blue]), 0, 0, canvas.width, canvas.height);
+  pen.globalAlpha = Math.min(1, 4 * opacity);
+  const line = new Path2D();
+  line.addPath(path, new DOMMatrix().scale(canvas.width, canvas.height));
+  for (const [width, style] of [[canvas.width / 130, "rgb(255 255 255 / .8)"], [canvas.width / 260, color]]) {
+    pen.lineWidth = Math.max(2, width);
+    pen.strokeStyle = style;
+    pen.stroke(line);
+  }
+  pen.restore();
 }

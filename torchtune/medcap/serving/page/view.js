@@ -20,6 +20,17 @@ export function viewWords(image) {
   return words.join(" ");
 }
 
+// The numbers of the slices that a run is shown of an image; [null] of one that is no volume. As choose_frames of
+// medcap.data.images.views has it.
+export function framesOf(image) {
+  const { frames } = image.view ?? {};
+  const count = image.slices?.frames ?? 1;
+  if (count === 1) return [null];
+  if (typeof frames === "number") return [frames];
+  const number = frames === "all" ? count : Math.min(parseInt(frames, 10), count);
+  return Array.from({ length: number }, (_, part) => Math.floor(((2 * part + 1) * count) / (2 * number)));
+}
+
 // "40,400" -> [40, 400]; "-100,2250/40,350/40,80" -> one for each channel.
 function windows(text) {
   const pairs = text.split("/").map((pair) => pair.split(",").map(Number));

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medcap.errors import UserError
-from medcap.scoring.metrics.masks import hausdorff_95, overlap, resize_nearest
+from medcap.scoring.metrics.masks import dice_and_iou, hausdorff_95, resize_nearest
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.segmentation.notices import MaskNotes
 from medcap.scoring.protocols.summary import check_answers, count_notice, row_means
@@ -164,10 +164,8 @@ def _compare(reference: Drawn, prediction: Drawn | None, failed: bool) -> tuple[
         return _object(reference.label, 0.0, 0.0, present=True), False
     mask = resize_nearest(prediction.mask, reference.mask.shape)
     changed = mask is not prediction.mask
-    common, union = overlap(reference.mask, mask)
     distance = hausdorff_95(reference.mask, mask) if mask.any() else None
-    # Of the sum of the two areas: the intersection counts twice in it.
-    dice, iou = 2 * common / (union + common), common / union
+    dice, iou = dice_and_iou(reference.mask, mask)
     return _object(reference.label, dice, iou, distance, present=True), changed
 
 
