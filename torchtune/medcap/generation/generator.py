@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,9 @@ from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.labels_and_image_tokens import TokenizedPrompt
+from medcap.data.question_regions import QuestionRegion
+from medcap.data.samples import question_regions
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.answer_words import answer_words
@@ -28,7 +32,7 @@ from medcap.generation.decoding.prefill import decode_one
 from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
-from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
+from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
 from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -91,7 +95,7 @@ class Generator:
             if value is not None and value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1")
         # [Contract] a tokenizer made for another projector or tower would place image tokens over words.
-        for name in ("num_image_tokens", "image_token_id"):
+        for name in ("num_image_tokens", "image_token_id", "region_token_id"):
             ours, theirs = getattr(tokenizer, name), getattr(model, name)
             if ours != theirs:
                 raise ValueError(f"{name} is {ours} in the tokenizer and {theirs} in the model")
@@ -276,7 +280,8 @@ class Generator:
         Raises:
             UserError: if it leaves no room for an answer.
         """
-        name, key, tokens, images, lengths = self._tokenized(index, request)
+        name, key, tokenized, regions = self._tokenized(index, request)
+        tokens, images, lengths = tokenized.tokens, tokenized.images, tokenized.image_lengths
         room = self.max_seq_len - len(tokens)
         if room < 1:
             raise UserError(
@@ -287,7 +292,9 @@ class Generator:
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         limit = max(1, min(room, wanted))
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, limit, sampling=sampling, without=request.without)
+        return Prompt(
+            index, key, tokens, images, lengths, limit, sampling=sampling, without=request.without, regions=regions
+        )
 
     def prepare(self, image: Image.Image, key: str, fit: str | None = None) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
@@ -335,7 +342,8 @@ class Generator:
         return max(1, min(self.batch_size, affordable))
 
     def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
-        name, key, tokens, images, lengths = self._tokenized(index, request)
+        name, key, tokenized, regions = self._tokenized(index, request)
+        tokens, images, lengths = tokenized.tokens, tokenized.images, tokenized.image_lengths
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
         try:
@@ -354,21 +362,24 @@ class Generator:
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
             )
         tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without)
+        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without, regions=regions)
 
-    def _tokenized(self, index: int, request: Request) -> tuple[str, str, list[int], list[RequestImage], list[int]]:
+    def _tokenized(self, index: int, request: Request) -> tuple[str, str, TokenizedPrompt, tuple[QuestionRegion, ...]]:
         name = f"request {request.id or index}"
         self.model.check_without(request.without)
         try:
             messages = expand_named_images(request.messages, self.reader)
-            prompt = self.tokenizer_of(request).prompt(messages, request.answer_prefix)
+            tokenizer = self.tokenizer_of(request)
+            prompt = tokenizer.prompt(messages, request.answer_prefix)
+            tokens = np.asarray(prompt.tokens)
+            regions = question_regions(tokens, prompt.regions, len(prompt.images), tokenizer)
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # Only here a path becomes a reference: requests of users' programs may hold paths.
         images = [
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
-        return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths
+        return name, request.id or str(index), replace(prompt, images=images), regions
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.data.question_regions import QuestionRegion
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import GREEDY, PreparedImage, RequestImage, Sampling
 
@@ -35,6 +36,7 @@ class Prompt:
         candidates: ``[m]`` int32 each; answers to be scored, none for generation.
         sampling: how the tokens of its answer are chosen.
         without: components that the model does without for it.
+        regions: the regions that it names, in order.
     """
 
     index: int
@@ -46,6 +48,7 @@ class Prompt:
     candidates: Sequence[np.ndarray] = ()
     sampling: Sampling = GREEDY
     without: tuple[str, ...] = ()
+    regions: tuple[QuestionRegion, ...] = ()
 
     @property
     def capacity(self) -> int:
@@ -67,12 +70,14 @@ class Tree:
         num_shared: tokens that all of them begin with; 0 for a single prompt.
         image_rows: ``[sum of K_i, d]`` image tokens of its images, once they are encoded.
         last_image: its last image, once it is encoded.
+        region_rows: ``[n, d]`` tokens of its prompts' regions, once they are encoded; None without any.
     """
 
     prompts: list[Prompt]
     num_shared: int = 0
     image_rows: Tensor | None = None
     last_image: SeenImage | None = None
+    region_rows: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -247,6 +252,8 @@ def _num_shared(prompts: Sequence[Prompt], image_token_id: int) -> int:
     first = prompts[0].tokens
     # A branch keeps at least its last token: that is where its answer begins.
     length = min(len(prompt.tokens) for prompt in prompts) - 1
+    # The tokens of different regions are equal.
+    length = min([length, *(region.position for prompt in prompts for region in prompt.regions)])
     for prompt in prompts[1:]:
         differs = np.flatnonzero(first[:length] != prompt.tokens[:length])
         length = int(differs[0]) if len(differs) else length
