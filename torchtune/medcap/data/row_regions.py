@@ -102,6 +102,11 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
     return changed
 
 
+def count_regions(messages: Sequence[Message]) -> int:
+    """Return the number of ``<region></region>`` in the questions of turns."""
+    return sum(1 for message in messages if message.role == "user" for _ in _tags(message))
+
+
 def regions_of(messages: Sequence[Message]) -> list[Region]:
     """Return the regions of turns, in order."""
     return [part["content"] for message in messages for part in message.content if part["type"] == "region"]

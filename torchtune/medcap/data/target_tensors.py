@@ -54,8 +54,8 @@ def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_le
         found |= placed(masks, "mask")
     regions = [(number, region) for number, row in enumerate(rows) for region in row.regions]
     if regions:
-        weights = [region.weights for _, region in regions]
-        assert all(one is not None for one in weights), "they are drawn when their images are loaded"
+        weights = [region.weights for _, region in regions if region.weights is not None]
+        assert len(weights) == len(regions), "they are drawn when their images are loaded"
         found["region_weights"] = torch.from_numpy(np.stack(weights))  # [Q, T]
         found |= placed(regions, "region")
     return found

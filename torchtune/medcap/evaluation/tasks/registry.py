@@ -16,6 +16,7 @@ from medcap.evaluation.tasks.medsg import MedSgTask
 from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.region_vqa import RegionVqaTask
 from medcap.evaluation.tasks.slake import SlakeTask
 from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
 from medcap.evaluation.tasks.vqa import VqaTask
@@ -38,6 +39,7 @@ TASKS: dict[str, type[Task]] = {
         SlakeBoxesTask,
         GroundingTask,
         MedSgTask,
+        RegionVqaTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -23,6 +23,7 @@ def test_a_key_runs_the_task_of_its_name():
         "slake_boxes",
         "grounding",
         "medsg",
+        "region_vqa",
     ]
 
 
@@ -42,6 +43,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "slake_boxes": "boxes",
         "grounding": "boxes",
         "medsg": "boxes",
+        "region_vqa": "exact",
     }
     assert all(task.title for task in TASKS.values())
 
