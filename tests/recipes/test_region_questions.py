@@ -98,12 +98,12 @@ def test_the_run_answers_and_is_described_and_handed_on(place, run):
         export_run(run, place.folder / "out", format="hf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "overrides", "message"),
     [
         ({}, ("words=[<region>]",), "but this model lacks </region>: add words="),
         ({"regions": None}, (), "1 <region></region> in its questions but 0 regions under 'regions'"),
-        ({}, ("region_encoder=null", "trainable=[projector, words]"), "but the model reads none: add region_encoder"),
         (
             {"conversations": [{"from": "human", "value": "<image>\nAll?"}, {"from": "gpt", "value": "Yes."}]},
             (),
@@ -118,3 +118,10 @@ def test_what_cannot_be_learnt_is_refused_before_training(place, changed, overri
     with pytest.raises((UserError, SystemExit)) as raised:
         place.train(*WORDS, *overrides, f"dataset.source={data}", "max_bad_fraction=0", output="refused")
     assert message in f"{raised.value}{capsys.readouterr().err}"
+
+
+@pytest.mark.slow
+def test_a_region_that_nothing_reads_makes_a_bad_row(place, capsys):
+    with pytest.raises((UserError, SystemExit)):
+        place.train("words=[<region>, </region>]", "trainable=[projector, words]", output="unread")
+    assert "name 1 region(s), but the model reads none: add region_encoder, or leave" in capsys.readouterr().err
