@@ -19,7 +19,9 @@
 #   make bench-boxes-as-text  boxes that a tiny language model says in text and about images: three quarters of an hour
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
+#   make bench-masks          what masks reach beside a frozen language model: half an hour
 #   make bench-experts        whether a router reaches the scores of its experts, after make demo: ten minutes
+#   make bench-regions        what questions about regions reach beside a frozen language model: minutes
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 
 PYTHON ?= python3
@@ -32,8 +34,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
-	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-boxes-as-text bench-experts \
-	bench-frozen-weights bench-convert bench-data
+	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-regions bench-masks \
+	bench-boxes-as-text bench-experts bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
@@ -118,8 +120,14 @@ bench-two-images: $(INSTALLED)
 bench-experts: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/experts.py
 
+bench-masks: $(INSTALLED)
+	python benchmarks/masks.py
+
 bench-boxes: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/boxes.py
+
+bench-regions: $(INSTALLED)
+	PYTHONPATH=tests python benchmarks/regions.py
 
 bench-frozen-weights: $(INSTALLED)
 	python benchmarks/frozen_weights.py

@@ -16,9 +16,10 @@ from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_co
 # What a small configuration says of each component beside tower and projector: a new one needs a line here.
 OPTIONS = {
     "llm_lora": "llm_lora.rank=4",
-    "words": "words=[<SEG>, <region>, <mark>, <BOX>]",
+    "words": "words=[<SEG>, <region>, </region>, <mark>, <BOX>]",
     "box_decoder": "box_decoder.width=16",
     "mask_decoder": "mask_decoder.width=16",
+    "region_encoder": "region_encoder=medcap.models.mask_pooling",
 }
 MODEL = (*OPTIONS.values(), "dataset.box_answer=head")
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
@@ -39,7 +40,7 @@ def tensors(output):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A workspace whose records hold the words, and boxes and masks for those with an image."""
+    """A workspace whose records hold the words, and boxes, masks and regions for those with an image."""
     workspace = Workspace(tmp_path_factory.mktemp("components"))
     rows = workspace.records()
     for row in rows:
@@ -49,6 +50,8 @@ def place(tmp_path_factory):
             row["conversations"][1]["value"] += " <BOX> <SEG>"
             row["boxes"] = [[4, 2, 20, 12]]
             row["masks"] = [{"box": [4, 2, 20, 12]}]
+            row["conversations"][0]["value"] += " <region></region>"
+            row["regions"] = [[4, 2, 20, 12]]
     workspace.write_data("train.json", rows)
     write_hugging_face_folder(workspace.folder / "tower", "clip")
     return workspace
@@ -103,13 +106,13 @@ def test_what_is_trained_is_exported_and_comes_back_equal(place, tmp_path):
         str(tmp_path / "export"),
         "--adapters",
         "apart",
-        "without=[box_decoder, mask_decoder]",
+        "without=[box_decoder, mask_decoder, region_encoder]",
     ]
     assert main(words) == 0
     assert main(["import", str(tmp_path / "export"), "--out", str(tmp_path / "again")]) == 0
     expected, found = tensors(run), tensors(tmp_path / "again")
     unread = {name for name in expected.keys() - found.keys() if name.startswith(f"{VISION_SIDE[0]}.")}
-    unread |= {name for name in expected if name.startswith(("box_decoder.", "mask_decoder."))}
+    unread |= {name for name in expected if name.startswith(("box_decoder.", "mask_decoder.", "region_encoder."))}
     assert expected.keys() - found.keys() == unread, "only what no projector reads of a tower is left out"
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)

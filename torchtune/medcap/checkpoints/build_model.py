@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from medcap.checkpoints.vision_files import SavedVision, read_vision_checkpoint
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.boxes.style import BOX_WORD
 from medcap.data.chat_tokenizer import ChatTokenizer
+from medcap.data.regions.patch_weights import RegionForm
 from medcap.data.row_masks import MASK_WORD
 from medcap.errors import UserError
 from medcap.instantiate import build
@@ -28,6 +30,7 @@ from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
 from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
@@ -189,7 +192,12 @@ class ModelPlan:
             decoder = self.llm.load(device, dtype, after_layer)
         further = [component.build(self).to(device) for component in self.further]
         return VisionLanguageModel(
-            tower.to(device), projector.to(device), decoder, self.tokenizer.image_token_id, further
+            tower.to(device),
+            projector.to(device),
+            decoder,
+            self.tokenizer.image_token_id,
+            further,
+            self.tokenizer.region_token_id,
         )
 
 
@@ -268,7 +276,7 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
     tokenizer = build(cfg.tokenizer, key="tokenizer")
     check_tokenizer_fits(tokenizer, llm.vocab_size)
     further = plan_further(cfg, vision, llm, start)
-    added = added_tokens(further, llm.vocab_size)
+    added = added_tokens(further, llm.vocab_size, vision)
     chat = ChatTokenizer(tokenizer, vision.num_image_tokens, added, vision.preprocess.tiling)
     if not chat.marks_turns:
         vision.notices.append(
@@ -281,29 +289,41 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
     return plan
 
 
-def added_tokens(further: Sequence[ComponentPlan], table_rows: int) -> AddedTokens | None:
+def added_tokens(further: Sequence[ComponentPlan], table_rows: int, vision: VisionPlan) -> AddedTokens | None:
     """Return the words that become tokens.
 
     Args:
         further: the components of a model beside tower and projector.
         table_rows: rows of the language model's embedding table.
+        vision: tower and projector.
 
     Returns:
         The words; None for none.
 
     Raises:
-        UserError: if a word is impossible.
+        UserError: if a word is impossible, or a region encoder cannot be built.
     """
     names = {component.name for component in further}
-    output_words = {
+    options_of_components = {
         "box_word": BOX_WORD if BoxDecoder.name in names else "",
         "mask_word": MASK_WORD if MaskDecoder.name in names else "",
+        "regions": _region_form(further, vision),
     }
     for component in further:
         if component.name == AddedWords.name:
             options = component.config
             words, image_words = tuple(options["tokens"]), tuple(options.get("image_words") or ())
-            return AddedTokens(words, table_rows, image_words, **output_words)
+            return AddedTokens(words, table_rows, image_words, **options_of_components)
+    return None
+
+
+def _region_form(further: Sequence[ComponentPlan], vision: VisionPlan) -> RegionForm | None:
+    """Return how the region encoder reads regions; None without one."""
+    for component in further:
+        if component.name == RegionEncoder.name:
+            # The encoder alone knows its number of tokens, which the tokenizer has to know before there is a plan.
+            with torch.device("meta"):
+                return build(component.config, SimpleNamespace(vision=vision, further=further), key=component.name).form
     return None
 
 

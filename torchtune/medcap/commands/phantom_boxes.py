@@ -8,7 +8,7 @@ from pathlib import Path
 from medcap.commands.arguments import positive, seed
 from medcap.data.boxes.notations import NOTATIONS
 
-HELP = "drawn images with two or three lesions, their boxes and masks, and rows of every task about boxes"
+HELP = "drawn images with two or three lesions, their boxes and masks, and rows of every task about boxes and regions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -216,7 +216,7 @@ def _tokenizer(
     if cfg is None or vision is None:
         return ChatTokenizer(tokenizer, options.num_image_tokens or NUM_IMAGE_TOKENS)
     table = build_decoder(with_files(cfg.llm, cfg.checkpointer.checkpoint_dir)).tok_embeddings
-    added = added_tokens(plan_further(cfg, vision), table.num_embeddings)
+    added = added_tokens(plan_further(cfg, vision), table.num_embeddings, vision)
     return ChatTokenizer(
         tokenizer, options.num_image_tokens or vision.num_image_tokens, added, vision.preprocess.tiling
     )

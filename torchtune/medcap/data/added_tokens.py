@@ -9,6 +9,7 @@ from inspect import signature
 from itertools import groupby
 from typing import Any
 
+from medcap.data.regions.patch_weights import RegionForm
 from medcap.errors import UserError
 
 _ENDS = ("bos_id", "eos_id")
@@ -41,6 +42,7 @@ class AddedTokens:
         image_words: the words before and after the image tokens of every image; empty for none.
         box_word: the word that stands for a box which a component of the model gives; empty for none.
         mask_word: the word that stands for a mask likewise.
+        regions: how the model reads the region between ``<region>`` and ``</region>``; None where it reads none.
         ids: word -> id.
     """
 
@@ -49,6 +51,7 @@ class AddedTokens:
     image_words: tuple[str, ...] = ()
     box_word: str = ""
     mask_word: str = ""
+    regions: RegionForm | None = None
     ids: dict[str, int] = field(init=False, repr=False)
     _pattern: re.Pattern[str] = field(init=False, repr=False)
 
@@ -68,6 +71,16 @@ class AddedTokens:
     def mask_id(self) -> int | None:
         """Return the id of the mask word; None for none."""
         return self.ids.get(self.mask_word)
+
+    @property
+    def region_id(self) -> int | None:
+        """Return the placeholder of a region's tokens, after that of images; None where the model reads no regions."""
+        return None if self.regions is None else self.end + 1
+
+    @property
+    def region_tokens(self) -> list[int]:
+        """Return all placeholders of a region."""
+        return [] if self.regions is None else [self.end + 1] * self.regions.num_tokens
 
     @property
     def end(self) -> int:

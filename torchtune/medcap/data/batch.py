@@ -33,6 +33,8 @@ _BOX = {"axis": "box"}  # one entry for each box
 _BOX_INDEX = {"axis": "box_index"}  # the position of a token for each box
 _MASK = {"axis": "mask"}  # likewise for masks
 _MASK_INDEX = {"axis": "mask_index"}
+_REGION = {"axis": "region"}  # likewise for regions of questions
+_REGION_INDEX = {"axis": "region_index"}
 
 
 @dataclass
@@ -62,6 +64,10 @@ class Batch:
         mask_seen: ``[M]`` float32 as for boxes, or None.
         mask_images: ``[M]`` int64 likewise, or None.
         mask_positions: ``[M]`` int64 likewise, or None.
+        region_weights: ``[Q, T]`` float32, how much each patch of its picture weighs in each region of a question; None
+            without regions.
+        region_images: ``[Q]`` int64, the picture that each region lies on, or None.
+        region_positions: ``[Q]`` int64, flat position of the first placeholder of each region, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
@@ -96,6 +102,9 @@ class Batch:
     mask_seen: Tensor | None = field(default=None, metadata=_MASK)
     mask_images: Tensor | None = field(default=None, metadata=_MASK)
     mask_positions: Tensor | None = field(default=None, metadata=_MASK_INDEX)
+    region_weights: Tensor | None = field(default=None, metadata=_REGION)
+    region_images: Tensor | None = field(default=None, metadata=_REGION)
+    region_positions: Tensor | None = field(default=None, metadata=_REGION_INDEX)
 
     @property
     def num_images(self) -> int:
@@ -155,7 +164,7 @@ class Batch:
         rows = self._on_axis(_TOKEN) | {"document": document}
         flat = {name: tensor.flatten()[kept][None] for name, tensor in rows.items()}  # [1, n]
         indices = self._on_axis(_INDEX) | self._on_axis(_IMAGE_INDEX) | self._on_axis(_BOX_INDEX)
-        indices |= self._on_axis(_MASK_INDEX)
+        indices |= self._on_axis(_MASK_INDEX) | self._on_axis(_REGION_INDEX)
         for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
         return replace(self, **flat, buffer=None)
@@ -195,7 +204,7 @@ class Batch:
             own |= {key: value[shown] if anything else None for key, value in self._on_axis(_IMAGE).items()}
         own["num_tokens"], own["counts"] = stop - start, dict.fromkeys(self.counts, 0)
         own["counts"][TEXT] = len(own["target_positions"])
-        for axis, index_axis in ((_BOX, _BOX_INDEX), (_MASK, _MASK_INDEX)):
+        for axis, index_axis in ((_BOX, _BOX_INDEX), (_MASK, _MASK_INDEX), (_REGION, _REGION_INDEX)):
             targets = self._targets_between(start, stop, axis, index_axis)
             own |= targets
             own["counts"] |= target_counts(targets)
@@ -204,7 +213,7 @@ class Batch:
     def _targets_between(
         self, start: int, stop: int, axis: Mapping[str, str], index_axis: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Return the fields of the boxes or masks that tokens ``start`` to ``stop`` of a batch of one row predict."""
+        """Return the fields of the boxes, masks or regions at tokens ``start`` to ``stop`` of a batch of one row."""
         own: dict[str, Any] = {}
         for name, positions in self._on_axis(index_axis).items():
             assert self.image_positions is not None and self.image_lengths is not None, "they lie on pictures"

@@ -1,4 +1,4 @@
-"""Characters that cannot occur in text: they mark images and the words of turns while a chat is tokenized."""
+"""Characters that cannot occur in text: they mark images, regions and the words of turns while a chat is tokenized."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ IMAGE_MARK = "\ufdd0"
 ANSWER_MARK = "\ufdd1"  # before the assistant's words
 WORDS_MARK = "\ufdd2"  # before the user's and the system's words
 END_MARK = "\ufdd3"  # after the words of a turn
-MARK_IDS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4}  # among token ids
+REGION_MARK = "\ufdd4"
+MARK_IDS = {IMAGE_MARK: -1, ANSWER_MARK: -2, WORDS_MARK: -3, END_MARK: -4, REGION_MARK: -5}  # among token ids
 ANY_MARK = re.compile(f"([{''.join(MARK_IDS)}])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -19,11 +19,22 @@ from torchtune.data import Message, Role
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.answers import check_answers
-from medcap.data.chat_marks import ANSWER_MARK, ANY_MARK, END_MARK, IMAGE_MARK, MARK_IDS, WORDS_MARK, check_text
+from medcap.data.chat_marks import (
+    ANSWER_MARK,
+    ANY_MARK,
+    END_MARK,
+    IMAGE_MARK,
+    MARK_IDS,
+    REGION_MARK,
+    WORDS_MARK,
+    check_text,
+)
 from medcap.data.images.tiles import Tiles
 from medcap.data.labels_and_image_tokens import LabelRules, SpecialIds, TokenizedChat, TokenizedPrompt, expand
 from medcap.data.plain_words import WordEncoder
+from medcap.data.regions.region import Region
 from medcap.data.row_layouts import PLACEHOLDER
+from medcap.data.row_regions import REGION_WORDS, regions_of
 from medcap.errors import UserError, WordsError
 from medcap.modules.label_loss import IGNORE_INDEX
 
@@ -131,11 +142,22 @@ class ChatTokenizer:
         if self.added is not None:
             known += [self.added.words, self.added.first_id, self.added.image_words]
             known += [word for word in (self.added.box_word, self.added.mask_word) if word]
+            known += [["region", self.added.regions.num_tokens]] if self.added.regions else []
         if (template := getattr(self.tokenizer, "template_key", None)) is not None:
             known.append(template)
         if self.tiles is not None:
             known += [asdict(self.tiles)]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    @property
+    def region_token_id(self) -> int | None:
+        """The id at positions of regions; None for a model that reads none."""
+        return None if self.added is None else self.added.region_id
+
+    @property
+    def placeholders(self) -> set[int]:
+        """The ids at positions of images and regions."""
+        return {self.image_token_id} | ({self.region_token_id} if self.region_token_id is not None else set())
 
     @property
     def most_image_tokens(self) -> int:
@@ -174,7 +196,7 @@ class ChatTokenizer:
         """
         rules = rules or LabelRules()
         check_answers(messages)
-        images, lengths = _images(messages), self.image_lengths(messages)
+        images, lengths, regions = _images(messages), self.image_lengths(messages), self._regions(messages)
         tokens, labels = self._expand(*self._template(messages, rules), rules, lengths)
         if max_seq_len is not None and len(tokens) > max_seq_len:
             # [Contract] the cut is silent for words but never for an image: its rows would have nowhere to go.
@@ -184,6 +206,11 @@ class ChatTokenizer:
                     f" {_last(tokens, self.image_token_id) + 1}; raise dataset.max_seq_len or use fewer image tokens"
                     + (" or vision.tiles" if self.tiles else "")
                 )
+            if self.region_token_id in tokens[max_seq_len - 1 :]:
+                raise UserError(
+                    f"max_seq_len={max_seq_len} cuts a region: its tokens end at"
+                    f" {_last(tokens, self.region_token_id) + 1}; raise dataset.max_seq_len"
+                )
             tokens = [*tokens[: max_seq_len - 1], self.tokenizer.eos_id]
             labels = [*labels[: max_seq_len - 1], IGNORE_INDEX]
         if all(label == IGNORE_INDEX or label in self.stop_tokens for label in labels):
@@ -191,7 +218,7 @@ class ChatTokenizer:
                 "no token is left to learn: the assistant says nothing"
                 + (f", or only after max_seq_len={max_seq_len} tokens" if max_seq_len else "")
             )
-        return TokenizedChat(tokens, labels, images, lengths)
+        return TokenizedChat(tokens, labels, images, lengths, regions)
 
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         """Tokenize turns and open the assistant's, exactly as training has it.
@@ -210,9 +237,9 @@ class ChatTokenizer:
         rules = LabelRules()
         ids, masked = self._template(opened, rules)
         end = _last(ids, MARK_IDS[ANSWER_MARK])
-        images, lengths = _images(messages), self.image_lengths(messages)
+        images, lengths, regions = _images(messages), self.image_lengths(messages), self._regions(messages)
         tokens, _ = self._expand(ids[:end], masked[:end], rules, lengths)
-        return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), images, lengths)
+        return TokenizedPrompt(tokens + self.answer(answer_prefix, end_of_turn=False), images, lengths, regions)
 
     def answer(self, text: str, end_of_turn: bool = True) -> list[int]:
         """Tokenize what the assistant says: the ids that follow :meth:`prompt` in a training sample.
@@ -282,6 +309,16 @@ class ChatTokenizer:
         pictures = [1 if single or image is None else self._num_pictures(image) for image in _images(messages)]
         return [self.num_image_tokens * count for count in pictures]
 
+    def _regions(self, messages: list[Message]) -> list[Region]:
+        """Return the regions of the turns; raise ``UserError`` where the model reads none."""
+        regions = regions_of(messages)
+        if regions and self.region_token_id is None:
+            raise UserError(
+                f"its questions name {len(regions)} region(s), but the model reads none: add region_encoder, or leave"
+                " the row out"
+            )
+        return regions
+
     def _look_at_template(self) -> tuple[list[int], bool]:
         """Return the special tokens by which an answer ends, and whether anything comes before it."""
         turns = [Message(role="user", content="?", masked=True), Message(role="assistant", content=".", masked=False)]
@@ -298,7 +335,8 @@ class ChatTokenizer:
     def _expand(
         self, ids: list[int], masked: list[bool], rules: LabelRules, image_lengths: Sequence[int] = ()
     ) -> tuple[list[int], list[int]]:
-        special = SpecialIds(self.image_token_id, self._bos_id, self.stop_tokens)
+        region = [] if self.added is None else self.added.region_tokens
+        special = SpecialIds(self.image_token_id, self._bos_id, self.stop_tokens, region)
         return expand(ids, masked, rules, special, image_lengths)
 
     def _encode_marked(self, text: str, *args: Any, **options: Any) -> list[int]:
@@ -310,7 +348,7 @@ class ChatTokenizer:
         for piece in pieces:
             if piece in MARK_IDS:
                 ids.append(MARK_IDS[piece])
-                if piece != IMAGE_MARK:
+                if piece not in (IMAGE_MARK, REGION_MARK):
                     encode = self._encode if piece == END_MARK else self._encode_words
             elif piece:
                 ids += encode(piece, *args, **options)
@@ -327,7 +365,8 @@ class ChatTokenizer:
 
 
 def _marked(message: Message, rules: LabelRules, image: str) -> Message:
-    text = "".join(image if part["type"] == "image" else check_text(part["content"]) for part in message.content)
+    marks = {"image": image, "region": REGION_MARK.join(REGION_WORDS)}
+    text = "".join(marks.get(part["type"]) or check_text(part["content"]) for part in message.content)
     mark = ANSWER_MARK if message.role == "assistant" else WORDS_MARK
     masked = message.role != "assistant" and not rules.train_on_input
     return Message(role=role_of(message), content=mark + text.strip() + END_MARK, masked=masked)

@@ -1,4 +1,4 @@
-"""Marked token ids of a chat -> its tokens, with a run of placeholders for each image, and the labels to learn."""
+"""Marked token ids of a chat -> its tokens, with placeholders for images and regions, and the labels to learn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medcap.data.chat_marks import ANSWER_MARK, END_MARK, IMAGE_MARK, MARK_IDS, WORDS_MARK
+from medcap.data.chat_marks import ANSWER_MARK, END_MARK, IMAGE_MARK, MARK_IDS, REGION_MARK, WORDS_MARK
+from medcap.data.regions.region import Region
 from medcap.modules.label_loss import IGNORE_INDEX
 
 
@@ -19,21 +20,24 @@ class TokenizedChat:
         labels: list as long as tokens; ``labels[i]`` is ``tokens[i]`` where that token is to be learnt, else -100.
         images: the content of the image parts, in the order of the runs.
         image_lengths: placeholder ids of each image.
+        regions: the content of the region parts, in order; each is a run of its own placeholder ids.
     """
 
     tokens: list[int]
     labels: list[int]
     images: list[Any] = field(default_factory=list)
     image_lengths: list[int] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
 
 
 @dataclass
 class TokenizedPrompt:
-    """What the model reads before it answers: ``tokens``, the ``images`` of its runs, and the length of each run."""
+    """What the model reads before it answers; the attributes are those of :class:`TokenizedChat`."""
 
     tokens: list[int]
     images: list[Any] = field(default_factory=list)
     image_lengths: list[int] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class SpecialIds:
         image: placeholder of an image token.
         beginning: begins a text; None where there is none.
         stop: end an answer.
+        region: all placeholders of a region.
     """
 
     image: int
     beginning: int | None
     stop: Collection[int]
+    region: Sequence[int] = ()
 
 
 def expand(
@@ -98,6 +104,9 @@ def expand(
             length = next(lengths)
             tokens += [special.image] * length
             labels += [IGNORE_INDEX] * length
+        elif token == MARK_IDS[REGION_MARK]:
+            tokens += special.region
+            labels += [IGNORE_INDEX] * len(special.region)
         else:
             after_image = bool(tokens) and tokens[-1] == special.image
             learnt = in_answer or (not is_masked and (rules.train_on_input or rules.train_on_header))

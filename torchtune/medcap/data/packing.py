@@ -19,6 +19,7 @@ import numpy as np
 
 from medcap.data.answer_targets import BoxTarget, MaskTarget
 from medcap.data.images.reference import ImageRef
+from medcap.data.question_regions import QuestionRegion
 from medcap.modules.label_loss import IGNORE_INDEX
 
 PADDING_DOCUMENT = -1
@@ -41,6 +42,7 @@ class Sample:
         start: the position of its first token: the tokens of the prompt prefix that it continues, or 0.
         boxes: the boxes that its answers name by a word.
         masks: the masks likewise.
+        regions: the regions that its questions name.
     """
 
     tokens: np.ndarray
@@ -52,6 +54,7 @@ class Sample:
     start: int = 0
     boxes: tuple[BoxTarget, ...] = ()
     masks: tuple[MaskTarget, ...] = ()
+    regions: tuple[QuestionRegion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class PackedRow:
         image_lengths: placeholders of each image.
         boxes: the boxes that answers name by a word.
         masks: the masks likewise.
+        regions: the regions that its questions name.
     """
 
     tokens: np.ndarray
@@ -124,6 +128,7 @@ class PackedRow:
     image_lengths: tuple[int, ...]
     boxes: tuple[BoxTarget, ...] = ()
     masks: tuple[MaskTarget, ...] = ()
+    regions: tuple[QuestionRegion, ...] = ()
 
 
 # The arrays of a row that have one entry per token -> their value in padding. None stands for pad_id.
@@ -143,8 +148,10 @@ def sharing(sample: Sample) -> tuple[int, int]:
     Returns:
         Its prefix and its group, as in ``SampleTable``.
     """
-    # Positions with a target must be in the sample's own branch.
-    if not sample.images or sample.images_end > _first_target(sample):
+    # Positions with a target must be in the sample's own branch, and so must regions: their tokens are equal, what they
+    # show is not.
+    own = [_first_target(sample), *(region.position for region in sample.regions)]
+    if not sample.images or sample.images_end > min(own):
         return 0, 0
     shown = tuple(map(str, sample.images))  # the text, as the digest is kept on disk
     digest = hashlib.blake2b(repr((sample.start, shown)).encode(), digest_size=8)
@@ -291,6 +298,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
     image_lengths: list[int] = []
     boxes: list[BoxTarget] = []
     masks: list[MaskTarget] = []
+    regions: list[QuestionRegion] = []
     position = 0
     for number, samples in enumerate(documents):
         first, images_before = samples[0], len(images)
@@ -319,8 +327,8 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
             }
             for name, value in values.items():
                 columns[name][position:end] = value
-            # A target is learnt, so it lies behind what is shared: in exactly one of the pieces.
-            for targets, found in ((sample.boxes, boxes), (sample.masks, masks)):
+            # Targets and regions lie behind what is shared: each in exactly one of the pieces.
+            for targets, found in ((sample.boxes, boxes), (sample.masks, masks), (sample.regions, regions)):
                 found += [
                     replace(one, position=one.position - start + position, image=one.image + images_before)
                     for one in targets
@@ -333,6 +341,7 @@ def pack_row(documents: Sequence[Sequence[Sample]], row_length: int, pad_id: int
         image_lengths=tuple(image_lengths),
         boxes=tuple(boxes),
         masks=tuple(masks),
+        regions=tuple(regions),
     )
 
 

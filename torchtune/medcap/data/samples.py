@@ -14,6 +14,7 @@ from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.labels_and_image_tokens import LabelRules, TokenizedChat
 from medcap.data.packing import Sample
+from medcap.data.question_regions import QuestionRegion
 from medcap.data.regions.region import Region
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
@@ -114,7 +115,35 @@ def make_sample(
             BoxTarget(position, box.edges if isinstance(box, Box) else None, image) for position, image, box in placed
         ),
         masks=tuple(MaskTarget(position, region, image) for position, image, region in outlined),
+        regions=question_regions(tokens, chat.regions, num_images, tokenizer),
     )
+
+
+def question_regions(
+    tokens: np.ndarray, regions: Sequence[Region], num_images: int, tokenizer: ChatTokenizer
+) -> tuple[QuestionRegion, ...]:
+    """Find the placeholders of the regions that questions name.
+
+    Args:
+        tokens: ``[n]`` of a sample or a prompt.
+        regions: those of the whole conversation, in order; those that were cut off with their turns are left out.
+        num_images: images that are shown.
+        tokenizer: tokenizer that made the tokens.
+
+    Raises:
+        UserError: if one lies on an image that is not shown.
+    """
+    if not regions or tokenizer.added is None:
+        return ()
+    length = len(tokenizer.added.region_tokens)
+    # Each region has the same number of placeholders, so two that stand side by side are told apart.
+    positions = np.flatnonzero(tokens == tokenizer.region_token_id)[::length].tolist()
+    # [Contract] the n-th region fills the n-th run of placeholders.
+    named = tuple(QuestionRegion(*one, one[1].image) for one in zip(positions, regions, strict=False))
+    for one in named:
+        if one.image >= num_images:
+            raise UserError(f"a region lies on image {one.image}, but the question shows {num_images}, numbered from 0")
+    return named
 
 
 def _checked(record: Record, tokenizer: ChatTokenizer, kind: _Kind) -> tuple[Any, ...]:

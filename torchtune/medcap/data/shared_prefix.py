@@ -57,10 +57,12 @@ def continue_prompt_prefix(sample: Sample, prompt_prefix: tuple[int, ...], image
         start=count,
         boxes=tuple(replace(box, position=box.position - count) for box in sample.boxes),
         masks=tuple(replace(mask, position=mask.position - count) for mask in sample.masks),
+        regions=tuple(replace(region, position=region.position - count) for region in sample.regions),
     )
 
 
 def _head_length(sample: Sample, image_token_id: int) -> int:
-    """Tokens before the first image token and before the first that predicts something."""
+    """Tokens before the first of an image or a region and before the first that predicts something."""
     ends = (sample.tokens == image_token_id) | (sample.targets != IGNORE_INDEX)
-    return int(np.argmax(ends)) if ends.any() else len(sample.tokens)
+    first = int(np.argmax(ends)) if ends.any() else len(sample.tokens)
+    return min([first, *(region.position for region in sample.regions)])

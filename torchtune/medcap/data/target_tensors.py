@@ -1,4 +1,4 @@
-"""The boxes and masks of packed rows as tensors of a batch."""
+"""The boxes, masks and regions of packed rows as tensors of a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MASK_SEEN, MASK_LOOK = "mask_seen", "mask_look"
 
 
 def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
-    """Return the fields of a batch's boxes and masks; none without any.
+    """Return the fields of a batch's boxes, masks and regions; none without any.
 
     Args:
         rows: rows of the batch.
@@ -54,6 +54,12 @@ def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_le
         found["mask_targets"] = torch.from_numpy(np.stack(shown))  # [M, 2, side, side]
         found["mask_seen"] = torch.tensor([float(mask.region is not None) for _, mask in masks])  # [M]
         found |= placed(masks, "mask")
+    regions = [(number, region) for number, row in enumerate(rows) for region in row.regions]
+    if regions:
+        weights = [region.weights for _, region in regions if region.weights is not None]
+        assert len(weights) == len(regions), "they are drawn when their images are loaded"
+        found["region_weights"] = torch.from_numpy(np.stack(weights))  # [Q, T]
+        found |= placed(regions, "region")
     return found
 
 

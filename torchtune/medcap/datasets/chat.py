@@ -31,6 +31,7 @@ from medcap.data.row_boxes import place_boxes
 from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import STYLES, read_record
 from medcap.data.row_masks import place_masks
+from medcap.data.row_regions import place_regions
 from medcap.data.samples import tokenize_record
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.datasets.mixture import MixedDataset
@@ -137,6 +138,7 @@ class ChatDataset(TrainingDataset):
             record = replace(record, messages=expand_images(record.messages, self.reader.expand))
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
             record = place_masks(row, record, self.reader.resolve)
+            record = place_regions(row, record, self.reader.resolve)
             whole = tokenize_record(record, name, self.tokenizer, self.row_length, self.rules)
         except UserError as error:
             # Tar shards call a row otherwise than by its number.

@@ -1,4 +1,4 @@
-"""The boxes and masks of a sample in the picture that the tower is shown."""
+"""The boxes, masks and regions of a sample in the picture that the tower is shown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from medcap.data.answer_targets import BoxTarget, MaskTarget
 from medcap.data.boxes.box import Size
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample
+from medcap.data.question_regions import QuestionRegion
+from medcap.data.regions.patch_weights import RegionForm, patch_weights
 from medcap.data.regions.region import Region
 from medcap.data.regions.shown import shown_mask
 from medcap.errors import UserError
@@ -77,3 +79,36 @@ def with_shown_masks(
         return replace(mask, shown=laid)
 
     return replace(sample, masks=tuple(map(shown, sample.masks)))
+
+
+def with_shown_regions(
+    sample: Sample,
+    transform: Any,
+    sizes: Mapping[ImageRef, Size],
+    draw: Callable[[Region, Size], np.ndarray],
+    form: RegionForm,
+) -> Sample:
+    """Return a sample with its questions' regions as weights of the patches that the tower makes.
+
+    Args:
+        sample: its regions lie on the original images.
+        transform: the tower's preprocessing.
+        sizes: width and height of each image in pixels.
+        draw: a region and the size of its image -> ``[H, W]`` bool.
+        form: how the model reads a region.
+
+    Raises:
+        UserError: if a region cannot be drawn, or the tower is shown nothing of it.
+    """
+    preprocess = transform.preprocess
+
+    def shown(one: QuestionRegion) -> QuestionRegion:
+        image = sample.images[one.image]
+        frame = preprocess.frame(sizes[image], image.view.fit)
+        drawn = draw(one.region, sizes[image])
+        try:
+            return replace(one, weights=patch_weights(drawn, frame, preprocess.image_size, form))
+        except UserError as error:
+            raise UserError(f"{sample.name}: {error} on {image}; {_ALL}") from None
+
+    return replace(sample, regions=tuple(map(shown, sample.regions)))

@@ -21,7 +21,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, SampleTable, make_documents, make_table, pack_documents, pack_row
 from medcap.data.regions.region import Region
 from medcap.data.storage.cache import cache_folder
-from medcap.datasets.shown_targets import with_shown_boxes, with_shown_masks
+from medcap.datasets.shown_targets import with_shown_boxes, with_shown_masks, with_shown_regions
 from medcap.errors import UserError
 
 # Rows that are looked at before those between them.
@@ -105,10 +105,10 @@ class TrainingDataset(ABC):
         """Return whether any usable row has an image."""
 
     def has_targets(self, name: str) -> bool:
-        """Return whether any usable row has a target of a word in an answer.
+        """Return whether any usable row has a target of a word in an answer, or a region in a question.
 
         Args:
-            name: ``boxes`` or ``masks``.
+            name: ``boxes``, ``masks`` or ``regions``.
         """
         step = -(-self.num_rows // _ROWS_AT_FIRST) or 1
         for index in itertools.chain.from_iterable(range(first, self.num_rows, step) for first in range(step)):
@@ -182,6 +182,9 @@ class TrainingDataset(ABC):
                     sample = with_shown_boxes(sample, transform, sizes)
                 if sample.masks:
                     sample = with_shown_masks(sample, transform, sizes, partial(self.draw, index))
+                form = None if self.tokenizer.added is None else self.tokenizer.added.regions
+                if sample.regions and form is not None:
+                    sample = with_shown_regions(sample, transform, sizes, partial(self.draw, index), form)
             except UserError as error:
                 bad.append(BadRow(self.name(index), str(error)))
                 continue

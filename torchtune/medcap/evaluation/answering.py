@@ -63,7 +63,7 @@ class Engine:
         def show(index: int, generation: Generation) -> None:
             tokenizer = self.generator.tokenizer_of(requests[index])
             prompt = tokenizer.prompt(requests[index].messages)
-            words = [token for token in prompt.tokens if token != tokenizer.image_token_id]
+            words = [token for token in prompt.tokens if token not in tokenizer.placeholders]
             text = tokenizer.tokenizer.decode(words, skip_special_tokens=False)
             print(f"[{requests[index].id}] {text}\n  -> {generation.text}", file=sys.stderr)
             on_result(index, generation)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medcap.data.row_regions import regions_of
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, Entry, PredictionStore
 from medcap.evaluation.box_prior import BoxPrior
-from medcap.evaluation.controls import CONTROLS, exchanged_questions
+from medcap.evaluation.controls import CONTROLS, exchanged_questions, exchanged_regions
 from medcap.evaluation.mask_prior import MaskPrior
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.prompting.base import PromptMethod
@@ -20,9 +21,11 @@ from medcap.scoring.replies.box_reply import reference_boxes
 from medcap.scoring.statistics import DIFFERENCE, NUMBER, bootstrap_interval
 
 PRIOR_BOX, PRIOR_MASK, EXCHANGED_QUESTION = "prior_box", "prior_mask", "exchanged_question"
-ALL_CONTROLS = (*CONTROLS, PRIOR_BOX, PRIOR_MASK, EXCHANGED_QUESTION)
+EXCHANGED_REGION = "exchanged_region"
+ALL_CONTROLS = (*CONTROLS, PRIOR_BOX, PRIOR_MASK, EXCHANGED_QUESTION, EXCHANGED_REGION)
 # What a protocol must compare for a control to say something.
 _COMPARED = {PRIOR_BOX: ("boxes",), PRIOR_MASK: ("masks",), EXCHANGED_QUESTION: ("boxes", "masks")}
+_FITS = {**_COMPARED, EXCHANGED_REGION: ("regions",)}
 Changed = Sequence[Question | None]
 
 
@@ -82,7 +85,7 @@ def chosen_controls(wanted: bool | Sequence[str], rows: Sequence[Question], plan
 
     Args:
         wanted: value of the key ``controls``; true is all that fit, those of boxes or masks where a protocol compares
-            them and a row asks for some.
+            them and a row asks for some, that of regions where a row names some.
         rows: the benchmark.
         plans: its protocols.
     """
@@ -94,7 +97,8 @@ def chosen_controls(wanted: bool | Sequence[str], rows: Sequence[Question], plan
         "boxes": any(plan.protocol.scores_boxes for plan in plans) and any(map(reference_boxes, rows)),
         "masks": any(plan.protocol.scores_masks for plan in plans) and any(any(row.masks or ()) for row in rows),
     }
-    return [name for name in ALL_CONTROLS if name in CONTROLS or any(fits[kind] for kind in _COMPARED[name])]
+    fits["regions"] = any(regions_of(row.messages) for row in rows)
+    return [name for name in ALL_CONTROLS if name in CONTROLS or any(fits[kind] for kind in _FITS[name])]
 
 
 def check_controls(names: Sequence[str]) -> None:
@@ -134,9 +138,10 @@ def run_control(
     Raises:
         UserError: if it cannot be run on these rows.
     """
-    scored = [one for one in own if name in CONTROLS or any(map(one.plan.protocol.compares, _COMPARED[name]))]
+    compared = _COMPARED.get(name)
+    scored = [one for one in own if compared is None or any(map(one.plan.protocol.compares, compared))]
     if not scored:
-        raise UserError(f"none of the protocols compares {' or '.join(_COMPARED[name])}")
+        raise UserError(f"none of the protocols compares {' or '.join(compared or ())}")
     changed, ask, notices = _changed(name, rows, options)
     kept = [index for index, question in enumerate(changed) if question is not None]
     asked = [question for question in changed if question is not None]
@@ -193,6 +198,7 @@ _LEFT_OUT = {
     PRIOR_BOX: "the others ask for no {}",
     PRIOR_MASK: "the others ask for no {}",
     EXCHANGED_QUESTION: "the others ask for no {} or are alone on their image",
+    EXCHANGED_REGION: "the others name no region or are alone on their image",
 }
 
 
@@ -223,5 +229,7 @@ def _changed(
         return wanted, masks, masks.notices
     if name == EXCHANGED_QUESTION:
         return exchanged_questions(rows, options.seed), None, []
+    if name == EXCHANGED_REGION:
+        return exchanged_regions(rows, options.seed), None, []
     control: Callable[[Sequence[Question], int], Changed] = CONTROLS[name]
     return control(rows, options.seed), None, []

@@ -14,9 +14,11 @@ from torchtune.data import Message
 
 from medcap.data.chat_tokenizer import role_of
 from medcap.data.images.reference import ImageRef
+from medcap.data.regions.scale import scale_region
+from medcap.data.row_regions import regions_of
 from medcap.errors import UserError
 from medcap.evaluation.phrases import phrase_keys
-from medcap.scoring.question import Question
+from medcap.scoring.question import Question, message_text
 from medcap.scoring.replies.box_reply import reference_boxes
 
 
@@ -33,7 +35,8 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
         seed: seed of the cycle.
 
     Returns:
-        The questions in the same order, with the images exchanged.
+        The questions in the same order, with the images exchanged. Regions cover the same share of the other image,
+        where both sizes are known.
 
     Raises:
         UserError: if there are not enough distinct images.
@@ -53,9 +56,18 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
             found = next((one for one in following if not set(one) & set(own)), None)
             other[own] = _any_others(own, images, position) if found is None else found
 
+    sizes = {question.images[0]: question.image_size for question in usable if len(question.images) == 1}
+
     def exchange(question: Question) -> Question:
-        left = iter(other[tuple(question.images)])
-        return replace(question, messages=[_map_images(message, lambda _: next(left)) for message in question.messages])
+        shown = other[tuple(question.images)]
+        left = iter(shown)
+        messages = [_map_parts(message, "image", lambda _: next(left)) for message in question.messages]
+        old, new = question.image_size, sizes.get(shown[0])
+        if old is not None and new is not None:
+            messages = [
+                _map_parts(message, "region", lambda region: scale_region(region, old, new)) for message in messages
+            ]
+        return replace(question, messages=messages)
 
     return [exchange(question) if question.problem is None and question.images else question for question in questions]
 
@@ -124,6 +136,46 @@ def exchanged_questions(questions: Sequence[Question], seed: int = 0) -> list[Qu
     return changed
 
 
+def exchanged_regions(questions: Sequence[Question], seed: int = 0) -> list[Question | None]:
+    """Ask about another region of the same image.
+
+    Questions that name as many regions of the same images rotate: each gets the regions of the next one whose regions
+    differ from its own.
+
+    Args:
+        questions: what is asked.
+        seed: unused; all controls have the same signature.
+
+    Returns:
+        For each question itself with the regions of another; None for one that names none, or whose images have no
+        other regions.
+
+    Raises:
+        UserError: if no image has questions about two regions.
+    """
+    named = [tuple(regions_of(question.messages)) if question.problem is None else () for question in questions]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, (question, regions) in enumerate(zip(questions, named, strict=True)):
+        if regions:
+            groups.setdefault((*question.images, len(regions)), []).append(index)
+    changed: list[Question | None] = [None] * len(questions)
+    for members in groups.values():
+        for place, index in enumerate(members):
+            following = (named[other] for other in [*members[place + 1 :], *members[:place]])
+            # Two questions about one region name the same place.
+            other = next((regions for regions in following if regions != named[index]), None)
+            if other is not None:
+                left = iter(other)
+                messages = [
+                    _map_parts(message, "region", lambda _, left=left: next(left))
+                    for message in questions[index].messages
+                ]
+                changed[index] = replace(questions[index], messages=messages)
+    if not any(changed):
+        raise UserError("regions cannot be exchanged: no image has questions about two regions")
+    return changed
+
+
 def _targets(question: Question) -> tuple[Any, ...] | None:
     """Return the masks or the boxes of the objects that a question asks for."""
     if question.masks is not None:
@@ -137,19 +189,17 @@ CONTROLS: dict[str, Callable[[Sequence[Question], int], list[Question]]] = {
 }
 
 
-def _map_images(message: Message, change: Callable[[ImageRef], ImageRef]) -> Message:
+def _map_parts(message: Message, kind: str, change: Callable[[Any], Any]) -> Message:
     content = [
-        {**part, "content": change(part["content"])} if part["type"] == "image" else dict(part)
-        for part in message.content
+        {**part, "content": change(part["content"])} if part["type"] == kind else dict(part) for part in message.content
     ]
     return _like(message, content)
 
 
 def _without_images(message: Message) -> Message:
-    if not message.contains_media:
+    if all(part["type"] == "text" for part in message.content):
         return message
-    text = "".join(part["content"] for part in message.content if part["type"] == "text")
-    return _like(message, [{"type": "text", "content": text.strip()}])
+    return _like(message, [{"type": "text", "content": message_text(message)}])
 
 
 def _like(message: Message, content: list[dict[str, Any]]) -> Message:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medcap.data.regions.region import MaskFile
 from medcap.errors import UserError
 from medcap.generation.decoding.answer_experts import answering
 from medcap.generation.decoding.decoder import Decoder, take_in
@@ -100,8 +101,8 @@ class LiveGenerator:
         """Check a request and make it ready to run; this is work for the caller's thread.
 
         Args:
-            request: its images must be :class:`PreparedImage`; a path is never opened. Its id fixes, with the seed,
-                what is sampled.
+            request: its images must be :class:`PreparedImage`, and masks run-lengths; a path is never opened. Its id
+                fixes, with the seed, what is sampled.
             sampling: how tokens are chosen, and how many.
             index: index of the generator that answers.
 
@@ -110,12 +111,14 @@ class LiveGenerator:
 
         Raises:
             UserError: if it leaves no room for an answer.
-            TypeError: for other images.
+            TypeError: for other images or masks.
         """
         generator = self.generators[index]
         prompt = generator.prompt(request, sampling)
         if not all(isinstance(image, PreparedImage) for image in prompt.images):
             raise TypeError("images of live requests must be prepared")
+        if any(isinstance(one.region.shape, MaskFile) for one in prompt.regions):
+            raise TypeError("masks of live requests must be run-lengths")
         room = self.capacity - len(prompt.tokens)
         if room < 1:
             raise UserError(f"the prompt has {len(prompt.tokens)} tokens, and a row has {self.capacity}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
+from medcap.data.samples import question_regions
 from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.answer_experts import answer_experts, answering, choose_route
@@ -29,7 +31,7 @@ from medcap.generation.decoding.prefill import decode_one
 from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
-from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, RequestImage, Sampling
+from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
 from medcap.models.component import EMBEDDING
 from medcap.models.towers.base import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -94,7 +96,7 @@ class Generator:
             if value is not None and value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1")
         # [Contract] a tokenizer made for another projector or tower would place image tokens over words.
-        for name in ("num_image_tokens", "image_token_id"):
+        for name in ("num_image_tokens", "image_token_id", "region_token_id"):
             ours, theirs = getattr(tokenizer, name), getattr(model, name)
             if ours != theirs:
                 raise ValueError(f"{name} is {ours} in the tokenizer and {theirs} in the model")
@@ -280,18 +282,16 @@ class Generator:
         Raises:
             UserError: if it leaves no room for an answer.
         """
-        name, key, tokens, images, lengths, route = self._tokenized(index, request)
-        room = self.max_seq_len - len(tokens)
+        asked = self._tokenized(index, request)
+        name, room = f"request {asked.key}", self.max_seq_len - len(asked.tokens)
         if room < 1:
             raise UserError(
-                f"{name}: its prompt has {len(tokens)} tokens, which leaves no room for an answer within"
+                f"{name}: its prompt has {len(asked.tokens)} tokens, which leaves no room for an answer within"
                 f" {self.max_seq_len}; raise dataset_max_seq_len (the model's own limit is"
                 f" {self.decoder_limit}) or shorten the prompt"
             )
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limit = max(1, min(room, wanted))
-        tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, limit, (), sampling, request.without, route)
+        return replace(asked, limit=max(1, min(room, wanted)), sampling=sampling)
 
     def prepare(self, image: Image.Image, key: str, fit: str | None = None) -> PreparedImage:
         """Resize an image for the tower, so that nothing else of it is kept.
@@ -339,7 +339,8 @@ class Generator:
         return max(1, min(self.batch_size, affordable))
 
     def _scored_prompt(self, index: int, request: Request, texts: Sequence[str], end_of_turn: bool) -> Prompt:
-        name, key, tokens, images, lengths, route = self._tokenized(index, request)
+        asked = self._tokenized(index, request)
+        name = f"request {asked.key}"
         if not texts or not all(text.strip() for text in texts):
             raise UserError(f"{name}: there are no candidates to score, or one of them is empty")
         try:
@@ -350,32 +351,34 @@ class Generator:
             raise type(error)(f"{name}: {error}") from None
         # The last word of the prefix may become one token with the candidate's first; then it is scored with it.
         num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
-        tokens = [*tokens[: len(tokens) - len(prefix)], *prefix[:num_given]]
+        tokens = [*asked.tokens[: len(asked.tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
         if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
             raise UserError(
                 f"{name}: its prompt and longest candidate have {longest} tokens, more than {self.max_seq_len};"
                 f" raise dataset_max_seq_len (the model's own limit is {self.decoder_limit}) or shorten the prompt"
             )
-        tokens = np.asarray(tokens, dtype=np.int32)
-        return Prompt(index, key, tokens, images, lengths, candidates=scored, without=request.without, route=route)
+        return replace(asked, tokens=np.asarray(tokens, dtype=np.int32), candidates=scored)
 
-    def _tokenized(
-        self, index: int, request: Request
-    ) -> tuple[str, str, list[int], list[RequestImage], list[int], tuple[float, ...]]:
-        name = f"request {request.id or index}"
+    def _tokenized(self, index: int, request: Request) -> Prompt:
+        """Return the prompt of a request, with no limit of its answer yet."""
+        key = request.id or str(index)
         self.model.check_without(request.without)
         try:
             messages, tokenizer = expand_named_images(request.messages, self.reader), self.tokenizer_of(request)
             prompt = tokenizer.prompt(messages, request.answer_prefix)
+            tokens = np.asarray(prompt.tokens, dtype=np.int32)
+            regions = question_regions(tokens, prompt.regions, len(prompt.images), tokenizer)
         except UserError as error:
-            raise type(error)(f"{name}: {error}") from None
+            raise type(error)(f"request {key}: {error}") from None
         # Only here a path becomes a reference: requests of users' programs may hold paths.
         images = [
             image if isinstance(image, Image.Image | PreparedImage) else ImageRef.of(image) for image in prompt.images
         ]
         route = choose_route(self.model, tokenizer, messages, request.without)
-        return name, request.id or str(index), prompt.tokens, images, prompt.image_lengths, route
+        return Prompt(
+            index, key, tokens, images, prompt.image_lengths, without=request.without, route=route, regions=regions
+        )
 
 
 def _longest_answer(trees: Sequence[Tree]) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.regions.region import Region, regions_as_json
+from medcap.data.row_regions import with_regions
 from medcap.generation.request import Request
 
 
@@ -23,18 +26,23 @@ def caption_request(image: Any, id: str = "") -> Request:
     return Request([user_message(image)], id)
 
 
-def question_request(image: Any | None, question: str, id: str = "") -> Request:
+def question_request(image: Any | None, question: str, id: str = "", regions: Sequence[Region] = ()) -> Request:
     """Ask a question about an image.
 
     Args:
         image: a reference, a path, a PIL image, or None to ask without one.
         question: the words.
         id: name of the request.
+        regions: the regions that ``<region></region>`` in the words stands for, in order.
 
     Returns:
         The request.
+
+    Raises:
+        UserError: if there is not one ``<region></region>`` for each region.
     """
-    return Request([user_message(image, question)], id)
+    messages = [user_message(image, question)]
+    return Request(with_regions(messages, regions_as_json(regions), Path) if regions else messages, id)
 
 
 def user_message(image: Any | Sequence[Any] | None = None, text: str = "") -> Message:

@@ -40,7 +40,8 @@ class Request:
 
     Args:
         messages: all turns up to and including the user's last one; an image is a content part
-            ``{"type": "image", "content": RequestImage}``; a path counts as a reference in the default view.
+            ``{"type": "image", "content": RequestImage}``; a path counts as a reference in the default view. A region
+            is one ``{"type": "region", "content": Region}``.
         id: name of the request in messages and files; with a seed it fixes what is sampled.
         max_new_tokens: most tokens of this answer; None leaves it to the sampling.
         answer_prefix: words that the answer begins with; they are given, not generated and not scored.

@@ -133,6 +133,8 @@ class PlainTextChat(ChatTokenizer):
     def prompt(self, messages: list[Message], answer_prefix: str = "") -> TokenizedPrompt:
         parts = [part for message in messages for part in message.content]
         for part in parts:
+            if part["type"] == "region":
+                raise UserError("prompt_format=medcap_2024 knows no regions: use prompt_format=chat")
             if part["type"] != "image":
                 check_text(part["content"])
         images, lengths = [part["content"] for part in parts if part["type"] == "image"], self.image_lengths(messages)

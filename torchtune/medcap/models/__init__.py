@@ -11,7 +11,9 @@ from medcap.models.projectors.registry import PROJECTORS
 _COMPONENTS = {
     "added_words": "medcap.models.words",
     "llama3_tokenizer": "medcap.models.tokenizers",
+    "mask_pooling": "medcap.models.region_encoders.mask_pooling",
     "patch_mask_decoder": "medcap.models.mask_decoders.patch_mask_decoder",
+    "region_resampler": "medcap.models.region_encoders.region_resampler",
     "transformers_decoder": "medcap.models.decoders.transformers_model",
     "transformers_tokenizer": "medcap.models.template_tokenizer",
     **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},

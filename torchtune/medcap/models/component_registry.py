@@ -9,6 +9,7 @@ from medcap.models.component import Component
 from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.mask_decoders.base import MaskDecoder
 from medcap.models.projectors.base import Projector
+from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.towers.base import Tower
 from medcap.models.words import AddedWords
 
@@ -20,6 +21,7 @@ _KINDS: tuple[type[Component], ...] = (
     AddedWords,
     BoxDecoder,
     MaskDecoder,
+    RegionEncoder,
 )
 COMPONENTS = {kind.name: kind for kind in _KINDS}
 # A model always has these two. They fit each other and the language model, so they are planned together.

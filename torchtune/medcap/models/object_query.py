@@ -75,7 +75,7 @@ class ObjectQuery(nn.Module):
             patches: ``[M, T, D]`` patch tokens of the picture that each of them is about.
         """
         query = self.query(hidden.float())[:, None]  # [M, 1, w]
-        tokens = self.patches(patches.float()) + _positions(self.centres(patches.device), self.width)  # [M, T, w]
+        tokens = self.patches(patches.float()) + positions(self.centres(patches.device), self.width)  # [M, T, w]
         for layer in self.layers:
             query = layer(query, tokens)
         scores = (self.key(tokens) @ query.mT)[..., 0] / math.sqrt(self.width)  # [M, T]
@@ -87,8 +87,7 @@ class ObjectQuery(nn.Module):
 
     def centres(self, device: torch.device) -> Tensor:
         """Return the centres of the patches, row after row, in shares of the picture: ``[T, 2]``, x before y."""
-        axis = (torch.arange(self.grid, device=device) + 0.5) / self.grid
-        return torch.stack([axis.repeat(self.grid), axis.repeat_interleave(self.grid)], dim=1)
+        return grid_centres(self.grid, device)
 
 
 class ObjectHead(Component):
@@ -192,6 +191,22 @@ def check_plan(name: str, what: str, word: str, plan: PlannedModel) -> None:
             f"{name}: {what} is asked for by the word {word}, which this model does not have: add words=[{word}], and"
             f" {AddedWords.name} to trainable"
         )
+    check_patches(name, plan)
+
+
+def check_patches(name: str, plan: PlannedModel) -> int:
+    """See that a model has the patch tokens that a component looks at.
+
+    Args:
+        name: the component's key.
+        plan: plan of the model.
+
+    Returns:
+        The edge of their square.
+
+    Raises:
+        UserError: if the projector takes no patch tokens, or these are not a square.
+    """
     if plan.vision.takes != "patches":
         raise UserError(
             f"{name} looks at patch tokens, but the projector takes one vector of an image: use another projector,"
@@ -202,6 +217,7 @@ def check_plan(name: str, what: str, word: str, plan: PlannedModel) -> None:
         raise UserError(
             f"{name}: the tower gives {count} patch tokens, which are not a square: it cannot say where each of them is"
         )
+    return math.isqrt(count)
 
 
 class _Look(nn.Module):
@@ -231,7 +247,13 @@ class _Look(nn.Module):
         return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-def _positions(centres: Tensor, width: int) -> Tensor:
+def grid_centres(grid: int, device: torch.device) -> Tensor:
+    """Return the centres of a square grid of patches, row after row, in shares of the picture: ``[T, 2]``, x first."""
+    axis = (torch.arange(grid, device=device) + 0.5) / grid
+    return torch.stack([axis.repeat(grid), axis.repeat_interleave(grid)], dim=1)
+
+
+def positions(centres: Tensor, width: int) -> Tensor:
     """Return sines and cosines of the centres, of four wavelengths a picture and shorter: ``[T, w]``."""
     count = width // 4
     frequencies = math.pi * torch.exp2(torch.linspace(0, 4, count, device=centres.device))  # [w / 4]

@@ -18,6 +18,7 @@ from medcap.errors import UserError
 from medcap.models.component import EMBEDDING, OUTPUT, Component
 from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.projectors.base import Projector
+from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.towers.base import Tower
 from medcap.modules.added_rows import embed_with_rows
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
@@ -40,6 +41,7 @@ class VisionLanguageModel(nn.Module):
         decoder: any torchtune decoder, or one of transformers; it is frozen here and never changed.
         image_token_id: the id at image positions; it may be outside the decoder's vocabulary.
         further: the components other than tower and projector, in the order of ``COMPONENTS``.
+        region_token_id: the id at positions of regions; None where no component reads any.
 
     Attributes:
         components: tower, projector and the further ones, by name.
@@ -62,6 +64,7 @@ class VisionLanguageModel(nn.Module):
         decoder: Decoder,
         image_token_id: int,
         further: Sequence[Component] = (),
+        region_token_id: int | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -70,7 +73,7 @@ class VisionLanguageModel(nn.Module):
             freeze_layers(decoder)
         self.decoder = decoder.requires_grad_(False).eval()
         self.frozen_layers = isinstance(decoder, TransformerDecoder) and is_frozen(decoder)
-        self.image_token_id = image_token_id
+        self.image_token_id, self.region_token_id = image_token_id, region_token_id
         self.num_image_tokens = projector.num_image_tokens
         self.checkpointed_layers = 0
         self.always_backward = False
@@ -91,6 +94,11 @@ class VisionLanguageModel(nn.Module):
         """All components by name."""
         further: Any = self.further
         return {component.name: component for component in (self.tower, self.projector, *further)}
+
+    @property
+    def region_encoder(self) -> RegionEncoder | None:
+        """The component that reads regions; None for a model that reads none."""
+        return next((component for component in self.further if isinstance(component, RegionEncoder)), None)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -175,6 +183,11 @@ class VisionLanguageModel(nn.Module):
             rows = self.projector(seen).to(self.dtype).flatten(0, 1)
         return rows, seen if self.reads_patches else None
 
+    def encode_regions(self, patches: Tensor, weights: Tensor) -> Tensor:
+        """Return the tokens of regions: ``[Q, K, d]`` in the decoder's dtype; see ``RegionEncoder.forward``."""
+        assert self.region_encoder is not None, "the tokenizer refuses regions without one"
+        return self.region_encoder(patches, weights).to(self.dtype)
+
     def embed(self, tokens: Tensor, image_rows: Tensor | None, image_positions: Tensor | None) -> Tensor:
         """Embed tokens and put the image rows in.
 
@@ -187,6 +200,8 @@ class VisionLanguageModel(nn.Module):
             ``[R, S, d]``.
         """
         words = tokens.masked_fill(tokens == self.image_token_id, 0)
+        if self.region_token_id is not None:
+            words = words.masked_fill(tokens == self.region_token_id, 0)
         table, rows = self.decoder.tok_embeddings, self.added_rows(EMBEDDING)
         embeddings = table(words) if rows is None else embed_with_rows(table, rows, words)  # [R, S, d]
         if image_rows is None or image_positions is None:
@@ -329,19 +344,22 @@ class VisionLanguageModel(nn.Module):
             The terms of ``loss_terms``, float32 scalars: ``text`` is the summed cross-entropy over the targets.
         """
         image_rows, patches = (None, None) if batch.images is None else self.encode_with_patches(batch.images)
-        hidden, targets = self.hidden_at_targets(batch, image_rows)
+        hidden, targets = self.hidden_at_targets(batch, image_rows, patches)
         rows = self.added_rows(OUTPUT)
         terms = {TEXT: label_loss(hidden, targets, self.unembed, chunk_size, () if rows is None else (rows,))}
         for component in self.components.values():
             terms |= component.losses(batch, hidden, patches)
         return terms
 
-    def hidden_at_targets(self, batch: Batch, image_rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hidden_at_targets(
+        self, batch: Batch, image_rows: Tensor | None, patches: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the decoder's layers over a batch.
 
         Args:
             batch: batch on the decoder's device.
             image_rows: ``[sum of K_i, d]`` image tokens of its images, or None.
+            patches: ``[N, T, D]`` patch tokens of its pictures; unused without regions.
 
         Returns:
             ``[n, d]`` hidden states before the final norm where there is something to predict, and that, ``[n]``.
@@ -349,7 +367,10 @@ class VisionLanguageModel(nn.Module):
         ragged = self._is_ragged(batch)
         if ragged:
             batch = batch.without_padding()
-        embeddings = self.embed(batch.tokens, image_rows, batch.image_positions)  # [R, S, d]
+        positions = batch.image_positions
+        if batch.region_weights is not None:
+            image_rows, positions = self._with_regions(batch, image_rows, patches)
+        embeddings = self.embed(batch.tokens, image_rows, positions)  # [R, S, d]
         if self.always_backward and torch.is_grad_enabled() and not embeddings.requires_grad:
             embeddings.requires_grad_()
         for component in self.components.values():
@@ -362,6 +383,15 @@ class VisionLanguageModel(nn.Module):
         mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(before))
         hidden = self.hidden(embeddings, mask, batch.input_pos, before)  # [R, S, d]
         return hidden.flatten(0, 1)[output_positions], targets
+
+    def _with_regions(self, batch: Batch, image_rows: Tensor | None, patches: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the tokens of a batch's images and then of its regions, ``[n, d]``, and their positions, ``[n]``."""
+        assert patches is not None and image_rows is not None, "every region lies on a picture of the batch"
+        assert batch.region_weights is not None and batch.region_images is not None
+        assert batch.region_positions is not None and batch.image_positions is not None
+        rows = self.encode_regions(patches[batch.region_images], batch.region_weights)  # [Q, K, d]
+        positions = batch.region_positions[:, None] + torch.arange(rows.shape[1], device=rows.device)  # [Q, K]
+        return torch.cat([image_rows, rows.flatten(0, 1)]), torch.cat([batch.image_positions, positions.flatten()])
 
     def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, by the training pass."""

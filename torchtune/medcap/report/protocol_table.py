@@ -13,6 +13,7 @@ CONTROL_NAMES = {
     "prior_box": "mean box of training",
     "prior_mask": "mean mask of training",
     "exchanged_question": "question exchanged",
+    "exchanged_region": "region exchanged",
 }
 
 

@@ -20,6 +20,8 @@ GROUPS = ("modality", "question_type", "answer_type", "organ")
 # Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, and the
 # name of the object that is asked for.
 FACTS = ("task", "patient", "phrase")
+_REGION = "<region></region>"
+_WORDS = ("text", "region")  # parts of a turn
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,9 @@ class Answer:
 
 
 def message_text(message: Message) -> str:
-    """Return a turn's words without its images, stripped."""
-    return "".join(part["content"] for part in message.content if part["type"] == "text").strip()
+    """Return a turn's words without its images, stripped; a region is ``<region></region>``."""
+    parts = [part for part in message.content if part["type"] in _WORDS]
+    return "".join(_REGION if part["type"] == "region" else part["content"] for part in parts).strip()
 
 
 def message_images(message: Message) -> list[ImageRef]:

@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from medcap.data.batch import Batch
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, share_batch
+from medcap.data.row_regions import REGION_TEXT
 from medcap.data.target_tensors import BOX_L1, MASK_BCE
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.models.component_registry import COMPONENTS
+from medcap.models.region_encoders.base import RegionEncoder
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.bad_rows import refuse_before_training
@@ -138,6 +140,11 @@ class TrainingData:
             for term, (targets, remedy) in _TARGETS.items():
                 if term in COMPONENTS[name].loss_terms and not dataset.has_targets(targets):
                     return f"dataset: no answer of its rows has {remedy}; medcap validate shows how rows are read"
+            if name == RegionEncoder.name and not dataset.has_targets("regions"):
+                return (
+                    f"dataset: no question of its rows names a region for {name} to learn from: write {REGION_TEXT}"
+                    " into questions, and the regions under 'regions'; medcap validate shows how rows are read"
+                )
         return None
 
     @property

@@ -118,7 +118,7 @@ def test_controls_of_masks_beside_the_others(training, tmp_path):
     ]
     plans = plan_protocols(["masks", "medplib_seg", "exact"])
     wanted = chosen_controls(True, rows, plans)
-    assert wanted == [name for name in ALL_CONTROLS if name != "prior_box"]
+    assert wanted == [name for name in ALL_CONTROLS if name not in ("prior_box", "exchanged_region")]
     options = RunOptions(tmp_path / "out", {"seed": 1}, controls=wanted, prior=training)
     result = run_task(VqaTask(), Benchmark(rows, "rows", [], "0" * 64), plans, Outliner().engine(), options)
     assert (result["scores"]["mean_dice"], result["scores"]["false_positive_rate"]) == (1.0, 0.0)

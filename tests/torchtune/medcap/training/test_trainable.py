@@ -26,7 +26,8 @@ def test_parts_that_cannot_be_trained_are_refused(parts):
         check_trainable(parts)
     assert (
         str(error.value)
-        == f"trainable={parts}: choose from vision, projector, llm_lora, words, box_decoder, mask_decoder"
+        == f"trainable={parts}: choose from vision, projector, llm_lora, words, box_decoder, mask_decoder,"
+        " region_encoder"
     )
 
 

@@ -22,10 +22,25 @@ def shown_mask(mask: np.ndarray, frame: Frame, side: int) -> np.ndarray:
         ``[2, side, side]`` uint8: how much of each pixel is inside the mask, and how much of it is image rather than
         padding; 255 for all of it.
     """
-    parts = [mask.astype(np.float32), np.ones(mask.shape, np.float32)]
-    for axis, (scale, shift) in zip((1, 0), frame.axes(), strict=True):
-        parts = [_mean_of_cells(part, axis, scale, shift, side) for part in parts]
+    parts = [covered(part, frame, side) for part in (mask, np.ones(mask.shape, bool))]
     return np.stack([np.rint(255 * part).astype(np.uint8) for part in parts])
+
+
+def covered(mask: np.ndarray, frame: Frame, side: int) -> np.ndarray:
+    """Return how much of each cell of the square a mask covers.
+
+    Args:
+        mask: ``[H, W]`` bool, at the original image's size.
+        frame: where the parts of the image lie in the square.
+        side: cells along a side of the square.
+
+    Returns:
+        ``[side, side]`` float64, 0 to 1.
+    """
+    values = mask.astype(np.float32)
+    for axis, (scale, shift) in zip((1, 0), frame.axes(), strict=True):
+        values = _mean_of_cells(values, axis, scale, shift, side)
+    return values
 
 
 def original_mask(logits: Tensor, frame: Frame) -> np.ndarray:

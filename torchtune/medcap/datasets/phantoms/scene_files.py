@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from medcap.datasets.phantoms.scenes import DrawnScene, check_lesions, draw_scen
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MARKER = "phantom_boxes.json"
 
 
@@ -52,7 +53,7 @@ def write_scenes(
 
     - ``images/000000.png`` and ``masks/000000-ring.png`` (0 and 255) for each lesion;
     - ``records.jsonl``: the full truth, a line an image, with each lesion's box in pixels;
-    - ``train_rec.jsonl`` and so on, one for each of the tasks DET, REC, REG, VQA and CAP: LLaVA's records. A box in
+    - ``train_rec.jsonl`` and so on, one for each of ``TASKS``: LLaVA's records. A box in
       an answer is the word ``<BOX>``, and ``boxes`` has them in pixels, in order: none for an absent lesion. A box in
       a question is text.
     - ``test_rec.jsonl`` and so on: evaluation rows about the same questions, with ``phrase`` (what is asked for),
@@ -176,6 +177,26 @@ def _masks(drawn: DrawnScene, question: SceneQuestion) -> dict[str, Any]:
     return {"masks": [{"mask": _mask_name(drawn, kind), "label": kind} for kind in question.masks]}
 
 
+def _regions(drawn: DrawnScene, number: int, question: SceneQuestion) -> dict[str, Any]:
+    """Return the regions that a question names: a mask, a box, a point or a polygon in turn."""
+    if not question.regions:
+        return {}
+    found = []
+    for place, kind in enumerate(question.regions, start=drawn.scene.index + number):
+        left, top, right, bottom = drawn.pixels(kind)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        angles = np.arange(8) * np.pi / 4
+        ring = np.stack([x + np.cos(angles) * (right - left) / 2, y + np.sin(angles) * (bottom - top) / 2], axis=1)
+        shapes: tuple[dict[str, Any], ...] = (
+            {"mask": _mask_name(drawn, kind)},
+            {"box": [left, top, right, bottom]},
+            {"point": [x, y], "radius": round(min(right - left, bottom - top) / 2, 2)},
+            {"polygon": ring.round(2).tolist()},
+        )
+        found.append(shapes[place % len(shapes)])
+    return {"regions": found}
+
+
 def _absent_mask(question: SceneQuestion) -> dict[str, Any]:
     """Return the mask of an absent lesion, whose answer names it by ``<SEG>``."""
     return {"masks": [{"mask": None, "label": question.kind}]} if question.masks == () else {}
@@ -199,6 +220,7 @@ def _training_row(drawn: DrawnScene, number: int, question: SceneQuestion, notat
         "conversations": conversation(f"<image>\n{asked}", question.answer),
         **(_boxes(drawn, question) | _absent_box(question)),
         **(_masks(drawn, question) | _absent_mask(question)),
+        **_regions(drawn, number, question),
     }
 
 
@@ -213,6 +235,7 @@ def _evaluation_row(drawn: DrawnScene, number: int, question: SceneQuestion, not
         "phrase": question.kind,
         **_boxes(drawn, question),
         **_masks(drawn, question),
+        **_regions(drawn, number, question),
         "answer_type": "CLOSED" if question.options else "OPEN",
         "options": list(question.options),
         "modality": drawn.scene.modality,

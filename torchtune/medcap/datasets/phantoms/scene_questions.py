@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcap.data.boxes.style import NOT_SEEN
+from medcap.data.row_regions import REGION_TEXT
 from medcap.datasets.phantoms.records import (
     BRIGHTNESSES,
     KINDS,
@@ -26,8 +27,8 @@ from medcap.datasets.phantoms.scenes import QUESTIONS, TEXT, Scene, join_words, 
 BOX = "<BOX>"  # stands for the box of a lesion, in a question and in an answer
 _SOMEWHERE = "X"  # stands for it where there is nothing but words
 SEG = "<SEG>"  # stands for the mask of a lesion in an answer
-# Detection (all lesions), a phrase's box, a box's kind, other questions, captions, a phrase's mask.
-TASKS = ("DET", "REC", "REG", "VQA", "CAP", "SEG")
+# Detection (all lesions), a phrase's box, a box's kind, other questions, captions, a phrase's mask, a region's kind.
+TASKS = ("DET", "REC", "REG", "VQA", "CAP", "SEG", "RVQA")
 
 _COUNTS = {1: "one", 2: "two", 3: "three"}
 _OPTIONS = {
@@ -41,14 +42,15 @@ _OPTIONS = {
 }
 ATTRIBUTES = ("size", "brightness", "outline")
 
+_REGION_PHRASINGS = (
+    "Which kind of lesion lies in {region}?",
+    "What is the lesion in {region}?",
+    "Name the lesion in {region}.",
+)
 _PHRASINGS = {
     "box": ("Where is the {kind}?", "Find the {kind}.", "Point at the {kind}."),
     "boxes": ("Where are the lesions?", "Find every lesion.", "Point at all lesions."),
-    "kind": (
-        "Which kind of lesion lies in {box}?",
-        "What is the lesion in {box}?",
-        "Name the lesion in {box}.",
-    ),
+    "kind": tuple(text.format(region="{box}") for text in _REGION_PHRASINGS),
     "modality": PHRASINGS["modality"],
     "presence": tuple(text.format(value="{kind}") for text in PHRASINGS["kind_check"]),
     "count": (
@@ -81,6 +83,7 @@ _PHRASINGS = {
         "Mark the pixels of the {kind}.",
         "Can you segment the {kind} in this image?",
     ),
+    "region": tuple(text.format(region=REGION_TEXT) for text in _REGION_PHRASINGS),
     "caption": ("Describe the image.", "What does the image show?"),
 }
 _SENTENCES = (
@@ -104,6 +107,7 @@ class SceneQuestion:
         boxes: the kinds whose boxes are the answer; empty for an absent lesion, None where no box is asked for.
         masks: the kinds whose masks are the answer, likewise; the answer holds ``<SEG>`` once, also of an absent one.
         options: the possible answers; empty for an open question.
+        regions: the kinds whose regions the question names, each by ``<region></region>``.
     """
 
     task: str
@@ -114,14 +118,15 @@ class SceneQuestion:
     boxes: tuple[str, ...] | None = None
     masks: tuple[str, ...] | None = None
     options: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 def scene_questions(scene: Scene, short: bool = False) -> list[SceneQuestion]:
     """Return all questions about a scene, in the order of ``TASKS``; ``short`` is as in :func:`ask`.
 
     All lesions at once; each lesion and one absent kind by name; each lesion by its box; its modality, the number of
-    lesions, whether a kind is there, an attribute of each sort, which of two lies to the left; its caption; and the
-    mask of each lesion and of one absent kind by name.
+    lesions, whether a kind is there, an attribute of each sort, which of two lies to the left; its caption; the
+    mask of each lesion and of one absent kind by name; and each lesion by its region.
     """
     stream = random_stream(scene.seed, scene.index, QUESTIONS)
     kinds = [lesion.kind for lesion in scene.lesions]
@@ -133,6 +138,7 @@ def scene_questions(scene: Scene, short: bool = False) -> list[SceneQuestion]:
         *(ask(scene, name, stream) for name in types),
         ask(scene, "caption", stream),
         *(ask(scene, "mask", stream, kind) for kind in (*kinds, choose(stream, scene.absent))),
+        *(ask(scene, "region", stream, kind) for kind in kinds),
     ]
 
 
@@ -144,7 +150,7 @@ def ask(
     Args:
         scene: what is true.
         question_type: "boxes", "box", "kind", "modality", "count", "presence", "size", "brightness", "outline", "side",
-            "caption" or "mask".
+            "caption", "mask" or "region".
         stream: source of the wording, and of the kind where it is not given.
         kind: the lesion to ask about; by default one that is shown, or for a presence as often as not an absent one.
         short: answer where a lesion is by "ring <BOX>." instead of "The ring is at <BOX>.", and also where an absent
@@ -179,6 +185,8 @@ def ask(
         return SceneQuestion("SEG", question_type, text.format(kind=kind), f"{kind} {SEG}.", kind, masks=masks)
     if question_type == "kind":
         return SceneQuestion("REG", question_type, text.format(box=BOX), kind, kind, options=KINDS)
+    if question_type == "region":
+        return SceneQuestion("RVQA", question_type, text, kind, kind, options=KINDS, regions=(kind,))
     if question_type == "side":
         other = choose(stream, tuple(name for name in kinds if name != kind))
         answer = "left" if scene.lesion(kind).centre[0] < scene.lesion(other).centre[0] else "right"
@@ -221,6 +229,7 @@ def scene_text_records(
     places: Callable[[Scene], Mapping[str, str]] | None = None,
     short: bool = False,
     masks: bool = False,
+    regions: bool = False,
 ) -> list[dict[str, Any]]:
     """Conversations without images that teach to read about scenes: a description and a question, or a repetition.
 
@@ -232,6 +241,7 @@ def scene_text_records(
             in the answers. Without, an answer says "X" where ``<BOX>`` stands, so that the words around it are learnt.
         short: see :func:`ask`.
         masks: ask for masks, too; the answer says "X" where ``<SEG>`` stands.
+        regions: ask for the kind of a lesion that the question describes where ``<region></region>`` stands.
 
     Returns:
         Records in the form of LLaVA's, ``{"id", "conversations": [human, gpt]}``. The description stands where an image
@@ -240,6 +250,7 @@ def scene_text_records(
     """
     records = []
     types = (*_TAUGHT, *(("kind", "kind") if places else ()), *(("mask", "mask") if masks else ()))
+    types += ("region", "region", "region") if regions else ()
     for index in range(count):
         scene = make_scene(seed, index, lesions)
         stream = random_stream(seed, index, TEXT)
@@ -252,6 +263,11 @@ def scene_text_records(
             absent = question_type in ("box", "mask") and stream.random() < 0.25
             question = ask(scene, question_type, stream, choose(stream, scene.absent) if absent else "", short)
             human += choose(stream, ("\n", "\n\n", " "))
+            if question.regions:
+                lesion = scene.lesion(question.kind)
+                words = [lesion.kind, *(getattr(lesion, name) for name in ATTRIBUTES)]
+                shown = choose(stream, (lesion.kind, lesion.finding, " ".join(stream.permutation(words).tolist())))
+                question = replace(question, text=question.text.replace(REGION_TEXT, shown))
         question = _in_words(question, at)
         turns = conversation(human + question.text, question.answer)
         records.append({"id": f"scene-text-{seed}-{index:06d}", "conversations": turns})

@@ -18,6 +18,7 @@ from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
 from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.region_vqa import RegionVqaTask
 from medcap.evaluation.tasks.slake import SlakeTask
 from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
 from medcap.evaluation.tasks.vqa import VqaTask
@@ -42,6 +43,7 @@ TASKS: dict[str, type[Task]] = {
         MedSgTask,
         PixelGroundingTask,
         MecovqaTask,
+        RegionVqaTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -70,10 +70,14 @@ class VqaTask(Task):
         rows = []
         for index, value in read_rows(path):
             try:
-                rows += _rows(value, index, find)
+                rows += self._questions(value, index, find)
             except UserError as error:
                 raise UserError(f"{path}, row {index}: {error}") from None
         return make_benchmark(rows, path, [path], path.parent, roots=find.reader.roots)
+
+    def _questions(self, value: Any, index: int, find: ImageFinder) -> list[Question]:
+        """Return the questions of a row; raise ``UserError`` if it is of no known layout."""
+        return row_questions(value, index, find)
 
 
 def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path:
@@ -102,7 +106,17 @@ def data_file(source: str | Path, names: Sequence[str], folders: Sequence[str] =
     raise UserError(f"dataset_source: the folder {path} holds none of {', '.join(names)}; name the data file itself")
 
 
-def _rows(value: Any, index: int, find: ImageFinder) -> list[Question]:
+def row_questions(value: Any, index: int, find: ImageFinder) -> list[Question]:
+    """Return the questions of a row of :class:`VqaTask`.
+
+    Args:
+        value: the decoded JSON value.
+        index: number of the row.
+        find: finds its images.
+
+    Raises:
+        UserError: if it is of no known layout.
+    """
     if not isinstance(value, Mapping):
         raise UserError(f"a row must be an object, not {type(value).__name__}")
     images, problems = [], []

@@ -18,9 +18,8 @@ def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[int,
     for prompt in prompts:
         candidates = tuple(candidate.tobytes() for candidate in prompt.candidates)
         images = tuple(map(image_key, prompt.images))
-        known = first.setdefault(
-            (prompt.tokens.tobytes(), images, prompt.limit, candidates, *prompt.components), prompt
-        )
+        asked = (prompt.tokens.tobytes(), images, prompt.regions)
+        known = first.setdefault((asked, prompt.limit, candidates, *prompt.components), prompt)
         if known is not prompt:
             same.setdefault(known.index, []).append(prompt.index)
     return list(first.values()), same

@@ -286,19 +286,18 @@ def take_in(decoder: Decoder, queue: deque[Tree], images: ImageRows, finish: Fin
 
     Args:
         decoder: takes them.
-        queue: loses what was admitted, and what has an unreadable image.
+        queue: loses what was admitted, and what has an unreadable image or region.
         images: encodes images.
-        finish: called with prompts whose image cannot be read.
+        finish: called with prompts whose image or region cannot be read.
     """
     room = decoder.room
     taken: list[Tree] = []
     while queue and len(queue[0].prompts) <= room:
         tree = queue.popleft()
-        seen = with_image_rows(tree, images, (image for other in queue for image in other.images))
-        if isinstance(seen, Tree):
+        seen, failed = with_image_rows(tree, images, (image for other in queue for image in other.images))
+        if seen is not None:
             taken.append(seen)
             room -= len(seen.prompts)
-            continue
-        for prompt in tree.prompts:
-            finish(prompt, Generation(text="", finish="error", error=seen))
+        for prompt, reason in failed.items():
+            finish(prompt, Generation(text="", finish="error", error=reason))
     decoder.admit(taken)

@@ -37,12 +37,11 @@ def score_trees(
         readable: list[Tree] = []
         for tree in part:
             queue.popleft()
-            seen = with_image_rows(tree, images, (image for other in queue for image in other.images))
-            if isinstance(seen, Tree):
+            seen, failed = with_image_rows(tree, images, (image for other in queue for image in other.images))
+            if seen is not None:
                 readable.append(seen)
-                continue
-            for prompt in tree.prompts:
-                finish(prompt, CandidateScores(error=seen))
+            for prompt, reason in failed.items():
+                finish(prompt, CandidateScores(error=reason))
         if readable:
             _score(model, readable, vocab_size, finish)
 

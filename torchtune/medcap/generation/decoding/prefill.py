@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from medcap.errors import UserError
 from medcap.generation.decoding.image_rows import ImageRows
-from medcap.generation.decoding.prefix_tree import PackedTrees, Tree
+from medcap.generation.decoding.prefix_tree import PackedTrees, Prompt, Tree
 from medcap.generation.request import RequestImage
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import added_mask, tree_attention_mask
@@ -24,8 +25,10 @@ def prefill_tokens(device: torch.device) -> int:
     return PREFILL_TOKENS_ON_CPU if device.type == "cpu" else PREFILL_TOKENS
 
 
-def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]) -> Tree | str:
-    """Look at a tree's images.
+def with_image_rows(
+    tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]
+) -> tuple[Tree | None, dict[Prompt, str]]:
+    """Look at a tree's images, and at the regions that its prompts name.
 
     Args:
         tree: its images may be encoded already.
@@ -33,16 +36,33 @@ def with_image_rows(tree: Tree, images: ImageRows, ahead: Iterable[RequestImage]
         ahead: images of the trees that come next.
 
     Returns:
-        The tree with its image rows, or why an image cannot be read.
+        The tree with its image rows and with those prompts that can be answered, or None if none can; and why each of
+        the others cannot.
     """
     if not tree.images:
-        return tree
+        return tree, {}
     images.encode(tree.images, ahead)
     failure = next(filter(None, map(images.failure, tree.images)), "")
     # [Contract] the n-th image fills the n-th run: a file that changed since the prompt was made may not fit.
     if not failure and [images.num_rows(image) for image in tree.images] != tree.prompts[0].image_lengths:
         failure = "an image changed while its request waited: ask again"
-    return failure or replace(tree, image_rows=images.rows_of(tree.images), last_image=images.seen(tree.images[-1]))
+    if failure:
+        return None, dict.fromkeys(tree.prompts, failure)
+    kept, rows, failed = [], [], dict[Prompt, str]()
+    for prompt in tree.prompts:
+        try:
+            rows += [images.encode_region(one.region, prompt.images[one.image]) for one in prompt.regions]
+            kept.append(prompt)
+        except UserError as error:
+            failed[prompt] = str(error)
+    looked = replace(
+        tree,
+        prompts=kept,
+        image_rows=images.rows_of(tree.images),
+        last_image=images.seen(tree.images[-1]),
+        region_rows=torch.cat(rows) if rows else None,
+    )
+    return (looked if kept else None), failed
 
 
 def run_trees(
@@ -59,10 +79,15 @@ def run_trees(
     Returns:
         ``[n, d]``, their hidden states before the final norm.
     """
-    seen = [tree.image_rows for tree in trees if tree.image_rows is not None]
-    image_rows = torch.cat(seen) if seen else None  # [sum of K_i, d]
-    image_positions = (packed.tokens.flatten() == model.image_token_id).nonzero().flatten()
-    embeddings = model.embed(packed.tokens, image_rows, image_positions)  # [R, S, d]
+    tokens = packed.tokens.flatten()
+    rows = [tree.image_rows for tree in trees if tree.image_rows is not None]
+    positions = (tokens == model.image_token_id).nonzero().flatten()
+    regions = [tree.region_rows for tree in trees if tree.region_rows is not None]
+    if regions:
+        # Those of a tree stand in its branches, in the order of its prompts.
+        positions = torch.cat([positions, (tokens == model.region_token_id).nonzero().flatten()])
+    seen = torch.cat([*rows, *regions]) if rows else None  # [sum of K_i, d]
+    embeddings = model.embed(packed.tokens, seen, positions)  # [R, S, d]
     # Added, not boolean: a boolean mask would be turned into this one again in every layer.
     mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
     return model.hidden_at(embeddings, output_positions, mask, packed.positions)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.data.question_regions import QuestionRegion
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import GREEDY, PreparedImage, RequestImage, Sampling
 
@@ -36,6 +37,7 @@ class Prompt:
         sampling: how the tokens of its answer are chosen.
         without: components that the model does without for it.
         route: weights of the experts for all its tokens; empty where each token chooses, or there are none.
+        regions: the regions that it names, in order.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Prompt:
     sampling: Sampling = GREEDY
     without: tuple[str, ...] = ()
     route: tuple[float, ...] = ()
+    regions: tuple[QuestionRegion, ...] = ()
 
     @property
     def components(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -74,12 +77,14 @@ class Tree:
         num_shared: tokens that all of them begin with; 0 for a single prompt.
         image_rows: ``[sum of K_i, d]`` image tokens of its images, once they are encoded.
         last_image: its last image, once it is encoded.
+        region_rows: ``[n, d]`` tokens of its prompts' regions, once they are encoded; None without any.
     """
 
     prompts: list[Prompt]
     num_shared: int = 0
     image_rows: Tensor | None = None
     last_image: SeenImage | None = None
+    region_rows: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -254,6 +259,8 @@ def _num_shared(prompts: Sequence[Prompt], image_token_id: int) -> int:
     first = prompts[0].tokens
     # A branch keeps at least its last token: that is where its answer begins.
     length = min(len(prompt.tokens) for prompt in prompts) - 1
+    # The tokens of different regions are equal.
+    length = min([length, *(region.position for prompt in prompts for region in prompt.regions)])
     for prompt in prompts[1:]:
         differs = np.flatnonzero(first[:length] != prompt.tokens[:length])
         length = int(differs[0]) if len(differs) else length

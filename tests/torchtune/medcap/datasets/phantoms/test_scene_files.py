@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from medcap.data.boxes.box import boxes_from_json
+from medcap.data.regions.draw import draw_region
+from medcap.data.regions.region import MaskFile, regions_from_json
 from medcap.datasets.phantoms.drawing import bounding_box
 from medcap.datasets.phantoms.scene_files import write_scenes
 from medcap.errors import UserError
@@ -22,7 +24,7 @@ def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "set"
     made = write_scenes(folder, 4, seed=3, size=(96, 64), lesions=(2, 3))
     assert made.written and made.images == 4
-    assert made.rows == {"DET": 4, "REC": 13, "REG": 9, "VQA": 28, "CAP": 4, "SEG": 13}
+    assert made.rows == {"DET": 4, "REC": 13, "REG": 9, "VQA": 28, "CAP": 4, "SEG": 13, "RVQA": 9}
     return folder
 
 
@@ -65,6 +67,27 @@ def test_a_lesions_mask_stands_for_the_word_and_null_for_that_of_an_absent_one(s
     assert (asked_absent["reference"], asked_absent["masks"]) == (f"{kind} not visible.", [])
     assert absent["conversations"][1]["value"] == f"{kind} <SEG>."
     assert absent["masks"] == [{"mask": None, "label": kind}]
+
+
+def test_a_question_names_a_lesion_by_each_kind_of_region_in_turn(scenes):
+    rows, asked = _lines(scenes / "train_rvqa.jsonl"), _lines(scenes / "test_rvqa.jsonl")
+    kinds = ["mask", "box", "point", "polygon"]
+    for row, question in zip(rows, asked, strict=True):
+        assert row["id"] == question["question_id"] and row["regions"] == question["regions"]
+        assert row["conversations"][0]["value"] == f"<image>\n{question['question']}"
+        assert question["question"].count("<region></region>") == 1 == len(question["regions"])
+        assert row["conversations"][1]["value"] == question["reference"] == question["phrase"]
+        mask = np.asarray(Image.open(scenes / f"masks/{row['image'][7:13]}-{question['phrase']}.png")) > 0
+        (region,) = regions_from_json(row["regions"])
+        if isinstance(region.shape, MaskFile):
+            assert region.shape.path.endswith(f"{question['phrase']}.png")
+        else:
+            drawn = draw_region(region, (96, 64))
+            left, top, right, bottom = bounding_box(mask)
+            assert (drawn & mask).sum() > 0.6 * mask.sum()
+            assert drawn.sum() == drawn[top:bottom, left:right].sum() > 0.5 * (right - left) * (bottom - top)
+    used = [next(iter(row["regions"][0])) for row in rows]
+    assert set(used) == set(kinds) and used[0] != used[1]
 
 
 def test_an_evaluation_row_asks_the_same_with_its_boxes_written_out(scenes):

@@ -28,10 +28,13 @@ def test_a_scene_is_asked_about_in_every_task():
         ("REG", "Name the lesion in <BOX>.", "ring", None),
         ("REG", "Name the lesion in <BOX>.", "cluster", None),
     ]
-    counts = {"DET": 1, "REC": 3, "REG": 2, "VQA": 7, "CAP": 1, "SEG": 3}
+    counts = {"DET": 1, "REC": 3, "REG": 2, "VQA": 7, "CAP": 1, "SEG": 3, "RVQA": 2}
     assert Counter(question.task for question in questions) == counts
     masks = [(question.answer, question.masks) for question in questions if question.task == "SEG"]
     assert masks == [("ring <SEG>.", ("ring",)), ("cluster <SEG>.", ("cluster",)), ("cross <SEG>.", ())]
+    regions = [(question.text, question.answer, question.regions) for question in questions[-2:]]
+    assert [row[1:] for row in regions] == [("ring", ("ring",)), ("cluster", ("cluster",))]
+    assert all(text.count("<region></region>") == 1 for text, *_ in regions)
     assert [question.answer for question in questions if question.question_type in ("side", "count")] == [
         "two",
         "right",

@@ -25,6 +25,7 @@ def test_a_key_runs_the_task_of_its_name():
         "medsg",
         "pixel_grounding",
         "mecovqa",
+        "region_vqa",
     ]
 
 
@@ -46,6 +47,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "medsg": "boxes",
         "pixel_grounding": "masks",
         "mecovqa": "medplib",
+        "region_vqa": "exact",
     }
     assert all(task.title for task in TASKS.values())
 

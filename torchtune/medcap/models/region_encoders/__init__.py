@@ -1,0 +1,1 @@
+"""Region encoders: a region of a question -> tokens."""
