@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.build_model import choose_device, open_model
+from medcap.checkpoints.build_model import choose_device, open_model, plan_model
 from medcap.checkpoints.run import read_dataset_keys, with_language_model
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
@@ -32,7 +32,9 @@ from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
+from medcap.generation.run import plan_box_outlines
 from medcap.legacy.prompt import PlainTextChat
+from medcap.models.mask_decoders.sam_model import read_sam
 
 
 class GenerateRecipe:
@@ -99,7 +101,9 @@ class GenerateRecipe:
         for image in self.images:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
-        opened = open_model(self.model)
+        plan = plan_model(self.model)
+        outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
+        opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
@@ -112,6 +116,7 @@ class GenerateRecipe:
             cfg.max_batch_tokens,
             cfg.compile,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
+            sam=None if outlines is None else read_sam(outlines, single=False),
         )
 
     def _dataset_keys(self) -> dict[str, Any]:
@@ -195,6 +200,8 @@ class GenerateRecipe:
             settings["view"] = str(self.view)
         if cfg.without:
             settings["without"] = sorted(cfg.without)
+        if cfg.mask_from_boxes is not None:
+            settings["mask_from_boxes"] = cfg.mask_from_boxes
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings

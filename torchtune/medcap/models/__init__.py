@@ -12,6 +12,7 @@ _COMPONENTS = {
     "added_words": "medcap.models.words",
     "llama3_tokenizer": "medcap.models.tokenizers",
     "patch_mask_decoder": "medcap.models.mask_decoders.patch_mask_decoder",
+    "sam_mask_decoder": "medcap.models.mask_decoders.sam_mask_decoder",
     "transformers_decoder": "medcap.models.decoders.transformers_model",
     "transformers_tokenizer": "medcap.models.template_tokenizer",
     **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},

@@ -47,6 +47,7 @@ class VisionLanguageModel(nn.Module):
         loss_weights: what terms weigh where the configuration says nothing.
         reads_patches: whether a component looks at the tower's patch tokens.
         reads_pictures: whether one looks at the pictures themselves.
+        own_picture: how images become the pictures of a component that looks at others than the tower; None without.
         checkpointed_layers: how many of the decoder's layers keep no activations; each then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
@@ -83,6 +84,7 @@ class VisionLanguageModel(nn.Module):
         self.loss_weights = {term: weight for component in parts for term, weight in component.loss_weights.items()}
         self.reads_patches = any(component.reads_patches for component in parts)
         self.reads_pictures = any(component.reads_pictures for component in parts)
+        self.own_picture = next(filter(None, (component.own_picture for component in parts)), None)
 
     @property
     def components(self) -> Mapping[str, Component]:

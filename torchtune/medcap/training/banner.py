@@ -33,7 +33,7 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
             lines.append(f"  {part.label:<20} has no parameters")
         for label, group in (
             (part.label, [value for key, value in parameters.items() if key not in unused]),
-            (f"{name}, unused head", [value for key, value in parameters.items() if key in unused]),
+            (f"{name}, {part.unused_label}", [value for key, value in parameters.items() if key in unused]),
         ):
             if group:
                 own = (options or {}).get(name, {}) if group[0].requires_grad else {}

@@ -21,6 +21,7 @@ from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.models.component_registry import COMPONENTS
+from medcap.models.preprocess import Preprocess
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.reliability.bad_rows import refuse_before_training
@@ -72,6 +73,7 @@ class TrainingData:
         world: the processes that share the batches.
         share_preamble: whether the language model can continue words that were computed before.
         most_positions: positions that the language model may use; None for no limit.
+        own_picture: how images become what the mask decoder is shown; None where it looks at the tower's pictures.
 
     Raises:
         UserError: if a file cannot be read, more rows than ``max_bad_fraction`` are found unusable, or a sample is
@@ -86,8 +88,9 @@ class TrainingData:
         world: DistributedContext,
         share_preamble: bool = True,
         most_positions: int | None = None,
+        own_picture: Preprocess | None = None,
     ) -> None:
-        self.cfg, self.transform, self.world = cfg, transform, world
+        self.cfg, self.transform, self.world, self.own_picture = cfg, transform, world, own_picture
         self._most_positions = most_positions
         self._settings = dict(cfg.dataset)
         if not share_preamble and "share_preamble" in _parameters(cfg):
@@ -213,7 +216,7 @@ class TrainingData:
         self._lengths.clear()
 
     def _loader(self, dataset: TrainingDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
-        parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform)
+        parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform, self.own_picture)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
             parts,
@@ -252,8 +255,9 @@ class _Parts(Dataset[Any]):
         items_per_batch: int,
         world: DistributedContext,
         transform: Callable[..., Tensor],
+        own_picture: Preprocess | None,
     ) -> None:
-        self.dataset, self.plan, self.transform = dataset, plan, transform
+        self.dataset, self.plan, self.transform, self.own_picture = dataset, plan, transform, own_picture
         self.start, self.stop, self.items_per_batch = start, stop, items_per_batch
         self.rank, self.size = world.rank, world.size
 
@@ -265,7 +269,7 @@ class _Parts(Dataset[Any]):
         part = share_batch(first, min(first + self.items_per_batch, self.stop), self.rank, self.size)
         if part.start == part.stop:
             return None, []
-        return self.dataset.load(self.plan, part.start, part.stop, self.transform)
+        return self.dataset.load(self.plan, part.start, part.stop, self.transform, self.own_picture)
 
 
 def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:
