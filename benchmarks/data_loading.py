@@ -38,8 +38,8 @@ from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
+from medcap.models.preprocess import Preprocess
 from medcap.models.tokenizers import llama3_tokenizer
-from medcap.models.towers.base import Preprocess
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import single_world
 from medcap.training.keys import TrainingConfiguration

@@ -21,8 +21,8 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.packing import Sample, make_table, pack_row
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.models.component import Component
+from medcap.models.preprocess import Preprocess
 from medcap.models.projectors.mlp import mlp
-from medcap.models.towers.base import Preprocess
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.trainable import set_trainable

@@ -33,7 +33,9 @@ from medcap.files import write_text
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Sampling
+from medcap.generation.run import plan_box_outlines
 from medcap.legacy.prompt import PlainTextChat
+from medcap.models.mask_decoders.sam_model import read_sam
 
 
 class GenerateRecipe:
@@ -103,6 +105,7 @@ class GenerateRecipe:
         plan = plan_model(self.model)
         if cfg.router_output and not any(EXPERTS in part.config for part in plan.further):
             raise UserError("router_output=true: this model has no llm_lora.experts to choose from; leave it out")
+        outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
         opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
@@ -117,6 +120,7 @@ class GenerateRecipe:
             cfg.compile,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
             router_output=cfg.router_output,
+            sam=None if outlines is None else read_sam(outlines, single=False),
         )
 
     def _dataset_keys(self) -> dict[str, Any]:
@@ -205,6 +209,8 @@ class GenerateRecipe:
             settings["router_output"] = True
         if cfg.without:
             settings["without"] = sorted(cfg.without)
+        if cfg.mask_from_boxes is not None:
+            settings["mask_from_boxes"] = cfg.mask_from_boxes
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings

@@ -84,6 +84,7 @@ def batch_of(
     row_length: int,
     share: bool = True,
     prompt_prefix: tuple[int, ...] = (),
+    mask_pictures: Mapping[str, Tensor] | None = None,
 ) -> Batch:
     """Pack samples into rows of ``row_length`` tokens; samples over one image ``share`` their prefix."""
     samples = [continue_prompt_prefix(one, prompt_prefix, IMAGE) for one in samples]
@@ -92,7 +93,8 @@ def batch_of(
         pack_row([[samples[index] for index in document] for document in row], row_length, pad_id=0)
         for row in plan.rows(0, len(plan))
     ]
-    return make_batch(rows, IMAGE, K, images.__getitem__, prompt_prefix=prompt_prefix)
+    own = None if mask_pictures is None else mask_pictures.__getitem__
+    return make_batch(rows, IMAGE, K, images.__getitem__, prompt_prefix=prompt_prefix, mask_picture=own)
 
 
 def gradients(model: VisionLanguageModel, loss: Tensor) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from medcap.data.images.reader import ImageReader
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request
+from medcap.models.preprocess import HALF, Preprocess
 from medcap.models.tokenizers import llama3_tokenizer
-from medcap.models.towers.base import HALF, Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 
 NUM_IMAGE_TOKENS = 3

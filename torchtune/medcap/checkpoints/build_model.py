@@ -30,9 +30,9 @@ from medcap.models.component import Component
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 from medcap.models.decoders.transformers_model import Decoder
 from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.preprocess import Preprocess
 from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.tokenizers import check_tokenizer_files, check_tokenizer_fits
-from medcap.models.towers.base import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
@@ -151,12 +151,14 @@ class ModelPlan:
         vision: tower and projector.
         tokenizer: tokenizer of the language model, with the image placeholders.
         further: the components other than tower and projector.
+        own_picture: how images become the pictures of a component that looks at others than the tower; None without.
     """
 
     llm: LLMPlan
     vision: VisionPlan
     tokenizer: ChatTokenizer
     further: list[ComponentPlan] = field(default_factory=list)
+    own_picture: Preprocess | None = None
 
     @property
     def components(self) -> list[str]:
@@ -285,7 +287,7 @@ def plan_model(cfg: ModelConfiguration, start: EarlierRun | None = None) -> Mode
         )
     plan = ModelPlan(llm, vision, chat, further)
     for component in plan.further:
-        component.on_meta(plan)
+        plan.own_picture = component.on_meta(plan).own_picture or plan.own_picture
     return plan
 
 

@@ -23,8 +23,9 @@ from medcap.checkpoints.vision_files import (
 )
 from medcap.errors import UserError
 from medcap.models.component import Component
+from medcap.models.preprocess import Preprocess
 from medcap.models.projectors.base import Projector, build_projector
-from medcap.models.towers.base import Preprocess, Tower, TowerShape
+from medcap.models.towers.base import Tower, TowerShape
 from medcap.models.towers.registry import NAMED_TOWERS, build_tower, resolve_tower, same_architecture
 from medcap.models.towers.source import TowerSource
 from medcap.models.towers.tensor_files import PICKLE_SUFFIXES, TensorFiles, open_tensor_files

@@ -18,7 +18,7 @@ from medcap.errors import UserError
 from medcap.files import atomic_file, write_json
 from medcap.models.component import ComponentState
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles, open_tensor_files, read_json
 
 WEIGHTS_FILE = "vision.safetensors"

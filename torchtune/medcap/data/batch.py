@@ -35,6 +35,7 @@ _MASK = {"axis": "mask"}  # likewise for masks
 _MASK_INDEX = {"axis": "mask_index"}
 _REGION = {"axis": "region"}  # likewise for regions of questions
 _REGION_INDEX = {"axis": "region_index"}
+_MASK_PICTURE = {"axis": "mask_picture"}  # one entry for each picture that the mask decoder is shown
 
 
 @dataclass
@@ -62,12 +63,14 @@ class Batch:
         mask_targets: ``[M, 2, side, side]`` uint8: how much of each pixel of its picture a mask covers, 255 for all of
             it, and how much of the pixel is image and not padding; None without masks.
         mask_seen: ``[M]`` float32 as for boxes, or None.
-        mask_images: ``[M]`` int64 likewise, or None.
+        mask_images: ``[M]`` int64 likewise, or None; pictures of ``mask_pictures`` where there are any.
         mask_positions: ``[M]`` int64 likewise, or None.
         region_weights: ``[Q, T]`` float32, how much each patch of its picture weighs in each region of a question; None
             without regions.
         region_images: ``[Q]`` int64, the picture that each region lies on, or None.
         region_positions: ``[Q]`` int64, flat position of the first placeholder of each region, or None.
+        mask_pictures: ``[P, 3, S, S]`` uint8, the images with masks as the mask decoder is shown them; None where it
+            looks at the tower's pictures.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
@@ -105,6 +108,7 @@ class Batch:
     region_weights: Tensor | None = field(default=None, metadata=_REGION)
     region_images: Tensor | None = field(default=None, metadata=_REGION)
     region_positions: Tensor | None = field(default=None, metadata=_REGION_INDEX)
+    mask_pictures: Tensor | None = field(default=None, metadata=_MASK_PICTURE)
 
     @property
     def num_images(self) -> int:
@@ -208,6 +212,7 @@ class Batch:
             targets = self._targets_between(start, stop, axis, index_axis)
             own |= targets
             own["counts"] |= target_counts(targets)
+        own |= self._pictures_of(own.get("mask_images"))
         return replace(self, **own, buffer=None)
 
     def _targets_between(
@@ -222,9 +227,18 @@ class Batch:
             if not bool(inside.any()):
                 return dict.fromkeys([name, *values])
             own = {name: positions[inside] - start} | {key: value[inside] for key, value in values.items()}
+            if axis == _MASK and self.mask_pictures is not None:
+                return own
             first_tokens = self.image_positions[self.image_lengths.cumsum(0) - self.image_lengths]  # [N]
             own[f"{axis['axis']}_images"] -= (first_tokens < start).sum()
         return own
+
+    def _pictures_of(self, mask_images: Tensor | None) -> dict[str, Any]:
+        """Return the mask decoder's own pictures of some masks, and the masks' places among them."""
+        if self.mask_pictures is None or mask_images is None:
+            return {"mask_pictures": None}
+        kept, places = mask_images.unique(return_inverse=True)
+        return {"mask_pictures": self.mask_pictures[kept], "mask_images": places}
 
 
 def dummy_batch() -> Batch:
@@ -246,6 +260,7 @@ def make_batch(
     names: tuple[str, ...] = (),
     prompt_prefix: tuple[int, ...] = (),
     static_shape: bool = False,
+    mask_picture: Callable[[ImageRef], Tensor] | None = None,
 ) -> Batch:
     """Stack rows and load their images.
 
@@ -257,6 +272,8 @@ def make_batch(
         names: the records in the rows.
         prompt_prefix: prompt prefix as in ``Batch``.
         static_shape: static shape as in ``Batch``.
+        mask_picture: an image with masks -> ``[3, S, S]`` uint8, what the mask decoder is shown of it; None where it
+            looks at the tower's pictures.
 
     Returns:
         The batch.
@@ -273,7 +290,7 @@ def make_batch(
     pictures = [loaded[image] for image in images]
     _check_runs(positions, tokens.shape[1], lengths, [len(shown) * num_image_tokens for shown in pictures], names)
     num_pictures = sum(map(len, pictures))
-    further = target_tensors(rows, pictures, tokens.shape[1])
+    further = target_tensors(rows, pictures, tokens.shape[1], mask_picture)
     counts = {TEXT: int((targets != IGNORE_INDEX).sum())} | target_counts(further)
     return Batch(
         **{name: torch.from_numpy(column) for name, column in columns.items()},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PackedRow
 
 # Loss terms of batches with boxes: how far each that is there is from its target, whether it is there, and which
@@ -20,7 +21,12 @@ MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU = "mask_bce", "mask_dice", "mask_focal
 MASK_SEEN, MASK_LOOK = "mask_seen", "mask_look"
 
 
-def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_length: int) -> dict[str, Tensor]:
+def target_tensors(
+    rows: Sequence[PackedRow],
+    pictures: Sequence[Tensor],
+    row_length: int,
+    mask_picture: Callable[[ImageRef], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Return the fields of a batch's boxes, masks and regions; none without any.
 
     Args:
@@ -28,6 +34,7 @@ def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_le
         pictures: ``[n, 3, H, W]`` of each image of the rows. A target lies on the first one, which shows the whole
             image.
         row_length: S.
+        mask_picture: as for ``make_batch``.
     """
     first_picture = np.cumsum([0, *map(len, pictures)])
     first_image = np.cumsum([0, *(len(row.images) for row in rows)])
@@ -54,6 +61,11 @@ def target_tensors(rows: Sequence[PackedRow], pictures: Sequence[Tensor], row_le
         found["mask_targets"] = torch.from_numpy(np.stack(shown))  # [M, 2, side, side]
         found["mask_seen"] = torch.tensor([float(mask.region is not None) for _, mask in masks])  # [M]
         found |= placed(masks, "mask")
+        if mask_picture is not None:
+            images = [rows[number].images[mask.image] for number, mask in masks]
+            distinct = list(dict.fromkeys(images))
+            found["mask_pictures"] = torch.stack([mask_picture(image) for image in distinct])  # [P, 3, S, S]
+            found["mask_images"] = torch.tensor([distinct.index(image) for image in images])  # [M]
     regions = [(number, region) for number, row in enumerate(rows) for region in row.regions]
     if regions:
         weights = [region.weights for _, region in regions if region.weights is not None]

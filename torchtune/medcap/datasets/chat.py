@@ -40,7 +40,7 @@ from medcap.datasets.source_keys import check_sources
 from medcap.datasets.token_counts import count_tokens
 from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 # Up to this many rows are all tokenized before a run even where packing does not need their lengths: seconds.
 COUNT_ALWAYS = 100_000

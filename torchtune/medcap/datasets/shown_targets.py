@@ -17,6 +17,7 @@ from medcap.data.regions.patch_weights import RegionForm, patch_weights
 from medcap.data.regions.region import Region
 from medcap.data.regions.shown import shown_mask
 from medcap.errors import UserError
+from medcap.models.preprocess import Preprocess
 
 _ALL = "dataset.view.fit=pad shows whole images"
 
@@ -50,31 +51,35 @@ def with_shown_boxes(sample: Sample, transform: Any, sizes: Mapping[ImageRef, Si
 
 
 def with_shown_masks(
-    sample: Sample, transform: Any, sizes: Mapping[ImageRef, Size], draw: Callable[[Region, Size], np.ndarray]
+    sample: Sample,
+    preprocess: Preprocess,
+    by_view: bool,
+    sizes: Mapping[ImageRef, Size],
+    draw: Callable[[Region, Size], np.ndarray],
 ) -> Sample:
-    """Return a sample with its masks drawn in the picture that the tower is shown.
+    """Return a sample with its masks drawn in the picture that the mask decoder looks at.
 
     Args:
         sample: its masks are regions of the original images.
-        transform: the tower's preprocessing.
+        preprocess: how an image becomes that picture.
+        by_view: whether the view of an image may say otherwise, as it does for the tower.
         sizes: width and height of each image in pixels.
         draw: a region and the size of its image -> ``[H, W]`` bool.
 
     Raises:
         UserError: if a region cannot be drawn, or nothing is left of a mask.
     """
-    preprocess = transform.preprocess
 
     def shown(mask: MaskTarget) -> MaskTarget:
         image = sample.images[mask.image]
-        frame = preprocess.frame(sizes[image], image.view.fit)
+        frame = preprocess.frame(sizes[image], image.view.fit if by_view else None)
         width, height = sizes[image]
         drawn = np.zeros((height, width), bool) if mask.region is None else draw(mask.region, sizes[image])
         laid = shown_mask(drawn, frame, preprocess.image_size)
         if mask.region is not None and not laid[0].any():
             raise UserError(
-                f"{sample.name}: the tower is shown nothing of a mask on {image}: it is cut off, or smaller than a"
-                f" pixel of the picture that the tower sees; {_ALL}"
+                f"{sample.name}: the {'tower' if by_view else 'mask decoder'} is shown nothing of a mask on {image}: it"
+                f" is cut off, or smaller than a pixel of the picture that it sees{f'; {_ALL}' if by_view else ''}"
             )
         return replace(mask, shown=laid)
 

@@ -23,6 +23,7 @@ from medcap.data.regions.region import Region
 from medcap.data.storage.cache import cache_folder
 from medcap.datasets.shown_targets import with_shown_boxes, with_shown_masks, with_shown_regions
 from medcap.errors import UserError
+from medcap.models.preprocess import Preprocess
 
 # Rows that are looked at before those between them.
 _ROWS_AT_FIRST = 64
@@ -118,7 +119,12 @@ class TrainingDataset(ABC):
         return False
 
     def load(
-        self, plan: EpochOrder, start: int, stop: int, transform: Callable[..., Tensor]
+        self,
+        plan: EpochOrder,
+        start: int,
+        stop: int,
+        transform: Callable[..., Tensor],
+        own_picture: Preprocess | None = None,
     ) -> tuple[Batch | None, list[BadRow]]:
         """Read items ``start`` to ``stop`` of a plan with their images and lay them out.
 
@@ -130,6 +136,7 @@ class TrainingDataset(ABC):
             start: the first item.
             stop: the item after the last.
             transform: RGB or grey image -> ``[3, H, W]`` uint8; it gets the ``fit`` of a view that has one.
+            own_picture: how images become what the mask decoder is shown; None where it looks at the tower's pictures.
 
         Returns:
             The batch (None if no row of it is usable) and the rows left out.
@@ -138,7 +145,7 @@ class TrainingDataset(ABC):
             UserError: if a row has another length than was counted.
         """
         wanted = plan.samples_of(start, stop)
-        samples, images, bad = self._read(wanted, transform)
+        samples, images, own, bad = self._read(wanted, transform, own_picture)
         if not samples:
             return None, bad
         if self.packed:
@@ -158,12 +165,17 @@ class TrainingDataset(ABC):
             tuple(samples[index].name for index in wanted if index in samples),
             self.prompt_prefix,
             static_shape=self.packed,
+            mask_picture=None if own_picture is None else own.__getitem__,
         )
         return batch, bad
 
     def _read(
-        self, wanted: list[int], transform: Callable[..., Tensor]
-    ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], list[BadRow]]:
+        self, wanted: list[int], transform: Callable[..., Tensor], own_picture: Preprocess | None
+    ) -> tuple[dict[int, Sample], dict[ImageRef, Tensor], dict[ImageRef, Tensor], list[BadRow]]:
+        """Return the usable samples, their images as the tower and as the mask decoder is shown them, and bad rows."""
+        preprocess = own_picture or getattr(transform, "preprocess", None)
+        as_own = None if own_picture is None else own_picture.transform()
+        own: dict[ImageRef, Tensor] = {}
         samples: dict[int, Sample] = {}
         images: dict[ImageRef, Tensor] = {}
         sizes: dict[ImageRef, Size] = {}
@@ -171,17 +183,23 @@ class TrainingDataset(ABC):
         for index in wanted:
             try:
                 sample = self.sample(index)
+                with_masks = {sample.images[mask.image] for mask in sample.masks}
                 for image, length in zip(sample.images, sample.image_lengths, strict=True):
-                    if image not in images:
+                    wants_own = as_own is not None and image in with_masks and image not in own
+                    if image not in images or wants_own:
                         # Only a fit of its own is passed: a transform need not know any.
                         fit = {} if image.view.fit is None else {"fit": image.view.fit}
                         opened = self.open_image(index, image)
                         images[image], sizes[image] = transform(opened, **fit), opened.size
+                        if as_own is not None and wants_own:
+                            own[image] = as_own(opened)
                     self._check_shape(image, images[image], length)
                 if sample.boxes:
                     sample = with_shown_boxes(sample, transform, sizes)
                 if sample.masks:
-                    sample = with_shown_masks(sample, transform, sizes, partial(self.draw, index))
+                    assert preprocess is not None, "it says where masks lie"
+                    draw = partial(self.draw, index)
+                    sample = with_shown_masks(sample, preprocess, own_picture is None, sizes, draw)
                 form = None if self.tokenizer.added is None else self.tokenizer.added.regions
                 if sample.regions and form is not None:
                     sample = with_shown_regions(sample, transform, sizes, partial(self.draw, index), form)
@@ -198,7 +216,7 @@ class TrainingDataset(ABC):
                     f" remove {cache_folder() / 'tokens'} and start again"
                 )
             samples[index] = sample
-        return samples, images, bad
+        return samples, images, own, bad
 
     def _check_shape(self, image: ImageRef, pixels: Tensor, length: int) -> None:
         """See that an image still has the shape that its number of tokens was made for."""

@@ -40,6 +40,9 @@ class GenerateConfiguration(RunModelConfiguration):
         None,
         description="Training answers of the controls prior_box and prior_mask; null is what the run was trained on.",
     )
+    mask_from_boxes: PathText | None = Field(
+        None, description="Folder of a SAM that gives the masks of the boxes in answers; null gives none."
+    )
     max_new_tokens: int = Field(300, ge=1, description="Longest answer, in tokens.")
     temperature: Number = Field(0.0, ge=0, description="Divisor of the logits in sampling; 0 is greedy.")
     top_k: int | None = Field(None, ge=1, description="Sample from this many of the likeliest tokens; null from all.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which transformers uses
 

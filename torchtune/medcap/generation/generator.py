@@ -23,6 +23,7 @@ from medcap.errors import UserError
 from medcap.generation.decoding.alike import by_components, distinct_prompts
 from medcap.generation.decoding.answer_experts import answer_experts, answering, choose_route
 from medcap.generation.decoding.answer_words import answer_words
+from medcap.generation.decoding.box_outlines import BoxOutliner
 from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
@@ -33,7 +34,8 @@ from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
 from medcap.models.component import EMBEDDING
-from medcap.models.towers.base import Preprocess
+from medcap.models.mask_decoders.sam_model import SamModelParts
+from medcap.models.preprocess import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
 from medcap.modules.eval_mode import eval_mode
@@ -64,6 +66,7 @@ class Generator:
         progress: show the progress of calls with more than one request on stderr.
         box_style: how boxes are written in the texts that the model was trained on.
         router_output: say in ``Generation.outputs`` which experts took part in an answer.
+        sam: a SAM that gives the masks of an answer's boxes; None gives none.
 
     Raises:
         UserError: if ``batch_size``, ``max_seq_len`` or ``max_batch_tokens`` is below 1.
@@ -90,6 +93,7 @@ class Generator:
         progress: bool = True,
         box_style: BoxStyle | None = None,
         router_output: bool = False,
+        sam: SamModelParts | None = None,
     ) -> None:
         sizes = {"batch_size": batch_size, "dataset_max_seq_len": max_seq_len, "max_batch_tokens": max_batch_tokens}
         for name, value in sizes.items():
@@ -111,6 +115,8 @@ class Generator:
         self.preprocess = preprocess
         self.reader = reader
         self.box_style, self.router_output = box_style or BoxStyle(), router_output
+        self.outliner = None if sam is None else BoxOutliner(sam.to(model.device), self.box_style, model.dtype)
+        self.own_picture = model.own_picture if self.outliner is None else self.outliner.own_picture
         self.batch_size = batch_size
         self.max_batch_tokens = max_batch_tokens
         self.progress = progress
@@ -245,7 +251,7 @@ class Generator:
         Yields:
             The object that encodes the images of requests, and keeps them for further ones.
         """
-        images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size)
+        images = ImageRows(self.model, self.preprocess, self.reader, self.batch_size, own_picture=self.own_picture)
         # Not inference_mode: a tensor that a module keeps for later could then never be trained with.
         with torch.no_grad(), eval_mode(self.model), images:
             yield images
@@ -264,7 +270,7 @@ class Generator:
         """
         return Decoder(
             *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
-            words=answer_words(self.model, self.tokenizer, self.box_style),
+            words=answer_words(self.model, self.tokenizer, self.box_style, self.outliner),
             experts=answer_experts(self.model, self.router_output),
         )
 
@@ -305,7 +311,8 @@ class Generator:
             An object that a request may hold instead of the picture; the answer is the same.
         """
         picture = to_rgb(image)
-        return PreparedImage(self.preprocess.transform()(picture, fit), key, picture.size, fit)
+        own = None if self.own_picture is None else self.own_picture.transform()(picture)
+        return PreparedImage(self.preprocess.transform()(picture, fit), key, picture.size, fit, own)
 
     def tokenizer_of(self, request: Request) -> ChatTokenizer:
         """Return the tokenizer of a request: one that does without added words reads them as plain text."""

@@ -23,12 +23,14 @@ class PreparedImage:
         key: names the content: images with one key are encoded once.
         size: width and height in pixels before it was resized; None where nothing asks for its boxes.
         fit: how it was made square, as ``View.fit``.
+        own: ``[3, S, S]`` uint8, as what looks at another picture than the tower is shown it; None without such.
     """
 
     pixels: Tensor
     key: str
     size: Size | None = None
     fit: str | None = None
+    own: Tensor | None = None
 
 
 RequestImage = ImageRef | Image.Image | PreparedImage

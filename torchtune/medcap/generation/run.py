@@ -11,8 +11,12 @@ from medcap.checkpoints.run import read_dataset_keys, read_run
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
+from medcap.errors import UserError
 from medcap.generation.generator import Generator
 from medcap.models.decoders.transformers_model import Decoder
+from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.mask_decoders.sam_files import SamFolder, open_sam_folder
+from medcap.models.mask_decoders.sam_model import check_sam, read_sam
 
 # Relative paths from the working directory, absolute ones anywhere: callers from Python choose the files.
 ANYWHERE = (".", "/")
@@ -30,7 +34,8 @@ def open_run(
         run: the run's folder, or one of its checkpoint folders.
         overrides: ``key=value`` of the model keys, such as ``device=cpu`` or ``llm_weights=int8``.
         image_roots: folders that requests may name images in.
-        options: options of :class:`Generator`, such as ``batch_size`` and ``max_seq_len``.
+        options: ``mask_from_boxes`` of :func:`open_runs`, and options of :class:`Generator`, such as ``batch_size`` and
+            ``max_seq_len``.
 
     Returns:
         A generator over the run's newest complete checkpoint.
@@ -51,6 +56,7 @@ def open_runs(
     runs: Sequence[str | Path],
     overrides: Sequence[str] = (),
     image_roots: Sequence[str | Path] = ANYWHERE,
+    mask_from_boxes: str | Path | None = None,
     **options: Any,
 ) -> list[Generator]:
     """Load several runs; runs trained with the same language model share one copy of it.
@@ -59,6 +65,7 @@ def open_runs(
         runs: runs as for :func:`open_run`.
         overrides: overrides for all runs.
         image_roots: image roots for all runs.
+        mask_from_boxes: folder of a SAM that gives the masks of an answer's boxes; None gives none.
         options: options for all runs.
 
     Returns:
@@ -69,6 +76,7 @@ def open_runs(
     """
     configs = [read_run(run, overrides) for run in runs]
     plans = [plan_model(cfg) for cfg in configs]
+    folder = None if mask_from_boxes is None else plan_box_outlines(mask_from_boxes, plans)
     reader = ImageReader(image_roots, keys=LimitKeys("image_roots", None))
     generators: list[Generator] = []
     decoders: dict[Any, Decoder] = {}
@@ -77,11 +85,33 @@ def open_runs(
         key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))
         opened = open_model(cfg, plan, decoders.get(key))
         decoders[key] = opened.model.decoder
+        if folder is not None:
+            options["sam"] = read_sam(folder, single=False)
         style = box_style(read_dataset_keys(run), opened.preprocess.frame)
         generators.append(
             Generator(opened.model, opened.tokenizer, opened.preprocess, reader, box_style=style, **options)
         )
     return generators
+
+
+def plan_box_outlines(path: str | Path, plans: Sequence[ModelPlan]) -> SamFolder:
+    """Check a SAM that is to give the masks of answers' boxes, without reading its weights.
+
+    Args:
+        path: its folder.
+        plans: the models that answer.
+
+    Raises:
+        UserError: if the folder cannot be read, or a model gives masks itself.
+    """
+    if any(MaskDecoder.name in plan.components for plan in plans):
+        raise UserError(
+            f"mask_from_boxes={path}: the run has a {MaskDecoder.name}, which gives the masks; leave mask_from_boxes"
+            f" out, or the decoder by without=[{MaskDecoder.name}]"
+        )
+    folder = open_sam_folder(path, "mask_from_boxes")
+    check_sam(folder)
+    return folder
 
 
 def _same_llm(plan: ModelPlan) -> str:

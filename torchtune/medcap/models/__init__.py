@@ -14,6 +14,7 @@ _COMPONENTS = {
     "mask_pooling": "medcap.models.region_encoders.mask_pooling",
     "patch_mask_decoder": "medcap.models.mask_decoders.patch_mask_decoder",
     "region_resampler": "medcap.models.region_encoders.region_resampler",
+    "sam_mask_decoder": "medcap.models.mask_decoders.sam_mask_decoder",
     "transformers_decoder": "medcap.models.decoders.transformers_model",
     "transformers_tokenizer": "medcap.models.template_tokenizer",
     **{name: f"medcap.models.projectors.{name}" for name in PROJECTORS},

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from medcap.models.preprocess import Preprocess
+
 if TYPE_CHECKING:
     from medcap.data.batch import Batch
 
@@ -43,12 +45,14 @@ class Component(nn.Module, ABC):
     Attributes:
         name: key of the configuration and of ``trainable``, and prefix of its tensors in a checkpoint.
         label: what the banner and the model card call it.
-        unused_label: what the banner calls the parameters that get no gradient.
+        unused_label: what the banner calls its parameters that never get a gradient.
         loss_terms: names of the loss terms that it adds to ``text``.
         loss_weights: what these weigh where the key ``losses`` says nothing; a term without an entry weighs 1.
         loss_counts: what the sums of terms are divided by, where it is the count of another term.
         reads_patches: whether it looks at the tower's patch tokens, which are then kept beside the image tokens.
         reads_pictures: whether it looks at the pictures that the tower is shown, which generation then keeps.
+        own_picture: how images become the pictures that it looks at beside the tower's; None if it looks at none.
+            Batches then hold one of each image with masks, and generation one of each image.
         builder: the ``_component_`` of a configuration that names none; None where one must be named.
         other_builders: argument -> the ``_component_`` of a configuration that names none but has this argument.
         list_argument: the argument that a list in the place of ``_component_`` and arguments stands for.
@@ -74,6 +78,7 @@ class Component(nn.Module, ABC):
     needs_words: ClassVar[bool] = False
     changes_language_model: ClassVar[bool] = False
     enabled: bool = True
+    own_picture: Preprocess | None = None
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

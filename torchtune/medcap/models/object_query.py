@@ -118,8 +118,7 @@ class ObjectHead(Component):
     @classmethod
     def summary(cls, config: Mapping[str, Any]) -> str:
         """Name the size."""
-        layers = config["layers"]
-        return f"{layers} layer{'' if layers == 1 else 's'} of width {config['width']}"
+        return sizes_in_words(config)
 
     def attach(self, model: nn.Module) -> None:
         """Keep the decoder's final norm, which comes before the head."""
@@ -154,6 +153,12 @@ def look_loss(scores: Tensor, covered: Tensor) -> Tensor:
     return each.sum(dim=1) / target.sum(dim=1).clamp(min=1)
 
 
+def sizes_in_words(config: Mapping[str, Any]) -> str:
+    """Return the size of an :class:`ObjectHead` for the model card."""
+    layers = config["layers"]
+    return f"{layers} layer{'' if layers == 1 else 's'} of width {config['width']}"
+
+
 def check_sizes(name: str, width: int, layers: int, heads: int) -> None:
     """See that a component's options make an :class:`ObjectQuery`.
 
@@ -173,6 +178,16 @@ def check_sizes(name: str, width: int, layers: int, heads: int) -> None:
         raise UserError(f"{name}.width={width} must be a multiple of 4 and of {name}.heads={heads}")
 
 
+def check_word(name: str, what: str, word: str, plan: PlannedModel) -> None:
+    """See that a model has the word that a component needs; arguments and errors of :func:`check_plan`."""
+    words = next((part.config["tokens"] for part in plan.further if part.name == AddedWords.name), ())
+    if word not in words:
+        raise UserError(
+            f"{name}: {what} is asked for by the word {word}, which this model does not have: add words=[{word}], and"
+            f" {AddedWords.name} to trainable"
+        )
+
+
 def check_plan(name: str, what: str, word: str, plan: PlannedModel) -> None:
     """See that a model has the word and the patch tokens that a component needs.
 
@@ -185,12 +200,7 @@ def check_plan(name: str, what: str, word: str, plan: PlannedModel) -> None:
     Raises:
         UserError: if the words lack it, the projector takes no patch tokens, or these are not a square.
     """
-    words = next((part.config["tokens"] for part in plan.further if part.name == AddedWords.name), ())
-    if word not in words:
-        raise UserError(
-            f"{name}: {what} is asked for by the word {word}, which this model does not have: add words=[{word}], and"
-            f" {AddedWords.name} to trainable"
-        )
+    check_word(name, what, word, plan)
     check_patches(name, plan)
 
 

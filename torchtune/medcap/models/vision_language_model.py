@@ -50,6 +50,7 @@ class VisionLanguageModel(nn.Module):
         loss_counts: the term whose count a term is divided by, where it has none of its own.
         reads_patches: whether a component looks at the tower's patch tokens.
         reads_pictures: whether one looks at the pictures themselves.
+        own_picture: how images become the pictures of a component that looks at others than the tower; None without.
         checkpointed_layers: how many of the decoder's layers keep no activations; each then costs half as much again.
         always_backward: run every layer's backward pass even where a batch has nothing that trains. Layers that are
             sharded over processes fetch their weights together, so a process that left one out would stop them all.
@@ -88,6 +89,7 @@ class VisionLanguageModel(nn.Module):
         self.loss_counts = {term: other for component in parts for term, other in component.loss_counts.items()}
         self.reads_patches = any(component.reads_patches for component in parts)
         self.reads_pictures = any(component.reads_pictures for component in parts)
+        self.own_picture = next(filter(None, (component.own_picture for component in parts)), None)
 
     @property
     def components(self) -> Mapping[str, Component]:

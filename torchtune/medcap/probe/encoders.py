@@ -14,8 +14,9 @@ from medcap.checkpoints.run import CONFIG_FILE, checkpoint_of, read_run, run_roo
 from medcap.checkpoints.vision import VisionPlan, plan_vision
 from medcap.checkpoints.vision_files import find_vision_checkpoint, read_vision_checkpoint
 from medcap.errors import UserError
+from medcap.models.preprocess import Preprocess
 from medcap.models.projectors.base import Projector
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.towers.base import Tower
 from medcap.models.towers.tensor_files import PICKLE_SUFFIXES
 from medcap.training.setup import seed_everything
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError, is_of_the_machine
-from medcap.models.towers.base import ImageTransform, TileTransform
+from medcap.models.preprocess import ImageTransform, TileTransform
 from medcap.probe.encoders import Encoder
 from medcap.probe.examples import Example
 from medcap.workers import num_processors

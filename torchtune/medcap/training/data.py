@@ -22,6 +22,7 @@ from medcap.datasets.training_dataset import BadRow, TrainingDataset
 from medcap.errors import UserError
 from medcap.instantiate import build, find_component
 from medcap.models.component_registry import COMPONENTS
+from medcap.models.preprocess import Preprocess
 from medcap.models.region_encoders.base import RegionEncoder
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.keys import TrainingConfiguration
@@ -75,6 +76,7 @@ class TrainingData:
         share_preamble: whether the language model can continue words that were computed before.
         share_images: whether questions about an image can share what comes before them.
         most_positions: positions that the language model may use; None for no limit.
+        own_picture: how images become what the mask decoder is shown; None where it looks at the tower's pictures.
 
     Raises:
         UserError: if a file cannot be read, more rows than ``max_bad_fraction`` are found unusable, or a sample is
@@ -90,8 +92,9 @@ class TrainingData:
         share_preamble: bool = True,
         most_positions: int | None = None,
         share_images: bool = True,
+        own_picture: Preprocess | None = None,
     ) -> None:
-        self.cfg, self.transform, self.world = cfg, transform, world
+        self.cfg, self.transform, self.world, self.own_picture = cfg, transform, world, own_picture
         self._most_positions = most_positions
         self._settings = dict(cfg.dataset)
         for key, wanted in (("share_preamble", share_preamble), ("share_images", share_images)):
@@ -223,7 +226,7 @@ class TrainingData:
         self._lengths.clear()
 
     def _loader(self, dataset: TrainingDataset, plan: EpochOrder, start: int, stop: int) -> DataLoader[Any]:
-        parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform)
+        parts = _Parts(dataset, plan, start, stop, self._items_per_batch, self.world, self.transform, self.own_picture)
         num_workers = min(self.cfg.num_workers, len(parts))
         return DataLoader(
             parts,
@@ -262,8 +265,9 @@ class _Parts(Dataset[Any]):
         items_per_batch: int,
         world: DistributedContext,
         transform: Callable[..., Tensor],
+        own_picture: Preprocess | None,
     ) -> None:
-        self.dataset, self.plan, self.transform = dataset, plan, transform
+        self.dataset, self.plan, self.transform, self.own_picture = dataset, plan, transform, own_picture
         self.start, self.stop, self.items_per_batch = start, stop, items_per_batch
         self.rank, self.size = world.rank, world.size
 
@@ -275,7 +279,7 @@ class _Parts(Dataset[Any]):
         part = share_batch(first, min(first + self.items_per_batch, self.stop), self.rank, self.size)
         if part.start == part.stop:
             return None, []
-        return self.dataset.load(self.plan, part.start, part.stop, self.transform)
+        return self.dataset.load(self.plan, part.start, part.stop, self.transform, self.own_picture)
 
 
 def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:

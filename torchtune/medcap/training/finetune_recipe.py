@@ -89,7 +89,9 @@ class FineTuneRecipe:
             by_question or COMPONENTS[name].changes_language_model for name in cfg.trainable
         )
         transform, most = plan.vision.preprocess.transform(), plan.llm.max_seq_len
-        data = TrainingData(cfg, plan.tokenizer, transform, world, keeps_prefix, most, not by_question)
+        data = TrainingData(
+            cfg, plan.tokenizer, transform, world, keeps_prefix, most, not by_question, plan.own_picture
+        )
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded

@@ -13,7 +13,7 @@ from medcap.data.boxes.style import box_style
 from medcap.data.outputs import Outputs
 from medcap.errors import UserError
 from medcap.generation.request import Generation, Sampling
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 
 def words_of(request):

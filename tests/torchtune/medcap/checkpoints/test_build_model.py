@@ -5,7 +5,7 @@ import pytest
 from helpers.decoder_tokenizers import family_tokenizer
 from medcap.checkpoints import build_model as assembly
 from medcap.checkpoints.keys import CheckpointerSection, ModelConfiguration
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 
 @pytest.mark.parametrize(("family", "notices"), [("gemma", 1), ("gemma_chat", 0), ("llama2", 0), ("qwen2_5", 0)])

@@ -11,7 +11,7 @@ from medcap.data.images.views import View
 from medcap.data.row_boxes import MAX_ROW_BOXES, place_boxes
 from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 SIZES = {"a.png": (200, 100), "b.png": (200, 100), "c.png": (400, 400)}
 CUT = Preprocess(40).frame  # shows the middle 100 columns of a.png

@@ -14,8 +14,8 @@ from medcap.data.row_boxes import place_boxes
 from medcap.datasets import chat
 from medcap.datasets.chat import chat_dataset
 from medcap.errors import UserError
+from medcap.models.preprocess import Preprocess
 from medcap.models.tokenizers import llama3_tokenizer
-from medcap.models.towers.base import Preprocess
 
 PREPROCESS = Preprocess(8)
 

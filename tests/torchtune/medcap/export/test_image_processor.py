@@ -5,7 +5,7 @@ from transformers import AutoImageProcessor
 
 from helpers.run_folders import picture
 from medcap.export.image_processor import image_processor_config
-from medcap.models.towers.base import HALF, Preprocess
+from medcap.models.preprocess import HALF, Preprocess
 
 
 @pytest.mark.parametrize("size", [(48, 32), (33, 90), (24, 24)])

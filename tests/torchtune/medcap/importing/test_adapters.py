@@ -21,7 +21,7 @@ from medcap.errors import UserError
 from medcap.export.formats import ExportOptions, export_run
 from medcap.generation.run import open_run
 from medcap.importing.sources import ImportOptions, import_model
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 TOKENS = torch.arange(20, 50)[None]
 

@@ -18,7 +18,7 @@ from medcap.generation.prompt import question_request, user_message
 from medcap.generation.request import Sampling
 from medcap.generation.run import open_run
 from medcap.importing.sources import ImportOptions, import_model
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 PICTURE = picture(48, 32)
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
-from medcap.models.towers.base import HALF, Preprocess
+from medcap.models.preprocess import HALF, Preprocess
 from medcap.probe.examples import Example
 from medcap.probe.features import encode
 

@@ -9,7 +9,7 @@ from medcap.data.boxes.box import Box
 from medcap.data.boxes.style import box_style
 from medcap.data.outputs import NOTHING, Outputs
 from medcap.generation.request import PreparedImage
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.serving.reply_boxes import reply_boxes
 
 

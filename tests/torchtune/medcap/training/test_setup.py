@@ -7,7 +7,7 @@ import torch
 
 from helpers.model_parts import ModelParts
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.modules.frozen_linear import quantise_layer
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (

@@ -17,13 +17,14 @@ _NOTHING = 1e-9  # a share of an image; edges that should be equal differ by rou
 class Frame:
     """The way from coordinates on an image to coordinates on the square that a tower is shown, and back.
 
-    It follows the tower's preprocessing (``ImageTransform`` in ``medcap.models.towers.base``) to the pixel: the resized
+    It follows the tower's preprocessing (``ImageTransform`` in ``medcap.models.preprocess``) to the pixel: the resized
     sides are rounded as there, and so are the margins.
 
     Attributes:
         size: width and height of the original image in pixels.
         fit: ``crop`` resizes the short side and cuts out the centre, ``pad`` and ``pad_mean`` lay the image in the
-            middle of a square, ``squash`` resizes both sides.
+            middle of a square, ``pad_corner`` resizes the long side and lays the image in the square's upper left
+            corner, ``squash`` resizes both sides.
         side: side of the square in pixels; None leaves out what rounding to its pixels does.
 
     Example:
@@ -65,6 +66,10 @@ class Frame:
         """Return scale and shift of each axis: a share of the image x scale + shift = a share of the square."""
         if self.fit == "squash":
             return (1.0, 0.0), (1.0, 0.0)
+        if self.fit == "pad_corner":
+            across, down = corner_size(self.size, self.side) if self.side else self.size
+            side = self.side or max(self.size)
+            return (across / side, 0.0), (down / side, 0.0)
         return self._cropped() if self.fit == "crop" else self._padded()
 
     def _cropped(self) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -89,6 +94,19 @@ class Frame:
             width, height = (max(1, round(length * MAX_PADDED / longest)) for length in self.size)
         side = max(width, height)
         return (width / side, (side - width) // 2 / side), (height / side, (side - height) // 2 / side)
+
+
+def corner_size(size: Size, side: int) -> Size:
+    """Return width and height in pixels of an image whose long side is resized to ``side``, rounded as by SAM.
+
+    Args:
+        size: width and height of the image in pixels.
+        side: side of the square that it is laid in, in pixels.
+    """
+    # The same operations as in transformers' SamImageProcessor, so that a half is rounded alike.
+    scale = side / max(size)
+    width, height = (max(1, int(length * scale + 0.5)) for length in size)
+    return width, height
 
 
 def clip(edges: Edges) -> Edges | None:

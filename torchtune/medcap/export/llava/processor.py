@@ -15,8 +15,8 @@ from medcap.errors import UserError
 from medcap.export.image_processor import image_processor_config
 from medcap.export.llava.vision import LlavaTower
 from medcap.files import write_json
+from medcap.models.preprocess import Preprocess
 from medcap.models.tokenizers import IMAGE_TOKEN, free_special_token
-from medcap.models.towers.base import Preprocess
 
 IMAGE_WORD = "<image>"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from medcap.data.outputs import NOTHING, Outputs
 from medcap.data.regions.region import Region, RunLength
 from medcap.data.regions.run_length import encode
 from medcap.data.regions.shown import original_mask
+from medcap.generation.decoding.box_outlines import BoxOutliner
 from medcap.generation.decoding.prefix_tree import Prompt, Tree
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.models.box_decoder import BoxDecoder
@@ -89,12 +90,15 @@ class MaskReader:
 
     def read(self, hidden: Tensor, image: SeenImage, number: int) -> tuple[str, list[Region | None]]:
         """See :meth:`WordReader.read`; None stands for what the image does not show."""
-        assert image.patches is not None and image.picture is not None, "the decoder reads them"
+        own = self._decoder.own_picture is not None
+        picture, frame = (image.own_picture, image.own_frame) if own else (image.picture, image.frame)
+        assert picture is not None and frame is not None, "the decoder reads it"
         which = torch.zeros(1, dtype=torch.int64, device=hidden.device)
-        found = self._decoder(hidden[None], image.patches[None], image.picture[None], which)
+        patches = None if image.patches is None else image.patches[None]
+        found = self._decoder(hidden[None], patches, picture[None], which)
         if found.seen.item() < 0:
             return NOT_SEEN, [None]
-        mask = original_mask(found.logits[0], image.frame)
+        mask = original_mask(found.logits[0], frame)
         if not mask.any():
             return NOT_SEEN, [None]
         written = encode(mask)
@@ -120,11 +124,14 @@ class AnswerWords:
     Args:
         readers: token id of each word -> what it stands for.
         device: of the model.
+        outliner: gives the masks of an answer's boxes; None gives none.
     """
 
-    def __init__(self, readers: Mapping[int, WordReader], device: torch.device) -> None:
-        self._readers = readers
-        self._tokens = torch.tensor(list(readers), device=device)
+    def __init__(
+        self, readers: Mapping[int, WordReader], device: torch.device, outliner: BoxOutliner | None = None
+    ) -> None:
+        self._readers, self._outliner = readers, outliner
+        self._tokens = torch.tensor(list(readers), dtype=torch.int64, device=device)
         self._answers: dict[Prompt, _Answer] = {}
 
     def begin(self, trees: Sequence[Tree]) -> None:
@@ -139,6 +146,8 @@ class AnswerWords:
             chosen: ``[R]`` int64, next token of each row.
             hidden: ``[R, d]`` hidden states before the final norm that predicted them.
         """
+        if not self._readers:
+            return
         for row in torch.isin(chosen, self._tokens).nonzero().flatten().tolist():
             prompt = rows[row]
             if prompt is None:
@@ -158,12 +167,15 @@ class AnswerWords:
         """Return the token that was chosen last in an answer; a word that stands for something has its text."""
         return self._answers[prompt].words[-1] if token in self._readers else token
 
-    def end(self, prompt: Prompt, tokens: Sequence[int]) -> tuple[list[int], Outputs]:
+    def end(
+        self, prompt: Prompt, tokens: Sequence[int], decode: Callable[[Sequence[int]], str]
+    ) -> tuple[list[int], Outputs]:
         """End an answer.
 
         Args:
             prompt: prompt of the answer.
             tokens: tokens of the answer.
+            decode: tokens -> text.
 
         Returns:
             The tokens, with the texts of their words; and what the words stand for.
@@ -172,27 +184,33 @@ class AnswerWords:
         words = iter(answer.words)
         written = [next(words) if token in self._readers else token for token in tokens]
         found = {name: tuple(values) for name, values in answer.found.items()}
-        return written, Outputs(**found) if found else NOTHING
+        outputs = Outputs(**found) if found else NOTHING
+        if self._outliner is not None and answer.image is not None:
+            outputs = self._outliner.outline(decode(written), outputs, answer.image, len(prompt.images) - 1)
+        return written, outputs
 
     def drop(self, prompt: Prompt) -> None:
         """Forget an answer that was given up."""
         self._answers.pop(prompt, None)
 
 
-def answer_words(model: VisionLanguageModel, tokenizer: ChatTokenizer, style: BoxStyle) -> AnswerWords | None:
+def answer_words(
+    model: VisionLanguageModel, tokenizer: ChatTokenizer, style: BoxStyle, outliner: BoxOutliner | None = None
+) -> AnswerWords | None:
     """Return what gives the boxes and masks of a model's answers; None for a model that gives neither.
 
     Args:
         model: the model.
         tokenizer: knows the words.
         style: how boxes are written in the texts of the run.
+        outliner: gives the masks of an answer's boxes; None gives none.
     """
     added, readers = tokenizer.added, dict[int, WordReader]()
     if added is None:
-        return None
+        return None if outliner is None else AnswerWords({}, model.device, outliner)
     boxes, masks = (model.components.get(kind.name) for kind in (BoxDecoder, MaskDecoder))
     if isinstance(boxes, BoxDecoder) and added.box_id is not None:
         readers[added.box_id] = BoxReader(boxes, style)
     if isinstance(masks, MaskDecoder) and added.mask_id is not None:
         readers[added.mask_id] = MaskReader(masks, added.mask_word)
-    return AnswerWords(readers, model.device) if readers else None
+    return AnswerWords(readers, model.device, outliner) if readers or outliner is not None else None

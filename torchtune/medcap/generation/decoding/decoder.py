@@ -233,7 +233,7 @@ class Decoder:
             reason = "stop" if by_itself else "length"
             outputs = NOTHING
             if self.words is not None:
-                tokens, outputs = self.words.end(prompt, tokens)
+                tokens, outputs = self.words.end(prompt, tokens, self.tokenizer.decode)
             if self.experts is not None:
                 outputs = replace(outputs, experts=self.experts.end(prompt))
             finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))

@@ -8,11 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from medcap.data.boxes.box import Size
 from medcap.data.boxes.frame import Frame
 from medcap.data.images.orientation import upright
 from medcap.data.images.raster import to_rgb
@@ -26,7 +28,7 @@ from medcap.errors import UserError
 from medcap.generation.decoding.prefix_tree import image_key
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.generation.request import PreparedImage, RequestImage
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.workers import num_processors
 
@@ -58,6 +60,15 @@ def num_pictures(reader: ImageReader, tiles: Tiles, image: RequestImage | str | 
         return 1
 
 
+class _Opened(NamedTuple):
+    """An image as the tower is shown it, and as what looks at another picture is, where there is such."""
+
+    shown: Tensor  # [3, H, W] or [n, 3, H, W] uint8
+    frame: Frame
+    own: Tensor | None  # [3, S, S] uint8
+    own_frame: Frame | None
+
+
 class ImageRows:
     """Projected image tokens by image, the least recently used forgotten first.
 
@@ -67,6 +78,7 @@ class ImageRows:
         reader: opens references.
         batch_size: images that are encoded together.
         max_bytes: device memory for images beyond those of the current batch.
+        own_picture: how images become the pictures of what looks at others than the tower; None without such.
     """
 
     def __init__(
@@ -76,15 +88,18 @@ class ImageRows:
         reader: ImageReader,
         batch_size: int,
         max_bytes: int = MAX_BYTES,
+        own_picture: Preprocess | None = None,
     ) -> None:
         self._model = model
         self._preprocess = preprocess
         self._transform = preprocess.transform()
+        self._own = own_picture
+        self._as_own = None if own_picture is None else own_picture.transform()
         self._reader = reader
         self._batch_size = batch_size
         self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(max_workers=min(MAX_THREADS, num_processors()))
-        self._pending: dict[Hashable, Future[tuple[Tensor, Frame]]] = {}
+        self._pending: dict[Hashable, Future[_Opened]] = {}
         self._seen: OrderedDict[Hashable, SeenImage] = OrderedDict()
         self._failures: dict[Hashable, str] = {}
 
@@ -127,7 +142,7 @@ class ImageRows:
         later: dict[Hashable, RequestImage] = {}
         self._take(later, (image for image in following if image_key(image) not in missing), self._batch_size)
         self.prefetch(later.values())
-        opened: dict[Hashable, tuple[Tensor, Frame]] = {}
+        opened: dict[Hashable, _Opened] = {}
         for key in missing:
             try:
                 opened[key] = self._pending.pop(key).result()
@@ -172,9 +187,9 @@ class ImageRows:
         """Return the number of rows of an image that was encoded without failure."""
         return len(self._seen[image_key(image)].rows)
 
-    def _encoded(self, opened: Mapping[Hashable, tuple[Tensor, Frame]]) -> dict[Hashable, SeenImage]:
+    def _encoded(self, opened: Mapping[Hashable, _Opened]) -> dict[Hashable, SeenImage]:
         """Encode images of ``[3, H, W]`` or ``[n, 3, H, W]``, ``batch_size`` pictures at a time."""
-        pictures = {key: shown.reshape(-1, *shown.shape[-3:]) for key, (shown, _) in opened.items()}
+        pictures = {key: one.shown.reshape(-1, *one.shown.shape[-3:]) for key, one in opened.items()}
         together = [picture for shown in pictures.values() for picture in shown]  # [3, H, W] each
         rows: list[Tensor] = []  # [K, d] of each picture
         patches: list[Tensor | None] = []  # [T, D] of each picture
@@ -188,7 +203,10 @@ class ImageRows:
         for key, shown in pictures.items():
             own = rows[first : first + len(shown)]
             picture = shown[0].to(self._model.device) if self._model.reads_pictures else None
-            seen[key] = SeenImage(own[0] if len(own) == 1 else torch.cat(own), patches[first], opened[key][1], picture)
+            one = opened[key]
+            other = None if one.own is None else one.own.to(self._model.device)
+            image_rows = own[0] if len(own) == 1 else torch.cat(own)
+            seen[key] = SeenImage(image_rows, patches[first], one.frame, picture, other, one.own_frame)
             first += len(shown)
         return seen
 
@@ -205,19 +223,24 @@ class ImageRows:
                 if len(into) >= most:
                     return
 
-    def _read(self, image: RequestImage) -> tuple[Tensor, Frame]:
+    def _read(self, image: RequestImage) -> _Opened:
         if isinstance(image, PreparedImage):
             height, width = image.pixels.shape[-2:]
-            return image.pixels, self._preprocess.frame(image.size or (width, height), image.fit)
+            size = image.size or (width, height)
+            return _Opened(image.pixels, self._preprocess.frame(size, image.fit), image.own, self._own_frame(size))
         try:
             if isinstance(image, Image.Image):
                 picture, fit = to_rgb(image), None
             else:
                 found = replace(image, path=str(self._reader.resolve(image.path)))
                 picture, fit = self._reader.open(found, keep_grey=True), found.view.fit
-            return self._transform(picture, fit), self._preprocess.frame(picture.size, fit)
+            own, size = None if self._as_own is None else self._as_own(picture), picture.size
+            return _Opened(self._transform(picture, fit), self._preprocess.frame(size, fit), own, self._own_frame(size))
         except _READ_ERRORS as error:
             raise UserError(f"the image cannot be read: {error}") from error
+
+    def _own_frame(self, size: Size) -> Frame | None:
+        return None if self._own is None else self._own.frame(size)
 
     def _forget(self, keep: int) -> None:
         used = sum(image.num_bytes for image in self._seen.values())

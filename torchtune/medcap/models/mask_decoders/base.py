@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +14,8 @@ from torch.nn import functional
 from medcap.data.batch import Batch
 from medcap.data.target_tensors import MASK_BCE, MASK_DICE, MASK_FOCAL, MASK_IOU, MASK_LOOK, MASK_SEEN
 from medcap.errors import UserError
-from medcap.models.object_query import ObjectHead, look_loss
+from medcap.models.component import Component
+from medcap.models.object_query import look_loss, sizes_in_words
 from medcap.modules.gradient_scale import scale_gradient
 from medcap.modules.mask_losses import mask_bce, mask_dice, mask_focal, mask_iou_error
 
@@ -22,19 +24,19 @@ class Outlined(NamedTuple):
     """Masks of M objects.
 
     Attributes:
-        logits: ``[M, side, side]`` float32 over the picture that the tower is shown; above 0 inside.
+        logits: ``[M, side, side]`` float32 over the picture that was looked at; above 0 inside.
         estimate: ``[M]`` the IoU that the decoder expects of each, 0 to 1.
         seen: ``[M]`` positive where the picture shows the object, else negative; the sigmoid of it is the probability.
-        scores: ``[M, T]`` how well each patch answers what is asked.
+        scores: ``[M, T]`` how well each patch of a square grid answers what is asked; None of a decoder without patches.
     """
 
     logits: Tensor
     estimate: Tensor
     seen: Tensor
-    scores: Tensor
+    scores: Tensor | None = None
 
 
-class MaskDecoder(ObjectHead):
+class MaskDecoder(Component):
     """Gives a mask for each ``<SEG>`` of an answer: its hidden state is the query.
 
     Attributes:
@@ -54,17 +56,22 @@ class MaskDecoder(ObjectHead):
         MASK_SEEN: 1.0,
         MASK_LOOK: 2.0,
     }
-    reads_pictures = True
+    needs_words = True
     gradient_scale: float
 
+    @classmethod
+    def summary(cls, config: Mapping[str, Any]) -> str:
+        """Name the size, or the model that it is a part of."""
+        return str(config["model"]) if "model" in config else sizes_in_words(config)
+
     @abstractmethod
-    def forward(self, hidden: Tensor, patches: Tensor, pictures: Tensor, which: Tensor) -> Outlined:
+    def forward(self, hidden: Tensor, patches: Tensor | None, pictures: Tensor, which: Tensor) -> Outlined:
         """Outline objects.
 
         Args:
             hidden: ``[M, d]`` hidden states before the decoder's final norm.
-            patches: ``[P, T, D]`` patch tokens of pictures.
-            pictures: ``[P, 3, H, W]`` uint8, the pictures.
+            patches: ``[P, T, D]`` patch tokens of pictures; None where ``reads_patches`` is false.
+            pictures: ``[P, 3, H, W]`` uint8: the tower's, or the decoder's own where it has ``own_picture``.
             which: ``[M]`` int64, the picture that each object is on.
         """
 
@@ -73,14 +80,17 @@ class MaskDecoder(ObjectHead):
         targets, there = batch.mask_targets, batch.mask_seen
         if targets is None or there is None or batch.mask_positions is None or batch.mask_images is None:
             return dict.fromkeys(self.loss_terms, torch.zeros((), device=hidden.device))
-        assert patches is not None and batch.images is not None, "every mask lies on a picture of the batch"
+        shown = batch.images if self.own_picture is None else batch.mask_pictures
+        assert shown is not None, "every mask lies on a picture of the batch"
         predicts = torch.searchsorted(batch.target_positions, batch.mask_positions)  # [M]
         # A picture with several masks is looked at once.
         pictures, which = batch.mask_images.unique(return_inverse=True)
-        states, seen_patches = (
-            scale_gradient(values, self.gradient_scale) for values in (hidden[predicts], patches[pictures])
-        )
-        found = self(states, seen_patches, batch.images[pictures], which)
+        states = scale_gradient(hidden[predicts], self.gradient_scale)
+        seen_patches = None
+        if self.reads_patches:
+            assert patches is not None, "they are kept for it"
+            seen_patches = scale_gradient(patches[pictures], self.gradient_scale)
+        found = self(states, seen_patches, shown[pictures], which)
         logits = found.logits.flatten(1)  # [M, side * side]
         target, counted = (targets.flatten(2).float() / 255).unbind(dim=1)  # [M, side * side] each
         counted = (counted > 0).float()
@@ -92,11 +102,12 @@ class MaskDecoder(ObjectHead):
         }  # [M]
         # A mask that is not there has no outline.
         terms = {name: (values * there).sum() for name, values in each.items()}
-        covered = functional.adaptive_avg_pool2d(targets[:, 0].float() / 255, self.look.grid).flatten(1)  # [M, T]
-        return terms | {
-            MASK_SEEN: functional.binary_cross_entropy_with_logits(found.seen, there, reduction="sum"),
-            MASK_LOOK: look_loss(found.scores, covered).sum(),
-        }
+        terms[MASK_SEEN] = functional.binary_cross_entropy_with_logits(found.seen, there, reduction="sum")
+        if found.scores is not None:
+            grid = math.isqrt(found.scores.shape[1])
+            covered = functional.adaptive_avg_pool2d(targets[:, 0].float() / 255, grid).flatten(1)  # [M, T]
+            terms[MASK_LOOK] = look_loss(found.scores, covered).sum()
+        return terms
 
 
 def check_gradient_scale(value: Any) -> float:

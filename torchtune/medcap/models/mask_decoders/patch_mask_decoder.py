@@ -12,7 +12,7 @@ from torch.nn import functional
 from medcap.data.row_masks import MASK_WORD
 from medcap.models.mask_decoders.base import MaskDecoder, Outlined, check_gradient_scale
 from medcap.models.model_plan import PlannedModel
-from medcap.models.object_query import check_plan, check_sizes
+from medcap.models.object_query import ObjectHead, check_plan, check_sizes
 
 _CHANNELS = (32, 48, 64)  # at a half, a quarter and an eighth of the picture's side
 _GROUPS = 8
@@ -46,7 +46,7 @@ def patch_mask_decoder(
     return PatchMaskDecoder(*dims, vision.preprocess.image_size, width, layers, heads, scale)
 
 
-class PatchMaskDecoder(MaskDecoder):
+class PatchMaskDecoder(ObjectHead, MaskDecoder):
     """Features of every pixel, made of the patch tokens and of the picture itself, times the query.
 
     Patch tokens say what is where, in cells of many pixels; three convolutions over the picture add its edges. A pixel
@@ -62,6 +62,8 @@ class PatchMaskDecoder(MaskDecoder):
         heads: attention heads.
         gradient_scale: as for ``MaskDecoder``.
     """
+
+    reads_pictures = True
 
     def __init__(
         self,
@@ -95,8 +97,9 @@ class PatchMaskDecoder(MaskDecoder):
         """Return the function's name and its options."""
         return super().config() | {"gradient_scale": self.gradient_scale}
 
-    def forward(self, hidden: Tensor, patches: Tensor, pictures: Tensor, which: Tensor) -> Outlined:
+    def forward(self, hidden: Tensor, patches: Tensor | None, pictures: Tensor, which: Tensor) -> Outlined:
         """See :meth:`MaskDecoder.forward`."""
+        assert patches is not None, "it reads them"
         sought = self.seek(hidden, patches[which])
         both = torch.cat([sought.features, sought.query], dim=-1)  # [M, 2w]
         pixels = self._pixels(patches.float(), pictures)  # [P, c, side, side]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.preprocess import Preprocess
+from medcap.models.towers.base import Tower
 from medcap.models.towers.hub import fetch
 from medcap.models.towers.image_processor import PREPROCESS_FILES, read_preprocess
 from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.models.towers.base import (
+from medcap.models.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
@@ -21,7 +21,7 @@ from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, first_file
 from medcap.models.towers.tensor_files import read_json
 
 PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 _EIGHT_BITS = 255
 # Steps that are followed, or that change nothing: pictures are RGB before they come here.
 _FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
@@ -88,11 +88,11 @@ def _described(settings: Mapping[str, Any], model_type: str, image_size: int | N
     if image_size is None:
         image_size = _own_size(settings)
     resample = settings.get("resample", {"bilinear": 2, "bicubic": 3}[default.interpolation])
-    if resample not in _RESAMPLE:
+    if resample not in INTERPOLATIONS:
         raise UserError(f"resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
     mode = _resize_mode(settings, default.resize_mode, image_size)
-    mean, std = _normalisation(settings, default)
-    return Preprocess(image_size, mean, std, _RESAMPLE[resample], mode), notices
+    mean, std = normalisation(settings, default)
+    return Preprocess(image_size, mean, std, INTERPOLATIONS[resample], mode), notices
 
 
 def _without_crop_pct(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -165,8 +165,16 @@ def _edge(size: Any) -> Any:
     return size
 
 
-def _normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[Channels, Channels]:
-    """Mean and deviation on the scale 0 to 1, whatever scale the processor has."""
+def normalisation(settings: Mapping[str, Any], default: Preprocess) -> tuple[Channels, Channels]:
+    """Return mean and deviation on the scale 0 to 1, whatever scale the processor has.
+
+    Args:
+        settings: of the processor.
+        default: what counts where it says nothing.
+
+    Raises:
+        UserError: if a value is impossible.
+    """
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if settings.get("do_normalize", True):
         mean = channel_values("image_mean", settings.get("image_mean", default.mean))

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.preprocess import Preprocess
+from medcap.models.towers.base import Tower
 from medcap.models.towers.source import TowerSource
 
 KEY = "scales"

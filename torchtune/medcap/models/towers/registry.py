@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.preprocess import Preprocess
+from medcap.models.towers.base import Tower
 from medcap.models.towers.hub import fetch, local_copy
 from medcap.models.towers.multi_scale import MultiScaleTower, multi_scale_source
 from medcap.models.towers.named_towers import NAMED_TOWERS

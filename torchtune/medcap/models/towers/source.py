@@ -9,7 +9,7 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.instantiate import unknown_key
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.models.towers.tensor_files import TensorFiles
 
 # The fields of ``Preprocess`` that an encoder learnt with.

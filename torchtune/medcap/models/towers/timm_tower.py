@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.preprocess import Preprocess
+from medcap.models.towers.base import Tower
 from medcap.models.towers.hub import fetch, local_copy
 from medcap.models.towers.source import ONLY_FILES, KnownPreprocess, TowerSource, first_file, note_pickle
 from medcap.models.towers.tensor_files import open_tensor_files, read_json

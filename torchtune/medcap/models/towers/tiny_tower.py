@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcap.errors import UserError
-from medcap.models.towers.base import HALF, Preprocess, Tower
+from medcap.models.preprocess import HALF, Preprocess
+from medcap.models.towers.base import Tower
 
 _DEFAULTS = {"image_size": 64, "stride": 8, "width": 96, "depth": 4, "heads": 3, "pooled_dim": 96}
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess, Tower
+from medcap.models.preprocess import Preprocess
+from medcap.models.towers.base import Tower
 
 _VIT = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "layerscale_value")
 _PATCHES = ("image_size", "patch_size", "num_channels")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medcap.data.boxes.frame import Frame, clip
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_a_box_outside_or_of_no_area_is_nothing(edges):
         ({"resize_mode": "squash"}, "crop", "crop"),
         ({}, "pad_mean", "pad_mean"),
         ({"tiles": 4}, None, "squash"),
+        ({"resize_mode": "pad_corner"}, None, "pad_corner"),
     ],
 )
 def test_the_view_says_how_an_image_is_shown_before_the_tower_does(keys, fit, expected):
@@ -58,14 +59,14 @@ def test_the_view_says_how_an_image_is_shown_before_the_tower_does(keys, fit, ex
 
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.tuples(*[st.integers(40, 300)] * 2), st.sampled_from(["crop", "pad", "squash"]), st.data())
+@given(st.tuples(*[st.integers(40, 300)] * 2), st.sampled_from(["crop", "pad", "squash", "pad_corner"]), st.data())
 def test_a_frame_is_where_the_transform_puts_a_white_rectangle(size, fit, data):
     width, height = size
     x1, y1 = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
     x2, y2 = data.draw(st.integers(x1 + 20, width)), data.draw(st.integers(y1 + 20, height))
     image = Image.new("L", size)
     image.paste(255, (x1, y1, x2, y2))
-    preprocess = Preprocess(64, interpolation="bilinear")
+    preprocess = Preprocess(64, mean=(0.0, 0.0, 0.0), interpolation="bilinear")
     pixels = preprocess.transform()(image, fit)[0].numpy().astype(float) / 255
     shown = preprocess.frame(size, fit).to_shown((x1 / width, y1 / height, x2 / width, y2 / height))
     if shown is None:

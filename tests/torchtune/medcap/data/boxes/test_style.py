@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from medcap.data.boxes.box import Box
 from medcap.data.boxes.notations import NOTATIONS
 from medcap.data.boxes.style import BoxStyle, box_style
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 BOX = Box((0.5, 0.5, 0.75, 1.0))
 

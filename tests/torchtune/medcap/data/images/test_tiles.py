@@ -6,7 +6,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from medcap.data.images.tiles import Tiles, best_resolution
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 # LLaVA-NeXT's own resolutions, as image_grid_pinpoints of its checkpoints with a tower of 336 pixels.
 PINPOINTS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]  # width, height

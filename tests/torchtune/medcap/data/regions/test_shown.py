@@ -6,10 +6,10 @@ import torch
 
 from medcap.data.boxes.frame import Frame
 from medcap.data.regions.shown import original_mask, shown_mask
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 
 SIZES = [(40, 40), (60, 24), (24, 60), (7, 90), (33, 21)]
-FITS = ["crop", "pad", "squash"]
+FITS = ["crop", "pad", "squash", "pad_corner"]
 
 
 def blob(size):
@@ -49,7 +49,7 @@ def test_a_mask_lies_where_the_tower_is_shown_it(size, fit):
 
     mask = blob(size)
     picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
-    preprocess = Preprocess(16, interpolation="bilinear")
+    preprocess = Preprocess(16, mean=(0.0, 0.0, 0.0), interpolation="bilinear")
     pixels = preprocess.transform()(picture, fit=fit)[0].numpy()
     shown = shown_mask(mask, preprocess.frame(size, fit), 16)[0]
     # The tower's filter is wider than a pixel: edges are softer, but in the same place.

@@ -3,7 +3,7 @@ import torch
 
 from medcap.errors import UserError
 from medcap.export.llava.vision import check_tower, llava_tower, oldest_transformers
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.models.towers.registry import build_tower
 
 

@@ -9,7 +9,7 @@ from torchvision.transforms import functional
 
 from helpers.vision_checkpoints import NATIVE_VISION, write_hugging_face_folder, write_open_clip_folder
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, HALF, Preprocess
+from medcap.models.preprocess import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from medcap.models.towers.registry import build_tower, resolve_tower
 
 SIZES = [(400, 200), (131, 257), (224, 224), (100, 90), (224, 500)]
@@ -185,7 +185,7 @@ def test_another_fit_than_the_towers_own():
 
 
 def test_a_long_picture_is_made_smaller_before_it_is_padded(monkeypatch):
-    monkeypatch.setattr("medcap.models.towers.base.MAX_PADDED", 64)
+    monkeypatch.setattr("medcap.models.preprocess.MAX_PADDED", 64)
     pixels = Preprocess(16).transform()(Image.new("RGB", (6400, 1600), (200, 200, 200)), "pad")
     assert pixels[0, :, 8].tolist()[0] == 0
     assert pixels[0, 8].min() >= 200

@@ -17,7 +17,8 @@ from transformers import (
 from helpers.vision_checkpoints import write_hugging_face_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_STD, Preprocess, TowerShape
+from medcap.models.preprocess import CLIP_STD, Preprocess
+from medcap.models.towers.base import TowerShape
 from medcap.models.towers.hugging_face_tower import hugging_face_from_folder
 from medcap.models.towers.image_processor import default_preprocess
 from medcap.models.towers.registry import build_tower, resolve_tower

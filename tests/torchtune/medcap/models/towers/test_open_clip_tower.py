@@ -9,7 +9,8 @@ from PIL import Image
 from helpers.vision_checkpoints import NATIVE_VISION, write_open_clip_folder
 from medcap.checkpoints.vision import plan_vision
 from medcap.errors import UserError
-from medcap.models.towers.base import CLIP_MEAN, CLIP_STD, TowerShape
+from medcap.models.preprocess import CLIP_MEAN, CLIP_STD
+from medcap.models.towers.base import TowerShape
 from medcap.models.towers.registry import build_tower, resolve_tower
 
 MLP = {"_component_": "medcap.models.mlp"}

@@ -12,7 +12,7 @@ from helpers.dicom_files import write_dicom
 from helpers.serving import noise_png, running, tiny_service
 from medcap.data.boxes.style import box_style
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.serving.routes import Keys
 from medcap.serving.web.votes import VoteLog
 from medcap.serving.web.web_page import MAX_EXAMPLES, MAX_PREVIEW, find_examples, page_routes

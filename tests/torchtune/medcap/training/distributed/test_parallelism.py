@@ -21,7 +21,7 @@ from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.errors import UserError
-from medcap.models.towers.base import Preprocess
+from medcap.models.preprocess import Preprocess
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.label_loss import label_loss
 from medcap.training.distributed.context import DistributedContext
