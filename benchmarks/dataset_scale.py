@@ -29,7 +29,8 @@ from helpers.tokenizers import tiny_tokenizer_file
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.epoch_order import EpochOrder, plan_packed
 from medcap.data.packing import SampleTable
-from medcap.datasets.chat import ChatDataset, chat_dataset
+from medcap.datasets.chat import chat_dataset
+from medcap.datasets.chat_rows import ChatDataset
 from medcap.datasets.rows.json_file import JsonRows, open_rows
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.datasets.token_counts import count_tokens

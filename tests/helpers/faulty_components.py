@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.datasets.chat import ChatDataset, chat_dataset
+from medcap.datasets.chat import chat_dataset
+from medcap.datasets.chat_rows import ChatDataset
 from medcap.models.projectors.mlp import PatchMLP
 from medcap.models.towers.base import TowerShape
 

@@ -134,7 +134,7 @@ def _batch(options: argparse.Namespace, file: TrainingFile) -> dict[str, Any]:
 def _find_prompt_prefix(files: Sequence[TrainingFile]) -> None:
     """Let the samples leave out the words that all of them begin with, as training does."""
     from medcap.data.shared_prefix import find_prompt_prefix
-    from medcap.datasets.chat import ChatDataset
+    from medcap.datasets.chat_rows import ChatDataset
 
     first = files[0]
     tokenizer = first.checker.tokenizer

@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torchtune.data import Message, Role
 
 from medcap.data.added_tokens import AddedTokens
 from medcap.data.answers import check_answers
+from medcap.data.base_tokenizer import Tokenizer, vocab_size_of
 from medcap.data.chat_marks import (
     ANSWER_MARK,
     ANY_MARK,
@@ -47,19 +48,6 @@ _PROBE = (
     " PET/CT SUVmax = 12.7.\n\nImmunohistochemistry: CD20+, Ki-67 ~90%, H&E ×400, p<0.001, 37 °C, β-catenin, naïve,"
     " “quotes”, 胸部X線, рентген, \t{'key': [0, 1e-5]} https://example.org/a_b?c=d#e"
 )
-
-
-class Tokenizer(Protocol):
-    """What is needed of a torchtune tokenizer."""
-
-    max_seq_len: int | None
-    # Their further arguments differ from tokenizer to tokenizer.
-    encode: Callable[..., list[int]]
-    decode: Callable[..., str]
-    tokenize_messages: Callable[..., tuple[list[int], list[bool]]]
-
-    @property
-    def eos_id(self) -> int: ...
 
 
 class ChatTokenizer:
@@ -98,7 +86,7 @@ class ChatTokenizer:
         self._encode_words: Callable[..., list[int]] = encode_words
         self._word_special_ids = encode_words.special_ids
         tokenizer.max_seq_len = None  # truncation must see image runs, so it is done here
-        self.vocab_size = _vocab_size(tokenizer)
+        self.vocab_size = vocab_size_of(tokenizer)
         ids = self._plain_ids(PLACEHOLDER)
         self.image_token_id = ids[0] if len(ids) == 1 else self.vocab_size
         if added is not None:
@@ -396,14 +384,6 @@ def _rebuilt(
 def _size_unknown(image: Any) -> int:
     # [Contract] a guess would put the tokens of one picture over the words behind another.
     raise ValueError(f"how many pictures {image} has is not known: see ChatTokenizer.counting")
-
-
-def _vocab_size(tokenizer: Any) -> int:
-    size = getattr(tokenizer, "base_vocab_size", None) or getattr(tokenizer, "vocab_size", None)
-    special = getattr(tokenizer, "special_tokens", None) or {}
-    # torchtune's Llama-3 table lists <|image|> one past the embedding rows; only reachable ids count.
-    ids = [token for name, token in special.items() if name != "<|image|>"]
-    return max([size or 0, *(token + 1 for token in ids)])
 
 
 def _last(ids: list[int], wanted: int) -> int:

@@ -29,7 +29,7 @@ from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.likelihood import score_trees
 from medcap.generation.decoding.prefill import decode_one
-from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, plan_trees
+from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, longest_answer, num_equal, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
@@ -180,7 +180,7 @@ class Generator:
         with progress, self.running() as images, attached(self.model.decoder, cache):
             for phase, (num_rows, capacity) in zip(phases, sizes, strict=True):
                 try:
-                    decoder = self.decoder(cache, num_rows, capacity, _longest_answer(phase))
+                    decoder = self.decoder(cache, num_rows, capacity, longest_answer(phase))
                     with answering(self.model, phase[0].prompts[0]):
                         answer_all(decoder, phase, images, finish, None if on_token is None else tell)
                 except torch.OutOfMemoryError as error:
@@ -357,7 +357,7 @@ class Generator:
         except UserError as error:
             raise type(error)(f"{name}: {error}") from None
         # The last word of the prefix may become one token with the candidate's first; then it is scored with it.
-        num_given = min(_num_equal(prefix, answer[:-1]) for answer in answers)
+        num_given = min(num_equal(prefix, answer[:-1]) for answer in answers)
         tokens = [*asked.tokens[: len(asked.tokens) - len(prefix)], *prefix[:num_given]]
         scored = [np.asarray(answer[num_given:], dtype=np.int32) for answer in answers]
         if (longest := len(tokens) + max(map(len, scored))) > self.max_seq_len:
@@ -386,18 +386,6 @@ class Generator:
         return Prompt(
             index, key, tokens, images, prompt.image_lengths, without=request.without, route=route, regions=regions
         )
-
-
-def _longest_answer(trees: Sequence[Tree]) -> int:
-    return max(prompt.limit for tree in trees for prompt in tree.prompts)
-
-
-def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    return next(
-        (position for position, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
-        min(len(first), len(second)),
-    )
 
 
 def _sliding_window(model: VisionLanguageModel) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.base_tokenizer import Tokenizer
 from medcap.data.chat_marks import check_text
-from medcap.data.chat_tokenizer import ChatTokenizer, Tokenizer
+from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.labels_and_image_tokens import TokenizedPrompt
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError

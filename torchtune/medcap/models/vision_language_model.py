@@ -17,16 +17,16 @@ from medcap.data.batch import TEXT, Batch
 from medcap.errors import UserError
 from medcap.models.component import EMBEDDING, OUTPUT, Component
 from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
+from medcap.models.packed_attention import attention_options, keys_and_values
 from medcap.models.projectors.base import Projector
 from medcap.models.region_encoders.base import RegionEncoder
 from medcap.models.towers.base import Tower
 from medcap.modules.added_rows import embed_with_rows
-from medcap.modules.attention_mask import added_mask, packed_attention_mask
+from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.frozen_functions import rotation_tables
 from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
-from medcap.modules.ragged_attention import RaggedAttention
 
 # Most tokens of one pass on a CPU: larger passes do not fit its caches, take more memory, and are not faster.
 CPU_PASS_TOKENS = 1536
@@ -220,11 +220,8 @@ class VisionLanguageModel(nn.Module):
             ``[n, d]`` fp32; None where there are none, or the language model does without them now.
         """
         further: Any = self.further
-        for component in further:
-            rows = component.added_rows(name) if component.enabled else None
-            if rows is not None:
-                return rows
-        return None
+        found = (component.added_rows(name) for component in further if component.enabled)
+        return next((rows for rows in found if rows is not None), None)
 
     def cache_prompt_prefix(self, prompt_prefix: tuple[int, ...]) -> None:
         """Compute and keep the keys and values of words that batches will leave out.
@@ -242,21 +239,8 @@ class VisionLanguageModel(nn.Module):
         if not self.frozen_layers and not isinstance(self.decoder, TransformersDecoder):
             raise ValueError(f"the layers of {type(self.decoder).__name__} cannot continue a prompt prefix")
         tokens = torch.tensor([prompt_prefix], device=self.device)
-        positions = torch.arange(len(prompt_prefix), device=self.device)[None]  # [1, P]
-        kept: list[tuple[Tensor, Tensor]] = []
-        # Not compiled: it does not pay for one short row, and would compile one more shape.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            states = self.embed(tokens, None, None)
-            layers: Any = self.decoder.layers
-            if isinstance(self.decoder, TransformersDecoder):
-                self.decoder.run(states, None, positions, kept=kept)
-                layers = ()
-            for layer, table in zip(layers, rotation_tables(layers, positions), strict=True):
-                states, keys, values = layer(
-                    states, input_pos=positions, training_pass=True, table=table, with_keys=True
-                )
-                kept.append((keys[0], values[0]))  # [P, H_kv, h]
-        self._prompt_prefixes[prompt_prefix] = kept
+        with torch.no_grad():
+            self._prompt_prefixes[prompt_prefix] = keys_and_values(self.decoder, self.embed(tokens, None, None))
 
     def hidden(
         self,
@@ -398,29 +382,11 @@ class VisionLanguageModel(nn.Module):
     def _train_layers(self, embeddings: Tensor, batch: Batch, output_positions: Tensor, ragged: bool) -> Tensor:
         """``[R, S, d]`` -> ``[n, d]`` before the final norm, by the training pass."""
         options: dict[str, Any] = {"input_pos": batch.input_pos, "training_pass": True}
-        if ragged:
-            options["ragged"] = RaggedAttention(
-                batch.document[0],
-                batch.branch[0],
-                batch.after_prompt_prefix[0] > 0,
-                len(batch.prompt_prefix),
-                output_positions,
-                self.dtype,
-            )
-        else:
-            # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
-            flex = batch.static_shape and batch.tokens.is_cuda
-            mask = packed_attention_mask(
-                batch.document, batch.branch, flex, batch.after_prompt_prefix, len(batch.prompt_prefix)
-            )
-            # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
-            options["mask"] = mask if isinstance(mask, BlockMask) else added_mask(mask, self.dtype)
-        prompt_prefixes = (
-            self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
-        )
+        options |= attention_options(batch, output_positions, self.dtype, ragged)
+        kept = self._prompt_prefixes[batch.prompt_prefix] if batch.prompt_prefix else [None] * len(self.decoder.layers)
         tables = rotation_tables(self.decoder.layers, batch.input_pos)
         states, last = embeddings, len(self.decoder.layers) - 1
-        parts = zip(self.decoder.layers, prompt_prefixes, tables, strict=True)
+        parts = zip(self.decoder.layers, kept, tables, strict=True)
         for number, (layer, prompt_prefix, table) in enumerate(parts):
             wanted = output_positions if number == last else None
             states = self._run(

@@ -12,7 +12,8 @@ from helpers.workspace import Workspace
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.views import View
 from medcap.data.labels_and_image_tokens import LabelRules
-from medcap.datasets.chat import ChatDataset, chat_dataset
+from medcap.datasets.chat import chat_dataset
+from medcap.datasets.chat_rows import ChatDataset
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 

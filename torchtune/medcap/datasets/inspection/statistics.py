@@ -11,7 +11,7 @@ import numpy as np
 
 from medcap.data.epoch_order import EpochOrder
 from medcap.data.packing import SampleTable
-from medcap.datasets.chat import ChatDataset
+from medcap.datasets.chat_rows import ChatDataset
 from medcap.datasets.inspection.lengths import describe_lengths
 from medcap.datasets.inspection.survey import Survey
 from medcap.datasets.mixture import MixedDataset

@@ -267,3 +267,16 @@ def _num_shared(prompts: Sequence[Prompt], image_token_id: int) -> int:
     image_positions = np.flatnonzero(first == image_token_id)
     # [Contract] an image belongs to the prefix as a whole: half a run would have half its rows.
     return length if len(image_positions) and image_positions[-1] < length else 0
+
+
+def longest_answer(trees: Sequence[Tree]) -> int:
+    """Return the most tokens that an answer of these trees may have."""
+    return max(prompt.limit for tree in trees for prompt in tree.prompts)
+
+
+def num_equal(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
+    return next(
+        (position for position, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
+        min(len(first), len(second)),
+    )

@@ -27,7 +27,8 @@ class Outlined(NamedTuple):
         logits: ``[M, side, side]`` float32 over the picture that was looked at; above 0 inside.
         estimate: ``[M]`` the IoU that the decoder expects of each, 0 to 1.
         seen: ``[M]`` positive where the picture shows the object, else negative; the sigmoid of it is the probability.
-        scores: ``[M, T]`` how well each patch of a square grid answers what is asked; None of a decoder without patches.
+        scores: ``[M, T]`` how well each patch of a square grid answers what is asked; None of a decoder that looks at
+            none.
     """
 
     logits: Tensor
