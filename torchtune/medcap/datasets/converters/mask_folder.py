@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcap.data.json_text import JsonError, parse_json
@@ -85,7 +85,8 @@ class MaskFolder(MaskConverter):
             return lambda tally: coco_masks.images(path, parts, tally, "patient"), places
         if not folders.data:
             raise UserError(f"masks: {self.download}")
-        images, masks = self.need_images(folders, self.images), self.need_images(folders, self.masks)
+        there = replace(folders, keep_missing=False)  # the masks are found by the names of the images
+        images, masks = self.need_images(there, self.images), self.need_images(there, self.masks)
         classes = self._classes(folders, masks)
 
         def read(tally: Tally) -> Iterator[OutlinedImage]:
