@@ -82,7 +82,9 @@ class ChatMasks:
         there = [(number, name, mask) for number, (name, mask) in enumerate(self.found, start=1) if mask is not None]
         if self._image is None or not there:
             raise UserError("the last answer has no masks")
-        picture = draw_masks(reader.open(self._image), [(_called(number, name), mask) for number, name, mask in there])
+        picture = draw_masks(
+            reader.open(self._image), [(f"{number} {name}".strip(), mask) for number, name, mask in there]
+        )
         folder.mkdir(parents=True, exist_ok=True)
         for number, name, mask in there:
             Image.fromarray(np.uint8(255) * mask).save(folder / f"{_file_name(number, name)}.png")

@@ -32,7 +32,7 @@ def mask_names(text: str, count: int) -> list[str]:
     for place in places:
         words = _BEGIN.split(text[start : place.start()].rstrip(" :"))[-1].strip()
         name = _TRAILING.sub("", _LEADING.sub("", words))
-        known = name.casefold() not in _NO_NAME and 0 < len(name.split()) <= _MOST_WORDS
+        known = re.search(r"\w", name) and name.casefold() not in _NO_NAME and len(name.split()) <= _MOST_WORDS
         names.append(name if known else "")
         start = place.end()
     return names

@@ -10,6 +10,7 @@ from medcap.data.mask_names import mask_names
         ("There are two: a ring <SEG> and the disc <SEG>.", ["ring", "disc"]),
         ("The ring is <SEG>.\nTumour: <SEG>", ["ring", "Tumour"]),
         ("<SEG> and <SEG>", ["", ""]),
+        ("\ufffd<SEG>", [""]),
         ("Sure, it is <SEG>.", [""]),
         ("It shows a large tumour in the left lobe <SEG>", [""]),
         ("No words name it", ["", ""]),

@@ -141,3 +141,7 @@ def test_controls_of_masks_beside_the_others(training, tmp_path):
     assert again.counts["per_class.cross.n"] == 1
     html = (tmp_path / "out/vqa/report.html").read_text(encoding="utf-8")
     assert "mean mask of training" in html
+    # The page shows the masks of the three objects that are there, names the absent one, and charts all of them.
+    assert html.count('<g class="mask expected" transform') == html.count('<g class="mask given" transform') == 3
+    assert "<strong>cross:</strong> absent, and the answer has none" in html
+    assert "Objects by Dice threshold" in html and "the lowest Dice first." in html
