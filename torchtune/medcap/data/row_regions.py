@@ -68,7 +68,8 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
             raise UserError(f"it has '{FIELD}' and files between <region> and </region>: give them in one of the ways")
         if not all(tags):
             raise UserError("one of several <region></region> holds no file: name the mask of each between the words")
-    regions = None if any(tags) else regions_from_json([] if given is None else given, FIELD)
+    named = () if any(tags) else regions_from_json([] if given is None else given, FIELD)
+    regions = None if any(tags) else [region for region in named if region is not None]
     if regions is not None and len(regions) != len(tags):
         raise UserError(
             f"{len(tags)} {REGION_TEXT} in its questions but {len(regions)} regions under '{FIELD}': give each its"

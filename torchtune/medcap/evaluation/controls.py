@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,8 @@ def shuffled_images(questions: Sequence[Question], seed: int = 0) -> list[Questi
         messages = [_map_parts(message, "image", lambda _: next(left)) for message in question.messages]
         old, new = question.image_size, sizes.get(shown[0])
         if old is not None and new is not None:
-            messages = [
-                _map_parts(message, "region", lambda region: scale_region(region, old, new)) for message in messages
-            ]
+            scale = partial(scale_region, old=old, new=new)
+            messages = [_map_parts(message, "region", scale) for message in messages]
         return replace(question, messages=messages)
 
     return [exchange(question) if question.problem is None and question.images else question for question in questions]
