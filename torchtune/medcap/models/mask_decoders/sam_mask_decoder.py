@@ -170,7 +170,8 @@ class SamMaskDecoder(MaskDecoder):
         """Say whether the object is there: by the query, by what lies under its mask, by how sure that is: ``[M]``."""
         assert self.seen is not None
         # The mask itself is not to change for it.
-        weights = nn.functional.adaptive_avg_pool2d(logits.detach().sigmoid(), list(features.shape[-2:]))  # [M, h, w]
+        height, width = features.shape[-2:]
+        weights = nn.functional.adaptive_avg_pool2d(logits.detach().sigmoid(), (height, width))  # [M, h, w]
         under = torch.einsum("mchw,mhw->mc", features, weights) / weights.sum(dim=(1, 2)).clamp(min=1e-6)[:, None]
         highest = logits.detach().amax(dim=(1, 2))
         return self.seen(torch.cat([query, under, highest[:, None], estimate.detach()[:, None]], dim=-1))[:, 0]
