@@ -20,7 +20,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.control_runs import check_controls, chosen_controls
 from medcap.evaluation.generate_keys import GenerateConfiguration
-from medcap.evaluation.predictions import checkpoint_fingerprint
+from medcap.evaluation.predictions import checkpoint_fingerprint, dataset_fingerprint
 from medcap.evaluation.prompting import check_plans
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
@@ -102,7 +102,7 @@ class GenerateRecipe:
             self.reader.expand(self._named(image))
             self.reader.open(self._named(image))
         plan = plan_model(self.model)
-        outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
+        self.outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
         opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
@@ -116,7 +116,7 @@ class GenerateRecipe:
             cfg.max_batch_tokens,
             cfg.compile,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
-            sam=None if outlines is None else read_sam(outlines, single=False),
+            sam=None if self.outlines is None else read_sam(self.outlines, single=False),
         )
 
     def _dataset_keys(self) -> dict[str, Any]:
@@ -200,8 +200,8 @@ class GenerateRecipe:
             settings["view"] = str(self.view)
         if cfg.without:
             settings["without"] = sorted(cfg.without)
-        if cfg.mask_from_boxes is not None:
-            settings["mask_from_boxes"] = cfg.mask_from_boxes
+        if self.outlines is not None:
+            settings["mask_from_boxes_sha256"] = dataset_fingerprint(self.outlines.weights_file)
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings

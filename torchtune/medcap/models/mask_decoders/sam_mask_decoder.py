@@ -193,7 +193,7 @@ class SamMaskDecoder(MaskDecoder):
         if self._kept is None:
             encoder = {name: value for name, value in self.state_dict().items() if self._encodes(name)}
             folder = cache_folder() / "mask_features" if self.features_cache else None
-            self._kept = KeptFeatures(encode, sha256_of(encoder), folder)
+            self._kept = KeptFeatures(encode, sha256_of(encoder, self._parts[0].description), folder)
         return self._kept.of(pictures, dtype, in_memory=not self.training)
 
     @staticmethod
