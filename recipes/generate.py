@@ -21,7 +21,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Engine
 from medcap.evaluation.control_runs import check_controls, chosen_controls
 from medcap.evaluation.generate_keys import GenerateConfiguration
-from medcap.evaluation.predictions import checkpoint_fingerprint
+from medcap.evaluation.predictions import checkpoint_fingerprint, dataset_fingerprint
 from medcap.evaluation.prompting import check_plans
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
@@ -105,7 +105,7 @@ class GenerateRecipe:
         plan = plan_model(self.model)
         if cfg.router_output and not any(EXPERTS in part.config for part in plan.further):
             raise UserError("router_output=true: this model has no llm_lora.experts to choose from; leave it out")
-        outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
+        self.outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
         opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
@@ -120,7 +120,7 @@ class GenerateRecipe:
             cfg.compile,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
             router_output=cfg.router_output,
-            sam=None if outlines is None else read_sam(outlines, single=False),
+            sam=None if self.outlines is None else read_sam(self.outlines, single=False),
         )
 
     def _dataset_keys(self) -> dict[str, Any]:
@@ -209,8 +209,8 @@ class GenerateRecipe:
             settings["router_output"] = True
         if cfg.without:
             settings["without"] = sorted(cfg.without)
-        if cfg.mask_from_boxes is not None:
-            settings["mask_from_boxes"] = cfg.mask_from_boxes
+        if self.outlines is not None:
+            settings["mask_from_boxes_sha256"] = dataset_fingerprint(self.outlines.weights_file)
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return settings

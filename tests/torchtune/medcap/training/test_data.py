@@ -51,7 +51,7 @@ class Numbers:
     def plan(self, seed=0, epoch=0, shuffle=True):
         return EpochOrder(np.roll(np.arange(13), -epoch if shuffle else 0))
 
-    def load(self, plan, start, stop, transform):
+    def load(self, plan, start, stop, transform, own_picture=None):
         samples = plan.samples_of(start, stop)
         return [sample for sample in samples if sample != 7], [BadRow("row 7", "cut") for s in samples if s == 7]
 

@@ -168,7 +168,7 @@ class AnswerWords:
         return self._answers[prompt].words[-1] if token in self._readers else token
 
     def end(
-        self, prompt: Prompt, tokens: Sequence[int], decode: Callable[[Sequence[int]], str]
+        self, prompt: Prompt, tokens: Sequence[int], decode: Callable[[list[int]], str]
     ) -> tuple[list[int], Outputs]:
         """End an answer.
 

@@ -30,7 +30,7 @@ class BoxOutliner:
 
     def __init__(self, sam: SamModelParts, style: BoxStyle, dtype: torch.dtype = torch.float32) -> None:
         self._sam, self._style, self._dtype = sam.eval(), style, dtype
-        self._kept = KeptFeatures(self._encode, sha256_of({}), None)
+        self._kept = KeptFeatures(self._encode, sha256_of({}, sam.description), None)
 
     @property
     def own_picture(self) -> Preprocess:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +176,9 @@ def _read_preprocess(folder: Path, image_size: Any, key: str) -> Preprocess:
         raise UserError(f"{path}: {error}") from error
 
 
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, dtypes, shapes and values of tensors."""
-    digest = hashlib.sha256()
+def sha256_of(tensors: Mapping[str, Tensor], description: SamDescription) -> str:
+    """Return a hash of a model: its description, and the names, dtypes, shapes and values of its tensors."""
+    digest = hashlib.sha256(json.dumps(description.to_dict(), sort_keys=True, default=repr).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

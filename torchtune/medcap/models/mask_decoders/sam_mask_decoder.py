@@ -173,7 +173,8 @@ class SamMaskDecoder(MaskDecoder):
         """Say whether the object is there: by the query, by what lies under its mask, by how sure that is: ``[M]``."""
         assert self.seen is not None
         # The mask itself is not to change for it.
-        weights = nn.functional.adaptive_avg_pool2d(logits.detach().sigmoid(), list(features.shape[-2:]))  # [M, h, w]
+        height, width = features.shape[-2:]
+        weights = nn.functional.adaptive_avg_pool2d(logits.detach().sigmoid(), (height, width))  # [M, h, w]
         under = torch.einsum("mchw,mhw->mc", features, weights) / weights.sum(dim=(1, 2)).clamp(min=1e-6)[:, None]
         highest = logits.detach().amax(dim=(1, 2))
         return self.seen(torch.cat([query, under, highest[:, None], estimate.detach()[:, None]], dim=-1))[:, 0]
@@ -195,7 +196,7 @@ class SamMaskDecoder(MaskDecoder):
         if self._kept is None:
             encoder = {name: value for name, value in self.state_dict().items() if self._encodes(name)}
             folder = cache_folder() / "mask_features" if self.features_cache else None
-            self._kept = KeptFeatures(encode, sha256_of(encoder), folder)
+            self._kept = KeptFeatures(encode, sha256_of(encoder, self._parts[0].description), folder)
         return self._kept.of(pictures, dtype, in_memory=not self.training)
 
     @staticmethod
