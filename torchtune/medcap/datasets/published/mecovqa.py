@@ -128,7 +128,7 @@ class MaskFiles:
         merged = {match["image"] for name in wanted if (match := _merged(name))}
         for folder in dict.fromkeys(folders) if merged else ():
             if (folder / "masks").is_dir():
-                self._list(folder / "masks", merged)
+                self._list((folder / "masks").resolve(), merged)
         self.made = 0
 
     def __call__(self, name: str) -> np.ndarray:
