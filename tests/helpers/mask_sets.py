@@ -69,3 +69,18 @@ def write_mecovqa(folder: Path, split: str) -> None:
         path = folder / f"MeCoVQA/MeCoVQA_{name}_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made), encoding="utf-8")
+
+
+def write_mask_sets(folder: Path) -> None:
+    """Write a small set for each converter of masks: ``organs``, ``a_128.npz``, and SLAKE's and MeCoVQA's layouts."""
+    write_image(folder / "organs/images/a.png")
+    write_values(folder / "organs/masks/liver/a.png", LIVER)
+    np.savez(
+        folder / "a_128.npz", train_images=np.zeros((1, 8, 12), np.uint8), train_label=LIVER[None].astype(np.uint8)
+    )
+    write_image(folder / "Slake1.0/imgs/xmlab0/source.jpg")
+    write_values(folder / "Slake1.0/imgs/xmlab0/mask.png", LIVER)
+    (folder / "Slake1.0/mask.txt").write_text("1:Liver\n", encoding="utf-8")
+    rows = [{"img_name": "xmlab0/source.jpg", "question": "Which?", "answer": "CT", "q_lang": "en"}]
+    (folder / "Slake1.0/train.json").write_text(json.dumps(rows), encoding="utf-8")
+    write_mecovqa(folder, "train")

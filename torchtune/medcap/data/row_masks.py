@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.regions.mask_tags import MASK_TAG, take_mask_files
 from medcap.data.regions.region import MaskFile, Region, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
@@ -18,8 +18,6 @@ from medcap.errors import UserError
 MASK_WORD = "<SEG>"  # stands for a mask in an answer
 FIELD = "masks"
 MAX_ROW_MASKS = 100
-# MedPLIB's rows name the file behind the word (datasets/LazySupervisedDataset.py, extract_masks_fun).
-_TAG = re.compile(r"<mask>(.*?)</mask>", re.DOTALL)
 
 
 def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Record:
@@ -41,7 +39,7 @@ def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Rec
         UserError: if there is not one ``<SEG>`` for each mask, a mask is none, or its file is not there.
     """
     given = row.get(FIELD) if isinstance(row, Mapping) else None
-    tagged = any(_TAG.search(text) for message in _answers(record.messages) for text in _texts(message))
+    tagged = any(MASK_TAG.search(text) for message in _answers(record.messages) for text in _texts(message))
     if given is None and not tagged:
         return record
     if given is not None and tagged:
@@ -66,15 +64,6 @@ def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Rec
                 f"'{FIELD}' holds a mask on image {mask.image}, but the row has {count} images, numbered from 0"
             )
     return replace(record, messages=messages, masks=tuple(_found(mask, resolve) for mask in masks))
-
-
-def take_mask_files(text: str) -> tuple[str, list[str]]:
-    """Take the ``<mask>file.png</mask>`` of MedPLIB's rows off an answer.
-
-    Returns:
-        The text without them, and the names of the files in their order.
-    """
-    return _TAG.sub("", text), [path.strip() for path in _TAG.findall(text)]
 
 
 def _answers(messages: list[Message]) -> list[Message]:

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.box_sets import write_box_sets
 from helpers.downloads import Downloads, write_all
+from helpers.mask_sets import write_mask_sets
 from medcap.cli import main
 from medcap.datasets.converters.registry import CONVERTERS
 
@@ -14,8 +15,13 @@ from medcap.datasets.converters.registry import CONVERTERS
 def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
     write_all(tmp_path / "datasets")
     write_box_sets(Downloads(tmp_path / "datasets"))
+    write_mask_sets(tmp_path / "outlined")
     monkeypatch.chdir(tmp_path)
     own = {
+        "masks": ["--data-dir", "outlined/organs"],
+        "slake-masks": ["--data-dir", "outlined"],
+        "medsegbench": ["--file", "outlined/a_128.npz", "--names", "liver"],
+        "mecovqa": ["--data-dir", "outlined"],
         "coco": ["--file", "datasets/boxes/instances.json"],
         "csv-boxes": ["--file", "datasets/boxes/boxes.csv"],
         "csv": ["--file", "datasets/mine/rows.csv"],
@@ -26,12 +32,15 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         assert "left out" in capsys.readouterr().out or name not in ("pubmedvision", "slake", "vqarad-qa")
     files = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "datasets/medcap").glob("*.json*")}
     assert files == {
+        "a_128_train.jsonl": 1,
         "boxes.jsonl": 1,
         "classes.jsonl": 2,
         "coloninst_train.jsonl": 2,
         "instances.jsonl": 1,
         "llava-med-60k-im-text_train.jsonl": 1,
         "llava-med_instruct-60k-im.jsonl": 1,
+        "masks.jsonl": 1,
+        "mecovqa_train.jsonl": 5,
         "medgrit_train.jsonl": 1,
         "medicat_train.jsonl": 1,
         "ms-cxr_train.jsonl": 1,
@@ -45,6 +54,7 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         "rocov2_train.jsonl": 1,
         "rows.jsonl": 2,
         "slake-boxes_train.jsonl": 1,
+        "slake-masks_train.jsonl": 1,
         "slake_train.jsonl": 1,
         "textplus_pmcoa_patients_train.json": 14,
         "textplus_pmcoa_train.json": 10,

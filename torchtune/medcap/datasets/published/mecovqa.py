@@ -20,8 +20,8 @@ import numpy as np
 
 from medcap.data.images.reader import ImageReader
 from medcap.data.regions.draw import read_mask
+from medcap.data.regions.mask_tags import take_mask_files
 from medcap.data.regions.region import MaskFile
-from medcap.data.row_masks import take_mask_files
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import Layout
 from medcap.datasets.published.llava_turns import conversation_questions
@@ -128,7 +128,7 @@ class MaskFiles:
         merged = {match["image"] for name in wanted if (match := _merged(name))}
         for folder in dict.fromkeys(folders) if merged else ():
             if (folder / "masks").is_dir():
-                self._list(folder / "masks", merged)
+                self._list((folder / "masks").resolve(), merged)
         self.made = 0
 
     def __call__(self, name: str) -> np.ndarray:

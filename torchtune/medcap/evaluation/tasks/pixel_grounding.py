@@ -10,8 +10,9 @@ from typing import Any
 from medcap.data.boxes.box import Size
 from medcap.data.images.reader import ImageReader
 from medcap.data.regions.draw import as_run_length, draw_region
+from medcap.data.regions.mask_tags import take_mask_files
 from medcap.data.regions.region import MaskFile, Region, RunLength, label_from_json, regions_from_json
-from medcap.data.row_masks import FIELD, MASK_WORD, take_mask_files
+from medcap.data.row_masks import FIELD, MASK_WORD
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
