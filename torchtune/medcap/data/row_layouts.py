@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import AbsentBox, Box
 from medcap.data.images.row_entry import MASK_KEYS, VIEW_KEYS, image_entries
-from medcap.data.regions.region import Region
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from medcap.data.images.reference import ImageRef
     from medcap.data.images.views import View
+    from medcap.data.regions.region import Region
 
 PLACEHOLDER = "\u2460"  # medcap 2024's image character, the circled digit one
 STYLES = ("auto", "sharegpt", "llava", "coloninst", "messages", "openai")

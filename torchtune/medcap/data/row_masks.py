@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,8 @@ def place_masks(row: Any, record: Record, resolve: Callable[[str], Path]) -> Rec
         return record
     if given is not None and tagged:
         raise UserError(f"it has '{FIELD}' and <mask> in its answers: give masks in one of the two ways")
-    if tagged:
+    masks: Sequence[Region | None]
+    if given is None:
         messages, masks = _untagged(record.messages)
     else:
         masks = regions_from_json(given, FIELD, absent=True)
@@ -89,7 +90,7 @@ def _untagged(messages: list[Message]) -> tuple[list[Message], list[Region | Non
     return written, masks
 
 
-def _filled(messages: list[Message], masks: tuple[Region | None, ...], given: list[Any]) -> list[Message]:
+def _filled(messages: list[Message], masks: Sequence[Region | None], given: list[Any]) -> list[Message]:
     """Write the words into an answer without any."""
     answers = _answers(messages)
     if len(answers) != 1 or "".join(_texts(answers[0])).strip() or not masks:

@@ -56,8 +56,8 @@ def target_tensors(
         found |= placed(boxes, "box")
     masks = [(number, mask) for number, row in enumerate(rows) for mask in row.masks]
     if masks:
-        shown = [mask.shown for _, mask in masks]
-        assert all(one is not None for one in shown), "they are drawn when their images are loaded"
+        shown = [mask.shown for _, mask in masks if mask.shown is not None]
+        assert len(shown) == len(masks), "they are drawn when their images are loaded"
         found["mask_targets"] = torch.from_numpy(np.stack(shown))  # [M, 2, side, side]
         found["mask_seen"] = torch.tensor([float(mask.region is not None) for _, mask in masks])  # [M]
         found |= placed(masks, "mask")

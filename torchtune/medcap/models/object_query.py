@@ -63,9 +63,10 @@ class ObjectQuery(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.value_norm = nn.LayerNorm(width)
-        self.seen = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1))
+        last = nn.Linear(width, 1)
         # Objects count as seen until something absent was learnt from: few data name any.
-        nn.init.constant_(self.seen[2].bias, _FIRST_SEEN)
+        nn.init.constant_(last.bias, _FIRST_SEEN)
+        self.seen = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), last)
 
     def forward(self, hidden: Tensor, patches: Tensor) -> Sought:
         """Look for objects.
