@@ -61,9 +61,14 @@ def _outlined(task: Path) -> tuple[float, float]:
     rows = list(_predictions(task / "predictions.jsonl"))
     shares = []
     for wanted in (True, False):
-        given = [any(row.get("masks") or ()) for row in rows if bool(row.get("reference_masks")) is wanted]
+        given = [any(row.get("masks") or ()) for row in rows if _asks_for_one(row) is wanted]
         shares.append(sum(given) / len(given) if given else 0.0)
     return shares[0], shares[1]
+
+
+def _asks_for_one(row: dict[str, Any]) -> bool:
+    """Return whether a row's reference is a mask, and not an absent object or words alone."""
+    return any(mask and mask.get("mask") for mask in row.get("reference_masks") or ())
 
 
 def _predictions(file: Path) -> Iterator[dict[str, Any]]:
