@@ -7,12 +7,12 @@ Source: cocodataset/cocoapi, ``common/maskApi.c`` (``rleToString``, ``rleFrStrin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from medcap.data.images.pixel_samples import MAX_PIXELS
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _FIRST, _MORE, _SIGN, _DIGIT = 48, 0x20, 0x10, 0x1F  # of a character: its zero, and the bits of its six
 _MOST_CHARACTERS = 8  # of one number: 40 bits
@@ -27,6 +27,7 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     Returns:
         ``{"size": [H, W], "counts": text}``, ready for JSON.
     """
+    import numpy as np
     from pycocotools import mask as coco  # here, because few runs need it
 
     height, width = mask.shape
@@ -49,6 +50,8 @@ def decode(value: Any, name: str = "mask") -> np.ndarray:
     Raises:
         UserError: if it is not such an object, its counts do not fill the mask, or the mask is too large.
     """
+    import numpy as np
+
     (height, width), counts = read_run_length(value, name)
     lengths = _lengths(counts, name)
     total = int(lengths.sum())
@@ -76,6 +79,8 @@ def read_run_length(value: Any, name: str = "mask") -> tuple[tuple[int, int], st
     Raises:
         UserError: for anything else, or if the mask has more than 50 million pixels.
     """
+    from medcap.data.images.pixel_samples import MAX_PIXELS
+
     size, counts = (value.get("size"), value.get("counts")) if isinstance(value, Mapping) else (None, None)
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise UserError(
@@ -110,6 +115,8 @@ def _lengths(counts: str, name: str) -> np.ndarray:
     A number is five bits a character, the lowest first; its last character has no mark of more, and holds its sign.
     From the fourth on it is the difference to the number before the last.
     """
+    import numpy as np
+
     digits = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - _FIRST
     ends = np.flatnonzero((digits & _MORE) == 0) if digits.size else np.zeros(0, np.int64)
     starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends

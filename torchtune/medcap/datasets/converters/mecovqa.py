@@ -6,9 +6,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from medcap.data.regions.region import Region, regions_as_json
 from medcap.datasets.conversion.base import Converter, Examples, Folders
@@ -18,6 +16,9 @@ from medcap.datasets.published import mecovqa
 from medcap.datasets.published.finding import Found, Layout, find_files
 from medcap.datasets.published.outlined import as_run_length
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EMPTY = "a mask without a pixel"
 
@@ -101,6 +102,7 @@ class MeCoVqa(Converter):
 
 
 def _write(mask: np.ndarray, path: Path) -> None:
+    import numpy as np
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from medcap.data.boxes.box import Size
-from medcap.data.regions.draw import draw_region
 from medcap.data.regions.region import region_from_json
 from medcap.data.regions.run_length import decode
 from medcap.datasets.published.coco import image_size, is_object
@@ -21,6 +18,9 @@ from medcap.datasets.published.marked import plain_phrase
 from medcap.datasets.published.outlined import OutlinedImage, outlined
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BAD_MASK = "an annotation whose 'segmentation' cannot be read"
 
@@ -75,6 +75,10 @@ def _masks(marks: list[tuple[str, Any, str]], size: Size, tally: Tally) -> Itera
 
 
 def _mask(value: Any, size: Size) -> np.ndarray:
+    import numpy as np
+
+    from medcap.data.regions.draw import draw_region
+
     if isinstance(value, Mapping):
         return decode(value, "segmentation")
     mask = np.zeros((size[1], size[0]), bool)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from medcap.data.images.reader import ImageReader
 from medcap.data.images.suffixes import without_suffix
-from medcap.data.regions.draw import read_mask
 from medcap.data.regions.region import MaskFile
 from medcap.datasets.published.marked import plain_phrase
 from medcap.datasets.published.outlined import OutlinedImage, of_values, outlined, patient_of
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medcap.data.images.reader import ImageReader
 
 NO_IMAGE, NO_CLASS, NO_NAME = "a mask without an image", "a mask without a class in its name", "values without a name"
 BAD_MASK, NO_MASK = "a mask cannot be read", "an image without a mask file"
@@ -112,6 +114,8 @@ def read_folder(
 
 
 def _whole(reader: ImageReader) -> Callable[[str, str], list[tuple[str, np.ndarray]]]:
+    from medcap.data.regions.draw import read_mask
+
     return lambda phrase, mask: [(phrase, read_mask(MaskFile(mask), reader))]
 
 

@@ -14,12 +14,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from medcap.data.images.reader import ImageReader
-from medcap.data.regions.draw import read_mask
 from medcap.data.regions.mask_tags import take_mask_files
 from medcap.data.regions.region import MaskFile
 from medcap.datasets.published.fields import field_text
@@ -28,6 +24,11 @@ from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.datasets.published.medgrit import modality_of, patient_of
 from medcap.datasets.published.reading import Tally, json_records
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medcap.data.images.reader import ImageReader
 
 PARTS = ("complex", "region", "grounding")
 FOLDERS = ("MeCoVQA", "mecovqa", "MedPLIB", "SAMed2Dv1")
@@ -137,6 +138,10 @@ class MaskFiles:
         Raises:
             UserError: if there is neither, or a file cannot be read.
         """
+        import numpy as np
+
+        from medcap.data.regions.draw import read_mask
+
         try:
             return read_mask(MaskFile(name), self._reader)
         except UserError:

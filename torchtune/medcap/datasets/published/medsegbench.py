@@ -11,14 +11,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from medcap.datasets.published.outlined import OutlinedImage, classes_of, of_values, outlined
 from medcap.datasets.published.reading import Tally, progress
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 NO_NAME, OTHER_SHAPE = "values without a name", "an image or a label of an unknown shape"
@@ -39,6 +39,8 @@ def open_arrays(path: Path, split: str, category: str = "") -> tuple[np.ndarray,
     Raises:
         UserError: if the file cannot be read, or lacks one of them; it names those that are there.
     """
+    import numpy as np
+
     end = f"_{category}" if category else ""
     names = f"{SPLITS[split]}_images{end}", f"{SPLITS[split]}_label{end}"
     try:
@@ -85,6 +87,9 @@ def images(
         classes: phrase of each value.
         tally: counts the images, and values that are no class.
     """
+    import numpy as np
+    from PIL import Image
+
     folder.mkdir(parents=True, exist_ok=True)
     for number, (picture, label) in enumerate(progress(zip(*arrays, strict=True), path.name, "image")):
         tally.read += 1

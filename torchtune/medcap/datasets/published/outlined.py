@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from medcap.data.regions.region import RunLength
 from medcap.data.regions.run_length import encode
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.marked import MarkedImage, MarkedObject
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BACKGROUND = "background"
 
@@ -73,6 +75,8 @@ def of_values(values: np.ndarray, classes: Mapping[int, str]) -> tuple[list[tupl
     Returns:
         Phrase and mask of each value that is there, and the values above 0 that are no class.
     """
+    import numpy as np
+
     there = np.unique(values)
     found = [(classes[int(value)], values == value) for value in there if int(value) in classes]
     unknown = [int(value) for value in there if value and int(value) not in classes]

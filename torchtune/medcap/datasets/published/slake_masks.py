@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from medcap.data.images.reader import ImageReader
 from medcap.datasets.published.fields import field_text
 from medcap.datasets.published.finding import Found
 from medcap.datasets.published.marked import plain_phrase
@@ -20,6 +18,11 @@ from medcap.datasets.published.outlined import BACKGROUND, OutlinedImage, of_val
 from medcap.datasets.published.reading import Tally
 from medcap.datasets.published.slake import image_rows
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medcap.data.images.reader import ImageReader
 
 FILE, CLASSES = "mask.png", "mask.txt"
 NO_FILE, BAD_FILE, NO_NAME = f"there is no {FILE}", f"{FILE} cannot be read", f"values that {CLASSES} does not name"
@@ -66,6 +69,8 @@ def images(
         classes: what :func:`read_classes` returned.
         tally: counts each ``mask.png``, and those that are missing or damaged.
     """
+    from medcap.data.images.reader import ImageReader
+
     reader = ImageReader(folder for folder in folders if folder.is_dir())
     for name, row in image_rows(found, tally).items():
         tally.read += 1
@@ -88,6 +93,8 @@ def _masks(
     path: Path, reader: ImageReader, classes: Mapping[tuple[int, ...], str]
 ) -> tuple[list[tuple[str, np.ndarray]], list[int]]:
     """Return phrase and mask of each class, and the values that are no class."""
+    import numpy as np
+
     colours = {key: name for key, name in classes.items() if len(key) == 3 and name.lower() != BACKGROUND}
     if colours:
         picture = np.asarray(reader.open(path))  # [H, W, 3]
