@@ -6,6 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from helpers.sam_folders import write_sam
 from helpers.vision_checkpoints import write_hugging_face_folder
 from helpers.workspace import tune
 from medcap.checkpoints.atomic import latest_checkpoint
@@ -55,9 +56,22 @@ TESTS = {"colongpt": ("coloninst", coloninst), "bird": ("medgrit", medgrit)}
 STAGES = {
     "llava_med": ("clip", ["stage1", "stage2", "vqa"]),
     "colongpt": ("siglip", ["stage1", "stage2"]),
-    "medplib": ("clip", ["stage1", "stage2", "stage4"]),
+    "medplib": ("clip", ["stage1", "stage2", "stage3", "stage4"]),
     "bird": ("siglip", ["instruct"]),
 }
+
+
+def parts_data(workspace, cfg):
+    """Write the rows of a stage: with a region and a mask where it has what reads them."""
+    rows = workspace.records()
+    for row in rows:
+        if "image" in row and "region_encoder" in cfg:
+            row["conversations"][0]["value"] += " <region></region>"
+            row["regions"] = [[2, 2, 20, 12]]
+        if "image" in row and "mask_decoder" in cfg:
+            row["conversations"][1]["value"] += " <SEG>"
+            row["masks"] = [[2, 2, 20, 12]]
+    return workspace.write_data("parts.json", rows)
 
 
 @pytest.mark.parametrize("system", STAGES)
@@ -76,7 +90,7 @@ def test_its_stages_train_one_after_another(workspace, system):
             *workspace.model_overrides(),
             f"output_dir={workspace.folder / stage}",
             f"vision={{name: {tower}, select_layer: {layer}}}",
-            f"dataset.source={workspace.data}",
+            f"dataset.source={parts_data(workspace, cfg)}",
             "dataset.image_roots=null",
             "num_workers=0",
             "batch_size=4",
@@ -95,6 +109,10 @@ def test_its_stages_train_one_after_another(workspace, system):
             overrides.append(f"llm_lora.experts=[{', '.join([str(workspace.folder / before)] * 2)}]")
         elif "llm_lora" in cfg:
             overrides.append("llm_lora.rank=2")
+        if "mask_decoder" in cfg:
+            if not (workspace.folder / "sam").exists():
+                write_sam(workspace.folder / "sam")
+            overrides.append(f"mask_decoder.path={workspace.folder / 'sam'}")
         if before is not None:
             assert cfg["init_from"] == f"./results/{system}/{before}"
             overrides.append(f"init_from={workspace.folder / before}")

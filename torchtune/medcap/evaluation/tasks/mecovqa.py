@@ -22,11 +22,9 @@ from medcap.evaluation.tasks.base import Benchmark, ImageFinder, LoadOptions, Ta
 from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.evaluation.tasks.official import NO_ANSWER, find_benchmark, image_finder, yes_no_type
 from medcap.generation.prompt import user_message
-from medcap.models.component_registry import COMPONENTS
 from medcap.scoring.question import Question
 
 _PROTOCOLS = {"medplib": ("complex", "region"), "medplib_seg": ("grounding",), "masks": ("grounding",)}
-_NO_REGIONS = "it asks about a region, which no model here can be shown: there is no component region_encoder"
 
 
 class MecovqaTask(Task):
@@ -116,7 +114,6 @@ def _rows(it: mecovqa.Conversation, find: ImageFinder, sizes: Sizes, masks: meco
         message = user_message(image if number == 0 else None, asked)
         if turn.regions and own is None:
             message.content = _with_regions(message, regions)
-            own = None if "region_encoder" in COMPONENTS else _NO_REGIONS
         if not asked or not (answer or wanted):
             own = own or f"the file gives no {'answer' if asked else 'question'}"
         name = f"{it.part}/{it.id}"
