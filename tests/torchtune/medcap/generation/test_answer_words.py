@@ -89,19 +89,30 @@ def side(tmp_path_factory):
 
 
 @torch.no_grad()
-def plain_boxes(generator, request, tokens):
-    """The box of every box word among an answer's tokens, from one pass over the whole conversation."""
+def plain_pass(generator, request, tokens, word):
+    """Hidden states that predict a word among an answer's tokens, from one pass over the whole conversation.
+
+    Also the picture and its patch tokens.
+    """
     model = generator.model.eval()
     prompt = generator.tokenizer.prompt(request.messages)
     ids = torch.tensor([prompt.tokens + tokens])
     picture = generator.reader.open(generator.reader.resolve(str(prompt.images[0])))
-    rows, patches = model.encode_with_patches(generator.preprocess.transform()(picture)[None])
+    pixels = generator.preprocess.transform()(picture)[None]
+    rows, patches = model.encode_with_patches(pixels)
     places = (ids.flatten() == model.image_token_id).nonzero().flatten()
     causal = torch.ones(1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     hidden = model.hidden(model.embed(ids, rows, places), causal, torch.arange(ids.shape[1])[None])[0]
-    box_id = generator.tokenizer.added.box_id
-    said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == box_id]
-    found = [model.components["box_decoder"](hidden[place][None], patches)[0][0].tolist() for place in said]
+    said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == word]
+    return hidden[said], pixels, patches
+
+
+@torch.no_grad()
+def plain_boxes(generator, request, tokens):
+    """The box of every box word among an answer's tokens."""
+    hidden, _, patches = plain_pass(generator, request, tokens, generator.tokenizer.added.box_id)
+    head = generator.model.components["box_decoder"]
+    found = [head(state[None], patches)[0][0].tolist() for state in hidden]
     # 12 x 10 pixels become 9 x 8, of which the tower is shown the left 8 x 8.
     scales = torch.tensor([8 / 9, 1, 8 / 9, 1])
     return (torch.tensor(found) * scales).clamp(0, 1)
@@ -207,20 +218,10 @@ def outlined(tmp_path_factory):
 
 @torch.no_grad()
 def plain_logits(generator, request, tokens):
-    """The mask logits of every mask word among an answer's tokens, from one pass over the whole conversation."""
-    model = generator.model.eval()
-    prompt = generator.tokenizer.prompt(request.messages)
-    ids = torch.tensor([prompt.tokens + tokens])
-    picture = generator.reader.open(generator.reader.resolve(str(prompt.images[0])))
-    pixels = generator.preprocess.transform()(picture)[None]
-    rows, patches = model.encode_with_patches(pixels)
-    places = (ids.flatten() == model.image_token_id).nonzero().flatten()
-    causal = torch.ones(1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-    hidden = model.hidden(model.embed(ids, rows, places), causal, torch.arange(ids.shape[1])[None])[0]
-    word = generator.tokenizer.added.mask_id
-    said = [place - 1 for place in range(len(prompt.tokens), ids.shape[1]) if ids[0, place] == word]
-    which = torch.zeros(len(said), dtype=torch.int64)
-    return model.components["mask_decoder"](hidden[said], patches, pixels, which).logits
+    """The mask logits of every mask word among an answer's tokens."""
+    hidden, pixels, patches = plain_pass(generator, request, tokens, generator.tokenizer.added.mask_id)
+    which = torch.zeros(len(hidden), dtype=torch.int64)
+    return generator.model.components["mask_decoder"](hidden, patches, pixels, which).logits
 
 
 def test_masks_are_those_of_a_plain_pass_on_the_original_image(outlined):

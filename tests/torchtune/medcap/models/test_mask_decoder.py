@@ -217,3 +217,18 @@ def test_what_cannot_be_built_is_refused(words, options, takes, message):
     )
     with pytest.raises(UserError, match=message):
         patch_mask_decoder(plan, **options)
+
+
+def test_low_precision_gives_no_nan_and_nearly_the_same_masks():
+    decoder = model_with_masks().components["mask_decoder"]
+    torch.nn.init.normal_(decoder.to_pixels[-1].weight, std=2.0)
+    torch.nn.init.zeros_(decoder.bias)
+    hidden, patches = torch.randn(6, tiny_llm()["embed_dim"]), torch.randn(2, 4, 32)
+    pictures, which = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8), torch.arange(6) % 2
+    exact = decoder(hidden, patches, pictures, which)
+    decoder._final_norm = [decoder._final_norm[0].bfloat16()]
+    found = decoder(hidden.bfloat16(), patches.bfloat16(), pictures, which)
+    assert all(values.isfinite().all() and values.dtype == torch.float32 for values in found)
+    assert ((found.logits > 0) == (exact.logits > 0)).float().mean() > 0.97
+    inside = (found.logits > 0).float().mean(dim=(1, 2))
+    assert (inside > 0.01).all() and (inside < 0.99).all()
