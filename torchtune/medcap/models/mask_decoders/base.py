@@ -41,8 +41,8 @@ class MaskDecoder(Component):
     """Gives a mask for each ``<SEG>`` of an answer: its hidden state is the query.
 
     Attributes:
-        gradient_scale: what the gradient is multiplied by that flows from masks into the language model's input and the
-            tower.
+        gradient_scale: what the gradient is multiplied by that flows from masks through the language model into
+            its input. The tower's own patch tokens get theirs whole.
     """
 
     name = "mask_decoder"
@@ -90,7 +90,7 @@ class MaskDecoder(Component):
         seen_patches = None
         if self.reads_patches:
             assert patches is not None, "they are kept for it"
-            seen_patches = scale_gradient(patches[pictures], self.gradient_scale)
+            seen_patches = patches[pictures]
         found = self(states, seen_patches, shown[pictures], which)
         logits = found.logits.flatten(1)  # [M, side * side]
         target, counted = (targets.flatten(2).float() / 255).unbind(dim=1)  # [M, side * side] each

@@ -29,8 +29,8 @@ def patch_mask_decoder(
         width: width of the query; a multiple of 4 and of ``heads``.
         layers: times that the query looks at the patches before the mask is made.
         heads: attention heads.
-        gradient_scale: what the gradient is multiplied by that flows from masks into the language model's input and the
-            tower.
+        gradient_scale: what the gradient is multiplied by that flows from masks through the language model into
+            its input.
 
     Returns:
         The decoder, with random weights.
