@@ -113,11 +113,11 @@ class FaultyMLP(PatchMLP):
 class UnreadableDataset(ChatDataset):
     """A dataset on a disk that fails after the first rows."""
 
-    def load(self, plan: Any, start: int, stop: int, transform: Any) -> Any:
+    def load(self, plan: Any, start: int, stop: int, transform: Any, own_picture: Any = None) -> Any:
         """As ``ChatDataset.load``, up to the tenth item."""
         if stop > 9:
             raise OSError(5, "Input/output error", "/data/train.jsonl")
-        return super().load(plan, start, stop, transform)
+        return super().load(plan, start, stop, transform, own_picture)
 
 
 def unreadable_dataset(tokenizer: ChatTokenizer, *, source: str, max_seq_len: int, packed: bool) -> UnreadableDataset:

@@ -137,8 +137,19 @@ def as_conversation(row: Any, mode: str = MODES[0]) -> Any:
                 "there is no mask of the query image: name it under 'target_mask', or write {\"mask\": null} there if"
                 " the image does not show the object"
             )
-        changed["masks"] = [mask]
+        masks = [mask]
+    if isinstance(masks, list):
+        changed["masks"] = [_on_image(mask, len(images) - 1) for mask in masks]
     return changed
+
+
+def _on_image(mask: Any, number: int) -> Any:
+    """Return a mask of a row that lies on this image, unless it says which it lies on."""
+    if isinstance(mask, str):
+        mask = {"mask": mask}
+    elif isinstance(mask, list):
+        mask = {"box": mask}
+    return {"image": number, **mask} if isinstance(mask, Mapping) else mask
 
 
 def masks_in_turns(turns: Any) -> list[str]:

@@ -19,8 +19,8 @@ def test_the_command_writes_the_scenes_and_says_what_they_hold(tmp_path, capsys)
     run(asked)
     run(asked)
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"wrote 2 images in {out}; rows: DET 2, REC 8, REG 6, VQA 14, CAP 2"
-    assert second == f"already complete: 2 images in {out}; rows: DET 2, REC 8, REG 6, VQA 14, CAP 2"
+    assert first == f"wrote 2 images in {out}; rows: DET 2, REC 8, REG 6, VQA 14, CAP 2, SEG 8, RVQA 6"
+    assert second == f"already complete: 2 images in {out}; rows: DET 2, REC 8, REG 6, VQA 14, CAP 2, SEG 8, RVQA 6"
     request = json.loads((out / "phantom_boxes.json").read_text())
     assert request["image_size"] == [48, 32] and request["lesions"] == [3] and request["box_format"] == "thousandths"
 

@@ -58,10 +58,10 @@ def test_separate_rows_show_image_and_mask_one_after_the_other():
 def test_the_answer_s_mask_is_under_masks_and_other_keys_stay():
     row = as_conversation(ROW)
     assert set(row) == {"image", "organ", "conversations", "masks"}
-    assert row["masks"] == ["q_mask.png"] and row["organ"] == "liver"
+    assert row["masks"] == [{"mask": "q_mask.png", "image": 2}] and row["organ"] == "liver"
     absent = {"mask": None, "label": "spleen"}
-    assert as_conversation(ROW | {"target_mask": absent})["masks"] == [absent]
-    assert as_conversation(ROW | {"masks": ["other.png"]})["masks"] == ["other.png"]
+    assert as_conversation(ROW | {"target_mask": absent})["masks"] == [absent | {"image": 2}]
+    assert as_conversation(ROW | {"masks": ["other.png"]})["masks"] == [{"mask": "other.png", "image": 2}]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,8 @@ def test_a_row_s_own_turns_are_kept_where_they_show_every_picture():
     # As in MedPLIB, turns about the query alone give way to the standard ones; their mask is kept.
     alone = [{"from": "human", "value": "<image>\nOutline it."}, own[1]]
     row = as_conversation({key: value for key, value in ROW.items() if key != "target_mask"} | {"conversations": alone})
-    assert row["masks"] == ["q_mask.png"] and row["conversations"][0]["value"].startswith("Example 1: ")
+    assert row["masks"] == [{"mask": "q_mask.png", "image": 2}]
+    assert row["conversations"][0]["value"].startswith("Example 1: ")
 
 
 def test_other_rows_are_not_touched():

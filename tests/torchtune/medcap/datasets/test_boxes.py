@@ -11,7 +11,7 @@ from medcap.data.boxes.box import Box
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
 from medcap.data.row_boxes import place_boxes
-from medcap.datasets import chat
+from medcap.datasets import chat, chat_rows
 from medcap.datasets.chat import chat_dataset
 from medcap.errors import UserError
 from medcap.models.preprocess import Preprocess
@@ -70,7 +70,7 @@ def test_the_boxes_of_answers_are_targets_of_a_head(folder, tokenizer, monkeypat
         records.append(place_boxes(*arguments))
         return records[-1]
 
-    monkeypatch.setattr(chat, "place_boxes", note)
+    monkeypatch.setattr(chat_rows, "place_boxes", note)
     source = write(folder, "head.json", ["There: <BOX>"], boxes=[[10, 5, 20, 15]])
     monkeypatch.setattr(chat, "COUNT_ALWAYS", -1)
     dataset = chat_dataset(tokenizer, source=source, share_preamble=False, box_answer="head")

@@ -10,10 +10,13 @@ from PIL import Image
 from helpers.tokenizers import tiny_tokenizer_file
 from helpers.workspace import Workspace
 from medcap import cli
+from medcap.data.added_tokens import AddedTokens
+from medcap.data.base_tokenizer import vocab_size_of
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.datasets.chat import chat_dataset
 from medcap.datasets.leakage.image_sources import list_images
 from medcap.errors import UserError
+from medcap.models.preprocess import Preprocess
 from medcap.models.tokenizers import llama3_tokenizer
 
 WIDTH, HEIGHT = 6, 4
@@ -32,7 +35,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    return ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(tmp_path / "tokenizer"))), 2)
+    base = llama3_tokenizer(str(tiny_tokenizer_file(tmp_path / "tokenizer")))
+    return ChatTokenizer(base, 2, AddedTokens(("<SEG>",), vocab_size_of(base), mask_word="<SEG>"))
 
 
 def pair(number, **changed):
@@ -55,6 +59,9 @@ def read(tokenizer, path, **options):
 
 def pixels(picture):
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)  # [3, H, W]
+
+
+pixels.preprocess = Preprocess(HEIGHT, resize_mode="squash")  # where masks lie
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -168,7 +175,9 @@ def test_a_run_learns_from_examples(tmp_path):
         for number in (1, 2, 3)
     ]
     workspace.data = workspace.write_data("examples.json", rows)
-    run = workspace.train("dataset.examples=separate", "dataset.packed=true", "dataset.max_seq_len=512", "batch_size=1")
+    model = ("words=[<SEG>]", "mask_decoder.width=16", "trainable=[projector,words,mask_decoder]")
+    data = ("dataset.examples=separate", "dataset.packed=true", "dataset.max_seq_len=512")
+    run = workspace.train(*model, *data, "batch_size=1")
     steps = [json.loads(line) for line in (run / "log/metrics.jsonl").read_text().splitlines()]
     losses = [step["loss"] for step in steps if "loss" in step]
     assert losses and all(map(np.isfinite, losses))

@@ -199,8 +199,8 @@ def test_a_file_without_preprocessing_is_refused_where_open_clip_takes_clips(des
         ({"mean": []}, r"mean=\[\] must be three numbers, or one"),
         ({"mean": False}, "mean=False must be three numbers, or one"),
         ({"mode": "L"}, "mode='L': only RGB images can be used"),
-        ({"resize_mode": "longest"}, "resize_mode='longest' must be shortest or squash"),
-        ({"resize_mode": ""}, "resize_mode='' must be shortest or squash"),
+        ({"resize_mode": "longest"}, "resize_mode='longest' must be shortest, squash or pad_corner"),
+        ({"resize_mode": ""}, "resize_mode='' must be shortest, squash or pad_corner"),
     ],
 )
 def test_preprocessing_that_cannot_be_followed_is_refused(described, settings, words):
