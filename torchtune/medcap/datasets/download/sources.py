@@ -209,7 +209,7 @@ SOURCES: dict[str, Source] = {
         "VQA-RAD-text: medcap 2024's paragraphs; the images come with vqarad",
         "see its card",
         "2025 (stored page of the hub's commits, the last of 2024-07-06)",
-        "1 MB",
+        "not known",
         (_hub("myeongkyunkang/VQA-RAD-text", Pick("train_text.json", "VQA_RAD"), Pick("test_text.json", "VQA_RAD")),),
         then="vqarad",
     ),

@@ -161,5 +161,5 @@ def test_a_tar_file_that_was_whole_when_the_program_was_killed_is_not_fetched_ag
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="medcap download llava-med fetches it, or name it by --urls"):
         read_list(tmp_path / "urls.jsonl", tmp_path)
-    with pytest.raises(UserError, match="--only .*rows.json is not there"):
+    with pytest.raises(UserError, match=r"--only .*rows\.json is not there"):
         names_in([tmp_path / "rows.json"])

@@ -108,7 +108,7 @@ def test_a_zenodo_record_is_compared_with_its_md5_and_files_are_chosen(server: F
             " as published",
         )
     ]
-    with pytest.raises(UserError, match="--files x.npz: medsegbench has no such file"):
+    with pytest.raises(UserError, match=r"--files x\.npz: medsegbench has no such file"):
         fetch(server, "medsegbench", tmp_path, files=("x.npz",))
 
 
@@ -205,10 +205,12 @@ def test_llava_meds_files_have_a_second_address(server: FileServer, tmp_path: Pa
 def test_every_source_says_since_when_it_is_known_and_what_to_do_next() -> None:
     from medcap.datasets.converters.registry import CONVERTERS
 
+    page = (Path(__file__).parents[5] / "docs" / "download.md").read_text(encoding="utf-8")
     assert len(SOURCES) == 18
     for name, source in SOURCES.items():
         assert source.what and source.licence and source.known and source.size, name
         assert source.then.split()[0] in CONVERTERS, name
+        assert f"| `{name}` | {source.what} | {source.size} | {source.licence} | {source.known} |\n" in page
         assert bool(source.files) + bool(source.listings) + source.figures == 1, name
 
 
