@@ -101,8 +101,7 @@ def run(options: argparse.Namespace) -> None:
         for line in downloads.shown_failures(summary):
             print(line, file=sys.stderr)
         raise SystemExit(1)
-    if source.then:
-        print(f"next: medcap prepare {source.then}")
+    print(f"next: {', '.join(f'medcap prepare {then}' for then in source.then)}")
 
 
 def _check(options: argparse.Namespace, source: Source) -> None:

@@ -24,7 +24,7 @@ class Response:
     def number(self, header: str) -> int | None:
         """Return a header's whole number."""
         text = self.headers.get(header, "")
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() and len(text) <= 18 else None
 
 
 class Open:

@@ -19,7 +19,6 @@ from medcap.datasets.download.partial import Part, Target
 from medcap.errors import UserError
 
 MARGIN = 256 * 2**20  # bytes that stay free
-_CHUNK = 2**18
 _ENOUGH = 2**20  # bytes after which a cut connection counts as progress
 _MOST_JSON = 64 * 2**20
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -89,7 +88,7 @@ class Client:
         def ask() -> tuple[Any, str]:
             body = bytearray()
             with self._request(address, {}) as response:
-                for block in response.iter_bytes(_CHUNK):
+                for block in response.iter_bytes():
                     body += block
                     if len(body) > _MOST_JSON:
                         raise Unavailable(f"the list of files has more than {_MOST_JSON} bytes")
@@ -170,10 +169,11 @@ class Client:
     ) -> None:
         most = part.target.most_bytes if total is None else min(part.target.most_bytes, total)
         with part.path.open("ab") as file:
-            for block in response.iter_raw(_CHUNK):
+            for block in response.iter_raw():  # as they come: larger blocks would be lost with the connection
                 if self.stop.is_set():
                     raise Stopped
                 if start + response.gained + len(block) > most:
+                    part.drop(advance)
                     raise Unavailable(f"more than {most:,} bytes came")
                 file.write(block)
                 response.gained += len(block)
@@ -187,6 +187,9 @@ class Client:
         self, response: Response, start: int, part: Part, target: Target, advance: Callable[[int], None]
     ) -> tuple[int, int | None]:
         """Return where the body begins and how many bytes the whole file has, if that is known."""
+        # Before anything is dropped: it may be the page of a hotel's network.
+        if "text/html" in response.headers.get("content-type", "") and target.path.suffix not in (".html", ".htm"):
+            raise Unavailable("a web page came instead of the file")
         length = response.number("content-length")
         if start and response.status == 206:
             span = _RANGE.fullmatch(response.headers.get("content-range", "").strip())
@@ -194,18 +197,15 @@ class Client:
                 part.drop(advance)
                 raise Passing("the server sent another part of the file than it was asked for")
             total = int(span[3]) if span[3] != "*" else int(span[2]) + 1
-        else:
-            if start:  # the server knows no ranges, or has another version by now
-                part.drop(advance)
+        else:  # the server knows no ranges, or has another version by now
             start, total = 0, length
-        if "text/html" in response.headers.get("content-type", "") and target.path.suffix not in (".html", ".htm"):
-            raise Unavailable("a web page came instead of the file")
         if target.size is not None and total is not None and total != target.size:
-            part.drop(advance)
             raise Unavailable(f"it has {total:,} bytes, not {target.size:,} as published")
         if total is not None and total > target.most_bytes:
             raise Unavailable(f"it has {total:,} bytes, more than the {target.most_bytes:,} that are taken")
         needed, free = (total or 0) - start, shutil.disk_usage(target.path.parent).free
         if needed + MARGIN > free:
             raise UserError(f"{target.path} needs {needed / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there")
+        if not start:
+            part.drop(advance)
         return start, total if total is not None else target.size

@@ -16,7 +16,7 @@ from typing import Any
 
 from medcap.datasets.download.archives import ArchiveError, unpack_zip
 from medcap.datasets.download.client import MARGIN, Client
-from medcap.datasets.download.faults import Unavailable
+from medcap.datasets.download.faults import Stopped, Unavailable
 from medcap.datasets.download.listing import RemoteFile, files_of
 from medcap.datasets.download.partial import Target
 from medcap.datasets.download.pmc_images import ROUTES, fetch_article, names_in, read_list
@@ -169,11 +169,11 @@ def _download_files(request: Request, state: Path, client: Client, summary: Summ
         def work(file: RemoteFile) -> tuple[int, list[tuple[str, str]]]:
             return _fetch_one(file, request, client, unpacked, advance)
 
-        for file, result in _in_threads(work, missing, request.workers, client.stop):
-            written, failures = result
-            summary.unpacked += written
-            summary.failures += failures
-            summary.fetched += not any(name == file.path for name, _ in failures)
+        with contextlib.closing(_in_threads(work, missing, request.workers, client.stop)) as results:
+            for file, (written, failures) in results:
+                summary.unpacked += written
+                summary.failures += failures
+                summary.fetched += not any(name == file.path for name, _ in failures)
 
 
 def _fetch_one(
@@ -187,7 +187,13 @@ def _fetch_one(
             return 0, []
         assert file.pick is not None
         with progress_bar(None, f"unpacking {path.name}", "file") as bar:
-            done = unpack_zip(path, request.data_dir / file.pick.folder, file.unpack == "flat", advance=bar.update)
+
+            def show(count: int) -> None:
+                if client.stop.is_set():
+                    raise Stopped
+                bar.update(count)
+
+            done = unpack_zip(path, request.data_dir / file.pick.folder, file.unpack == "flat", advance=show)
     except (Unavailable, ArchiveError) as reason:
         return 0, [(file.path, str(reason))]
     unpacked.add(file)
@@ -217,12 +223,13 @@ def _download_images(request: Request, state: Path, client: Client, summary: Sum
             tar, figures = article
             return fetch_article(tar, figures, images, tars, client, request.routes, advance)
 
-        for article, result in _in_threads(work, wanted.articles.items(), request.workers, client.stop):
-            written, failures = result
-            summary.fetched += written
-            summary.failures += failures
-            bar.set_postfix_str(f"{size_text(summary.received)}, {len(summary.failures)} failures", refresh=False)
-            bar.update(len(article[1]))
+        articles = _in_threads(work, wanted.articles.items(), request.workers, client.stop)
+        with contextlib.closing(articles) as results:
+            for article, (written, failures) in results:
+                summary.fetched += written
+                summary.failures += failures
+                bar.set_postfix_str(f"{size_text(summary.received)}, {len(summary.failures)} failures", refresh=False)
+                bar.update(len(article[1]))
 
 
 class _Counter:
@@ -243,9 +250,10 @@ class _UnpackedRecord:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         try:
-            self._archives: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            read = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            self._archives = {}
+            read = {}
+        self._archives: dict[str, Any] = read if isinstance(read, dict) else {}
 
     def has(self, file: RemoteFile) -> bool:
         """Return whether this version of an archive has been unpacked."""

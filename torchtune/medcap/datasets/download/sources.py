@@ -87,7 +87,7 @@ class Source:
         listings: places that list their files.
         files: files with fixed addresses.
         figures: whether it is the figures of PMC's articles, see :mod:`medcap.datasets.download.pmc_images`.
-        then: command of ``medcap prepare`` that reads it.
+        then: what ``medcap prepare`` takes to read it, with options.
     """
 
     what: str
@@ -97,7 +97,7 @@ class Source:
     listings: tuple[Listing, ...] = ()
     files: tuple[PublishedFile, ...] = ()
     figures: bool = False
-    then: str = ""
+    then: tuple[str, ...] = ()
 
 
 def _llava_med(path: str, size: int, sha256: str) -> PublishedFile:
@@ -163,7 +163,7 @@ SOURCES: dict[str, Source] = {
                 "2604441ec3d1f6324d21846cfd44f92eab29454beed1da42a98d943b41731e44",
             ),
         ),
-        then="llava-med",
+        then=("llava-med",),
     ),
     "llava-med-images": Source(
         "LLaVA-Med's images: the figures of PMC's articles that llava_med_image_urls.jsonl lists",
@@ -173,7 +173,7 @@ SOURCES: dict[str, Source] = {
         " (pmc.ncbi.nlm.nih.gov/tools/cloud)",
         "depends on --only",
         figures=True,
-        then="llava-med",
+        then=("llava-med",),
     ),
     "pmc-oa": Source(
         "PMC-OA: captions and subfigures",
@@ -187,7 +187,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images.zip", "pmc_oa/caption_T060_filtered_top4_sep_v0_subfigures", unpack="tree"),
             ),
         ),
-        then="pmcoa",
+        then=("pmcoa",),
     ),
     "vqarad": Source(
         "VQA-RAD: questions and images, as published",
@@ -195,7 +195,7 @@ SOURCES: dict[str, Source] = {
         "2025-01-19 (a public loader of files.osf.io/v1/resources/89kps says that it was tested then)",
         "not known",
         (Listing("osf", "89kps", (Pick("*", "VQA_RAD"),)),),
-        then="vqarad-qa",
+        then=("vqarad-qa", "vqarad"),
     ),
     "vqarad-hub": Source(
         "VQA-RAD: the hub's copy, without repeated questions",
@@ -203,7 +203,7 @@ SOURCES: dict[str, Source] = {
         "2025 (stored page of the hub's file list)",
         "34 MB",
         (_hub("flaviagiammarino/vqa-rad", Pick("data/*.parquet", "vqa-rad")),),
-        then="vqarad-qa",
+        then=("vqarad-qa",),
     ),
     "vqarad-text": Source(
         "VQA-RAD-text: medcap 2024's paragraphs; the images come with vqarad",
@@ -211,7 +211,7 @@ SOURCES: dict[str, Source] = {
         "2025 (stored page of the hub's commits, the last of 2024-07-06)",
         "not known",
         (_hub("myeongkyunkang/VQA-RAD-text", Pick("train_text.json", "VQA_RAD"), Pick("test_text.json", "VQA_RAD")),),
-        then="vqarad",
+        then=("vqarad",),
     ),
     "pmcvqa-text": Source(
         "PMC-VQA-text: medcap 2024's paragraphs and the images",
@@ -225,12 +225,12 @@ SOURCES: dict[str, Source] = {
                 Pick("images*.zip", "PMC-VQA-text/images", unpack="tree"),
             ),
         ),
-        then="pmcvqa-text",
+        then=("pmcvqa-text",),
     ),
     "rocov2": Source(
         "ROCOv2: captions of radiology figures, training part",
         "see its record",
-        "not known (10821435 is a later version of this record)",
+        "not known (record 10821435 holds ROCOv2, too)",
         "not known",
         (
             Listing(
@@ -242,7 +242,7 @@ SOURCES: dict[str, Source] = {
                 ),
             ),
         ),
-        then="rocov2",
+        then=("rocov2",),
     ),
     "llava-med-60k-im-text": Source(
         "LLaVA-Med-60K-IM-text: medcap 2024's paragraphs and the images",
@@ -256,7 +256,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images.zip", "PMC-VQA-text/images_med60k/images", unpack="tree"),
             ),
         ),
-        then="llava-med-60k-im-text",
+        then=("llava-med-60k-im-text",),
     ),
     "pubmedvision": Source(
         "PubMedVision: alignment descriptions and 20 zip files of images",
@@ -270,7 +270,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images_*.zip", "PMC-VQA-text/images_vision", unpack="flat"),
             ),
         ),
-        then="pubmedvision",
+        then=("pubmedvision",),
     ),
     "pmc-patients": Source(
         "PMC-Patients: case reports and the images of their articles",
@@ -284,7 +284,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images.zip", "PMC-VQA-text/images_patients/images", unpack="tree"),
             ),
         ),
-        then="pmc-patients",
+        then=("pmc-patients",),
     ),
     "pmcvqa": Source(
         "PMC-VQA, version 1: four-option questions about figures",
@@ -300,7 +300,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images.zip", "PMC-VQA/images", unpack="tree"),
             ),
         ),
-        then="pmcvqa",
+        then=("pmcvqa",),
     ),
     "pmcvqa-2": Source(
         "PMC-VQA, version 2: the same with single images",
@@ -315,7 +315,7 @@ SOURCES: dict[str, Source] = {
                 Pick("images_2.zip", "PMC-VQA/images_2", unpack="tree"),
             ),
         ),
-        then="pmcvqa --version 2",
+        then=("pmcvqa --version 2",),
     ),
     "slake": Source(
         "SLAKE: questions, images, boxes and masks",
@@ -331,7 +331,7 @@ SOURCES: dict[str, Source] = {
                 Pick("mask.txt", "Slake1.0"),
             ),
         ),
-        then="slake",
+        then=("slake", "slake-boxes", "slake-masks"),
     ),
     "slake-english": Source(
         "SLAKE: the hub's English copy, images included",
@@ -339,7 +339,7 @@ SOURCES: dict[str, Source] = {
         "2025-03 (stored page of the hub's file list)",
         "61 MB",
         (_hub("mdwiratathya/SLAKE-vqa-english", Pick("data/*.parquet", "SLAKE-vqa-english")),),
-        then="slake",
+        then=("slake",),
     ),
     "path-vqa": Source(
         "PathVQA: the hub's copy, images included",
@@ -347,7 +347,7 @@ SOURCES: dict[str, Source] = {
         "not known",
         "not known",
         (_hub("flaviagiammarino/path-vqa", Pick("data/*.parquet", "path-vqa")),),
-        then="pathvqa",
+        then=("pathvqa",),
     ),
     "coloninst": Source(
         "ColonINST: its rows; the images come from other data sets, as its guideline says",
@@ -362,7 +362,7 @@ SOURCES: dict[str, Source] = {
                 Pick("test/*.json", "ColonINST/Json-file"),
             ),
         ),
-        then="coloninst",
+        then=("coloninst",),
     ),
     "medsegbench": Source(
         "MedSegBench: 35 sets of images and masks; choose by --files, such as 'polypgen_256.npz'",
@@ -373,6 +373,11 @@ SOURCES: dict[str, Source] = {
             Listing("zenodo", "13358372", (Pick("*.npz", "MedSegBench"),)),
             Listing("zenodo", "13359660", (Pick("*.npz", "MedSegBench"),)),
         ),
-        then="medsegbench",
+        then=("medsegbench",),
     ),
 }
+
+
+def sources_for(converter: str) -> list[str]:
+    """Return the names of what a converter reads, of those that can be downloaded."""
+    return [name for name, source in SOURCES.items() if any(then.split()[0] == converter for then in source.then)]

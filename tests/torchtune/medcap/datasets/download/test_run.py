@@ -209,7 +209,7 @@ def test_every_source_says_since_when_it_is_known_and_what_to_do_next() -> None:
     assert len(SOURCES) == 18
     for name, source in SOURCES.items():
         assert source.what and source.licence and source.known and source.size, name
-        assert source.then.split()[0] in CONVERTERS, name
+        assert source.then and all(then.split()[0] in CONVERTERS for then in source.then), name
         assert f"| `{name}` | {source.what} | {source.size} | {source.licence} | {source.known} |\n" in page
         assert bool(source.files) + bool(source.listings) + source.figures == 1, name
 
@@ -229,7 +229,10 @@ def test_the_command_lists_fetches_and_ends_with_status_1_if_something_is_missin
     assert "fetched 4 files (" in shown.out and "1 failures: " in shown.err
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert "fetched 1 files (3 bytes); 4 were there already" in shown and "next: medcap prepare slake" in shown
+    assert (
+        "fetched 1 files (3 bytes); 4 were there already" in shown
+        and "next: medcap prepare slake, medcap prepare slake-boxes, medcap prepare slake-masks" in shown
+    )
 
 
 @pytest.mark.parametrize(
