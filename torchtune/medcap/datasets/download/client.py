@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,11 @@ MARGIN = 256 * 2**20  # bytes that stay free
 _ENOUGH = 2**20  # bytes after which a cut connection counts as progress
 _MOST_JSON = 64 * 2**20
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()  # takes a third of a second
 
 
 class Client:
@@ -53,6 +60,7 @@ class Client:
         self._free_again: dict[str, float] = {}  # host -> when it may be asked again
         # Encodings are not asked for: sizes, ranges and checksums are those of the file itself.
         self._http = httpx2.Client(
+            verify=_certificates(),
             follow_redirects=True,
             timeout=httpx2.Timeout(timeout, connect=min(timeout, 30)),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),

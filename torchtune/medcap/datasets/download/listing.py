@@ -56,7 +56,10 @@ def files_of(source: Source, client: Client) -> list[RemoteFile]:
         for file in source.files
     }
     for listing in source.listings:
-        picked = list(_picked(listing, client))
+        try:
+            picked = list(_picked(listing, client))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise Unavailable(f"{listing.kind} {listing.key} does not answer with a list of files") from None
         if not picked:
             patterns = ", ".join(pick.pattern for pick in listing.picks)
             raise Unavailable(f"{listing.kind} {listing.key} lists no file {patterns}: its files have changed")
@@ -67,6 +70,8 @@ def files_of(source: Source, client: Client) -> list[RemoteFile]:
 
 def _picked(listing: Listing, client: Client) -> Iterator[RemoteFile]:
     for file in _READERS[listing.kind](listing.key, client):
+        if not isinstance(file.size, int | None) or not isinstance(file.addresses[0], str):
+            raise TypeError
         if not is_plain_path(file.path):
             raise Unavailable(f"{listing.kind} {listing.key} lists the file {file.path!r}, which is no plain path")
         pick = next((pick for pick in listing.picks if fnmatch.fnmatchcase(file.path, pick.pattern)), None)
@@ -96,7 +101,7 @@ def _hub_files(key: str, client: Client) -> Iterator[RemoteFile]:
             if entry.get("type") != "file":
                 continue
             path, stored = str(entry["path"]), entry.get("lfs") or {}
-            checksum = Checksum("sha256", stored["oid"]) if stored else Checksum("git", entry["oid"])
+            checksum = Checksum("sha256", str(stored["oid"])) if stored else Checksum("git", str(entry["oid"]))
             yield RemoteFile(path, (f"{HUB}/datasets/{key}/resolve/main/{quote(path)}",), entry["size"], checksum)
 
 
@@ -123,7 +128,7 @@ def _osf_files(key: str, client: Client) -> Iterator[RemoteFile]:
                     continue
                 digests = (facts.get("extra") or {}).get("hashes") or {}
                 algorithm = next((name for name in ("sha256", "md5") if digests.get(name)), "")
-                checksum = Checksum(algorithm, digests[algorithm]) if algorithm else None
+                checksum = Checksum(algorithm, str(digests[algorithm])) if algorithm else None
                 yield RemoteFile(path, (entry["links"]["download"],), facts.get("size"), checksum)
 
 
@@ -135,16 +140,13 @@ _READERS: Mapping[str, Callable[[str, Client], Iterator[RemoteFile]]] = {
 
 
 def _pages(address: str, client: Client, entries_of: Callable[[Any], Any]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the entries of each page; what is no list of entries is refused, here or where its keys are read."""
+    """Yield the entries of each page; :func:`files_of` tells of entries that are something else."""
     for _ in range(_MOST_PAGES):
         document, following = client.get_json(address)
-        try:
-            entries = entries_of(document)
-            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                raise TypeError
-            yield entries
-        except (KeyError, TypeError, AttributeError):
-            raise Unavailable(f"{client.address(address)} does not answer with a list of files") from None
+        entries = entries_of(document)
+        if not isinstance(entries, list):
+            raise TypeError
+        yield entries
         links = document.get("links") if isinstance(document, dict) else None
         address = following or (links.get("next") if isinstance(links, dict) else "") or ""
         if not address:

@@ -77,7 +77,7 @@ def test_a_hub_data_set_lies_where_its_converter_looks(
     serve_slake(server, zip_of({"imgs/xmlab1/source.jpg": JPEG, "imgs/xmlab2/source.jpg": JPEG}))
     summary = fetch(server, "slake", tmp_path)
     assert (summary.fetched, summary.unpacked, summary.failures) == (5, 2, [])
-    assert "slake: 5 of 5 files to fetch, 361 bytes" in capsys.readouterr().out
+    assert "slake: 5 of 5 files to fetch, 384 bytes" in capsys.readouterr().out
     expected = {f"Slake1.0/{name}" for name in ("train.json", "validate.json", "test.json", "mask.txt")}
     assert below(tmp_path) == expected | {"Slake1.0/imgs/xmlab1/source.jpg", "Slake1.0/imgs/xmlab2/source.jpg"}
     sent = dict(server.requests)
