@@ -235,11 +235,10 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, paths: Sequence[Path
         with file, atomic_file(paths[0]) as temporary:
             with temporary.open("wb") as out:
                 shutil.copyfileobj(file, out, _BLOCK)
-            wrong = check(temporary)
-            if wrong:
-                raise _Wrong
-    except _Wrong:
-        return wrong
+            if wrong := check(temporary):
+                raise _Wrong(wrong)
+    except _Wrong as reason:
+        return str(reason)
     for path in paths[1:]:
         with atomic_file(path) as temporary:
             shutil.copyfile(paths[0], temporary)
@@ -250,18 +249,18 @@ class _Wrong(Exception):
     """A member that does not pass the check: nothing is written."""
 
 
-def _decompressed(archive: Path) -> IO[bytes]:
+def _decompressed(archive: Path) -> io.BufferedIOBase:
     with archive.open("rb") as file:
         start = file.read(3)
     if start[:2] == b"\x1f\x8b":
-        return gzip.open(archive)
-    return bz2.open(archive) if start == b"BZh" else archive.open("rb")
+        return gzip.GzipFile(archive)
+    return bz2.BZ2File(archive) if start == b"BZh" else archive.open("rb")
 
 
 class _Bounded(io.RawIOBase):
     """Stops a stream after so many bytes, whatever the headers in it say."""
 
-    def __init__(self, file: IO[bytes], most: int) -> None:
+    def __init__(self, file: io.BufferedIOBase, most: int) -> None:
         self._file, self._rest = file, most
 
     def read(self, size: int = -1) -> bytes:
