@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         files = downloads.list_files(request)
         for file in files:
-            print(f"  {'?' if file.size is None else size_text(file.size):>10}  {file.path}")
+            unpacked = f" (unpacked to {file.pick.folder}/)" if file.pick and file.pick.unpack else ""
+            print(f"  {'?' if file.size is None else size_text(file.size):>10}  {file.path}{unpacked}")
         print(f"  {size_text(sum(file.size or 0 for file in files)):>10}  in all")
         return
     summary = downloads.download(request)

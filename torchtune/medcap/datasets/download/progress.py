@@ -30,6 +30,7 @@ def progress_bar(total: int | None, what: str, unit: str, scale: bool = False) -
         maxinterval=_SECONDS_IN_LOG,
         ncols=100,
         ascii=True,
+        position=0,  # a second bar would move the cursor up, which a log cannot
         file=_Lines(sys.stderr),
     )
 

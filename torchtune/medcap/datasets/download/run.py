@@ -157,6 +157,8 @@ def _download_files(request: Request, state: Path, client: Client, summary: Summ
     unknown = sum(file.size is None for file in missing)
     more = f" and {unknown} of unknown size" if unknown else ""
     print(f"{request.name}: {len(missing)} of {len(files)} files to fetch, {size_text(come)}{more}", flush=True)
+    if not missing:
+        return
     free = shutil.disk_usage(request.data_dir).free
     if needed + MARGIN > free:
         raise UserError(

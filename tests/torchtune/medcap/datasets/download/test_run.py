@@ -219,13 +219,17 @@ def test_the_command_lists_fetches_and_ends_with_status_1_if_something_is_missin
     serve_slake(server, zip_of({"imgs/a/source.jpg": JPEG, "imgs/b/source.jpg": JPEG}))
     words = ["download", "slake", "--data-dir", str(tmp_path), "--mirror", server.url]
     assert main([*words, "--list"]) == 0
-    assert "  3 bytes  Slake1.0/validate.json" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "  3 bytes  Slake1.0/validate.json\n" in listed
+    assert "Slake1.0/imgs.imgs.zip (unpacked to Slake1.0/imgs/)\n" in listed
     server.files["/datasets/BoKelvin/SLAKE/resolve/main/train.json"].faults.append(Fault(status=404))
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 1
     shown = capsys.readouterr()
     assert "fetched 4 files (" in shown.out and "1 failures: " in shown.err
+    # A log has a line for each state of a bar, and no moves of a cursor.
+    assert "\r" not in shown.err and "\x1b" not in shown.err and "\nslake:  99%|" in shown.err
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert (
