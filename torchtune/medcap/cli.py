@@ -14,6 +14,7 @@ from medcap.commands import (
     chat,
     compare,
     delta,
+    download,
     export,
     export_seg,
     import_model,
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         ("merge", merge, merge.HELP),
         ("delta", delta, delta.HELP),
         ("push", push, push.HELP),
+        ("download", download, download.HELP),
     ):
         parser_of_command = commands.add_parser(name, help=purpose)
         command.add_arguments(parser_of_command)

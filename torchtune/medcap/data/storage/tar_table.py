@@ -40,7 +40,7 @@ def hash_name(encoded: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little"))
 
 
-class _Header(tarfile.TarInfo):
+class BoundedHeader(tarfile.TarInfo):
     """A header that may not claim sizes which would make tarfile loop or fill the memory."""
 
     @classmethod
@@ -122,7 +122,7 @@ def _walk(path: Path) -> _Walk:
             file.seek(0)
             # Names that are not UTF-8 stay printable and different from each other.
             with tarfile.TarFile(
-                fileobj=file, mode="r", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
+                fileobj=file, mode="r", tarinfo=BoundedHeader, encoding="utf-8", errors="backslashreplace"
             ) as tar:
                 while (member := tar.next()) is not None:
                     cast(Any, tar).members.clear()

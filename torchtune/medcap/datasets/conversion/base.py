@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from medcap.datasets.conversion.example import Example, Tally
+from medcap.datasets.download.sources import sources_for
 from medcap.errors import UserError
 
 SPLITS = ("train", "validation")
@@ -116,7 +117,12 @@ class Converter(ABC):
                 return path
         others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
         missing = os.path.join(folders.data, names[0])
-        raise UserError(f"{self.name}: {missing}{others} does not exist: {self.download}")
+        raise UserError(f"{self.name}: {missing}{others} does not exist: {self.advice()}")
+
+    def advice(self) -> str:
+        """Return how to get what is missing."""
+        names = sources_for(self.name)
+        return self.download + (f"; medcap download fetches it ({', '.join(names)})" if names else "")
 
     def need_images(self, folders: Folders, *names: str) -> str:
         """Return a folder of images that must be there; see :meth:`need`."""
@@ -124,7 +130,7 @@ class Converter(ABC):
             return os.path.join(folders.data, names[0])
         path = self.need(folders, *names)
         if not os.path.isdir(path):
-            raise UserError(f"{self.name}: {path} is not a folder: {self.download}")
+            raise UserError(f"{self.name}: {path} is not a folder: {self.advice()}")
         return path
 
 

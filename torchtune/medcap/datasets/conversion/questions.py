@@ -29,7 +29,7 @@ def find_source(converter: Converter, folders: Folders, layout: Layout) -> Found
             return found
     files = [file for kind, patterns in layout.kinds.items() if kind != HUB for file in patterns]
     path = converter.need(folders, *(f"{folder}/{file}" for folder in layout.folders for file in files))
-    raise UserError(f"{converter.name}: {path} is not a file: {converter.download}")
+    raise UserError(f"{converter.name}: {path} is not a file: {converter.advice()}")
 
 
 def image_folders(converter: Converter, folders: Folders, layout: Layout) -> list[str]:

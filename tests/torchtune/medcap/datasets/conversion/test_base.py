@@ -15,7 +15,7 @@ def test_the_first_name_that_exists_is_taken(tmp_path):
 
 def test_images_need_a_folder_unless_they_may_be_missing(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file is not a folder: download axiong/pmc_oa"):
+    with pytest.raises(UserError, match=r"file is not a folder: .*; medcap download fetches it \(pmc-oa\)$"):
         PmcOa().need_images(Folders(str(tmp_path), tmp_path), "file")
     kept = Folders(str(tmp_path), tmp_path, keep_missing=True)
     assert PmcOa().need_images(kept, "images", "figures") == f"{tmp_path}/images"
