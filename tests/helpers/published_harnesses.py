@@ -6,6 +6,7 @@ the five benchmarks), hiyouga/MathRuler (``grader.py``), open-compass/VLMEvalKit
 """
 
 import difflib
+import functools
 import re
 
 
@@ -85,6 +86,11 @@ def f1_precision_recall(reply, answer):
     return 2 * (p * r) / (p + r), p, r
 
 
+@functools.cache
+def ratio(choice, reply):
+    return difflib.SequenceMatcher(None, choice, reply).ratio()
+
+
 def choice_is_right(choices, answer, reply, corrected=False):
     """``judge_multi_choice``; corrected, a reply without any similarity is wrong."""
     letters = [chr(97 + number) for number in range(len(choices))]
@@ -105,7 +111,7 @@ def choice_is_right(choices, answer, reply, corrected=False):
         return choices[letters.index(short)] == answer
     if short in choices:
         return answer in letters and choices[letters.index(answer)] == short
-    ratios = [difflib.SequenceMatcher(None, choice, reply).ratio() for choice in choices]
+    ratios = [ratio(choice, reply) for choice in choices]
     if corrected and max(ratios) == 0:
         return False
     nearest = ratios.index(max(ratios))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from difflib import SequenceMatcher
+
+from medcap.scoring.protocols.multiple_choice import most_similar
 
 _BOX = r"\boxed{"
 _NO_BOX = "None"  # what the published function returns where there is no box
@@ -140,24 +141,9 @@ def chosen_option(choices: Sequence[str], reference: str, reply: str, first_if_n
     if short in shown:
         place = letters.find(wanted) if len(wanted) == 1 else -1
         return shown.index(short), place >= 0 and short == shown[place]
-    nearest = _most_similar(shown, text)
+    nearest = most_similar(text, tuple(shown))
     if nearest is None:
         if not first_if_none:
             return None, False
         nearest = 0
     return nearest, wanted in (letters[nearest], shown[nearest])
-
-
-def _most_similar(choices: Sequence[str], text: str) -> int | None:
-    """Return the first choice with the highest ratio of difflib, whose order of the texts counts; None if all are 0."""
-    matcher = SequenceMatcher(None, "", text)
-    best, highest = None, 0.0
-    for place, choice in enumerate(choices):
-        matcher.set_seq1(choice)
-        # An upper bound that costs nothing.
-        if matcher.real_quick_ratio() <= highest:
-            continue
-        ratio = matcher.ratio()
-        if ratio > highest:
-            best, highest = place, ratio
-    return best

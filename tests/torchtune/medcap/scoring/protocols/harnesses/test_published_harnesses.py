@@ -11,11 +11,13 @@ from medcap.scoring.protocols import summary
 from medcap.scoring.protocols.registry import make_protocol
 from medcap.scoring.statistics import Interval
 
+pytestmark = pytest.mark.slow
+
 COUNT = 10_000
 TEXT = """
 yes no Yes No YES normal nodule none not know lung Lung left Right heart. X-ray x ray xray CT MRI (axial) 是 没有 正常
-A a B. C: D) Z final answer is answer: **Answer**: **answer** 答案: boxed \\boxed{ \\boxed{yes} \\boxed{{a}b} } { <answer>
-</answer> <answer>no</answer> the of 1 2.5 ß İ ， 。 （x） nan I can't process this file.
+A a B. C: D) Z final answer is answer: **Answer**: **answer** 答案: boxed \\boxed{ \\boxed{yes} \\boxed{{a}b} } {
+<answer> </answer> <answer>no</answer> the of 1 2.5 ß İ ， 。 （x） nan I can't process this file.
 """
 WORDS = TEXT.split()
 PHRASES = (
@@ -70,9 +72,18 @@ def plain_rows(answers):
     return [(a.question.references[0], a.question.answer_type, a.prediction, a.verdict == "RIGHT") for a in answers]
 
 
-@pytest.mark.parametrize("dataset", ["vqarad", "slake", "pathvqa"])
 @pytest.mark.parametrize(
-    "options", ["judge=false", "commit=2025-06", "commit=564d279", "commit=25676be1234567890", "commit=HEAD"]
+    ("dataset", "options"),
+    [
+        ("vqarad", "judge=false"),
+        ("vqarad", "commit=2025-06"),
+        ("vqarad", "commit=564d279"),
+        ("vqarad", "commit=25676be1234567890"),
+        ("slake", "judge=false"),
+        ("slake", "commit=25676be"),
+        ("slake", "commit=HEAD"),
+        ("pathvqa", "commit=HEAD"),
+    ],
 )
 def test_medevalkit_equals_its_counters(answers, dataset, options):
     commit = {"HEAD": "9b12e3b", "false": "9b12e3b"}.get(options.partition("=")[2], options.partition("=")[2][:7])
@@ -84,8 +95,7 @@ def test_medevalkit_equals_its_counters(answers, dataset, options):
     assert (expected["closed.accuracy"] == 0) == (dropped and options != "judge=false")
 
 
-@pytest.mark.parametrize("dataset", ["vqarad", "slake", "pathvqa"])
-@pytest.mark.parametrize("judge", ["true", "false"])
+@pytest.mark.parametrize(("dataset", "judge"), [("vqarad", "false"), ("slake", "true"), ("pathvqa", "true")])
 def test_the_corrected_twin_counts_each_answer_once(answers, dataset, judge):
     rows = without_tags(answers)
     expected = published.medevalkit(plain_rows(rows), dataset, "", judge == "true", corrected=True)
@@ -100,12 +110,12 @@ def without_tags(answers):
 
 
 def test_the_twin_differs_from_the_published_rule_only_where_a_defect_is(answers):
-    rows = without_tags(answers)
-    for dataset in ("vqarad", "slake", "pathvqa"):
+    rows = without_tags(answers[:3000])
+    for dataset in ("vqarad", "slake"):
         old = make_protocol(f"medevalkit:dataset={dataset}:judge=false").score(rows).rows
         new = make_protocol(f"medevalkit_corrected:dataset={dataset}:judge=false").score(rows).rows
         changed = [a for a, mine, other in zip(rows, old, new, strict=True) if mine["correct"] != other["correct"]]
-        assert len(changed) > 50
+        assert len(changed) > 10
         assert all(a.question.references[0].strip().lower() in ("yes", "no") for a in changed)
         if dataset == "slake":
             assert {a.question.answer_type for a in changed} == {"CLOSED"}
@@ -113,7 +123,7 @@ def test_the_twin_differs_from_the_published_rule_only_where_a_defect_is(answers
         old = make_protocol(f"medevalkit:dataset={dataset}").score(rows).rows
         new = make_protocol(f"medevalkit_corrected:dataset={dataset}").score(rows).rows
         changed = [other for mine, other in zip(old, new, strict=True) if mine["correct"] != other["correct"]]
-        assert len(changed) > 20
+        assert len(changed) > 5
         assert all(row["choice"] is None and not row["correct"] for row in changed)
 
 
