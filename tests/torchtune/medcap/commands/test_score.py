@@ -92,6 +92,8 @@ def test_candidates_give_the_open_accuracy(answers, tmp_path, capsys):
             ["--protocol", "medevalkit:slake"],
             "protocol medevalkit:slake: 'slake' is no option: write medevalkit:OPTION",
         ),
+        (["--protocol", "medevalkit@abc"], "protocol medevalkit@abc: 'abc' is unknown; there are 2025-06, 564d279"),
+        (["--protocol", "exact@strict"], "'strict' is unknown; exact has no variants"),
         (["--protocol", "medevalkit:split=x"], "no option 'split'; its options are dataset, commit, judge"),
         (
             ["--protocol", "medevalkit:dataset=slake", "--protocol", "medevalkit:dataset=vqarad"],

@@ -17,7 +17,7 @@ from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
 from medcap.evaluation.prompting.options import LetteredOptions, ListedOptions, MappedOption
 from medcap.scoring.answer_masks import good_masks
 from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
-from medcap.scoring.protocols.registry import ALL_PROTOCOLS, make_protocols
+from medcap.scoring.protocols.registry import ALL_PROTOCOLS, base_name, make_protocols
 from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.box_reply import good_boxes
 
@@ -93,7 +93,7 @@ def plan_protocols(names: Iterable[str], vqa_type: str = "direct", dataset: str 
     """Plan a run.
 
     Args:
-        names: protocols, perhaps with options (``medevalkit:commit=564d279``); the first one gives the headline.
+        names: protocols, also of a variant (``medevalkit@564d279``) or with options; the first gives the headline.
         vqa_type: how free answers are asked for, one of ``VQA_TYPES``.
         dataset: the benchmark, for protocols that have a rule for each.
 
@@ -108,7 +108,7 @@ def plan_protocols(names: Iterable[str], vqa_type: str = "direct", dataset: str 
         raise UserError(f"vqa_type={vqa_type} is unknown; there are {', '.join(VQA_TYPES)}")
     if not names:
         raise UserError(f"protocols is empty: name at least one of {', '.join(ALL_PROTOCOLS)}")
-    unknown = [name for name in names if name.partition(":")[0] not in ALL_PROTOCOLS]
+    unknown = [name for name in names if base_name(name) not in ALL_PROTOCOLS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], ALL_PROTOCOLS, n=1)
         hint = f"did you mean {near[0]}? There are" if near else "there are"

@@ -52,8 +52,9 @@ class Protocol(ABC):
     """A rule for scoring.
 
     Attributes:
-        name: name as users type it; one with options may add them to it, so that two forms of it can be told apart.
+        name: name as users type it, of one of the ``variants`` with that behind an ``@``.
         option_names: its options, which are texts.
+        variants: word behind the ``@`` of a name -> the options that it stands for.
         prompt: how its questions are asked.
         field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
@@ -67,6 +68,7 @@ class Protocol(ABC):
     name: str
     description: str
     option_names: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     headline: ClassVar[str]
     share: ClassVar[bool] = True
     prompt: Prompt = Prompt.FREE

@@ -66,7 +66,8 @@ def make_protocol(text: str, candidates: Sequence[str] | None = None, dataset: s
     """Make a protocol.
 
     Args:
-        text: a name of ``PROTOCOLS``, perhaps with options: ``medevalkit:dataset=slake:commit=564d279``.
+        text: a name of ``PROTOCOLS``, perhaps with options, ``medevalkit:dataset=slake:commit=564d279``, or a variant,
+            ``medevalkit@564d279``.
         candidates: answers of a training set, for ``llava_med``'s ``open.accuracy``; the other protocols ignore them.
         dataset: the benchmark, for a protocol with that option where the text does not say it; names that such a
             protocol does not know are ignored.
@@ -102,12 +103,16 @@ def make_protocols(
     """
     made: dict[str, Protocol] = {}
     for text in dict.fromkeys(texts):
-        name, options = _read(text)
+        name, variant, options = _read(text)
         if name not in among:
             close = difflib.get_close_matches(name, among, n=1)
             hint = f", did you mean {close[0]!r}?" if close else ";"
             raise UserError(f"there is no protocol {name!r}{hint} there are: {', '.join(among)}")
         protocol = among[name]
+        if variant and variant not in protocol.variants:
+            has = f"there are {', '.join(protocol.variants)}" if protocol.variants else f"{name} has no variants"
+            raise UserError(f"protocol {text}: {variant!r} is unknown; {has}")
+        options = {**protocol.variants.get(variant, {}), **options}
         known = dataset_name(dataset)
         if known and "dataset" in protocol.option_names:
             options.setdefault("dataset", known)
@@ -118,13 +123,18 @@ def make_protocols(
     return list(made.values())
 
 
-def _read(text: str) -> tuple[str, dict[str, str]]:
-    """Return the name and the options of ``name:option=value:option=value``."""
-    name, *parts = (part.strip() for part in text.split(":"))
+def base_name(text: str) -> str:
+    """Return the name of a protocol without its variant and options."""
+    return text.partition(":")[0].partition("@")[0].strip()
+
+
+def _read(text: str) -> tuple[str, str, dict[str, str]]:
+    """Return name, variant and options of ``name@variant:option=value:option=value``."""
+    first, *parts = (part.strip() for part in text.split(":"))
     options: dict[str, str] = {}
     for part in parts:
         option, sign, value = part.partition("=")
         if not (option and sign and value):
-            raise UserError(f"protocol {text}: {part!r} is no option: write {name}:OPTION=VALUE")
+            raise UserError(f"protocol {text}: {part!r} is no option: write {first}:OPTION=VALUE")
         options[option] = value
-    return name, options
+    return base_name(text), first.partition("@")[2], options

@@ -130,7 +130,7 @@ def test_rows_that_have_what_protocols_need_pass():
 
 
 def test_medevalkit_asks_as_the_benchmark_needs_it():
-    names = ["medevalkit", "medevalkit:commit=564d279", "vlmevalkit", "exact"]
+    names = ["medevalkit", "medevalkit@564d279", "vlmevalkit", "exact"]
     plans = plan_protocols(names, dataset="pmcvqa")
     assert [(plan.protocol.name, plan.method.name) for plan in plans] == [
         ("medevalkit", "lettered_options"),

@@ -6,9 +6,9 @@ Source: alibaba-damo-academy/MedEvalKit, ``cal_metrics`` of ``utils/{VQA_RAD,SLA
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
@@ -87,6 +87,7 @@ class MedEvalKit(Protocol):
     name = "medevalkit"
     description = "MedEvalKit's scores as published"
     option_names = ("dataset", "commit", "judge")
+    variants: ClassVar[Mapping[str, Mapping[str, str]]] = {commit: {"commit": commit} for commit in COMMITS}
     headline = "accuracy"
     published = True
 
@@ -266,6 +267,7 @@ class MedEvalKitCorrected(MedEvalKit):
 
     name = "medevalkit_corrected"
     option_names = ("dataset", "judge")
+    variants: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     published = False
 
     def __init__(self, dataset: str = "", judge: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
+from typing import ClassVar
 
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Prompt
@@ -41,6 +42,7 @@ class VlmEvalKit(MultipleChoice):
         " is wrong"
     )
     option_names = ("verbose",)
+    variants: ClassVar[Mapping[str, Mapping[str, str]]] = {"verbose": {"verbose": "true"}}
     headline = over_rows = "accuracy"
     over_modalities = "accuracy_by_modality"
     published = True
