@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 TASKS = ("omnimedvqa", "vqarad", "slake", "pathvqa")
 EVERY_WAY = (
     "protocols=[option_text,option_text_normalized,option_letter,omnimedvqa_prefix,omnimedvqa_qa,medcap_option,"
-    "medcap_letter,exact]"
+    "medcap_letter,exact,medevalkit@564d279,vlmevalkit]"
 )
 
 
@@ -52,6 +52,7 @@ def test_several_benchmarks_in_one_run_with_both_controls(trained, capsys):
         lines = (trained.folder / "all" / task).glob("predictions*.jsonl")
         assert {json.loads(line)["error"] for path in lines for line in path.read_text().splitlines()} == {None}
         assert result["controls"].keys() == {"shuffled_image", "no_image"}
+        assert result["image_reliance"].keys() >= {"visual_reliance_score", "image_sensitivity"}
         assert any("the published test set has" in notice for notice in result["notices"])
         assert len(result["dataset"]["sha256"]) == len(result["prompt_sha256"]) == 64
         assert f"{task}: {rows} rows" in shown
@@ -75,8 +76,10 @@ def test_every_way_of_asking_about_options_in_one_run(trained):
         "medcap_option": "mapped_option",
         "medcap_letter": "mapped_option",
         "exact": "no_cond_desc",
+        "medevalkit@564d279": "lettered_options",
+        "vlmevalkit": "lettered_options",
     }
-    assert len({block["prompt_sha256"] for block in result["protocols"].values()}) == 6
+    assert len({block["prompt_sha256"] for block in result["protocols"].values()}) == 7
     folder = trained.folder / "ways" / "omnimedvqa"
     assert len((folder / "descriptions.jsonl").read_text(encoding="utf-8").splitlines()) == 8
     assert len((folder / "predictions_mapped_option.jsonl").read_text(encoding="utf-8").splitlines()) == 48

@@ -38,12 +38,12 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a file cannot be found or read, the two do not fit each other, or the protocol cannot score them.
     """
     from medcap.files import plain
-    from medcap.scoring.answers import read_answers
+    from medcap.scoring.answers import read_answers, task_of_answers
     from medcap.scoring.comparison import compare, pair_answers
     from medcap.scoring.protocols.registry import make_protocol
 
-    protocol = make_protocol(options.protocol)
     paths = find_predictions(options.a), find_predictions(options.b)
+    protocol = make_protocol(options.protocol, dataset=task_of_answers(paths[0]))
     pairs = pair_answers(read_answers(paths[0]), read_answers(paths[1]), (str(paths[0]), str(paths[1])))
     result = compare(pairs, protocol)
     if options.json:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 PROTOCOL_NAMES = (
     *("llava_med", "llava_med_batch", "llava_med_strict", "medplib", "omnimedvqa_qa", "medcap_letter", "medcap_option"),
     *("exact", "coco", "colongpt", "colongpt_strict", "bird_vg", "bird_vg_strict", "bird_ro", "bird_ro_strict"),
-    *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes", "medplib_seg", "masks"),
+    *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes", "medplib_seg", "masks", "medevalkit"),
+    *("medevalkit_corrected", "vlmevalkit", "lmms_eval_slake", "coco_strict"),
 )
 
 
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="P",
-        help=f"scoring rule, may be repeated: {', '.join(PROTOCOL_NAMES)}",
+        help="scoring rule, may be repeated, perhaps with options such as medevalkit:dataset=slake:commit=564d279:"
+        f" {', '.join(PROTOCOL_NAMES)}",
     )
     parser.add_argument(
         "--candidates", type=Path, metavar="FILE", help="candidate answers, for the open accuracy of llava_med"
@@ -59,9 +61,9 @@ def run(options: argparse.Namespace) -> None:
             rows.
     """
     from medcap.files import plain, write_text
-    from medcap.scoring.answers import read_answers, read_candidates
+    from medcap.scoring.answers import read_answers, read_candidates, task_of_answers
     from medcap.scoring.protocols.llava_med import LlavaMed
-    from medcap.scoring.protocols.registry import make_protocol
+    from medcap.scoring.protocols.registry import make_protocols
 
     names = list(dict.fromkeys(options.protocol))
     candidates = None
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         if LlavaMed.name not in names:
             raise UserError(f"--candidates is for the protocol {LlavaMed.name}, which is not among {', '.join(names)}")
         candidates = read_candidates(options.candidates)
-    protocols = [make_protocol(name, candidates) for name in names]
+    protocols = make_protocols(names, candidates, task_of_answers(options.file))
     if options.per_row is not None and options.per_row.resolve() == options.file.resolve():
         raise UserError(f"--per-row {options.per_row} would replace the file that is scored: name another one")
     answers = read_answers(options.file)

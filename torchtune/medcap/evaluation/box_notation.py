@@ -16,6 +16,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import Entry, generated
 from medcap.generation.request import Generation
 from medcap.scoring.question import Question
+from medcap.scoring.replies.final_reply import final_reply
 
 SizeOf = Callable[[ImageRef], Size]
 
@@ -52,7 +53,8 @@ def entry_of_answer(question: Question, generation: Generation, style: BoxStyle,
     """Return what an entry of a predictions file holds of an answer.
 
     Where the run has its own notation, the boxes of the answer are read by it and written into ``prediction`` in the
-    notation of the reference, on the original image; ``as_said`` then holds the model's words.
+    notation of the reference, on the original image; ``as_said`` then holds the model's words. Boxes in a model's
+    reasoning are not among those that it gives.
 
     Args:
         question: what was asked.
@@ -66,9 +68,10 @@ def entry_of_answer(question: Question, generation: Generation, style: BoxStyle,
         return entry
     size, fit = question.image_size or size_of(image), image.view.fit
     if "boxes" not in entry and question.boxes is not None:
-        found = style.find(generation.text, size, fit)
+        reply = final_reply(generation.text)
+        found = style.find(reply, size, fit)
         # Numbers that are no box stay for the protocol, which counts them.
-        if len(found) == len(find_box_texts(generation.text, style.notation)):
+        if found and len(found) == len(find_box_texts(reply, style.notation)):
             entry["boxes"] = tuple(found)
     wanted = [box.notation for box in find_box_texts(question.references[0])]
     if wanted:

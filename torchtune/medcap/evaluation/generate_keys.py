@@ -62,7 +62,7 @@ class GenerateConfiguration(RunModelConfiguration):
     )
     debug: bool = Field(False, description="Print each prompt and answer to standard error.")
     protocols: str | list[str] | None = Field(
-        None, description="Scoring rules, one or several; null takes the task's own."
+        None, description="Scoring rules, one or several, such as medevalkit@564d279; null takes the task's own."
     )
     vqa_type: Annotated[str, OneOf(VQA_TYPES)] = Field("direct", description="How a free answer is asked for.")
     prompt_format: Annotated[str, OneOf(PROMPT_FORMATS)] = Field(

@@ -14,12 +14,14 @@ from medcap.evaluation.box_notation import ask_in_notation
 from medcap.evaluation.control_runs import ControlRun, ask_and_score, check_controls, run_control
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.prompting import ScoringPlan
+from medcap.evaluation.reliance import reliance_block
 from medcap.evaluation.results_table import append_result
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
 from medcap.files import make_folder, plain, write_json
+from medcap.scoring.image_reliance import NAMES
 from medcap.scoring.protocols.base import nested
 from medcap.scoring.question import Question
 from medcap.scoring.tables import averages, group_tables
@@ -40,6 +42,7 @@ _HEADLINE = (
     "averages",
     "tables",
     "controls",
+    "image_reliance",
 )
 
 
@@ -144,6 +147,7 @@ def _block(rows: Sequence[Question], scored: Scored, controls: Mapping[str, Cont
         "controls": {
             name: run.block(plan.protocol.name) for name, run in controls.items() if run.of(plan.protocol.name)
         },
+        "image_reliance": reliance_block(scored, controls),
         "notices": scores.notices,
     }
 
@@ -167,4 +171,7 @@ def _append_result(result: Mapping[str, Any], options: RunOptions, folder: Path)
             row[f"{name}.{block['headline']}.{control}"] = value_at(part["scores"], block["headline"])
             if "own" in part:
                 row[f"{name}.{block['headline']}.{control}_own"] = value_at(part["own"]["scores"], block["headline"])
+        row |= {
+            f"{name}.{measure}": part["value"] for measure, part in block["image_reliance"].items() if measure in NAMES
+        }
     append_result(options.results_csv or Path(options.output_dir, "results.csv"), row)

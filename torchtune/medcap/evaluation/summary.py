@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medcap.report.protocol_table import CONTROL_NAMES
+from medcap.scoring.image_reliance import NAMES
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -31,6 +32,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
             ]
             number = "-" if value is None else f"{value:.4f}"
             lines.append(f"    {score:<24} {number}{between}{''.join(f'  {other}' for other in others)}")
+        for measure, (value, low, high) in shown_reliance(block.get("image_reliance", {})).items():
+            lines.append(f"    {NAMES[measure]:<34} {value:.4f}  [{low:.4f}, {high:.4f}]")
     notices = [*metrics["notices"], *(n for block in metrics["protocols"].values() for n in block["notices"])]
     return "\n".join([*lines, *(f"  note: {notice}" for notice in dict.fromkeys(notices))])
 
@@ -50,3 +53,12 @@ def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{before}{name}.")
         else:
             yield f"{before}{name}", value
+
+
+def shown_reliance(block: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Return the measures of image reliance that are there, each with the ends of its interval.
+
+    Args:
+        block: ``image_reliance`` of a protocol in metrics.json.
+    """
+    return {name: (block[name]["value"], block[name]["low"], block[name]["high"]) for name in NAMES if name in block}

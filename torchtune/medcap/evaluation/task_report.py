@@ -13,14 +13,16 @@ from medcap.evaluation.box_report import BoxResult, accuracy_charts, read_boxes
 from medcap.evaluation.controls import CONTROLS
 from medcap.evaluation.mask_report import MaskResult, mask_charts, read_masks
 from medcap.evaluation.scored import Scored
-from medcap.evaluation.summary import leaves, value_at
+from medcap.evaluation.summary import leaves, shown_reliance, value_at
 from medcap.report.charts import LineChart
 from medcap.report.confusion import ConfusionMaps, confusion
 from medcap.report.gallery import Gallery, Sample
 from medcap.report.html_page import Page
 from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
+from medcap.scoring.image_reliance import NAMES
 from medcap.scoring.question import Question
+from medcap.scoring.replies.final_reply import final_reply
 
 if TYPE_CHECKING:
     from medcap.evaluation.tasks.base import Task
@@ -82,6 +84,7 @@ def task_report(result: TaskResult, reader: ImageReader | None = None) -> Page:
                 _protocol_lines(metrics),
                 "On the right, the same questions without the right image or question." if metrics["controls"] else "",
             ),
+            _image_reliance(metrics),
             _all_scores(metrics),
             *(_group_table(field, table, _is_share(metrics["headline"])) for field, table in metrics["tables"].items()),
             _confusions(result),
@@ -174,6 +177,24 @@ def _protocol_lines(metrics: Mapping[str, Any]) -> list[ProtocolLine]:
     return lines
 
 
+def _image_reliance(metrics: Mapping[str, Any]) -> Table | None:
+    """Show the published measures of how much the answers depend on the image, for each protocol that has them."""
+    lines = []
+    for name, block in metrics["protocols"].items():
+        found = shown_reliance(block["image_reliance"])
+        if found:
+            lines.append([name, *(_with_interval(*found[measure]) if measure in found else None for measure in NAMES)])
+    note = (
+        "Visual reliance score: what is lost with another image. Image sensitivity: answers that change without their"
+        " own image. Hallucinated visual reasoning: claims to see something beside an answer that does not change."
+    )
+    return Table("Does it look?", ["protocol", *NAMES.values()], lines, note, wide=True) if lines else None
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f}\u2060–\u2060{high:.3f})".replace("-", "−")
+
+
 def _all_scores(metrics: Mapping[str, Any]) -> Table | None:
     """All scores of protocols that have more than their headline."""
     lines = []
@@ -211,7 +232,9 @@ def _confusions(result: TaskResult) -> ConfusionMaps | None:
     pairs: dict[str, list[tuple[str, str]]] = {}
     for row, entry, scores in zip(result.rows, scored.entries, scored.scores.rows, strict=True):
         if scores.get("correct") is not None and (row.options or row.answer_type == "CLOSED"):
-            given = _chosen(row, scores) if "choice" in scores else entry.get(scored.plan.protocol.field)
+            given = (
+                _chosen(row, scores) if "choice" in scores else final_reply(entry.get(scored.plan.protocol.field) or "")
+            )
             pairs.setdefault(row.meta.get("modality", "all rows"), []).append((row.references[0], given or ""))
     largest = sorted(pairs, key=lambda name: (-len(pairs[name]), name))[:_MOST_MAPS]
     maps = {name: confusion(pairs[name]) for name in sorted(largest)}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PREDICTION_KEYS = ("prediction", "text")
 _REFERENCE_KEYS = ("reference", "gt", "answer")
 _TABLES = (".csv", ".tsv", ".tab", ".xls", ".xlsx", ".parquet", ".feather")
+_SETTINGS_SUFFIX = ".settings.json"  # of the file that a run writes beside its answers
 _ID_KEYS = ("question_id", "id")
 
 
@@ -47,6 +48,9 @@ def read_answers(path: str | Path) -> list[Answer]:
     Masks are in ``masks`` and ``reference_masks`` (lists of regions) or in ``prediction_mask`` and ``reference_mask``
     (one file or run-length each); files are found beside the file of answers. A bad mask is kept as one that cannot be
     read.
+
+    ``verdict`` is what a judge said of the answer, as in our ``verdicts.jsonl`` (true and false are read too), and
+    ``dataset`` the benchmark; only protocols that need them look at them.
 
     In our own files rows have a ``fingerprint``: there the last row of a ``question_id`` counts, for a failure may have
     been fixed since, and a last line that was cut off is skipped.
@@ -108,6 +112,23 @@ def read_answers(path: str | Path) -> list[Answer]:
     ):
         raise UserError(f"{path}: no reference can be read; row 0: {answers[0].question.problem}")
     return answers
+
+
+def task_of_answers(path: str | Path) -> str:
+    """Return the task that a predictions file of ours was made by, from the settings beside it.
+
+    Args:
+        path: any file of answers.
+
+    Returns:
+        The task's name, such as ``slake``; "" where it is not known.
+    """
+    try:
+        settings = parse_json(Path(path).with_suffix(_SETTINGS_SUFFIX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    task = settings.get("task") if isinstance(settings, Mapping) else None
+    return task if isinstance(task, str) else ""
 
 
 def read_candidates(path: str | Path) -> list[str]:
@@ -198,6 +219,8 @@ def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageRead
     if not isinstance(options, list):
         raise UserError("'options' must be a list of texts")
     facts = {name: _text(value[name], name).strip() for name in (*GROUPS, *FACTS) if not _missing(value.get(name))}
+    if isinstance(value.get("dataset"), str):
+        facts["dataset"] = value["dataset"].strip()
     columns = ["" if _missing(option) else _text(option, "an option") for option in options]
     columns = tuple(option if option.strip() else "" for option in columns)
     filled = tuple(option for option in columns if option)
@@ -220,7 +243,9 @@ def _answer(value: Mapping[str, Any], index: int, reader: Callable[[], ImageRead
     )
     text = "" if _missing(prediction) else _text(prediction, "prediction")
     outputs = NOTHING if given is None and masks.given is None else Outputs(given, masks.given)
-    return Answer(question, text, outputs, bad, masks.bad)
+    verdict = value.get("verdict")
+    said = verdict if isinstance(verdict, str) else str(verdict).lower() if isinstance(verdict, bool) else ""
+    return Answer(question, text, outputs, bad, masks.bad, said)
 
 
 def _size(value: Any) -> Size | None:

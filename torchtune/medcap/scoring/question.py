@@ -137,6 +137,8 @@ class Answer:
         outputs: results of the model beside its words, such as boxes.
         bad_boxes: entries of the file's ``boxes`` that are no boxes, such as five numbers.
         bad_masks: place among ``outputs.masks`` of each that cannot be read, and why.
+        verdict: what a judge said of it, ``RIGHT``, ``WRONG`` or ``UNPARSED``, as the file has it; "" where there is
+            none.
     """
 
     question: Question
@@ -144,6 +146,7 @@ class Answer:
     outputs: Outputs = NOTHING
     bad_boxes: tuple[str, ...] = ()
     bad_masks: tuple[tuple[int, str], ...] = ()
+    verdict: str = ""
 
     @property
     def failed(self) -> bool:

@@ -87,6 +87,19 @@ def test_candidates_give_the_open_accuracy(answers, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--protocol", "llavamed"], "did you mean 'llava_med'"),
+        (["--protocol", "exact:case=no"], "protocol exact: there is no option 'case'; it has no options"),
+        (
+            ["--protocol", "medevalkit:slake"],
+            "protocol medevalkit:slake: 'slake' is no option: write medevalkit:OPTION",
+        ),
+        (["--protocol", "medevalkit@abc"], "protocol medevalkit@abc: 'abc' is unknown; there are 2025-06, 564d279"),
+        (["--protocol", "exact@strict"], "'strict' is unknown; exact has no variants"),
+        (["--protocol", "medevalkit:split=x"], "no option 'split'; its options are dataset, commit, judge"),
+        (
+            ["--protocol", "medevalkit:dataset=slake", "--protocol", "medevalkit:dataset=vqarad"],
+            "medevalkit is named twice with other options",
+        ),
+        (["--protocol", "vlmevalkit:verbose=1"], "vlmevalkit: verbose=1 is unknown; it is true or false"),
         (["--protocol", "exact", "--candidates", "c.json"], "--candidates is for the protocol llava_med"),
         (["--protocol", "llava_med", "--candidates", "c.json"], "candidates c.json cannot be read"),
     ],
@@ -107,6 +120,37 @@ def test_the_answers_are_never_overwritten(answers):
 def test_a_place_that_cannot_be_written_is_reported(answers, tmp_path):
     with pytest.raises(UserError, match=r"--per-row .* cannot be written"):
         command(answers, "--protocol", "exact", "--per-row", tmp_path)
+
+
+def test_medevalkit_scores_the_verdicts_of_a_judge_by_two_commits(tmp_path, capsys):
+    rows = [
+        {"question_id": 1, "reference": "liver", "prediction": "liver", "answer_type": "OPEN", "verdict": "RIGHT"},
+        {"question_id": 2, "reference": "Yes", "prediction": "Yes", "answer_type": "CLOSED", "verdict": "RIGHT"},
+        {"question_id": 3, "reference": "No", "prediction": "Yes", "answer_type": "CLOSED", "verdict": None},
+    ]
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = (
+        "medevalkit:dataset=slake",
+        "medevalkit:dataset=slake:commit=25676be",
+        "medevalkit_corrected:dataset=slake",
+    )
+    command(path, *(part for name in names for part in ("--protocol", name)))
+    result = json.loads(capsys.readouterr().out, parse_constant=refuse_nan)
+    assert list(result) == ["medevalkit", "medevalkit@25676be", "medevalkit_corrected"]
+    assert [part["closed"]["accuracy"] for part in result.values()] == [1.0, 0.5, 0.5]
+    assert [part["accuracy"] for part in result.values()] == [1.0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    assert {part["open"]["accuracy"] for part in result.values()} == {1.0}
+
+
+def test_the_settings_beside_a_predictions_file_say_its_benchmark(tmp_path, capsys):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps({"question_id": 1, "reference": "no", "prediction": "It is normal."}))
+    with pytest.raises(UserError, match="row 1 does not say which benchmark it is of"):
+        command(path, "--protocol", "medevalkit")
+    path.with_suffix(".settings.json").write_text(json.dumps({"task": "vqarad"}))
+    command(path, "--protocol", "medevalkit")
+    assert json.loads(capsys.readouterr().out)["medevalkit"]["closed"]["accuracy"] == 1.0
 
 
 def test_a_protocol_is_required_and_the_help_names_all(capsys):

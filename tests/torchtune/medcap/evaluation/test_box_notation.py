@@ -59,3 +59,13 @@ def test_boxes_of_a_head_stay_and_what_is_no_box_is_left_to_the_protocol():
     for said in ("none", "[750, 0, 250, 500]", "[1, 2, 3]"):
         entry = entry_of_answer(where, Generation(said), style, lambda image: SIZE)
         assert (entry["prediction"], "boxes" in entry, "as_said" in entry) == (said, False, False)
+
+
+def test_boxes_in_reasoning_are_not_those_of_the_answer():
+    where = question("Where?", "{<50><0><150><50>}", (Box((0.25, 0.0, 0.75, 0.5)),))
+    style = BoxStyle(written="thousandths")
+    said = "<think>Not [0, 0, 100, 100].</think>[250, 0, 750, 500]"
+    entry = entry_of_answer(where, Generation(said), style, lambda image: SIZE)
+    assert (entry["boxes"], entry["as_said"]) == ((Box((0.25, 0.0, 0.75, 0.5)),), said)
+    entry = entry_of_answer(where, Generation("<think>[0, 0, 100, 100]"), style, lambda image: SIZE)
+    assert "boxes" not in entry

@@ -114,8 +114,17 @@ def test_a_run_writes_predictions_scores_controls_a_page_and_a_row(questions, tm
     )
     assert (first["options"], first["modality"], first["answer_type"]) == (OPTIONS, "CT", "CLOSED")
     assert all(line["prediction"] != line["reference"] for line in lines(folder / "predictions_shuffled_image.jsonl"))
+    reliance = result["image_reliance"]
+    assert {name: part["value"] for name, part in reliance.items() if name != "image_sensitivity_by"} == {
+        "visual_reliance_score": 1.0,
+        "image_sensitivity": 1.0,
+        "hallucinated_visual_reasoning_rate": 0.0,
+        "visual_claims": 0.0,
+    }
+    assert "Does it look?" in (folder / "report.html").read_text(encoding="utf-8")
     with (tmp_path / "out" / "results.csv").open() as file:
         (row,) = csv.DictReader(file)
+    assert (row["exact.visual_reliance_score"], row["exact.image_sensitivity"]) == ("1.0", "1.0")
     assert (row["task"], row["n"], row["exact.accuracy"], row["exact.accuracy.shuffled_image"]) == (
         "vqa",
         "8",

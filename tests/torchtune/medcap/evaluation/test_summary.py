@@ -33,6 +33,7 @@ METRICS = {
             "scores": {"accuracy": 0.75},
             "intervals": {},
             "controls": {"mirrored": {"scores": {"accuracy": 0.0}}},
+            "image_reliance": {"visual_reliance_score": {"value": -0.09, "low": -0.12, "high": -0.06}},
             "notices": [],
         },
     },
@@ -50,6 +51,7 @@ def test_lines_of_a_task():
         "    accuracy                 0.7500",
         "  exact",
         "    accuracy                 0.7500  mirrored 0.0000",
+        "    visual reliance score              -0.0900  [-0.1200, -0.0600]",
         "  note: read 450 rows; the published test set has 451",
         "  note: rows with several references",
     ]

@@ -136,12 +136,12 @@ def judge_prompt(answer: Answer) -> str:
     """Return the user turn that asks for a verdict (myeongkyunkang/medcap, chat_llama3_quant.py, exp eval_vqa).
 
     Args:
-        answer: where several references are accepted they are joined by " or ".
+        answer: its final reply is shown, without a model's reasoning. Several references are joined by " or ".
 
     Returns:
         The text.
     """
-    return _prompt(answer.question.text, answer.prediction, " or ".join(answer.question.references))
+    return _prompt(answer.question.text, final_reply(answer.prediction), " or ".join(answer.question.references))
 
 
 def file_name(name: str) -> str:

@@ -14,7 +14,9 @@ from medcap.evaluation.judges.reading.parsing import STRICT
 from medcap.evaluation.judges.reading.verdict_words import RIGHT, UNPARSED, WRONG
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
 from medcap.files import make_folder, plain, write_json
+from medcap.scoring.protocols.summary import reasoning_notice
 from medcap.scoring.question import Answer
+from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.statistics import bootstrap_interval
 from medcap.scoring.tables import averages, group_tables
 
@@ -40,7 +42,7 @@ def judge_answers(
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
     killed continues with the answers that have no verdict yet. A failed answer is asked again, and so
     is one whose reply had no words or was cut off before its verdict. Another ``parsing`` reads the same replies. An
-    empty answer is wrong and is not asked.
+    empty answer, and one that ends within its reasoning, is wrong and is not asked; the judge sees no reasoning.
 
     Args:
         judge: says which answers are right.
@@ -78,7 +80,7 @@ def judge_answers(
             "settings": settings,
         }
     )
-    metrics["notices"] += judge.notices
+    metrics["notices"] += [*judge.notices, *reasoning_notice(answers)]
     if num_old:
         metrics["notices"].append(f"{num_old} verdicts were made under other settings than these")
     if Path(source).suffix.lower() == ".csv":
@@ -141,7 +143,7 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
     asked = [
         file.rows.get(fingerprint)
         for answer, fingerprint in zip(answers, fingerprints, strict=True)
-        if not answer.failed
+        if _says_something(answer)
     ]
     rows = [_parsed(row, parsing) for row in (*held, *filter(None, asked))]
     if rows and not any(_was_read(row) for row in rows):
@@ -170,7 +172,7 @@ def _must_be_asked(file: PredictionFile, answer: Answer, fingerprint: str, parsi
         if parsed != known and known["settings"] == file.settings_fingerprint:
             file.append(parsed)
         return False
-    if answer.failed:
+    if not _says_something(answer):
         file.append(_entry(answer, fingerprint, value=WRONG))
         return False
     if not any(reference.strip() for reference in answer.question.references):
@@ -195,12 +197,16 @@ def _was_read(row: Mapping[str, Any]) -> bool:
     return row["reply"] is not None and row["verdict"] in (RIGHT, WRONG)
 
 
+def _says_something(answer: Answer) -> bool:
+    return not answer.failed and bool(final_reply(answer.prediction).strip())
+
+
 def _fingerprint(answer: Answer) -> str:
     return settings_fingerprint(
         {
             "question_id": answer.question.id,
             "question": answer.question.text,
-            "prediction": answer.prediction,
+            "prediction": final_reply(answer.prediction),  # what the judge is shown
             "references": answer.question.references,
         }
     )
@@ -258,7 +264,7 @@ def _metrics(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> di
         "wrong": counts[WRONG],
         "unparsed": counts[UNPARSED],
         "failures": len(failed),
-        "empty_answers": sum(answer.failed for answer in answers),
+        "empty_answers": sum(not _says_something(answer) for answer in answers),
         "scores": {"accuracy": accuracy.value},
         "intervals": {"accuracy": accuracy.as_dict()},
         "averages": averages(groups, scored),

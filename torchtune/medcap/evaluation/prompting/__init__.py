@@ -14,10 +14,10 @@ from medcap.evaluation.prompting.base import PromptMethod
 from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.prompting.likelihood import OptionLetter, OptionText, PrefixLikelihood
 from medcap.evaluation.prompting.medcap_2024 import MODES, MedcapMode
-from medcap.evaluation.prompting.options import ListedOptions, MappedOption
+from medcap.evaluation.prompting.options import LetteredOptions, ListedOptions, MappedOption
 from medcap.scoring.answer_masks import good_masks
 from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
-from medcap.scoring.protocols.registry import ALL_PROTOCOLS
+from medcap.scoring.protocols.registry import ALL_PROTOCOLS, base_name, make_protocols
 from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.box_reply import good_boxes
 
@@ -31,6 +31,7 @@ VQA_TYPES = tuple(FREE_METHODS)
 PROMPT_METHODS: dict[Prompt, Callable[[PromptMethod], PromptMethod]] = {
     Prompt.FREE: lambda free: free,
     Prompt.LISTED_OPTIONS: lambda free: ListedOptions(),
+    Prompt.LETTERED_OPTIONS: lambda free: LetteredOptions(),
     Prompt.MAPPED_OPTION: MappedOption,
     Prompt.OPTION_TEXT: lambda free: OptionText(),
     Prompt.OPTION_LETTER: lambda free: OptionLetter(),
@@ -88,12 +89,13 @@ class ScoringPlan:
         return Answer(question, text, outputs, bad, bad_masks)
 
 
-def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[ScoringPlan]:
+def plan_protocols(names: Iterable[str], vqa_type: str = "direct", dataset: str = "") -> list[ScoringPlan]:
     """Plan a run.
 
     Args:
-        names: protocols; the first one gives the headline.
+        names: protocols, also of a variant (``medevalkit@564d279``) or with options; the first gives the headline.
         vqa_type: how free answers are asked for, one of ``VQA_TYPES``.
+        dataset: the benchmark, for protocols that have a rule for each.
 
     Returns:
         A plan for each protocol; those that need the same answers have the same method.
@@ -106,12 +108,12 @@ def plan_protocols(names: Iterable[str], vqa_type: str = "direct") -> list[Scori
         raise UserError(f"vqa_type={vqa_type} is unknown; there are {', '.join(VQA_TYPES)}")
     if not names:
         raise UserError(f"protocols is empty: name at least one of {', '.join(ALL_PROTOCOLS)}")
-    unknown = [name for name in names if name not in ALL_PROTOCOLS]
+    unknown = [name for name in names if base_name(name) not in ALL_PROTOCOLS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], ALL_PROTOCOLS, n=1)
         hint = f"did you mean {near[0]}? There are" if near else "there are"
         raise UserError(f"protocols: {unknown[0]} is unknown; {hint} {', '.join(ALL_PROTOCOLS)}")
-    protocols = [ALL_PROTOCOLS[name]() for name in names]
+    protocols = make_protocols(names, dataset=dataset, among=ALL_PROTOCOLS)
     free = FREE_METHODS[vqa_type]()
     methods = {prompt: PROMPT_METHODS[prompt](free) for prompt in {protocol.prompt for protocol in protocols}}
     return [ScoringPlan(methods[protocol.prompt], protocol) for protocol in protocols]

@@ -73,6 +73,26 @@ class ListedOptions(PromptMethod):
         return Request(with_words(question, after=instruction), question.id)
 
 
+class LetteredOptions(PromptMethod):
+    """The question, its options by letter, and the instruction of MedEvalKit (``utils/question_formats.py``) and others
+    to answer with a letter."""
+
+    name = "lettered_options"
+    file = "predictions_lettered_options"
+    _instruction = "Answer with the option's letter from the given choices directly."
+    template = f"user: {{image}}\n{{question}}\n{{lettered options}}\n{_instruction}\nassistant: "
+
+    def ask(self, questions: Sequence[Question], engine: Engine, store: PredictionStore) -> list[Entry]:
+        requests = [self.last_request(question, {}) or NO_OPTIONS for question in questions]
+        with store.open(self.file, {"asked": self.name}) as file:
+            return collect(questions, requests, engine.generate, lambda _, result: generated(result), file)
+
+    def last_request(self, question: Question, entry: Entry) -> Request | None:
+        if not question.options:
+            return None
+        return Request(with_words(question, after=f"\n{lettered(question.options)}\n{self._instruction}"), question.id)
+
+
 class MappedOption(PromptMethod):
     """A free answer, then the same language model says which option it means (custom_generate_func.py, lines 301-330,
     of myeongkyunkang/medcap at c8910f0): text alone and without adapters, the reply is a letter. A model's

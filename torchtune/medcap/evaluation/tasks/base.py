@@ -130,7 +130,7 @@ class Task(ABC):
         vqa_type = self.vqa_type(vqa_type)
         if protocols is None:
             protocols = [*(self.mode_protocols if vqa_type in MODES else ()), *self.protocols]
-        return plan_protocols(protocols, vqa_type)
+        return plan_protocols(protocols, vqa_type, self.name)
 
     def folder(self, options: LoadOptions) -> str:
         """Return the name of its result folder; parts of a benchmark have their own, so they can run at once."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from medcap.errors import UserError
 from medcap.scoring.question import Answer
 
 
@@ -40,6 +41,7 @@ class Prompt(StrEnum):
 
     FREE = "free"  # as the user chose, by vqa_type
     LISTED_OPTIONS = "listed_options"
+    LETTERED_OPTIONS = "lettered_options"
     MAPPED_OPTION = "mapped_option"
     OPTION_TEXT = "option_text"
     OPTION_LETTER = "option_letter"
@@ -50,7 +52,9 @@ class Protocol(ABC):
     """A rule for scoring.
 
     Attributes:
-        name: name as users type it.
+        name: name as users type it, of one of the ``variants`` with that behind an ``@``.
+        option_names: its options, which are texts.
+        variants: word behind the ``@`` of a name -> the options that it stands for.
         prompt: how its questions are asked.
         field: field of a predictions file that is scored.
         takes_minutes: whether scoring does, however few the answers.
@@ -61,15 +65,33 @@ class Protocol(ABC):
         share: whether the headline is a share of 1.
     """
 
-    name: ClassVar[str]
-    description: ClassVar[str]
+    name: str
+    description: str
+    option_names: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     headline: ClassVar[str]
     share: ClassVar[bool] = True
-    prompt: ClassVar[Prompt] = Prompt.FREE
+    prompt: Prompt = Prompt.FREE
     field: ClassVar[str] = "prediction"
     takes_minutes: ClassVar[bool] = False
     scores_boxes: ClassVar[bool] = False
     scores_masks: ClassVar[bool] = False
+
+    @classmethod
+    def of_options(cls, options: Mapping[str, str]) -> Self:
+        """Make the protocol from options as users type them.
+
+        Args:
+            options: name -> value.
+
+        Raises:
+            UserError: if it has no such option, or a value is not one of those that the option has.
+        """
+        unknown = [name for name in options if name not in cls.option_names]
+        if unknown:
+            has = f"its options are {', '.join(cls.option_names)}" if cls.option_names else "it has no options"
+            raise UserError(f"protocol {cls.name}: there is no option {unknown[0]!r}; {has}")
+        return cls(**options)
 
     def compares(self, kind: str) -> bool:
         """Return whether it compares ``boxes`` or ``masks``."""

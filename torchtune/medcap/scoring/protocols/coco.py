@@ -11,6 +11,7 @@ from medcap.scoring.metrics.java_scorers import RowFailure
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.summary import check_answers, reasoning_notice
 from medcap.scoring.question import Answer
+from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.statistics import NUMBER, SHARE, bootstrap_interval, bootstrap_of_sums
 
 # The set's score is the mean of the rows' for these alone.
@@ -32,15 +33,16 @@ class Coco(Protocol):
     headline = "CIDEr"
     share = False
     takes_minutes = True  # it starts Java
+    published = True
 
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score captions; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
-        published = reasoning_notice(answers, published=True)
+        reasoning = reasoning_notice(answers, self.published)
         result = caption_scores(
             self.name,
             answers,
-            [answer.prediction for answer in answers],
+            [answer.prediction if self.published else final_reply(answer.prediction) for answer in answers],
             [list(answer.question.references) for answer in answers],
         )
         intervals = {
@@ -59,8 +61,19 @@ class Coco(Protocol):
             }
             for index, answer in enumerate(answers)
         ]
-        notices = [*result.notices, *published, *failure_notices(answers, result.failures), *_without_width(intervals)]
+        notices = [*result.notices, *reasoning, *failure_notices(answers, result.failures), *_without_width(intervals)]
         return ProtocolScores(dict(result.scores), intervals, rows, counts, notices)
+
+
+class CocoStrict(Coco):
+    """The same of captions without a model's reasoning."""
+
+    name = "coco_strict"
+    description = (
+        "the COCO caption metrics of pycocoevalcap of the final reply, a model's reasoning taken off, against all"
+        " references of a row; an empty caption scores 0 and is counted"
+    )
+    published = False
 
 
 def caption_scores(

@@ -19,14 +19,17 @@ def check_answers(answers: Sequence[Answer], protocol: str) -> dict[str, int]:
         protocol: its name.
 
     Returns:
-        The counts ``n`` and ``failures``.
+        The counts ``n`` and ``failures``; and ``reasoning``, the replies with a model's reasoning or tags, where there
+        are any.
 
     Raises:
         UserError: if there are no answers.
     """
     if not answers:
         raise UserError(f"{protocol}: there are no answers to score")
-    return {"n": len(answers), "failures": sum(answer.failed for answer in answers)}
+    counts = {"n": len(answers), "failures": sum(answer.failed for answer in answers)}
+    reasoning = len(_with_reasoning(answers))
+    return counts | ({"reasoning": reasoning} if reasoning else {})
 
 
 def row_means(
@@ -80,20 +83,27 @@ def count_notice(rows: str, found: Sequence[Answer], answers: Sequence[Answer]) 
 
 
 def reasoning_notice(answers: Sequence[Answer], published: bool = False) -> list[str]:
-    """Say how many replies hold a model's reasoning, where that matters to the score.
+    """Say how many replies hold a model's reasoning, and what became of it.
 
     Args:
         answers: all rows.
         published: whether the rule is a published one, which reads what a model said as it stands.
 
     Returns:
-        At most one line.
+        A line for each kind of reply that there is.
     """
+    found = _with_reasoning(answers)
     if published:
-        found = [answer for answer in answers if final_reply(answer.prediction) != answer.prediction]
         return count_notice("replies with reasoning or tags, which the published rule reads as a whole", found, answers)
-    found = [answer for answer in answers if not answer.failed and not final_reply(answer.prediction)]
-    return count_notice("replies that end within their reasoning, counted as wrong", found, answers)
+    cut_off = [answer for answer in found if not final_reply(answer.prediction)]
+    return [
+        *count_notice("replies with reasoning or tags, which are taken off", found, answers),
+        *count_notice("replies that end within their reasoning, counted as wrong", cut_off, answers),
+    ]
+
+
+def _with_reasoning(answers: Sequence[Answer]) -> list[Answer]:
+    return [answer for answer in answers if not answer.failed and final_reply(answer.prediction) != answer.prediction]
 
 
 def one_reference_notice(answers: Sequence[Answer]) -> list[str]:

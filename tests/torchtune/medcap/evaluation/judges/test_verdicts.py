@@ -343,3 +343,24 @@ def test_the_csv_of_another_accuracy_is_replaced_and_other_files_stay(tmp_path):
         "raw-judge-0.33333.csv",
         "raw-judge-0.9.csv",
     ]
+
+
+def test_a_judge_sees_no_reasoning_and_a_reply_cut_off_in_it_is_wrong(tmp_path):
+    said = ["<think>It may be b.</think>a", "<think>It may be", "b"]
+    path = tmp_path / "answers.jsonl"
+    lines = [
+        {"question_id": f"q{number}", "question": "Q?", "reference": "a", "prediction": text}
+        for number, text in enumerate(said)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    judge = Scripted({"b": "WRONG"})
+    metrics = run(path, tmp_path / "out", judge)
+    assert judge.asked == ["a", "b"]
+    assert [line["verdict"] for line in sorted(rows(tmp_path / "out"), key=lambda row: row["question_id"])] == [
+        *("RIGHT", "WRONG", "WRONG")
+    ]
+    assert metrics["empty_answers"] == 1
+    assert metrics["notices"] == [
+        "replies with reasoning or tags, which are taken off: 2 of 3 (the first is q0)",
+        "replies that end within their reasoning, counted as wrong: 1 of 3 (the first is q1)",
+    ]

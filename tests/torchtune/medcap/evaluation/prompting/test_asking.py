@@ -10,7 +10,9 @@ from medcap.scoring.protocols.base import Prompt
 BIRD = [f"bird_{task}{end}" for task in ("vg", "ro", "gc", "mii") for end in ("", "_strict")]
 BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
 MASKS = ["medplib_seg", "masks"]
-FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES, *MASKS]
+WORDS = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", "coco_strict"]
+HARNESSES = ["medevalkit", "medevalkit_corrected", "lmms_eval_slake"]
+FREE = [*WORDS, *HARNESSES, *BOXES, *MASKS]
 OTHERS = [name for name in ALL_PROTOCOLS if name not in (*BOXES, *MASKS)]
 
 
@@ -25,18 +27,23 @@ def test_published_names():
     )
     assert sorted(OTHERS) == [
         "coco",
+        "coco_strict",
         "exact",
         "llava_med",
         "llava_med_batch",
         "llava_med_strict",
+        "lmms_eval_slake",
         "medcap_letter",
         "medcap_option",
+        "medevalkit",
+        "medevalkit_corrected",
         "medplib",
         "omnimedvqa_prefix",
         "omnimedvqa_qa",
         "option_letter",
         "option_text",
         "option_text_normalized",
+        "vlmevalkit",
     ]
 
 
@@ -45,6 +52,7 @@ def test_every_protocol_has_its_prompt_method_field_and_file():
     assert {plan.protocol.name: (plan.method.name, plan.protocol.field, plan.method.file) for plan in plans} == {
         **dict.fromkeys(FREE, ("cond_desc", "prediction", "predictions")),
         "omnimedvqa_qa": ("listed_options", "prediction", "predictions_listed_options"),
+        "vlmevalkit": ("lettered_options", "prediction", "predictions_lettered_options"),
         **dict.fromkeys(
             ["medcap_letter", "medcap_option"], ("mapped_option", "prediction", "predictions_mapped_option")
         ),
@@ -57,7 +65,7 @@ def test_every_protocol_has_its_prompt_method_field_and_file():
 
 def test_protocols_that_need_the_same_answers_share_a_prompt_method():
     plans = {plan.protocol.name: plan.method for plan in plan_protocols(list(ALL_PROTOCOLS), "omit")}
-    assert len({id(method) for method in plans.values()}) == 6
+    assert len({id(method) for method in plans.values()}) == 7
     assert plans["llava_med"] is plans["exact"] is plans["coco"]
     assert plans["medcap_letter"] is plans["medcap_option"]
     assert plans["medcap_letter"].free is plans["exact"]
@@ -104,6 +112,7 @@ def test_every_declared_prompt_has_its_method():
         ("llava_med", "answer_type"),
         ("llava_med_strict", "answer_type"),
         ("medplib", "answer_type"),
+        ("medevalkit", "which benchmark"),
     ],
 )
 def test_rows_that_lack_what_a_protocol_needs_are_found_before_anything_is_asked(protocol, missing):
@@ -117,7 +126,20 @@ def test_rows_that_have_what_protocols_need_pass():
         question_row("q1", "Is it?", "a.png", options=("yes", "no"), answer_type="CLOSED"),
         question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
     ]
-    check_plans(plan_protocols(OTHERS), rows)
+    check_plans(plan_protocols(OTHERS, dataset="vqarad"), rows)
+
+
+def test_medevalkit_asks_as_the_benchmark_needs_it():
+    names = ["medevalkit", "medevalkit@564d279", "vlmevalkit", "exact"]
+    plans = plan_protocols(names, dataset="pmcvqa")
+    assert [(plan.protocol.name, plan.method.name) for plan in plans] == [
+        ("medevalkit", "lettered_options"),
+        ("medevalkit@564d279", "lettered_options"),
+        ("vlmevalkit", "lettered_options"),
+        ("exact", "direct"),
+    ]
+    assert plans[0].method is plans[2].method
+    assert [plan.method.name for plan in plan_protocols(["medevalkit"], dataset="slake")] == ["direct"]
 
 
 def test_rows_without_masks_are_found_before_anything_is_asked():

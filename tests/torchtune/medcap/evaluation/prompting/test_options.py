@@ -8,7 +8,7 @@ from medcap.errors import UserError
 from medcap.evaluation.answering import PredictionStore
 from medcap.evaluation.prompting.direct import Direct
 from medcap.evaluation.prompting.medcap_2024 import MedcapMode
-from medcap.evaluation.prompting.options import ListedOptions, MappedOption, with_words
+from medcap.evaluation.prompting.options import LetteredOptions, ListedOptions, MappedOption, with_words
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Generation
 from medcap.scoring.question import Question
@@ -55,6 +55,18 @@ def test_the_official_prompt_lists_the_options(tmp_path, options, number):
     )
     assert [part["type"] for part in model.asked[0].messages[-1].content] == ["image", "text"]
     assert entry["prediction"] == "nodule"
+
+
+def test_options_by_letter(tmp_path):
+    model = Model(["B"])
+    rows = [make_row(options=("yes", "no")), make_row("q1", ())]
+    entries = LetteredOptions().ask(rows, fake_engine(model.generate), PredictionStore(tmp_path, {}))
+    assert [words(request) for request in model.asked] == [
+        "\nWhat is it?\nA. yes\nB. no\nAnswer with the option's letter from the given choices directly."
+    ]
+    assert [entry["prediction"] for entry in entries] == ["B", ""]
+    assert entries[1]["error"] == "the row has no options"
+    assert (tmp_path / "predictions_lettered_options.jsonl").is_file()
 
 
 @pytest.mark.parametrize(

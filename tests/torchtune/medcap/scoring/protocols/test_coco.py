@@ -3,7 +3,7 @@ import pytest
 from helpers.answers import make_answer
 from medcap.errors import UserError
 from medcap.scoring.metrics import java_scorers
-from medcap.scoring.protocols.coco import Coco
+from medcap.scoring.protocols.coco import Coco, CocoStrict
 
 pytestmark = pytest.mark.processes
 
@@ -76,6 +76,15 @@ def test_failures_are_counted_and_score_0(without_meteor):
     result = Coco().score(answers([CAPTIONS[0], "", CAPTIONS[2]]))
     assert result.counts == {"n": 3, "failures": 1}
     assert result.rows[1]["CIDEr"] == result.rows[1]["ROUGE_L"] == result.rows[1]["Bleu_1"] == 0.0
+
+
+def test_the_strict_twin_scores_the_final_reply(without_meteor):
+    thinking = [f"<think>Let me see the lungs.</think>{caption}" for caption in CAPTIONS]
+    result = CocoStrict().score(answers(thinking))
+    assert result.rows == Coco().score(answers(CAPTIONS)).rows
+    assert result.counts["reasoning"] == 3
+    assert "replies with reasoning or tags, which are taken off: 3 of 3 (the first is 0)" in result.notices
+    assert Coco().score(answers(thinking)).scores["CIDEr"] < result.scores["CIDEr"]
 
 
 def test_no_answers_are_refused():

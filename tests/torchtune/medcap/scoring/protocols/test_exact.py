@@ -95,4 +95,7 @@ def test_replies_that_end_within_their_reasoning_are_wrong_and_counted():
     rows = [make_answer("1", "", ("left",), "<think>left"), make_answer("2", "", ("left",), "left")]
     result = Exact().score(rows)
     assert (result.scores["accuracy"], result.counts["failures"]) == (0.5, 0)
-    assert result.notices == ["replies that end within their reasoning, counted as wrong: 1 of 2 (the first is 1)"]
+    assert result.notices == [
+        "replies with reasoning or tags, which are taken off: 1 of 2 (the first is 1)",
+        "replies that end within their reasoning, counted as wrong: 1 of 2 (the first is 1)",
+    ]

@@ -152,7 +152,10 @@ def test_the_strict_rule_takes_reasoning_off_and_the_published_ones_read_it():
     ]
     strict = LlavaMedStrict().score(rows)
     assert [row["correct"] for row in strict.rows] == [True, True, False]
-    assert strict.notices == ["replies that end within their reasoning, counted as wrong: 1 of 3 (the first is 3)"]
+    assert strict.notices == [
+        "replies with reasoning or tags, which are taken off: 3 of 3 (the first is 1)",
+        "replies that end within their reasoning, counted as wrong: 1 of 3 (the first is 3)",
+    ]
     told = "replies with reasoning or tags, which the published rule reads as a whole: 3 of 3 (the first is 1)"
     for rule in (LlavaMed, LlavaMedBatch):
         result = rule().score(rows)

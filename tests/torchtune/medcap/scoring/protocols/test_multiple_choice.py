@@ -132,7 +132,10 @@ def test_reasoning_is_taken_off_by_our_rules_and_told_by_the_published_one():
     assert [row["correct"] for row in MedcapLetter().score(rows).rows] == [True, True, False]
     result = MedcapOption().score(rows)
     assert [row["choice"] for row in result.rows] == ["Lung", "Lung", None]
-    assert result.notices == ["replies that end within their reasoning, counted as wrong: 1 of 3 (the first is q)"]
+    assert result.notices == [
+        "replies with reasoning or tags, which are taken off: 3 of 3 (the first is q)",
+        "replies that end within their reasoning, counted as wrong: 1 of 3 (the first is q)",
+    ]
     published = OmniMedVqaQa().score(rows)
     assert [row["choice"] for row in published.rows] == [OPTIONS[most_similar(row.prediction, OPTIONS)] for row in rows]
     assert published.notices == [

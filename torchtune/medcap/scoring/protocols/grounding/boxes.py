@@ -12,7 +12,7 @@ from medcap.errors import UserError
 from medcap.scoring.metrics.boxes import giou, num_hits, overlaps, pair_sum
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.grounding.replies import is_unparsed, unread_notices
-from medcap.scoring.protocols.summary import check_answers, count_notice, row_means
+from medcap.scoring.protocols.summary import check_answers, count_notice, reasoning_notice, row_means
 from medcap.scoring.question import Answer
 from medcap.scoring.replies.box_reply import BoxReply, predicted_boxes, reference_boxes
 from medcap.scoring.statistics import NUMBER
@@ -85,7 +85,7 @@ class Boxes(Protocol):
         }
         ignored = [answer for answer, boxes in zip(answers, wanted, strict=True) if boxes is None]
         notices = count_notice("rows in no denominator, because they do not ask for a box", ignored, answers)
-        notices += unread_notices([(answer, reply) for answer, reply, _ in asked])
+        notices += unread_notices([(answer, reply) for answer, reply, _ in asked]) + reasoning_notice(answers)
         return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
 
