@@ -20,7 +20,7 @@
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-masks          what masks reach beside a frozen language model: half an hour
-#   make bench-experts        whether a router reaches the scores of its experts, after make demo: ten minutes
+#   make bench-experts        whether a router reaches the scores of its experts, after make bench-masks: ten minutes
 #   make bench-regions        what questions about regions reach beside a frozen language model: minutes
 #   make bench-frozen-weights what low-precision weights of the language model cost and save, after make demo
 

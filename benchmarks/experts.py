@@ -1,10 +1,11 @@
-"""Measure whether a router reaches the scores of its experts, each on its own task, on drawn images.
+"""Measure whether a router reaches the scores of its experts, each on its own task, on drawn images with two lesions.
 
-    make bench-experts        after make demo
+    make bench-experts        after make bench-masks
 
-One expert answers questions by a word, the other one describes the image; tower, projector and language model are the
-demo's and stay frozen. Two routers choose between them: for each token in each layer, and once for each question. The
-pipeline is ``medcap/tiny/experts_pipeline``. Writes ``results/benchmarks/experts.json`` and ``experts.md``.
+One expert answers questions by words, the other one by a mask; tower, projector, mask decoder and language model are
+those of ``make bench-masks`` and stay frozen. Two routers choose between them: for each token in each layer, and once
+for each question. The pipeline is ``medcap/tiny/experts_pipeline``. Writes ``results/benchmarks/experts.json`` and
+``experts.md``.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from typing import Any
 from machine import describe_machine
 from timed_stage import run_timed
 
-from medcap.datasets.phantoms.scene_files import write_scenes
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.files import write_json, write_text
 from medcap.pipeline.definition import read_pipeline
 
 PIPELINE = "medcap/tiny/experts_pipeline"
-DRAWN = {"train": (4000, 300), "test": (300, 301)}  # images and seed
-TASKS = ("words", "captions")  # each with an expert of its name
+# Each task has an expert of its name: the task's folder and its score.
+TASKS = {"words": ("vqa", "accuracy"), "masks": ("pixel_grounding", "mean_dice")}
 MODELS = {
     "words": "the expert for words",
-    "captions": "the expert for captions",
+    "masks": "the expert for masks",
     "token": "router of tokens",
     "sequence": "router of questions",
 }
@@ -41,8 +41,6 @@ def main() -> None:
     options = parser.parse_args()
     machine = describe_machine()
     pipeline = read_pipeline(PIPELINE)
-    for name, (count, seed) in DRAWN.items():
-        _draw(pipeline.folder / "data" / name, count, seed)
     used = {stage.name: run_timed(stage) for stage in pipeline.stages}
     found = {
         "machine": machine,
@@ -59,21 +57,17 @@ def main() -> None:
     print(text)
 
 
-def _draw(folder: Path, count: int, seed: int) -> None:
-    """Draw scenes of one lesion."""
-    write_scenes(folder, count, seed, lesions=(1,))
-
-
 def _score(folder: Path, model: str, task: str) -> list[Any]:
-    """Return the share of right answers and its interval."""
-    metrics = json.loads((folder / f"{model}_asked_{task}" / "vqa" / "metrics.json").read_text(encoding="utf-8"))
-    return [metrics["scores"]["accuracy"], metrics["intervals"].get("accuracy")]
+    """Return a score and its interval."""
+    name, score = TASKS[task]
+    metrics = json.loads((folder / f"{model}_asked_{task}" / name / "metrics.json").read_text(encoding="utf-8"))
+    return [metrics["scores"][score], metrics["intervals"].get(score)]
 
 
 def _share(folder: Path, model: str, task: str) -> float:
     """Return the mean share of the task's own expert in the answers."""
-    rows = [row for _, row in read_rows(folder / f"{model}_asked_{task}" / "vqa" / "predictions.jsonl")]
-    return sum(row["experts"][TASKS.index(task)] for row in rows) / len(rows)
+    rows = [row for _, row in read_rows(folder / f"{model}_asked_{task}" / TASKS[task][0] / "predictions.jsonl")]
+    return sum(row["experts"][list(TASKS).index(task)] for row in rows) / len(rows)
 
 
 def _page(found: dict[str, Any]) -> str:
@@ -81,11 +75,11 @@ def _page(found: dict[str, Any]) -> str:
     lines = [
         "# Experts and their router",
         "",
-        f"Written by `benchmarks/experts.py` on {machine['processor']}, {machine['cores']} cores. 300 held-out"
-        " questions a task; accuracy of the whole answer with its 95 % interval. The share is that of the task's own"
-        " expert in the answers' tokens.",
+        f"Written by `benchmarks/experts.py` on {machine['processor']}, {machine['cores']} cores. Held-out"
+        " questions: accuracy of the whole answer for words, mean Dice for masks (absent lesions count 1 where no mask"
+        " is given), with 95 % intervals. The share is that of the task's own expert in the answers' tokens.",
         "",
-        "| model | words | captions | share: words | share: captions | processor seconds of training |",
+        "| model | words | masks | share: words | share: masks | processor seconds of training |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, title in MODELS.items():

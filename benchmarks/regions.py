@@ -31,7 +31,7 @@ from medcap.pipeline.program import written_configuration
 from medcap.pipeline.stages import Stages
 
 PIPELINE = "medcap/tiny/regions_pipeline"
-TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH = 6_400, 400, 16
+TEXT_RECORDS, LANGUAGE_STEPS, LANGUAGE_BATCH = 12_800, 800, 16
 CONTROLS = {
     "shuffled_image": "another image",
     "no_image": "no image",

@@ -233,3 +233,19 @@ def test_low_precision_gives_no_nan_and_nearly_the_same_masks():
     assert ((found.logits > 0) == (exact.logits > 0)).float().mean() > 0.97
     inside = (found.logits > 0).float().mean(dim=(1, 2))
     assert (inside > 0.01).all() and (inside < 0.99).all()
+
+
+@pytest.mark.parametrize("side", [16, 13])
+def test_the_last_map_taken_to_the_queries_gives_the_product_with_the_features_of_every_pixel(side):
+    torch.manual_seed(4)
+    decoder = PatchMaskDecoder(8, 32, 4, side, 8, 1, 2, 1.0)
+    patches, pictures = torch.randn(3, 4, 32), torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    query, which = torch.randn(5, 32, requires_grad=True), torch.tensor([0, 2, 2, 1, 0])
+    features = decoder._features(patches, pictures)
+    pixels = functional.interpolate(decoder.finest(features), size=(side, side), mode="bilinear", align_corners=False)
+    plain = torch.einsum("mc,mchw->mhw", query, pixels[which])
+    found = decoder._answer(query, features, which)
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    learnt = [query, decoder.finest.weight, decoder.finest.bias, decoder.patches.weight]
+    expected = torch.autograd.grad(plain.square().sum(), learnt, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), learnt), expected, atol=1e-4, rtol=1e-4)

@@ -102,24 +102,39 @@ class PatchMaskDecoder(ObjectHead, MaskDecoder):
         assert patches is not None, "it reads them"
         sought = self.seek(hidden, patches[which])
         both = torch.cat([sought.features, sought.query], dim=-1)  # [M, 2w]
-        pixels = self._pixels(patches.float(), pictures)  # [P, c, side, side]
+        features = self._features(patches.float(), pictures)  # [P, c, h, h]
         query = self.to_pixels(both) / math.sqrt(_CHANNELS[0])  # [M, c]
-        fine = torch.einsum("mc,mchw->mhw", query, pixels[which])  # [M, side, side]
+        fine = self._answer(query, features, which)  # [M, side, side]
         grid = self.look.grid
         coarse = _resized(sought.scores.view(-1, 1, grid, grid), self.side)[:, 0]  # [M, side, side]
         logits = fine + self.coarse * coarse + self.bias
         return Outlined(logits, self.estimate(both)[:, 0].sigmoid(), sought.seen, sought.scores)
 
-    def _pixels(self, patches: Tensor, pictures: Tensor) -> Tensor:
-        """``[P, T, D]`` and ``[P, 3, H, W]`` -> ``[P, c, side, side]``."""
-        edges = [pictures.float() / 127.5 - 1]  # [P, 3, H, W]
+    def _features(self, patches: Tensor, pictures: Tensor) -> Tensor:
+        """``[P, T, D]`` and ``[P, 3, side, side]`` -> ``[P, c, h, h]`` at half the side."""
+        edges = [pictures.float() / 127.5 - 1]  # [P, 3, side, side]
         for stage in self.edges:
             edges.append(stage(edges[-1]))  # [P, c, ceil(side / 2)], then / 4, then / 8
         grid = self.look.grid
         features = self.patches(patches).mT.unflatten(2, (grid, grid))  # [P, c, g, g]
         for stage, skip, edge in zip(self.grow, self.skips, edges[:0:-1], strict=True):
             features = stage(_resized(features, edge.shape[-1]) + skip(edge))
-        return _resized(self.finest(features), self.side)
+        return features
+
+    def _answer(self, query: Tensor, features: Tensor, which: Tensor) -> Tensor:
+        """Return the product of each query and the features of every pixel of its picture, ``[M, side, side]``.
+
+        The features of four pixels are four linear maps of one cell of ``features``. Taking these maps to the query
+        instead gives the same product, and the features of single pixels, the largest tensor, are never made.
+        """
+        count, half = len(query), features.shape[-1]
+        maps = self.finest.weight.flatten(2)  # [c, c', 4]
+        queries = torch.einsum("mo,ios->msi", query, maps)  # [M, 4, c]
+        cells = features.flatten(2).index_select(0, which)  # [M, c, h * h]
+        products = torch.bmm(queries, cells).view(count, 4, half, half)
+        pixels = functional.pixel_shuffle(products, 2)  # [M, 1, 2 h, 2 h]
+        bias = query @ self.finest.bias  # [M]
+        return _resized(pixels, self.side)[:, 0] + bias[:, None, None]
 
 
 def _stage(inward: int, outward: int, stride: int = 1) -> nn.Module:
