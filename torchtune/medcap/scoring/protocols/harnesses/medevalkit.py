@@ -65,6 +65,15 @@ def dataset_name(text: str) -> str:
     return plain if plain in DATASETS else ""
 
 
+def _named(question: Question) -> str:
+    return dataset_name(question.meta.get("dataset", ""))
+
+
+def _benchmark_of(question: Question) -> str:
+    options = [option for option in question.lettered if option]
+    return _named(question) or (OMNIMEDVQA if len(options) > 1 else VQA_RAD)
+
+
 class MedEvalKit(Protocol):
     """MedEvalKit by its rules; and with the verdicts of a judge, where the rows hold some.
 
@@ -72,7 +81,8 @@ class MedEvalKit(Protocol):
     With a judge they can exceed 1, where the published program counts an answer twice.
 
     Options:
-        dataset: one of ``DATASETS``, of all rows; without it each row's field ``dataset`` says it.
+        dataset: one of ``DATASETS``, of all rows; without it each row's field ``dataset`` says it. A row without one is
+            read as OmniMedVQA's if it has options, else as VQA-RAD's, and a notice says so.
         commit: whose defects it has, one of ``COMMITS``; the newest by default.
         judge: ``true`` needs verdicts, ``false`` ignores them; by default they count where there are any.
 
@@ -117,14 +127,8 @@ class MedEvalKit(Protocol):
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers; see :meth:`Protocol.score`."""
         counts = check_answers(answers, self.name)
-        datasets = [self._dataset or dataset_name(answer.question.meta.get("dataset", "")) for answer in answers]
-        if "" in datasets:
-            first = answers[datasets.index("")].question.id
-            raise UserError(
-                f"{self.name}: row {first} does not say which benchmark it is of: name it,"
-                f" {self.name.partition('@')[0]}:dataset=slake, or give each row a field 'dataset'; there are"
-                f" {', '.join(DATASETS)}"
-            )
+        datasets = [self._dataset or _benchmark_of(answer.question) for answer in answers]
+        unnamed = [] if self._dataset else [answer for answer in answers if not _named(answer.question)]
         verdicts = self._verdicts(answers, datasets)
         rows = [
             self._row_of_options(answer, dataset)
@@ -138,6 +142,12 @@ class MedEvalKit(Protocol):
         names += [f"{OPEN}.{measure}" for measure in ("precision", "recall", "f1")]
         scores, intervals = row_means(rows, {name: name for name in names})
         notices = one_reference_notice(answers) + reasoning_notice(answers, self.published)
+        notices += count_notice(
+            f"rows that name no benchmark, read as {VQA_RAD}'s, with options as {OMNIMEDVQA}'s; to name it:"
+            f" {self.name.partition('@')[0]}:dataset={SLAKE}, or a field 'dataset' of each row",
+            unnamed,
+            answers,
+        )
         notices += self._notices(answers, datasets, kinds, rows, verdicts is not None)
         return ProtocolScores(scores, intervals, rows, counts, notices)
 

@@ -113,12 +113,23 @@ def test_a_missing_verdict_is_wrong_and_counted():
     ]
 
 
+def test_rows_that_name_no_benchmark_are_read_as_those_of_vqarad_and_a_notice_says_so():
+    bare = [replace(row, verdict="") for row in ROWS]
+    found, named = MedEvalKit().score(bare), MedEvalKit("vqarad").score(bare)
+    assert found.scores == named.scores
+    assert [line for line in found.notices if line not in named.notices] == [
+        "rows that name no benchmark, read as vqarad's, with options as omnimedvqa's; to name it:"
+        f" medevalkit:dataset=slake, or a field 'dataset' of each row: {len(ROWS)} of {len(ROWS)} (the first is 1)"
+    ]
+    lettered = row("9", "ring", "B", options=("disc", "ring"))
+    assert MedEvalKit().score([lettered]).scores == MedEvalKit("omnimedvqa").score([lettered]).scores
+
+
 def test_what_cannot_be_scored_is_one_line():
     for make, message in (
         (lambda: MedEvalKit("radvqa"), "medevalkit: dataset=radvqa is unknown; there are vqarad, slake, pathvqa"),
         (lambda: MedEvalKit(commit="abc"), "medevalkit: commit=abc is unknown; there are 2025-06, 564d279"),
         (lambda: MedEvalKit(judge="gpt"), "medevalkit: judge=gpt is unknown; it is true or false"),
-        (lambda: MedEvalKit().score(ROWS), "row 1 does not say which benchmark it is of: .*medevalkit:dataset=slake"),
         (
             lambda: MedEvalKit("slake", judge="true").score([replace(ROWS[0], verdict="")]),
             "judge=true, but no row has a 'verdict'",
