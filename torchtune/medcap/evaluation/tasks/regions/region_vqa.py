@@ -10,7 +10,7 @@ from medcap.data.regions.draw import as_run_length, draw_region
 from medcap.data.row_regions import FIELD, REGION_TEXT, count_regions, regions_of, with_regions
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
-from medcap.evaluation.tasks.vqa import VqaTask, row_questions
+from medcap.evaluation.tasks.questions.vqa import VqaTask, row_questions
 from medcap.scoring.question import Question
 
 

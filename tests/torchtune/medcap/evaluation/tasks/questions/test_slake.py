@@ -9,7 +9,7 @@ from PIL import Image
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.slake import SlakeTask
+from medcap.evaluation.tasks.questions.slake import SlakeTask
 
 
 def record(number, **changes):

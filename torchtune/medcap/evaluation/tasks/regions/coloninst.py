@@ -12,8 +12,8 @@ from medcap.datasets.published.question import PublishedQuestion
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Benchmark, Task, make_benchmark
-from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, with_boxes
 from medcap.evaluation.tasks.official import find_benchmark, image_finder, official_row
+from medcap.evaluation.tasks.regions.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, with_boxes
 from medcap.scoring.question import Question
 
 _PARTS = ("cls", "reg", "rec", "3tasks", "cap")

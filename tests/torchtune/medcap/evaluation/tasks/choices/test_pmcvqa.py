@@ -5,7 +5,7 @@ from PIL import Image
 
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
-from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.choices.pmcvqa import PmcVqaTask
 
 FIRST = ("Figure_path", "Question", "Answer", "Choice A", "Choice B", "Choice C", "Choice D", "Answer_label")
 SECOND = (

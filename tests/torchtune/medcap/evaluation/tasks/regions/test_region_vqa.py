@@ -16,7 +16,7 @@ from medcap.evaluation.controls import exchanged_regions, no_image, shuffled_ima
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
-from medcap.evaluation.tasks.region_vqa import RegionVqaTask
+from medcap.evaluation.tasks.regions.region_vqa import RegionVqaTask
 from medcap.generation.request import Generation
 
 ASK = "What is <region></region>?"

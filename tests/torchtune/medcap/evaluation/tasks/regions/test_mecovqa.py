@@ -4,8 +4,8 @@ from helpers.mask_sets import CASE, LIVER, PART, SPLEEN, write_mecovqa
 from medcap.data.outputs import Outputs
 from medcap.data.regions.run_length import decode
 from medcap.errors import UserError
-from medcap.evaluation.tasks.boxes import BoxOptions
-from medcap.evaluation.tasks.mecovqa import MecovqaTask
+from medcap.evaluation.tasks.regions.boxes import BoxOptions
+from medcap.evaluation.tasks.regions.mecovqa import MecovqaTask
 from medcap.scoring.question import Answer
 
 

@@ -5,8 +5,8 @@ import pytest
 from helpers.downloads import picture
 from medcap.data.boxes.box import Box
 from medcap.errors import UserError
-from medcap.evaluation.tasks.boxes import BoxOptions
-from medcap.evaluation.tasks.medsg import MedSgTask
+from medcap.evaluation.tasks.regions.boxes import BoxOptions
+from medcap.evaluation.tasks.regions.medsg import MedSgTask
 
 FRONT, TOP = "ACDC_MRI_RV_npy_imgs_casenum_7_front.png", "ACDC_MRI_RV_npy_imgs_casenum_7_top.png"
 SHARED = (

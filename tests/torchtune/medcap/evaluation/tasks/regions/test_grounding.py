@@ -9,7 +9,7 @@ from medcap.data.images.reference import ImageRef
 from medcap.datasets.converters.slake_boxes import SlakeBoxes
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.grounding import GroundingTask
+from medcap.evaluation.tasks.regions.grounding import GroundingTask
 
 HALF = Box((0.1, 0.2, 0.5, 0.6))
 

@@ -9,7 +9,7 @@ from medcap.data.outputs import Outputs
 from medcap.data.regions.region import BoxShape, RunLength
 from medcap.data.regions.run_length import decode, encode
 from medcap.errors import UserError
-from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
+from medcap.evaluation.tasks.regions.pixel_grounding import PixelGroundingTask
 from medcap.scoring.protocols.registry import make_protocol
 from medcap.scoring.question import Answer
 

@@ -12,8 +12,16 @@ from medcap.datasets.published.marked import AbsentObjects, MarkedImage
 from medcap.datasets.published.reading import Tally
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Benchmark, ImageFinder, Task, make_benchmark
-from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, UNUSABLE, BoxOptions, Sizes, chosen, skipped_notices, text_meta
 from medcap.evaluation.tasks.official import find_benchmark, image_finder
+from medcap.evaluation.tasks.regions.boxes import (
+    DEFAULT_BOXES,
+    UNUSABLE,
+    BoxOptions,
+    Sizes,
+    chosen,
+    skipped_notices,
+    text_meta,
+)
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 

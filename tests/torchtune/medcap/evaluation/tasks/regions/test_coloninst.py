@@ -6,8 +6,8 @@ from PIL import Image
 from medcap.data.boxes.box import Box
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
-from medcap.evaluation.tasks.boxes import BoxOptions
-from medcap.evaluation.tasks.coloninst import ColonInstTask
+from medcap.evaluation.tasks.regions.boxes import BoxOptions
+from medcap.evaluation.tasks.regions.coloninst import ColonInstTask
 
 IMAGE = "CVC-ClinicDB/Test/polyp/11.png"
 TURNS = {

@@ -16,8 +16,8 @@ from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.tasks.base import Benchmark, ImageFinder, LoadOptions, Task, make_benchmark
-from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.evaluation.tasks.official import NO_ANSWER, find_benchmark, image_finder
+from medcap.evaluation.tasks.regions.boxes import DEFAULT_BOXES, BoxOptions, Sizes, chosen, text_meta
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 

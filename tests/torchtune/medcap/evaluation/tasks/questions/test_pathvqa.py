@@ -9,7 +9,7 @@ from PIL import Image
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.questions.pathvqa import PathVqaTask
 
 
 def write_json(tmp_path, rows):

@@ -6,7 +6,7 @@ from PIL import Image
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.views import View
 from medcap.errors import UserError
-from medcap.evaluation.tasks.caption import CaptionOptions, CaptionTask
+from medcap.evaluation.tasks.captions.caption import CaptionOptions, CaptionTask
 from medcap.scoring.question import message_text
 
 HUMAN = {"from": "human", "value": "①" * 50}

@@ -14,7 +14,7 @@ from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.datasets.published.marked import is_size
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
-from medcap.evaluation.tasks.boxes import text_meta
+from medcap.evaluation.tasks.regions.boxes import text_meta
 
 REFERENCE_KEYS = ("reference", "answer")
 _ID_KEYS = ("question_id", "id", "qid")

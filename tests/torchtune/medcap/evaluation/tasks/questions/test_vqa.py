@@ -9,7 +9,7 @@ from medcap.data.images.views import View
 from medcap.data.row_layouts import read_record
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
 
 
 def write(tmp_path, rows, name="vqa.jsonl"):

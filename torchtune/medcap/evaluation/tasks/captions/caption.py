@@ -18,7 +18,7 @@ from medcap.evaluation.tasks.base import (
     image_reader,
     make_benchmark,
 )
-from medcap.evaluation.tasks.vqa import data_file
+from medcap.evaluation.tasks.questions.vqa import data_file
 from medcap.scoring.question import Question, message_text
 
 _FILES = ("captions.json", "captions.jsonl", "test.json", "test.jsonl")

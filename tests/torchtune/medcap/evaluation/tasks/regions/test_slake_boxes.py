@@ -1,7 +1,7 @@
 from helpers.downloads import Downloads, write_slake_boxes
 from medcap.data.boxes.box import Box
-from medcap.evaluation.tasks.boxes import BoxOptions
-from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
+from medcap.evaluation.tasks.regions.boxes import BoxOptions
+from medcap.evaluation.tasks.regions.slake_boxes import SlakeBoxesTask
 
 LUNGS = [{"Left Lung": [10.0, 5.0, 20.0, 30.0]}, {"Nodule": [1, 2, 3, 4]}, {"Nodule": [11, 12, 3, 4]}]
 

@@ -5,8 +5,8 @@ import pytest
 from helpers.downloads import picture
 from medcap.data.boxes.box import Box
 from medcap.errors import UserError
-from medcap.evaluation.tasks.boxes import BoxOptions
-from medcap.evaluation.tasks.medgrit import MedGritTask
+from medcap.evaluation.tasks.regions.boxes import BoxOptions
+from medcap.evaluation.tasks.regions.medgrit import MedGritTask
 
 CT = "ct_00--AbdomenCT1K--Case_00220--x_0359"
 MR = "mr_t1--AMOS2022--amos_0507--z_0031"

@@ -11,8 +11,8 @@ from medcap.datasets.published.marked import SHARES, MarkedImage, MarkedObject, 
 from medcap.datasets.published.reading import Strict
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Benchmark, ImageFinder, Task
-from medcap.evaluation.tasks.boxes import DEFAULT_BOXES, UNUSABLE, BoxOptions, Sizes, chosen, text_meta
 from medcap.evaluation.tasks.official import find_benchmark, image_finder, published_benchmark
+from medcap.evaluation.tasks.regions.boxes import DEFAULT_BOXES, UNUSABLE, BoxOptions, Sizes, chosen, text_meta
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 

@@ -4,7 +4,7 @@ from PIL import Image
 from medcap.data.images.reference import ImageRef
 from medcap.datasets.published.vqamed import accepted_answers
 from medcap.errors import UserError
-from medcap.evaluation.tasks.vqamed import VqaMedTask
+from medcap.evaluation.tasks.questions.vqamed import VqaMedTask
 
 
 def write_2019(tmp_path, text, images=("synpic1",)):

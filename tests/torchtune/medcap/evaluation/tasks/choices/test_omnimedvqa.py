@@ -5,7 +5,7 @@ from PIL import Image
 
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
-from medcap.evaluation.tasks.omnimedvqa import MODALITIES, OmniMedVqaOptions, OmniMedVqaTask
+from medcap.evaluation.tasks.choices.omnimedvqa import MODALITIES, OmniMedVqaOptions, OmniMedVqaTask
 
 
 def record(number, **changes):

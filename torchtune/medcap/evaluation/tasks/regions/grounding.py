@@ -25,9 +25,9 @@ from medcap.evaluation.tasks.base import (
     image_reader,
     make_benchmark,
 )
-from medcap.evaluation.tasks.boxes import UNUSABLE, Sizes
-from medcap.evaluation.tasks.object_rows import REFERENCE_KEYS, row_id, row_image, row_meta, row_size, row_words
-from medcap.evaluation.tasks.vqa import data_file
+from medcap.evaluation.tasks.questions.vqa import data_file
+from medcap.evaluation.tasks.regions.boxes import UNUSABLE, Sizes
+from medcap.evaluation.tasks.regions.object_rows import REFERENCE_KEYS, row_id, row_image, row_meta, row_size, row_words
 from medcap.generation.prompt import user_message
 from medcap.scoring.question import Question
 

@@ -9,7 +9,7 @@ from PIL import Image
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.vqarad import VqaRadTask
+from medcap.evaluation.tasks.questions.vqarad import VqaRadTask
 
 OFFICIAL = "VQA_RAD Dataset Public.json"
 
