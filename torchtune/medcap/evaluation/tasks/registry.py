@@ -9,6 +9,10 @@ from typing import Any
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.captions.caption import CaptionTask
+from medcap.evaluation.tasks.choices.gmai_mmbench import GmaiMmBenchTask
+from medcap.evaluation.tasks.choices.medframeqa import MedFrameQaTask
+from medcap.evaluation.tasks.choices.medxpertqa import MedXpertQaTask
+from medcap.evaluation.tasks.choices.mmmu_med import MmmuMedTask
 from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.choices.pmcvqa import PmcVqaTask
 from medcap.evaluation.tasks.questions.pathvqa import PathVqaTask
@@ -44,6 +48,10 @@ TASKS: dict[str, type[Task]] = {
         PixelGroundingTask,
         MecovqaTask,
         RegionVqaTask,
+        MedXpertQaTask,
+        MedFrameQaTask,
+        MmmuMedTask,
+        GmaiMmBenchTask,
     )
 }
 ALIASES = {"metrics": "caption"}
