@@ -16,6 +16,7 @@ from medcap.evaluation.tasks.choices.mmmu_med import MmmuMedTask
 from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.choices.pmcvqa import PmcVqaTask
 from medcap.evaluation.tasks.questions.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.questions.radrestruct import RadReStructTask
 from medcap.evaluation.tasks.questions.slake import SlakeTask
 from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.evaluation.tasks.questions.vqamed import VqaMedTask
@@ -52,6 +53,7 @@ TASKS: dict[str, type[Task]] = {
         MedFrameQaTask,
         MmmuMedTask,
         GmaiMmBenchTask,
+        RadReStructTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -17,6 +17,7 @@ from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, 
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
 from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption, OmniMedVqaQa
+from medcap.scoring.protocols.report_options import ReportOptions
 from medcap.scoring.protocols.segmentation.masks import Masks
 from medcap.scoring.protocols.segmentation.medplib_seg import MedplibSeg
 
@@ -46,6 +47,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         Boxes,
         MedplibSeg,
         Masks,
+        ReportOptions,
     )
 }
 # For a model that is asked here: what it finds likely is in no other file of answers.
