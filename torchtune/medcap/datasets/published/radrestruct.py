@@ -2,10 +2,10 @@
 
 ``data/radrestruct`` of ChantalMP/Rad-ReStruct (14e26cc) has ``<split>_qa_pairs/<report>.json``, ``new_reports``, and
 ``id_to_img_mapping_frontal_reports.json``, which lists the images of each report (names in ``images`` without
-``.png``). A file is an array of ``[question, answers, history, info]``: ``answers`` is a list, ``history`` the questions
-above it in the report with their answers, and ``info`` has ``answer_type`` (``single_choice`` or ``multi_choice``),
-``options`` and ``path`` (``lung_signs_opacity``). ``data_utils/data_radrestruct.py`` reads them so: each image of a
-report is asked all questions of the report.
+``.png``). A file is an array of ``[question, answers, history, info]``: ``answers`` is a list, ``history`` holds the
+questions above it in the report with their answers, and ``info`` has ``answer_type`` (``single_choice`` or
+``multi_choice``), ``options`` and ``path`` (``lung_signs_opacity``). ``data_utils/data_radrestruct.py`` reads them so:
+each image of a report is asked all questions of the report.
 """
 
 from __future__ import annotations

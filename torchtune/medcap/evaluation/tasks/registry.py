@@ -9,6 +9,8 @@ from typing import Any
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.captions.caption import CaptionTask
+from medcap.evaluation.tasks.captions.iu_xray import IuXrayTask
+from medcap.evaluation.tasks.captions.rocov2 import Rocov2Task
 from medcap.evaluation.tasks.choices.gmai_mmbench import GmaiMmBenchTask
 from medcap.evaluation.tasks.choices.medframeqa import MedFrameQaTask
 from medcap.evaluation.tasks.choices.medxpertqa import MedXpertQaTask
@@ -54,6 +56,8 @@ TASKS: dict[str, type[Task]] = {
         MmmuMedTask,
         GmaiMmBenchTask,
         RadReStructTask,
+        IuXrayTask,
+        Rocov2Task,
     )
 }
 ALIASES = {"metrics": "caption"}

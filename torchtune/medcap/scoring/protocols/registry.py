@@ -13,6 +13,7 @@ from medcap.scoring.protocols.grounding.bird import BirdRo, BirdRoStrict, BirdVg
 from medcap.scoring.protocols.grounding.boxes import Boxes
 from medcap.scoring.protocols.grounding.captions import BirdGc, BirdGcStrict, BirdMii, BirdMiiStrict
 from medcap.scoring.protocols.grounding.colongpt import ColonGpt, ColonGptStrict
+from medcap.scoring.protocols.imageclef import ImageClefBertScore, ImageClefRouge
 from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, LikelyTextNormalized, OmniMedVqaPrefix
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
@@ -48,6 +49,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         MedplibSeg,
         Masks,
         ReportOptions,
+        ImageClefRouge,
+        ImageClefBertScore,
     )
 }
 # For a model that is asked here: what it finds likely is in no other file of answers.

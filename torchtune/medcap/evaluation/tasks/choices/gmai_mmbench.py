@@ -7,8 +7,9 @@ from pathlib import Path
 from medcap.datasets.published.choices import gmai_mmbench
 from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
-from medcap.evaluation.tasks.choices.rows import PROTOCOLS, ChoiceRows
+from medcap.evaluation.tasks.choices.rows import PROTOCOLS, choice_row
 from medcap.evaluation.tasks.official import find_benchmark, published_benchmark
+from medcap.evaluation.tasks.row_images import RowImages
 
 
 class GmaiMmBenchTask(Task):
@@ -26,8 +27,11 @@ class GmaiMmBenchTask(Task):
             gmai_mmbench.LAYOUT,
             "GMAI-MMBench/GMAI_mm_bench_VAL.tsv (OpenGVLab/GMAI-MMBench on the hub)",
         )
-        make_row = ChoiceRows(found, gmai_mmbench.LAYOUT, options, embedded=True)
-        rows = [make_row(it) for it in gmai_mmbench.questions(found, Strict(self.title))]
+        images_of = RowImages(found, gmai_mmbench.LAYOUT, options, embedded=True)
+        rows = [choice_row(it, images_of) for it in gmai_mmbench.questions(found, Strict(self.title))]
         return published_benchmark(
-            found, rows, roots=make_row.roots, notices=["the answers of the test part are withheld: this is validation"]
+            found,
+            rows,
+            roots=images_of.roots,
+            notices=["the answers of the test part are withheld: this is validation"],
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 from medcap.datasets.published.choices import medframeqa
 from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
-from medcap.evaluation.tasks.choices.rows import PROTOCOLS, ChoiceRows
+from medcap.evaluation.tasks.choices.rows import PROTOCOLS, choice_row
 from medcap.evaluation.tasks.official import find_benchmark, published_benchmark
+from medcap.evaluation.tasks.row_images import RowImages
 
 PUBLISHED = {"rows": 2_851}  # Yu et al., 2025, arXiv:2505.16964
 
@@ -28,6 +29,6 @@ class MedFrameQaTask(Task):
         found = find_benchmark(
             source, self.title, medframeqa.LAYOUT, "MedFrameQA/data/test-*.parquet (SuhaoYu1020/MedFrameQA on the hub)"
         )
-        make_row = ChoiceRows(found, medframeqa.LAYOUT, options, embedded=True)
-        rows = [make_row(it) for it in medframeqa.questions(found, Strict(self.title))]
-        return published_benchmark(found, rows, roots=make_row.roots, expected=PUBLISHED)
+        images_of = RowImages(found, medframeqa.LAYOUT, options, embedded=True)
+        rows = [choice_row(it, images_of) for it in medframeqa.questions(found, Strict(self.title))]
+        return published_benchmark(found, rows, roots=images_of.roots, expected=PUBLISHED)

@@ -7,8 +7,9 @@ from pathlib import Path
 from medcap.datasets.published.choices import medxpertqa
 from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
-from medcap.evaluation.tasks.choices.rows import PROTOCOLS, ChoiceRows
+from medcap.evaluation.tasks.choices.rows import PROTOCOLS, choice_row
 from medcap.evaluation.tasks.official import find_benchmark, published_benchmark
+from medcap.evaluation.tasks.row_images import RowImages
 
 PUBLISHED = {"rows": 2_000}  # Zuo et al., 2025, arXiv:2501.18362
 
@@ -32,6 +33,6 @@ class MedXpertQaTask(Task):
             "MedXpertQA/MM/test.jsonl and MedXpertQA/images (TsinghuaC3I/MedXpertQA on the hub, with images.zip"
             " unpacked)",
         )
-        make_row = ChoiceRows(found, medxpertqa.LAYOUT, options)
-        rows = [make_row(it) for it in medxpertqa.questions(found, Strict(self.title))]
-        return published_benchmark(found, rows, roots=make_row.roots, expected=PUBLISHED)
+        images_of = RowImages(found, medxpertqa.LAYOUT, options)
+        rows = [choice_row(it, images_of) for it in medxpertqa.questions(found, Strict(self.title))]
+        return published_benchmark(found, rows, roots=images_of.roots, expected=PUBLISHED)

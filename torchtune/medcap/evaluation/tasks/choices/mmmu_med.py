@@ -10,8 +10,9 @@ from medcap.datasets.published.choices import mmmu
 from medcap.datasets.published.reading import Strict
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, LoadOptions, Task
-from medcap.evaluation.tasks.choices.rows import PROTOCOLS, ChoiceRows
+from medcap.evaluation.tasks.choices.rows import PROTOCOLS, choice_row
 from medcap.evaluation.tasks.official import find_benchmark, published_benchmark
+from medcap.evaluation.tasks.row_images import RowImages
 from medcap.scoring.protocols.exact import Exact
 from medcap.scoring.protocols.multiple_choice import MultipleChoice
 
@@ -45,12 +46,12 @@ class MmmuMedTask(Task):
             " Diagnostics_and_Laboratory_Medicine, Pharmacy and Public_Health (MMMU/MMMU on the hub)",
         )
         found, missing = mmmu.all_subjects(first)
-        make_row = ChoiceRows(found, mmmu.LAYOUT, options, embedded=True)
-        rows = [make_row(it) for it in mmmu.questions(found, Strict(self.title))]
+        images_of = RowImages(found, mmmu.LAYOUT, options, embedded=True)
+        rows = [choice_row(it, images_of) for it in mmmu.questions(found, Strict(self.title))]
         return published_benchmark(
             found,
             rows,
-            roots=make_row.roots,
+            roots=images_of.roots,
             expected=None if found.named else PUBLISHED,
             notices=[f"subjects without a file in {found.folder}: {', '.join(missing)}"] if missing else [],
         )

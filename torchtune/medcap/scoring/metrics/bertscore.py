@@ -1,0 +1,54 @@
+"""BERTScore by the package ``bert-score``, which is imported at first use."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from medcap.errors import UserError
+
+MODEL = "microsoft/deberta-xlarge-mnli"
+_INSTALL = "BERTScore needs the package bert-score: pip install 'medcap[captions]'"
+
+
+def check_installed() -> None:
+    """Check that the package is there, without importing it.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if importlib.util.find_spec("bert_score") is None:
+        raise UserError(_INSTALL)
+
+
+def bert_scores(
+    captions: Sequence[str], references: Sequence[str], model: str = MODEL, num_layers: int | None = None
+) -> list[tuple[float, float, float]]:
+    """Compare texts by the cosine similarities of their words' embeddings (Zhang et al., 2020, arXiv:1904.09675).
+
+    Args:
+        captions: n texts.
+        references: one for each; the inverse document frequencies of words are those of these n texts.
+        model: name on the hub, or a folder.
+        num_layers: the layer whose output is compared; None for the one that the package has tuned for the model.
+
+    Returns:
+        Precision, recall and F of each pair; not rescaled.
+
+    Raises:
+        UserError: if the package is not installed or the model cannot be loaded.
+    """
+    check_installed()
+    import torch
+    from bert_score import BERTScorer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        scorer = BERTScorer(model, num_layers=num_layers, idf=True, idf_sents=list(references), device=device)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"BERTScore's model {model} cannot be loaded ({reason}): hf download {model} where there is a network"
+        ) from error
+    scored = scorer.score(list(captions), list(references))
+    return [(float(p), float(r), float(f)) for p, r, f in zip(*scored, strict=True)]
