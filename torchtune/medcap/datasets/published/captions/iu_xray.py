@@ -27,6 +27,11 @@ LAYOUT = Layout(
     {R2GEN: ("annotation.json",), SECTIONS: ("test.json",)},
     ("images", "images/images_normalized"),
 )
+# What is asked for each form, in training rows as in the benchmark.
+WORDS = {
+    R2GEN: "Write the findings of the radiology report of these chest X-rays.",
+    SECTIONS: "Write the radiology report of these chest X-rays: findings, then impression.",
+}
 _PATIENT = re.compile(r"^CXR\d+")
 
 
@@ -86,4 +91,4 @@ def _report(location: str, name: str, text: str, images: Any) -> PublishedCaptio
     names = tuple(field_text(image) or None for image in images) if isinstance(images, list) else ()
     first = next(filter(None, names), "").rpartition("/")[2]
     patient = _PATIENT.match(name) or _PATIENT.match(first)
-    return PublishedCaption(location, name, text, names, meta={"patient": patient[0] if patient else ""})
+    return PublishedCaption(location, name, text, names, meta={"patient": patient[0]} if patient else {})

@@ -13,10 +13,6 @@ from medcap.evaluation.tasks.official import find_benchmark, published_benchmark
 from medcap.evaluation.tasks.row_images import RowImages
 
 PUBLISHED = {"rows": 590}  # R2Gen's split: 2,069 for training, 296 for validation
-_WORDS = {
-    iu_xray.R2GEN: "Write the findings of the radiology report of these chest X-rays.",
-    iu_xray.SECTIONS: "Write the radiology report of these chest X-rays: findings, then impression.",
-}
 
 
 class IuXrayTask(Task):
@@ -41,7 +37,7 @@ class IuXrayTask(Task):
             " MedEvalKit",
         )
         images_of = RowImages(found, iu_xray.LAYOUT, options)
-        words = _WORDS[found.kind]
+        words = iu_xray.WORDS[found.kind]
         rows = [caption_row(it, images_of, words) for it in iu_xray.reports(found, Strict(self.title))]
         expected = PUBLISHED if found.kind == iu_xray.R2GEN else None
         return published_benchmark(found, rows, roots=images_of.roots, expected=expected)
