@@ -33,6 +33,9 @@ def test_the_protocols_and_their_order():
         "boxes",
         "medplib_seg",
         "masks",
+        "report_options",
+        "imageclef_rouge",
+        "imageclef_bertscore",
     ]
 
 
