@@ -19,6 +19,7 @@ PROTOCOL_NAMES = (
     *("llava_med", "llava_med_batch", "llava_med_strict", "medplib", "omnimedvqa_qa", "medcap_letter", "medcap_option"),
     *("exact", "coco", "colongpt", "colongpt_strict", "bird_vg", "bird_vg_strict", "bird_ro", "bird_ro_strict"),
     *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes", "medplib_seg", "masks"),
+    *("report_options", "imageclef_rouge", "imageclef_bertscore"),
 )
 
 

@@ -33,7 +33,7 @@ def bert_scores(
         num_layers: the layer whose output is compared; None for the one that the package has tuned for the model.
 
     Returns:
-        Precision, recall and F of each pair; not rescaled.
+        Precision, recall and F of each pair, not rescaled; 0 where one of the texts is blank.
 
     Raises:
         UserError: if the package is not installed or the model cannot be loaded.
@@ -44,11 +44,22 @@ def bert_scores(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        scorer = BERTScorer(model, num_layers=num_layers, idf=True, idf_sents=list(references), device=device)
+        scorer = BERTScorer(model, num_layers=num_layers, idf=True, nthreads=0, device=device)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"BERTScore's model {model} cannot be loaded ({reason}): hf download {model} where there is a network"
         ) from error
-    scored = scorer.score(list(captions), list(references))
-    return [(float(p), float(r), float(f)) for p, r, f in zip(*scored, strict=True)]
+    # DeBERTa's files state no longest text, and tokenizers refuses the placeholder for "none" as too large a number.
+    longest = scorer._model.config.max_position_embeddings
+    scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, longest)
+    scorer.compute_idf([text for text in references if text.strip()])
+    # The package takes a blank text for 0 too, but asks the tokenizer for what transformers 5 has no more.
+    pairs = list(zip(captions, references, strict=True))
+    full = [index for index, pair in enumerate(pairs) if all(text.strip() for text in pair)]
+    scores = [(0.0, 0.0, 0.0)] * len(pairs)
+    if full:
+        scored = scorer.score([captions[index] for index in full], [references[index] for index in full])
+        for index, p, r, f in zip(full, *scored, strict=True):
+            scores[index] = (float(p), float(r), float(f))
+    return scores

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from medcap.errors import UserError
 from medcap.scoring.protocols.base import Prompt, Protocol, ProtocolScores
 from medcap.scoring.protocols.summary import check_answers, count_notice, reasoning_notice, row_means
-from medcap.scoring.question import Answer, Question
+from medcap.scoring.question import BETWEEN_OPTIONS, Answer, Question
 from medcap.scoring.replies.final_reply import final_reply
 from medcap.scoring.replies.option_reply import parse_option
 from medcap.scoring.replies.option_words import named_options
 from medcap.scoring.replies.reply_text import clean
+from medcap.scoring.statistics import FEW_DRAWS, bootstrap_of_sums
 
-BETWEEN = "; "  # right options of a reference; no option of a known benchmark has a semicolon
+_MEANS = ("f1", "precision", "recall")
 Label = tuple[str, str]  # the question's place in the report, and an option of it
 
 
@@ -57,11 +60,16 @@ class ReportOptions(Protocol):
             rows.append(_row(answer, correct, level, named))
         levels = sorted({level for level, _, _ in pairs if level})
         keys = {"accuracy": "value"} | {f"{_key(level)}.accuracy": f"{_key(level)}.accuracy" for level in levels}
-        scores, intervals = row_means(rows, keys, [answer.question.cluster for answer in answers])
-        scores |= mean_scores([pair[1:] for pair in pairs])
-        for level in levels:
-            own = mean_scores([pair[1:] for pair in pairs if pair[0] == level])
-            scores |= {f"{_key(level)}.{name}": value for name, value in own.items()}
+        clusters = [answer.question.cluster for answer in answers]
+        scores, intervals = row_means(rows, keys, clusters)
+        for level in ("", *levels):
+            own = [index for index, pair in enumerate(pairs) if level in ("", pair[0])]
+            sums = label_sums([pairs[index][1:] for index in own], [clusters[index] for index in own])
+            for name in _MEANS if sums.size else ():
+                key = f"{_key(level)}.{name}" if level else name
+                scores[key] = float(mean_of_labels(sums.sum(axis=0, keepdims=True), name)[0])
+                interval = bootstrap_of_sums(sums, partial(mean_of_labels, name=name), FEW_DRAWS)
+                intervals[key] = interval.as_dict()
         strange = [answer for answer in answers if answer.question.options and not right_options(answer.question)]
         notices = [
             *count_notice("rows without options, counted as wrong", bare, answers),
@@ -81,43 +89,56 @@ def right_options(question: Question) -> frozenset[int]:
         The numbers; none where some part of a reference in semicolons is no option.
     """
     place = {option: index for index, option in enumerate(question.options)}
-    parts = [part.strip() for part in question.references[0].split(BETWEEN.strip()) if part.strip()]
+    parts = [part.strip() for part in question.references[0].split(BETWEEN_OPTIONS.strip()) if part.strip()]
     if all(part in place for part in parts):
         return frozenset(place[part] for part in parts)
     return frozenset() if len(parts) > 1 else _in_words(question.references[0], question.options)
 
 
-def mean_scores(pairs: Iterable[tuple[frozenset[Label], frozenset[Label]]]) -> dict[str, float]:
-    """Return the means over labels of precision, recall and F1.
+def label_sums(pairs: Sequence[tuple[frozenset[Label], frozenset[Label]]], clusters: Sequence[Hashable]) -> np.ndarray:
+    """Count labels.
 
     Args:
-        pairs: for each question the right labels and the named ones.
+        pairs: for each of n questions the right labels and the named ones.
+        clusters: [n] what the questions of a report share.
 
     Returns:
-        ``f1``, ``precision`` and ``recall`` over the labels that are right at least once; nothing where there are none.
+        [c, 3 L] float64: for each cluster, how often each of the L labels that are right somewhere is hit, right, and
+        named.
     """
-    hits: Counter[Label] = Counter()
-    right: Counter[Label] = Counter()
-    named: Counter[Label] = Counter()
-    for wanted, given in pairs:
-        right.update(wanted)
-        named.update(given)
-        hits.update(wanted & given)
-    if not right:
-        return {}
-    precision = [hits[label] / named[label] if named[label] else 1.0 for label in right]
-    recall = [hits[label] / right[label] for label in right]
-    f1 = [2.0 * hits[label] / (right[label] + named[label]) for label in right]
-    return {
-        name: sum(values) / len(right) for name, values in (("f1", f1), ("precision", precision), ("recall", recall))
-    }
+    labels = {label: number for number, label in enumerate(sorted(set().union(*(right for right, _ in pairs))))}
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(numbers), 3, len(labels)))
+    for (right, named), cluster in zip(pairs, clusters, strict=True):
+        for kind, chosen in enumerate((right & named, right, named)):
+            for label in chosen:
+                if label in labels:
+                    sums[numbers[cluster], kind, labels[label]] += 1
+    return sums.reshape(len(numbers), -1)
+
+
+def mean_of_labels(sums: np.ndarray, name: str) -> np.ndarray:
+    """Return means over labels, as scikit-learn's ``classification_report`` has them for ``zero_division=1``.
+
+    Args:
+        sums: [b, 3 L], each row a sum over rows of :func:`label_sums`.
+        name: ``f1``, ``precision`` or ``recall``.
+
+    Returns:
+        [b] means over the labels that are right at least once in the row's sum; 0 where there is none.
+    """
+    hits, right, named = np.split(sums, 3, axis=1)  # [b, L]
+    there = right > 0
+    above, below = {"f1": (2.0 * hits, right + named), "precision": (hits, named), "recall": (hits, right)}[name]
+    values = np.divide(above, below, out=np.ones_like(above), where=below > 0)
+    return (values * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
 
 
 def _row(answer: Answer, correct: bool, level: str, named: frozenset[int]) -> dict[str, Any]:
     hit = float(correct)
     return {
         "question_id": answer.question.id,
-        "choice": BETWEEN.join(answer.question.options[index] for index in sorted(named)) or None,
+        "choice": BETWEEN_OPTIONS.join(answer.question.options[index] for index in sorted(named)) or None,
         **({f"{_key(level)}.accuracy": hit} if level else {}),
         "correct": correct,
         "value": hit,

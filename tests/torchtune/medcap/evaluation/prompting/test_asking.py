@@ -10,7 +10,8 @@ from medcap.scoring.protocols.base import Prompt
 BIRD = [f"bird_{task}{end}" for task in ("vg", "ro", "gc", "mii") for end in ("", "_strict")]
 BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
 MASKS = ["medplib_seg", "masks"]
-FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *BOXES, *MASKS]
+IMAGECLEF = ["imageclef_rouge", "imageclef_bertscore"]
+FREE = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", *IMAGECLEF, *BOXES, *MASKS]
 OTHERS = [name for name in ALL_PROTOCOLS if name not in (*BOXES, *MASKS)]
 
 
@@ -26,6 +27,8 @@ def test_published_names():
     assert sorted(OTHERS) == [
         "coco",
         "exact",
+        "imageclef_bertscore",
+        "imageclef_rouge",
         "llava_med",
         "llava_med_batch",
         "llava_med_strict",
@@ -37,6 +40,7 @@ def test_published_names():
         "option_letter",
         "option_text",
         "option_text_normalized",
+        "report_options",
     ]
 
 
@@ -44,7 +48,9 @@ def test_every_protocol_has_its_prompt_method_field_and_file():
     plans = plan_protocols(list(ALL_PROTOCOLS), "cond_desc")
     assert {plan.protocol.name: (plan.method.name, plan.protocol.field, plan.method.file) for plan in plans} == {
         **dict.fromkeys(FREE, ("cond_desc", "prediction", "predictions")),
-        "omnimedvqa_qa": ("listed_options", "prediction", "predictions_listed_options"),
+        **dict.fromkeys(
+            ["omnimedvqa_qa", "report_options"], ("listed_options", "prediction", "predictions_listed_options")
+        ),
         **dict.fromkeys(
             ["medcap_letter", "medcap_option"], ("mapped_option", "prediction", "predictions_mapped_option")
         ),
@@ -117,7 +123,7 @@ def test_rows_that_have_what_protocols_need_pass():
         question_row("q1", "Is it?", "a.png", options=("yes", "no"), answer_type="CLOSED"),
         question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
     ]
-    check_plans(plan_protocols(OTHERS), rows)
+    check_plans(plan_protocols([name for name in OTHERS if name != "imageclef_bertscore"]), rows)
 
 
 def test_rows_without_masks_are_found_before_anything_is_asked():

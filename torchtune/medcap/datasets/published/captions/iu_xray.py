@@ -32,7 +32,7 @@ WORDS = {
     R2GEN: "Write the findings of the radiology report of these chest X-rays.",
     SECTIONS: "Write the radiology report of these chest X-rays: findings, then impression.",
 }
-_PATIENT = re.compile(r"^CXR\d+")
+_PATIENT = re.compile(r"(?:^|/)(CXR\d+)")
 
 
 def reports(found: Found, tally: Tally, split: str = "test") -> Iterator[PublishedCaption]:
@@ -89,6 +89,5 @@ def _section(row: Mapping[str, Any], name: str) -> str:
 
 def _report(location: str, name: str, text: str, images: Any) -> PublishedCaption:
     names = tuple(field_text(image) or None for image in images) if isinstance(images, list) else ()
-    first = next(filter(None, names), "").rpartition("/")[2]
-    patient = _PATIENT.match(name) or _PATIENT.match(first)
-    return PublishedCaption(location, name, text, names, meta={"patient": patient[0]} if patient else {})
+    patient = _PATIENT.search(name) or _PATIENT.search(next(filter(None, names), ""))
+    return PublishedCaption(location, name, text, names, meta={"patient": patient[1]} if patient else {})

@@ -10,7 +10,6 @@ so. An option is absent where pandas reads nothing. The answers of the test part
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping
 
 from medcap.datasets.published.choices.question import LETTERS, ChoiceQuestion, columns_of
@@ -79,5 +78,5 @@ def _image(text: str) -> tuple[bytes | None, str | None]:
         return None, f"its image is given by another row's index ({text}), which is not read"
     try:
         return base64.b64decode(text, validate=True), None
-    except binascii.Error as error:
+    except ValueError as error:
         return None, f"its image is not base64 ({error})"

@@ -12,8 +12,7 @@ from medcap.datasets.published.reading import Strict
 from medcap.evaluation.tasks.base import DEFAULTS, Benchmark, ImageFinder, LoadOptions, Task
 from medcap.evaluation.tasks.official import find_benchmark, image_finder, published_benchmark
 from medcap.generation.prompt import user_message
-from medcap.scoring.protocols.report_options import BETWEEN
-from medcap.scoring.question import Question
+from medcap.scoring.question import BETWEEN_OPTIONS, Question
 
 _ALL_THAT_APPLY = " Name all that apply, with commas between them."
 
@@ -64,7 +63,7 @@ def _row(it: radrestruct.ReportQuestion, find: ImageFinder) -> Question:
     return Question(
         it.id,
         [*turns, user_message(None if turns else image, words)],
-        (BETWEEN.join(it.answers),),
+        (BETWEEN_OPTIONS.join(it.answers),),
         options=it.options,
         answer_type="" if it.multiple else "CLOSED",
         meta={
