@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from medcap.errors import UserError
 
@@ -61,5 +63,10 @@ def bert_scores(
     if full:
         scored = scorer.score([captions[index] for index in full], [references[index] for index in full])
         for index, p, r, f in zip(full, *scored, strict=True):
-            scores[index] = (float(p), float(r), float(f))
+            scores[index] = (_finite(p), _finite(r), _finite(f))
     return scores
+
+
+def _finite(value: Any) -> float:
+    """Return a score; 0 where no word has a weight, as in a text of words that all references have."""
+    return 0.0 if math.isnan(value) else float(value)
