@@ -33,15 +33,16 @@ def questions(found: Found, tally: Tally) -> Iterator[ChoiceQuestion]:
     path = found.files[0]
     for index, (location, row) in enumerate(json_records(path, tally)):
         tally.check_first(path, row, ("question", "options", "label", "images"))
-        images = row.get("images")
-        named = isinstance(images, list) and all(isinstance(name, str) and name for name in images)
+        listed = row.get("images")
+        images = tuple(listed) if isinstance(listed, list) else ()
+        named = all(isinstance(name, str) and name for name in images) and isinstance(listed, list)
         yield ChoiceQuestion(
             location,
             field_text(row.get("id")) or str(index),
             _REPEATED_OPTIONS.sub("", question_text(row.get("question"))),
             columns_of(row.get("options")),
             field_text(row.get("label")),
-            tuple(images) if named else (),
+            images if named else (),
             meta={
                 "question_type": row.get("question_type"),
                 "task": row.get("medical_task"),
