@@ -42,7 +42,7 @@ def bert_scores(
     """
     check_installed()
     import torch
-    from bert_score import BERTScorer
+    from bert_score import BERTScorer  # pyright: ignore[reportMissingImports] - of the extra captions
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
