@@ -32,7 +32,7 @@ from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.prompting.likelihood import OptionText
 from medcap.evaluation.prompting.medcap_2024 import MedcapMode
 from medcap.evaluation.prompting.options import MappedOption
-from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
+from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaTask
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.scoring.question import Question

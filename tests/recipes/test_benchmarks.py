@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from helpers.downloads import Downloads
+from helpers.exam_sets import ROWS, write_exam_sets
 from helpers.waiting import wait_for
 from helpers.workspace import Workspace
 from medcap.datasets.phantoms.benchmarks import write_phantom_benchmarks
@@ -61,6 +63,29 @@ def test_several_benchmarks_in_one_run_with_both_controls(trained, capsys):
     assert list((trained.folder / "all" / "pathvqa" / "images").iterdir())
     with (trained.folder / "all" / "results.csv").open() as file:
         assert [row["task"] for row in csv.DictReader(file)] == list(TASKS)
+
+
+def test_examinations_frames_and_reports_in_their_official_layouts(trained, tmp_path, capsys):
+    write_exam_sets(Downloads(tmp_path))
+    captions = ("iu_xray", "rocov2")
+    for tasks, more in (
+        ([task for task in ROWS if task not in captions], ["controls=true"]),
+        (captions, ["protocols=[imageclef_rouge]"]),
+    ):
+        words = [*(f"test_{task}=True" for task in tasks), f"dataset_source={tmp_path}", *more]
+        trained.generate(*arguments(trained, "exams", *words))
+    shown = capsys.readouterr().out
+    for task, rows in ROWS.items():
+        result = metrics(trained, "exams", task)
+        missing = task in ("medxpertqa", "gmai_mmbench", *captions)
+        assert (result["n"], result["failures"]) == (rows, int(missing)), task
+        assert f"{task}: {rows} rows" in shown
+    letters = metrics(trained, "exams", "medframeqa")["protocols"]["option_letter"]
+    assert letters["scores"]["accuracy"] in (0, 1)  # the same question twice
+    open_questions = metrics(trained, "exams", "mmmu_med")["protocols"]["exact"]
+    assert "there are no questions of open" in open_questions["notices"]
+    levels = metrics(trained, "exams", "radrestruct")["protocols"]["report_options"]["scores"]
+    assert {"accuracy", "f1", "level_1", "level_2", "level_3"} <= levels.keys()
 
 
 def test_every_way_of_asking_about_options_in_one_run(trained):

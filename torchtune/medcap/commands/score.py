@@ -20,6 +20,7 @@ PROTOCOL_NAMES = (
     *("exact", "coco", "colongpt", "colongpt_strict", "bird_vg", "bird_vg_strict", "bird_ro", "bird_ro_strict"),
     *("bird_gc", "bird_gc_strict", "bird_mii", "bird_mii_strict", "boxes", "medplib_seg", "masks", "medevalkit"),
     *("medevalkit_corrected", "vlmevalkit", "lmms_eval_slake", "coco_strict"),
+    *("report_options", "imageclef_rouge", "imageclef_bertscore"),
 )
 
 

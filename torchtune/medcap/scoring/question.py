@@ -20,6 +20,8 @@ GROUPS = ("modality", "question_type", "answer_type", "organ")
 # Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, and the
 # name of the object that is asked for.
 FACTS = ("task", "patient", "phrase")
+# Between the options of a reference where several are right; no option of a known benchmark has a semicolon.
+BETWEEN_OPTIONS = "; "
 _REGION = "<region></region>"
 _WORDS = ("text", "region")  # parts of a turn
 

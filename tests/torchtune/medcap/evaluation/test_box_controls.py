@@ -16,7 +16,7 @@ from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.base import Benchmark
-from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.evaluation.training_answers import TrainingAnswers, find_training_answers
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Generation

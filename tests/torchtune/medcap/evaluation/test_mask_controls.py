@@ -18,7 +18,7 @@ from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.base import Benchmark
-from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.evaluation.training_answers import TrainingAnswers
 from medcap.generation.prompt import user_message
 from medcap.generation.request import Generation

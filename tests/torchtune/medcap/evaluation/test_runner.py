@@ -13,8 +13,8 @@ from medcap.errors import UserError
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
-from medcap.evaluation.tasks.caption import CaptionTask
-from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.captions.caption import CaptionTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.generation.request import CandidateScores, Generation
 from medcap.scoring.metrics.caption import CaptionScores
 from medcap.scoring.protocols import coco

@@ -10,7 +10,7 @@ from medcap.errors import UserError
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
-from medcap.evaluation.tasks.vqa import VqaTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.generation.request import Generation
 
 # A file's name cannot hold a slash.

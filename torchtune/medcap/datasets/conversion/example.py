@@ -25,6 +25,7 @@ class Example:
         folder: what the names are relative to.
         prompts: instructions to use where nothing is asked, for captions; None where ``turns`` has questions.
         image_last: the image comes after the first question.
+        further: names of the images that come after it, in ``folder``; the row is left out where one does not exist.
         fields: further fields of the row, such as ``boxes``.
     """
 
@@ -33,6 +34,7 @@ class Example:
     folder: str = ""
     prompts: Sequence[str] | None = None
     image_last: bool = False
+    further: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 

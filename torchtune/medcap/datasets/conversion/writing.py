@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,29 +114,32 @@ class RowWriter:
         name = None
         if example.images:
             self._check_folder(example.folder)
-            name = self._find_image(example, written)
-            if name is None:
-                written.tally.skip(MISSING, os.path.join(example.folder, example.images[0]))
-                return None
+            name = None
+            for names in (example.images, *((further,) for further in example.further)):
+                found = self._find_image(names, example.folder, written)
+                if found is None:
+                    written.tally.skip(MISSING, os.path.join(example.folder, names[0]))
+                    return None
+                name = name or found
         turns = example.turns
         if example.prompts is not None:
             turns = [(self._instructions.choose(example.prompts), turns[0][1]), *turns[1:]]
-        row = conversation_row(turns, name, example.folder, example.image_last)
+        row = conversation_row(turns, name, example.folder, example.image_last, example.further)
         if not all(turn["value"] for turn in row["conversations"][1 if name else 0 :]):
             written.tally.skip("a turn without words", location)
             return None
         return {**row, **example.fields}
 
-    def _find_image(self, example: Example, written: Written) -> str | None:
-        for name in example.images:
-            folder = _folder_of(os.path.join(example.folder, name))
+    def _find_image(self, names: Sequence[str], place: str, written: Written) -> str | None:
+        for name in names:
+            folder = _folder_of(os.path.join(place, name))
             if folder is not None:
                 written.folders.add(folder)
                 return name
         if not self._keep_missing:
             return None
         written.missing += 1
-        return example.images[0]
+        return names[0]
 
 
 def _folder_of(path: str) -> str | None:

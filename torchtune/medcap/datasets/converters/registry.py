@@ -8,6 +8,7 @@ from medcap.datasets.converters.coloninst import ColonInst
 from medcap.datasets.converters.csv_boxes import CsvBoxes
 from medcap.datasets.converters.csv_table import CsvTable
 from medcap.datasets.converters.image_folder import ImageFolder
+from medcap.datasets.converters.iu_xray import IuXray
 from medcap.datasets.converters.llava_med import LlavaMed
 from medcap.datasets.converters.llava_med_text import LlavaMedText
 from medcap.datasets.converters.mask_folder import MaskFolder
@@ -23,6 +24,7 @@ from medcap.datasets.converters.pmcoa import PmcOa
 from medcap.datasets.converters.pmcvqa import PmcVqa
 from medcap.datasets.converters.pmcvqa_text import PmcVqaText
 from medcap.datasets.converters.pubmedvision import PubMedVision
+from medcap.datasets.converters.radrestruct import RadReStruct
 from medcap.datasets.converters.rocov2 import Rocov2
 from medcap.datasets.converters.slake import Slake
 from medcap.datasets.converters.slake_boxes import SlakeBoxes
@@ -67,5 +69,7 @@ CONVERTERS: dict[str, type[Converter]] = {
         SlakeMasks,
         MedSegBench,
         MeCoVqa,
+        RadReStruct,
+        IuXray,
     )
 }

@@ -94,7 +94,7 @@ def json_records(path: Path, tally: Tally) -> Iterator[tuple[str, Mapping[str, A
 
 
 def csv_records(
-    path: Path, columns: Sequence[str], tally: Tally, delimiter: str = ","
+    path: Path, columns: Sequence[str], tally: Tally, delimiter: str = ",", quoted: bool | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV file with a heading, every field as the text that it is.
 
@@ -103,6 +103,7 @@ def csv_records(
         columns: what the heading must have.
         tally: counts rows that are damaged, or have more or fewer fields than the heading.
         delimiter: between fields; with tabs there is no quoting.
+        quoted: whether fields may be quoted nevertheless, as pandas writes them.
 
     Yields:
         The row's place in words and its fields.
@@ -110,10 +111,10 @@ def csv_records(
     Raises:
         UserError: if the file cannot be read, lacks a column, or has two of one name.
     """
-    heading = csv_heading(path, columns, delimiter)
+    heading = csv_heading(path, columns, delimiter, quoted)
     with _utf8(path), _byte_progress(path) as bar:
         advance = lambda position: bar.update(position - bar.n)  # noqa: E731
-        for record in read_records(path, heading, delimiter, MAX_FIELD, advance):
+        for record in read_records(path, heading, delimiter, MAX_FIELD, advance, quoted):
             if record.problem is None:
                 tally.read += 1
                 yield f"{path}, line {record.last}", dict(zip(heading, record.fields, strict=True))
@@ -124,14 +125,14 @@ def csv_records(
                 tally.skip(record.problem, f"{path}, {record.location}")
 
 
-def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[str]:
+def csv_heading(path: Path, columns: Sequence[str], delimiter: str = ",", quoted: bool | None = None) -> list[str]:
     """Read the names of a CSV file's columns.
 
     Raises:
         UserError: if the file cannot be read, lacks one of ``columns``, or has two of one name.
     """
     with _utf8(path):
-        return read_heading(path, columns, delimiter, MAX_FIELD)
+        return read_heading(path, columns, delimiter, MAX_FIELD, quoted)
 
 
 def bar_records(path: Path, layout: str, tally: Tally) -> Iterator[tuple[str, list[str]]]:

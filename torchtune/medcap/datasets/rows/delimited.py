@@ -55,7 +55,11 @@ def delimiter_of(path: Path) -> str:
 
 
 def read_heading(
-    path: Path, columns: Sequence[str] = (), delimiter: str = ",", max_field: int = MAX_FIELD
+    path: Path,
+    columns: Sequence[str] = (),
+    delimiter: str = ",",
+    max_field: int = MAX_FIELD,
+    quoted: bool | None = None,
 ) -> list[str]:
     """Read the names of a file's columns.
 
@@ -64,6 +68,7 @@ def read_heading(
         columns: those that must be there.
         delimiter: between fields.
         max_field: characters of a field at most.
+        quoted: whether fields may be quoted; see :func:`read_records`.
 
     Returns:
         The names, in their order.
@@ -72,7 +77,7 @@ def read_heading(
         UserError: if the file cannot be read, lacks one of ``columns``, or has two columns of one name.
         UnicodeDecodeError: if it is not UTF-8.
     """
-    heading = next(_records(path, delimiter, max_field), None)
+    heading = next(_records(path, delimiter, max_field, quoted=quoted), None)
     if heading is not None and heading.problem is not None:
         raise UserError(f"{path}, {heading.location}: the heading is {heading.problem}")
     names = [] if heading is None else heading.fields
@@ -92,11 +97,12 @@ def read_records(
     delimiter: str = ",",
     max_field: int = MAX_FIELD,
     advance: Callable[[int], None] | None = None,
+    quoted: bool | None = None,
 ) -> Iterator[Record]:
     """Read what comes after the heading; damaged records come with their problem.
 
     Fields of a comma-separated file may be quoted, and a quoted one may run over lines. A tab-separated file has no
-    quoting: a quote in it is a character like any other.
+    quoting: a quote in it is a character like any other, unless ``quoted`` says that pandas wrote it.
 
     Args:
         path: the file, UTF-8.
@@ -104,6 +110,7 @@ def read_records(
         delimiter: between fields.
         max_field: characters of a field at most.
         advance: called with the bytes read so far, now and then.
+        quoted: whether fields may be quoted; None for what the delimiter says.
 
     Yields:
         The records; empty lines are left out. A good one has as many fields as the heading.
@@ -112,7 +119,7 @@ def read_records(
         UserError: if the file cannot be read.
         UnicodeDecodeError: if it is not UTF-8.
     """
-    records = _records(path, delimiter, max_field, advance)
+    records = _records(path, delimiter, max_field, advance, quoted)
     next(records, None)
     for record in records:
         problem = record.problem
@@ -124,12 +131,17 @@ def read_records(
 
 
 def _records(
-    path: Path, delimiter: str, max_field: int, advance: Callable[[int], None] | None = None
+    path: Path,
+    delimiter: str,
+    max_field: int,
+    advance: Callable[[int], None] | None = None,
+    quoted: bool | None = None,
 ) -> Iterator[Record]:
     # The limit of the module, 131,072 characters, is for all its users; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), max_field))
     check_data_file(path)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoted = delimiter != "\t" if quoted is None else quoted
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = _Lines(file)

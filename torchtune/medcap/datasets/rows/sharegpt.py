@@ -26,9 +26,13 @@ def caption_row(image: str, caption: str, folder: str, instruction: str = "") ->
 
 
 def conversation_row(
-    turns: Sequence[tuple[str, str]], image: str | None = None, folder: str = "", image_last: bool = False
+    turns: Sequence[tuple[str, str]],
+    image: str | None = None,
+    folder: str = "",
+    image_last: bool = False,
+    further: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Questions and answers about a picture, or about none.
+    """Questions and answers about a picture, about several, or about none.
 
     Args:
         turns: what the user says and what the assistant answers, without a placeholder: one that stands there is a
@@ -36,19 +40,21 @@ def conversation_row(
         image: file name; None for a conversation in words.
         folder: what the file name is relative to.
         image_last: put the image after the first question instead of before it.
+        further: file names of the images that come after ``image``.
 
     Returns:
         The row.
     """
     conversations = []
+    shown = "\n".join([IMAGE] * (1 + len(further)))
     for number, (asked, answered) in enumerate(turns):
         human = plain_words(asked)
         if image is not None and number == 0:
-            human = f"{human}\n{IMAGE}" if image_last else f"{IMAGE}\n\n{human}" if human else IMAGE
+            human = f"{human}\n{shown}" if image_last else f"{shown}\n\n{human}" if human else shown
         conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": plain_words(answered)}]
     row: dict[str, Any] = {"conversations": conversations}
     if image is not None:
-        row |= {"image": image, "meta": f"dir={folder}"}
+        row |= {"image": [image, *further] if further else image, "meta": f"dir={folder}"}
     return row
 
 

@@ -131,5 +131,6 @@ def check_plans(plans: Iterable[ScoringPlan], questions: Sequence[Question]) -> 
     """
     nothing = [Answer(question, "") for question in questions]
     for plan in plans:
+        plan.protocol.check_ready()
         if not plan.protocol.takes_minutes:
             plan.score(nothing)

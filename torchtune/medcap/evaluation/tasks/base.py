@@ -18,7 +18,7 @@ from medcap.errors import UserError
 from medcap.evaluation.prompting import VQA_TYPES, ScoringPlan, plan_protocols
 from medcap.evaluation.scored import RunOptions, Scored
 from medcap.legacy.modes import MODES
-from medcap.scoring.question import Question
+from medcap.scoring.question import BETWEEN_OPTIONS, Question
 
 BENCHMARK_KEYS = LimitKeys("image_roots", None)  # of medcap/recipes/generate
 _EVERYTHING = (None, -1)
@@ -319,7 +319,7 @@ def make_benchmark(
             f"{len(problems):,} of {len(rows):,} rows cannot be asked and count as failures; the first one,"
             f" {problems[0].id}: {problems[0].problem}"
         )
-    outside = [row for row in rows if row.options and not row.problem and row.references[0] not in row.options]
+    outside = [row for row in rows if row.options and not row.problem and not _is_of_options(row)]
     if outside:
         lines.append(
             f"{len(outside):,} of {len(rows):,} rows have an answer that is not among their options and count as wrong"
@@ -328,6 +328,11 @@ def make_benchmark(
     return Benchmark(
         rows, str(source), list(files), fingerprint(files, folder), expected, lines, [Path(root) for root in roots]
     )
+
+
+def _is_of_options(row: Question) -> bool:
+    answer = row.references[0]
+    return answer in row.options or all(part in row.options for part in answer.split(BETWEEN_OPTIONS))
 
 
 def is_whole(chunk: int | None, index: int | None) -> bool:

@@ -8,22 +8,29 @@ from typing import Any
 
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
-from medcap.evaluation.tasks.caption import CaptionTask
-from medcap.evaluation.tasks.coloninst import ColonInstTask
-from medcap.evaluation.tasks.grounding import GroundingTask
-from medcap.evaluation.tasks.mecovqa import MecovqaTask
-from medcap.evaluation.tasks.medgrit import MedGritTask
-from medcap.evaluation.tasks.medsg import MedSgTask
-from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaTask
-from medcap.evaluation.tasks.pathvqa import PathVqaTask
-from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
-from medcap.evaluation.tasks.pmcvqa import PmcVqaTask
-from medcap.evaluation.tasks.region_vqa import RegionVqaTask
-from medcap.evaluation.tasks.slake import SlakeTask
-from medcap.evaluation.tasks.slake_boxes import SlakeBoxesTask
-from medcap.evaluation.tasks.vqa import VqaTask
-from medcap.evaluation.tasks.vqamed import VqaMedTask
-from medcap.evaluation.tasks.vqarad import VqaRadTask
+from medcap.evaluation.tasks.captions.caption import CaptionTask
+from medcap.evaluation.tasks.captions.iu_xray import IuXrayTask
+from medcap.evaluation.tasks.captions.rocov2 import Rocov2Task
+from medcap.evaluation.tasks.choices.gmai_mmbench import GmaiMmBenchTask
+from medcap.evaluation.tasks.choices.medframeqa import MedFrameQaTask
+from medcap.evaluation.tasks.choices.medxpertqa import MedXpertQaTask
+from medcap.evaluation.tasks.choices.mmmu_med import MmmuMedTask
+from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaTask
+from medcap.evaluation.tasks.choices.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.questions.pathvqa import PathVqaTask
+from medcap.evaluation.tasks.questions.radrestruct import RadReStructTask
+from medcap.evaluation.tasks.questions.slake import SlakeTask
+from medcap.evaluation.tasks.questions.vqa import VqaTask
+from medcap.evaluation.tasks.questions.vqamed import VqaMedTask
+from medcap.evaluation.tasks.questions.vqarad import VqaRadTask
+from medcap.evaluation.tasks.regions.coloninst import ColonInstTask
+from medcap.evaluation.tasks.regions.grounding import GroundingTask
+from medcap.evaluation.tasks.regions.mecovqa import MecovqaTask
+from medcap.evaluation.tasks.regions.medgrit import MedGritTask
+from medcap.evaluation.tasks.regions.medsg import MedSgTask
+from medcap.evaluation.tasks.regions.pixel_grounding import PixelGroundingTask
+from medcap.evaluation.tasks.regions.region_vqa import RegionVqaTask
+from medcap.evaluation.tasks.regions.slake_boxes import SlakeBoxesTask
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
@@ -44,6 +51,13 @@ TASKS: dict[str, type[Task]] = {
         PixelGroundingTask,
         MecovqaTask,
         RegionVqaTask,
+        MedXpertQaTask,
+        MedFrameQaTask,
+        MmmuMedTask,
+        GmaiMmBenchTask,
+        RadReStructTask,
+        IuXrayTask,
+        Rocov2Task,
     )
 }
 ALIASES = {"metrics": "caption"}

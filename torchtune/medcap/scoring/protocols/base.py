@@ -97,6 +97,13 @@ class Protocol(ABC):
         """Return whether it compares ``boxes`` or ``masks``."""
         return {"boxes": self.scores_boxes, "masks": self.scores_masks}[kind]
 
+    def check_ready(self) -> None:  # noqa: B027
+        """Check that what the rule needs is installed, before anything is asked.
+
+        Raises:
+            UserError: if it is not; the message says how to install it.
+        """
+
     @abstractmethod
     def score(self, answers: Sequence[Answer]) -> ProtocolScores:
         """Score answers.

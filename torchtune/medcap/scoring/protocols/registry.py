@@ -16,10 +16,12 @@ from medcap.scoring.protocols.grounding.colongpt import ColonGpt, ColonGptStrict
 from medcap.scoring.protocols.harnesses.lmms_eval_slake import LmmsEvalSlake
 from medcap.scoring.protocols.harnesses.medevalkit import MedEvalKit, MedEvalKitCorrected, dataset_name
 from medcap.scoring.protocols.harnesses.vlmevalkit import VlmEvalKit
+from medcap.scoring.protocols.imageclef import ImageClefBertScore, ImageClefRouge
 from medcap.scoring.protocols.likeliest_option import LikelyLetter, LikelyText, LikelyTextNormalized, OmniMedVqaPrefix
 from medcap.scoring.protocols.llava_med import LlavaMed, LlavaMedBatch, LlavaMedStrict
 from medcap.scoring.protocols.medplib import Medplib
 from medcap.scoring.protocols.multiple_choice import MedcapLetter, MedcapOption, OmniMedVqaQa
+from medcap.scoring.protocols.report_options import ReportOptions
 from medcap.scoring.protocols.segmentation.masks import Masks
 from medcap.scoring.protocols.segmentation.medplib_seg import MedplibSeg
 
@@ -54,6 +56,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         VlmEvalKit,
         LmmsEvalSlake,
         CocoStrict,
+        ReportOptions,
+        ImageClefRouge,
+        ImageClefBertScore,
     )
 }
 # For a model that is asked here: what it finds likely is in no other file of answers.

@@ -9,7 +9,7 @@ from medcap.datasets.conversion.run import convert
 from medcap.datasets.converters.mask_folder import MaskFolder
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
+from medcap.evaluation.tasks.regions.pixel_grounding import PixelGroundingTask
 
 ASK = ("Segment the {}.",)
 

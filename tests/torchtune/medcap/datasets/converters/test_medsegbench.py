@@ -8,7 +8,7 @@ from medcap.datasets.conversion.run import convert
 from medcap.datasets.converters.medsegbench import MedSegBench
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import LoadOptions
-from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
+from medcap.evaluation.tasks.regions.pixel_grounding import PixelGroundingTask
 
 
 @pytest.fixture

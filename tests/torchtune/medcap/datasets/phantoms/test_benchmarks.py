@@ -10,7 +10,7 @@ from medcap.datasets.phantoms.benchmarks import MODALITIES, write_phantom_benchm
 from medcap.datasets.phantoms.drawing import bounding_box, draw
 from medcap.datasets.phantoms.records import KINDS, OPTIONS, make_phantom, make_questions
 from medcap.errors import UserError
-from medcap.evaluation.tasks.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
+from medcap.evaluation.tasks.choices.omnimedvqa import MODALITIES as MEDCAP_MODALITIES
 from medcap.evaluation.tasks.registry import TASKS
 
 COUNT, SEED = 12, 5

@@ -12,7 +12,8 @@ BOXES = [*BIRD, "colongpt", "colongpt_strict", "boxes"]
 MASKS = ["medplib_seg", "masks"]
 WORDS = ["llava_med", "llava_med_batch", "llava_med_strict", "medplib", "exact", "coco", "coco_strict"]
 HARNESSES = ["medevalkit", "medevalkit_corrected", "lmms_eval_slake"]
-FREE = [*WORDS, *HARNESSES, *BOXES, *MASKS]
+IMAGECLEF = ["imageclef_rouge", "imageclef_bertscore"]
+FREE = [*WORDS, *HARNESSES, *IMAGECLEF, *BOXES, *MASKS]
 OTHERS = [name for name in ALL_PROTOCOLS if name not in (*BOXES, *MASKS)]
 
 
@@ -29,6 +30,8 @@ def test_published_names():
         "coco",
         "coco_strict",
         "exact",
+        "imageclef_bertscore",
+        "imageclef_rouge",
         "llava_med",
         "llava_med_batch",
         "llava_med_strict",
@@ -43,6 +46,7 @@ def test_published_names():
         "option_letter",
         "option_text",
         "option_text_normalized",
+        "report_options",
         "vlmevalkit",
     ]
 
@@ -51,8 +55,10 @@ def test_every_protocol_has_its_prompt_method_field_and_file():
     plans = plan_protocols(list(ALL_PROTOCOLS), "cond_desc")
     assert {plan.protocol.name: (plan.method.name, plan.protocol.field, plan.method.file) for plan in plans} == {
         **dict.fromkeys(FREE, ("cond_desc", "prediction", "predictions")),
-        "omnimedvqa_qa": ("listed_options", "prediction", "predictions_listed_options"),
         "vlmevalkit": ("lettered_options", "prediction", "predictions_lettered_options"),
+        **dict.fromkeys(
+            ["omnimedvqa_qa", "report_options"], ("listed_options", "prediction", "predictions_listed_options")
+        ),
         **dict.fromkeys(
             ["medcap_letter", "medcap_option"], ("mapped_option", "prediction", "predictions_mapped_option")
         ),
@@ -126,7 +132,7 @@ def test_rows_that_have_what_protocols_need_pass():
         question_row("q1", "Is it?", "a.png", options=("yes", "no"), answer_type="CLOSED"),
         question_row("q2", "What is it?", "a.png", reference="a lung", answer_type="OPEN"),
     ]
-    check_plans(plan_protocols(OTHERS, dataset="vqarad"), rows)
+    check_plans(plan_protocols([name for name in OTHERS if name != "imageclef_bertscore"], dataset="vqarad"), rows)
 
 
 def test_medevalkit_asks_as_the_benchmark_needs_it():

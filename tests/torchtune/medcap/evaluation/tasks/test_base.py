@@ -19,8 +19,8 @@ from medcap.evaluation.tasks.base import (
     make_benchmark,
     take_chunk,
 )
-from medcap.evaluation.tasks.caption import CaptionOptions
-from medcap.evaluation.tasks.omnimedvqa import OmniMedVqaOptions
+from medcap.evaluation.tasks.captions.caption import CaptionOptions
+from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaOptions
 from medcap.evaluation.tasks.registry import TASKS
 from medcap.scoring.question import Question
 

@@ -26,6 +26,13 @@ def test_a_key_runs_the_task_of_its_name():
         "pixel_grounding",
         "mecovqa",
         "region_vqa",
+        "medxpertqa",
+        "medframeqa",
+        "mmmu_med",
+        "gmai_mmbench",
+        "radrestruct",
+        "iu_xray",
+        "rocov2",
     ]
 
 
@@ -48,6 +55,13 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "pixel_grounding": "masks",
         "mecovqa": "medplib",
         "region_vqa": "exact",
+        "medxpertqa": "option_letter",
+        "medframeqa": "option_letter",
+        "mmmu_med": "option_letter",
+        "gmai_mmbench": "option_letter",
+        "radrestruct": "report_options",
+        "iu_xray": "coco",
+        "rocov2": "imageclef_rouge",
     }
     assert all(task.title for task in TASKS.values())
 

@@ -38,6 +38,9 @@ def test_the_protocols_and_their_order():
         "vlmevalkit",
         "lmms_eval_slake",
         "coco_strict",
+        "report_options",
+        "imageclef_rouge",
+        "imageclef_bertscore",
     ]
 
 
