@@ -12,10 +12,11 @@ from medcap.checkpoints.keys import ModelConfiguration
 from medcap.data.images.reader import ImageReader
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
-from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.evaluation.judges.base import Judge
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Generation, Request, Sampling
+from medcap.language_models.base import OnReply, Reply
 
 
 class ModelUnderTestJudge(Judge):
