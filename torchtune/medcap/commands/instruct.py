@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_model(action)
 
     clean = actions.add_parser("clean", help="take out of conversations what shows that the image was not seen")
-    clean.add_argument("source", type=Path, metavar="FILE", help="rows with conversations, or replies.jsonl")
+    clean.add_argument("source", type=Path, metavar="FILE", help="rows with conversations, or LLaVA-Med's replies")
     clean.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     clean.add_argument("--phrases", type=Path, metavar="FILE", help="phrases of your own, in the form of ours")
     clean.add_argument(

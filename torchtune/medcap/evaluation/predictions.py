@@ -8,13 +8,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import make_folder, plain, write_json
-from medcap.generation.request import Request
 from medcap.locks import lock_file
+
+if TYPE_CHECKING:
+    from medcap.generation.request import Request
 
 SETTINGS_SUFFIX = ".settings.json"
 

@@ -25,7 +25,7 @@ from medcap.instruct.phrases import PHRASES, read_phrases
 from medcap.instruct.replies import Unusable, read_conversation
 from medcap.instruct.rows import CONVERSATIONS, IMAGE, conversation_row, toss, write_rows
 from medcap.instruct.summary import reason_lines, reasons
-from medcap.language_models.recorded import ID_KEYS, REPLY_KEYS
+from medcap.language_models.recorded import ID_KEYS
 
 REMOVED, SUMMARY, REPORT = "removed.jsonl", "summary.json", "report.html"
 NO_PAIR, DUPLICATE, LEAKED = "no pair is left", "nearly the same as a row before", "its image is in a test set"
@@ -124,8 +124,8 @@ def clean(source: Path, out: Path, choices: CleaningChoices) -> Cleaned:
     and after) and ``summary.json``.
 
     Args:
-        source: JSON or JSONL: rows with ``conversations``, ``replies.jsonl`` of ``medcap instruct generate``, or what
-            LLaVA-Med's generator writes (``pair_id``, ``result``).
+        source: JSON or JSONL: rows with ``conversations``, or what LLaVA-Med's generator writes (``pair_id``,
+            ``result``; the image is ``<pair_id>.jpg``).
         out: folder, made if it is not there.
         choices: what is removed.
 
@@ -238,10 +238,13 @@ def _row(record: Mapping[str, Any], location: str, done: Cleaned, seed: int) -> 
 
 
 def _row_of_reply(record: Mapping[str, Any], id: str, done: Cleaned, seed: int) -> Row:
-    reply = next((record[key] for key in REPLY_KEYS if isinstance(record.get(key), str)), None)
-    if reply is None:
-        raise SkipRecord("there is no reply" if "reply" in record else f"there is no '{CONVERSATION_KEYS[0]}'")
-    conversation = read_conversation(reply, str(record.get("finish") or "stop"))
+    if "reply" in record:
+        # Such a row does not say which image it is about.
+        raise SkipRecord("the row is a reply: clean conversations.jsonl, which lies beside it")
+    reply = record.get("result")
+    if not isinstance(reply, str):
+        raise SkipRecord(f"there is no '{CONVERSATION_KEYS[0]}'")
+    conversation = read_conversation(reply)
     done.malformed += conversation.malformed
     image = image_of(record if record.get("image") else {"image": f"{id}.jpg"}, "image")
     domain = {"domain": record["domain"]} if "domain" in record else {}

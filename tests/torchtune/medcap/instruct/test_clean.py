@@ -69,9 +69,9 @@ def test_replies_of_generators_are_read_and_what_cannot_be_used_is_counted(sourc
     done, rows = cleaned(
         source(
             {"pair_id": "P1", "result": good, "domain": {"mri": True}},
-            {"id": "P2", "reply": "User: Which?\nAssistant: A nodule.", "finish": "stop"},
-            {"id": "P3", "reply": None, "error": "x"},
-            {"id": "P4", "reply": "No."},
+            {"pair_id": "P2", "result": "User: Which?\nAssistant: A nodule."},
+            {"id": "P3", "reply": "User: Which?\nAssistant: A nodule."},
+            {"id": "P4", "result": "No."},
             {"id": "P5"},
             '{"id": "P6", \n',
             row("P7", "What?", "A", image=["a.png", "b.png"]),
@@ -85,7 +85,7 @@ def test_replies_of_generators_are_read_and_what_cannot_be_used_is_counted(sourc
     ]
     assert done.malformed == 1
     assert dict(done.read.skipped) == {
-        "there is no reply": 1,
+        "the row is a reply: clean conversations.jsonl, which lies beside it": 1,
         "the reply has no turns of User and Assistant": 1,
         "there is no 'conversations'": 1,
         "not valid JSON": 1,
