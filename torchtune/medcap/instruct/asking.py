@@ -18,7 +18,7 @@ from medcap.language_models.base import NOT_SENT, LanguageModel, Prompt, Reply
 
 REPLIES = "replies.jsonl"
 _KEYS = FileKeys("--out", "--overwrite", "--keep-old")
-# The run stops where so many prompts failed and not one was replied to.
+# The run stops where so many prompts failed, or have a reply that cannot be used, and not one has a good one.
 _HOPELESS = 16
 _TRIES = re.compile(r" \(\d+ tries\)")
 
@@ -109,7 +109,7 @@ def ask_all(
             for id, fingerprint in fingerprints.items()
             if not file.has_answer(fingerprint) or (asking.again and not _is_usable(file.rows[fingerprint], read))
         ]
-        run = _Run([style.prompt(id, words[id]) for id in pending], fingerprints, file, budget)
+        run = _Run([style.prompt(id, words[id]) for id in pending], fingerprints, file, budget, read)
         if pending:
             model.ask(run.prompts, run.keep, run.admit)
         run.finish()
@@ -147,7 +147,12 @@ class _Run:
     """Writes replies as they come."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], fingerprints: Mapping[str, str], file: PredictionFile, budget: Budget
+        self,
+        prompts: Sequence[Prompt],
+        fingerprints: Mapping[str, str],
+        file: PredictionFile,
+        budget: Budget,
+        read: Callable[[str, str], Any],
     ) -> None:
         self.prompts = prompts
         self.not_sent = 0
@@ -155,7 +160,10 @@ class _Run:
         self._fingerprints = fingerprints
         self._file = file
         self._budget = budget
+        self._read = read
         self._some_replied = any(row.get("error") is None for row in file.rows.values())
+        self._some_usable = any(row.get("error") is None and _is_usable(row, read) for row in file.rows.values())
+        self._unusable = 0
         # Failures are written only when the model has replied to something: a file of failures of a model that was
         # set up wrongly would else refuse the model that is set up correctly.
         self._held: list[dict[str, Any]] = []
@@ -191,6 +199,26 @@ class _Run:
             self._release()
         elif len(self._held) >= _HOPELESS:
             raise self._hopeless()
+        if not reply.error and not self._some_usable:
+            self._look_at(reply)
+
+    def _look_at(self, reply: Reply) -> None:
+        """Count replies that cannot be used, until one can.
+
+        Raises:
+            UserError: where there are many: a model that does not do what it is asked for must not use up the budget.
+        """
+        try:
+            self._read(reply.text, reply.finish)
+            self._some_usable = True
+        except Unusable as reason:
+            self._unusable += 1
+            if self._unusable == _HOPELESS:
+                raise UserError(
+                    f"not one of the first {_HOPELESS} replies can be used; the last one: {reason}"
+                    f" ({reply.text[:80]!r}): take another model or other --examples; the replies are in"
+                    f" {REPLIES}, --overwrite replaces them"
+                ) from None
 
     def finish(self) -> None:
         """Write what was held back.

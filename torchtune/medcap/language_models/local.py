@@ -87,11 +87,11 @@ class LocalModel(LanguageModel):
     def name(self) -> str:
         return f"{self.folder.resolve().name}_{self.bits}bit"
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         return {
             "checkpoint": self.folder.resolve().name,
-            "checkpoint_sha256": _fingerprint(self.folder),
+            "checkpoint_sha256": self._sha256,
             "template_sha256": hashlib.sha256(self._tokenizer.render("").encode()).hexdigest(),
             "bits": self.bits,
             "dtype": self.dtype,
@@ -156,6 +156,10 @@ class LocalModel(LanguageModel):
             self._tokenizer.reply(row[:limit], len(prompt.tokens))
             for row, limit, prompt in zip(rows, limits, batch, strict=True)
         ]
+
+    @cached_property
+    def _sha256(self) -> str:
+        return _fingerprint(self.folder)
 
     @cached_property
     def _model(self) -> Any:

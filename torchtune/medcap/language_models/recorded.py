@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +42,7 @@ class RecordedReplies(LanguageModel):
     def name(self) -> str:
         return self.path.name
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         # Not a hash of the file: it may grow while it is recorded.
         return {"recorded": self.path.name}

@@ -153,6 +153,16 @@ def test_a_model_that_replies_to_nothing_leaves_no_file_that_would_refuse_the_ri
     assert run(source, Scripted(name="right")).rows == 6
 
 
+def test_a_model_that_writes_no_conversations_is_not_asked_any_more(source):
+    source.write_text("".join(json.dumps({"id": number, "caption": "A scan."}) + "\n" for number in range(40)))
+    model = Scripted({str(number): Reply("le imag", "length") for number in range(40)})
+    message = r"not one of the first 16 replies can be used; the last one: the reply has no turns .* \('le imag'\)"
+    with pytest.raises(UserError, match=message):
+        run(source, model)
+    assert len(model.asked) == len(lines(source, REPLIES)) == 16
+    assert run(source, Scripted(), overwrite=True).rows == 40
+
+
 @pytest.mark.parametrize(
     ("limits", "asked", "why"),
     [
