@@ -6,16 +6,37 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
 from medcap.files import make_folder, plain, write_json
-from medcap.generation.request import Request
 from medcap.locks import lock_file
 
+if TYPE_CHECKING:
+    from medcap.generation.request import Request
+
 SETTINGS_SUFFIX = ".settings.json"
+
+
+@dataclass(frozen=True)
+class FileKeys:
+    """What a program calls the keys of its file of answers, for messages.
+
+    Attributes:
+        folder: names its folder.
+        overwrite: replaces what is there.
+        keep_old: keeps answers that were made under other settings.
+    """
+
+    folder: str = "output_dir=..."
+    overwrite: str = "overwrite=true"
+    keep_old: str = "keep_old_answers=true"
+
+
+RECIPE_KEYS = FileKeys()
 
 
 def dataset_fingerprint(path: str | Path) -> str:
@@ -103,6 +124,7 @@ class PredictionFile:
         settings: everything that decides an answer besides the request: checkpoint fingerprint, sampling, prompt.
         overwrite: drop what is there.
         keep_old: keep rows that were made under other settings instead of refusing them.
+        keys: what messages call these choices.
 
     Raises:
         UserError: if the file has rows that were made under other settings, is written by another process, or has a
@@ -115,12 +137,18 @@ class PredictionFile:
     """
 
     def __init__(
-        self, path: str | Path, settings: Mapping[str, Any], overwrite: bool = False, keep_old: bool = False
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+        keep_old: bool = False,
+        keys: FileKeys = RECIPE_KEYS,
     ) -> None:
         self.path = Path(path)
         self.settings = plain(settings)
         self.settings_fingerprint = settings_fingerprint(settings)
         self.keep_old = keep_old
+        self._keys = keys
         self.rows: dict[str, dict[str, Any]] = {}
         make_folder(self.path.parent)
         try:
@@ -181,7 +209,7 @@ class PredictionFile:
 
     def _lock(self) -> None:
         if lock_file(self._file) is False:
-            raise UserError(f"{self.path} is being written by another run: set another output_dir=...")
+            raise UserError(f"{self.path} is being written by another run: set another {self._keys.folder}")
 
     def _read(self) -> None:
         self._file.seek(0)
@@ -189,13 +217,16 @@ class PredictionFile:
         for number, line in enumerate(self._file, start=1):
             row = _decode(line)
             if row is None and line.endswith(b"\n") and self._file.read(1):
-                raise UserError(f"{self.path}, line {number} is damaged: fix or remove the line, or set overwrite=true")
+                raise UserError(
+                    f"{self.path}, line {number} is damaged: fix or remove the line, or set {self._keys.overwrite}"
+                )
             if row is None:
                 break
             if row.get("settings") != self.settings_fingerprint and not self.keep_old:
                 raise UserError(
-                    f"{self.path} holds answers made under other settings{self._difference()}: set output_dir=..."
-                    " to another folder, overwrite=true to replace them, or keep_old_answers=true to mix them"
+                    f"{self.path} holds answers made under other settings{self._difference()}: set"
+                    f" {self._keys.folder} to another folder, {self._keys.overwrite} to replace them, or"
+                    f" {self._keys.keep_old} to mix them"
                 )
             self.rows[row["fingerprint"]] = row
             end += len(line)

@@ -11,25 +11,9 @@ from typing import Any, ClassVar
 
 from medcap.evaluation.judges.reading.parsing import PARSINGS, STRICT
 from medcap.evaluation.judges.reading.verdict_words import UNPARSED, has_words
+from medcap.language_models.base import OnReply, Reply
 from medcap.scoring.question import Answer
 from medcap.scoring.replies.final_reply import final_reply
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a language model said to one prompt.
-
-    Attributes:
-        text: "" where there is no reply.
-        finish: ``stop``, ``length``, another reason of the server's, or ``error``.
-        num_tokens: number of tokens of the reply; 0 where it is not known.
-        error: why there is no reply, one line; empty where there is one.
-    """
-
-    text: str
-    finish: str = "stop"
-    num_tokens: int = 0
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +29,6 @@ class Verdict:
     reply: Reply
 
 
-OnReply = Callable[[int, Reply], None]
 OnVerdict = Callable[[int, Verdict], None]
 
 

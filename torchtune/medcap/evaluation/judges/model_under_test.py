@@ -12,10 +12,11 @@ from medcap.checkpoints.keys import ModelConfiguration
 from medcap.data.images.reader import ImageReader
 from medcap.data.row_layouts import PLACEHOLDER
 from medcap.errors import UserError
-from medcap.evaluation.judges.base import Judge, OnReply, Reply
+from medcap.evaluation.judges.base import Judge
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Generation, Request, Sampling
+from medcap.language_models.base import OnReply, Reply
 
 
 class ModelUnderTestJudge(Judge):
@@ -60,6 +61,7 @@ class ModelUnderTestJudge(Judge):
     def ask(self, prompts: Sequence[str], on_reply: OnReply) -> None:
         generator = self._generator
         numbers: list[int] = []
+        lengths: list[int] = []
         requests: list[Request] = []
         for number, prompt in enumerate(prompts):
             # medcap 2024's own data writes the placeholder like this.
@@ -74,11 +76,12 @@ class ModelUnderTestJudge(Judge):
                 on_reply(number, Reply("", "error", error=f"{error} {generator.max_seq_len}"))
                 continue
             numbers.append(number)
+            lengths.append(num_tokens)
             requests.append(request)
 
         def on_result(index: int, generation: Generation) -> None:
             text, count = generation.text, len(generation.tokens)
-            on_reply(numbers[index], Reply(text, generation.finish, count, generation.error))
+            on_reply(numbers[index], Reply(text, generation.finish, count, generation.error, lengths[index]))
 
         generator.generate(requests, self._sampling, on_result)
 

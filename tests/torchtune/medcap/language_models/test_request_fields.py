@@ -1,6 +1,6 @@
 import pytest
 
-from medcap.evaluation.judges.request_fields import RequestFields
+from medcap.language_models.request_fields import RequestFields
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from helpers.chat_server import chat_server, completion, nobody_there
 from helpers.waiting import PATIENCE
 from medcap.errors import UserError
-from medcap.evaluation.judges.endpoint import EndpointJudge
+from medcap.language_models.base import NOT_SENT, Prompt, Turn
+from medcap.language_models.endpoint import Endpoint
 
 pytest.importorskip("openai")
 
@@ -22,14 +23,14 @@ def environment(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def judge(base_url, **options):
+def endpoint(base_url, **options):
     options = {"retries": 2, "timeout": PATIENCE, "progress": False, **options}
-    return EndpointJudge("judge-model", base_url, **options)
+    return Endpoint("judge-model", base_url, **options)
 
 
-def ask(judge, prompts):
+def ask(model, prompts):
     replies = {}
-    judge.ask(prompts, lambda position, reply: replies.update({position: reply}))
+    model.ask(prompts, lambda position, reply: replies.update({position: reply}))
     assert sorted(replies) == list(range(len(prompts)))
     return [replies[position] for position in range(len(prompts))]
 
@@ -41,7 +42,7 @@ def numbered(count):
 @pytest.mark.slow
 def test_a_request_is_greedy_and_a_reply_keeps_its_place():
     with chat_server(lambda prompt, _: f" RIGHT {prompt} ") as server:
-        replies = ask(judge(server.base_url, api_key=KEY, max_new_tokens=7), numbered(20))
+        replies = ask(endpoint(server.base_url, api_key=KEY, max_new_tokens=7), numbered(20))
     assert [reply.text for reply in replies] == [f"RIGHT prompt {position}" for position in range(20)]
     assert {(reply.finish, reply.num_tokens, reply.error) for reply in replies} == {("stop", 2, "")}
     first = next(request for request in server.requests if request["messages"][0]["content"] == "prompt 0")
@@ -64,10 +65,10 @@ def test_so_many_prompts_wait_at_the_same_time():
         return "RIGHT"
 
     with chat_server(slow) as server:
-        ask(judge(server.base_url, concurrency=4), numbered(12))
+        ask(endpoint(server.base_url, concurrency=4), numbered(12))
         assert server.most_at_once == 4
         server.most_at_once = 0
-        ask(judge(server.base_url, concurrency=1), ["one", "two", "three"])
+        ask(endpoint(server.base_url, concurrency=1), ["one", "two", "three"])
         assert server.most_at_once == 1
 
 
@@ -75,22 +76,22 @@ def test_key_and_address_come_from_the_environment(monkeypatch):
     with chat_server(lambda *_: "WRONG") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setenv("MY_KEY", KEY)
-        assert ask(judge(None, api_key_env="MY_KEY"), ["q"])[0].text == "WRONG"
+        assert ask(endpoint(None, api_key_env="MY_KEY"), ["q"])[0].text == "WRONG"
         assert server.keys == [f"Bearer {KEY}"]
 
 
 def test_without_a_key_a_server_of_ones_own_is_asked_and_openai_is_not():
     with chat_server(lambda *_: "WRONG") as server:
-        ask(judge(server.base_url), ["q"])
+        ask(endpoint(server.base_url), ["q"])
         assert server.keys == ["Bearer none"]
     with pytest.raises(UserError, match=r"there is no key for https://api\.openai\.com/v1: .* OPENAI_API_KEY"):
-        judge(None)
+        endpoint(None)
 
 
 def test_what_may_pass_is_tried_again():
     answers = [(500, "{}"), (429, '{"error": {"message": "slow down"}}'), "RIGHT"]
     with chat_server(lambda _, number: answers[number]) as server:
-        (reply,) = ask(judge(server.base_url), ["q"])
+        (reply,) = ask(endpoint(server.base_url), ["q"])
     assert reply.text == "RIGHT"
     assert len(server.requests) == 3
 
@@ -100,7 +101,7 @@ def test_tries_end_and_the_prompt_fails():
         return (503, '{"error": {"message": "busy"}}') if prompt == "prompt 1" else "RIGHT"
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, concurrency=1), numbered(3))
+        replies = ask(endpoint(server.base_url, concurrency=1), numbered(3))
     assert [reply.text for reply in replies] == ["RIGHT", "", "RIGHT"]
     assert replies[1].error == "status 503: busy (3 tries)"
     assert server.prompts == ["prompt 0", *["prompt 1"] * 3, "prompt 2"]
@@ -116,7 +117,7 @@ def test_a_slow_server_is_a_timeout_of_that_prompt_only():
         return "RIGHT"
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, concurrency=1, timeout=1.0, retries=1), numbered(3))
+        replies = ask(endpoint(server.base_url, concurrency=1, timeout=1.0, retries=1), numbered(3))
         asked.set()
     assert [reply.error for reply in replies] == ["", "no answer within timeout=1 s (2 tries)", ""]
 
@@ -126,7 +127,7 @@ def test_a_request_that_the_server_refuses_is_not_tried_again():
         return (400, '{"error": {"message": "too\\nlong"}}') if prompt == "prompt 0" else "RIGHT"
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, concurrency=1), numbered(2))
+        replies = ask(endpoint(server.base_url, concurrency=1), numbered(2))
     assert replies[0].error == "status 400: too long"
     assert replies[1].text == "RIGHT"
     assert len(server.requests) == 2
@@ -137,20 +138,20 @@ def test_a_request_that_the_server_refuses_is_not_tried_again():
 )
 def test_something_that_is_not_a_completion_is_a_failure(body):
     with chat_server(lambda prompt, _: (200, body) if prompt == "prompt 1" else "RIGHT") as server:
-        replies = ask(judge(server.base_url, concurrency=1, retries=0), numbered(2))
+        replies = ask(endpoint(server.base_url, concurrency=1, retries=0), numbered(2))
     assert replies[1].error == "what came back is not a chat completion"
 
 
 def test_an_empty_completion_is_an_empty_reply():
     with chat_server(lambda *_: (200, completion(None, "length"))) as server:
-        (reply,) = ask(judge(server.base_url), ["q"])
+        (reply,) = ask(endpoint(server.base_url), ["q"])
     assert (reply.text, reply.finish, reply.error) == ("", "length", "")
 
 
 def test_parts_of_reasoning_are_left_out():
     parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "WRONG?"}]}, {"type": "text", "text": "RIGHT"}]
     with chat_server(lambda *_: (200, completion(parts))) as server:
-        (reply,) = ask(judge(server.base_url), ["q"])
+        (reply,) = ask(endpoint(server.base_url), ["q"])
     assert (reply.text, reply.error) == ("RIGHT", "")
 
 
@@ -174,7 +175,7 @@ def test_the_pause_that_a_server_asks_for_is_waited_for(capsys, status, form):
         return status, '{"error": {"message": "slow down"}}', headers[form]
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, retries=1), numbered(2))
+        replies = ask(endpoint(server.base_url, retries=1), numbered(2))
         assert len(server.requests) == 4
     assert [reply.text for reply in replies] == ["RIGHT", "RIGHT"]
     lines = capsys.readouterr().err.splitlines()
@@ -189,7 +190,7 @@ def test_a_pause_that_is_too_long_fails_at_once_and_is_reported():
         chat_server(lambda *_: (429, body, {"Retry-After": "3600"})) as server,
         pytest.raises(UserError, match=r"status 429: quota; the server asks to wait 3600 s, more than the 120 s"),
     ):
-        ask(judge(server.base_url), ["q"])
+        ask(endpoint(server.base_url), ["q"])
     assert len(server.requests) == 1
 
 
@@ -253,7 +254,7 @@ def test_a_field_that_a_server_does_not_take_is_remembered(capsys, names, reques
     respond = refuses(*names)
     with chat_server(respond) as server:
         respond.bind(server)
-        one = judge(server.base_url, max_new_tokens=9, request=request_, concurrency=1)
+        one = endpoint(server.base_url, max_new_tokens=9, request=request_, concurrency=1)
         replies = ask(one, numbered(3))
         assert len(server.requests) == 3 + len(names)
     assert [reply.text for reply in replies] == ["RIGHT"] * 3
@@ -268,22 +269,22 @@ def test_prompts_that_meet_one_refusal_at_the_same_time_are_all_sent_again():
     respond = refuses("max_tokens", "temperature")
     with chat_server(respond) as server:
         respond.bind(server)
-        one = judge(server.base_url, concurrency=8)
+        one = endpoint(server.base_url, concurrency=8)
         assert [reply.text for reply in ask(one, numbered(30))] == ["RIGHT"] * 30
     assert len(one.notices) == 2
 
 
 def test_settings_name_further_fields_only_where_there_are_some():
-    plain = judge("http://localhost:8000/v1").settings
+    plain = endpoint("http://localhost:8000/v1").settings
     assert plain == {
         "base_url": "http://localhost:8000/v1",
         "model": "judge-model",
         "temperature": 0,
         "max_new_tokens": 200,
     }
-    assert judge("http://localhost:8000/v1", request={"seed": 1}).settings == {**plain, "request": {"seed": 1}}
-    with pytest.raises(UserError, match=r"request\.model: the judge sets model itself; drop it"):
-        judge("http://localhost:8000/v1", request={"model": "other"})
+    assert endpoint("http://localhost:8000/v1", request={"seed": 1}).settings == {**plain, "request": {"seed": 1}}
+    with pytest.raises(UserError, match=r"request\.model: medcap sets model itself; drop it"):
+        endpoint("http://localhost:8000/v1", request={"model": "other"})
 
 
 @pytest.mark.slow
@@ -291,12 +292,12 @@ def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
     replies = []
     down = nobody_there()
     with pytest.raises(UserError) as error:
-        judge(down, concurrency=2, retries=1).ask(numbered(1000), lambda position, reply: replies.append(reply))
+        endpoint(down, concurrency=2, retries=1).ask(numbered(1000), lambda position, reply: replies.append(reply))
     message = str(error.value)
     assert "\n" not in message
     assert f"the endpoint {down} does not reply (no connection" in message
     assert "base_url" in message
-    assert "verdicts so far are kept" in message
+    assert "replies so far are kept" in message
     assert len(replies) == 3
 
 
@@ -304,7 +305,7 @@ def test_an_endpoint_that_is_down_ends_the_run_after_a_few_prompts():
 def test_a_wrong_key_or_path_ends_the_run_without_further_tries(status, path):
     with chat_server(lambda *_: (401, '{"error": {"message": "bad key"}}')) as server:
         with pytest.raises(UserError, match=f"does not reply .status {status}.*the key in OPENAI_API_KEY"):
-            ask(judge(server.base_url + path, concurrency=1), numbered(100))
+            ask(endpoint(server.base_url + path, concurrency=1), numbered(100))
         assert len(server.requests) <= 4
 
 
@@ -313,7 +314,7 @@ def test_an_endpoint_that_goes_away_fails_the_rest_and_stops_sending(capsys):
         return "RIGHT" if number < 5 else (502, "{}")
 
     with chat_server(respond) as server:
-        replies = ask(judge(server.base_url, concurrency=1, retries=0), numbered(60))
+        replies = ask(endpoint(server.base_url, concurrency=1, retries=0), numbered(60))
         assert 25 <= len(server.requests) < 40  # some were on their way
     assert [reply.text for reply in replies] == ["RIGHT"] * 5 + [""] * 55
     assert all(reply.error for reply in replies[5:])
@@ -323,7 +324,7 @@ def test_an_endpoint_that_goes_away_fails_the_rest_and_stops_sending(capsys):
 
 def test_failures_with_replies_between_them_do_not_stop_the_sending():
     with chat_server(lambda _, number: "RIGHT" if number % 10 == 0 else (502, "{}")) as server:
-        ask(judge(server.base_url, concurrency=1, retries=0), numbered(60))
+        ask(endpoint(server.base_url, concurrency=1, retries=0), numbered(60))
         assert len(server.requests) == 60
 
 
@@ -333,28 +334,28 @@ def test_the_key_is_in_no_reply_error_or_setting():
 
     with chat_server(echo) as server:
         address = server.base_url.replace("http://", f"http://user:{KEY}@") + f"?key={KEY}"
-        secretive = judge(address, api_key=KEY, concurrency=1)
+        secretive = endpoint(address, api_key=KEY, concurrency=1)
         assert KEY not in repr((secretive.settings, secretive.name, secretive.shown_url))
         assert secretive.shown_url == server.base_url
     with chat_server(echo) as server:
-        replies = ask(judge(server.base_url, api_key=KEY, concurrency=1), numbered(2))
+        replies = ask(endpoint(server.base_url, api_key=KEY, concurrency=1), numbered(2))
     assert replies[0].text == "RIGHT [key]"
     assert replies[1].error == "status 400: bad [key]"
     with pytest.raises(UserError) as error:
-        judge(f"ftp://user:{KEY}@host/?key={KEY}", api_key=KEY)
+        endpoint(f"ftp://user:{KEY}@host/?key={KEY}", api_key=KEY)
     assert KEY not in str(error.value)
 
 
 @pytest.mark.parametrize("base_url", ["localhost:8000/v1", "http://", "/v1"])
 def test_an_address_must_be_whole(base_url):
     with pytest.raises(UserError, match=r"base_url=.*such as http://localhost:8000/v1"):
-        judge(base_url)
+        endpoint(base_url)
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"judge=endpoint needs the package openai: pip install medcap\[judge\]"):
-        judge("http://localhost:8000/v1")
+    with pytest.raises(UserError, match=r"an endpoint needs the package openai: pip install medcap\[judge\]"):
+        endpoint("http://localhost:8000/v1")
 
 
 def test_prompts_that_are_left_do_not_keep_the_program(monkeypatch):
@@ -373,6 +374,35 @@ def test_prompts_that_are_left_do_not_keep_the_program(monkeypatch):
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            judge(server.base_url, concurrency=2).ask(numbered(1000), interrupt)
+            endpoint(server.base_url, concurrency=2).ask(numbered(1000), interrupt)
         time.sleep(0.1)
         assert len(server.requests) < 100
+
+
+def test_a_conversation_is_sent_with_its_turns_and_its_tokens_are_counted():
+    prompt = Prompt((Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hi."), Turn("user", "q")), "7")
+    with chat_server(lambda *_: "words") as server:
+        (reply,) = ask(endpoint(server.base_url), [prompt])
+    assert [tuple(message.values()) for message in server.requests[0]["messages"]] == [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hi."),
+        ("user", "q"),
+    ]
+    assert (reply.num_prompt_tokens, reply.num_tokens) == (1, 2)
+
+
+def test_what_is_not_admitted_is_not_sent():
+    replies = {}
+    with chat_server(lambda *_: "words") as server:
+        model = endpoint(server.base_url, concurrency=1)
+        model.ask(
+            numbered(4), lambda position, reply: replies.update({position: reply}), lambda p: "" if p < 2 else "full"
+        )
+        assert server.prompts == ["prompt 0", "prompt 1"]
+    assert [(replies[number].finish, replies[number].error) for number in range(4)] == [
+        ("stop", ""),
+        ("stop", ""),
+        (NOT_SENT, "full"),
+        (NOT_SENT, "full"),
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from medcap.errors import UserError
 
-# Fields that the judge itself sets.
+# Fields that the caller sets.
 _OWN = ("model", "messages", "stream", "n")
 # OpenAI's reasoning models take the limit under this name only, other servers only under the old one.
 _OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
@@ -32,13 +32,13 @@ class RequestFields:
         notices: what was changed for this server, one line each.
 
     Raises:
-        UserError: if a field is given that the judge decides.
+        UserError: if a field is given that the caller decides.
     """
 
     def __init__(self, max_new_tokens: int, given: Mapping[str, Any] | None = None) -> None:
         for name in given or ():
             if name in _OWN:
-                raise UserError(f"request.{name}: the judge sets {name} itself; drop it")
+                raise UserError(f"request.{name}: medcap sets {name} itself; drop it")
         fields = {"temperature": 0, "max_tokens": max_new_tokens, **(given or {})}
         self._fields = {name: value for name, value in fields.items() if value is not None}
         self._lock = threading.Lock()

@@ -8,6 +8,7 @@ from helpers.judge_checkpoints import CHAT_TEMPLATE, constant_decoder, write_cha
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from medcap.errors import UserError
 from medcap.evaluation.judges.local import LocalJudge
+from medcap.language_models.base import Prompt, Turn
 from medcap.models.tokenizers import llama3_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -114,6 +115,29 @@ def test_markers_in_an_answer_do_not_end_the_judges_turn(checkpoint):
     assert "No< |eot_id|>" in judged._tokenizer.render(attack)
 
 
+def test_a_conversation_is_rendered_turn_by_turn(checkpoint, tmp_path):
+    prompt = Prompt((Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hi."), Turn("user", "q")))
+    start, end = "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
+    turns = "".join(f"{start.format(turn.role)}{turn.content}{end}" for turn in prompt.turns)
+    assert judge(checkpoint)._tokenizer.render(prompt) == f"<|begin_of_text|>{turns}{start.format('assistant')}"
+    # Gemma's template refuses a system turn: the first user's turn begins with it.
+    write_chat_checkpoint(tmp_path)
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    write_chat_tokenizer(tmp_path, refusal + CHAT_TEMPLATE)
+    rendered = judge(tmp_path)._tokenizer.render(prompt)
+    assert rendered.startswith(
+        f"<|begin_of_text|>{start.format('user')}Be brief.\n\nHi{end}{start.format('assistant')}Hi."
+    )
+
+
+def test_what_is_not_admitted_is_not_decoded(checkpoint):
+    replies = {}
+    one = judge(checkpoint, dtype="fp32", max_new_tokens=1)
+    one.ask(["No", "Yes"], lambda place, reply: replies.update({place: reply}), lambda place: "full" if place else "")
+    assert (replies[0].error, replies[0].num_prompt_tokens) == ("", len(one._tokenizer.encode("No")))
+    assert (replies[1].finish, replies[1].error) == ("not_sent", "full")
+
+
 def test_a_templates_date_does_not_follow_the_day(checkpoint, tmp_path):
     write_chat_checkpoint(tmp_path)
     date = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
@@ -125,7 +149,7 @@ def test_a_templates_date_does_not_follow_the_day(checkpoint, tmp_path):
 def test_a_prompt_that_is_too_long_fails_alone(checkpoint):
     long, short = ask(judge(checkpoint, dtype="fp32"), ["left " * 300, "No"])
     assert (long.text, long.finish) == ("", "error")
-    assert "tokens; the judge reads and writes at most 256" in long.error
+    assert "tokens; the model reads and writes at most 256" in long.error
     assert (short.error, short.num_tokens) == ("", 12)
 
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from medcap.evaluation.judges import pauses
-from medcap.evaluation.judges.pauses import asked_pause
+from medcap.language_models import pauses
+from medcap.language_models.pauses import asked_pause
 
 
 @pytest.mark.parametrize(

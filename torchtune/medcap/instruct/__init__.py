@@ -1,0 +1,1 @@
+"""Instruction data by a language model: conversations from figure captions, their cleaning, paragraphs of answers."""

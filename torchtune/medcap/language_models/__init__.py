@@ -1,0 +1,1 @@
+"""Language models that are asked in words: judges, and makers of instruction data."""
