@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medcap.commands import (
+    agree,
     chat,
     compare,
     delta,
     export,
     export_seg,
     import_model,
+    leaderboard,
     leakcheck,
     list_parts,
     merge,
@@ -32,6 +34,7 @@ from medcap.commands import (
     score,
     serve,
     stats,
+    summarize,
     sweep,
     validate,
     web,
@@ -45,7 +48,7 @@ RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
     "medcap/recipes/full_finetune_distributed": "the same in several processes, on one node or many",
     "medcap/recipes/generate": "caption one picture, or run and score tasks",
-    "medcap/recipes/judge": "let a language model say which answers are right",
+    "medcap/recipes/judge": "let a language model say which answers are right, or rate them",
 }
 
 
@@ -120,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         ("stats", stats, "tokens, images and packing of a training file, steps and memory of a run"),
         ("score", score, "score a file of answers, of any model, by published protocols"),
         ("compare", compare, "whether one run is better than another, row by row"),
+        ("summarize", summarize, summarize.HELP),
+        ("leaderboard", leaderboard, leaderboard.HELP),
+        ("agree", agree, agree.HELP),
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("probe", probe, probe.HELP),
         ("retrieve", retrieve, retrieve.HELP),

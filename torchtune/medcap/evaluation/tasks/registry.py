@@ -9,6 +9,7 @@ from typing import Any
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import Task
 from medcap.evaluation.tasks.caption import CaptionTask
+from medcap.evaluation.tasks.chat import ChatTask
 from medcap.evaluation.tasks.coloninst import ColonInstTask
 from medcap.evaluation.tasks.grounding import GroundingTask
 from medcap.evaluation.tasks.mecovqa import MecovqaTask
@@ -44,6 +45,7 @@ TASKS: dict[str, type[Task]] = {
         PixelGroundingTask,
         MecovqaTask,
         RegionVqaTask,
+        ChatTask,
     )
 }
 ALIASES = {"metrics": "caption"}
