@@ -123,9 +123,7 @@ class JudgeRecipe:
         )
         page = rating_page(metrics, self.answers, rows, f"Judged conversations: {source.parent.name}")
         page.write(self.output_dir / "ratings.html")
-        append_ratings(
-            metrics, self.output_dir, source, None if cfg.results_csv is None else Path(cfg.results_csv)
-        )
+        append_ratings(metrics, self.output_dir, source, None if cfg.results_csv is None else Path(cfg.results_csv))
         print(rating_summary(metrics))
         print(f"  {self.output_dir / 'ratings.html'}")
 
@@ -164,7 +162,9 @@ class JudgeRecipe:
 
     def _recorded(self) -> RecordedJudge:
         if self.cfg.replies is None:
-            raise UserError("replies is missing: add replies=FILE, JSON or JSONL with question_id and reply in each row")
+            raise UserError(
+                "replies is missing: add replies=FILE, JSON or JSONL with question_id and reply in each row"
+            )
         return RecordedJudge(self.cfg.replies)
 
     def _endpoint(self) -> EndpointJudge:

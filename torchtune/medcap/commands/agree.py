@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     kinds = "verdicts.jsonl or ratings.jsonl of a judge, or predictions.jsonl"
     parser.add_argument("first", type=Path, metavar="FIRST", help=kinds)
-    parser.add_argument("second", type=Path, metavar="SECOND", help="the same of another judge or model, of the same rows")
+    parser.add_argument(
+        "second", type=Path, metavar="SECOND", help="the same of another judge or model, of the same rows"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
@@ -49,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
         names = ("reference_score", "prediction_score")
         pairs = [pair for pair in pairs if all(row.get(name) is not None for row in pair for name in names)]
         _check(pairs, options)
-        scores = {name: score_agreement(*([row[name] for row in side] for side in zip(*pairs, strict=True))) for name in names}
+        scores = {
+            name: score_agreement(*([row[name] for row in side] for side in zip(*pairs, strict=True))) for name in names
+        }
         preferred = [[_preferred(row) for row in side] for side in zip(*pairs, strict=True)]
         result: dict[str, Any] = {"scores": scores, "preferred": agreement(*preferred).as_dict()}
     else:
@@ -112,7 +116,8 @@ def _preferred(row: Mapping[str, Any]) -> str:
 
 
 def _lines(result: Mapping[str, Any]) -> str:
-    lines = [f"{result['rows']:,} common rows; {result['only_first']:,} only in the first, {result['only_second']:,} only in the second"]
+    only = [f"{result[key]:,} only in the {key.removeprefix('only_')}" for key in ("only_first", "only_second")]
+    lines = [f"{result['rows']:,} common rows; {', '.join(only)}"]
     for name, part in result.get("scores", {}).items():
         move = part["difference"]
         kappa, rank = (_number(part[key]) for key in ("weighted_kappa", "spearman"))
@@ -130,8 +135,12 @@ def _table(name: str, part: Mapping[str, Any]) -> list[str]:
     from medcap.report.text_table import aligned
 
     same, kappa = part["same"], part["kappa"]
-    words = "undefined: one label" if kappa is None else f"{kappa['value']:.3f} [{kappa['low']:.3f}, {kappa['high']:.3f}]"
-    head = f"{name}: same {100 * same['value']:.1f} % [{100 * same['low']:.1f}, {100 * same['high']:.1f}], kappa {words}"
+    words = (
+        "undefined: one label" if kappa is None else f"{kappa['value']:.3f} [{kappa['low']:.3f}, {kappa['high']:.3f}]"
+    )
+    head = (
+        f"{name}: same {100 * same['value']:.1f} % [{100 * same['low']:.1f}, {100 * same['high']:.1f}], kappa {words}"
+    )
     labels = [label or "(none)" for label in part["labels"]]
     if len(labels) > _MOST_LABELS:
         return [head, f"  {len(labels)} different labels; --json has their counts"]

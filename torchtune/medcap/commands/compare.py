@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help=kinds)
     parser.add_argument("b", type=Path, metavar="B", help="the same, answers to the same questions")
     parser.add_argument(
-        "more", type=Path, metavar="C", nargs="*", help="further ones; then all pairs are compared, with Holm's correction"
+        "more",
+        type=Path,
+        metavar="C",
+        nargs="*",
+        help="further ones; then all pairs are compared, with Holm's correction",
     )
     parser.add_argument("--protocol", default="exact", help="rule that scores every side (exact)")
     parser.add_argument("--to-first", action="store_true", help="compare each further one with A only, not all pairs")

@@ -20,7 +20,8 @@ class JudgeConfiguration(RunModelConfiguration):
         description="Judge answers, rate them beside reference answers, or chat with the judge on the terminal.",
     )
     judge: Annotated[str, OneOf(tuple(JUDGES))] = Field(
-        LocalJudge.kind, description="Who judges: a model on this machine, the model under test, a server, or recorded replies."
+        LocalJudge.kind,
+        description="Who judges: a model on this machine, the model under test, a server, or recorded replies.",
     )
     csv_path: PathText | None = Field(
         None, description="Answers to judge: medcap 2024's raw CSV, a predictions.jsonl, or rows of JSON."
@@ -31,7 +32,8 @@ class JudgeConfiguration(RunModelConfiguration):
         None, description="LLaVA-Med's question file, where the answers to rate come without questions and references."
     )
     orders: Literal["published", "both"] = Field(
-        "published", description="Order of two answers that are rated: the reference first, or also the other way round."
+        "published",
+        description="Order of two answers that are rated: the reference first, or also the other way round.",
     )
     results_csv: PathText | None = Field(
         None,

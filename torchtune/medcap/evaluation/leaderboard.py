@@ -39,8 +39,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
     runs = [run for table in tables for run in read_results(table)]
     lists: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for run in runs:
-        # A judge's row names the answers, which differ by run, instead of the data.
-        data = "" if "judge" in run else run.get("dataset_sha256", "")
+        # A judge's row names the answers, which differ by run, instead of the data; other judges are other scales.
+        data = run.get("judge") or run.get("dataset_sha256", "")
         lists.setdefault((run["task"], data, run["protocol"], run.get("n", "")), []).append(run)
     sections = [section for key, own in sorted(lists.items()) if (section := _section(key, own))]
     if not sections:
@@ -63,7 +63,8 @@ def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Pag
 
 
 def _section(key: tuple[str, ...], runs: Sequence[Mapping[str, str]]) -> Leaderboard | None:
-    task, _, protocol, rows = key
+    task, data, protocol, rows = key
+    judge = data if "judge" in runs[0] else ""
     columns = list(dict.fromkeys(column for run in runs for column in run if column not in _ABOUT))
     columns = [column for column in columns if not column.endswith(_OWN)]
     head = _headline(protocol, columns)
@@ -81,15 +82,17 @@ def _section(key: tuple[str, ...], runs: Sequence[Mapping[str, str]]) -> Leaderb
             place, before = position, values[index][0]
         run = runs[index]
         cells = [_shown(value, share) for value, share in zip(values[index], percent, strict=True)]
-        detail = ", ".join(filter(None, (run.get("checkpoint", ""), run.get("judge", ""), f"{run.get('failures', '0')} missing")))
+        detail = ", ".join(filter(None, (run.get("checkpoint", ""), f"{run.get('failures', '0')} missing")))
         strip = values[index][0] if percent[0] else None
-        lines.append(Place(place, run["output_dir"], detail, cells, None if strip is None else min(max(strip, 0.0), 1.0)))
+        lines.append(
+            Place(place, run["output_dir"], detail, cells, None if strip is None else min(max(strip, 0.0), 1.0))
+        )
     return Leaderboard(
-        title=f"{task}, {rows} rows, {protocol}" if rows else f"{task}, {protocol}",
+        title=", ".join(filter(None, (task, rows and f"{rows} rows", protocol, judge and f"judge {judge}"))),
         task=task,
         columns=[_words(column, protocol) for column in kept],
         lines=lines,
-        note=f"Data: {Path(runs[0]['dataset']).name}." if runs[0].get("dataset") and "judge" not in runs[0] else "",
+        note=f"Data: {Path(runs[0]['dataset']).name}." if runs[0].get("dataset") and not judge else "",
     )
 
 

@@ -49,7 +49,9 @@ def rating_summary(metrics: Mapping[str, Any]) -> str:
         lines.append([f"{field.replace('_', ' ')} {name}".strip(), *_cells(block)])
     counts = f"{metrics['n']} answers, {metrics['rated']} rated, {metrics['unrated']} unrated"
     head = f"{metrics['judge']}: {counts}, {metrics['failures']} missing ({metrics['protocol']})"
-    return "\n".join([head, *aligned(lines, indent="  "), *_effect(metrics), *(f"  note: {notice}" for notice in metrics["notices"])])
+    return "\n".join(
+        [head, *aligned(lines, indent="  "), *_effect(metrics), *(f"  note: {notice}" for notice in metrics["notices"])]
+    )
 
 
 def rating_page(
@@ -66,7 +68,10 @@ def rating_page(
     Returns:
         The page.
     """
-    cards = [_card("Mean of ratios", metrics, MEAN_OF_RATIOS, main=True), _card("Ratio of means", metrics, RATIO_OF_MEANS)]
+    cards = [
+        _card("Mean of ratios", metrics, MEAN_OF_RATIOS, main=True),
+        _card("Ratio of means", metrics, RATIO_OF_MEANS),
+    ]
     counts = f"{metrics['unrated']:,} unrated, {metrics['failures']:,} missing"
     tables = []
     for field in ("", *metrics["tables"]):

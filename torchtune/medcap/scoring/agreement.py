@@ -20,7 +20,7 @@ class Agreement:
         labels: every label of either side, in order.
         counts: [labels, labels] rows by the first side's label and the second's.
         same: share of rows with one label, with its interval.
-        kappa: Cohen's kappa with its interval; None where both sides give all rows one label, for which it is undefined.
+        kappa: Cohen's kappa with its interval; None where all rows have one label on both sides.
     """
 
     labels: list[str]
@@ -81,9 +81,9 @@ def score_agreement(first: Sequence[float], second: Sequence[float]) -> dict[str
         second: [n] the other's.
 
     Returns:
-        ``n``; ``difference``: mean of second minus first with its interval; ``spearman``: rank correlation (scipy), None
-        where one side gives all rows one score; ``weighted_kappa``: Cohen's kappa of the rounded scores with quadratic
-        weights (scikit-learn), None likewise.
+        ``n``; ``difference``: mean of second minus first with its interval; ``spearman``: rank correlation (scipy),
+        None where one side gives all rows one score; ``weighted_kappa``: Cohen's kappa of the rounded scores with
+        quadratic weights (scikit-learn), None likewise.
 
     Raises:
         UserError: if scikit-learn is not installed.

@@ -131,7 +131,11 @@ def compare_many(
     corrected = holm([comparison.p for comparison in compared])
     pairs = [
         PairOfRuns(
-            first, second, comparison, p, verdict(comparison.difference, p, protocol.share, (names[first], names[second]))
+            first,
+            second,
+            comparison,
+            p,
+            verdict(comparison.difference, p, protocol.share, (names[first], names[second])),
         )
         for (first, second), comparison, p in zip(chosen, compared, corrected, strict=True)
     ]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # The fields that tables split the scores by.
 GROUPS = ("modality", "question_type", "answer_type", "organ")
-# Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, the name of
-# the object that is asked for, and what a judge reads in the image's place.
+# Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, the name
+# of the object that is asked for, and what a judge reads in the image's place.
 FACTS = ("task", "patient", "phrase", "context")
 _REGION = "<region></region>"
 _WORDS = ("text", "region")  # parts of a turn

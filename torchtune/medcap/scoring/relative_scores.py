@@ -48,8 +48,8 @@ def relative_scores(rows: Sequence[RatedAnswer]) -> dict[str, Any]:
     (llava/eval/summarize_gpt_review.py of v1.5); ``ratio_of_means`` is the mean answer score over the mean reference
     score (summarize_gpt_review.py of v1.0.0). Published tables print them times 100.
 
-    An answer that is missing counts as a score of 0 in both. A row without two scores is in neither: nothing is known of
-    the answer; ``unrated`` says how many there are.
+    An answer that is missing counts as a score of 0 in both. A row without two scores is in neither, as nothing is
+    known of the answer; ``unrated`` says how many there are.
 
     Args:
         rows: rows of one group; the scores of several orders are averaged.

@@ -69,9 +69,13 @@ def read_chat_answers(source: str | Path, question_file: str | Path) -> list[Ans
             raise UserError(f"{source}, row {index}: there is no 'question_id'")
         texts = [row[key] for key in ("prediction", "ans2", "text") if isinstance(row.get(key), str)]
         given[str(row["question_id"])] = texts[0] if texts else ""
-    questions = [it for it in llava_med_chat.questions(Path(question_file), Strict("LLaVA-Med's conversations")) if it.answer]
+    questions = [
+        it for it in llava_med_chat.questions(Path(question_file), Strict("LLaVA-Med's conversations")) if it.answer
+    ]
     if not any(it.id in given for it in questions):
-        raise UserError(f"{source} and {question_file} have no question_id in common: give the questions of these answers")
+        raise UserError(
+            f"{source} and {question_file} have no question_id in common: give the questions of these answers"
+        )
     return [
         Answer(
             Question(

@@ -26,14 +26,21 @@ _POINTS = re.compile(r"\b(?:points?|pts?|stars?)\b\.?", re.IGNORECASE)
 _NAME = r"(?:(?:AI )?assistants?|answers?|responses?|models?|scores?|ratings?)"
 _LABEL = re.compile(
     rf"(?:\b{_NAME}(?:'s)?[ _-]*(?:of|for|no\.?)?[ _-]*[#(\[]?(?P<number>[12])\b[)\]]?(?!\s*[.,]\d)"
-    rf"|\b{_NAME}[ _-]*(?P<letter>[AB])\b"
+    rf"|\b{_NAME}[ _-]*(?P<letter>(?-i:[AB]))\b"
     r"|\b(?:the )?(?P<ordinal>first|second)(?: (?:AI )?(?:assistant|answer|response|one))?\b"
     r"|^[ \t]*[(\[]?(?P<item>[12])[.):\]][ \t]+)",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:[.,]\d+)?(?![\w%]|[.,]\d)")
-# Between a label and its score stand a few words without a number: "'s overall score is", ":", "|", "=".
-_TO_SCORE = re.compile(r"[^\d\n]{0,60}?\n?[^\d\n]{0,20}?(?=[-−+]?\d)")
+_NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:[.,]\d+)?(?![\w%]|[.,–-]\d)")
+# Between a label and its score stand a few words without a number ("'s overall score is", ":", "|"), or a line break.
+_TO_SCORE = re.compile(
+    r"(?:[^\d\n]{0,60}?|\W{0,5}\n(?:(?:overall )?(?:score|rating))?\W{0,5})(?=[-−+]?\d)", re.IGNORECASE
+)
+_EXPLAINS = re.compile(
+    r"\b(?:mentions?|names?|says?|states?|describes?|because|contains?|has|lists?|with|than)\b", re.IGNORECASE
+)
+# After a number that is no score stands its unit; after a score the sentence may go on.
+_UNIT = re.compile(r"\s*(?!(?:and|but|while|whereas|for|because|as|since)\b)(?:[a-z]|%|/)", re.IGNORECASE)
 _PAIR_WORDS = re.compile(
     r"\b(?:the|my|two|final|overall|scores?|ratings?|are|is|for|respectively|and|to|vs|versus|assistants?|output|result"
     r"|answer)\b",
@@ -62,22 +69,20 @@ def parse_two_scores(reply: str) -> Scores | None:
     """
     text = unicodedata.normalize("NFKC", final_reply(reply))
     text = _FENCE.sub("", text)
+    lines = _lines(text)
+    # The published rule: the first line, whatever comes below it.
+    if lines and (first := _pair_of_line(lines[0])) is not None:
+        return _checked(first)
     values, rest = _json_values(text)
     found = [scores for value in values if (scores := _of_json(value)) is not None]
     if found:
         return _only(found)
-    text = _plain(rest if values else text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    # The published rule: the first line, whatever comes below it.
-    if (first := _pair_of_line(lines[0])) is not None:
-        return _checked(first)
-    if (labelled := _labelled(text)) is not None:
-        return _only(labelled)
-    pairs = [pair for line in lines[1:] if (pair := _pair_of_line(line)) is not None]
+    lines = _lines(rest)
+    pairs = [pair for line in lines if (pair := _pair_of_line(line)) is not None]
     if pairs:
         return _only(pairs)
+    if (labelled := _labelled("\n".join(lines))) is not None:
+        return _only(labelled)
     alone = [_numbers(line) if not _LABEL.search(line) and _is_bare(line) else [] for line in lines[:2]]
     if [len(numbers) for numbers in alone] == [1, 1]:
         return _checked((alone[0][0], alone[1][0]))
@@ -90,6 +95,10 @@ def _plain(text: str) -> str:
     text = _SIGNS.sub("", text)
     text = _SPELLED.sub(lambda match: str(_WORDS.index(match[0].lower())), text)
     return _POINTS.sub("", _OUT_OF_TEN.sub("", text))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in _plain(text).splitlines() if line.strip()]
 
 
 def _numbers(text: str) -> list[float]:
@@ -143,16 +152,9 @@ def _labelled(text: str) -> list[Scores] | None:
     return [(chosen[0][0], chosen[1][0])]
 
 
-_EXPLAINS = re.compile(r"\b(?:mentions?|says?|states?|describes?|because|contains?|has|lists?|with|than)\b", re.IGNORECASE)
-_UNIT = re.compile(r"\s*(?:[a-z]|%|/|[-–]\s*\d)", re.IGNORECASE)
-
-
 def _fits(gap: str, text: str, end: int) -> bool:
     """Return whether a number after a label is a score: "Assistant 1 mentions 3 nodules" is none."""
-    if _EXPLAINS.search(gap):
-        return False
-    unit = _UNIT.match(text, end)
-    return unit is None or re.match(r"\s*(?:and|but|while|whereas|for|because|as|since)\b", text[end:]) is not None
+    return _EXPLAINS.search(gap) is None and _UNIT.match(text, end) is None
 
 
 def _place(match: re.Match[str]) -> int:
@@ -170,20 +172,22 @@ def _checked(scores: Scores) -> Scores | None:
 
 
 def _json_values(text: str) -> tuple[list[Any], str]:
-    """Return the JSON objects and lists of a text, and the text without them."""
+    """Return the JSON objects of a text, or the list that it begins with, and the text without them."""
     decoder, values, rest, start = json.JSONDecoder(), [], [], 0
+    text = text.strip()
     for _ in range(_MOST_OBJECTS):
-        match = re.compile(r"[{\[]").search(text, start)
-        if match is None:
+        # A list further on may be a citation: [1, 2].
+        place = 0 if start == 0 and text.startswith("[") else text.find("{", start)
+        if place < 0:
             break
         try:
-            value, end = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
-            rest.append(text[start : match.end()])
-            start = match.end()
+            rest.append(text[start : place + 1])
+            start = place + 1
             continue
         values.append(value)
-        rest.append(text[start : match.start()])
+        rest.append(text[start:place])
         start = end
     return values, "".join([*rest, text[start:]])
 
@@ -228,6 +232,8 @@ def _score_of(item: Any) -> float | None:
         numbers = [float(number[0].replace(",", ".")) for number in _NUMBER.finditer(plain)]
         return numbers[0] if len(numbers) == 1 and _is_bare(plain) else None
     if isinstance(item, Mapping):
-        named = [score for key, part in item.items() if _SCORE_KEY.search(key) and (score := _score_of(part)) is not None]
+        named = [
+            score for key, part in item.items() if _SCORE_KEY.search(key) and (score := _score_of(part)) is not None
+        ]
         return named[0] if len(named) == 1 else None
     return None
