@@ -16,6 +16,8 @@ from medcap.scoring.question import Answer
 from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RATIO_OF_MEANS
 
 ALL = "all"
+_MOST_UNRATED = 40
+_REPLY_CHARACTERS = 300
 _COLUMNS = ("rows", "rated", "reference", "answer", "mean of ratios", "ratio of means")
 _NOTE = (
     "Scores of the judge, 1 to 10; relative scores in percent with 95 % intervals that draw images. Mean of ratios is"
@@ -87,6 +89,7 @@ def rating_page(
             Cards([*cards, Card("Rated", f"{metrics['rated']:,}", counts)]),
             Notices(notices) if notices else None,
             *tables,
+            _unrated(metrics, rows),
             Gallery("Answers beside the reference answers", _samples(answers, rows)),
             Facts("How this was made", {"prompt": metrics["prompt"], **metrics["dataset"], **metrics["settings"]}),
         ],
@@ -155,13 +158,25 @@ def _effect(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _unrated(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """List the replies that gave no two scores."""
+    ids = set(metrics["unrated_ids"])
+    lines = [
+        [row["question_id"], row["order"], str(row["error"] or row["reply"])[:_REPLY_CHARACTERS]]
+        for row in rows
+        if row["question_id"] in ids and not row["reference_score"]
+    ]
+    note = f"The first {_MOST_UNRATED} of {len(lines):,}." if len(lines) > _MOST_UNRATED else ""
+    columns = ["question", "order", "reply"]
+    return Table("Unrated answers", columns, lines[:_MOST_UNRATED], note, wide=True) if lines else None
+
+
 def _samples(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
     first = {row["question_id"]: row for row in reversed(rows)}
     samples = []
     for answer in answers:
         question, row = answer.question, first.get(answer.question.id, {})
         given, reference = row.get("prediction_score"), row.get("reference_score")
-        problem = None if answer.failed or given is not None else f"unrated: {row.get('error') or row.get('reply')}"
         samples.append(
             Sample(
                 generated=answer.prediction,
@@ -171,7 +186,6 @@ def _samples(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]]) -> li
                 score=None if given is None else (f"score, of {reference:g} for the reference", given),
                 name=question.id,
                 tags=[*question.groups.values()],
-                problem=problem,
                 group=question.groups.get("modality", ""),
             )
         )

@@ -35,14 +35,17 @@ def test_summarize_prints_a_column_for_each_run(runs, capsys):
     lines = printed(capsys)
     assert lines[0] == f"vqa {summarize._short(str(runs[0]))} {summarize._short(str(runs[1]))}"
     assert lines[1].startswith("exact accuracy 0.8750 [0.6250, 1.0000] 0.5000 [")
-    assert lines[3].startswith("exact accuracy, modality MRI 0.7500 [") and lines[3].count("n=4") == 2
-    assert lines[4] == f"note: {runs[1]}, metrics: 1 answers missing of 8"
+    assert lines[4].startswith("exact accuracy, modality MRI 0.7500 [") and lines[4].count("n=4") == 2
+    assert lines[5] == f"note: {runs[1]}, metrics: 1 answers missing of 8"
 
 
 def test_summarize_prints_json_and_names_a_task_that_no_run_has(runs, capsys):
     run(summarize, runs[0], "--json")
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["score"], row["value"], row["group"]) for row in rows] == [("accuracy", 0.875, "")]
+    assert [(row["score"], row["value"], row["headline"]) for row in rows] == [
+        ("accuracy", 0.875, True),
+        ("token_f1", 0.875, False),
+    ]
     with pytest.raises(UserError, match="--task slake: none of the runs"):
         run(summarize, runs[0], "--task", "slake")
 

@@ -16,17 +16,19 @@ HIGHEST = 10.0  # the prompt asks for 1 to 10; a 0 does occur
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MOST_OBJECTS = 20
 
+# Runs of spaces are one space: patterns that skip spaces then take no time that grows with the square of a run.
+_SPACES = re.compile(r"[^\S\n]+")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w-]*[ \t]*$", re.MULTILINE)
 _MARKUP = re.compile(r"\\(?:boxed|text\w*|math\w+)\s*\{([^{}]*)\}")
 _SIGNS = re.compile(r"[*`$\"“”„«»#\\]|</?[A-Za-z][^<>]{0,80}>")
 _SPELLED = re.compile(rf"(?<![\w-])(?:{'|'.join(_WORDS)})(?![\w-])", re.IGNORECASE)
-_OUT_OF_TEN = re.compile(r"\s*(?:/|\bout of\b|\bof\b|\bvon\b|\bsur\b)\s*10(?:\.0+)?(?![\d.,]*\d)", re.IGNORECASE)
+_OUT_OF_TEN = re.compile(r" ?(?:/|\bout of\b|\bof\b|\bvon\b|\bsur\b) ?10(?:\.0+)?(?![\d.,]*\d)", re.IGNORECASE)
 _POINTS = re.compile(r"\b(?:points?|pts?|stars?)\b\.?", re.IGNORECASE)
 # "Assistant 1", "Answer #2", "Response A": whose score follows. The digit of a label is no score.
 _NAME = r"(?:(?:AI )?assistants?|answers?|responses?|models?|scores?|ratings?)"
 _LABEL = re.compile(
-    rf"(?:\b{_NAME}(?:'s)?[ _-]*(?:of|for|no\.?)?[ _-]*[#(\[]?(?P<number>[12])\b[)\]]?(?!\s*[.,]\d)"
-    rf"|\b{_NAME}[ _-]*(?P<letter>(?-i:[AB]))\b"
+    rf"(?:\b{_NAME}(?:'s)?[ _-]{0, 3}(?:of|for|no\.?)?[ _-]{0, 3}[#(\[]?(?P<number>[12])\b[)\]]?(?!\s*[.,]\d)"
+    rf"|\b{_NAME}[ _-]{0, 3}(?P<letter>(?-i:[AB]))\b"
     r"|\b(?:the )?(?P<ordinal>first|second)(?: (?:AI )?(?:assistant|answer|response|one))?\b"
     r"|^[ \t]*[(\[]?(?P<item>[12])[.):\]][ \t]+)",
     re.IGNORECASE | re.MULTILINE,
@@ -40,7 +42,7 @@ _EXPLAINS = re.compile(
     r"\b(?:mentions?|names?|says?|states?|describes?|because|contains?|has|lists?|with|than)\b", re.IGNORECASE
 )
 # After a number that is no score stands its unit; after a score the sentence may go on.
-_UNIT = re.compile(r"\s*(?!(?:and|but|while|whereas|for|because|as|since)\b)(?:[a-z]|%|/)", re.IGNORECASE)
+_UNIT = re.compile(r"[ \t]*(?!(?:and|but|while|whereas|for|because|as|since)\b)(?:[a-z]|%|/)", re.IGNORECASE)
 _PAIR_WORDS = re.compile(
     r"\b(?:the|my|two|final|overall|scores?|ratings?|are|is|for|respectively|and|to|vs|versus|assistants?|output|result"
     r"|answer)\b",
@@ -68,7 +70,7 @@ def parse_two_scores(reply: str) -> Scores | None:
         (8.0, 6.5)
     """
     text = unicodedata.normalize("NFKC", final_reply(reply))
-    text = _FENCE.sub("", text)
+    text = _FENCE.sub("", _SPACES.sub(" ", text))
     lines = _lines(text)
     # The published rule: the first line, whatever comes below it.
     if lines and (first := _pair_of_line(lines[0])) is not None:
@@ -133,8 +135,8 @@ def _labelled(text: str) -> list[Scores] | None:
     given: tuple[list[float], list[float]] = ([], [])
     overall: tuple[list[float], list[float]] = ([], [])
     marks = list(_LABEL.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        end = len(text) if following is None else following.start()
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    for mark, end in zip(marks, ends, strict=False):
         gap = _TO_SCORE.match(text, mark.end(), end)
         number = _NUMBER.match(text, gap.end(), end) if gap else None
         if number is None or not _fits(gap[0] if gap else "", text, number.end()):
