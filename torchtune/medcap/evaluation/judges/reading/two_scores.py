@@ -27,8 +27,8 @@ _POINTS = re.compile(r"\b(?:points?|pts?|stars?)\b\.?", re.IGNORECASE)
 # "Assistant 1", "Answer #2", "Response A": whose score follows. The digit of a label is no score.
 _NAME = r"(?:(?:AI )?assistants?|answers?|responses?|models?|scores?|ratings?)"
 _LABEL = re.compile(
-    rf"(?:\b{_NAME}(?:'s)?[ _-]{0, 3}(?:of|for|no\.?)?[ _-]{0, 3}[#(\[]?(?P<number>[12])\b[)\]]?(?!\s*[.,]\d)"
-    rf"|\b{_NAME}[ _-]{0, 3}(?P<letter>(?-i:[AB]))\b"
+    rf"(?:\b{_NAME}(?:'s)?[ _-]{{0,3}}(?:of|for|no\.?)?[ _-]{{0,3}}[#(\[]?(?P<number>[12])\b[)\]]?(?!\s*[.,]\d)"
+    rf"|\b{_NAME}[ _-]{{0,3}}(?P<letter>(?-i:[AB]))\b"
     r"|\b(?:the )?(?P<ordinal>first|second)(?: (?:AI )?(?:assistant|answer|response|one))?\b"
     r"|^[ \t]*[(\[]?(?P<item>[12])[.):\]][ \t]+)",
     re.IGNORECASE | re.MULTILINE,
