@@ -157,6 +157,7 @@ def many_table(many: ManyComparisons) -> str:
         Notices, a table of the runs by a letter, a table of the pairs, and a sentence for each pair.
     """
     from medcap.report.text_table import aligned
+    from medcap.scoring.comparison import verdict
 
     show = _percent if many.share else "{:.4f}".format
     signed = _points if many.share else "{:+.4f}".format
@@ -171,7 +172,7 @@ def many_table(many: ManyComparisons) -> str:
         between = f"{signed(difference.low)} to {signed(difference.high)}"
         first, second = letters[pair.first], letters[pair.second]
         p, corrected = f"{pair.comparison.p:.3g}", f"{pair.p_holm:.3g}"
-        sentence = pair.verdict.replace(many.runs[pair.first].name, first).replace(many.runs[pair.second].name, second)
+        sentence = verdict(difference, pair.p_holm, many.share, (first, second))
         pairs.append([f"{second} minus {first}", signed(difference.value), between, p, corrected, sentence])
     counts = f"protocol {many.protocol}, {many.n:,} common rows, {len(many.pairs)} comparisons"
     notices = [f"note: {notice}" for notice in many.notices]

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: if a run has no scores, or no task is left.
     """
     from medcap.evaluation.run_files import RATINGS, find_tasks, score_rows
+    from medcap.scoring.relative_scores import RELATIVE
 
     folders = [folder for folder in find_tasks(options.runs) if not options.task or folder.task in options.task]
     if not folders:
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
 
     def wanted(row: Mapping[str, Any]) -> bool:
         fields = options.by or (("question_type", "modality") if row["kind"] == RATINGS else ())
-        return not row["field"] or row["field"] in fields
+        # The judge's own scores of each group are in the file and on the page.
+        return not row["field"] or (row["field"] in fields and (row["kind"] != RATINGS or row["score"] in RELATIVE))
 
     rows = [row for folder in folders for row in score_rows(folder) if wanted(row)]
     if options.json:
@@ -105,9 +107,9 @@ def _labels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str,
 def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None or row["value"] is None:
         return "-"
-    from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RATIO_OF_MEANS
+    from medcap.scoring.relative_scores import RELATIVE
 
-    if row["score"] in (MEAN_OF_RATIOS, RATIO_OF_MEANS):
+    if row["score"] in RELATIVE:
         row = {**row, **{key: row[key] and 100 * row[key] for key in ("value", "low", "high")}}
         digits = 1
     else:

@@ -13,11 +13,10 @@ from medcap.report.leaderboard import Leaderboard, Place
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.report.sections import Facts, Notices
 from medcap.scoring.protocols.registry import ALL_PROTOCOLS
-from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RATIO_OF_MEANS
+from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RELATIVE
 
 _ABOUT = (*RUN_COLUMNS, "checkpoint", "folder", "dataset", "dataset_sha256", "judge", "n", "failures")
 _OWN = "_own"
-_RELATIVE = (MEAN_OF_RATIOS, RATIO_OF_MEANS)
 
 
 def leaderboard(tables: Sequence[str | Path], title: str = "Leaderboard") -> Page:
@@ -103,7 +102,7 @@ def _headline(protocol: str, columns: Sequence[str]) -> str | None:
 
 
 def _is_percent(column: str, values: Sequence[float | None]) -> bool:
-    if column.rpartition(".")[2] in _RELATIVE:
+    if column.rpartition(".")[2] in RELATIVE:
         return True
     return all(value is None or 0.0 <= value <= 1.0 for value in values)
 

@@ -13,7 +13,7 @@ from medcap.report.html_page import Page
 from medcap.report.sections import Card, Cards, Facts, Notices, Table
 from medcap.report.text_table import aligned
 from medcap.scoring.question import Answer
-from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RATIO_OF_MEANS
+from medcap.scoring.relative_scores import MEAN_OF_RATIOS, RATIO_OF_MEANS, RELATIVE
 
 ALL = "all"
 _MOST_UNRATED = 40
@@ -135,7 +135,7 @@ def _cells(block: Mapping[str, Any]) -> list[str]:
         return [f"{block['n']:,}", "0", "-", "-", "-", "-"]
     relative = [
         f"{100 * scores[name]:.1f} [{100 * intervals[name]['low']:.1f}, {100 * intervals[name]['high']:.1f}]"
-        for name in (MEAN_OF_RATIOS, RATIO_OF_MEANS)
+        for name in RELATIVE
     ]
     means = [f"{scores[name]:.2f}" for name in ("reference_score", "prediction_score")]
     return [f"{block['n']:,}", f"{block['rated']:,}", *means, *relative]

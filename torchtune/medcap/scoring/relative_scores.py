@@ -13,6 +13,7 @@ from medcap.scoring.tables import NO_GROUP
 
 MEAN_OF_RATIOS = "mean_of_ratios"
 RATIO_OF_MEANS = "ratio_of_means"
+RELATIVE = (MEAN_OF_RATIOS, RATIO_OF_MEANS)
 _COLUMNS = (_JUDGED, _FAILED, _REFERENCE, _PREDICTION, _RATIO) = range(5)
 
 
