@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _section(key: tuple[str, ...], runs: Sequence[Mapping[str, str]]) -> Leaderb
     kept = [head, *(column for column in columns if column != head)]
     values = [[_number(run.get(column)) for column in kept] for run in runs]
     # A run that lacks the headline stands last.
-    order = sorted(range(len(runs)), key=lambda index: -(values[index][0] if values[index][0] is not None else -1e300))
+    heads = [-math.inf if line[0] is None else line[0] for line in values]
+    order = sorted(range(len(runs)), key=lambda index: -heads[index])
     # The column is in percent where each of its values may be a share of 1, or is a relative score.
     percent = [_is_percent(column, [line[number] for line in values]) for number, column in enumerate(kept)]
     lines, place, before = [], 0, None

@@ -26,6 +26,7 @@ def test_a_key_runs_the_task_of_its_name():
         "pixel_grounding",
         "mecovqa",
         "region_vqa",
+        "chat",
     ]
 
 
@@ -48,6 +49,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "pixel_grounding": "masks",
         "mecovqa": "medplib",
         "region_vqa": "exact",
+        "chat": "llava_med",
     }
     assert all(task.title for task in TASKS.values())
 
