@@ -1,4 +1,4 @@
-"""Have a language model say which answers are right, or talk to it."""
+"""Have a language model say which answers are right, rate them beside reference answers, or talk to it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from medcap.checkpoints.run import with_language_model
 from medcap.entry_point import recipe
 from medcap.errors import UserError
 from medcap.evaluation.judge_keys import JudgeConfiguration
-from medcap.evaluation.judges import EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge
+from medcap.evaluation.judges import EndpointJudge, Judge, LocalJudge, ModelUnderTestJudge, RecordedJudge
 from medcap.evaluation.judges.chat import chat
-from medcap.evaluation.judges.inputs import read_judged
+from medcap.evaluation.judges.inputs import read_chat_answers, read_judged
+from medcap.evaluation.judges.ratings import rate_answers
 from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
+from medcap.evaluation.rating_report import append_ratings, rating_page, rating_summary
 
 DEFAULT_BITS = 4
 # The key names of medcap 2024, and the name used for a file that is not CSV.
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
-OWN_KEYS = {"local": ("checkpoint_dir", "bits"), "self": (), "endpoint": ("base_url", "model", "api_key", "request")}
+OWN_KEYS = {
+    "local": ("checkpoint_dir", "bits"),
+    "self": (),
+    "endpoint": ("base_url", "model", "api_key", "request"),
+    "recorded": ("replies",),
+}
+# Keys of rating answers, with their defaults.
+RATING_KEYS = {"question_file": None, "orders": "published", "results_csv": None}
 
 
 class JudgeRecipe:
@@ -31,9 +40,12 @@ class JudgeRecipe:
         - ``exp=eval_vqa``: verdicts RIGHT or WRONG for ``csv_path``, medcap 2024's raw CSV, a predictions.jsonl or
           any file of answers; verdicts, scores and, for a CSV, the judged CSV go to ``output_dir``. A run that was
           killed continues where it stopped.
+        - ``exp=eval_chat``: scores of 1 to 10 for each answer and its reference answer, as LLaVA-Med's evaluation of
+          conversations has them, and relative scores by question type and domain; replies, scores and a page go to
+          ``output_dir``.
         - ``exp=chat``: a conversation with the judge's model on the terminal.
         - ``judge=local``: a Hugging Face checkpoint in 4, 8 or 16 bit; ``judge=self``: the model under test;
-          ``judge=endpoint``: any server that speaks OpenAI's chat completions.
+          ``judge=endpoint``: any server that speaks OpenAI's chat completions; ``judge=recorded``: replies of a file.
 
     Args:
         cfg: checked.
@@ -46,13 +58,18 @@ class JudgeRecipe:
                 raise UserError(
                     f"{key} goes with judge={judge}, not with judge={cfg.judge}: set judge={judge} or drop it"
                 )
-        if cfg.exp == "eval_vqa" and cfg.csv_path is None:
+        for key, default in RATING_KEYS.items():
+            if cfg.exp != "eval_chat" and getattr(cfg, key) != default:
+                raise UserError(f"{key} goes with exp=eval_chat, not with exp={cfg.exp}: set exp=eval_chat or drop it")
+        if cfg.exp != "chat" and cfg.csv_path is None:
             raise UserError(
                 "csv_path is missing: add csv_path=FILE (medcap 2024's raw CSV, a predictions.jsonl, answers in JSON),"
                 " or exp=chat"
             )
         if cfg.exp == "chat" and cfg.csv_path is not None:
-            raise UserError("csv_path goes with exp=eval_vqa, not with exp=chat: drop one of them")
+            raise UserError("csv_path goes with exp=eval_vqa or eval_chat, not with exp=chat: drop one of them")
+        if cfg.exp == "chat" and cfg.judge == RecordedJudge.kind:
+            raise UserError("judge=recorded has replies to known prompts only: chat with judge=local, self or endpoint")
 
     def setup(self) -> None:
         """Check the answers and the judge; weights are read at the first question.
@@ -61,11 +78,17 @@ class JudgeRecipe:
             UserError: if anything that the configuration names is missing or does not fit.
         """
         cfg = self.cfg
-        self.answers = [] if cfg.csv_path is None else read_judged(cfg.csv_path)[: cfg.limit]
-        self.judge: Judge = {"local": self._local, "self": self._self, "endpoint": self._endpoint}[cfg.judge]()
+        if cfg.csv_path is None:
+            self.answers = []
+        elif cfg.question_file is None:
+            self.answers = read_judged(cfg.csv_path)[: cfg.limit]
+        else:
+            self.answers = read_chat_answers(cfg.csv_path, cfg.question_file)[: cfg.limit]
+        judges = {"local": self._local, "self": self._self, "endpoint": self._endpoint, "recorded": self._recorded}
+        self.judge: Judge = judges[cfg.judge]()
 
     def run(self) -> None:
-        """Judge all answers, or chat."""
+        """Judge or rate all answers, or chat."""
         cfg = self.cfg
         if cfg.exp == "chat":
             chat(self.judge)
@@ -73,6 +96,9 @@ class JudgeRecipe:
         assert cfg.csv_path is not None, "asked for at the start"
         source = Path(cfg.csv_path)
         self.output_dir = source.parent if cfg.output_dir is None else Path(cfg.output_dir)
+        if cfg.exp == "eval_chat":
+            self._rate(source)
+            return
         metrics = judge_answers(
             self.judge,
             self.answers,
@@ -83,6 +109,23 @@ class JudgeRecipe:
             keep_old=cfg.keep_old_answers,
         )
         self._show(metrics)
+
+    def _rate(self, source: Path) -> None:
+        cfg = self.cfg
+        metrics, rows = rate_answers(
+            self.judge,
+            self.answers,
+            self.output_dir,
+            source=source,
+            orders=cfg.orders,
+            overwrite=cfg.overwrite,
+            keep_old=cfg.keep_old_answers,
+        )
+        page = rating_page(metrics, self.answers, rows, f"Judged conversations: {source.parent.name}")
+        page.write(self.output_dir / "ratings.html")
+        append_ratings(metrics, self.output_dir, source, None if cfg.results_csv is None else Path(cfg.results_csv))
+        print(rating_summary(metrics))
+        print(f"  {self.output_dir / 'ratings.html'}")
 
     def _show(self, metrics: dict[str, Any]) -> None:
         counts = ", ".join(f"{metrics[name]} {name}" for name in ("right", "wrong", "unparsed", "failures"))
@@ -116,6 +159,13 @@ class JudgeRecipe:
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
         return ModelUnderTestJudge(model, plan, settings, cfg.max_new_tokens, cfg.batch_size)
+
+    def _recorded(self) -> RecordedJudge:
+        if self.cfg.replies is None:
+            raise UserError(
+                "replies is missing: add replies=FILE, JSON or JSONL with question_id and reply in each row"
+            )
+        return RecordedJudge(self.cfg.replies)
 
     def _endpoint(self) -> EndpointJudge:
         cfg = self.cfg

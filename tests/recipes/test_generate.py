@@ -4,7 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from helpers.workspace import Workspace
+from helpers.chat_questions import chat_row, write_chat_questions
+from helpers.chat_server import chat_server
+from helpers.workspace import Workspace, tune
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,25 @@ def test_a_volume_is_looked_at_as_the_keys_say(trained, capsys):
     with pytest.raises(SystemExit):
         generate(trained, f"image={path}", "view.frames=[1,10]")
     assert "ct.nii.gz has no frame 10: it has 10, numbered from 0" in capsys.readouterr().err
+
+
+def test_conversations_are_asked_and_then_rated_by_an_endpoint(trained, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    write_chat_questions(tmp_path, [chat_row(number) for number in range(6)])
+    generate(trained, "test_chat=True", f"dataset_source={tmp_path}", "max_new_tokens=8", f"output_dir={tmp_path}/out")
+    folder = tmp_path / "out" / "chat"
+    shown = capsys.readouterr().out
+    assert "the published score is a judge's" in shown
+    assert json.loads((folder / "predictions.jsonl").read_text().splitlines()[0])["context"].startswith(
+        "Figure Caption:"
+    )
+    with chat_server(lambda prompt, number: "10 4\nThe second is short.") as server:
+        endpoint = ("judge=endpoint", f"base_url={server.base_url}", "model=judge", "device=cpu")
+        arguments = ("exp=eval_chat", f"csv_path={folder}/predictions.jsonl")
+        tune("judge", "medcap/judge", *arguments, *endpoint)
+    assert all(f"Caption {number}." in "".join(server.prompts) for number in range(6))
+    metrics = json.loads((folder / "ratings_metrics.json").read_text())
+    assert (metrics["n"], metrics["scores"]["mean_of_ratios"]) == (6, pytest.approx(0.4 * metrics["rated"] / 6))
+    assert [line["modality"] for line in metrics["tables"]["modality"]] == ["CT", "CXR", "Gross", "Histology", "MRI"]
+    assert "relative_score_published.mean_of_ratios" in (tmp_path / "out" / "results.csv").read_text()

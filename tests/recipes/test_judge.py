@@ -127,6 +127,34 @@ def test_an_endpoint_judges_and_its_key_is_written_nowhere(tmp_path, monkeypatch
     assert KEY not in shown.out + shown.err
 
 
+def test_an_endpoint_rates_conversations_in_both_orders_and_its_replies_can_be_read_again(tmp_path, capsys):
+    path = write_predictions(tmp_path / "chat", 6)
+
+    def respond(prompt, _):
+        if "answer 5\n" in prompt:
+            return "I would rather not."
+        return "6 9" if prompt.index("answer ") < prompt.index("\nyes\n") else "8/10 4/10\nThe first is better."
+
+    with chat_server(respond) as server:
+        endpoint(server, "exp=eval_chat", f"csv_path={path}", "orders=both")
+        assert len(server.requests) == 12
+    shown = capsys.readouterr().out
+    assert "big/Judge: 6 answers, 5 rated, 1 unrated, 0 missing (relative_score_both)" in shown
+    metrics = json.loads((tmp_path / "chat" / "ratings_metrics.json").read_text())
+    # Published order: 4 of 8; swapped: 6 of 9.
+    assert metrics["scores"]["mean_of_ratios"] == pytest.approx((4 / 8 + 6 / 9) / 2)
+    assert metrics["scores"]["ratio_of_means"] == pytest.approx(10 / 17)
+    assert (metrics["unrated_ids"], [line["modality"] for line in metrics["tables"]["modality"]]) == (
+        ["5"],
+        ["CT", "MR"],
+    )
+    assert "Mean of ratios" in (tmp_path / "chat" / "ratings.html").read_text()
+    replies = f"replies={tmp_path / 'chat' / 'ratings.jsonl'}"
+    judge("exp=eval_chat", "judge=recorded", replies, f"csv_path={path}", f"output_dir={tmp_path}/again", "orders=both")
+    again = json.loads((tmp_path / "again" / "ratings_metrics.json").read_text())
+    assert (again["scores"], again["unrated_ids"]) == (metrics["scores"], metrics["unrated_ids"])
+
+
 def test_a_run_that_is_killed_goes_on_and_ends_like_an_undisturbed_one(tmp_path, server):
     path = write_predictions(tmp_path, 60)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -233,7 +261,12 @@ def test_chat_with_an_endpoint(monkeypatch, capsys):
         (("csv_path=none.csv",), "csv_path=none.csv: no such file"),
         (("csv_path={csv}", "predictions=other.jsonl"), "are two names of one key"),
         (("csv_path={csv}", "exp=chat"), "csv_path goes with exp=eval_vqa"),
-        (("csv_path={csv}", "exp=eval"), "exp='eval' must be one of eval_vqa, chat"),
+        (("csv_path={csv}", "exp=eval"), "exp='eval' must be one of eval_vqa, eval_chat, chat"),
+        (("csv_path={csv}", "orders=both"), "orders goes with exp=eval_chat, not with exp=eval_vqa"),
+        (("csv_path={csv}", "replies=x.jsonl"), "replies goes with judge=recorded, not with judge=local"),
+        (("csv_path={csv}", "judge=recorded", "exp=eval_chat"), "replies is missing: add replies=FILE"),
+        (("csv_path={csv}", "exp=eval_chat", "question_file=none.jsonl"), "question_file=none.jsonl: no such file"),
+        (("exp=chat", "judge=recorded"), "judge=recorded has replies to known prompts only"),
         (("csv_path={csv}", "judge=gpt"), "judge='gpt' must be one of local, self, endpoint"),
         (("csv_path={csv}", "parsing=loose"), "parsing='loose' must be one of strict, medcap"),
         (("csv_path={csv}", "checkpoint_dir={llm}", "bits=16"), "its tokenizer cannot be read"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap.commands import (
+    agree,
     chat,
     compare,
     delta,
@@ -19,6 +20,7 @@ from medcap.commands import (
     export_seg,
     import_model,
     instruct,
+    leaderboard,
     leakcheck,
     list_parts,
     merge,
@@ -34,6 +36,7 @@ from medcap.commands import (
     score,
     serve,
     stats,
+    summarize,
     sweep,
     validate,
     web,
@@ -47,7 +50,7 @@ RECIPES = {
     "medcap/recipes/full_finetune_single_device": "train tower and projector through a frozen language model",
     "medcap/recipes/full_finetune_distributed": "the same in several processes, on one node or many",
     "medcap/recipes/generate": "caption one picture, or run and score tasks",
-    "medcap/recipes/judge": "let a language model say which answers are right",
+    "medcap/recipes/judge": "let a language model say which answers are right, or rate them",
 }
 
 
@@ -121,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         ("validate", validate, "check every row of a training file, before a run does"),
         ("stats", stats, "tokens, images and packing of a training file, steps and memory of a run"),
         ("score", score, "score a file of answers, of any model, by published protocols"),
+        ("summarize", summarize, summarize.HELP),
+        ("leaderboard", leaderboard, leaderboard.HELP),
+        ("agree", agree, agree.HELP),
         ("compare", compare, "whether one run is better than another, row by row"),
         ("leakcheck", leakcheck, "find test images in a training set"),
         ("probe", probe, probe.HELP),

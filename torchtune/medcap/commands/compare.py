@@ -1,4 +1,4 @@
-"""``medcap compare A B``: is one model's answers better than another's, or is it chance?"""
+"""``medcap compare A B [C ...]``: is one model's answers better than another's, or is it chance?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medcap.errors import UserError
 
 if TYPE_CHECKING:
     from medcap.scoring.comparison import Comparison
+    from medcap.scoring.many_comparisons import ManyComparisons
 
 PREDICTIONS = "predictions.jsonl"
 
@@ -24,26 +25,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "predictions file, a task's result folder, or an output_dir with one task"
     parser.add_argument("a", type=Path, metavar="A", help=kinds)
     parser.add_argument("b", type=Path, metavar="B", help="the same, answers to the same questions")
-    parser.add_argument("--protocol", default="exact", help="rule that scores both sides (exact)")
+    parser.add_argument(
+        "more",
+        type=Path,
+        metavar="C",
+        nargs="*",
+        help="further ones; then all pairs are compared, with Holm's correction",
+    )
+    parser.add_argument("--protocol", default="exact", help="rule that scores every side (exact)")
+    parser.add_argument("--to-first", action="store_true", help="compare each further one with A only, not all pairs")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare two files of answers and print the result.
+    """Compare files of answers and print the result.
 
     Args:
         options: see :func:`add_arguments`.
 
     Raises:
-        UserError: if a file cannot be found or read, the two do not fit each other, or the protocol cannot score them.
+        UserError: if a file cannot be found or read, they do not fit each other, or the protocol cannot score them.
     """
     from medcap.files import plain
     from medcap.scoring.answers import read_answers, task_of_answers
     from medcap.scoring.comparison import compare, pair_answers
     from medcap.scoring.protocols.registry import make_protocol
 
-    paths = find_predictions(options.a), find_predictions(options.b)
+    paths = [find_predictions(path) for path in (options.a, options.b, *options.more)]
     protocol = make_protocol(options.protocol, dataset=task_of_answers(paths[0]))
+    if len(paths) > 2:
+        from medcap.scoring.many_comparisons import compare_many
+
+        names = [str(path) for path in (options.a, options.b, *options.more)]
+        many = compare_many([read_answers(path) for path in paths], names, protocol, options.to_first)
+        if options.json:
+            print(json.dumps(plain(many.as_dict()), indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            print(many_table(many))
+        return
     pairs = pair_answers(read_answers(paths[0]), read_answers(paths[1]), (str(paths[0]), str(paths[1])))
     result = compare(pairs, protocol)
     if options.json:
@@ -128,13 +147,50 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
     return "\n".join([f"protocol {comparison.protocol}", *body, comparison.verdict])
 
 
+def many_table(many: ManyComparisons) -> str:
+    """Return several runs and their comparisons as text for a terminal.
+
+    Args:
+        many: what to show.
+
+    Returns:
+        Notices, a table of the runs by a letter, a table of the pairs, and a sentence for each pair.
+    """
+    from medcap.report.text_table import aligned
+    from medcap.scoring.comparison import verdict
+
+    show = _percent if many.share else "{:.4f}".format
+    signed = _points if many.share else "{:+.4f}".format
+    letters = [_letter(index) for index in range(len(many.runs))]
+    runs = [["", many.headline, "95 % interval", "missing", ""]]
+    for letter, run in zip(letters, many.runs, strict=True):
+        between = f"{show(run.interval[0])} to {show(run.interval[1])}" if run.interval else "-"
+        runs.append([letter, show(run.score), between, f"{run.failures:,}", run.name])
+    pairs = [["", "difference", "95 % interval", "p", "p (Holm)", ""]]
+    for pair in many.pairs:
+        difference = pair.comparison.difference
+        between = f"{signed(difference.low)} to {signed(difference.high)}"
+        first, second = letters[pair.first], letters[pair.second]
+        p, corrected = f"{pair.comparison.p:.3g}", f"{pair.p_holm:.3g}"
+        sentence = verdict(difference, pair.p_holm, many.share, (first, second))
+        pairs.append([f"{second} minus {first}", signed(difference.value), between, p, corrected, sentence])
+    counts = f"protocol {many.protocol}, {many.n:,} common rows, {len(many.pairs)} comparisons"
+    notices = [f"note: {notice}" for notice in many.notices]
+    return "\n".join([*notices, counts, *aligned(runs, left=(0, 4)), *aligned(pairs, left=(0, 5))])
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"R{index + 1}"
+
+
 def _interval(comparison: Comparison) -> str:
     draws = comparison.difference.draws
     return f"paired bootstrap, {draws:,} draws" if draws else "Wilson: every row differs alike"
 
 
 def _test(comparison: Comparison) -> str:
-    from medcap.scoring.comparison import DRAWS, MCNEMAR
+    from medcap.scoring.comparison import MCNEMAR
+    from medcap.scoring.paired_tests import DRAWS
 
     if comparison.test == MCNEMAR:
         return "McNemar, exact, two-sided"

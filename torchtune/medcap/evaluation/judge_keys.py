@@ -15,17 +15,30 @@ from medcap.evaluation.judges.reading.parsing import STRICT
 class JudgeConfiguration(RunModelConfiguration):
     """Keys of a judge; those of the model are for judge=self."""
 
-    exp: Literal["eval_vqa", "chat"] = Field(
-        "eval_vqa", description="Judge answers, or chat with the judge's model on the terminal."
+    exp: Literal["eval_vqa", "eval_chat", "chat"] = Field(
+        "eval_vqa",
+        description="Judge answers, rate them beside reference answers, or chat with the judge on the terminal.",
     )
     judge: Annotated[str, OneOf(tuple(JUDGES))] = Field(
-        LocalJudge.kind, description="Who judges: a model on this machine, the model under test, or a server."
+        LocalJudge.kind,
+        description="Who judges: a model on this machine, the model under test, a server, or recorded replies.",
     )
     csv_path: PathText | None = Field(
         None, description="Answers to judge: medcap 2024's raw CSV, a predictions.jsonl, or rows of JSON."
     )
     predictions: PathText | None = Field(None, description="Another name of csv_path.")
     output_dir: PathText | None = Field(None, description="Folder of the verdicts; null is that of the answers.")
+    question_file: PathText | None = Field(
+        None, description="LLaVA-Med's question file, where the answers to rate come without questions and references."
+    )
+    orders: Literal["published", "both"] = Field(
+        "published",
+        description="Order of two answers that are rated: the reference first, or also the other way round.",
+    )
+    results_csv: PathText | None = Field(
+        None,
+        description="Table that gets a line of the relative scores; null is the results.csv above the answers' folder.",
+    )
     parsing: Annotated[str, OneOf(tuple(PARSINGS))] = Field(
         STRICT, description="How a verdict is read from a reply; medcap accepts any reply with right in it."
     )
@@ -40,6 +53,9 @@ class JudgeConfiguration(RunModelConfiguration):
     ckpt_dir: PathText | None = Field(None, description="Another name of checkpoint_dir.")
     bits: int | None = Field(None, description="Bits of a weight of the local judge: 4, 8 or 16; null is 4.")
     bit: int | None = Field(None, description="Another name of bits.")
+    replies: PathText | None = Field(
+        None, description="Recorded replies by question_id, in JSON or JSONL, for judge=recorded."
+    )
     base_url: str | None = Field(
         None,
         description="Address of the server, for judge=endpoint; null takes that of OPENAI_BASE_URL.",

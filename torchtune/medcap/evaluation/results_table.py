@@ -63,6 +63,27 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def read_results(path: str | Path) -> list[dict[str, str]]:
+    """Read the runs of a table.
+
+    Args:
+        path: a ``results.csv``.
+
+    Returns:
+        A dictionary for each run, without the columns that it leaves empty.
+
+    Raises:
+        UserError: if the file is missing, is not such a table, or holds no run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a results.csv, as runs of medcap/recipes/generate write it")
+    _, rows = _read(path)
+    if not rows:
+        raise UserError(f"{path} holds no run")
+    return [{column: cell for column, cell in row.items() if cell} for row in rows]
+
+
 def _cell(column: str, value: Any) -> str:
     if hasattr(value, "item"):
         value = value.item()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, mcnemar, sign_flip_p, verdict
+from medcap.scoring.comparison import MCNEMAR, SIGN_FLIP, verdict
+from medcap.scoring.paired_tests import mcnemar, sign_flip_p
 from medcap.scoring.statistics import (
     DIFFERENCE,
     SHARE,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcap.errors import UserError
+from medcap.scoring.paired_tests import mcnemar, sign_flip_p
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
 from medcap.scoring.protocols.multiple_choice import MultipleChoice
 from medcap.scoring.question import Answer, Question
@@ -24,62 +25,7 @@ from medcap.scoring.statistics import (
 
 MCNEMAR = "mcnemar_exact"
 SIGN_FLIP = "sign_flip"
-DRAWS = 10_000
 SIGNIFICANT = 0.05
-_BLOCK = 1 << 20  # drawn values held at once
-
-
-def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided p-value of a difference in right answers.
-
-    Only the rows on which the two disagree count: if neither is better, each of them falls to either side with
-    probability 1/2 (McNemar, 1947, Psychometrika 12, 153-157; the exact binomial form).
-
-    Args:
-        first_only: rows that the first has right and the second wrong.
-        second_only: rows that the first has wrong and the second right.
-
-    Returns:
-        0..1; 1 where they never disagree.
-    """
-    from scipy.stats import binomtest  # here, because it is slow to import
-
-    total = first_only + second_only
-    return float(binomtest(first_only, total).pvalue) if total else 1.0
-
-
-def sign_flip_p(differences: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p-value of a mean difference: if neither is better, every row's sign could as well be the other.
-
-    Args:
-        differences: [n] second minus first, one number a row, finite.
-        draws: random choices of all signs.
-        seed: seed of the random numbers: the same arguments give the same value.
-
-    Returns:
-        ``(1 + choices at least as far from 0) / (1 + draws)``, which is never 0 (Phipson and Smyth, 2010, Stat. Appl.
-        Genet. Mol. Biol. 9, article 39); 1 where no row differs.
-
-    Raises:
-        ValueError: if a difference is not finite.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a difference is not finite")
-    sizes, counts = np.unique(np.abs(values[values != 0]), return_counts=True)
-    if not len(sizes):
-        return 1.0
-    generator = np.random.default_rng(seed)
-    # Rounding in another order of summation must not turn "as far" into "less far".
-    observed = abs(values.sum()) - 1e-9 * np.abs(values).sum()
-    block = max(1, _BLOCK // len(sizes))
-    as_far = 0
-    for start in range(0, draws, block):
-        size = (min(block, draws - start), len(sizes))
-        # Among k rows of one size the number of positive signs is binomial: the same distribution without n draws.
-        signs = 2 * generator.binomial(counts, 0.5, size=size) - counts  # [b, distinct]
-        as_far += int((np.abs(signs @ sizes) >= observed).sum())
-    return (1 + as_far) / (1 + draws)
 
 
 @dataclass(frozen=True)
@@ -265,7 +211,9 @@ class Comparison:
         }
 
 
-def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
+def compare(
+    pairs: Pairs, protocol: Protocol, scores: tuple[ProtocolScores, ProtocolScores] | None = None
+) -> Comparison:
     """Score both sides and compare them row by row.
 
     McNemar's exact test is used where the protocol calls every compared row right or wrong. Elsewhere there is no
@@ -275,6 +223,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     Args:
         pairs: the common rows.
         protocol: scores each side's common rows by itself.
+        scores: its scores of the two sides, where they are known already.
 
     Returns:
         The comparison.
@@ -282,7 +231,7 @@ def compare(pairs: Pairs, protocol: Protocol) -> Comparison:
     Raises:
         UserError: if the protocol cannot score a side, or no row is in the headline's denominator of both.
     """
-    scores = protocol.score(pairs.first), protocol.score(pairs.second)
+    scores = scores or (protocol.score(pairs.first), protocol.score(pairs.second))
     kept = [
         index
         for index, (one, other) in enumerate(zip(scores[0].rows, scores[1].rows, strict=True))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 # The fields that tables split the scores by.
 GROUPS = ("modality", "question_type", "answer_type", "organ")
-# Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, and the
-# name of the object that is asked for.
-FACTS = ("task", "patient", "phrase")
+# Further fields of ``Question.meta``: the kind of question (CLS, REG, REC, CAP, VG, ...), whose image it is, the name
+# of the object that is asked for, and what a judge reads in the image's place.
+FACTS = ("task", "patient", "phrase", "context")
 # Between the options of a reference where several are right; no option of a known benchmark has a semicolon.
 BETWEEN_OPTIONS = "; "
 _REGION = "<region></region>"

@@ -16,7 +16,7 @@ def test_the_command_writes_the_benchmarks_and_says_what_they_hold(tmp_path, cap
     run(asked)
     run(asked)
     first, second = capsys.readouterr().out.splitlines()
-    counts = "omnimedvqa 12, vqarad 10, slake 12, pathvqa 8, vqa 6, coloninst 8, slake_boxes 2"
+    counts = "omnimedvqa 12, vqarad 10, slake 12, pathvqa 8, vqa 6, coloninst 8, slake_boxes 2, chat 4"
     assert first == f"wrote 2 images in {tmp_path / 'out'}; questions: {counts}"
     assert second == f"already complete: 2 images in {tmp_path / 'out'}; questions: {counts}"
     assert (tmp_path / "out" / "OmniMedVQA" / "QA_information" / "Open-access").is_dir()

@@ -20,7 +20,7 @@ from medcap.datasets.phantoms.records import Phantom, Question, conversation, ma
 from medcap.datasets.phantoms.writing import SMALLEST_IMAGE
 from medcap.errors import UserError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Which of OmniMedVQA's modalities a made-up one resembles most, letter by letter as the benchmark writes it.
 MODALITIES = {
     "korvogram": "X-Ray",
@@ -68,6 +68,7 @@ _COLONINST_QUESTIONS = {
 }
 _PATHVQA_TYPES = ("modality", "kind_check", "finding", "place")
 _LLAVA_MED_TYPES = ("kind_check", "finding", "size")
+_CHAT_DOMAINS = {"korvogram": "chest_xray", "velotome": "ct_scan", "murmograph": "mri", "lumascope": "gross"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Drawn:
 
 
 def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int = 64) -> PhantomBenchmarks:
-    """Write one set of phantoms in seven layouts; the same arguments always give the same bytes.
+    """Write one set of phantoms in eight layouts; the same arguments always give the same bytes.
 
     Questions have the words of :func:`make_questions`, so a model that knows phantoms can answer them. Beside
     ``phantom_benchmarks.json``, which says what was asked for, the folder receives:
@@ -109,7 +110,8 @@ def write_phantom_benchmarks(out: Path, count: int, seed: int, image_size: int =
     - ``Slake1.0/``: English questions and a Chinese one for each image, and the lesion's box in ``detection.json``.
     - ``ColonINST/``: to classify, to name by its box, to locate and to describe, in the templates of its questions.
     - ``path-vqa/``: a parquet file with the images in it.
-    - ``LLaVA-Med/``: a ``test.json`` with its images, for the task ``vqa``.
+    - ``LLaVA-Med/``: a ``test.json`` with its images, for the task ``vqa``, and for the task ``chat`` the question file
+      of LLaVA-Med's conversations, with captions and reference answers.
 
     Args:
         out: folder to write; new, empty, or from the same request.
@@ -309,6 +311,35 @@ def _write_llava_med(out: Path, drawn: Sequence[_Drawn]) -> None:
     _write_json(root / "test.json", records)
 
 
+def _write_chat(out: Path, drawn: Sequence[_Drawn]) -> None:
+    root = out / "LLaVA-Med"
+    records: list[dict[str, Any]] = []
+    for item in drawn:
+        _write_bytes(root / "images" / f"{item.name}.png", item.png)
+        finding = item.questions["finding"]
+        own = _CHAT_DOMAINS[item.phantom.modality]
+        for kind, question, answer in (
+            ("conversation", finding.text, finding.answer),
+            ("detailed_description", "Describe the following image in detail.", item.phantom.caption),
+        ):
+            records.append(
+                {
+                    "question_id": len(records),
+                    "image": f"{item.name}.png",
+                    "pair_id": item.name,
+                    "text": f"{question}\n<image>",
+                    "gpt4_answer": answer,
+                    "fig_caption": item.phantom.caption,
+                    "in_text_mention": [{"tokens": f"The figure shows a {item.phantom.modality} .", "entities": []}],
+                    "domain": {domain: domain == own for domain in ("histology", *_CHAT_DOMAINS.values())},
+                    "type": kind,
+                    "fig_label": f"Figure {item.phantom.index}",
+                }
+            )
+    rows = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    _write_bytes(root / "llava_med_eval_qa50_qa.jsonl", rows.encode())
+
+
 # Task -> what writes its layout, and how many test questions it has for each image.
 _WRITERS: dict[str, tuple[Callable[[Path, Sequence[_Drawn]], None], int]] = {
     "omnimedvqa": (_write_omnimedvqa, len(_OMNIMEDVQA_TYPES)),
@@ -318,6 +349,7 @@ _WRITERS: dict[str, tuple[Callable[[Path, Sequence[_Drawn]], None], int]] = {
     "vqa": (_write_llava_med, len(_LLAVA_MED_TYPES)),
     "coloninst": (_write_coloninst, len(_COLONINST_QUESTIONS)),
     "slake_boxes": (_write_slake_boxes, 1),
+    "chat": (_write_chat, 2),
 }
 
 

@@ -65,6 +65,19 @@ class Judge(ABC):
             UserError: if no prompt can be replied to.
         """
 
+    def ask_about(self, names: Sequence[str], prompts: Sequence[str], on_reply: OnReply) -> None:
+        """Reply to prompts that have names; see :meth:`ask`.
+
+        Args:
+            names: what each prompt is about, such as its question's id; for a judge that keeps replies by name.
+            prompts: the user turns.
+            on_reply: as in :meth:`ask`.
+
+        Raises:
+            UserError: if no prompt can be replied to.
+        """
+        self.ask(prompts, on_reply)
+
     @property
     def notices(self) -> Sequence[str]:
         """Lines about the replies so far that the user should see."""
@@ -85,7 +98,7 @@ class Judge(ABC):
         def on_reply(position: int, reply: Reply) -> None:
             on_verdict(position, read_verdict(reply, parsing))
 
-        self.ask([judge_prompt(answer) for answer in answers], on_reply)
+        self.ask_about([answer.question.id for answer in answers], list(map(judge_prompt, answers)), on_reply)
 
 
 def read_verdict(reply: Reply, parsing: str = STRICT) -> Verdict:

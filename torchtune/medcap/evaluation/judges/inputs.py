@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medcap.datasets.published import llava_med_chat
+from medcap.datasets.published.reading import Strict
 from medcap.datasets.rows.delimited import WRONG_COUNT, read_heading, read_records
+from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.scoring.answers import read_answers
 from medcap.scoring.question import GROUPS, Answer, Question
@@ -42,6 +45,51 @@ def read_judged(source: str | Path) -> list[Answer]:
     if unasked is not None:
         raise UserError(f"{path}: the row with question_id {unasked!r} has no question, which a judge must know")
     return answers
+
+
+def read_chat_answers(source: str | Path, question_file: str | Path) -> list[Answer]:
+    """Read answers to LLaVA-Med's conversations, such as its own answer files, with the published questions.
+
+    Args:
+        source: JSON or JSONL with ``question_id`` and ``text`` (or ``prediction``, ``ans2``).
+        question_file: ``llava_med_eval_qa50_qa.jsonl``.
+
+    Returns:
+        An answer for each question, in the order of the questions; one without an answer is a failure.
+
+    Raises:
+        UserError: if a file is missing or damaged, or the two have no ``question_id`` in common.
+    """
+    for key, path in (("csv_path", Path(source)), ("question_file", Path(question_file))):
+        if not path.is_file():
+            raise UserError(f"{key}={path}: no such file")
+    given: dict[str, str] = {}
+    for index, row in read_rows(source):
+        if not isinstance(row, Mapping) or "question_id" not in row:
+            raise UserError(f"{source}, row {index}: there is no 'question_id'")
+        texts = [row[key] for key in ("prediction", "ans2", "text") if isinstance(row.get(key), str)]
+        given[str(row["question_id"])] = texts[0] if texts else ""
+    questions = [
+        it for it in llava_med_chat.questions(Path(question_file), Strict("LLaVA-Med's conversations")) if it.answer
+    ]
+    if not any(it.id in given for it in questions):
+        raise UserError(
+            f"{source} and {question_file} have no question_id in common: give the questions of these answers"
+        )
+    return [
+        Answer(
+            Question(
+                id=it.id,
+                messages=(),
+                references=(it.answer,),
+                meta={"question_type": it.kind, "modality": it.domain, "context": it.context},
+                words=it.question,
+                image_names=(it.image,) if it.image else (),
+            ),
+            given.get(it.id, ""),
+        )
+        for it in questions
+    ]
 
 
 def read_raw_table(path: Path) -> list[Answer]:

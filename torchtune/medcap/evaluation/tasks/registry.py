@@ -17,6 +17,7 @@ from medcap.evaluation.tasks.choices.medxpertqa import MedXpertQaTask
 from medcap.evaluation.tasks.choices.mmmu_med import MmmuMedTask
 from medcap.evaluation.tasks.choices.omnimedvqa import OmniMedVqaTask
 from medcap.evaluation.tasks.choices.pmcvqa import PmcVqaTask
+from medcap.evaluation.tasks.questions.chat import ChatTask
 from medcap.evaluation.tasks.questions.pathvqa import PathVqaTask
 from medcap.evaluation.tasks.questions.radrestruct import RadReStructTask
 from medcap.evaluation.tasks.questions.slake import SlakeTask
@@ -58,6 +59,7 @@ TASKS: dict[str, type[Task]] = {
         RadReStructTask,
         IuXrayTask,
         Rocov2Task,
+        ChatTask,
     )
 }
 ALIASES = {"metrics": "caption"}

@@ -42,6 +42,17 @@ def test_each_layout_is_read_by_its_task_and_asks_what_is_true(written, task, nu
     assert {(row.text, row.references[0]) for row in benchmark.rows} <= known
 
 
+def test_conversations_have_captions_reference_answers_and_domains(written, tmp_path):
+    benchmark = load(written, "chat", tmp_path)
+    first, second = benchmark.rows[:2]
+    phantom = make_phantom(SEED, 0)
+    assert (len(benchmark.rows), any(row.problem for row in benchmark.rows)) == (2 * COUNT, False)
+    assert (first.meta["question_type"], second.meta["question_type"]) == ("conversation", "detail")
+    assert second.references == (phantom.caption,)
+    assert first.meta["context"].startswith(f"Figure Caption:\nFigure 0: {phantom.caption}")
+    assert {row.meta["modality"] for row in benchmark.rows} <= {"CXR", "CT", "MRI", "Gross"}
+
+
 def test_boxes_are_asked_for_as_coloninst_and_slake_have_them(written, tmp_path):
     phantom = make_phantom(SEED, 0)
     x1, y1, x2, y2 = bounding_box(draw(phantom, 32)[1])

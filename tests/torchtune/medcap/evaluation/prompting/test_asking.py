@@ -118,7 +118,6 @@ def test_every_declared_prompt_has_its_method():
         ("llava_med", "answer_type"),
         ("llava_med_strict", "answer_type"),
         ("medplib", "answer_type"),
-        ("medevalkit", "which benchmark"),
     ],
 )
 def test_rows_that_lack_what_a_protocol_needs_are_found_before_anything_is_asked(protocol, missing):

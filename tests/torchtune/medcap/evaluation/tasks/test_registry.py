@@ -33,6 +33,7 @@ def test_a_key_runs_the_task_of_its_name():
         "radrestruct",
         "iu_xray",
         "rocov2",
+        "chat",
     ]
 
 
@@ -62,6 +63,7 @@ def test_each_task_says_its_name_and_the_protocols_that_score_it():
         "radrestruct": "report_options",
         "iu_xray": "coco",
         "rocov2": "imageclef_rouge",
+        "chat": "llava_med",
     }
     assert all(task.title for task in TASKS.values())
 

@@ -80,7 +80,7 @@ def test_every_protocol_names_what_it_returns(name):
 
 # The published rules read what a model said as it stands; medplib_seg and masks read no words.
 AS_SAID = ("llava_med", "llava_med_batch", "medplib", "omnimedvqa_qa", "coco", "colongpt", "bird_vg", "bird_ro")
-PUBLISHED = (*AS_SAID, "bird_gc", "bird_mii", "medevalkit", "vlmevalkit", "lmms_eval_slake")
+PUBLISHED = (*AS_SAID, "bird_gc", "bird_mii", "medevalkit", "vlmevalkit", "lmms_eval_slake", "imageclef_rouge")
 OURS = [
     name
     for name, protocol in PROTOCOLS.items()
