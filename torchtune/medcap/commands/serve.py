@@ -72,6 +72,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-pixels", 32_000_000, "width x height of an image"),
         ("--max-images", 8, "images of one request"),
         ("--max-messages", 64, "messages of one request"),
+        ("--max-regions", 16, "regions of one request"),
         ("--max-connections", 1024, "connected clients"),
     ):
         kind = _not_negative if name == "--max-queue" else positive
@@ -114,6 +115,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
         max_pixels=options.max_pixels,
         max_images=options.max_images,
         max_messages=options.max_messages,
+        max_regions=options.max_regions,
         timeout=options.timeout,
         read_timeout=options.read_timeout,
         send_timeout=options.send_timeout,
