@@ -9,6 +9,7 @@ import time
 from medcap.data.outputs import NOTHING
 from medcap.errors import RegionError, UserError, WordsError
 from medcap.generation.continuous_batching import CLOSING, OUT_OF_MEMORY
+from medcap.generation.decoding.finite import NOT_FINITE
 from medcap.generation.decoding.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.text_stream import TextStream
@@ -188,4 +189,6 @@ class Answer:
             return ApiError(503, "the server is shutting down", "shutting_down")
         if error == OUT_OF_MEMORY:
             return ApiError(503, "the requests of this moment were too large together", "overloaded", retry_after=5)
+        if error.endswith(NOT_FINITE):
+            return ApiError(500, f"{error}: the model cannot answer this request", "not_finite")
         return internal_error(self._request_id)
