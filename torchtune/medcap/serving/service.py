@@ -54,6 +54,11 @@ class ServedRun:
         """Most tokens of a conversation with its answer: the model's own limit, or the server's where that is lower."""
         return min(self.generator.max_seq_len, self.live.capacity)
 
+    @property
+    def reads_regions(self) -> bool:
+        """Whether questions can name regions."""
+        return self.generator.tokenizer.region_token_id is not None
+
 
 class Service:
     """Several loaded runs behind one interface.

@@ -87,6 +87,7 @@ def test_settings_name_runs_examples_and_limits(client):
         "examples": ["a.dcm", "b.png"],
         "max_new_tokens": 32,
         "max_images": 8,
+        "reads_regions": [],
     }
 
 
