@@ -35,6 +35,7 @@ from medcap.models.mask_decoders.patch_mask_decoder import PatchMaskDecoder
 from medcap.models.tokenizers import llama3_tokenizer
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.models.words import AddedWords
+from medcap.modules.frozen_linear import quantise_layer
 
 WORD, MASK = "<BOX>", "<SEG>"
 SAMPLING = Sampling(max_new_tokens=8)
@@ -253,6 +254,61 @@ def test_the_text_keeps_the_word_of_a_mask_and_says_where_there_is_none(outlined
     assert answer.text == answers[index].text.replace(MASK, "not visible")
     blind = [answer for request, answer in zip(requests, answers, strict=True) if not shown(request)]
     assert any(answer.outputs == Outputs(masks=()) for answer in blind)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nf4"])
+def test_masks_of_low_precision_are_not_blank_where_those_of_float32_are_not(outlined, precision):
+    generator, requests, answers = outlined
+    low = generator_with_masks(generator.reader.roots[0])
+    low.model.decoder.to(torch.bfloat16)
+    for layer in low.model.decoder.layers:
+        quantise_layer(layer, precision)
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        if not answer.outputs.masks or not shown(request):
+            continue
+        pairs = zip(*(plain_logits(one, request, answer.tokens) for one in (low, generator)), strict=True)
+        for found, wanted in pairs:
+            assert found.dtype == torch.float32 and torch.isfinite(found).all()
+            if (wanted > 0).any():
+                overlap = ((found > 0) & (wanted > 0)).sum() / ((found > 0) | (wanted > 0)).sum()
+                assert overlap > 0.5
+                compared += 1
+    assert compared >= 5
+    given = low.generate(requests, SAMPLING)
+    assert not any(answer.error for answer in given)
+    masks = [mask for answer in given for mask in answer.outputs.masks or ()]
+    assert len(masks) >= 5 and sum(mask is None for mask in masks) <= len(masks) / 10
+
+
+def poison(part, patches):
+    """Have a head or decoder give what is no number for one picture."""
+    plain = part.look.forward
+
+    def seek(hidden, given):
+        sought = plain(hidden, given)
+        return sought._replace(seen=sought.seen * torch.nan) if torch.equal(given[0], patches) else sought
+
+    part.look.forward = seek
+
+
+@pytest.mark.parametrize(("kind", "label"), [("box_decoder", "box head"), ("mask_decoder", "mask decoder")])
+def test_what_is_not_finite_is_a_failure_of_its_answer_alone(kind, label, tmp_path):
+    make = generator_with_boxes if kind == "box_decoder" else generator_with_masks
+    generator, requests = make(tmp_path), mixed_requests(write_images(tmp_path, 3))
+    wanted = generator.generate(requests, SAMPLING)
+    (_, _, patches) = plain_pass(generator, requests[1], [], 0)
+    poison(generator.model.components[kind], patches[0])
+    field = kind.replace("_decoder", "es" if kind == "box_decoder" else "s")
+    failed = 0
+    for request, answer, before in zip(requests, generator.generate(requests, SAMPLING), wanted, strict=True):
+        name = next((str(part["content"]) for part in request.messages[-1].content if part["type"] == "image"), "")
+        if name == "1.png" and getattr(before.outputs, field) is not None:
+            assert (answer.finish, answer.error, answer.text) == ("error", f"the {label}'s output is not finite", "")
+            failed += 1
+        else:
+            assert (answer.text, answer.error) == (before.text, "") and answer.outputs == before.outputs
+    assert 1 <= failed < len(requests)
 
 
 def test_a_mask_does_not_depend_on_the_others_of_its_batch(outlined):

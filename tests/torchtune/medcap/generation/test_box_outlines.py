@@ -84,6 +84,24 @@ def test_boxes_are_read_off_the_text_where_the_model_gives_none(sides):
     assert outliner.outline("", kept, image, 0) is kept
 
 
+def test_a_sam_whose_output_is_not_finite_is_a_failure(sides, tmp_path, monkeypatch):
+    sam = sides["sam"][2]._sam
+    generator = generator_with_boxes(tmp_path, sam=sam)
+    requests = mixed_requests(write_images(tmp_path, 2))
+    wanted = generator.generate(requests, Sampling(max_new_tokens=8))
+    plain = sam.masks
+    monkeypatch.setattr(
+        sam, "masks", lambda *given: (lambda found: found._replace(logits=found.logits / 0 * 0))(plain(*given))
+    )
+    answers = generator.generate(requests, Sampling(max_new_tokens=8))
+    for answer, before in zip(answers, wanted, strict=True):
+        if before.outputs.masks:
+            assert (answer.finish, answer.error) == ("error", "the SAM's output is not finite")
+        else:
+            assert (answer.text, answer.outputs) == (before.text, before.outputs)
+    assert {answer.finish for answer in answers} == {"error", "length"}
+
+
 def test_a_run_with_masks_of_its_own_is_refused(sides):
     folder = sides["sam"][0]
     with pytest.raises(UserError, match=r"mask_from_boxes=.*has a mask_decoder.*without=\[mask_decoder\]"):
