@@ -10,74 +10,20 @@ import torch
 from torchtune.data import Message
 
 from helpers.tiny_generation import (
-    DIM,
-    NUM_IMAGE_TOKENS,
-    FakeProjector,
-    FakeTower,
     mixed_requests,
-    tiny_decoder,
     write_images,
 )
-from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.added_tokens import AddedTokens
+from helpers.word_generation import MASK, WORD, generator_with_boxes, generator_with_masks
 from medcap.data.boxes.style import BoxStyle
-from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.images.reader import ImageReader
 from medcap.data.outputs import Outputs
 from medcap.data.regions.draw import draw_region
 from medcap.data.regions.shown import original_mask
 from medcap.generation.continuous_batching import LiveGenerator
-from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.models.box_decoder import BoxDecoder
-from medcap.models.mask_decoders.patch_mask_decoder import PatchMaskDecoder
-from medcap.models.tokenizers import llama3_tokenizer
-from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.models.words import AddedWords
 from medcap.modules.frozen_linear import quantise_layer
 
-WORD, MASK = "<BOX>", "<SEG>"
 SAMPLING = Sampling(max_new_tokens=8)
-
-
-def generator_with_words(folder, word, make_head, **options):
-    """A generator over a model that says a word in most answers; its tower cuts off the sides of images."""
-    decoder = tiny_decoder()
-    names = {"box_word": word} if word == WORD else {"mask_word": word}
-    added = AddedTokens((word,), decoder.tok_embeddings.num_embeddings, **names)
-    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS, added)
-    with torch.random.fork_rng():
-        torch.manual_seed(12)
-        words = AddedWords((word,), (), DIM, False)
-        for parameter in words.parameters():
-            torch.nn.init.normal_(parameter, std=0.8)
-        head = make_head()
-        tower = FakeTower()
-        tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
-        model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
-    return Generator(model, tokenizer, tower.preprocess, ImageReader([folder]), progress=False, **options)
-
-
-def generator_with_boxes(folder, certainty=9.0, **options):
-    def head():
-        made = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
-        torch.nn.init.normal_(made.look.key.weight, std=4.0)
-        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
-        return made
-
-    return generator_with_words(folder, WORD, head, **options)
-
-
-def generator_with_masks(folder, certainty=9.0, **options):
-    def decoder():
-        made = PatchMaskDecoder(DIM, 3, 4, 8, 8, 1, 2, 1.0)
-        torch.nn.init.normal_(made.to_pixels[-1].weight, std=9.0)
-        torch.nn.init.zeros_(made.bias)
-        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
-        return made
-
-    return generator_with_words(folder, MASK, decoder, **options)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from PIL import Image
 from torch.nn import functional
 
 from helpers.sam_folders import SIDE, write_sam, write_sam2
+from helpers.tiny_generation import mixed_requests, write_images
+from helpers.word_generation import generator_with_boxes
 from medcap.data.boxes.box import Box
 from medcap.data.boxes.frame import Frame
 from medcap.data.boxes.style import BoxStyle
@@ -17,6 +19,7 @@ from medcap.data.regions.run_length import decode
 from medcap.errors import UserError
 from medcap.generation.decoding.box_outlines import BoxOutliner
 from medcap.generation.decoding.seen_image import SeenImage
+from medcap.generation.request import Sampling
 from medcap.generation.run import plan_box_outlines
 from medcap.models.mask_decoders.sam_files import open_sam_folder
 from medcap.models.mask_decoders.sam_model import read_sam
