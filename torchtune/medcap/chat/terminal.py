@@ -216,6 +216,8 @@ class Chat:
             _note("stopped")
         else:
             if result.error:
+                if any(pieces):
+                    print()
                 raise UserError(result.error)
             give(stream.finish())
             print()
