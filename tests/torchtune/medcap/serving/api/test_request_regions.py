@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.region_generation import generator_with_regions
@@ -158,6 +160,25 @@ def test_a_region_on_a_slice_counts_the_pictures(client):
 def test_refusals_tell_nothing_of_the_machine(client):
     for turns, _ in BAD:
         assert LEAK.search(reply(client, *turns).body.replace(b"/etc/passwd", b"")) is None
+
+
+NUMBERS = st.integers(-(2**70), 2**70) | st.integers(-3, 12) | st.floats() | st.none() | st.text(max_size=3)
+LISTS = st.lists(NUMBERS | st.lists(NUMBERS, max_size=3), max_size=5)
+RUNS = st.fixed_dictionaries({"size": st.just([10, 12]) | LISTS, "counts": st.text(max_size=6) | LISTS})
+VALUES = NUMBERS | LISTS | RUNS | st.sampled_from(["a.png", "data:,", "data:image/png;base64,AAAA"])
+KEYS = st.sampled_from(["box", "point", "radius", "polygon", "mask", "value", "label", "image", "size", "counts"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=st.dictionaries(KEYS, VALUES, max_size=3) | VALUES)
+def test_whatever_comes_as_a_region_is_answered_or_refused(client, value):
+    try:
+        body = json.dumps({"model": "reads", "messages": [turn(value)], "max_tokens": 1}, allow_nan=False).encode()
+    except ValueError:
+        return
+    found = client.request("POST", "/v1/chat/completions", body)
+    assert found.status in (200, 400), found.body
+    assert found.status == 200 or ("\n" not in found.error["message"] and LEAK.search(found.body) is None)
 
 
 def test_too_large_a_mask_is_refused_before_it_is_decoded(tmp_path):
