@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from helpers.tiny_generation import DIM, NUM_IMAGE_TOKENS, FakeProjector, FakeTower, tiny_decoder
 from helpers.tokenizers import tiny_tokenizer_file
@@ -66,3 +67,14 @@ def generator_with_masks(folder: Path, certainty: float = 9.0, **options: Any) -
         return made
 
     return generator_with_words(folder, MASK, decoder, **options)
+
+
+def poison(part: Any, patches: Tensor) -> None:
+    """Have a head or decoder give what is no number for the picture with these patch tokens, ``[T, D]``."""
+    plain = part.look.forward
+
+    def seek(hidden: Tensor, given: Tensor) -> Any:
+        sought = plain(hidden, given)
+        return sought._replace(seen=sought.seen * torch.nan) if torch.equal(given[0], patches) else sought
+
+    part.look.forward = seek

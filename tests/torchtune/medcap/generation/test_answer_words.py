@@ -13,7 +13,7 @@ from helpers.tiny_generation import (
     mixed_requests,
     write_images,
 )
-from helpers.word_generation import MASK, WORD, generator_with_boxes, generator_with_masks
+from helpers.word_generation import MASK, WORD, generator_with_boxes, generator_with_masks, poison
 from medcap.data.boxes.style import BoxStyle
 from medcap.data.outputs import Outputs
 from medcap.data.regions.draw import draw_region
@@ -225,17 +225,6 @@ def test_masks_of_low_precision_are_not_blank_where_those_of_float32_are_not(out
     assert not any(answer.error for answer in given)
     masks = [mask for answer in given for mask in answer.outputs.masks or ()]
     assert len(masks) >= 5 and sum(mask is None for mask in masks) <= len(masks) / 10
-
-
-def poison(part, patches):
-    """Have a head or decoder give what is no number for one picture."""
-    plain = part.look.forward
-
-    def seek(hidden, given):
-        sought = plain(hidden, given)
-        return sought._replace(seen=sought.seen * torch.nan) if torch.equal(given[0], patches) else sought
-
-    part.look.forward = seek
 
 
 @pytest.mark.parametrize(("kind", "label"), [("box_decoder", "box head"), ("mask_decoder", "mask decoder")])

@@ -1,0 +1,45 @@
+"""A mask decoder whose own output is not finite: a failure with its name, which is counted; all else stays."""
+
+import json
+
+import torch
+
+from helpers.tiny_generation import write_images
+from helpers.word_generation import generator_with_masks, poison
+from medcap.data.images.reader import ImageReader
+from medcap.evaluation.answering import Engine
+from medcap.evaluation.prompting import plan_protocols
+from medcap.evaluation.runner import run_task
+from medcap.evaluation.scored import RunOptions
+from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
+from medcap.generation.request import Sampling
+
+QUESTION = "Is there left lung?"
+
+
+def run(folder, generator, output):
+    task = PixelGroundingTask()
+    benchmark = task.load(folder)
+    options = RunOptions(folder / output, {"checkpoint": output})
+    reader = ImageReader(benchmark.image_roots)
+    run_task(task, benchmark, plan_protocols(["masks"]), Engine(generator, Sampling(8)), options, reader)
+    lines = (folder / output / "predictions.jsonl").read_text().splitlines()
+    entries = [{key: value for key, value in json.loads(line).items() if key != "fingerprint"} for line in lines]
+    return entries, json.loads((folder / output / "metrics.json").read_text())
+
+
+def test_it_is_a_named_failure_in_the_denominator_and_nothing_else_is_lost(tmp_path):
+    rows = [{"image": name, "question": QUESTION, "masks": [[2, 2, 9, 8]]} for name in write_images(tmp_path, 3)]
+    (tmp_path / "pixel_grounding.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    generator = generator_with_masks(tmp_path)
+    before, _ = run(tmp_path, generator, "before")
+    assert all(entry["masks"] and entry["error"] is None for entry in before)
+    picture = generator.reader.open(generator.reader.resolve("1.png"))
+    with torch.no_grad():
+        _, patches = generator.model.encode_with_patches(generator.preprocess.transform()(picture)[None])
+    poison(generator.model.components["mask_decoder"], patches[0])
+    after, metrics = run(tmp_path, generator, "after")
+    assert [after[0], after[2]] == [before[0], before[2]]
+    assert (after[1]["error"], after[1]["prediction"]) == ("the mask decoder's output is not finite", "")
+    assert "masks" not in after[1]
+    print(json.dumps(metrics)[:1500])
