@@ -1,7 +1,9 @@
 """Regions in the chat: ``/region``. Images of the fixture are 12 x 10 pixels, of which the tower sees four quarters."""
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,11 +75,11 @@ def test_regions_of_every_shape_are_named_in_any_order_and_the_others_follow(tal
     Image.fromarray(mask).save(tmp_path / "a mask.png")
     _, err = talk(
         *("/image 0.png", "/region point 5 5 2", "/region polygon 0,0 8,0 0,8", "/region mask a mask.png value=3"),
-        *("/region", "Is {region 3} like <region></region> or {region 3}?", "And now?"),
+        *("/region", "Is {region 3} like {region 1} or {region 3}?", "And now?"),
     )
-    assert "asked: Is <region></region> like <region></region>" in err[-1]
+    assert "asked: Is <region></region> like <region></region> or <region></region>? <region></region>" in err
     shapes = [type(region.shape) for region in regions_in(asked[0])]
-    assert shapes == [RunLength, PointShape, PolygonShape]
+    assert shapes == [RunLength, PointShape, RunLength, PolygonShape]
     assert err.count("{region 3} is mask a mask.png, 8 pixels, 6.7 % of the image") == 2
     assert asked[1].messages[-1].content[-1]["content"] == "And now?"
 
@@ -142,20 +144,20 @@ def test_a_mistake_is_one_line(talk, line, words, tmp_path):
     assert words in err[1] and len(err) == 2
 
 
-def test_a_region_needs_an_image_and_a_run_that_reads_it(talk, generator, tmp_path, monkeypatch):
+def test_a_region_needs_an_image_and_a_run_that_reads_it(talk, tmp_path, monkeypatch, capsys):
     _, err = talk("/region box 1 2 3 4")
     assert err == ["show an image first, with /image FILE: a region lies on the image that was shown last"]
-    plain = tiny_generator(tmp_path)
-    for name in ("tokenizer", "model"):
-        monkeypatch.setattr(generator, name, getattr(plain, name))
-    out, err = talk("/image 0.png", "/region box 1 2 3 4", "What is <region></region>?")
-    assert err[1:] == [NO_ENCODER] and len(out) == 1
+    lines = "/image 0.png", "/region box 1 2 3 4", "What is <region></region>?"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    Chat(Sampling(max_new_tokens=2)).talk(tiny_generator(tmp_path))
+    out, err = capsys.readouterr()
+    assert err.splitlines()[1] == NO_ENCODER and len(out.splitlines()) == 1
 
 
-def test_waiting_regions_are_shown_where_words_are_typed(talk, monkeypatch):
+def test_waiting_regions_are_shown_where_words_are_typed(generator, monkeypatch):
     typed = iter(["/image 0.png", "/region box 0 0 6 10", "What?", "/quit"])
     shown = []
     monkeypatch.setattr("builtins.input", lambda prompt: (shown.append(prompt), next(typed))[1])
-    monkeypatch.setattr("io.StringIO.isatty", lambda _: True)
-    talk()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    Chat(Sampling(max_new_tokens=2)).talk(generator)
     assert shown == ["> ", "> ", "(1 region) > ", "> "]

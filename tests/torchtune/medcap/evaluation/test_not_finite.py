@@ -23,9 +23,10 @@ def run(folder, generator, output):
     options = RunOptions(folder / output, {"checkpoint": output})
     reader = ImageReader(benchmark.image_roots)
     run_task(task, benchmark, plan_protocols(["masks"]), Engine(generator, Sampling(8)), options, reader)
-    lines = (folder / output / "predictions.jsonl").read_text().splitlines()
+    (folder,) = (folder / output).glob("*/")
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
     entries = [{key: value for key, value in json.loads(line).items() if key != "fingerprint"} for line in lines]
-    return entries, json.loads((folder / output / "metrics.json").read_text())
+    return entries, json.loads((folder / "metrics.json").read_text())
 
 
 def test_it_is_a_named_failure_in_the_denominator_and_nothing_else_is_lost(tmp_path):
