@@ -14,7 +14,7 @@ from medcap.evaluation.scored import RunOptions
 from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
 from medcap.generation.request import Sampling
 
-QUESTION = "Is there left lung?"
+QUESTIONS = "Is there left lung?", "Is there a small red circle?", "Is there the chest?"
 
 
 def run(folder, generator, output):
@@ -25,22 +25,31 @@ def run(folder, generator, output):
     run_task(task, benchmark, plan_protocols(["masks"]), Engine(generator, Sampling(8)), options, reader)
     (folder,) = (folder / output).glob("*/")
     lines = (folder / "predictions.jsonl").read_text().splitlines()
-    entries = [{key: value for key, value in json.loads(line).items() if key != "fingerprint"} for line in lines]
+    entries = [
+        {key: value for key, value in json.loads(line).items() if key not in ("fingerprint", "settings")}
+        for line in lines
+    ]
     return entries, json.loads((folder / "metrics.json").read_text())
 
 
 def test_it_is_a_named_failure_in_the_denominator_and_nothing_else_is_lost(tmp_path):
-    rows = [{"image": name, "question": QUESTION, "masks": [[2, 2, 9, 8]]} for name in write_images(tmp_path, 3)]
+    names = write_images(tmp_path, 3)
+    rows = [{"image": name, "question": words, "masks": [[2, 2, 9, 8]]} for name in names for words in QUESTIONS]
     (tmp_path / "pixel_grounding.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generator = generator_with_masks(tmp_path)
     before, _ = run(tmp_path, generator, "before")
-    assert all(entry["masks"] and entry["error"] is None for entry in before)
+    assert not any(entry["error"] for entry in before)
     picture = generator.reader.open(generator.reader.resolve("1.png"))
     with torch.no_grad():
         _, patches = generator.model.encode_with_patches(generator.preprocess.transform()(picture)[None])
     poison(generator.model.components["mask_decoder"], patches[0])
     after, metrics = run(tmp_path, generator, "after")
-    assert [after[0], after[2]] == [before[0], before[2]]
-    assert (after[1]["error"], after[1]["prediction"]) == ("the mask decoder's output is not finite", "")
-    assert "masks" not in after[1]
-    print(json.dumps(metrics)[:1500])
+    lost = [place for place, entry in enumerate(before) if entry["image"].endswith("1.png") and entry.get("masks")]
+    assert 0 < len(lost) < len(rows)
+    for place, (entry, plain) in enumerate(zip(after, before, strict=True)):
+        if place in lost:
+            assert (entry["error"], entry["prediction"]) == ("the mask decoder's output is not finite", "")
+            assert "masks" not in entry
+        else:
+            assert entry == plain
+    print(json.dumps(metrics)[:1500], len(lost))
