@@ -97,7 +97,7 @@ class RequestRegions:
                 for number, value in enumerate(message.regions or [])
             ]
             if regions:
-                turn = Message(role=turn.role, content=fill_regions(turn.content, regions), masked=turn.masked)
+                turn = Message(role="user", content=fill_regions(turn.content, regions), masked=True)
             placed.append(turn)
         return placed
 
