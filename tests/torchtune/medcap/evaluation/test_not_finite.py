@@ -41,7 +41,7 @@ def test_it_is_a_named_failure_in_the_denominator_and_nothing_else_is_lost(tmp_p
     assert not any(entry["error"] for entry in before)
     picture = generator.reader.open(generator.reader.resolve("1.png"))
     with torch.no_grad():
-        _, patches = generator.model.encode_with_patches(generator.preprocess.transform()(picture)[None])
+        _, patches = generator.model.eval().encode_with_patches(generator.preprocess.transform()(picture)[None])
     poison(generator.model.components["mask_decoder"], patches[0])
     after, metrics = run(tmp_path, generator, "after")
     lost = [place for place, entry in enumerate(before) if entry["image"].endswith("1.png") and entry.get("masks")]
