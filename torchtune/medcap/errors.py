@@ -26,6 +26,19 @@ class ViewError(UserError):
     """An image does not have what a view of it asks for, such as a frame."""
 
 
+class RegionError(UserError):
+    """A region of a question cannot be used.
+
+    Args:
+        number: number of the region in the conversation, from 0.
+        reason: one line.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+
+
 class ViewKeyError(UserError):
     """A key of a view has an impossible value.
 

@@ -63,7 +63,7 @@ class ChatMasks:
             (region.label or name, draw_region(region, size, may_be_empty=True)) if region else (name, None)
             for region, name in zip(masks, names, strict=True)
         ]
-        return [f"{_called(number, name)}: {_extent(mask)}" for number, (name, mask) in enumerate(self.found, start=1)]
+        return [f"{_called(number, name)}: {extent(mask)}" for number, (name, mask) in enumerate(self.found, start=1)]
 
     def save(self, folder: Path, reader: ImageReader) -> int:
         """Write each mask of the last answer, white on black at the size of the image, and the image with all of them.
@@ -135,7 +135,8 @@ def _called(number: int, name: str) -> str:
     return f"mask {number} ({name})" if name else f"mask {number}"
 
 
-def _extent(mask: np.ndarray | None) -> str:
+def extent(mask: np.ndarray | None) -> str:
+    """Say how large a mask is; None is one of what is not there."""
     if mask is None:
         return "not there"
     count = int(np.count_nonzero(mask))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medcap.chat.boxes import ChatBoxes
 from medcap.chat.masks import OVERLAY, ChatMasks
+from medcap.chat.regions import ChatRegions
 from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.expansion import expand_named_images
 from medcap.data.images.reader import ImageReader
@@ -29,6 +30,7 @@ from medcap.generation.run import ANYWHERE
 from medcap.generation.text_stream import TextStream
 from medcap.generation.typed_boxes import place_boxes
 from medcap.generation.typed_placeholders import find_placeholders
+from medcap.generation.typed_regions import place_regions
 
 HELP = """\
   /image FILE      show an image with your next words (PNG, JPEG, DICOM, ...); words may be none: a caption
@@ -36,6 +38,10 @@ HELP = """\
                    window=-100,2250/40,350/40,80 makes three channels; frames=3,5,9 takes these slices
   /box X1 Y1 X2 Y2 ask about this part of the image (pixels) with your next words: where they say {box}, or after them
                    /box lists these boxes, /box none drops them
+  /region box X1 Y1 X2 Y2, point X Y RADIUS, polygon X1 Y1 X2 Y2 X3 Y3 ..., or mask FILE [value=3]
+                   ask about this region of the image (pixels) with your next words: where they say {region}, or after
+                   them; for runs with a region_encoder. picture=4 at the end: on the fourth slice that is shown
+                   /region lists these regions, /region clear drops them
   /system [TEXT]   set the system text before all turns; no TEXT removes it
   /alone on|off    on: each question alone, about the images that were shown last; for models that were trained so
   /retry           answer the last question again, with the next seed; a question that failed is asked again
@@ -67,10 +73,12 @@ class Chat:
         self._images: list[ImageRef] = []
         self._boxes = ChatBoxes()
         self._masks = ChatMasks()
-        self._failed: str | None = None
+        self._regions = ChatRegions()
+        self._failed: tuple[str, tuple[Region, ...]] | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self.show,
             "/box": self._add_box,
+            "/region": self._add_region,
             "/system": self._set_system,
             "/alone": self._set_alone,
             "/retry": self._retry,
@@ -103,6 +111,7 @@ class Chat:
         sizes = [self._reader.open(single).size for single in singles]
         self._boxes.show(singles[0], sizes[0])
         self._masks.show(singles[-1])
+        self._regions.show(singles, sizes)
         self._images.append(image)
         several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
         _note(f"{Path(image.path).name}: {several}{sizes[0][0]} x {sizes[0][1]}, shown with your next words")
@@ -116,7 +125,7 @@ class Chat:
         self._generator = generator
         if sys.stdin.isatty():
             _note("Ask, or /help. Ctrl-C stops an answer, Ctrl-D ends.")
-        for line in _lines():
+        for line in _lines(lambda: _waiting(len(self._regions.waiting))):
             line = line.strip()
             name, _, rest = line.partition(" ")
             if name in ("/quit", "/exit"):
@@ -126,30 +135,45 @@ class Chat:
                     self._commands[name](rest.strip())
                 elif name.startswith("/"):
                     raise UserError(f"there is no command {name}: /help lists them")
-                elif line or self._images or self._boxes.waiting:
-                    self._ask(self._with_boxes(line))
+                elif line or self._images or self._boxes.waiting or self._regions.waiting:
+                    self._ask(*self._with_boxes_and_regions(line))
             except UserError as error:
                 _note(str(error))
 
-    def _ask(self, text: str) -> None:
-        self.conversation.ask(text, self._images)
+    def _ask(self, text: str, regions: tuple[Region, ...]) -> None:
+        self.conversation.ask(text, self._images, regions, self._regions.before)
         try:
             self._answer()
         except UserError:
             # The turn did not take place; its images stay for the next try.
             self.conversation.exchanges.pop()
-            self._failed = text
+            self._failed = text, regions
             raise
         self._images = []
         self._failed = None
         self._boxes.end()
+        self._regions.end()
 
-    def _with_boxes(self, text: str) -> str:
+    def _with_boxes_and_regions(self, text: str) -> tuple[str, tuple[Region, ...]]:
+        """Return the words of a question, and the regions that they name."""
+        assert self._generator is not None
         boxes = self._boxes.written(self._style)
-        text = place_boxes(text, boxes)
-        if boxes:
+        reads = self._generator.tokenizer.region_token_id is not None
+        text, regions = place_regions(place_boxes(text, boxes), self._regions.waiting, reads)
+        if boxes or regions:
             _note(f"asked: {text}")
-        return text
+        return text, regions
+
+    def _add_region(self, words: str) -> None:
+        assert self._generator is not None
+        if words == "clear":
+            self._regions.clear()
+        elif words:
+            self._regions.add(words, self._generator, self._reader)
+        for number, told in enumerate(self._regions.told, start=1):
+            _note(f"{{region {number}}} is {told}")
+        if not self._regions.told:
+            _note("no region waits for your next words")
 
     def _add_box(self, words: str) -> None:
         if words == "none":
@@ -192,6 +216,8 @@ class Chat:
             _note("stopped")
         else:
             if result.error:
+                if any(pieces):
+                    print()
                 raise UserError(result.error)
             give(stream.finish())
             print()
@@ -217,7 +243,7 @@ class Chat:
 
     def _retry(self, _: str) -> None:
         if self._failed is not None:
-            self._ask(self._failed)
+            self._ask(*self._failed)
             return
         if not self.conversation.exchanges:
             raise UserError("nothing was asked yet")
@@ -231,6 +257,7 @@ class Chat:
         self._images = []
         self._boxes = ChatBoxes()
         self._masks = ChatMasks()
+        self._regions = ChatRegions()
         self._failed = None
         _note("forgotten")
 
@@ -309,7 +336,12 @@ class Chat:
         _note(f"saved the image with {len(self._boxes.asked)} + {len(self._boxes.answered)} boxes in {path}")
 
 
-def _lines() -> Iterator[str]:
+def _waiting(num_regions: int) -> str:
+    """Return what stands before the next words that are typed."""
+    return f"({num_regions} region{'' if num_regions == 1 else 's'}) > " if num_regions else "> "
+
+
+def _lines(prompt: Callable[[], str]) -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
@@ -317,7 +349,7 @@ def _lines() -> Iterator[str]:
         import readline  # noqa: F401 - gives input() a history and editing
     while True:
         try:
-            yield input("> ")
+            yield input(prompt())
         except EOFError:
             print()
             return

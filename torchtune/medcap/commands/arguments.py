@@ -43,6 +43,21 @@ def model_overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *without]
 
 
+def take_mask_from_boxes(overrides: list[str]) -> tuple[list[str], str | None]:
+    """Take ``mask_from_boxes=FOLDER`` out of ``key=value`` words: it is no key of a model.
+
+    Args:
+        overrides: the words.
+
+    Returns:
+        The others, and the folder of a SAM that gives the masks of answers' boxes; None where there is none.
+    """
+    key = "mask_from_boxes="
+    folders = [word.removeprefix(key) for word in overrides if word.startswith(key)]
+    left = [word for word in overrides if not word.startswith(key)]
+    return left, os.path.expanduser(folders[-1]) if folders and folders[-1] != "null" else None
+
+
 def positive(text: str) -> int:
     """Read an argument as a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from medcap.commands.arguments import add_without, model_overrides, positive, seed
+from medcap.commands.arguments import add_without, model_overrides, positive, seed, take_mask_from_boxes
 
 HELP = "talk to a trained run in the terminal, with images"
 
@@ -16,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: parser of ``medcap chat``.
     """
     parser.add_argument("model", metavar="RUN", help="folder of a training run, or one of its checkpoint folders")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the model, such as device=cpu")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="of the model, such as device=cpu; mask_from_boxes=FOLDER has a SAM outline the boxes of answers",
+    )
     parser.add_argument(
         "--image",
         action="append",
@@ -53,4 +58,5 @@ def run(options: argparse.Namespace) -> None:
     chat = Chat(sampling, options.system, options.alone)
     for image in options.image:
         chat.show(image)
-    chat.talk(open_run(options.model, model_overrides(options), progress=False))
+    overrides, sam = take_mask_from_boxes(model_overrides(options))
+    chat.talk(open_run(options.model, overrides, progress=False, mask_from_boxes=sam))

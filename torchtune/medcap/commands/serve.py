@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcap.commands.arguments import add_without, model_overrides, positive
+from medcap.commands.arguments import add_without, model_overrides, positive, take_mask_from_boxes
 from medcap.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: parser of ``medcap serve``.
     """
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="output_dir of a training run; key=value changes a model key for all"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="output_dir of a training run; key=value changes a model key for all, mask_from_boxes=FOLDER has a SAM"
+        " outline the boxes of answers",
     )
     parser.set_defaults(overrides=[])
     add_without(parser)
@@ -72,6 +76,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-pixels", 32_000_000, "width x height of an image"),
         ("--max-images", 8, "images of one request"),
         ("--max-messages", 64, "messages of one request"),
+        ("--max-regions", 16, "regions of one request"),
         ("--max-connections", 1024, "connected clients"),
     ):
         kind = _not_negative if name == "--max-queue" else positive
@@ -114,6 +119,7 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
         max_pixels=options.max_pixels,
         max_images=options.max_images,
         max_messages=options.max_messages,
+        max_regions=options.max_regions,
         timeout=options.timeout,
         read_timeout=options.read_timeout,
         send_timeout=options.send_timeout,
@@ -132,7 +138,8 @@ def run(options: argparse.Namespace, page: Callable[[Service, Keys], list[Route]
     overrides = [*model_overrides(options), *(word for word in options.runs if word not in runs)]
     if not runs:
         raise UserError("name the output_dir of at least one training run")
-    service = load_service(runs, limits, overrides, options.name)
+    overrides, sam = take_mask_from_boxes(overrides)
+    service = load_service(runs, limits, overrides, options.name, sam)
     service.warm_up()
     names = [*LOOPBACK_NAMES, options.host, *options.allowed_host]
     routes = page(service, Keys(keys)) if page is not None else ()

@@ -103,6 +103,29 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
     return changed
 
 
+def fill_regions(parts: Sequence[Mapping[str, Any]], regions: Sequence[Region]) -> list[dict[str, Any]]:
+    """Put regions into the content of a turn.
+
+    Args:
+        parts: content parts; their words have one ``<region></region>`` for each region.
+        regions: regions in order.
+
+    Returns:
+        The parts, cut as those of a training row.
+    """
+    left = iter(regions)
+    filled: list[dict[str, Any]] = []
+    for part in parts:
+        has_tag = part["type"] == "text" and _TAG.search(part["content"])
+        filled += _cut(part["content"], left, 0) if has_tag else [dict(part)]
+    return filled
+
+
+def region_tags(text: str) -> list[str]:
+    """Return for each ``<region></region>`` of words the file that it names; "" for none."""
+    return [match[1] or "" for match in _TAG.finditer(text)]
+
+
 def count_regions(messages: Sequence[Message]) -> int:
     """Return the number of ``<region></region>`` in the questions of turns."""
     return sum(1 for message in messages if message.role == "user" for _ in _tags(message))
@@ -117,7 +140,7 @@ def _tags(message: Message) -> Iterator[str]:
     """Yield the file that each ``<region></region>`` of a turn names; "" for none."""
     for part in message.content:
         if part["type"] == "text":
-            yield from (match[1] or "" for match in _TAG.finditer(part["content"]))
+            yield from region_tags(part["content"])
 
 
 def _cut(text: str, regions: Iterator[Region] | None, image: int) -> list[dict[str, Any]]:

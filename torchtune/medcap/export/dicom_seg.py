@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import split_words
+from medcap.data.images.views import MIDDLE, choose_frames
 from medcap.data.mask_names import mask_names
 from medcap.errors import UserError
 from medcap.files import make_folder
@@ -43,13 +45,11 @@ def write_segmentations(answers: Sequence[Answer], folder: Path, reader: ImageRe
     written: list[Path] = []
     notices: list[str] = []
     for answer in answers:
-        for number, masks in _by_image(answer).items():
+        for number, masks in _by_picture(answer).items():
             name = answer.question.id if number == 0 else f"{answer.question.id}, image {number}"
             try:
-                if number >= len(answer.question.image_names):
-                    raise UserError("the row does not name its image")
-                path, _ = split_words(answer.question.image_names[number])
-                dataset = segmentation(reader.resolve(path), masks, len(written) + 1)
+                picture = _picture(answer, number, reader)
+                dataset = segmentation(Path(picture.path), masks, len(written) + 1, picture.view.frames)
             except UserError as error:
                 notices.append(f"{name}: {error}")
                 continue
@@ -72,8 +72,19 @@ def _require_highdicom() -> None:
         raise UserError(f"DICOM segmentations need highdicom: pip install 'medcap[seg]' ({error})") from None
 
 
-def _by_image(answer: Answer) -> dict[int, list[tuple[str, np.ndarray]]]:
-    """Return label and pixels of the masks on each image."""
+def _picture(answer: Answer, number: int, reader: ImageReader) -> ImageRef:
+    """Return a picture of a row's images; each frame that is shown of a file counts as one."""
+    pictures: list[ImageRef] = []
+    for name in answer.question.image_names:
+        path, view = split_words(name)
+        pictures += reader.expand(ImageRef(str(reader.resolve(path)), view))
+        if number < len(pictures):
+            return pictures[number]
+    raise UserError("the row does not name its image")
+
+
+def _by_picture(answer: Answer) -> dict[int, list[tuple[str, np.ndarray]]]:
+    """Return label and pixels of the masks on each picture."""
     regions = answer.outputs.masks or ()
     found: dict[int, list[tuple[str, np.ndarray]]] = {}
     names = mask_names(answer.prediction, len(regions))
@@ -91,20 +102,26 @@ def _free(path: Path, taken: Sequence[Path]) -> Path:
     return next(file for file in files if file not in taken)
 
 
-def segmentation(image: Path, masks: Sequence[tuple[str, np.ndarray]], series_number: int = 1) -> Dataset:
-    """Make a binary segmentation of one DICOM image.
+def segmentation(
+    image: Path,
+    masks: Sequence[tuple[str, np.ndarray]],
+    series_number: int = 1,
+    frame: str | int | Sequence[int] = MIDDLE,
+) -> Dataset:
+    """Make a binary segmentation of one DICOM image, or of one frame of it.
 
     Args:
-        image: the file that the masks were made for, with one frame.
+        image: the file that the masks were made for.
         masks: label of each segment and ``[H, W]`` bool at the image's size.
         series_number: number of the new series in the study of the image.
+        frame: the frame of a file with several, as ``View.frames`` has it.
 
     Returns:
         The segmentation, ready to be written; its study and patient are those of the image.
 
     Raises:
-        UserError: if the file is no DICOM image with one frame, a mask has another size, or
-            the image lacks what a segmentation must refer to.
+        UserError: if the file is no DICOM image, its frames have no positions, a mask has another size, or the image
+            lacks what a segmentation must refer to.
     """
     import highdicom  # pyright: ignore[reportMissingImports] - of the extra seg
     from pydicom import dcmread
@@ -115,14 +132,21 @@ def segmentation(image: Path, masks: Sequence[tuple[str, np.ndarray]], series_nu
         source = dcmread(image, stop_before_pixels=True)
     except (OSError, InvalidDicomError) as error:
         raise UserError(f"{image} is not a DICOM file that can be read: {error}") from None
-    if int(source.get("NumberOfFrames", 1) or 1) > 1:
-        raise UserError(f"{image} has several frames: segmentations are made of single images")
+    num_frames = int(source.get("NumberOfFrames", 1) or 1)
+    if num_frames > 1 and "PerFrameFunctionalGroupsSequence" not in source:
+        raise UserError(
+            f"{image} has {num_frames} frames without a position of each, as a video has: no segmentation can refer to"
+            " one of them"
+        )
     size = source.get("Rows"), source.get("Columns")
     for label, mask in masks:
         if mask.shape != size:
             raise UserError(
                 f"{image} has {size[1]} x {size[0]} pixels and the mask of '{label}' {mask.shape[1]} x {mask.shape[0]}"
             )
+    numbers = choose_frames(frame, num_frames)
+    drawn = np.zeros((num_frames, *masks[0][1].shape, len(masks)), np.uint8)  # [frames, H, W, segments]
+    drawn[numbers[0]] = np.stack([mask for _, mask in masks], axis=-1)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="medcap", version=version("medcap"), family=codes.DCM.ArtificialIntelligence
     )
@@ -140,7 +164,7 @@ def segmentation(image: Path, masks: Sequence[tuple[str, np.ndarray]], series_nu
     try:
         return highdicom.seg.Segmentation(
             source_images=[source],
-            pixel_array=np.stack([mask for _, mask in masks], axis=-1)[None].astype(np.uint8),  # [1, H, W, segments]
+            pixel_array=drawn,
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
             series_instance_uid=highdicom.UID(),
@@ -152,7 +176,7 @@ def segmentation(image: Path, masks: Sequence[tuple[str, np.ndarray]], series_nu
             software_versions=version("medcap"),
             device_serial_number="0",
             series_description="medcap: masks of answers, research only"[:_MOST_CHARACTERS],
-            omit_empty_frames=False,
+            omit_empty_frames=num_frames > 1,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{image}: no segmentation can refer to it: {error}") from error

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medcap.data.question_regions import QuestionRegion
+from medcap.data.regions.patch_weights import region_weights
 from medcap.data.regions.region import MaskFile
-from medcap.errors import UserError
+from medcap.errors import RegionError, UserError
 from medcap.generation.decoding.answer_experts import answering
 from medcap.generation.decoding.decoder import Decoder, take_in
 from medcap.generation.decoding.image_rows import ImageRows
@@ -111,6 +113,7 @@ class LiveGenerator:
 
         Raises:
             UserError: if it leaves no room for an answer.
+            RegionError: if a region cannot be drawn, or the tower is shown nothing of it.
             TypeError: for other images or masks.
         """
         generator = self.generators[index]
@@ -122,7 +125,9 @@ class LiveGenerator:
         room = self.capacity - len(prompt.tokens)
         if room < 1:
             raise UserError(f"the prompt has {len(prompt.tokens)} tokens, and a row has {self.capacity}")
-        return replace(prompt, limit=min(prompt.limit, room))
+        # Drawn here: in the model's thread everybody would wait for a large image.
+        regions = tuple(_weighed(generator, prompt, number) for number in range(len(prompt.regions)))
+        return replace(prompt, limit=min(prompt.limit, room), regions=regions)
 
     def submit(
         self,
@@ -256,6 +261,19 @@ class LiveGenerator:
                 self._waiting.clear()
         for ticket in failed:
             _call(ticket.on_end, _failed(reason))
+
+
+def _weighed(generator: Generator, prompt: Prompt, number: int) -> QuestionRegion:
+    """Return a region of a prompt with the weights of the patches under it."""
+    one = prompt.regions[number]
+    image, encoder, preprocess = prompt.images[one.image], generator.model.region_encoder, generator.preprocess
+    assert isinstance(image, PreparedImage) and encoder is not None, "both were checked"
+    size = image.size or (image.pixels.shape[-1], image.pixels.shape[-2])
+    try:
+        frame = preprocess.frame(size, image.fit)
+        return replace(one, weights=region_weights(one.region, frame, preprocess.image_size, encoder.form))
+    except UserError as error:
+        raise RegionError(number, str(error)) from None
 
 
 def _failed(reason: str) -> Generation:

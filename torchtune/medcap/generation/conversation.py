@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchtune.data import Message
@@ -12,6 +12,8 @@ from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import view_keys
 from medcap.data.regions.region import Region, regions_as_json
 from medcap.data.row_masks import MASK_WORD
+from medcap.data.row_regions import fill_regions
+from medcap.errors import UserError
 from medcap.generation.request import Request
 from medcap.generation.typed_placeholders import fitting, place_images, row_text, without_placeholders
 
@@ -25,12 +27,17 @@ class Exchange:
         images: images; those without a placeholder come before the words.
         answer: None until there is one.
         masks: those that the answer's words ``<SEG>`` stand for, with the number of their image in the conversation.
+        regions: those that ``<region></region>`` in the user's words stands for, with the number of their picture among
+            all that were shown; a slice of a volume counts as a picture.
+        before: number of pictures that were shown before those that the turn is about.
     """
 
     text: str
     images: list[ImageRef] = field(default_factory=list)
     answer: str | None = None
     masks: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = ()
+    before: int = 0
 
 
 @dataclass
@@ -45,14 +52,18 @@ class Conversation:
     system: str = ""
     exchanges: list[Exchange] = field(default_factory=list)
 
-    def ask(self, text: str, images: Sequence[ImageRef] = ()) -> None:
+    def ask(
+        self, text: str, images: Sequence[ImageRef] = (), regions: tuple[Region, ...] = (), before: int = 0
+    ) -> None:
         """Add a user's turn.
 
         Args:
             text: the words.
             images: images of this turn.
+            regions: regions that its words name, see :class:`Exchange`.
+            before: number of pictures before those that it is about.
         """
-        self.exchanges.append(Exchange(text, list(images)))
+        self.exchanges.append(Exchange(text, list(images), regions=regions, before=before))
 
     def answer(self, text: str, masks: tuple[Region, ...] = ()) -> None:
         """Add the answer to the last turn, or replace it.
@@ -74,17 +85,19 @@ class Conversation:
             The request; its id is always the same, so a seed gives the same answer again.
 
         Raises:
-            UserError: if words name an image that was not shown.
+            UserError: if words name an image that was not shown; or, alone, if a region lies on an earlier one.
         """
         messages = [Message(role="system", content=self.system, masked=True)] if self.system else []
         last = self.exchanges[-1]
         if alone:
             shown = [exchange.images for exchange in self.exchanges if exchange.images]
-            turns = [Exchange(last.text, shown[-1] if shown else [])]
+            turns = [Exchange(last.text, shown[-1] if shown else [], regions=_alone(last))]
         else:
             turns = self._turns(last)
         for turn in turns:
-            messages.append(Message(role="user", content=place_images(turn.text, turn.images), masked=True))
+            content = place_images(turn.text, turn.images)
+            content = fill_regions(content, turn.regions) if turn.regions else content
+            messages.append(Message(role="user", content=content, masked=True))
             if turn.answer is not None:
                 messages.append(Message(role="assistant", content=turn.answer, masked=False))
         return Request(messages, id="conversation")
@@ -94,7 +107,7 @@ class Conversation:
 
         Returns:
             ``image`` and ``conversations``; a turn whose answer has no words is left out. ``masks`` where there is one
-            for each ``<SEG>`` of its answers.
+            for each ``<SEG>`` of its answers, and the ``regions`` of its questions.
         """
         rows = [{"from": "system", "value": self.system}] if self.system else []
         turns = self._turns()
@@ -102,7 +115,9 @@ class Conversation:
         for turn in turns:
             rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
             rows.append({"from": "gpt", "value": turn.answer or ""})
-        row = {"image": images, "conversations": rows} if images else {"conversations": rows}
+        row: dict[str, Any] = {"image": images, "conversations": rows} if images else {"conversations": rows}
+        if regions := [region for turn in turns for region in turn.regions]:
+            row["regions"] = regions_as_json(regions)
         masks = [mask for turn in turns for mask in turn.masks]
         whole = all((turn.answer or "").count(MASK_WORD) == len(turn.masks) for turn in turns)
         return row | {"masks": regions_as_json(masks)} if masks and whole else row
@@ -133,11 +148,19 @@ class Conversation:
             words = None if exchange is last else without_placeholders(exchange.answer or "")
             if exchange is last or words:
                 text = exchange.text if exchange is last else fitting(exchange.text, len(images))
-                turns.append(Exchange(text, images, words, exchange.masks))
+                turns.append(Exchange(text, images, words, exchange.masks, exchange.regions))
                 waiting = []
             else:
                 waiting = images
         return turns
+
+
+def _alone(exchange: Exchange) -> tuple[Region, ...]:
+    """Return the regions of a turn, numbered among the pictures that it is about."""
+    regions = tuple(replace(region, image=region.image - exchange.before) for region in exchange.regions)
+    if any(region.image < 0 for region in regions):
+        raise UserError("a region lies on an image that was shown before the last ones, which a turn alone is about")
+    return regions
 
 
 def _row_entry(image: ImageRef) -> str | dict[str, Any]:

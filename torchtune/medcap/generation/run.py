@@ -82,12 +82,14 @@ def open_runs(
     decoders: dict[Any, Decoder] = {}
     for run, cfg, plan in zip(runs, configs, plans, strict=True):
         device = choose_device(cfg.device)
-        key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device))
+        style = box_style(read_dataset_keys(run), plan.vision.preprocess.frame)
+        # Runs of one language model are decoded together, and their boxes read in one way.
+        notation = None if folder is None else repr(style.fingerprint)
+        key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device), notation)
         opened = open_model(cfg, plan, decoders.get(key))
         decoders[key] = opened.model.decoder
         if folder is not None:
             options["sam"] = read_sam(folder, single=False)
-        style = box_style(read_dataset_keys(run), opened.preprocess.frame)
         generators.append(
             Generator(opened.model, opened.tokenizer, opened.preprocess, reader, box_style=style, **options)
         )

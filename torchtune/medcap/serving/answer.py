@@ -7,14 +7,17 @@ import logging
 import time
 
 from medcap.data.outputs import NOTHING
-from medcap.errors import UserError, WordsError
+from medcap.errors import RegionError, UserError, WordsError
 from medcap.generation.continuous_batching import CLOSING, OUT_OF_MEMORY
+from medcap.generation.decoding.finite import NOT_FINITE
 from medcap.generation.decoding.prefix_tree import Prompt
 from medcap.generation.request import Generation, Request, Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.serving.api.api_error import ApiError, bad_request, internal_error
+from medcap.models.words import AddedWords
+from medcap.serving.api.api_error import ApiError, bad_request, internal_error, one_line
 from medcap.serving.api.chat_body import ChatBody
 from medcap.serving.api.conversation_reader import too_long
+from medcap.serving.api.request_regions import fields_of_regions
 from medcap.serving.limits import Limits
 from medcap.serving.service import ServedRun
 
@@ -38,7 +41,7 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         The prompt.
 
     Raises:
-        ApiError: 400, if a turn or an image cannot be taken, or no room is left for an answer.
+        ApiError: 400, if a turn, an image or a region cannot be taken, or no room is left for an answer.
     """
     messages = run.reader.read(body, request_id)
     sampling = Sampling(
@@ -55,9 +58,15 @@ def make_prompt(run: ServedRun, body: ChatBody, seed: int, limits: Limits, reque
         if name not in run.generator.model.adapters:
             known = ", ".join(run.generator.model.adapters) or "none"
             raise bad_request(f"this model has no such component to leave out; there are: {known}", "without")
+    fields = list(fields_of_regions(body))
+    if fields and AddedWords.name in body.without:
+        raise bad_request(f"without {AddedWords.name} this model reads no regions: leave them out", fields[0])
     request = Request(messages, REQUEST_KEY, answer_prefix=body.prefix, without=tuple(sorted(set(body.without))))
     try:
         return run.live.prepare(request, sampling, run.index)
+    except RegionError as error:
+        field = fields[error.number]
+        raise bad_request(one_line(f"'{field}': {error}", 300), field, "invalid_region") from None
     except WordsError as error:
         logger.info("%s: prompt refused: %.300r", request_id, error)
         if _is_foreign(error):
@@ -180,4 +189,6 @@ class Answer:
             return ApiError(503, "the server is shutting down", "shutting_down")
         if error == OUT_OF_MEMORY:
             return ApiError(503, "the requests of this moment were too large together", "overloaded", retry_after=5)
+        if error.endswith(NOT_FINITE):
+            return ApiError(500, f"{error}: the model cannot answer this request", "not_finite")
         return internal_error(self._request_id)

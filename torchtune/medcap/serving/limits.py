@@ -23,6 +23,7 @@ class Limits:
         max_pixels: width x height of an image, by its header.
         max_images: most images of one request.
         max_messages: most messages of one request.
+        max_regions: most regions of one request.
         timeout: seconds from a request's arrival to the end of its answer.
         read_timeout: seconds within which a request's head, and then its body, must come.
         send_timeout: seconds within which a client must take what it is sent.
@@ -41,6 +42,7 @@ class Limits:
     max_pixels: int = 32_000_000
     max_images: int = 8
     max_messages: int = 64
+    max_regions: int = 16
     timeout: float = 120.0
     read_timeout: float = 30.0
     send_timeout: float = 30.0

@@ -54,6 +54,11 @@ class ServedRun:
         """Most tokens of a conversation with its answer: the model's own limit, or the server's where that is lower."""
         return min(self.generator.max_seq_len, self.live.capacity)
 
+    @property
+    def reads_regions(self) -> bool:
+        """Whether questions can name regions."""
+        return self.generator.tokenizer.region_token_id is not None
+
 
 class Service:
     """Several loaded runs behind one interface.
@@ -160,7 +165,11 @@ class Service:
 
 
 def load_service(
-    runs: Sequence[str | Path], limits: Limits, overrides: Sequence[str] = (), names: Sequence[str] = ()
+    runs: Sequence[str | Path],
+    limits: Limits,
+    overrides: Sequence[str] = (),
+    names: Sequence[str] = (),
+    mask_from_boxes: str | None = None,
 ) -> Service:
     """Load trained runs.
 
@@ -169,6 +178,7 @@ def load_service(
         limits: bounds.
         overrides: ``key=value`` of the model keys, for all runs.
         names: model ids; by default the folders' names.
+        mask_from_boxes: folder of a SAM that gives the masks of answers' boxes; None gives none.
 
     Returns:
         The service.
@@ -181,7 +191,8 @@ def load_service(
         raise UserError(f"there are {len(runs)} runs and {len(names)} names: give --name once for each run")
     if len(set(names)) < len(names) or not all(names):
         raise UserError(f"--name: {', '.join(names)} must all differ and not be empty")
-    generators = open_runs(runs, overrides, [], max_seq_len=limits.max_seq_len, progress=False)
+    options = {"max_seq_len": limits.max_seq_len, "progress": False}
+    generators = open_runs(runs, overrides, [], mask_from_boxes, **options)
     return Service(dict(zip(names, generators, strict=True)), limits)
 
 

@@ -33,6 +33,7 @@ def test_a_run_is_talked_to(workspace, monkeypatch, capsys):
     [
         (["nowhere"], "nowhere: there is no such run"),
         (["RUN", "optimizer.lr=1"], "unknown key optimizer"),
+        (["RUN", "mask_from_boxes=nowhere"], "mask_from_boxes=nowhere: there is no such folder"),
         (["RUN", "--image", "none.png"], "none.png: there is no such file"),
         (["RUN", "--top-p", "2"], "top_p=2.0: it must be above 0"),
         (["RUN", "--image", "0.png", "surplus"], "unrecognized arguments: surplus"),

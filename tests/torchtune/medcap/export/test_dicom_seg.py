@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 
 from helpers.dicom_files import write_dicom
 from helpers.mask_rows import region_of
@@ -65,6 +67,44 @@ def test_masks_are_written_and_read_back(answers, tmp_path, capsys):
     assert (found.pixel_array.astype(bool) == np.stack([RING, DISC])).all()
 
 
+def write_enhanced(path):
+    """An enhanced CT of three frames of 12 x 10 pixels, each with its position."""
+
+    def item(**elements):
+        dataset = Dataset()
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        return dataset
+
+    own = {key: value for key, value in PLACE.items() if not key.startswith(("Image", "Pixel", "Slice"))}
+    shared = item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=PLACE["ImageOrientationPatient"])],
+        PixelMeasuresSequence=[item(PixelSpacing=[1, 1], SliceThickness=1)],
+    )
+    each = [item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, place])]) for place in range(3)]
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": each}
+    pixels = np.arange(360, dtype=np.uint16).reshape(3, 10, 12)
+    return write_dicom(path, pixels, **own, **groups, SOPClassUID=EnhancedCTImageStorage)
+
+
+@pytest.mark.slow
+def test_a_mask_lies_on_its_frame_of_a_file_with_several(tmp_path, capsys):
+    highdicom = pytest.importorskip("highdicom")
+    write_enhanced(tmp_path / "many.dcm")
+    mask = {"mask": {"size": [10, 12], "counts": region_of(RING).shape.counts}}
+    row = {"question_id": "a", "image": "many.dcm frames=0,2", "reference": "x", "prediction": "ring <SEG>"}
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(json.dumps({**row, "masks": [{**mask, "image": 1}]}) + "\n")
+    main(["export-seg", str(file), "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = highdicom.seg.segread(tmp_path / "out" / "a_image_1.dcm")
+    assert (found.pixel_array.astype(bool) == RING).all()
+    position = found.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
+    assert list(position) == [0, 0, 2]
+
+
 def test_what_cannot_be_written_is_told(tmp_path):
     pytest.importorskip("highdicom")
     bare = write_dicom(tmp_path / "bare.dcm", np.zeros((10, 12), np.uint16))
@@ -73,7 +113,7 @@ def test_what_cannot_be_written_is_told(tmp_path):
     with pytest.raises(UserError, match=r"has 12 x 10 pixels and the mask of 'ring' 6 x 10"):
         segmentation(bare, [("ring", RING[:, :6])])
     frames = write_dicom(tmp_path / "frames.dcm", np.zeros((3, 10, 12), np.uint16))
-    with pytest.raises(UserError, match="has several frames"):
+    with pytest.raises(UserError, match="has 3 frames without a position of each, as a video has"):
         segmentation(frames, [("ring", RING)])
     (tmp_path / "words.dcm").write_text("words")
     with pytest.raises(UserError, match="is not a DICOM file that can be read"):

@@ -10,73 +10,20 @@ import torch
 from torchtune.data import Message
 
 from helpers.tiny_generation import (
-    DIM,
-    NUM_IMAGE_TOKENS,
-    FakeProjector,
-    FakeTower,
     mixed_requests,
-    tiny_decoder,
     write_images,
 )
-from helpers.tokenizers import tiny_tokenizer_file
-from medcap.data.added_tokens import AddedTokens
+from helpers.word_generation import MASK, WORD, generator_with_boxes, generator_with_masks, poison
 from medcap.data.boxes.style import BoxStyle
-from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.images.reader import ImageReader
 from medcap.data.outputs import Outputs
 from medcap.data.regions.draw import draw_region
 from medcap.data.regions.shown import original_mask
 from medcap.generation.continuous_batching import LiveGenerator
-from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.generation.text_stream import TextStream
-from medcap.models.box_decoder import BoxDecoder
-from medcap.models.mask_decoders.patch_mask_decoder import PatchMaskDecoder
-from medcap.models.tokenizers import llama3_tokenizer
-from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.models.words import AddedWords
+from medcap.modules.frozen_linear import quantise_layer
 
-WORD, MASK = "<BOX>", "<SEG>"
 SAMPLING = Sampling(max_new_tokens=8)
-
-
-def generator_with_words(folder, word, make_head, **options):
-    """A generator over a model that says a word in most answers; its tower cuts off the sides of images."""
-    decoder = tiny_decoder()
-    names = {"box_word": word} if word == WORD else {"mask_word": word}
-    added = AddedTokens((word,), decoder.tok_embeddings.num_embeddings, **names)
-    tokenizer = ChatTokenizer(llama3_tokenizer(str(tiny_tokenizer_file(folder / "tokenizer"))), NUM_IMAGE_TOKENS, added)
-    with torch.random.fork_rng():
-        torch.manual_seed(12)
-        words = AddedWords((word,), (), DIM, False)
-        for parameter in words.parameters():
-            torch.nn.init.normal_(parameter, std=0.8)
-        head = make_head()
-        tower = FakeTower()
-        tower.preprocess = replace(tower.preprocess, resize_mode="shortest")
-        model = VisionLanguageModel(tower, FakeProjector(), decoder, tokenizer.image_token_id, [words, head])
-    return Generator(model, tokenizer, tower.preprocess, ImageReader([folder]), progress=False, **options)
-
-
-def generator_with_boxes(folder, certainty=9.0, **options):
-    def head():
-        made = BoxDecoder(DIM, 3, 4, width=8, layers=1, heads=2)
-        torch.nn.init.normal_(made.look.key.weight, std=4.0)
-        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
-        return made
-
-    return generator_with_words(folder, WORD, head, **options)
-
-
-def generator_with_masks(folder, certainty=9.0, **options):
-    def decoder():
-        made = PatchMaskDecoder(DIM, 3, 4, 8, 8, 1, 2, 1.0)
-        torch.nn.init.normal_(made.to_pixels[-1].weight, std=9.0)
-        torch.nn.init.zeros_(made.bias)
-        torch.nn.init.constant_(made.look.seen[-1].bias, certainty)
-        return made
-
-    return generator_with_words(folder, MASK, decoder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +200,50 @@ def test_the_text_keeps_the_word_of_a_mask_and_says_where_there_is_none(outlined
     assert answer.text == answers[index].text.replace(MASK, "not visible")
     blind = [answer for request, answer in zip(requests, answers, strict=True) if not shown(request)]
     assert any(answer.outputs == Outputs(masks=()) for answer in blind)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nf4"])
+def test_masks_of_low_precision_are_not_blank_where_those_of_float32_are_not(outlined, precision):
+    generator, requests, answers = outlined
+    low = generator_with_masks(generator.reader.roots[0])
+    low.model.decoder.to(torch.bfloat16)
+    for layer in low.model.decoder.layers:
+        quantise_layer(layer, precision)
+    compared = 0
+    for request, answer in zip(requests, answers, strict=True):
+        if not answer.outputs.masks or not shown(request):
+            continue
+        pairs = zip(*(plain_logits(one, request, answer.tokens) for one in (low, generator)), strict=True)
+        for found, wanted in pairs:
+            assert found.dtype == torch.float32 and torch.isfinite(found).all()
+            if (wanted > 0).any():
+                overlap = ((found > 0) & (wanted > 0)).sum() / ((found > 0) | (wanted > 0)).sum()
+                assert overlap > 0.5
+                compared += 1
+    assert compared >= 5
+    given = low.generate(requests, SAMPLING)
+    assert not any(answer.error for answer in given)
+    masks = [mask for answer in given for mask in answer.outputs.masks or ()]
+    assert len(masks) >= 5 and sum(mask is None for mask in masks) <= len(masks) / 10
+
+
+@pytest.mark.parametrize(("kind", "label"), [("box_decoder", "box head"), ("mask_decoder", "mask decoder")])
+def test_what_is_not_finite_is_a_failure_of_its_answer_alone(kind, label, tmp_path):
+    make = generator_with_boxes if kind == "box_decoder" else generator_with_masks
+    generator, requests = make(tmp_path), mixed_requests(write_images(tmp_path, 3))
+    wanted = generator.generate(requests, SAMPLING)
+    (_, _, patches) = plain_pass(generator, requests[1], [], 0)
+    poison(generator.model.components[kind], patches[0])
+    field = kind.replace("_decoder", "es" if kind == "box_decoder" else "s")
+    failed = 0
+    for request, answer, before in zip(requests, generator.generate(requests, SAMPLING), wanted, strict=True):
+        name = next((str(part["content"]) for part in request.messages[-1].content if part["type"] == "image"), "")
+        if name == "1.png" and getattr(before.outputs, field) is not None:
+            assert (answer.finish, answer.error, answer.text) == ("error", f"the {label}'s output is not finite", "")
+            failed += 1
+        else:
+            assert (answer.text, answer.error) == (before.text, "") and answer.outputs == before.outputs
+    assert 1 <= failed < len(requests)
 
 
 def test_a_mask_does_not_depend_on_the_others_of_its_batch(outlined):

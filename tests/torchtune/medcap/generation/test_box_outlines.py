@@ -9,6 +9,8 @@ from PIL import Image
 from torch.nn import functional
 
 from helpers.sam_folders import SIDE, write_sam, write_sam2
+from helpers.tiny_generation import mixed_requests, write_images
+from helpers.word_generation import generator_with_boxes
 from medcap.data.boxes.box import Box
 from medcap.data.boxes.frame import Frame
 from medcap.data.boxes.style import BoxStyle
@@ -17,6 +19,7 @@ from medcap.data.regions.run_length import decode
 from medcap.errors import UserError
 from medcap.generation.decoding.box_outlines import BoxOutliner
 from medcap.generation.decoding.seen_image import SeenImage
+from medcap.generation.request import Sampling
 from medcap.generation.run import plan_box_outlines
 from medcap.models.mask_decoders.sam_files import open_sam_folder
 from medcap.models.mask_decoders.sam_model import read_sam
@@ -82,6 +85,24 @@ def test_boxes_are_read_off_the_text_where_the_model_gives_none(sides):
     assert outliner.outline("It is not there.", NOTHING, image, 0) is NOTHING
     kept = Outputs(boxes=BOXES, masks=(None,))
     assert outliner.outline("", kept, image, 0) is kept
+
+
+def test_a_sam_whose_output_is_not_finite_is_a_failure(sides, tmp_path, monkeypatch):
+    sam = sides["sam"][2]._sam
+    generator = generator_with_boxes(tmp_path, sam=sam)
+    requests = mixed_requests(write_images(tmp_path, 2))
+    wanted = generator.generate(requests, Sampling(max_new_tokens=8))
+    plain = sam.masks
+    monkeypatch.setattr(
+        sam, "masks", lambda *given: (lambda found: found._replace(logits=found.logits / 0 * 0))(plain(*given))
+    )
+    answers = generator.generate(requests, Sampling(max_new_tokens=8))
+    for answer, before in zip(answers, wanted, strict=True):
+        if before.outputs.masks:
+            assert (answer.finish, answer.error) == ("error", "the SAM's output is not finite")
+        else:
+            assert (answer.text, answer.outputs) == (before.text, before.outputs)
+    assert {answer.finish for answer in answers} == {"error", "length"}
 
 
 def test_a_run_with_masks_of_its_own_is_refused(sides):

@@ -208,6 +208,13 @@ class ImageReader:
             with self._named(path):
                 return stored_values(opened, file)
 
+    def stored_values_of_bytes(self, data: bytes) -> StoredValues:
+        """Read the numbers that the pixels of a picture in memory hold; see :meth:`stored_values`."""
+        with contextlib.ExitStack() as closing, self._named("of this request"):
+            self._check_bytes(len(data))
+            file = io.BytesIO(data)
+            return stored_values(self._identify(file, closing, whole=True), file)
+
     def open_bytes(self, data: bytes, view: View = DEFAULT_VIEW) -> Image.Image:
         """Decode an image that is in memory, such as one that came over a network; no path is involved.
 

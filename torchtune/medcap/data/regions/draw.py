@@ -14,6 +14,7 @@ from medcap.errors import UserError
 
 if TYPE_CHECKING:
     from medcap.data.images.reader import ImageReader
+    from medcap.data.images.stored_values import StoredValues
 
 _JPEG_INSIDE = 128  # compression leaves small values outside and large ones inside
 _SHOWN_VALUES = 8
@@ -42,13 +43,12 @@ def draw_region(
     """
     shape = region.shape
     match shape:
-        case MaskFile() | RunLength():
+        case MaskFile():
             inside = read_mask(shape, reader)
-            if inside.shape != (size[1], size[0]):
-                raise UserError(
-                    f"{_named(region)} has {inside.shape[1]} x {inside.shape[0]} pixels and its image {size[0]} x"
-                    f" {size[1]}: a mask has the size of the original image"
-                )
+            _check_size(region, inside.shape, size)
+        case RunLength():
+            _check_size(region, shape.size, size)  # before it is decoded: a few bytes may mean many pixels
+            inside = read_mask(shape)
         case BoxShape():
             inside = _draw_box(shape, size)
         case PointShape():
@@ -60,6 +60,15 @@ def draw_region(
             f"{_named(region)} holds no pixel of its image of {size[0]} x {size[1]}{_reason(shape, reader)}"
         )
     return inside
+
+
+def _check_size(region: Region, given: tuple[int, ...], size: Size) -> None:
+    """See that a mask of this height and width lies on an image of this width and height."""
+    if given != (size[1], size[0]):
+        raise UserError(
+            f"{_named(region)} has {given[1]} x {given[0]} pixels and its image {size[0]} x {size[1]}: a mask has the"
+            " size of the original image"
+        )
 
 
 def read_mask(mask: MaskFile | RunLength, reader: ImageReader | None = None) -> np.ndarray:
@@ -83,7 +92,19 @@ def read_mask(mask: MaskFile | RunLength, reader: ImageReader | None = None) -> 
         return decode({"size": list(mask.size), "counts": mask.counts})
     if reader is None:
         raise UserError(f"mask file {mask.path} cannot be read here: no folder of images is known")
-    stored = reader.stored_values(reader.resolve(mask.path))
+    return inside_of(reader.stored_values(reader.resolve(mask.path)), mask)
+
+
+def inside_of(stored: StoredValues, mask: MaskFile) -> np.ndarray:
+    """Return which pixels of a picture are inside a mask; see :func:`read_mask`.
+
+    Args:
+        stored: the picture.
+        mask: its name, for messages, and the value that is asked for.
+
+    Raises:
+        UserError: if a value of a JPEG file is asked for.
+    """
     if stored.exact:
         return stored.values >= 1 if mask.value is None else stored.values == mask.value
     if mask.value is not None:

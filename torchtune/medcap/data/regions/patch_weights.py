@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medcap.data.boxes.frame import Frame
+from medcap.data.regions.draw import draw_region
+from medcap.data.regions.region import Region
 from medcap.data.regions.shown import covered, shown_mask
 from medcap.errors import UserError
+
+if TYPE_CHECKING:
+    from medcap.data.images.reader import ImageReader
 
 _HALF = 128  # of 255: a pixel of the picture counts as inside
 
@@ -31,6 +37,24 @@ class RegionForm:
     points: int | None = None
     seed: int = 0
     published: bool = False
+
+
+def region_weights(
+    region: Region, frame: Frame, side: int, form: RegionForm, reader: ImageReader | None = None
+) -> np.ndarray:
+    """Draw a region and return its :func:`patch_weights`.
+
+    Args:
+        region: in pixels of the original image.
+        frame: where the parts of the image lie in the square that the tower is shown.
+        side: side of that square in pixels.
+        form: how the model reads a region.
+        reader: opens the files of masks; None where there are none.
+
+    Raises:
+        UserError: as :func:`patch_weights` and :func:`draw_region`.
+    """
+    return patch_weights(draw_region(region, frame.size, reader), frame, side, form)
 
 
 def patch_weights(mask: np.ndarray, frame: Frame, side: int, form: RegionForm) -> np.ndarray:

@@ -17,7 +17,9 @@ from medcap.data.outputs import NOTHING, Outputs
 from medcap.data.regions.region import Region, RunLength
 from medcap.data.regions.run_length import encode
 from medcap.data.regions.shown import original_mask
+from medcap.errors import UserError
 from medcap.generation.decoding.box_outlines import BoxOutliner
+from medcap.generation.decoding.finite import check_finite
 from medcap.generation.decoding.prefix_tree import Prompt, Tree
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.models.box_decoder import BoxDecoder
@@ -44,6 +46,9 @@ class WordReader(Protocol):
 
         Returns:
             The text that stands in the place of the word, and what it stands for: one thing, or nothing.
+
+        Raises:
+            UserError: if it computes numbers that are not finite.
         """
         ...
 
@@ -65,6 +70,7 @@ class BoxReader:
         """See :meth:`WordReader.read`; a box in what was laid around the image is nothing."""
         assert image.patches is not None, "the head reads them"
         edges, seen = self._decoder(hidden[None], image.patches[None])  # [1, 4], [1]
+        check_finite(self._decoder.label, edges, seen)
         left, top, right, bottom, certainty = torch.cat([edges[0], seen]).tolist()
         if certainty < 0:
             return NOT_SEEN, []
@@ -96,6 +102,8 @@ class MaskReader:
         which = torch.zeros(1, dtype=torch.int64, device=hidden.device)
         patches = None if image.patches is None else image.patches[None]
         found = self._decoder(hidden[None], patches, picture[None], which)
+        # [Contract] NaN is neither inside nor outside: it would be told as an object that the image does not show.
+        check_finite(self._decoder.label, found.logits, found.seen)
         if found.seen.item() < 0:
             return NOT_SEEN, [None]
         mask = original_mask(found.logits[0], frame)
@@ -138,16 +146,20 @@ class AnswerWords:
         """Take in prompts whose images are encoded."""
         self._answers |= {prompt: _Answer(tree.last_image) for tree in trees for prompt in tree.prompts}
 
-    def look(self, rows: Sequence[Prompt | None], chosen: Tensor, hidden: Tensor) -> None:
+    def look(self, rows: Sequence[Prompt | None], chosen: Tensor, hidden: Tensor) -> dict[int, str]:
         """Look at the image for each answer whose next token is such a word.
 
         Args:
             rows: prompt of each row.
             chosen: ``[R]`` int64, next token of each row.
             hidden: ``[R, d]`` hidden states before the final norm that predicted them.
+
+        Returns:
+            For each row whose word nothing could be computed for, why not.
         """
+        failures: dict[int, str] = {}
         if not self._readers:
-            return
+            return failures
         for row in torch.isin(chosen, self._tokens).nonzero().flatten().tolist():
             prompt = rows[row]
             if prompt is None:
@@ -158,10 +170,14 @@ class AnswerWords:
             text = ""
             if answer.image is not None:
                 # One at a time, so that it does not depend on the others of its batch.
-                with torch.no_grad():
-                    text, values = reader.read(hidden[row], answer.image, len(prompt.images) - 1)
-                found += values
+                try:
+                    with torch.no_grad():
+                        text, values = reader.read(hidden[row], answer.image, len(prompt.images) - 1)
+                    found += values
+                except UserError as error:
+                    failures[row] = str(error)
             answer.words.append(WrittenWord(token, text))
+        return failures
 
     def written(self, prompt: Prompt, token: int) -> int:
         """Return the token that was chosen last in an answer; a word that stands for something has its text."""
@@ -179,6 +195,9 @@ class AnswerWords:
 
         Returns:
             The tokens, with the texts of their words; and what the words stand for.
+
+        Raises:
+            UserError: if a SAM that outlines boxes computes numbers that are not finite.
         """
         answer = self._answers.pop(prompt)
         words = iter(answer.words)

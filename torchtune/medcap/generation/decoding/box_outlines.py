@@ -12,6 +12,7 @@ from medcap.data.outputs import Outputs
 from medcap.data.regions.region import Region, RunLength
 from medcap.data.regions.run_length import encode
 from medcap.data.regions.shown import original_mask
+from medcap.generation.decoding.finite import check_finite
 from medcap.generation.decoding.seen_image import SeenImage
 from medcap.models.mask_decoders.sam_features import KeptFeatures
 from medcap.models.mask_decoders.sam_files import sha256_of
@@ -48,6 +49,9 @@ class BoxOutliner:
 
         Returns:
             The results with a mask for each box, None for one under which nothing is found; unchanged without boxes.
+
+        Raises:
+            UserError: if the SAM computes numbers that are not finite.
         """
         boxes = outputs.boxes
         if boxes is None:
@@ -67,6 +71,7 @@ class BoxOutliner:
         prompt = torch.tensor([edges], device=picture.device) * side  # [1, 4]
         features = self._kept.of(picture[None], self._dtype, in_memory=True)
         found = self._sam.masks(features, self._sam.embed_boxes(prompt))
+        check_finite("SAM", found.logits)
         mask = original_mask(found.logits[0], frame)
         if not mask.any():
             return None

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from medcap.data.chat_tokenizer import ChatTokenizer
-from medcap.data.outputs import NOTHING
+from medcap.data.outputs import NOTHING, Outputs
+from medcap.errors import UserError
 from medcap.generation.decoding.answer_experts import AnswerExperts
 from medcap.generation.decoding.answer_words import AnswerWords
+from medcap.generation.decoding.finite import not_finite
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
 from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
@@ -26,7 +28,6 @@ OnToken = Callable[[Prompt, int], None]
 
 # Refill once this share of the rows is free: a prefill for every single row would cost more.
 REFILL_SHARE = 0.25
-_NOT_FINITE = "the model's output is not finite"
 # State of every row; it grows, shrinks and moves with the row.
 _STATE = ("open", "positions", "emitted", "limits", "answers", "uniforms", "hidden")
 
@@ -183,14 +184,16 @@ class Decoder:
         self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
         stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
         ended = (stopped | (self.emitted + 1 >= self.limits)) & self.open
-        if self.words is not None:
-            self.words.look(self.rows, chosen, self.hidden)
+        failures = {} if self.words is None else self.words.look(self.rows, chosen, self.hidden)
+        if failures:
+            ended[list(failures)] = True
         # The only place in a step that waits for the device, but for boxes and masks.
         rows = (ended | broken).nonzero().flatten().tolist()
         if on_token is not None:
             self._tell(chosen, stopped | broken, on_token)
         if rows:
-            self._end(rows, broken[rows].tolist(), stopped[rows].tolist(), finish)
+            failures |= {row: not_finite("model") for row in broken.nonzero().flatten().tolist()}
+            self._end(rows, failures, stopped[rows].tolist(), finish)
         self.open[rows] = False
         # A closed row stays where it is, within its slots; what it computes is never read.
         self.emitted += self.open
@@ -217,26 +220,34 @@ class Decoder:
             if prompt is not None and not is_silent:
                 on_token(prompt, token if self.words is None else self.words.written(prompt, token))
 
-    def _end(self, rows: list[int], broken: list[bool], stopped: list[bool], finish: Finish) -> None:
+    def _end(self, rows: list[int], failures: dict[int, str], stopped: list[bool], finish: Finish) -> None:
         counts = (self.emitted[rows] + 1).tolist()
         answers = self.answers[rows].tolist()
-        for row, is_broken, by_itself, count, answer in zip(rows, broken, stopped, counts, answers, strict=True):
+        for row, by_itself, count, answer in zip(rows, stopped, counts, answers, strict=True):
             prompt, self.rows[row] = self.rows[row], None
             assert prompt is not None, "an open row has one"
-            if is_broken:
+            tokens, outputs = answer[: count - 1] if by_itself else answer[:count], NOTHING
+            failure = failures.get(row, "")
+            if not failure:
+                try:
+                    tokens, outputs = self._with_words(prompt, tokens)
+                except UserError as error:
+                    failure = str(error)
+            if failure:
                 self.cache.clear(row)
                 self.hidden[row] = 0
                 self._forget(prompt)
-                finish(prompt, Generation(text="", finish="error", error=_NOT_FINITE))
+                finish(prompt, Generation(text="", finish="error", error=failure))
                 continue
-            tokens = answer[: count - 1] if by_itself else answer[:count]
             reason = "stop" if by_itself else "length"
-            outputs = NOTHING
-            if self.words is not None:
-                tokens, outputs = self.words.end(prompt, tokens, self.tokenizer.decode)
             if self.experts is not None:
                 outputs = replace(outputs, experts=self.experts.end(prompt))
             finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))
+
+    def _with_words(self, prompt: Prompt, tokens: list[int]) -> tuple[list[int], Outputs]:
+        if self.words is None:
+            return tokens, NOTHING
+        return self.words.end(prompt, tokens, self.tokenizer.decode)
 
     def _decode(self) -> None:
         chosen = self.answers.gather(1, (self.emitted - 1).clamp(min=0)[:, None]).squeeze(1)  # [R]

@@ -21,9 +21,8 @@ from medcap.data.images.raster import to_rgb
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.tiles import Tiles
-from medcap.data.regions.draw import draw_region
-from medcap.data.regions.patch_weights import patch_weights
-from medcap.data.regions.region import Region
+from medcap.data.question_regions import QuestionRegion
+from medcap.data.regions.patch_weights import region_weights
 from medcap.errors import UserError
 from medcap.generation.decoding.prefix_tree import image_key
 from medcap.generation.decoding.seen_image import SeenImage
@@ -166,11 +165,11 @@ class ImageRows:
         """Return what was encoded of an image without failure."""
         return self._seen[image_key(image)]
 
-    def encode_region(self, region: Region, image: RequestImage) -> Tensor:
+    def encode_region(self, region: QuestionRegion, image: RequestImage) -> Tensor:
         """Return the tokens of a region of an image that was encoded without failure: ``[K, d]``.
 
         Args:
-            region: in pixels of the original image.
+            region: drawn here where it has no weights yet.
             image: the image.
 
         Raises:
@@ -178,8 +177,10 @@ class ImageRows:
         """
         seen, encoder = self.seen(image), self._model.region_encoder
         assert encoder is not None and seen.patches is not None, "a prompt names regions only for an encoder"
-        mask = draw_region(region, seen.frame.size, self._reader)
-        weights = patch_weights(mask, seen.frame, self._preprocess.image_size, encoder.form)  # [T]
+        weights = region.weights  # [T]
+        if weights is None:
+            side = self._preprocess.image_size
+            weights = region_weights(region.region, seen.frame, side, encoder.form, self._reader)
         # One at a time, so that it does not depend on the others of its batch.
         return self._model.encode_regions(seen.patches[None], torch.from_numpy(weights).to(self._model.device)[None])[0]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from medcap.generation.decoding.finite import not_finite
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.prefill import masked_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
@@ -67,7 +68,7 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
         if all(abs(total) < float("inf") for total in sums):
             finish(prompt, CandidateScores(sums, counts))
         else:
-            finish(prompt, CandidateScores(error="the model's output is not finite"))
+            finish(prompt, CandidateScores(error=not_finite("model")))
 
 
 def _log_probabilities(

@@ -51,7 +51,7 @@ def with_image_rows(
     kept, rows, failed = [], [], dict[Prompt, str]()
     for prompt in tree.prompts:
         try:
-            rows += [images.encode_region(one.region, prompt.images[one.image]) for one in prompt.regions]
+            rows += [images.encode_region(one, prompt.images[one.image]) for one in prompt.regions]
             kept.append(prompt)
         except UserError as error:
             failed[prompt] = str(error)

@@ -71,11 +71,15 @@ class Part(StrictModel):
 
 
 class ChatMessage(StrictModel):
-    """A turn; a refusal is what an assistant said instead of an answer."""
+    """A turn; a refusal is what an assistant said instead of an answer.
+
+    ``regions`` is ours: those that ``<region></region>`` in the user's words stands for.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[Part], BeforeValidator(_as_parts)]
     refusal: str | None = None
+    regions: list[Any] | None = None
 
     @property
     def images(self) -> list[Part]:

@@ -26,6 +26,7 @@ from medcap.generation.typed_placeholders import Placed, find_placeholders
 from medcap.serving.api.api_error import ApiError, bad_request
 from medcap.serving.api.chat_body import SYSTEM, ChatBody, ChatMessage, Part, ViewFields
 from medcap.serving.api.data_url import read_data_url
+from medcap.serving.api.request_regions import RequestRegions
 from medcap.serving.limits import Limits
 
 # The views that parts of a request ask for, by the parts' fields.
@@ -61,7 +62,7 @@ class ConversationReader:
             The turns; images are :class:`PreparedImage`.
 
         Raises:
-            ApiError: 400, if a turn is out of place, the text too long, or an image cannot be taken.
+            ApiError: 400, if a turn is out of place, the text too long, or an image or a region cannot be taken.
         """
         num_images = num_characters = 0
         views: Views = {}
@@ -72,10 +73,14 @@ class ConversationReader:
         room = _Room(num_images, self._limits.max_images)
         if num_characters > self._limits.max_characters:
             raise too_long(self._generator.max_seq_len)
-        turns = _turns_to_answer(body)
-        return [
-            self._message(f"messages.{index}.content", message, request_id, views, room) for index, message in turns
+        reads_regions = self._generator.tokenizer.region_token_id is not None
+        regions = RequestRegions(reads_regions, self._limits.max_regions, self._images, request_id)
+        regions.check(body)
+        turns = [
+            (f"messages.{index}", message, self._message(f"messages.{index}.content", message, request_id, views, room))
+            for index, message in _turns_to_answer(body)
         ]
+        return regions.place(turns)
 
     def _check_message(self, message: ChatMessage, field: str, views: Views) -> None:
         for index, part in enumerate(message.content):

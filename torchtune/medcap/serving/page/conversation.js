@@ -1,6 +1,6 @@
 // What was said: exchanges of one question with an answer of each run.
 
-import { framesOf, viewOf, viewWords } from "./view.js";
+import { picturesOf, viewOf, viewWords } from "./view.js";
 
 // What stands for an image in a turn, as medcap.generation.typed_placeholders has it: <image> at the edges, ① anywhere.
 const PLACEHOLDER = /<image>|\u2460+/g;
@@ -15,18 +15,22 @@ export class Conversation {
     this.exchanges = [];
   }
 
-  // boxes: those that the text names; words: the text of each run, with the boxes in its notation.
-  ask(text, images, models, boxes = [], words = {}) {
+  // boxes: those that the text names; words: the text of each run, with the boxes in its notation; regions: that of each
+  // <region></region> of the text.
+  ask(text, images, models, boxes = [], words = {}, regions = []) {
     const answers = new Map(models.map((model) => [model, newAnswer()]));
-    this.exchanges.push({ text, images, answers, boxes, words, best: null });
+    this.exchanges.push({ text, images, answers, boxes, words, regions, best: null });
     return this.exchanges.at(-1);
   }
 
   // The messages that a run is sent so that it answers one exchange.
   messages(exchange, model, system, alone) {
     const messages = system ? [{ role: "system", content: system }] : [];
-    for (const { text, images, answer } of this.turns(exchange, model, alone)) {
-      messages.push({ role: "user", content: parts(text, images) });
+    const turns = this.turns(exchange, model, alone);
+    const pictures = picturesOf(turns.flatMap((turn) => turn.images));
+    for (const { text, images, regions, answer } of turns) {
+      const numbered = regions.map((region) => numberedRegion(region, pictures));
+      messages.push({ role: "user", content: parts(text, images), ...(numbered.length && { regions: numbered }) });
       if (answer !== null) messages.push({ role: "assistant", content: answer });
     }
     return messages;
@@ -42,16 +46,18 @@ export class Conversation {
   // that were shown there go with its next turn, or it would answer that one blindly. Alone, an exchange without images
   // is about those that were shown last.
   turns(last, model, alone) {
-    if (alone) return [{ text: textFor(last, model), images: this.shownFor(last), answer: null }];
+    const asked = (images) => ({ text: textFor(last, model), images, regions: last.regions, answer: null });
+    if (alone) return [asked(this.shownFor(last))];
     const turns = [];
     let waiting = [];
     for (const exchange of this.exchanges) {
       const images = [...waiting, ...exchange.images];
-      if (exchange === last) return [...turns, { text: textFor(exchange, model), images, answer: null }];
+      if (exchange === last) return [...turns, asked(images)];
       const answer = wordsOf(exchange.answers.get(model));
       if (answer) {
         const { masks } = exchange.answers.get(model);
-        turns.push({ text: fitting(textFor(exchange, model), images.length), images, answer, masks });
+        const { regions } = exchange;
+        turns.push({ text: fitting(textFor(exchange, model), images.length), images, regions, answer, masks });
       }
       waiting = answer ? [] : images;
     }
@@ -92,6 +98,7 @@ export class Conversation {
         { from: "human", value: rowText(text, images.length) },
         { from: "gpt", value: answer },
       ]),
+      ...rowRegions(turns),
       ...rowMasks(turns),
     };
   }
@@ -101,13 +108,27 @@ export class Conversation {
   }
 }
 
+// A region as a row has it, with the number of the picture that it lies on.
+function numberedRegion({ image, slice, region }, pictures) {
+  const onIt = (other) => !slice || (slice.axis === other?.axis && slice.number === other?.number);
+  const number = pictures.findLastIndex((picture) => picture.image === image && onIt(picture.slice));
+  if (number < 0) throw new Error(`A region is on ${image.name}, which this run is not shown with the question.`);
+  return { ...region, ...(number && { image: number }) };
+}
+
+function rowRegions(turns) {
+  const pictures = picturesOf(turns.flatMap((turn) => turn.images));
+  const regions = turns.flatMap((turn) => turn.regions.map((region) => numberedRegion(region, pictures)));
+  return regions.length ? { regions } : {};
+}
+
 // The masks of a row, one for each <SEG> of its answers, each on the last image that was shown before it. A slice of a
 // volume counts as an image.
 function rowMasks(turns) {
   const masks = [];
   let count = 0;
   for (const turn of turns) {
-    count += turn.images.flatMap(framesOf).length;
+    count += picturesOf(turn.images).length;
     const there = turn.masks.filter(({ mask }) => mask);
     if (there.length !== turn.answer.split("<SEG>").length - 1) return {};
     masks.push(...there.map(({ runLength }) => ({ mask: runLength, image: count - 1 })));

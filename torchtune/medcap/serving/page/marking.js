@@ -1,91 +1,25 @@
-// Boxes that a person draws on the picture, or types: they go with the next question.
+// What is drawn on the picture, or typed: a box that goes into the words, or a region.
+
+import { Marks } from "./marks.js";
+import * as regions from "./regions.js";
 
 const $ = (id) => document.getElementById(id);
 
-const MARK = /\{box ?(\d+)\}/g;
 const LEAST = 4; // CSS pixels a drag must be long and high: less is a click
 
-export const COLOR = "#ffd400";
-
-let marks = []; // {image, box: [left, top, right, bottom] in shares of it, slice}
-
-export const all = () => marks;
-
-export function clear() {
-  marks = [];
-}
+export const boxes = new Marks("box", "#ffd400", pixelWords);
 
 // What a server needs to write them into a question.
 export const toSend = (given) => given.map(({ image: { width, height }, box }) => ({ box, width, height }));
 
-// Those on what is in sight, as regions of picture.js.
-export function regions(image, given = marks) {
-  return given
-    .map((mark, place) => ({ ...mark, label: `box ${place + 1}`, color: COLOR, asked: true }))
-    .filter((mark) => mark.image === image && onSlice(mark.slice, sliceOf(image)));
-}
-
-// The slice of an image that is in sight; null where it has one only.
-export function sliceOf(image) {
-  if (!image?.slices || image.slices.frames === 1) return null;
-  return { axis: image.view?.axis ?? "axial", number: image.slices.numbers[image.place] };
-}
-
-// Whether something that belongs to a slice, or to any, is seen on another.
-export const onSlice = (slice, other) => !slice || (slice.axis === other?.axis && slice.number === other?.number);
-
-// Why the boxes cannot go with a question now; "" where they can: a run must be shown the slice that a box is on.
-export function problem() {
-  for (const [place, { image, slice }] of marks.entries()) {
-    const { axis = "axial", frames } = image.view ?? {};
-    if (!slice || (slice.axis === axis && (typeof frames === "string" || frames === slice.number))) continue;
-    return `Box ${place + 1} is on ${sliceWords(slice)}, which the run is not shown: turn back to it, or take the box away.`;
-  }
-  return "";
-}
-
-// A chip for each box; one more click takes it away.
-export function chips(changed) {
-  return marks.map((mark, place) => {
-    const chip = Object.assign(document.createElement("button"), { type: "button", className: "small chip" });
-    chip.textContent = `box ${place + 1}: ${pixelWords(mark)} ×`;
-    chip.title = "Take it away";
-    chip.addEventListener("click", () => {
-      remove(place);
-      changed();
-    });
-    return chip;
-  });
-}
-
-function remove(place) {
-  marks = marks.toSpliced(place, 1);
-  $("words").value = $("words").value.replaceAll(MARK, (mark, digits) => {
-    const number = Number(digits) - 1;
-    if (number === place) return "";
-    return number > place ? `{box ${number}}` : mark;
-  });
-}
-
-export function removeOf(image) {
-  for (let place = marks.length - 1; place >= 0; place -= 1) if (marks[place].image === image) remove(place);
-}
-
-function pixelWords({ image, box, slice }) {
+function pixelWords({ image, box }) {
   const [left, top, right, bottom] = box.map((share, place) => Math.round(share * (place % 2 ? image.height : image.width)));
-  return `${left}, ${top} to ${right}, ${bottom}${slice ? ` on ${sliceWords(slice)}` : ""}`;
+  return `${left}, ${top} to ${right}, ${bottom}`;
 }
 
-const sliceWords = ({ axis, number }) => `${axis} slice ${number + 1}`;
-
-function add(image, box) {
-  marks = [...marks, { image, box, slice: sliceOf(image) }];
-  const words = $("words");
-  const before = words.value.slice(0, words.selectionStart);
-  const after = words.value.slice(words.selectionEnd);
-  const text = `${before && !/\s$/.test(before) ? " " : ""}{box ${marks.length}}${after && !/^[\s.,;:?!]/.test(after) ? " " : ""}`;
-  words.setRangeText(text, words.selectionStart, words.selectionEnd, "end");
-}
+// "words" (a box that is written into the question), or a region: "box", "brush", "point".
+const tool = () => $("tool").value;
+const addBox = (image, box) => (tool() === "words" ? boxes.add(image, { box }) : regions.addBox(image, box));
 
 // The box that was typed in pixels: "120 40 300 200"; raises what is wrong with it.
 function typed(text, { width, height }) {
@@ -105,7 +39,9 @@ function typed(text, { width, height }) {
 export function listen(shown, changed, failed) {
   const canvas = $("picture");
   const frame = $("drag");
+  const brush = $("brush");
   let start = null; // where a drag began, in CSS pixels of the canvas
+  let way = []; // of the brush since then
 
   const at = (event) => {
     const edges = canvas.getBoundingClientRect();
@@ -115,7 +51,23 @@ export function listen(shown, changed, failed) {
   const sides = (event) => [at(event), start].reduce(([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)]);
   const stop = () => {
     start = null;
-    frame.hidden = true;
+    way = [];
+    frame.hidden = brush.hidden = true;
+  };
+  // Brush and point are as large as the slider says, in hundredths of the shorter side.
+  const radius = (width, height) => (Number($("size").value) / 100) * Math.min(width, height);
+  const inPixels = ([x, y]) => {
+    const { width, height } = canvas.getBoundingClientRect();
+    return [(x / width) * shown().width, (y / height) * shown().height];
+  };
+  const paint = () => {
+    const { width, height } = canvas.getBoundingClientRect();
+    brush.hidden = false;
+    Object.assign(brush, { width, height });
+    Object.assign(brush.style, { left: `${canvas.offsetLeft}px`, top: `${canvas.offsetTop}px` });
+    const pen = brush.getContext("2d");
+    pen.strokeStyle = regions.marks.color;
+    regions.stroke(pen, way, Math.max(1, radius(width, height)));
   };
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -125,9 +77,15 @@ export function listen(shown, changed, failed) {
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     start = at(event);
+    way = [start];
+    if (tool() === "brush") paint();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!start) return;
+    if (!start || tool() === "point") return;
+    if (tool() === "brush") {
+      way.push(at(event));
+      return paint();
+    }
     const [left, top, right, bottom] = sides(event);
     frame.hidden = false;
     Object.assign(frame.style, {
@@ -139,17 +97,23 @@ export function listen(shown, changed, failed) {
   });
   canvas.addEventListener("pointerup", (event) => {
     if (!start) return;
+    const image = shown();
     const [left, top, right, bottom] = sides(event);
+    const [points, size] = [[...way, at(event)].map(inPixels), radius(image.width, image.height)];
     stop();
+    if (tool() === "brush") regions.addStroke(image, points, size);
+    if (tool() === "point") regions.addPoint(image, points.at(-1), size);
+    if (tool() === "brush" || tool() === "point") return changed();
     if (right - left < LEAST || bottom - top < LEAST) return;
     const { width, height } = canvas.getBoundingClientRect();
-    add(shown(), [left / width, top / height, right / width, bottom / height]);
+    addBox(image, [left / width, top / height, right / width, bottom / height]);
     changed();
   });
   canvas.addEventListener("pointercancel", stop);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") stop();
   });
+  $("tool").addEventListener("change", () => showControls(shown(), true));
   $("draw").addEventListener("click", () => {
     const draws = $("draw").getAttribute("aria-pressed") !== "true";
     $("draw").setAttribute("aria-pressed", draws);
@@ -158,7 +122,7 @@ export function listen(shown, changed, failed) {
   $("mark").addEventListener("submit", (event) => {
     event.preventDefault();
     try {
-      add(shown(), typed($("edges").value, shown()));
+      addBox(shown(), typed($("edges").value, shown()));
       $("edges").value = "";
       changed();
     } catch (error) {
@@ -167,7 +131,12 @@ export function listen(shown, changed, failed) {
   });
 }
 
-// The controls are there while an image is.
-export function showControls(image) {
+// The controls are there while an image is; those of regions while a run that is asked reads regions.
+export function showControls(image, readsRegions) {
   $("mark").hidden = !image;
+  $("tool").hidden = !readsRegions;
+  if (!readsRegions) $("tool").value = "words";
+  const sized = tool() === "brush" || tool() === "point";
+  $("size_row").hidden = !sized;
+  $("edges_row").hidden = $("add").hidden = sized;
 }

@@ -1,6 +1,6 @@
 // Masks of answers: read from run-lengths, drawn over the image, and saved as pictures.
 
-import { framesOf } from "./view.js";
+import { picturesOf } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -31,15 +31,38 @@ export function decode({ size: [height, width], counts }) {
   return { width, height, inside };
 }
 
+// The inverse of decode.
+export function encode({ width, height, inside }) {
+  const lengths = [];
+  let [value, length] = [0, 0];
+  for (let column = 0; column < width; column += 1) {
+    for (let row = 0; row < height; row += 1) {
+      const now = inside[row * width + column];
+      if (now !== value) {
+        lengths.push(length);
+        [value, length] = [now, 0];
+      }
+      length += 1;
+    }
+  }
+  lengths.push(length);
+  let counts = "";
+  lengths.forEach((whole, number) => {
+    let left = number > 2 ? whole - lengths[number - 2] : whole;
+    for (let more = true; more; ) {
+      const digit = left & 0x1f;
+      left >>= 5;
+      more = digit & 0x10 ? left !== -1 : left !== 0;
+      counts += String.fromCharCode((more ? digit | 0x20 : digit) + 48);
+    }
+  });
+  return { size: [height, width], counts };
+}
+
 // The masks of an answer, each on its image, and on its slice where that has several; a null stays one.
 // seen: the images that the run was sent.
 export function read(masks, seen) {
-  const singles = seen.flatMap((image) =>
-    framesOf(image).map((number) => ({
-      image,
-      slice: number === null ? null : { axis: image.view?.axis ?? "axial", number },
-    })),
-  );
+  const singles = picturesOf(seen);
   return masks.map(({ mask, image, label }, place) => ({
     name: [`mask ${place + 1}`, label].filter(Boolean).join(" "),
     label: label ?? `mask ${place + 1}`,
@@ -50,7 +73,7 @@ export function read(masks, seen) {
 }
 
 // With what it takes to draw it again and again.
-const measured = (mask) => ({ ...mask, box: around(mask), path: outline(mask) });
+export const measured = (mask) => ({ ...mask, box: around(mask), path: outline(mask) });
 
 // Along the edges of the pixels, in shares of the image.
 function outline({ width, height, inside }) {

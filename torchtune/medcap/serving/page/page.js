@@ -4,8 +4,10 @@ import * as api from "./api.js";
 import { Conversation, hasAnswered, newAnswer, textFor } from "./conversation.js";
 import { dataURL, smaller } from "./files.js";
 import * as marking from "./marking.js";
+import { onSlice, sliceOf } from "./marks.js";
 import * as masks from "./masks.js";
 import { show } from "./picture.js";
+import * as regions from "./regions.js";
 import { viewWords } from "./view.js";
 import * as volume from "./volume.js";
 
@@ -17,6 +19,7 @@ let shown = null; // the image in the viewer
 let looking = null; // the exchange whose answers are drawn over it
 let running = null; // an AbortController while answers come
 let maxImages = 1;
+let readers = []; // the runs that read regions
 
 start();
 
@@ -24,6 +27,7 @@ async function start() {
   try {
     const known = await api.settings();
     maxImages = known.max_images;
+    readers = known.reads_regions;
     $("max_tokens").value = Math.min(256, known.max_new_tokens);
     $("max_tokens").max = known.max_new_tokens;
     known.models.forEach(addModel);
@@ -50,7 +54,10 @@ function addModel(name, place) {
   const box = make("input", { type: "checkbox", value: name, checked: place < 2 });
   label.append(box, name);
   label.style.color = color(name, place);
-  box.addEventListener("change", refresh);
+  box.addEventListener("change", () => {
+    refresh();
+    showMarking();
+  });
   $("models").append(label);
 }
 
@@ -144,20 +151,22 @@ marking.listen(
 
 masks.listen(draw);
 
+const showMarking = () => marking.showControls(shown, chosen().some((model) => readers.includes(model)));
+
 function draw() {
   volume.showControls(shown, !attached.includes(shown));
-  marking.showControls(shown);
-  const regions = marking.regions(shown);
+  showMarking();
+  const drawn = [...regions.marks.inSight(shown), ...marking.boxes.inSight(shown)];
   if (looking) {
-    regions.push(...marking.regions(shown, looking.boxes));
+    drawn.push(...regions.marks.inSight(shown, looking.regions), ...marking.boxes.inSight(shown, looking.boxes));
     for (const [model, answer] of looking.answers) {
-      for (const region of [...answer.masks, ...answer.regions].filter(({ image, slice }) => image === shown && marking.onSlice(slice, marking.sliceOf(shown)))) {
-        regions.push({ ...region, color: getComputedStyle(document.body).getPropertyValue(color(model).slice(4, -1)) });
+      for (const region of [...answer.masks, ...answer.regions].filter(({ image, slice }) => image === shown && onSlice(slice, sliceOf(shown)))) {
+        drawn.push({ ...region, color: getComputedStyle(document.body).getPropertyValue(color(model).slice(4, -1)) });
       }
     }
   }
-  masks.showControls(regions.some(({ mask }) => mask));
-  return show(shown, regions);
+  masks.showControls(drawn.some(({ mask }) => mask));
+  return show(shown, drawn);
 }
 
 $("file").addEventListener("change", () => {
@@ -185,19 +194,27 @@ $("composer").addEventListener("submit", async (event) => {
   running = new AbortController();
   refresh();
   try {
-    if (marking.problem()) throw new Error(marking.problem());
-    const marks = marking.all();
-    looking = conversation.ask(text, attached, models, marks, await wordsFor(models, text, marks));
+    const problem = marking.boxes.problem() || regions.marks.problem();
+    if (problem) throw new Error(problem);
+    const boxes = marking.boxes.all;
+    const placed = regions.place(text);
+    const words = await wordsFor(models, placed.text, boxes);
+    looking = conversation.ask(placed.text, attached, models, boxes, words, placed.regions);
   } catch (error) {
     running = null;
     refresh();
     return complain(error);
   }
   attached = [];
-  marking.clear();
+  forgetMarks();
   $("words").value = "";
   answerAll(looking, models);
 });
+
+function forgetMarks() {
+  marking.boxes.clear();
+  regions.marks.clear();
+}
 
 // What each run is asked: it has its own notation of boxes.
 const wordsFor = async (models, text, marks) =>
@@ -238,14 +255,13 @@ async function answerAll(exchange, models) {
 async function answerOne(exchange, model, signal) {
   const answer = exchange.answers.get(model);
   const alone = $("alone").checked;
-  const messages = conversation.messages(exchange, model, $("system").value.trim(), alone);
-  const request = { model, messages, ...sampling() };
   answer.seen = conversation.seen(exchange, model, alone);
   const sent = conversation.turns(exchange, model, alone).at(-1).images;
   answer.earlier = sent.filter((image) => !exchange.images.includes(image));
   try {
+    const messages = conversation.messages(exchange, model, $("system").value.trim(), alone);
     const completed = await api.complete(
-      request,
+      { model, messages, ...sampling() },
       (piece) => {
         answer.text += piece;
         const place = $("log").querySelector(`[data-open="${CSS.escape(model)}"] .text`);
@@ -294,7 +310,7 @@ $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   conversation = new Conversation();
   attached = [];
-  marking.clear();
+  forgetMarks();
   look(null, null);
   redrawLog();
   quiet();
@@ -418,13 +434,18 @@ function refresh() {
     ...attached.map((image) =>
       imageButton(image, null, () => {
         attached = attached.filter((other) => other !== image);
-        marking.removeOf(image);
+        marking.boxes.removeOf(image);
+        regions.marks.removeOf(image);
         if (shown === image) look(null, null);
         refresh();
       }),
     ),
   );
-  $("marked").replaceChildren(...marking.chips(() => { refresh(); draw(); }));
+  const changed = () => {
+    refresh();
+    draw();
+  };
+  $("marked").replaceChildren(...marking.boxes.chips(changed), ...regions.marks.chips(changed));
   const nothing = $("words").value.trim() === "" && attached.length === 0;
   $("send").textContent = $("words").value.trim() === "" ? "Describe" : "Ask";
   $("send").disabled = busy || nothing || chosen().length === 0;

@@ -8,7 +8,7 @@ const stage = document.getElementById("stage");
 const hint = document.getElementById("hint");
 
 // regions: [{box: [left, top, right, bottom], label, color} or {mask: from masks.js, label, color}], boxes in shares of the
-// image's size; asked: whether a box is one of the question, which has its label below it.
+// image's size; asked: whether it is one of the question, which has its label below it.
 export async function show(image, regions = []) {
   canvas.hidden = !image;
   hint.hidden = Boolean(image);
@@ -27,8 +27,8 @@ export async function show(image, regions = []) {
     if (region.mask) drawMask(pen, region);
     if (region.box) drawBox(pen, region);
   }
-  for (const { mask, label, color } of regions) {
-    if (mask?.box && masks.opacity()) drawLabel(pen, { box: mask.box, label, color });
+  for (const { mask, label, color, asked } of regions) {
+    if (mask?.box && masks.opacity()) drawLabel(pen, { box: mask.box, label, color, asked });
   }
 }
 

@@ -31,6 +31,15 @@ export function framesOf(image) {
   return Array.from({ length: number }, (_, part) => Math.floor(((2 * part + 1) * count) / (2 * number)));
 }
 
+// The pictures that a run is shown of images, in their order, each with its slice; null where the image has one only.
+export const picturesOf = (images) =>
+  images.flatMap((image) =>
+    framesOf(image).map((number) => ({
+      image,
+      slice: number === null ? null : { axis: image.view?.axis ?? "axial", number },
+    })),
+  );
+
 // "40,400" -> [40, 400]; "-100,2250/40,350/40,80" -> one for each channel.
 function windows(text) {
   const pairs = text.split("/").map((pair) => pair.split(",").map(Number));

@@ -150,6 +150,7 @@ def page_routes(service: Service, keys: Keys, votes: VoteLog, examples: Sequence
         return JSONResponse(
             {
                 "models": list(service.runs),
+                "reads_regions": [name for name, run in service.runs.items() if run.reads_regions],
                 "examples": [path.name for path in examples],
                 "max_new_tokens": limits.max_new_tokens,
                 "max_images": limits.max_images,

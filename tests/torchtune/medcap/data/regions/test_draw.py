@@ -162,7 +162,7 @@ def test_a_run_length_and_an_empty_one():
         draw(empty)
     assert not draw(empty, may_be_empty=True).any()
     with pytest.raises(UserError, match="its counts are damaged"):
-        draw(RunLength((7, 4), "714"))
+        draw(RunLength((4, 7), "714"))
 
 
 def test_regions_that_cannot_be_drawn(reader, tmp_path):

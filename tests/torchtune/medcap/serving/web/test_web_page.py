@@ -73,8 +73,20 @@ def test_the_page_brings_all_that_it_names_and_nothing_from_elsewhere(client):
         content = reply.body.decode()
         assert "://" not in content
         named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', content)}
-    scripts = ("page", "api", "conversation", "files", "marking", "masks", "picture", "view", "volume")
-    assert seen == {"page/page.css", *(f"page/{name}.js" for name in scripts)}
+    scripts = (
+        "page",
+        "api",
+        "conversation",
+        "files",
+        "marking",
+        "marks",
+        "masks",
+        "picture",
+        "regions",
+        "view",
+        "volume",
+    )
+    assert seen == {"page/page.css", *(f"page/{name}.js" for name in (*scripts, "volume"))}
     # Every element that the script asks for is there.
     for name in ("page", "marking", "masks", "volume"):
         script = client.request("GET", f"/page/{name}.js").body.decode()
@@ -87,6 +99,7 @@ def test_settings_name_runs_examples_and_limits(client):
         "examples": ["a.dcm", "b.png"],
         "max_new_tokens": 32,
         "max_images": 8,
+        "reads_regions": [],
     }
 
 
