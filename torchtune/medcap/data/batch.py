@@ -77,6 +77,8 @@ class Batch:
             ``box_seen`` and ``box_look``: all boxes; those of masks likewise.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
+        causal: whether each row is one document without branches, after the prompt prefix if there is one, and then
+            padding: what a token sees before itself is what it must see, and no mask is needed.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
         buffer: the memory that holds all the tensors, if it is one piece.
     """
@@ -96,6 +98,7 @@ class Batch:
     names: tuple[str, ...] = ()
     prompt_prefix: tuple[int, ...] = ()
     static_shape: bool = False
+    causal: bool = False
     buffer: Tensor | None = None
     box_targets: Tensor | None = field(default=None, metadata=_BOX)
     box_seen: Tensor | None = field(default=None, metadata=_BOX)
@@ -171,7 +174,7 @@ class Batch:
         indices |= self._on_axis(_MASK_INDEX) | self._on_axis(_REGION_INDEX)
         for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
-        return replace(self, **flat, buffer=None)
+        return replace(self, **flat, causal=False, buffer=None)
 
     def micro_batches(self, max_tokens: int) -> list[Batch]:
         """Cut the batch, without its padding, between documents; the parts' losses add up to the loss of the whole.
@@ -303,8 +306,16 @@ def make_batch(
         names=names,
         prompt_prefix=prompt_prefix,
         static_shape=static_shape,
+        causal=_is_causal(columns, len(prompt_prefix)),
         **further,
     )
+
+
+def _is_causal(columns: Mapping[str, np.ndarray], prompt_prefix_length: int) -> bool:
+    """Return ``causal`` of a batch."""
+    document, after = columns["document"], columns["after_prompt_prefix"]
+    alone = bool((document <= 0).all() and (columns["branch"] == 0).all())  # padding has -1
+    return alone and (prompt_prefix_length == 0 or bool(after[document != PADDING_DOCUMENT].all()))
 
 
 def _pictures(pixels: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+# Numbers; GPU kernels read a mask in pieces of this size.
+_MASK_ALIGNMENT = 8
+
 
 def packed_attention_mask(
     document: Tensor,
@@ -52,8 +55,19 @@ def packed_attention_mask(
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a boolean mask as a tensor to add to the scores: 0 where a query attends to a key, else minus infinity."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    """Return a boolean mask as a tensor to add to the scores: 0 where a query attends to a key, else minus infinity.
+
+    Args:
+        mask: ``[..., keys]`` bool.
+        dtype: of the scores.
+
+    Returns:
+        ``[..., keys]``. On a GPU its rows begin at multiples of 8 numbers: of others every layer would make a copy.
+    """
+    keys = mask.shape[-1]
+    stride = keys if mask.device.type == "cpu" else -(-keys // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    added = torch.zeros(*mask.shape[:-1], stride, dtype=dtype, device=mask.device)[..., :keys]
+    return added.masked_fill_(~mask, -torch.inf)
 
 
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:

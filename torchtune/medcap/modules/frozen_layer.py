@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torchtune.modules import MultiHeadAttention, TransformerDecoder, TransformerSelfAttentionLayer
 
 from medcap.modules.frozen_functions import feed_forward, normalise, rotate
+from medcap.modules.fused_attention import causal_attention, masked_attention
 from medcap.modules.ragged_attention import RaggedAttention
 
 
@@ -155,14 +156,13 @@ def _attend(
             for before, own in zip(prompt_prefix, (key, value), strict=True)
         )
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [R, H, S, h]
-    grouped = query.shape[1] != key.shape[1]
     if isinstance(mask, BlockMask):
+        grouped = query.shape[1] != key.shape[1]
         attended = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+    elif mask is None:
+        attended = causal_attention(query, key, value)
     else:
-        added = None if mask is None else mask[:, None]  # [R, 1, S, P + S]
-        attended = scaled_dot_product_attention(
-            query, key, value, attn_mask=added, is_causal=mask is None, enable_gqa=grouped
-        )
+        attended = masked_attention(query, key, value, mask[:, None])
     return attended.transpose(1, 2)
 
 

@@ -169,8 +169,11 @@ def single_world(device: torch.device) -> DistributedContext:
     """Return a run of one process.
 
     Args:
-        device: device of the process.
+        device: device of the process. A GPU without a number is the first: tensors on it say ``cuda:0``, which is not
+            equal to ``cuda``.
     """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
     return DistributedContext(rank=0, size=1, local_rank=0, local_size=1, device=device)
 
 
