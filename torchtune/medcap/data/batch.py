@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
-from medcap.data.target_tensors import target_counts, target_tensors
+from medcap.data.target_tensors import masked_images, target_counts, target_tensors
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # In bytes: enough for every dtype and for fast kernels.
@@ -35,6 +35,7 @@ _MASK = {"axis": "mask"}  # likewise for masks
 _MASK_INDEX = {"axis": "mask_index"}
 _REGION = {"axis": "region"}  # likewise for regions of questions
 _REGION_INDEX = {"axis": "region_index"}
+_MASKED = {"axis": "masked"}  # which pictures have masks
 _MASK_PICTURE = {"axis": "mask_picture"}  # one entry for each picture that the mask decoder is shown
 
 
@@ -65,6 +66,9 @@ class Batch:
         mask_seen: ``[M]`` float32 as for boxes, or None.
         mask_images: ``[M]`` int64 likewise, or None; pictures of ``mask_pictures`` where there are any.
         mask_positions: ``[M]`` int64 likewise, or None.
+        masked_images: ``[m]`` int64 the different ones of ``mask_images``, ascending, or None. Like the next, it is
+            made with the batch: a device that had to look for them would stop for the answer.
+        masked_which: ``[M]`` int64 for each mask the place of its picture in ``masked_images``, or None.
         region_weights: ``[Q, T]`` float32, how much each patch of its picture weighs in each region of a question; None
             without regions.
         region_images: ``[Q]`` int64, the picture that each region lies on, or None.
@@ -108,6 +112,8 @@ class Batch:
     mask_seen: Tensor | None = field(default=None, metadata=_MASK)
     mask_images: Tensor | None = field(default=None, metadata=_MASK)
     mask_positions: Tensor | None = field(default=None, metadata=_MASK_INDEX)
+    masked_images: Tensor | None = field(default=None, metadata=_MASKED)
+    masked_which: Tensor | None = field(default=None, metadata=_MASKED)
     region_weights: Tensor | None = field(default=None, metadata=_REGION)
     region_images: Tensor | None = field(default=None, metadata=_REGION)
     region_positions: Tensor | None = field(default=None, metadata=_REGION_INDEX)
@@ -163,6 +169,19 @@ class Batch:
         names = [field.name for field in fields(self) if field.metadata == axis]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def with_rows(self, num_rows: int) -> Batch:
+        """Return the batch with rows of padding at its end, so that it has ``num_rows`` rows unless it has more."""
+        missing = num_rows - len(self.tokens)
+        if missing <= 0:
+            return self
+        # Any word does for what is only ever attended to by padding.
+        values = {name: 0 if value is None else value for name, value in TOKEN_FIELDS.items()}
+        filled = {
+            name: torch.cat([tensor, tensor.new_full((missing, tensor.shape[1]), values[name])])
+            for name, tensor in self._on_axis(_TOKEN).items()
+        }
+        return replace(self, **filled, buffer=None)
+
     def without_padding(self) -> Batch:
         """Return the same tokens in one row, one document after another."""
         kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
@@ -216,6 +235,7 @@ class Batch:
             own |= targets
             own["counts"] |= target_counts(targets)
         own |= self._pictures_of(own.get("mask_images"))
+        own |= masked_images(own.get("mask_images"))
         return replace(self, **own, buffer=None)
 
     def _targets_between(

@@ -30,7 +30,8 @@ def attention_options(batch: Batch, output_positions: Tensor, dtype: torch.dtype
         return {"ragged": RaggedAttention(batch.document[0], batch.branch[0], after, prefix, output_positions, dtype)}
     # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
     flex = batch.static_shape and batch.tokens.is_cuda
-    if batch.causal and not flex:
+    # Not for rows of a compiler's shape: one kind of mask in some batches and another in others is compiled twice.
+    if batch.causal and not batch.static_shape:
         return {"mask": None}
     mask = packed_attention_mask(batch.document, batch.branch, flex, batch.after_prompt_prefix, prefix)
     # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
