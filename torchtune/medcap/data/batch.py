@@ -14,6 +14,7 @@ from torch import Tensor
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
 from medcap.data.target_tensors import masked_images, target_counts, target_tensors
+from medcap.modules.flex_layout import flex_layout
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # In bytes: enough for every dtype and for fast kernels.
@@ -36,6 +37,7 @@ _MASK_INDEX = {"axis": "mask_index"}
 _REGION = {"axis": "region"}  # likewise for regions of questions
 _REGION_INDEX = {"axis": "region_index"}
 _MASKED = {"axis": "masked"}  # which pictures have masks
+_LAYOUT = {"axis": "layout"}  # which tokens attend to which, in a form of its own
 _MASK_PICTURE = {"axis": "mask_picture"}  # one entry for each picture that the mask decoder is shown
 
 
@@ -75,6 +77,7 @@ class Batch:
         region_positions: ``[Q]`` int64, flat position of the first placeholder of each region, or None.
         mask_pictures: ``[P, 3, S, S]`` uint8, the images with masks as the mask decoder is shown them; None where it
             looks at the tower's pictures.
+        flex_layout: ``[n]`` int32, from which a GPU makes the attention mask of rows of ``static_shape``, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
@@ -118,6 +121,7 @@ class Batch:
     region_images: Tensor | None = field(default=None, metadata=_REGION)
     region_positions: Tensor | None = field(default=None, metadata=_REGION_INDEX)
     mask_pictures: Tensor | None = field(default=None, metadata=_MASK_PICTURE)
+    flex_layout: Tensor | None = field(default=None, metadata=_LAYOUT)
 
     @property
     def num_images(self) -> int:
@@ -180,7 +184,15 @@ class Batch:
             name: torch.cat([tensor, tensor.new_full((missing, tensor.shape[1]), values[name])])
             for name, tensor in self._on_axis(_TOKEN).items()
         }
-        return replace(self, **filled, buffer=None)
+        return replace(self, **filled, flex_layout=None, buffer=None)
+
+    def with_flex_layout(self) -> Batch:
+        """Return the batch with ``flex_layout``; one that is on a GPU already makes the host wait."""
+        if self.flex_layout is not None:
+            return self
+        columns = (self.document, self.branch, self.after_prompt_prefix)
+        found = flex_layout(*(column.cpu().numpy() for column in columns), len(self.prompt_prefix))
+        return replace(self, flex_layout=torch.from_numpy(found).to(self.tokens.device), buffer=None)
 
     def without_padding(self) -> Batch:
         """Return the same tokens in one row, one document after another."""
@@ -193,7 +205,7 @@ class Batch:
         indices |= self._on_axis(_MASK_INDEX) | self._on_axis(_REGION_INDEX)
         for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
-        return replace(self, **flat, causal=False, buffer=None)
+        return replace(self, **flat, causal=False, flex_layout=None, buffer=None)
 
     def micro_batches(self, max_tokens: int) -> list[Batch]:
         """Cut the batch, without its padding, between documents; the parts' losses add up to the loss of the whole.

@@ -366,7 +366,7 @@ class VisionLanguageModel(nn.Module):
         if self.frozen_layers:
             return self._train_layers(embeddings, batch, output_positions, ragged), targets
         before = batch.prompt_prefix
-        mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(before))
+        mask = packed_attention_mask(batch.document, batch.branch, batch.after_prompt_prefix, len(before))
         hidden = self.hidden(embeddings, mask, batch.input_pos, before)  # [R, S, d]
         return hidden.flatten(0, 1)[output_positions], targets
 

@@ -1,52 +1,21 @@
-"""The mask of packed rows for FlexAttention: which blocks it computes, found on the host while the batch is made.
-
-Documents and branches lie in one piece each, so the queries that attend to a key are those from its own position to one
-last position. That position is all that a kernel must read for a key, and a block's number of allowed pairs is a sum of
-overlaps. ``create_block_mask`` finds the same blocks from every pair, in 20 ms of host time for each batch, before the
-step's first kernel.
-"""
+"""The mask of packed rows for FlexAttention, from what was found on the host."""
 
 from __future__ import annotations
 
-import numpy as np
+from math import prod
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-_BLOCK = 128  # FlexAttention's own
-# In numbers of 4 bytes: kernels read aligned pieces, and copy others first.
-_ALIGNMENT = 16
-
-
-def flex_layout(document: np.ndarray, branch: np.ndarray, after: np.ndarray, prompt_prefix_length: int) -> np.ndarray:
-    """Find what :func:`flex_mask` needs; the mask is that of ``packed_attention_mask``.
-
-    Args:
-        document: ``[R, S]``; equal numbers of a row lie side by side, padding has -1.
-        branch: ``[R, S]``; equal numbers of a document lie side by side, 0 first.
-        after: ``[R, S]``, 1 where a token's document continues the prompt prefix, else 0.
-        prompt_prefix_length: P.
-
-    Returns:
-        ``[n]`` int32.
-    """
-    last = _last_queries(document, branch)  # [R, S]
-    allowed = _allowed_pairs(last, after, prompt_prefix_length)  # [R, Q, K]
-    full = allowed == _BLOCK * _BLOCK
-    partial = (allowed > 0) & ~full
-    parts = [last, after]
-    for blocks in (partial, full, partial.transpose(0, 2, 1), full.transpose(0, 2, 1)):
-        # Those to compute come first, in their order.
-        parts += [blocks.sum(2), np.argsort(~blocks, axis=2, kind="stable")]
-    pieces = [part.astype(np.int32).ravel() for part in parts]
-    return np.concatenate([np.pad(piece, (0, -len(piece) % _ALIGNMENT)) for piece in pieces])
+from medcap.modules.flex_layout import ALIGNMENT, BLOCK, padded_prefix
 
 
 def flex_mask(layout: Tensor, rows: int, length: int, prompt_prefix_length: int) -> BlockMask:
     """Return the mask for FlexAttention.
 
     Args:
-        layout: ``[n]`` int32 of :func:`flex_layout`, on the device that attends.
+        layout: ``[n]`` int32 of ``flex_layout``, on the device that attends.
         rows: R.
         length: S.
         prompt_prefix_length: P.
@@ -56,14 +25,15 @@ def flex_mask(layout: Tensor, rows: int, length: int, prompt_prefix_length: int)
         padding. They make the keys as divisible as the row's length is.
     """
     before = padded_prefix(prompt_prefix_length)
-    queries, keys = -(-length // _BLOCK), (before - (-length // _BLOCK) * _BLOCK) // _BLOCK
+    queries = -(-length // BLOCK)
+    keys = before // BLOCK + queries
     shapes = [(rows, length)] * 2
     shapes += [(rows, 1, queries), (rows, 1, queries, keys)] * 2 + [(rows, 1, keys), (rows, 1, keys, queries)] * 2
     parts, begin = [], 0
     for shape in shapes:
-        size = int(np.prod(shape))
+        size = prod(shape)
         parts.append(layout[begin : begin + size].view(shape))
-        begin += size + -size % _ALIGNMENT
+        begin += size + -size % ALIGNMENT
     last, after, *blocks = parts
 
     def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -73,39 +43,4 @@ def flex_mask(layout: Tensor, rows: int, length: int, prompt_prefix_length: int)
             return inside
         return torch.where(key < before, (key < prompt_prefix_length) & (after[row, query] > 0), inside)
 
-    return BlockMask((length, before + length), *blocks, BLOCK_SIZE=(_BLOCK, _BLOCK), mask_mod=attends)
-
-
-def padded_prefix(prompt_prefix_length: int) -> int:
-    """Return how many keys stand before those of a row: the prompt prefix, filled up to whole blocks."""
-    return -(-prompt_prefix_length // _BLOCK) * _BLOCK
-
-
-def _last_queries(document: np.ndarray, branch: np.ndarray) -> np.ndarray:
-    """Return the last query that attends to each key, ``[R, S]``: the end of its branch, or of its document."""
-    document_ends = document[:, 1:] != document[:, :-1]  # [R, S - 1]
-    branch_ends = document_ends | (branch[:, 1:] != branch[:, :-1])
-    return np.where(branch == 0, _run_ends(document_ends), _run_ends(branch_ends))
-
-
-def _run_ends(ends: np.ndarray) -> np.ndarray:
-    """``[R, S - 1]`` whether a run ends at a position -> ``[R, S]`` the position where each one's run ends."""
-    rows, last = ends.shape
-    positions = np.where(ends, np.arange(last), last)
-    positions = np.concatenate([positions, np.full((rows, 1), last)], 1)
-    return np.minimum.accumulate(positions[:, ::-1], axis=1)[:, ::-1]
-
-
-def _allowed_pairs(last: np.ndarray, after: np.ndarray, prompt_prefix_length: int) -> np.ndarray:
-    """Return how many pairs of a query and a key are allowed in each block of both, ``[R, Q, K]``."""
-    rows, length = last.shape
-    blocks = -(-length // _BLOCK)
-    starts = np.arange(blocks) * _BLOCK  # [Q]
-    first = np.maximum(np.arange(length)[:, None], starts)  # [S, Q]
-    final = np.minimum(last[:, :, None], starts + _BLOCK - 1)  # [R, S, Q]
-    of_keys = np.clip(final - first + 1, 0, None)
-    own = np.add.reduceat(of_keys, starts, axis=1).transpose(0, 2, 1)  # [R, Q, Q]
-    following = np.add.reduceat((after > 0).astype(np.int64), starts, axis=1)  # [R, Q]
-    prefix_starts = np.arange(0, prompt_prefix_length, _BLOCK)
-    prefix_keys = np.minimum(prompt_prefix_length - prefix_starts, _BLOCK)
-    return np.concatenate([following[:, :, None] * prefix_keys, own], 2)
+    return BlockMask((length, before + length), *blocks, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=attends)

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torchtune.modules import MultiHeadAttention, TransformerDecoder, TransformerSelfAttentionLayer
@@ -146,11 +147,15 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    prompt_prefix: tuple[Tensor, Tensor] | None,
+    prompt_prefix: tuple[Tensor, ...] | None,
     mask: Tensor | BlockMask | None,
 ) -> Tensor:
     if prompt_prefix is not None:
-        rows = query.shape[0]
+        rows, length = query.shape[:2]
+        if isinstance(mask, BlockMask):
+            # Its keys begin with whole blocks.
+            missing = mask.seq_lengths[1] - length - len(prompt_prefix[0])
+            prompt_prefix = tuple(functional.pad(part, (0, 0, 0, 0, 0, missing)) for part in prompt_prefix)
         key, value = (
             torch.cat([before.expand(rows, -1, -1, -1), own], 1)  # [R, P + S, H_kv, h]
             for before, own in zip(prompt_prefix, (key, value), strict=True)

@@ -195,7 +195,7 @@ class Rows(Numbers):
     def load(self, plan, start, stop, transform, own_picture=None):
         good = [number for number in plan.samples_of(start, stop) if number != 7]
         rows = [pack_row([[sample(None, [number], [5])]], 16, pad_id=9) for number in good]
-        return make_batch(rows, IMAGE, 1, dict().__getitem__) if rows else None, []
+        return make_batch(rows, IMAGE, 1, {}.__getitem__) if rows else None, []
 
 
 @pytest.mark.parametrize("size", [1, 2])
