@@ -191,7 +191,8 @@ class Batch:
         if self.flex_layout is not None:
             return self
         columns = (self.document, self.branch, self.after_prompt_prefix)
-        found = flex_layout(*(column.cpu().numpy() for column in columns), len(self.prompt_prefix))
+        document, branch, after = (column.cpu().numpy() for column in columns)
+        found = flex_layout(document, branch, after, len(self.prompt_prefix))
         return replace(self, flex_layout=torch.from_numpy(found).to(self.tokens.device), buffer=None)
 
     def without_padding(self) -> Batch:

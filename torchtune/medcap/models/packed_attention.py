@@ -32,7 +32,7 @@ def attention_options(batch: Batch, output_positions: Tensor, dtype: torch.dtype
     if batch.static_shape and batch.tokens.is_cuda:
         layout = batch.with_flex_layout().flex_layout
         assert layout is not None, "it was made now if not before"
-        return {"mask": flex_mask(layout, *batch.tokens.shape, prefix)}
+        return {"mask": flex_mask(layout, len(batch.tokens), batch.tokens.shape[1], prefix)}
     # Not for rows of a compiler's shape: one kind of mask in some batches and another in others is compiled twice.
     if batch.causal and not batch.static_shape:
         return {"mask": None}
