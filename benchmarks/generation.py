@@ -28,6 +28,7 @@ from machine import describe_machine
 from PIL import Image
 from training_workloads import ANSWER_LENGTHS, FIRST_WORD, PRESETS, QUESTION_LENGTHS, QUESTIONS_AN_IMAGE, Preset
 
+from medcap.checkpoints.build_model import choose_device
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
@@ -80,7 +81,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> dict[s
     Returns:
         Seconds, rates, agreement and ratios.
     """
-    device = torch.device(options.device)
+    device = choose_device(options.device)
     torch.manual_seed(0)
     models = make_models(preset, device, DTYPES[options.dtype], options.llm_weights)
     report = {

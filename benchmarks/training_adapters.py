@@ -36,6 +36,7 @@ from training_measurement import (
 from training_sides import random_images
 from training_workloads import PRESETS, WORKLOADS, Preset
 
+from medcap.checkpoints.build_model import choose_device
 from medcap.files import write_text
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=SIDES, help="only make two steps of one side and print the peak memory")
     parser.add_argument("--case", choices=CASES, default="projector", help="what trains in these two steps")
     options = parser.parse_args()
-    preset, device, dtype = PRESETS[options.preset], torch.device(options.device), DTYPES[options.dtype]
+    preset, device, dtype = PRESETS[options.preset], choose_device(options.device), DTYPES[options.dtype]
     if options.memory_of:
         (side,) = make_adapter_sides(preset, device, dtype, [options.memory_of]).values()
         side.learn(CASES[options.case])

@@ -34,6 +34,7 @@ from training_measurement import (
 from training_sides import SIDES, make_sides
 from training_workloads import PRESETS, WORKLOADS, Preset
 
+from medcap.checkpoints.build_model import choose_device
 from medcap.files import write_text
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the tables go")
     parser.add_argument("--memory-of", choices=SIDES, help="only make two steps of one side and print the peak memory")
     options = parser.parse_args()
-    preset, device, dtype = PRESETS[options.preset], torch.device(options.device), DTYPES[options.dtype]
+    preset, device, dtype = PRESETS[options.preset], choose_device(options.device), DTYPES[options.dtype]
     if options.memory_of:
         (side,) = make_sides(preset, device, dtype, [options.memory_of]).values()
         print(peak_memory(side, preset, options.workloads[0]))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
 
 from helpers.packed_samples import (
     NUM_TARGETS,
@@ -16,9 +17,12 @@ from helpers.packed_samples import (
     tiny_images,
     tiny_model,
 )
+from helpers.random_rows import random_rows
 from helpers.warm_start import WarmStart
 from helpers.workspace import Workspace, log
 from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules.flex_layout import flex_layout
+from medcap.modules.flex_mask import flex_mask
 from medcap.training.data import LoadedStep, TrainingData
 
 # FlexAttention takes heads of 16 numbers and more.
@@ -47,16 +51,12 @@ def test_flex_attention_gives_what_the_mask_and_the_plain_way_give(device, row_l
 
 
 def test_the_block_mask_on_the_device_is_the_boolean_mask(device):
-    generator = torch.Generator().manual_seed(0)
-    document = torch.randint(-1, 4, (2, 300), generator=generator).sort(dim=1).values
-    branch = torch.randint(0, 3, (2, 300), generator=generator)
-    after = torch.isin(document, torch.tensor([0, 2])).long()
-    expected = packed_attention_mask(document, branch, False, after, 5)
-    block = packed_attention_mask(document.to(device), branch.to(device), True, after.to(device), 5)
-    query, key = torch.meshgrid(torch.arange(300, device=device), torch.arange(305, device=device), indexing="ij")
-    zero = torch.tensor(0, device=device)
-    for row in range(2):
-        assert torch.equal(block.mask_mod(zero + row, zero, query, key).cpu(), expected[row])
+    columns = random_rows(0, 2, 300)
+    expected = packed_attention_mask(*map(torch.from_numpy, columns), prompt_prefix_length=5)
+    block = flex_mask(torch.from_numpy(flex_layout(*columns, 5)).to(device), 2, 300, 5)
+    found = create_mask(block.mask_mod, 2, None, 300, 428, device)[:, 0].cpu()
+    assert not found[..., 5:128].any()
+    assert torch.equal(torch.cat([found[..., :5], found[..., 128:]], 2), expected)
 
 
 def test_batches_that_are_copied_ahead_are_whole_while_the_device_is_slow(device):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from medcap.configs import packaged_configs
 from medcap.configuration import C, check
 from medcap.errors import UserError
+from medcap.legacy.commands import with_unpacked_samples
 from medcap.merge_overrides import override
 from medcap.reporting import run_program
 
@@ -81,7 +82,7 @@ def read_arguments(
         raise
     except Exception as error:
         raise UserError(f"the command line or the config file cannot be read: {error}") from error
-    return check(override(vars(values), words), keys, flags)
+    return check(override(vars(values), with_unpacked_samples(words)), keys, flags)
 
 
 def _find_packaged(arguments: list[str]) -> list[str]:

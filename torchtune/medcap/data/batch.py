@@ -13,7 +13,8 @@ from torch import Tensor
 
 from medcap.data.images.reference import ImageRef
 from medcap.data.packing import PADDING_DOCUMENT, TOKEN_FIELDS, PackedRow
-from medcap.data.target_tensors import target_counts, target_tensors
+from medcap.data.target_tensors import masked_images, target_counts, target_tensors
+from medcap.modules.flex_layout import flex_layout
 from medcap.modules.label_loss import IGNORE_INDEX
 
 # In bytes: enough for every dtype and for fast kernels.
@@ -35,6 +36,8 @@ _MASK = {"axis": "mask"}  # likewise for masks
 _MASK_INDEX = {"axis": "mask_index"}
 _REGION = {"axis": "region"}  # likewise for regions of questions
 _REGION_INDEX = {"axis": "region_index"}
+_MASKED = {"axis": "masked"}  # which pictures have masks
+_LAYOUT = {"axis": "layout"}  # which tokens attend to which, in a form of its own
 _MASK_PICTURE = {"axis": "mask_picture"}  # one entry for each picture that the mask decoder is shown
 
 
@@ -65,18 +68,24 @@ class Batch:
         mask_seen: ``[M]`` float32 as for boxes, or None.
         mask_images: ``[M]`` int64 likewise, or None; pictures of ``mask_pictures`` where there are any.
         mask_positions: ``[M]`` int64 likewise, or None.
+        masked_images: ``[m]`` int64 the different ones of ``mask_images``, ascending, or None. Like the next, it is
+            made with the batch: a device that had to look for them would stop for the answer.
+        masked_which: ``[M]`` int64 for each mask the place of its picture in ``masked_images``, or None.
         region_weights: ``[Q, T]`` float32, how much each patch of its picture weighs in each region of a question; None
             without regions.
         region_images: ``[Q]`` int64, the picture that each region lies on, or None.
         region_positions: ``[Q]`` int64, flat position of the first placeholder of each region, or None.
         mask_pictures: ``[P, 3, S, S]`` uint8, the images with masks as the mask decoder is shown them; None where it
             looks at the tower's pictures.
+        flex_layout: ``[n]`` int32, from which a GPU makes the attention mask of rows of ``static_shape``, or None.
         num_tokens: tokens that are not padding.
         counts: loss term -> what its sum over this batch is divided by, once all batches of a step are counted;
             ``text``: tokens to learn; ``box_l1`` and ``box_giou``: boxes that are there;
             ``box_seen`` and ``box_look``: all boxes; those of masks likewise.
         names: the records in it, for messages to the user.
         prompt_prefix: the tokens that come before the documents that continue it.
+        causal: whether each row is one document without branches, after the prompt prefix if there is one, and then
+            padding: what a token sees before itself is what it must see, and no mask is needed.
         static_shape: whether all batches of the run have this R and S, so that compiling for it pays.
         buffer: the memory that holds all the tensors, if it is one piece.
     """
@@ -96,6 +105,7 @@ class Batch:
     names: tuple[str, ...] = ()
     prompt_prefix: tuple[int, ...] = ()
     static_shape: bool = False
+    causal: bool = False
     buffer: Tensor | None = None
     box_targets: Tensor | None = field(default=None, metadata=_BOX)
     box_seen: Tensor | None = field(default=None, metadata=_BOX)
@@ -105,10 +115,13 @@ class Batch:
     mask_seen: Tensor | None = field(default=None, metadata=_MASK)
     mask_images: Tensor | None = field(default=None, metadata=_MASK)
     mask_positions: Tensor | None = field(default=None, metadata=_MASK_INDEX)
+    masked_images: Tensor | None = field(default=None, metadata=_MASKED)
+    masked_which: Tensor | None = field(default=None, metadata=_MASKED)
     region_weights: Tensor | None = field(default=None, metadata=_REGION)
     region_images: Tensor | None = field(default=None, metadata=_REGION)
     region_positions: Tensor | None = field(default=None, metadata=_REGION_INDEX)
     mask_pictures: Tensor | None = field(default=None, metadata=_MASK_PICTURE)
+    flex_layout: Tensor | None = field(default=None, metadata=_LAYOUT)
 
     @property
     def num_images(self) -> int:
@@ -160,6 +173,28 @@ class Batch:
         names = [field.name for field in fields(self) if field.metadata == axis]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def with_rows(self, num_rows: int) -> Batch:
+        """Return the batch with rows of padding at its end, so that it has ``num_rows`` rows unless it has more."""
+        missing = num_rows - len(self.tokens)
+        if missing <= 0:
+            return self
+        # Any word does for what is only ever attended to by padding.
+        values = {name: 0 if value is None else value for name, value in TOKEN_FIELDS.items()}
+        filled = {
+            name: torch.cat([tensor, tensor.new_full((missing, tensor.shape[1]), values[name])])
+            for name, tensor in self._on_axis(_TOKEN).items()
+        }
+        return replace(self, **filled, flex_layout=None, buffer=None)
+
+    def with_flex_layout(self) -> Batch:
+        """Return the batch with ``flex_layout``; one that is on a GPU already makes the host wait."""
+        if self.flex_layout is not None:
+            return self
+        columns = (self.document, self.branch, self.after_prompt_prefix)
+        document, branch, after = (column.cpu().numpy() for column in columns)
+        found = flex_layout(document, branch, after, len(self.prompt_prefix))
+        return replace(self, flex_layout=torch.from_numpy(found).to(self.tokens.device), buffer=None)
+
     def without_padding(self) -> Batch:
         """Return the same tokens in one row, one document after another."""
         kept = (self.document.flatten() != PADDING_DOCUMENT).nonzero().flatten()  # [n]
@@ -171,7 +206,7 @@ class Batch:
         indices |= self._on_axis(_MASK_INDEX) | self._on_axis(_REGION_INDEX)
         for name, positions in indices.items():
             flat[name] = torch.searchsorted(kept, positions)
-        return replace(self, **flat, buffer=None)
+        return replace(self, **flat, causal=False, flex_layout=None, buffer=None)
 
     def micro_batches(self, max_tokens: int) -> list[Batch]:
         """Cut the batch, without its padding, between documents; the parts' losses add up to the loss of the whole.
@@ -213,6 +248,7 @@ class Batch:
             own |= targets
             own["counts"] |= target_counts(targets)
         own |= self._pictures_of(own.get("mask_images"))
+        own |= masked_images(own.get("mask_images"))
         return replace(self, **own, buffer=None)
 
     def _targets_between(
@@ -303,8 +339,16 @@ def make_batch(
         names=names,
         prompt_prefix=prompt_prefix,
         static_shape=static_shape,
+        causal=_is_causal(columns, len(prompt_prefix)),
         **further,
     )
+
+
+def _is_causal(columns: Mapping[str, np.ndarray], prompt_prefix_length: int) -> bool:
+    """Return ``causal`` of a batch."""
+    document, after = columns["document"], columns["after_prompt_prefix"]
+    alone = bool((document <= 0).all() and (columns["branch"] == 0).all())  # padding has -1
+    return alone and (prompt_prefix_length == 0 or bool(after[document != PADDING_DOCUMENT].all()))
 
 
 def _pictures(pixels: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def target_tensors(
             distinct = list(dict.fromkeys(images))
             found["mask_pictures"] = torch.stack([mask_picture(image) for image in distinct])  # [P, 3, S, S]
             found["mask_images"] = torch.tensor([distinct.index(image) for image in images])  # [M]
+        found |= masked_images(found["mask_images"])
     regions = [(number, region) for number, row in enumerate(rows) for region in row.regions]
     if regions:
         weights = [region.weights for _, region in regions if region.weights is not None]
@@ -73,6 +74,21 @@ def target_tensors(
         found["region_weights"] = torch.from_numpy(np.stack(weights))  # [Q, T]
         found |= placed(regions, "region")
     return found
+
+
+def masked_images(mask_images: Tensor | None) -> dict[str, Any]:
+    """Return which pictures have masks, and which of them each mask lies on.
+
+    Args:
+        mask_images: ``[M]`` int64, the picture of each mask; None without masks.
+
+    Returns:
+        The fields ``masked_images`` and ``masked_which`` of a batch; None without masks.
+    """
+    if mask_images is None:
+        return {"masked_images": None, "masked_which": None}
+    pictures, which = mask_images.unique(return_inverse=True)
+    return {"masked_images": pictures, "masked_which": which}
 
 
 def target_counts(fields: Mapping[str, Tensor | None]) -> dict[str, int]:

@@ -80,6 +80,14 @@ class Component(nn.Module, ABC):
     enabled: bool = True
     own_picture: Preprocess | None = None
 
+    @property
+    def draws_in_layers(self) -> bool:
+        """Whether it may draw random numbers while the language model's layers run, as dropout does.
+
+        Layers that are computed again must then draw the same numbers, so that their state is kept.
+        """
+        return self.changes_language_model
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the component without its weights, as JSON holds it."""

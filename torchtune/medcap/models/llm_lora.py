@@ -161,6 +161,11 @@ class LanguageModelAdapters(Component):
                 parent = parent.get_submodule(part)
             parent.add_module(leaf, update)
 
+    @property
+    def draws_in_layers(self) -> bool:
+        """Whether it has dropout."""
+        return self.dropout > 0
+
     def config(self) -> dict[str, Any]:
         """Return the function's name and its options."""
         return {

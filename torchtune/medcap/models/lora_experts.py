@@ -161,6 +161,12 @@ class RoutedAdapters(Component):
         """Number of experts E."""
         return len(self.experts)
 
+    @property
+    def draws_in_layers(self) -> bool:
+        """Whether an expert has dropout."""
+        experts: Any = self.experts
+        return any(expert.draws_in_layers for expert in experts)
+
     def config(self) -> dict[str, Any]:
         """Return the function's name, its options, and those of each expert."""
         options = []

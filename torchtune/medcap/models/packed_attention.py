@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
 from medcap.data.batch import Batch
 from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.modules.attention_mask import added_mask, packed_attention_mask
+from medcap.modules.flex_mask import flex_mask
 from medcap.modules.frozen_functions import rotation_tables
 from medcap.modules.ragged_attention import RaggedAttention
 
@@ -28,11 +28,17 @@ def attention_options(batch: Batch, output_positions: Tensor, dtype: torch.dtype
     if ragged:
         after = batch.after_prompt_prefix[0] > 0
         return {"ragged": RaggedAttention(batch.document[0], batch.branch[0], after, prefix, output_positions, dtype)}
-    # FlexAttention compiles for every new shape; rows that differ from step to step keep the boolean mask.
-    flex = batch.static_shape and batch.tokens.is_cuda
-    mask = packed_attention_mask(batch.document, batch.branch, flex, batch.after_prompt_prefix, prefix)
+    # FlexAttention compiles for every new shape; rows that differ from step to step keep a mask of all pairs, or none.
+    if batch.static_shape and batch.tokens.is_cuda:
+        layout = batch.with_flex_layout().flex_layout
+        assert layout is not None, "it was made now if not before"
+        return {"mask": flex_mask(layout, len(batch.tokens), batch.tokens.shape[1], prefix)}
+    # Not for rows of a compiler's shape: one kind of mask in some batches and another in others is compiled twice.
+    if batch.causal and not batch.static_shape:
+        return {"mask": None}
+    mask = packed_attention_mask(batch.document, batch.branch, batch.after_prompt_prefix, prefix)
     # Added, not boolean: a boolean mask would be turned into this one again, and kept, in every layer.
-    return {"mask": mask if isinstance(mask, BlockMask) else added_mask(mask, dtype)}
+    return {"mask": added_mask(mask, dtype)}
 
 
 def keys_and_values(decoder: Decoder, states: Tensor) -> list[tuple[Tensor, Tensor]]:

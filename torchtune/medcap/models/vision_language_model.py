@@ -366,7 +366,7 @@ class VisionLanguageModel(nn.Module):
         if self.frozen_layers:
             return self._train_layers(embeddings, batch, output_positions, ragged), targets
         before = batch.prompt_prefix
-        mask = packed_attention_mask(batch.document, batch.branch, False, batch.after_prompt_prefix, len(before))
+        mask = packed_attention_mask(batch.document, batch.branch, batch.after_prompt_prefix, len(before))
         hidden = self.hidden(embeddings, mask, batch.input_pos, before)  # [R, S, d]
         return hidden.flatten(0, 1)[output_positions], targets
 
@@ -388,13 +388,12 @@ class VisionLanguageModel(nn.Module):
         states, last = embeddings, len(self.decoder.layers) - 1
         parts = zip(self.decoder.layers, kept, tables, strict=True)
         for number, (layer, prompt_prefix, table) in enumerate(parts):
-            wanted = output_positions if number == last else None
-            states = self._run(
-                number, layer, states, prompt_prefix=prompt_prefix, table=table, output_positions=wanted, **options
-            )
+            options |= {"output_positions": output_positions if number == last else None}
+            states = self._run(number, layer, states, prompt_prefix=prompt_prefix, table=table, **options)
         return states[0]
 
     def _run(self, number: int, layer: nn.Module, states: Tensor, **options: Any) -> Any:
         if number < self.checkpointed_layers and torch.is_grad_enabled():
-            return checkpoint(layer, states, use_reentrant=False, **options)
+            draws = any(component.draws_in_layers for component in self.components.values())
+            return checkpoint(layer, states, use_reentrant=False, preserve_rng_state=draws, **options)
         return layer(states, **options)

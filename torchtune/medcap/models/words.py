@@ -75,6 +75,11 @@ class AddedWords(Component):
         self.embedding = nn.Parameter(torch.full((len(tokens), dim), math.nan))
         self.output = None if tied else nn.Parameter(torch.full((len(tokens), dim), math.nan))
 
+    @property
+    def draws_in_layers(self) -> bool:
+        """No: it is a table before the layers, and one after them."""
+        return False
+
     def config(self) -> dict[str, Any]:
         """Return the builder's name and its options."""
         return {"_component_": self.builder, "tokens": self.tokens, "image_words": self.image_words or None}

@@ -1,19 +1,20 @@
-"""Which tokens attend to which in packed rows: one function for FlexAttention and for a boolean mask."""
+"""Which tokens attend to which in packed rows, as boolean masks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+# Numbers; GPU kernels read a mask in pieces of this size.
+_MASK_ALIGNMENT = 8
 
 
 def packed_attention_mask(
     document: Tensor,
     branch: Tensor,
-    flex: bool = False,
     after_prompt_prefix: Tensor | None = None,
     prompt_prefix_length: int = 0,
-) -> Tensor | BlockMask:
+) -> Tensor:
     """Causal, within a document, and of the branches only the shared prefix (0) and the query's own.
 
     Padding (document -1) attends to the padding before it, so no row of the softmax is empty.
@@ -21,27 +22,14 @@ def packed_attention_mask(
     Args:
         document: ``[R, S]`` int64.
         branch: ``[R, S]`` int64.
-        flex: make a block mask for FlexAttention, which skips the blocks that no query attends to.
         after_prompt_prefix: ``[R, S]`` int64, 1 where a token's document continues the prompt prefix, else 0.
         prompt_prefix_length: P, keys of the prompt prefix before those of the row.
 
     Returns:
-        ``[R, S, P + S]`` bool, True where a query (dimension 1) attends to a key (dimension 2), or the equal BlockMask.
+        ``[R, S, P + S]`` bool, True where a query (dimension 1) attends to a key (dimension 2).
     """
-    rows, length = document.shape
+    length = document.shape[1]
     after = after_prompt_prefix if prompt_prefix_length else None
-    if flex:
-
-        def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            own = (key - prompt_prefix_length).clamp(min=0)
-            same_document = document[row, query] == document[row, own]
-            visible = (branch[row, own] == 0) | (branch[row, own] == branch[row, query])
-            inside = (query >= own) & same_document & visible
-            if after is None:
-                return inside
-            return torch.where(key < prompt_prefix_length, after[row, query] > 0, inside)
-
-        return create_block_mask(attends, rows, None, length, prompt_prefix_length + length, device=document.device)
     causal = torch.ones(length, length, dtype=torch.bool, device=document.device).tril()
     same_document = document[:, :, None] == document[:, None, :]  # [R, S, S]
     visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
@@ -52,8 +40,19 @@ def packed_attention_mask(
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a boolean mask as a tensor to add to the scores: 0 where a query attends to a key, else minus infinity."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    """Return a boolean mask as a tensor to add to the scores: 0 where a query attends to a key, else minus infinity.
+
+    Args:
+        mask: ``[..., keys]`` bool.
+        dtype: of the scores.
+
+    Returns:
+        ``[..., keys]``. On a GPU its rows begin at multiples of 8 numbers: of others every layer would make a copy.
+    """
+    keys = mask.shape[-1]
+    stride = keys if mask.device.type == "cpu" else -(-keys // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    added = torch.zeros(*mask.shape[:-1], stride, dtype=dtype, device=mask.device)[..., :keys]
+    return added.masked_fill_(~mask, -torch.inf)
 
 
 def tree_attention_mask(branch: Tensor, leaf: Tensor) -> Tensor:

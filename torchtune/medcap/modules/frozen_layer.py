@@ -8,11 +8,13 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torchtune.modules import MultiHeadAttention, TransformerDecoder, TransformerSelfAttentionLayer
 
 from medcap.modules.frozen_functions import feed_forward, normalise, rotate
+from medcap.modules.fused_attention import causal_attention, masked_attention
 from medcap.modules.ragged_attention import RaggedAttention
 
 
@@ -145,25 +147,53 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    prompt_prefix: tuple[Tensor, Tensor] | None,
+    prompt_prefix: tuple[Tensor, ...] | None,
     mask: Tensor | BlockMask | None,
 ) -> Tensor:
     if prompt_prefix is not None:
-        rows = query.shape[0]
+        rows, length = query.shape[:2]
+        if isinstance(mask, BlockMask):
+            # Its keys begin with whole blocks.
+            missing = mask.seq_lengths[1] - length - len(prompt_prefix[0])
+            prompt_prefix = tuple(functional.pad(part, (0, 0, 0, 0, 0, missing)) for part in prompt_prefix)
         key, value = (
             torch.cat([before.expand(rows, -1, -1, -1), own], 1)  # [R, P + S, H_kv, h]
             for before, own in zip(prompt_prefix, (key, value), strict=True)
         )
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # [R, H, S, h]
-    grouped = query.shape[1] != key.shape[1]
     if isinstance(mask, BlockMask):
-        attended = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+        grouped = query.shape[1] != key.shape[1]
+        options = _flex_options(query.shape[-1], query.device)
+        attended = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped, kernel_options=options)
+    elif mask is None:
+        attended = causal_attention(query, key, value)
     else:
-        added = None if mask is None else mask[:, None]  # [R, 1, S, P + S]
-        attended = scaled_dot_product_attention(
-            query, key, value, attn_mask=added, is_causal=mask is None, enable_gqa=grouped
-        )
+        attended = masked_attention(query, key, value, mask[:, None])
     return attended.transpose(1, 2)
+
+
+# FlexAttention's own blocks for heads of 256 numbers take 152,064 bytes of a multiprocessor's shared memory forward and
+# 135,680 backward, of which a card of 24 GB has 101,376. With these it is 53,248 and 65,536 (compiled for an RTX 4090
+# by torch 2.11).
+_LARGE_BLOCKS_BYTES, _LARGEST_NARROW_HEAD = 152_064, 128
+_SMALL_BLOCKS = {
+    "fwd_BLOCK_M": 64,
+    "fwd_BLOCK_N": 32,
+    "fwd_num_stages": 1,
+    "bwd_BLOCK_M1": 32,
+    "bwd_BLOCK_N1": 32,
+    "bwd_BLOCK_M2": 32,
+    "bwd_BLOCK_N2": 32,
+    "bwd_num_stages": 1,
+}
+
+
+def _flex_options(head_width: int, device: torch.device) -> dict[str, Any] | None:
+    """Return FlexAttention's ``kernel_options``: None leaves the choice to it."""
+    if head_width <= _LARGEST_NARROW_HEAD or device.type != "cuda":
+        return None
+    memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return dict(_SMALL_BLOCKS) if memory < _LARGE_BLOCKS_BYTES else None
 
 
 def _flex() -> Callable[..., Any]:

@@ -270,6 +270,7 @@ class _Parts(Dataset[Any]):
         self.dataset, self.plan, self.transform, self.own_picture = dataset, plan, transform, own_picture
         self.start, self.stop, self.items_per_batch = start, stop, items_per_batch
         self.rank, self.size = world.rank, world.size
+        self.rows_per_batch, self.on_gpu = items_per_batch // world.size, world.device.type == "cuda"
 
     def __len__(self) -> int:
         return -(-(self.stop - self.start) // self.items_per_batch)
@@ -279,7 +280,13 @@ class _Parts(Dataset[Any]):
         part = share_batch(first, min(first + self.items_per_batch, self.stop), self.rank, self.size)
         if part.start == part.stop:
             return None, []
-        return self.dataset.load(self.plan, part.start, part.stop, self.transform, self.own_picture)
+        batch, bad = self.dataset.load(self.plan, part.start, part.stop, self.transform, self.own_picture)
+        if batch is not None and self.dataset.packed:
+            # The last batch of an epoch, and one with damaged rows: of another shape, it would be compiled for.
+            batch = batch.with_rows(self.rows_per_batch)
+            if self.on_gpu:
+                batch = batch.with_flex_layout()
+        return batch, bad
 
 
 def _copied_ahead(steps: Iterator[LoadedStep], device: torch.device) -> Iterator[LoadedStep]:

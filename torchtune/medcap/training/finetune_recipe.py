@@ -24,6 +24,7 @@ from medcap.training.setup import (
     chooses_by_question,
     prepare_model,
     seed_everything,
+    speed_notes,
     wants_meta_model,
 )
 from medcap.training.trainable import check_trainable, optimizer_options
@@ -103,7 +104,7 @@ class FineTuneRecipe:
             seed_everything(cfg.seed + world.rank)
         if world.is_main:
             chosen = [] if parallelism is None else [parallelism.why, trained.why]
-            notes = [f"note: {notice}" for notice in plan.vision.notices]
+            notes = [*(f"note: {notice}" for notice in plan.vision.notices), *speed_notes(cfg, world.device)]
             if start is not None and self.folder.resume_from is None:
                 chosen.append(describe_start(plan, start))
             own = cfg.trainable if isinstance(cfg.trainable, dict) else {}

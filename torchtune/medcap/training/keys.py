@@ -154,7 +154,9 @@ class TrainingConfiguration(ModelConfiguration):
         None, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it."
     )
     loss_chunk_size: int = Field(256, ge=1, description="Label tokens whose logits are computed at a time.")
-    compile: bool = Field(False, description="Compile the layers of the language model with torch.compile.")
+    compile: bool | None = Field(
+        False, description="Compile the layers of the language model; null does on CUDA if dataset.packed is true."
+    )
     enable_activation_checkpointing: bool = Field(
         False, description="Keep no layer's activations and compute them again: an activation_memory_budget of 0."
     )

@@ -31,17 +31,23 @@ def loss_sums(
     """
     totals = torch.zeros(len(losses.terms), device=device)
     if batch is None:
-        if not model.always_backward:
-            return totals
-        batch = dummy_batch()
-    for part in model.micro_batches(batch.to(device)):
+        if model.always_backward:
+            # Not compiled: it would be compiled for its shape, which no other batch has.
+            with torch.compiler.set_stance("force_eager"):
+                _add_sums(totals, model, losses, dummy_batch().to(device), chunk_size)
+        return totals
+    _add_sums(totals, model, losses, batch.to(device), chunk_size)
+    return totals
+
+
+def _add_sums(totals: Tensor, model: VisionLanguageModel, losses: LossWeights, batch: Batch, chunk_size: int) -> None:
+    for part in model.micro_batches(batch):
         sums = model.losses(part, chunk_size)
         loss = losses.combine(sums)
         # Without an image in it nothing that trains took part.
         if loss.requires_grad:
             loss.backward()
         totals += torch.stack([sums[term].detach() for term in losses.terms])
-    return totals
 
 
 @torch.no_grad()

@@ -63,9 +63,26 @@ def prepare_model(model: VisionLanguageModel, cfg: TrainingConfiguration) -> dic
         The trainable parameters by name.
     """
     model.checkpointed_layers = checkpointed_layers(cfg, len(model.decoder.layers))
-    if cfg.compile:
+    if compiles(cfg, model.device):
         model.compile_layers(static=cfg.dataset.get("packed", False))
     return set_trainable(model, cfg.trainable)
+
+
+def compiles(cfg: TrainingConfiguration, device: torch.device) -> bool:
+    """Return whether a run compiles the language model's layers."""
+    if cfg.compile is None:
+        return device.type == "cuda" and bool(cfg.dataset.get("packed", False))
+    return cfg.compile
+
+
+def speed_notes(cfg: TrainingConfiguration, device: torch.device) -> list[str]:
+    """Lines about settings with which a run is slower than it need be."""
+    if cfg.llm_weights == "fp8" and device.type == "cuda" and not compiles(cfg, device):
+        return [
+            "note: llm_weights=fp8 without compile=true: numbers are converted to 8 bits by kernels of their own, which"
+            " can take longer than the products save; set compile=true"
+        ]
+    return []
 
 
 def chooses_by_question(cfg: TrainingConfiguration, plan: ModelPlan) -> bool:

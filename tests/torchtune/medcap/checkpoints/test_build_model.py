@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from helpers.decoder_tokenizers import family_tokenizer
 from medcap.checkpoints import build_model as assembly
@@ -26,3 +27,16 @@ def test_a_tokenizer_without_turn_marks_is_a_notice(tmp_path, monkeypatch, famil
         ]
         * notices
     )
+
+
+@pytest.mark.parametrize(("name", "enabled"), [("auto", False), ("cuda", False), ("cuda:0", False), ("cpu", True)])
+def test_attention_by_cudnn_is_off_where_a_gpu_is_chosen(monkeypatch, name, enabled):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        assembly.choose_device(name)
+        assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

@@ -162,3 +162,33 @@ def test_parts_hold_the_boxes_of_their_documents():
     assert branches.box_positions.tolist() == [2, 3, 6] and last.box_positions.tolist() == [2, 3]
     assert branches.box_images.tolist() == [0, 0, 0] and last.box_images.tolist() == [0, 0]
     assert [part.counts["text"] for part in (wide, branches, last)] == [2, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("documents", "prompt_prefix", "causal"),
+    [
+        ([[sample("a", [3, 4, 5])]], (), True),
+        ([[sample("a", [3, 4])], [sample(None, [5, 6])]], (), False),
+        ([[sample("a", [3, 4]), sample("a", [5, 6, 7])]], (), False),
+        ([[sample("a", [3, 4], start=2)]], (7, 8), True),
+        ([[sample("a", [3, 4])]], (7, 8), False),
+    ],
+    ids=["one", "two documents", "branches", "after the prefix", "not after the prefix"],
+)
+def test_rows_of_one_document_need_no_mask(documents, prompt_prefix, causal):
+    rows = [pack_row([[sample("a", [1, 2], start=len(prompt_prefix))]], 12, 0), pack_row(documents, 12, 0)]
+    images = {"a": torch.zeros(3, 2, 2, dtype=torch.uint8)}
+    made = make_batch(rows, IMAGE, 2, images.__getitem__, prompt_prefix=prompt_prefix)
+    assert made.causal is causal
+    assert not made.without_padding().causal
+
+
+def test_rows_of_padding_change_nothing_but_the_shape():
+    made = batch()
+    filled = made.with_rows(4)
+    assert filled.tokens.shape == filled.targets.shape == (4, 12)
+    assert torch.equal(filled.document[:2], made.document) and (filled.document[2:] == -1).all()
+    assert (filled.targets[2:] == -100).all()
+    assert equal(filled.without_padding(), made.without_padding())
+    assert filled.num_tokens == made.num_tokens
+    assert made.with_rows(2) is made

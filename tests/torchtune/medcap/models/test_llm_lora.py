@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from helpers.packed_samples import (
     IMAGE,
@@ -15,6 +16,7 @@ from helpers.packed_samples import (
     tiny_model,
 )
 from medcap.errors import UserError
+from medcap.models import vision_language_model
 from medcap.models.llm_lora import TARGETS, llm_lora
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_functions import rotation_table
@@ -200,3 +202,24 @@ def test_what_training_keeps_for_them_is_the_formula(targets, dtype):
     if dtype == torch.bfloat16:  # copies of the matrices in this precision, which the estimate counts with the weights
         beside -= sum(tensor.numel() * 2 for name, tensor in adapters.state_dict().items() if "layers.0." in name)
     assert beside == adapters.layer_activations(24, dtype)
+
+
+@pytest.mark.parametrize(("dropout", "keeps"), [(0.5, True), (0.0, False)])
+def test_layers_that_are_computed_again_draw_the_same_dropout(monkeypatch, dropout, keeps):
+    images, found, kept = tiny_images(), [], []
+
+    def note(*args, preserve_rng_state, **options):
+        kept.append(preserve_rng_state)
+        return checkpoint(*args, preserve_rng_state=preserve_rng_state, **options)
+
+    monkeypatch.setattr(vision_language_model, "checkpoint", note)
+    for checkpointed in (0, 2):
+        model, adapters = adapted(dropout=dropout)
+        model.checkpointed_layers = checkpointed
+        model.train()
+        torch.manual_seed(5)
+        model.losses(batch_of(SAMPLES, images, 64))["text"].backward()
+        found.append({name: parameter.grad.clone() for name, parameter in adapters.named_parameters()})
+    assert kept == [keeps] * 2
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-6, atol=1e-7)

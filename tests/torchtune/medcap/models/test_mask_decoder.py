@@ -249,3 +249,17 @@ def test_the_last_map_taken_to_the_queries_gives_the_product_with_the_features_o
     learnt = [query, decoder.finest.weight, decoder.finest.bias, decoder.patches.weight]
     expected = torch.autograd.grad(plain.square().sum(), learnt, retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), learnt), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_which_pictures_have_masks_is_known_before_the_loss(monkeypatch):
+    model, images = model_with_masks(), tiny_images()
+    batch = batch_of(SAMPLES, images, 64)
+    pictures, which = batch.mask_images.unique(return_inverse=True)
+    assert torch.equal(batch.masked_images, pictures) and torch.equal(batch.masked_which, which)
+    assert len(pictures) < len(which)
+
+    def look(*args, **options):
+        raise AssertionError("a GPU would stop for the answer")
+
+    monkeypatch.setattr(torch.Tensor, "unique", look)
+    assert model.losses(batch)["mask_bce"] > 0

@@ -19,6 +19,7 @@ from helpers.tiny_generation import tiny_decoder
 from medcap.data.batch import make_batch
 from medcap.data.packing import Sample, pack_row
 from medcap.models import vision_language_model
+from medcap.models.packed_attention import attention_options
 from medcap.models.vision_language_model import VisionLanguageModel
 
 
@@ -100,6 +101,19 @@ def test_rows_for_a_compiler_give_what_rows_without_padding_give(model, images, 
     model.cache_prompt_prefix(prompt_prefix)
     model.compiled = True  # the layout; nothing is compiled here
     loss = model.losses(batch_of(SAMPLES, images, 24, prompt_prefix=prompt_prefix))["text"] / NUM_TARGETS
+    assert_equal_steps(loss, gradients(model, loss), expected, wanted)
+
+
+@pytest.mark.parametrize(("prompt_prefix", "row_length"), [((), 12), (PROMPT_PREFIX, 8)])
+def test_rows_of_one_document_without_a_mask_give_the_same(model, images, prompt_prefix, row_length):
+    expected = plain_loss(model, images)
+    wanted = gradients(model, expected)
+    model.cache_prompt_prefix(prompt_prefix)
+    model.compiled = True  # the layout; nothing is compiled here
+    batch = batch_of(SAMPLES, images, row_length, share=False, prompt_prefix=prompt_prefix)
+    assert batch.causal and len(batch.tokens) == len(SAMPLES)
+    assert attention_options(batch, batch.target_positions, torch.float32, ragged=False) == {"mask": None}
+    loss = model.losses(batch)["text"] / NUM_TARGETS
     assert_equal_steps(loss, gradients(model, loss), expected, wanted)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchtune.models.gemma.rms_norm import GemmaRMSNorm
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings
@@ -82,6 +83,23 @@ def test_rotation_equals_the_modules_own(kind, dtype):
         lambda heads: rotation(heads, input_pos=positions),
         random(2, 3, 4, 8).to(dtype),
     )
+
+
+def test_a_rotation_off_the_cpu_is_one_product_and_two_conversions():
+    rotation = RotaryPositionalEmbeddings(8, max_seq_len=64)
+    table = rotation_table(rotation, torch.zeros(2, 3, dtype=torch.int64)).to("meta")
+    launched = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if not function.is_view:
+                launched.append(function.name())
+            return function(*args, **kwargs or {})
+
+    heads = torch.zeros(2, 3, 4, 8, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad(), Noted():
+        rotate(rotation, heads, table, None)
+    assert launched == ["aten::_to_copy", "aten::mul.Tensor", "aten::_to_copy"]
 
 
 def test_without_a_rotation_heads_stay():

@@ -1,10 +1,17 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from torchtune.modules import RMSNorm
 
+from helpers.random_rows import random_rows
 from helpers.tiny_generation import FAMILIES, tiny_decoder, tiny_generator
 from medcap.generation.decoding.kv_cache import KVCache, attached
-from medcap.modules.attention_mask import packed_attention_mask
+from medcap.modules import frozen_layer
+from medcap.modules.attention_mask import added_mask, packed_attention_mask
+from medcap.modules.flex_layout import flex_layout
+from medcap.modules.flex_mask import flex_mask
 from medcap.modules.frozen_functions import rotation_table
 from medcap.modules.frozen_layer import FrozenLayer, can_freeze, freeze_layers, is_frozen
 
@@ -139,3 +146,41 @@ def test_compiled_layers_do_not_compile_again_for_another_step():
         compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert compiled[0] == compiled[1] == compiled[2]
     assert compiled[0] <= 2
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_flex_attention_gives_what_the_mask_gives(monkeypatch, prefix):
+    monkeypatch.setattr(frozen_layer, "_flex", lambda: flex_attention)  # as it is, without its compiler
+    columns = random_rows(0, 2, 8)
+    tensors = [torch.from_numpy(column) for column in columns]
+    boolean = packed_attention_mask(*tensors, prompt_prefix_length=prefix)
+    flex = flex_mask(torch.from_numpy(flex_layout(*columns, prefix)), 2, 8, prefix)
+    source = torch.Generator().manual_seed(0)
+    heads = [torch.randn(2, 8, count, 16, generator=source) for count in (4, 2, 2)]
+    before = tuple(torch.randn(prefix, 2, 16, generator=source) for _ in range(2)) if prefix else None
+    # Gradients are compared on a GPU: FlexAttention has none on the CPU.
+    found, expected = (
+        frozen_layer._attend(*heads, before, mask) for mask in (flex, added_mask(boolean, torch.float32))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head_width", "memory", "device", "small"),
+    [
+        (256, 101_376, "cuda", True),
+        (256, 232_448, "cuda", False),
+        (128, 101_376, "cuda", False),
+        (256, 0, "cpu", False),
+    ],
+)
+def test_flex_attention_takes_small_blocks_where_large_ones_do_not_fit(monkeypatch, head_width, memory, device, small):
+    properties = SimpleNamespace(shared_memory_per_block_optin=memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    options = frozen_layer._flex_options(head_width, torch.device(device))
+    assert (options is not None) == small
+    if small:
+        # What FlexAttention asks of them: its blocks of 128 are divisible, and so are its own two by each other.
+        sizes = {name: value for name, value in options.items() if "BLOCK" in name}
+        assert all(128 % size == 0 for size in sizes.values())
+        assert sizes["bwd_BLOCK_N1"] % sizes["bwd_BLOCK_M1"] == 0 == sizes["bwd_BLOCK_M2"] % sizes["bwd_BLOCK_N2"]

@@ -15,9 +15,7 @@ PROMPT_PREFIX = 3
 
 def plain(query, key, value, prompt_prefix, output_positions=None):
     after = AFTER if prompt_prefix is not None else torch.zeros_like(AFTER)
-    mask = packed_attention_mask(
-        DOCUMENT[None], BRANCH[None], False, after[None], PROMPT_PREFIX if prompt_prefix else 0
-    )[0]
+    mask = packed_attention_mask(DOCUMENT[None], BRANCH[None], after[None], PROMPT_PREFIX if prompt_prefix else 0)[0]
     if prompt_prefix is not None:
         key, value = torch.cat([prompt_prefix[0], key]), torch.cat([prompt_prefix[1], value])
     repeat = query.shape[1] // key.shape[1]

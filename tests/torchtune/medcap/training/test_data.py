@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.packed_samples import IMAGE, sample
+from medcap.data.batch import make_batch
 from medcap.data.epoch_order import EpochOrder
-from medcap.data.packing import SampleTable
+from medcap.data.packing import SampleTable, pack_row
 from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
 from medcap.training import data as training_data
@@ -33,7 +35,7 @@ class Numbers:
     """13 samples, of which the epoch begins with that of its number; a batch is their list."""
 
     num_rows = 13
-    shows_images = True
+    shows_images, packed = True, False
     row_length, prompt_prefix = 4096, (1, 2)
     table = SampleTable(*(np.full(13, number) for number in (300, 0, 0)))
 
@@ -183,3 +185,29 @@ def test_training_data_without_an_image_is_refused(opened):
         "dataset.source=train.json: none of its rows that can be used has an image, so projector cannot learn from it;"
         " medcap validate shows how rows are read"
     )
+
+
+class Rows(Numbers):
+    """The same samples, each in a packed row of its own; that of number 7 is damaged."""
+
+    packed = True
+
+    def load(self, plan, start, stop, transform, own_picture=None):
+        good = [number for number in plan.samples_of(start, stop) if number != 7]
+        rows = [pack_row([[sample(None, [number], [5])]], 16, pad_id=9) for number in good]
+        return make_batch(rows, IMAGE, 1, {}.__getitem__) if rows else None, []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_every_packed_batch_of_an_epoch_has_one_shape(opened, size):
+    shapes, tokens = set(), 0
+    for rank in range(size):
+        for (batch,) in parts(opened(rank, size, Rows(), batch_size=3)):
+            if batch is not None:
+                shapes.add(tuple(batch.tokens.shape))
+                tokens += batch.num_tokens
+                assert batch.tokens.shape == batch.document.shape == batch.after_prompt_prefix.shape
+                assert int((batch.document >= 0).sum()) == batch.num_tokens
+                assert (batch.targets[batch.document < 0] == -100).all()
+    assert shapes == {(3, 16)}
+    assert tokens == 12 * 3

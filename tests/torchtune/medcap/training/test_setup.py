@@ -13,7 +13,9 @@ from medcap.training.keys import TrainingConfiguration
 from medcap.training.setup import (
     FrozenWeightCheck,
     checkpointed_layers,
+    compiles,
     seed_everything,
+    speed_notes,
     wants_meta_model,
 )
 
@@ -110,3 +112,22 @@ def test_an_impossible_memory_budget_is_an_error(checkpointing, budget, reason):
     cfg = {"enable_activation_checkpointing": checkpointing, "activation_memory_budget": budget}
     with pytest.raises(UserError, match=f"activation_memory_budget={budget}.*{reason}"):
         checkpointed_layers(TrainingConfiguration.model_construct(**cfg), 8)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "packed", "device", "compiled"),
+    [
+        (None, True, "cuda", True),
+        (None, False, "cuda", False),
+        (None, True, "cpu", False),
+        (True, False, "cpu", True),
+        (False, True, "cuda", False),
+    ],
+)
+def test_layers_are_compiled_where_it_pays_and_fp8_without_it_is_noted(wanted, packed, device, compiled):
+    cfg = TrainingConfiguration.model_construct(compile=wanted, dataset={"packed": packed}, llm_weights="fp8")
+    assert compiles(cfg, torch.device(device)) is compiled
+    notes = speed_notes(cfg, torch.device(device))
+    assert len(notes) == (device == "cuda" and not compiled)
+    assert all("llm_weights=fp8 without compile=true" in note for note in notes)
+    assert speed_notes(cfg.model_copy(update={"llm_weights": "bf16"}), torch.device(device)) == []

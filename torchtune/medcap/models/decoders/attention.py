@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from medcap.modules.attention_mask import added_mask
+from medcap.modules.fused_attention import masked_attention
 
 # The name under which transformers knows the function.
 ATTENTION = "medcap"
@@ -130,7 +131,7 @@ def attend(
         attended = scaled_dot_product_attention(shared, key, value, attn_mask=added, scale=scaling)
         attended = attended.reshape(rows, heads, 1, -1)
     else:
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=added, scale=scaling, enable_gqa=grouped)
+        attended = masked_attention(query, key, value, added, scaling)
     return attended.transpose(1, 2).contiguous(), None
 
 

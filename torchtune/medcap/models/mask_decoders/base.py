@@ -79,18 +79,18 @@ class MaskDecoder(Component):
     def losses(self, batch: Batch, hidden: Tensor, patches: Tensor | None) -> dict[str, Tensor]:
         """Compare the masks of a batch with its targets."""
         targets, there = batch.mask_targets, batch.mask_seen
-        if targets is None or there is None or batch.mask_positions is None or batch.mask_images is None:
+        pictures, which = batch.masked_images, batch.masked_which
+        if targets is None or there is None or batch.mask_positions is None or pictures is None or which is None:
             return dict.fromkeys(self.loss_terms, torch.zeros((), device=hidden.device))
         shown = batch.images if self.own_picture is None else batch.mask_pictures
         assert shown is not None, "every mask lies on a picture of the batch"
         predicts = torch.searchsorted(batch.target_positions, batch.mask_positions)  # [M]
-        # A picture with several masks is looked at once.
-        pictures, which = batch.mask_images.unique(return_inverse=True)
         states = scale_gradient(hidden[predicts], self.gradient_scale)
         seen_patches = None
         if self.reads_patches:
             assert patches is not None, "they are kept for it"
             seen_patches = patches[pictures]
+        # A picture with several masks is looked at once.
         found = self(states, seen_patches, shown[pictures], which)
         logits = found.logits.flatten(1)  # [M, side * side]
         target, counted = (targets.flatten(2).float() / 255).unbind(dim=1)  # [M, side * side] each

@@ -22,6 +22,8 @@ from medcap.workers import num_processors
 T = TypeVar("T")
 
 _STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# The second is an older name of the first.
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _POLL_SECONDS = 0.05
 _PARENT_CHECK_SECONDS = 1.0
 
@@ -169,8 +171,12 @@ def single_world(device: torch.device) -> DistributedContext:
     """Return a run of one process.
 
     Args:
-        device: device of the process.
+        device: device of the process. A GPU without a number is the first: tensors on it say ``cuda:0``, which is not
+            equal to ``cuda``.
     """
+    if device.type == "cuda":
+        _let_memory_grow()
+        device = torch.device("cuda", device.index or 0)
     return DistributedContext(rank=0, size=1, local_rank=0, local_size=1, device=device)
 
 
@@ -201,6 +207,7 @@ def join_world(device: str, timeout_minutes: float) -> DistributedContext:
     chosen = _choose_local_device(device, local_rank, local_size)
     timeout = timedelta(minutes=timeout_minutes)
     if chosen.type == "cuda":
+        _let_memory_grow()
         torch.cuda.set_device(chosen)
     elif local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, num_processors() // local_size))
@@ -223,6 +230,15 @@ def join_world(device: str, timeout_minutes: float) -> DistributedContext:
             " nodes are started with the same --rdzv_endpoint and can reach it"
         ) from error
     return DistributedContext(rank, size, local_rank, local_size, chosen, timeout, dist.PrefixStore("medcap", store))
+
+
+def _let_memory_grow() -> None:
+    """Let the allocator's pieces of memory grow, unless the user has settings of their own.
+
+    Batches of many shapes would otherwise leave pieces that fit none of the next. Read when the GPU is first used.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        os.environ[_ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def _choose_local_device(name: str, local_rank: int, local_size: int) -> torch.device:

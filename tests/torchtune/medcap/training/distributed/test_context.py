@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,18 @@ def test_cores_are_shared_out_unless_the_user_did(
         assert (world.size, world.local_size) == (1, 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_gpu_has_its_number_and_memory_that_grows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "the user's")
+    assert single_world(torch.device("cuda")).device == torch.device("cuda", 0)
+    assert os.environ[name] == "the user's"
+    assert single_world(torch.device("cuda", 1)).device == torch.device("cuda", 1)
+    for other in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(other, "")  # so that it is set back
+        monkeypatch.delenv(other)
+    single_world(torch.device("cpu"))
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
+    single_world(torch.device("cuda"))
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
