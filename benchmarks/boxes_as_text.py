@@ -4,7 +4,7 @@
 
 First the language model learns from text alone to answer questions about two things and their boxes, and from rows that
 stand for images; it is kept for further runs and does not count as training. Then tower and projector are trained on
-images with one lesion, and anew on images with two of different kinds, while the language model stays as it is; for
+images with one lesion, and further on images with two of different kinds, while the language model stays as it is; for
 two lesions also with coordinates as added words and with adapters. The pipeline is
 ``medcap/tiny/boxes_as_text_pipeline``; what was done with the same settings is not done again. Writes
 ``results/benchmarks/boxes_as_text.json`` and ``boxes_as_text.md``.
@@ -31,7 +31,7 @@ from medcap.pipeline.stages import Stages
 from medcap.scoring.metrics.boxes import iou
 
 PIPELINE = "medcap/tiny/boxes_as_text_pipeline"
-LANGUAGE_STEPS, ROW_STEPS = 900, 540
+LANGUAGE_STEPS, ROW_STEPS = 900, 360
 ASKED = {
     "box": "the box of a thing",
     "kind": "the thing in a box",
@@ -182,14 +182,15 @@ def _page(found: dict[str, Any]) -> str:
         "|---|---:|",
         *(f"| {ASKED[name]} | {share:.3f} |" for name, share in found["text_accuracy"].items()),
         "",
-        "Images: mean IoU with its 95 % interval by image, on held-out questions.",
+        "Images: mean IoU with its 95 % interval by image, on held-out questions. Training on two lesions continues"
+        " that on one, whose time is counted in.",
         "",
         f"| trained | {' | '.join(SHOWN.values())} | processor seconds |",
         f"|---|{'---:|' * (len(SHOWN) + 1)}",
     ]
     for name, scores in found["scores"].items():
         cells = " | ".join(_cell(scores.get(title)) for title in SHOWN.values())
-        lines.append(f"| {TRAINED[name]} | {cells} | {seconds[name]['processor_seconds']:.0f} |")
+        lines.append(f"| {TRAINED[name]} | {cells} | {_training_seconds(seconds, name):.0f} |")
     lines += [
         "",
         "Where the boxes of answers lie: on a lesion if their IoU with it is at least 0.3.",
@@ -201,6 +202,11 @@ def _page(found: dict[str, Any]) -> str:
         lines.append(f"| {TRAINED[name]} | {' | '.join(f'{share:.1%}' for share in shares.values())} |")
     lines += ["", "| bar | reached |", "|---|---|", *_bars(found), ""]
     return "\n".join(lines)
+
+
+def _training_seconds(seconds: dict[str, Any], name: str) -> float:
+    """Return the processor time of a training and of the one that it continues."""
+    return sum(seconds[stage]["processor_seconds"] for stage in {"one", name})
 
 
 def _cell(value: list[Any] | None) -> str:
@@ -224,7 +230,7 @@ def _bars(found: dict[str, Any]) -> list[str]:
         if name in scores:
             fall = scores[name][SHOWN[None]] - scores[name][SHOWN["exchanged_question"]]
             bars.append((f"{TRAINED[name]}: the other's question costs at least 0.2", fall, fall >= 0.2))
-    minutes = max((found["seconds"][name]["processor_seconds"] for name in scores), default=0) / 60
+    minutes = max((_training_seconds(found["seconds"], name) for name in scores), default=0) / 60
     bars.append((f"training: at most {MINUTES} processor minutes", minutes, minutes <= MINUTES))
     return [f"| {title} | {'yes' if reached else 'no'}, {value:.2f} |" for title, value, reached in bars]
 

@@ -24,7 +24,7 @@ from medcap.models.tokenizers import llama3_tokenizer
 
 ASKED = ("box", "kind", "boxes", "presence", "absent")  # types of the held-out questions
 _SPECIAL_TOKENS = 256
-_TEXT_EVERY = 2  # steps
+_TEXT_EVERY = 4  # steps
 _FIRST_LESSON, _PRACTICE = 100_000, 12_345  # number of a lesson, seed of text: others than those of the first teaching
 
 
@@ -98,10 +98,10 @@ def practise_rows(
     questions: int = 200,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Teach a language model of :func:`teach_box_language` further, with larger batches of rows, and write it.
+    """Teach a language model of :func:`teach_box_language` further, mostly in rows, and write it.
 
     Copying from text is learnt long before reading rows is: what a thing is and four edges stand in one row. Every
-    second step is about text again, so that it is not forgotten.
+    fourth step is about text again, so that it is not forgotten.
 
     Args:
         taught: its folder.
