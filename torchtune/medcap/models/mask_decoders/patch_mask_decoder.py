@@ -133,6 +133,7 @@ class PatchMaskDecoder(ObjectHead, MaskDecoder):
         cells = features.flatten(2).index_select(0, which)  # [M, c, h * h]
         products = torch.bmm(queries, cells).view(count, 4, half, half)
         pixels = functional.pixel_shuffle(products, 2)  # [M, 1, 2 h, 2 h]
+        assert self.finest.bias is not None, "a transposed convolution has one by default"
         bias = query @ self.finest.bias  # [M]
         return _resized(pixels, self.side)[:, 0] + bias[:, None, None]
 
