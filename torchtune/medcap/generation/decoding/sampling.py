@@ -97,9 +97,9 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def _most_likely(shifted: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Largest numbers of each row in descending order, of equals the lowest ids: values and ids, ``[R, count]`` each."""
-    # ``topk`` promises no order among equals, so the key of a number holds its id too: the bits of a float32, read as an
-    # integer, are in the order of the numbers once those of negative ones are turned around.
+    """Return the largest numbers of each row, descending and of equals the lowest id first, and their ids."""
+    # ``topk`` promises no order among equals, so the key of a number holds its id too: the bits of a float32, read as
+    # an integer, are in the order of the numbers once those of negative ones are turned around.
     bits = (shifted + 0.0).view(torch.int32)  # minus zero becomes zero
     ascending = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     ids = torch.arange(shifted.shape[1], device=shifted.device)
