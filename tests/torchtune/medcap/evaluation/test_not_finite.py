@@ -11,7 +11,7 @@ from medcap.evaluation.answering import Engine
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
-from medcap.evaluation.tasks.pixel_grounding import PixelGroundingTask
+from medcap.evaluation.tasks.regions.pixel_grounding import PixelGroundingTask
 from medcap.generation.request import Sampling
 
 QUESTIONS = "Is there left lung?", "Is there a small red circle?", "Is there the chest?"

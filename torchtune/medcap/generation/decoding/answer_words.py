@@ -131,40 +131,33 @@ class AnswerWords:
 
     Args:
         readers: token id of each word -> what it stands for.
-        device: of the model.
         outliner: gives the masks of an answer's boxes; None gives none.
     """
 
-    def __init__(
-        self, readers: Mapping[int, WordReader], device: torch.device, outliner: BoxOutliner | None = None
-    ) -> None:
+    def __init__(self, readers: Mapping[int, WordReader], outliner: BoxOutliner | None = None) -> None:
         self._readers, self._outliner = readers, outliner
-        self._tokens = torch.tensor(list(readers), dtype=torch.int64, device=device)
         self._answers: dict[Prompt, _Answer] = {}
 
     def begin(self, trees: Sequence[Tree]) -> None:
         """Take in prompts whose images are encoded."""
         self._answers |= {prompt: _Answer(tree.last_image) for tree in trees for prompt in tree.prompts}
 
-    def look(self, rows: Sequence[Prompt | None], chosen: Tensor, hidden: Tensor) -> dict[int, str]:
+    def look(self, rows: Sequence[Prompt | None], chosen: Sequence[int], hidden: Tensor) -> dict[int, str]:
         """Look at the image for each answer whose next token is such a word.
 
         Args:
             rows: prompt of each row.
-            chosen: ``[R]`` int64, next token of each row.
+            chosen: next token of each row.
             hidden: ``[R, d]`` hidden states before the final norm that predicted them.
 
         Returns:
             For each row whose word nothing could be computed for, why not.
         """
         failures: dict[int, str] = {}
-        if not self._readers:
-            return failures
-        for row in torch.isin(chosen, self._tokens).nonzero().flatten().tolist():
-            prompt = rows[row]
-            if prompt is None:
+        for row, (prompt, token) in enumerate(zip(rows, chosen, strict=True)):
+            if prompt is None or token not in self._readers:
                 continue
-            answer, token = self._answers[prompt], int(chosen[row])
+            answer = self._answers[prompt]
             reader = self._readers[token]
             found = answer.found.setdefault(reader.field, [])
             text = ""
@@ -226,10 +219,10 @@ def answer_words(
     """
     added, readers = tokenizer.added, dict[int, WordReader]()
     if added is None:
-        return None if outliner is None else AnswerWords({}, model.device, outliner)
+        return None if outliner is None else AnswerWords({}, outliner)
     boxes, masks = (model.components.get(kind.name) for kind in (BoxDecoder, MaskDecoder))
     if isinstance(boxes, BoxDecoder) and added.box_id is not None:
         readers[added.box_id] = BoxReader(boxes, style)
     if isinstance(masks, MaskDecoder) and added.mask_id is not None:
         readers[added.mask_id] = MaskReader(masks, added.mask_word)
-    return AnswerWords(readers, model.device, outliner) if readers or outliner is not None else None
+    return AnswerWords(readers, outliner) if readers or outliner is not None else None

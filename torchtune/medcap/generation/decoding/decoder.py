@@ -19,17 +19,18 @@ from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
 from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
-from medcap.generation.decoding.sampling import choose_tokens, draw_uniforms, is_greedy
+from medcap.generation.decoding.sampling import choose_among_likely, choose_tokens, draw_uniforms, is_greedy
 from medcap.generation.request import Generation, Sampling
 from medcap.models.vision_language_model import VisionLanguageModel
 
 Finish = Callable[[Prompt, Generation], None]
 OnToken = Callable[[Prompt, int], None]
+Choose = Callable[[Tensor, Sampling, Tensor], tuple[Tensor, Tensor | None]]
 
 # Refill once this share of the rows is free: a prefill for every single row would cost more.
 REFILL_SHARE = 0.25
 # State of every row; it grows, shrinks and moves with the row.
-_STATE = ("open", "positions", "emitted", "limits", "answers", "uniforms", "hidden")
+_STATE = ("open", "positions", "emitted", "chosen", "uniforms", "hidden")
 
 
 class Decoder:
@@ -72,19 +73,19 @@ class Decoder:
         self.words = words
         self.experts = experts
         self.device = model.device
-        self.stop_tokens = torch.tensor(tokenizer.stop_tokens, device=self.device)
+        self.stop_tokens = frozenset(tokenizer.stop_tokens)
         cache.start(0, capacity, self.device)
         self.rows: list[Prompt | None] = []
         self.open = torch.zeros(0, dtype=torch.bool, device=self.device)
         self.positions = self._integers(0)  # of the next token
         self.emitted = self._integers(0)  # tokens of the answer so far
-        self.limits = self._integers(0)
-        self.answers = self._integers(0, most_new_tokens)
+        self.chosen = self._integers(0)  # the last token of each answer
         self.uniforms = torch.zeros(0, most_new_tokens, device=self.device)
         self.hidden = torch.zeros(0, model.decoder.tok_embeddings.embedding_dim, dtype=model.dtype, device=self.device)
         self.num_steps = 0
         # The host knows every row's position too: its offset and the number of steps. So no step asks the device.
         self.offsets: list[int] = []
+        self.answers: list[list[int]] = []
         if static:
             self._grow(max_rows)
 
@@ -143,6 +144,7 @@ class Decoder:
     def _grow(self, count: int) -> None:
         self.rows += [None] * count
         self.offsets += [0] * count
+        self.answers += [[] for _ in range(count)]
         self.cache.grow(len(self.rows))
         for name in _STATE:
             state = getattr(self, name)
@@ -162,7 +164,6 @@ class Decoder:
         last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
         self.hidden[rows] = last
         self.positions[rows] = torch.tensor(lengths, device=self.device)
-        self.limits[rows] = torch.tensor([prompt.limit for prompt in prompts], device=self.device)
         self.emitted[rows] = 0
         self.open[rows] = True
         if self.words is not None:
@@ -170,7 +171,7 @@ class Decoder:
         if self.experts is not None:
             self.experts.begin(prompts, packed.last)
         for row, prompt in zip(rows, prompts, strict=True):
-            self.rows[row] = prompt
+            self.rows[row], self.answers[row] = prompt, []
             self.offsets[row] = len(prompt.tokens) - self.num_steps
             if not is_greedy(prompt.sampling):
                 drawn = draw_uniforms(prompt.sampling.seed, prompt.key, prompt.limit)
@@ -178,71 +179,78 @@ class Decoder:
 
     def _choose(self, finish: Finish, on_token: OnToken | None) -> None:
         logits = masked_logits(self.model, self.hidden, self.tokenizer.vocab_size)  # [R, V]
-        chosen = self._by_each_rule(logits)  # [R]
-        # A forbidden token has minus infinity and is never chosen; one NaN makes the choice of its row meaningless.
-        broken = ~torch.isfinite(logits.gather(1, chosen[:, None]).squeeze(1)) & self.open
-        self.answers.scatter_(1, self.emitted[:, None], chosen[:, None])
-        stopped = (chosen[:, None] == self.stop_tokens).any(dim=-1)
-        ended = (stopped | (self.emitted + 1 >= self.limits)) & self.open
-        failures = {} if self.words is None else self.words.look(self.rows, chosen, self.hidden)
-        if failures:
-            ended[list(failures)] = True
-        # The only place in a step that waits for the device, but for boxes and masks.
-        rows = (ended | broken).nonzero().flatten().tolist()
-        if on_token is not None:
-            self._tell(chosen, stopped | broken, on_token)
-        if rows:
-            failures |= {row: not_finite("model") for row in broken.nonzero().flatten().tolist()}
-            self._end(rows, failures, stopped[rows].tolist(), finish)
-        self.open[rows] = False
+        self.chosen, short = self._by_each_rule(logits, choose_among_likely)  # [R]
+        tokens, broken, is_short = self._read(logits, short)
+        if any(one and prompt is not None for one, prompt in zip(is_short, self.rows, strict=True)):
+            self.chosen, _ = self._by_each_rule(logits, _choose_among_all)
+            tokens, broken, _ = self._read(logits, None)
+        failures = {} if self.words is None else self.words.look(self.rows, tokens, self.hidden)
+        ended = []
+        for row, (prompt, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            if prompt is None:
+                continue
+            self.answers[row].append(token)
+            if broken[row]:
+                failures[row] = not_finite("model")
+            by_itself = token in self.stop_tokens
+            if on_token is not None and not (by_itself or broken[row]):
+                on_token(prompt, token if self.words is None else self.words.written(prompt, token))
+            if by_itself or row in failures or len(self.answers[row]) >= prompt.limit:
+                ended.append(row)
+        for row in ended:
+            self._end(row, failures.get(row, ""), finish)
+        if ended:
+            self.open[ended] = False
         # A closed row stays where it is, within its slots; what it computes is never read.
         self.emitted += self.open
 
-    def _by_each_rule(self, logits: Tensor) -> Tensor:
-        """Rows with one rule are chosen for together: ``[R, V] -> [R]``."""
-        uniforms = self.uniforms.gather(1, self.emitted[:, None]).squeeze(1)  # [R]
+    def _read(self, logits: Tensor, short: Tensor | None) -> list[list[int]]:
+        """Return the choices, which are broken and which are short, ``[3, R]``: the only wait of a choice."""
+        # A forbidden token has minus infinity and is never chosen; one NaN makes the choice of its row meaningless.
+        broken = ~torch.isfinite(logits.gather(1, self.chosen[:, None]).squeeze(1))
+        short = torch.zeros_like(broken) if short is None else short
+        return torch.stack([self.chosen, broken.long(), short.long()]).tolist()
+
+    def _by_each_rule(self, logits: Tensor, choose: Choose) -> tuple[Tensor, Tensor | None]:
+        """Rows with one rule are chosen for together: ``[R, V]`` -> what ``choose`` returns for all rows."""
         rules: dict[tuple[object, ...], tuple[Sampling, list[int]]] = {}
         for row, prompt in enumerate(self.rows):
             if prompt is not None:
                 sampling = prompt.sampling
                 rule = (sampling.temperature, sampling.top_k, sampling.top_p)
                 rules.setdefault(rule, (sampling, []))[1].append(row)
+        sampled = any(not is_greedy(sampling) for sampling, _ in rules.values())
+        uniforms = self.uniforms.gather(1, self.emitted[:, None]).squeeze(1) if sampled else self.emitted  # [R]
         if len(rules) == 1:
             ((sampling, _),) = rules.values()
-            return choose_tokens(logits, sampling, uniforms)
-        chosen = self._integers(len(self.rows))
+            return choose(logits, sampling, uniforms)
+        chosen, short = self._integers(len(self.rows)), torch.zeros_like(self.open)
         for sampling, rows in rules.values():
-            chosen[rows] = choose_tokens(logits[rows], sampling, uniforms[rows])
-        return chosen
+            chosen[rows], some = choose(logits[rows], sampling, uniforms[rows])
+            if some is not None:
+                short[rows] = some
+        return chosen, short
 
-    def _tell(self, chosen: Tensor, silent: Tensor, on_token: OnToken) -> None:
-        for prompt, token, is_silent in zip(self.rows, chosen.tolist(), silent.tolist(), strict=True):
-            if prompt is not None and not is_silent:
-                on_token(prompt, token if self.words is None else self.words.written(prompt, token))
-
-    def _end(self, rows: list[int], failures: dict[int, str], stopped: list[bool], finish: Finish) -> None:
-        counts = (self.emitted[rows] + 1).tolist()
-        answers = self.answers[rows].tolist()
-        for row, by_itself, count, answer in zip(rows, stopped, counts, answers, strict=True):
-            prompt, self.rows[row] = self.rows[row], None
-            assert prompt is not None, "an open row has one"
-            tokens, outputs = answer[: count - 1] if by_itself else answer[:count], NOTHING
-            failure = failures.get(row, "")
-            if not failure:
-                try:
-                    tokens, outputs = self._with_words(prompt, tokens)
-                except UserError as error:
-                    failure = str(error)
-            if failure:
-                self.cache.clear(row)
-                self.hidden[row] = 0
-                self._forget(prompt)
-                finish(prompt, Generation(text="", finish="error", error=failure))
-                continue
-            reason = "stop" if by_itself else "length"
-            if self.experts is not None:
-                outputs = replace(outputs, experts=self.experts.end(prompt))
-            finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))
+    def _end(self, row: int, failure: str, finish: Finish) -> None:
+        prompt, self.rows[row] = self.rows[row], None
+        assert prompt is not None, "an open row has one"
+        tokens, reason, outputs = self.answers[row], "length", NOTHING
+        if tokens[-1] in self.stop_tokens:
+            tokens, reason = tokens[:-1], "stop"
+        if not failure:
+            try:
+                tokens, outputs = self._with_words(prompt, tokens)
+            except UserError as error:
+                failure = str(error)
+        if failure:
+            self.cache.clear(row)
+            self.hidden[row] = 0
+            self._forget(prompt)
+            finish(prompt, Generation(text="", finish="error", error=failure))
+            return
+        if self.experts is not None:
+            outputs = replace(outputs, experts=self.experts.end(prompt))
+        finish(prompt, Generation(self.tokenizer.decode(tokens), tokens, reason, outputs=outputs))
 
     def _with_words(self, prompt: Prompt, tokens: list[int]) -> tuple[list[int], Outputs]:
         if self.words is None:
@@ -250,12 +258,11 @@ class Decoder:
         return self.words.end(prompt, tokens, self.tokenizer.decode)
 
     def _decode(self) -> None:
-        chosen = self.answers.gather(1, (self.emitted - 1).clamp(min=0)[:, None]).squeeze(1)  # [R]
         furthest = max(offset for offset, prompt in zip(self.offsets, self.rows, strict=True) if prompt is not None)
         used = self.capacity if self.static else self.num_steps + furthest + 1
         # A closed row may be further than the open ones; its values are never read.
         mask = self.cache.step(self.positions, used)
-        self.hidden = self.step_model(chosen, mask, self.positions)
+        self.hidden = self.step_model(self.chosen, mask, self.positions)
         if self.experts is not None:
             self.experts.look(self.rows)
         self.positions += self.open
@@ -268,8 +275,13 @@ class Decoder:
         self.cache.keep(kept)
         self.rows = [self.rows[row] for row in kept]
         self.offsets = [self.offsets[row] for row in kept]
+        self.answers = [self.answers[row] for row in kept]
         for name in _STATE:
             setattr(self, name, getattr(self, name)[kept])
+
+
+def _choose_among_all(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, None]:
+    return choose_tokens(logits, sampling, uniforms), None
 
 
 def answer_all(

@@ -29,8 +29,8 @@ class KVCache:
         self.num_rows = 0
         self.capacity = 0
         self.used = 0
-        self.slots: Tensor | None = None
-        self.sources: Tensor | None = None
+        self.slots: Tensor | None = None  # of the next token of each row; one tensor for every step
+        self.filled: tuple[Tensor, Tensor] | None = None
         self.layers: list[LayerCache] = []
 
     def start(self, num_rows: int, capacity: int, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class KVCache:
             ValueError: if the rows need more than ``num_slots``.
         """
         self.capacity, self.used = capacity, 0
-        self.slots = self.sources = None
+        self.slots = self.filled = None
         self._key_positions = torch.arange(capacity, device=device)
         for layer in self.layers:
             layer.clear(0, self.num_slots)
@@ -64,7 +64,9 @@ class KVCache:
             raise ValueError(f"{num_rows} rows of {self.capacity} tokens do not fit into {self.num_slots} slots")
         self.num_rows = num_rows
         rows = torch.arange(num_rows, device=self._key_positions.device)
-        self._first_slots = rows[:, None] * self.capacity  # [R, 1]
+        self._first_slots = rows * self.capacity  # [R]
+        # [Contract] a captured graph reads its inputs where they were: no step may make this anew.
+        self.slots = torch.zeros_like(rows)
 
     def fill(self, slots: Tensor, sources: Tensor) -> None:
         """Say where the tokens of a prefill go; then run the layers, whose tokens attend to each other only.
@@ -75,7 +77,7 @@ class KVCache:
             slots: ``[n]`` int64, row x capacity + position.
             sources: ``[n]`` int64 flat indices into the prefill's tokens.
         """
-        self.slots, self.sources = slots, sources
+        self.filled = slots, sources
 
     def step(self, positions: Tensor, used: int) -> Tensor:
         """Say where the next token of each row goes; then run the layers, which get all keys and values back.
@@ -87,8 +89,9 @@ class KVCache:
         Returns:
             ``[R, 1, used]`` bool, True where a query attends to a key.
         """
-        self.used, self.sources = used, None
-        self.slots = (self._first_slots + positions[:, None]).flatten()  # [R]
+        assert self.slots is not None, "start comes first"
+        self.used, self.filled = used, None
+        torch.add(self._first_slots, positions, out=self.slots)
         return self._key_positions[:used] <= positions[:, None, None]
 
     def keep(self, rows: list[int]) -> None:
@@ -151,10 +154,11 @@ class LayerCache:
     def _store(self, slots: Tensor, new: Tensor) -> Tensor:
         cache = self._cache
         tokens = new.transpose(1, 2).flatten(0, 1)  # [R * s, H, D]
-        assert cache.slots is not None, "each step chooses them first"
-        if cache.sources is not None:
-            slots.index_copy_(0, cache.slots, tokens[cache.sources])
+        if cache.filled is not None:
+            where, sources = cache.filled
+            slots.index_copy_(0, where, tokens[sources])
             return new
+        assert cache.slots is not None, "each step chooses them first"
         slots.index_copy_(0, cache.slots, tokens)  # into [slots, H, D]
         rows = slots[: cache.num_rows * cache.capacity].unflatten(0, (cache.num_rows, cache.capacity))
         return rows[:, : cache.used].transpose(1, 2)  # [R, H, used, D]

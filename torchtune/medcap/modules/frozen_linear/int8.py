@@ -10,6 +10,8 @@ from torch import Tensor
 from medcap.modules.frozen_linear.base import RowScaledLinear, cast, row_scales
 
 _MOST = 127
+# Rows up to which torch's own kernel for the CPU, which reads the integers as they are, is used; it takes bf16 only.
+_FEW_ROWS = 4
 
 
 class Int8Linear(RowScaledLinear):
@@ -28,6 +30,13 @@ class Int8Linear(RowScaledLinear):
         return (weight / scale).round().to(torch.int8), scale
 
     def product(self, rows: Tensor) -> Tensor:
+        few = len(rows) <= _FEW_ROWS and rows.device.type == "cpu" and rows.dtype == torch.bfloat16
+        if few and len(rows) and not (torch.is_grad_enabled() and rows.requires_grad):
+            # Its scales would be rounded to bf16, so they are left out and multiplied with afterwards.
+            ones = rows.new_ones(self.out_features)
+            return (torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.quantised, ones) * self.scale).to(
+                rows.dtype
+            )
         return _Int8Product.apply(rows, self.quantised, self.scale)
 
 

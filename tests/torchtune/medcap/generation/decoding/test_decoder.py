@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
+from medcap.generation.decoding.decoder import Decoder
+from medcap.generation.decoding.sampling import choose_among_likely
 from medcap.generation.prompt import caption_request, question_request
 from medcap.generation.request import Request, Sampling
 from medcap.modules.frozen_linear import LLM_WEIGHTS, quantise_layer
@@ -134,3 +136,38 @@ def test_compiled_steps_have_few_shapes_and_give_the_same_answers(tmp_path, monk
     assert compiled.generate(requests, Sampling(max_new_tokens=7)) == expected
     # Two sizes of rows, and nothing compiled again as the rows fill, empty and move on.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=5), Sampling(5, temperature=1.0, top_p=0.9)])
+def test_a_step_reads_from_the_device_once(tmp_path, monkeypatch, sampling):
+    generator = tiny_generator(tmp_path, batch_size=4)
+    requests = [question_request(None, f"Is there {word}?") for word in ("a lung", "a circle", "the chest")]
+    reads = []
+    for name in ("tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "cpu"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *a, n=name, p=plain, **k: reads.append(n) or p(*a, **k))
+    counts = []
+    generator.generate(requests, sampling, on_token=lambda *_: None)  # the prompts
+    prefill = Decoder._prefill
+
+    def counted(decoder, trees):
+        before = len(reads)
+        prefill(decoder, trees)
+        counts.append(len(reads) - before)
+
+    monkeypatch.setattr(Decoder, "_prefill", counted)
+    reads.clear()
+    tokens = []
+    answers = generator.generate(requests, sampling, on_token=lambda index, token: tokens.append(token))
+    steps = max(len(answer.tokens) + (answer.finish == "stop") for answer in answers)
+    assert len(tokens) > 5
+    assert len(reads) - sum(counts) <= steps
+
+
+def test_top_p_that_the_likely_tokens_do_not_reach_is_chosen_for_among_all(tmp_path, monkeypatch):
+    requests = [question_request(None, f"Is there {word}?") for word in ("a lung", "a circle", "the chest")]
+    sampling = Sampling(max_new_tokens=6, temperature=3.0, top_p=0.95, seed=4)
+    expected = tiny_generator(tmp_path, batch_size=3).generate(requests, sampling)
+    few = partial(choose_among_likely, num_likely=4)
+    monkeypatch.setattr("medcap.generation.decoding.decoder.choose_among_likely", few)
+    assert tiny_generator(tmp_path, batch_size=3).generate(requests, sampling) == expected

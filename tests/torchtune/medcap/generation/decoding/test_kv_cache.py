@@ -154,3 +154,14 @@ def test_torchtunes_own_caches_come_back():
     assert [layer.attn.kv_cache for layer in decoder.layers] == own
     assert decoder.caches_are_enabled()
     assert {name for name, _ in decoder.named_buffers()} == names
+
+
+def test_steps_write_their_slots_into_one_tensor():
+    cache = KVCache(12)
+    cache.start(2, 6, torch.device("cpu"))
+    cache.step(torch.tensor([1, 4]), 5)
+    where = cache.slots.data_ptr()
+    assert cache.slots.tolist() == [1, 10]
+    cache.step(torch.tensor([2, 5]), 6)
+    assert cache.slots.tolist() == [2, 11]
+    assert cache.slots.data_ptr() == where

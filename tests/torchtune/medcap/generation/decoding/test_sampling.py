@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medcap.generation.decoding.sampling import choose_tokens, draw_uniforms
+from medcap.generation.decoding.sampling import LIKELY_TOKENS, choose_among_likely, choose_tokens, draw_uniforms
 from medcap.generation.request import Sampling
 
 # Probabilities 0.5, 0.1, 0.3, 0.1 of the ids 0 to 3.
@@ -81,3 +81,55 @@ def test_random_numbers_depend_on_seed_and_request_alone():
     assert torch.equal(draw_uniforms(1234, "row 7", 9)[:3], first)
     assert not torch.equal(draw_uniforms(1235, "row 7", 3), first)
     assert not torch.equal(draw_uniforms(1234, "row 8", 3), first)
+
+
+def by_full_sort(logits, sampling, uniforms):
+    """The rule written plainly: the whole vocabulary in float64, sorted."""
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature
+    ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
+    ordered, ids = ordered[:, : sampling.top_k], ids[:, : sampling.top_k]
+    probabilities = ordered.softmax(dim=-1)
+    if sampling.top_p is not None:
+        before = probabilities.cumsum(dim=-1) - probabilities
+        beyond = before >= sampling.top_p
+        beyond[:, 0] = False
+        probabilities = probabilities.masked_fill(beyond, 0.0)
+    cumulative = probabilities.cumsum(dim=-1)
+    targets = uniforms.double()[:, None] * cumulative[:, -1:]
+    return ids.gather(1, torch.searchsorted(cumulative, targets, right=True)).squeeze(1)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.7, top_p=0.9),
+        Sampling(temperature=1.3, top_k=50),
+        Sampling(temperature=1.0, top_k=40, top_p=0.8),
+    ],
+)
+def test_choices_are_those_of_a_full_sort_in_float64(sampling):
+    source = torch.Generator().manual_seed(1)
+    logits = 4 * torch.randn(400, 3000, generator=source)
+    logits[:200] = (logits[:200] * 4).round() / 4  # many equals, also where top-k and top-p cut
+    uniforms = torch.rand(400, generator=source)
+    expected = by_full_sort(logits, sampling, uniforms)
+    assert torch.equal(choose_tokens(logits, sampling, uniforms), expected)
+    chosen, short = choose_among_likely(logits, sampling, uniforms, num_likely=300)
+    assert torch.equal(chosen if short is None else chosen[~short], expected if short is None else expected[~short])
+
+
+def test_rows_whose_likely_tokens_do_not_reach_p_are_named():
+    logits = torch.zeros(2, 100)
+    logits[1, 7] = 20.0
+    chosen, short = choose_among_likely(logits, Sampling(temperature=1.0, top_p=0.5), torch.tensor([0.9, 0.9]), 10)
+    assert short.tolist() == [True, False]
+    assert chosen[1] == 7
+
+
+def test_top_p_orders_no_more_than_the_likely_tokens(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "sort", None)
+    columns = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda keys, k, dim: columns.append(k) or topk(keys, k, dim=dim))
+    choose_among_likely(torch.randn(2, 5000), Sampling(temperature=1.0, top_p=0.9), torch.rand(2))
+    assert columns == [LIKELY_TOKENS]

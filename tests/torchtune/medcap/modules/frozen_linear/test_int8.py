@@ -26,3 +26,18 @@ def test_the_worst_error_is_half_a_step_of_the_row() -> None:
     step = linear.weight.abs().amax(dim=1) / 127
     assert (error <= 0.5001 * step).all()
     assert (error > 0.4 * step).all()
+
+
+def test_few_bf16_rows_are_multiplied_without_a_decoded_weight(monkeypatch) -> None:
+    torch.manual_seed(0)
+    frozen = Int8Linear(nn.Linear(64, 48, bias=False))
+    states = torch.randn(3, 64).bfloat16()
+    expected = states.float() @ frozen.decoded(torch.float32).T
+    learnt = states.clone().requires_grad_()
+    frozen(learnt).sum().backward()
+    torch.testing.assert_close(
+        learnt.grad.float(), frozen.decoded(torch.float32).sum(0).expand(3, -1), rtol=0.02, atol=0.05
+    )
+    monkeypatch.setattr("medcap.modules.frozen_linear.int8._Int8Product", None)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(states).float(), expected, rtol=0.02, atol=0.02)
