@@ -1,0 +1,57 @@
+import pytest
+
+from medcap.data.images.reference import ImageRef
+from medcap.evaluation.shared.division import divide
+from medcap.generation.prompt import question_request
+
+
+def requests(images, questions):
+    return [
+        question_request(ImageRef(f"{image}.png"), f"Question {question}?", f"{image}-{question}")
+        for question in range(questions)
+        for image in range(images)
+    ]
+
+
+def divided(asked, processes, least, pending=None):
+    pending = range(len(asked)) if pending is None else pending
+    return divide(asked, list(pending), [None] * len(asked), processes, least)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_every_question_is_in_one_part_with_the_others_of_its_image(processes):
+    parts = divided(requests(images=40, questions=3), processes, least=8)
+    assert sorted(index for part in parts for index in part) == list(range(120))
+    # Index modulo 40 is the image.
+    images = [{index % 40 for index in part} for part in parts]
+    assert sum(map(len, images)) == 40
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_parts_become_smaller_down_to_a_few_batches():
+    sizes = list(map(len, divided(requests(images=400, questions=1), 2, least=8)))
+    assert sizes[0] == 50  # an eighth of all for one of two processes
+    assert sizes == sorted(sizes, reverse=True) or sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert set(sizes[-8:-1]) == {8}
+
+
+def test_a_few_questions_are_still_shared_out():
+    assert len(divided(requests(images=6, questions=1), 3, least=32)) == 6
+
+
+def test_what_has_an_answer_is_left_out():
+    assert sorted(sum(divided(requests(images=4, questions=1), 2, 4, pending=[1, 3]), [])) == [1, 3]
+
+
+def test_equal_questions_without_an_image_are_asked_by_one_process():
+    asked = [question_request(None, f"Question {index % 2}?", str(index)) for index in range(64)]
+    parts = divided(asked, 2, least=32)
+    assert sorted(map(set, ([index % 2 for index in part] for part in parts)), key=str)[0] in ({0}, {1})
+    # One image with very many questions is not left to one process alone.
+    assert len(divided(requests(images=1, questions=64), 2, least=4)) > 8
+
+
+def test_the_longest_questions_come_first():
+    asked = [question_request(None, "word " * length, str(length)) for length in (5, 300, 40, 80, 200, 1)]
+    parts = divided(asked, 6, least=1)
+    assert [index for part in parts for index in part] == [1, 4, 3, 2, 0, 5]
