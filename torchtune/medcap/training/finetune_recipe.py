@@ -95,7 +95,7 @@ class FineTuneRecipe:
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
-        self.proof = FrozenWeightCheck(cfg, plan, model)
+        self.proof = FrozenWeightCheck(cfg, plan, model, world)
         parameters = prepare_model(model, cfg)
         trained = ShardedOptimizer(parameters, cfg.optimizer, world, options=optimizer_options(model, cfg))
         if parallelism is not None:
