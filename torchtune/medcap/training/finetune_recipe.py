@@ -16,11 +16,11 @@ from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.frozen_check import FrozenWeightCheck
 from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
-    FrozenWeightCheck,
     chooses_by_question,
     prepare_model,
     seed_everything,
