@@ -41,13 +41,15 @@ class FrozenWeightCheck:
         if self._wanted:
             if world.device.type == "cuda":
                 self._checksums = llm_checksums(model.decoder)
-                self._before = world.gather(llm_fingerprint(model.decoder, hashed=world.is_main))[0]
+                before: str = world.gather(llm_fingerprint(model.decoder, hashed=world.is_main))[0]
             else:
-                self._before = llm_fingerprint(model.decoder)
+                before = llm_fingerprint(model.decoder)
+            self._before = before
             # Which language model it is does not depend on how it is quantised.
             unquantised = weights == UNQUANTISED
-            self.llm["fingerprint"] = self._before if unquantised else plan.llm.fingerprint(model.dtype)
-            check_llm(plan.vision, self.llm["fingerprint"])
+            fingerprint = before if unquantised else plan.llm.fingerprint(model.dtype)
+            self.llm["fingerprint"] = fingerprint
+            check_llm(plan.vision, fingerprint)
 
     def after(self) -> dict[str, str | None]:
         """Both fingerprints, for ``summary.json``."""

@@ -78,19 +78,22 @@ class SharedPredictions(PredictionFile):
         try:
             super().__init__(path, settings, overwrite, keep_old)
         except UserError as error:
-            self._leave(error)
+            self._give_up(error)
+            self._end()
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        # [Contract] before it says that it has ended: otherwise the first process would join what is there and go on.
+        if isinstance(error, UserError):
+            self._give_up(error)
         self.close()
         if isinstance(error, UserError):
-            self._leave(error)
+            self._end()
 
-    def _leave(self, error: UserError) -> None:
+    def _give_up(self, error: UserError) -> None:
         """Have the others end this phase too: they would wait for this process's answers."""
         if not isinstance(error, FailedElsewhere):
             self._phase.give_up(str(error))
-        self._end()
 
     def _end(self, written: int = 0) -> None:
         if not self._said_end:
@@ -194,6 +197,7 @@ class _First(SharedPredictions):
     def settle(self, fingerprints: Iterable[str]) -> None:
         """Join the answers of all processes; see ``PredictionFile``."""
         written = self._phase.wait_for_all()
+        self._phase.refuse_given_up()
         for rank in range(1, self._phase.team.size):
             path = part_path(self.path, rank)
             content = self._visible(path, written.get(rank, 0), whole=True)

@@ -156,7 +156,7 @@ class Phase:
         # An error of who uses the part is not raised in here.
         with _reachable():
             while True:
-                self._refuse_given_up()
+                self.refuse_given_up()
                 taken = None
                 while fresh < count and taken is None:
                     taken = fresh if self._claim(fresh, "") else None
@@ -186,6 +186,15 @@ class Phase:
         with _reachable():
             if not self._store.check(["given_up"]):
                 self._store.set("given_up", reason)
+
+    def refuse_given_up(self) -> None:
+        """See that no process has given up.
+
+        Raises:
+            FailedElsewhere: with its reason, if one has.
+        """
+        if self._store.check(["given_up"]):
+            raise FailedElsewhere(self._store.get("given_up").decode())
 
     def end(self, written: int = 0) -> None:
         """Say that this process has nothing more to write.
@@ -229,16 +238,12 @@ class Phase:
                 return part
         return None
 
-    def _refuse_given_up(self) -> None:
-        if self._store.check(["given_up"]):
-            raise FailedElsewhere(self._store.get("given_up").decode())
-
     def _wait(self, done: Callable[[], bool], refuse: bool = True) -> None:
         # In Python, not in the store's own wait, so that a signal is handled at once.
         with _reachable():
             while not done():
                 if refuse:
-                    self._refuse_given_up()
+                    self.refuse_given_up()
                 time.sleep(POLL_SECONDS)
 
 
