@@ -135,7 +135,7 @@ def work(options: argparse.Namespace, out: Path) -> None:
     data = out.parent / "data"
     rows = phantom_questions(data, options.images)
     engine = Engine(demo_generator(options.demo, data, options.batch_size), Sampling(max_new_tokens=MAX_NEW_TOKENS))
-    team = Team(processes, least=2 * options.batch_size) if processes.size > 1 else None
+    team = Team(processes, batch=options.batch_size) if processes.size > 1 else None
     _meet(processes)
     wall, processor = time.perf_counter(), time.process_time()
     Direct().ask(rows, engine, PredictionStore(out, {}, team=team))

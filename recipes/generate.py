@@ -41,9 +41,6 @@ from medcap.legacy.prompt import PlainTextChat
 from medcap.models.mask_decoders.sam_model import read_sam
 from medcap.processes import join_processes, silent_if_reported
 
-# Several processes take questions for so many batches at once; at the end of each part the batch runs empty.
-_BATCHES = 2
-
 
 class GenerateRecipe:
     """Generate with a trained run.
@@ -105,7 +102,7 @@ class GenerateRecipe:
         self.processes = join_processes(cfg.device)
         several = self.processes.size > 1
         self.model = self.model.model_copy(update={"device": str(self.processes.device)})
-        self.team = Team(self.processes, least=_BATCHES * cfg.batch_size) if several else None
+        self.team = Team(self.processes, batch=cfg.batch_size) if several else None
         # The first process of a node writes the images of tables into files.
         self.benchmarks = {
             task.name: self.processes.main_first(partial(self._load, task), task.title) for task in self.tasks

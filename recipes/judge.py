@@ -20,8 +20,6 @@ from medcap.evaluation.shared.team import Team
 from medcap.processes import join_processes, silent_if_reported
 
 DEFAULT_BITS = 4
-# Several processes take answers for so many batches at once; at the end of each part the batch runs empty.
-_BATCHES = 2
 # The key names of medcap 2024, and the name used for a file that is not CSV.
 ALIASES = {"ckpt_dir": "checkpoint_dir", "bit": "bits", "predictions": "csv_path"}
 # Keys without a default, which show what was meant: with another judge they are a mistake.
@@ -90,7 +88,7 @@ class JudgeRecipe:
             parsing=cfg.parsing,
             overwrite=cfg.overwrite,
             keep_old=cfg.keep_old_answers,
-            team=Team(self.processes, least=_BATCHES * cfg.batch_size) if not self._alone else None,
+            team=Team(self.processes, batch=cfg.batch_size) if not self._alone else None,
         )
         if metrics is not None:
             self._show(metrics)

@@ -12,13 +12,13 @@ _CHARACTERS_A_TOKEN = 4
 _IMAGE, _ANSWER = 256, 64
 # A process takes this share of what is left, divided by the number of processes. One at a third of the others' speed
 # then still ends with them.
-_SHARE = 0.25
-# No part is smaller than this share of all, divided by the number of processes: the end differs by one part at most.
+_SHARE = 0.4
+# No part is smaller than this share of all, divided by the number of processes.
 _SMALLEST = 1 / 16
 
 
 def divide(
-    requests: Sequence[Request | str], pending: Sequence[int], extra: Sequence[Any], processes: int, least: int
+    requests: Sequence[Request | str], pending: Sequence[int], extra: Sequence[Any], processes: int, batch: int
 ) -> list[list[int]]:
     """Divide requests into parts.
 
@@ -27,35 +27,46 @@ def divide(
         pending: indices of those that are asked.
         extra: for each request what is asked about beside it, such as candidates; None for nothing.
         processes: how many take parts.
-        least: fewest requests of a part where there are many.
+        batch: requests that a process answers together. At the end of a part its batch runs empty, so parts are whole
+            batches as long as much is left.
 
     Returns:
         The parts as indices, each in the order of ``pending``. Requests about the same images, or with the same words
-        and no image, are in one part, unless they are more than ``least``.
+        and no image, are in one part, unless they are more than a batch.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index in pending:
         groups.setdefault(_key(requests[index]), []).append(index)
     lengths = {index: _length(requests[index], extra[index]) for index in pending}
-    smallest = max(1, min(least, round(len(pending) * _SMALLEST / processes)))
     # An image with very many questions is not left to one process.
-    pieces = [members[start : start + least] for members in groups.values() for start in range(0, len(members), least)]
+    pieces = [members[start : start + batch] for members in groups.values() for start in range(0, len(members), batch)]
     pieces.sort(key=lambda members: -max(lengths[index] for index in members))
     costs = [sum(lengths[index] for index in members) + _IMAGE for members in pieces]
-    left = sum(costs)
-    parts: list[list[int]] = []
-    part: list[int] = []
-    cost = 0
-    for members, own in zip(pieces, costs, strict=True):
-        part += members
-        cost += own
-        if len(part) >= smallest and cost >= _SHARE * left / processes:
-            parts.append(part)
-            left, part, cost = left - cost, [], 0
-    if part:
-        parts.append(part)
+    smallest = max(1, min(batch, round(len(pending) * _SMALLEST / processes)))
     order = {index: position for position, index in enumerate(pending)}
-    return [sorted(part, key=order.__getitem__) for part in parts]
+    parts: list[list[int]] = []
+    first, left = 0, sum(costs)
+    while first < len(pieces):
+        most = _most(pieces[first:], costs[first:], _SHARE * left / processes)
+        most = max(smallest, most - most % batch if most > batch else most)
+        part: list[int] = []
+        while first < len(pieces) and (not part or len(part) + len(pieces[first]) <= most):
+            part += pieces[first]
+            left -= costs[first]
+            first += 1
+        parts.append(sorted(part, key=order.__getitem__))
+    return parts
+
+
+def _most(pieces: Sequence[Sequence[int]], costs: Sequence[int], share: float) -> int:
+    """Return how many requests at the front have together no more than a share of the cost."""
+    count = 0
+    for members, cost in zip(pieces, costs, strict=True):
+        share -= cost
+        if share < 0:
+            break
+        count += len(members)
+    return count
 
 
 def _key(request: Request | str) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ class SharedPredictions(PredictionFile):
             self._phase = self._phase.team.next_phase()
         self._first_phase = self._said_end = False
         team = self._phase.team
-        parts = divide(requests, pending, extra, team.size, team.least)
+        parts = divide(requests, pending, extra, team.size, team.batch)
         names = [request.id if isinstance(request, Request) else request for request in requests]
         self._begin(hashlib.sha256(json.dumps([names, parts]).encode()).hexdigest())
         self._counts = [0, 0, 0]

@@ -28,20 +28,20 @@ class Team:
 
     Args:
         processes: more than one, with a store.
-        least: fewest questions that a process takes at once where there are many; they fill its batch.
+        batch: questions that a process answers together.
         patience: seconds without a sign of life after which the others answer a process's questions.
 
     Attributes:
         rank: rank of this process.
         size: how many there are.
-        least: as given.
+        batch: as given.
         signs: says which processes live.
     """
 
-    def __init__(self, processes: Processes, least: int = 1, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, processes: Processes, batch: int = 1, patience: float = PATIENCE_SECONDS) -> None:
         if processes.store is None:
             raise ValueError("a team has several processes and a store")
-        self.rank, self.size, self.least = processes.rank, processes.size, least
+        self.rank, self.size, self.batch = processes.rank, processes.size, batch
         self._store = dist.PrefixStore("team", processes.store)
         self.signs = SignsOfLife(self._store, self.rank, patience)
         self._phases = 0

@@ -70,7 +70,7 @@ def test_two_processes_write_the_files_of_one(source, tmp_path):
     whole = run(source, tmp_path / "one", Scripted(REPLIES))
 
     def work(world):
-        judge, team = Scripted(REPLIES), Team(world, least=1)
+        judge, team = Scripted(REPLIES), Team(world, batch=1)
         return run(source, tmp_path / "two", judge, team=team), judge.asked
 
     (metrics, asked), (nothing, theirs) = run_in_processes(work)

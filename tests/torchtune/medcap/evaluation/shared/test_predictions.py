@@ -65,7 +65,7 @@ def test_two_processes_write_the_file_of_one(tmp_path):
 
     def work(world):
         model = Model(0.001, broken)
-        team = Team(world, least=4)
+        team = Team(world, batch=4)
         world.sum([0.0])  # both are ready
         entries = ask(tmp_path / "two", model, rows, team)
         again = Model()
@@ -90,7 +90,7 @@ def test_the_others_answer_the_questions_of_a_process_that_is_killed(tmp_path):
     rows = questions(50)
 
     def work(world):
-        model, team = Model(0.002, kill_after=5 if world.rank == 1 else None), Team(world, least=4, patience=0.3)
+        model, team = Model(0.002, kill_after=5 if world.rank == 1 else None), Team(world, batch=4, patience=0.3)
         ask(tmp_path / "three", model, rows, team)
         team.finish()  # the store goes with the first process
         return model.asked
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path):
         if world.rank == 0:  # it holds the store, so it must not be the first to end
             part = folder / "predictions.part_1.jsonl"
             model.before_kill = lambda: wait_for(lambda: part.is_file() and part.read_text().count("\n") == 9)
-        ask(folder, model, rows, Team(world, least=4))
+        ask(folder, model, rows, Team(world, batch=4))
 
     run_in_processes(work, size=2, killed=[0, 1])
     again = Model()
@@ -127,7 +127,7 @@ def test_processes_of_different_speed_end_together(tmp_path):
         model = Model(0.012 if world.rank else 0.004)
         world.sum([0.0])
         started = time.monotonic()
-        ask(tmp_path, model, rows, Team(world, least=16))
+        ask(tmp_path, model, rows, Team(world, batch=16))
         world.sum([0.0])
         return [model.last - started, len(model.asked)]
 
@@ -138,7 +138,7 @@ def test_processes_of_different_speed_end_together(tmp_path):
 
 def test_all_processes_stop_where_nothing_can_be_answered(tmp_path):
     def work(world):
-        team = Team(world, least=32)
+        team = Team(world, batch=32)
         with pytest.raises(UserError, match="rows failed and none was answered; the first one: q") as caught:
             ask(tmp_path, Model(broken="all"), questions(200), team)
         # The next thing goes on.
