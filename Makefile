@@ -73,6 +73,7 @@ bench: demo
 
 bench-evaluation: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/evaluation.py
+	PYTHONPATH=tests python benchmarks/evaluation_processes.py
 
 bench-data: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/dataset_scale.py --rows 2000000 --output results/benchmarks/dataset_scale.json

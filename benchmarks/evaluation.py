@@ -54,8 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_phantom_benchmarks(Path(folder, "data"), options.images, seed=1)
-        rows = _questions(Path(folder, "data"), options.images)
-        generator = _generator(options.demo, Path(folder, "data"), options.batch_size)
+        rows = phantom_questions(Path(folder, "data"), options.images)
+        generator = demo_generator(options.demo, Path(folder, "data"), options.batch_size)
         report = measure(generator, rows, options.plain_images, options.repeats, Path(folder))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -113,14 +113,27 @@ def measure(
     }
 
 
-def _questions(data: Path, images: int) -> list[Question]:
+def phantom_questions(data: Path, images: int) -> list[Question]:
+    """Return three questions for each image of a folder of phantoms, with four options each.
+
+    Args:
+        data: folder of ``write_phantom_benchmarks``.
+        images: how many images it has.
+    """
     rows = OmniMedVqaTask().load(data).rows
     wanted = [row for row in rows if row.meta["question_type"] in QUESTION_TYPES]
     assert len(wanted) == 3 * images and {len(row.options) for row in wanted} == {4}
     return wanted
 
 
-def _generator(demo: Path, images: Path, batch_size: int) -> Generator:
+def demo_generator(demo: Path, images: Path, batch_size: int) -> Generator:
+    """Read the demo's model.
+
+    Args:
+        demo: folder of ``medcap demo``.
+        images: folder of the images that requests may name.
+        batch_size: answers that are decoded together.
+    """
     config: Any = OmegaConf.load(packaged_configs()["medcap/tiny/generation"])
     config.checkpointer.checkpoint_dir = str(demo / "llm")
     config.tokenizer.path = str(demo / "llm/original/tokenizer.model")

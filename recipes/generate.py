@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.build_model import choose_device, open_model, plan_model
+from medcap.checkpoints.build_model import open_model, plan_model
 from medcap.checkpoints.experts import EXPERTS
 from medcap.checkpoints.run import read_dataset_keys, with_language_model
 from medcap.data.boxes.style import box_style
@@ -23,8 +25,9 @@ from medcap.evaluation.control_runs import check_controls, chosen_controls
 from medcap.evaluation.generate_keys import GenerateConfiguration
 from medcap.evaluation.predictions import checkpoint_fingerprint, dataset_fingerprint
 from medcap.evaluation.prompting import check_plans
-from medcap.evaluation.runner import run_task
+from medcap.evaluation.runner import ask_task, run_task
 from medcap.evaluation.scored import RunOptions
+from medcap.evaluation.shared.team import Team
 from medcap.evaluation.summary import summary
 from medcap.evaluation.tasks.base import BENCHMARK_KEYS, Benchmark, Task
 from medcap.evaluation.tasks.registry import TASKS, requested_tasks
@@ -36,6 +39,7 @@ from medcap.generation.request import Sampling
 from medcap.generation.run import plan_box_outlines
 from medcap.legacy.prompt import PlainTextChat
 from medcap.models.mask_decoders.sam_model import read_sam
+from medcap.processes import join_processes, silent_if_reported
 
 
 class GenerateRecipe:
@@ -49,6 +53,8 @@ class GenerateRecipe:
           rules need the same ones.
         - ``controls=true``: the same questions with the images exchanged, and without any; for boxes also the mean
           box of the training answers, and the questions exchanged. What does not fall does not come from the image.
+        - Several processes (``tune run --nproc_per_node N``, also on several nodes with one ``output_dir``): each takes
+          questions from a common queue; the first one writes the files, which are those of one process.
 
     Args:
         cfg: checked.
@@ -71,7 +77,8 @@ class GenerateRecipe:
             raise UserError(f"dataset_source is missing: test_{self.tasks[0].name} needs a data file or folder")
         if self.tasks and not any(cfg.vqa_type in task.vqa_types for task in self.tasks):
             names = ", ".join(f"test_{task.name}" for task in self.tasks)
-            print(f"note: vqa_type={cfg.vqa_type} is not used by {names}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"note: vqa_type={cfg.vqa_type} is not used by {names}", file=sys.stderr)
         check_controls(cfg.controls if isinstance(cfg.controls, list) else [])
         keys = cfg.model_dump()
         self.options = {task.name: task.Options.of_keys(keys) for task in self.tasks}
@@ -92,8 +99,14 @@ class GenerateRecipe:
             UserError: if anything that the configuration names is missing or does not fit.
         """
         cfg = self.cfg
-        choose_device(cfg.device)
-        self.benchmarks = {task.name: self._load(task) for task in self.tasks}
+        self.processes = join_processes(cfg.device)
+        several = self.processes.size > 1
+        self.model = self.model.model_copy(update={"device": str(self.processes.device)})
+        self.team = Team(self.processes, batch=cfg.batch_size) if several else None
+        # The first process of a node writes the images of tables into files.
+        self.benchmarks = {
+            task.name: self.processes.main_first(partial(self._load, task), task.title) for task in self.tasks
+        }
         roots = [root for benchmark in self.benchmarks.values() for root in benchmark.image_roots]
         # A picture named on the command line is the user's own choice; rows stay within the roots.
         folders = [Path(image).resolve().parent for image in self.images]
@@ -106,6 +119,8 @@ class GenerateRecipe:
         if cfg.router_output and not any(EXPERTS in part.config for part in plan.further):
             raise UserError("router_output=true: this model has no llm_lora.experts to choose from; leave it out")
         self.outlines = None if cfg.mask_from_boxes is None else plan_box_outlines(cfg.mask_from_boxes, [plan])
+        if not self.processes.is_main:
+            plan.vision.notices.clear()
         opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
@@ -118,6 +133,7 @@ class GenerateRecipe:
             cfg.dataset_max_seq_len,
             cfg.max_batch_tokens,
             cfg.compile,
+            progress=not several,
             box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
             router_output=cfg.router_output,
             sam=None if self.outlines is None else read_sam(self.outlines, single=False),
@@ -130,6 +146,18 @@ class GenerateRecipe:
 
     def generate(self) -> None:
         """Answer everything that was asked."""
+        if self.processes.is_main:
+            self._describe()
+        opened: dict[str, dict[Path, int]] = {task.name: {} for task in self.tasks}
+        if self.team is not None:
+            for task in self.tasks:
+                self._ask(task, self.team, opened[task.name])
+            self.team.finish()
+        if self.processes.is_main:
+            for task in self.tasks:
+                self._run(task, opened[task.name])
+
+    def _describe(self) -> None:
         for image in self.images:
             named = self._named(image)
             prompt = self.cfg.prompt
@@ -139,8 +167,6 @@ class GenerateRecipe:
             if generation.outputs.experts is not None:
                 shares = ", ".join(f"{share:.3f}" for share in generation.outputs.experts)
                 print(f"share of each expert: {shares}", file=sys.stderr)
-        for task in self.tasks:
-            self._run(task)
 
     def _named(self, image: str) -> ImageRef:
         return ImageRef(str(self.reader.resolve(image)), self.view)
@@ -161,19 +187,41 @@ class GenerateRecipe:
     def _folder(self, task: Task) -> Path:
         return Path(self.cfg.output_dir, task.folder(self.options[task.name]))
 
-    def _run(self, task: Task) -> None:
-        cfg = self.cfg
+    def _ask(self, task: Task, team: Team, opened: dict[Path, int]) -> None:
+        """Take part in answering a task."""
+        benchmark = self.benchmarks[task.name]
+        if benchmark.rows:
+            ask_task(task, benchmark, self.plans[task.name], self._engine(), self._options(task), team, opened)
+
+    def _run(self, task: Task, opened: dict[Path, int]) -> None:
+        """Answer what has no answer, and score."""
         folder = self._folder(task)
         if not self.benchmarks[task.name].rows:
             print(f"{folder.name}: this part holds no rows, there is nothing to do")
             return
-        write_text(folder / "config.yaml", cfg.to_yaml())
-        engine = Engine(self.generator, self.sampling, cfg.debug)
-        options = RunOptions(
+        write_text(folder / "config.yaml", self.cfg.to_yaml())
+        metrics = run_task(
+            task,
+            self.benchmarks[task.name],
+            self.plans[task.name],
+            self._engine(),
+            self._options(task),
+            self.reader,
+            opened,
+        )
+        print(summary(metrics))
+        print(f"  {folder / 'report.html'}")
+
+    def _engine(self) -> Engine:
+        return Engine(self.generator, self.sampling, self.cfg.debug)
+
+    def _options(self, task: Task) -> RunOptions:
+        cfg = self.cfg
+        return RunOptions(
             output_dir=Path(cfg.output_dir),
             settings=self._settings(),
             name=Path(cfg.vision_checkpoint or str(cfg.vision)).stem,
-            folder=folder.name,
+            folder=self._folder(task).name,
             controls=chosen_controls(cfg.controls, self.benchmarks[task.name].rows, self.plans[task.name]),
             overwrite=cfg.overwrite,
             keep_old=cfg.keep_old_answers,
@@ -183,9 +231,6 @@ class GenerateRecipe:
             image_lengths=self.generator.tokenizer.image_lengths,
             results_csv=None if cfg.results_csv is None else Path(cfg.results_csv),
         )
-        metrics = run_task(task, self.benchmarks[task.name], self.plans[task.name], engine, options, self.reader)
-        print(summary(metrics))
-        print(f"  {folder / 'report.html'}")
 
     def _settings(self) -> dict[str, Any]:
         cfg = self.cfg
@@ -218,10 +263,11 @@ class GenerateRecipe:
 
 @recipe(GenerateConfiguration, flags=("test_",))
 def recipe_main(cfg: GenerateConfiguration) -> None:
-    """Entry point: ``tune run medcap/recipes/generate --config CONFIG [key=value ...]``."""
+    """Entry point: ``tune run [--nproc_per_node N] medcap/recipes/generate --config CONFIG [key=value ...]``."""
     generate = GenerateRecipe(cfg)
-    generate.setup()
-    generate.generate()
+    with silent_if_reported():
+        generate.setup()
+        generate.generate()
 
 
 if __name__ == "__main__":

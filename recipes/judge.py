@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medcap.checkpoints.build_model import choose_device, plan_model
+from medcap.checkpoints.build_model import plan_model
 from medcap.checkpoints.run import with_language_model
 from medcap.entry_point import recipe
 from medcap.errors import UserError
@@ -18,6 +18,8 @@ from medcap.evaluation.judges.ratings import rate_answers
 from medcap.evaluation.judges.verdicts import VERDICTS_FILE, judge_answers
 from medcap.evaluation.predictions import checkpoint_fingerprint
 from medcap.evaluation.rating_report import append_ratings, rating_page, rating_summary
+from medcap.evaluation.shared.team import Team
+from medcap.processes import join_processes, silent_if_reported
 
 DEFAULT_BITS = 4
 # The key names of medcap 2024, and the name used for a file that is not CSV.
@@ -46,6 +48,8 @@ class JudgeRecipe:
         - ``exp=chat``: a conversation with the judge's model on the terminal.
         - ``judge=local``: a Hugging Face checkpoint in 4, 8 or 16 bit; ``judge=self``: the model under test;
           ``judge=endpoint``: any server that speaks OpenAI's chat completions; ``judge=recorded``: replies of a file.
+        - Several processes (``tune run --nproc_per_node N``, also on several nodes with one ``output_dir``): each takes
+          answers from a common queue; the first one writes the files, which are those of one process.
 
     Args:
         cfg: checked.
@@ -78,6 +82,9 @@ class JudgeRecipe:
             UserError: if anything that the configuration names is missing or does not fit.
         """
         cfg = self.cfg
+        self.processes = join_processes("cpu" if cfg.judge == EndpointJudge.kind else cfg.device)
+        if cfg.exp != "eval_vqa" and self.processes.size > 1:
+            raise UserError(f"exp={cfg.exp} is for one process: leave out --nproc_per_node")
         if cfg.csv_path is None:
             self.answers = []
         elif cfg.question_file is None:
@@ -107,8 +114,10 @@ class JudgeRecipe:
             parsing=cfg.parsing,
             overwrite=cfg.overwrite,
             keep_old=cfg.keep_old_answers,
+            team=Team(self.processes, batch=cfg.batch_size) if not self._alone else None,
         )
-        self._show(metrics)
+        if metrics is not None:
+            self._show(metrics)
 
     def _rate(self, source: Path) -> None:
         cfg = self.cfg
@@ -147,7 +156,7 @@ class JudgeRecipe:
             )
         bits = DEFAULT_BITS if cfg.bits is None else cfg.bits
         return LocalJudge(
-            cfg.checkpoint_dir, bits, choose_device(cfg.device), cfg.dtype, cfg.max_new_tokens, cfg.batch_size
+            cfg.checkpoint_dir, bits, self.processes.device, cfg.dtype, cfg.max_new_tokens, cfg.batch_size, self._alone
         )
 
     def _self(self) -> ModelUnderTestJudge:
@@ -158,7 +167,8 @@ class JudgeRecipe:
         settings |= model.model_dump(include={"vision", "vision_checkpoint", "llm_weights"})
         if cfg.vision_checkpoint is not None:
             settings["vision_checkpoint_sha256"] = checkpoint_fingerprint(cfg.vision_checkpoint)
-        return ModelUnderTestJudge(model, plan, settings, cfg.max_new_tokens, cfg.batch_size)
+        model = model.model_copy(update={"device": str(self.processes.device)})
+        return ModelUnderTestJudge(model, plan, settings, cfg.max_new_tokens, cfg.batch_size, self._alone)
 
     def _recorded(self) -> RecordedJudge:
         if self.cfg.replies is None:
@@ -181,7 +191,13 @@ class JudgeRecipe:
             cfg.retries,
             cfg.concurrency,
             request=cfg.request,
+            progress=self._alone,
         )
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this process judges everything; several show how far they are together."""
+        return self.processes.size == 1
 
 
 def _resolve_aliases(cfg: JudgeConfiguration) -> JudgeConfiguration:
@@ -198,11 +214,12 @@ def _resolve_aliases(cfg: JudgeConfiguration) -> JudgeConfiguration:
 
 @recipe(JudgeConfiguration)
 def recipe_main(cfg: JudgeConfiguration) -> None:
-    """Entry point: ``tune run medcap/recipes/judge --config CONFIG [key=value ...]``."""
+    """Entry point: ``tune run [--nproc_per_node N] medcap/recipes/judge --config CONFIG [key=value ...]``."""
     judge = JudgeRecipe(cfg)
-    judge.setup()
     try:
-        judge.run()
+        with silent_if_reported():
+            judge.setup()
+            judge.run()
     except KeyboardInterrupt:
         print("\nmedcap: stopped; verdicts so far are kept, the same command goes on", file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ import os
 import queue
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ def run_in_processes(
     size: int = 2,
     local_size: int | None = None,
     timeout: float = PATIENCE,
+    killed: Sequence[int] = (),
 ) -> list[Any]:
     """Run ``function(world, *arguments)`` in ``size`` processes that exchange over gloo on the CPU.
 
@@ -33,9 +34,10 @@ def run_in_processes(
         size: how many processes.
         local_size: how many of them stand for one node; all, if None.
         timeout: seconds after which the processes are killed and the test fails.
+        killed: ranks that end without a result.
 
     Returns:
-        What the function returned in each, in the order of the ranks.
+        What the function returned in each, in the order of the ranks; None for the killed ones.
 
     Raises:
         AssertionError: with the traceback of the process that failed first, or if they took too long.
@@ -55,7 +57,7 @@ def run_in_processes(
         process.start()
     found: dict[int, Any] = {}
     try:
-        while len(found) < size:
+        while len(found) < size - len(killed):
             try:
                 rank, result, failure = results.get(timeout=timeout)
             except queue.Empty:
@@ -64,11 +66,11 @@ def run_in_processes(
             found[rank] = result
     finally:
         for process in processes:
-            process.join(timeout=PATIENCE if len(found) == size else 0)
+            process.join(timeout=PATIENCE if len(found) == size - len(killed) else 0)
             if process.is_alive():
                 process.kill()
                 process.join()
-    return [found[rank] for rank in range(size)]
+    return [found.get(rank) for rank in range(size)]
 
 
 def _run(

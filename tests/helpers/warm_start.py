@@ -28,7 +28,11 @@ from helpers.waiting import PATIENCE, wait_for
 from helpers.workspace import TINY_VISION, Workspace
 
 TESTS = Path(__file__).parents[1]
-RECIPES = ("medcap.recipes.full_finetune_single_device", "medcap.recipes.full_finetune_distributed")
+RECIPES = (
+    "medcap.recipes.full_finetune_single_device",
+    "medcap.recipes.full_finetune_distributed",
+    "medcap.recipes.generate",
+)
 
 
 class Run:

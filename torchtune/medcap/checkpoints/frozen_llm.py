@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerDecoder
 from torchtune.utils import get_world_size_and_rank
 from tqdm import tqdm
@@ -29,16 +28,16 @@ from medcap.checkpoints.llm_architecture import (
 )
 from medcap.checkpoints.llm_conversion import Conversion, concatenation_dim, conversion_for, is_rotary_table
 from medcap.checkpoints.llm_files import LLMFiles, TensorReader, find_llm_files
+from medcap.checkpoints.llm_fingerprint import hash_tensor
 from medcap.errors import UserError
 from medcap.models.decoders.transformers_model import Decoder, TransformersDecoder
 from medcap.models.towers.tensor_files import check_finite, why_empty
 from medcap.modules.frozen_layer import can_freeze, freeze_layers
-from medcap.modules.frozen_linear import UNQUANTISED, FrozenLinear, check_layers, quantise_layer
+from medcap.modules.frozen_linear import UNQUANTISED, check_layers, quantise_layer
 
 _KEY = "checkpointer.checkpoint_dir"
 _SHOWN_MISTAKES = 6
 _LARGE_BYTES = 2**30
-_HASH_ELEMENTS = 2**24
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
@@ -157,7 +156,7 @@ class LLMPlan:
                 if source != self.copied_output:
                     tensors |= conversion.to_decoder({source: reader.read(source, self.sources[source])})
             for name in sorted(tensors):
-                _hash_tensor(digest, name, tensors.pop(name).to(_dtype(decoder, name, dtype)))
+                hash_tensor(digest, name, tensors.pop(name).to(_dtype(decoder, name, dtype)))
         return digest.hexdigest()
 
     def _check_copied_output(self, name: str, embedding: torch.Tensor, reader: TensorReader) -> None:
@@ -228,46 +227,6 @@ def plan_llm(
         continues_prompt_prefix=own or all(map(can_freeze, decoder.layers)),
         llm_weights=llm_weights,
     )
-
-
-def llm_fingerprint(decoder: nn.Module) -> str:
-    """Return a number that is the same exactly when all weights are.
-
-    Args:
-        decoder: decoder on any device; a parameter under two names counts once. Where it is divided over processes, all
-            of them must ask together, and get what the whole one gives.
-
-    Returns:
-        sha256 in hexadecimal over name, dtype, shape and bytes of the parameters and, where weights are quantised, of
-        the buffers that hold them, sorted by name.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted({**dict(decoder.named_parameters()), **_quantised_tensors(decoder)}.items()):
-        _hash_tensor(digest, name, tensor.detach())
-    return digest.hexdigest()
-
-
-def _quantised_tensors(decoder: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        f"{location}.{name}": tensor
-        for location, module in decoder.named_modules()
-        if isinstance(module, FrozenLinear)
-        for name, tensor in module.named_buffers()
-    }
-
-
-def _hash_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-    for part in _whole(tensor).reshape(-1).split(_HASH_ELEMENTS):
-        digest.update(part.cpu().view(torch.uint8).numpy().data)
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor
-    # What is offloaded to the CPU is still gathered by the devices.
-    gathered: Any = tensor.to(tensor.device_mesh.device_type)
-    return gathered.full_tensor()
 
 
 def _layer_number(source: str) -> int:

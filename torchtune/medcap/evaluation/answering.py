@@ -13,11 +13,13 @@ from medcap.data.boxes.style import BoxStyle
 from medcap.data.images.reference import ImageRef
 from medcap.errors import UserError
 from medcap.evaluation.predictions import PredictionFile, request_fingerprint
+from medcap.evaluation.shared.predictions import open_shared
 from medcap.generation.request import CandidateScores, Generation, Request, Sampling
 from medcap.scoring.answer_masks import masks_as_json
 from medcap.scoring.question import Question
 
 if TYPE_CHECKING:
+    from medcap.evaluation.shared.team import Team
     from medcap.generation.generator import Generator, OnGeneration, OnScores
 
 Entry = dict[str, Any]
@@ -97,6 +99,7 @@ class PredictionStore:
     overwrite: bool = False
     keep_old: bool = False
     opened: dict[Path, int] = field(default_factory=dict)
+    team: Team | None = None
 
     def open(self, name: str, settings: Mapping[str, Any] | None = None) -> PredictionFile:
         """Open ``<folder>/<name><suffix>.jsonl``; see :class:`PredictionFile` for what it raises.
@@ -108,7 +111,11 @@ class PredictionStore:
         path = self.folder / f"{name}{self.suffix}.jsonl"
         # A question that this run has already asked again is not asked a third time.
         overwrite = self.overwrite and path not in self.opened
-        file = PredictionFile(path, {**self.settings, **(settings or {})}, overwrite, self.keep_old)
+        settings = {**self.settings, **(settings or {})}
+        if self.team is None:
+            file = PredictionFile(path, settings, overwrite, self.keep_old)
+        else:
+            file = open_shared(path, settings, overwrite, self.keep_old, self.team)
         self.opened.setdefault(path, file.num_old)
         return file
 
@@ -180,7 +187,16 @@ def collect(
     def fail(index: int, error: UserError) -> None:
         file.append({**_failure(questions[index], str(error)), "fingerprint": fingerprints[index]})
 
-    _run_around_failures(list(requests), pending, run, keep, fail)
+    while True:
+        asking = _Asking(requests, run, keep, fail, file.any_answered)
+        for part in file.shares(pending, requests, more):
+            asking.ask(part)
+        asking.finish()
+        file.settle(fingerprints)
+        # Of several processes, one may have ended with answers that it had not written.
+        pending = [index for index in pending if fingerprints[index] not in file.rows]
+        if not pending:
+            break
     entries = [file.rows[fingerprint] for fingerprint in fingerprints]
     # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
     if all(entry.get("error") for entry in entries):
@@ -212,45 +228,72 @@ def scored(candidates: Sequence[str], scores: CandidateScores) -> Entry:
     }
 
 
-def _run_around_failures(
-    requests: list[Any],
-    pending: list[int],
-    run: Run,
-    keep: OnResult,
-    fail: Callable[[int, UserError], None],
-) -> None:
-    """Halve the questions that raised a UserError until only those that cause it are left."""
-    answered: set[int] = set()
-    failures: list[tuple[int, UserError]] = []
-    groups = [pending] if pending else []
-    while groups:
-        group = [index for index in groups.pop() if index not in answered]
-        if not group:
-            continue
+class _Asking:
+    """Asks, and halves the questions that raised a UserError until only those that cause it are left.
 
-        def on_result(position: int, result: Any, group: list[int] = group) -> None:
-            if group[position] not in answered:
-                answered.add(group[position])
-                keep(group[position], result)
+    Args:
+        requests: all of them.
+        run: asks some.
+        keep: keeps an answer.
+        fail: keeps the failure of a question.
+        any_answered: says whether another process has got an answer.
+    """
 
-        try:
-            run([requests[index] for index in group], on_result)
-        except UserError as error:
-            left = [index for index in group if index not in answered]
-            if len(left) > 1:
-                half = len(left) // 2
-                groups += [left[half:], left[:half]]
+    def __init__(
+        self,
+        requests: Sequence[Any],
+        run: Run,
+        keep: OnResult,
+        fail: Callable[[int, UserError], None],
+        any_answered: Callable[[], bool],
+    ) -> None:
+        self._requests, self._run, self._keep, self._fail = requests, run, keep, fail
+        self._any_answered = any_answered
+        self._answered: set[int] = set()
+        self._failures: list[tuple[int, UserError]] = []
+
+    def ask(self, indices: Sequence[int]) -> None:
+        """Ask some of the requests.
+
+        Raises:
+            UserError: if many failed and none was answered.
+        """
+        answered = self._answered
+        groups = [list(indices)]
+        while groups:
+            group = [index for index in groups.pop() if index not in answered]
+            if not group:
                 continue
-            failures += [(index, error) for index in left]
-            if not answered and len(failures) >= _HOPELESS:
-                raise UserError(
-                    f"{len(failures)} rows failed and none was answered; the first one: {failures[0][1]}"
-                ) from error
-        else:
-            if not answered.issuperset(group):
-                raise RuntimeError(f"the generator left {len(set(group) - answered)} requests unanswered")
-    for index, error in failures:
-        fail(index, error)
+
+            def on_result(position: int, result: Any, group: list[int] = group) -> None:
+                if group[position] not in answered:
+                    answered.add(group[position])
+                    self._keep(group[position], result)
+
+            try:
+                self._run([self._requests[index] for index in group], on_result)
+            except UserError as error:
+                left = [index for index in group if index not in answered]
+                if len(left) > 1:
+                    half = len(left) // 2
+                    groups += [left[half:], left[:half]]
+                    continue
+                self._failures += [(index, error) for index in left]
+                self._refuse_hopeless(error)
+            else:
+                if not answered.issuperset(group):
+                    raise RuntimeError(f"the generator left {len(set(group) - answered)} requests unanswered")
+
+    def finish(self) -> None:
+        """Keep the failures."""
+        for index, error in self._failures:
+            self._fail(index, error)
+
+    def _refuse_hopeless(self, error: UserError) -> None:
+        if not self._answered and len(self._failures) >= _HOPELESS and not self._any_answered():
+            raise UserError(
+                f"{len(self._failures)} rows failed and none was answered; the first one: {self._failures[0][1]}"
+            ) from error
 
 
 def _about(question: Question) -> Entry:

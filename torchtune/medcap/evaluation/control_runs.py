@@ -138,10 +138,8 @@ def run_control(
     Raises:
         UserError: if it cannot be run on these rows.
     """
-    compared = _COMPARED.get(name)
-    scored = [one for one in own if compared is None or any(map(one.plan.protocol.compares, compared))]
-    if not scored:
-        raise UserError(f"none of the protocols compares {' or '.join(compared or ())}")
+    fitting = _fitting(name, [one.plan for one in own])
+    scored = [one for one in own if one.plan in fitting]
     changed, ask, notices = _changed(name, rows, options)
     kept = [index for index, question in enumerate(changed) if question is not None]
     asked = [question for question in changed if question is not None]
@@ -165,6 +163,56 @@ def run_control(
     return ControlRun(results, mine, there, len(rows) - len(kept)), notices
 
 
+def ask_control(
+    name: str,
+    rows: Sequence[Question],
+    plans: Sequence[ScoringPlan],
+    engine: Engine,
+    store: PredictionStore,
+    options: RunOptions,
+) -> None:
+    """Ask one control and score nothing: what :func:`run_control` then finds answered.
+
+    Args:
+        name: one of ``ALL_CONTROLS``; a prior asks no model, so nothing is done for it.
+        rows: the benchmark.
+        plans: its protocols.
+        engine: the model.
+        store: where answers are kept.
+        options: options of the run.
+
+    Raises:
+        UserError: if it cannot be run on these rows.
+    """
+    if name in (PRIOR_BOX, PRIOR_MASK):
+        return
+    fitting = _fitting(name, plans)
+    changed, _, _ = _changed(name, rows, options)
+    asked = [question for question in changed if question is not None]
+    ask_all(asked, fitting, engine, replace(store, suffix=f"_{name}"))
+
+
+def ask_all(
+    asked: Sequence[Question], plans: Sequence[ScoringPlan], engine: Engine, store: PredictionStore
+) -> dict[str, list[Entry]]:
+    """Ask questions once for each prompt method.
+
+    Args:
+        asked: what the model is asked.
+        plans: protocols with their prompt methods.
+        engine: the model.
+        store: where answers are kept.
+
+    Returns:
+        The answers by the name of the method's file.
+    """
+    entries: dict[str, list[Entry]] = {}
+    for plan in plans:
+        if plan.method.file not in entries:
+            entries[plan.method.file] = plan.method.ask(asked, engine, store)
+    return entries
+
+
 def ask_and_score(
     asked: Sequence[Question],
     plans: Sequence[ScoringPlan],
@@ -184,14 +232,8 @@ def ask_and_score(
     Returns:
         Answers and scores of each plan.
     """
-    entries: dict[str, list[Entry]] = {}
-    result = []
-    for plan in plans:
-        if plan.method.file not in entries:
-            entries[plan.method.file] = plan.method.ask(asked, engine, store)
-        given = entries[plan.method.file]
-        result.append(Scored(plan, given, _score(plan, rows, given)))
-    return result
+    entries = ask_all(asked, plans, engine, store)
+    return [Scored(plan, entries[plan.method.file], _score(plan, rows, entries[plan.method.file])) for plan in plans]
 
 
 _LEFT_OUT = {
@@ -200,6 +242,15 @@ _LEFT_OUT = {
     EXCHANGED_QUESTION: "the others ask for no {} or are alone on their image",
     EXCHANGED_REGION: "the others name no region or are alone on their image",
 }
+
+
+def _fitting(name: str, plans: Sequence[ScoringPlan]) -> list[ScoringPlan]:
+    """Return the protocols that a control says something about."""
+    compared = _COMPARED.get(name)
+    fitting = [plan for plan in plans if compared is None or any(map(plan.protocol.compares, compared))]
+    if not fitting:
+        raise UserError(f"none of the protocols compares {' or '.join(compared or ())}")
+    return fitting
 
 
 def _score(plan: ScoringPlan, rows: Sequence[Question], entries: Sequence[Entry]) -> ProtocolScores:

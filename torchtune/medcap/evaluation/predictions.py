@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from medcap.data.json_text import parse_json
 from medcap.errors import UserError
-from medcap.files import make_folder, plain, write_json
+from medcap.files import atomic_file, make_folder, plain, write_json
 from medcap.locks import lock_file
 
 if TYPE_CHECKING:
     from medcap.generation.request import Request
 
 SETTINGS_SUFFIX = ".settings.json"
+_PART = ".part_"
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,22 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class PredictionFile:
-    """Answers in JSON lines, appended and flushed one by one.
+def part_path(path: Path, rank: int) -> Path:
+    """Return the file that a process other than the first appends its answers to, beside the file of all.
 
     Args:
-        path: the file; what is complete in it is read, a last line that a kill cut off is removed.
+        path: file of all answers.
+        rank: rank of the process.
+    """
+    return path.with_name(f"{path.stem}{_PART}{rank}{path.suffix}")
+
+
+class PredictionFile:
+    """Answers in JSON lines, appended and flushed one by one, and in the end in the order of the questions.
+
+    Args:
+        path: the file; what is complete in it is read, a last line that a kill cut off is removed. So is what other
+            processes of a run that was killed have answered, which moves into this file.
         settings: everything that decides an answer besides the request: checkpoint fingerprint, sampling, prompt.
         overwrite: drop what is there.
         keep_old: keep rows that were made under other settings instead of refusing them.
@@ -150,6 +162,10 @@ class PredictionFile:
         self.keep_old = keep_old
         self._keys = keys
         self.rows: dict[str, dict[str, Any]] = {}
+        self._num_lines = 0
+        self._open(overwrite)
+
+    def _open(self, overwrite: bool) -> None:
         make_folder(self.path.parent)
         try:
             self._file = self.path.open("r+b" if self.path.exists() else "w+b")
@@ -159,7 +175,10 @@ class PredictionFile:
             self._lock()
             if overwrite:
                 self._file.truncate(0)
-            self._read()
+            end = self._read(self._file, self.path)
+            self._file.truncate(end)
+            self._file.seek(end)
+            self._take_parts(drop=overwrite)
             if not self.rows:
                 write_json(self.path.with_suffix(SETTINGS_SUFFIX), plain(self.settings))
         except BaseException:
@@ -190,10 +209,47 @@ class PredictionFile:
             row: JSON values with the key ``fingerprint``; a row of the same fingerprint counts as replaced.
         """
         complete = plain({**row, "settings": self.settings_fingerprint})
-        line = json.dumps(complete, ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode("utf-8", errors="replace") + b"\n")
-        self._file.flush()
+        self._write(complete)
         self.rows[complete["fingerprint"]] = complete
+
+    def shares(
+        self, pending: Sequence[int], requests: Sequence[Request | str], extra: Sequence[Any]
+    ) -> Generator[list[int]]:
+        """Give out what this process is to ask.
+
+        Args:
+            pending: indices of the requests without an answer.
+            requests: all requests.
+            extra: what is asked about beside each.
+
+        Yields:
+            Indices of ``pending``; here all of them at once.
+        """
+        if pending:
+            yield list(pending)
+
+    def any_answered(self) -> bool:
+        """Return whether another process has answered anything of what :meth:`shares` gave out."""
+        return False
+
+    def settle(self, fingerprints: Iterable[str]) -> None:
+        """Bring the file into the order of the questions, whatever the order in which they were answered.
+
+        Args:
+            fingerprints: of the requests in the order of the questions; rows of others follow in their old order.
+        """
+        order = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint in self.rows]
+        rows = {fingerprint: self.rows[fingerprint] for fingerprint in order} | self.rows
+        if list(rows) == list(self.rows) and self._num_lines == len(rows):
+            return
+        with atomic_file(self.path) as temporary:
+            file = temporary.open("w+b")
+            # Before it has its name, so that no other run can come between.
+            lock_file(file)
+            file.writelines(map(_line, rows.values()))
+            file.flush()
+        self._file.close()
+        self._file, self.rows, self._num_lines = file, rows, len(rows)
 
     @property
     def num_old(self) -> int:
@@ -207,31 +263,57 @@ class PredictionFile:
             os.fsync(self._file.fileno())
             self._file.close()
 
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+        self._num_lines += 1
+
     def _lock(self) -> None:
         if lock_file(self._file) is False:
             raise UserError(f"{self.path} is being written by another run: set another {self._keys.folder}")
 
-    def _read(self) -> None:
-        self._file.seek(0)
+    def _take_parts(self, drop: bool) -> None:
+        """Move the answers of a killed run's other processes into this file; ``drop`` removes them."""
+        for path in sorted(self.path.parent.glob(f"{self.path.stem}{_PART}*{self.path.suffix}")):
+            with path.open("rb") as part:
+                if lock_file(part) is False:
+                    raise UserError(f"{path} is being written by another run: set another {self._keys.folder}")
+                if not drop:
+                    self._take(part, path)
+            path.unlink()
+
+    def _take(self, part: IO[bytes], path: Path) -> None:
+        known = dict(self.rows)
+        self._read(part, path)
+        for fingerprint, row in self.rows.items():
+            before = known.get(fingerprint)
+            if before is not None and before.get("error") is None:
+                self.rows[fingerprint] = before
+            elif row is not before:
+                self._write(row)
+
+    def _read(self, file: IO[bytes], path: Path) -> int:
+        """Read rows; returns where the last complete one ends."""
+        file.seek(0)
         end = 0
-        for number, line in enumerate(self._file, start=1):
+        for number, line in enumerate(file, start=1):
             row = _decode(line)
-            if row is None and line.endswith(b"\n") and self._file.read(1):
+            if row is None and line.endswith(b"\n") and file.read(1):
                 raise UserError(
-                    f"{self.path}, line {number} is damaged: fix or remove the line, or set {self._keys.overwrite}"
+                    f"{path}, line {number} is damaged: fix or remove the line, or set {self._keys.overwrite}"
                 )
             if row is None:
                 break
             if row.get("settings") != self.settings_fingerprint and not self.keep_old:
                 raise UserError(
-                    f"{self.path} holds answers made under other settings{self._difference()}: set"
+                    f"{path} holds answers made under other settings{self._difference()}: set"
                     f" {self._keys.folder} to another folder, {self._keys.overwrite} to replace them, or"
                     f" {self._keys.keep_old} to mix them"
                 )
             self.rows[row["fingerprint"]] = row
+            self._num_lines += file is self._file
             end += len(line)
-        self._file.truncate(end)
-        self._file.seek(end)
+        return end
 
     def _difference(self) -> str:
         try:
@@ -242,6 +324,10 @@ class PredictionFile:
             return ""
         shown = [f"{name}: {_short(old.get(name))} there, {_short(self.settings.get(name))} now" for name in changed]
         return f" ({'; '.join(shown)})" if shown else ""
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="replace") + b"\n"
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

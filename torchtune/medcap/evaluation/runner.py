@@ -11,12 +11,14 @@ from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.evaluation.answering import Engine, PredictionStore
 from medcap.evaluation.box_notation import ask_in_notation
-from medcap.evaluation.control_runs import ControlRun, ask_and_score, check_controls, run_control
+from medcap.evaluation.control_runs import ControlRun, ask_all, ask_and_score, ask_control, check_controls, run_control
 from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.prompting import ScoringPlan
 from medcap.evaluation.reliance import reliance_block
 from medcap.evaluation.results_table import append_result
 from medcap.evaluation.scored import RunOptions, Scored
+from medcap.evaluation.shared.predictions import NotShared
+from medcap.evaluation.shared.team import Team
 from medcap.evaluation.summary import leaves, value_at
 from medcap.evaluation.task_report import TaskResult, task_report
 from medcap.evaluation.tasks.base import Benchmark, Task
@@ -46,6 +48,44 @@ _HEADLINE = (
 )
 
 
+def ask_task(
+    task: Task,
+    benchmark: Benchmark,
+    plans: Sequence[ScoringPlan],
+    engine: Engine,
+    options: RunOptions,
+    team: Team,
+    opened: dict[Path, int],
+) -> None:
+    """Answer a task and its controls in several processes, and score nothing.
+
+    Every process calls this; then the first one alone calls :func:`run_task`, which finds the answers.
+
+    Args:
+        task: what to run.
+        benchmark: benchmark from ``task.load``; the same rows on every process.
+        plans: protocols with their prompt methods.
+        engine: the model.
+        options: options of the run, the same on every process.
+        team: the processes.
+        opened: gets the files that were opened, for :func:`run_task`.
+
+    Raises:
+        FailedElsewhere: if another process failed.
+        UserError: see :func:`run_task`.
+    """
+    store = _store(task, options, opened, team)
+    rows = ask_in_notation(benchmark.rows, engine.box_style, engine.size_of)
+    ask_all(rows, plans, engine, store)
+    for control in options.controls:
+        try:
+            ask_control(control, rows, plans, engine, store, options)
+        except NotShared:
+            raise
+        except UserError:
+            pass  # all processes meet it, and the first one reports it with the scores
+
+
 def run_task(
     task: Task,
     benchmark: Benchmark,
@@ -53,6 +93,7 @@ def run_task(
     engine: Engine,
     options: RunOptions,
     reader: ImageReader | None = None,
+    opened: dict[Path, int] | None = None,
 ) -> dict[str, Any]:
     """Ask, score, and write ``<output_dir>/<task>/``.
 
@@ -66,6 +107,7 @@ def run_task(
         engine: the model.
         options: see :class:`RunOptions`.
         reader: opens images for the page; None shows only those in their file's own folder.
+        opened: files that :func:`ask_task` opened in this run.
 
     Returns:
         The content of metrics.json.
@@ -78,9 +120,8 @@ def run_task(
     if not rows:
         raise UserError(f"task {task.name}: there are no rows")
     check_controls(options.controls)
-    folder = make_folder(Path(options.output_dir, options.folder or task.name))
-    settings = {"task": task.name, **options.settings}
-    store = PredictionStore(folder, settings, "", options.overwrite, options.keep_old)
+    store = _store(task, options, {} if opened is None else opened)
+    folder, settings = store.folder, store.settings
 
     rows = ask_in_notation(rows, engine.box_style, engine.size_of)
     own = ask_and_score(rows, plans, engine, store, rows)
@@ -120,6 +161,12 @@ def run_task(
     _append_result(result, options, folder)
     write_json(folder / METRICS, plain(result))
     return result
+
+
+def _store(task: Task, options: RunOptions, opened: dict[Path, int], team: Team | None = None) -> PredictionStore:
+    folder = make_folder(Path(options.output_dir, options.folder or task.name))
+    settings = {"task": task.name, **options.settings}
+    return PredictionStore(folder, settings, "", options.overwrite, options.keep_old, opened, team)
 
 
 def _old_answers(store: PredictionStore) -> list[str]:

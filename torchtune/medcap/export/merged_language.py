@@ -14,10 +14,11 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from medcap.checkpoints.atomic import atomic_folder
 from medcap.checkpoints.build_model import ModelPlan, plan_model
 from medcap.checkpoints.experts import refuse_experts
-from medcap.checkpoints.frozen_llm import LLMPlan, llm_fingerprint
+from medcap.checkpoints.frozen_llm import LLMPlan
 from medcap.checkpoints.hf_llama_writer import CHAT_TEMPLATE, is_llama, llama_config, token_ids, write_fast_tokenizer
 from medcap.checkpoints.keys import ModelConfiguration
 from medcap.checkpoints.llm_architecture import build_decoder, describe
+from medcap.checkpoints.llm_fingerprint import llm_fingerprint
 from medcap.checkpoints.run import read_run
 from medcap.checkpoints.tokenizer_files import LLAMA3_TOKENIZER, TEMPLATE_FILES, copy_tokenizer_files
 from medcap.checkpoints.weight_shards import write_shards

@@ -47,11 +47,20 @@ class Progress:
         Args:
             num_tokens: number of tokens of its answer.
         """
-        self._requests += 1
-        self._tokens += num_tokens
+        self.advance_to(self._requests + 1, self._tokens + num_tokens)
+
+    def advance_to(self, requests: int, num_tokens: int) -> None:
+        """Show how far several processes are together.
+
+        Args:
+            requests: finished requests of all.
+            num_tokens: number of tokens of their answers.
+        """
+        more = requests - self._requests
+        self._requests, self._tokens = requests, num_tokens
         if self._on_terminal:
             self._bar.set_postfix_str(f"{self._tokens / self._seconds():.0f} tokens/s", refresh=False)
-            self._bar.update()
+            self._bar.update(more)
         elif self._in_lines and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_SECONDS
             self._print_line()

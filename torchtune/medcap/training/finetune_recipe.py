@@ -16,11 +16,11 @@ from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
 from medcap.training.distributed.sharded_optimizer import ShardedOptimizer
+from medcap.training.frozen_check import FrozenWeightCheck
 from medcap.training.keys import DistributedConfiguration, TrainingConfiguration
 from medcap.training.optimization import check_optimization
 from medcap.training.reliability.run_folder import RunFolder
 from medcap.training.setup import (
-    FrozenWeightCheck,
     chooses_by_question,
     prepare_model,
     seed_everything,
@@ -96,7 +96,7 @@ class FineTuneRecipe:
 
         model = plan.load(world.device, dtype, None if parallelism is None else parallelism.after_layer)
         model.always_backward = parallelism is not None and parallelism.sharded
-        self.proof = FrozenWeightCheck(cfg, plan, model)
+        self.proof = FrozenWeightCheck(cfg, plan, model, world)
         parameters = prepare_model(model, cfg)
         trained = ShardedOptimizer(parameters, cfg.optimizer, world, options=optimizer_options(model, cfg))
         if parallelism is not None:

@@ -1,4 +1,4 @@
-"""What every training recipe does first: seeds, the banner, and proof of what does not train."""
+"""What every training recipe does first: seeds, the banner, and what is computed again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 from torch import nn
 
 from medcap.checkpoints.build_model import ModelPlan
-from medcap.checkpoints.frozen_llm import llm_fingerprint
-from medcap.checkpoints.vision import check_llm
 from medcap.errors import UserError
 from medcap.models.lora_experts import SEQUENCE, TOKEN
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.modules.frozen_linear import UNQUANTISED, weights_of
 from medcap.training.keys import TrainingConfiguration
 from medcap.training.trainable import set_trainable
 
@@ -126,47 +123,3 @@ def wants_meta_model(wanted: bool | str, plan: ModelPlan) -> bool:
             f" {projector}; use save_meta_model=auto or false"
         )
     return possible and wanted is not False
-
-
-class FrozenWeightCheck:
-    """Proof that the language model did not change: the fingerprint of its weights before and after.
-
-    Args:
-        cfg: ``verify_frozen`` says whether it is wanted.
-        plan: plan of the model; gets a notice if ``vision_checkpoint`` was trained with another language model.
-        model: model with its weights.
-
-    Attributes:
-        llm: what checkpoints remember of the language model: ``fingerprint`` is that of its weights in the decoder's
-            dtype, unquantised, so that runs with different ``llm_weights`` can continue from each other's checkpoints
-            without a notice; ``weights`` is their ``llm_weights``.
-    """
-
-    def __init__(self, cfg: TrainingConfiguration, plan: ModelPlan, model: VisionLanguageModel) -> None:
-        self._decoder, self._wanted = model.decoder, cfg.verify_frozen
-        weights = weights_of(model.decoder)
-        self.llm = {"component": cfg.llm["_component_"], "dim": plan.llm.dim, "weights": weights, "fingerprint": None}
-        self._before = None
-        if self._wanted:
-            self._before = llm_fingerprint(model.decoder)
-            # Which language model it is does not depend on how it is quantised.
-            unquantised = weights == UNQUANTISED
-            self.llm["fingerprint"] = self._before if unquantised else plan.llm.fingerprint(model.dtype)
-            check_llm(plan.vision, self.llm["fingerprint"])
-
-    def after(self) -> dict[str, str | None]:
-        """Both fingerprints, for ``summary.json``."""
-        after = llm_fingerprint(self._decoder) if self._wanted else None
-        return {"llm_sha256_before": self._before, "llm_sha256_after": after}
-
-    @staticmethod
-    def check(fingerprints: dict[str, str | None]) -> None:
-        """See that nothing changed.
-
-        Raises:
-            RuntimeError: if a frozen weight changed.
-        """
-        before, after = fingerprints["llm_sha256_before"], fingerprints["llm_sha256_after"]
-        # [Contract] the language model is never changed.
-        if before != after:
-            raise RuntimeError(f"the frozen language model changed: sha256 {before} before, {after} after")

@@ -12,8 +12,9 @@ from torchtune.data import Message
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.tokenizers import tiny_tokenizer_file
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
 from medcap.checkpoints.hf_llama_writer import write_hugging_face_llama
+from medcap.checkpoints.llm_fingerprint import llm_fingerprint
 from medcap.errors import UserError
 from medcap.models.tokenizers import llama3_tokenizer
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm, write_hugging_face_llm, write_meta_llm
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
+from medcap.checkpoints.llm_fingerprint import llm_checksums, llm_fingerprint
 from medcap.modules.frozen_linear import FrozenLinear
 
 
@@ -62,3 +63,29 @@ def test_fingerprint_of_fixed_weights_never_changes() -> None:
         module.weight.copy_(torch.tensor([[1.0, 2.0]]))
         module.bias.fill_(0.5)
     assert llm_fingerprint(module) == "f678f8dd57d3b8dc22af8ecd2035bfd3cd08f482f1622d7fe602883d3810fa91"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_checksums_tell_every_bit_and_every_exchange(dtype: torch.dtype) -> None:
+    module = torch.nn.Linear(4, 3)
+    module.weight = torch.nn.Parameter(torch.randn(3, 4).to(dtype), requires_grad=False)
+    module.bias.requires_grad_(False)
+    before = llm_checksums(module)
+    raw = module.weight.view(torch.uint8).reshape(-1)
+    for place in range(len(raw)):
+        for bit in range(8):
+            raw[place] ^= 1 << bit
+            assert llm_checksums(module)[1] != before[1]
+            raw[place] ^= 1 << bit
+    assert llm_checksums(module) == before
+    flat = module.weight.reshape(-1)
+    flat[[0, 5]] = flat[[5, 0]].clone()
+    changed = llm_checksums(module)
+    assert changed[0] == before[0]  # the bias comes first
+    assert changed[1] != before[1]
+
+
+def test_checksum_of_fixed_weights_is_the_sum_of_words_times_odd_numbers() -> None:
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.tensor([[1, 2], [-3, 4]], dtype=torch.int16).view(torch.bfloat16))
+    assert llm_checksums(module) == [1 * 1 + 2 * 3 - 3 * 5 + 4 * 7]

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.transformers_families import load_family, write_family
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
+from medcap.checkpoints.llm_fingerprint import llm_fingerprint
 from medcap.errors import UserError
 
 BUILDER = "medcap.models.transformers_decoder"

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from medcap.errors import UserError
-from medcap.evaluation.judges.base import PROMPT_SHA256, PROMPT_TEMPLATE, Judge, Reply, Verdict, read_verdict
+from medcap.evaluation.judges.base import (
+    PROMPT_SHA256,
+    PROMPT_TEMPLATE,
+    Judge,
+    Reply,
+    Verdict,
+    judge_prompt,
+    read_verdict,
+)
 from medcap.evaluation.judges.outputs import METRICS_FILE, metrics_before, write_csv
 from medcap.evaluation.judges.reading.parsing import STRICT
 from medcap.evaluation.judges.reading.verdict_words import RIGHT, UNPARSED, WRONG
 from medcap.evaluation.predictions import PredictionFile, dataset_fingerprint, settings_fingerprint
+from medcap.evaluation.shared.predictions import open_shared
+from medcap.evaluation.shared.team import Team
 from medcap.files import make_folder, plain, write_json
 from medcap.scoring.protocols.summary import reasoning_notice
 from medcap.scoring.question import Answer
@@ -36,7 +46,8 @@ def judge_answers(
     parsing: str = STRICT,
     overwrite: bool = False,
     keep_old: bool = False,
-) -> dict[str, Any]:
+    team: Team | None = None,
+) -> dict[str, Any] | None:
     """Judge answers and write ``<output_dir>/verdicts.jsonl``, ``verdicts.settings.json``, ``verdicts_metrics.json``.
 
     For a source that is a CSV file also ``<source>-<judge>-<accuracy>.csv``, see :func:`write_csv`. A run that was
@@ -52,9 +63,10 @@ def judge_answers(
         parsing: one of ``PARSINGS``.
         overwrite: ask everything again.
         keep_old: use verdicts that were made under other settings, and say so.
+        team: processes that judge together, each of which calls this; None for one.
 
     Returns:
-        The content of verdicts_metrics.json.
+        The content of verdicts_metrics.json; None on all processes but the first.
 
     Raises:
         UserError: if the folder has verdicts made under other settings or on another file, or the judge gives not one
@@ -65,7 +77,15 @@ def judge_answers(
     if not overwrite:
         _check_same_source(folder, Path(source), sha256)
     settings = {"judge": judge.kind, **judge.settings, "prompt_sha256": PROMPT_SHA256}
-    with PredictionFile(folder / VERDICTS_FILE, settings, overwrite, keep_old) as file:
+    if team is not None:
+        with open_shared(folder / VERDICTS_FILE, settings, overwrite, keep_old, team) as file:
+            fingerprints = list(map(_fingerprint, answers))
+            _ask(judge, answers, fingerprints, file, parsing, alone=False)
+            file.settle(fingerprints)
+        team.finish()
+        if not team.is_main:
+            return None
+    with PredictionFile(folder / VERDICTS_FILE, settings, overwrite and team is None, keep_old) as file:
         rows = _judge(judge, answers, file, parsing)
         num_old = file.num_old
     metrics = plain(
@@ -101,44 +121,8 @@ def _check_same_source(folder: Path, source: Path, sha256: str) -> None:
 
 
 def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsing: str) -> list[dict[str, Any]]:
-    fingerprints = [_fingerprint(answer) for answer in answers]
-    pending = [
-        position
-        for position, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
-        if _must_be_asked(file, answer, fingerprint, parsing)
-    ]
-    known = [_parsed(row, parsing) for fingerprint in fingerprints if (row := file.rows.get(fingerprint))]
-    some_replied = any(row["reply"] is not None for row in known)
-    some_read = any(_was_read(row) for row in known)
-    num_unread = 0
-    # Written only when the judge has replied to something: failures of a judge that was set up wrongly would else
-    # prevent the judge that is set up correctly.
-    held: list[dict[str, Any]] = []
-
-    def release() -> None:
-        for entry in held:
-            file.append(entry)
-        held.clear()
-
-    def keep(index: int, verdict: Verdict) -> None:
-        nonlocal some_replied, some_read, num_unread
-        position = pending[index]
-        held.append(_entry(answers[position], fingerprints[position], verdict))
-        some_replied |= not verdict.reply.error
-        some_read |= verdict.value in (RIGHT, WRONG)
-        num_unread += verdict.value == UNPARSED
-        if some_replied:
-            release()
-        elif len(held) >= _HOPELESS:
-            raise UserError(
-                f"the judge {judge.name} failed on {len(held)} answers and judged none; the last one:"
-                f" {verdict.reply.error}"
-            )
-        if num_unread >= _HOPELESS and not some_read:
-            raise _no_verdict(judge, [verdict.reply.text], num_unread)
-
-    if pending:
-        judge.judge([answers[position] for position in pending], keep, parsing)
+    fingerprints = list(map(_fingerprint, answers))
+    held = _ask(judge, answers, fingerprints, file, parsing)
     # [Contract] a mistake that concerns every row must stop the run, not become a score of 0.
     asked = [
         file.rows.get(fingerprint)
@@ -151,8 +135,64 @@ def _judge(judge: Judge, answers: Sequence[Answer], file: PredictionFile, parsin
         if replies:
             raise _no_verdict(judge, replies, len(replies))
         raise UserError(f"none of the {len(answers)} answers can be judged; the first one: {rows[0]['error']}")
-    release()
+    for entry in held:
+        file.append(entry)
+    file.settle(fingerprints)
     return [_parsed(file.rows[fingerprint], parsing) for fingerprint in fingerprints]
+
+
+def _ask(
+    judge: Judge,
+    answers: Sequence[Answer],
+    fingerprints: Sequence[str],
+    file: PredictionFile,
+    parsing: str,
+    alone: bool = True,
+) -> list[dict[str, Any]]:
+    """Ask for the verdicts that are missing; returns failures that were not written, as the judge replied to nothing.
+
+    Failures of a judge that was set up wrongly would else prevent the judge that is set up correctly.
+    """
+    pending = [
+        position
+        for position, (answer, fingerprint) in enumerate(zip(answers, fingerprints, strict=True))
+        if _must_be_asked(file, answer, fingerprint, parsing)
+    ]
+    known = [_parsed(row, parsing) for fingerprint in fingerprints if (row := file.rows.get(fingerprint))]
+    some_replied = any(row["reply"] is not None for row in known)
+    some_read = any(_was_read(row) for row in known)
+    num_unread = 0
+    held: list[dict[str, Any]] = []
+
+    def keep(position: int, verdict: Verdict) -> None:
+        nonlocal some_replied, some_read, num_unread
+        held.append(_entry(answers[position], fingerprints[position], verdict))
+        some_replied |= not verdict.reply.error
+        some_read |= verdict.value in (RIGHT, WRONG)
+        num_unread += verdict.value == UNPARSED
+        if len(held) >= _HOPELESS:
+            some_replied |= file.any_answered()
+        if some_replied:
+            for entry in held:
+                file.append(entry)
+            held.clear()
+        elif len(held) >= _HOPELESS:
+            raise UserError(
+                f"the judge {judge.name} failed on {len(held)} answers and judged none; the last one:"
+                f" {verdict.reply.error}"
+            )
+        # What another process's replies say is not known here.
+        if alone and num_unread >= _HOPELESS and not some_read:
+            raise _no_verdict(judge, [verdict.reply.text], num_unread)
+
+    prompts = [judge_prompt(answer) for answer in answers]
+    for part in file.shares(pending, prompts, [None] * len(answers)):
+        judge.judge(
+            [answers[position] for position in part],
+            lambda index, verdict, part=part: keep(part[index], verdict),
+            parsing,
+        )
+    return held
 
 
 def _no_verdict(judge: Judge, replies: Sequence[str], count: int) -> UserError:

@@ -3,11 +3,13 @@ import json
 
 import pytest
 
+from helpers.processes import run_in_processes
 from medcap.errors import UserError
 from medcap.evaluation.judges.base import Judge, Reply
 from medcap.evaluation.judges.inputs import read_judged
 from medcap.evaluation.judges.verdicts import judge_answers
 from medcap.evaluation.predictions import dataset_fingerprint
+from medcap.evaluation.shared.team import Team
 
 
 class Scripted(Judge):
@@ -61,6 +63,24 @@ def run(source, output, judge, **options):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.processes
+def test_two_processes_write_the_files_of_one(source, tmp_path):
+    whole = run(source, tmp_path / "one", Scripted(REPLIES))
+
+    def work(world):
+        judge, team = Scripted(REPLIES), Team(world, batch=1)
+        return run(source, tmp_path / "two", judge, team=team), judge.asked
+
+    (metrics, asked), (nothing, theirs) = run_in_processes(work)
+    assert metrics == whole
+    assert nothing is None
+    # The first one asks once more alone for what has failed.
+    assert sorted({*asked, *theirs}) == [f"a{position}" for position in range(6)]
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
 def test_verdicts_and_metrics_are_written(source, tmp_path):

@@ -21,7 +21,8 @@ from helpers.tiny_generation import (
 )
 from helpers.tokenizers import tiny_tokenizer_file, tiny_vocab_size
 from helpers.transformers_families import FAMILIES, plain_logits, write_family
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
+from medcap.checkpoints.llm_fingerprint import llm_fingerprint
 from medcap.data.chat_tokenizer import ChatTokenizer
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError

@@ -173,7 +173,7 @@ def test_cores_are_shared_out_unless_the_user_did(
     monkeypatch: pytest.MonkeyPatch, given: str | None, expected: int
 ) -> None:
     _set(monkeypatch, WORLD_SIZE="1", RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS=given)
-    monkeypatch.setattr("medcap.training.distributed.context.num_processors", lambda: 6)
+    monkeypatch.setattr("medcap.processes.num_processors", lambda: 6)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(5)

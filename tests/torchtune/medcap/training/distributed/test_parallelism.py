@@ -17,7 +17,8 @@ from helpers.plain_component import PlainComponent
 from helpers.processes import run_in_processes
 from helpers.workspace import Workspace
 from medcap.checkpoints.build_model import plan_model
-from medcap.checkpoints.frozen_llm import llm_fingerprint, plan_llm
+from medcap.checkpoints.frozen_llm import plan_llm
+from medcap.checkpoints.llm_fingerprint import llm_fingerprint
 from medcap.configs import packaged_configs
 from medcap.configuration import check
 from medcap.errors import UserError
