@@ -195,7 +195,7 @@ class Chat:
         assert self._generator is not None
         stream = TextStream(self._generator.tokenizer)
         pieces: list[str] = []
-        masks: tuple[Region, ...] = ()
+        masks: tuple[Region | None, ...] = ()
 
         def give(piece: str) -> None:
             pieces.append(piece)
@@ -227,8 +227,12 @@ class Chat:
                 _note(f"box in pixels: {box}")
             for mask in self._masks.find(result, self._reader):
                 _note(mask)
-            if not self.alone:  # otherwise their images are counted from those that were shown last
-                masks = tuple(region for region in result.outputs.masks or () if region is not None)
+            # A question alone counts images from those that were shown last, a row from the first.
+            before = self._regions.before if self.alone else 0
+            masks = tuple(
+                None if region is None else replace(region, image=region.image + before)
+                for region in result.outputs.masks or ()
+            )
         self.conversation.answer("".join(pieces), masks)
 
     def _check_length(self, request: Request) -> None:

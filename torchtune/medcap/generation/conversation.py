@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchtune.data import Message
 
+from medcap.data.boxes.style import NOT_SEEN
 from medcap.data.images.reference import ImageRef
 from medcap.data.images.view_keys import view_keys
 from medcap.data.regions.region import Region, regions_as_json
@@ -26,7 +28,8 @@ class Exchange:
         text: the user's words; none asks for a caption. A placeholder in them marks the place of an image.
         images: images; those without a placeholder come before the words.
         answer: None until there is one.
-        masks: those that the answer's words ``<SEG>`` stand for, with the number of their image in the conversation.
+        masks: those that the answer's words ``<SEG>`` stand for, with the number of their image in the conversation;
+            None for each object that the answer tells as not seen.
         regions: those that ``<region></region>`` in the user's words stands for, with the number of their picture among
             all that were shown; a slice of a volume counts as a picture.
         before: number of pictures that were shown before those that the turn is about.
@@ -35,7 +38,7 @@ class Exchange:
     text: str
     images: list[ImageRef] = field(default_factory=list)
     answer: str | None = None
-    masks: tuple[Region, ...] = ()
+    masks: tuple[Region | None, ...] = ()
     regions: tuple[Region, ...] = ()
     before: int = 0
 
@@ -65,12 +68,12 @@ class Conversation:
         """
         self.exchanges.append(Exchange(text, list(images), regions=regions, before=before))
 
-    def answer(self, text: str, masks: tuple[Region, ...] = ()) -> None:
+    def answer(self, text: str, masks: tuple[Region | None, ...] = ()) -> None:
         """Add the answer to the last turn, or replace it.
 
         Args:
             text: the words.
-            masks: the masks of its words ``<SEG>``; none where they do not count images from the conversation's first.
+            masks: the masks of its words ``<SEG>``, see :class:`Exchange`.
         """
         self.exchanges[-1].answer, self.exchanges[-1].masks = text, masks
 
@@ -107,19 +110,21 @@ class Conversation:
 
         Returns:
             ``image`` and ``conversations``; a turn whose answer has no words is left out. ``masks`` where there is one
-            for each ``<SEG>`` of its answers, and the ``regions`` of its questions.
+            for each ``<SEG>`` of its answers, null for what was not seen, and the ``regions`` of its questions.
         """
         rows = [{"from": "system", "value": self.system}] if self.system else []
         turns = self._turns()
+        # A trained answer says <SEG> of what is not there as well: that it is not seen was the decoder's word.
+        answers = [_with_mask_words(turn.answer or "", turn.masks) for turn in turns]
         images = [_row_entry(image) for turn in turns for image in turn.images]
-        for turn in turns:
+        for turn, answer in zip(turns, answers, strict=True):
             rows.append({"from": "human", "value": row_text(turn.text, len(turn.images))})
-            rows.append({"from": "gpt", "value": turn.answer or ""})
+            rows.append({"from": "gpt", "value": answer})
         row: dict[str, Any] = {"image": images, "conversations": rows} if images else {"conversations": rows}
         if regions := [region for turn in turns for region in turn.regions]:
             row["regions"] = regions_as_json(regions)
         masks = [mask for turn in turns for mask in turn.masks]
-        whole = all((turn.answer or "").count(MASK_WORD) == len(turn.masks) for turn in turns)
+        whole = all(answer.count(MASK_WORD) == len(turn.masks) for turn, answer in zip(turns, answers, strict=True))
         return row | {"masks": regions_as_json(masks)} if masks and whole else row
 
     def to_markdown(self) -> str:
@@ -153,6 +158,14 @@ class Conversation:
             else:
                 waiting = images
         return turns
+
+
+def _with_mask_words(answer: str, masks: Sequence[Region | None]) -> str:
+    """Write ``<SEG>`` where an answer tells that an object is not seen, if its words fit the masks one by one."""
+    said = re.findall(f"{re.escape(MASK_WORD)}|{re.escape(NOT_SEEN)}", answer)
+    if [word == NOT_SEEN for word in said] != [mask is None for mask in masks]:
+        return answer
+    return answer.replace(NOT_SEEN, MASK_WORD)
 
 
 def _alone(exchange: Exchange) -> tuple[Region, ...]:

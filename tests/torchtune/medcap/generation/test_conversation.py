@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from medcap.data.images.reference import ImageRef
+from medcap.data.regions.region import Region, RunLength
 from medcap.data.row_layouts import read_record
+from medcap.data.row_masks import place_masks
 from medcap.errors import UserError
 from medcap.generation.conversation import Conversation
 
@@ -109,3 +111,22 @@ def test_markdown_shows_images_words_and_answers():
     conversation.ask("", [ImageRef("my file.png")])
     conversation.answer("A chest.")
     assert conversation.to_markdown() == "![my file.png](<my file.png>)\n**You:** (describe)\n\nA chest.\n"
+
+
+def test_a_row_keeps_its_masks_with_null_for_what_was_not_seen_and_is_read_again():
+    conversation = Conversation()
+    conversation.ask("Where is the liver?", [A])
+    conversation.answer("liver <SEG>, nodule not visible.", (Region(RunLength((2, 2), "04")), None))
+    row = conversation.to_row()
+    assert row["conversations"][1]["value"] == "liver <SEG>, nodule <SEG>."
+    assert row["masks"] == [{"mask": {"size": [2, 2], "counts": "04"}}, None]
+    record = place_masks(row, read_record(row, Path("it.json"), 0, lambda name, folder: name), Path)
+    assert [mask is None for mask in record.masks] == [False, True]
+
+
+def test_words_that_do_not_fit_the_masks_stay_as_they_were_said():
+    conversation = Conversation()
+    conversation.ask("Where is the nodule?", [A])
+    conversation.answer("not visible.", ())
+    row = conversation.to_row()
+    assert row["conversations"][1]["value"] == "not visible." and "masks" not in row
