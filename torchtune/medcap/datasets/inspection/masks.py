@@ -185,7 +185,8 @@ class MaskTally:
 
         Returns:
             ``rows`` with masks, ``masks`` (or ``regions``), ``states`` with their counts, ``most_a_row``,
-            ``area_percent`` of the image (min, median, max), ``labels`` with the counts of the most frequent, ``num_labels``, and ``examples``.
+            ``area_percent`` of the image (min, median, max), ``labels`` with the counts of the most frequent,
+            ``num_labels``, and ``examples``.
         """
         if not self._rows:
             return None
