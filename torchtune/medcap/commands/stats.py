@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
             "images": image_statistics(found),
             **({} if (boxes := found.boxes.as_dict()) is None else {"boxes": boxes}),
             **({} if (masks := found.masks.as_dict()) is None else {"masks": masks}),
+            **({} if (regions := found.regions.as_dict()) is None else {"regions": regions}),
             "image_size": None if first.vision is None else first.vision.preprocess.image_size,
             "tokens": None if found.checker.tokenizer is None else token_statistics(found),
         }
@@ -189,7 +190,7 @@ def _memory(file: TrainingFile, options: argparse.Namespace, plan: Packing) -> d
 
 def _text(sources: Sequence[dict[str, Any]], mixture: Sequence[str], findings: dict[str, Any]) -> list[str]:
     from medcap.datasets.inspection.boxes import box_lines
-    from medcap.datasets.inspection.masks import mask_lines
+    from medcap.datasets.inspection.masks import mask_lines, region_lines
 
     lines = []
     for source in sources:
@@ -197,6 +198,7 @@ def _text(sources: Sequence[dict[str, Any]], mixture: Sequence[str], findings: d
         left_out = f", {bad:,} of which cannot be used (medcap validate names them)" if bad else ""
         lines += [f"{source['file']}: {source['rows']:,} rows{left_out}", *_image_lines(source)]
         lines += box_lines(source.get("boxes")) + mask_lines(source.get("masks"))
+        lines += region_lines(source.get("regions"))
         if source["tokens"] is not None:
             lines += _token_lines(source["tokens"], findings["settings"])
     if findings["packing"] is None:

@@ -132,6 +132,7 @@ def open_training_files(options: argparse.Namespace) -> list[TrainingFile]:
         checker = RowChecker(
             rows, reader, style, tokenizer, max_seq_len, rules, view=view, boxes=written, examples=examples
         )
+        checker.regions_as_words = cfg is None
         opened.append(TrainingFile(checker, own, name, cfg, vision))
     return opened
 

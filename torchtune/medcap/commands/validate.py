@@ -119,11 +119,12 @@ def _roots_hint(options: argparse.Namespace, checker: RowChecker) -> str:
 
 def _text(findings: Validation) -> str:
     from medcap.datasets.inspection.boxes import box_lines
-    from medcap.datasets.inspection.masks import mask_lines
+    from medcap.datasets.inspection.masks import mask_lines, region_lines
 
     checker = findings.survey.checker
     lines = [f"bad row {row['row']}: {' '.join(row['reason'].split())}" for row in findings.bad_rows()]
     marks = box_lines(findings.survey.boxes.as_dict()) + mask_lines(findings.survey.masks.as_dict())
+    marks += region_lines(findings.survey.regions.as_dict())
     lines += _repeated(findings) + marks + _overlap(findings) + _lengths(findings)
     if checker.tokenizer is None:
         lines.append("the rules about tokens were not checked: give --tokenizer, or --config")

@@ -19,16 +19,17 @@ REGION_WORDS = ("<region>", "</region>")  # the tokens of a region stand between
 REGION_TEXT = "".join(REGION_WORDS)
 FIELD = "regions"
 MAX_ROW_REGIONS = 100
-# MedPLIB's rows name the mask's file between the words; other words there are only words.
-_TAG = re.compile(r"<region>\s*([^<>]*?\.\w{1,5})?\s*</region>")
+# MedPLIB's rows name the mask's file between the words: a name with an ending, or a path. Other words there are only
+# words.
+_TAG = re.compile(r"<region>\s*([^<>]*?\.\w{1,5}|[^<>\s]*[/\\][^<>]*?)?\s*</region>")
 
 
 def place_regions(row: Any, record: Record, resolve: Callable[[str], Path]) -> Record:
     """Make the regions of a row's questions parts of its turns.
 
     They stand under ``regions``, one for each ``<region></region>`` of the user's words in their order, or between the
-    words as ``<region>file.png</region>``. Where a row has ``regions`` and no place for them, they are only facts about
-    it.
+    words as ``<region>file.png</region>``. A region that no question names would not be learnt from, so its row is
+    refused.
 
     Args:
         row: the decoded JSON value.
@@ -39,10 +40,16 @@ def place_regions(row: Any, record: Record, resolve: Callable[[str], Path]) -> R
         The record; a region is a content part ``{"type": "region", "content": Region}``.
 
     Raises:
-        UserError: if there is not one ``<region></region>`` for each region, a region is none, its image or its file is
-            not there.
+        UserError: if there is not one ``<region></region>`` for each region, an answer holds one, a region is none, its
+            image or its file is not there.
     """
     given = row.get(FIELD) if isinstance(row, Mapping) else None
+    if any(message.role == "assistant" and any(True for _ in _tags(message)) for message in record.messages):
+        raise UserError(f"an answer holds {REGION_TEXT}, which only a question can name: write it in the question")
+    if given and not count_regions(record.messages):
+        raise UserError(
+            f"it has '{FIELD}' but no {REGION_TEXT} in its questions: write one for each, or remove '{FIELD}'"
+        )
     return replace(record, messages=with_regions(record.messages, given, resolve))
 
 

@@ -57,8 +57,8 @@ def test_medplibs_file_names_are_the_regions_of_the_image_before_them():
     assert regions_of(record.messages) == [Region(MaskFile("/data/m/a.png"), image=1)]
 
 
-def test_words_between_the_words_and_regions_without_a_place_are_left_alone():
-    record = placed("What is <region>the left lung</region>?", regions=[[1, 2, 3, 4]])
+def test_words_between_the_words_are_left_alone():
+    record = placed("What is <region>the left lung</region>?")
     assert regions_of(record.messages) == []
     assert record.messages[0].text_content == "What is <region>the left lung</region>?"
 
@@ -82,6 +82,7 @@ def test_words_between_the_words_and_regions_without_a_place_are_left_alone():
             {"regions": [{"box": [1, 2, 3, 4], "image": 1}]},
             "region on image 1, but the row has 1 images, numbered from 0",
         ),
+        ("what?", 1, {"regions": [[1, 2, 3, 4]]}, "it has 'regions' but no <region></region> in its questions"),
         ("<region>a.png</region>", 1, {"regions": [[1, 2, 3, 4]]}, "give them in one of the ways"),
         ("<region>a.png</region> <region></region>", 1, {}, "one of several <region></region> holds no file"),
         ("<region>a.png</region>" * 101, 1, {}, "101 regions, more than 100"),
@@ -90,6 +91,19 @@ def test_words_between_the_words_and_regions_without_a_place_are_left_alone():
 def test_what_does_not_belong_together_is_refused(question, images, fields, message):
     with pytest.raises(UserError, match=message):
         placed(question, images=("a.png",) * images, **fields)
+
+
+def test_a_region_in_an_answer_is_refused():
+    turns = [{"from": "human", "value": "<image>what?"}, {"from": "gpt", "value": "<region></region>"}]
+    row = {"image": "a.png", "conversations": turns, "regions": [[1, 2, 3, 4]]}
+    record = read_record(row, Path("rows.json"), 0, lambda image, folder: image)
+    with pytest.raises(UserError, match="an answer holds <region></region>, which only a question can name"):
+        place_regions(row, record, Path)
+
+
+def test_a_path_without_an_ending_between_the_words_is_a_file():
+    record = placed("What is <region>masks/passwd</region>?")
+    assert regions_of(record.messages) == [Region(MaskFile("/data/masks/passwd"))]
 
 
 @pytest.fixture(scope="module")

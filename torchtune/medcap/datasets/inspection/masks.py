@@ -1,4 +1,4 @@
-"""The masks of a data file, as ``medcap validate`` and ``medcap stats`` report them."""
+"""The masks and regions of a data file, as ``medcap validate`` and ``medcap stats`` report them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from medcap.data.regions.draw import draw_region, read_mask
 from medcap.data.regions.region import MaskFile, Region, RunLength, label_from_json, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.data.row_masks import FIELD, MASK_WORD
+from medcap.data.row_regions import FIELD as REGIONS_FIELD
+from medcap.data.row_regions import regions_of
 from medcap.errors import UserError
 
 # Of a mask: good; of an absent object; named by no <SEG>; a file with several values; without a pixel; of another size
@@ -35,7 +37,7 @@ _MOST_LABELS = 20
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """What is known of a mask.
+    """What is known of a mask, or of a region, which is drawn as a mask.
 
     Attributes:
         state: ``good``, ``absent``, ``unnamed``, ``values``, ``empty``, ``size`` or ``unreadable``.
@@ -82,8 +84,24 @@ def masks_of_row(row: Any, record: Record, reader: ImageReader) -> tuple[MaskFac
     )
 
 
+def regions_of_row(record: Record, reader: ImageReader) -> tuple[MaskFacts, ...]:
+    """Look at the regions of a row's questions.
+
+    Args:
+        record: what was read of it, its regions placed.
+        reader: opens images and mask files.
+
+    Returns:
+        A fact for each region.
+
+    Raises:
+        UserError: if an image cannot be read.
+    """
+    return tuple(_judged(region, region.label, record, reader) for region in regions_of(record.messages))
+
+
 def first_problem(masks: tuple[MaskFacts, ...]) -> str | None:
-    """Return why a row cannot be used for its masks; None where it can."""
+    """Return why a row cannot be used for its masks or regions; None where it can."""
     return next((mask.reason for mask in masks if mask.state in _BAD), None)
 
 
@@ -131,14 +149,16 @@ def _called(region: Region | None) -> str:
 
 @dataclass
 class MaskTally:
-    """Masks of a file, counted row by row.
+    """Masks or regions of a file, counted row by row.
 
     Attributes:
+        name: ``masks`` or ``regions``.
         states: masks of each state.
         labels: masks of each label.
         examples: state -> the first row with such a mask, and how it is called.
     """
 
+    name: str = FIELD
     states: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -164,15 +184,16 @@ class MaskTally:
         """Return the counts as JSON holds them; None of a file without masks.
 
         Returns:
-            ``rows`` with masks, ``masks``, ``states`` with their counts, ``most_a_row``, ``area_percent`` of the image
-            (min, median, max), ``labels`` with the counts of the most frequent, ``num_labels``, and ``examples``.
+            ``rows`` with masks, ``masks`` (or ``regions``), ``states`` with their counts, ``most_a_row``,
+            ``area_percent`` of the image (min, median, max), ``labels`` with the counts of the most frequent,
+            ``num_labels``, and ``examples``.
         """
         if not self._rows:
             return None
         areas = np.frombuffer(self._areas, dtype=np.float32) * 100
         return {
             "rows": self._rows,
-            "masks": self.states.total(),
+            self.name: self.states.total(),
             "states": {state: self.states[state] for state in (GOOD, ABSENT, *_WORDS) if self.states[state]},
             "most_a_row": self._most,
             "area_percent": dict(zip(("min", "median", "max"), np.quantile(areas, (0, 0.5, 1)).tolist(), strict=True))
@@ -180,17 +201,29 @@ class MaskTally:
             else None,
             "num_labels": len(self.labels),
             "labels": dict(self.labels.most_common(_MOST_LABELS)),
-            "examples": {state: {"row": row, "mask": words} for state, (row, words) in self.examples.items()},
+            "examples": {
+                state: {"row": row, self.name.removesuffix("s"): words} for state, (row, words) in self.examples.items()
+            },
         }
 
 
-def mask_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """Return what a terminal shows of :meth:`MaskTally.as_dict`."""
+def region_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what a terminal shows of the regions' :meth:`MaskTally.as_dict`."""
+    return mask_lines(found, REGIONS_FIELD)
+
+
+def mask_lines(found: Mapping[str, Any] | None, name: str = FIELD) -> list[str]:
+    """Return what a terminal shows of :meth:`MaskTally.as_dict`.
+
+    Args:
+        found: the counts; None for none.
+        name: ``masks`` or ``regions``.
+    """
     if found is None:
         return []
     absent = found["states"].get(ABSENT, 0)
     lines = [
-        f"masks: {found['masks']:,} in {found['rows']:,} rows, at most {found['most_a_row']:,} in one"
+        f"{name}: {found[name]:,} in {found['rows']:,} rows, at most {found['most_a_row']:,} in one"
         f"{f'; {absent:,} of them of absent objects' if absent else ''}"
     ]
     if found["area_percent"] is not None:
@@ -203,5 +236,5 @@ def mask_lines(found: Mapping[str, Any] | None) -> list[str]:
     for state, words in _WORDS.items():
         if count := found["states"].get(state):
             example = found["examples"][state]
-            lines.append(f"  {count:,} {words} (first in row {example['row']}: {example['mask']})")
+            lines.append(f"  {count:,} {words} (first in row {example['row']}: {example[name.removesuffix('s')]})")
     return lines

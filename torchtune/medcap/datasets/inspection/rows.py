@@ -25,11 +25,12 @@ from medcap.data.row_boxes import place_boxes
 from medcap.data.row_examples import MODES, as_conversation
 from medcap.data.row_layouts import Record, read_record
 from medcap.data.row_masks import place_masks
+from medcap.data.row_regions import place_regions
 from medcap.data.samples import make_sample
 from medcap.data.shared_prefix import continue_prompt_prefix
 from medcap.datasets.image_names import has_turns, rename_images
 from medcap.datasets.inspection.boxes import BoxFacts, boxes_of_row
-from medcap.datasets.inspection.masks import MaskFacts, first_problem, masks_of_row
+from medcap.datasets.inspection.masks import MaskFacts, first_problem, masks_of_row, regions_of_row
 from medcap.datasets.rows.source import RowSource
 from medcap.errors import UserError, is_of_the_machine
 from medcap.modules.label_loss import IGNORE_INDEX
@@ -48,8 +49,8 @@ class Problem:
     reason: str
 
 
-# The kinds of problems: the row itself, its layout, the place of an image, its content, boxes, masks, the tokens.
-RULES = ("json", "layout", "image path", "image", "boxes", "masks", "tokens", "crash")
+# The kinds of problems: the row itself, its layout, the place of an image, its content, what lies on it, the tokens.
+RULES = ("json", "layout", "image path", "image", "boxes", "masks", "regions", "tokens", "crash")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ class RowFacts:
 
     Attributes:
         problem: None for a row that can be used as far as its words go.
-        words: a 64-bit number for its text and the positions of its images.
+        words: a 64-bit number for its text, the positions of its images, and its boxes, masks and regions.
         images: a 64-bit number for path and view of each image.
         lengths: None without a tokenizer, and of a row that cannot be used.
         boxes: its boxes as they are written.
         masks: its masks.
+        regions: its regions.
     """
 
     problem: Problem | None = None
@@ -96,6 +98,7 @@ class RowFacts:
     lengths: RowLengths | None = None
     boxes: tuple[BoxFacts, ...] = ()
     masks: tuple[MaskFacts, ...] = ()
+    regions: tuple[MaskFacts, ...] = ()
 
 
 @dataclass
@@ -114,6 +117,8 @@ class RowChecker:
         view: how images are looked at where a row does not say it.
         boxes: how boxes are written.
         examples: how rows of example images are shown.
+        regions_as_words: count ``<region></region>`` as the words that it is written with, where a tokenizer comes
+            without the configuration that says how regions are read.
     """
 
     rows: RowSource
@@ -127,6 +132,7 @@ class RowChecker:
     view: View = DEFAULT_VIEW
     boxes: BoxStyle = PLAIN
     examples: str = MODES[0]
+    regions_as_words: bool = False
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
@@ -192,6 +198,7 @@ class RowChecker:
             record = place_boxes(row, record, self.boxes, self.reader.shown_size)
         except UserError as error:
             return RowFacts(Problem("boxes", str(error)), images=images, boxes=boxes)
+        said = _said(record)  # before the names of mask files are taken off the words
         masks: tuple[MaskFacts, ...] = ()
         try:
             record = place_masks(row, record, self.reader.resolve)
@@ -200,13 +207,24 @@ class RowChecker:
                 raise UserError(reason)
         except UserError as error:
             return RowFacts(Problem("masks", str(error)), images=images, boxes=boxes, masks=masks)
+        written, regions = record, ()
         try:
-            lengths = self._say_something(record) if self.tokenizer is None else self._tokenize(record, self.tokenizer)
+            record = place_regions(row, record, self.reader.resolve)
+            regions = regions_of_row(record, self.reader)
+            if (reason := first_problem(regions)) is not None:
+                raise UserError(reason)
         except UserError as error:
-            return RowFacts(Problem("tokens", str(error)), images=images, boxes=boxes, masks=masks)
-        said: Any = _said(record)
-        words = said if not row.get("masks") else (said, row["masks"])  # one answer may stand for other masks
-        return RowFacts(None, number_of(repr(words)), images, lengths, boxes, masks)
+            return RowFacts(Problem("regions", str(error)), 0, images, None, boxes, masks, regions)
+        try:
+            if self.tokenizer is None:
+                lengths = self._say_something(record)
+            else:
+                lengths = self._tokenize(written if self.regions_as_words else record, self.tokenizer)
+        except UserError as error:
+            return RowFacts(Problem("tokens", str(error)), 0, images, None, boxes, masks, regions)
+        # The same words may stand for other boxes, masks and regions.
+        marks = [row.get(name) for name in ("boxes", "masks", "regions")] if isinstance(row, Mapping) else []
+        return RowFacts(None, number_of(repr((said, marks))), images, lengths, boxes, masks, regions)
 
     def _tokenize(self, record: Record, tokenizer: ChatTokenizer) -> RowLengths:
         chat = tokenizer.tokenize(record.messages, None, self.label_rules)

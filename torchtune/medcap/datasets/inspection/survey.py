@@ -36,6 +36,7 @@ class Survey:
             tokenizer.
         boxes: the boxes of its rows, counted.
         masks: the masks of its rows, counted.
+        regions: the regions of its rows, counted.
     """
 
     checker: RowChecker
@@ -48,6 +49,7 @@ class Survey:
     lengths: dict[str, np.ndarray]
     boxes: BoxTally = field(default_factory=BoxTally)
     masks: MaskTally = field(default_factory=MaskTally)
+    regions: MaskTally = field(default_factory=lambda: MaskTally("regions"))
 
     @property
     def num_rows(self) -> int:
@@ -122,6 +124,7 @@ def survey(
         {name: np.array(column, dtype=np.int64) for name, column in found.lengths.items()} if checker.tokenizer else {},
         found.boxes,
         found.masks,
+        found.regions,
     )
     _look_at_images(result, first, processes, look, label)
     return result
@@ -134,11 +137,12 @@ class _Columns:
         self.problems: dict[int, list[Problem]] = {}
         self.words, self.counts, self.paths = array("Q"), array("q"), array("Q")
         self.lengths = {name: array("q") for name in LENGTHS}
-        self.boxes, self.masks = BoxTally(), MaskTally()
+        self.boxes, self.masks, self.regions = BoxTally(), MaskTally(), MaskTally("regions")
 
     def add(self, facts: RowFacts) -> None:
         self.boxes.add(len(self.words), facts.boxes)
         self.masks.add(len(self.words), facts.masks)
+        self.regions.add(len(self.words), facts.regions)
         if facts.problem is not None:
             self.problems[len(self.words)] = [facts.problem]
         self.words.append(facts.words)

@@ -98,8 +98,8 @@ class Validation:
             },
             "lengths": self.lengths(),
         }
-        parts = {"boxes": survey.boxes.as_dict(), "masks": survey.masks.as_dict()}
-        found |= {name: part for name, part in parts.items() if part is not None}
+        tallies = {"boxes": survey.boxes, "masks": survey.masks, "regions": survey.regions}
+        found |= {name: part for name, tally in tallies.items() if (part := tally.as_dict()) is not None}
         if self.overlap is not None:
             found["against"] = {
                 "file": str(self.overlap.other.checker.rows.path),

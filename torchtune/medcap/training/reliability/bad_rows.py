@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ def refuse_before_training(bad: Sequence[BadRow], num_rows: int, allowed_fractio
     """
     if len(bad) <= allowed_fraction * num_rows:
         return None
+    # Rounded up: with a smaller fraction the same rows would be refused again.
+    enough = min(math.ceil(1000 * len(bad) / num_rows) / 1000, 1)
     return (
         f"{len(bad)} of {num_rows} rows cannot be used, the first: {bad[0].reason};"
-        f" fix or remove them, or allow some with max_bad_fraction={len(bad) / num_rows:.2g}"
+        f" fix or remove them, or allow some with max_bad_fraction={enough:g}"
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from medcap.checkpoints.tensor_tree import load_tree, save_tree
 from medcap.datasets.training_dataset import BadRow
 from medcap.errors import UserError
-from medcap.training.reliability.bad_rows import BadRows
+from medcap.training.reliability.bad_rows import BadRows, refuse_before_training
 
 
 def bad(*numbers):
@@ -28,6 +28,13 @@ def test_bad_rows_are_counted_once_and_end_the_run_past_the_limit(tmp_path):
         {"name": "data.json, row 7", "reason": "reason 7"},
         {"name": "data.json, row 1", "reason": "reason 1"},
     ]
+
+
+@pytest.mark.parametrize(("found", "rows", "fraction"), [(8, 21, "0.381"), (1, 4, "0.25"), (1, 30000, "0.001")])
+def test_the_fraction_that_a_refusal_names_allows_the_rows(found, rows, fraction):
+    refusal = refuse_before_training(bad(*range(found)), rows, 0.0)
+    assert refusal.endswith(f"allow some with max_bad_fraction={fraction}")
+    assert refuse_before_training(bad(*range(found)), rows, float(fraction)) is None
 
 
 def test_no_bad_rows_at_all_are_allowed_by_a_fraction_of_zero():
