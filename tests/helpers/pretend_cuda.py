@@ -16,14 +16,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import flex_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 from medcap.checkpoints import tensor_tree
-from medcap.modules import attention_mask, frozen_layer
+from medcap.modules import frozen_layer
 
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
@@ -37,6 +37,11 @@ _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_,
 _FUSED = {functional.scaled_dot_product_attention: 3, functional.rms_norm: 1}
 
 counts: Counter[str] = Counter()
+
+
+def _count(name: str, times: int = 1) -> None:
+    if times:
+        counts[name] += times
 
 
 class PretendTensor(Tensor):
@@ -70,45 +75,45 @@ class PretendTensor(Tensor):
         return self.inner.untyped_storage()
 
     def record_stream(self, stream: Any) -> None:
-        counts["record_stream"] += 1
+        _count("record_stream")
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = dict(kwargs or {}), func._overloadpacket
-        host = [
-            value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor) and not _is_pretend(value)
-        ]
+        host: list[Tensor] = []
+        given = _map((args, kwargs), lambda value: value.inner if _is_pretend(value) else host.append(value) or value)
         if any(value.dim() for value in host) and packet is not aten.copy_:
             # A GPU takes indices from the host, by a copy; anything else of the host's is an error.
             indices = args[1] if packet in _INDEXING and _is_pretend(args[0]) else ()
             if not all(any(value is index for index in indices) for value in host if value.dim()):
                 raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got cuda:0 and cpu")
-            counts["copies to device"] += 1
-        if packet in _INDEXING and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-            counts["waits"] += 1
+            _count("copies to device")
+        if packet in _INDEXING:
+            _count("waits", any(index is not None and index.dtype == torch.bool for index in args[1]))
         to_host = packet is aten._to_copy and torch.device(kwargs.get("device") or GPU).type == "cpu"
         if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("cpu")
+            given[1]["device"] = torch.device("cpu")
         if packet is aten.copy_ and _is_pretend(args[0]) != _is_pretend(args[1]):
             to_host = not _is_pretend(args[0])
-            counts["copies to host" if to_host else "copies to device"] += 1
-            counts["waits"] += to_host and not (len(args) > 2 and args[2])
+            _count("copies to host" if to_host else "copies to device")
+            _count("waits", to_host and not (len(args) > 2 and args[2]))
         elif to_host:
-            counts.update(("copies to host", "waits"))
+            _count("copies to host")
+            _count("waits")
         elif packet not in _LAUNCH_NOTHING and not func.is_view:
-            counts["kernels"] += 1
-        counts["waits"] += packet in _WAITING
-        out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+            _count("kernels")
+        _count("waits", packet in _WAITING)
+        out = func(*given[0], **given[1])
         if to_host:
             return args[0] if packet is aten.copy_ else out
         if packet is aten._local_scalar_dense:
             return out
-        return return_and_correct_aliasing(func, args, kwargs, tree_map(_wrapped, out))
+        return return_and_correct_aliasing(func, args, kwargs, _map(out, PretendTensor))
 
 
 def _reading(name: str) -> Callable[[PretendTensor], Any]:
     def read(tensor: PretendTensor) -> Any:
-        counts["waits"] += 1
+        _count("waits")
         return getattr(tensor.inner.detach(), name)()
 
     return read
@@ -121,7 +126,7 @@ for _name in ("tolist", "item", "__bool__", "__int__", "__float__", "__index__")
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Callable[..., Tensor], num_backward: int, *tensors: Any) -> Tensor:
-        counts["kernels"] += 1
+        _count("kernels")
         ctx.num_backward = num_backward
         ctx.inputs = [_inner(one).detach().requires_grad_(one.requires_grad) for one in tensors]
         with torch.enable_grad():
@@ -130,7 +135,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        counts["kernels"] += ctx.num_backward
+        _count("kernels", ctx.num_backward)
         wanted = [one for one in ctx.inputs if one.requires_grad]
         found = iter(torch.autograd.grad(ctx.output, wanted, gradients[0].inner))
         return None, None, *(PretendTensor(next(found)) if one.requires_grad else None for one in ctx.inputs)
@@ -152,16 +157,18 @@ class _Mode(TorchFunctionMode):
         if func is torch.Tensor.__getitem__ and own:
             parts = args[1] if isinstance(args[1], tuple) else (args[1],)
             return func(args[0], tuple(_index(part) for part in parts))
-        if func is torch.where and len(args) > 1 and (own or args[0].device.type == "meta"):
-            # torch would make a tensor of a number, on the meta device, where it has no value. In a vmap, where masks
-            # of blocks are made, a pretend tensor is within another one that says it is there.
-            args = (args[0], *(one if isinstance(one, Tensor) else PretendTensor(torch.tensor(one)) for one in args[1:]))
+        if func is torch.where and own and len(args) > 1:
+            # torch would make a tensor of a number, on the meta device, where it has no value.
+            args = (
+                args[0],
+                *(one if isinstance(one, Tensor) else PretendTensor(torch.tensor(one)) for one in args[1:]),
+            )
         if func in _FUSED and own:
             return _fused(func, *args, **kwargs)
         if _is_gpu(kwargs.get("device")):
             kwargs["device"] = torch.device("cpu")
-            counts["copies to device" if func in (torch.tensor, torch.as_tensor) else "kernels"] += 1
-            return tree_map(_wrapped, func(*args, **kwargs))
+            _count("copies to device" if func in (torch.tensor, torch.as_tensor) else "kernels")
+            return _map(func(*args, **kwargs), lambda value: value if _is_pretend(value) else PretendTensor(value))
         return func(*args, **kwargs)
 
 
@@ -170,20 +177,20 @@ def _moved(func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: 
         args, kwargs = (GPU,), {}
     if args and isinstance(args[0], Tensor):  # to the device and dtype of another tensor
         args, kwargs = (), {"device": args[0].device, "dtype": args[0].dtype, **kwargs}
-    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
     if device is None or not _is_gpu(device) or tensor.device.type == "meta":
         with torch._C.DisableTorchFunctionSubclass():
             return tensor.to(*args, copy=copy, **kwargs)
     if _is_pretend(tensor):
         return tensor if dtype is None and not copy else tensor.to(dtype or tensor.dtype, copy=copy)
-    counts["copies to device"] += 1
+    _count("copies to device")
     return PretendTensor(tensor.detach().to(dtype or tensor.dtype, copy=True))
 
 
 def _index(part: Any) -> Any:
     if not isinstance(part, list):
         return part
-    counts["copies to device"] += 1
+    _count("copies to device")
     return PretendTensor(torch.tensor(part, dtype=torch.int64))
 
 
@@ -191,13 +198,12 @@ def _set_item(tensor: PretendTensor, index: Any, value: Any) -> None:
     parts = index if isinstance(index, tuple) else (index,)
     if isinstance(value, Tensor) and value.dim() and not _is_pretend(value):
         raise RuntimeError("Expected all tensors to be on the same device, but an assignment got cuda:0 and cpu")
-    counts["copies to device"] += sum(
-        isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0 and not _is_pretend(part))
-        for part in parts
-    )
-    counts["waits"] += any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
-    counts["kernels"] += 1
-    tensor.inner[tree_map(_inner, index) if not isinstance(index, list) else index] = _inner(value)
+    for part in parts:
+        on_host = isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0 and not _is_pretend(part))
+        _count("copies to device", on_host)
+        _count("waits", isinstance(part, Tensor) and part.dtype == torch.bool)
+    _count("kernels")
+    tensor.inner[_map(index, _inner)] = _inner(value)
 
 
 def _fused(func: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -214,13 +220,28 @@ def _fused(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     return _Fused.apply(call, _FUSED[func], *leaves)  # type: ignore[return-value]
 
 
+def _create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: int, keys: int, device: Any) -> Tensor:
+    """Compute a mask as ``create_mask`` does, without its vmap: that makes indices of its own, on the meta device."""
+    sizes = (rows or 1, heads or 1, queries, keys)
+    indices = [
+        torch.arange(size, device=device).view(*(size if axis == own else 1 for axis in range(4)))
+        for own, size in enumerate(sizes)
+    ]
+    return mask_mod(*indices).expand(sizes)
+
+
+def _ordered_to_dense(num_blocks: Tensor, indices: Tensor) -> Tensor:
+    """Mark the first ``num_blocks`` (``[..., n]``) of a row's indices (``[..., n, m]``); without a vmap, too."""
+    size = indices.shape[-1]
+    valid = torch.arange(size, device=num_blocks.device) < num_blocks[..., None]
+    dense = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.int32, device=num_blocks.device)
+    return dense.scatter_(-1, torch.where(valid, indices, size).long(), 1)[..., :size]
+
+
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, enable_gqa: bool = False, **_: Any) -> Tensor:
-    rows, queries, keys = len(query), query.shape[2], key.shape[2]
-    row, at, of = (torch.arange(size, device=GPU) for size in (rows, queries, keys))
     with _uncounted():
-        inside = block_mask.mask_mod(row[:, None, None], at.new_zeros(()), at[None, :, None], of[None, None])
-        inside = inside.expand(rows, queries, keys)[:, None]  # [R, 1, S, P + S]
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=inside, enable_gqa=enable_gqa)
+        mask = _create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], query.device)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=enable_gqa)
 
 
 class _Stream:
@@ -230,7 +251,7 @@ class _Stream:
         self.cuda_stream = 0
 
     def synchronize(self) -> None:
-        counts["waits"] += 1
+        _count("waits")
 
     def record_event(self, *_: Any) -> _Stream:
         return _Stream()
@@ -262,8 +283,15 @@ def _inner(value: Any) -> Any:
     return value.inner if _is_pretend(value) else value
 
 
-def _wrapped(value: Any) -> Any:
-    return PretendTensor(value) if isinstance(value, Tensor) and not _is_pretend(value) else value
+def _map(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return nested tuples, lists and dicts with every tensor replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_map(item, function) for item in value)
+    if isinstance(value, dict):
+        return {key: _map(item, function) for key, item in value.items()}
+    return value
 
 
 @contextlib.contextmanager
@@ -282,7 +310,7 @@ _CUDA = {
     "set_device": lambda device: None,
     "get_device_capability": lambda *_: (9, 0),
     "get_device_name": lambda *_: "pretend",
-    "synchronize": lambda *_: counts.update(("waits",)),
+    "synchronize": lambda *_: _count("waits"),
     "max_memory_allocated": lambda *_: 0,
     "reset_peak_memory_stats": lambda *_: None,
     "mem_get_info": lambda *_: (140 << 30, 141 << 30),
@@ -319,6 +347,8 @@ def pretend_cuda() -> Iterator[torch.device]:
             (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
             (tensor_tree, "_is_plain", lambda tensor: _is_pretend(tensor) or plain(tensor)),
             (frozen_layer, "_flex", lambda: _flex),
+            (flex_attention, "create_mask", _create_mask),
+            (flex_attention, "_ordered_to_dense", _ordered_to_dense),
         ):
             patches.enter_context(mock.patch.object(owner, name, value))
         counts.clear()
