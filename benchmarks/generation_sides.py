@@ -25,7 +25,7 @@ from medcap.generation.generator import Generator
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Request, Sampling
 from medcap.models.vision_language_model import VisionLanguageModel
-from medcap.modules.frozen_linear import check_device, check_layers, quantise_layer, quantised_bytes
+from medcap.modules.frozen_linear import check_layers, quantise_layer, quantised_bytes
 
 Words = tuple[int, ...]
 
@@ -291,7 +291,6 @@ def make_models(preset: Preset, device: torch.device, dtype: torch.dtype, llm_we
         dtype: of the language models, and of all of theirs.
         llm_weights: of our decoder's layers.
     """
-    check_device(llm_weights, device)
     sides = make_sides(preset, device, dtype, ["ours", "transformers"])
     ours, theirs = sides["ours"].model.eval(), sides["transformers"].model.eval().to(dtype)
     decoder = ours.decoder
