@@ -86,7 +86,7 @@ def test_the_rows_of_a_large_preset_are_full(monkeypatch, workload):
         shown = {example.image: preset.image_tokens for example in examples}
         # Five words before an image are the prompt prefix; the last token of a sample is only predicted.
         own = sum(len(example.question) + len(example.answer) + 5 for example in examples)
-        assert 0.97 < (sum(shown.values()) + own) / (preset.rows * preset.row_length) <= 1
+        assert 0.95 < (sum(shown.values()) + own) / (preset.rows * preset.row_length) <= 1
 
 
 def test_a_steps_time_is_split_by_kernels(monkeypatch):
