@@ -5,7 +5,8 @@
 
 Measured on the language model of ``medcap demo`` and its held-out questions if ``results/demo`` is there, else, and
 with ``--preset``, on a Llama with random weights, made on the device, and random rows. Everything is compared with the
-same weights computed in fp32. Written: ``results/benchmarks/frozen_weights.json`` and ``frozen_weights.md``.
+same weights computed in fp32, or in what ``--reference`` says. Written: ``results/benchmarks/frozen_weights.json`` and
+``frozen_weights.md``.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--row-length", type=int, default=1024, help="tokens in each (1024)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="computed in; both on the CPU, bf16 on a GPU")
+    parser.add_argument("--reference", choices=DTYPES, default="fp32", help="what errors are measured against (fp32)")
     parser.add_argument("--compile", action="store_true", help="compile the layers, as training does with compile=true")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps on a GPU (10)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the table goes")
@@ -100,7 +102,8 @@ def main() -> None:
     else:
         subject = random_subject(options.preset or "small", options.rows, options.row_length, device)
     dtypes = options.dtype or (["bf16"] if device.type == "cuda" else list(DTYPES))
-    report = measure(subject, [DTYPES[name] for name in dtypes], options.compile, options.repeats)
+    reference = DTYPES[options.reference]
+    report = measure(subject, [DTYPES[name] for name in dtypes], options.compile, options.repeats, reference)
     write_json(options.out / "frozen_weights.json", report)
     write_text(options.out / "frozen_weights.md", table(report))
     print(table(report))
@@ -158,6 +161,7 @@ def random_subject(preset: str, rows: int, row_length: int, device: torch.device
         image_positions=(tokens.flatten() == vocabulary).nonzero().flatten(),
         num_tokens=tokens.numel(),
         counts={"text": int(labelled.sum())},
+        static_shape=True,
     )
     return Subject(f"{preset} with random weights, random tokens and images", load, [batch.to(device)])
 
@@ -192,29 +196,33 @@ def random_decoder(llm: dict[str, Any], llm_weights: str, device: torch.device, 
     return decoder
 
 
-def measure(subject: Subject, dtypes: list[torch.dtype], compile_layers: bool, repeats: int) -> dict[str, Any]:
-    """Compare every precision with the unquantised model in fp32.
+def measure(
+    subject: Subject, dtypes: list[torch.dtype], compile_layers: bool, repeats: int, reference: torch.dtype
+) -> dict[str, Any]:
+    """Compare every precision with the unquantised model.
 
     Args:
         subject: what is measured.
         dtypes: what the quantised models compute in; the unquantised one is measured in these too.
         compile_layers: compile the layers before they are timed.
         repeats: timed steps, on a GPU.
+        reference: what the unquantised model computes in; fp32 of 8 billion weights needs more than 80 GB.
 
     Returns:
         What the table shows.
     """
-    model = subject.load(UNQUANTISED, torch.float32)
+    model = subject.load(UNQUANTISED, reference)
     with torch.no_grad():
         image_rows = [model.encode_images(batch.images) for batch in subject.batches if batch.images is not None]
     expected = [run(model, batch, rows) for batch, rows in zip(subject.batches, image_rows, strict=True)]
-    unquantised = layer_bytes(model.decoder) // 2
+    unquantised = layer_bytes(model.decoder) * 2 // reference.itemsize
+    device = model.device
     del model
     results = []
     for dtype in dtypes:
         for llm_weights in LLM_WEIGHTS:
-            if (llm_weights, dtype) == (UNQUANTISED, torch.float32):
-                continue  # the reference itself
+            if (llm_weights, dtype) == (UNQUANTISED, reference) and device.type == "cpu":
+                continue  # the reference itself; on a GPU it is timed
             model = subject.load(llm_weights, dtype)
             found = [run(model, batch, rows) for batch, rows in zip(subject.batches, image_rows, strict=True)]
             held = layer_bytes(model.decoder)
@@ -227,6 +235,7 @@ def measure(subject: Subject, dtypes: list[torch.dtype], compile_layers: bool, r
     return {
         "machine": describe_machine() | {"bitsandbytes": version("bitsandbytes")},
         "subject": subject.name,
+        "reference": str(reference).removeprefix("torch."),
         "labels": sum(batch.counts["text"] for batch in subject.batches),
         "images": sum(batch.num_images for batch in subject.batches),
         "tokens_of_a_timed_step": subject.batches[0].num_tokens,
@@ -336,7 +345,8 @@ def table(report: dict[str, Any]) -> str:
         "# Low-precision frozen weights",
         "",
         f"{report['subject'][0].upper()}{report['subject'][1:]}: {report['labels']:,} labels, {report['images']:,}"
-        " images. Compared with the same weights computed in fp32: divergence of the next-token distributions at the"
+        f" images. Compared with the same weights computed in {report['reference']}: divergence of the next-token"
+        " distributions at the"
         " labels, and cosine, of each image, of the gradient that reaches its rows. MB of 10^6 bytes.",
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, bitsandbytes"
         f" {machine['bitsandbytes']}, Python {machine['python']}. Made by `benchmarks/frozen_weights.py`.",

@@ -31,8 +31,10 @@ from training_workloads import ANSWER_LENGTHS, FIRST_WORD, PRESETS, QUESTION_LEN
 from medcap.checkpoints.build_model import choose_device
 from medcap.errors import UserError
 from medcap.files import write_json, write_text
+from medcap.models.preprocess import Preprocess
 from medcap.modules.frozen_linear import LLM_WEIGHTS, UNQUANTISED
 
+SIDES = ("ours", "transformers", "plain")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH_SIZES = {"tiny": [4], "small": [8, 32], "llama3_2_1b": [8, 32, 128], "llama3_1_8b": [8, 32, 128]}
 # Images of the scored questions, where each has one and where each has several; a GPU needs more for a steady rate.
@@ -57,6 +59,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="each is measured so often, in turn (3)")
     parser.add_argument("--new-tokens", type=int, default=64, help="of an answer, 2 at least (64)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="besides 1; by preset")
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="whose models are measured (all)"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="where the tables go")
     options = parser.parse_args()
     if options.new_tokens < 2:
@@ -83,7 +88,9 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> dict[s
     """
     device = choose_device(options.device)
     torch.manual_seed(0)
-    models = make_models(preset, device, DTYPES[options.dtype], options.llm_weights)
+    own = "ours" in options.sides or "plain" in options.sides
+    theirs = "transformers" in options.sides
+    models = make_models(preset, device, DTYPES[options.dtype], options.llm_weights, own, theirs)
     report = {
         "machine": describe_machine(),
         "preset": options.preset,
@@ -120,12 +127,15 @@ def _decoding(
     models: Models, preset: Preset, questions: Sequence[Question], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Seconds until all rows have their first token, and the rate of the tokens after it."""
-    pixels = _pixels(models, questions)
-    ours = Ours(models.ours, preset, len(questions), folder, options.compile)
-    sides: dict[str, Side] = {"ours": ours, "transformers": Transformers(models.theirs, preset, pixels)}
-    if options.device.startswith("cuda"):
-        sides["transformers, static cache"] = Transformers(models.theirs, preset, pixels, static_cache=True)
-    if len(questions) == 1:
+    sides: dict[str, Side] = {}
+    if "ours" in options.sides:
+        sides["ours"] = Ours(models.ours, preset, len(questions), folder, options.compile)
+    if "transformers" in options.sides:
+        pixels = _pixels(preset, questions)
+        sides["transformers"] = Transformers(models.theirs, preset, pixels)
+        if models.device.type == "cuda":
+            sides["transformers, static cache"] = Transformers(models.theirs, preset, pixels, static_cache=True)
+    if len(questions) == 1 and "plain" in options.sides:
         sides["plain loop, no cache"] = Plain(models.ours, preset, 1, folder, False)
     lengths = {name: min(options.new_tokens, PLAIN_TOKENS) if "plain" in name else options.new_tokens for name in sides}
     answers = {name: _or_none(lambda n=name: sides[n].answer(questions, lengths[n])) for name in sides}
@@ -139,7 +149,7 @@ def _decoding(
     bandwidth: list[float] = []
     for _ in range(options.repeats):
         if len(questions) == 1:  # in turn with what is held against it: on a shared machine it changes
-            bandwidth.append(_read_bandwidth(models.ours.device))
+            bandwidth.append(_read_bandwidth(models.device))
         for name, side in fitting.items():
             found = side.answer(questions, lengths[name])
             first[name].append(found.first_seconds)
@@ -158,17 +168,19 @@ def _decoding(
 def _scoring(
     models: Models, preset: Preset, questions: Sequence[Question], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    pixels = _pixels(models, questions)
-    sides: dict[str, Side] = {
-        "ours": Ours(models.ours, preset, preset.batch_size, folder, options.compile),
-        "transformers": Transformers(models.theirs, preset, pixels),
-        "transformers, logits_to_keep": Transformers(models.theirs, preset, pixels, few_logits=True),
-        "plain loop": Plain(models.ours, preset, 1, folder, False),
-    }
+    sides: dict[str, Side] = {}
+    if "ours" in options.sides:
+        sides["ours"] = Ours(models.ours, preset, preset.batch_size, folder, options.compile)
+    if "transformers" in options.sides:
+        pixels = _pixels(preset, questions)
+        sides["transformers"] = Transformers(models.theirs, preset, pixels)
+        sides["transformers, logits_to_keep"] = Transformers(models.theirs, preset, pixels, few_logits=True)
+    if "plain" in options.sides:
+        sides["plain loop"] = Plain(models.ours, preset, 1, folder, False)
     scores = {name: _or_none(lambda s=side: s.score(questions)) for name, side in sides.items()}
     fitting = {name: side for name, side in sides.items() if scores[name] is not None}
     best = {name: [[row.index(max(row))] for row in scores[name]] for name in fitting}
-    agreement = {name: _agreement(best["ours"], best[name]) for name in fitting} if scores["ours"] else {}
+    agreement = {name: _agreement(best["ours"], best[name]) for name in fitting} if "ours" in fitting else {}
     _check_agreement(agreement, "most likely options", options)
     seconds: dict[str, list[float]] = {name: [] for name in fitting}
     for _ in range(options.repeats):
@@ -178,10 +190,10 @@ def _scoring(
     print(f"scoring, {len(questions)} questions: {json.dumps(ratios(rates))}", file=sys.stderr)
     return {
         "questions": len(questions),
-        "images": len(pixels),
+        "images": len({question.image for question in questions}),
         "agreement": agreement,
         "largest_difference": {
-            name: float(np.abs(np.array(scores["ours"]) - np.array(scores[name])).max()) for name in best
+            name: float(np.abs(np.array(scores["ours"]) - np.array(scores[name])).max()) for name in agreement
         },
         "out_of_memory": [name for name in sides if name not in fitting],
         "seconds": seconds,
@@ -210,9 +222,9 @@ def _questions(preset: Preset, source: random.Random, folder: Path, images: int,
     return questions
 
 
-def _pixels(models: Models, questions: Sequence[Question]) -> dict[Path, torch.Tensor]:
+def _pixels(preset: Preset, questions: Sequence[Question]) -> dict[Path, torch.Tensor]:
     """Of each image, normalised: our model does that itself."""
-    preprocess = models.ours.tower.preprocess
+    preprocess = Preprocess(preset.image_size)
     transform = preprocess.transform()
     return {
         question.image: preprocess.normalize(transform(Image.open(question.image))[None])[0] for question in questions

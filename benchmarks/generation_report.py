@@ -69,6 +69,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     quantised = f", our layers' weights in {report['llm_weights']}" if report["llm_weights"] != "bf16" else ""
     compiled = "; our decoding step compiled" if report["compile"] else ""
     bandwidth = [each / 1e9 for each in report["decoding"][1]["bandwidth_bytes_per_second"]]
+    compared = len(report["decoding"][1]["agreement"]) > 1
     exact = report["dtype"] == "fp32" and not quantised
     shares = ", ".join(f"{name} {share:.0%}" for name, share in bound["share"].items())
     return [
@@ -81,7 +82,7 @@ def _head(report: dict[str, Any]) -> list[str]:
         f" transformers {machine['transformers']}, Python {machine['python']}.",
         "Made by `benchmarks/generation.py`. "
         + (
-            "All sides gave the same greedy tokens and the same most likely options."
+            ("All sides gave the same greedy tokens and the same most likely options." if compared else "")
             if exact
             else "equal: the share of tokens or most likely options that are ours."
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import Message
 from training_sides import make_sides
@@ -268,42 +268,56 @@ class Transformers:
 
 @dataclass(frozen=True)
 class Models:
-    """Both models, with the same weights; ours perhaps quantised.
+    """The models that are wanted, with the same weights; ours perhaps quantised.
 
     Attributes:
-        ours: a ``VisionLanguageModel``.
-        theirs: a ``LlavaForConditionalGeneration``.
-        token_bytes: of our weights that one decoded token reads: layers, final norm and output head.
+        ours: a ``VisionLanguageModel``, or None.
+        theirs: a ``LlavaForConditionalGeneration``, or None.
+        token_bytes: of the weights that one decoded token reads: layers, final norm and output head; of ours where it
+            is there.
+        device: where they are.
     """
 
-    ours: VisionLanguageModel
-    theirs: nn.Module
+    ours: VisionLanguageModel | None
+    theirs: Any
     token_bytes: int
+    device: torch.device
 
 
 @torch.no_grad()
-def make_models(preset: Preset, device: torch.device, dtype: torch.dtype, llm_weights: str) -> Models:
-    """Build both, with random weights made on the device.
+def make_models(
+    preset: Preset, device: torch.device, dtype: torch.dtype, llm_weights: str, ours: bool = True, theirs: bool = True
+) -> Models:
+    """Build them with random weights made on the device.
 
     Args:
         preset: the shapes.
         device: where.
         dtype: of the language models, and of all of theirs.
         llm_weights: of our decoder's layers.
+        ours: build ours.
+        theirs: build transformers' one.
     """
     check_device(llm_weights, device)
-    sides = make_sides(preset, device, dtype, ["ours", "transformers"])
-    ours, theirs = sides["ours"].model.eval(), sides["transformers"].model.eval().to(dtype)
-    decoder = ours.decoder
+    sides = make_sides(preset, device, dtype, ["ours"] * ours + ["transformers"] * theirs)
+    our_model, their_model = (sides[name].model.eval() if name in sides else None for name in ("ours", "transformers"))
+    token_bytes = 0
     # The image token is never said: on our side by rule, on theirs because a logit of 0 is not the highest.
-    decoder.output.weight[IMAGE] = 0
-    theirs.lm_head.weight[IMAGE] = 0
-    check_layers(decoder.layers, llm_weights)
-    token_bytes = sum(quantised_bytes(layer, dtype, llm_weights) for layer in decoder.layers)
-    token_bytes += decoder.norm.scale.nbytes + decoder.output.weight.nbytes
-    for layer in decoder.layers:
-        quantise_layer(layer, llm_weights)
-    return Models(ours, theirs, token_bytes)
+    if their_model is not None:
+        their_model.to(dtype)
+        their_model.lm_head.weight[IMAGE] = 0
+        language = their_model.model.language_model
+        read = [*language.layers.parameters(), *language.norm.parameters(), their_model.lm_head.weight]
+        token_bytes = sum(weight.nbytes for weight in read)
+    if our_model is not None:
+        decoder = our_model.decoder
+        decoder.output.weight[IMAGE] = 0
+        check_layers(decoder.layers, llm_weights)
+        token_bytes = sum(quantised_bytes(layer, dtype, llm_weights) for layer in decoder.layers)
+        token_bytes += decoder.norm.scale.nbytes + decoder.output.weight.nbytes
+        for layer in decoder.layers:
+            quantise_layer(layer, llm_weights)
+    return Models(our_model, their_model, token_bytes, device)
 
 
 def now(device: torch.device) -> float:

@@ -21,6 +21,7 @@ import torch
 from adapter_sides import CASES, SIDES, AdapterSide, WithAdapters, make_adapter_sides
 from decoder_adapters import RANK
 from flop_count import FlopCount
+from full_rows import draw_examples
 from machine import describe_machine
 from training_measurement import (
     DTYPES,
@@ -114,7 +115,8 @@ def _operations(sides: dict[str, AdapterSide], preset: Preset, workload: str) ->
     """Count what makes up the difference that adapters make to the operations of one step."""
     ours = sides["adapters"]
     assert isinstance(ours, WithAdapters)
-    examples, images = WORKLOADS[workload](preset, 0), random_images(preset)
+    examples = draw_examples(workload, preset, 0)
+    images = random_images(preset, examples)
     num_labels = sum(len(example.answer) + 1 for example in examples)
     prepared = ours.prepare(examples, images)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from flop_count import FlopCount
+from full_rows import draw_examples
 from training_sides import Side, random_images
-from training_workloads import WORKLOADS, Example, Preset
+from training_workloads import Example, Preset
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -39,20 +40,23 @@ def measure_workload(
         memory_of: measures a side's peak memory where the device does not tell it.
 
     Returns:
-        Seconds, operations and peak memory of each side, and the rate that the processor reached beside them.
+        Seconds, operations and peak memory of each side, the rate that the processor reached beside them, and
+        ``row_share``, how much of our packed rows is not padding.
     """
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     ceilings: list[float] = []
     flops: dict[str, list[int]] = {side: [] for side in sides}
     memory: dict[str, int] = {}
     samples, tokens = 0, 0
+    filled: list[float] = []
     counts: dict[str, int] = {}
     seen: list[Example] = []
     for repeat in range(repeats):
-        examples = WORKLOADS[name](preset, repeat)
+        examples = draw_examples(name, preset, repeat)
         num_labels = sum(len(example.answer) + 1 for example in examples)
-        images = random_images(preset)
+        images = random_images(preset, examples)
         prepared = {side: one.prepare(examples, images) for side, one in sides.items()}
+        filled += [batch.num_tokens / batch.tokens.numel() for batch in prepared.get("ours", ())]
         if examples != seen:  # else they are counted already; it warms up, too
             counts = _compare_and_count(sides, prepared, num_labels, same)
             seen = examples
@@ -71,6 +75,7 @@ def measure_workload(
     return {
         "samples": samples,
         "tokens": tokens,
+        "row_share": statistics.mean(filled) if filled else None,
         "seconds": seconds,
         "flops": flops,
         "ceiling_flops_per_second": ceilings,
@@ -84,8 +89,16 @@ def _compare_and_count(
     """Operations of each side's step; those of ``same`` have one loss and gradient norm, or it ends here."""
     found, counts = {}, {}
     for side, one in sides.items():
-        with FlopCount() as count:
+        # A count of FlexAttention and of compiled layers has no values; on the CPU one pass gives both.
+        apart = one.device.type == "cuda" or getattr(one.model, "compiled", False)
+        if apart:
+            with FlopCount() as count:
+                one.backward(prepared[side], num_labels)
+            one.optimizer.zero_grad(set_to_none=True)
             loss = one.backward(prepared[side], num_labels).item()
+        else:
+            with FlopCount() as count:
+                loss = one.backward(prepared[side], num_labels).item()
         norm = torch.nn.utils.get_total_norm([p.grad for p in one.trained if p.grad is not None]).item()
         one.optimizer.zero_grad(set_to_none=True)
         found[side], counts[side] = (loss, norm), count.total
@@ -177,8 +190,8 @@ def peak_memory(side: Side, preset: Preset, workload: str) -> int:
         workload: one of ``WORKLOADS``.
     """
     for seed in range(2):
-        examples = WORKLOADS[workload](preset, seed)
-        images = random_images(preset)
+        examples = draw_examples(workload, preset, seed)
+        images = random_images(preset, examples)
         side.step(side.prepare(examples, images), sum(len(example.answer) + 1 for example in examples))
     # Not getrusage: what that says of a process begins with the memory of the one that started it.
     status = Path("/proc/self/status").read_text()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from full_rows import pack, sample_of
 from torch import Tensor, nn
 from torchtune.modules import TransformerDecoder
 from training_workloads import EOT, IMAGE, PAD, Example, Preset
@@ -16,15 +16,14 @@ from training_workloads import EOT, IMAGE, PAD, Example, Preset
 from helpers.plain_training import pad, plain_loss
 from medcap.checkpoints.llm_conversion import hugging_face_conversion
 from medcap.data.batch import Batch, make_batch
-from medcap.data.epoch_order import plan_packed
-from medcap.data.images.reference import ImageRef
-from medcap.data.packing import Sample, make_table, pack_row
+from medcap.data.packing import pack_row
 from medcap.data.shared_prefix import continue_prompt_prefix, find_prompt_prefix
 from medcap.models.component import Component
 from medcap.models.preprocess import Preprocess
 from medcap.models.projectors.mlp import mlp
 from medcap.models.towers.hugging_face_tower import HuggingFaceTower
 from medcap.models.vision_language_model import VisionLanguageModel
+from medcap.modules.frozen_linear import UNQUANTISED, check_device, check_layers, quantise_layer
 from medcap.training.trainable import set_trainable
 
 Prepared = list[Any]
@@ -95,14 +94,13 @@ class Ours(Side):
 
     def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
         """Pack the samples, all of the step in one batch."""
-        samples = [self._sample(example) for example in examples]
+        samples = [sample_of(example, self.preset) for example in examples]
         prompt_prefix = find_prompt_prefix(samples, IMAGE) if self.caches_prompt_prefix else ()
         self.model.cache_prompt_prefix(prompt_prefix)
         samples = [continue_prompt_prefix(sample, prompt_prefix, IMAGE) for sample in samples]
-        plan = plan_packed(make_table(samples), np.arange(len(samples)), self.preset.row_length)
         rows = [
             pack_row([[samples[index] for index in document] for document in row], self.preset.row_length, EOT)
-            for row in plan.rows(0, len(plan))
+            for row in pack(samples, self.preset)
         ]
         batch = make_batch(
             rows,
@@ -121,18 +119,6 @@ class Ours(Side):
     def loss(self, batch: Batch) -> Tensor:
         """``VisionLanguageModel.loss``, as the recipes call it."""
         return self.model.losses(batch)["text"]
-
-    def _sample(self, example: Example) -> Sample:
-        tokens, labels = example.tokens(self.preset.image_tokens)
-        end = 5 + self.preset.image_tokens
-        return Sample(
-            np.array(tokens[:-1], dtype=np.int32),
-            np.array(labels[1:], dtype=np.int32),
-            (ImageRef(str(example.image)),),
-            (self.preset.image_tokens,),
-            end,
-            "sample",
-        )
 
 
 class Plain(Ours):
@@ -197,7 +183,9 @@ class Transformers(Side):
             return self.model(**batch, use_cache=False, num_items_in_batch=1).loss
 
 
-def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: Sequence[str]) -> dict[str, Side]:
+def make_sides(
+    preset: Preset, device: torch.device, dtype: torch.dtype, names: Sequence[str], llm_weights: str = UNQUANTISED
+) -> dict[str, Side]:
     """Build the sides that are wanted, with the same weights.
 
     Args:
@@ -205,7 +193,9 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
         device: where.
         dtype: of the frozen language model.
         names: some of ``SIDES``.
+        llm_weights: of our decoder's layers.
     """
+    check_device(llm_weights, device)
     sides: dict[str, Side] = {}
     if any(name.startswith("transformers") for name in names):
         whole = Transformers(preset, device, dtype)
@@ -217,6 +207,10 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
         ours = Ours(preset, device, dtype)
         if sides:
             copy_weights(sides["transformers"].model, ours.model)
+        layers: Any = ours.model.decoder.layers
+        check_layers(layers, llm_weights)
+        for layer in layers:
+            quantise_layer(layer, llm_weights)
         sides["ours"] = ours
         sides["plain"] = Plain.__new__(Plain)
         vars(sides["plain"]).update(vars(ours))
@@ -228,9 +222,10 @@ def make_sides(preset: Preset, device: torch.device, dtype: torch.dtype, names: 
 SIDES = ("ours", "plain", "transformers", "transformers, checkpointing")
 
 
-def random_images(preset: Preset) -> Tensor:
-    """``[batch_size, 3, H, W]`` uint8, as a data loader hands them over."""
-    return torch.randint(256, (preset.batch_size, 3, preset.image_size, preset.image_size), dtype=torch.uint8)
+def random_images(preset: Preset, examples: Sequence[Example]) -> Tensor:
+    """Return an image for each that examples show, ``[N, 3, H, W]`` uint8, as a data loader hands them over."""
+    count = 1 + max(example.image for example in examples)
+    return torch.randint(256, (count, 3, preset.image_size, preset.image_size), dtype=torch.uint8)
 
 
 def _padded(examples: Sequence[Example], images: Tensor, preset: Preset) -> list[tuple[Tensor, ...]]:

@@ -47,6 +47,7 @@ class Preset:
         image_size, patch_size: in pixels.
         batch_size: samples of a padded batch.
         row_length: tokens of a packed row.
+        rows: packed rows that a step's samples fill; None for the samples of one padded batch, whatever they fill.
     """
 
     layers: int
@@ -62,6 +63,7 @@ class Preset:
     patch_size: int = 16
     batch_size: int = 8
     row_length: int = 1024
+    rows: int | None = None
 
     @property
     def image_tokens(self) -> int:
@@ -72,8 +74,8 @@ class Preset:
 PRESETS = {
     "tiny": Preset(2, 64, 4, 2, 224, 512, 64, 2, 2, image_size=64, row_length=256),
     "small": Preset(8, 512, 8, 4, 1792, 32_000, 384, 12, 6),
-    "llama3_2_1b": Preset(16, 2048, 32, 8, 8192, 128_256, 768, 12, 12, batch_size=16, row_length=4096),
-    "llama3_1_8b": Preset(32, 4096, 32, 8, 14_336, 128_256, 768, 12, 12, batch_size=8, row_length=4096),
+    "llama3_2_1b": Preset(16, 2048, 32, 8, 8192, 128_256, 768, 12, 12, batch_size=16, row_length=4096, rows=2),
+    "llama3_1_8b": Preset(32, 4096, 32, 8, 14_336, 128_256, 768, 12, 12, batch_size=8, row_length=4096, rows=1),
 }
 
 

@@ -1,0 +1,84 @@
+"""Generation as a GPU runs it: the CPU's tokens and scores, and at most two waits a decoded token."""
+
+import threading
+
+import pytest
+from PIL import Image
+
+from helpers.pretend_cuda import counts, pretend_cuda
+from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
+from helpers.waiting import PATIENCE
+from medcap.generation.continuous_batching import LiveGenerator
+from medcap.generation.request import Sampling
+
+CANDIDATES = ["yes", "no", "a left lung"]
+
+
+def on_the_gpu(folder, device):
+    generator = tiny_generator(folder, batch_size=4, compile=False)
+    generator.model.to(device)
+    return generator
+
+
+def test_answers_and_scores_are_the_cpus(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 2))[2:6]
+    rules = [Sampling(max_new_tokens=6), Sampling(max_new_tokens=4, temperature=1.0, top_p=0.9)]
+    plain = tiny_generator(tmp_path, batch_size=4)
+    expected = [plain.generate(requests, rule) for rule in rules]
+    scores = plain.score(requests, [CANDIDATES] * len(requests))
+    assert any(len(answer.tokens) > 3 for answer in expected[0])
+    with pretend_cuda() as device:
+        there = on_the_gpu(tmp_path, device)
+        assert [there.generate(requests, rule) for rule in rules] == expected
+        assert there.score(requests, [CANDIDATES] * len(requests)) == scores
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["silent", "streamed"])
+def test_a_decoded_token_waits_twice_at_most(tmp_path, told):
+    (request,) = mixed_requests(write_images(tmp_path, 1))[:1]
+    with pretend_cuda() as device:
+        generator = on_the_gpu(tmp_path, device)
+        # Nothing ends an answer early.
+        generator.tokenizer.stop_tokens = [0]
+        spent = []
+        for new_tokens in (3, 11):
+            counts.clear()
+            (answer,) = generator.generate(
+                [request], Sampling(new_tokens), on_token=(lambda index, token: None) if told else None
+            )
+            assert len(answer.tokens) == new_tokens
+            spent.append(counts.copy())
+    of_eight = spent[1] - spent[0]
+    assert of_eight["waits"] <= (4 if told else 2) * 8
+    # Two layers, embedding, head and choice.
+    assert of_eight["kernels"] <= 110 * 8
+    assert of_eight["copies to device"] <= 1 * 8
+    # Picture, prompt and the end of the answer.
+    assert spent[0]["copies to device"] <= 30
+
+
+def test_live_answers_are_the_cpus(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 1))[:2]
+    sampling = Sampling(max_new_tokens=5)
+    expected = tiny_generator(tmp_path).generate(requests, sampling)
+    with pretend_cuda() as device:
+        generator = on_the_gpu(tmp_path, device)
+        live = LiveGenerator([generator], max_rows=2, capacity=64)
+        found, ended = {}, threading.Semaphore(0)
+        try:
+            for index, request in enumerate(requests):
+                for message in request.messages:
+                    for part in message.content:
+                        if part["type"] == "image":
+                            with Image.open(tmp_path / part["content"]) as picture:
+                                part["content"] = generator.prepare(picture, "picture")
+
+                def end(answer, index=index):
+                    found[index] = answer
+                    ended.release()
+
+                live.submit(live.prepare(request, sampling), lambda token: None, end)
+            assert all(ended.acquire(timeout=PATIENCE) for _ in requests)
+        finally:
+            live.close()
+    assert [found[index] for index in range(len(requests))] == expected
