@@ -129,14 +129,14 @@ def _decoding(
     """Seconds until all rows have their first token, and the rate of the tokens after it."""
     sides: dict[str, Side] = {}
     if "ours" in options.sides:
-        sides["ours"] = Ours(models.ours, preset, len(questions), folder, options.compile)
+        sides["ours"] = Ours(models.made_ours(), preset, len(questions), folder, options.compile)
     if "transformers" in options.sides:
         pixels = _pixels(preset, questions)
         sides["transformers"] = Transformers(models.theirs, preset, pixels)
         if models.device.type == "cuda":
             sides["transformers, static cache"] = Transformers(models.theirs, preset, pixels, static_cache=True)
     if len(questions) == 1 and "plain" in options.sides:
-        sides["plain loop, no cache"] = Plain(models.ours, preset, 1, folder, False)
+        sides["plain loop, no cache"] = Plain(models.made_ours(), preset, 1, folder, False)
     lengths = {name: min(options.new_tokens, PLAIN_TOKENS) if "plain" in name else options.new_tokens for name in sides}
     answers = {name: _or_none(lambda n=name: sides[n].answer(questions, lengths[n])) for name in sides}
     fitting = {name: side for name, side in sides.items() if answers[name] is not None}
@@ -170,13 +170,13 @@ def _scoring(
 ) -> dict[str, Any]:
     sides: dict[str, Side] = {}
     if "ours" in options.sides:
-        sides["ours"] = Ours(models.ours, preset, preset.batch_size, folder, options.compile)
+        sides["ours"] = Ours(models.made_ours(), preset, preset.batch_size, folder, options.compile)
     if "transformers" in options.sides:
         pixels = _pixels(preset, questions)
         sides["transformers"] = Transformers(models.theirs, preset, pixels)
         sides["transformers, logits_to_keep"] = Transformers(models.theirs, preset, pixels, few_logits=True)
     if "plain" in options.sides:
-        sides["plain loop"] = Plain(models.ours, preset, 1, folder, False)
+        sides["plain loop"] = Plain(models.made_ours(), preset, 1, folder, False)
     scores = {name: _or_none(lambda s=side: s.score(questions)) for name, side in sides.items()}
     fitting = {name: side for name, side in sides.items() if scores[name] is not None}
     best = {name: [[row.index(max(row))] for row in scores[name]] for name in fitting}

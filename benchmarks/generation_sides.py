@@ -283,6 +283,11 @@ class Models:
     token_bytes: int
     device: torch.device
 
+    def made_ours(self) -> VisionLanguageModel:
+        """Return ours, which a side of it needs."""
+        assert self.ours is not None, "it is made for its sides"
+        return self.ours
+
 
 @torch.no_grad()
 def make_models(

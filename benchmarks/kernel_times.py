@@ -23,7 +23,7 @@ _KINDS = (
         ),
     ),
 )
-KINDS = ("products", "attention", "elementwise", "copies")
+KINDS: tuple[str, ...] = ("products", "attention", "elementwise", "copies")
 
 
 def kind_of(name: str) -> str:
