@@ -59,12 +59,11 @@ def test_masks_are_told_and_saved(talk, outline, tmp_path):
     assert (np.asarray(Image.open(tmp_path / "out/one/mask_1_ring.png")) == 255 * RING).all()
     assert Image.open(tmp_path / "out/one/overlay.png").size == (768, 640)
     (row,) = json.loads((tmp_path / "it.json").read_text())
-    assert row["masks"] == [
-        {"mask": {"size": [10, 12], "counts": region_of(mask).shape.counts}} for mask in (RING, DISC)
-    ]
+    outlined = [{"mask": {"size": [10, 12], "counts": region_of(mask).shape.counts}} for mask in (RING, DISC)]
+    assert row["masks"] == [*outlined, None]
     # What was saved can be trained on.
     record = read_record(row, tmp_path / "it.json", 0, lambda path, _: Path(path))
-    assert len(place_masks(row, record, Path).masks) == 2
+    assert len(place_masks(row, record, Path).masks) == 3
 
 
 @pytest.mark.parametrize("lines", [("/save masks out",), ("/image 0.png", "/save masks out")])

@@ -16,6 +16,7 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
     write_all(tmp_path / "datasets")
     write_box_sets(Downloads(tmp_path / "datasets"))
     write_mask_sets(tmp_path / "outlined")
+    _write_reports(Downloads(tmp_path / "datasets"))
     monkeypatch.chdir(tmp_path)
     own = {
         "masks": ["--data-dir", "outlined/organs"],
@@ -37,6 +38,7 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         "classes.jsonl": 2,
         "coloninst_train.jsonl": 2,
         "instances.jsonl": 1,
+        "iu-xray_train.jsonl": 1,
         "llava-med-60k-im-text_train.jsonl": 1,
         "llava-med_instruct-60k-im.jsonl": 1,
         "masks.jsonl": 1,
@@ -51,6 +53,7 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         "pmcvqa-text_train.jsonl": 1,
         "pmcvqa_train.jsonl": 1,
         "pubmedvision_train.jsonl": 2,
+        "radrestruct_train.jsonl": 1,
         "rocov2_train.jsonl": 1,
         "rows.jsonl": 2,
         "slake-boxes_train.jsonl": 1,
@@ -65,6 +68,19 @@ def test_every_converter_runs_from_the_command_line(tmp_path, monkeypatch, capsy
         "vqarad_test.json": 3,
         "vqarad_train.json": 3,
     }
+
+
+def _write_reports(downloads):
+    """Write a report of IU X-Ray and one of Rad-ReStruct, each with an image."""
+    downloads.images("iu_xray/images", "CXR1/0.png")
+    report = {"id": "CXR1", "report": "Clear lungs.", "image_path": ["CXR1/0.png"]}
+    downloads.array("iu_xray/annotation.json", {"train": [report], "val": [], "test": []})
+    top, answers = "Rad-ReStruct/data/radrestruct", {"answer_type": "single_choice", "options": ["yes", "no"]}
+    downloads.images(f"{top}/images", "CXR1_a.png")
+    downloads.array(f"{top}/id_to_img_mapping_frontal_reports.json", {"1": ["CXR1_a"]})
+    downloads.array(
+        f"{top}/train_qa_pairs/1.json", [["Are there any signs?", ["yes"], [], answers | {"path": "lung_signs"}]]
+    )
 
 
 def test_options_reach_the_converter(tmp_path, monkeypatch):
