@@ -127,18 +127,21 @@ def augment(
     usable = [number for number in range(len(wanted)) if number not in encoded.failures]
     report.failures += [Failure(wanted[number][1].name, failure.reason) for number, failure in encoded.failures.items()]
     features = encoded.values[usable]  # [q, d]
+    finished: dict[int, Any] = {}
     with tqdm(total=len(usable), desc="neighbours", unit=" rows", delay=1, mininterval=1) as bar:
         for number, feature, near in zip(usable, features, chooser.shortlists(features), strict=True):
             position, query = wanted[number]
             chosen = chooser.examples(query, feature, near)
             if chosen:
-                rows[position] = query.row | {"icl_examples": [writer.example(candidate) for candidate in chosen]}
+                # The names of examples are those from the output's folder already.
+                examples = [writer.example(candidate) for candidate in chosen]
+                finished[position] = writer.moved(query.row) | {"icl_examples": examples}
             else:
                 report.failures.append(Failure(query.name, "no candidate is left for it"))
             report.with_examples += bool(chosen)
             report.fewer += 0 < len(chosen) < choice.top_k
             bar.update()
-    write_rows(out, [writer.moved(row) for row in rows])
+    write_rows(out, [finished.get(number) or writer.moved(row) for number, row in enumerate(rows)])
     report.rows = len(rows)
     return report
 

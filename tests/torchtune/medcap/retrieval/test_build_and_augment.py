@@ -98,6 +98,20 @@ def test_old_examples_are_replaced_and_a_flat_row_is_its_last_image(folder):
     }
 
 
+def test_examples_are_those_of_the_index_where_the_query_set_has_files_of_the_same_names(folder):
+    """Written beside the index's rows, ``50.png`` is the index's; the query set's own 50.png is another picture."""
+    build(folder, *({"image": f"{level}.png", "mask": "mask.png"} for level in (0, 50)))
+    queries = folder / "queries"
+    queries.mkdir()
+    for name, level in (("100.png", 100), ("50.png", 255)):
+        Image.new("L", SIZE, level).save(queries / name)
+    reader, index, out = ImageReader([queries, folder]), read_index(folder / "index"), folder / "out.json"
+    augment(rows(queries, {"image": "100.png"}), index, GreyTower(), out, reader, Choice(top_k=2), 8)
+    (row,) = json.loads(out.read_text())
+    assert row["image"] == "queries/100.png"
+    assert [example["image"] for example in row["icl_examples"]] == ["50.png", "0.png"]
+
+
 def test_deep_in_the_ranking_something_is_found(folder):
     """A hundred nearer candidates are of the query's own patient, or are its very bytes."""
     near = []
