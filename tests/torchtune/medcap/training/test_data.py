@@ -130,7 +130,7 @@ def test_processes_make_equally_many_steps_of_the_validation_set(opened):
     assert opened().validation is None
 
 
-@pytest.mark.parametrize(("allowed", "refused"), [(0.0, True), (0.15, True), (0.16, False)])
+@pytest.mark.parametrize(("allowed", "refused"), [(0.0, True), (0.15, True), (0.154, False)])
 def test_too_many_unusable_rows_are_reported_with_the_remedy(opened, allowed, refused):
     dataset = Numbers([BadRow("row 3", "row 3: no answer")], [BadRow("row 4", "4.png is damaged")])
     if not refused:
@@ -140,7 +140,7 @@ def test_too_many_unusable_rows_are_reported_with_the_remedy(opened, allowed, re
         opened(dataset=dataset, max_bad_fraction=allowed)
     assert str(error.value) == (
         "2 of 13 rows cannot be used, the first: row 3: no answer; fix or remove them, or allow some with"
-        " max_bad_fraction=0.15"
+        " max_bad_fraction=0.154"
     )
 
 
