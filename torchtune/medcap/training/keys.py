@@ -148,8 +148,8 @@ class TrainingConfiguration(ModelConfiguration):
     ] = Field(None, description="Schedule of the learning rate over the optimizer steps; null keeps it constant.")
     losses: dict[str, Any] | None = Field(
         None,
-        description="Weight of each loss term by name; without one, text 1, box_l1 5, box_giou 2, box_seen 1, box_look 2,"
-        " mask_bce 2, mask_dice 1, mask_focal 0, mask_iou 0.1, mask_seen 1, mask_look 2, router_balance 0.",
+        description="Weight of each loss term by name; without one, text 1, box_l1 5, box_giou 2, box_seen 1,"
+        " box_look 2, mask_bce 2, mask_dice 1, mask_focal 0, mask_iou 0.1, mask_seen 1, mask_look 2, router_balance 0.",
     )
     clip_grad_norm: Number | None = Field(
         None, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it."
