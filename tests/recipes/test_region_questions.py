@@ -105,7 +105,10 @@ def test_the_run_answers_and_is_described_and_handed_on(place, run):
         ({}, ("words=[<region>]",), "but this model lacks </region>: add words="),
         ({"regions": None}, (), "1 <region></region> in its questions but 0 regions under 'regions'"),
         (
-            {"conversations": [{"from": "human", "value": "<image>\nAll?"}, {"from": "gpt", "value": "Yes."}]},
+            {
+                "conversations": [{"from": "human", "value": "<image>\nAll?"}, {"from": "gpt", "value": "Yes."}],
+                "regions": None,
+            },
             (),
             "no question of its rows names a region for region_encoder to learn from",
         ),

@@ -66,8 +66,8 @@ def test_a_reply_that_ended_too_early_gives_no_verdict(reply, parsing, value, er
     assert ("raise max_new_tokens" in verdict.reply.error) == (value is None and reply.finish == "length")
 
 
-def test_the_registry_has_the_three_judges():
-    assert list(JUDGES) == ["local", "self", "endpoint"]
+def test_the_registry_has_all_judges():
+    assert list(JUDGES) == ["local", "self", "endpoint", "recorded"]
 
 
 @pytest.mark.parametrize(
