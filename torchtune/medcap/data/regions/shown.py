@@ -22,7 +22,13 @@ def shown_mask(mask: np.ndarray, frame: Frame, side: int) -> np.ndarray:
         ``[2, side, side]`` uint8: how much of each pixel is inside the mask, and how much of it is image rather than
         padding; 255 for all of it.
     """
-    parts = [covered(part, frame, side) for part in (mask, np.ones(mask.shape, bool))]
+    width, height = frame.size
+    # How much of a pixel is image is a matter of its column and its row alone.
+    columns, rows = (
+        _mean_of_cells(np.ones(length), 0, scale, shift, side)
+        for length, (scale, shift) in zip((width, height), frame.axes(), strict=True)
+    )
+    parts = covered(mask, frame, side), np.outer(rows, columns)
     return np.stack([np.rint(255 * part).astype(np.uint8) for part in parts])
 
 
@@ -40,7 +46,7 @@ def covered(mask: np.ndarray, frame: Frame, side: int) -> np.ndarray:
     values = mask.astype(np.float32)
     for axis, (scale, shift) in zip((1, 0), frame.axes(), strict=True):
         values = _mean_of_cells(values, axis, scale, shift, side)
-    return values
+    return values.astype(np.float64, copy=False)
 
 
 def original_mask(logits: Tensor, frame: Frame) -> np.ndarray:
@@ -78,11 +84,13 @@ def _mean_of_cells(values: np.ndarray, axis: int, scale: float, shift: float, si
         side: cells of the square.
     """
     length = values.shape[axis]
+    if (length, scale, shift) == (side, 1, 0):
+        return values
     edges = (np.arange(side + 1) / side - shift) / scale * length  # in pixels of the image
     inside = np.clip(edges, 0, length)
     below = np.minimum(inside.astype(np.int64), length - 1)
     sums = np.cumsum(values, axis=axis, dtype=np.float64)
     sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis=axis)  # up to each pixel's first edge
-    part = (inside - below).reshape([-1 if number == axis else 1 for number in range(2)])
+    part = (inside - below).reshape([-1 if number == axis else 1 for number in range(values.ndim)])
     up_to = sums.take(below, axis) + part * values.take(below, axis)
     return np.diff(up_to, axis=axis) / (edges[1] - edges[0])

@@ -85,3 +85,10 @@ def test_one_of_two_halves_is_exact():
     assert shown_mask(mask, Frame((4, 2), "pad", 4), 4)[1].tolist() == [[0] * 4, [255] * 4, [255] * 4, [0] * 4]
     assert shown_mask(mask, Frame((4, 2), "crop", 2), 2)[0].tolist() == [[255, 0], [255, 0]]
     assert shown_mask(mask, Frame((4, 2), "squash", 3), 3)[0, 0].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_square_mask_at_its_own_size_stays_as_it_is(fit):
+    shown = shown_mask(blob((40, 40)), Frame((40, 40), fit, 40), 40)
+    assert np.array_equal(shown[0], 255 * blob((40, 40)))
+    assert (shown[1] == 255).all()
