@@ -71,9 +71,10 @@ def _page(found: dict[str, Any]) -> str:
     ]
     for (seed, pair), change in zip(scores.items(), changes, strict=True):
         alone, beside = pair["words"], pair["both"]
+        values = f"{cell(alone, 'accuracy')} | {cell(beside, 'accuracy')} | {change:+.3f}"
         lines.append(
-            f"| {seed} | {cell(alone, 'accuracy')} | {cell(beside, 'accuracy')} | {change:+.3f} | {alone['shuffled_image']:.3f}"
-            f" | {beside['shuffled_image']:.3f} | {beside['outlined']:.1%} |"
+            f"| {seed} | {values} | {alone['shuffled_image']:.3f} | {beside['shuffled_image']:.3f}"
+            f" | {beside['outlined']:.1%} |"
         )
     used = {name: mean(seconds[f"{name}_{seed}"]["processor_seconds"] for seed in SEEDS) for name in ("words", "both")}
     reached = mean(changes) >= -MOST_BELOW
