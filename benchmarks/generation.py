@@ -130,6 +130,8 @@ def _decoding(
     sides: dict[str, Side] = {}
     if "ours" in options.sides:
         sides["ours"] = Ours(models.made_ours(), preset, len(questions), folder, options.compile)
+        if len(questions) == 1 and models.device.type == "cpu" and options.compile is None:
+            sides["ours, compiled"] = Ours(models.made_ours(), preset, 1, folder, True)
     if "transformers" in options.sides:
         pixels = _pixels(preset, questions)
         sides["transformers"] = Transformers(models.theirs, preset, pixels)

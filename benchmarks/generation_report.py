@@ -41,7 +41,9 @@ def bandwidth_bound(report: dict[str, Any]) -> dict[str, Any]:
         share of it.
     """
     # The other sides' weights are not quantised, so the bound is not theirs.
-    names = ["ours"] if report["llm_weights"] != "bf16" else ["ours", "transformers", "transformers, static cache"]
+    names = ["ours", "ours, compiled"]
+    if report["llm_weights"] == "bf16":
+        names += ["transformers", "transformers, static cache"]
     alone = report["decoding"][1]
     most = [bandwidth / report["token_bytes"] for bandwidth in alone["bandwidth_bytes_per_second"]]
     shares = {

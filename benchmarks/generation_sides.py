@@ -124,9 +124,9 @@ class Ours:
         self.generator = Generator(
             model, tokenizer, model.tower.preprocess, reader, batch_size, compile=compile, progress=False
         )
-        self._step = self.generator._step
+        self._hidden = self.generator._step.hidden
         self._step_began: list[float] = []
-        self.generator._step = self._timed_step
+        self.generator._step.hidden = self._timed_step
 
     def answer(self, questions: Sequence[Question], new_tokens: int) -> Answers:
         """One call; the rest begins with the first step of decoding."""
@@ -143,7 +143,7 @@ class Ours:
     def _timed_step(self, *inputs: Tensor) -> Tensor:
         if not self._step_began:
             self._step_began.append(now(self.generator.model.device))
-        return self._step(*inputs)
+        return self._hidden(*inputs)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One call."""

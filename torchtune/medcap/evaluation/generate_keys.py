@@ -54,7 +54,10 @@ class GenerateConfiguration(RunModelConfiguration):
     max_batch_tokens: int | None = Field(
         None, ge=1, description="Most tokens of a batch, where lengths differ much; null sets no limit."
     )
-    compile: bool | None = Field(None, description="Compile the decoding step; null does on CUDA.")
+    compile: bool | None = Field(
+        None,
+        description="Compile the decoding step; null does on CUDA. On a CPU: for batch_size=1, with a C++ compiler.",
+    )
     overwrite: bool = Field(False, description="Start a task again rather than go on from its answers.")
     keep_old_answers: bool = Field(False, description="Keep answers that were made under other settings.")
     router_output: bool = Field(

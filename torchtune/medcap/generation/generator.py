@@ -28,9 +28,9 @@ from medcap.generation.decoding.decoder import Decoder, answer_all
 from medcap.generation.decoding.image_rows import ImageRows, num_pictures
 from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.likelihood import score_trees
-from medcap.generation.decoding.prefill import decode_one
 from medcap.generation.decoding.prefix_tree import MAX_TREE_TOKENS, Prompt, Tree, longest_answer, num_equal, plan_trees
 from medcap.generation.decoding.sampling import is_greedy
+from medcap.generation.decoding.step import DecodingStep
 from medcap.generation.progress import Progress
 from medcap.generation.request import CandidateScores, Generation, PreparedImage, Request, Sampling
 from medcap.models.component import EMBEDDING
@@ -126,8 +126,7 @@ class Generator:
         # Window layers count the tokens of a row, not its positions, so a whole tree must be within the window.
         self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
         self._static = model.device.type == "cuda" if compile is None else compile
-        step = decode_one(model)
-        self._step = torch.compile(step, dynamic=False) if self._static else step
+        self._step = DecodingStep(model, self._static)
 
     def generate(
         self,
@@ -269,7 +268,7 @@ class Generator:
             The decoder; it must be used within :meth:`running`.
         """
         return Decoder(
-            *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step, self._static),
+            *(self.model, self.tokenizer, cache, max_rows, capacity, most_new_tokens, self._step),
             words=answer_words(self.model, self.tokenizer, self.box_style, self.outliner),
             experts=answer_experts(self.model, self.router_output),
         )

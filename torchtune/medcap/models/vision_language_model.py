@@ -27,6 +27,7 @@ from medcap.modules.frozen_functions import rotation_tables
 from medcap.modules.frozen_layer import FrozenLayer, freeze_layers, is_frozen
 from medcap.modules.injection import inject_image_rows
 from medcap.modules.label_loss import label_loss
+from medcap.modules.one_row import project
 
 # Most tokens of one pass on a CPU: larger passes do not fit its caches, take more memory, and are not faster.
 CPU_PASS_TOKENS = 1536
@@ -294,7 +295,7 @@ class VisionLanguageModel(nn.Module):
     def unembed(self, hidden: Tensor) -> Tensor:
         """Apply the final norm and the output head, of the added tokens too: ``[..., d] -> [..., V + n]`` float32."""
         states = self.decoder.norm(hidden)
-        logits = self.decoder.output(states)
+        logits = project(self.decoder.output, states)
         rows = self.added_rows(OUTPUT)
         if rows is None:
             return logits.float()

@@ -15,6 +15,8 @@ from torch.nn import functional
 from torchtune.models.llama3_1 import Llama3ScaledRoPE
 from torchtune.modules import FeedForward, RMSNorm, RotaryPositionalEmbeddings
 
+from medcap.modules.one_row import project
+
 # Their table holds cosine and sine for neighbouring pairs of numbers: [max_seq_len, h / 2, 2].
 _PAIRED_ROTATIONS = (RotaryPositionalEmbeddings, Llama3ScaledRoPE)
 
@@ -70,9 +72,9 @@ def feed_forward(mlp: nn.Module, states: Tensor) -> Tensor:
     """
     if type(mlp) is not FeedForward or mlp.w3 is None or type(mlp.activation) is not nn.SiLU:
         return mlp(states)
-    gate, up = mlp.w1(states), mlp.w3(states)  # [..., f]
+    gate, up = project(mlp.w1, states), project(mlp.w3, states)  # [..., f]
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return mlp.w2(functional.silu(gate) * up)
+        return project(mlp.w2, functional.silu(gate) * up)
     return mlp.w2(_GatedSiLU.apply(gate, up))
 
 

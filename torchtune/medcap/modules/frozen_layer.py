@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 from torchtune.modules import MultiHeadAttention, TransformerDecoder, TransformerSelfAttentionLayer
 
 from medcap.modules.frozen_functions import feed_forward, normalise, rotate
 from medcap.modules.fused_attention import causal_attention, masked_attention
+from medcap.modules.one_row import attend, project
 from medcap.modules.ragged_attention import RaggedAttention
 
 
@@ -120,7 +120,7 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         attn = self.attn
         normed = self.sa_norm(states)
         query, key, value = (
-            self._heads(projection(normed)) for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
+            self._heads(project(projection, normed)) for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
         )  # [R, 1, heads, h]
         if attn.pos_embeddings is not None:
             query, key = (attn.pos_embeddings(tensor, input_pos=input_pos) for tensor in (query, key))
@@ -129,11 +129,10 @@ class FrozenLayer(TransformerSelfAttentionLayer):
         assert attn.kv_cache is not None, "forward asks before"
         keys, values = attn.kv_cache.update(key.transpose(1, 2), value.transpose(1, 2))  # [R, H_kv, used, h]
         grouped = query.reshape(len(query), keys.shape[1], -1, attn.head_dim)  # [R, H_kv, H / H_kv, h]
-        attended = scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=None if mask is None else mask[:, None]
-        ).reshape(len(query), 1, -1)  # [R, 1, H * h]
-        states = self.sa_scale(attn.output_proj(attended)) + states
-        return states + self.mlp_scale(self.mlp(self.mlp_norm(states)))
+        attended = attend(grouped, keys, values, None if mask is None else mask[:, None])
+        attended = attended.reshape(len(query), 1, -1)  # [R, 1, H * h]
+        states = self.sa_scale(project(attn.output_proj, attended)) + states
+        return states + self.mlp_scale(feed_forward(self.mlp, self.mlp_norm(states)))
 
     def _heads(self, tensor: Tensor) -> Tensor:
         return tensor.unflatten(-1, (-1, self.attn.head_dim))

@@ -1,6 +1,7 @@
 import io
 
 import pytest
+import torch
 
 from helpers.workspace import Workspace
 from medcap.cli import main
@@ -17,12 +18,16 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_talked_to(workspace, monkeypatch, capsys):
+@pytest.mark.parametrize("compiled", [[], ["--compile"]])
+def test_a_run_is_talked_to(workspace, monkeypatch, capsys, compiled):
+    functions = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: functions.append(function) or function)
     monkeypatch.setattr("sys.stdin", io.StringIO("Is there a circle?\n"))
     image = str(workspace.folder / "images/0.png")
     # Overrides may come behind options.
     run = str(workspace.folder / "run")
-    assert main(["chat", run, "--image", image, "--max-new-tokens", "5", "dtype=fp32", "device=cpu"]) == 0
+    assert main(["chat", run, "--image", image, "--max-new-tokens", "5", *compiled, "dtype=fp32", "device=cpu"]) == 0
+    assert bool(functions) is bool(compiled)
     request = question_request(image, "Is there a circle?")
     expected = open_run(run).generate([request], Sampling(5))[0].text
     assert capsys.readouterr().out == expected + "\n"

@@ -14,7 +14,7 @@ from helpers.tiny_generation import write_images
 from medcap.data.regions.region import BoxShape, MaskFile, PointShape, Region
 from medcap.errors import UserError
 from medcap.generation.continuous_batching import LiveGenerator
-from medcap.generation.decoding.prefill import masked_logits
+from medcap.generation.decoding.prefill import mask_logits
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Sampling
 
@@ -40,7 +40,7 @@ def plain_answer(generator, request, halves):
         embeddings = model.embed(ids, torch.cat([rows, *regions]), torch.cat(found))
         causal = torch.ones(1, len(tokens), len(tokens), dtype=torch.bool).tril()
         hidden = model.hidden(embeddings, causal, torch.arange(len(tokens))[None])[0, -1:]
-        token = int(masked_logits(model, hidden, generator.tokenizer.vocab_size).argmax())
+        token = int(mask_logits(model, model.unembed(hidden), generator.tokenizer.vocab_size).argmax())
         if token in generator.tokenizer.stop_tokens:
             break
         tokens.append(token)

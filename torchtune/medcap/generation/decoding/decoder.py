@@ -17,9 +17,10 @@ from medcap.generation.decoding.answer_words import AnswerWords
 from medcap.generation.decoding.finite import not_finite
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
-from medcap.generation.decoding.prefill import DecodeOne, masked_logits, prefill_tokens, run_trees, with_image_rows
+from medcap.generation.decoding.prefill import mask_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
 from medcap.generation.decoding.sampling import choose_among_likely, choose_tokens, draw_uniforms, is_greedy
+from medcap.generation.decoding.step import DecodingStep
 from medcap.generation.request import Generation, Sampling
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -43,8 +44,7 @@ class Decoder:
         max_rows: most answers that are decoded together.
         capacity: most tokens of a prompt and its answer.
         most_new_tokens: most tokens of an answer.
-        step: step from ``decode_one``, perhaps compiled.
-        static: keep every step at one shape, for a compiled ``step``.
+        step: the model's part in a step; if it is compiled, every step keeps its shape.
         words: gives boxes and masks where answers name them; None for a model that gives none.
         experts: counts the experts of answers; None where nobody asks for it.
     """
@@ -57,8 +57,7 @@ class Decoder:
         max_rows: int,
         capacity: int,
         most_new_tokens: int,
-        step: DecodeOne,
-        static: bool = False,
+        step: DecodingStep,
         words: AnswerWords | None = None,
         experts: AnswerExperts | None = None,
     ) -> None:
@@ -69,7 +68,7 @@ class Decoder:
         self.capacity = capacity
         self.most_new_tokens = most_new_tokens
         self.step_model = step
-        self.static = static
+        self.static = step.compiled
         self.words = words
         self.experts = experts
         self.device = model.device
@@ -86,7 +85,7 @@ class Decoder:
         # The host knows every row's position too: its offset and the number of steps. So no step asks the device.
         self.offsets: list[int] = []
         self.answers: list[list[int]] = []
-        if static:
+        if self.static:
             self._grow(max_rows)
 
     @property
@@ -178,7 +177,7 @@ class Decoder:
                 self.uniforms[row, : prompt.limit] = drawn.to(self.device)
 
     def _choose(self, finish: Finish, on_token: OnToken | None) -> None:
-        logits = masked_logits(self.model, self.hidden, self.tokenizer.vocab_size)  # [R, V]
+        logits = mask_logits(self.model, self.step_model.logits(self.hidden), self.tokenizer.vocab_size)  # [R, V]
         self.chosen, short = self._by_each_rule(logits, choose_among_likely)  # [R]
         tokens, broken, is_short = self._read(logits, short)
         if any(one and prompt is not None for one, prompt in zip(is_short, self.rows, strict=True)):
@@ -259,10 +258,10 @@ class Decoder:
 
     def _decode(self) -> None:
         furthest = max(offset for offset, prompt in zip(self.offsets, self.rows, strict=True) if prompt is not None)
-        used = self.capacity if self.static else self.num_steps + furthest + 1
+        used = self.step_model.slots_read(self.num_steps + furthest + 1, self.capacity)
         # A closed row may be further than the open ones; its values are never read.
         mask = self.cache.step(self.positions, used)
-        self.hidden = self.step_model(self.chosen, mask, self.positions)
+        self.hidden = self.step_model.hidden(self.chosen, mask, self.positions)
         if self.experts is not None:
             self.experts.look(self.rows)
         self.positions += self.open

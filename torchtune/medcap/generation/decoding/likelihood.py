@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medcap.generation.decoding.finite import not_finite
 from medcap.generation.decoding.image_rows import ImageRows
-from medcap.generation.decoding.prefill import masked_logits, prefill_tokens, run_trees, with_image_rows
+from medcap.generation.decoding.prefill import mask_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
 from medcap.generation.request import CandidateScores
 from medcap.models.vision_language_model import VisionLanguageModel
@@ -78,7 +78,7 @@ def _log_probabilities(
     result = torch.zeros(len(tokens), dtype=torch.float64, device=hidden.device)
     size = max(1, _LOGITS // vocab_size)
     for start in range(0, len(hidden), size):
-        logits = masked_logits(model, hidden[start : start + size], vocab_size)  # [c, V]
+        logits = mask_logits(model, model.unembed(hidden[start : start + size]), vocab_size)  # [c, V]
         normalizers = logits.logsumexp(dim=-1)  # [c]
         here = ((output_positions >= start) & (output_positions < start + size)).nonzero().flatten()
         rows = output_positions[here] - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -93,32 +93,18 @@ def run_trees(
     return model.hidden_at(embeddings, output_positions, mask, packed.positions)
 
 
-def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -> Tensor:
-    """Logits of what may be said: words of the vocabulary, and never the image token.
+def mask_logits(model: VisionLanguageModel, logits: Tensor, vocab_size: int) -> Tensor:
+    """Leave what may be said: words of the vocabulary, and never the image token.
 
     Args:
-        model: its final norm and head.
-        hidden: ``[n, d]``.
+        model: model whose logits they are.
+        logits: ``[n, V]`` float32; changed in place.
         vocab_size: vocab size of the tokenizer, without added words.
 
     Returns:
-        ``[n, V]`` float32, minus infinity where nothing may be said.
+        The same, minus infinity where nothing may be said.
     """
-    logits = model.unembed(hidden)  # [n, V]
     # Added words have their columns after those of the table.
     logits[:, vocab_size : model.decoder.tok_embeddings.num_embeddings] = -torch.inf
     logits[:, model.image_token_id : model.image_token_id + 1] = -torch.inf
     return logits
-
-
-DecodeOne = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def decode_one(model: VisionLanguageModel) -> DecodeOne:
-    """Return the step of decoding: one token of every row through the decoder, over its attached cache."""
-
-    def step(tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        embeddings = model.embed(tokens[:, None], None, None)  # [R, 1, d]
-        return model.hidden(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
-
-    return step

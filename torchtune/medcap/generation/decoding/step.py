@@ -1,0 +1,106 @@
+"""The model's part in a step of decoding, compiled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcap.errors import UserError
+from medcap.models.vision_language_model import VisionLanguageModel
+
+_FEWEST_SLOTS, _MOST_SIZES = 256, 8
+# Of one function: sizes of rows times numbers of slots. Torch's own limit is 8, beyond which nothing is compiled.
+_MOST_GRAPHS = 64
+
+
+class DecodingStep:
+    """One token of every row through the decoder, over its attached cache, and the words that may follow.
+
+    Layers of one kind share what is compiled, so that compiling takes the same time whatever their number.
+
+    Args:
+        model: model in eval mode.
+        compiled: compile it, for steps that keep their shapes.
+    """
+
+    def __init__(self, model: VisionLanguageModel, compiled: bool) -> None:
+        self.model, self.compiled = model, compiled
+        self._layer: Callable[..., Any] = _run_layer
+        self._all: Callable[[Tensor, Tensor, Tensor], Tensor] = self._run_all
+        self._unembed_one = model.unembed
+        if not compiled:
+            return
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+        if model.frozen_layers:
+            self._layer = torch.compile(_run_layer, dynamic=False)
+        else:
+            self._all = torch.compile(self._run_all, dynamic=False)
+        if model.device.type == "cpu":
+            self._unembed_one = torch.compile(model.unembed, dynamic=False)
+
+    def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Run one token of every row through the layers.
+
+        Args:
+            tokens: ``[R]`` int64.
+            mask: ``[R, 1, used]`` bool.
+            positions: ``[R]`` int64.
+
+        Returns:
+            ``[R, d]`` before the final norm.
+
+        Raises:
+            UserError: if it is to be compiled on a CPU where there is no C++ compiler.
+        """
+        return _compiling(self._all, tokens, mask, positions)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of all words: ``[R, d] -> [R, V]`` float32.
+
+        Raises:
+            UserError: as :meth:`hidden`.
+        """
+        # Torch's own product is the fastest for more rows.
+        return _compiling(self._unembed_one, hidden) if len(hidden) == 1 else self.model.unembed(hidden)
+
+    def slots_read(self, needed: int, capacity: int) -> int:
+        """Return how many slots of each row a step looks at.
+
+        Args:
+            needed: those that hold something.
+            capacity: those that there are.
+
+        Returns:
+            ``needed``; if compiled, one of at most eight numbers from there on.
+        """
+        if not self.compiled:
+            return needed
+        size = max(_FEWEST_SLOTS, -(-capacity // _MOST_SIZES))
+        return min(capacity, -(-needed // size) * size)
+
+    def _run_all(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        states = self.model.embed(tokens[:, None], None, None)  # [R, 1, d]
+        if self._layer is _run_layer:
+            return self.model.hidden(states, mask, positions[:, None])[:, 0]  # [R, d]
+        for layer in self.model.decoder.layers:
+            states = self._layer(layer, states, mask, positions[:, None])
+        return states[:, 0]  # [R, d]
+
+
+def _run_layer(layer: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    return layer(states, mask=mask, input_pos=positions)
+
+
+def _compiling(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return function(*tensors)
+    except InvalidCxxCompiler as error:
+        raise UserError(
+            "compile=true needs a C++ compiler on a CPU, and none was found: install g++, name another one in the"
+            " variable CXX, or leave compile out"
+        ) from error
