@@ -18,7 +18,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import flex_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
@@ -33,6 +32,9 @@ _WAITING |= {aten._local_scalar_dense, aten.repeat_interleave}
 _LAUNCH_NOTHING = {aten.detach, aten.alias, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty}
 _LAUNCH_NOTHING |= {aten.new_empty_strided, aten._unsafe_view, aten._reshape_alias, aten.lift_fresh}
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
+# A view with a bit that says "conjugate" or "negate". Below the dispatch the CPU's kernels do not ask for the bit, so
+# the numbers are written out; a GPU does so in the product that follows.
+_LAZY = {aten._conj: torch.conj_physical, aten._neg_view: torch.neg}
 # One kernel each on a GPU, and so many of their backward pass.
 _FUSED = {functional.scaled_dot_product_attention: 3, functional.rms_norm: 1}
 
@@ -100,9 +102,11 @@ class PretendTensor(Tensor):
         elif to_host:
             _count("copies to host")
             _count("waits")
-        elif packet not in _LAUNCH_NOTHING and not func.is_view:
+        elif packet in _LAZY or (packet not in _LAUNCH_NOTHING and not func.is_view):
             _count("kernels")
         _count("waits", packet in _WAITING)
+        if packet in _LAZY:
+            return PretendTensor(_LAZY[packet](given[0][0]))
         out = func(*given[0], **given[1])
         if to_host:
             return args[0] if packet is aten.copy_ else out
@@ -220,7 +224,7 @@ def _fused(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     return _Fused.apply(call, _FUSED[func], *leaves)  # type: ignore[return-value]
 
 
-def _create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: int, keys: int, device: Any) -> Tensor:
+def create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: int, keys: int, device: Any) -> Tensor:
     """Compute a mask as ``create_mask`` does, without its vmap: that makes indices of its own, on the meta device."""
     sizes = (rows or 1, heads or 1, queries, keys)
     indices = [
@@ -230,17 +234,9 @@ def _create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: in
     return mask_mod(*indices).expand(sizes)
 
 
-def _ordered_to_dense(num_blocks: Tensor, indices: Tensor) -> Tensor:
-    """Mark the first ``num_blocks`` (``[..., n]``) of a row's indices (``[..., n, m]``); without a vmap, too."""
-    size = indices.shape[-1]
-    valid = torch.arange(size, device=num_blocks.device) < num_blocks[..., None]
-    dense = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.int32, device=num_blocks.device)
-    return dense.scatter_(-1, torch.where(valid, indices, size).long(), 1)[..., :size]
-
-
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, enable_gqa: bool = False, **_: Any) -> Tensor:
     with _uncounted():
-        mask = _create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], query.device)
+        mask = create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], query.device)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=enable_gqa)
 
 
@@ -347,8 +343,6 @@ def pretend_cuda() -> Iterator[torch.device]:
             (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
             (tensor_tree, "_is_plain", lambda tensor: _is_pretend(tensor) or plain(tensor)),
             (frozen_layer, "_flex", lambda: _flex),
-            (flex_attention, "create_mask", _create_mask),
-            (flex_attention, "_ordered_to_dense", _ordered_to_dense),
         ):
             patches.enter_context(mock.patch.object(owner, name, value))
         counts.clear()
