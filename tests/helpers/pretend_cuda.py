@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
 from medcap.checkpoints import tensor_tree
@@ -37,6 +38,10 @@ _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_,
 _LAZY = {aten._conj: torch.conj_physical, aten._neg_view: torch.neg}
 # One kernel each on a GPU, and so many of their backward pass.
 _FUSED = {functional.scaled_dot_product_attention: 3, functional.rms_norm: 1}
+
+# What autocast computes in the lower precision and in float32; their backward passes get what the forward pass had.
+_LOWERED = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+_RAISED = {aten.native_layer_norm, aten.native_layer_norm_backward}
 
 counts: Counter[str] = Counter()
 
@@ -107,12 +112,44 @@ class PretendTensor(Tensor):
         _count("waits", packet in _WAITING)
         if packet in _LAZY:
             return PretendTensor(_LAZY[packet](given[0][0]))
-        out = func(*given[0], **given[1])
+        given = _as_autocast(packet, given)
+        if packet is aten.where:
+            # A number of autograd's own formulas, where it is 0: torch has made a tensor of it, on the meta device.
+            given = _map(given, lambda value: torch.zeros((), dtype=value.dtype) if value.is_meta else value)
+        out = _scaled_product(*given[0], **given[1]) if packet is aten._scaled_mm else func(*given[0], **given[1])
         if to_host:
             return args[0] if packet is aten.copy_ else out
         if packet is aten._local_scalar_dense:
             return out
         return return_and_correct_aliasing(func, args, kwargs, _map(out, PretendTensor))
+
+
+def _as_autocast(packet: Any, given: Any) -> Any:
+    """Return the arguments of an operation in the precision that autocast gives them."""
+    floats: set[torch.dtype] = set()
+    _map(given, lambda value: floats.add(value.dtype) if value.is_floating_point() else None)
+    # Autograd's formulas keep what they were given; autocast's casts, which come before, are not in them.
+    backward = torch._C._current_graph_task_id() >= 0 and floats == {torch.float32, torch.bfloat16}
+    if not (backward or torch.is_autocast_enabled("cuda")) or packet not in _LOWERED | _RAISED:
+        return given
+    dtype = torch.bfloat16 if packet in _LOWERED else torch.float32
+    return _map(given, lambda value: value.to(dtype) if value.is_floating_point() else value)
+
+
+def _scaled_product(
+    rows: Tensor,
+    columns: Tensor,
+    row_scale: Tensor,
+    column_scale: Tensor,
+    bias: None,
+    result_scale: None,
+    out_dtype: torch.dtype,
+    use_fast_accum: bool,
+) -> Tensor:
+    """Multiply numbers of 8 bits as the hardware does, which takes a scale for each row."""
+    assert rows.is_contiguous() and columns.t().is_contiguous(), "row by row, column by column"
+    assert rows.shape[1] % 16 == 0 and columns.shape[1] % 16 == 0
+    return ((rows.float() @ columns.float()) * row_scale * column_scale).to(out_dtype)
 
 
 def _reading(name: str) -> Callable[[PretendTensor], Any]:
@@ -305,6 +342,7 @@ _CUDA = {
     "current_device": lambda: 0,
     "set_device": lambda device: None,
     "get_device_capability": lambda *_: (9, 0),
+    "is_bf16_supported": lambda *_, **__: True,
     "get_device_name": lambda *_: "pretend",
     "synchronize": lambda *_: _count("waits"),
     "max_memory_allocated": lambda *_: 0,
@@ -329,17 +367,24 @@ def pretend_cuda() -> Iterator[torch.device]:
         The GPU. ``counts`` is set to 0, and holds what was counted since.
     """
     run = threading.Thread.run
+    recompute = checkpoint._run_fn_with_dynamo_disabled
     plain = tensor_tree._is_plain
 
     def run_with_mode(thread: threading.Thread) -> None:
         with _Mode():
             run(thread)
 
+    def recompute_with_mode(*args: Any, **kwargs: Any) -> Any:
+        # The engine of the backward pass knows no mode.
+        with _Mode():
+            return recompute(*args, **kwargs)
+
     with contextlib.ExitStack() as patches:
         for name, value in _CUDA.items():
             patches.enter_context(mock.patch.object(torch.cuda, name, value))
         for owner, name, value in (
             (threading.Thread, "run", run_with_mode),
+            (checkpoint, "_run_fn_with_dynamo_disabled", recompute_with_mode),
             (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
             (tensor_tree, "_is_plain", lambda tensor: _is_pretend(tensor) or plain(tensor)),
             (frozen_layer, "_flex", lambda: _flex),

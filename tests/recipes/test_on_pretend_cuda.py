@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers.packed_samples import SAMPLES, batch_of, gradients, tiny_images, tiny_model
 from helpers.pretend_cuda import counts, create_mask, pretend_cuda
@@ -13,6 +14,8 @@ from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.flex_layout import flex_layout
 from medcap.modules.flex_mask import flex_mask
 from medcap.training.trainer import Trainer
+
+ON_IT = ("device=cuda", "compile=false")
 
 
 def test_what_a_gpu_would_refuse_is_refused_and_waits_are_counted():
@@ -33,10 +36,44 @@ def test_what_a_gpu_would_refuse_is_refused_and_waits_are_counted():
     assert not torch.cuda.is_available() or host.cuda().device.type == "cuda"
 
 
-def test_a_run_has_the_cpus_losses_and_waits_once_a_step(tmp_path, monkeypatch):
+# What a run computes with, how far its losses and gradient norms may be from the CPU's, its launches a step at most.
+PACKED = ("dataset.packed=true", "batch_size=1")
+FLOAT32, EXACT = (*PACKED, "dtype=fp32"), (1e-6, 1e-5)
+RUNS = {
+    "packed": (FLOAT32, EXACT, 250),
+    "unpacked": (("dtype=fp32", "dataset.packed=false"), EXACT, 250),
+    "accumulated": ((*FLOAT32, "gradient_accumulation_steps=2"), EXACT, 420),
+    "computed again": ((*FLOAT32, "enable_activation_checkpointing=true"), EXACT, 330),
+    "int8": ((*FLOAT32, "llm_weights=int8"), EXACT, 280),
+    "nf4": ((*FLOAT32, "llm_weights=nf4"), EXACT, 300),
+    "adapters": ((*FLOAT32, "llm_lora={rank: 2}", "trainable=[projector, llm_lora]"), EXACT, 250),
+    "words": ((*FLOAT32, "words=[<SEG>]", "trainable=[projector, words]"), EXACT, 200),
+    # Attention and norms round to bf16 at other places on the CPU; so do the results of products of 8 bits.
+    "bf16": ((*PACKED, "dtype=bf16"), (2e-3, 2e-2), 270),
+    "fp8": ((*PACKED, "dtype=bf16", "llm_weights=fp8"), (5e-3, 8e-2), 390),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_has_the_cpus_losses_and_waits_once_a_step(tmp_path, monkeypatch, run):
+    overrides, (of_losses, of_norms), most_launches = RUNS[run]
     workspace = Workspace(tmp_path, num_layers=1)
-    overrides = ("dtype=fp32", "dataset.packed=true", "batch_size=1")
     plain = log(workspace.train(*overrides, output="plain"))
+    steps = count_steps(monkeypatch)
+    with pretend_cuda():
+        there = log(workspace.train(*overrides, *ON_IT, output="there"))
+    assert len(there) == len(plain) > 1
+    assert [row["loss"] for row in there] == pytest.approx([row["loss"] for row in plain], rel=of_losses)
+    assert [row["grad_norm"] for row in there] == pytest.approx([row["grad_norm"] for row in plain], rel=of_norms)
+    # The first step also copies what is kept; the batches are copied before.
+    assert [step["waits"] for step in steps] == [1] * len(there)
+    assert all(step["copies to device"] == 0 for step in steps[1:])
+    assert steps[0]["copies to device"] <= 1
+    assert 100 < max(step["kernels"] for step in steps[1:]) <= most_launches
+
+
+def count_steps(monkeypatch):
+    """Return a list to which what is counted in each training step will be added."""
     steps = []
 
     def counted(trainer, loaded, make_step=Trainer._make_step):
@@ -46,14 +83,21 @@ def test_a_run_has_the_cpus_losses_and_waits_once_a_step(tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(Trainer, "_make_step", counted)
+    return steps
+
+
+def test_a_resumed_run_is_the_one_that_was_not_stopped(tmp_path):
+    workspace = Workspace(tmp_path, num_layers=1)
+    overrides = (*FLOAT32, *ON_IT, "epochs=2")
     with pretend_cuda():
-        there = log(workspace.train(*overrides, "device=cuda", "compile=false", output="there"))
-    assert len(there) == len(plain) > 1
-    assert [row["loss"] for row in there] == pytest.approx([row["loss"] for row in plain], rel=1e-6)
-    assert [row["grad_norm"] for row in there] == pytest.approx([row["grad_norm"] for row in plain], rel=1e-5)
-    # The first step also copies what is kept; the batches are copied before.
-    assert [step["waits"] for step in steps] == [1] * len(there)
-    assert all(step["copies to device"] == 0 for step in steps[1:])
+        whole = workspace.train(*overrides, output="whole")
+        first, last = sorted((whole / "checkpoint").glob("step_*"))
+        resumed = workspace.train(*overrides, f"resume_from_checkpoint={first}", output="resumed")
+    found, expected = (load_file(run / "checkpoint" / last.name / "vision.safetensors") for run in (resumed, whole))
+    before = load_file(first / "vision.safetensors")
+    assert found.keys() == expected.keys() == before.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not any(torch.equal(before[name], expected[name]) for name in expected if "projector" in name)
 
 
 @pytest.mark.parametrize(("static_shape", "most"), [(True, 70), (False, 70)], ids=["block mask", "tensor mask"])
