@@ -243,6 +243,8 @@ def _set_item(tensor: PretendTensor, index: Any, value: Any) -> None:
         on_host = isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0 and not _is_pretend(part))
         _count("copies to device", on_host)
         _count("waits", isinstance(part, Tensor) and part.dtype == torch.bool)
+    learns = tensor.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
+    assert not (learns and torch.is_grad_enabled()), "an assignment to a part of a tensor has no gradient here"
     _count("kernels")
     tensor.inner[_map(index, _inner)] = _inner(value)
 

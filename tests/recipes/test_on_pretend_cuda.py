@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.every_component import MODEL, component_workspace
 from helpers.packed_samples import SAMPLES, batch_of, gradients, tiny_images, tiny_model
 from helpers.pretend_cuda import counts, create_mask, pretend_cuda
 from helpers.random_rows import random_rows
 from helpers.workspace import Workspace, log
+from medcap.models.component_registry import COMPONENTS
 from medcap.modules.attention_mask import packed_attention_mask
 from medcap.modules.flex_layout import flex_layout
 from medcap.modules.flex_mask import flex_mask
@@ -70,6 +72,23 @@ def test_a_run_has_the_cpus_losses_and_waits_once_a_step(tmp_path, monkeypatch, 
     assert all(step["copies to device"] == 0 for step in steps[1:])
     assert steps[0]["copies to device"] <= 1
     assert 100 < max(step["kernels"] for step in steps[1:]) <= most_launches
+
+
+def test_all_components_together_have_the_cpus_losses_and_wait_once_a_step(tmp_path, monkeypatch):
+    workspace = component_workspace(tmp_path, num_layers=1)
+    # Without the optimizer's division by a gradient's size, which makes rounding errors of zeros as large as any.
+    overrides = (*FLOAT32, *MODEL, f"trainable=[{','.join(COMPONENTS)}]", "optimizer.eps=1e-4")
+    plain = log(workspace.train(*overrides, output="plain"))
+    steps = count_steps(monkeypatch)
+    with pretend_cuda():
+        there = log(workspace.train(*overrides, *ON_IT, output="there"))
+    names = [name for name in plain[0] if name.startswith("loss") or name == "grad_norm"]
+    assert len(names) == 13 and len(there) == len(plain) > 1
+    for row, expected in zip(there, plain, strict=True):
+        assert [row[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
+    assert [step["waits"] for step in steps] == [1] * len(there)
+    assert all(step["copies to device"] == 0 for step in steps[1:])
+    assert max(step["kernels"] for step in steps[1:]) <= 1300
 
 
 def count_steps(monkeypatch):
