@@ -1,15 +1,13 @@
 """Generation as a GPU runs it: the CPU's tokens and scores, and at most two waits a decoded token."""
 
-import threading
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
+from helpers.live_answers import answers_of
 from helpers.pretend_cuda import counts, pretend_cuda
 from helpers.serving import asking, noise_png, running, tiny_service
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
-from helpers.waiting import PATIENCE
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.request import Sampling
 from medcap.serving.limits import Limits
@@ -72,24 +70,10 @@ def test_live_answers_are_the_cpus_while_rows_come_and_go(tmp_path):
     with pretend_cuda() as device:
         generator = on_the_gpu(tmp_path, device)
         live = LiveGenerator([generator], max_rows=2, capacity=128)
-        found, ended = {}, threading.Semaphore(0)
         try:
-            for index, (request, rule) in enumerate(zip(requests, rules, strict=True)):
-                for message in request.messages:
-                    for part in message.content:
-                        if part["type"] == "image" and isinstance(part["content"], str):
-                            with Image.open(tmp_path / part["content"]) as picture:
-                                part["content"] = generator.prepare(picture, part["content"])
-
-                def end(answer, index=index):
-                    found[index] = answer
-                    ended.release()
-
-                live.submit(live.prepare(request, rule), lambda token: None, end)
-            assert all(ended.acquire(timeout=PATIENCE) for _ in requests)
+            assert answers_of(live, requests, rules) == expected
         finally:
             live.close()
-    assert [found[index] for index in range(len(requests))] == expected
 
 
 def test_the_server_answers_from_a_gpu(tmp_path):
