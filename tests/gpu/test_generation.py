@@ -1,9 +1,13 @@
 """Answers on a GPU: compiled steps give what eager ones and the CPU give."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from helpers.live_answers import answers_of
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
+from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
 from medcap.generation.request import Sampling
 from medcap.modules.frozen_linear import LLM_WEIGHTS, check_device, quantise_layer
@@ -58,3 +62,18 @@ def test_scores_are_the_cpus(device, tmp_path):
     for one, other in zip(here, there, strict=True):
         assert one.num_tokens == other.num_tokens
         torch.testing.assert_close(torch.tensor(other.sums), torch.tensor(one.sums), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_live_answers_are_the_cpus_while_rows_come_and_go(device, tmp_path, compile):
+    requests = [replace(one, id=str(number)) for number, one in enumerate(mixed_requests(write_images(tmp_path, 2)))]
+    plain = tiny_generator(tmp_path)
+    rules = [Sampling(3 + 2 * number) for number in range(len(requests))]
+    expected = [plain.generate([request], rule)[0] for request, rule in zip(requests, rules, strict=True)]
+    live = LiveGenerator([moved(tmp_path, device, compile)], max_rows=3, capacity=128)
+    try:
+        # The step is compiled first.
+        assert answers_of(live, requests, rules, patience=300) == expected
+        assert answers_of(live, requests[::-1], rules[::-1]) == expected[::-1]
+    finally:
+        live.close()

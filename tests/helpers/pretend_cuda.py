@@ -18,8 +18,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import flex_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
 from medcap.checkpoints import tensor_tree
@@ -33,8 +33,15 @@ _WAITING |= {aten._local_scalar_dense, aten.repeat_interleave}
 _LAUNCH_NOTHING = {aten.detach, aten.alias, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty}
 _LAUNCH_NOTHING |= {aten.new_empty_strided, aten._unsafe_view, aten._reshape_alias, aten.lift_fresh}
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
+# A view with a bit that says "conjugate" or "negate". Below the dispatch the CPU's kernels do not ask for the bit, so
+# the numbers are written out; a GPU does so in the product that follows.
+_LAZY = {aten._conj: torch.conj_physical, aten._neg_view: torch.neg}
 # One kernel each on a GPU, and so many of their backward pass.
 _FUSED = {functional.scaled_dot_product_attention: 3, functional.rms_norm: 1}
+
+# What autocast computes in the lower precision and in float32; their backward passes get what the forward pass had.
+_LOWERED = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+_RAISED = {aten.native_layer_norm, aten.native_layer_norm_backward}
 
 counts: Counter[str] = Counter()
 
@@ -100,15 +107,49 @@ class PretendTensor(Tensor):
         elif to_host:
             _count("copies to host")
             _count("waits")
-        elif packet not in _LAUNCH_NOTHING and not func.is_view:
+        elif packet in _LAZY or (packet not in _LAUNCH_NOTHING and not func.is_view):
             _count("kernels")
         _count("waits", packet in _WAITING)
-        out = func(*given[0], **given[1])
+        if packet in _LAZY:
+            return PretendTensor(_LAZY[packet](given[0][0]))
+        given = _as_autocast(packet, given)
+        if packet is aten.where:
+            # A number of autograd's own formulas, where it is 0: torch has made a tensor of it, on the meta device.
+            given = _map(given, lambda value: torch.zeros((), dtype=value.dtype) if value.is_meta else value)
+        out = _scaled_product(*given[0], **given[1]) if packet is aten._scaled_mm else func(*given[0], **given[1])
         if to_host:
             return args[0] if packet is aten.copy_ else out
         if packet is aten._local_scalar_dense:
             return out
         return return_and_correct_aliasing(func, args, kwargs, _map(out, PretendTensor))
+
+
+def _as_autocast(packet: Any, given: Any) -> Any:
+    """Return the arguments of an operation in the precision that autocast gives them."""
+    floats: set[torch.dtype] = set()
+    _map(given, lambda value: floats.add(value.dtype) if value.is_floating_point() else None)
+    # Autograd's formulas keep what they were given; autocast's casts, which come before, are not in them.
+    backward = torch._C._current_graph_task_id() >= 0 and floats == {torch.float32, torch.bfloat16}
+    if not (backward or torch.is_autocast_enabled("cuda")) or packet not in _LOWERED | _RAISED:
+        return given
+    dtype = torch.bfloat16 if packet in _LOWERED else torch.float32
+    return _map(given, lambda value: value.to(dtype) if value.is_floating_point() else value)
+
+
+def _scaled_product(
+    rows: Tensor,
+    columns: Tensor,
+    row_scale: Tensor,
+    column_scale: Tensor,
+    bias: None,
+    result_scale: None,
+    out_dtype: torch.dtype,
+    use_fast_accum: bool,
+) -> Tensor:
+    """Multiply numbers of 8 bits as the hardware does, which takes a scale for each row."""
+    assert rows.is_contiguous() and columns.t().is_contiguous(), "row by row, column by column"
+    assert rows.shape[1] % 16 == 0 and columns.shape[1] % 16 == 0
+    return ((rows.float() @ columns.float()) * row_scale * column_scale).to(out_dtype)
 
 
 def _reading(name: str) -> Callable[[PretendTensor], Any]:
@@ -202,6 +243,8 @@ def _set_item(tensor: PretendTensor, index: Any, value: Any) -> None:
         on_host = isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0 and not _is_pretend(part))
         _count("copies to device", on_host)
         _count("waits", isinstance(part, Tensor) and part.dtype == torch.bool)
+    learns = tensor.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
+    assert not (learns and torch.is_grad_enabled()), "an assignment to a part of a tensor has no gradient here"
     _count("kernels")
     tensor.inner[_map(index, _inner)] = _inner(value)
 
@@ -220,7 +263,7 @@ def _fused(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     return _Fused.apply(call, _FUSED[func], *leaves)  # type: ignore[return-value]
 
 
-def _create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: int, keys: int, device: Any) -> Tensor:
+def create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: int, keys: int, device: Any) -> Tensor:
     """Compute a mask as ``create_mask`` does, without its vmap: that makes indices of its own, on the meta device."""
     sizes = (rows or 1, heads or 1, queries, keys)
     indices = [
@@ -230,17 +273,9 @@ def _create_mask(mask_mod: Any, rows: int | None, heads: int | None, queries: in
     return mask_mod(*indices).expand(sizes)
 
 
-def _ordered_to_dense(num_blocks: Tensor, indices: Tensor) -> Tensor:
-    """Mark the first ``num_blocks`` (``[..., n]``) of a row's indices (``[..., n, m]``); without a vmap, too."""
-    size = indices.shape[-1]
-    valid = torch.arange(size, device=num_blocks.device) < num_blocks[..., None]
-    dense = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.int32, device=num_blocks.device)
-    return dense.scatter_(-1, torch.where(valid, indices, size).long(), 1)[..., :size]
-
-
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, enable_gqa: bool = False, **_: Any) -> Tensor:
     with _uncounted():
-        mask = _create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], query.device)
+        mask = create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], query.device)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=enable_gqa)
 
 
@@ -309,6 +344,7 @@ _CUDA = {
     "current_device": lambda: 0,
     "set_device": lambda device: None,
     "get_device_capability": lambda *_: (9, 0),
+    "is_bf16_supported": lambda *_, **__: True,
     "get_device_name": lambda *_: "pretend",
     "synchronize": lambda *_: _count("waits"),
     "max_memory_allocated": lambda *_: 0,
@@ -333,22 +369,27 @@ def pretend_cuda() -> Iterator[torch.device]:
         The GPU. ``counts`` is set to 0, and holds what was counted since.
     """
     run = threading.Thread.run
+    recompute = checkpoint._run_fn_with_dynamo_disabled
     plain = tensor_tree._is_plain
 
     def run_with_mode(thread: threading.Thread) -> None:
         with _Mode():
             run(thread)
 
+    def recompute_with_mode(*args: Any, **kwargs: Any) -> Any:
+        # The engine of the backward pass knows no mode.
+        with _Mode():
+            return recompute(*args, **kwargs)
+
     with contextlib.ExitStack() as patches:
         for name, value in _CUDA.items():
             patches.enter_context(mock.patch.object(torch.cuda, name, value))
         for owner, name, value in (
             (threading.Thread, "run", run_with_mode),
+            (checkpoint, "_run_fn_with_dynamo_disabled", recompute_with_mode),
             (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
             (tensor_tree, "_is_plain", lambda tensor: _is_pretend(tensor) or plain(tensor)),
             (frozen_layer, "_flex", lambda: _flex),
-            (flex_attention, "create_mask", _create_mask),
-            (flex_attention, "_ordered_to_dense", _ordered_to_dense),
         ):
             patches.enter_context(mock.patch.object(owner, name, value))
         counts.clear()

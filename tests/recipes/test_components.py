@@ -7,21 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.every_component import MODEL, OPTIONS, component_workspace
 from helpers.vision_checkpoints import write_hugging_face_folder
-from helpers.workspace import Workspace
 from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.cli import main
 from medcap.models.component_registry import COMPONENTS, VISION_SIDE, further_components
 
-# What a small configuration says of each component beside tower and projector: a new one needs a line here.
-OPTIONS = {
-    "llm_lora": "llm_lora.rank=4",
-    "words": "words=[<SEG>, <region>, </region>, <mark>, <BOX>]",
-    "box_decoder": "box_decoder.width=16",
-    "mask_decoder": "mask_decoder.width=16",
-    "region_encoder": "region_encoder=medcap.models.mask_pooling",
-}
-MODEL = (*OPTIONS.values(), "dataset.box_answer=head")
 STEP = ("max_steps_per_epoch=1", "lr_scheduler._component_=null")
 # Each alone, each two, and all of them.
 SUBSETS = [names for size in (1, 2, len(COMPONENTS)) for names in itertools.combinations(COMPONENTS, size)]
@@ -40,19 +31,7 @@ def tensors(output):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A workspace whose records hold the words, and boxes, masks and regions for those with an image."""
-    workspace = Workspace(tmp_path_factory.mktemp("components"))
-    rows = workspace.records()
-    for row in rows:
-        row["conversations"][0]["value"] += " <mark>"
-        row["conversations"][1]["value"] += " <region>"
-        if "image" in row:
-            row["conversations"][1]["value"] += " <BOX> <SEG>"
-            row["boxes"] = [[4, 2, 20, 12]]
-            row["masks"] = [{"box": [4, 2, 20, 12]}]
-            row["conversations"][0]["value"] += " <region></region>"
-            row["regions"] = [[4, 2, 20, 12]]
-    workspace.write_data("train.json", rows)
+    workspace = component_workspace(tmp_path_factory.mktemp("components"))
     write_hugging_face_folder(workspace.folder / "tower", "clip")
     return workspace
 

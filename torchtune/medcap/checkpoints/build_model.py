@@ -44,9 +44,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def choose_device(name: str) -> torch.device:
     """``auto`` is the GPU where there is one.
 
-    On a GPU, attention by cuDNN is switched off for the whole process: on an H100 it would be the first choice, but it
-    makes a plan for every new shape (0.4 s and more), and in torch 2.11 its backward pass with a mask can return NaN
-    (https://github.com/pytorch/pytorch/issues/196678).
+    A GPU that is named by its number becomes the process's own: what asks for no device, such as random states and
+    page-locked memory, is then that GPU's too. On a GPU, attention by cuDNN is switched off for the whole process: on
+    an H100 it would be the first choice, but it makes a plan for every new shape, and in torch 2.11 its backward pass
+    with a mask can return NaN (https://github.com/pytorch/pytorch/issues/196678).
 
     Raises:
         UserError: if the named device is not there.
@@ -54,6 +55,8 @@ def choose_device(name: str) -> torch.device:
     device = _named_device(name)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+        if device.index is not None:
+            torch.cuda.set_device(device)
     return device
 
 

@@ -137,9 +137,16 @@ class CpuCopies:
             An equal value that shares no memory with it.
         """
         before, self._memory = self._memory, {}
-        copied = map_tensors(value, lambda path, tensor: self._copy(path, tensor.detach(), before))
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # [Contract] the model may change as soon as this returns.
+        devices: set[torch.device] = set()
+
+        def copy(path: str, tensor: Tensor) -> Tensor:
+            if tensor.is_cuda:
+                devices.add(tensor.device)
+            return self._copy(path, tensor.detach(), before)
+
+        copied = map_tensors(value, copy)
+        for device in devices:
+            torch.cuda.synchronize(device)  # [Contract] the model may change as soon as this returns.
         return copied
 
     def _copy(self, path: str, tensor: Tensor, before: dict[tuple[str, torch.Size, torch.dtype], Tensor]) -> Tensor:

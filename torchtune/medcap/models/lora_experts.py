@@ -234,11 +234,14 @@ class RoutedAdapters(Component):
         if self.router_kind == TOKEN or not self.enabled:
             return
         # [Contract] what questions share is computed once, so it would have the experts of one of them.
-        if bool((batch.branch > 1).any()):
+        apart = (batch.branch <= 1).all()
+        if apart.is_cuda:
+            torch._assert_async(apart, "questions that choose their own experts cannot share a prefix")
+        elif not apart:
             raise ValueError("questions that choose their own experts cannot share a prefix")
-        row = torch.arange(len(batch.document), device=batch.document.device)[:, None]
-        numbered = batch.document + row * (batch.document.max() + 1)  # padding shares a number, and is no word
-        ids = torch.unique(numbered.flatten(), return_inverse=True)[1]  # [N]
+        # Numbers of the documents and of the padding in all rows, counted: a GPU makes the host wait for ``unique``.
+        begins = functional.pad(batch.document[:, 1:] != batch.document[:, :-1], (1, 0), value=True)  # [R, S]
+        ids = begins.flatten().cumsum(0) - 1  # [N]
         flat = torch.arange(len(ids), device=ids.device)
         last = torch.full_like(ids, len(ids))  # of each document's question; all of one without a target
         last.scatter_reduce_(0, ids[batch.target_positions], batch.target_positions, "amin")

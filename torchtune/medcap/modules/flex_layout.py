@@ -2,8 +2,7 @@
 
 Documents and branches lie in one piece each, so the queries that attend to a key are those from its own position to one
 last position. That position is all that a kernel must read for a key, and a block's number of allowed pairs is a sum of
-overlaps. ``create_block_mask`` finds the same blocks from every pair, in 20 ms of host time for each batch, before the
-step's first kernel.
+overlaps. ``create_block_mask`` finds the same blocks from every pair, on the host and before the step's first kernel.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ def test_a_tokenizer_without_turn_marks_is_a_notice(tmp_path, monkeypatch, famil
 def test_attention_by_cudnn_is_off_where_a_gpu_is_chosen(monkeypatch, name, enabled):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     try:
@@ -40,3 +41,16 @@ def test_attention_by_cudnn_is_off_where_a_gpu_is_chosen(monkeypatch, name, enab
         assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("auto", []), ("cuda", []), ("cuda:1", [torch.device("cuda", 1)]), ("cpu", [])]
+)
+def test_a_numbered_gpu_becomes_the_processes_own(monkeypatch, name, own):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda enabled: None)
+    found = []
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    assert assembly.choose_device(name).type == name[:4].rstrip(":").replace("auto", "cuda")
+    assert found == own

@@ -92,6 +92,21 @@ def test_paths_that_are_spelt_alike_stay_apart(tmp_path):
     assert_same(value, CpuCopies().copy(value))
 
 
+def test_copies_wait_for_the_gpus_that_hold_the_tensors(monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+        device = torch.device("cuda", 1)
+
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.Tensor, "detach", lambda tensor: tensor.as_subclass(torch.Tensor))
+    copied = CpuCopies().copy({"a": torch.ones(2).as_subclass(OnGpu), "b": torch.zeros(1)})
+    assert copied["a"].tolist() == [1, 1] and waited == [torch.device("cuda", 1)]
+    waited.clear()
+    CpuCopies().copy({"b": torch.zeros(1)})
+    assert waited == []
+
+
 def test_a_parameter_and_an_ordered_dict_become_a_tensor_and_a_dict(tmp_path):
     loaded = round_trip(tmp_path, OrderedDict(weight=nn.Parameter(torch.ones(2))))
     assert_same({"weight": torch.ones(2)}, loaded)

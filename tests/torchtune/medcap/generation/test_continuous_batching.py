@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from PIL import Image
 
+from helpers.live_answers import with_pixels
 from helpers.tiny_generation import mixed_requests, plain_answer, tiny_generator, write_images
 from helpers.waiting import PATIENCE
 from medcap.data.row_layouts import PLACEHOLDER
@@ -15,7 +15,7 @@ from medcap.generation import continuous_batching as live
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.generator import Generator
 from medcap.generation.prompt import caption_request, question_request
-from medcap.generation.request import Request, Sampling
+from medcap.generation.request import Sampling
 from medcap.models.llm_lora import LanguageModelAdapters
 from medcap.models.vision_language_model import VisionLanguageModel
 
@@ -33,7 +33,7 @@ class Answers:
         self.done = threading.Condition()
 
     def submit(self, name, request, sampling, index=0):
-        prompt = self.live.prepare(prepared(self.live.generators[index], request), sampling, index)
+        prompt = self.live.prepare(with_pixels(self.live.generators[index], request), sampling, index)
         self.tokens[name] = []
         return self.live.submit(prompt, self.tokens[name].append, lambda answer: self._end(name, answer), index)
 
@@ -47,19 +47,6 @@ class Answers:
             self.results[name] = answer
             self.order.append(name)
             self.done.notify()
-
-
-def prepared(generator, request):
-    """The request with its pictures decoded, as the server has them."""
-    messages = []
-    for message in request.messages:
-        parts = [dict(part) for part in message.content]
-        for part in parts:
-            if part["type"] == "image":
-                with Image.open(generator.reader.resolve(part["content"])) as picture:
-                    part["content"] = generator.prepare(picture, part["content"])
-        messages.append(type(message)(role=message.role, content=parts, masked=message.masked))
-    return Request(messages, request.id, request.max_new_tokens)
 
 
 @pytest.fixture
@@ -140,7 +127,7 @@ def test_a_request_joins_while_another_is_decoded(tmp_path, start):
     begun = threading.Event()
     rows = []
     generator.model.decoder.layers[0].register_forward_pre_hook(lambda layer, inputs: rows.append(inputs[0].shape[:2]))
-    prompt = answers.live.prepare(prepared(generator, long), Sampling(max_new_tokens=150))
+    prompt = answers.live.prepare(with_pixels(generator, long), Sampling(max_new_tokens=150))
     answers.live.submit(prompt, lambda token: begun.set(), lambda answer: answers._end("long", answer))
     assert begun.wait(PATIENCE)
     answers.submit("short", short, Sampling(max_new_tokens=2))
@@ -288,7 +275,7 @@ def test_a_listener_that_fails_harms_nobody(tmp_path, start):
     def fail(*_):
         raise RuntimeError("the listener is gone")
 
-    prompt = answers.live.prepare(prepared(generator, caption_request(image)), Sampling(max_new_tokens=4))
+    prompt = answers.live.prepare(with_pixels(generator, caption_request(image)), Sampling(max_new_tokens=4))
     answers.live.submit(prompt, fail, fail)
     answers.submit("other", caption_request(image), Sampling(max_new_tokens=4))
     assert answers.wait(1)["other"].error == ""

@@ -1,15 +1,17 @@
 """Generation as a GPU runs it: the CPU's tokens and scores, and at most two waits a decoded token."""
 
-import threading
+from dataclasses import replace
 
 import pytest
-from PIL import Image
 
+from helpers.live_answers import answers_of
 from helpers.pretend_cuda import counts, pretend_cuda
+from helpers.serving import asking, noise_png, running, tiny_service
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
-from helpers.waiting import PATIENCE
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.request import Sampling
+from medcap.serving.limits import Limits
+from medcap.serving.service import Service
 
 CANDIDATES = ["yes", "no", "a left lung"]
 
@@ -57,28 +59,33 @@ def test_a_decoded_token_waits_twice_at_most(tmp_path, told):
     assert spent[0]["copies to device"] <= 30
 
 
-def test_live_answers_are_the_cpus(tmp_path):
-    requests = mixed_requests(write_images(tmp_path, 1))[:2]
-    sampling = Sampling(max_new_tokens=5)
-    expected = tiny_generator(tmp_path).generate(requests, sampling)
+def test_live_answers_are_the_cpus_while_rows_come_and_go(tmp_path):
+    # What is sampled depends on a request's id.
+    requests = [replace(one, id=str(number)) for number, one in enumerate(mixed_requests(write_images(tmp_path, 2)))]
+    # Rules of different lengths: a row is taken again while the other goes on.
+    rules = [Sampling(3 + index, temperature=0.9 * (index % 2), seed=index) for index in range(len(requests))]
+    plain = tiny_generator(tmp_path)
+    expected = [plain.generate([request], rule)[0] for request, rule in zip(requests, rules, strict=True)]
+    assert len({len(answer.tokens) for answer in expected}) > 3
     with pretend_cuda() as device:
         generator = on_the_gpu(tmp_path, device)
-        live = LiveGenerator([generator], max_rows=2, capacity=64)
-        found, ended = {}, threading.Semaphore(0)
+        live = LiveGenerator([generator], max_rows=2, capacity=128)
         try:
-            for index, request in enumerate(requests):
-                for message in request.messages:
-                    for part in message.content:
-                        if part["type"] == "image":
-                            with Image.open(tmp_path / part["content"]) as picture:
-                                part["content"] = generator.prepare(picture, "picture")
-
-                def end(answer, index=index):
-                    found[index] = answer
-                    ended.release()
-
-                live.submit(live.prepare(request, sampling), lambda token: None, end)
-            assert all(ended.acquire(timeout=PATIENCE) for _ in requests)
+            assert answers_of(live, requests, rules) == expected
         finally:
             live.close()
-    assert [found[index] for index in range(len(requests))] == expected
+
+
+def test_the_server_answers_from_a_gpu(tmp_path):
+    (tmp_path / "plain").mkdir()
+    questions = [asking("Is there a left lung?", noise_png(1)), asking("What shows the chest?")]
+    with running(tiny_service(tmp_path / "plain")) as client:
+        expected = [client.chat(question).json["choices"] for question in questions]
+    (tmp_path / "there").mkdir()
+    with pretend_cuda() as device:
+        service = Service({"tiny": on_the_gpu(tmp_path / "there", device)}, Limits(max_new_tokens=32))
+        counts.clear()
+        with running(service) as client:
+            assert [client.chat(question).json["choices"] for question in questions] == expected
+        assert counts["kernels"] > 1000
+    assert all(len(choices[0]["message"]["content"]) > 3 for choices in expected)

@@ -6,17 +6,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from helpers.llm_checkpoints import random_decoder, tiny_llm
 from helpers.packed_samples import IMAGE, batch_of, gradients, sample, tiny_images, tiny_model
+from helpers.pretend_cuda import counts, pretend_cuda
 from medcap.data.answer_targets import BoxTarget
 from medcap.data.batch import dummy_batch
 from medcap.errors import UserError
-from medcap.models.box_decoder import BoxDecoder, _covered, box_decoder
+from medcap.models.box_decoder import BoxDecoder, _covered, _overlap_loss, box_decoder
 from medcap.models.object_query import Sought
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.training.loss_weights import LossWeights
 
+# Overlapping, one within the other, apart along one side and along both, touching, the same, and without an area.
+PAIRS = [
+    ((0.1, 0.1, 0.5, 0.6), (0.3, 0.2, 0.8, 0.9)),
+    ((0.3, 0.3, 0.4, 0.4), (0.1, 0.2, 0.8, 0.9)),
+    ((0.1, 0.1, 0.3, 0.6), (0.5, 0.2, 0.8, 0.9)),
+    ((0.1, 0.1, 0.2, 0.2), (0.5, 0.6, 0.8, 0.9)),
+    ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5)),
+    ((0.2, 0.2, 0.6, 0.7), (0.2, 0.2, 0.6, 0.7)),
+    ((0.2, 0.2, 0.2, 0.7), (0.1, 0.1, 0.6, 0.7)),
+]
 TERMS = ("text", "box_l1", "box_giou", "box_seen", "box_look")
 
 
@@ -177,3 +189,25 @@ def test_what_cannot_be_built_is_refused(words, options, takes, patches, message
     )
     with pytest.raises(UserError, match=message):
         box_decoder(plan, **options)
+
+
+def test_the_overlap_is_torchvisions_with_its_gradient_and_without_a_wait():
+    found, wanted = torch.tensor(PAIRS).unbind(1)
+    sides = [found.clone().requires_grad_(), wanted.clone().requires_grad_()]
+    theirs = [found.clone().requires_grad_(), wanted.clone().requires_grad_()]
+    ours, expected = _overlap_loss(*sides), generalized_box_iou_loss(*theirs)
+    # The second has 0.01 of the 0.49 that it lies in; the sixth is in its place.
+    assert ours[[1, 5]].tolist() == pytest.approx([1 - 0.01 / 0.49, 0.0], abs=1e-5)
+    torch.testing.assert_close(ours, expected)
+    weights = torch.arange(1.0, 8.0)
+    (ours * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for own, other in zip(sides, theirs, strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+    with pretend_cuda() as device:
+        there = found.to(device).requires_grad_(), wanted.to(device)
+        counts.clear()
+        moved = _overlap_loss(*there)
+        moved.sum().backward()
+        assert "waits" not in counts and counts["kernels"] <= 100
+        torch.testing.assert_close(moved.cpu(), expected)

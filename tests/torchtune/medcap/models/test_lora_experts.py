@@ -20,6 +20,7 @@ from helpers.packed_samples import (
     tiny_images,
     tiny_model,
 )
+from helpers.pretend_cuda import counts, pretend_cuda
 from medcap.errors import UserError
 from medcap.models.lora_experts import choose_experts, lora_experts
 from medcap.modules.frozen_functions import rotation_table
@@ -128,6 +129,26 @@ def test_questions_with_their_own_experts_share_no_prefix():
     model, _ = routed_model("sequence")
     with pytest.raises(ValueError, match="cannot share a prefix"):
         model.losses(batch_of(SAMPLES, tiny_images(), 64))
+    with pretend_cuda() as device, pytest.raises(RuntimeError, match="cannot share a prefix"):
+        model.to(device).losses(batch_of(SAMPLES, tiny_images(), 64).to(device))
+
+
+@pytest.mark.parametrize("router", ["token", "sequence"])
+def test_a_router_on_a_gpu_chooses_as_on_the_cpu_without_a_wait(router):
+    model, experts = routed_model(router)
+    # Two rows: the second one's documents have numbers from 0 again, and each row its padding.
+    batch = batch_of(SAMPLES, tiny_images(), 24, share=False)
+    assert len(batch.tokens) > 1 and (batch.document < 0).any()
+    expected = {name: term.item() for name, term in model.losses(batch).items()}
+    experts.log_sums()  # they are summed where they are made
+    with pretend_cuda() as device:
+        model.to(device)
+        model.losses(batch.to(device))  # constants are made once
+        moved = batch.to(device)
+        counts.clear()
+        found = model.losses(moved)
+        assert "waits" not in counts and "copies to device" not in counts
+        assert {name: term.item() for name, term in found.items()} == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_choice_has_the_gradient_of_the_softmax_over_all():

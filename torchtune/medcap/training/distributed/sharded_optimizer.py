@@ -183,11 +183,11 @@ class ShardedOptimizer:
         """Return the optimizer's state as if one process had it all; every process must call it.
 
         Returns:
-            On the main process what ``torch.optim.Optimizer.state_dict`` of an optimizer over the parameters returns,
-            its tensors copied to the CPU; None on the others.
+            On the main process what ``torch.optim.Optimizer.state_dict`` of an optimizer over the parameters returns;
+            None on the others. Its tensors may be those that the next step changes: copy them before.
         """
         if not self.sharded:
-            return on_cpu(self.optimizer.state_dict()) if self._world.is_main else None
+            return self.optimizer.state_dict() if self._world.is_main else None
         mine: dict[int, dict[str, Any]] = {}
         for piece, parameter in zip(self._pieces, self._trained, strict=False):
             if parameter in self.optimizer.state:
