@@ -180,6 +180,7 @@ class ColonGptStrict(_ThreeTasks):
                 interval = bootstrap_of_ratios(hits, numbers, clusters)
                 result.scores[name] = interval.value
                 result.intervals[name] = interval.as_dict()
+        result.drop_empty_intervals()
         replies = [(answers[index], predicted_boxes(answers[index])) for index in asked]
         if asked:
             result.counts["rec.unparsed"] = sum(

@@ -76,7 +76,10 @@ def test_an_absent_object_in_words_and_rows_that_ask_for_no_box():
         row("4", "no", "no", task="CLS"),
     )
     assert (result.counts["present"], result.counts["absent"]) == (1, 1)
-    assert result.notices == ["rows in no denominator, because they do not ask for a box: 2 of 4 (the first is 3)"]
+    assert result.notices == [
+        "rows in no denominator, because they do not ask for a box: 2 of 4 (the first is 3)",
+        "no interval, because their rows are of one image or patient: mean_giou",
+    ]
     with pytest.raises(UserError, match="boxes: no row asks for a box"):
         score(row("3", "a lung", "a lung"))
 

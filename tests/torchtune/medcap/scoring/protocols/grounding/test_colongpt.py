@@ -10,7 +10,9 @@ from medcap.scoring.protocols.registry import make_protocol
 
 
 def row(name, reference, prediction, task="REC", question=""):
-    return make_answer(name, question, (reference,), prediction, groups={"task": task} if task else {}, image="a.png")
+    return make_answer(
+        name, question, (reference,), prediction, groups={"task": task} if task else {}, image=f"{name}.png"
+    )
 
 
 def score(protocol, *rows):
