@@ -8,7 +8,6 @@ from medcap.scoring.answers import read_answers
 from medcap.scoring.protocols.grounding.colongpt import inclusive_iou
 from medcap.scoring.protocols.registry import make_protocol
 
-
 BOX = "{<0><0><9><10>}"
 
 
