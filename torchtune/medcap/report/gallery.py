@@ -231,9 +231,9 @@ def choose_samples(
         groups: what the samples' ``group`` names, in the plural, for the sentence.
 
     Returns:
-        The chosen rows in the order of the file, and the rule as a sentence. Where rows have a verdict, as many wrong
-        as right ones and as those without one, and as many of each group, as there are, each evenly spaced over the file;
-        of rows that have a score but no verdict, evenly spaced from the lowest to the highest score.
+        The chosen rows in the order of the file, and the rule as a sentence. Where rows have a verdict: as many wrong
+        as right ones and as those without one, and as many of each group, as there are, each evenly spaced over the
+        file. Of rows that have a score but no verdict: evenly spaced from the lowest to the highest score.
     """
     total = len(samples)
     if total <= limit:
