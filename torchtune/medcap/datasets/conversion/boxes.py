@@ -14,12 +14,12 @@ from medcap.data.boxes.notations import NOTATIONS
 from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name
+from medcap.datasets.conversion.text_boxes import UNREADABLE
 from medcap.datasets.conversion.writing import MISSING
 from medcap.datasets.published.box_questions import BOX, KINDS, WHERE_OBJECT, Asking, BoxQuestion
 from medcap.datasets.published.marked import SHARES, AbsentObjects, MarkedImage
 from medcap.errors import UserError
 
-UNREADABLE = "the image cannot be read"
 Source = Callable[[Tally], Iterator[MarkedImage]]
 
 
