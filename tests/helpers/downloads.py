@@ -249,6 +249,8 @@ def write_vqamed(downloads: Downloads) -> None:
 def write_coloninst(downloads: Downloads) -> None:
     """ColonINST: a record of each training file."""
     downloads.images("ColonINST/Positive-images", "CVC-ClinicDB/Train/polyp/11.png")
+    image = downloads.folder / "ColonINST/Positive-images/CVC-ClinicDB/Train/polyp/11.png"
+    image.write_bytes(picture(size=(200, 220)))
     record = {"id": "CVC-ClinicDB/Train/polyp/11.png", "image": "11"}
     for task, asked, answered in (
         ("cap", "Interpret what the image shows.", "A polyp in the colon."),

@@ -26,7 +26,7 @@ def region_of(mask: np.ndarray, label: str = "") -> Region:
 
 
 def mask_row(
-    name: str, wanted: Masks | None, given: Masks | None, image: str = "ct_1.png", words: str = "", **meta: str
+    name: str, wanted: Masks | None, given: Masks | None, image: str = "", words: str = "", **meta: str
 ) -> Answer:
     """Return an answer.
 
@@ -34,12 +34,14 @@ def mask_row(
         name: id of the question.
         wanted: masks of the reference, alone or after their label; None for an absent object.
         given: masks of the answer; None in place of the list for an answer without masks.
-        image: name of the image.
+        image: name of the image; "" for one of its own, of CT.
         words: text of the answer.
         meta: further facts of the question.
     """
     labels, masks = _split(wanted)
-    question = Question(name, (), ("",), masks=masks, mask_labels=labels, image_names=(image,), meta=meta)
+    question = Question(
+        name, (), ("",), masks=masks, mask_labels=labels, image_names=(image or f"ct_{name}.png",), meta=meta
+    )
     return Answer(question, words, Outputs(None, _split(given)[1]))
 
 

@@ -116,13 +116,16 @@ def _preferred(row: Mapping[str, Any]) -> str:
 
 
 def _lines(result: Mapping[str, Any]) -> str:
+    from medcap.report.intervals import between
+
     only = [f"{result[key]:,} only in the {key.removeprefix('only_')}" for key in ("only_first", "only_second")]
     lines = [f"{result['rows']:,} common rows; {', '.join(only)}"]
     for name, part in result.get("scores", {}).items():
         move = part["difference"]
         kappa, rank = (_number(part[key]) for key in ("weighted_kappa", "spearman"))
         lines.append(
-            f"{name}: second minus first {move['value']:+.3f} [{move['low']:+.3f}, {move['high']:+.3f}],"
+            f"{name}: second minus first {move['value']:+.3f}"
+            f" [{between(move['low'], move['high'], '{:+.3f}'.format, ', ')}],"
             f" Spearman {rank}, quadratic kappa {kappa}"
         )
     for name in ("verdicts", "answers", "preferred"):
@@ -132,14 +135,18 @@ def _lines(result: Mapping[str, Any]) -> str:
 
 
 def _table(name: str, part: Mapping[str, Any]) -> list[str]:
+    from medcap.report.intervals import between
     from medcap.report.text_table import aligned
 
     same, kappa = part["same"], part["kappa"]
     words = (
-        "undefined: one label" if kappa is None else f"{kappa['value']:.3f} [{kappa['low']:.3f}, {kappa['high']:.3f}]"
+        "undefined: one label"
+        if kappa is None
+        else f"{kappa['value']:.3f} [{between(kappa['low'], kappa['high'], '{:.3f}'.format, ', ')}]"
     )
     head = (
-        f"{name}: same {100 * same['value']:.1f} % [{100 * same['low']:.1f}, {100 * same['high']:.1f}], kappa {words}"
+        f"{name}: same {100 * same['value']:.1f} %"
+        f" [{between(same['low'], same['high'], lambda end: f'{100 * end:.1f}', ', ')}], kappa {words}"
     )
     labels = [label or "(none)" for label in part["labels"]]
     if len(labels) > _MOST_LABELS:

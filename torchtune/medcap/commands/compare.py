@@ -116,6 +116,8 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
     Returns:
         Lines without a last line break.
     """
+    from medcap.report.intervals import NO_INTERVAL, between
+
     show = _percent if comparison.share else "{:.4f}".format
     signed = _points if comparison.share else "{:+.4f}".format
     difference = comparison.difference
@@ -125,7 +127,9 @@ def comparison_table(comparison: Comparison, first: str, second: str) -> str:
         (
             "B minus A",
             signed(difference.value),
-            f"{100 * difference.level:.0f} % interval {signed(difference.low)} to {signed(difference.high)}"
+            NO_INTERVAL
+            if difference.ends is None
+            else f"{100 * difference.level:.0f} % interval {between(*difference.ends, signed)}"
             f" ({_interval(comparison)})",
         ),
         (
@@ -156,6 +160,7 @@ def many_table(many: ManyComparisons) -> str:
     Returns:
         Notices, a table of the runs by a letter, a table of the pairs, and a sentence for each pair.
     """
+    from medcap.report.intervals import between
     from medcap.report.text_table import aligned
     from medcap.scoring.comparison import verdict
 
@@ -164,16 +169,16 @@ def many_table(many: ManyComparisons) -> str:
     letters = [_letter(index) for index in range(len(many.runs))]
     runs = [["", many.headline, "95 % interval", "missing", ""]]
     for letter, run in zip(letters, many.runs, strict=True):
-        between = f"{show(run.interval[0])} to {show(run.interval[1])}" if run.interval else "-"
-        runs.append([letter, show(run.score), between, f"{run.failures:,}", run.name])
+        ends = f"{show(run.interval[0])} to {show(run.interval[1])}" if run.interval else "-"
+        runs.append([letter, show(run.score), ends, f"{run.failures:,}", run.name])
     pairs = [["", "difference", "95 % interval", "p", "p (Holm)", ""]]
     for pair in many.pairs:
         difference = pair.comparison.difference
-        between = f"{signed(difference.low)} to {signed(difference.high)}"
+        ends = between(difference.low, difference.high, signed)
         first, second = letters[pair.first], letters[pair.second]
         p, corrected = f"{pair.comparison.p:.3g}", f"{pair.p_holm:.3g}"
         sentence = verdict(difference, pair.p_holm, many.share, (first, second))
-        pairs.append([f"{second} minus {first}", signed(difference.value), between, p, corrected, sentence])
+        pairs.append([f"{second} minus {first}", signed(difference.value), ends, p, corrected, sentence])
     counts = f"protocol {many.protocol}, {many.n:,} common rows, {len(many.pairs)} comparisons"
     notices = [f"note: {notice}" for notice in many.notices]
     return "\n".join([*notices, counts, *aligned(runs, left=(0, 4)), *aligned(pairs, left=(0, 5))])

@@ -10,6 +10,7 @@ from medcap.evaluation.predictions import settings_fingerprint
 from medcap.evaluation.results_table import append_result
 from medcap.report.gallery import Gallery, Sample
 from medcap.report.html_page import Page
+from medcap.report.intervals import between
 from medcap.report.sections import Card, Cards, Facts, Notices, Table
 from medcap.report.text_table import aligned
 from medcap.scoring.question import Answer
@@ -133,17 +134,18 @@ def _cells(block: Mapping[str, Any]) -> list[str]:
     scores, intervals = block["scores"], block["intervals"]
     if not scores:
         return [f"{block['n']:,}", "0", "-", "-", "-", "-"]
-    relative = [
-        f"{100 * scores[name]:.1f} [{100 * intervals[name]['low']:.1f}, {100 * intervals[name]['high']:.1f}]"
-        for name in RELATIVE
-    ]
+    relative = [f"{100 * scores[name]:.1f} [{_between(intervals.get(name, {}), ', ')}]" for name in RELATIVE]
     means = [f"{scores[name]:.2f}" for name in ("reference_score", "prediction_score")]
     return [f"{block['n']:,}", f"{block['rated']:,}", *means, *relative]
 
 
+def _between(interval: Mapping[str, Any], joined: str) -> str:
+    return between(interval.get("low"), interval.get("high"), lambda end: f"{100 * end:.1f}", joined)
+
+
 def _card(label: str, metrics: Mapping[str, Any], name: str, main: bool = False) -> Card:
-    interval = metrics["intervals"][name]
-    detail = f"95 % interval {100 * interval['low']:.1f} to {100 * interval['high']:.1f}"
+    interval = metrics["intervals"].get(name, {})
+    detail = f"{'95 % interval ' if interval else ''}{_between(interval, ' to ')}"
     return Card(label, f"{100 * metrics['scores'][name]:.1f} %", detail, main=main)
 
 
@@ -152,8 +154,9 @@ def _effect(metrics: Mapping[str, Any]) -> list[str]:
     if effect is None:
         return []
     move = effect["second_minus_first"]
+    ends = between(move["low"], move["high"], "{:+.2f}".format, ", ")
     return [
-        f"  order: a text gets {move['value']:+.2f} [{move['low']:+.2f}, {move['high']:+.2f}] as Assistant 2 against"
+        f"  order: a text gets {move['value']:+.2f} [{ends}] as Assistant 2 against"
         f" Assistant 1; the better one changes in {100 * effect['preference_changes']:.1f} % of {effect['n']} rows"
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medcap.report.intervals import between
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.scoring.image_reliance import NAMES
 
@@ -24,16 +25,16 @@ def summary(metrics: Mapping[str, Any]) -> str:
         lines.append(f"  {name}{asked}")
         for score, value in leaves(block["scores"]):
             interval = value_at(block["intervals"], score)
-            between = f"  [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else ""
+            ends = f"  [{interval['low']:.4f}, {interval['high']:.4f}]" if interval else ""
             others = [
                 f"{CONTROL_NAMES.get(control, control)} {value_at(part['scores'], score):.4f}"
                 for control, part in block["controls"].items()
                 if score == block["headline"] and value_at(part["scores"], score) is not None
             ]
             number = "-" if value is None else f"{value:.4f}"
-            lines.append(f"    {score:<24} {number}{between}{''.join(f'  {other}' for other in others)}")
+            lines.append(f"    {score:<24} {number}{ends}{''.join(f'  {other}' for other in others)}")
         for measure, (value, low, high) in shown_reliance(block.get("image_reliance", {})).items():
-            lines.append(f"    {NAMES[measure]:<34} {value:.4f}  [{low:.4f}, {high:.4f}]")
+            lines.append(f"    {NAMES[measure]:<34} {value:.4f}  [{between(low, high, '{:.4f}'.format, ', ')}]")
     notices = [*metrics["notices"], *(n for block in metrics["protocols"].values() for n in block["notices"])]
     return "\n".join([*lines, *(f"  note: {notice}" for notice in dict.fromkeys(notices))])
 
@@ -55,8 +56,8 @@ def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{name}", value
 
 
-def shown_reliance(block: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Return the measures of image reliance that are there, each with the ends of its interval.
+def shown_reliance(block: Mapping[str, Any]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Return the measures of image reliance that are there, each with the ends of its interval, None without one.
 
     Args:
         block: ``image_reliance`` of a protocol in metrics.json.

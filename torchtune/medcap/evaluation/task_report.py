@@ -18,6 +18,7 @@ from medcap.report.charts import LineChart
 from medcap.report.confusion import ConfusionMaps, confusion
 from medcap.report.gallery import Gallery, Sample
 from medcap.report.html_page import Page
+from medcap.report.intervals import between
 from medcap.report.protocol_table import CONTROL_NAMES, ProtocolLine, ProtocolTable
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.scoring.image_reliance import NAMES
@@ -132,15 +133,20 @@ def _card(label: str, score: _Score, share: bool, detail: str = "", main: bool =
     return Card(label, value, detail, Bar(score.value, *score.interval) if share and score.interval else None, main)
 
 
-def _fall(control: str, fall: Mapping[str, float] | None, share: bool) -> str:
+def _fall(control: str, fall: Mapping[str, Any] | None, share: bool) -> str:
     if fall is None:
         return ""
-    value, low, high = ((100.0 if share else 1.0) * fall[key] for key in ("value", "low", "high"))
-    digits, unit = (1, " points") if share else (3, "")
-    words = "the image matters" if low > 0 else "no proof that the image matters"
+    factor, digits, unit = (100.0, 1, " points") if share else (1.0, 3, "")
+    value, low, high = fall["value"], fall["low"], fall["high"]
+    apart = low is not None and low > 0
+    words = "the image matters" if apart else "no proof that the image matters"
     if control not in CONTROLS:
-        words = "more than the control" if low > 0 else "no proof that it is more than the control"
-    return f"Falls by {value:.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f}): {words}"
+        words = "more than the control" if apart else "no proof that it is more than the control"
+    # A score that rises shows the ends of its rise in rising order.
+    turn, verb = (-1.0, "Rises") if value < 0 else (1.0, "Falls")
+    low, high = (high, low) if value < 0 else (low, high)
+    ends = between(low, high, lambda end: f"{turn * factor * end + 0.0:.{digits}f}")
+    return f"{verb} by {abs(factor * value):.{digits}f}{unit} ({ends}): {words}"
 
 
 def _protocol_notices(metrics: Mapping[str, Any]) -> list[str]:
@@ -191,8 +197,9 @@ def _image_reliance(metrics: Mapping[str, Any]) -> Table | None:
     return Table("Does it look?", ["protocol", *NAMES.values()], lines, note, wide=True) if lines else None
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} ({low:.3f}\u2060–\u2060{high:.3f})".replace("-", "−")
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
+    ends = between(low, high, "{:.3f}".format, "\u2060–\u2060")
+    return f"{value:.3f} ({ends})".replace("-", "−")
 
 
 def _all_scores(metrics: Mapping[str, Any]) -> Table | None:

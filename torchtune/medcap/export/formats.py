@@ -20,6 +20,7 @@ from medcap.errors import UserError
 from medcap.export.adapter_folder import APART, FOLDER, MERGED, write_adapter
 from medcap.export.llava.folder import check_llava, write_llava
 from medcap.export.model_card import write_model_card
+from medcap.export.parts import KINDS, write_parts
 from medcap.export.run_facts import read_facts
 from medcap.export.vision_folder import write_vision_folder
 from medcap.legacy.meta_model import write_meta_model
@@ -99,7 +100,9 @@ def check_empty(folder: Path) -> None:
 
 def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions) -> list[str]:
     plan = plan_model(cfg)
-    others = [part.name for part in plan.further if not part.kind.changes_language_model]
+    others = [
+        part.name for part in plan.further if not (part.kind.changes_language_model or issubclass(part.kind, KINDS))
+    ]
     _check_components("hf", others)
     adapters = [part for part in plan.further if issubclass(part.kind, LanguageModelAdapters)]
     refuse_experts(adapters)
@@ -108,9 +111,11 @@ def _hugging_face(cfg: ModelConfiguration, folder: Path, options: ExportOptions)
     if apart and not adapters:
         raise UserError("--adapters apart: the run has no adapters; leave it out")
     with tiktoken_file(cfg.tokenizer["path"]) as tokenizer_file:
-        written = replace(plan, further=[part for part in plan.further if not apart or part not in adapters])
+        # What changes the language model is in its weights; the rest is beside them, or refused above.
+        language = [part for part in plan.further if part.kind.changes_language_model]
+        written = replace(plan, further=[part for part in language if not apart or part not in adapters])
         write_llava(folder, written, tokenizer_file, DTYPES[options.dtype], options.shard_bytes)
-    notices = list(plan.vision.notices)
+    notices = [*plan.vision.notices, *write_parts(folder, plan)]
     if apart:
         shape = describe(build_decoder(plan.llm.llm))
         for component in adapters:

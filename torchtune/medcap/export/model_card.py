@@ -14,6 +14,7 @@ from medcap.export.llava.vision import oldest_transformers
 from medcap.export.run_facts import RunFacts
 from medcap.models.component_registry import COMPONENTS
 from medcap.models.towers.base import Tower
+from medcap.report.intervals import NO_INTERVAL, between
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.scoring.protocols.coco import Coco
 from medcap.scoring.statistics import LEVEL, NUMBER, SHARE, Interval, with_width
@@ -267,12 +268,12 @@ def _score_rows(metrics: Mapping[str, Any], controls: list[str]) -> Iterator[lis
 
 def _between(interval: Mapping[str, Any] | None, value: float | None, rows: int | None, score: str) -> str:
     if not interval:
-        return "–"
+        return NO_INTERVAL if rows == 1 else "–"
     found = Interval(value or 0.0, interval["low"], interval["high"], interval.get("level", LEVEL), 0)
     if rows and value is not None:
         # Results of older versions have intervals of no width at 0 and 1.
         found = with_width(found, rows, NUMBER if score == Coco.headline else SHARE)
-    return f"{found.low:.4f} to {found.high:.4f}"
+    return between(found.low, found.high, "{:.4f}".format)
 
 
 def _blocks(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:

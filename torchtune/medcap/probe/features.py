@@ -39,6 +39,19 @@ class Features:
     problems: dict[int, str]
 
 
+class NoneReadable(UserError):
+    """No image can be read.
+
+    Args:
+        told: the message.
+        problems: number of each image -> why.
+    """
+
+    def __init__(self, told: str, problems: dict[int, str]) -> None:
+        super().__init__(told)
+        self.problems = problems
+
+
 def encode(
     examples: Sequence[Example],
     encoders: Sequence[Encoder],
@@ -59,6 +72,7 @@ def encode(
         Their features, in the order of ``examples``.
 
     Raises:
+        NoneReadable: if no image can be read.
         UserError: if an encoder gives numbers that are not finite.
     """
     paths = list(dict.fromkeys(example.path for example in examples if example.path is not None))
@@ -85,7 +99,8 @@ def encode(
             bar.update(len(batch))
     if not positions:
         reason = next(iter([*unreadable.values(), *(e.problem for e in examples if e.problem)]), "there are none")
-        raise UserError(f"none of the {len(examples):,} {label} can be read; the first: {reason}")
+        told = f"none of the {len(examples):,} {label} can be read; the first: {reason}"
+        raise NoneReadable(told, {n: e.problem or unreadable[e.path] for n, e in enumerate(examples)})
     problems = {
         position: example.problem or unreadable[example.path]
         for position, example in enumerate(examples)

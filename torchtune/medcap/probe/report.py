@@ -9,6 +9,7 @@ from typing import Any
 from medcap.files import make_folder, plain, write_json, write_text
 from medcap.probe.run import SIDES, ProbeReport, TargetResult, describe
 from medcap.report.html_page import Page
+from medcap.report.intervals import between
 from medcap.report.sections import Bar, Card, Cards, Facts, Notices, Table
 from medcap.scoring.statistics import Interval
 
@@ -98,7 +99,7 @@ def _scores(report: ProbeReport) -> Table:
 
 def _differences(report: ProbeReport) -> Table | None:
     rows = [
-        [result.target, 100 * d.interval.value, 100 * d.interval.low, 100 * d.interval.high, d.p, d.words]
+        [result.target, 100 * d.interval.value, *_ends(d.interval), d.p, d.words]
         for result in report.targets
         if (d := result.difference) is not None
     ]
@@ -117,7 +118,7 @@ def _rows(result: TargetResult) -> list[list[str]]:
     lines = []
     for number, (side, own) in enumerate(result.results.items()):
         first = [result.target, f"{len(result.classes)}", f"{result.rows:,}", _percent(result.majority)]
-        interval = f"{_percent(own.accuracy.low)} - {_percent(own.accuracy.high)}"
+        interval = between(own.accuracy.low, own.accuracy.high, _percent, " - ")
         auroc = "-" if own.auroc is None else f"{own.auroc.value:.3f}"
         scores = [_percent(own.accuracy.value), interval, _percent(own.balanced_accuracy.value), auroc]
         lines.append([*(first if number == 0 else [""] * 4), side, *scores, f"{own.probe.strength:.3g}"])
@@ -129,7 +130,8 @@ def _comparison(result: TargetResult) -> str:
     assert compared is not None
     interval = compared.interval
     return (
-        f"{result.target}: {100 * interval.value:+.1f} points, {100 * interval.low:+.1f} to {100 * interval.high:+.1f},"
+        f"{result.target}: {100 * interval.value:+.1f} points,"
+        f" {between(interval.low, interval.high, lambda end: f'{100 * end:+.1f}')},"
         f" p {compared.p:.3g}: {compared.words}"
     )
 
@@ -155,6 +157,10 @@ def _card(result: TargetResult) -> Card:
     if before is not None:
         detail = f"before {_percent(before.accuracy.value)}, {detail}"
     return Card(result.target, _percent(after.value), detail, _bar(after))
+
+
+def _ends(interval: Interval) -> list[float | None]:
+    return [None, None] if interval.ends is None else [100 * end for end in interval.ends]
 
 
 def _bar(interval: Interval) -> Bar:

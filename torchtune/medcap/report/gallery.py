@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ SAMPLE_LIMIT = 60
 MOST_CHARACTERS = 2_000
 MOST_GROUPS = 12  # that a gallery can be filtered by
 _DRAWN_SIDE = 2 * THUMBNAIL_SIDE  # of a picture that boxes or masks are drawn over
+# Verdict of a row -> its style class; None where the rule does not decide it.
+_CLASSES: dict[bool | None, str] = {False: "no", True: "yes", None: "open"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Sample:
             return store.read(self.images)
         wanted = {number for part in (self.boxes, self.masks) if part is not None for number in part.images}
         return store.read(self.images, sorted(wanted), _DRAWN_SIDE)
+
+    @property
+    def verdict_class(self) -> str:
+        """The style class of its verdict."""
+        return _CLASSES[self.correct]
 
     @property
     def is_drawn(self) -> bool:
@@ -159,9 +167,14 @@ class Gallery(Section):
         verdicts: list[tuple[str, str]] = []
         groups: list[tuple[str, str]] = []
         if any(sample.correct is not None for sample in samples):
-            wrong = sum(not sample.correct for sample in samples)
-            words = (f"All {len(samples)}", f"✗ Wrong {wrong}", f"✓ Right {len(samples) - wrong}")
-            verdicts += zip(("show-all", "show-no", "show-yes"), words, strict=True)
+            counts = Counter(sample.correct for sample in samples)
+            verdicts.append(("show-all", f"All {len(samples)}"))
+            # The rule does not decide some rows: those that do not ask for what it scores.
+            verdicts += [
+                (f"show-{_CLASSES[verdict]}", f"{words} {counts[verdict]}")
+                for verdict, words in ((False, "✗ Wrong"), (True, "✓ Right"), (None, "– Not scored"))
+                if verdict is not None or counts[None]
+            ]
         if len(set(numbers.values())) > 1:
             names = (f"All {self.groups}", *_group_names(numbers))
             groups = [(f"in-{number}", name) for number, name in enumerate(names)]
@@ -218,26 +231,26 @@ def choose_samples(
         groups: what the samples' ``group`` names, in the plural, for the sentence.
 
     Returns:
-        The chosen rows in the order of the file, and the rule as a sentence. Of rows with a verdict, as many wrong as
-        right ones and as many of each group as there are, each evenly spaced over the file; of rows that have a score
-        but no verdict, evenly spaced from the lowest to the highest score.
+        The chosen rows in the order of the file, and the rule as a sentence. Where rows have a verdict: as many wrong
+        as right ones and as those without one, and as many of each group, as there are, each evenly spaced over the
+        file. Of rows that have a score but no verdict: evenly spaced from the lowest to the highest score.
     """
     total = len(samples)
     if total <= limit:
         return list(samples), f"All {total} rows are shown, in the order of the file." if total > 1 else ""
     if any(sample.correct is not None for sample in samples):
-        cells: dict[tuple[str, bool], list[int]] = {}
+        cells: dict[tuple[str, bool | None], list[int]] = {}
         for index, sample in enumerate(samples):
-            cells.setdefault((sample.group, bool(sample.correct)), []).append(index)
+            cells.setdefault((sample.group, sample.correct), []).append(index)
         shares = _shares({cell: len(indexes) for cell, indexes in cells.items()}, limit)
         chosen = sorted(index for cell, indexes in cells.items() for index in spread(indexes, shares[cell]))
-        shown = {right: sum(shares[cell] for cell in cells if cell[1] is right) for right in (False, True)}
-        there = {right: sum(len(cells[cell]) for cell in cells if cell[1] is right) for right in (False, True)}
+        shown = {right: sum(shares[cell] for cell in cells if cell[1] is right) for right in _CLASSES}
+        there = {right: sum(len(cells[cell]) for cell in cells if cell[1] is right) for right in _CLASSES}
         evenly = f", shared out among the {groups}" if len({group for group, _ in cells}) > 1 else ""
-        rule = (
-            f"{len(chosen)} of {total} rows are shown: {shown[False]} of the {there[False]} wrong and {shown[True]} of"
-            f" the {there[True]} right ones{evenly}, evenly spaced over the file."
-        )
+        wrong, right, undecided = (f"{shown[verdict]} of the {there[verdict]}" for verdict in _CLASSES)
+        both = f"{wrong} wrong, {right} right and {undecided} not scored"
+        listed = both if there[None] else f"{wrong} wrong and {right} right ones"
+        rule = f"{len(chosen)} of {total} rows are shown: {listed}{evenly}, evenly spaced over the file."
         return [samples[index] for index in chosen], rule
     scores = [sample.score for sample in samples if sample.score is not None]
     if len(scores) == total:
@@ -260,10 +273,10 @@ def _worst_first(samples: list[Sample], rule: str) -> tuple[list[Sample], str]:
     return sorted(samples, key=place), told if told != rule else f"{rule} They stand with {order}."
 
 
-def _shares(sizes: dict[tuple[str, bool], int], limit: int) -> dict[tuple[str, bool], int]:
-    """Deal out places one by one, wrong rows first, as long as a cell has rows."""
+def _shares(sizes: dict[tuple[str, bool | None], int], limit: int) -> dict[tuple[str, bool | None], int]:
+    """Deal out places one by one, wrong rows first and those not scored last, as long as a cell has rows."""
     shares = dict.fromkeys(sizes, 0)
-    order = sorted(sizes, key=lambda cell: cell[1])
+    order = sorted(sizes, key=lambda cell: list(_CLASSES).index(cell[1]))
     while limit > 0 and (open_cells := [cell for cell in order if shares[cell] < sizes[cell]]):
         for cell in open_cells[:limit]:
             shares[cell] += 1
@@ -318,10 +331,12 @@ def _group_names(numbers: dict[str, int]) -> list[str]:
 
 
 def _empty_choices(samples: Sequence[Sample], numbers: dict[str, int]) -> list[str]:
-    found = {(bool(sample.correct), numbers[sample.group]) for sample in samples if sample.correct is not None}
+    found = {(sample.correct, numbers[sample.group]) for sample in samples}
+    undecided = any(sample.correct is None for sample in samples)
     return [
         f"none-{name}-{number}"
-        for verdict, name in ((False, "no"), (True, "yes"))
+        for verdict, name in _CLASSES.items()
+        if verdict is not None or undecided
         for number in sorted(set(numbers.values()))
         if (verdict, number) not in found
     ]

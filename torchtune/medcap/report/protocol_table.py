@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from medcap.report.intervals import between
 from medcap.report.sections import Bar, Section
 
 CONTROL_NAMES = {
@@ -40,7 +41,7 @@ class ProtocolLine:
     description: str = ""
     interval: tuple[float, float] | None = None
     controls: Mapping[str, float] = field(default_factory=dict)
-    falls: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    falls: Mapping[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     share: bool = True
     own: Mapping[str, float] = field(default_factory=dict)
 
@@ -71,9 +72,10 @@ class ProtocolLine:
         """Return how a control's fall is shown, as a style class, and its words; "" twice where it is not known."""
         if name not in self.controls or name not in self.falls:
             return "", ""
-        value, low, high = map(self._number, self.falls[name])
-        kind, words = ("falls", "falls by") if self.falls[name][1] > 0 else ("stays", "no proven fall:")
-        return kind, f"{words} {value} ({low} to {high})"
+        value, low, high = self.falls[name]
+        ends = between(low, high, self._number)
+        kind, words = ("falls", "falls by") if low is not None and low > 0 else ("stays", "no proven fall:")
+        return kind, f"{words} {self._number(value)} ({ends})"
 
     def _with_unit(self, value: float) -> str:
         return f"{self._number(value)} %" if self.share else self._number(value)

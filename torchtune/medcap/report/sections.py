@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from medcap.report.intervals import between
+
 
 class Section:
     """A part of a page: plain data, and the template that shows it.
@@ -27,13 +29,13 @@ class Bar:
 
     Attributes:
         value: the share.
-        low: lower end of the interval.
+        low: lower end of the interval; None where there is none, because all rows are of one image or patient.
         high: upper end.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def text(self) -> str:
@@ -42,13 +44,14 @@ class Bar:
 
     @property
     def between(self) -> str:
-        """The interval in percent."""
-        return f"{100 * self.low:.1f} – {100 * self.high:.1f}"
+        """The interval in percent, or why there is none."""
+        return between(self.low, self.high, lambda end: f"{100 * end:.1f}", " – ")
 
     @property
     def drawn(self) -> tuple[float, float, float]:
-        """Low, value and high in percent of the strip's length."""
-        low, value, high = (100.0 * min(max(share, 0.0), 1.0) for share in (self.low, self.value, self.high))
+        """Low, value and high in percent of the strip's length; without an interval, the value three times."""
+        ends = [self.value if end is None else end for end in (self.low, self.high)]
+        low, value, high = (100.0 * min(max(share, 0.0), 1.0) for share in (ends[0], self.value, ends[1]))
         return low, value, high
 
 

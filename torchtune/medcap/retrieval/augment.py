@@ -17,11 +17,11 @@ from tqdm import tqdm
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.row_entry import image_entry
 from medcap.data.row_examples import EXAMPLE_KEYS, FLAT_KEY, read_example_row, without_examples
-from medcap.data.row_layouts import CONVERSATION_KEYS
+from medcap.data.row_layouts import CONVERSATION_KEYS, FOLDER_IN_META, IMAGE_FIELDS
 from medcap.datasets.rows.json_rows import read_rows
 from medcap.errors import UserError
 from medcap.files import write_text
-from medcap.retrieval.candidates import Candidate, Failure, check_plain_image, moved_mask, text_of
+from medcap.retrieval.candidates import Candidate, Failure, check_plain_image, image_folder, moved_mask, text_of
 from medcap.retrieval.index import Index, relative_name
 from medcap.retrieval.neighbours import FaissNeighbours, MatrixNeighbours, import_faiss
 from medcap.retrieval.tower import EncodedImages, RetrievalTower
@@ -135,7 +135,7 @@ def augment(
             if chosen:
                 # The names of examples are those from the output's folder already.
                 examples = [writer.example(candidate) for candidate in chosen]
-                finished[position] = writer.moved(query.row) | {"icl_examples": examples}
+                finished[position] = writer.query(query.row, query.image) | {"icl_examples": examples}
             else:
                 report.failures.append(Failure(query.name, "no candidate is left for it"))
             report.with_examples += bool(chosen)
@@ -199,8 +199,14 @@ def _query(name: str, row: Any, reader: ImageReader, choice: Choice) -> _Query:
     if read.mask is not None and "masks" not in own:
         own.pop("mask", None)
         own["target_mask"] = read.mask
+    masks = own.get("masks")
+    if isinstance(masks, list) and len(masks) > 1:
+        raise UserError(f"it has {len(masks)} masks, but an answer by example is one: write a row for each")
+    if masks == []:  # what the question asks for is not there
+        del own["masks"]
+        own["target_mask"] = {"mask": None}
     same = {key: text_of(row, key) for key in choice.same}
-    return _Query(name, own, reader.resolve(path), text_of(row, choice.patient_key), same)
+    return _Query(name, own, reader.resolve(path, image_folder(row)), text_of(row, choice.patient_key), same)
 
 
 class _Chooser:
@@ -265,12 +271,29 @@ class _RowWriter:
             "mask": moved_mask(candidate.mask, lambda it: self._name(Path(it))),
         }
 
+    def query(self, row: dict[str, Any], image: Path) -> dict[str, Any]:
+        """Return a row as :meth:`moved` does, and without the folder of its image in ``meta``: examples have others."""
+        changed = self.moved(row)
+        if image_folder(row) is None:
+            return changed
+        meta, own = FOLDER_IN_META.sub("", row["meta"]).strip("; "), row["image"]
+        changed = {
+            **changed,
+            "image": {**own, "image": self._name(image)} if isinstance(own, Mapping) else self._name(image),
+        }
+        del changed["meta"]
+        return changed | ({"meta": meta} if meta else {})
+
     def moved(self, row: Any) -> Any:
         """Return a row whose own files are named from the output's folder."""
         if self._stays or not isinstance(row, Mapping):
             return row
         changed = dict(row)
+        # The folder of these is in 'meta'.
+        stay = () if image_folder(row) is None else IMAGE_FIELDS
         for key, value in row.items():
+            if key in stay:
+                continue
             if key in _PATH_KEYS or FLAT_KEY.fullmatch(str(key)):
                 changed[key] = self._entry(value)
             elif key in CONVERSATION_KEYS and isinstance(value, list):

@@ -19,6 +19,7 @@ from medcap.errors import UserError
 from medcap.probe.features import BATCH_SIZE
 from medcap.retrieval.candidates import Candidate, Failure, read_candidates
 from medcap.retrieval.index import write_index
+from medcap.retrieval.kept_features import drop_kept, encode_and_keep
 from medcap.retrieval.tower import RetrievalTower
 from medcap.workers import batched, num_processors
 
@@ -61,6 +62,8 @@ def build_index(
         keep: other keys of a row that the index keeps for ``Choice.same``.
         batch_size: images that are encoded together.
 
+    Features are kept in the folder until the index is written: a build that was killed goes on from them.
+
     Returns:
         What was built. An image that cannot be read, and a mask that cannot be drawn on its image, is left out and
         named in the failures.
@@ -72,12 +75,13 @@ def build_index(
     candidates, bad = _with_good_masks(candidates, reader)
     failures += bad
     images = list(dict.fromkeys(candidate.image for candidate in candidates))
-    encoded = tower.encode(images, reader, batch_size, "candidates")
+    encoded = encode_and_keep(images, tower, folder, reader, batch_size)
     failures = [*failures, *encoded.failures.values()]
     row_of = {path: number for number, path in enumerate(images) if number not in encoded.failures}
     kept: list[Candidate] = [candidate for candidate in candidates if candidate.image in row_of]
     embeddings = encoded.values[np.array([row_of[candidate.image] for candidate in kept])]  # [n, d]
     write_index(folder, kept, embeddings, tower.facts, failures)
+    drop_kept(folder)
     return BuiltIndex(len(kept), len(row_of), failures)
 
 

@@ -75,7 +75,8 @@ def read_candidates(
                 check_plain_image(row, image)
                 patient = text_of(row, patient_key)
                 kept = {key: text for key in keep if (text := text_of(row, key)) is not None} if own else {}
-                candidate = Candidate(*_resolved(image, mask, reader), patient if own else None, kept)
+                files = _resolved(image, mask, reader, image_folder(row))
+                candidate = Candidate(*files, patient if own else None, kept)
                 found.setdefault((str(candidate.image), json.dumps(candidate.mask, sort_keys=True)), candidate)
         except UserError as error:
             failures.append(Failure(name, str(error)))
@@ -95,14 +96,18 @@ def text_of(row: Mapping[str, Any], key: str) -> str | None:
     return str(value)
 
 
+def image_folder(row: Mapping[str, Any]) -> str | None:
+    """Return the folder of a row's images that its ``meta`` names, as converters write it; None without one."""
+    meta = row.get("meta")
+    return folder_of(meta) if isinstance(meta, str) else None
+
+
 def check_plain_image(row: Mapping[str, Any], image: Any) -> None:
     """See that a row's image is found and looked at as retrieval does it.
 
     Raises:
-        UserError: if row or image names frames, an axis or a window, or the row a folder as medcap 2024's do.
+        UserError: if row or image names frames, an axis or a window.
     """
-    if isinstance(row.get("meta"), str) and folder_of(row["meta"]):
-        raise UserError("the folder in 'meta' is not read by retrieval: write it before the image's name")
     for given in (row, image if isinstance(image, Mapping) else {}):
         for key in VIEW_KEYS:
             if key != "fit" and given.get(key) is not None:
@@ -129,10 +134,10 @@ def _is_absent(mask: Any) -> bool:
     return mask is None or (isinstance(mask, Mapping) and "mask" in mask and mask["mask"] is None)
 
 
-def _resolved(image: Any, mask: Any, reader: ImageReader) -> tuple[Path, str | dict[str, Any]]:
+def _resolved(image: Any, mask: Any, reader: ImageReader, folder: str | None) -> tuple[Path, str | dict[str, Any]]:
     if isinstance(image, list):
         raise UserError("'image' of a row with a mask must be one path")
-    path = reader.resolve(image_entry(image, "image")[0])
+    path = reader.resolve(image_entry(image, "image")[0], folder)
     return path, moved_mask(mask, lambda name: str(reader.resolve(name)))
 
 

@@ -336,7 +336,10 @@ def verdict(difference: Interval, p: float, share: bool = True, names: tuple[str
     without_draws = difference.draws == 0  # then no row differs from another
     if difference.value == 0.0 and (without_draws or difference.low == difference.high):
         return f"{names[0]} and {names[1]} score the same on every row."
-    apart = difference.low > 0.0 or difference.high < 0.0
+    if difference.ends is None:
+        return "No clear difference: the rows are of one image or patient, which has no interval."
+    low, high = difference.ends
+    apart = low > 0.0 or high < 0.0
     better = names[1] if difference.value > 0.0 else names[0]
     size = f"{100 * abs(difference.value):.1f} points" if share else f"{abs(difference.value):.3f}"
     if apart and p < SIGNIFICANT:

@@ -57,7 +57,8 @@ def relative_scores(rows: Sequence[RatedAnswer]) -> dict[str, Any]:
 
     Returns:
         ``n``, ``rated``, ``failures`` (missing answers), ``unrated``, ``scores`` and ``intervals``: reference_score,
-        prediction_score (1 to 10) and the two relative scores. ``scores`` is empty where no row is rated.
+        prediction_score (1 to 10) and the two relative scores. ``scores`` is empty where no row is rated, and
+        ``intervals`` where all rows are of one image.
     """
     kept = [row for row in rows if row.counted]
     block: dict[str, Any] = {
@@ -74,7 +75,8 @@ def relative_scores(rows: Sequence[RatedAnswer]) -> dict[str, Any]:
     for name, statistic in _STATISTICS.items():
         interval = bootstrap_of_sums(columns, statistic)
         block["scores"][name] = interval.value
-        block["intervals"][name] = interval.as_dict()
+        if interval.ends is not None:
+            block["intervals"][name] = interval.as_dict()
     return block
 
 

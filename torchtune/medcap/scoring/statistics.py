@@ -24,19 +24,24 @@ class Interval:
 
     Attributes:
         value: the statistic of the data itself.
-        low: lower end.
-        high: upper end.
+        low: lower end; None where there is no interval, because only one row or cluster can be drawn.
+        high: upper end; None likewise.
         level: share of the draws between the ends.
         draws: number of bootstrap samples; 0 for an interval of Wilson's (see :func:`with_width`).
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     level: float
     draws: int
 
-    def as_dict(self) -> dict[str, float | int]:
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The lower and the upper end; None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def as_dict(self) -> dict[str, float | int | None]:
         """Return the interval for a JSON file."""
         return {"low": self.low, "high": self.high, "level": self.level, "draws": self.draws}
 
@@ -55,7 +60,7 @@ def with_width(interval: Interval, rows: float, kind: str = SHARE) -> Interval:
         kind: ``SHARE`` or ``DIFFERENCE``; an interval of a ``NUMBER`` is not changed.
 
     Returns:
-        Wilson's interval, with 0 draws; any other interval unchanged.
+        Wilson's interval, with 0 draws; any other interval unchanged, and none stays none.
 
     Example:
         >>> with_width(Interval(1.0, 1.0, 1.0, 0.95, 10_000), rows=1)
@@ -90,7 +95,7 @@ def bootstrap_interval(
             Hinkley, 1997, section 3.8). None draws single rows.
 
     Returns:
-        The mean and its interval.
+        The mean and its interval; without ends for one row or cluster, unless it is Wilson's.
 
     Raises:
         ValueError: if there are no values, one is not finite, or the lengths differ.
@@ -129,7 +134,7 @@ def bootstrap_of_sums(
     kinds, repeats = (distinct, repeats) if _few(len(distinct), len(rows)) else (rows, None)
     drawn = [statistic(counts @ kinds) for counts in _resamples(len(rows), repeats, draws, seed)]
     value = float(statistic(rows.sum(axis=0, keepdims=True))[0])
-    return _interval(value, np.concatenate(drawn), level)
+    return _interval(value, np.concatenate(drawn), level, len(rows))
 
 
 def bootstrap_of_weights(
@@ -159,7 +164,7 @@ def bootstrap_of_weights(
         raise ValueError("no values to draw from")
     drawn = [statistic(counts) for counts in _resamples(rows, None, draws, seed)]
     values = np.concatenate(drawn)
-    return _interval(float(statistic(np.ones((1, rows), dtype=np.int64))[0]), values[~np.isnan(values)], level)
+    return _interval(float(statistic(np.ones((1, rows), dtype=np.int64))[0]), values[~np.isnan(values)], level, rows)
 
 
 def bootstrap_group_mean(
@@ -211,7 +216,7 @@ def bootstrap_group_mean(
 
     own = np.ones((1, len(kinds)), dtype=np.int64) if repeats is None else repeats[None]
     drawn = [mean_of_means(counts) for counts in _resamples(len(rows), repeats, draws, seed)]
-    interval = _interval(float(mean_of_means(own)[0]), np.concatenate(drawn), level)
+    interval = _interval(float(mean_of_means(own)[0]), np.concatenate(drawn), level, len(rows))
     return with_width(interval, rows_of_means(np.unique(codes, return_counts=True)[1]), kind)
 
 
@@ -331,7 +336,10 @@ def _resamples(rows: int, repeats: np.ndarray | None, draws: int, seed: int) -> 
             yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows)
 
 
-def _interval(value: float, drawn: np.ndarray, level: float) -> Interval:
+def _interval(value: float, drawn: np.ndarray, level: float, units: int) -> Interval:
+    if units < 2:
+        # Each draw takes the same rows: the ends would be the value itself, as if it were certain.
+        return Interval(value, None, None, level, len(drawn))
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return Interval(value, float(low), float(high), level, len(drawn))

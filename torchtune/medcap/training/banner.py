@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 
 from medcap.checkpoints.build_model import EarlierRun, ModelPlan
+from medcap.models.component_registry import further_components
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.frozen_linear import UNQUANTISED, count_parameters, weights_of
 
@@ -40,6 +41,27 @@ def describe_parts(model: VisionLanguageModel, options: Mapping[str, Mapping[str
                 shown = "".join(f", {key} {value:g}" for key, value in own.items())
                 lines.append(_line(label, sum(value.numel() for value in group), group[0]) + shown)
     return "\n".join(lines)
+
+
+def untrained_notes(model: VisionLanguageModel, saved: Collection[str] = ()) -> list[str]:
+    """Note the components beside tower and projector that have weights and do not learn.
+
+    A decoder of boxes or masks that is configured and forgotten in ``trainable`` would answer at random.
+
+    Args:
+        model: model whose ``requires_grad`` flags are set.
+        saved: components whose weights come from an earlier run.
+
+    Returns:
+        A line for each.
+    """
+    notes = []
+    for name in further_components(model.components):
+        parameters = list(model.components[name].parameters())
+        if parameters and not any(value.requires_grad for value in parameters):
+            start = "the earlier run left it" if name in saved else "it was built, without an earlier run's weights"
+            notes.append(f"note: {name} is configured but not in 'trainable': it stays as {start}")
+    return notes
 
 
 def describe_start(plan: ModelPlan, start: EarlierRun) -> str:

@@ -11,7 +11,7 @@ from medcap.datasets.mixture import MixedDataset
 from medcap.datasets.source_keys import source_files
 from medcap.models.component_registry import COMPONENTS
 from medcap.models.llm_lora import LanguageModelAdapters
-from medcap.training.banner import describe_parts, describe_start
+from medcap.training.banner import describe_parts, describe_start, untrained_notes
 from medcap.training.data import TrainingData
 from medcap.training.distributed.context import DistributedContext
 from medcap.training.distributed.parallelism import plan_parallelism
@@ -105,6 +105,8 @@ class FineTuneRecipe:
         if world.is_main:
             chosen = [] if parallelism is None else [parallelism.why, trained.why]
             notes = [*(f"note: {notice}" for notice in plan.vision.notices), *speed_notes(cfg, world.device)]
+            saved = plan.vision.saved
+            notes += untrained_notes(model, () if saved is None else saved.configs)
             if start is not None and self.folder.resume_from is None:
                 chosen.append(describe_start(plan, start))
             own = cfg.trainable if isinstance(cfg.trainable, dict) else {}

@@ -107,6 +107,21 @@ def test_verdicts_are_words_and_signs_and_can_be_filtered():
     assert "radio" not in gallery([Sample("a", ["a"])])
 
 
+def test_rows_that_the_rule_does_not_decide_are_neither_wrong_nor_right():
+    samples = [Sample("a", ["a"], correct=True, group="CT"), Sample("a", ["b"], correct=False, group="CT")]
+    samples += [Sample("a", ["a"], group="MR")] * 3
+    html = gallery(samples)
+    assert re.findall(r">(All 5|[✗✓–] \w[\w ]+ \d)<", html) == ["All 5", "✗ Wrong 1", "✓ Right 1", "– Not scored 3"]
+    assert re.findall(r'article class="sample (\w+) ', html) == ["yes", "no", "open", "open", "open"]
+    assert re.findall(r'class="empty (none-\w+-\d+)"', html) == ["none-no-2", "none-yes-2", "none-open-1"]
+    chosen, rule = choose_samples(samples * 10, 9)
+    assert [sum(sample.correct is verdict for sample in chosen) for verdict in (False, True, None)] == [3, 3, 3]
+    assert rule == (
+        "9 of 50 rows are shown: 3 of the 10 wrong, 3 of the 10 right and 3 of the 30 not scored, shared out among the"
+        " modalities, evenly spaced over the file."
+    )
+
+
 def test_half_wrong_half_right_are_shown_and_the_rule_is_stated():
     samples = [Sample("x", ["y"], correct=index % 10 != 0, name=str(index)) for index in range(1000)]
     chosen, rule = choose_samples(samples, 60)
@@ -164,14 +179,19 @@ def test_groups_can_be_filtered_and_an_empty_choice_says_so():
 
 
 def test_the_style_sheet_has_a_rule_for_every_group_that_a_gallery_makes():
-    samples = [Sample("a", ["a"], correct=True, group=f"{index:02}") for index in range(MOST_GROUPS + 3)]
+    verdicts = (True, False, None)
+    samples = [Sample("a", ["a"], correct=verdicts[index % 3], group=f"{index:02}") for index in range(MOST_GROUPS + 3)]
     html = gallery(samples)
+    assert {"no", "yes", "open"} <= set(re.findall(r"none-([a-z]+)-", html))
     assert "4 others" in html
     made = set(re.findall(r"group-\d+", html)) | set(re.findall(r"none-\w+-\d+", html))
     assert f"group-{MOST_GROUPS}" in made
     page = Page("", "", [Gallery("", samples)]).html()
     style = page[page.index("<style>") : page.index("</style>")]
     assert all(re.search(rf"\.{name}\b", style) for name in made)
+    assert all(
+        f".show-{verdict}:checked ~ .samples .sample:not(.{verdict})" in style for verdict in ("no", "yes", "open")
+    )
 
 
 def options_of(html):

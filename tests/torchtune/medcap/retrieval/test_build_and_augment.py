@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from medcap.data.images.reader import ImageReader
+from medcap.data.row_examples import as_conversation
 from medcap.errors import UserError
 from medcap.retrieval import augment as augment_rows
 from medcap.retrieval.augment import Choice, augment
@@ -169,7 +170,7 @@ def test_rows_without_a_usable_image_stay_and_are_named(folder):
         {"image": "50.png", "frames": 3},
         {"image": {"image": "50.png", "window": [40, 400]}},
         "no row",
-        {"image": "0.png", "meta": "dir=./sub"},
+        {"image": "0.png", "meta": "dir=./sub"},  # no such folder, so 0.png beside the file is not meant
         {"image": "0.png"},
         {"image": {"image": "50.png", "fit": "pad"}},
     ]
@@ -181,7 +182,44 @@ def test_rows_without_a_usable_image_stay_and_are_named(folder):
         "'frames' is not read",
         "'window' is not read",
         "be an object",
-        "'meta'",
+        "does not exist",
         "no candidate",
     ]
     assert all(reason in failure.reason for reason, failure in zip(reasons, report.failures, strict=True))
+
+
+def test_the_folder_in_meta_is_read_and_written_before_the_names_of_images(folder):
+    (folder / "sub").mkdir()
+    for level in (60, 110):
+        Image.new("L", SIZE, level).save(folder / "sub" / f"{level}.png")
+    Image.new("L", SIZE, 255).save(folder / "110.png")  # another picture of the query's name
+    meta = f"dir={folder / 'sub'}"
+    built, reader = build(
+        folder,
+        {"image": "60.png", "mask": "mask.png", "meta": meta},
+        {"image": "200.png", "mask": "mask.png"},
+    )
+    assert (built.candidates, built.failures) == (2, [])
+    given = {"image": "110.png", "target_mask": "mask.png", "meta": f"set=liver; {meta}"}
+    _, (row,) = chosen(folder, reader, given)
+    assert row == {
+        "image": "sub/110.png",
+        "target_mask": "mask.png",
+        "meta": "set=liver",
+        "icl_examples": [{"image": "sub/60.png", "mask": "mask.png"}, {"image": "200.png", "mask": "mask.png"}],
+    }
+
+
+def test_a_row_whose_object_is_absent_gets_an_absent_mask_and_one_of_two_masks_no_examples(folder):
+    _, reader = build(folder, {"image": "0.png", "mask": "mask.png"})
+    turns = [{"from": "human", "value": "Where is the liver?"}, {"from": "gpt", "value": "none"}]
+    absent = {"image": "50.png", "masks": [], "conversations": turns}
+    two = {"image": "50.png", "masks": ["mask.png", "mask.png"]}
+    report, (first, second) = chosen(folder, reader, absent, two)
+    assert first["target_mask"] == {"mask": None} and "masks" not in first
+    read = as_conversation(first)
+    assert read["masks"] == [{"image": 1, "mask": None}]
+    assert second == two
+    assert [failure.reason for failure in report.failures] == [
+        "it has 2 masks, but an answer by example is one: write a row for each"
+    ]

@@ -46,8 +46,12 @@ def test_known_answer_for_right_and_wrong():
     assert interval.as_dict() == {"low": 0.21, "high": 0.39, "level": 0.95, "draws": 10_000}
 
 
-def test_one_value_and_equal_values_have_no_width():
-    assert bootstrap_interval([0.5]).low == bootstrap_interval([0.5]).high == 0.5
+def test_one_row_or_cluster_has_no_interval_and_equal_values_have_no_width():
+    assert bootstrap_interval([0.5]) == Interval(0.5, None, None, 0.95, 10_000)
+    assert bootstrap_interval([0.5]).ends is None
+    assert bootstrap_interval([0.2, 0.4], clusters=["a", "a"]).ends is None
+    assert bootstrap_group_mean([0.5], ["x"]).ends is None
+    assert bootstrap_of_weights(1, lambda counts: counts[:, 0] / 2).ends is None
     assert bootstrap_interval([2.0] * 1000).high == 2.0
 
 
@@ -203,6 +207,6 @@ def test_a_mean_of_ratios_is_drawn_by_cluster():
     interval = bootstrap_of_ratios(hits, sizes, clusters, groups)
     assert interval.value == pytest.approx((1 / 4 + 2 / 6) / 2)
     assert (interval.low, interval.high) == (0.0, 1.0)  # only r, or only q
-    assert bootstrap_group_mean([1.0, 0.0, 1.0], ["a", "a", "b"], clusters=["x", "x", "x"]).low == 0.75
+    assert bootstrap_group_mean([1.0, 0.0, 1.0], ["a", "a", "b"], clusters=["x", "x", "x"]).ends is None
     with pytest.raises(ValueError, match="2 rows, 1 clusters"):
         bootstrap_of_ratios([1, 1], [1, 1], ["p"])

@@ -46,6 +46,13 @@ def test_right_is_reported_only_where_every_row_is_right_or_wrong():
     assert (line["n"], line["right"], line["value"]) == (2, None, 0.75)
 
 
+def test_one_row_or_image_has_a_value_without_an_interval():
+    (line,) = group_tables([{"organ": "lung"}] * 2, rows(0.5, 0.6, decided=False), clusters=["a.png"] * 2)["organ"]
+    assert (line["value"], line["low"], line["high"]) == (0.55, None, None)
+    result = averages([{"organ": "lung"}], rows(0.5, decided=False))
+    assert result["micro"] == {"value": 0.5, "low": None, "high": None, "level": 0.95, "draws": 10_000}
+
+
 def test_rows_without_any_group_have_no_tables():
     assert group_tables([{}, {}], rows(1.0, 0.0)) == {}
 

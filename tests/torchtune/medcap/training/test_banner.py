@@ -2,7 +2,7 @@ from torch import nn
 
 from helpers.model_parts import ModelParts
 from medcap.modules.frozen_linear import quantise_layer
-from medcap.training.banner import describe_parts
+from medcap.training.banner import describe_parts, untrained_notes
 from medcap.training.trainable import set_trainable
 
 
@@ -30,4 +30,17 @@ def test_the_banner_counts_quantised_weights_and_names_their_precision():
     quantise_layer(model.decoder, "int8")
     assert describe_parts(model).splitlines()[0].split() == [
         *("language", "model", "trained", "32", "parameters", "float32,", "layers", "in", "int8")
+    ]
+
+
+def test_a_component_that_is_configured_and_does_not_learn_is_noted():
+    model = ModelParts("medcap.models.mlp")
+    set_trainable(model, ["projector"])
+    for name in ("box_decoder", "mask_decoder", "region_encoder"):
+        model.components[name] = nn.Linear(2, 2).requires_grad_(name == "box_decoder")
+    model.components["words"] = nn.Identity()  # no weights: nothing could learn
+    assert untrained_notes(model, ["region_encoder"]) == [
+        "note: mask_decoder is configured but not in 'trainable': it stays as it was built, without an earlier run's"
+        " weights",
+        "note: region_encoder is configured but not in 'trainable': it stays as the earlier run left it",
     ]

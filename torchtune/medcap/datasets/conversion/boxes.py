@@ -14,12 +14,12 @@ from medcap.data.boxes.notations import NOTATIONS
 from medcap.datasets.conversion.base import Converter, Examples, Folders
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name
+from medcap.datasets.conversion.text_boxes import UNREADABLE
 from medcap.datasets.conversion.writing import MISSING
 from medcap.datasets.published.box_questions import BOX, KINDS, WHERE_OBJECT, Asking, BoxQuestion
 from medcap.datasets.published.marked import SHARES, AbsentObjects, MarkedImage
 from medcap.errors import UserError
 
-UNREADABLE = "the image cannot be read"
 Source = Callable[[Tally], Iterator[MarkedImage]]
 
 
@@ -33,7 +33,8 @@ class BoxConverter(Converter):
         knows_absent: whether an object that is not marked is known not to be there.
 
     Args:
-        box_format: notation of boxes in the words; None for ``<BOX>`` and the row's ``boxes``.
+        box_format: notation of boxes in the words, which then stand alone, as published sets have them; None for
+            sentences with ``<BOX>`` and the row's ``boxes``.
         kinds: REC, REG, DET: see :class:`BoxQuestion`.
         question: instead of ``where``, with ``{}`` for the object.
         absent: questions an image about objects that it does not show.
@@ -101,7 +102,8 @@ class BoxConverter(Converter):
             if self.absent:
                 found = list(found)
                 absent = AbsentObjects(found, self.absent, self.seed)
-            asking = Asking(tuple(self.kinds), self.question or self.where, self.box_format, absent)
+            notation = self.box_format
+            asking = Asking(tuple(self.kinds), self.question or self.where, notation, absent, notation is None)
             for image in found:
                 try:
                     place = place_of(tuple(map(safe_name, image.names)), locations)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from medcap.data.boxes.box import Size
 from medcap.datasets.conversion.base import Converter, Examples, Folders, Output
-from medcap.datasets.conversion.boxes import UNREADABLE, place_of, whole_number
+from medcap.datasets.conversion.boxes import place_of, whole_number
 from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.fields import safe_name
+from medcap.datasets.conversion.text_boxes import UNREADABLE
 from medcap.datasets.conversion.writing import MISSING
 from medcap.datasets.published.marked import AbsentObjects
 from medcap.datasets.published.mask_questions import ABSENT_ANSWERS, KINDS, PHRASINGS, Asking, MaskQuestion

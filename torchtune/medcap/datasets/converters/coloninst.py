@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medcap.datasets.conversion.base import Converter, Examples, Folders, add_split
 from medcap.datasets.conversion.example import Example, Tally, each
 from medcap.datasets.conversion.llava import llava_example
+from medcap.datasets.conversion.text_boxes import with_boxes_inside
 from medcap.datasets.published import coloninst
 
 TASKS = ("cap", "3tasks", "cls", "reg", "rec")
@@ -19,6 +21,8 @@ TASKS = ("cap", "3tasks", "cls", "reg", "rec")
 @dataclass(frozen=True)
 class ColonInst(Converter):
     """``ColonINST-<split>-<task>.json``: LLaVA's layout, but the image is the one that ``id`` names.
+
+    Boxes are cut at the edges of their image; a record with a box of which nothing is left is left out.
 
     Args:
         split: ``train`` or ``validation``.
@@ -48,11 +52,20 @@ class ColonInst(Converter):
         tasks = self.tasks or ("cap", *joined)
         paths = [Path(self.need(folders, *self._names(task))) for task in tasks]
         images = self.need_images(folders, f"{coloninst.FOLDER}/{coloninst.IMAGES}")
+        # On first use: a list of the converters needs no decoders of images.
+        from medcap.data.images.reader import ImageReader
+        from medcap.data.images.reference import ImageRef
+
+        reader = ImageReader([images])
+
+        def convert(record: Mapping[str, Any]) -> list[Example]:
+            example = llava_example(record, images, "id")
+            return [with_boxes_inside(example, "coloninst", lambda path: reader.shown_size(ImageRef(path)))]
 
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             for path in paths:
                 records = coloninst.records(path, tally)
-                yield from each(records, lambda record: [llava_example(record, images, "id")], tally)
+                yield from each(records, convert, tally)
 
         return read
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from medcap.data.boxes.notations import find_boxes
 from medcap.datasets.conversion.base import Converter, Examples, Folders
-from medcap.datasets.conversion.example import Example, Tally
+from medcap.datasets.conversion.example import Example, SkipRecord, Tally
 from medcap.datasets.conversion.questions import find_source, image_folders, locate
+from medcap.datasets.conversion.text_boxes import with_boxes_inside
 from medcap.datasets.published import medgrit
 
 
@@ -33,7 +34,12 @@ class MedGrit(Converter):
         def read(tally: Tally) -> Iterator[tuple[str, Example]]:
             for path in found.files:
                 for it in medgrit.conversations(Path(path), tally):
-                    example = locate(Example(it.turns, it.images), locations)
+                    try:
+                        example = with_boxes_inside(Example(it.turns, it.images), "qwen")
+                    except SkipRecord as reason:
+                        tally.skip(str(reason), it.location)
+                        continue
+                    example = locate(example, locations)
                     patient = medgrit.patient_of(it.images[0])
                     fields = {"patient": patient} if patient else {}
                     phrase = medgrit.phrase_of(it.turns[0][0])

@@ -46,12 +46,15 @@ class Asking:
         where: question for an object's place, with ``{}`` for its name.
         notation: in which boxes are written into answers; None leaves ``<BOX>``.
         absent: objects that images do not show; None to ask about none.
+        sentences: whether answers to REC are sentences, from which a language model learns when to say a box; otherwise
+            the boxes alone, or ``none``.
     """
 
     kinds: Sequence[str] = ("REC",)
     where: str = WHERE_OBJECT
     notation: str | None = None
     absent: AbsentObjects | None = None
+    sentences: bool = False
 
     def questions(
         self, image: MarkedImage, size: Size | None, leave_out: Callable[[str, str], None]
@@ -74,9 +77,8 @@ class Asking:
         questions = []
         if "REC" in self.kinds:
             for phrase, boxes in [*found, *((phrase, ()) for phrase in missing)]:
-                questions.append(
-                    BoxQuestion("REC", self.where.format(phrase), self._answer(boxes, size), boxes, phrase)
-                )
+                answer = self._located(phrase, boxes, size)
+                questions.append(BoxQuestion("REC", self.where.format(phrase), answer, boxes, phrase))
         if "REG" in self.kinds and size is not None:
             for phrase, boxes in found:
                 for box in boxes:
@@ -87,6 +89,17 @@ class Asking:
             boxes = tuple(replace(box, label=phrase) for phrase, its in found for box in its)
             questions.append(BoxQuestion("DET", _DETECT, self._answer(boxes, size), boxes))
         return questions
+
+    def _located(self, phrase: str, boxes: Sequence[Box], size: Size | None) -> str:
+        """Return the answer to where an object is; a finding that is asked for in a sentence is "it"."""
+        if not self.sentences:
+            return self._answer(boxes, size)
+        named = self.where == WHERE_OBJECT
+        if not boxes:
+            return f"There is no {phrase}." if named else "The image does not show it."
+        *first, last = (self._words(box, size) for box in boxes)
+        places = f"{', '.join(first)} and {last}" if first else last
+        return f"{f'The {phrase}' if named else 'It'} lies at {places}."
 
     def _answer(self, boxes: Sequence[Box], size: Size | None) -> str:
         return ", ".join(self._words(box, size) for box in boxes) or NONE

@@ -151,22 +151,25 @@ def _read_preprocess(folder: Path, image_size: Any, key: str) -> Preprocess:
     if path is None:
         raise UserError(f"{key}={folder}: {PREPROCESS_FILES[0]} is missing, which says how images become its pictures")
     settings = read_json(path)
-    settings = {name: value for name, value in settings.get("image_processor", settings).items() if value is not None}
+    settings = settings.get("image_processor", settings)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: 'image_processor' is damaged; download it again")
+    settings = {name: value for name, value in settings.items() if value is not None}
     if not isinstance(image_size, int) or not 0 < image_size <= _MOST_SHOWN:
         raise UserError(f"{folder / 'config.json'}: image_size={image_size!r} must be one number of pixels")
     size, padded = settings.get("size", {}), settings.get("pad_size")
-    edges = set(size.values()) if isinstance(size, dict) else {size}
-    edges |= set(padded.values()) if isinstance(padded, dict) else set()
-    if edges != {image_size} or not settings.get("do_resize", True):
+    edges = list(size.values()) if isinstance(size, dict) else [size]
+    edges += padded.values() if isinstance(padded, dict) else []
+    if not edges or any(edge != image_size for edge in edges) or not settings.get("do_resize", True):
+        sides = ", ".join(sorted({str(edge) for edge in edges})) or "no"
         raise UserError(
-            f"{path}: it makes pictures of {sorted(edges, key=str)} pixels, but the model takes {image_size} x"
-            f" {image_size}"
+            f"{path}: it makes pictures of [{sides}] pixels, but the model takes {image_size} x {image_size}"
         )
     by_long_side = isinstance(size, dict) and "longest_edge" in size
     if by_long_side and not settings.get("do_pad", True):
         raise UserError(f"{path}: do_pad=false with size.longest_edge gives pictures that are not square")
     resample = settings.get("resample", 2)
-    if resample not in INTERPOLATIONS:
+    if not isinstance(resample, int) or resample not in INTERPOLATIONS:
         raise UserError(f"{path}: resample={resample} is neither 2 (bilinear) nor 3 (bicubic)")
     mode = "pad_corner" if by_long_side else "squash"
     try:

@@ -16,7 +16,7 @@ from medcap.models.component import Component
 from medcap.models.mask_decoders.base import MaskDecoder, Outlined, check_gradient_scale
 from medcap.models.mask_decoders.sam_features import KeptFeatures
 from medcap.models.mask_decoders.sam_files import SamDescription, SamFolder, open_sam_folder, sha256_of
-from medcap.models.mask_decoders.sam_model import SamModelParts, read_sam
+from medcap.models.mask_decoders.sam_model import SamModelParts, check_sam, read_sam
 from medcap.models.model_plan import PlannedModel
 from medcap.models.object_query import check_word
 
@@ -72,9 +72,7 @@ def _parts_of(folder: SamFolder) -> SamModelParts:
     """Build the model; on the meta device its tensors are only compared with their description."""
     if torch.empty(0).device.type != "meta":
         return read_sam(folder)
-    parts = SamModelParts(folder.description)
-    folder.check(parts.sam.state_dict())
-    return parts
+    return check_sam(folder)
 
 
 class SamMaskDecoder(MaskDecoder):

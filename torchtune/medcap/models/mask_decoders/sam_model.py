@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medcap.errors import UserError
 from medcap.models.mask_decoders.sam_files import SamDescription, SamFolder
 
 
@@ -117,22 +120,47 @@ def read_sam(folder: SamFolder, single: bool = True) -> SamModelParts:
         single: as for :class:`SamModelParts`.
 
     Raises:
-        UserError: if a tensor is missing, of another shape, or not finite.
+        UserError: if a tensor is missing, of another shape, or not finite, or if the description contradicts itself.
     """
+    check_sam(folder)
     parts = SamModelParts(folder.description, single)
-    folder.check(parts.sam.state_dict())
     parts.sam.load_state_dict(folder.tensors.read())
     return parts
 
 
-def check_sam(folder: SamFolder) -> None:
-    """Compare a folder's tensors with its description without reading them.
+def check_sam(folder: SamFolder) -> SamModelParts:
+    """Compare a folder's tensors with its description without reading them, and see that the model can be computed.
+
+    Returns:
+        The model without memory.
 
     Raises:
-        UserError: if a tensor is missing or of another shape.
+        UserError: if a tensor is missing or of another shape, or if the description contradicts itself.
     """
-    with torch.device("meta"):
-        folder.check(SamModelParts(folder.description).sam.state_dict())
+    description = folder.description
+    with torch.device("meta"), _told(folder):
+        parts = SamModelParts(description)
+    folder.check(parts.sam.state_dict())
+    side = description.preprocess.image_size
+    with torch.device("meta"), torch.no_grad(), _told(folder):
+        features = parts.features(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        parts.masks(features, torch.zeros(1, 1, parts.width))
+    return parts
+
+
+@contextmanager
+def _told(folder: SamFolder) -> Generator[None]:
+    """Turn what transformers raises for numbers that do not fit each other, which may be any error, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        path = folder.weights_file.with_name("config.json")
+        raise UserError(
+            f"{path} contradicts itself or is damaged ({reason}): download the whole folder again"
+        ) from error
 
 
 def _build(description: SamDescription, single: bool) -> nn.Module:

@@ -19,7 +19,8 @@ class ProtocolScores:
     Attributes:
         scores: dotted name -> number, ``open.recall`` or ``accuracy``; 0..1 but for CIDEr. A score whose
             denominator is empty is absent.
-        intervals: intervals under the same names, ``Interval.as_dict()``; absent where there is none.
+        intervals: intervals under the same names, ``Interval.as_dict()``; absent where there is none. One without
+            ends, of one row or cluster, is taken out and named in a notice.
         rows: a flat dictionary a row, in the order of the answers: ``question_id``, the values that the means are
             made of under their dotted names, ``correct`` (True or False, None where the protocol does not decide
             it) and, for the tables, ``value`` (a number, None where the row is not in the headline's denominator).
@@ -29,11 +30,27 @@ class ProtocolScores:
     """
 
     scores: dict[str, float]
-    intervals: dict[str, dict[str, float | int]]
+    intervals: dict[str, dict[str, Any]]
     rows: list[dict[str, Any]]
     counts: dict[str, int]
     notices: list[str] = field(default_factory=list)
     clustered: bool = False
+
+    def __post_init__(self) -> None:
+        """Take out intervals without ends."""
+        self.drop_empty_intervals()
+
+    def drop_empty_intervals(self) -> None:
+        """Take out intervals without ends and say why; to be called again where intervals are added later."""
+        names = [name for name, interval in self.intervals.items() if interval["low"] is None]
+        if names:
+            self.intervals = {name: own for name, own in self.intervals.items() if own["low"] is not None}
+            why = "their rows are of one image or patient" if self.clustered else "they have one row"
+            self.notices = [*self.notices, f"no interval, because {why}: {_few(names)}"]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 class Prompt(StrEnum):

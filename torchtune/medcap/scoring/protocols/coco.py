@@ -119,7 +119,8 @@ def failure_notices(answers: Sequence[Answer], failures: Mapping[int, str]) -> l
     ]
 
 
-def _without_width(intervals: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _without_width(intervals: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     # These scores are not shares of rows, so Wilson's interval is not theirs. BLEU's constants leave a trace of width.
-    names = [name for name, interval in intervals.items() if interval["high"] - interval["low"] < 1e-9]
+    ends = {name: (interval["low"], interval["high"]) for name, interval in intervals.items()}
+    names = [name for name, (low, high) in ends.items() if low is not None and high is not None and high - low < 1e-9]
     return [f"intervals without a width, because all rows score alike: {', '.join(names)}"] if names else []

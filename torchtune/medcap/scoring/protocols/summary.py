@@ -37,7 +37,7 @@ def row_means(
     keys: dict[str, str],
     clusters: Sequence[Hashable] | None = None,
     kinds: Mapping[str, str] | None = None,
-) -> tuple[dict[str, float], dict[str, dict[str, float | int]]]:
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Means over rows with their bootstrap intervals.
 
     Args:

@@ -27,7 +27,7 @@ def test_an_annotation_is_a_box_in_the_image_s_own_pixels(downloads):
     (written,) = downloads.convert(CocoBoxes(file=file, kinds=("REC", "REG")))
     assert written.path.name == "instances.jsonl"
     first, second = rows_of(written)
-    assert said(first) == ["<image>\n\nWhere is the left kidney?", "<BOX>"]
+    assert said(first) == ["<image>\n\nWhere is the left kidney?", "The left kidney lies at <BOX>."]
     assert (first["boxes"], first["image_size"], first["patient"]) == ([[10.0, 5.0, 30.0, 15.0]], [100, 50], "3")
     assert said(second) == ["<image>\n\nWhat is in the box [100, 100, 300, 300]?", "left kidney"]
     (written,) = downloads.convert(CocoBoxes(file=file, phrase_key="words"))

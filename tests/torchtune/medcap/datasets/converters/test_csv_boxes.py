@@ -23,8 +23,23 @@ def test_a_row_is_a_box_and_a_row_without_one_an_image(downloads):
     (written,) = downloads.convert(CsvBoxes(file=file, patient_column="who", absent=1))
     first, second = rows_of(written)
     assert (said(first)[0], first["boxes"]) == ("<image>\n\nWhere is the nodule?", [[10.0, 5.0, 30.0, 15.0]])
-    assert (second["image"], second["patient"], second["boxes"], said(second)[1]) == ("b.png", "p2", [], "none")
+    assert (second["image"], second["patient"], second["boxes"], said(second)[1]) == (
+        "b.png",
+        "p2",
+        [],
+        "There is no nodule.",
+    )
     assert left_out(written) == {"'image' is empty": 1}
+
+
+def test_a_notation_that_is_chosen_stands_alone_as_published_sets_have_it(downloads):
+    rows = [{"image": "a.png", "label": "Nodule", "x1": "10", "y1": "5", "x2": "30", "y2": "15"}]
+    rows += [{**rows[0], "x1": "50", "x2": "60"}]
+    file = str(downloads.table("mine/boxes.csv", rows))
+    (written,) = downloads.convert(CsvBoxes(file=file))
+    assert [said(row)[1] for row in rows_of(written)] == ["The nodule lies at <BOX> and <BOX>."]
+    (written,) = downloads.convert(CsvBoxes(file=file, box_format="coloninst"))
+    assert [said(row)[1] for row in rows_of(written)] == ["{<10><5><30><15>}, {<50><5><60><15>}"]
 
 
 def test_columns_units_and_sides_are_named(downloads):

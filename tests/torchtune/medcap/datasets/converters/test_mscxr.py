@@ -35,7 +35,7 @@ def test_the_boxes_of_a_sentence_are_one_answer_and_fit_a_smaller_copy(tmp_path)
     (written,) = downloads.convert(MsCxr())
     assert written.path.name == "ms-cxr_train.jsonl"
     first, second = rows_of(written)
-    assert said(first) == ["<image>\n\nWhere is this finding: small left effusion", "<BOX>, <BOX>"]
+    assert said(first) == ["<image>\n\nWhere is this finding: small left effusion", "It lies at <BOX> and <BOX>."]
     assert first["boxes"] == [[10.0, 5.0, 30.0, 15.0], [60.0, 5.0, 80.0, 15.0]]
     assert (first["patient"], first["image_size"], first["image"]) == ("p10000032", [100, 50], PATH)
     assert (second["phrase"], second["boxes"]) == ("enlarged heart", [[0.0, 0.0, 50.0, 50.0]])

@@ -30,7 +30,7 @@ def test_sentences_with_boxes_are_asked_for(tmp_path):
     downloads = write(tmp_path, [EFFUSION, NORMAL])
     (written,) = downloads.convert(PadChestGr())
     (row,) = rows_of(written)
-    assert said(row) == ["<image>\n\nWhere is this finding: Left pleural effusion.", "<BOX>"]
+    assert said(row) == ["<image>\n\nWhere is this finding: Left pleural effusion.", "It lies at <BOX>."]
     assert (row["boxes"], row["patient"], row["image_size"]) == ([[10.0, 10.0, 30.0, 20.0]], "P0", [100, 50])
 
 

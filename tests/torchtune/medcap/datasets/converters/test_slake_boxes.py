@@ -22,7 +22,7 @@ def test_an_object_is_a_question_and_all_its_boxes_are_the_answer(downloads):
     assert first == {
         "conversations": [
             {"from": "human", "value": "\u2460" * 50 + "\n\nWhere is the left lung?"},
-            {"from": "gpt", "value": "<BOX>"},
+            {"from": "gpt", "value": "The left lung lies at <BOX>."},
         ],
         "image": "xmlab0/source.jpg",
         "task": "REC",
@@ -30,7 +30,7 @@ def test_an_object_is_a_question_and_all_its_boxes_are_the_answer(downloads):
         "image_size": [100, 50],
         "boxes": [[10.0, 5.0, 30.0, 35.0]],
     }
-    assert said(second) == ["<image>\n\nWhere is the nodule?", "<BOX>, <BOX>"]
+    assert said(second) == ["<image>\n\nWhere is the nodule?", "The nodule lies at <BOX> and <BOX>."]
     assert second["boxes"] == [[1.0, 2.0, 4.0, 6.0], [11.0, 12.0, 14.0, 16.0]]
 
 
@@ -69,9 +69,9 @@ def test_other_kinds_of_questions_and_objects_that_are_absent(downloads):
     (written,) = downloads.convert(SlakeBoxes(absent=3))
     absent = [(row["image"], row["phrase"], said(row)[1]) for row in rows_of(written) if row["boxes"] == []]
     assert sorted(absent) == [
-        ("xmlab0/source.jpg", "heart", "none"),
-        ("xmlab1/source.jpg", "left lung", "none"),
-        ("xmlab1/source.jpg", "nodule", "none"),
+        ("xmlab0/source.jpg", "heart", "There is no heart."),
+        ("xmlab1/source.jpg", "left lung", "There is no left lung."),
+        ("xmlab1/source.jpg", "nodule", "There is no nodule."),
     ]
 
 

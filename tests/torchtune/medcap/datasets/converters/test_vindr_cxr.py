@@ -31,10 +31,15 @@ def test_the_boxes_of_several_readers_around_one_lesion_become_their_mean(tmp_pa
     (folder / "b.png").write_bytes(picture())
     (written,) = downloads.convert(VinDrCxr(absent=1))
     first, second = rows_of(written)
-    assert said(first) == ["<image>\n\nWhere is the nodule/mass?", "<BOX>, <BOX>, <BOX>"]
+    assert said(first) == ["<image>\n\nWhere is the nodule/mass?", "The nodule/mass lies at <BOX>, <BOX> and <BOX>."]
     assert first["boxes"] == [[10.0, 10.0, 21.0, 20.0], [30.0, 30.0, 36.0, 36.0], [30.0, 30.0, 37.0, 37.0]]
     assert (first["image"], first["image_size"]) == ("a.dicom", [64, 40])
-    assert (said(second)[1], second["image"], second["phrase"], second["boxes"]) == ("none", "b.png", "nodule/mass", [])
+    assert (said(second)[1], second["image"], second["phrase"], second["boxes"]) == (
+        "There is no nodule/mass.",
+        "b.png",
+        "nodule/mass",
+        [],
+    )
 
 
 def test_the_test_set_has_no_readers(tmp_path):

@@ -273,4 +273,5 @@ def _published_scores(
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:
-    return replace(interval, value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
+    low, high = (None, None) if interval.ends is None else (end * factor for end in interval.ends)
+    return replace(interval, value=interval.value * factor, low=low, high=high)

@@ -11,6 +11,7 @@ from medcap.data.boxes.box import Box
 from medcap.errors import UserError
 from medcap.scoring.metrics.boxes import giou, num_hits, overlaps, pair_sum
 from medcap.scoring.protocols.base import Protocol, ProtocolScores
+from medcap.scoring.protocols.exact import exact_match
 from medcap.scoring.protocols.grounding.replies import is_unparsed, unread_notices
 from medcap.scoring.protocols.summary import check_answers, count_notice, reasoning_notice, row_means
 from medcap.scoring.question import Answer
@@ -18,7 +19,7 @@ from medcap.scoring.replies.box_reply import BoxReply, predicted_boxes, referenc
 from medcap.scoring.statistics import NUMBER
 
 THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_75": 0.75}
-_NAMES = ("mean_iou", "mean_giou", *THRESHOLDS, "set_f1_50", "false_positive_rate")
+_NAMES = ("mean_iou", "mean_giou", *THRESHOLDS, "set_f1_50", "false_positive_rate", "words_accuracy")
 
 
 class Boxes(Protocol):
@@ -43,6 +44,10 @@ class Boxes(Protocol):
 
     - ``false_positive_rate``: share with any box in the answer, readable or not. An answer that is missing gives none.
 
+    Over the questions that are answered in words, such as what lies in a box (REG):
+
+    - ``words_accuracy``: share that the protocol ``exact`` takes for right. They are in no other denominator.
+
     Labels of the boxes are not compared.
     """
 
@@ -51,7 +56,8 @@ class Boxes(Protocol):
         "boxes of an answer are paired one to one with those of the reference; mean IoU, generalised IoU and Acc"
         " (IoU >= 0.3, 0.5, 0.75) over the questions whose object is there, where a missing box, one too many and one"
         " that cannot be read count as misses; set F1 at 0.5 over all questions; the share of absent objects for which"
-        " a box is given; intervals draw patients where they are known, otherwise images"
+        " a box is given; questions that are answered in words count for words_accuracy alone, as in exact; intervals"
+        " draw patients where they are known, otherwise images"
     )
     headline = "mean_iou"
     scores_boxes = True
@@ -67,7 +73,10 @@ class Boxes(Protocol):
             )
         replies = [predicted_boxes(answer) for answer in answers]
         rows = [
-            {"question_id": answer.question.id, **_values(boxes, reply, answer.failed)}
+            {
+                "question_id": answer.question.id,
+                **(_words(answer) if boxes is None else _values(boxes, reply, answer.failed)),
+            }
             for answer, boxes, reply in zip(answers, wanted, replies, strict=True)
         ]
         clusters = [answer.question.cluster for answer in answers]
@@ -83,16 +92,20 @@ class Boxes(Protocol):
             "unparsed": sum(is_unparsed(reply, boxes) for _, reply, boxes in asked),
             "clusters": len({answer.question.cluster for answer, _, _ in asked}),
         }
-        ignored = [answer for answer, boxes in zip(answers, wanted, strict=True) if boxes is None]
-        notices = count_notice("rows in no denominator, because they do not ask for a box", ignored, answers)
+        said = [answer for answer, boxes in zip(answers, wanted, strict=True) if boxes is None]
+        counts |= {"words": len(said)} if said else {}
+        notices = count_notice("rows that ask for words and not for a box, in words_accuracy alone", said, answers)
         notices += unread_notices([(answer, reply) for answer, reply, _ in asked]) + reasoning_notice(answers)
         return ProtocolScores(scores, intervals, rows, counts, notices, clustered=True)
 
 
-def _values(wanted: tuple[Box, ...] | None, reply: BoxReply, failed: bool) -> dict[str, Any]:
-    """Return the values of a row; those whose denominator it is not in are absent."""
-    if wanted is None:
-        return {"correct": None, "value": None}
+def _words(answer: Answer) -> dict[str, Any]:
+    right = exact_match(answer.prediction, answer.question.references)
+    return {"words_accuracy": float(right), "correct": right, "value": None}
+
+
+def _values(wanted: tuple[Box, ...], reply: BoxReply, failed: bool) -> dict[str, Any]:
+    """Return the values of a row that asks for boxes; those whose denominator it is not in are absent."""
     table = overlaps(wanted, reply.boxes)
     f1 = set_f1(table, reply.given) if wanted or reply.given else float(not failed)
     if not wanted:

@@ -156,7 +156,7 @@ def _intervals(
     modalities: Sequence[str],
     clusters: Sequence[str],
     names: set[str],
-) -> dict[str, dict[str, float | int]]:
+) -> dict[str, dict[str, Any]]:
     """Intervals of the means over modalities; those of BLEU draw the counts of all modalities together."""
     kept = [index for index, name in enumerate(modalities) if name]
     drawn, groups = [clusters[index] for index in kept], [modalities[index] for index in kept]

@@ -118,7 +118,11 @@ class ColonGpt(_ThreeTasks):
         return {"rec.mean_iou": overlap, "rec.precision": hit, "rec.recall": hit / 4}
 
     def finish(self, answers: Sequence[Answer], tasks: Sequence[str], result: ProtocolScores) -> None:
-        """Count what the rule takes for a miss without saying so; see :class:`_ThreeTasks`."""
+        """Divide the recall's interval as the recall, and count misses that the rule does not tell of."""
+        if "rec.precision" in result.intervals:
+            own = result.intervals["rec.precision"]
+            # An interval of the quarters themselves would be Wilson's of 0 and 1 where no hit is: above 0.25.
+            result.intervals["rec.recall"] = {**own, "low": own["low"] / 4, "high": own["high"] / 4}
         asked = [answer for answer, task in zip(answers, tasks, strict=True) if task == "REC"]
         unparsed = [answer for answer in asked if len(_numbers(answer.prediction)) != 4]
         if asked:
@@ -180,6 +184,7 @@ class ColonGptStrict(_ThreeTasks):
                 interval = bootstrap_of_ratios(hits, numbers, clusters)
                 result.scores[name] = interval.value
                 result.intervals[name] = interval.as_dict()
+        result.drop_empty_intervals()
         replies = [(answers[index], predicted_boxes(answers[index])) for index in asked]
         if asked:
             result.counts["rec.unparsed"] = sum(

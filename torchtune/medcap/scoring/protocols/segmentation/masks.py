@@ -190,14 +190,14 @@ def _object(
 
 def _by_class(
     objects: Sequence[dict[str, Any]], owners: Sequence[Hashable], counts: dict[str, int]
-) -> tuple[dict[str, float], dict[str, dict[str, float | int]]]:
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Return the scores of each label and the means over labels, and count its objects."""
     shown: dict[str, str] = {}
     for one in objects:
         if key := class_name(one["label"]):
             shown.setdefault(key, one["label"].strip().replace(".", "_"))
     scores: dict[str, float] = {}
-    intervals: dict[str, dict[str, float | int]] = {}
+    intervals: dict[str, dict[str, Any]] = {}
     classes = [class_name(one["label"]) for one in objects]
     for key, name in shown.items():
         kept = [index for index, own in enumerate(classes) if own == key]

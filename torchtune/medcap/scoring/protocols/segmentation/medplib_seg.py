@@ -126,7 +126,7 @@ def modality(question: Question) -> str:
 
 def _add_modalities(
     scores: dict[str, float],
-    intervals: dict[str, dict[str, float | int]],
+    intervals: dict[str, dict[str, Any]],
     counts: dict[str, int],
     rows: Sequence[dict[str, Any]],
     clusters: Sequence[Hashable],

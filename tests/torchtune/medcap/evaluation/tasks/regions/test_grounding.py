@@ -47,8 +47,8 @@ def test_the_rows_of_a_converter_are_read(tmp_path):
     (written,) = downloads.convert(SlakeBoxes(kinds=("REC", "DET", "REG"), absent=1))
     rows = GroundingTask().load(written.path, LoadOptions(image_roots=[downloads.folder])).rows
     assert [(row.text, row.references[0], row.boxes and len(row.boxes)) for row in rows[:4]] == [
-        ("Where is the nodule?", "[10, 40, 40, 120], [110, 240, 140, 320]", 2),
-        ("Where is the heart?", "none", ()),
+        ("Where is the nodule?", "The nodule lies at [10, 40, 40, 120] and [110, 240, 140, 320].", 2),
+        ("Where is the heart?", "There is no heart.", ()),
         ("What is in the box [10, 40, 40, 120]?", "nodule", None),
         ("What is in the box [110, 240, 140, 320]?", "nodule", None),
     ]

@@ -73,10 +73,16 @@ def test_an_absent_object_in_words_and_rows_that_ask_for_no_box():
         row("1", "There is no ring.", "no"),
         row("2", QWEN, QWEN),
         row("3", "a lung", "a lung"),
-        row("4", "no", "no", task="CLS"),
+        row("4", "yes", "no", task="CLS"),
     )
-    assert (result.counts["present"], result.counts["absent"]) == (1, 1)
-    assert result.notices == ["rows in no denominator, because they do not ask for a box: 2 of 4 (the first is 3)"]
+    assert (result.counts["present"], result.counts["absent"], result.counts["words"]) == (1, 1, 2)
+    assert result.scores["words_accuracy"] == 0.5
+    assert [row["correct"] for row in result.rows[2:]] == [True, False]
+    assert [row["value"] for row in result.rows[2:]] == [None, None]
+    assert result.notices == [
+        "rows that ask for words and not for a box, in words_accuracy alone: 2 of 4 (the first is 3)",
+        "no interval, because their rows are of one image or patient: mean_giou, words_accuracy",
+    ]
     with pytest.raises(UserError, match="boxes: no row asks for a box"):
         score(row("3", "a lung", "a lung"))
 

@@ -8,9 +8,13 @@ from medcap.scoring.answers import read_answers
 from medcap.scoring.protocols.grounding.colongpt import inclusive_iou
 from medcap.scoring.protocols.registry import make_protocol
 
+BOX = "{<0><0><9><10>}"
+
 
 def row(name, reference, prediction, task="REC", question=""):
-    return make_answer(name, question, (reference,), prediction, groups={"task": task} if task else {}, image="a.png")
+    return make_answer(
+        name, question, (reference,), prediction, groups={"task": task} if task else {}, image=f"{name}.png"
+    )
 
 
 def score(protocol, *rows):
@@ -35,6 +39,18 @@ def test_words_are_compared_whole():
     assert (result.scores["cls.accuracy"], result.scores["reg.accuracy"]) == (0.5, 0.0)
     assert (result.counts["cls.n"], result.counts["reg.n"], result.counts["failures"]) == (2, 1, 1)
     assert score("colongpt_strict", *rows).scores["cls.accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "low", "high"),
+    # Wilson's of 0 of 2 and of 2 of 2, and a bootstrap of 1 of 2, each divided by four.
+    [(("no", "no"), 0.0, 0.1644), ((BOX, BOX), 0.0856, 0.25), ((BOX, "no"), 0.0, 0.25)],
+)
+def test_the_interval_of_the_published_recall_is_divided_by_four_too(predictions, low, high):
+    intervals = score("colongpt", *(row(str(n), BOX, text) for n, text in enumerate(predictions))).intervals
+    assert intervals["rec.recall"]["low"] == pytest.approx(low, abs=5e-5)
+    assert intervals["rec.recall"]["high"] == pytest.approx(high, abs=5e-5)
+    assert intervals["rec.recall"]["draws"] == intervals["rec.precision"]["draws"]
 
 
 def test_the_strict_form_has_a_real_recall_and_reads_several_boxes():

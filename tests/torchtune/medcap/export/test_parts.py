@@ -1,0 +1,103 @@
+"""Exports of runs with box head, mask decoder and region encoder: parts beside the folder, and what loads them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from helpers.llava_parity import FIRST, our_logits, ours
+from helpers.run_folders import write_run
+from medcap.checkpoints.atomic import latest_checkpoint
+from medcap.checkpoints.build_model import ComponentPlan, plan_model
+from medcap.checkpoints.run import read_run
+from medcap.checkpoints.vision_files import read_vision_checkpoint, save_components
+from medcap.errors import UserError
+from medcap.export.formats import export_run
+from medcap.export.parts import read_parts
+from medcap.generation.run import open_run
+
+pytestmark = pytest.mark.slow
+COMPONENTS = {
+    "words": {"_component_": "medcap.models.added_words", "tokens": ["<BOX>", "<SEG>", "<region>", "</region>"]},
+    "box_decoder": {"_component_": "medcap.models.box_decoder.box_decoder", "width": 16, "heads": 2},
+    "mask_decoder": {"_component_": "medcap.models.patch_mask_decoder", "width": 16, "heads": 2},
+    "region_encoder": {"_component_": "medcap.models.region_resampler", "num_tokens": 2, "width": 16, "heads": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    run = write_run(folder)
+    plan = plan_model(read_run(run))
+    plan.further += [ComponentPlan(name, config) for name, config in COMPONENTS.items()]
+    torch.manual_seed(5)
+    parts = [part.build(plan) for part in plan.further]
+    for parameter in (parameter for part in parts for parameter in part.parameters()):
+        nn.init.normal_(parameter, std=0.15)
+    step = latest_checkpoint(run)
+    saved = read_vision_checkpoint(step / "vision.safetensors")
+    save_components(step, [part.state() for part in (*plan.vision.build(), *parts)], saved.llm)
+    return run, folder / "out", export_run(run, folder / "out")
+
+
+def test_the_parts_are_named_and_loaded_with_their_weights(exported):
+    run, out, notices = exported
+    assert notices[0] == (
+        "parts/ holds box_decoder and mask_decoder and region_encoder, which transformers has no place for;"
+        " parts/README.md says how to load them"
+    )
+    files = {"README.md", "load_parts.py", "parts.json", *(f"{name}.safetensors" for name in list(COMPONENTS)[1:])}
+    assert {path.name for path in (out / "parts").iterdir()} == files
+    model = open_run(run).model
+    found = read_parts(out / "parts", model.decoder.norm)
+    assert list(found) == ["box_decoder", "mask_decoder", "region_encoder"]
+    for name, part in found.items():
+        wanted = model.components[name].state_dict()
+        assert part.state_dict().keys() == wanted.keys() and len(wanted) > 5
+        assert all(torch.equal(value, wanted[key]) for key, value in part.state_dict().items())
+
+
+def test_the_example_prints_the_box_that_the_run_gives(exported, tmp_path):
+    run, out, _ = exported
+    FIRST.save(tmp_path / "first.png")
+    generator = open_run(run)
+    model, kept = generator.model, {}
+    hook = model.decoder.norm.register_forward_pre_hook(lambda module, given: kept.update(hidden=given[0]))
+    turns = [("user", Image.open(tmp_path / "first.png"), "Where? <BOX>")]
+    with torch.no_grad():
+        our_logits(generator, turns)
+        hook.remove()
+        prompt = generator.tokenizer.prompt(ours(turns))
+        pictures = torch.stack([model.tower.preprocess.transform()(image) for image in prompt.images])
+        patches = model.encode_with_patches(pictures)[1]
+        hidden = kept["hidden"].flatten(0, -2)[prompt.tokens.index(generator.tokenizer.added.box_id) - 1]
+        edges, there = model.components["box_decoder"](hidden[None], patches)
+    command = [sys.executable, str(out / "parts" / "load_parts.py"), str(tmp_path / "first.png"), "Where? <BOX>"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "mask_decoder" in ended.stdout and "region_encoder" in ended.stdout
+    (line,) = re.findall(r"box (\[.*?\]) (\S+)", ended.stdout)[:1]
+    assert json.loads(line[0]) == pytest.approx(edges[0].tolist(), abs=2e-4)
+    assert float(line[1]) == pytest.approx(there.sigmoid().item(), abs=2e-4)
+
+
+def test_damaged_and_newer_parts_end_in_one_line(exported, tmp_path):
+    _, out, _ = exported
+    with pytest.raises(UserError, match=r"cannot be read .*export the run again"):
+        read_parts(tmp_path, nn.Identity())
+    facts = json.loads((out / "parts/parts.json").read_text())
+    (tmp_path / "parts.json").write_text(json.dumps(facts | {"format_version": 2}))
+    with pytest.raises(UserError, match="has format 2: update medcap"):
+        read_parts(tmp_path, nn.Identity())
+    (tmp_path / "parts.json").write_text(json.dumps(facts | {"parts": {"image_gain": {}}}))
+    with pytest.raises(UserError, match="names the part image_gain, which this medcap does not know"):
+        read_parts(tmp_path, nn.Identity())

@@ -1,0 +1,142 @@
+"""What transformers has no place for, beside an exported folder: box head, mask decoder and region encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from medcap.checkpoints.build_model import ModelPlan
+from medcap.data.json_text import parse_json
+from medcap.errors import UserError
+from medcap.files import write_json
+from medcap.instantiate import build
+from medcap.models.box_decoder import BoxDecoder
+from medcap.models.component import Component
+from medcap.models.component_registry import COMPONENTS
+from medcap.models.mask_decoders.base import MaskDecoder
+from medcap.models.region_encoders.base import RegionEncoder
+from medcap.models.words import AddedWords
+
+FOLDER, DESCRIPTION = "parts", "parts.json"
+KINDS = (BoxDecoder, MaskDecoder, RegionEncoder)
+EXAMPLE_FILES = {"load_parts.py.txt": "load_parts.py", "README.md": "README.md"}
+FORMAT_VERSION = 1
+
+
+def write_parts(folder: Path, plan: ModelPlan) -> list[str]:
+    """Write the components of a model that LLaVA cannot hold, and an example that loads them.
+
+    Args:
+        folder: the exported folder; ``parts`` is made in it, unless the model has no such component.
+        plan: plan of the model.
+
+    Returns:
+        What the user should know.
+    """
+    chosen = [part for part in plan.further if issubclass(part.kind, KINDS)]
+    if not chosen:
+        return []
+    home = folder / FOLDER
+    home.mkdir()
+    configs: dict[str, Any] = {}
+    for part in chosen:
+        state = part.build(plan).state()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        save_file(tensors, home / f"{part.name}.safetensors", metadata={"format": "pt"})
+        configs[part.name] = dict(state.config)
+    vision, added = plan.vision, plan.tokenizer.added
+    write_json(
+        home / DESCRIPTION,
+        {
+            "format_version": FORMAT_VERSION,
+            "llm_dim": vision.llm_dim,
+            "patch_dim": vision.shape.patch_dim,
+            "num_patches": vision.shape.num_patches,
+            "image_size": vision.preprocess.image_size,
+            "takes": vision.takes,
+            "words": [] if added is None else list(added.words),
+            "parts": configs,
+        },
+    )
+    for source, name in EXAMPLE_FILES.items():
+        text = (files("medcap.export") / "part_files" / source).read_text(encoding="utf-8")
+        (home / name).write_text(text, encoding="utf-8")
+    names = " and ".join(configs)
+    return [f"{FOLDER}/ holds {names}, which transformers has no place for; {FOLDER}/README.md says how to load them"]
+
+
+@dataclass(frozen=True)
+class _Vision:
+    """What a component is told of tower and projector; it is its own shape and picture."""
+
+    llm_dim: int
+    patch_dim: int
+    num_patches: int
+    image_size: int
+    takes: str
+
+    @property
+    def shape(self) -> _Vision:
+        return self
+
+    @property
+    def preprocess(self) -> _Vision:
+        return self
+
+
+@dataclass(frozen=True)
+class _Words:
+    config: dict[str, Any]
+    name: str = AddedWords.name
+
+
+@dataclass(frozen=True)
+class _Plan:
+    vision: _Vision
+    further: Sequence[_Words] = field(default_factory=list)
+
+
+def read_parts(folder: str | Path, final_norm: nn.Module) -> dict[str, Component]:
+    """Read the components that an export wrote apart.
+
+    Args:
+        folder: ``parts`` of an exported folder.
+        final_norm: the language model's norm behind its last layer, ``model.model.language_model.norm`` of
+            ``LlavaForConditionalGeneration``: boxes and masks are read off hidden states that passed it.
+
+    Returns:
+        Each component by its name, in fp32 on the CPU, for inference.
+
+    Raises:
+        UserError: if a file is missing, damaged or of a newer medcap.
+    """
+    home = Path(folder)
+    try:
+        facts = parse_json((home / DESCRIPTION).read_bytes())
+        if facts["format_version"] > FORMAT_VERSION:
+            raise UserError(f"{home / DESCRIPTION} has format {facts['format_version']}: update medcap")
+        names = ("llm_dim", "patch_dim", "num_patches", "image_size", "takes")
+        plan = _Plan(_Vision(**{name: facts[name] for name in names}), [_Words({"tokens": facts["words"]})])
+        parts = {name: _read(home, name, config, plan) for name, config in facts["parts"].items()}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{home} cannot be read ({type(error).__name__}: {error}): export the run again") from error
+    model = nn.Module()
+    model.decoder = nn.Module()
+    model.decoder.norm = final_norm
+    for part in parts.values():
+        part.attach(model)
+    return parts
+
+
+def _read(home: Path, name: str, config: Mapping[str, Any], plan: _Plan) -> Component:
+    if name not in COMPONENTS:
+        raise UserError(f"{home / DESCRIPTION} names the part {name}, which this medcap does not know: update medcap")
+    component: Component = build(dict(config), plan, key=name)
+    component.load_state_dict(load_file(home / f"{name}.safetensors"))
+    return component.eval().requires_grad_(False)
