@@ -101,5 +101,7 @@ def test_conversations_are_written_cleaned_trained_on_and_their_model_is_judged(
     assert "mean_of_ratios" in shown
     shown = medcap(capsys, "compare", tmp_path / "tuned" / "chat", tmp_path / "other" / "chat")
     assert "A and B score the same on every row." in shown
+    shown = medcap(capsys, "compare", tmp_path / "tuned", tmp_path / "other", "--ratings")
+    assert "mean_of_ratios, A" in shown and "A and B score the same on every row." in shown
     frame = load(tmp_path / "tuned", tmp_path / "other").scores
     assert set(frame[frame["kind"] == "ratings"]["run"]) == {str(tmp_path / "tuned"), str(tmp_path / "other")}
