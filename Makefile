@@ -2,6 +2,7 @@
 # make test   all tests                          make clean  remove .venv and what the demo wrote
 # make test-quick  what takes no time, after each save      make coverage  all tests, and how much they run
 # make docs   the documents as a site in site/     make wheel  the wheel in dist/, tried alone
+# make writer  a tiny language model that writes conversations and rates answers, after the demo: docs/instruct.md
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
@@ -38,10 +39,13 @@ BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation ben
 	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-regions bench-masks \
 	bench-words-beside-masks bench-boxes-as-text bench-experts bench-frozen-weights bench-convert bench-data
 
-.PHONY: demo test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
+.PHONY: demo writer test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
 demo: $(INSTALLED)
 	medcap demo
+
+writer: $(INSTALLED)
+	python benchmarks/writer.py
 
 test: $(INSTALLED)
 	pytest -n 2 --dist worksteal --durations=15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from medcap.scoring.comparison import Comparison
     from medcap.scoring.many_comparisons import ManyComparisons
 
-PREDICTIONS = "predictions.jsonl"
+PREDICTIONS, RATINGS = "predictions.jsonl", "ratings.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="further ones; then all pairs are compared, with Holm's correction",
     )
-    parser.add_argument("--protocol", default="exact", help="rule that scores every side (exact)")
+    parser.add_argument("--protocol", help="rule that scores every side (exact)")
+    parser.add_argument(
+        "--ratings", action="store_true", help="compare what a judge gave (ratings.jsonl) instead of scoring answers"
+    )
     parser.add_argument("--to-first", action="store_true", help="compare each further one with A only, not all pairs")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -51,20 +55,36 @@ def run(options: argparse.Namespace) -> None:
     from medcap.scoring.comparison import compare, pair_answers
     from medcap.scoring.protocols.registry import make_protocol
 
-    paths = [find_predictions(path) for path in (options.a, options.b, *options.more)]
-    protocol = make_protocol(options.protocol, dataset=task_of_answers(paths[0]))
+    given = (options.a, options.b, *options.more)
+    notices: list[str] = []
+    if options.ratings:
+        from medcap.scoring.rated_answers import RelativeScore, judge_of, read_ratings
+
+        if options.protocol is not None:
+            raise UserError("--ratings and --protocol exclude each other: a judge's scores are compared as they are")
+        paths = [find_predictions(path, RATINGS) for path in given]
+        protocol, sides = RelativeScore(), [read_ratings(path) for path in paths]
+        judges = {judge: path for path in reversed(paths) if (judge := judge_of(path))}
+        if len(judges) > 1:
+            named = "; ".join(f"{judge} in {path}" for judge, path in judges.items())
+            notices.append(f"the ratings are not of one judge: {named}")
+    else:
+        paths = [find_predictions(path) for path in given]
+        protocol = make_protocol(options.protocol or "exact", dataset=task_of_answers(paths[0]))
+        sides = [read_answers(path) for path in paths]
     if len(paths) > 2:
         from medcap.scoring.many_comparisons import compare_many
 
-        names = [str(path) for path in (options.a, options.b, *options.more)]
-        many = compare_many([read_answers(path) for path in paths], names, protocol, options.to_first)
+        many = compare_many(sides, [str(path) for path in given], protocol, options.to_first)
+        many.notices[:0] = notices
         if options.json:
             print(json.dumps(plain(many.as_dict()), indent=2, ensure_ascii=False, allow_nan=False))
         else:
             print(many_table(many))
         return
-    pairs = pair_answers(read_answers(paths[0]), read_answers(paths[1]), (str(paths[0]), str(paths[1])))
+    pairs = pair_answers(sides[0], sides[1], (str(paths[0]), str(paths[1])))
     result = compare(pairs, protocol)
+    result = replace(result, notices=(*notices, *result.notices))
     if options.json:
         values = result.as_dict()
         for side, path in zip(("a", "b"), paths, strict=True):
@@ -76,11 +96,12 @@ def run(options: argparse.Namespace) -> None:
     print(comparison_table(result, str(paths[0]), str(paths[1])))
 
 
-def find_predictions(path: Path) -> Path:
+def find_predictions(path: Path, name: str = PREDICTIONS) -> Path:
     """Find the answers that a path stands for.
 
     Args:
-        path: a predictions file, a folder with ``predictions.jsonl``, or a folder with exactly one such folder.
+        path: a file of that kind, a folder with one, or a folder with exactly one such folder.
+        name: name of the file.
 
     Returns:
         The file.
@@ -92,9 +113,9 @@ def find_predictions(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"{path} does not exist: give a predictions file or the folder of a task")
-    if (path / PREDICTIONS).is_file():
-        return path / PREDICTIONS
-    found = sorted(path.glob(f"*/{PREDICTIONS}"))
+    if (path / name).is_file():
+        return path / name
+    found = sorted(path.glob(f"*/{name}"))
     if len(found) == 1:
         return found[0]
     if found:
@@ -102,7 +123,7 @@ def find_predictions(path: Path) -> Path:
         raise UserError(f"{path} holds the answers of {len(found)} tasks: name one of {folders}")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     listed = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    raise UserError(f"{path} holds no {PREDICTIONS}, neither itself nor in a folder (there is: {listed or 'nothing'})")
+    raise UserError(f"{path} holds no {name}, neither itself nor in a folder (there is: {listed or 'nothing'})")
 
 
 def comparison_table(comparison: Comparison, first: str, second: str) -> str:

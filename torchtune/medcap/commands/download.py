@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from medcap.commands.arguments import positive
+from medcap.datasets.download.elsewhere import ELSEWHERE
 from medcap.datasets.download.sources import SOURCES, Source
 from medcap.errors import UserError
 
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
             raise UserError("medcap download needs a NAME: medcap download --list shows them")
         _list_sources()
         return
+    if options.name in ELSEWHERE:
+        raise UserError(ELSEWHERE[options.name].line(options.name))
     source = SOURCES.get(options.name)
     if source is None:
         raise UserError(f"there is no data set {options.name} to download: medcap download --list shows them")
@@ -116,8 +119,13 @@ def _check(options: argparse.Namespace, source: Source) -> None:
 
 def _list_sources() -> None:
     print("DATA SETS (medcap download NAME); the addresses were last known to work as it says, none was tried")
-    width = max(map(len, SOURCES))
+    width = max(map(len, [*SOURCES, *ELSEWHERE]))
     for name, source in SOURCES.items():
         print(f"  {name:<{width}}  {source.what}")
         print(f"  {'':<{width}}    size: {source.size}; licence: {source.licence}")
         print(f"  {'':<{width}}    known: {source.known}")
+    print("NOT DOWNLOADED")
+    for name, elsewhere in ELSEWHERE.items():
+        print(f"  {name:<{width}}  {elsewhere.what}")
+        print(f"  {'':<{width}}    why: {elsewhere.why}")
+        print(f"  {'':<{width}}    get it from: {elsewhere.where}")

@@ -141,6 +141,7 @@ class Answer:
         bad_masks: place among ``outputs.masks`` of each that cannot be read, and why.
         verdict: what a judge said of it, ``RIGHT``, ``WRONG`` or ``UNPARSED``, as the file has it; "" where there is
             none.
+        ratings: (score of the reference, score of the answer) that a judge gave, for each order in which it read them.
     """
 
     question: Question
@@ -149,6 +150,7 @@ class Answer:
     bad_boxes: tuple[str, ...] = ()
     bad_masks: tuple[tuple[int, str], ...] = ()
     verdict: str = ""
+    ratings: tuple[tuple[float, float], ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -26,6 +26,8 @@ def effects_of(*answers, phrases=OURS):
         "The figure caption does not mention the size.",
         "There is no information about the left kidney.",
         "The stage is not explicitly  stated.",
+        "I cannot tell from the caption.",
+        "Its size cannot be determined from the available information.",
     ],
 )
 def test_an_answer_that_does_not_answer_is_removed(answer):

@@ -17,6 +17,7 @@ from helpers.file_server import Fault, FileServer, file_server
 from medcap.cli import main
 from medcap.datasets.download import run as downloads
 from medcap.datasets.download.client import Client
+from medcap.datasets.download.elsewhere import ELSEWHERE
 from medcap.datasets.download.run import Request, Summary, download
 from medcap.datasets.download.sources import SOURCES
 from medcap.errors import UserError
@@ -211,6 +212,26 @@ def test_every_source_says_since_when_it_is_known_and_what_to_do_next() -> None:
         assert source.then and all(then.split()[0] in CONVERTERS for then in source.then), name
         assert f"| `{name}` | {source.what} | {source.size} | {source.licence} | {source.known} |\n" in page
         assert bool(source.files) + bool(source.listings) + source.figures == 1, name
+
+
+def test_a_set_that_is_not_downloaded_says_why_and_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    from medcap.datasets.converters.registry import CONVERTERS
+
+    page = (Path(__file__).parents[5] / "docs" / "download.md").read_text(encoding="utf-8")
+    assert not ELSEWHERE.keys() & SOURCES.keys()
+    for name, elsewhere in ELSEWHERE.items():
+        assert elsewhere.then.removeprefix("medcap prepare ").split()[0] in CONVERTERS, name
+        assert f"| `{name}` | {elsewhere.what} | {elsewhere.why} | {elsewhere.where} |\n" in page
+    with pytest.raises(SystemExit) as end:
+        main(["download", "mecovqa"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "medcap: mecovqa is not downloaded, because the names of its files on the hub are not known to us, and its"
+        " images are those of SA-Med2D-20M; get it from BlueZeros/MedPLIB on the hub, and SA-Med2D-20M for images and"
+        " masks, put it where docs/datasets.md says, then medcap prepare mecovqa\n"
+    )
+    assert main(["download", "--list"]) == 0
+    assert "NOT DOWNLOADED\n  mecovqa  " in capsys.readouterr().out
 
 
 def test_the_command_lists_fetches_and_ends_with_status_1_if_something_is_missing(

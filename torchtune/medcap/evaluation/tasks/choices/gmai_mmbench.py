@@ -17,7 +17,7 @@ class GmaiMmBenchTask(Task):
 
     name = "gmai_mmbench"
     title = "GMAI-MMBench"
-    protocols = PROTOCOLS
+    protocols = (*PROTOCOLS, "vlmevalkit")
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the validation questions; see :meth:`Task.load`."""

@@ -22,7 +22,7 @@ class MedFrameQaTask(Task):
 
     name = "medframeqa"
     title = "MedFrameQA"
-    protocols = PROTOCOLS
+    protocols = (*PROTOCOLS, "medevalkit")
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the test questions; see :meth:`Task.load`."""

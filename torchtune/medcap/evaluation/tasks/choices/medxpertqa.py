@@ -22,7 +22,7 @@ class MedXpertQaTask(Task):
 
     name = "medxpertqa"
     title = "MedXpertQA-MM"
-    protocols = PROTOCOLS
+    protocols = (*PROTOCOLS, "vlmevalkit", "medevalkit")
 
     def load(self, source: str | Path, options: LoadOptions = DEFAULTS) -> Benchmark:
         """Read the test questions; see :meth:`Task.load`."""

@@ -28,7 +28,7 @@ class MmmuMedTask(Task):
 
     name = "mmmu_med"
     title = "MMMU-Med"
-    protocols = (*PROTOCOLS, "exact")
+    protocols = (*PROTOCOLS, "vlmevalkit", "exact")
 
     def plan(
         self, vqa_type: str, protocols: Sequence[str] | None = None, options: LoadOptions = DEFAULTS

@@ -1,6 +1,7 @@
-"""MedEvalKit's scores of five benchmarks, with the defects of the commit that is named, and without them.
+"""MedEvalKit's scores of seven benchmarks, with the defects of the commit that is named, and without them.
 
-Source: alibaba-damo-academy/MedEvalKit, ``cal_metrics`` of ``utils/{VQA_RAD,SLAKE,PATH_VQA,PMC_VQA,OmniMedVQA}/*.py``.
+Source: alibaba-damo-academy/MedEvalKit, ``cal_metrics`` of
+``utils/{VQA_RAD,SLAKE,PATH_VQA,PMC_VQA,OmniMedVQA,MedXpertQA,MedFrameQA}/*.py``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from medcap.scoring.question import Answer, Question
 from medcap.scoring.replies.final_reply import final_reply
 
 VQA_RAD, SLAKE, PATH_VQA, PMC_VQA, OMNIMEDVQA = "vqarad", "slake", "pathvqa", "pmcvqa", "omnimedvqa"
-DATASETS = (VQA_RAD, SLAKE, PATH_VQA, PMC_VQA, OMNIMEDVQA)
-_WITH_OPTIONS = (PMC_VQA, OMNIMEDVQA)
+MEDXPERTQA, MEDFRAMEQA = "medxpertqa", "medframeqa"
+DATASETS = (VQA_RAD, SLAKE, PATH_VQA, PMC_VQA, OMNIMEDVQA, MEDXPERTQA, MEDFRAMEQA)
+# What stands between an option's letter and its text; and where ``<answer>`` is looked for first.
+_WITH_OPTIONS = {PMC_VQA: ":", OMNIMEDVQA: ". ", MEDXPERTQA: ". ", MEDFRAMEQA: "."}
+_TAGGED = (OMNIMEDVQA, MEDXPERTQA)
 # The release, two commits of 2025-10-23, and the newest one that was read, of 2026-02-24.
 RELEASE, DOUBLE_COUNT, FIXED, HEAD = "2025-06", "564d279", "25676be", "9b12e3b"
 COMMITS = (RELEASE, DOUBLE_COUNT, FIXED, HEAD)
@@ -202,7 +206,7 @@ class MedEvalKit(Protocol):
         place, right = None, False
         if choices:
             reply = self._reply(answer)
-            reply = replies.tagged(reply, "answer") if dataset == OMNIMEDVQA else reply
+            reply = replies.tagged(reply, "answer") if dataset in _TAGGED else reply
             place, right = replies.chosen_option(choices, reference, reply, first_if_none=self.published)
         options = [option for option in answer.question.lettered if option]
         values = {"accuracy": float(right), "correct": right, "value": float(right)}
@@ -309,17 +313,18 @@ class MedEvalKitCorrected(MedEvalKit):
 def shown_choices(question: Question, dataset: str) -> tuple[list[str], str]:
     """Return the options as MedEvalKit has them, and its reference.
 
-    OmniMedVQA's are ``A. heart``, with the letter of the column; PMC-VQA's file has them as ``A:heart``.
+    OmniMedVQA's and MedXpertQA's are ``A. heart``, with the letter of the column, MedFrameQA's ``A.heart``; PMC-VQA's
+    file has them as ``A:heart``.
 
     Args:
         question: its first reference is an option's text, or a letter.
-        dataset: ``omnimedvqa`` or ``pmcvqa``.
+        dataset: one of those that have options.
 
     Returns:
         The options that there are. The reference is the letter of the option with its text: of several the last one's
-        in OmniMedVQA, the first one's in PMC-VQA; without such an option it stays as it is.
+        in OmniMedVQA, the first one's elsewhere; without such an option it stays as it is.
     """
-    mark = ". " if dataset == OMNIMEDVQA else ":"
+    mark = _WITH_OPTIONS[dataset]
     lettered = [
         (letter, option) for letter, option in zip(string.ascii_uppercase, question.lettered, strict=False) if option
     ]

@@ -89,6 +89,7 @@ def test_open_questions_have_rules_of_their_own(load):
         "option_letter": ("multiple-choice",),
         "option_text": ("multiple-choice",),
         "omnimedvqa_qa": ("multiple-choice",),
+        "vlmevalkit": ("multiple-choice",),
         "exact": ("open",),
     }
     check_plans(plans, benchmark.rows)

@@ -127,7 +127,9 @@ def test_the_twin_differs_from_the_published_rule_only_where_a_defect_is(answers
         assert all(row["choice"] is None and not row["correct"] for row in changed)
 
 
-@pytest.mark.parametrize(("dataset", "mark"), [("pmcvqa", ":"), ("omnimedvqa", ". ")])
+@pytest.mark.parametrize(
+    ("dataset", "mark"), [("pmcvqa", ":"), ("omnimedvqa", ". "), ("medxpertqa", ". "), ("medframeqa", ".")]
+)
 @pytest.mark.parametrize("corrected", [False, True])
 def test_medevalkit_reads_options_as_its_function_does(answers, dataset, mark, corrected):
     rows = without_tags(answers) if corrected else answers
@@ -137,7 +139,7 @@ def test_medevalkit_reads_options_as_its_function_does(answers, dataset, mark, c
         letters = [letter for letter, option in zip("ABCDE", options, strict=False) if option == reference]
         right = letters[-1 if dataset == "omnimedvqa" else 0] if letters else reference
         reply = answer.prediction
-        if dataset == "omnimedvqa":
+        if dataset in ("omnimedvqa", "medxpertqa"):
             reply = published.between_answer_tags(reply)
         choices = [f"{letter}{mark}{option}" for letter, option in zip("ABCDE", options, strict=False)]
         hits.append(published.choice_is_right(choices, right, reply, corrected))
