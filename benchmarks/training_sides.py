@@ -183,6 +183,36 @@ class Transformers(Side):
             return self.model(**batch, use_cache=False, num_items_in_batch=1).loss
 
 
+class PaddingFree(Transformers):
+    """The same, with the samples of a batch one after another in one row.
+
+    That is what transformers' ``DataCollatorWithFlattening`` makes: positions begin anew with each sample, from which
+    transformers sees where samples end. Without FlashAttention's kernels for such rows, which no CPU has, it masks the
+    scores between samples.
+    """
+
+    def prepare(self, examples: Sequence[Example], images: Tensor) -> Prepared:
+        """Make rows without padding or attention masks."""
+        return [
+            self._flat(examples[start : start + self.preset.batch_size], images)
+            for start in range(0, len(examples), self.preset.batch_size)
+        ]
+
+    def _flat(self, examples: Sequence[Example], images: Tensor) -> dict[str, Tensor]:
+        tokens, labels, positions = [], [], []
+        for example in examples:
+            ids, targets = example.tokens(self.preset.image_tokens)
+            tokens += ids
+            # Nothing predicts the first token of a sample.
+            labels += [-100, *targets[1:]]
+            positions += range(len(ids))
+        pixels = images[torch.tensor([example.image for example in examples])]
+        rows = {"input_ids": tokens, "labels": labels, "position_ids": positions}
+        return {name: torch.tensor([values], device=self.device) for name, values in rows.items()} | {
+            "pixel_values": Preprocess(self.preset.image_size).normalize(pixels).to(self.device)
+        }
+
+
 def make_sides(
     preset: Preset, device: torch.device, dtype: torch.dtype, names: Sequence[str], llm_weights: str = UNQUANTISED
 ) -> dict[str, Side]:
@@ -203,6 +233,8 @@ def make_sides(
         checkpointed = Transformers.__new__(Transformers)
         vars(checkpointed).update(vars(whole), checkpointing=True)
         sides["transformers, checkpointing"] = checkpointed
+        sides["transformers, padding-free"] = PaddingFree.__new__(PaddingFree)
+        vars(sides["transformers, padding-free"]).update(vars(whole))
     if any(not name.startswith("transformers") for name in names):
         ours = Ours(preset, device, dtype)
         if sides:
@@ -219,7 +251,7 @@ def make_sides(
     return {name: sides[name] for name in names}
 
 
-SIDES = ("ours", "plain", "transformers", "transformers, checkpointing")
+SIDES = ("ours", "plain", "transformers", "transformers, checkpointing", "transformers, padding-free")
 
 
 def random_images(preset: Preset, examples: Sequence[Example]) -> Tensor:
