@@ -30,8 +30,14 @@ class Int8Linear(RowScaledLinear):
         return (weight / scale).round().to(torch.int8), scale
 
     def product(self, rows: Tensor) -> Tensor:
+        needs_gradient = torch.is_grad_enabled() and rows.requires_grad
+        if torch.compiler.is_compiling() and len(rows) == 1 and not needs_gradient:
+            # A compiler makes one loop of this, which reads the integers; before a matrix product it would write them
+            # out as bf16.
+            sums = (self.quantised * rows.float()).sum(dim=-1)  # [out]
+            return (sums * self.scale).to(rows.dtype)[None]
         few = len(rows) <= _FEW_ROWS and rows.device.type == "cpu" and rows.dtype == torch.bfloat16
-        if few and len(rows) and not (torch.is_grad_enabled() and rows.requires_grad):
+        if few and len(rows) and not needs_gradient:
             # Its scales would be rounded to bf16, so they are left out and multiplied with afterwards.
             ones = rows.new_ones(self.out_features)
             return (torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.quantised, ones) * self.scale).to(

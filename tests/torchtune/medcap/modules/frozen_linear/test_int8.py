@@ -41,3 +41,21 @@ def test_few_bf16_rows_are_multiplied_without_a_decoded_weight(monkeypatch) -> N
     monkeypatch.setattr("medcap.modules.frozen_linear.int8._Int8Product", None)
     with torch.no_grad():
         torch.testing.assert_close(frozen(states).float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_a_compiled_single_row_reads_the_integers_in_one_loop() -> None:
+    linear = nn.Linear(3, 2, bias=False)
+    linear.weight = nn.Parameter(torch.tensor([[127.0, -3.0, 0.0], [-0.5, 31.75, 10.25]]))
+    frozen, operators = Int8Linear(linear), []
+
+    def backend(graph, _):
+        operators.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(frozen, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        assert compiled(torch.tensor([[1.0, 2.0, 4.0]])).tolist() == [[121.0, 104.0]]
+        assert compiled(torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.bfloat16)).tolist() == [[121.0, 104.0]]
+    assert operators.count("sum") == 2
+    assert not any("matmul" in name or "int8pack" in name for name in operators)
