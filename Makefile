@@ -21,6 +21,7 @@
 #   make bench-two-images     whether both images of a question are looked at, after make demo: minutes
 #   make bench-boxes          what boxes of a head reach beside a frozen language model: half an hour
 #   make bench-masks          what masks reach beside a frozen language model: half an hour
+#   make bench-masks-sam      the same by a small SAM from random weights: half an hour
 #   make bench-experts        whether a router reaches the scores of its experts, after make bench-masks: ten minutes
 #   make bench-words-beside-masks  whether words suffer from masks learnt beside them, three seeds: most of an hour
 #   make bench-regions        what questions about regions reach beside a frozen language model: minutes
@@ -37,7 +38,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation bench-training bench-evaluation \
 	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-regions bench-masks \
-	bench-words-beside-masks bench-boxes-as-text bench-experts bench-frozen-weights bench-convert bench-data
+	bench-masks-sam bench-words-beside-masks bench-boxes-as-text bench-experts bench-frozen-weights bench-convert bench-data
 
 .PHONY: demo writer test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
@@ -128,6 +129,9 @@ bench-experts: $(INSTALLED)
 
 bench-masks: $(INSTALLED)
 	python benchmarks/masks.py
+
+bench-masks-sam: $(INSTALLED)
+	python benchmarks/masks.py --decoder sam
 
 bench-words-beside-masks: $(INSTALLED)
 	python benchmarks/words_beside_masks.py

@@ -1,12 +1,14 @@
 """Measure masks beside a frozen language model, on drawn images with two lesions of different kinds.
 
     make bench-masks
+    make bench-masks-sam        # a small SAM from random weights in the place of the light decoder
 
 A tiny language model first learns from text alone to answer questions about two lesions; it is kept for further runs
 and does not count as training. Then tower, projector, the word ``<SEG>`` and the light mask decoder are trained while
 the language model stays as it is, on questions that ask for a mask and on others. Held-out questions ask for each
-lesion and for one that is absent, with their images and under the controls, and for what no mask answers. The pipeline
-is ``medcap/tiny/masks_pipeline``. Writes ``results/benchmarks/masks.json`` and ``masks.md``.
+lesion and for one that is absent, with their images and under the controls, and for what no mask answers. The pipelines
+are ``medcap/tiny/masks_pipeline`` and ``masks_sam_pipeline``. Writes ``results/benchmarks/masks.json`` and
+``masks.md``, or ``masks_sam.*``.
 """
 
 from __future__ import annotations
@@ -18,10 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from scene_pipeline import Bar, page, read_scores, run_scenes
+from small_sam import write_small_sam
 
 from medcap.files import write_json, write_text
+from medcap.pipeline.definition import read_pipeline
 
-PIPELINE = "medcap/tiny/masks_pipeline"
+PIPELINES = {"patches": "medcap/tiny/masks_pipeline", "sam": "medcap/tiny/masks_sam_pipeline"}
+TITLES = {
+    "patches": "Masks beside a frozen language model",
+    "sam": "Masks by a small SAM from random weights beside a frozen language model",
+}
+LEAST_GIVEN, MOST_GIVEN = 0.98, 0.01
 COLUMNS = {
     "mean_dice_present": "mean Dice",
     "mean_iou_present": "mean IoU",
@@ -39,25 +48,34 @@ def main() -> None:
     """Teach, run the pipeline, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder for the tables")
+    parser.add_argument("--decoder", choices=PIPELINES, default="patches", help="what makes the masks (patches)")
     options = parser.parse_args()
-    found, folder = run_scenes(PIPELINE, masks=True)
+    name, script = ("masks", "benchmarks/masks.py")
+    if options.decoder == "sam":
+        name, script = ("masks_sam", "benchmarks/masks.py --decoder sam")
+        write_small_sam(read_pipeline(PIPELINES["sam"]).folder / "sam")
+    found, folder = run_scenes(PIPELINES[options.decoder], masks=True)
     task = folder / "ask" / "pixel_grounding"
     metrics = json.loads((task / "metrics.json").read_text(encoding="utf-8"))
     found |= {"scores": read_scores(metrics, list(COLUMNS)), "n": metrics["n"]}
     shown, absent = _outlined(task)
     words = _outlined(folder / "ask_words" / "vqa")[1]
     found["outlined"] = {"shown": shown, "absent": absent, "other questions": words}
-    text = page("Masks beside a frozen language model", "benchmarks/masks.py", found, COLUMNS, BARS)
+    text = page(TITLES[options.decoder], script, found, COLUMNS, BARS)
+    others = max(absent, words)
     text += "\n".join(
         [
-            f"A mask is given for {shown:.1%} of the lesions that are there, for {absent:.1%} of those that are not,"
-            f" and for {words:.1%} of the questions that no mask answers.",
+            f"| a mask is given for a lesion that is there: >= {LEAST_GIVEN} |"
+            f" {'yes' if shown >= LEAST_GIVEN else 'no'}, {shown:.3f} |",
+            f"| a mask is given for any other question: <= {MOST_GIVEN} |"
+            f" {'yes' if others <= MOST_GIVEN else 'no'}, {absent:.3f} of absent lesions, {words:.3f} of questions that"
+            " no mask answers |",
             "",
         ]
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "masks.json", found)
-    write_text(options.out / "masks.md", text)
+    write_json(options.out / f"{name}.json", found)
+    write_text(options.out / f"{name}.md", text)
     print(text)
 
 
