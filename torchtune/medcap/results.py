@@ -100,7 +100,9 @@ def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
         raise UserError("there are no closed answers with one reference to count")
     wanted, given = ([_plain(text) for text in rows[column]] for column in ("reference", "prediction"))
     labels = sorted({*wanted, *given})
-    table = pd.DataFrame(metrics.confusion_matrix(wanted, given, labels=labels), index=labels, columns=labels)
+    # scikit-learn warns of a single label.
+    counts = metrics.confusion_matrix(wanted, given, labels=labels) if len(labels) > 1 else [[len(wanted)]]
+    table = pd.DataFrame(counts, index=labels, columns=labels)
     table = table.loc[[label for label in labels if label in set(wanted)]]
     return table.rename_axis(index="reference", columns="answer")
 

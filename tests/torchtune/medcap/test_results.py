@@ -72,6 +72,20 @@ def test_verdicts_and_ratings_are_read_too(runs, tmp_path):
     assert rated[["judge", "group", "value", "low"]].values.tolist() == [["j", "", 0.5, 0.4], ["j", "CT", 0.5, 0.4]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_label_alone_is_counted_without_a_warning(tmp_path):
+    run = write_run(tmp_path / "all", ["yes"])
+    table = confusion(load(run).predictions.query("task == 'vqa' and asked == ''"))
+    assert table.to_dict() == {"yes": {"yes": 1}}
+
+
+def test_another_programs_metrics_beside_tasks_are_passed_over(tmp_path):
+    run = write_run(tmp_path / "demo", GOOD)
+    tasks = set(load(run).scores["task"])
+    (run / "metrics.json").write_text('{"vqa": {"accuracy": 1.0}}')
+    assert set(load(run).scores["task"]) == tasks
+
+
 def test_folders_without_scores_and_damaged_files_are_named(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         load(tmp_path / "none")

@@ -51,8 +51,9 @@ def find_tasks(runs: Sequence[str | Path]) -> list[TaskFolder]:
         path = Path(run)
         if not path.is_dir():
             raise UserError(f"{run} is no folder: give a run's output_dir, or the folder of a task in it")
-        own = [path] if any((path / name).is_file() for name in _FILES.values()) else []
-        folders = own or sorted({file.parent for name in _FILES.values() for file in path.glob(f"*/{name}")})
+        below = sorted({file.parent for name in _FILES.values() for file in path.glob(f"*/{name}")})
+        own = [path] if any(_is_of_task(path / name, bool(below)) for name in _FILES.values()) else []
+        folders = own or below
         if not folders:
             raise UserError(f"{run} has no scores: neither it nor a folder in it holds {', '.join(_FILES.values())}")
         for folder in folders:
@@ -121,6 +122,19 @@ def _scores(base: Row, block: Mapping[str, Any], headline: str) -> Iterator[Row]
             "value": value,
             **_ends(block, score),
         }
+
+
+def _is_of_task(file: Path, has_tasks: bool) -> bool:
+    """Return whether a folder's own file of scores makes it a task's; beside tasks it may be another program's."""
+    if not file.is_file():
+        return False
+    if not has_tasks:
+        return True
+    try:
+        _read(file)
+    except UserError:
+        return False
+    return True
 
 
 def _ends(block: Mapping[str, Any], score: str) -> Row:

@@ -62,7 +62,8 @@ def agreement(first: Sequence[str], second: Sequence[str]) -> Agreement:
     if not first or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} labels")
     labels = sorted({*first, *second})
-    counts = metrics.confusion_matrix(first, second, labels=labels)
+    # scikit-learn warns of a single label.
+    counts = metrics.confusion_matrix(first, second, labels=labels) if len(labels) > 1 else np.array([[len(first)]])
     same = bootstrap_interval([float(one == other) for one, other in zip(first, second, strict=True)])
     if len(labels) == 1:
         return Agreement(labels, counts, same, None)

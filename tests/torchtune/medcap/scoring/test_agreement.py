@@ -17,8 +17,10 @@ def test_labels_are_counted_and_kappa_is_cohens():
     assert found.kappa.low <= found.kappa.value <= found.kappa.high
 
 
-def test_one_label_everywhere_has_no_kappa():
+@pytest.mark.filterwarnings("error")
+def test_one_label_everywhere_has_no_kappa_and_no_warning():
     found = agreement(["R", "R"], ["R", "R"])
+    assert found.counts.tolist() == [[2]]
     assert (found.kappa, found.same.value, found.as_dict()["kappa"]) == (None, 1.0, None)
 
 

@@ -37,6 +37,8 @@ ORDERS = {"published": (PUBLISHED,), "both": (PUBLISHED, SWAPPED)}
 # The run stops where this many replies came and not one holds two scores.
 _HOPELESS = 16
 _SHOWN_IDS = 8
+# From so many rated answers on, a judge that always says the same is named.
+_MANY = 16
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,12 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "reference_score": reference, "prediction_score": prediction}
 
 
+def _as_said(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the scores of Assistant 1 and Assistant 2."""
+    scores = (row["reference_score"], row["prediction_score"])
+    return scores[::-1] if row["order"] == SWAPPED else scores
+
+
 def _rated(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]], orders: int) -> list[RatedAnswer]:
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -252,6 +260,13 @@ def _problems(
     if unrated:
         names = ", ".join(unrated[:_SHOWN_IDS]) + (", ..." if len(unrated) > _SHOWN_IDS else "")
         notices.append(f"{len(unrated)} of {len(rated)} answers are unrated and in no mean: {names}")
+    said = {_as_said(row) for row in rows if row["reference_score"] is not None}
+    if len(said) == 1 and sum(bool(row.pairs) for row in rated) >= _MANY:
+        first, second = said.pop()
+        notices.append(
+            f"every reply gives Assistant 1 {first:g} and Assistant 2 {second:g}: the judge tells no answers apart,"
+            " take another one"
+        )
     missing = [row.id for row in rated if row.failed]
     if missing:
         notices.append(f"{len(missing)} answers are missing and count as a score of 0 (the first: {missing[0]})")

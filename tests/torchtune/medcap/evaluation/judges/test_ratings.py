@@ -132,6 +132,17 @@ def test_both_orders_are_averaged_and_their_difference_is_reported(tmp_path):
     assert "the better one changes in 100.0 % of 1 rows" in rating_summary(metrics)
 
 
+@pytest.mark.parametrize("orders", ["published", "both"])
+def test_a_judge_that_always_says_the_same_is_named(tmp_path, orders):
+    path = write(tmp_path, [f"a{number}" for number in range(16)])
+    line = "every reply gives Assistant 1 10 and Assistant 2 5: the judge tells no answers apart, take another one"
+    assert line in rate(path, Scripted({}), orders=orders)[0]["notices"]
+    other = Scripted({"\na3\n": "10 6"})
+    assert line not in rate(path, other, orders=orders, overwrite=True)[0]["notices"]
+    few = write(tmp_path / "few", [f"a{number}" for number in range(15)])
+    assert line not in rate(few, Scripted({}), orders=orders)[0]["notices"]
+
+
 def test_a_killed_run_goes_on_and_failed_prompts_are_asked_again(tmp_path):
     path = write(tmp_path, [f"a{number}" for number in range(5)])
     with pytest.raises(KeyboardInterrupt):
