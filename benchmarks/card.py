@@ -105,7 +105,7 @@ def rehearsal_parts(folder: Path) -> list[Part]:
     theirs = (*tiny[:-1], str(folder / "transformers"), "--sides", "transformers", "--repeats", "1")
     ours = (*tiny, "--sides", "ours", "--workloads", "captions", "--repeats", "1", "--split")
     decoding = ("--batch-sizes", "4", "--new-tokens", "4", "--repeats", "1")
-    weights = ("--preset", "tiny", "--device", "cpu", "--rows", "1", "--row-length", "64", "--dtype", "fp32")
+    weights = ("--preset", "small", "--device", "cpu", "--rows", "1", "--row-length", "64", "--dtype", "fp32")
     return [
         _pytest("correctness", 240, "tests/gpu", "-k", "not compiled and not True and not compile"),
         _script("attention", 120, "attention_kernels.py", *tiny[2:]),

@@ -126,8 +126,7 @@ class Generator:
         # Window layers count the tokens of a row, not its positions, so a whole tree must be within the window.
         self.max_tree_tokens = min(MAX_TREE_TOKENS, window)
         self._static = model.device.type == "cuda" if compile is None else compile
-        step = decode_one(model)
-        self._step = torch.compile(step, dynamic=False) if self._static else step
+        self._step = decode_one(model, self._static)
 
     def generate(
         self,

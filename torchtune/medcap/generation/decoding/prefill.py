@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcap.errors import UserError
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.prefix_tree import PackedTrees, Prompt, Tree
 from medcap.generation.request import RequestImage
+from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.vision_language_model import VisionLanguageModel
 from medcap.modules.attention_mask import added_mask, tree_attention_mask
 
@@ -114,11 +116,37 @@ def masked_logits(model: VisionLanguageModel, hidden: Tensor, vocab_size: int) -
 DecodeOne = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def decode_one(model: VisionLanguageModel) -> DecodeOne:
-    """Return the step of decoding: one token of every row through the decoder, over its attached cache."""
+# Shapes of a step, and kinds of layers, that are compiled before torch gives up and computes without.
+_MOST_COMPILED = 256
+
+
+def decode_one(model: VisionLanguageModel, compiled: bool = False) -> DecodeOne:
+    """Return the step of decoding: one token of every row through the decoder, over its attached cache.
+
+    Args:
+        model: model in eval mode.
+        compiled: compile it. Layers of one kind share what was compiled; as one graph of all layers, each new number
+            of rows would take longer by a factor of the number of layers.
+    """
+    if isinstance(model.decoder, TransformersDecoder):
+        # Its layers are called by its own model.
+        hidden: DecodeOne = model.hidden
+        hidden = torch.compile(hidden, dynamic=False) if compiled else hidden
+    else:
+        layer_step = torch.compile(_one_layer, dynamic=False) if compiled else _one_layer
+
+        def hidden(states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+            for layer in model.decoder.layers:
+                states = layer_step(layer, states, mask, positions)
+            return states
 
     def step(tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         embeddings = model.embed(tokens[:, None], None, None)  # [R, 1, d]
-        return model.hidden(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
+        with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED) if compiled else nullcontext():
+            return hidden(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
 
     return step
+
+
+def _one_layer(layer: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    return layer(states, mask=mask, input_pos=positions)
