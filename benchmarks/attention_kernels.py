@@ -72,7 +72,7 @@ def _calls(
 
     def whole(tokens: int) -> Callable[[], Any]:
         own = tensors(tokens, heads)
-        return lambda: _gradients(torch.nn.functional.scaled_dot_product_attention(*own), own)
+        return lambda: _gradients(torch.nn.functional.scaled_dot_product_attention(own[0], own[1], own[2]), own)
 
     return {"mask, grouped heads": masked, "causal, grouped heads": causal, "a tower's": whole}
 

@@ -22,7 +22,6 @@ from machine import describe_machine
 
 from helpers.live_answers import answers_of
 from helpers.workspace import Workspace, log
-from medcap.checkpoints.atomic import latest_checkpoint
 from medcap.files import write_json, write_text
 from medcap.generation.continuous_batching import LiveGenerator
 from medcap.generation.prompt import question_request
@@ -76,7 +75,7 @@ def steps(workspace: Workspace, device: str) -> list[tuple[str, Callable[[], dic
             (answer,) = answers_of(live, [request], [Sampling(max_new_tokens=8)], patience=300)
         finally:
             live.close()
-        return {"tokens": len(answer.tokens), "finish": answer.finish, "checkpoint": str(latest_checkpoint(run).name)}
+        return {"tokens": len(answer.tokens), "finish": answer.finish}
 
     ways: list[tuple[str, Callable[[], dict[str, Any]]]] = [
         ("packed", train("packed", *packed)),

@@ -128,22 +128,25 @@ def decode_one(model: VisionLanguageModel, compiled: bool = False) -> DecodeOne:
         compiled: compile it. Layers of one kind share what was compiled; as one graph of all layers, each new number
             of rows would take longer by a factor of the number of layers.
     """
-    if isinstance(model.decoder, TransformersDecoder):
-        # Its layers are called by its own model.
-        hidden: DecodeOne = model.hidden
-        hidden = torch.compile(hidden, dynamic=False) if compiled else hidden
-    else:
-        layer_step = torch.compile(_one_layer, dynamic=False) if compiled else _one_layer
 
-        def hidden(states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-            for layer in model.decoder.layers:
-                states = layer_step(layer, states, mask, positions)
-            return states
+    def run_model(states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return model.hidden(states, mask, positions)
+
+    model_step = torch.compile(run_model, dynamic=False) if compiled else run_model
+    layer_step = torch.compile(_one_layer, dynamic=False) if compiled else _one_layer
+
+    def run(states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        # Asked for in each step: runs that are served together come to share one decoder.
+        if isinstance(model.decoder, TransformersDecoder):
+            return model_step(states, mask, positions)  # its layers are called by its own model
+        for layer in model.decoder.layers:
+            states = layer_step(layer, states, mask, positions)
+        return states
 
     def step(tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         embeddings = model.embed(tokens[:, None], None, None)  # [R, 1, d]
         with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED) if compiled else nullcontext():
-            return hidden(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
+            return run(embeddings, mask, positions[:, None])[:, 0]  # [R, d]
 
     return step
 
