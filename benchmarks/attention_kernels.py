@@ -56,9 +56,12 @@ def _calls(
     """Return the forms of attention in training, prefill and the tower, forward and backward."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
-    def tensors(tokens: int, groups: int) -> tuple[Tensor, ...]:
-        shapes = [(2, heads, tokens, width), *[(2, groups, tokens, width)] * 2]
-        return tuple(torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes)
+    def tensors(tokens: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = (
+            torch.randn(2, count, tokens, width, device=device, dtype=dtype, requires_grad=True)
+            for count in (heads, groups, groups)
+        )
+        return query, key, value
 
     def masked(tokens: int) -> Callable[[], Any]:
         own = tensors(tokens, kv_heads)
