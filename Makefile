@@ -3,6 +3,7 @@
 # make test-quick  what takes no time, after each save      make coverage  all tests, and how much they run
 # make docs   the documents as a site in site/     make wheel  the wheel in dist/, tried alone
 # make writer  a tiny language model that writes conversations and rates answers, after the demo: docs/instruct.md
+# make gpu    everything worth running on one GPU, in eight minutes; without one a small rehearsal, in ten
 # make bench  all benchmarks, after the demo: an hour or more, 2 GB in the temporary folder; or one of them:
 #   make bench-evaluation     how fast questions are answered, after make demo
 #   make bench-data           what a data file of two million rows costs: 2 GB in the temporary folder, minutes
@@ -40,7 +41,7 @@ BENCHMARKS := bench-memory bench-startup bench-data-loading bench-generation ben
 	bench-optimizer bench-serving bench-probe bench-stages bench-two-images bench-boxes bench-regions bench-masks \
 	bench-masks-sam bench-words-beside-masks bench-boxes-as-text bench-experts bench-frozen-weights bench-convert bench-data
 
-.PHONY: demo writer test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
+.PHONY: gpu demo writer test test-quick coverage lint docs wheel clean bench bench-adapters $(BENCHMARKS)
 
 demo: $(INSTALLED)
 	medcap demo
@@ -76,6 +77,9 @@ wheel: $(INSTALLED)
 # One after another, with make -j too: they measure time.
 bench: demo
 	for name in $(BENCHMARKS); do $(MAKE) $$name || exit 1; done
+
+gpu: $(INSTALLED)
+	python benchmarks/card.py
 
 bench-evaluation: $(INSTALLED)
 	PYTHONPATH=tests python benchmarks/evaluation.py

@@ -148,7 +148,7 @@ def _scaled_product(
 ) -> Tensor:
     """Multiply numbers of 8 bits as the hardware does, which takes a scale for each row."""
     assert rows.is_contiguous() and columns.t().is_contiguous(), "row by row, column by column"
-    assert rows.shape[1] % 16 == 0 and columns.shape[1] % 16 == 0
+    assert len(rows) and rows.shape[1] % 16 == 0 and columns.shape[1] % 16 == 0
     return ((rows.float() @ columns.float()) * row_scale * column_scale).to(out_dtype)
 
 

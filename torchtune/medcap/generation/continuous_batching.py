@@ -184,9 +184,13 @@ class LiveGenerator:
         with contextlib.ExitStack() as contexts:
             images = [contexts.enter_context(generator.running()) for generator in self.generators]
             contexts.enter_context(attached(first.model.decoder, cache))
+            begins = True
             while True:
                 decoder = first.decoder(cache, self.max_rows, self.capacity, self.capacity)
                 try:
+                    if begins:
+                        begins = False
+                        decoder.compile_sizes()
                     self._answer(decoder, images)
                     return
                 except Exception as error:

@@ -121,6 +121,15 @@ class Decoder:
         if any(self.rows):
             self._decode()
 
+    def compile_sizes(self) -> None:
+        """Compile the step for every number of slots that it may look at, before anybody waits for an answer."""
+        if not self.static:
+            return
+        # The layers' memory is taken at the first step; taking it is not to be compiled.
+        DecodingStep(self.model, compiled=False).hidden(self.chosen, self.cache.step(self.positions, 1), self.positions)
+        for used in self.step_model.sizes(self.capacity):
+            self.step_model.hidden(self.chosen, self.cache.step(self.positions, used), self.positions)
+
     def drop(self, prompt: Prompt) -> None:
         """Give up an answer and free its row."""
         row = self.rows.index(prompt)

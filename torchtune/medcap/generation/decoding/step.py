@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from medcap.errors import UserError
+from medcap.models.decoders.transformers_model import TransformersDecoder
 from medcap.models.vision_language_model import VisionLanguageModel
 
 _FEWEST_SLOTS, _MOST_SIZES = 256, 8
-# Of one function: sizes of rows times numbers of slots. Torch's own limit is 8, beyond which nothing is compiled.
-_MOST_GRAPHS = 64
+# Of one function: kinds of layers, numbers of rows and of slots. Beyond torch's own limit of 8 nothing is compiled.
+_MOST_GRAPHS = 256
 
 
 class DecodingStep:
@@ -28,16 +29,14 @@ class DecodingStep:
 
     def __init__(self, model: VisionLanguageModel, compiled: bool) -> None:
         self.model, self.compiled = model, compiled
+        self._layers: Callable[[Tensor, Tensor, Tensor], Tensor] = model.hidden
         self._layer: Callable[..., Any] = _run_layer
-        self._all: Callable[[Tensor, Tensor, Tensor], Tensor] = self._run_all
         self._unembed_one = model.unembed
         if not compiled:
             return
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
-        if model.frozen_layers:
-            self._layer = torch.compile(_run_layer, dynamic=False)
-        else:
-            self._all = torch.compile(self._run_all, dynamic=False)
+        self._layers = torch.compile(model.hidden, dynamic=False)
+        self._layer = torch.compile(_run_layer, dynamic=False)
         if model.device.type == "cpu":
             self._unembed_one = torch.compile(model.unembed, dynamic=False)
 
@@ -55,7 +54,7 @@ class DecodingStep:
         Raises:
             UserError: if it is to be compiled on a CPU where there is no C++ compiler.
         """
-        return _compiling(self._all, tokens, mask, positions)
+        return _compiling(self._run, tokens, mask, positions)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of all words: ``[R, d] -> [R, V]`` float32.
@@ -78,15 +77,21 @@ class DecodingStep:
         """
         if not self.compiled:
             return needed
-        size = max(_FEWEST_SLOTS, -(-capacity // _MOST_SIZES))
-        return min(capacity, -(-needed // size) * size)
+        return next(slots for slots in self.sizes(capacity) if slots >= needed)
 
-    def _run_all(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        states = self.model.embed(tokens[:, None], None, None)  # [R, 1, d]
-        if self._layer is _run_layer:
-            return self.model.hidden(states, mask, positions[:, None])[:, 0]  # [R, d]
-        for layer in self.model.decoder.layers:
-            states = self._layer(layer, states, mask, positions[:, None])
+    def sizes(self, capacity: int) -> list[int]:
+        """Return the numbers of slots that a compiled step may look at, the smallest first."""
+        size = max(_FEWEST_SLOTS, -(-capacity // _MOST_SIZES))
+        return [*range(size, capacity, size), capacity]
+
+    def _run(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        states, positions = self.model.embed(tokens[:, None], None, None), positions[:, None]  # [R, 1, d]
+        # Asked for in each step: runs that are served together come to share one decoder.
+        decoder = self.model.decoder
+        if not self.compiled or isinstance(decoder, TransformersDecoder):
+            return self._layers(states, mask, positions)[:, 0]  # [R, d]; its layers are called by its own model
+        for layer in decoder.layers:
+            states = self._layer(layer, states, mask, positions)
         return states[:, 0]  # [R, d]
 
 

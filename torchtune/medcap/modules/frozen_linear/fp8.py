@@ -69,7 +69,8 @@ def multiply_fp8(rows: Tensor, row_scale: Tensor, columns: Tensor, column_scale:
     Returns:
         ``[n, m]``: bfloat16 from the hardware, otherwise float32.
     """
-    if rows.is_cuda and columns.shape[0] % _TILE == 0 and columns.shape[1] % _TILE == 0:
+    # The kernel was never said to take a matrix without rows.
+    if rows.is_cuda and len(rows) and columns.shape[0] % _TILE == 0 and columns.shape[1] % _TILE == 0:
         # Row-wise scaling returns bf16. Without fast accumulation its kernels are slow; torchao chooses the same.
         return torch._scaled_mm(
             rows, columns.contiguous().t(), row_scale, column_scale, out_dtype=torch.bfloat16, use_fast_accum=True

@@ -91,12 +91,35 @@ class _Nf4Product(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, out_features: int, *state: Tensor) -> Tensor:
         ctx.save_for_backward(*state)
         ctx.out_features = out_features
-        return rows @ _decode(rows.dtype, out_features, *state).T
+        return _multiply(rows, out_features, list(state))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state = ctx.saved_tensors
-        return gradient @ _decode(gradient.dtype, ctx.out_features, *state), None, *(None for _ in state)
+        return _multiply_transposed(gradient, ctx.out_features, list(state)), None, *(None for _ in state)
+
+
+# [Contract] one operator each for torch.compile, which otherwise keeps the decoded weight of the forward pass.
+@torch.library.custom_op("medcap::nf4_product", mutates_args=())
+def _multiply(rows: Tensor, out_features: int, state: list[Tensor]) -> Tensor:
+    """``[n, in] -> [n, out]``."""
+    return rows @ _decode(rows.dtype, out_features, *state).T
+
+
+@_multiply.register_fake
+def _(rows: Tensor, out_features: int, state: list[Tensor]) -> Tensor:
+    return rows.new_empty(rows.shape[0], out_features)
+
+
+@torch.library.custom_op("medcap::nf4_gradient", mutates_args=())
+def _multiply_transposed(gradient: Tensor, out_features: int, state: list[Tensor]) -> Tensor:
+    """``[n, out] -> [n, in]``."""
+    return gradient @ _decode(gradient.dtype, out_features, *state)
+
+
+@_multiply_transposed.register_fake
+def _(gradient: Tensor, out_features: int, state: list[Tensor]) -> Tensor:
+    return gradient.new_empty(gradient.shape[0], 2 * state[0].numel() // out_features)
 
 
 def _decode(

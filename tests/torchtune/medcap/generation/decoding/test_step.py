@@ -7,7 +7,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from helpers import tiny_generation
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
 from medcap.errors import UserError
-from medcap.generation.decoding.kv_cache import KVCache
+from medcap.generation.decoding.kv_cache import KVCache, attached
 from medcap.generation.decoding.step import DecodingStep
 from medcap.generation.prompt import question_request
 from medcap.generation.request import Sampling
@@ -33,6 +33,20 @@ def test_the_layers_look_at_fewer_slots_than_there_are(tmp_path, monkeypatch):
     generator.generate([question_request(None, "Is there a lung?")], Sampling(max_new_tokens=600))
     assert {capacity for _, capacity in used} == {1024}
     assert {n for n, _ in used} == {256}
+
+
+def test_every_size_can_be_compiled_before_the_first_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    generator = tiny_generator(tmp_path, decoder_max_seq_len=2048, batch_size=2, compile=True)
+    cache, shapes = KVCache(2 * 1000), []
+    plain = DecodingStep.hidden
+    monkeypatch.setattr(
+        DecodingStep, "hidden", lambda self, *tensors: shapes.append(tensors[1].shape) or plain(self, *tensors)
+    )
+    with generator.running(), attached(generator.model.decoder, cache):
+        generator.decoder(cache, 2, 1000, 50).compile_sizes()
+    # The first one takes the memory.
+    assert shapes == [(2, 1, slots) for slots in (1, 256, 512, 768, 1000)]
 
 
 @pytest.mark.slow

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from helpers.pretend_cuda import pretend_cuda
 from medcap.modules.frozen_linear.fp8 import Fp8Linear, _Fp8Product, multiply_fp8, quantise_rows
 
 
@@ -57,7 +61,8 @@ def test_operands_are_what_the_hardware_product_demands() -> None:
             gradient, *others = _Fp8Product.backward(_Saved(frozen.quantised, frozen.scale), output)
             calls.append((tuple(output.shape), tuple(gradient.shape), output.dtype, gradient.dtype, others))
             product = multiply_fp8(*quantise_rows(output.float()), frozen.quantised.t(), frozen.scale.new_ones(1, 64))
-            assert product.dtype == torch.bfloat16  # what only the hardware gives
+            # What only the hardware gives; it is not asked where there is nothing to multiply.
+            assert product.dtype == (torch.bfloat16 if tokens else torch.float32)
         odd = Fp8Linear(nn.Linear(64, 40, bias=False, device="cuda"))
         assert (
             multiply_fp8(*quantise_rows(torch.empty(3, 64, device="cuda")), odd.quantised, odd.scale[None]).dtype
@@ -65,3 +70,21 @@ def test_operands_are_what_the_hardware_product_demands() -> None:
         )
     both = torch.bfloat16
     assert calls == [((n, 96), (n, 64), both, both, [None, None]) for n in (0, 1, 5, 16)]
+
+
+@pytest.mark.parametrize(("tokens", "launched"), [(0, 0), (3, 1)])
+def test_the_hardwares_product_is_not_asked_for_no_tokens(tokens: int, launched: int) -> None:
+    torch.manual_seed(0)
+    linear = Fp8Linear(nn.Linear(32, 48, bias=False))
+    states = torch.randn(tokens, 32, dtype=torch.bfloat16)
+    expected = linear(states)
+    products = []
+
+    def counted(*arguments: Any, scaled_mm: Any = torch._scaled_mm, **options: Any) -> Tensor:
+        products.append(arguments[0].shape)
+        return scaled_mm(*arguments, **options)
+
+    with pretend_cuda() as device, mock.patch.object(torch, "_scaled_mm", counted):
+        found = linear.to(device)(states.to(device)).cpu()
+    assert found.shape == (tokens, 48) and found.dtype == torch.bfloat16 and len(products) == launched
+    torch.testing.assert_close(found, expected)

@@ -7,7 +7,10 @@ from torchtune.models.llama3_1 import llama3_1
 from torchtune.models.qwen2 import qwen2
 
 from medcap.errors import UserError
+from medcap.modules.frozen_functions import rotation_table
+from medcap.modules.frozen_layer import freeze_layers
 from medcap.modules.frozen_linear import (
+    LLM_WEIGHTS,
     FrozenLinear,
     check_device,
     check_layers,
@@ -16,6 +19,7 @@ from medcap.modules.frozen_linear import (
     quantised_bytes,
     weights_of,
 )
+from medcap.training.distributed.memory import saved_bytes
 
 SHAPE = {
     "vocab_size": 50,
@@ -91,3 +95,34 @@ def test_fp8_is_refused_on_a_gpu_without_its_products(
         "llm_weights=fp8 needs an NVIDIA GPU of compute capability 8.9 or later, this is Some GPU"
         f" ({capability[0]}.{capability[1]}): use llm_weights=int8 or llm_weights=nf4"
     )
+
+
+@pytest.mark.parametrize("llm_weights", LLM_WEIGHTS)
+def test_a_compiled_layer_keeps_no_converted_weight_for_its_backward_pass(llm_weights):
+    decoder = llama3_1(64, 1, 4, 2, embed_dim=128, max_seq_len=32, intermediate_dim=448).to(torch.bfloat16)
+    decoder.requires_grad_(False)
+    for module in decoder.modules():
+        if hasattr(module, "rope_init"):
+            module.rope_init()
+    freeze_layers(decoder)
+    (layer,) = decoder.layers
+    weights = 2 * sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2)
+    quantise_layer(layer, llm_weights)
+    states = torch.randn(1, 16, 128, dtype=torch.bfloat16, requires_grad=True)
+    positions = torch.arange(16)[None]
+    options = {"table": rotation_table(layer.attn.pos_embeddings, positions), "input_pos": positions}
+    options["mask"] = torch.zeros(1, 16, 16, dtype=torch.bfloat16)
+
+    def run():
+        return layer(states, training_pass=True, **options)
+
+    plain = saved_bytes(run, layer)
+    expected = torch.autograd.grad(run().float().square().sum(), states)[0]
+    try:
+        # Inductor's division into the two passes, without its kernels.
+        layer.compile(dynamic=False, backend="aot_eager_decomp_partition")
+        run().sum().backward()
+        assert saved_bytes(run, layer) <= 1.05 * plain < weights
+        torch.testing.assert_close(torch.autograd.grad(run().float().square().sum(), states)[0], expected)
+    finally:
+        torch._dynamo.reset()
