@@ -21,6 +21,8 @@ FIELD = "regions"
 MAX_ROW_REGIONS = 100
 # MedPLIB's rows name the mask's file between the words: a name with an ending, or a path. Other words there are only
 # words.
+# What is left of a tag once whole ones are taken out, such as one word alone or <REGION>.
+_WHOLE_TAG, _BROKEN_TAG = re.compile(r"<region>[^<>]*</region>"), re.compile(r"<\s*/?\s*regions?\b\s*>?", re.IGNORECASE)
 _TAG = re.compile(r"<region>\s*([^<>]*?\.\w{1,5}|[^<>\s]*[/\\][^<>]*?)?\s*</region>")
 
 
@@ -47,10 +49,27 @@ def place_regions(row: Any, record: Record, resolve: Callable[[str], Path]) -> R
     if any(message.role == "assistant" and any(True for _ in _tags(message)) for message in record.messages):
         raise UserError(f"an answer holds {REGION_TEXT}, which only a question can name: write it in the question")
     if given and not count_regions(record.messages):
+        check_tags(record.messages)
         raise UserError(
             f"it has '{FIELD}' but no {REGION_TEXT} in its questions: write one for each, or remove '{FIELD}'"
         )
+    if given:
+        check_tags(record.messages)
     return replace(record, messages=with_regions(record.messages, given, resolve))
+
+
+def check_tags(messages: Sequence[Message]) -> None:
+    """See that questions with regions hold no half of ``<region></region>``, nor one that is misspelt.
+
+    Raises:
+        UserError: naming it.
+    """
+    for message in messages:
+        for part in message.content if message.role == "user" else ():
+            if part["type"] == "text" and (found := _BROKEN_TAG.search(_WHOLE_TAG.sub("", part["content"]))):
+                raise UserError(
+                    f"a question holds {found.group().strip()!r}, which is no {REGION_TEXT}: write both words or none"
+                )
 
 
 def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str], Path]) -> list[Message]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from medcap.data.regions.draw import as_run_length, draw_region
-from medcap.data.row_regions import FIELD, REGION_TEXT, count_regions, regions_of, with_regions
+from medcap.data.row_regions import FIELD, REGION_TEXT, check_tags, count_regions, regions_of, with_regions
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
 from medcap.evaluation.tasks.questions.vqa import VqaTask, row_questions
@@ -27,6 +27,8 @@ class RegionVqaTask(VqaTask):
 
     def _questions(self, value: Any, index: int, find: ImageFinder) -> list[Question]:
         questions = row_questions(value, index, find)
+        for question in questions:
+            check_tags(question.messages)
         counts = [count_regions(question.messages) for question in questions]
         if not all(counts):
             raise UserError(f"a question names no region: write {REGION_TEXT} for each of '{FIELD}'")
