@@ -14,6 +14,7 @@ from torchtune.data import Message
 from medcap.data.regions.region import MaskFile, Region, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 REGION_WORDS = ("<region>", "</region>")  # the tokens of a region stand between them
 REGION_TEXT = "".join(REGION_WORDS)
@@ -98,8 +99,8 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
     regions = None if any(tags) else [region for region in named if region is not None]
     if regions is not None and len(regions) != len(tags):
         raise UserError(
-            f"{len(tags)} {REGION_TEXT} in its questions but {len(regions)} regions under '{FIELD}': give each its"
-            " region"
+            f"{len(tags)} {REGION_TEXT} in its questions but {counted(len(regions), 'region')} under '{FIELD}': give"
+            " each its region"
         )
     if len(tags) > MAX_ROW_REGIONS:
         raise UserError(f"it has {len(tags)} regions, more than {MAX_ROW_REGIONS}: divide the row")
@@ -119,7 +120,9 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
         changed.append(message)
     for region in regions_of(changed):
         if region.image >= num_images:
-            there = f"the row has {num_images} images, numbered from 0" if num_images else "the row has no image"
+            there = (
+                f"the row has {counted(num_images, 'image')}, numbered from 0" if num_images else "the row has no image"
+            )
             raise UserError(f"'{FIELD}' holds a region on image {region.image}, but {there}")
     for message in changed:
         for part in message.content:

@@ -11,6 +11,7 @@ from medcap.data.row_regions import FIELD, REGION_TEXT, check_tags, count_region
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
 from medcap.evaluation.tasks.questions.vqa import VqaTask, row_questions
+from medcap.plurals import counted
 from medcap.scoring.question import Question
 
 
@@ -34,8 +35,8 @@ class RegionVqaTask(VqaTask):
             raise UserError(f"a question names no region: write {REGION_TEXT} for each of '{FIELD}'")
         given = value.get(FIELD) if isinstance(value, Mapping) else None
         if given is not None and (not isinstance(given, list) or len(given) != sum(counts)):
-            found = len(given) if isinstance(given, list) else "no list of"
-            raise UserError(f"{sum(counts)} {REGION_TEXT} in its questions but {found} regions under '{FIELD}'")
+            found = counted(len(given), "region") if isinstance(given, list) else "no list of regions"
+            raise UserError(f"{sum(counts)} {REGION_TEXT} in its questions but {found} under '{FIELD}'")
         asked = []
         for question, count in zip(questions, counts, strict=True):
             own, given = (given[:count], given[count:]) if given is not None else (None, None)
