@@ -21,6 +21,7 @@ from medcap.errors import UserError
 from medcap.files import plain, write_json, write_text
 from medcap.probe.report import text
 from medcap.probe.run import ProbeOptions, ProbeReport, TargetResult, describe, probe
+from medcap.report.intervals import between
 
 FEATURES = ("patches", "pooled", "projected")
 
@@ -87,13 +88,15 @@ def table(reports: dict[str, ProbeReport], machine: dict[str, Any]) -> str:
 def _row(result: TargetResult) -> str:
     before, after, change = result.results["before"], result.results["after"], result.difference
     assert change is not None and before.auroc is not None and after.auroc is not None
-    points = [100 * value for value in (change.interval.value, change.interval.low, change.interval.high)]
+    assert change.interval.ends is not None, "there are many test images"
+    points = [100 * value for value in (change.interval.value, *change.interval.ends)]
     cells = [
         result.target,
         str(len(result.classes)),
         f"{100 * result.majority:.1f} %",
         *(
-            f"{100 * own.accuracy.value:.1f} % ({100 * own.accuracy.low:.1f} - {100 * own.accuracy.high:.1f})"
+            f"{100 * own.accuracy.value:.1f} %"
+            f" ({between(own.accuracy.low, own.accuracy.high, lambda end: f'{100 * end:.1f}', ' - ')})"
             for own in (before, after)
         ),
         f"{points[0]:+.1f} ({points[1]:+.1f} to {points[2]:+.1f})",

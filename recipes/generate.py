@@ -11,7 +11,7 @@ from typing import Any
 
 from medcap.checkpoints.build_model import open_model, plan_model
 from medcap.checkpoints.experts import EXPERTS
-from medcap.checkpoints.run import read_dataset_keys, with_language_model
+from medcap.checkpoints.run import fit_of_run, read_dataset_keys, with_language_model
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.reference import ImageRef
@@ -123,18 +123,20 @@ class GenerateRecipe:
             plan.vision.notices.clear()
         opened = open_model(self.model, plan)
         refuse_fit(self.view.fit, opened.tokenizer.tiles, "view.fit")
+        dataset = self._dataset_keys()
+        preprocess = replace(opened.preprocess, usual_fit=fit_of_run(dataset))
         chat = PlainTextChat(opened.tokenizer) if cfg.prompt_format == "medcap_2024" else opened.tokenizer
         self.generator = Generator(
             opened.model,
             chat,
-            opened.preprocess,
+            preprocess,
             self.reader,
             cfg.batch_size,
             cfg.dataset_max_seq_len,
             cfg.max_batch_tokens,
             cfg.compile,
             progress=not several,
-            box_style=box_style(self._dataset_keys(), opened.preprocess.frame),
+            box_style=box_style(dataset, preprocess.frame),
             router_output=cfg.router_output,
             sam=None if self.outlines is None else read_sam(self.outlines, single=False),
         )
@@ -250,6 +252,8 @@ class GenerateRecipe:
         settings |= {"llm": model.llm["_component_"], "checkpoint_dir": model.checkpointer.checkpoint_dir}
         if self.view != DEFAULT_VIEW:
             settings["view"] = str(self.view)
+        if self.generator.preprocess.usual_fit is not None:
+            settings["usual_fit"] = self.generator.preprocess.usual_fit
         if cfg.router_output:
             settings["router_output"] = True
         if cfg.without:

@@ -7,6 +7,7 @@ import os
 import types
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any, Literal, TypeVar
@@ -228,13 +229,7 @@ class NamedSections(Rule):
             return value
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise UserError(f"{path}={value!r} must be a list of names, or a mapping from names to their keys")
-        found = {}
-        for name, given in value.items():
-            if not isinstance(given, dict | None):
-                keys = ", ".join(self.section.model_fields)
-                raise UserError(f"{path}.{name} holds further keys ({keys}), not {given!r}")
-            found[name] = _validated(self.section, given or {}, f"{path}.{name}.").model_dump(exclude_none=True)
-        return found
+        return _each_checked(self.section, {name: given or {} for name, given in value.items()}, path)
 
 
 @dataclass(frozen=True)
@@ -261,12 +256,27 @@ class SectionList(Rule):
         keys = ", ".join(self.section.model_fields)
         if not isinstance(value, list) or not value:
             raise UserError(f"{path}={value!r} must be a list of mappings, each with its keys ({keys})")
-        found = []
-        for number, given in enumerate(value):
-            if not isinstance(given, dict):
-                raise UserError(f"{path}.{number} holds further keys ({keys}), not {given!r}")
-            found.append(_validated(self.section, given, f"{path}.{number}.").model_dump(exclude_none=True))
-        return found
+        return list(_each_checked(self.section, dict(enumerate(value)), path).values())
+
+
+def _each_checked(section: type[Configuration], given: Mapping[Any, Any], path: str) -> dict[Any, dict[str, Any]]:
+    """Check sections that have the same keys.
+
+    Raises:
+        UserError: one line with the mistakes of all of them.
+    """
+    found, mistakes = {}, []
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            mistakes.append(f"{path}.{name} holds further keys ({', '.join(section.model_fields)}), not {value!r}")
+            continue
+        try:
+            found[name] = _validated(section, value, f"{path}.{name}.").model_dump(exclude_none=True)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+    return found
 
 
 def check(cfg: DictConfig, keys: type[C], flags: tuple[str, ...] = ()) -> C:

@@ -48,7 +48,7 @@ def check_arguments(
         The arguments, of the types that the component's hints name.
 
     Raises:
-        UserError: naming the key that is unknown or missing, or whose value is of another type.
+        UserError: naming each key that is unknown or missing, or whose value is of another type.
     """
     try:
         parameters = list(inspect.signature(component).parameters.values())[passed:]
@@ -57,22 +57,27 @@ def check_arguments(
     parameters = [parameter for parameter in parameters if parameter.name not in given]
     names = [parameter.name for parameter in parameters]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for name in arguments:
-        if name not in names and not takes_any:
-            owner = getattr(component, "__name__", path)
-            raise UserError(unknown_key(name, names, f"{path}.", owner))
-    for parameter in parameters:
+    owner = getattr(component, "__name__", path)
+    unknown = [name for name in arguments if name not in names and not takes_any]
+    mistakes = [unknown_key(name, names, f"{path}.", owner) for name in unknown]
+    # A key that is misspelt is missing under its own name too.
+    for parameter in () if unknown else parameters:
         required = parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_OR_KEYWORD,
             parameter.KEYWORD_ONLY,
         )
         if required and parameter.name not in arguments:
-            raise UserError(f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=...")
+            mistakes.append(f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=...")
     known = {parameter.name: parameter for parameter in parameters}
-    return {
-        name: convert(value, known[name], component, f"{path}.{name}") if name in known else value
-        for name, value in arguments.items()
-    }
+    found = dict(arguments)
+    for name in [name for name in arguments if name in known]:
+        try:
+            found[name] = convert(arguments[name], known[name], component, f"{path}.{name}")
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+    return found
 
 
 def build(node: Mapping[str, Any], *arguments: Any, key: str) -> Any:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from medcap.configs import packaged_configs
-from medcap.configuration import ComponentRule, Configuration, Number, OneOf, check
+from medcap.configuration import ComponentRule, Configuration, NamedSections, Number, OneOf, SectionList, check
 from medcap.entry_point import read_arguments, recipe
 from medcap.errors import UserError
 from medcap.instantiate import build, check_arguments
@@ -89,6 +89,40 @@ def test_all_mistakes_of_a_configuration_are_reported_in_one_line():
         "unknown key epoch: did you mean epochs?; unknown key 5; epochs=0 must be at least 1; lr='fast' must be of type"
         " float; inner.path=1 must be of type str; part.size is missing: add"
         " part.size=..."
+    )
+
+
+def test_all_mistakes_in_sections_and_in_arguments_are_reported():
+    with pytest.raises(UserError) as caught:
+        check_arguments(build_part, {"size": 1, "dept": 2, "zzz": 3}, "part", passed=1)
+    assert str(caught.value) == (
+        "unknown key part.dept: did you mean part.depth?; unknown key part.zzz: build_part takes size, depth; ~part.zzz"
+        " takes it out of a configuration"
+    )
+
+    def sized(size: int, depth: int, name: str) -> None: ...
+
+    with pytest.raises(UserError) as caught:
+        check_arguments(sized, {"size": "a", "depth": "b"}, "part")
+    assert str(caught.value) == (
+        "part.name is missing: add part.name=...; part.size='a' must be of type int; part.depth='b' must be of type int"
+    )
+
+    class Rate(Configuration):
+        lr: Number | None = None
+
+    with pytest.raises(UserError) as caught:
+        NamedSections(Rate).checked(
+            {"words": {"lrr": 1}, "vision": {"lr": "fast"}, "projector": None, "box": 3}, "trained"
+        )
+    assert str(caught.value) == (
+        "unknown key trained.words.lrr: did you mean trained.words.lr?; trained.vision.lr='fast' must be of type float;"
+        " trained.box holds further keys (lr), not 3"
+    )
+    with pytest.raises(UserError) as caught:
+        SectionList(Rate).checked([{"lr": 1}, {"lrr": 1}, 5], "sets")
+    assert str(caught.value) == (
+        "unknown key sets.1.lrr: did you mean sets.1.lr?; sets.2 holds further keys (lr), not 5"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,6 +118,20 @@ def read_dataset_keys(run: str | Path) -> dict[str, Any]:
     config = _find_config(Path(run).expanduser())
     written: Any = {} if config is None else OmegaConf.to_container(OmegaConf.load(config))
     return written.get("dataset") or {}
+
+
+def fit_of_run(dataset: Mapping[str, Any]) -> str | None:
+    """Return how images became square in a run's training where their rows did not say it.
+
+    Args:
+        dataset: as :func:`read_dataset_keys` gives it. ``view.fit`` of it counts, else what all its ``sources`` say.
+
+    Returns:
+        ``crop``, ``pad``, ``pad_mean`` or ``squash``; None for as the tower does it.
+    """
+    said = [(part.get("view") or {}).get("fit") for part in (dataset, *(dataset.get("sources") or []))]
+    own, others = said[0], set(said[1:])
+    return own if own is not None or len(others) != 1 else others.pop()
 
 
 def find_run_checkpoint(run: str | Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from medcap.commands.arguments import add_image_root, positive
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.retrieval.candidates import Failure
@@ -86,7 +87,8 @@ def _build(options: argparse.Namespace) -> None:
         options.source, tower, options.index, reader, options.patient_key, options.keep, options.batch_size
     )
     _tell(built.failures, "left out", options.index / FAILURES)
-    print(f"{options.index}: {built.candidates:,} masks of {built.images:,} images, features of {tower.name}")
+    what = f"{counted(built.candidates, 'mask')} of {counted(built.images, 'image')}"
+    print(f"{options.index}: {what}, features of {tower.name}")
 
 
 def _augment(options: argparse.Namespace) -> None:
@@ -113,11 +115,12 @@ def _augment(options: argparse.Namespace) -> None:
         write_failures(path, done.failures)
         _tell(done.failures, "written as they were", path)
     if done.fewer:
-        print(f"note: {done.fewer:,} rows have fewer than {options.top_k} examples: no more are left", file=sys.stderr)
+        fewer = f"{counted(done.fewer, 'row')} with fewer than {options.top_k} examples"
+        print(f"note: {fewer}: no more are left", file=sys.stderr)
     if done.outside:
         common = os.path.commonpath(done.outside)
         print(f"note: files lie outside {options.out.parent}: add {common} to dataset.image_roots", file=sys.stderr)
-    print(f"{options.out}: {done.rows:,} rows, {done.with_examples:,} with examples from {options.index}")
+    print(f"{options.out}: {counted(done.rows, 'row')}, {done.with_examples:,} with examples from {options.index}")
 
 
 def _roots(options: argparse.Namespace) -> list[Path]:

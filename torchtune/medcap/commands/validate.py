@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medcap.commands import training_data
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 if TYPE_CHECKING:
     from medcap.datasets.inspection.rows import RowChecker
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     if options.fix is not None:
         (findings,) = found.values()
         count = write_good_rows(findings.survey, options.fix)
-        print(f"wrote {count:,} rows to {options.fix}{_roots_hint(options, files[0].checker)}")
+        print(f"wrote {counted(count, 'row')} to {options.fix}{_roots_hint(options, files[0].checker)}")
     if any(findings.survey.problems for findings in found.values()):
         raise SystemExit(1)
 
@@ -130,14 +131,14 @@ def _text(findings: Validation) -> str:
         lines.append("the rules about tokens were not checked: give --tokenizer, or --config")
     total, bad = findings.survey.num_rows, len(findings.survey.problems)
     kinds = ", ".join(f"{rule} {count:,}" for rule, count in findings.rule_counts().items())
-    good = f"{checker.rows.path}: all {total:,} rows can be used"
-    lines.append(f"{checker.rows.path}: {bad:,} of {total:,} rows cannot be used ({kinds})" if bad else good)
+    good = f"{checker.rows.path}: {'the row' if total == 1 else f'all {total:,} rows'} can be used"
+    lines.append(f"{checker.rows.path}: {bad:,} of {counted(total, 'row')} cannot be used ({kinds})" if bad else good)
     return "\n".join(lines)
 
 
 def _repeated(findings: Validation) -> list[str]:
     survey = findings.survey
-    lines = [f"images: {len(survey.first_rows):,} files, named {len(survey.files):,} times"]
+    lines = [f"images: {counted(len(survey.first_rows), 'file')}, named {counted(len(survey.files), 'time')}"]
     if findings.num_repeated_images:
         shown = [_image_names(survey, rows[:2]) for rows in findings.same_images[:_MOST_SHOWN]]
         lines.append(f"  {findings.num_repeated_images:,} of them repeat another one's content: {'; '.join(shown)}")

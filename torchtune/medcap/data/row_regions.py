@@ -14,6 +14,7 @@ from torchtune.data import Message
 from medcap.data.regions.region import MaskFile, Region, regions_from_json
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 REGION_WORDS = ("<region>", "</region>")  # the tokens of a region stand between them
 REGION_TEXT = "".join(REGION_WORDS)
@@ -21,6 +22,8 @@ FIELD = "regions"
 MAX_ROW_REGIONS = 100
 # MedPLIB's rows name the mask's file between the words: a name with an ending, or a path. Other words there are only
 # words.
+# What is left of a tag once whole ones are taken out, such as one word alone or <REGION>.
+_WHOLE_TAG, _BROKEN_TAG = re.compile(r"<region>[^<>]*</region>"), re.compile(r"<\s*/?\s*regions?\b\s*>?", re.IGNORECASE)
 _TAG = re.compile(r"<region>\s*([^<>]*?\.\w{1,5}|[^<>\s]*[/\\][^<>]*?)?\s*</region>")
 
 
@@ -47,10 +50,27 @@ def place_regions(row: Any, record: Record, resolve: Callable[[str], Path]) -> R
     if any(message.role == "assistant" and any(True for _ in _tags(message)) for message in record.messages):
         raise UserError(f"an answer holds {REGION_TEXT}, which only a question can name: write it in the question")
     if given and not count_regions(record.messages):
+        check_tags(record.messages)
         raise UserError(
             f"it has '{FIELD}' but no {REGION_TEXT} in its questions: write one for each, or remove '{FIELD}'"
         )
+    if given:
+        check_tags(record.messages)
     return replace(record, messages=with_regions(record.messages, given, resolve))
+
+
+def check_tags(messages: Sequence[Message]) -> None:
+    """See that questions with regions hold no half of ``<region></region>``, nor one that is misspelt.
+
+    Raises:
+        UserError: naming it.
+    """
+    for message in messages:
+        for part in message.content if message.role == "user" else ():
+            if part["type"] == "text" and (found := _BROKEN_TAG.search(_WHOLE_TAG.sub("", part["content"]))):
+                raise UserError(
+                    f"a question holds {found.group().strip()!r}, which is no {REGION_TEXT}: write both words or none"
+                )
 
 
 def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str], Path]) -> list[Message]:
@@ -79,8 +99,8 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
     regions = None if any(tags) else [region for region in named if region is not None]
     if regions is not None and len(regions) != len(tags):
         raise UserError(
-            f"{len(tags)} {REGION_TEXT} in its questions but {len(regions)} regions under '{FIELD}': give each its"
-            " region"
+            f"{len(tags)} {REGION_TEXT} in its questions but {counted(len(regions), 'region')} under '{FIELD}': give"
+            " each its region"
         )
     if len(tags) > MAX_ROW_REGIONS:
         raise UserError(f"it has {len(tags)} regions, more than {MAX_ROW_REGIONS}: divide the row")
@@ -100,7 +120,9 @@ def with_regions(messages: Sequence[Message], given: Any, resolve: Callable[[str
         changed.append(message)
     for region in regions_of(changed):
         if region.image >= num_images:
-            there = f"the row has {num_images} images, numbered from 0" if num_images else "the row has no image"
+            there = (
+                f"the row has {counted(num_images, 'image')}, numbered from 0" if num_images else "the row has no image"
+            )
             raise UserError(f"'{FIELD}' holds a region on image {region.image}, but {there}")
     for message in changed:
         for part in message.content:

@@ -30,7 +30,6 @@ from medcap.scoring.question import Question, message_text
 _MASK_WORD = "<SEG>"
 _MEDPLIB = re.compile(r"<mask>\s*([^<>]{1,4096}?)\s*</mask>")
 _GRID = 256, 256  # on which masks of images of any size are added
-_INSIDE = 0.5
 
 
 @dataclass
@@ -42,9 +41,21 @@ class _Sum:
         self.inside += resize_nearest(mask, _GRID)
         self.count += 1
 
-    def mean(self) -> np.ndarray:
-        """Return what is inside in at least half of the masks, ``_GRID`` bool."""
-        return self.inside >= _INSIDE * self.count
+    def best(self) -> np.ndarray:
+        """Return the pixels that are inside in at least so many of the masks as fits them best, ``_GRID`` bool.
+
+        Small objects that lie elsewhere in each image have no pixel in half of their masks: a fixed share would answer
+        with nothing, which is no prior. The share is the one whose Dice with all the masks, their pixels counted
+        together, is highest; of equal ones the highest.
+        """
+        levels, pixels = np.unique(self.inside[self.inside > 0], return_counts=True)  # rising
+        if not len(levels):
+            return np.zeros(_GRID, dtype=bool)
+        # Of the pixels at each level and above: how many there are, and how many pixels of masks lie there.
+        chosen = pixels[::-1].cumsum()
+        shared = (levels.astype(np.float64) * pixels)[::-1].cumsum()
+        dice = 2.0 * shared / (self.count * chosen + shared[-1])
+        return self.inside >= levels[::-1][int(dice.argmax())]
 
 
 class MaskPrior(PromptMethod):
@@ -63,7 +74,9 @@ class MaskPrior(PromptMethod):
 
     name = "prior_mask"
     file = "predictions"
-    template = "no model is asked: the mean mask of the same phrase in the training answers, where it is at least 0.5"
+    template = (
+        "no model is asked: the mean mask of the same phrase in the training answers, cut where it fits them best"
+    )
 
     def __init__(self, training: TrainingAnswers, questions: Sequence[Question]) -> None:
         self._wanted = {key for question in questions for label in _labels(question) for key in _keys(question, label)}
@@ -91,7 +104,7 @@ class MaskPrior(PromptMethod):
         found = []
         for place, label in enumerate(_labels(question)):
             sums = next((self._means[key] for key in _keys(question, label) if key in self._means), self._all)
-            value = encode(resize_nearest(sums.mean(), _shape(question, place)))
+            value = encode(resize_nearest(sums.best(), _shape(question, place)))
             found.append(Region(RunLength(tuple(value["size"]), value["counts"]), label))
         return tuple(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medcap.plurals import counted
 from medcap.report.intervals import between
 from medcap.report.protocol_table import CONTROL_NAMES
 from medcap.scoring.image_reliance import NAMES
@@ -19,7 +20,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     Returns:
         A line for the task, a block for each protocol, then notices.
     """
-    lines = [f"{metrics['task']}: {metrics['n']} rows, {metrics['failures']} failures"]
+    lines = [f"{metrics['task']}: {counted(metrics['n'], 'row')}, {counted(metrics['failures'], 'failure')}"]
     for name, block in metrics["protocols"].items():
         asked = "" if block["asked"] in ("direct", name) else f", asked by {block['asked']}"
         lines.append(f"  {name}{asked}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap.checkpoints.build_model import ModelPlan, choose_device, choose_dtype, open_model, plan_model
-from medcap.checkpoints.run import read_dataset_keys, read_run
+from medcap.checkpoints.run import fit_of_run, read_dataset_keys, read_run
 from medcap.data.boxes.style import box_style
 from medcap.data.images.reader import ImageReader
 from medcap.data.images.roots import LimitKeys
@@ -82,7 +83,9 @@ def open_runs(
     decoders: dict[Any, Decoder] = {}
     for run, cfg, plan in zip(runs, configs, plans, strict=True):
         device = choose_device(cfg.device)
-        style = box_style(read_dataset_keys(run), plan.vision.preprocess.frame)
+        dataset = read_dataset_keys(run)
+        preprocess = replace(plan.vision.preprocess, usual_fit=fit_of_run(dataset))
+        style = box_style(dataset, preprocess.frame)
         # Runs of one language model are decoded together, and their boxes read in one way.
         notation = None if folder is None else repr(style.fingerprint)
         key = (_same_llm(plan), device, choose_dtype(cfg.dtype, device), notation)
@@ -90,9 +93,7 @@ def open_runs(
         decoders[key] = opened.model.decoder
         if folder is not None:
             options["sam"] = read_sam(folder, single=False)
-        generators.append(
-            Generator(opened.model, opened.tokenizer, opened.preprocess, reader, box_style=style, **options)
-        )
+        generators.append(Generator(opened.model, opened.tokenizer, preprocess, reader, box_style=style, **options))
     return generators
 
 

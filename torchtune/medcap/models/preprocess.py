@@ -41,6 +41,8 @@ class Preprocess:
             resizes the long side and fills the square up with the mean colour at the right and the bottom.
         tiles: most crops of an image, which :class:`medcap.data.images.tiles.Tiles` then shows in several pictures; 0
             shows each image in one picture.
+        usual_fit: how an image becomes square whose view does not say it, as ``View.fit``: for a run's answers, that of
+            its training data. It is no property of a tower, and not saved with it.
     """
 
     image_size: int
@@ -49,6 +51,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     tiles: int = 0
+    usual_fit: str | None = None
 
     def __post_init__(self) -> None:
         whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
@@ -87,7 +90,7 @@ class Preprocess:
                 the whole image.
         """
         own = {"shortest": "crop"}.get(self.resize_mode, self.resize_mode)
-        return Frame(size, "squash" if self.tiles else fit or own, self.image_size)
+        return Frame(size, "squash" if self.tiles else fit or self.usual_fit or own, self.image_size)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to 0..1, subtract the mean, divide by the deviation; on the CPU equal to torchvision's bit for bit.
@@ -113,7 +116,7 @@ class Preprocess:
         """As JSON holds it."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.__dict__.items()}
         # Without tiles it is what earlier releases write and read.
-        return {key: value for key, value in values.items() if key != "tiles" or value}
+        return {key: value for key, value in values.items() if key != "usual_fit" and (key != "tiles" or value)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -166,7 +169,8 @@ class ImageTransform:
 
         Args:
             image: mode RGB, or L for three equal channels; any size.
-            fit: how it becomes square, one of ``medcap.data.images.views.FITS``; None as the tower does it.
+            fit: how it becomes square, one of ``medcap.data.images.views.FITS``; None for ``usual_fit``, or else as the
+                tower does it.
 
         Returns:
             ``[3, image_size, image_size]`` uint8.
@@ -175,6 +179,7 @@ class ImageTransform:
             ValueError: for other modes; what a conversion would do to them must be decided before.
         """
         _check_mode(image)
+        fit = fit or self.preprocess.usual_fit
         if fit in ("pad", "pad_mean"):
             image = self._pad(image, black=fit == "pad")
         mode = {None: self.preprocess.resize_mode, "crop": "shortest", "pad_corner": fit}.get(fit, "squash")

@@ -51,7 +51,7 @@ def test_bad_rows_are_listed_written_and_end_with_status_1(folder, tmp_path, cap
     assert "bad row 2: image \\udc80 .png does not exist in" in printed
     assert "rules about tokens were not checked: give --tokenizer" in printed
     assert "2 of 3 rows cannot be used (json 1, image path 1)" in printed
-    assert f"wrote 1 rows to {fixed}" in printed
+    assert f"wrote 1 row to {fixed}" in printed
     assert f"dataset.image_roots=[{folder},.]" in printed
     found = json.loads(out.read_text())
     assert (found["rows"], found["token_rules"]) == (3, None)
@@ -86,7 +86,7 @@ def test_all_sources_of_a_configuration_are_checked(folder, tmp_path, capsys):
     assert validate(*words, "dataset.source=null") == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "good:" and "other:" in printed
-    assert f"{good}: all 1 rows can be used" in printed
+    assert f"{good}: the row can be used" in printed
     assert printed[-1].startswith(f"{bad}: 1 of 2 rows cannot be used")
     assert any(line.startswith("bad row 1: ") for line in printed)
     assert validate(*words, "dataset.source=null", "--json", tmp_path / "out.json") == 1

@@ -80,7 +80,7 @@ def test_words_between_the_words_are_left_alone():
             "<region></region>?",
             1,
             {"regions": [{"box": [1, 2, 3, 4], "image": 1}]},
-            "region on image 1, but the row has 1 images, numbered from 0",
+            "region on image 1, but the row has 1 image, numbered from 0",
         ),
         ("what?", 1, {"regions": [[1, 2, 3, 4]]}, "it has 'regions' but no <region></region> in its questions"),
         ("<region>a.png</region>", 1, {"regions": [[1, 2, 3, 4]]}, "give them in one of the ways"),

@@ -13,7 +13,7 @@ from medcap.data.regions.region import RunLength
 from medcap.data.regions.run_length import decode, encode
 from medcap.errors import UserError
 from medcap.evaluation.control_runs import ALL_CONTROLS, chosen_controls
-from medcap.evaluation.mask_prior import MaskPrior
+from medcap.evaluation.mask_prior import MaskPrior, _Sum
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
@@ -70,6 +70,20 @@ def training(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return TrainingAnswers(((str(path), "auto"),))
+
+
+def test_the_share_of_the_prior_is_the_one_that_fits_the_training_masks_best():
+    apart = _Sum()
+    for column in range(5):
+        apart.add(np.arange(256)[None].repeat(256, 0) // 20 == column)
+    # No pixel is in half of the masks; all of them together fit best.
+    assert apart.best().sum() == 256 * 100 and apart.best()[:, :100].all()
+    mostly = _Sum()
+    for first, last in ((0, 100), (0, 100), (0, 110), (200, 210)):
+        mostly.add((np.arange(256)[None] >= first).repeat(256, 0) & (np.arange(256)[None] < last))
+    # Dice of columns 0 to 99 is 600 / (400 + 320), of 0 to 109 and 200 to 209 with them 640 / (480 + 320).
+    assert mostly.best()[0].nonzero()[0].tolist() == list(range(100))
+    assert not _Sum().best().any()
 
 
 def test_the_prior_is_the_mean_mask_of_a_phrase(training):

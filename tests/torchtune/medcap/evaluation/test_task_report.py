@@ -10,6 +10,7 @@ from medcap.errors import UserError
 from medcap.evaluation.prompting import plan_protocols
 from medcap.evaluation.runner import run_task
 from medcap.evaluation.scored import RunOptions
+from medcap.evaluation.task_report import _fall
 from medcap.evaluation.tasks.questions.vqa import VqaTask
 from medcap.generation.request import Generation
 
@@ -92,3 +93,14 @@ def test_a_page_without_boxes_has_neither(tmp_path):
     row = {"id": "1", "question": "Is it?", "image": f"{NAME}.png", "reference": "no"}
     page = page_of(tmp_path, [row], lambda request: "no")
     assert "IoU" not in page and '<svg class="drawn"' not in page
+
+
+def test_a_score_that_rises_under_a_control_is_worded_so():
+    fall = {"value": -0.676, "low": -0.8, "high": -0.5}
+    assert _fall("no_image", fall, share=True) == "Rises by 67.6 points (50.0 to 80.0): no proof that the image matters"
+    assert _fall("no_image", {"value": 0.3, "low": -0.1, "high": 0.5}, share=False) == (
+        "Falls by 0.300 (-0.100 to 0.500): no proof that the image matters"
+    )
+    assert _fall("exchanged_question", {"value": 0.5, "low": None, "high": None}, share=True) == (
+        "Falls by 50.0 points (no interval: one image): no proof that it is more than the control"
+    )

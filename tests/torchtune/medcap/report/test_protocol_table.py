@@ -1,4 +1,6 @@
+import re
 import xml.etree.ElementTree as ElementTree
+from importlib.resources import files
 
 from helpers.pages import section_html
 from medcap.report.protocol_table import ProtocolLine, ProtocolTable
@@ -57,3 +59,14 @@ def test_scores_that_are_not_shares_are_reported_as_numbers_without_a_strip():
     table = protocol_table([line])
     assert rows(table)[1] == ["coco", "CIDEr", "1.234 1.100 – 1.400", "0.400falls by 0.800 (0.700 to 0.900)"]
     assert "svg" not in table
+
+
+def test_the_cells_of_controls_wrap_so_that_no_column_is_cut():
+    style = (files("medcap.report") / "templates/style.css").read_text(encoding="utf-8")
+    rules = re.findall(r"(\.protocols [^{}]*?) \{ [^}]*?white-space: (\w+)", style)
+    assert rules[1:] == [
+        (".protocols thead th", "normal"),
+        (".protocols td", "normal"),
+        (".protocols td.value", "nowrap"),
+    ]
+    assert '<div class="panel scroll">' in section_html(ProtocolTable("", [LETTER]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from medcap.errors import UserError
 
 Size = tuple[int, int]  # width and height of the original image in pixels
+_KEYS = ("box", "label", "image")
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -108,6 +110,7 @@ def _there(box: Box | AbsentBox, name: str) -> Box:
 def _named(entry: Any, size: Size | None, name: str) -> Box | AbsentBox:
     label, image = "", 0
     if isinstance(entry, dict):
+        _check_keys(entry, name)
         label, image, entry = str(entry.get("label") or ""), entry.get("image", 0), entry.get("box", {})
     if not isinstance(image, int) or isinstance(image, bool) or image < 0:
         raise UserError(f"'{name}' holds image {str(image)[:60]}: images have whole numbers from 0")
@@ -120,6 +123,17 @@ def _named(entry: Any, size: Size | None, name: str) -> Box | AbsentBox:
         raise UserError(f"'{name}' holds {str(entry)[:60]}, which has no area: x1 < x2 and y1 < y2 are needed")
     width, height = size or (1, 1)
     return Box((left / width, top / height, right / width, bottom / height), label, image)
+
+
+def _check_keys(entry: dict[Any, Any], name: str) -> None:
+    """See that an object has its box, and name the key that is probably meant as it."""
+    if "box" in entry:
+        return
+    near = [
+        key for key in map(str, entry) if key not in _KEYS and difflib.get_close_matches(key, _KEYS, n=1) == ["box"]
+    ]
+    hint = f"write 'box' instead of '{near[0]}'" if near else f"its keys are {', '.join(_KEYS)}"
+    raise UserError(f"'{name}' holds {str(entry)[:60]}, an object without 'box': {hint}")
 
 
 def _are_numbers(entry: Any) -> bool:

@@ -12,6 +12,7 @@ from medcap.datasets.conversion.example import Tally
 from medcap.datasets.conversion.instructions import Instructions
 from medcap.datasets.conversion.writing import SUFFIXES, RowWriter, Written
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 
 def convert(
@@ -86,7 +87,7 @@ def image_roots(written: Written, data: str) -> list[Path]:
 def summary(written: Written, data: str) -> str:
     """Return lines of text about a file that the user must know."""
     tally = written.tally
-    lines = [f"wrote {written.rows:,} rows to {written.path} (records read: {tally.read:,})"]
+    lines = [f"wrote {counted(written.rows, 'row')} to {written.path} (records read: {tally.read:,})"]
     for reason, number in tally.skipped.most_common():
         lines.append(f"  left out {number:,}: {reason} (first: {tally.first[reason]})")
     keys = [f"dataset.source={shlex.quote(str(written.path))}"]

@@ -17,6 +17,7 @@ from medcap.data.boxes.notations import BoxText, find_box_texts, find_look_alike
 from medcap.data.images.reference import ImageRef
 from medcap.data.row_layouts import Record
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 # Where the boxes of a row may stand besides its texts.
 FIELD = "boxes"
@@ -194,7 +195,7 @@ def box_lines(found: Mapping[str, Any] | None) -> list[str]:
         f"{count:,} {'under boxes' if name == FIELD else f'as {name}'}" for name, count in found["notations"].items()
     )
     most = f"at most {found['most_a_row']:,} in one ({kinds or 'none'})"
-    lines = [f"boxes: {found['boxes']:,} in {found['rows']:,} rows, {most}"]
+    lines = [f"boxes: {found['boxes']:,} in {counted(found['rows'], 'row')}, {most}"]
     if found["area_percent"] is not None:
         areas = ", ".join(f"{name} {value:.2f}" for name, value in found["area_percent"].items())
         lines.append(f"  area in % of the image: {areas}")

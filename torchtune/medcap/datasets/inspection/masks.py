@@ -19,6 +19,7 @@ from medcap.data.row_masks import FIELD, MASK_WORD
 from medcap.data.row_regions import FIELD as REGIONS_FIELD
 from medcap.data.row_regions import regions_of
 from medcap.errors import UserError
+from medcap.plurals import counted
 
 # Of a mask: good; of an absent object; named by no <SEG>; a file with several values; without a pixel; of another size
 # than its image; one that cannot be read.
@@ -223,7 +224,7 @@ def mask_lines(found: Mapping[str, Any] | None, name: str = FIELD) -> list[str]:
         return []
     absent = found["states"].get(ABSENT, 0)
     lines = [
-        f"{name}: {found[name]:,} in {found['rows']:,} rows, at most {found['most_a_row']:,} in one"
+        f"{name}: {found[name]:,} in {counted(found['rows'], 'row')}, at most {found['most_a_row']:,} in one"
         f"{f'; {absent:,} of them of absent objects' if absent else ''}"
     ]
     if found["area_percent"] is not None:

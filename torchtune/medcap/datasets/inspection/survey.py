@@ -179,9 +179,10 @@ def _look_at_images(
     damaged[list(reasons)] = True
     for mention in np.flatnonzero(damaged[result.files]).tolist():
         problem = Problem("image", reasons[int(result.files[mention])])
-        listed = result.problems.setdefault(int(result.rows_of(np.array(mention))), [])
-        if problem not in listed:
-            listed.append(problem)
+        row = int(result.rows_of(np.array(mention)))
+        # Boxes and masks need the image's size, so what is wrong with the image was their problem too.
+        listed = [other for other in result.problems.get(row, []) if other.reason != problem.reason]
+        result.problems[row] = [*listed, problem]
     result.problems = dict(sorted(result.problems.items()))
 
 

@@ -118,7 +118,7 @@ def test_the_summary_counts_what_is_left_out(downloads, tmp_path, monkeypatch):
     (downloads.folder / PMC_OA_IMAGES / "PMC2_b.jpg").unlink()
     (written,) = convert(PmcOa(), "datasets", "out")
     assert summary(written, "datasets").splitlines() == [
-        "wrote 1 rows to out/pmcoa_train.json (records read: 2)",
+        "wrote 1 row to out/pmcoa_train.json (records read: 2)",
         f"  left out 1: the image is missing (first: datasets/{PMC_OA_IMAGES}/PMC2_b.jpg)",
         "  use it as dataset.source=out/pmcoa_train.json",
     ]

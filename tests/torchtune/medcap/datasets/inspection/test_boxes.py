@@ -135,8 +135,18 @@ def test_thousandths_that_are_probably_pixels_are_told(folder, capsys):
 def test_stats_counts_the_boxes_and_says_nothing_without_any(folder, capsys):
     main(["stats", str(write(folder, ("Where?", "[0.5, 0.5, 1, 1] or {<0><0><100><50>}", {}))), "--processes", "1"])
     printed = capsys.readouterr().out
-    assert "boxes: 2 in 1 rows, at most 2 in one (1 as shares, 1 as coloninst)" in printed
+    assert "boxes: 2 in 1 row, at most 2 in one (1 as shares, 1 as coloninst)" in printed
     assert "the texts hold several notations" in printed
     main(["stats", str(write(folder, ("Where?", "there", {}))), "--processes", "1"])
     assert "boxes:" not in capsys.readouterr().out
     assert box_lines(None) == []
+
+
+def test_an_image_that_cannot_be_read_is_told_once_of_a_row_with_boxes(folder, capsys):
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    path = write(folder, ("Where?", "Here <BOX>.", {"image": "damaged.png", "boxes": [[1, 1, 2, 2]]}))
+    with pytest.raises(SystemExit):
+        main(["validate", str(path)])
+    printed = "".join(capsys.readouterr())
+    assert printed.count("is not a readable image") == 1
+    assert "1 of 1 row cannot be used (image 1)" in printed

@@ -69,7 +69,9 @@ class MecovqaTask(Task):
         counts = Counter(row.meta["task"] for row in rows)
         notices = [f"questions: {', '.join(f'{part} {counts[part]:,}' for part in wanted)}; no count is published"]
         if masks.made:
-            notices.append(f"{masks.made:,} masks were made of the instances of their class: the release lacks them")
+            notices.append(
+                f"masks that were made of the instances of their class, as the release lacks them: {masks.made:,}"
+            )
         return make_benchmark(
             rows, found[0].source if len(files) == 1 else folder, files, folder, roots=roots, notices=notices
         )

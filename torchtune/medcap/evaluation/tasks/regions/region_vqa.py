@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from medcap.data.regions.draw import as_run_length, draw_region
-from medcap.data.row_regions import FIELD, REGION_TEXT, count_regions, regions_of, with_regions
+from medcap.data.row_regions import FIELD, REGION_TEXT, check_tags, count_regions, regions_of, with_regions
 from medcap.errors import UserError
 from medcap.evaluation.tasks.base import ImageFinder
 from medcap.evaluation.tasks.questions.vqa import VqaTask, row_questions
+from medcap.plurals import counted
 from medcap.scoring.question import Question
 
 
@@ -27,13 +28,15 @@ class RegionVqaTask(VqaTask):
 
     def _questions(self, value: Any, index: int, find: ImageFinder) -> list[Question]:
         questions = row_questions(value, index, find)
+        for question in questions:
+            check_tags(question.messages)
         counts = [count_regions(question.messages) for question in questions]
         if not all(counts):
             raise UserError(f"a question names no region: write {REGION_TEXT} for each of '{FIELD}'")
         given = value.get(FIELD) if isinstance(value, Mapping) else None
         if given is not None and (not isinstance(given, list) or len(given) != sum(counts)):
-            found = len(given) if isinstance(given, list) else "no list of"
-            raise UserError(f"{sum(counts)} {REGION_TEXT} in its questions but {found} regions under '{FIELD}'")
+            found = counted(len(given), "region") if isinstance(given, list) else "no list of regions"
+            raise UserError(f"{sum(counts)} {REGION_TEXT} in its questions but {found} under '{FIELD}'")
         asked = []
         for question, count in zip(questions, counts, strict=True):
             own, given = (given[:count], given[count:]) if given is not None else (None, None)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from medcap.errors import UserError
 from medcap.scoring.metrics.caption import BLEU_ORDERS, CaptionScores, bleu_of_sums
@@ -53,7 +54,8 @@ class _BirdCaptions(Protocol):
         ]
         parts: dict[str, CaptionScores] = {}
         notices: list[str] = []
-        for name in there:
+        # Java takes minutes for ten thousands of rows, and each modality is given to it apart.
+        for name in tqdm(there, desc=self.name, unit=" modalities", delay=1, mininterval=1):
             own = [index for index, modality in enumerate(modalities) if modality == name]
             parts[name] = self._part([answers[index] for index in own])
             counts[f"{name}.n"] = len(own)
@@ -170,7 +172,7 @@ def _intervals(
     for number, (name, part) in enumerate(parts.items()):
         counts[[position for position, group in enumerate(groups) if group == name], number] = part.bleu_counts
     sums = sums_of_clusters(counts.reshape(len(kept), -1), drawn)
-    for order in range(1, BLEU_ORDERS + 1):
+    for order in tqdm(range(1, BLEU_ORDERS + 1), desc="intervals of BLEU", unit=" scores", delay=1, mininterval=1):
         mean = partial(_mean_bleu, modalities=len(parts), order=order)
         intervals[f"Bleu_{order}"] = bootstrap_of_sums(sums, mean)
     return {name: interval.as_dict() for name, interval in intervals.items()}

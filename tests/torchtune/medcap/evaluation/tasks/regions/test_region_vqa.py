@@ -126,3 +126,20 @@ def test_the_task_is_scored_beside_its_controls(load, tmp_path):
     assert result["controls"]["exchanged_region"]["scores"]["accuracy"] == 0.2
     asked = Counter(json.loads(line)["question"] for line in (tmp_path / "out/region_vqa/predictions.jsonl").open())
     assert asked == {ASK: 4, "And <region></region>?": 1}
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("What is <region>?", "<region>"),
+        ("What is <REGION></REGION>?", "<REGION>"),
+        ("What is </region><region>?", "</region>"),
+        ("Is <region></region> like <region>?", "<region>"),
+        ("What is <regions></regions>?", "<regions>"),
+    ],
+)
+def test_half_a_tag_and_a_misspelt_one_are_named(load, question, named):
+    with pytest.raises(
+        UserError, match=f"row 0: a question holds '{named}', which is no <region></region>: write both"
+    ):
+        load([row("wide.png", [0, 0, 4, 4], "a", question)])

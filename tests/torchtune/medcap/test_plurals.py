@@ -1,0 +1,6 @@
+from medcap.plurals import counted
+
+
+def test_one_is_no_plural():
+    assert [counted(number, "row") for number in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
+    assert [counted(number, "reply", "replies") for number in (1, 2)] == ["1 reply", "2 replies"]
