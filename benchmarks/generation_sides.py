@@ -140,10 +140,10 @@ class Ours:
         tokens = [answer.tokens for answer in answers]
         return Answers(tokens, self._step_began[0] - began, ended - self._step_began[0])
 
-    def _timed_step(self, *inputs: Tensor) -> Tensor:
+    def _timed_step(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         if not self._step_began:
             self._step_began.append(now(self.generator.model.device))
-        return self._hidden(*inputs)
+        return self._hidden(tokens, mask, positions)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One call."""
