@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from helpers.live_answers import answers_of
 from helpers.pretend_cuda import counts, pretend_cuda
 from helpers.serving import asking, noise_png, running, tiny_service
 from helpers.tiny_generation import mixed_requests, tiny_generator, write_images
+from medcap.errors import UserError
 from medcap.generation.continuous_batching import LiveGenerator
+from medcap.generation.decoding import likelihood
+from medcap.generation.prompt import caption_request
 from medcap.generation.request import Sampling
 from medcap.serving.limits import Limits
 from medcap.serving.service import Service
@@ -89,3 +93,53 @@ def test_the_server_answers_from_a_gpu(tmp_path):
             assert [client.chat(question).json["choices"] for question in questions] == expected
         assert counts["kernels"] > 1000
     assert all(len(choices[0]["message"]["content"]) > 3 for choices in expected)
+
+
+def test_a_prompt_and_its_end_take_few_copies_and_one_wait(tmp_path):
+    requests = mixed_requests(write_images(tmp_path, 2))[2:6]
+    with pretend_cuda() as device:
+        generator = on_the_gpu(tmp_path, device)
+        counts.clear()
+        generator.generate(requests, Sampling(max_new_tokens=1))
+    assert counts["waits"] == 1
+    assert counts["copies to device"] <= 11
+
+
+def test_a_scoring_pass_is_launched_before_the_last_one_is_read(tmp_path, monkeypatch):
+    requests = [caption_request(image) for image in write_images(tmp_path, 3)]
+    # A tree a pass.
+    monkeypatch.setattr(likelihood, "prefill_tokens", lambda device: 1)
+    events = []
+    run, read = likelihood.run_trees, likelihood._read
+    monkeypatch.setattr(likelihood, "run_trees", lambda *args: events.append("launched") or run(*args))
+    monkeypatch.setattr(
+        likelihood, "_read", lambda scored, finish: events.append(scored and "read") or read(scored, finish)
+    )
+    expected = tiny_generator(tmp_path).score(requests, [CANDIDATES] * 3)
+    events.clear()
+    with pretend_cuda() as device:
+        generator = on_the_gpu(tmp_path, device)
+        counts.clear()
+        assert generator.score(requests, [CANDIDATES] * 3) == expected
+    assert events == ["launched", None, "launched", "read", "launched", "read", "read"]
+    assert counts["waits"] == 3
+    # Tokens, what is scored, and the picture.
+    assert counts["copies to device"] <= 3 * 3
+
+
+def test_what_was_scored_before_a_failure_is_told(tmp_path, monkeypatch):
+    requests = [caption_request(image) for image in write_images(tmp_path, 2)]
+    monkeypatch.setattr(likelihood, "prefill_tokens", lambda device: 1)
+    run, passes = likelihood.run_trees, []
+
+    def failing(*args):
+        passes.append(args)
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError
+        return run(*args)
+
+    monkeypatch.setattr(likelihood, "run_trees", failing)
+    told = []
+    with pytest.raises(UserError, match="the device's memory is too small"):
+        tiny_generator(tmp_path).score(requests, [CANDIDATES] * 2, on_result=lambda index, scores: told.append(index))
+    assert len(told) == 1

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from medcap.errors import UserError
 from medcap.generation.decoding.answer_experts import AnswerExperts
 from medcap.generation.decoding.answer_words import AnswerWords
 from medcap.generation.decoding.finite import not_finite
+from medcap.generation.decoding.host_copy import copy_together
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.kv_cache import KVCache
 from medcap.generation.decoding.prefill import mask_logits, prefill_tokens, run_trees, with_image_rows
@@ -165,15 +167,18 @@ class Decoder:
         if missing > 0:
             self._grow(missing)
         rows = self._free()[: len(prompts)]
-        packed = pack_trees(trees, self.device)
-        slots = [row * self.capacity + torch.arange(length) for row, length in zip(rows, lengths, strict=True)]
-        sources = [torch.from_numpy(packed.sources(number, length)) for number, length in enumerate(lengths)]
-        self.cache.fill(torch.cat(slots).to(self.device), torch.cat(sources).to(self.device))
-        last = run_trees(self.model, trees, packed, torch.tensor(packed.last, device=self.device))  # [n, d]
-        self.hidden[rows] = last
-        self.positions[rows] = torch.tensor(lengths, device=self.device)
-        self.emitted[rows] = 0
-        self.open[rows] = True
+        packed = pack_trees(trees)
+        slots = [row * self.capacity + np.arange(length) for row, length in zip(rows, lengths, strict=True)]
+        sources = [packed.sources(number, length) for number, length in enumerate(lengths)]
+        into, taken, where, used = copy_together(
+            [np.concatenate(slots), np.concatenate(sources), rows, lengths], self.device
+        )
+        self.cache.fill(into, taken)
+        last = run_trees(self.model, trees, packed, packed.last)  # [n, d]
+        self.hidden.index_copy_(0, where, last.to(self.hidden.dtype))
+        self.positions.index_copy_(0, where, used)
+        self.emitted.index_fill_(0, where, 0)
+        self.open.index_fill_(0, where, True)
         if self.words is not None:
             self.words.begin(trees)
         if self.experts is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medcap.generation.decoding.finite import not_finite
+from medcap.generation.decoding.host_copy import copy_together
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.prefill import mask_logits, prefill_tokens, run_trees, with_image_rows
 from medcap.generation.decoding.prefix_tree import Prompt, Tree, chunks, pack_trees
@@ -33,22 +35,28 @@ def score_trees(
         vocab_size: vocab size of the tokenizer.
         finish: called with each prompt and its scores as soon as they are known.
     """
-    queue = deque(trees)
-    for part in chunks(trees, prefill_tokens(model.device)):
-        readable: list[Tree] = []
-        for tree in part:
-            queue.popleft()
-            seen, failed = with_image_rows(tree, images, (image for other in queue for image in other.images))
-            if seen is not None:
-                readable.append(seen)
-            for prompt, reason in failed.items():
-                finish(prompt, CandidateScores(error=reason))
-        if readable:
-            _score(model, readable, vocab_size, finish)
+    queue, unread = deque(trees), None
+    try:
+        for part in chunks(trees, prefill_tokens(model.device)):
+            readable: list[Tree] = []
+            for tree in part:
+                queue.popleft()
+                seen, failed = with_image_rows(tree, images, (image for other in queue for image in other.images))
+                if seen is not None:
+                    readable.append(seen)
+                for prompt, reason in failed.items():
+                    finish(prompt, CandidateScores(error=reason))
+            if readable:
+                # A GPU has the next pass to compute while the host waits for the last one's numbers.
+                before, unread = unread, _score(model, readable, vocab_size)
+                _read(before, finish)
+    finally:
+        _read(unread, finish)
 
 
-def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, finish: FinishScores) -> None:
-    packed = pack_trees(trees, model.device)
+def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int) -> tuple[list[Prompt], Tensor]:
+    """Return the prompts of some trees, and the log-probabilities of the tokens of all their candidates."""
+    packed = pack_trees(trees)
     prompts = [prompt for tree in trees for prompt in tree.prompts]
     # A candidate's first token is predicted at the prompt's last one, each further one at the one before it.
     output_positions: list[int] = []  # where a token is predicted
@@ -58,10 +66,17 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
             output_positions += [packed.last[number], *range(start, start + len(candidate) - 1)]
             tokens += candidate.tolist()
     # All candidates of a prompt begin at one place, which is computed once.
-    distinct, inverse = torch.tensor(output_positions, device=model.device).unique(return_inverse=True)  # [p], [n]
+    distinct, inverse = np.unique(output_positions, return_inverse=True)  # [p], [n]
     hidden = run_trees(model, trees, packed, distinct)  # [p, d]
-    targets = torch.tensor(tokens, device=model.device)
-    log_probabilities = iter(_log_probabilities(model, hidden, inverse, targets, vocab_size).tolist())
+    return prompts, _log_probabilities(model, hidden, inverse, np.array(tokens), vocab_size)
+
+
+def _read(scored: tuple[list[Prompt], Tensor] | None, finish: FinishScores) -> None:
+    """Wait for the numbers of a pass, and finish its prompts."""
+    if scored is None:
+        return
+    prompts, values = scored
+    log_probabilities = iter(values.tolist())
     for prompt in prompts:
         sums: list[float] = [sum(next(log_probabilities) for _ in candidate) for candidate in prompt.candidates]
         counts = [len(candidate) for candidate in prompt.candidates]
@@ -72,15 +87,20 @@ def _score(model: VisionLanguageModel, trees: Sequence[Tree], vocab_size: int, f
 
 
 def _log_probabilities(
-    model: VisionLanguageModel, hidden: Tensor, output_positions: Tensor, tokens: Tensor, vocab_size: int
+    model: VisionLanguageModel, hidden: Tensor, output_rows: np.ndarray, tokens: np.ndarray, vocab_size: int
 ) -> Tensor:
-    """Log-probability of each token (``[n]``) at its row (``[n]``) of the hidden states (``[p, d]``), float64."""
-    result = torch.zeros(len(tokens), dtype=torch.float64, device=hidden.device)
+    """Return the log-probability of each token (``[n]``) at its row (``[n]``) of the hidden states, ``[n]`` float64."""
     size = max(1, _LOGITS // vocab_size)
-    for start in range(0, len(hidden), size):
+    order = np.argsort(output_rows, kind="stable")
+    starts = range(0, len(hidden), size)
+    ends = np.searchsorted(output_rows[order], [start + size for start in starts])
+    rows, targets, places = copy_together([output_rows[order] % size, tokens[order], order], hidden.device)
+    parts, first = [], 0
+    for start, end in zip(starts, ends.tolist(), strict=True):
         logits = mask_logits(model, model.unembed(hidden[start : start + size]), vocab_size)  # [c, V]
         normalizers = logits.logsumexp(dim=-1)  # [c]
-        here = ((output_positions >= start) & (output_positions < start + size)).nonzero().flatten()
-        rows = output_positions[here] - start
-        result[here] = (logits[rows, tokens[here]] - normalizers[rows]).double()
-    return result
+        here = rows[first:end]
+        parts.append((logits[here, targets[first:end]] - normalizers[here]).double())
+        first = end
+    values = torch.cat(parts)
+    return torch.empty_like(values).index_copy_(0, places, values)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medcap.errors import UserError
+from medcap.generation.decoding.host_copy import copy_together
 from medcap.generation.decoding.image_rows import ImageRows
 from medcap.generation.decoding.prefix_tree import PackedTrees, Prompt, Tree
 from medcap.generation.request import RequestImage
@@ -66,7 +68,7 @@ def with_image_rows(
 
 
 def run_trees(
-    model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, output_positions: Tensor
+    model: VisionLanguageModel, trees: Sequence[Tree], packed: PackedTrees, output_positions: Sequence[int] | np.ndarray
 ) -> Tensor:
     """Run trees through the decoder.
 
@@ -74,23 +76,25 @@ def run_trees(
         model: model in eval mode.
         trees: trees with their image rows.
         packed: layout of the same trees.
-        output_positions: ``[n]`` int64 flat positions of the tokens whose successors are wanted.
+        output_positions: ``[n]`` flat positions of the tokens whose successors are wanted.
 
     Returns:
         ``[n, d]``, their hidden states before the final norm.
     """
-    tokens = packed.tokens.flatten()
     rows = [tree.image_rows for tree in trees if tree.image_rows is not None]
-    positions = (tokens == model.image_token_id).nonzero().flatten()
+    places = np.flatnonzero(packed.tokens == model.image_token_id)
     regions = [tree.region_rows for tree in trees if tree.region_rows is not None]
     if regions:
         # Those of a tree stand in its branches, in the order of its prompts.
-        positions = torch.cat([positions, (tokens == model.region_token_id).nonzero().flatten()])
+        places = np.concatenate([places, np.flatnonzero(packed.tokens == model.region_token_id)])
+    tokens, positions, branch, leaf, places, outputs = copy_together(
+        [packed.tokens, packed.positions, packed.branch, packed.leaf, places, output_positions], model.device
+    )
     seen = torch.cat([*rows, *regions]) if rows else None  # [sum of K_i, d]
-    embeddings = model.embed(packed.tokens, seen, positions)  # [R, S, d]
+    embeddings = model.embed(tokens, seen, places)  # [R, S, d]
     # Added, not boolean: a boolean mask would be turned into this one again in every layer.
-    mask = added_mask(tree_attention_mask(packed.branch, packed.leaf), model.dtype)
-    return model.hidden_at(embeddings, output_positions, mask, packed.positions)
+    mask = added_mask(tree_attention_mask(branch, leaf), model.dtype)
+    return model.hidden_at(embeddings, outputs, mask, positions)
 
 
 def mask_logits(model: VisionLanguageModel, logits: Tensor, vocab_size: int) -> Tensor:

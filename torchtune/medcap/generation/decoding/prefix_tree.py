@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -105,7 +104,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class PackedTrees:
-    """Trees laid out as rows of one forward pass.
+    """Trees laid out as rows of one forward pass, in the host's memory.
 
     Attributes:
         tokens: ``[R, S]`` int64, padded with 0.
@@ -118,10 +117,10 @@ class PackedTrees:
         leaves: for each prompt, the flat index at which each candidate's leaf begins.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    branch: Tensor
-    leaf: Tensor
+    tokens: np.ndarray
+    positions: np.ndarray
+    branch: np.ndarray
+    leaf: np.ndarray
     last: list[int]
     shared: list[tuple[int, int]]
     own: list[int]
@@ -177,12 +176,11 @@ def plan_trees(
     return trees
 
 
-def pack_trees(trees: Sequence[Tree], device: torch.device) -> PackedTrees:
+def pack_trees(trees: Sequence[Tree]) -> PackedTrees:
     """Lay trees out as rows.
 
     Args:
         trees: R of them.
-        device: device of the tensors.
 
     Returns:
         The rows, padded on the right to the longest.
@@ -213,8 +211,7 @@ def pack_trees(trees: Sequence[Tree], device: torch.device) -> PackedTrees:
                 branch[row, start:end] = number
                 leaf[row, start:end] = leaf_number
                 leaves[-1].append(first + start)
-    arrays = [torch.from_numpy(array).to(device) for array in (tokens, positions, branch, leaf)]
-    return PackedTrees(arrays[0], arrays[1], arrays[2], arrays[3], last, shared, own, leaves)
+    return PackedTrees(tokens, positions, branch, leaf, last, shared, own, leaves)
 
 
 def chunks(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:

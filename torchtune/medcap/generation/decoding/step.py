@@ -29,14 +29,12 @@ class DecodingStep:
 
     def __init__(self, model: VisionLanguageModel, compiled: bool) -> None:
         self.model, self.compiled = model, compiled
-        self._layers: Callable[[Tensor, Tensor, Tensor], Tensor] = model.hidden
-        self._layer: Callable[..., Any] = _run_layer
-        self._unembed_one = model.unembed
+        self._unembed_one: Callable[[Tensor], Tensor] | None = None
         if not compiled:
             return
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
-        self._layers = torch.compile(model.hidden, dynamic=False)
-        self._layer = torch.compile(_run_layer, dynamic=False)
+        self._layers: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(model.hidden, dynamic=False)
+        self._layer: Callable[..., Any] = torch.compile(_run_layer, dynamic=False)
         if model.device.type == "cpu":
             self._unembed_one = torch.compile(model.unembed, dynamic=False)
 
@@ -63,7 +61,9 @@ class DecodingStep:
             UserError: as :meth:`hidden`.
         """
         # Torch's own product is the fastest for more rows.
-        return _compiling(self._unembed_one, hidden) if len(hidden) == 1 else self.model.unembed(hidden)
+        if self._unembed_one is None or len(hidden) > 1:
+            return self.model.unembed(hidden)
+        return _compiling(self._unembed_one, hidden)
 
     def slots_read(self, needed: int, capacity: int) -> int:
         """Return how many slots of each row a step looks at.
@@ -88,8 +88,10 @@ class DecodingStep:
         states, positions = self.model.embed(tokens[:, None], None, None), positions[:, None]  # [R, 1, d]
         # Asked for in each step: runs that are served together come to share one decoder.
         decoder = self.model.decoder
-        if not self.compiled or isinstance(decoder, TransformersDecoder):
-            return self._layers(states, mask, positions)[:, 0]  # [R, d]; its layers are called by its own model
+        if not self.compiled:
+            return self.model.hidden(states, mask, positions)[:, 0]  # [R, d]
+        if isinstance(decoder, TransformersDecoder):
+            return self._layers(states, mask, positions)[:, 0]  # [R, d]; they are called by its own model
         for layer in decoder.layers:
             states = self._layer(layer, states, mask, positions)
         return states[:, 0]  # [R, d]

@@ -68,7 +68,7 @@ def test_the_layout_of_a_tree():
         num_shared=2,
     )
     alone = Tree([prompt(2, [1, 2])])
-    packed = pack_trees([tree, alone], torch.device("cpu"))
+    packed = pack_trees([tree, alone])
     assert packed.tokens.tolist() == [[1, IMAGE, 2, 3, 5, 6, 4, 5], [1, 2, 0, 0, 0, 0, 0, 0]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 5, 2, 3], [0, 1, 0, 0, 0, 0, 0, 0]]
     assert packed.branch.tolist() == [[0, 0, 1, 1, 1, 1, 2, 2], [1, 1, -1, -1, -1, -1, -1, -1]]
