@@ -33,6 +33,7 @@ def test_a_box_that_is_dragged_enters_the_question_in_the_notation_of_each_run(v
     visit.drag(0.75, 0.75, 0.25, 0.5)
     assert visit.page.input_value("#words") == "What is in {box 1} there?"
     assert visit.chips() == ["box 1: 30, 40 to 90, 60 ×"]
+    visit.page.wait_for_function(f"color => ({COUNT_PIXELS})(color).rows[0] !== null", arg=YELLOW)
     # The picture is drawn five times as large; a line lies half outside of its box.
     drawn = visit.page.evaluate(COUNT_PIXELS, YELLOW)
     assert drawn["size"] == [600, 400]

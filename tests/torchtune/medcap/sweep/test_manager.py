@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def test_a_killed_worker_and_a_failing_trial_leave_a_whole_table(tmp_path):
     status, printed, messages = process.wait()
     assert status == 0, messages
     assert "worker 0 ended with status -9" in messages or "worker 1 ended with status -9" in messages
+    # It was told to end, and whoever adopted it may not have noticed yet.
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{trial}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not Path(f"/proc/{trial}").exists()
 
     rows = table(out)

@@ -1,5 +1,6 @@
 """The configured optimizer and schedule; after a resume they are those that are asked for then, not those of before."""
 
+import copy
 import math
 
 import pytest
@@ -63,7 +64,7 @@ def same(one, other):
 def test_equal_settings_continue_bit_for_bit(name, before, after):
     whole = steps(part_of(name, before), range(5))
     part = part_of(name, before)
-    first, state = steps(part, range(3)), part.state_dict()
+    first, state = steps(part, range(3)), copy.deepcopy(part.state_dict())
     again, changes = resumed(name, before, first, state)
     assert changes == []
     assert same(steps(again, range(3, 5)), whole)
@@ -72,7 +73,7 @@ def test_equal_settings_continue_bit_for_bit(name, before, after):
 @pytest.mark.parametrize(("name", "before", "after"), OPTIMIZERS, ids=NAMES)
 def test_other_settings_take_effect_from_the_first_step(name, before, after):
     part = part_of(name, before)
-    first, state = steps(part, range(3)), part.state_dict()
+    first, state = steps(part, range(3)), copy.deepcopy(part.state_dict())
     # The reference: the first optimizer, whose settings are changed by hand.
     plain = part_of(name, after).optimizer.param_groups[0]
     for setting in set(after) | ({"t_alpha", "t_beta3"} & set(plain)):
@@ -104,7 +105,7 @@ class StepCounting(torch.optim.SGD):
 def test_what_an_optimizer_counts_in_its_groups_is_no_setting(monkeypatch):
     monkeypatch.setattr(torch.optim, "StepCounting", StepCounting, raising=False)
     part = part_of("torch.optim.StepCounting", {"lr": 0.05})
-    first, state = steps(part, range(3)), part.state_dict()
+    first, state = steps(part, range(3)), copy.deepcopy(part.state_dict())
     again, changes = resumed("torch.optim.StepCounting", {"lr": 0.01}, first, state)
     assert (again.optimizer.param_groups[0]["k"], changes) == (3, ["lr: 0.05 -> 0.01"])
 
@@ -119,7 +120,7 @@ def test_what_an_optimizer_counts_in_its_groups_is_no_setting(monkeypatch):
 )
 def test_settings_that_need_what_was_not_kept_are_refused(name, before, after, lacks):
     part = part_of(name, before)
-    first, state = steps(part, range(3)), part.state_dict()
+    first, state = steps(part, range(3)), copy.deepcopy(part.state_dict())
     again, _ = resumed(name, after, first, state)
     with pytest.raises(UserError, match=rf"^resume_from_checkpoint: its optimizer state lacks {lacks}, which"):
         steps(again, [3])

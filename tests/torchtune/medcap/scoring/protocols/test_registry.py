@@ -57,10 +57,13 @@ def test_an_unknown_name_gets_a_close_one_and_the_list():
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if not PROTOCOLS[name].takes_minutes])
 def test_every_protocol_names_what_it_returns(name):
     protocol = make_protocol(name, ["yes"])
-    kinds = ("OPEN", "CLOSED")
+    # Two images of each: one value has no interval.
+    asked = [(kind, f"ct_{image}.png") for image in (1, 2) for kind in ("OPEN", "CLOSED")]
     text = "<box>(1,2),(3,4)</box>" if name.startswith(("boxes", "bird_vg")) else "yes"
     groups = {"modality": "CT", "task": "CLS", "dataset": "slake"}
-    rows = [make_answer(kind, "", (text,), text, (text, "no"), kind, groups, "ct_1.png") for kind in kinds]
+    rows = [
+        make_answer(f"{kind} {image}", "", (text,), text, (text, "no"), kind, groups, image) for kind, image in asked
+    ]
     if protocol.scores_masks:
         mask = Region(RunLength((3, 4), "714"))
         rows = [
@@ -71,7 +74,7 @@ def test_every_protocol_names_what_it_returns(name):
     assert not protocol.description.endswith(".")
     assert protocol.headline in result.scores
     assert result.scores.keys() == result.intervals.keys()
-    assert [row["question_id"] for row in result.rows] == ["OPEN", "CLOSED"]
+    assert [row["question_id"] for row in result.rows] == [f"{kind} {image}" for kind, image in asked]
     assert all({"correct", "value"} <= row.keys() for row in result.rows)
     values = [row["value"] for row in result.rows]
     eight = protocol.name in ("bird_vg", "bird_ro")  # seven modalities without a row count 0

@@ -160,6 +160,7 @@ def test_device_must_be_one_that_each_process_can_have(monkeypatch: pytest.Monke
     _set(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     with pytest.raises(UserError, match=r"--nproc_per_node 2: this machine has 1 GPUs"):
         join_world("auto", 1)
     with pytest.raises(UserError, match=r"device=cuda:0: each process takes the GPU of its number"):
