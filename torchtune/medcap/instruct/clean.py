@@ -17,7 +17,7 @@ from medcap.datasets.published.llava_turns import conversation_questions
 from medcap.datasets.published.reading import Tally, json_records, progress
 from medcap.datasets.rows.sharegpt import plain_words
 from medcap.errors import UserError
-from medcap.files import make_folder, plain, write_json
+from medcap.files import keep_inputs, make_folder, plain, write_json
 from medcap.instruct.cleaning import RULES, Effect, Pair, clean_pairs
 from medcap.instruct.duplicates import LOWEST_SIMILARITY, NearDuplicates
 from medcap.instruct.leaks import FoundLeaks, HeldOutSets, find_leaked_images
@@ -135,6 +135,7 @@ def clean(source: Path, out: Path, choices: CleaningChoices) -> Cleaned:
     Raises:
         UserError: if the file, the phrases or a test set cannot be read, or no row is left.
     """
+    keep_inputs("--out", out / CONVERSATIONS, source)
     phrases = read_phrases(choices.phrases)
     done = Cleaned(source, Tally())
     kept: list[Row] = []
@@ -156,7 +157,7 @@ def clean(source: Path, out: Path, choices: CleaningChoices) -> Cleaned:
     done.rows = kept
     if not kept:
         raise UserError(f"{source}: not one of {done.read.read:,} rows is left: {_counts(done)}")
-    make_folder(out)
+    make_folder(out, "--out")
     write_rows(
         out / CONVERSATIONS, (conversation_row(row.pairs, row.image, row.image_last, row.fields) for row in kept)
     )

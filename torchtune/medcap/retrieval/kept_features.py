@@ -17,9 +17,9 @@ from medcap.errors import UserError
 from medcap.files import atomic_file, make_folder
 from medcap.probe.features import NoneReadable
 from medcap.retrieval.candidates import Failure
+from medcap.retrieval.index import FEATURES_FOLDER
 from medcap.retrieval.tower import EncodedImages, RetrievalTower
 
-FOLDER = "features"
 PART = 1024  # images whose features are written at once
 
 
@@ -43,13 +43,13 @@ def encode_and_keep(
     Raises:
         UserError: if no image can be read, or the tower gives numbers that are not finite.
     """
-    make_folder(folder / FOLDER)
+    make_folder(folder / FEATURES_FOLDER, "--index")
     values: list[np.ndarray | None] = []
     counts, failures = [], dict[int, Failure]()
     for start in range(0, len(images), part):
         some = images[start : start + part]
         label = "candidates" if len(images) <= part else f"candidates from {start:,} of {len(images):,}"
-        found = _part(some, tower, folder / FOLDER, reader, batch_size, label)
+        found = _part(some, tower, folder / FEATURES_FOLDER, reader, batch_size, label)
         failures |= {start + number: Failure(str(some[number]), reason) for number, reason in found[1].items()}
         values.append(found[0])
         counts.append(len(some))
@@ -65,7 +65,7 @@ def encode_and_keep(
 
 def drop_kept(folder: Path) -> None:
     """Remove the kept features of an index's folder."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
 
 
 def _part(
