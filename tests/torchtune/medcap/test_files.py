@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_made_names_the_key(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output_dir"):
         make_folder(tmp_path / "file" / "folder")
-    with pytest.raises(UserError, match="--index: the folder .*file/folder cannot be created: Not a directory"):
+    with pytest.raises(UserError, match=r"--index: the folder .*file/folder cannot be created: Not a directory"):
         make_folder(tmp_path / "file" / "folder", "--index")
 
 

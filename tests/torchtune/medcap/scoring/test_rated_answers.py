@@ -48,6 +48,12 @@ def test_two_runs_are_compared_by_what_a_judge_gave(tmp_path, capsys):
     shown = printed(capsys, one, other, "--ratings")
     assert shown[0] == "note: common rows that do not count for mean_of_ratios: 1 of 4"
     assert "protocol relative_score" in shown
+    # As medcap summarize has them.
+    assert [line.split()[:3] for line in shown if line.startswith("mean_of_ratios")] == [
+        ["mean_of_ratios,", "A", "50.0"],
+        ["mean_of_ratios,", "B", "87.5"],
+    ]
+    assert any(line.split()[:4] == ["B", "minus", "A", "+33.3"] for line in shown)
 
 
 def test_many_runs_are_corrected_and_other_judges_are_named(tmp_path, capsys):
@@ -58,6 +64,7 @@ def test_many_runs_are_corrected_and_other_judges_are_named(tmp_path, capsys):
         f" c, orders=published in {runs[1]}/ratings.jsonl"
     )
     assert "protocol relative_score, 4 common rows, 3 comparisons" in shown
+    assert next(line.split()[:2] for line in shown if line.startswith("A ")) == ["A", "87.5"]
 
 
 def test_a_row_counts_where_every_order_is_rated(tmp_path):
