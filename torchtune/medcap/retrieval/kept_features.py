@@ -15,6 +15,7 @@ import numpy as np
 from medcap.data.images.reader import ImageReader
 from medcap.errors import UserError
 from medcap.files import atomic_file, make_folder
+from medcap.plurals import none_of
 from medcap.probe.features import NoneReadable
 from medcap.retrieval.candidates import Failure
 from medcap.retrieval.index import FEATURES_FOLDER
@@ -55,7 +56,7 @@ def encode_and_keep(
         counts.append(len(some))
     there = [own for own in values if own is not None]
     if not there:
-        raise UserError(f"none of the {len(images):,} candidates can be read; the first: {failures[0].reason}")
+        raise UserError(f"{none_of(len(images), 'candidate')} can be read; the first: {failures[0].reason}")
     dim = there[0].shape[1]
     full = [
         np.zeros((count, dim), np.float32) if own is None else own for own, count in zip(values, counts, strict=True)
