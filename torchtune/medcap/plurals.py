@@ -30,4 +30,4 @@ def none_of(number: int, noun: str, plural: str | None = None) -> str:
         >>> none_of(1, "row"), none_of(2000, "row")
         ('not one row', 'none of the 2,000 rows')
     """
-    return f"not one {noun}" if number == 1 else f"none of the {counted(number, noun, plural)}"
+    return f"not one {noun}" if number < 2 else f"none of the {counted(number, noun, plural)}"

@@ -125,7 +125,8 @@ def find_predictions(path: Path, name: str = PREDICTIONS) -> Path:
         raise UserError(f"{path} holds the answers of {len(found)} tasks: name one of {folders}")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     listed = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    raise UserError(f"{path} holds no {name}, neither itself nor in a folder (there is: {listed or 'nothing'})")
+    rate = ": a judge writes it (docs/comparing.md)" if name == RATINGS else ""
+    raise UserError(f"{path} holds no {name}, neither itself nor in a folder{rate}; there is: {listed or 'nothing'}")
 
 
 def comparison_table(comparison: Comparison, first: str, second: str) -> str:

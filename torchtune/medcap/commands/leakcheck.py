@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medcap.commands.arguments import add_image_root
 from medcap.errors import UserError
+from medcap.plurals import none_of
 
 if TYPE_CHECKING:
     from medcap.datasets.leakage.image_hashes import HashedImage
@@ -87,6 +88,6 @@ def _hashed(source: Path, options: argparse.Namespace, label: str) -> Iterable[H
 def _check_read(images: ImageSet) -> None:
     if images.images == 0:
         raise UserError(
-            f"{images.source}: none of its {images.unreadable:,} images can be read; the first:"
+            f"{images.source}: {none_of(images.unreadable, 'image')} can be read; the first:"
             f" {images.problems[0][1]} (name the images' folder by --image-root)"
         )

@@ -82,7 +82,10 @@ def test_what_is_no_rating_and_two_ways_at_once_are_one_line(tmp_path, capsys):
     folder = write(tmp_path / "one", B)
     (folder / "ratings.jsonl").unlink()
     for words, message in (
-        (("--ratings",), "holds no ratings.jsonl"),
+        (
+            ("--ratings",),
+            "holds no ratings.jsonl, neither itself nor in a folder: a judge writes it",
+        ),
         (("--ratings", "--protocol", "exact"), "--ratings and --protocol exclude each other"),
     ):
         with pytest.raises(SystemExit):
