@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -127,7 +127,7 @@ def _show(options: argparse.Namespace, work: Any) -> None:
 
 
 @contextlib.contextmanager
-def _told_when_stopped() -> Iterator[None]:
+def _told_when_stopped() -> Generator[None]:
     """Say what becomes of the replies where Ctrl-C or SIGTERM ends the program; the status is 130 or 143."""
 
     def stop(number: int, _: object) -> NoReturn:
